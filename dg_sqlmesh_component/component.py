@@ -267,6 +267,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
                 ),
                 status_checks=self.execution_status_check,
                 intervals_slack=self.intervals_check.slack if self.intervals_check else None,
+                late_data_checks=self.external_models.late != "ignore",
             )
         finally:
             self._is_translating = False

@@ -29,6 +29,7 @@ from dg_sqlmesh_component.config.plans import Deploy, Preview
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.scheduling import Janitor, PollingSensor, Schedule
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.protocol.formatting import block
 from dg_sqlmesh_component.protocol.manifest import Model
 
 
@@ -138,8 +139,22 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
                 "defs.yaml has both `schedule` and `automation`, so Dagster would request each model twice. Remove one "
                 "of them."
             )
+        if problem := self._problem_of_late:
+            raise ConfigurationError(f"`external_models.late` in defs.yaml is {self.external_models.late}. {problem}")
         if self.query_history_url is not None and "{run_id}" not in self.query_history_url:
             raise ConfigurationError(
                 f"`query_history_url` in defs.yaml is {self.query_history_url!r}. It must contain {{run_id}}, in whose "
                 "place each run puts its id."
             )
+
+    @property
+    def _problem_of_late(self) -> str | None:
+        """What `external_models.late` lacks."""
+        late = self.external_models.late
+        if late != "ignore" and self.external_models.wait is None:
+            written = block("external_models:\n  wait: true")
+            return f"It compares the tables that the models wait for. Set them as well:{written}"
+        if late == "restate" and (self.restate is None or self.schedule is None):
+            written = block("restate: true\nschedule: true")
+            return f"A tick of the schedule requests the restatements. Set both as well:{written}"
+        return None

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from fnmatch import fnmatchcase
+from typing import Literal, TypeAlias
 
 import dagster as dg
 from dagster.components.resolved.errors import ResolutionException
@@ -37,6 +38,8 @@ class ExternalTable:
         catalog, schema, name = ("", "", *parts)[-3:]
         return cls(catalog, schema, name, ".".join(parts))
 
+
+Late: TypeAlias = Literal["ignore", "warn", "restate"]
 
 KeyOfTable = Callable[[ExternalTable], dg.AssetKey]
 
@@ -168,6 +171,13 @@ class ExternalModels(Attributes, path="external_models"):
         True,
     )
     wait: Wait | None = mapping(Wait, True, {"tables": ["raw.*"], "lag": "30m"})
+    late: Late = attribute(
+        "ignore",
+        "What to do if a partition of an awaited table is loaded again after an interval of it was computed. warn: the "
+        "check `sqlmesh_no_late_data` of each incremental model that read it warns until it is computed again. "
+        "restate: as warn, and a tick requests that restatement. It needs `restate` and `schedule`. Default: ignore.",
+        "warn",
+    )
 
     def mapped(self, fqns: Iterable[str]) -> dict[str, dg.AssetKey]:
         """The keys that the attribute `keys` gives to these tables, by fqn.

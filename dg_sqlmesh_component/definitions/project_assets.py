@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import dagster as dg
 
-from dg_sqlmesh_component.definitions.translator import Translator, model_label
+from dg_sqlmesh_component.definitions.translator import LATE_DATA_CHECK, Translator, model_label
 from dg_sqlmesh_component.definitions.upstream import Upstream, parents_first, tables_read
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.formatting import fenced, short_hash, unquoted
@@ -90,6 +90,7 @@ class ProjectAssets:
         *,
         status_checks: bool = True,
         intervals_slack: timedelta | None = None,
+        late_data_checks: bool = False,
     ) -> ProjectAssets:
         """Translate the selected models. Refuse assets that share a key, and overridden specs that cannot be used."""
         manifest, models = translator.manifest, translator.upstream.models
@@ -103,6 +104,9 @@ class ProjectAssets:
                 checks.add_own(translator.status_check_spec(specs[model.fqn].key), model)
             if intervals_slack is not None and model.is_incremental:
                 checks.add_own(translator.intervals_check_spec(specs[model.fqn].key, intervals_slack), model)
+            tables = tables_behind_views(model, models) if late_data_checks and model.is_incremental else set()
+            if not tables.isdisjoint(translator.upstream.awaited):
+                checks.add_own(translator.late_data_check_spec(specs[model.fqn].key), model)
             for audit in model.audits:
                 checks.add(specs[model.fqn], model, audit)
         carriers = _Carriers(chosen, models)
@@ -158,12 +162,12 @@ class ProjectAssets:
 
     def tables_behind_views(self, model: str) -> set[str]:
         """The tables that a model reads, also through views and embedded models."""
+        return tables_behind_views(self.models[model], self.models) if model in self.models else set()
 
-        def behind(node: str) -> Sequence[str]:
-            of = self.models.get(node)
-            return of.depends_on if of is not None and of.kind in ("VIEW", "EMBEDDED") else ()
-
-        return reachable(self.models[model].depends_on, behind) if model in self.models else set()
+    def late_data_check(self, model: str) -> dg.AssetCheckKey | None:
+        """The check of a model that shows whether its source was loaded after the model had read it."""
+        check = dg.AssetCheckKey(self.specs[model].key, LATE_DATA_CHECK) if model in self.specs else None
+        return check if check in self.checks else None
 
     def with_upstream(self, models: Iterable[str]) -> tuple[str, ...]:
         """These models and all models upstream of them that are assets of ours, parents before children."""
@@ -235,6 +239,16 @@ def _grouped(pairs: Iterable[tuple[str, _Member]]) -> dict[str, list[_Member]]:
     for name, member in pairs:
         groups.setdefault(name, []).append(member)
     return groups
+
+
+def tables_behind_views(model: Model, models: Mapping[str, Model]) -> set[str]:
+    """The tables that a model reads, also through views and embedded models."""
+
+    def behind(node: str) -> Sequence[str]:
+        of = models.get(node)
+        return of.depends_on if of is not None and of.kind in ("VIEW", "EMBEDDED") else ()
+
+    return reachable(model.depends_on, behind)
 
 
 class _Carriers:

@@ -30,6 +30,7 @@ STATUS_CHECK = "sqlmesh_execution_status"
 """The check of every model that shows its outcome in the run."""
 
 INTERVALS_CHECK = "sqlmesh_intervals_complete"
+LATE_DATA_CHECK = "sqlmesh_no_late_data"
 """The optional check of every incremental model that shows whether it has gaps."""
 
 WHEN_SKIPPED = "Skipped if no result is known for the current data: then execute it alone."
@@ -225,6 +226,15 @@ class Translator:
             metadata={"sqlmesh/slack_seconds": slack.total_seconds()},
         )
 
+    @staticmethod
+    def late_data_check_spec(key: dg.AssetKey) -> dg.AssetCheckSpec:
+        """The check that shows whether a source was loaded after an incremental model had read it."""
+        return dg.AssetCheckSpec(
+            LATE_DATA_CHECK,
+            asset=key,
+            description="Warns if a partition of a source was loaded again after the model was computed for it.",
+        )
+
     def audit_check_spec(self, node: Model | StandaloneAudit, audit: Audit, key: dg.AssetKey) -> dg.AssetCheckSpec:
         """The check of one audit. It blocks if a failed audit stops the model and its downstream models.
 
@@ -246,7 +256,7 @@ class Translator:
             # With its schema: a model may read tables of the same name in several schemas.
             check_name = f"{_identifier('_'.join(split_fqn(node.fqn)[-2:]))}__{check_name}"
             description += f" of the external model {node.name}"
-        elif check_name in (STATUS_CHECK, INTERVALS_CHECK):
+        elif check_name in (STATUS_CHECK, INTERVALS_CHECK, LATE_DATA_CHECK):
             check_name = f"{check_name}_audit"
         return dg.AssetCheckSpec(
             check_name,

@@ -64,7 +64,7 @@ def awaited_sources(
         repository: The code location; None in a test that has none.
     """
     wait = settings.attributes.external_models.wait
-    return read_sources(instance, _awaited_loaders(repository, settings), wait.lag) if wait else {}
+    return read_sources(instance, awaited_loaders(repository, settings), wait.lag) if wait else {}
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ def news_of_sources(
     instance: dg.DagsterInstance, repository: dg.RepositoryDefinition | None, settings: Settings
 ) -> dict[str, News]:
     """The last materialization of each awaited table, by fqn, in one query."""
-    found = _awaited_loaders(repository, settings)
-    last = _last_materializations(instance, {loader.key for loader in found.values()})
+    found = awaited_loaders(repository, settings)
+    last = last_materializations(instance, {loader.key for loader in found.values()})
     return {
         fqn: News(loader.key, last[loader.key].storage_id, round(last[loader.key].timestamp * 1000))
         for fqn, loader in found.items()
@@ -89,7 +89,8 @@ def news_of_sources(
     }
 
 
-def _awaited_loaders(repository: dg.RepositoryDefinition | None, settings: Settings) -> dict[str, Loader]:
+def awaited_loaders(repository: dg.RepositoryDefinition | None, settings: Settings) -> dict[str, Loader]:
+    """The assets that load the tables that a component waits for, by fqn."""
     wait = settings.attributes.external_models.wait
     if wait is None or repository is None:
         return {}
@@ -98,9 +99,10 @@ def _awaited_loaders(repository: dg.RepositoryDefinition | None, settings: Setti
     return loaders(repository, tables, also_elsewhere=wait.tables is not None)
 
 
-def _last_materializations(
+def last_materializations(
     instance: dg.DagsterInstance, keys: Collection[dg.AssetKey]
 ) -> dict[dg.AssetKey, dg.EventLogRecord]:
+    """The last materialization of each asset that has one, in one query."""
     entries = [record.asset_entry for record in instance.get_asset_records(list(keys))] if keys else []
     return {
         entry.asset_key: entry.last_materialization_record
@@ -178,7 +180,7 @@ class _Sources:
 
     @cached_property
     def _last(self) -> dict[dg.AssetKey, dg.EventLogRecord]:
-        return _last_materializations(self._instance, {loader.key for loader in self._loaders})
+        return last_materializations(self._instance, {loader.key for loader in self._loaders})
 
     @cached_property
     def _started_at(self) -> dict[str, int]:
@@ -244,6 +246,16 @@ def _complete_keys(
         by_dimension = definition.get_partition_key_from_str(key).keys_by_dimension
         found[by_dimension[name]] |= {value for other, value in by_dimension.items() if other != name}
     return {key for key, values in found.items() if values >= others}
+
+
+def windows_of(definition: dg.PartitionsDefinition[str], keys: Sequence[str]) -> dict[str, Interval]:
+    """The time window of each partition of an asset that has time windows."""
+    time, times = time_dimension(definition), keys
+    assert time is not None, "its partitions have time windows"
+    if isinstance(definition, dg.MultiPartitionsDefinition):
+        name = definition.time_window_dimension.name
+        times = [definition.get_partition_key_from_str(key).keys_by_dimension[name] for key in keys]
+    return dict(zip(keys, _windows(time, times), strict=True))
 
 
 def _windows(definition: dg.TimeWindowPartitionsDefinition, keys: Iterable[str]) -> Iterator[Interval]:

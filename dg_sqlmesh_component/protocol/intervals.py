@@ -28,6 +28,12 @@ def subtract(intervals: Iterable[Interval], removed: Iterable[Interval]) -> tupl
     return left
 
 
+def common(intervals: Iterable[Interval], others: Iterable[Interval]) -> tuple[Interval, ...]:
+    """The parts of the intervals that lie in one of the others."""
+    intervals = list(intervals)
+    return subtract(intervals, subtract(intervals, others))
+
+
 def without(intervals: Iterable[Interval], taken: Sequence[Interval], *, uninterrupted: bool) -> list[Interval]:
     """The intervals that overlap with none of `taken`, which are in order and apart.
 

@@ -229,6 +229,7 @@ class PendingRequest(Request):
     models: frozenset[str]
     now: int
     sources: Sources = field(default_factory=dict)
+    loads: Loads = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +269,24 @@ class UnfinishedRestatement:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceLoad:
+    """A range of a table that an asset has loaded again, perhaps after a model has read it.
+
+    Attributes:
+        at: What was computed until then has not read it.
+        is_late: Whether it is known that it was loaded after the model had read it.
+    """
+
+    interval: Interval
+    at: int
+    is_late: bool = False
+
+
+Loads = dict[str, tuple[SourceLoad, ...]]
+"""By model, the ranges of the tables that it reads that were loaded since a run or tick has compared them last."""
+
+
+@dataclass(frozen=True, slots=True)
 class Records:
     """What Dagster knows about the data of models. Part of a `ChangesRequest`, and the answer to `StateLocked`.
 
@@ -278,6 +297,7 @@ class Records:
 
     data: dict[str, RecordedData | None] = field(default_factory=dict)
     unfinished: tuple[UnfinishedRestatement, ...] = ()
+    loads: Loads = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,6 +413,7 @@ class PendingFound(Event):
             ready, or the awaited tables. None of either: a model upstream of it waits.
         signal_error: Why SQLMesh could not evaluate the signals. Then no model waits: a run reports the error.
         intervals: The pending intervals of these models; adjoining ones are merged.
+        late: By model, the computed ranges whose source was loaded after they were computed.
     """
 
     pending: dict[str, int]
@@ -400,6 +421,7 @@ class PendingFound(Event):
     waiting: dict[str, tuple[str, ...]] = field(default_factory=dict)
     signal_error: ErrorText | None = None
     intervals: dict[str, tuple[Interval, ...]] = field(default_factory=dict)
+    late: dict[str, tuple[Interval, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -768,6 +790,7 @@ class IntervalCoverage(Event):
             its end if that tick is later than now. None if there are no gaps.
         unrestated: Computed ranges whose restatement has not finished. Rows of them may be missing.
         waiting: Ranges that are not computed because an awaited table is not complete for them. They are no gaps.
+        late: Computed ranges whose source was loaded after they were computed.
     """
 
     fqn: str
@@ -778,6 +801,7 @@ class IntervalCoverage(Event):
     missing_since: int | None = None
     unrestated: tuple[Interval, ...] = ()
     waiting: tuple[Interval, ...] = ()
+    late: tuple[Interval, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

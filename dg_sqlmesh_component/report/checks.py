@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import dagster as dg
 
-from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK, STATUS_CHECK
+from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK, LATE_DATA_CHECK, STATUS_CHECK
 from dg_sqlmesh_component.history.earlier_results import (
     EarlierResult,
     FailedIntervals,
@@ -49,7 +49,7 @@ class Checks:
         """
         if check.name == INTERVALS_CHECK:
             return self._intervals(check, node)
-        if isinstance(node, OutsideData):
+        if isinstance(node, OutsideData) or check.name == LATE_DATA_CHECK:
             return None
         if check.name == STATUS_CHECK:
             return self._earlier_failure(check, node, earlier) or self._status(check, node)

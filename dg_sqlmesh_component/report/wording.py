@@ -160,7 +160,7 @@ class Wording:
         return [
             f"The restatement of {self.assets.name(fqn)} has not finished for {ranges(intervals)}: rows may be missing "
             "or old there, and SQLMesh does not count these intervals as pending. To compute them, launch a run of the "
-            f"model with `{_restate_config(intervals[0][0], intervals[-1][1])}` in the run config."
+            f"model with `{restate_config(intervals[0][0], intervals[-1][1])}` in the run config."
         ]
 
     def awaited(self, outcome: NodeOutcome) -> str:
@@ -257,9 +257,15 @@ def interval_ends(interval: msg.Interval) -> list[str]:
     return [end.removesuffix(midnight) for end in ends] if all(end.endswith(midnight) for end in ends) else ends
 
 
-def _restate_config(start: int, end: int) -> str:
+def restate_config(start: int, end: int) -> str:
     """The run config that computes a range again. SQLMesh includes the day of an end that is a date."""
-    bounds = [utc_text(start), utc_text(end)]
+    first, last = restate_bounds(start, end)
+    return f"restate: {{start: '{first}', end: '{last}'}}"
+
+
+def restate_bounds(start: int, end: int) -> tuple[str, str]:
+    """The start and the end of a restatement as its run config writes them."""
+    bounds = utc_text(start), utc_text(end)
     if all(bound.endswith("T00:00:00Z") for bound in bounds):
-        bounds = [utc_text(start)[:10], utc_text(end - 1)[:10]]
-    return f"restate: {{start: '{bounds[0]}', end: '{bounds[1]}'}}"
+        return utc_text(start)[:10], utc_text(end - 1)[:10]
+    return bounds

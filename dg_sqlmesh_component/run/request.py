@@ -22,6 +22,7 @@ from dg_sqlmesh_component.definitions.op import NOT_SET, RESTATE_TAG
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.definitions.translator import PARTITIONS_REFUSED
+from dg_sqlmesh_component.history.source_loads import SourceLoads, source_loads
 from dg_sqlmesh_component.history.sources import Source, awaited_sources
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -146,6 +147,11 @@ def sources_of(context: dg.AssetExecutionContext, settings: Settings) -> dict[st
     if settings.attributes.external_models.wait is None or ignores_sources(context):
         return {}
     return awaited_sources(context.instance, repository_of(context.op_execution_context), settings)
+
+
+def loads_of(context: dg.AssetExecutionContext, settings: Settings) -> SourceLoads | None:
+    """Compares the loads of the sources with what models have computed, unless late data is ignored."""
+    return source_loads(context.instance, repository_of(context.op_execution_context), settings)
 
 
 def budget_of(context: dg.AssetExecutionContext, settings: Settings) -> Budget:

@@ -40,6 +40,7 @@ from dg_sqlmesh_component.run.request import (
     budget_of,
     build_request,
     ignores_sources,
+    loads_of,
     reported_checks,
     run_tags,
     sources_of,
@@ -151,6 +152,7 @@ class _Step:
         self._records = StepRecords(context, wording)
         checks = set(reported_checks(context)) if wording.is_declared else set()
         self._log = RunLog(context, wording, checks, settings.owned)
+        self._loads = loads_of(context, settings) if wording.is_declared else None
         self._results = StepResults(
             context,
             Checks(wording, request.execution_time),
@@ -159,6 +161,7 @@ class _Step:
             checks,
             execution.record_unchanged,
             settings.attributes.restate is not None,
+            self._loads,
         )
 
     def run(self) -> Iterator[Any]:
@@ -283,7 +286,8 @@ class _Step:
         added = self._assets.downstream_of(requested) if self._request.restate else set()
         models = self._assets.with_upstream(requested | added)
         unfinished = unfinished_restatements(instance, self._restatement.project, except_run=run.run_id)
-        return msg.Records(self._records.read(models), unfinished)
+        loads = self._loads.since_last_compared(requested | added, also_first=True) if self._loads else {}
+        return msg.Records(self._records.read(models), unfinished, loads)
 
     def _add(self, models: Sequence[str]) -> None:
         """Report models that SQLMesh adds to a restatement like the requested ones."""

@@ -13,8 +13,10 @@ from dg_sqlmesh_component.dagster_internals import forget_data_version, is_only_
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
 from dg_sqlmesh_component.history.check_results import last_evaluations, last_results
 from dg_sqlmesh_component.history.earlier_results import EarlierResult, key_of, not_evaluated
+from dg_sqlmesh_component.history.source_loads import SourceLoads
 from dg_sqlmesh_component.protocol.formatting import counted, listed
 from dg_sqlmesh_component.report.checks import Checks
+from dg_sqlmesh_component.report.late_data import late_data_result
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
 from dg_sqlmesh_component.report.results import materialization, observation
 from dg_sqlmesh_component.run.downstream_release import DownstreamRelease
@@ -34,6 +36,7 @@ class StepResults:
         record_unchanged: Whether each model that had nothing to do is observed. If not, and the run has no other step,
             its checks are not reported either.
         unobserved: Outcomes of models that had nothing to do and are not observed.
+        loads: Compares the loads of sources with what models have computed; None if late data is ignored.
         known_failures: What earlier runs have left in a bad state, each as a sentence.
         reported: The checks that have a result.
     """
@@ -45,6 +48,7 @@ class StepResults:
     selected: set[dg.AssetCheckKey]
     record_unchanged: bool
     allows_restatement: bool
+    loads: SourceLoads | None
     outcomes: list[NodeOutcome] = field(default_factory=list)
     audited: list[AuditOnlyOutcome] = field(default_factory=list)
     unobserved: list[NodeOutcome] = field(default_factory=list)
@@ -117,6 +121,8 @@ class StepResults:
             yield observation(self._wording, outcome, recorded, allows_restatement=self.allows_restatement)
         if self._is_observed(outcome) or not self._is_only_step:
             yield from self._check_results(outcome, earlier)
+        elif outcome.coverage is not None and outcome.coverage.late:
+            yield from self._late_data(outcome)
         is_materialized = materializes and self._wording.is_declared
         if is_asset and self.records.is_selected(outcome.fqn) and not is_materialized:
             yield from self._release.asset(outcome)
@@ -152,12 +158,22 @@ class StepResults:
         earlier: Mapping[dg.AssetCheckKey, EarlierResult] | None = None,
     ) -> Iterator[dg.AssetCheckResult]:
         earlier = earlier or {}
+        yield from self._late_data(outcome)
         for check in self._selected_of(outcome.fqn):
             result = self.checks.result(check, outcome, earlier.get(check))
             if result is not None:
                 yield self._noted(result)
                 if "sqlmesh/carried_over" in result.metadata and earlier[check].is_blocking_failure:
                     self.known_failures.append(self._wording.known_failure(outcome.fqn, check.name, earlier[check]))
+
+    def _late_data(self, outcome: NodeOutcome | AuditOnlyOutcome) -> Iterator[dg.AssetCheckResult]:
+        """The check for late data, if the intervals of the model were compared with the loads of its sources."""
+        check, coverage = self._assets.late_data_check(outcome.fqn), outcome.coverage
+        if self.loads is None or coverage is None or check not in self.selected or check in self.reported:
+            return
+        computed = outcome.intervals if isinstance(outcome, NodeOutcome) else ()
+        compared = self.loads.compared(outcome.fqn, coverage.late, computed)
+        yield self._noted(late_data_result(self._wording, check, compared, self.loads.names_of(outcome.fqn)))
 
     def _selected_of(self, node: str) -> list[dg.AssetCheckKey]:
         """The selected checks of a node, its own before those of its audits."""

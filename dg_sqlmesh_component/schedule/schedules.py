@@ -60,7 +60,7 @@ def crons_by_time_zone(models: Iterable[Model]) -> dict[str, list[str]]:
 
 
 def _schedule(configured: Schedule, timetable: Timetable, job: str, settings: Settings) -> dg.ScheduleDefinition:
-    def request_pending(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    def request_pending(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason | list[dg.RunRequest]:
         return evaluate_tick(context, timetable, configured.tags, settings)
 
     return dg.ScheduleDefinition(

@@ -11,10 +11,14 @@ import dagster as dg
 from dg_sqlmesh_component.config.scheduling import SHORTEST_INTERVAL, Schedule
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import active_runs
+from dg_sqlmesh_component.history.earlier_results import evaluation_of
+from dg_sqlmesh_component.history.source_loads import source_loads
 from dg_sqlmesh_component.history.sources import News, news_of_sources
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import listed, short_hash
-from dg_sqlmesh_component.schedule.tick import ready_models, request_run, too_many
+from dg_sqlmesh_component.schedule.late_data import late_results, restatements
+from dg_sqlmesh_component.schedule.ready import ready_models
+from dg_sqlmesh_component.schedule.tick import request_run, too_many
 
 
 def build_source_sensor(configured: Schedule, name: str, job: str, settings: Settings) -> dg.SensorDefinition:
@@ -46,6 +50,9 @@ def evaluate_tick(
     SQLMesh is started only if a source has news. The cursor has the newest event of each source. It moves on when a run
     is requested, or when no run is needed, so a backfill of many partitions makes few runs.
 
+    Late data is compared too (`external_models.late`): the checks of models with late data warn, and a run of the
+    oldest late range is requested if no run is in progress. Until each range was requested, the cursor stays.
+
     Raises:
         SQLMeshComponentError: The state cannot be read. The next tick looks again.
     """
@@ -54,22 +61,32 @@ def evaluate_tick(
     news = {fqn: event for fqn, event in events.items() if seen.get(fqn) != event.storage_id}
     if not news:
         return dg.SkipReason("No source was materialized since the last tick.")
-    active = active_runs(context.instance, settings.assets)
+    assets, active = settings.assets, active_runs(context.instance, settings.assets)
     if full := too_many(active):
         return full
+    loads = source_loads(context.instance, context.repository_def, settings)
+    compared = loads.since_last_compared(assets.downstream_of(news), also_first=False) if loads else {}
     try:
-        pending, _ = ready_models(context, settings, int(time.time() * 1000))
+        ready = ready_models(context, settings, int(time.time() * 1000), compared)
     except DatabaseInUseError as error:
         return dg.SkipReason(f"{error} The next tick looks again.")
     cursor = json.dumps({fqn: event.storage_id for fqn, event in events.items()}, sort_keys=True)
     named = listed(sorted({event.asset.to_user_string() for event in news.values()}))
-    ready = _made_ready(pending, news, settings)
-    if not ready:
-        return dg.SensorResult(skip_reason=f"Materialized: {named}. It makes no model ready.", cursor=cursor)
-    request = request_run(context, settings.assets, active, ready, f"{name} {short_hash([cursor])}", tags)
-    if isinstance(request, dg.SkipReason):
-        return dg.SensorResult(skip_reason=request.skip_message, cursor=cursor)
-    return dg.SensorResult(run_requests=[request], cursor=cursor)
+    requests, reason = [], f"Materialized: {named}. It makes no model ready."
+    if made_ready := _made_ready(ready.pending, news, settings):
+        request = request_run(context, assets, active, made_ready, f"{name} {short_hash([cursor])}", tags)
+        if isinstance(request, dg.SkipReason):
+            reason = request.skip_message or reason
+        else:
+            requests.append(request)
+    late = list(restatements(context.instance, settings, loads, ready)) if loads else []
+    now = late[:1] if not active else []
+    return dg.SensorResult(
+        run_requests=[*now, *requests],
+        skip_reason=None if requests or now else reason,
+        cursor=cursor if now == late else (context.cursor or "{}"),
+        asset_events=[evaluation_of(result) for result in late_results(settings, loads, ready)] if loads else [],
+    )
 
 
 def _made_ready(

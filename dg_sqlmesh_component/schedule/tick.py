@@ -4,9 +4,6 @@ A tick requests the models that `sqlmesh run` would compute at that moment, with
 about to compute. A run computes the intervals that are pending when it starts. So it covers a model that it has
 selected, if the model's cron has not ticked since the run started.
 
-If no pending interval of a model is ready, the model waits, and a tick does not request it. Models that read it through
-an asset of another component wait too: the asset and they run when the model is ready.
-
 While one run is in progress, the next one waits for the lock. A third one would only wait too: the tick is skipped, and
 the next tick requests the models that are still pending.
 """
@@ -20,17 +17,16 @@ from datetime import datetime, timedelta, timezone
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import assets_between, assets_downstream, last_cron_tick
+from dg_sqlmesh_component.dagster_internals import assets_between, last_cron_tick
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import ActiveRun, active_runs, run_ids
-from dg_sqlmesh_component.history.sources import Source, awaited_sources
+from dg_sqlmesh_component.history.source_loads import SourceLoads, source_loads
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted, listed, utc_text
 from dg_sqlmesh_component.protocol.manifest import Model
-from dg_sqlmesh_component.protocol.messages import PendingFound
-from dg_sqlmesh_component.report.wording import ranges
-from dg_sqlmesh_component.worker_client.calls import find_pending
+from dg_sqlmesh_component.schedule.late_data import restatements
+from dg_sqlmesh_component.schedule.ready import Ready, ready_models
 
 UTC = "UTC"
 
@@ -49,8 +45,10 @@ class Timetable:
 
 def evaluate_tick(
     context: dg.ScheduleEvaluationContext, timetable: Timetable, tags: Mapping[str, str], settings: Settings
-) -> dg.RunRequest | dg.SkipReason:
+) -> dg.RunRequest | dg.SkipReason | list[dg.RunRequest]:
     """Request a run of the pending models, or give the reason why none is requested.
+
+    If no run is in progress, also request a run of the oldest range with late data (`external_models.late: restate`).
 
     Raises:
         SQLMeshComponentError: The state cannot be read, for example because the environment does not exist. Dagster
@@ -59,11 +57,17 @@ def evaluate_tick(
     active = active_runs(context.instance, settings.assets)
     if full := too_many(active):
         return full
-    pending, why_none = _pending(context, timetable, settings)
-    if not pending:
-        return dg.SkipReason(why_none)
-    run_key = f"{timetable.name} {context.scheduled_execution_time.isoformat()}"
-    return request_run(context, settings.assets, active, pending, run_key, tags)
+    restates = settings.attributes.external_models.late == "restate" and not active
+    loads = source_loads(context.instance, context.repository_def, settings) if restates else None
+    ready = _ready(context, timetable, settings, loads)
+    late = next(restatements(context.instance, settings, loads, ready), None) if loads else None
+    request: dg.RunRequest | dg.SkipReason = dg.SkipReason(ready.why_none)
+    if ready.pending:
+        run_key = f"{timetable.name} {context.scheduled_execution_time.isoformat()}"
+        request = request_run(context, settings.assets, active, ready.pending, run_key, tags)
+    if late is None:
+        return request
+    return [late, request] if isinstance(request, dg.RunRequest) else late
 
 
 def too_many(active: Sequence[ActiveRun]) -> dg.SkipReason | None:
@@ -110,15 +114,16 @@ def request_run(
     )
 
 
-def _pending(
-    context: dg.ScheduleEvaluationContext, timetable: Timetable, settings: Settings
-) -> tuple[dict[str, tuple[int, str]], str]:
-    """The ready pending models, each with its last tick and why it is pending, and the reason if there are none."""
+def _ready(
+    context: dg.ScheduleEvaluationContext, timetable: Timetable, settings: Settings, loads: SourceLoads | None
+) -> Ready:
+    """What the state has; if it cannot be read, the models whose cron has ticked."""
     assets = settings.assets
     scheduled = context.scheduled_execution_time
     now = max(int(scheduled.timestamp() * 1000), int(time.time() * 1000))  # a missed tick is evaluated later
+    compared = loads.since_last_compared(assets.specs, also_first=False) if loads else {}
     try:
-        return ready_models(context, settings, now)
+        return ready_models(context, settings, now, compared)
     except DatabaseInUseError as error:
         context.log.warning(
             f"The SQLMesh state cannot be read: {error} The tick requests the models whose cron (from the manifest) "
@@ -126,51 +131,11 @@ def _pending(
         )
         models = {fqn: assets.models[fqn] for fqn in assets.specs}
         ticked = ticked_models(models, timetable.crons, timetable.time_zone, scheduled)
-        return {fqn: (tick, f"its cron has ticked at {utc_text(tick)}") for fqn, tick in ticked.items()}, (
+        return Ready(
+            {fqn: (tick, f"its cron has ticked at {utc_text(tick)}") for fqn, tick in ticked.items()},
             "The SQLMesh state cannot be read, and no model's cron has ticked since the previous tick. The next tick "
-            f"requests all pending models. {error}"
+            f"requests all pending models. {error}",
         )
-
-
-def ready_models(
-    context: dg.ScheduleEvaluationContext | dg.SensorEvaluationContext, settings: Settings, now: int
-) -> tuple[dict[str, tuple[int, str]], str]:
-    """The pending models that are ready, each with its last tick and why it is pending, and why there are none.
-
-    Raises:
-        DatabaseInUseError: Another process has the DuckDB file of the state open.
-    """
-    assets = settings.assets
-    sources = awaited_sources(context.instance, context.repository_def, settings)
-    # An asset between two models runs in the same run, and is complete when its reader begins.
-    between = assets_between(context.repository_def, assets.fqn_by_key.keys()) if sources else frozenset()
-    incomplete = {fqn: source.incomplete for fqn, source in sources.items() if source.asset not in between}
-    found = find_pending(settings.project, assets.manifest.environment, assets.specs, now, incomplete)
-    if found.signal_error is not None:
-        context.log.warning(
-            "SQLMesh could not evaluate the signals, so this tick requests all pending models, even those that wait: "
-            f"{found.signal_error}"
-        )
-    pending = {fqn: (tick, f"pending: {ranges(found.intervals[fqn])}") for fqn, tick in found.pending.items()}
-    if found.waiting:
-        waiting = {**found.waiting, **dict.fromkeys(_downstream_of_others(context.repository_def, assets, found), ())}
-        causes = {fqn: ", ".join(_cause(cause, sources) for cause in names) for fqn, names in waiting.items()}
-        named = listed(sorted(f"{assets.name(fqn)} ({cause or 'upstream'})" for fqn, cause in causes.items()))
-        what = "signals and sources" if sources else "signals"
-        if ready := {fqn: of for fqn, of in pending.items() if fqn not in waiting}:
-            context.log.info(f"Not requested, because they wait for {what}: {named}.")
-        return ready, f"No pending model is ready. Waiting for {what}: {named}. The next tick looks again."
-    none = "No model has pending intervals."
-    if found.next_due is None:
-        return pending, f"{none} No model is promoted in environment {assets.manifest.environment!r}."
-    due, fqn = found.next_due
-    at = datetime.fromtimestamp(due / 1000, timezone.utc)
-    return pending, f"{none} The next is {assets.name(fqn)}, at {at:%Y-%m-%d %H:%M:%S} UTC."
-
-
-def _cause(name: str, sources: Mapping[str, Source]) -> str:
-    """A signal that is not ready, or an asset that is not complete."""
-    return sources[name].sentence if name in sources else name
 
 
 def ticked_models(models: Mapping[str, Model], crons: Sequence[str], time_zone: str, now: datetime) -> dict[str, int]:
@@ -179,13 +144,3 @@ def ticked_models(models: Mapping[str, Model], crons: Sequence[str], time_zone: 
     previous = max(last_cron_tick(cron, time_zone, before) for cron in crons)
     ticks = {fqn: last_cron_tick(model.cron, model.cron_tz or UTC, now) for fqn, model in models.items()}
     return {fqn: int(tick.timestamp() * 1000) for fqn, tick in ticks.items() if tick > previous}
-
-
-def _downstream_of_others(
-    repository: dg.RepositoryDefinition | None, assets: ProjectAssets, found: PendingFound
-) -> set[str]:
-    """The ready models downstream of other components' assets that are downstream of a waiting model."""
-    waiting, ready = ({assets.key(fqn) for fqn in models} for models in (found.waiting, found.pending))
-    between = assets_between(repository, waiting | ready) & assets_downstream(repository, waiting)
-    held_back = assets_downstream(repository, between - assets.fqn_by_key.keys()) & ready
-    return {assets.fqn_by_key[key] for key in held_back}

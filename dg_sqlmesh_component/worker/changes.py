@@ -15,8 +15,8 @@ from sqlmesh.core.snapshot import Snapshot, SnapshotChangeCategory, SnapshotTabl
 from sqlmesh.utils.date import now_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.intervals import subtract
-from dg_sqlmesh_component.worker.coverage import Coverages
+from dg_sqlmesh_component.protocol.intervals import common, subtract
+from dg_sqlmesh_component.worker.coverage import Coverages, OldRanges, whole_intervals
 from dg_sqlmesh_component.worker.environment import (
     computed_intervals,
     deployability,
@@ -55,7 +55,7 @@ class Comparison:
     """The state of an environment, compared with Dagster's records.
 
     Attributes:
-        unrestated: The ranges of each model whose restatement has not finished, by fqn.
+        old: The computed ranges of each model whose rows are old or missing.
         finished_runs: The Dagster runs whose unfinished restatements somebody has finished since.
     """
 
@@ -64,22 +64,24 @@ class Comparison:
         self._finalized_at = environment.finalized_ts or now_timestamp()
         self._ranges = computed_ranges(context)
         self._infos = {info.name: info for info in environment.snapshots}
-        requested = [self._infos[fqn] for fqn in records.data if fqn in self._infos]
+        requested = [self._infos[fqn] for fqn in {**records.data, **records.loads} if fqn in self._infos]
         if environment.name == c.PROD:
-            restated = {restatement.fqn for restatement in records.unfinished}
+            restated = {restatement.fqn for restatement in records.unfinished} | records.loads.keys()
             # Most models have not changed, so only the others are read. This takes most of the time of a large project.
             read = [info for info in requested if info.name in restated or self._is_new(info) or self._since(info)]
             self._snapshots = _read(context, read)
         else:  # which table a model shows depends on all models upstream of it
             self._snapshots = _read(context, environment.snapshots if requested else [])
         self._index = deployability(environment.name, self._snapshots.values())
-        self.unrestated: dict[str, list[msg.Interval]] = {}
+        unrestated: dict[str, list[msg.Interval]] = {}
         open_runs: set[str] = set()
         for restatement in records.unfinished:
             if left := self._left_of(restatement):
-                self.unrestated.setdefault(restatement.fqn, []).extend(left)
+                unrestated.setdefault(restatement.fqn, []).extend(left)
                 open_runs.add(restatement.run_id)
         self.finished_runs = {restatement.run_id for restatement in records.unfinished} - open_runs
+        late = {fqn: self._late(self._snapshots[fqn]) for fqn in records.loads.keys() & self._snapshots.keys()}
+        self.old = OldRanges(unrestated, {fqn: intervals for fqn, intervals in late.items() if intervals})
 
     def event(self, coverages: Coverages | None = None) -> msg.DataComparedWithRecords:
         """The comparison as an event.
@@ -105,7 +107,7 @@ class Comparison:
             now: Epoch milliseconds.
         """
         requested = {fqn: self._snapshots[fqn] for fqn in self._records.data if fqn in self._snapshots}
-        return Coverages(requested, self._index, now, self.unrestated)
+        return Coverages(requested, self._index, now, self.old)
 
     def _unrecorded(self, snapshot: Snapshot) -> tuple[tuple[msg.Interval, int], ...]:
         """The ranges of a model's table that Dagster has not recorded, with times.
@@ -173,6 +175,19 @@ class Comparison:
             if computed.at > restatement.since and not computed.is_merged
         ]
         return subtract(restatement.ranges, since)
+
+    def _late(self, snapshot: Snapshot) -> tuple[msg.Interval, ...]:
+        """The whole intervals that a model had computed before its source was loaded.
+
+        A merged range is no evidence that a range known as late was computed again.
+        """
+        ranges = self._ranges_of(snapshot)
+        found: list[msg.Interval] = []
+        for load in self._records.loads[snapshot.name]:
+            since = [c.interval for c in ranges if c.at > load.at and not (load.is_late and c.is_merged)]
+            found += subtract([load.interval], since)
+        computed = computed_intervals(snapshot, self._index)
+        return common([whole_intervals(snapshot, interval) for interval in common(found, computed)], computed)
 
     def _ranges_of(self, snapshot: Snapshot) -> Sequence[ComputedRange]:
         """The computed ranges of the table that the environment shows."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, missing_intervals
@@ -12,7 +13,7 @@ from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.protocol.intervals import subtract, without
+from dg_sqlmesh_component.protocol.intervals import common, subtract, without
 from dg_sqlmesh_component.protocol.manifest import INCREMENTAL_KINDS
 from dg_sqlmesh_component.worker.environment import computed_intervals, forgotten_intervals, tables_read, upstream
 
@@ -20,6 +21,19 @@ from dg_sqlmesh_component.worker.environment import computed_intervals, forgotte
 def is_incremental(snapshot: Snapshot) -> bool:
     """Whether SQLMesh computes a node range by range."""
     return snapshot.is_model and snapshot.model_kind_name.value in INCREMENTAL_KINDS
+
+
+@dataclass(frozen=True)
+class OldRanges:
+    """Computed ranges whose rows are old or missing, by fqn.
+
+    Attributes:
+        unrestated: Their restatement by a Dagster run has not finished.
+        late: Their source was loaded after they were computed.
+    """
+
+    unrestated: Mapping[str, Sequence[msg.Interval]] = field(default_factory=dict)
+    late: Mapping[str, Sequence[msg.Interval]] = field(default_factory=dict)
 
 
 class Coverages:
@@ -30,7 +44,7 @@ class Coverages:
         snapshots: Mapping[str, Snapshot],
         index: DeployabilityIndex,
         execution_time: int,
-        unrestated: Mapping[str, Sequence[msg.Interval]],
+        old: OldRanges,
         sources: msg.Sources | None = None,
         *,
         ignore_cron: bool = False,
@@ -38,14 +52,13 @@ class Coverages:
         """Prepare the coverages of these snapshots, by name. It takes half a second for 1,000 models.
 
         Args:
-            unrestated: The ranges of each model whose restatement by a Dagster run has not finished.
             sources: The external tables that are awaited.
             ignore_cron: Also count intervals as pending whose cron has not ticked. The coverages do not depend on it.
         """
         self._snapshots = snapshots
         self.index = index
         self._execution_time = execution_time
-        self._unrestated = unrestated
+        self._old = old
         self._sources = sources or {}
         self._forgotten = {
             name: intervals for name, node in snapshots.items() if (intervals := forgotten_intervals(node, index))
@@ -81,7 +94,8 @@ class Coverages:
         whole = (computed[0][0], computed[-1][1]) if computed else None
         # SQLMesh itself remembers the automatic restatements that have not finished.
         automatic = subtract(computed, subtract(computed, snapshot.pending_restatement_intervals))
-        unrestated = subtract([*self._unrestated.get(fqn, ()), *automatic, *undone], done)
+        unrestated = subtract([*self._old.unrestated.get(fqn, ()), *automatic, *undone], done)
+        late = common(subtract(self._old.late.get(fqn, ()), done), computed)
         missing = uncovered(self.pending.get(fqn, ()), computed)
         if missing:
             expected_until = _expected_until(snapshot, self._execution_time)
@@ -91,7 +105,7 @@ class Coverages:
         waiting = tuple(merge_intervals(list(set(missing).difference(loaded))))
         missing = loaded
         if not missing:
-            return msg.IntervalCoverage(fqn, whole, unrestated=unrestated, waiting=waiting)
+            return msg.IntervalCoverage(fqn, whole, unrestated=unrestated, waiting=waiting, late=late)
         gaps = merge_intervals(missing)
         end = missing[0][1]
         since = due_at(snapshot, end)
@@ -104,6 +118,7 @@ class Coverages:
             missing_since=since if since <= self._execution_time else end,
             unrestated=unrestated,
             waiting=waiting,
+            late=late,
         )
 
     def _not_loaded(self, fqn: str) -> Sequence[msg.Interval]:
@@ -142,6 +157,13 @@ def _expected_until(snapshot: Snapshot, now: int) -> int:
     """
     tick = snapshot.node.cron_floor(now)
     return int(to_timestamp(snapshot.node.interval_unit.cron_floor(tick)))
+
+
+def whole_intervals(snapshot: Snapshot, interval: msg.Interval) -> msg.Interval:
+    """The range of the intervals of a model that a range overlaps."""
+    unit, (start, end) = snapshot.node.interval_unit, interval
+    floor = to_timestamp(unit.cron_floor(end))
+    return to_timestamp(unit.cron_floor(start)), floor if floor == end else to_timestamp(unit.cron_next(end))
 
 
 def due_at(snapshot: Snapshot, end: int) -> int:

@@ -2,67 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import Any
 
 import dagster as dg
 import pytest
-from harness import EXECUTORS, NewShop, RunRecord, Shop
+from harness import EXECUTORS, NewShop, Shop
+from waiting import DAILY, EMPTY, MODELS, OP, SourceSensor, day, load, outcomes, rows, run, tick, waiting_shop
 
-OP = "sqlmesh_shop"
-TODAY = datetime.now(timezone.utc).date()
-LOADER = """
-import dagster as dg
-
-{partitions}
-
-@dg.asset(key=["load", "orders"]{arguments})
-def orders(context): ...
-"""
-DAILY = 'days = dg.DailyPartitionsDefinition(start_date="{start}")'
-MODELS = {
-    "models/days.sql": "MODEL (name t.days, kind INCREMENTAL_BY_TIME_RANGE (time_column day)); "
-    "SELECT day, n FROM raw.orders WHERE day BETWEEN @start_ds AND @end_ds",
-    "models/shown.sql": "MODEL (name t.shown, kind VIEW); SELECT day, n FROM t.days",
-    "models/total.sql": "MODEL (name t.total, kind FULL); SELECT sum(n) AS n FROM t.shown",
-    "models/alone.sql": "MODEL (name t.alone, kind FULL); SELECT 1 AS n",
-}
-EMPTY = {"raw.orders": "SELECT current_date AS day, 1 AS n LIMIT 0"}
 STATUS = "t/days:sqlmesh_execution_status"
-
-
-def day(ago: int) -> str:
-    return str(TODAY - timedelta(days=ago))
-
-
-def waiting_shop(new_shop: NewShop, partitions: str = "", wait: Any = True, **options: Any) -> Shop:
-    """Return a shop whose source is loaded by an asset with daily partitions, or with other ones."""
-    external = {"keys": {"raw.orders": "load/orders"}, "wait": wait}
-    shop = new_shop(MODELS, tables=EMPTY, planned_at="3 days ago", external_models=external, **options)
-    arguments = ", partitions_def=days" if partitions else ""
-    shop.add_module("loader", LOADER.format(partitions=partitions, arguments=arguments))
-    return shop
-
-
-def load(shop: Shop, ago: int, *, with_event: bool = True) -> None:
-    """Load a day, as the asset does."""
-    shop.query(f"INSERT INTO raw.orders VALUES ('{day(ago)}', 1)")
-    if with_event:
-        event = dg.AssetMaterialization(["load", "orders"], partition=day(ago))
-        shop.instance.report_runless_asset_event(event)
-
-
-def run(shop: Shop, executor: str = "in_process", **config: Any) -> RunRecord:
-    """Run all models, and not the asset that loads their source."""
-    return shop.launch(executor, ops={OP: config}, assets=[f"t/{name}" for name in ("days", "shown", "total", "alone")])
-
-
-def outcomes(record: RunRecord) -> dict[str, str | None]:
-    return {name: record.status_of(f"t/{name}") for name in ("days", "shown", "total", "alone")}
-
-
-def rows(shop: Shop) -> list[str]:
-    return [str(found) for (found,) in shop.query("SELECT day FROM t.days ORDER BY day")]
 
 
 def test_without_wait_a_day_that_is_loaded_late_is_lost_and_everything_is_green(new_shop: NewShop) -> None:
@@ -147,18 +95,6 @@ def test_a_dry_run_and_a_tick_wait_for_the_same_sources_as_a_run(new_shop: NewSh
     assert tick(shop) == {"t/days", "t/shown", "t/total"}
 
 
-def tick(shop: Shop) -> Any:
-    """Evaluate a tick of the schedule now. Return the requested assets, or the reason of a skipped tick."""
-    repository = shop.refresh().get_repository_def()
-    [schedule] = repository.schedule_defs
-    context = dg.build_schedule_context(shop.instance, datetime.now(timezone.utc), repository_def=repository)
-    result = schedule.evaluate_tick(context)
-    if not result.run_requests:
-        return result.skip_message
-    [request] = result.run_requests
-    return {key.to_user_string() for key in request.asset_selection or ()}
-
-
 @pytest.mark.attribute("schedule.on_sources")
 def test_a_sensor_requests_the_models_that_a_load_makes_ready_in_one_run(new_shop: NewShop) -> None:
     shop = waiting_shop(new_shop, DAILY.format(start=day(3)), schedule={"on_sources": True})
@@ -179,29 +115,6 @@ def test_a_sensor_requests_the_models_that_a_load_makes_ready_in_one_run(new_sho
     for waiting in queued:
         shop.instance.report_run_canceled(waiting)
     assert sensor.tick() == "Materialized: load/orders. It makes no model ready.", "it was not forgotten"
-
-
-class SourceSensor:
-    """Ticks of the sensor, with the cursor that Dagster keeps, and definitions that are loaded again each time."""
-
-    def __init__(self, shop: Shop) -> None:
-        self.shop = shop
-        self.cursor: str | None = None
-
-    @property
-    def job(self) -> dg.JobDefinition:
-        return self.shop.refresh().resolve_job_def("sqlmesh_shop_job")
-
-    def tick(self) -> Any:
-        repository = self.shop.refresh().get_repository_def()
-        [sensor] = repository.sensor_defs
-        context = dg.build_sensor_context(self.shop.instance, self.cursor, repository_def=repository)
-        result = sensor.evaluate_tick(context)
-        self.cursor = result.cursor or self.cursor
-        if not result.run_requests:
-            return result.skip_message
-        [request] = result.run_requests
-        return {key.to_user_string() for key in request.asset_selection or ()}
 
 
 def test_a_sensor_on_sources_needs_wait(new_shop: NewShop) -> None:

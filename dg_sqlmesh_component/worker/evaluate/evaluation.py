@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -46,7 +46,7 @@ from dg_sqlmesh_component.protocol.formatting import block, counted, unquoted, u
 from dg_sqlmesh_component.worker.changes import Comparison
 from dg_sqlmesh_component.worker.commands import how_to_finish_plan, plan_command
 from dg_sqlmesh_component.worker.context import closed_on_error, open_context
-from dg_sqlmesh_component.worker.coverage import Coverages
+from dg_sqlmesh_component.worker.coverage import Coverages, OldRanges
 from dg_sqlmesh_component.worker.environment import (
     deployability,
     promoted_version,
@@ -157,9 +157,7 @@ def _evaluate(context: EvaluationContext) -> msg.EvaluationFinished:
         ) from late_error
     if context.request.audit_only:
         context.await_finalized_environment()
-        audit_alone(
-            context.request, context.scheduler(environment=context.request.environment), context.unrestated, pipe
-        )
+        audit_alone(context.request, context.scheduler(environment=context.request.environment), context.old, pipe)
     return msg.EvaluationFinished(status)
 
 
@@ -211,7 +209,7 @@ class EvaluationContext(Context):
         """What Dagster has recorded, or knows from this worker."""
         self.current_scheduler: Scheduler | None = None
         """The scheduler that computes or has computed the nodes. SQLMesh makes another one when it starts over."""
-        self.unrestated: Mapping[str, Sequence[msg.Interval]] = {}
+        self.old = OldRanges()
         """The ranges of each model whose restatement has not finished, by fqn."""
 
     def prepare(self) -> None:
@@ -329,7 +327,7 @@ class EvaluationContext(Context):
     def _compare_with_records(self, environment: Environment) -> None:
         """Report data that Dagster has not recorded; after a plan has landed, only data of versions that are new."""
         comparison = Comparison(self.records, environment, self)
-        self.unrestated = comparison.unrestated
+        self.old = comparison.old
         self.tracker.pipe.send(comparison.event())
         # The run reports its own data itself.
         compared = {info.name: msg.RecordedData(info.version, sys.maxsize) for info in environment.snapshots}
@@ -367,7 +365,7 @@ class EvaluationContext(Context):
         snapshots = {**snapshots, **copies}
         index = deployability(self.request.environment, snapshots.values(), self.request.start)
         request = self.request
-        return Coverages(snapshots, index, request.execution_time, self.unrestated, request.sources, ignore_cron=True)
+        return Coverages(snapshots, index, request.execution_time, self.old, request.sources, ignore_cron=True)
 
     def _count_rows(self, evaluator: SnapshotEvaluator, index: DeployabilityIndex, snapshot: Snapshot) -> None:
         """Count the rows of the table that the environment shows. The catalog of its view may not be attached."""

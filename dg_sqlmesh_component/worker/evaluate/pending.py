@@ -11,6 +11,7 @@ from sqlmesh.utils.date import to_datetime, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import plain
+from dg_sqlmesh_component.worker.changes import Comparison
 from dg_sqlmesh_component.worker.environment import opened_without_lock, refuse_lost_versions
 from dg_sqlmesh_component.worker.evaluate import planner
 from dg_sqlmesh_component.worker.evaluate.held_back_intervals import has_signals
@@ -36,6 +37,7 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         planner.watch(scheduler, tracker, request.sources)
         intervals, index = planner.find_missing(scheduler, request.environment, request.now)
         waiting, signal_error = {}, None
+        late = Comparison(msg.Records(loads=request.loads), environment, context).old.late if request.loads else {}
         if request.sources or any(map(has_signals, intervals)):
             try:
                 with _at_most(MAX_SIGNAL_SECONDS):
@@ -60,6 +62,7 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         {name: signals for name, signals in waiting.items() if name in crons},
         signal_error,
         {snapshot.name: tuple(merged) for snapshot, merged in intervals.items() if snapshot.name in crons},
+        {fqn: tuple(ranges) for fqn, ranges in late.items()},
     )
 
 

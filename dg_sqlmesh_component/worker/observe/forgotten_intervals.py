@@ -23,7 +23,7 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.snapshot.definition import merge_intervals
 from sqlmesh.core.state_sync import StateReader
 
-from dg_sqlmesh_component.protocol.intervals import subtract
+from dg_sqlmesh_component.protocol.intervals import common
 from dg_sqlmesh_component.protocol.messages import Interval
 from dg_sqlmesh_component.worker import environment
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
@@ -63,12 +63,6 @@ def forget_before_computing(scheduler: Scheduler, tracker: Tracker) -> None:
 
     replace_intervals(scheduler, merged_missing_intervals, batch_intervals)
     watch_evaluations(scheduler, forget)
-
-
-def common(intervals: Iterable[Interval], others: Iterable[Interval]) -> tuple[Interval, ...]:
-    """The parts of the intervals that lie in one of the others."""
-    intervals = list(intervals)
-    return subtract(intervals, subtract(intervals, others))
 
 
 def forgotten_intervals(

@@ -1,0 +1,204 @@
+"""The partitions that were loaded again after models had read them, as far as Dagster knows.
+
+A load is the last materialization of a partition. A model has not read it if the model's interval was computed before.
+SQLMesh keeps when an interval was computed, but its janitor merges these times. So the last result of each model's
+check `sqlmesh_no_late_data` remembers which loads were compared, and which intervals are late until somebody computes
+them again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import dagster as dg
+
+from dg_sqlmesh_component.dagster_internals import Loader, check_records, last_check_records, time_dimension
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.definitions.settings import Settings
+from dg_sqlmesh_component.history.sources import awaited_loaders, last_materializations, windows_of
+from dg_sqlmesh_component.history.stored_record import stored_value
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.intervals import common, merged
+
+_MAX_RECORDS = 50
+"""How many results of a check are searched for the last one that remembers something."""
+
+_PAGE = 500
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What is known about the loads of a model's sources. Its metadata is the memory of later runs and ticks.
+
+    Attributes:
+        newest: The storage id of the newest load that was compared.
+        late: Computed ranges whose source was loaded after they were computed.
+        at: Nobody had computed these ranges again until then, epoch milliseconds.
+        newest_late: The storage id of the newest load that a range is late for.
+    """
+
+    newest: int = 0
+    late: tuple[msg.Interval, ...] = ()
+    at: int = 0
+    newest_late: int = 0
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        stored = [self.newest, [list(interval) for interval in self.late], self.at, self.newest_late]
+        return {"sqlmesh/compared_loads": dg.MetadataValue.json(stored)}
+
+    @classmethod
+    def stored_in(cls, metadata: Mapping[str, dg.MetadataValue]) -> Compared | None:
+        value = stored_value(metadata, "compared_loads")
+        if value is None:
+            return None
+        newest, late, at, newest_late = value
+        return cls(newest, tuple((start, end) for start, end in late), at, newest_late)
+
+
+@dataclass(frozen=True)
+class _Load:
+    """A materialization of a partition, and its window."""
+
+    storage_id: int
+    window: msg.Interval
+    at: int
+
+
+def source_loads(
+    instance: dg.DagsterInstance, repository: dg.RepositoryDefinition | None, settings: Settings
+) -> SourceLoads | None:
+    """Compares loads, unless `external_models.late` ignores them."""
+    if settings.attributes.external_models.late == "ignore":
+        return None
+    return SourceLoads(instance, settings.assets, awaited_loaders(repository, settings))
+
+
+@dataclass
+class SourceLoads:
+    """Compares the loads of sources with the intervals of models, for one step or tick.
+
+    Attributes:
+        loaders: The asset that loads each awaited table, by fqn.
+    """
+
+    instance: dg.DagsterInstance
+    assets: ProjectAssets
+    loaders: Mapping[str, Loader]
+    _before: dict[str, Compared] = field(default_factory=dict)
+    _loads: dict[str, list[_Load]] = field(default_factory=dict)
+    _newest: dict[dg.AssetKey, int] = field(default_factory=dict)
+    _at: int = 0
+
+    def sources_of(self, fqn: str) -> tuple[list[Loader], list[Loader]]:
+        """The assets that load what a model reads, also through views: with time windows, and without."""
+        tables = self.assets.tables_behind_views(fqn)
+        found = {loader.key: loader for table, loader in self.loaders.items() if table in tables}
+        with_windows = [loader for loader in found.values() if loader.partitions and time_dimension(loader.partitions)]
+        return with_windows, [loader for loader in found.values() if loader not in with_windows]
+
+    def names_of(self, fqn: str) -> tuple[list[str], list[str]]:
+        """The names of these assets."""
+        with_windows, others = self.sources_of(fqn)
+        return _names(with_windows), _names(others)
+
+    def since_last_compared(self, models: Collection[str], *, also_first: bool) -> msg.Loads:
+        """The loads of the models' sources that were not compared yet, and the ranges that are known as late.
+
+        Args:
+            also_first: Compare models that were never compared with all partitions. That takes long.
+        """
+        checks = {check: fqn for fqn in models if (check := self.assets.late_data_check(fqn)) is not None}
+        self._at = round(time.time() * 1000)
+        self._before = {checks[check]: found for check, found in _last_compared(self.instance, checks).items()}
+        compared = {
+            fqn: self._before.get(fqn, Compared()) for fqn in checks.values() if also_first or fqn in self._before
+        }
+        loaders = {fqn: self.sources_of(fqn)[0] for fqn in compared}
+        keys = {loader.key: loader for of_model in loaders.values() for loader in of_model}
+        self._newest = {key: last.storage_id for key, last in last_materializations(self.instance, keys).items()}
+        since = {
+            key: min(compared[fqn].newest for fqn, of_model in loaders.items() if loader in of_model)
+            for key, loader in keys.items()
+        }
+        new = {
+            key: self._new(loader, since[key]) for key, loader in keys.items() if self._newest.get(key, 0) > since[key]
+        }
+        for fqn, of_model in loaders.items():
+            loads = [load for loader in of_model for load in new.get(loader.key, ())]
+            self._loads[fqn] = [load for load in loads if load.storage_id > compared[fqn].newest]
+        return {
+            fqn: (
+                *(msg.SourceLoad(interval, before.at, is_late=True) for interval in before.late),
+                *(msg.SourceLoad(load.window, load.at) for load in self._loads[fqn]),
+            )
+            for fqn, before in compared.items()
+            if before.late or self._loads[fqn]
+        }
+
+    def compared(self, fqn: str, late: Sequence[msg.Interval], computed: Sequence[msg.Interval] = ()) -> Compared:
+        """What is known now.
+
+        Args:
+            late: The ranges that are late, of the loads above.
+            computed: What the run has computed of the model since. It may not have read what was loaded meanwhile.
+        """
+        before, loaders = self._before.get(fqn, Compared()), self.sources_of(fqn)[0]
+        newest = max([before.newest, *(self._newest.get(loader.key, 0) for loader in loaders)])
+        causes = [load.storage_id for load in self._loads.get(fqn, ()) if common([load.window], late)]
+        meanwhile = self._meanwhile(loaders) if computed else []
+        again = common([load.window for load in meanwhile], computed)
+        if not again:
+            newest_late = max([before.newest_late, *causes]) if late else 0
+            return Compared(newest, tuple(late), self._at, newest_late)
+        ids = [load.storage_id for load in meanwhile]
+        return Compared(newest, merged([*late, *again]), round(time.time() * 1000), max(ids))
+
+    def _meanwhile(self, loaders: Sequence[Loader]) -> list[_Load]:
+        last = last_materializations(self.instance, [loader.key for loader in loaders])
+        return [
+            load
+            for loader in loaders
+            if loader.key in last and last[loader.key].storage_id > self._newest.get(loader.key, 0)
+            for load in self._new(loader, self._newest.get(loader.key, 0))
+        ]
+
+    def _new(self, loader: Loader, since: int) -> list[_Load]:
+        """The last materialization of each partition, if it is newer than one with this storage id."""
+        kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+        ids = self.instance.get_latest_storage_id_by_partition(loader.key, kind)
+        new = sorted(storage_id for storage_id in ids.values() if storage_id > since)
+        loads: list[dg.EventLogRecord] = []
+        for first in range(0, len(new), _PAGE):
+            page = new[first : first + _PAGE]
+            only = dg.AssetRecordsFilter(asset_key=loader.key, storage_ids=page)
+            loads += self.instance.fetch_materializations(only, limit=len(page)).records
+        assert loader.partitions is not None, "only sources with time windows are compared"
+        keys = [load.partition_key for load in loads if load.partition_key is not None]
+        windows = windows_of(loader.partitions, keys)
+        return [
+            _Load(load.storage_id, windows[load.partition_key], round(load.timestamp * 1000))
+            for load in loads
+            if load.partition_key in windows
+        ]
+
+
+def _names(loaders: Sequence[Loader]) -> list[str]:
+    return sorted(loader.key.to_user_string() for loader in loaders)
+
+
+def _last_compared(
+    instance: dg.DagsterInstance, checks: Collection[dg.AssetCheckKey]
+) -> dict[dg.AssetCheckKey, Compared]:
+    found = {}
+    for check, last in last_check_records(instance, checks).items():
+        for record in (last, *islice(check_records(instance, check), 1, _MAX_RECORDS)):
+            evaluation = record.event.asset_check_evaluation if record.event else None
+            if evaluation and (compared := Compared.stored_in(evaluation.metadata)):
+                found[check] = compared
+                break
+    return found

@@ -1,0 +1,59 @@
+"""Requests to compute again what a model has computed before its source was loaded (`external_models.late`)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import dagster as dg
+
+from dg_sqlmesh_component.definitions.settings import Settings
+from dg_sqlmesh_component.history.source_loads import SourceLoads
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.formatting import short_hash
+from dg_sqlmesh_component.protocol.intervals import merged, subtract
+from dg_sqlmesh_component.report.late_data import late_data_result
+from dg_sqlmesh_component.report.wording import Wording, restate_bounds
+from dg_sqlmesh_component.schedule.ready import Ready
+
+_RUN_KEY_TAG = "dagster/run_key"
+"""Dagster's tag of a requested run."""
+
+
+def restatements(
+    instance: dg.DagsterInstance, settings: Settings, loads: SourceLoads, ready: Ready
+) -> Iterator[dg.RunRequest]:
+    """A run for each late range that was never requested, the oldest first. What is not loaded now is left out.
+
+    Schedule and sensor give the same run key, so a restatement that failed is not requested again before the range is
+    loaded again.
+    """
+    schedule = settings.attributes.schedule
+    if settings.attributes.external_models.late != "restate" or schedule is None:
+        return
+    models_by_range: defaultdict[msg.Interval, list[str]] = defaultdict(list)
+    for fqn, intervals in ready.late.items():
+        tables = settings.assets.tables_behind_views(fqn) & ready.incomplete.keys()
+        not_loaded = merged(interval for table in tables for interval in ready.incomplete[table])
+        for interval in subtract(intervals, not_loaded):
+            models_by_range[interval].append(fqn)
+    for (start, end), models in sorted(models_by_range.items()):
+        newest = max(loads.compared(fqn, [(start, end)]).newest_late for fqn in models)
+        run_key = f"late data {short_hash([*sorted(models), f'{start} {end} {newest}'])}"
+        if instance.get_runs(dg.RunsFilter(tags={_RUN_KEY_TAG: run_key}), limit=1):
+            continue
+        first, last = restate_bounds(start, end)
+        yield dg.RunRequest(
+            run_key=run_key,
+            asset_selection=sorted(settings.assets.key(fqn) for fqn in models),
+            run_config={"ops": {settings.op: {"config": {"restate": {"start": first, "end": last}}}}},
+            tags=dict(schedule.tags),
+        )
+
+
+def late_results(settings: Settings, loads: SourceLoads, ready: Ready) -> Iterator[dg.AssetCheckResult]:
+    """The results of the checks of the models with late data."""
+    wording = Wording(settings.assets, settings.environment)
+    for fqn, late in ready.late.items():
+        if check := settings.assets.late_data_check(fqn):
+            yield late_data_result(wording, check, loads.compared(fqn, late), loads.names_of(fqn))

@@ -1,0 +1,100 @@
+"""Which models are ready, and which data is late: what a tick and the sensor on sources read in SQLMesh's state.
+
+If no pending interval of a model is ready, the model waits, and is not requested. Models that read it through an asset
+of another component wait too: the asset and they run when the model is ready.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+
+import dagster as dg
+
+from dg_sqlmesh_component.dagster_internals import assets_between, assets_downstream
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.definitions.settings import Settings
+from dg_sqlmesh_component.history.sources import Source, awaited_sources
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.formatting import listed
+from dg_sqlmesh_component.report.wording import ranges
+from dg_sqlmesh_component.worker_client.calls import find_pending
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a tick has found in SQLMesh's state.
+
+    Attributes:
+        pending: The pending models that are ready, each with its last tick (epoch milliseconds) and why it is pending.
+        why_none: Why none of them is ready.
+        late: The ranges of each model whose source was loaded after they were computed.
+        incomplete: The ranges for which the awaited tables are not complete.
+    """
+
+    pending: Mapping[str, tuple[int, str]]
+    why_none: str
+    late: Mapping[str, Sequence[msg.Interval]] = field(default_factory=dict)
+    incomplete: msg.Sources = field(default_factory=dict)
+
+
+def ready_models(
+    context: dg.ScheduleEvaluationContext | dg.SensorEvaluationContext,
+    settings: Settings,
+    now: int,
+    loads: msg.Loads,
+) -> Ready:
+    """The pending models that are ready, and the late data of these loads.
+
+    Raises:
+        DatabaseInUseError: Another process has the DuckDB file of the state open.
+    """
+    assets, project = settings.assets, settings.project
+    sources = awaited_sources(context.instance, context.repository_def, settings)
+    # An asset between two models runs in the same run, and is complete when its reader begins.
+    between = assets_between(context.repository_def, assets.fqn_by_key.keys()) if sources else frozenset()
+    incomplete = {fqn: source.incomplete for fqn, source in sources.items() if source.asset not in between}
+    models = frozenset(assets.specs)
+    request = msg.PendingRequest(
+        project.open_request, assets.manifest.environment, models, now, sources=incomplete, loads=loads
+    )
+    found = find_pending(project, request)
+    if found.signal_error is not None:
+        context.log.warning(
+            "SQLMesh could not evaluate the signals, so this tick requests all pending models, even those that wait: "
+            f"{found.signal_error}"
+        )
+    pending = {fqn: (tick, f"pending: {ranges(found.intervals[fqn])}") for fqn, tick in found.pending.items()}
+    why_none = "No model has pending intervals."
+    if found.waiting:
+        waiting = {**found.waiting, **dict.fromkeys(_downstream_of_others(context.repository_def, assets, found), ())}
+        causes = {fqn: ", ".join(_cause(cause, sources) for cause in names) for fqn, names in waiting.items()}
+        named = listed(sorted(f"{assets.name(fqn)} ({cause or 'upstream'})" for fqn, cause in causes.items()))
+        what = "signals and sources" if sources else "signals"
+        pending = {fqn: of for fqn, of in pending.items() if fqn not in waiting}
+        if pending:
+            context.log.info(f"Not requested, because they wait for {what}: {named}.")
+        why_none = f"No pending model is ready. Waiting for {what}: {named}. The next tick looks again."
+    elif found.next_due is None:
+        why_none += f" No model is promoted in environment {assets.manifest.environment!r}."
+    else:
+        due, fqn = found.next_due
+        at = datetime.fromtimestamp(due / 1000, timezone.utc)
+        why_none += f" The next is {assets.name(fqn)}, at {at:%Y-%m-%d %H:%M:%S} UTC."
+    return Ready(pending, why_none, found.late, incomplete)
+
+
+def _cause(name: str, sources: Mapping[str, Source]) -> str:
+    """A signal that is not ready, or an asset that is not complete."""
+    return sources[name].sentence if name in sources else name
+
+
+def _downstream_of_others(
+    repository: dg.RepositoryDefinition | None, assets: ProjectAssets, found: msg.PendingFound
+) -> set[str]:
+    """The ready models downstream of other components' assets that are downstream of a waiting model."""
+    waiting, ready = ({assets.key(fqn) for fqn in models} for models in (found.waiting, found.pending))
+    between = assets_between(repository, waiting | ready) & assets_downstream(repository, waiting)
+    held_back = assets_downstream(repository, between - assets.fqn_by_key.keys()) & ready
+    return {assets.fqn_by_key[key] for key in held_back}

@@ -1,0 +1,203 @@
+"""A partition that is loaded again after an interval of it was computed (`external_models.late`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+import pytest
+from harness import EXECUTORS, NewShop, RunRecord, Shop
+from waiting import DAILY, SourceSensor, day, evaluate_tick, load, outcomes, run, waiting_shop
+
+CHECK = "t/days:sqlmesh_no_late_data"
+RESTATE = f"restate: {{start: '{day(2)}', end: '{day(2)}'}}"
+
+
+def late_shop(new_shop: NewShop, late: str = "warn", days: Sequence[int] = (3, 2, 1), **options: Any) -> Shop:
+    """Return a shop whose source has daily partitions. These days are loaded and computed."""
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), late=late, **options)
+    for ago in days:
+        load(shop, ago)
+    assert outcomes(run(shop))["days"] == "executed"
+    return shop
+
+
+@pytest.mark.attribute("external_models.late")
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_a_partition_that_is_loaded_again_is_a_warning_until_it_is_computed_again(
+    new_shop: NewShop, executor: str
+) -> None:
+    shop = late_shop(new_shop, restate=True)
+    first = run(shop, executor)
+    assert first.checks[CHECK].passed
+    assert first.checks[CHECK].description == "No partition of load/orders was loaded after t.days was computed for it."
+    load(shop, 2)
+    for _ in range(2):
+        late = run(shop, executor)
+        assert late.status is dg.DagsterRunStatus.SUCCESS
+        assert not late.checks[CHECK].passed
+        assert late.checks[CHECK].description == (
+            f"load/orders was loaded again after t.days was computed for {day(2)}. To read the new rows, launch a run "
+            f"of the model with `{RESTATE}` in the run config."
+        )
+    restated = run(shop, executor, restate={"start": day(2), "end": day(2)})
+    assert restated.checks[CHECK].passed, restated.checks[CHECK].description
+    assert run(shop, executor).checks[CHECK].passed
+
+
+def test_late_data_stays_late_when_the_janitor_merges_times_and_a_person_may_compute_it_again(
+    new_shop: NewShop,
+) -> None:
+    shop = late_shop(new_shop, days=(3, 2))
+    load(shop, 3)
+    assert not run(shop).checks[CHECK].passed
+    load(shop, 1)
+    shop.sqlmesh("run", "--skip-janitor")
+    shop.sqlmesh("janitor")  # one range for the three days, with the time of the newest
+    merged_ranges = "SELECT count(*) FROM sqlmesh._intervals WHERE is_compacted AND name LIKE '%days%'"
+    assert shop.query(merged_ranges) == [(1,)]
+    assert run(shop).checks[CHECK].metadata["sqlmesh/late"].value == day(3)
+    shop.sqlmesh(
+        "plan", "--restate-model", "t.days", "--start", day(3), "--end", day(3), "--no-prompts", "--auto-apply"
+    )
+    assert run(shop).checks[CHECK].passed
+
+
+def test_an_hour_makes_the_whole_day_of_a_model_late_also_behind_a_view(new_shop: NewShop) -> None:
+    hours = f'days = dg.HourlyPartitionsDefinition(start_date="{day(2)}-00:00")'
+    shop = waiting_shop(new_shop, hours, late="warn")
+    behind = "MODEL (name t.behind, kind VIEW); SELECT day, n FROM raw.orders"
+    (shop.project / "models" / "behind.sql").write_text(behind)
+    days = shop.project / "models" / "days.sql"
+    days.write_text(days.read_text().replace("raw.orders", "t.behind"))
+    shop.plan()
+    for ago in (2, 1):
+        for hour in range(24):
+            load_partition(shop, f"{day(ago)}-{hour:02}:00")
+    assert shop.launch(assets=["t/behind", "t/days"]).status_of("t/days") == "executed"
+    load_partition(shop, f"{day(2)}-05:00")
+    assert shop.launch(assets=["t/days"]).checks[CHECK].metadata["sqlmesh/late"].value == day(2)
+
+
+PYTHON_MODEL = """
+import subprocess
+import sys
+
+import pandas as pd
+from sqlmesh import model
+from sqlmesh.core.model.kind import ModelKindName
+
+
+@model("t.days", kind=dict(name=ModelKindName.INCREMENTAL_BY_TIME_RANGE, time_column="day"), depends_on=["raw.orders"],
+       columns={{"day": "date", "n": "int"}})
+def execute(context, start, end, execution_time, **kwargs):
+    rows = context.fetchdf("SELECT day, n FROM raw.orders")
+    subprocess.run([sys.executable, "-c", {report!r}], check=True)
+    return rows
+"""
+
+
+def test_a_partition_that_is_loaded_while_a_model_reads_it_is_late(new_shop: NewShop) -> None:
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), late="warn")
+    (shop.project / "models" / "days.sql").unlink()
+    report = (
+        f"import dagster as dg; dg.DagsterInstance.from_config({shop.instance.root_directory!r})"
+        f".report_runless_asset_event(dg.AssetMaterialization(['load', 'orders'], partition={day(2)!r}))"
+    )
+    (shop.project / "models" / "days.py").write_text(PYTHON_MODEL.format(report=report))
+    shop.plan("--skip-backfill")
+    for ago in (3, 2, 1):
+        load(shop, ago)
+    for _ in range(2):
+        assert run(shop).checks[CHECK].metadata["sqlmesh/late"].value == day(2)
+
+
+def load_partition(shop: Shop, partition: str | None) -> None:
+    shop.instance.report_runless_asset_event(dg.AssetMaterialization(["load", "orders"], partition=partition))
+
+
+def test_a_source_without_partitions_is_not_compared_and_the_check_says_so(new_shop: NewShop) -> None:
+    shop = waiting_shop(new_shop, late="warn")
+    load_partition(shop, None)
+    run(shop)
+    load_partition(shop, None)
+    check = run(shop).checks[CHECK]
+    assert check.passed
+    assert check.description == (
+        "No asset with time-window partitions loads what t.days reads. "
+        "Not compared, because it has no time-window partitions: load/orders."
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"wait": False, "late": "warn"}, "It compares the tables that the models wait for"),
+        ({"late": "restate", "schedule": True}, "A tick of the schedule requests the restatements"),
+    ],
+)
+def test_late_needs_what_it_compares_and_what_it_requests(
+    new_shop: NewShop, options: dict[str, Any], message: str
+) -> None:
+    shop = waiting_shop(new_shop, **options)
+    assert message in shop.load_error()
+
+
+def test_a_tick_requests_the_restatement_of_the_oldest_late_range_once(new_shop: NewShop) -> None:
+    shop = late_shop(new_shop, "restate", restate=True, schedule={"cron": "@daily"})
+    load(shop, 3)
+    load(shop, 1)
+
+    [request] = late_requests(shop)
+    assert request.asset_selection == [dg.AssetKey(["t", "days"])]
+    restated = launch(shop, request)
+    assert restated.status is dg.DagsterRunStatus.SUCCESS, restated.failures
+    assert {restated.status_of(f"t/{name}") for name in ("days", "shown", "total")} == {"executed"}
+    assert restated.checks[CHECK].metadata["sqlmesh/late"].value == day(1)
+    [request] = late_requests(shop)
+    assert launch(shop, request).checks[CHECK].passed
+    assert late_requests(shop) == []
+
+
+def test_a_restatement_that_was_refused_is_requested_again_only_after_another_load(new_shop: NewShop) -> None:
+    shop = late_shop(new_shop, "restate", restate={"max_intervals": 1}, schedule={"cron": "@daily"})
+    for ago in (3, 2):
+        load(shop, ago)
+    [request] = late_requests(shop)
+    assert "max_intervals" in str(launch(shop, request).failures)
+    assert late_requests(shop) == []
+    load(shop, 3)
+    assert len(late_requests(shop)) == 1
+
+
+def test_a_sensor_warns_about_late_data_and_requests_each_range(new_shop: NewShop) -> None:
+    shop = late_shop(new_shop, "restate", restate=True, schedule={"on_sources": True})
+    sensor = SourceSensor(shop)
+    sensor.tick()
+    load(shop, 3)
+    load(shop, 1)
+    for expected in (day(3), day(1)):
+        result = sensor.evaluate()
+        [event] = result.asset_events
+        assert isinstance(event, dg.AssetCheckEvaluation)
+        assert expected in str(event.description)
+        shop.instance.report_runless_asset_event(event)
+        [request] = result.run_requests
+        assert launch(shop, request).status is dg.DagsterRunStatus.SUCCESS
+    assert sensor.evaluate().run_requests in ([], None)
+    assert sensor.tick() == "No source was materialized since the last tick."
+
+
+def late_requests(shop: Shop) -> list[dg.RunRequest]:
+    """The restatements that a tick of the schedule requests now."""
+    return [request for request in evaluate_tick(shop).run_requests or () if "restate" in str(request.run_config)]
+
+
+def launch(shop: Shop, request: dg.RunRequest) -> RunRecord:
+    """Launch a requested run, with the tag by which Dagster knows it."""
+    return shop.launch(
+        ops={op: config["config"] for op, config in request.run_config["ops"].items()},
+        assets=[key.to_user_string() for key in request.asset_selection or ()],
+        tags={**request.tags, "dagster/run_key": str(request.run_key)},
+    )
