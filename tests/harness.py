@@ -201,11 +201,11 @@ def definitions_with_job(root: str, selection: dict[str, list[str]]) -> dg.Defin
     return dg.Definitions.merge(definitions, dg.Definitions(jobs=[job]))
 
 
-def reconstructable_asset_job(root: Path, selection: dict[str, list[str]]) -> dg.ReconstructableJob:
+def reconstructable_job(root: Path, selection: dict[str, list[str]], job: str = "everything") -> dg.ReconstructableJob:
     """Return a job of `definitions_with_job`, as every process of a run needs it."""
     function = ModuleCodePointer("harness", "definitions_with_job", os.getcwd())
     pointer = CustomPointer(function, [str(root), selection], [])
-    return ReconstructableRepository(pointer).get_reconstructable_job("everything")
+    return ReconstructableRepository(pointer).get_reconstructable_job(job)
 
 
 def load(root: Path) -> dg.Definitions:
@@ -278,7 +278,7 @@ class DagsterProject:
             selection: The keyword arguments of `definitions_with_job`'s selection, for example `assets` or `checks`.
         """
         # Dagster caches a job by its arguments. The id makes them unique, because `defs.yaml` may have changed.
-        job = reconstructable_asset_job(self.root, {**selection, "launch": [uuid.uuid4().hex]})
+        job = reconstructable_job(self.root, {**selection, "launch": [uuid.uuid4().hex]})
         default_config = {} if executor == "in_process" else {"max_concurrent": 2}
         reexecution = dg.ReexecutionOptions.from_failure(retry_of, self.instance) if retry_of else None
         run_config = {

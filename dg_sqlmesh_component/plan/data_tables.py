@@ -7,8 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import counted, listed
-from dg_sqlmesh_component.report.wording import ranges
+from dg_sqlmesh_component.protocol.formatting import counted, listed, ranges
 
 HEAD = ("Model", "Rows", "In prod", "Added", "Removed", "Changed", "Note")
 COLUMNS_HEAD = ("Model", "Column", "Changed rows", "Total", "Smallest to largest", "NULLs")

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import block, counted, listed
+from dg_sqlmesh_component.protocol.formatting import block, counted, listed, ranges, unquoted
 
 PARTS = ("previous plan", "models", "categories", "statements", "requirements", "settings", "previous models")
 """The parts of `PlanBuilt.parts`, in the order of the digest's fields. The allow-list is the last field."""
@@ -91,6 +91,7 @@ def refusals(plan: msg.PlanBuilt, decision: Decision, apply_job: str, budget: st
         *_destructive(plan, decision),
         *_drops_dependents(plan, decision),
         *_uncategorized(plan),
+        *_not_loaded(plan),
         *_unknown_names(plan, decision),
         *_over_budget(plan, budget, "apply", is_allowed=decision.over_budget),
     ]
@@ -105,7 +106,7 @@ def preview_refusals(
         allow_pending: Whether models of prod that it reads may lack intervals.
         budget: As in `refusals`.
     """
-    found = list(_uncategorized(plan))
+    found = [*_uncategorized(plan), *_not_loaded(plan)]
     lacking = plan.holes_upstream if allow_pending else plan.pending_upstream
     if lacking:
         models = listed([f"{name} ({counted(number, 'interval')})" for name, number in lacking.items()])
@@ -242,6 +243,18 @@ def _uncategorized(plan: msg.PlanBuilt) -> Iterator[Refusal]:
             f"{block(plan.plan_command)}"
         )
         yield Refusal("uncategorized", models, message)
+
+
+def _not_loaded(plan: msg.PlanBuilt) -> Iterator[Refusal]:
+    lost = [model for model in plan.models if model.loses]
+    if lost:
+        details = "; ".join(f"{m.name} for {ranges(m.loses)}, of {listed([*map(unquoted, m.waits_for)])}" for m in lost)
+        message = (
+            f"Models would lose rows that environment prod shows, because a source is not loaded: {details}. The plan "
+            "leaves out what is not loaded. Materialize the assets that load these tables, and launch this job again. "
+            "To apply it all the same, leave the tables out in `external_models.wait.tables` in defs.yaml."
+        )
+        yield Refusal("not_loaded", tuple(model.name for model in lost), message)
 
 
 def _unknown_names(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:

@@ -15,6 +15,7 @@ from dg_sqlmesh_component.config.attributes import Budget
 from dg_sqlmesh_component.dagster_internals import log_step_metadata, repository_of
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.costs import estimates
+from dg_sqlmesh_component.history.sources import awaited_sources
 from dg_sqlmesh_component.plan.affected import Affected, KeyReads, affected_assets, lineage_in
 from dg_sqlmesh_component.plan.gate import Refusal, apply_config
 from dg_sqlmesh_component.plan.report import Origin, PlanReport
@@ -59,6 +60,12 @@ class Planning:
     @property
     def wording(self) -> Wording:
         return self._log.wording
+
+    @property
+    def sources(self) -> msg.Sources:
+        """The ranges for which awaited tables are not complete."""
+        found = awaited_sources(self._context.instance, repository_of(self._context), self._settings)
+        return {fqn: source.incomplete for fqn, source in found.items()}
 
     def events(self, request: msg.PlanRequest) -> Iterator[msg.Event]:
         """Send the request, and yield the events that are about a plan or its data. The others are logged and noted.

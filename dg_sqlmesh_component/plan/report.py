@@ -113,6 +113,7 @@ class PlanReport:
             "destructive": list(model.destructive),
             "columns": list(model.columns),
             "intervals": model.intervals,
+            "waiting": model.waiting,
             "seconds": self.seconds.get(model.fqn),
             "owner": model.owner,
             "dependents": None if model.dependents is None else list(model.dependents),

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, listed, utc_text
+from dg_sqlmesh_component.protocol.manifest import split_fqn
 
 KEPT = "The apply deletes no data: the old version stays until SQLMesh's janitor deletes it, by default after a week."
 
@@ -61,11 +62,26 @@ def fate(effect: str) -> str:
 def computes(model: msg.PlannedModel, seconds: float | None) -> str:
     estimate = f", about {seconds:.0f} s" if seconds is not None else ""
     computed = f"{counted(model.intervals, 'interval')}{estimate}" if model.intervals else "nothing"
+    if model.waiting:
+        computed += f"; {counted(model.waiting, 'interval')} left out, waiting for {_tables(model.waits_for)}"
     if model.kept is None:
         return computed
     if model.kept.are_all_computed:
         return f"{computed}; all rows after the next tick of {model.kept.cron}"
     return f"{computed}; existing rows stay"
+
+
+def _tables(fqns: Iterable[str]) -> str:
+    return listed([".".join(split_fqn(fqn)[-2:]) for fqn in fqns])
+
+
+def left_out(models: Iterable[msg.PlannedModel]) -> Iterator[str]:
+    """The models of which a plan has left out intervals, and who computes them."""
+    waiting = [model for model in models if model.waiting]
+    if waiting:
+        tables = _tables(sorted({table for model in waiting for table in model.waits_for}))
+        names = listed([f"{model.name} ({counted(model.waiting, 'interval')})" for model in waiting])
+        yield f"Left out, because {tables} is not loaded: {names}. Runs compute it when it is."
 
 
 def kept_rows(models: Iterable[msg.PlannedModel], environment: str) -> Iterator[str]:

@@ -20,7 +20,7 @@ from dg_sqlmesh_component.plan.gate import Decision, allowed_fqns, digest_of, he
 from dg_sqlmesh_component.plan.planning import Planning
 from dg_sqlmesh_component.plan.preview_audits import previewed_audits
 from dg_sqlmesh_component.plan.report import PlanReport
-from dg_sqlmesh_component.plan.sentences import kept_rows
+from dg_sqlmesh_component.plan.sentences import kept_rows, left_out
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.report.checks import Checks
@@ -105,6 +105,7 @@ class _PlanStep:
             overlap_timeout=settings.attributes.execution.overlap_timeout,
             concurrent_tasks=settings.attributes.execution.concurrent_tasks,
             sampling=settings.sampling,
+            sources=self.planning.sources,
         )
 
     def _answer(self, plan: msg.PlanBuilt) -> msg.PlanApproval | None:
@@ -149,7 +150,7 @@ class _PlanStep:
             result += f" Values are lost: {listed(lost)}."
         if emptied := [model.name for model in plan.models if any(msg.ADDED_AGAIN in e for e in model.destructive)]:
             result += f" To compute the values of the added columns again, restate {listed(emptied)}."
-        result += "".join(f" {sentence}" for sentence in kept_rows(plan.models, environment))
+        result += "".join(f" {text}" for text in (*kept_rows(plan.models, environment), *left_out(plan.models)))
         self._context.log.info(result)
         self.planning.end(result)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, time, timedelta, timezone
 from difflib import get_close_matches
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -107,3 +107,18 @@ def unquoted(fqn: str) -> str:
 def short_hash(parts: Iterable[str]) -> str:
     """Eight characters that differ for different texts."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
+
+
+def ranges(intervals: Iterable[tuple[int, int]], at_most: int = MAX_LISTED) -> str:
+    """Intervals as text in UTC: whole days with the last one, others with their end."""
+    return listed(list(map(_range, intervals)), at_most)
+
+
+def _range(interval: tuple[int, int]) -> str:
+    start, end = (datetime.fromtimestamp(bound / 1000, timezone.utc) for bound in interval)
+    if start.time() == end.time() == time():
+        last, days = end - timedelta(days=1), (end - start).days
+        return f"{start:%Y-%m-%d}" + (f" to {last:%Y-%m-%d} ({days} days)" if days > 1 else "")
+    minutes = "%H:%M:%S" if start.second or end.second else "%H:%M"
+    to = end.strftime(minutes if start.date() == end.date() else f"%Y-%m-%d {minutes}")
+    return f"{start.strftime(f'%Y-%m-%d {minutes}')} to {to} UTC"

@@ -333,13 +333,14 @@ class PlanRequest(LockRequest):
 
     Attributes:
         applies: Whether to hold the lock of runs, to wait for a `PlanApproval` after the `PlanBuilt`, and to apply it.
-        sampling: As in `EvaluationRequest`.
+        sampling, sources: As in `EvaluationRequest`.
     """
 
     HOLDER = "plan of run"
     environment: str
     applies: bool = False
     sampling: Sampling | None = None
+    sources: Sources = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -868,6 +869,9 @@ class PlannedModel:
         other_columns: The names of those that they lose or see with another type; None if the columns are not known.
         diff: The difference of the definitions, as unified diff.
         intervals: The missing intervals that the plan computes.
+        waiting: Those that it leaves out, because awaited tables are not complete for them.
+        waits_for: These tables, by fqn.
+        loses: What the environment shows of the left-out intervals now, and would not show after the plan.
         milliseconds: Their length. 0 if the model has no intervals.
         takes_back: Whether the definition equals an older one, so that the newer one would be lost.
         other_project: The name of the SQLMesh project of the model, if it is none of this component's.
@@ -891,6 +895,9 @@ class PlannedModel:
     other_columns: tuple[str, ...] | None = None
     diff: Query = ""
     intervals: int = 0
+    waiting: int = 0
+    waits_for: tuple[str, ...] = ()
+    loses: tuple[Interval, ...] = ()
     milliseconds: int = 0
     takes_back: bool = False
     owner: str | None = None

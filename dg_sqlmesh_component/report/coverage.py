@@ -8,8 +8,8 @@ from typing import Any
 import dagster as dg
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import counted, duration_text, utc_text
-from dg_sqlmesh_component.report.wording import interval_ends, ranges
+from dg_sqlmesh_component.protocol.formatting import counted, duration_text, ranges, utc_text
+from dg_sqlmesh_component.report.wording import interval_ends
 
 _HOUR = 3_600_000
 _DAY = 24 * _HOUR

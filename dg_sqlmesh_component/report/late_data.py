@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import dagster as dg
 
 from dg_sqlmesh_component.history.source_loads import Compared
-from dg_sqlmesh_component.protocol.formatting import listed
-from dg_sqlmesh_component.report.wording import Wording, ranges, restate_config
+from dg_sqlmesh_component.protocol.formatting import listed, ranges
+from dg_sqlmesh_component.report.wording import Wording, restate_config
 
 
 def late_data_result(

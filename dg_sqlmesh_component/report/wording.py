@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, time, timedelta, timezone
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.history.earlier_results import EarlierResult, FailedIntervals
 from dg_sqlmesh_component.history.sources import Source
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, as_sentence, block, counted, listed, utc_text
+from dg_sqlmesh_component.protocol.formatting import as_sentence, block, counted, listed, ranges, utc_text
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
 
 _LONGEST_LINE = 200
@@ -233,21 +232,6 @@ def computed_text(assets: ProjectAssets, fqn: str, intervals: Sequence[msg.Inter
     """What was computed of a node: its ranges, or all of it if SQLMesh always computes it as a whole."""
     model = assets.models.get(fqn)
     return ranges(intervals) if model is None or model.is_incremental else "the whole table"
-
-
-def ranges(intervals: Iterable[msg.Interval], at_most: int = MAX_LISTED) -> str:
-    """Intervals as text in UTC: whole days with the last one, others with their end."""
-    return listed(list(map(_range, intervals)), at_most)
-
-
-def _range(interval: msg.Interval) -> str:
-    start, end = (datetime.fromtimestamp(bound / 1000, timezone.utc) for bound in interval)
-    if start.time() == end.time() == time():
-        last, days = end - timedelta(days=1), (end - start).days
-        return f"{start:%Y-%m-%d}" + (f" to {last:%Y-%m-%d} ({days} days)" if days > 1 else "")
-    minutes = "%H:%M:%S" if start.second or end.second else "%H:%M"
-    to = end.strftime(minutes if start.date() == end.date() else f"%Y-%m-%d {minutes}")
-    return f"{start.strftime(f'%Y-%m-%d {minutes}')} to {to} UTC"
 
 
 def interval_ends(interval: msg.Interval) -> list[str]:

@@ -17,8 +17,7 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.sources import Source, awaited_sources
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import listed
-from dg_sqlmesh_component.report.wording import ranges
+from dg_sqlmesh_component.protocol.formatting import listed, ranges
 from dg_sqlmesh_component.worker_client.calls import find_pending
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 import dagster as dg
-from harness import NewShop, RunRecord, Shop, python_model
+from harness import NewShop, RunRecord, Shop, python_model, reconstructable_job
 
 PLAN, APPLY = "sqlmesh_shop_plan", "sqlmesh_shop_apply"
 
@@ -42,10 +43,11 @@ def killed_shop(new_shop: NewShop) -> Shop:
 
 def launch(shop: Shop, job: str, **config: Any) -> RunRecord:
     """Launch a job of the gate in this process, and return what Dagster recorded."""
-    definition = shop.refresh().resolve_job_def(job)
-    run_config = {"ops": {job: {"config": config}}}
-    run = definition.execute_in_process(instance=shop.instance, run_config=run_config, raise_on_error=False)
-    return shop.run_record(run.run_id)
+    shop.refresh()
+    definition = reconstructable_job(shop.root, {"launch": [uuid4().hex]}, job)
+    run_config = {"execution": {"config": {"in_process": {}}}, "ops": {job: {"config": config}}}
+    with dg.execute_job(definition, instance=shop.instance, run_config=run_config) as result:
+        return shop.run_record(result.run_id)
 
 
 def report_of(record: RunRecord) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pytest
 from computed_hours import HOUR, recorded_hours
 from harness import EXECUTORS, RunRecord, Shop, ledger_shop, raise_flags, version_of
 
-from dg_sqlmesh_component.report.wording import ranges
+from dg_sqlmesh_component.protocol.formatting import ranges
 
 DOWNSTREAM_ASSETS = """
 import dagster as dg

@@ -13,7 +13,7 @@ from random_models import random_models
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.report.wording import ranges
+from dg_sqlmesh_component.protocol.formatting import ranges
 from dg_sqlmesh_component.worker_client.calls import find_pending
 
 SIGNALS = """

@@ -15,7 +15,7 @@ from harness import (
     dagster_project,
     plan,
     query,
-    reconstructable_asset_job,
+    reconstructable_job,
     sqlmesh,
     write_project,
 )
@@ -32,7 +32,7 @@ THIRD = "MODEL (name t.third, kind FULL); SELECT {} AS id FROM t.{}"
 
 
 def build_job(dagster: DagsterProject) -> dg.ReconstructableJob:
-    return reconstructable_asset_job(dagster.root, {"launch": [uuid.uuid4().hex]})
+    return reconstructable_job(dagster.root, {"launch": [uuid.uuid4().hex]})
 
 
 def test_step_fails_if_reload_removed_a_requested_model(new_shop: NewShop) -> None:

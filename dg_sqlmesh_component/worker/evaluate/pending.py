@@ -14,7 +14,7 @@ from dg_sqlmesh_component.protocol.formatting import plain
 from dg_sqlmesh_component.worker.changes import Comparison
 from dg_sqlmesh_component.worker.environment import opened_without_lock, refuse_lost_versions
 from dg_sqlmesh_component.worker.evaluate import planner
-from dg_sqlmesh_component.worker.evaluate.held_back_intervals import has_signals
+from dg_sqlmesh_component.worker.observe.held_back_intervals import has_signals
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
 

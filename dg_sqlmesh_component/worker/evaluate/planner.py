@@ -15,8 +15,8 @@ from sqlmesh.core.snapshot import DeployabilityIndex, apply_auto_restatements
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker.environment import deployability
-from dg_sqlmesh_component.worker.evaluate.held_back_intervals import hold_back_pending_upstream
 from dg_sqlmesh_component.worker.observe.forgotten_intervals import forget_before_computing
+from dg_sqlmesh_component.worker.observe.held_back_intervals import hold_back_pending_upstream
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 
 

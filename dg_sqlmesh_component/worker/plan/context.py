@@ -29,6 +29,7 @@ from dg_sqlmesh_component.worker.context import closed_on_error, open_context
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.observe.audits import record_audits
 from dg_sqlmesh_component.worker.observe.forgotten_intervals import forget_before_computing
+from dg_sqlmesh_component.worker.observe.held_back_intervals import hold_back_pending_upstream
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.running_queries import watch_queries
@@ -107,6 +108,7 @@ class PlanContext(Context):
         record_audits(snapshot_evaluator, self.request.sampling, pipe)
         scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
         forget_before_computing(scheduler, self.tracker)
+        hold_back_pending_upstream(scheduler, self.tracker.held_back_by, self.request.sources)
         self.nodes.update(scheduler.snapshots_by_name)
         return scheduler
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 
 from sqlglot import exp
@@ -11,15 +11,17 @@ from sqlmesh.core.context_diff import ContextDiff
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import Plan
 from sqlmesh.core.snapshot import Snapshot, SnapshotId
-from sqlmesh.core.snapshot.definition import SnapshotDataVersion
+from sqlmesh.core.snapshot.definition import Interval, SnapshotDataVersion
 from sqlmesh.utils import columns_to_types_all_known
 from sqlmesh.utils.dag import DAG
 from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.worker.commands import sqlmesh_command
 from dg_sqlmesh_component.worker.coverage import due_at, is_incremental
 from dg_sqlmesh_component.worker.observe.audits import audited
+from dg_sqlmesh_component.worker.observe.held_back_intervals import held_back_from
 from dg_sqlmesh_component.worker.plan.column_reads import column_reads
 from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.plan.dependents import dependents
@@ -85,6 +87,7 @@ class _Models:
         self._naming = plan.environment_naming_info
         self._projects = {config.project for config in context.configs.values()}
         self._missing = {of_model.snapshot_id: of_model.intervals for of_model in plan.missing_intervals}
+        self._left = _left(plan, context)
         self._losses = losses(plan, diff, context)
         self._dependents = dependents(plan, stored, self._losses, context)
 
@@ -122,7 +125,8 @@ class _Models:
 
     def _model(self, snapshot: Snapshot) -> msg.PlannedModel:
         diff, change = self._diff, _change(self._diff, snapshot)
-        missing = self._missing.get(snapshot.snapshot_id, [])
+        all_missing = self._missing.get(snapshot.snapshot_id, [])
+        missing, waits_for = self._left.get(snapshot.name, (all_missing, frozenset()))
         _, old = diff.modified_snapshots.get(snapshot.name, (None, None))
         category = snapshot.change_category
         project = snapshot.node.project
@@ -139,6 +143,9 @@ class _Models:
             other_columns=None if others is None else tuple(others),
             diff=_without_header(diff.text_diff(snapshot.name)) if change in ("changed", "metadata") else "",
             intervals=len(missing) if is_incremental(snapshot) else min(len(missing), 1),
+            waiting=len(all_missing) - len(missing) if is_incremental(snapshot) else int(missing != all_missing),
+            waits_for=tuple(sorted(waits_for)),
+            loses=_loses(snapshot, old, subtract(all_missing, missing)),
             milliseconds=sum(end - start for start, end in missing),
             takes_back=old is not None and _takes_back(snapshot, old, self._context),
             owner=snapshot.node.owner,
@@ -158,6 +165,24 @@ class _Models:
             return ""
         dialect = snapshot.model.dialect
         return snapshot.qualified_view_name.for_environment(self._naming, dialect=dialect)
+
+
+def _left(plan: Plan, context: PlanContext) -> dict[str, tuple[list[Interval], Set[str]]]:
+    """By model that waits for an awaited table, the intervals that the plan computes all the same, and the tables."""
+    if not context.request.sources:
+        return {}
+    snapshots = plan.context_diff.snapshots
+    requested = {snapshots[missing.snapshot_id]: missing.intervals for missing in plan.missing_intervals}
+    # Without what is recorded of a scheduler that computes.
+    scheduler = Context.create_scheduler(context, snapshots.values(), context.snapshot_evaluator)
+    return held_back_from(requested, scheduler, plan.deployability_index, context.request.sources)
+
+
+def _loses(snapshot: Snapshot, old: Snapshot | None, left_out: Sequence[Interval]) -> tuple[Interval, ...]:
+    """What the old version has of the intervals that are left out. A view shows what the new one shows."""
+    if old is None or not left_out or snapshot.is_view or old.version == snapshot.version:
+        return ()
+    return common(left_out, old.intervals) if is_incremental(snapshot) else tuple(old.intervals[-1:])
 
 
 def _reads(diff: ContextDiff) -> dict[str, msg.ColumnReads | None]:

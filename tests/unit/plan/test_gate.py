@@ -115,6 +115,14 @@ def test_uncategorized_models_are_named() -> None:
     assert (refusal.kind, refusal.models) == ("uncategorized", ("core.orders",))
 
 
+def test_a_plan_that_would_lose_rows_of_a_source_that_is_not_loaded_is_refused() -> None:
+    waits = replace(ORDERS, waiting=1, waits_for=('"db"."raw"."orders"',))
+    assert kinds(plan(waits), Decision()) == []
+    [refusal] = refusals(plan(replace(waits, loses=((0, 86_400_000),))), Decision(), "shop_apply")
+    assert (refusal.kind, refusal.models) == ("not_loaded", ("core.orders",))
+    assert "core.orders for 1970-01-01, of db.raw.orders" in refusal.message
+
+
 def test_a_name_in_the_run_config_that_the_plan_does_not_change_is_refused() -> None:
     built = plan(ORDERS)
     decision = Decision(digest_of(built, ()), allow_destructive=("core.order",), allow_revert=("x",))
@@ -139,6 +147,7 @@ def test_json_has_the_documented_keys() -> None:
     [model] = found["models"]
     assert model.items() >= {
         "name": "core.orders", "change": "changed", "category": "breaking", "destructive": [], "intervals": 3,
+        "waiting": 0,
         "seconds": 12.4,
     }.items()  # fmt: skip
     assert found["refusals"] == [{"kind": "digest", "models": ["m"], "message": "No."}]

@@ -24,13 +24,13 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
 from dg_sqlmesh_component.history.earlier_results import Data, EarlierResult, data_in
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, listed, utc_text
+from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, listed, ranges, utc_text
 from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.failure import build_failure
 from dg_sqlmesh_component.report.metadata import unapplied_change
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
 from dg_sqlmesh_component.report.results import materialization, observation
-from dg_sqlmesh_component.report.wording import Wording, correction_advice, ranges
+from dg_sqlmesh_component.report.wording import Wording, correction_advice
 
 ASSETS = project_assets(SHOP)
 KEY = dg.AssetKey(["core", "orders"])

@@ -6,7 +6,7 @@ import pytest
 from sqlmesh.core.scheduler import interval_diff
 
 from dg_sqlmesh_component.protocol.intervals import without
-from dg_sqlmesh_component.worker.evaluate.held_back_intervals import within_lookback
+from dg_sqlmesh_component.worker.observe.held_back_intervals import within_lookback
 
 DAYS = [(0, 24), (24, 48), (48, 72)]
 

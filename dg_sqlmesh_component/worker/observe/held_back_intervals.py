@@ -108,6 +108,19 @@ def hold_back_pending_upstream(
     replace_intervals(scheduler, merged_missing_intervals, batch_intervals)
 
 
+def held_back_from(
+    requested: SnapshotToIntervals, scheduler: Scheduler, index: DeployabilityIndex, sources: msg.Sources
+) -> dict[str, tuple[list[Interval], Set[str]]]:
+    """By model, the requested intervals that are left if awaited tables hold back others, and these tables."""
+    held_back_by: dict[str, Set[str]] = {}
+    remaining = _remaining(requested, {}, sources, index, scheduler, held_back_by)
+    return {
+        node.name: (intervals, held_back_by[node.name])
+        for node, intervals in remaining.items()
+        if node.name in held_back_by
+    }
+
+
 def has_signals(snapshot: Snapshot) -> bool:
     return snapshot.is_model and bool(snapshot.model.signals)
 

@@ -1,0 +1,76 @@
+"""Plans and previews leave out intervals whose source is not loaded (`external_models.wait`)."""
+
+from __future__ import annotations
+
+import dagster as dg
+import pytest
+from engine.plan_jobs import APPLY, PLAN, failure_of, kinds, launch, planned, report_of
+from harness import NewShop, RunRecord, Shop
+from waiting import DAILY, day, load, outcomes, rows, run, waiting_shop
+
+
+@pytest.fixture
+def shop(new_shop: NewShop) -> Shop:
+    """A shop whose source has the last three days without the middle one."""
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), deploy=True)
+    for ago in (3, 1):
+        load(shop, ago)
+    assert outcomes(run(shop))["days"] == "executed"
+    return shop
+
+
+def change(shop: Shop, model: str, old: str, new: str) -> None:
+    file = shop.project / "models" / f"{model}.sql"
+    file.write_text(file.read_text().replace(old, new))
+
+
+def applied(shop: Shop) -> RunRecord:
+    record = launch(shop, APPLY, digest=planned(shop)["digest"])
+    assert record.status is dg.DagsterRunStatus.SUCCESS, failure_of(record)
+    return record
+
+
+def test_a_plan_of_another_model_does_not_compute_a_day_that_is_not_loaded(shop: Shop) -> None:
+    change(shop, "alone", "1 AS n", "2 AS n")
+    assert "Left out, because raw.orders is not loaded: t.days (1 interval)" in applied(shop).log
+    load(shop, 2)
+    assert outcomes(run(shop))["days"] == "executed"
+    assert rows(shop) == [day(3), day(2), day(1)]
+
+
+def test_a_new_version_is_computed_without_the_day_that_is_not_loaded(shop: Shop) -> None:
+    change(shop, "days", "day, n FROM", "day, n + 1 AS n FROM")
+    [model] = [model for model in planned(shop)["models"] if model["name"] == "t.days"]
+    assert model["waiting"] == 1
+    applied(shop)
+    assert rows(shop) == [day(3), day(1)]
+    load(shop, 2)
+    assert outcomes(run(shop))["days"] == "executed"
+    assert shop.query("SELECT n FROM t.total") == [(6,)]
+
+
+def test_a_plan_that_would_lose_a_day_because_its_source_is_not_loaded_now_is_refused(shop: Shop) -> None:
+    shop.instance.wipe_assets([dg.AssetKey(["load", "orders"])])
+    load(shop, 3)
+    change(shop, "days", "day, n FROM", "day, n + 1 AS n FROM")
+    report = report_of(launch(shop, PLAN))
+    assert kinds(report) == ["not_loaded"]
+    record = launch(shop, APPLY, digest=report["digest"])
+    assert f"t.days for {day(1)}, of warehouse.raw.orders" in failure_of(record)
+    assert rows(shop) == [day(3), day(1)]
+
+
+def test_a_preview_leaves_out_the_day_that_is_not_loaded(new_shop: NewShop) -> None:
+    preview = {"environment": "pr_1"}
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), deploy=True, preview=preview)
+    for ago in (3, 1):
+        load(shop, ago)
+    run(shop)
+    change(shop, "days", "day, n FROM", "day, n + 1 AS n FROM")
+    record = launch(shop, "sqlmesh_shop_preview")
+    assert record.status is dg.DagsterRunStatus.SUCCESS, failure_of(record)
+    assert shop.query("SELECT day::TEXT FROM t__pr_1.days ORDER BY day") == [(day(3),), (day(1),)]
+    applied(shop)
+    load(shop, 2)
+    assert outcomes(run(shop))["days"] == "executed"
+    assert rows(shop) == [day(3), day(2), day(1)]
