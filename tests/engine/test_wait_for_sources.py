@@ -163,6 +163,21 @@ def test_an_asset_between_two_models_is_a_source_too(new_shop: NewShop) -> None:
     assert everything.status_of("t/last") == "executed"
 
 
+def test_another_environment_waits_for_the_same_sources(new_shop: NewShop) -> None:
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), execution={"environments": ["dev"]})
+    days = shop.project / "models" / "days.sql"
+    days.write_text(days.read_text().replace("day, n FROM", "day, n + 1 AS n FROM"))
+    shop.sqlmesh("plan", "dev", "--auto-apply", "--no-prompts", "--execution-time", "3 days ago")
+    load(shop, 3)
+    record = run(shop, environment="dev")
+    assert record.status is dg.DagsterRunStatus.SUCCESS, record.failures
+    assert shop.query("SELECT DISTINCT day::TEXT FROM t__dev.days") == [(day(3),)]
+    load(shop, 2)
+    load(shop, 1)
+    run(shop, environment="dev")
+    assert shop.query("SELECT count(*) FROM t__dev.days") == [(3,)]
+
+
 def test_a_pattern_of_tables_that_no_model_reads_is_refused(new_shop: NewShop) -> None:
     shop = waiting_shop(new_shop, wait={"tables": ["rwa.*"]})
     assert "`external_models.wait.tables` in defs.yaml has 'rwa.*', but no model reads" in shop.load_error()
