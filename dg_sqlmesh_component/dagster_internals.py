@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -336,13 +336,13 @@ class Loader:
 
 
 def loaders(
-    repository: dg.RepositoryDefinition, tables: Mapping[str, dg.AssetKey], *, also_elsewhere: bool
+    repository: dg.RepositoryDefinition, tables: Mapping[str, dg.AssetKey], also_elsewhere: Container[str]
 ) -> dict[str, Loader]:
     """The asset that loads each table, by fqn: by its key, or by the table name that it declares.
 
     Args:
         tables: The key of each table, by fqn.
-        also_elsewhere: Whether assets count that this code location does not materialize.
+        also_elsewhere: The tables whose assets count although this code location does not materialize them, by fqn.
     """
     graph = repository.asset_graph
     by_table = {
@@ -357,7 +357,7 @@ def loaders(
             node = graph.get(own)
             checks = tuple(sorted(check for check in node.check_keys if graph.get(check).blocking))
             found[fqn] = Loader(own, node.partitions_def, checks)
-        elif also_elsewhere:
+        elif fqn in also_elsewhere:
             found[fqn] = Loader(key, None, ())
     return found
 

@@ -1,7 +1,7 @@
 """Writes what `dg list defs` says into the examples' READMEs: python examples/list_defs.py [--check] [example ...]
 
-Takes the `dg` of the environment that runs it: dbt_flavoured and with_dbt need one that has dbt. With `--check`
-nothing is written, and the exit status is 1 if a README is stale.
+Takes the `dg` of the environment that runs it: dbt_flavoured and with_dbt need one that has dbt, with_wait one that has
+dlt too. With `--check` nothing is written, and the exit status is 1 if a README is stale.
 """
 
 from __future__ import annotations

@@ -50,16 +50,20 @@ class Server:
         assert "errors" not in data, data
         return data["data"]
 
-    def launch(self, keys: Collection[str], run_config: dict[str, Any] | None = None) -> dict[str, str]:
+    def launch(
+        self, keys: Collection[str], run_config: dict[str, Any] | None = None, tags: dict[str, str] | None = None
+    ) -> dict[str, str]:
         """Launch assets as the UI does. Return the run's id and its status at its end."""
-        run_id = self.start(keys, run_config)
+        run_id = self.start(keys, run_config, tags)
         deadline, status = time.monotonic() + 180, "STARTING"
         while time.monotonic() < deadline and status not in ("SUCCESS", "FAILURE", "CANCELED"):
             time.sleep(1)
             status = self.ask(RUN, id=run_id)["runOrError"]["status"]
         return {"id": run_id, "status": status}
 
-    def start(self, keys: Collection[str], run_config: dict[str, Any] | None = None) -> str:
+    def start(
+        self, keys: Collection[str], run_config: dict[str, Any] | None = None, tags: dict[str, str] | None = None
+    ) -> str:
         """Launch assets as the UI does. Return the run's id."""
         params = {
             "selector": {
@@ -69,6 +73,7 @@ class Server:
             },
             "mode": "default",
             "runConfigData": json.dumps(run_config or {}),
+            "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in (tags or {}).items()]},
         }
         launched = self.ask(LAUNCH, params=params)["launchPipelineExecution"]
         assert launched["__typename"] == "LaunchRunSuccess", launched
@@ -79,14 +84,19 @@ class Server:
 def serve(dagster: DagsterProject, instance: str = "") -> Serving:
     """Run `dg dev` of a Dagster project until the block ends. `instance` is added to `dagster.yaml`."""
     folder = dagster.root.parent
+    return Serving(BIN / "dg", dagster.root, create_home(folder, instance), folder / "server.log")
+
+
+def create_home(folder: Path, instance: str = "") -> Path:
+    """Create a Dagster home in a folder. `instance` is added to `dagster.yaml`."""
     home = folder / "home"
     home.mkdir()
     (home / "dagster.yaml").write_text(f"telemetry: {{enabled: false}}\nnux: {{enabled: false}}\n{instance}")
-    return Serving(BIN / "dg", dagster.root, home, folder / "server.log")
+    return home
 
 
 class Serving:
-    """`dg dev` on a free port, until the block ends."""
+    """`dg dev` on a free port, until the block ends. The commands next to `dg` are first on the PATH."""
 
     def __init__(self, dg: Path, root: Path, home: Path, log: Path) -> None:
         with socket.socket() as free:
@@ -96,7 +106,7 @@ class Serving:
         self.process = subprocess.Popen(
             [dg, "dev", "--host", "127.0.0.1", "--port", str(self.port)],
             cwd=root,
-            env={**os.environ, "DAGSTER_HOME": str(home)},
+            env={**os.environ, "DAGSTER_HOME": str(home), "PATH": f"{dg.parent}{os.pathsep}{os.environ['PATH']}"},
             stdout=self.log,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -14,7 +14,8 @@ import dagster as dg
 from harness import BIN, REPOSITORY
 
 EXAMPLES = REPOSITORY / "examples"
-ARTEFACTS = (".*", "__pycache__", "*.duckdb*", "logs", "target", "dbt_packages", "*.egg-info")
+# All hidden files but `.dlt`, which configures dlt.
+ARTEFACTS = (".[!d]*", ".dagster_home", "__pycache__", "*.duckdb*", "logs", "target", "dbt_packages", "*.egg-info")
 Rows = dict[str, tuple[set[str], ...]]
 
 

@@ -152,6 +152,15 @@ def test_links_between_documents_exist() -> None:
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
+def test_files_that_the_documents_include_exist() -> None:
+    """The site builds without an error if a formatter has changed such a line."""
+    for document in DOCUMENTS:
+        for line in re.findall(r"^--8.*", document.read_text(), re.MULTILINE):
+            included = re.fullmatch(r'--8<-- "([^:"]+)(?::\w+)?"', line)
+            assert included, f"{document.name}: {line}"
+            assert (REPOSITORY / included[1]).is_file(), f"{document.name}: {line}"
+
+
 def test_pages_of_the_site_link_only_to_pages_of_the_site() -> None:
     """A link out of `docs` works in the repository. On the site it is broken, and Zensical accepts it."""
     docs = REPOSITORY / "docs"

@@ -96,7 +96,13 @@ def awaited_loaders(repository: dg.RepositoryDefinition | None, settings: Settin
         return {}
     # SQLMesh computes the tables of other components, and knows their intervals.
     tables = {fqn: key for fqn, key in settings.assets.awaited.items() if fqn not in settings.owned}
-    return loaders(repository, tables, also_elsewhere=wait.tables is not None)
+    named = tables if wait.tables is not None else settings.attributes.external_models.mapped(settings.assets.awaited)
+    return loaders(repository, tables, named)
+
+
+def not_awaited(repository: dg.RepositoryDefinition | None, settings: Settings) -> list[str]:
+    """The external tables for which a component does not wait, because no asset of the code location loads them."""
+    return sorted(settings.assets.awaited.keys() - awaited_loaders(repository, settings).keys() - settings.owned)
 
 
 def last_materializations(

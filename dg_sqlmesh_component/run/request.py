@@ -23,9 +23,10 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.definitions.translator import PARTITIONS_REFUSED
 from dg_sqlmesh_component.history.source_loads import SourceLoads, source_loads
-from dg_sqlmesh_component.history.sources import Source, awaited_sources
+from dg_sqlmesh_component.history.sources import Source, awaited_sources, not_awaited
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.protocol.formatting import listed, unquoted
 from dg_sqlmesh_component.run.run_log import RESULT_TAG
 
 
@@ -146,7 +147,13 @@ def sources_of(context: dg.AssetExecutionContext, settings: Settings) -> dict[st
     """The external tables that the run waits for, by fqn; none if its run config ignores them."""
     if settings.attributes.external_models.wait is None or ignores_sources(context):
         return {}
-    return awaited_sources(context.instance, repository_of(context.op_execution_context), settings)
+    repository = repository_of(context.op_execution_context)
+    if tables := not_awaited(repository, settings):
+        context.log.info(
+            f"Not awaited, because no asset of this code location loads them: {listed([*map(unquoted, tables)])}. "
+            "If one does, set its key in `external_models.keys` in defs.yaml."
+        )
+    return awaited_sources(context.instance, repository, settings)
 
 
 def loads_of(context: dg.AssetExecutionContext, settings: Settings) -> SourceLoads | None:

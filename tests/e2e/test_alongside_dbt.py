@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import dagster as dg
@@ -15,32 +12,16 @@ import duckdb
 import pytest
 import yaml
 from example_projects import assets_and_checks_in_readme, copy_example, require_fresh_readme, run_readme_plan
-from harness import REPOSITORY, DagsterProject, query, run
+from harness import REPOSITORY, DagsterProject, query
+from package_environment import DBT, create_environment, run_in_environment
 
 pytestmark = pytest.mark.slow
-
-# The DuckDB version of the test environment, because both environments open the same files.
-PACKAGES = ["dagster-dbt", "dbt-duckdb", "dbt-core>=1.8", "dagster-dg-cli", f"duckdb=={version('duckdb')}"]
-# The source distribution of this dependency of dbt-core downloads a binary, which some machines do not allow.
-BINARY = ["--only-binary", "dbt-core-experimental-parser"]
 
 
 @pytest.fixture(scope="module")
 def dbt_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Create an environment with dbt and return the folder of its commands."""
-    folder = tmp_path_factory.mktemp("dbt_environment")
-    environment = folder / "environment"
-    uv = [sys.executable, "-m", "uv"]
-    run([*uv, "venv", "--python", sys.executable, environment], cwd=folder)
-    python = environment / "bin" / "python"
-    run([*uv, "pip", "install", "--python", python, *BINARY, "-e", REPOSITORY, *PACKAGES], cwd=folder)
-    return python.parent
-
-
-def run_in_dbt_environment(bin_: Path, folder: Path, *command: str) -> str:
-    """Run a command of the environment with dbt. No other environment is on the PATH."""
-    done = run([bin_ / command[0], *command[1:]], cwd=folder, PATH=f"{bin_}{os.pathsep}{os.defpath}")
-    return done.stdout + done.stderr
+    return create_environment(tmp_path_factory.mktemp("dbt_environment"), *DBT)
 
 
 class LaunchedRun:
@@ -48,7 +29,7 @@ class LaunchedRun:
 
     def __init__(self, bin_: Path, root: Path) -> None:
         config = '{"execution": {"config": {"in_process": {}}}}'
-        output = run_in_dbt_environment(bin_, root, "dg", "launch", "--assets", "*", "--config-json", config)
+        output = run_in_environment(bin_, root, "dg", "launch", "--assets", "*", "--config-json", config)
         assert "RUN_SUCCESS" in output
         keys = re.findall(r"ASSET_MATERIALIZATION - Materialized value (.+)\.$", output, re.MULTILINE)
         self.materialized = [key.replace(" ", "/") for key in keys]
@@ -147,7 +128,7 @@ def test_the_example_has_the_configuration_that_init_writes(dbt_environment: Pat
     file = copy_example("dbt_flavoured", tmp_path) / "library" / "sqlmesh.yaml"
     shown = yaml.safe_load(file.read_text())
     file.unlink()
-    run_in_dbt_environment(dbt_environment, file.parent, *INIT.split())
+    run_in_environment(dbt_environment, file.parent, *INIT.split())
     assert shown.pop("disable_anonymized_analytics")
     shown["model_defaults"].pop("start")
     written = yaml.safe_load(file.read_text())
@@ -167,25 +148,25 @@ def test_moving_a_dbt_project_to_sqlmesh_keeps_the_names_of_its_assets_and_what_
         config.write_text(config.read_text().replace(DEV_ONLY, ""))
 
     def names() -> set[str]:
-        listed = run_in_dbt_environment(dbt_environment, root, "dg", "list", "defs", "--json")
+        listed = run_in_environment(dbt_environment, root, "dg", "list", "defs", "--json")
         found = json.loads(listed[listed.index("{\n") : listed.rindex("}\n") + 1])
         checks = {f"{row['asset_key']}:{row['name']}" for row in found["asset_checks"]}
         return checks | {row["asset_key"] for row in found["assets"]}
 
     defs.write_text('type: dagster_dbt.DbtProjectComponent\nattributes: {project: "{{ project_root }}/library"}\n')
-    run_in_dbt_environment(dbt_environment, project, "dbt", "build")
+    run_in_environment(dbt_environment, project, "dbt", "build")
     before, fresh = names(), rows_of_tables(project, "library")
     with duckdb.connect(str(project / "warehouse.duckdb")) as warehouse:
         warehouse.execute(f"INSERT INTO {FORGOTTEN}")
     built = rows_of_tables(project, "library")
     assert built["loans_by_day"][1] == fresh["loans_by_day"][1] + 1
 
-    run_in_dbt_environment(dbt_environment, project, *PLAN_DEV.split())
+    run_in_environment(dbt_environment, project, *PLAN_DEV.split())
     assert rows_of_tables(project, "library") == built
     rows = {name: count for name, (_, count) in fresh.items()}
     assert rows_of_tables(project, "library__dev") == {name: ("VIEW", count) for name, count in rows.items()}
 
-    run_in_dbt_environment(dbt_environment, project, *PLAN_PROD.split())
+    run_in_environment(dbt_environment, project, *PLAN_PROD.split())
     types = {name: type_ if mode == "dev_only" else "VIEW" for name, (type_, _) in fresh.items()}
     assert rows_of_tables(project, "library") == {name: (types[name], count) for name, count in rows.items()}
 

@@ -108,7 +108,8 @@ def test_multi_gateway_models_are_in_the_database_of_their_gateway(
 
 
 @pytest.mark.parametrize(
-    "name", sorted({path.parent.name for path in EXAMPLES.glob("*/pyproject.toml")} - {"production", "spark"})
+    "name",
+    sorted({path.parent.name for path in EXAMPLES.glob("*/pyproject.toml")} - {"production", "spark", "with_wait"}),
 )
 def test_each_readme_plans_with_dg_sqlmesh_then_launches_then_opens_dg_dev(name: str) -> None:
     *before, plan, launch, dev = readme_commands(name)

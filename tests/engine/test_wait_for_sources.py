@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from harness import EXECUTORS, NewShop, Shop
-from waiting import DAILY, EMPTY, MODELS, OP, SourceSensor, day, load, outcomes, rows, run, tick, waiting_shop
+from waiting import DAILY, EMPTY, LOADER, MODELS, OP, SourceSensor, day, load, outcomes, rows, run, tick, waiting_shop
 
 STATUS = "t/days:sqlmesh_execution_status"
 
@@ -161,6 +161,21 @@ def test_an_asset_between_two_models_is_a_source_too(new_shop: NewShop) -> None:
     everything = shop.launch("multiprocess")
     assert everything.status is dg.DagsterRunStatus.SUCCESS, everything.failures
     assert everything.status_of("t/last") == "executed"
+
+
+def test_a_table_with_a_key_is_awaited_without_its_asset_and_others_are_named_in_the_log(new_shop: NewShop) -> None:
+    models = {**MODELS, "models/alone.sql": "MODEL (name t.alone, kind FULL); SELECT n FROM raw.other"}
+    external = {"keys": {"raw.orders": "laod/orders"}, "wait": True}
+    shop = new_shop(
+        models, tables={**EMPTY, "raw.other": "SELECT 1 AS n"}, planned_at="3 days ago", external_models=external
+    )
+    shop.add_module("loader", LOADER.format(partitions="", arguments=""))
+    record = run(shop)
+    assert outcomes(record)["days"] == "waiting"
+    assert "laod/orders was never materialized" in record.description_of(STATUS)
+    assert (
+        "Not awaited, because no asset of this code location loads them: warehouse.raw.other. If one does" in record.log
+    )
 
 
 def test_another_environment_waits_for_the_same_sources(new_shop: NewShop) -> None:

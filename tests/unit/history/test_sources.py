@@ -52,7 +52,7 @@ def repository(
 def source(
     instance: dg.DagsterInstance, definitions: dg.RepositoryDefinition, lag: timedelta = timedelta(0)
 ) -> Source | None:
-    found = loaders(definitions, {TABLE: KEY}, also_elsewhere=False)
+    found = loaders(definitions, {TABLE: KEY}, also_elsewhere=())
     return read_sources(instance, found, lag).get(TABLE)
 
 
@@ -165,9 +165,9 @@ def test_a_table_is_awaited_if_an_asset_of_the_code_location_makes_it_by_key_or_
 ) -> None:
     named = repository(metadata={"dagster/table_name": "db.raw.orders"})
     elsewhere = {TABLE: dg.AssetKey(["raw", "orders"])}
-    assert loaders(named, elsewhere, also_elsewhere=False)[TABLE].key == KEY
-    assert loaders(repository(), elsewhere, also_elsewhere=False) == {}
-    chosen = read_sources(instance, loaders(repository(), elsewhere, also_elsewhere=True))
+    assert loaders(named, elsewhere, also_elsewhere=())[TABLE].key == KEY
+    assert loaders(repository(), elsewhere, also_elsewhere=()) == {}
+    chosen = read_sources(instance, loaders(repository(), elsewhere, also_elsewhere=elsewhere))
     assert chosen[TABLE].sentence == "raw/orders was never materialized: materialize it once"
 
 
