@@ -159,12 +159,14 @@ class LockRequest(Request):
 
     Attributes:
         HOLDER: What holds the lock. Runs that wait for it log this text, with the id of the run.
+        LOCKS: The scopes of the locks that it holds all the time, in the order in which they are taken.
         run_id: The id of the Dagster run.
         overlap_timeout: Seconds to wait for another run on the same state, or for a locked database file.
         concurrent_tasks: What SQLMesh computes or deletes at once; None for the project's own setting.
     """
 
     HOLDER: ClassVar[str]  # short: a name of PostgreSQL's sessions has 63 characters
+    LOCKS: ClassVar[tuple[str, ...]] = ("runs",)
     # Defaults for tests: a step always sets these two.
     run_id: str = "of a test"
     overlap_timeout: float = 0.0
@@ -324,6 +326,7 @@ class JanitorRequest(LockRequest):
     """
 
     HOLDER = "janitor run"
+    LOCKS: ClassVar[tuple[str, ...]] = ("changes", "runs")
     environment: str | None = None
 
 
@@ -337,6 +340,7 @@ class PlanRequest(LockRequest):
     """
 
     HOLDER = "plan of run"
+    LOCKS: ClassVar[tuple[str, ...]] = ("changes",)
     environment: str
     applies: bool = False
     sampling: Sampling | None = None
@@ -357,6 +361,7 @@ class PreviewRequest(PlanRequest):
     """
 
     HOLDER = "preview of run"
+    LOCKS: ClassVar[tuple[str, ...]] = ("changes", "runs")
     applies: bool = True
     max_rows: int = 10_000_000
     decimals: int = 6

@@ -18,6 +18,7 @@ from sqlmesh.core.context import Context
 from sqlmesh.core.engine_adapter import DuckDBEngineAdapter, EngineAdapter
 from sqlmesh.core.loader import LoadedProject
 from sqlmesh.core.model import Model
+from sqlmesh.core.plan import Plan
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.selector import NativeSelector
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotId, SnapshotIntervals
@@ -173,6 +174,17 @@ def promote_in_one_transaction(context: Context) -> None:
             adapter.SUPPORTS_TRANSACTIONS = False
 
     state.promote = promote_at_once
+
+
+def watch_plan_evaluator(context: Context, watch: Callable[[Any], None]) -> None:
+    """Call `watch` with SQLMesh's evaluator of a plan before it applies it. Nothing public comes between its stages."""
+
+    def watched_apply(plan: Plan, circuit_breaker: Callable[[], bool] | None) -> None:
+        evaluator = context._scheduler.create_plan_evaluator(context)
+        watch(evaluator)
+        evaluator.evaluate(plan.to_evaluatable(), circuit_breaker=circuit_breaker)
+
+    context._apply = watched_apply
 
 
 @dataclass(frozen=True)

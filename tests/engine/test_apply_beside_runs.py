@@ -1,0 +1,130 @@
+"""An apply on PostgreSQL: runs go on while it computes new versions, and nothing is left out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any
+from uuid import uuid4
+
+import dagster as dg
+import pytest
+from engine.plan_jobs import APPLY, planned
+from harness import TESTS, NewShop, RunRecord, Shop, wait_until
+from postgres import Server, postgres_server
+
+APPLYING = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import dagster as dg
+from dagster._utils.interrupts import setup_interrupt_handlers
+from harness import reconstructable_job
+setup_interrupt_handlers()  # as in the process of a run
+job = reconstructable_job(Path(sys.argv[3]), {}, sys.argv[4])
+with dg.DagsterInstance.from_config(sys.argv[2]) as instance:
+    with dg.execute_job(job, instance=instance, run_config=json.loads(sys.argv[5])) as result:
+        print(result.run_id)
+"""
+WAITING = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND NOT granted"
+DAILY = "kind INCREMENTAL_BY_TIME_RANGE (time_column day)"
+WITHIN = "WHERE day BETWEEN @start_ds::date AND @end_ds::date"
+FILES = {
+    "models/orders.sql": f"MODEL (name t.orders, {DAILY}); SELECT day, n FROM raw.orders {WITHIN}",
+    "models/days.sql": f"MODEL (name t.days, {DAILY}); SELECT day, n FROM t.orders {WITHIN}",
+    "models/other.sql": "MODEL (name t.other, kind FULL); SELECT 1 AS n",
+}
+PAUSES = ", pg_advisory_xact_lock(7)::text AS paused"
+TODAY = datetime.now(timezone.utc).date()
+
+
+def day(ago: int) -> str:
+    return str(TODAY - timedelta(days=ago))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with postgres_server() as server:
+        yield server
+
+
+@dataclass
+class Warehouse:
+    """A shop in a database of its own. Three days are computed, and two are pending."""
+
+    server: Server
+    database: str
+    shop: Shop
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        return self.server.query(sql, self.database)
+
+    def rows(self, model: str) -> list[tuple[str, int]]:
+        return [(str(of_day), n) for of_day, n in self.query(f"SELECT day, n FROM t.{model} ORDER BY day")]
+
+    @contextmanager
+    def applying(self, model: str, old: str, new: str) -> Iterator[subprocess.Popen[str]]:
+        """Change a model and apply the plan in a process of its own, which waits for a lock until the block ends."""
+        file = self.shop.project / "models" / f"{model}.sql"
+        file.write_text(file.read_text().replace(old, new))
+        digest = planned(self.shop)["digest"]
+        config = {"execution": {"config": {"in_process": {}}}, "ops": {APPLY: {"config": {"digest": digest}}}}
+        arguments = [TESTS, self.shop.instance.root_directory, self.shop.root, APPLY, json.dumps(config)]
+        with self.server.advisory_lock(7, self.database):
+            command = [sys.executable, "-c", APPLYING, *map(str, arguments)]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            wait_until(lambda: bool(self.query(WAITING)), process)
+            yield process
+            assert process.poll() is None, "the apply waits for the lock"
+
+    def end(self, process: subprocess.Popen[str]) -> RunRecord:
+        record = self.shop.run_record(process.communicate(timeout=300)[0].split()[-1])
+        assert record.status is dg.DagsterRunStatus.SUCCESS, record.failures
+        return record
+
+
+@pytest.fixture
+def warehouse(server: Server, new_shop: NewShop) -> Warehouse:
+    database = f"beside_{uuid4().hex[:8]}"
+    server.query(f"CREATE DATABASE {database}")
+    server.query("CREATE SCHEMA raw; CREATE TABLE raw.orders (day date, n int)", database)
+    for ago in range(5, 0, -1):
+        server.query(f"INSERT INTO raw.orders VALUES ('{day(ago)}', {ago})", database)
+    config = server.config(database, start=day(5))
+    return Warehouse(server, database, new_shop(FILES, config, deploy=True, restate=True))
+
+
+ALL = [(day(ago), ago) for ago in range(5, 0, -1)]
+
+
+def test_a_run_does_not_wait_for_the_backfill_and_the_plan_computes_what_the_run_has_computed(
+    warehouse: Warehouse,
+) -> None:
+    shop = warehouse.shop
+    with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
+        run = shop.launch()
+        assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
+        assert "Waiting" not in run.log
+        assert warehouse.rows("days") == ALL, "by the old version"
+    applied = warehouse.end(process)
+    assert f"computed by runs meanwhile: t.days ({day(3)} to {day(1)} (3 days))" in applied.log
+    assert warehouse.rows("days") == ALL
+    assert warehouse.query("SELECT count(paused) FROM t.days") == [(5,)]
+    assert shop.launch().status_of("t/days") == "up_to_date"
+
+
+def test_an_interval_that_is_restated_while_a_new_version_reads_it_is_computed_again(warehouse: Warehouse) -> None:
+    shop = warehouse.shop
+    with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
+        warehouse.query(f"UPDATE raw.orders SET n = 50 WHERE day = '{day(5)}'")
+        restate = {"sqlmesh_shop": {"restate": {"start": day(5), "end": day(5)}}}
+        run = shop.launch(ops=restate, assets=["t/orders"])
+        assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
+    applied = warehouse.end(process)
+    assert f"rewritten by runs meanwhile: t.days ({day(5)})" in applied.log
+    assert warehouse.rows("days")[0] == (day(5), 50)
