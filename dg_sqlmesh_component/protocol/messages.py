@@ -361,7 +361,6 @@ class PreviewRequest(PlanRequest):
     """
 
     HOLDER = "preview of run"
-    LOCKS: ClassVar[tuple[str, ...]] = ("changes", "runs")
     applies: bool = True
     max_rows: int = 10_000_000
     decimals: int = 6

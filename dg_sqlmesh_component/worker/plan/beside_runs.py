@@ -32,6 +32,7 @@ from sqlmesh.core.snapshot.definition import Interval
 from sqlmesh.utils.date import now_timestamp
 from sqlmesh.utils.errors import CircuitBreakerError
 
+from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed, ranges
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import common, merged, subtract
@@ -142,6 +143,7 @@ class BesideRuns:
         self._context = context
         self._lock = lock
         self._shown = {info.name: info for info in prod.snapshots} if prod else {}
+        self._is_preview = isinstance(context.request, msg.PreviewRequest)
         self._before = self._intervals_shown()
 
     def watch(self, evaluator: Any) -> None:
@@ -166,10 +168,12 @@ class BesideRuns:
                 for _ in range(_ROUNDS):
                     if not make_up():
                         break
-                self._lock.acquire()
-                make_up()
             self._lock.acquire()
-            write(stage, self._after_restatements(plan))
+            for make_up in made_up:
+                make_up()
+            if plan.is_dev:  # runs do not read what it shows
+                self._lock.release()
+            write(stage, plan if plan.is_dev else self._after_restatements(plan))
 
         evaluator.visit_backfill_stage = visit_backfill_stage
         evaluator.visit_environment_record_update_stage = visit_environment_record_update_stage
@@ -211,12 +215,16 @@ class BesideRuns:
         new = {name: node for name, node in snapshots.items() if not self._is_shown(node)}
         others = {name: node for name, node in snapshots.items() if name not in new}
         started = self._context.started
-        again = Rewritten(new, others, computed_ranges(self._context)).again(stage.deployability_index, started)
+        index = stage.deployability_index
+        again = Rewritten(new, others, computed_ranges(self._context)).again(index, started)
         self._context.started = dict.fromkeys(started, looked_at)
-        now = self._intervals_shown()
-        newer, self._before = moved_on(new, self._before, now), now
+        newer: Mapping[str, Sequence[Interval]] = {}
+        if not self._is_preview:
+            now = self._intervals_shown()
+            newer, self._before = moved_on(new, self._before, now), now
         for name, intervals in again.items():
-            forget_intervals(self._context.state_sync, new[name], intervals, is_dev=False)
+            is_dev = not index.is_representative(new[name])
+            forget_intervals(self._context.state_sync, new[name], intervals, is_dev=is_dev)
         self._log("rewritten by runs meanwhile", again, snapshots.values())
         self._log("computed by runs meanwhile", newer, snapshots.values())
         if not (again or newer):

@@ -26,6 +26,7 @@ from dg_sqlmesh_component.protocol.errors import ConfigurationError, Environment
 from dg_sqlmesh_component.protocol.formatting import counted
 from dg_sqlmesh_component.worker.coverage import Coverages, OldRanges
 from dg_sqlmesh_component.worker.environment import stored_environment
+from dg_sqlmesh_component.worker.plan.beside_runs import BesideRuns
 from dg_sqlmesh_component.worker.plan.close import (
     CAN_CLOSE,
     OwnVersions,
@@ -38,13 +39,15 @@ from dg_sqlmesh_component.worker.plan.context import PlanContext, apply_approved
 from dg_sqlmesh_component.worker.plan.facts import plan_built
 from dg_sqlmesh_component.worker.plan.missing_tables import forget_missing_tables
 from dg_sqlmesh_component.worker.running_queries import watch_queries
+from dg_sqlmesh_component.worker.sqlmesh_internals import watch_plan_evaluator
+from dg_sqlmesh_component.worker.state_lock import StateLock
 
 _HOW_TO_FINISH = "Correct the cause and launch this job again."
 
 _HAS_PREVIEW_START = "preview_start" in inspect.signature(Context.plan_builder).parameters
 
 
-def preview(request: msg.PreviewRequest, context: PlanContext) -> msg.EvaluationFinished:
+def preview(request: msg.PreviewRequest, context: PlanContext, runs: StateLock) -> msg.EvaluationFinished:
     """Create or update the environment, and compare it with prod.
 
     Raises:
@@ -80,6 +83,7 @@ def preview(request: msg.PreviewRequest, context: PlanContext) -> msg.Evaluation
     pipe.send(replace(plan_built(plan, context), pending_upstream=pending, holes_upstream=holes))
     approval = pipe.receive_approval()
     pipe.begin()
+    watch_plan_evaluator(context, BesideRuns(context, prod, runs).watch)
     apply_approved(request, context, plan, approval, _HOW_TO_FINISH)
     if before is not None:
         delete_unused(own, context)

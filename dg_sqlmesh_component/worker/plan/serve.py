@@ -54,7 +54,7 @@ def _serve(request: msg.PlanRequest, context: PlanContext, runs: StateLock) -> N
     pipe = context.tracker.pipe
     try:
         if isinstance(request, msg.PreviewRequest):
-            pipe.send(preview(request, context))
+            pipe.send(preview(request, context, runs))
         else:
             pipe.send(_planned(request, context, runs))
     except SQLMeshComponentError as error:
