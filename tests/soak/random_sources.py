@@ -276,16 +276,17 @@ def restatement(history: History) -> None:
 
 
 def _computes_too_much(history: History, names: Collection[str]) -> bool:
-    """Whether a model of kind FULL would be restated that lacks rows of models upstream.
+    """Whether a model of kind FULL or VIEW would be restated that lacks rows of models upstream.
 
-    SQLMesh restates it up to now, whatever the range, and counts it as computed.
+    SQLMesh restates it up to now, whatever the range, and counts it as computed. This is a known defect: a FULL model
+    lacks the rows until its next interval is complete.
     """
     now = frozenset(range(slot_of(history.start), slot_of(history.clock.now.replace(hour=0, minute=0))))
     restated = {name.removeprefix("t/") for name in names}
     for model in history.models:  # parents first
         if restated & {model.name, *(parent.name for parent in model.upstream)}:
             restated.add(model.name)
-            if model.kind == "FULL" and model.upstream and now - history.complete(model):
+            if model.kind in ("FULL", "VIEW") and model.upstream and now - history.complete(model):
                 return True
     return False
 
@@ -413,16 +414,18 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 try:
                     history = try_history(seed, Path(folder).resolve())
+                except KeyboardInterrupt:
+                    break
                 except AssertionError as error:  # the next histories run too
                     failed.append(seed)
                     print(f"seed {seed} FAILED: {error}", flush=True)
                     continue
-            counts += history.counts
+            counts += history.counts + Counter(histories=1)
             kinds = ", ".join(f"{source.kind} {source.zone}" for source in history.sources)
             print(f"seed {seed}: {len(history.models)} models over {kinds}", flush=True)
     for name, number in sorted(counts.items()):
         print(f"{name}: {number}")
-    print(f"{arguments.histories} histories, failed: {failed}, {time.monotonic() - begin:.0f} seconds")
+    print(f"failed: {failed}, {time.monotonic() - begin:.0f} seconds")
     sys.exit(bool(failed))
 
 
