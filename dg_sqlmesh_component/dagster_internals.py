@@ -486,6 +486,8 @@ def drop_missing_outputs_log(context: dg.AssetExecutionContext) -> None:
 
 _COMPLETED = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
 
+_FAILED = {AssetCheckExecutionRecordStatus.FAILED}
+
 _PAGE = 5
 """Evaluations of a check that one query reads.
 
@@ -510,14 +512,15 @@ def last_check_records(
 
 
 def check_records(
-    instance: dg.DagsterInstance, check: dg.AssetCheckKey, *, also_planned: bool = False
+    instance: dg.DagsterInstance, check: dg.AssetCheckKey, *, also_planned: bool = False, only_failed: bool = False
 ) -> Iterator[CheckRecord]:
     """The evaluations of a check, the last one first.
 
     Args:
         also_planned: Include those that a run has planned and not completed.
+        only_failed: Leave out those that have passed.
     """
-    cursor, status = None, None if also_planned else _COMPLETED
+    cursor, status = None, None if also_planned else _FAILED if only_failed else _COMPLETED
     while records := instance.event_log_storage.get_asset_check_execution_history(
         check, limit=_PAGE, cursor=cursor, status=status
     ):

@@ -6,6 +6,7 @@
   be missing. A loader that knows more says so in the metadata `sqlmesh/complete_until`. With other partitions, the one
   counts whose last materialization is the oldest.
 - For nothing, if a blocking check of its last materialization has failed, or if it was never materialized.
+- A partition counts as not materialized if a blocking check of its last materialization has failed.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import dagster as dg
 from dg_sqlmesh_component.dagster_internals import (
     CheckRecord,
     Loader,
+    check_records,
     last_check_records,
     loaders,
     time_dimension,
@@ -151,13 +153,18 @@ class _Sources:
         if definition is None:
             return self._up_to(loader, last, "")
         time = time_dimension(definition)
-        materialized = self._instance.get_materialized_partitions(loader.key)
+        refused = self._refused_partitions(loader)
+        materialized = self._instance.get_materialized_partitions(loader.key) - refused.keys()
         if time is None:
-            return self._other_partitions(loader, definition, materialized)
+            keys = set(definition.get_partition_keys(dynamic_partitions_store=self._instance))
+            if still_there := {key: check for key, check in refused.items() if key in keys}:
+                return _nothing(loader, _refused_text(still_there))
+            return self._other_partitions(loader, keys, materialized)
         complete = _complete_keys(self._instance, definition, materialized)
         windows = merged(_windows(time, complete))
         first = _milliseconds(time.start)
-        return Source(loader.key, subtract([(first, FOREVER)], windows), partial(_missing_partitions, time, complete))
+        explain = partial(_incomplete_text, time, complete, refused)
+        return Source(loader.key, subtract([(first, FOREVER)], windows), explain)
 
     def _up_to(self, loader: Loader, last: dg.EventLogRecord, whose: str) -> Source:
         """Complete up to one instant."""
@@ -169,10 +176,7 @@ class _Sources:
         lag = f", and its lag is {self._lag}" if self._lag else ""
         return _source(loader, until, f"was loaded last{whose} by a run that began {utc_text(started)}{lag}")
 
-    def _other_partitions(
-        self, loader: Loader, definition: dg.PartitionsDefinition[str], materialized: Collection[str]
-    ) -> Source:
-        keys = set(definition.get_partition_keys(dynamic_partitions_store=self._instance))
+    def _other_partitions(self, loader: Loader, keys: set[str], materialized: Collection[str]) -> Source:
         if not keys:
             return _nothing(loader, "has no partitions")
         if missing := sorted(keys - set(materialized)):
@@ -204,18 +208,54 @@ class _Sources:
     def _refused(self, loader: Loader, last: dg.EventLogRecord) -> str | None:
         """The blocking check that has failed on the last materialization; None if none has."""
         for check in loader.blocking_checks:
-            record = self._checks.get(check)
-            evaluation = record.event.asset_check_evaluation if record and record.event else None
-            if evaluation is None or evaluation.passed or evaluation.severity is dg.AssetCheckSeverity.WARN:
-                continue
-            target = evaluation.target_materialization_data
-            if target is None or target.storage_id >= last.storage_id:
-                return check.name
+            evaluation = _evaluation(self._checks.get(check))
+            if evaluation and _has_failed(evaluation):
+                target = _materialization_of(evaluation)
+                if target is None or target >= last.storage_id:
+                    return check.name
         return None
+
+    def _refused_partitions(self, loader: Loader) -> dict[str, str]:
+        """The partitions on whose last materialization a blocking check has failed, and the name of the check."""
+        failed = {check: self._failed_on(check) for check in loader.blocking_checks}
+        if not any(failed.values()):
+            return {}
+        kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+        last = self._instance.get_latest_storage_id_by_partition(loader.key, kind)
+        return {
+            partition: check.name
+            for partition, storage_id in last.items()
+            for check, targets in failed.items()
+            if storage_id in targets and self._refuses(check, storage_id)
+        }
+
+    def _failed_on(self, check: dg.AssetCheckKey) -> set[int | None]:
+        """The materializations on which a check has failed, even if it has passed on them since."""
+        evaluations = map(_evaluation, check_records(self._instance, check, only_failed=True))
+        return {_materialization_of(found) for found in evaluations if found and _has_failed(found)}
+
+    def _refuses(self, check: dg.AssetCheckKey, storage_id: int) -> bool:
+        """Whether the last evaluation of a check on a materialization has failed."""
+        evaluations = map(_evaluation, check_records(self._instance, check))
+        return next(_has_failed(found) for found in evaluations if found and _materialization_of(found) == storage_id)
 
     @cached_property
     def _checks(self) -> Mapping[dg.AssetCheckKey, CheckRecord]:
         return last_check_records(self._instance, [c for loader in self._loaders for c in loader.blocking_checks])
+
+
+def _evaluation(record: CheckRecord | None) -> dg.AssetCheckEvaluation | None:
+    return record.event.asset_check_evaluation if record and record.event else None
+
+
+def _has_failed(evaluation: dg.AssetCheckEvaluation) -> bool:
+    return not evaluation.passed and evaluation.severity is not dg.AssetCheckSeverity.WARN
+
+
+def _materialization_of(evaluation: dg.AssetCheckEvaluation) -> int | None:
+    """The storage id of the materialization that a check has looked at."""
+    target = evaluation.target_materialization_data
+    return target.storage_id if target else None
 
 
 def _source(loader: Loader, until: int, reason: str) -> Source:
@@ -284,11 +324,20 @@ def _milliseconds(instant: datetime) -> int:
     return round(instant.timestamp() * 1000)
 
 
-def _missing_partitions(definition: dg.TimeWindowPartitionsDefinition, complete: Set[str]) -> str:
-    missing = [key for key in definition.get_partition_keys() if key not in complete]
-    if not missing:
-        return "has all partitions until now"
-    named = ", ".join(missing[-_MAX_NAMED:])
-    earlier = len(missing) - _MAX_NAMED
-    more = f" and {counted(earlier, 'earlier one')}" if earlier > 0 else ""
-    return f"has no materialization of {named}{more}"
+def _refused_text(refused: Mapping[str, str]) -> str:
+    checks = listed(sorted(set(refused.values())))
+    return f"has failed its check {checks} in partition {listed(sorted(refused), _MAX_NAMED)}"
+
+
+def _incomplete_text(
+    definition: dg.TimeWindowPartitionsDefinition, complete: Set[str], refused: Mapping[str, str]
+) -> str:
+    dimensions = {part for key in refused for part in key.split("|")}
+    missing = [key for key in definition.get_partition_keys() if key not in complete | dimensions]
+    texts = [_refused_text(refused)] if refused else []
+    if missing:
+        named = ", ".join(missing[-_MAX_NAMED:])
+        earlier = len(missing) - _MAX_NAMED
+        more = f" and {counted(earlier, 'earlier one')}" if earlier > 0 else ""
+        texts.append(f"has no materialization of {named}{more}")
+    return ", and ".join(texts) or "has all partitions until now"

@@ -12,8 +12,9 @@ SQLMesh's scheduler calls two methods to find missing intervals and then to batc
 2. `batch_intervals`, for each requested model in the order of the graph: intervals that overlap with intervals pending
    upstream are held back (`_remaining`). Intervals held back from a model are held back from its downstream models too.
 
-An interval counts as pending upstream if it is missing and not computed. Intervals that are only computed
-again, because of a `lookback` or because they are not over, hold nothing back.
+An interval counts as pending upstream if it is missing, not computed, and not part of this run. Intervals that are only
+computed again, because of a `lookback` or because they are not over, hold nothing back. A model that runs within bounds
+(`start`, `end`) may have pending intervals too: a daily downstream model needs the whole day.
 
 Held back from a model are: the overlapping intervals; with `depends_on_past`, also all intervals after the first of
 them (`without`); all intervals of a model that reads whole tables, if an upstream table has lost older rows
@@ -95,10 +96,10 @@ def hold_back_pending_upstream(
         index_or_all = index or DeployabilityIndex.all_deployable()
         pending = {
             snapshot.name: intervals
-            for snapshot in missing.keys() - requested.keys()
+            for snapshot in missing
             if snapshot.is_model
             and not snapshot.is_symbolic
-            and (intervals := subtract(missing[snapshot], computed_intervals(snapshot, index_or_all)))
+            and (intervals := subtract(missing[snapshot], _not_pending(snapshot, requested, index_or_all)))
         }
         remaining = {**requested, **_remaining(requested, pending, sources, index_or_all, scheduler, held_back_by)}
         altered = _altered_since(requested, index_or_all, scheduler.snapshots_by_name)
@@ -119,6 +120,11 @@ def held_back_from(
         for node, intervals in remaining.items()
         if node.name in held_back_by
     }
+
+
+def _not_pending(snapshot: Snapshot, requested: SnapshotToIntervals, index: DeployabilityIndex) -> Sequence[Interval]:
+    """What a model has computed, and what this run computes."""
+    return merge_intervals([*computed_intervals(snapshot, index), *requested.get(snapshot, ())])
 
 
 def has_signals(snapshot: Snapshot) -> bool:

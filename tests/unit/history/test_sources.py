@@ -141,6 +141,31 @@ def test_of_dynamic_partitions_that_do_not_exist_any_more_nothing_is_complete(in
     assert (found.incomplete, found.sentence) == (((0, FOREVER),), "load/orders has no partitions")
 
 
+@pytest.mark.parametrize("partitions", [DAYS, COUNTRIES])
+def test_a_partition_is_not_complete_if_a_blocking_check_of_its_last_materialization_has_failed(
+    instance: dg.DagsterInstance, partitions: dg.PartitionsDefinition[str]
+) -> None:
+    """The partitions after it are loaded, so the asset's last materialization is another one."""
+    refuses, passes = repository(partitions, passes=False), repository(partitions)
+    first, second = partitions.get_partition_keys()[:2]
+    run_partition(instance, refuses, first)
+    run_partition(instance, passes, second)
+    found = source(instance, passes)
+    assert found is not None
+    assert found.sentence.startswith(f"load/orders has failed its check complete in partition {first}")
+    assert found.incomplete[0][0] == (at("2026-11-01") if partitions is DAYS else 0)
+    run_partition(instance, passes, first)
+    again = source(instance, passes)
+    assert again is not None
+    assert "check" not in again.sentence
+    assert again.incomplete[0][0] > at("2026-11-02")
+
+
+def run_partition(instance: dg.DagsterInstance, definitions: dg.RepositoryDefinition, partition: str) -> None:
+    job = definitions.get_job("load_it")
+    job.execute_in_process(instance=instance, partition_key=partition, raise_on_error=False)
+
+
 def test_nothing_is_complete_without_a_materialization_or_if_a_blocking_check_has_failed(
     instance: dg.DagsterInstance,
 ) -> None:
