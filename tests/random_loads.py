@@ -21,6 +21,7 @@ Slots = frozenset[int]
 """Half hours since 1970."""
 COUNTRIES = ("de", "us")
 KINDS = ("days", "hours", "days and countries", "countries", "stated", "none")
+NO_WINDOWS = ("countries", "stated", "none")
 ZONES = ("UTC", "UTC", "America/New_York", "Europe/Berlin", "Asia/Kolkata")
 CHECK = "is_complete"
 OUTCOMES = {
@@ -63,7 +64,7 @@ class Load:
         return first if first == last else f"{first} to {last}"
 
     def rows(self, slots: Slots) -> Iterator[tuple[int, str]]:
-        """The rows of some half hours. A load that is repeated writes the same ones."""
+        """The half hours and countries of some rows."""
         return ((slot, country) for slot in sorted(slots) for country in self.countries)
 
 
@@ -72,7 +73,9 @@ class RandomSource:
     """A table, and the asset that loads it.
 
     Attributes:
+        changes: Whether a load that is repeated writes other values.
         loaded: By country, the half hours whose rows are all there and announced.
+        values: The value of each row.
     """
 
     name: str
@@ -80,6 +83,8 @@ class RandomSource:
     zone: str
     start: datetime
     end: datetime
+    changes: bool = False
+    values: dict[tuple[int, str], int] = field(default_factory=lambda: defaultdict(lambda: 1))
     loaded: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
 
     @property
@@ -147,6 +152,9 @@ class RandomSource:
             self._write(query, load, new, frozenset(slot for slot in new if slot % 3))
             return
         is_refused = outcome == "refused by its check"
+        if self.changes and self.is_done(load):
+            for row in load.rows(load.slots):
+                self.values[row] += 1
         self._write(query, load, load.slots, frozenset(slot for slot in load.slots if slot % 3 or not is_refused))
         for country in load.countries:
             self.loaded[country] = (
@@ -166,9 +174,11 @@ class RandomSource:
             of_load = f"epoch(ts) // {SLOT} IN ({', '.join(map(str, slots))}) AND country IN ({countries})"
             query(f"DELETE FROM raw.{self.name} WHERE {of_load}")
         if written:
-            values = ", ".join(f"({slot}, '{country}')" for slot, country in load.rows(written))
+            values = ", ".join(
+                f"({slot}, '{country}', {self.values[slot, country]})" for slot, country in load.rows(written)
+            )
             time = f"make_timestamp(slot::BIGINT * {SLOT} * 1000000)"
-            rows = f"SELECT {time}, country FROM (VALUES {values}) AS v(slot, country)"
+            rows = f"SELECT {time}, country, n FROM (VALUES {values}) AS v(slot, country, n)"
             query(f"INSERT INTO raw.{self.name} {rows}")
 
     def _report(self, instance: dg.DagsterInstance, load: Load, partition: str | None) -> None:

@@ -333,11 +333,13 @@ def _incomplete_text(
     definition: dg.TimeWindowPartitionsDefinition, complete: Set[str], refused: Mapping[str, str]
 ) -> str:
     dimensions = {part for key in refused for part in key.split("|")}
-    missing = [key for key in definition.get_partition_keys() if key not in complete | dimensions]
+    keys = definition.get_partition_keys()
+    missing = [key for key in keys if key not in complete | dimensions]
     texts = [_refused_text(refused)] if refused else []
     if missing:
         named = ", ".join(missing[-_MAX_NAMED:])
         earlier = len(missing) - _MAX_NAMED
         more = f" and {counted(earlier, 'earlier one')}" if earlier > 0 else ""
         texts.append(f"has no materialization of {named}{more}")
-    return ", and ".join(texts) or "has all partitions until now"
+    until = _milliseconds(definition.time_window_for_partition_key(keys[-1]).end) if keys else None
+    return ", and ".join(texts) or (f"is complete until {utc_text(until)}" if until else "has no partition yet")

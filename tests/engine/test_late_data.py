@@ -7,8 +7,8 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from harness import EXECUTORS, NewShop, RunRecord, Shop
-from waiting import DAILY, SourceSensor, day, evaluate_tick, load, outcomes, run, waiting_shop
+from harness import EXECUTORS, NewShop, Shop
+from waiting import DAILY, SourceSensor, day, evaluate_tick, launch_request, load, outcomes, run, waiting_shop
 
 CHECK = "t/days:sqlmesh_no_late_data"
 RESTATE = f"restate: {{start: '{day(2)}', end: '{day(2)}'}}"
@@ -151,13 +151,23 @@ def test_a_tick_requests_the_restatement_of_the_oldest_late_range_once(new_shop:
 
     [request] = late_requests(shop)
     assert request.asset_selection == [dg.AssetKey(["t", "days"])]
-    restated = launch(shop, request)
+    restated = launch_request(shop, request)
     assert restated.status is dg.DagsterRunStatus.SUCCESS, restated.failures
     assert {restated.status_of(f"t/{name}") for name in ("days", "shown", "total")} == {"executed"}
     assert restated.checks[CHECK].metadata["sqlmesh/late"].value == day(1)
     [request] = late_requests(shop)
-    assert launch(shop, request).checks[CHECK].passed
+    assert launch_request(shop, request).checks[CHECK].passed
     assert late_requests(shop) == []
+
+
+def test_a_tick_requests_late_data_and_pending_models_together(new_shop: NewShop) -> None:
+    shop = late_shop(new_shop, "restate", days=(3, 2), restate=True, schedule={"cron": "@daily"})
+    for ago in (3, 1):
+        load(shop, ago)
+    late, pending = evaluate_tick(shop).run_requests
+    assert launch_request(shop, late).checks[CHECK].passed
+    assert pending.run_config == {}
+    assert dg.AssetKey(["t", "days"]) in pending.asset_selection
 
 
 def test_a_restatement_that_was_refused_is_requested_again_only_after_another_load(new_shop: NewShop) -> None:
@@ -165,7 +175,7 @@ def test_a_restatement_that_was_refused_is_requested_again_only_after_another_lo
     for ago in (3, 2):
         load(shop, ago)
     [request] = late_requests(shop)
-    assert "max_intervals" in str(launch(shop, request).failures)
+    assert "max_intervals" in str(launch_request(shop, request).failures)
     assert late_requests(shop) == []
     load(shop, 3)
     assert len(late_requests(shop)) == 1
@@ -184,7 +194,7 @@ def test_a_sensor_warns_about_late_data_and_requests_each_range(new_shop: NewSho
         assert expected in str(event.description)
         shop.instance.report_runless_asset_event(event)
         [request] = result.run_requests
-        assert launch(shop, request).status is dg.DagsterRunStatus.SUCCESS
+        assert launch_request(shop, request).status is dg.DagsterRunStatus.SUCCESS
     assert sensor.evaluate().run_requests in ([], None)
     assert sensor.tick() == "No source was materialized since the last tick."
 
@@ -192,12 +202,3 @@ def test_a_sensor_warns_about_late_data_and_requests_each_range(new_shop: NewSho
 def late_requests(shop: Shop) -> list[dg.RunRequest]:
     """The restatements that a tick of the schedule requests now."""
     return [request for request in evaluate_tick(shop).run_requests or () if "restate" in str(request.run_config)]
-
-
-def launch(shop: Shop, request: dg.RunRequest) -> RunRecord:
-    """Launch a requested run, with the tag by which Dagster knows it."""
-    return shop.launch(
-        ops={op: config["config"] for op, config in request.run_config["ops"].items()},
-        assets=[key.to_user_string() for key in request.asset_selection or ()],
-        tags={**request.tags, "dagster/run_key": str(request.run_key)},
-    )
