@@ -28,7 +28,7 @@ from dg_sqlmesh_component.dagster_internals import (
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.stored_record import stored_value
 from dg_sqlmesh_component.protocol.formatting import counted, listed, utc_text
-from dg_sqlmesh_component.protocol.intervals import merged, subtract
+from dg_sqlmesh_component.protocol.intervals import merged, subtract, without
 from dg_sqlmesh_component.protocol.messages import FOREVER, Interval
 
 _MAX_NAMED = 3
@@ -42,14 +42,14 @@ class Source:
     Attributes:
         incomplete: The ranges for which it is not complete, in order. The last one has no end.
         explain: Says why, as a clause after the asset's name. To list missing partitions takes time, and few sources
-            make a model wait.
+            make a model wait. Many models may wait for the same one.
     """
 
     asset: dg.AssetKey
     incomplete: tuple[Interval, ...]
     explain: Callable[[], str] = field(compare=False)
 
-    @property
+    @cached_property
     def sentence(self) -> str:
         """The asset and why it is not complete, without the full stop."""
         return f"{self.asset.to_user_string()} {self.explain()}"
@@ -143,13 +143,16 @@ class _Sources:
         if definition is None:
             return self._up_to(loader, last, "")
         time = time_dimension(definition)
-        materialized = self._instance.get_materialized_partitions(loader.key)
         if time is None:
-            return self._other_partitions(loader, definition, materialized)
-        complete = _complete_keys(self._instance, definition, materialized)
-        windows = merged(_windows(time, complete))
-        first = _milliseconds(time.start)
-        return Source(loader.key, subtract([(first, FOREVER)], windows), partial(_missing_partitions, time, complete))
+            return self._other_partitions(loader, definition, self._instance.get_materialized_partitions(loader.key))
+        others = _keys_of_other_dimension(self._instance, definition)
+        known = _INCOMPLETE.get(loader.key)
+        if known is None or known[:3] != (last, definition, others):
+            materialized = self._instance.get_materialized_partitions(loader.key)
+            windows = merged(_windows(time, _complete_keys(definition, others, materialized)))
+            known = last, definition, others, subtract([(_milliseconds(time.start), FOREVER)], windows)
+            _INCOMPLETE[loader.key] = known
+        return Source(loader.key, known[3], partial(_missing_partitions, time, known[3], self._keys))
 
     def _up_to(self, loader: Loader, last: dg.EventLogRecord, whose: str) -> Source:
         """Complete up to one instant."""
@@ -175,6 +178,11 @@ class _Sources:
         only = dg.AssetRecordsFilter(asset_key=loader.key, asset_partitions=[oldest])
         [record] = self._instance.fetch_materializations(only, limit=1).records
         return self._up_to(loader, record, f" in partition {oldest}")
+
+    @cached_property
+    def _keys(self) -> Callable[[dg.TimeWindowPartitionsDefinition], Sequence[str]]:
+        """All keys until now. Many assets have the same partitions."""
+        return cache(lambda definition: definition.get_partition_keys())
 
     @cached_property
     def _last(self) -> dict[dg.AssetKey, dg.EventLogRecord]:
@@ -226,19 +234,34 @@ def _stated(record: dg.EventLogRecord) -> int | None:
     return None if seconds is None else round(float(seconds) * 1000)
 
 
-def _complete_keys(
-    instance: dg.DagsterInstance, definition: dg.PartitionsDefinition[str], materialized: Iterable[str]
-) -> Set[str]:
+_INCOMPLETE: dict[
+    dg.AssetKey, tuple[dg.EventLogRecord, dg.PartitionsDefinition[str], Set[str], tuple[Interval, ...]]
+] = {}
+"""For which ranges assets with time windows are not complete, and what this is true for: the last materialization, the
+partitions, and the keys of their other dimension.
+
+The process of a code location evaluates many ticks, and most sources have no news. Dagster stores each materialization
+as the last one of its asset. So if the last one is the same, no partition was added.
+"""
+
+
+def _keys_of_other_dimension(instance: dg.DagsterInstance, definition: dg.PartitionsDefinition[str]) -> Set[str]:
+    """The keys of the dimension that is not time; empty if there is none."""
+    if not isinstance(definition, dg.MultiPartitionsDefinition):
+        return frozenset()
+    return {
+        key
+        for dimension in definition.partitions_defs
+        if dimension.name != definition.time_window_dimension.name
+        for key in dimension.partitions_def.get_partition_keys(dynamic_partitions_store=instance)
+    }
+
+
+def _complete_keys(definition: dg.PartitionsDefinition[str], others: Set[str], materialized: Iterable[str]) -> Set[str]:
     """The time keys that are materialized together with each key of the other dimension, if there is one."""
     if not isinstance(definition, dg.MultiPartitionsDefinition):
         return set(materialized)
     name = definition.time_window_dimension.name
-    others = {
-        key
-        for dimension in definition.partitions_defs
-        if dimension.name != name
-        for key in dimension.partitions_def.get_partition_keys(dynamic_partitions_store=instance)
-    }
     found: dict[str, set[str]] = defaultdict(set)
     for key in materialized:
         by_dimension = definition.get_partition_key_from_str(key).keys_by_dimension
@@ -266,8 +289,14 @@ def _milliseconds(instant: datetime) -> int:
     return round(instant.timestamp() * 1000)
 
 
-def _missing_partitions(definition: dg.TimeWindowPartitionsDefinition, complete: Set[str]) -> str:
-    missing = [key for key in definition.get_partition_keys() if key not in complete]
+def _missing_partitions(
+    definition: dg.TimeWindowPartitionsDefinition,
+    incomplete: Sequence[Interval],
+    keys_of: Callable[[dg.TimeWindowPartitionsDefinition], Sequence[str]],
+) -> str:
+    keys = keys_of(definition)
+    loaded = set(without(_windows(definition, keys), incomplete, uninterrupted=False))
+    missing = [key for key, window in zip(keys, _windows(definition, keys)) if window not in loaded]
     if not missing:
         return "has all partitions until now"
     named = ", ".join(missing[-_MAX_NAMED:])
