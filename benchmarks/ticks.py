@@ -32,7 +32,7 @@ def main() -> None:
         lab = Lab(Path(folder).resolve(), options.models, mixed=True, audits=1)
         project = SQLMeshProject(paths=(lab.project,))
         manifest = load_project(project, msg.LoadRequest(project.open_request)).manifest
-        models = [model.fqn for model in manifest.models]
+        models = frozenset(model.fqn for model in manifest.models)
         run: list[str | Path] = [
             sys.executable,
             "-c",
@@ -47,7 +47,8 @@ def main() -> None:
 
         def tick(expected: range, days: int) -> Callable[[], object]:
             def find() -> None:
-                found = find_pending(project, "prod", models, int((time.time() + days * DAY) * 1000), {})
+                now = int((time.time() + days * DAY) * 1000)
+                found = find_pending(project, msg.PendingRequest(project.open_request, "prod", models, now))
                 assert len(found.pending) in expected, len(found.pending)
 
             return find

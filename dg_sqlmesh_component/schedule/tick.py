@@ -25,12 +25,14 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import ActiveRun, active_runs, run_ids
 from dg_sqlmesh_component.history.sources import Source, awaited_sources
+from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
-from dg_sqlmesh_component.protocol.formatting import counted, listed, utc_text
+from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, counted, listed, utc_text
 from dg_sqlmesh_component.protocol.manifest import Model
 from dg_sqlmesh_component.protocol.messages import PendingFound
-from dg_sqlmesh_component.report.wording import ranges
+from dg_sqlmesh_component.report.wording import MAX_CAUSES, ranges
 from dg_sqlmesh_component.worker_client.calls import find_pending
+from dg_sqlmesh_component.worker_client.start import EARLY_WORKERS
 
 UTC = "UTC"
 
@@ -141,11 +143,21 @@ def ready_models(
         DatabaseInUseError: Another process has the DuckDB file of the state open.
     """
     assets = settings.assets
+    if settings.attributes.external_models.wait is not None:
+        EARLY_WORKERS.start(settings.project)  # it imports SQLMesh while Dagster's events are read
     sources = awaited_sources(context.instance, context.repository_def, settings)
     # An asset between two models runs in the same run, and is complete when its reader begins.
     between = assets_between(context.repository_def, assets.fqn_by_key.keys()) if sources else frozenset()
     incomplete = {fqn: source.incomplete for fqn, source in sources.items() if source.asset not in between}
-    found = find_pending(settings.project, assets.manifest.environment, assets.specs, now, incomplete)
+    request = msg.PendingRequest(
+        settings.project.open_request,
+        assets.manifest.environment,
+        frozenset(assets.specs),
+        now,
+        sources=incomplete,
+        tables_read=_tables_read(assets, incomplete),
+    )
+    found = find_pending(settings.project, request)
     if found.signal_error is not None:
         context.log.warning(
             "SQLMesh could not evaluate the signals, so this tick requests all pending models, even those that wait: "
@@ -154,8 +166,9 @@ def ready_models(
     pending = {fqn: (tick, f"pending: {ranges(found.intervals[fqn])}") for fqn, tick in found.pending.items()}
     if found.waiting:
         waiting = {**found.waiting, **dict.fromkeys(_downstream_of_others(context.repository_def, assets, found), ())}
-        causes = {fqn: ", ".join(_cause(cause, sources) for cause in names) for fqn, names in waiting.items()}
-        named = listed(sorted(f"{assets.name(fqn)} ({cause or 'upstream'})" for fqn, cause in causes.items()))
+        names = sorted(waiting, key=assets.name)
+        shown = [f"{assets.name(fqn)} ({_causes(waiting[fqn], sources)})" for fqn in names[:MAX_LISTED]]
+        named = listed([*shown, *names[MAX_LISTED:]])
         what = "signals and sources" if sources else "signals"
         if ready := {fqn: of for fqn, of in pending.items() if fqn not in waiting}:
             context.log.info(f"Not requested, because they wait for {what}: {named}.")
@@ -168,9 +181,19 @@ def ready_models(
     return pending, f"{none} The next is {assets.name(fqn)}, at {at:%Y-%m-%d %H:%M:%S} UTC."
 
 
-def _cause(name: str, sources: Mapping[str, Source]) -> str:
-    """A signal that is not ready, or an asset that is not complete."""
-    return sources[name].sentence if name in sources else name
+def _tables_read(assets: ProjectAssets, sources: msg.Sources) -> dict[str, msg.TablesRead]:
+    """Which awaited tables each model reads, as far as the manifest knows."""
+    return {
+        fqn: msg.TablesRead(model.data_hash, tuple(sorted(sources.keys() & model.depends_on)))
+        for fqn, model in assets.models.items()
+        if sources
+    }
+
+
+def _causes(names: Sequence[str], sources: Mapping[str, Source]) -> str:
+    """The first signals that are not ready, or assets that are not complete."""
+    shown = [sources[name].sentence if name in sources else name for name in names[:MAX_CAUSES]]
+    return listed([*shown, *names[MAX_CAUSES:]], MAX_CAUSES) or "upstream"
 
 
 def ticked_models(models: Mapping[str, Model], crons: Sequence[str], time_zone: str, now: datetime) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -52,16 +52,13 @@ def load_project(project: SQLMeshProject, request: msg.LoadRequest) -> msg.Proje
     return _answer(project, request, msg.ProjectLoaded, request.limits.characters)
 
 
-def find_pending(
-    project: SQLMeshProject, environment: str, models: Collection[str], now: int, sources: msg.Sources
-) -> msg.PendingFound:
+def find_pending(project: SQLMeshProject, request: msg.PendingRequest) -> msg.PendingFound:
     """Answer a `PendingRequest`.
 
     Raises:
         DatabaseInUseError: The state is in a DuckDB file that another process has open.
         SQLMeshComponentError: Any other; the class says who must act.
     """
-    request = msg.PendingRequest(project.open_request, environment, frozenset(models), now, sources)
     return _answer(project, request, msg.PendingFound)
 
 

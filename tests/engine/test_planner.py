@@ -12,6 +12,7 @@ from harness import CONFIG, RunRecord, planned_shop
 from random_models import random_models
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.report.wording import ranges
 from dg_sqlmesh_component.worker_client.calls import find_pending
 
@@ -54,7 +55,11 @@ def test_tick_dry_run_and_run_of_a_drawn_project_agree(seed: int, tmp_path: Path
         shop.refresh()
         fqn_of = {name.split('"')[-2]: name for name in shop.state()["versions"]}
         fqns = {model.name: fqn_of[model.name] for model in models}
-        tick = find_pending(SQLMeshProject((shop.project,)), "prod", fqns.values(), int(time.time() * 1000), {})
+        project = SQLMeshProject((shop.project,))
+        tick = find_pending(
+            project,
+            msg.PendingRequest(project.open_request, "prod", frozenset(fqns.values()), int(time.time() * 1000)),
+        )
         predicted = shop.launch(ops={"sqlmesh_shop": {"dry_run": True}})
         run = shop.launch()
 
