@@ -23,6 +23,7 @@ from dg_sqlmesh_component.dagster_internals import (
     Loader,
     last_check_records,
     loaders,
+    materialized_partitions,
     time_dimension,
 )
 from dg_sqlmesh_component.definitions.settings import Settings
@@ -144,15 +145,14 @@ class _Sources:
             return self._up_to(loader, last, "")
         time = time_dimension(definition)
         if time is None:
-            return self._other_partitions(loader, definition, self._instance.get_materialized_partitions(loader.key))
-        others = _keys_of_other_dimension(self._instance, definition)
-        known = _INCOMPLETE.get(loader.key)
-        if known is None or known[:3] != (last, definition, others):
-            materialized = self._instance.get_materialized_partitions(loader.key)
-            windows = merged(_windows(time, _complete_keys(definition, others, materialized)))
-            known = last, definition, others, subtract([(_milliseconds(time.start), FOREVER)], windows)
-            _INCOMPLETE[loader.key] = known
-        return Source(loader.key, known[3], partial(_missing_partitions, time, known[3], self._keys))
+            return self._other_partitions(loader, definition, self._materialized[loader.key])
+        if loader.key in self._materialized:
+            others = self._others(definition)
+            complete = _complete_keys(definition, others, self._materialized[loader.key])
+            incomplete = subtract([(_milliseconds(time.start), FOREVER)], merged(_windows(time, complete)))
+            _INCOMPLETE[loader.key] = last, definition, others, incomplete
+        incomplete = _INCOMPLETE[loader.key][-1]
+        return Source(loader.key, incomplete, partial(_missing_partitions, time, incomplete, self._keys))
 
     def _up_to(self, loader: Loader, last: dg.EventLogRecord, whose: str) -> Source:
         """Complete up to one instant."""
@@ -178,6 +178,22 @@ class _Sources:
         only = dg.AssetRecordsFilter(asset_key=loader.key, asset_partitions=[oldest])
         [record] = self._instance.fetch_materializations(only, limit=1).records
         return self._up_to(loader, record, f" in partition {oldest}")
+
+    @cached_property
+    def _materialized(self) -> Mapping[dg.AssetKey, Set[str]]:
+        """The materialized partitions of the assets for which it is not known from before what is incomplete."""
+        unknown = [
+            loader.key
+            for loader in self._loaders
+            if loader.partitions is not None
+            and (last := self._last.get(loader.key)) is not None
+            and _INCOMPLETE.get(loader.key, ())[:3] != (last, loader.partitions, self._others(loader.partitions))
+        ]
+        return materialized_partitions(self._instance, unknown)
+
+    @cached_property
+    def _others(self) -> Callable[[dg.PartitionsDefinition[str]], Set[str]]:
+        return cache(partial(_keys_of_other_dimension, self._instance))
 
     @cached_property
     def _keys(self) -> Callable[[dg.TimeWindowPartitionsDefinition], Sequence[str]]:
