@@ -25,12 +25,13 @@ from dg_sqlmesh_component.dagster_internals import (
     check_records,
     last_check_records,
     loaders,
+    materialized_partitions,
     time_dimension,
 )
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.stored_record import stored_value
 from dg_sqlmesh_component.protocol.formatting import counted, listed, utc_text
-from dg_sqlmesh_component.protocol.intervals import merged, subtract
+from dg_sqlmesh_component.protocol.intervals import merged, subtract, without
 from dg_sqlmesh_component.protocol.messages import FOREVER, Interval
 
 _MAX_NAMED = 3
@@ -44,14 +45,14 @@ class Source:
     Attributes:
         incomplete: The ranges for which it is not complete, in order. The last one has no end.
         explain: Says why, as a clause after the asset's name. To list missing partitions takes time, and few sources
-            make a model wait.
+            make a model wait. Many models may wait for the same one.
     """
 
     asset: dg.AssetKey
     incomplete: tuple[Interval, ...]
     explain: Callable[[], str] = field(compare=False)
 
-    @property
+    @cached_property
     def sentence(self) -> str:
         """The asset and why it is not complete, without the full stop."""
         return f"{self.asset.to_user_string()} {self.explain()}"
@@ -154,17 +155,20 @@ class _Sources:
             return self._up_to(loader, last, "")
         time = time_dimension(definition)
         refused = self._refused_partitions(loader)
-        materialized = self._instance.get_materialized_partitions(loader.key) - refused.keys()
         if time is None:
             keys = set(definition.get_partition_keys(dynamic_partitions_store=self._instance))
             if still_there := {key: check for key, check in refused.items() if key in keys}:
                 return _nothing(loader, _refused_text(still_there))
-            return self._other_partitions(loader, keys, materialized)
-        complete = _complete_keys(self._instance, definition, materialized)
-        windows = merged(_windows(time, complete))
-        first = _milliseconds(time.start)
-        explain = partial(_incomplete_text, time, complete, refused)
-        return Source(loader.key, subtract([(first, FOREVER)], windows), explain)
+            return self._other_partitions(loader, keys, self._materialized[loader.key])
+        if loader.key in self._materialized:
+            others = self._others(definition)
+            complete = _complete_keys(definition, others, self._materialized[loader.key])
+            _INCOMPLETE[loader.key] = last, definition, others, self._incomplete(time, complete)
+        incomplete = _INCOMPLETE[loader.key][-1]
+        if refused:
+            windows = windows_of(definition, list(refused))
+            incomplete = merged([*incomplete, *windows.values()])
+        return Source(loader.key, incomplete, partial(_incomplete_text, time, incomplete, refused, self._keys))
 
     def _up_to(self, loader: Loader, last: dg.EventLogRecord, whose: str) -> Source:
         """Complete up to one instant."""
@@ -187,6 +191,32 @@ class _Sources:
         only = dg.AssetRecordsFilter(asset_key=loader.key, asset_partitions=[oldest])
         [record] = self._instance.fetch_materializations(only, limit=1).records
         return self._up_to(loader, record, f" in partition {oldest}")
+
+    @cached_property
+    def _materialized(self) -> Mapping[dg.AssetKey, Set[str]]:
+        """The materialized partitions of the assets for which it is not known from before what is incomplete."""
+        unknown = [
+            loader.key
+            for loader in self._loaders
+            if loader.partitions is not None
+            and (last := self._last.get(loader.key)) is not None
+            and _INCOMPLETE.get(loader.key, ())[:3] != (last, loader.partitions, self._others(loader.partitions))
+        ]
+        return materialized_partitions(self._instance, unknown)
+
+    @cached_property
+    def _incomplete(self) -> Callable[[dg.TimeWindowPartitionsDefinition, frozenset[str]], tuple[Interval, ...]]:
+        """The ranges without complete partitions. Many assets have the same partitions, and the same are complete."""
+        return cache(_incomplete)
+
+    @cached_property
+    def _others(self) -> Callable[[dg.PartitionsDefinition[str]], Set[str]]:
+        return cache(partial(_keys_of_other_dimension, self._instance))
+
+    @cached_property
+    def _keys(self) -> Callable[[dg.TimeWindowPartitionsDefinition], Sequence[str]]:
+        """All keys until now. Many assets have the same partitions."""
+        return cache(lambda definition: definition.get_partition_keys())
 
     @cached_property
     def _last(self) -> dict[dg.AssetKey, dg.EventLogRecord]:
@@ -274,24 +304,45 @@ def _stated(record: dg.EventLogRecord) -> int | None:
     return None if seconds is None else round(float(seconds) * 1000)
 
 
-def _complete_keys(
-    instance: dg.DagsterInstance, definition: dg.PartitionsDefinition[str], materialized: Iterable[str]
-) -> Set[str]:
-    """The time keys that are materialized together with each key of the other dimension, if there is one."""
+_INCOMPLETE: dict[
+    dg.AssetKey, tuple[dg.EventLogRecord, dg.PartitionsDefinition[str], Set[str], tuple[Interval, ...]]
+] = {}
+"""For which ranges assets with time windows are not complete, and what this is true for: the last materialization, the
+partitions, and the keys of their other dimension.
+
+The process of a code location evaluates many ticks, and most sources have no news. Dagster stores each materialization
+as the last one of its asset. So if the last one is the same, no partition was added.
+"""
+
+
+def _keys_of_other_dimension(instance: dg.DagsterInstance, definition: dg.PartitionsDefinition[str]) -> Set[str]:
+    """The keys of the dimension that is not time; empty if there is none."""
     if not isinstance(definition, dg.MultiPartitionsDefinition):
-        return set(materialized)
-    name = definition.time_window_dimension.name
-    others = {
+        return frozenset()
+    return {
         key
         for dimension in definition.partitions_defs
-        if dimension.name != name
+        if dimension.name != definition.time_window_dimension.name
         for key in dimension.partitions_def.get_partition_keys(dynamic_partitions_store=instance)
     }
+
+
+def _complete_keys(
+    definition: dg.PartitionsDefinition[str], others: Set[str], materialized: Iterable[str]
+) -> frozenset[str]:
+    """The time keys that are materialized together with each key of the other dimension, if there is one."""
+    if not isinstance(definition, dg.MultiPartitionsDefinition):
+        return frozenset(materialized)
+    name = definition.time_window_dimension.name
     found: dict[str, set[str]] = defaultdict(set)
     for key in materialized:
         by_dimension = definition.get_partition_key_from_str(key).keys_by_dimension
         found[by_dimension[name]] |= {value for other, value in by_dimension.items() if other != name}
-    return {key for key, values in found.items() if values >= others}
+    return frozenset(key for key, values in found.items() if values >= others)
+
+
+def _incomplete(definition: dg.TimeWindowPartitionsDefinition, complete: frozenset[str]) -> tuple[Interval, ...]:
+    return subtract([(_milliseconds(definition.start), FOREVER)], merged(_windows(definition, complete)))
 
 
 def windows_of(definition: dg.PartitionsDefinition[str], keys: Sequence[str]) -> dict[str, Interval]:
@@ -330,11 +381,16 @@ def _refused_text(refused: Mapping[str, str]) -> str:
 
 
 def _incomplete_text(
-    definition: dg.TimeWindowPartitionsDefinition, complete: Set[str], refused: Mapping[str, str]
+    definition: dg.TimeWindowPartitionsDefinition,
+    incomplete: Sequence[Interval],
+    refused: Mapping[str, str],
+    keys_of: Callable[[dg.TimeWindowPartitionsDefinition], Sequence[str]],
 ) -> str:
+    keys = keys_of(definition)
+    loaded = set(without(_windows(definition, keys), incomplete, uninterrupted=False))
     dimensions = {part for key in refused for part in key.split("|")}
-    keys = definition.get_partition_keys()
-    missing = [key for key in keys if key not in complete | dimensions]
+    windows = zip(keys, _windows(definition, keys), strict=True)
+    missing = [key for key, window in windows if window not in loaded and key not in dimensions]
     texts = [_refused_text(refused)] if refused else []
     if missing:
         named = ", ".join(missing[-_MAX_NAMED:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from sqlmesh.utils.date import to_datetime, to_timestamp
@@ -12,7 +13,7 @@ from sqlmesh.utils.date import to_datetime, to_timestamp
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import plain
 from dg_sqlmesh_component.worker.changes import Comparison
-from dg_sqlmesh_component.worker.environment import opened_without_lock, refuse_lost_versions
+from dg_sqlmesh_component.worker.environment import AwaitedTables, opened_without_lock, refuse_lost_versions
 from dg_sqlmesh_component.worker.evaluate import planner
 from dg_sqlmesh_component.worker.observe.held_back_intervals import has_signals
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
@@ -34,19 +35,21 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         refuse_lost_versions(environment, {snapshot.name for snapshot in by_id.values()})
         context.console = tracker = Tracker(pipe)
         scheduler = context.create_scheduler(by_id.values(), context.snapshot_evaluator)
-        planner.watch(scheduler, tracker, request.sources)
+        find_ready = planner.watch(scheduler, tracker, AwaitedTables(request.sources, request.tables_read))
         intervals, index = planner.find_missing(scheduler, request.environment, request.now)
         waiting, signal_error = {}, None
         late = Comparison(msg.Records(loads=request.loads), environment, context).old.late if request.loads else {}
         if request.sources or any(map(has_signals, intervals)):
+            find_batches = partial(scheduler.batch_intervals, intervals, index, environment.naming_info)
             try:
                 with _at_most(MAX_SIGNAL_SECONDS):
-                    batches = scheduler.batch_intervals(intervals, index, environment.naming_info)
+                    # To batch intervals, SQLMesh renders the query of each model.
+                    ready = find_batches() if any(map(has_signals, intervals)) else find_ready(intervals, index)
             except Exception as error:  # noqa: BLE001  # a project's signals and its engine's driver raise anything
                 signal_error = f"{type(error).__name__}: {plain(error)}"
             else:
                 waiting = {
-                    node.name: _awaited(node.name, tracker, request) for node, batch in batches.items() if not batch
+                    node.name: _awaited(node.name, tracker, request) for node, found in ready.items() if not found
                 }
     pending = {snapshot.name for snapshot in intervals} - waiting.keys()
     ours = [snapshot for snapshot in by_id.values() if snapshot.name in request.models and not snapshot.is_symbolic]

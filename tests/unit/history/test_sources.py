@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import dagster as dg
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from dg_sqlmesh_component.config.external_models import Wait
 from dg_sqlmesh_component.dagster_internals import loaders
@@ -183,6 +186,53 @@ def test_nothing_is_complete_without_a_materialization_or_if_a_blocking_check_ha
     after = source(instance, definitions)
     assert after is not None
     assert after.incomplete != ((0, FOREVER),), "the check has not looked at this materialization"
+
+
+def test_a_source_without_news_is_not_read_again(instance: dg.DagsterInstance) -> None:
+    """One query reads the partitions of both assets. None does until one of them has news."""
+    keys = [dg.AssetKey(["load", name]) for name in ("first", "second")]
+    assets = [dg.asset(key=key, partitions_def=DAYS)(_nothing) for key in keys]
+    definitions = dg.Definitions(assets=assets).get_repository_def()
+    found = loaders(definitions, {key.path[-1]: key for key in keys}, also_elsewhere=())
+    for key in keys:
+        instance.report_runless_asset_event(dg.AssetMaterialization(key, partition="2026-11-01"))
+    with queries() as first:
+        before = read_sources(instance, found)
+    with queries() as second:
+        assert read_sources(instance, found) == before
+    instance.report_runless_asset_event(dg.AssetMaterialization(keys[1], partition="2026-11-02"))
+    with queries() as third:
+        after = read_sources(instance, found)
+    of_partitions = [[query for query in of if "event_logs.partition" in query] for of in (first, second, third)]
+    assert list(map(len, of_partitions)) == [1, 0, 1]
+    assert after["first"].incomplete == ((at("2026-11-02"), FOREVER),)
+    assert after["second"].incomplete == ((at("2026-11-03"), FOREVER),)
+    instance.wipe_assets([keys[0]])
+    instance.report_runless_asset_event(dg.AssetMaterialization(keys[0], partition="2026-11-03"))
+    assert read_sources(instance, found)["first"].incomplete[0] == (at("2026-11-01"), at("2026-11-03"))
+
+
+def _nothing() -> None: ...
+
+
+@contextmanager
+def queries() -> Iterator[list[str]]:
+    """Collect the SQL that is executed meanwhile."""
+    executed: list[str] = []
+
+    def collect(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        executed.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", collect)
+    try:
+        yield executed
+    finally:
+        event.remove(Engine, "before_cursor_execute", collect)
+
+
+def test_a_source_without_news_is_read_again_if_its_partitions_are_others(instance: dg.DagsterInstance) -> None:
+    materialize(instance, "2026-11-01")
+    assert source(instance, repository(DAYS)) != source(instance, repository(NEW_YORK))
 
 
 def test_a_table_is_awaited_if_an_asset_of_the_code_location_makes_it_by_key_or_by_table_name(
