@@ -365,7 +365,8 @@ def loaders(
             checks = tuple(sorted(check for check in node.check_keys if graph.get(check).blocking))
             found[fqn] = Loader(own, node.partitions_def, checks)
         elif fqn in also_elsewhere:
-            found[fqn] = Loader(key, None, ())
+            # The code location may declare an asset that another system materializes.
+            found[fqn] = Loader(key, graph.get(key).partitions_def if graph.has(key) else None, ())
     return found
 
 

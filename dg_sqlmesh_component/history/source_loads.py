@@ -38,17 +38,15 @@ class Compared:
         newest: The storage id of the newest load that was compared.
         late: Computed ranges whose source was loaded after they were computed.
         at: Nobody had computed these ranges again until then, epoch milliseconds.
-        newest_late: The storage id of the newest load that a range is late for.
     """
 
     newest: int = 0
     late: tuple[msg.Interval, ...] = ()
     at: int = 0
-    newest_late: int = 0
 
     @property
     def metadata(self) -> dict[str, Any]:
-        stored = [self.newest, [list(interval) for interval in self.late], self.at, self.newest_late]
+        stored = [self.newest, [list(interval) for interval in self.late], self.at]
         return {"sqlmesh/compared_loads": dg.MetadataValue.json(stored)}
 
     @classmethod
@@ -56,8 +54,8 @@ class Compared:
         value = stored_value(metadata, "compared_loads")
         if value is None:
             return None
-        newest, late, at, newest_late = value
-        return cls(newest, tuple((start, end) for start, end in late), at, newest_late)
+        newest, late, at = value
+        return cls(newest, tuple((start, end) for start, end in late), at)
 
 
 @dataclass(frozen=True)
@@ -149,14 +147,28 @@ class SourceLoads:
         """
         before, loaders = self._before.get(fqn, Compared()), self.sources_of(fqn)[0]
         newest = max([before.newest, *(self._newest.get(loader.key, 0) for loader in loaders)])
-        causes = [load.storage_id for load in self._loads.get(fqn, ()) if common([load.window], late)]
         meanwhile = self._meanwhile(loaders) if computed else []
         again = common([load.window for load in meanwhile], computed)
         if not again:
-            newest_late = max([before.newest_late, *causes]) if late else 0
-            return Compared(newest, tuple(late), self._at, newest_late)
-        ids = [load.storage_id for load in meanwhile]
-        return Compared(newest, merged([*late, *again]), round(time.time() * 1000), max(ids))
+            return Compared(newest, tuple(late), self._at)
+        return Compared(newest, merged([*late, *again]), round(time.time() * 1000))
+
+    def newest_load(self, fqn: str, interval: msg.Interval) -> int:
+        """The storage id of the newest load of a model's sources whose window overlaps a range; 0 without one."""
+        kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+        start, end = interval
+        newest = 0
+        for loader in self.sources_of(fqn)[0]:
+            assert loader.partitions is not None, "only sources with time windows are compared"
+            ids = self.instance.get_latest_storage_id_by_partition(loader.key, kind)
+            windows = windows_of(loader.partitions, list(ids))
+            overlapping = (ids[key] for key, (first, last) in windows.items() if first < end and start < last)
+            newest = max([newest, *overlapping])
+        return newest
+
+    def was_late(self, fqn: str) -> bool:
+        """Whether the last result of a model's check names late ranges."""
+        return bool(self._before.get(fqn, Compared()).late)
 
     def _meanwhile(self, loaders: Sequence[Loader]) -> list[_Load]:
         last = last_materializations(self.instance, [loader.key for loader in loaders])

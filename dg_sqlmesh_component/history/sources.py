@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache, cached_property, partial
@@ -336,33 +336,60 @@ def _complete_keys(
     name = definition.time_window_dimension.name
     found: dict[str, set[str]] = defaultdict(set)
     for key in materialized:
-        by_dimension = definition.get_partition_key_from_str(key).keys_by_dimension
+        if (by_dimension := _by_dimension(definition, key)) is None:
+            continue
         found[by_dimension[name]] |= {value for other, value in by_dimension.items() if other != name}
     return frozenset(key for key, values in found.items() if values >= others)
 
 
 def _incomplete(definition: dg.TimeWindowPartitionsDefinition, complete: frozenset[str]) -> tuple[Interval, ...]:
-    return subtract([(_milliseconds(definition.start), FOREVER)], merged(_windows(definition, complete)))
+    windows = merged([*_windows(definition, complete).values(), *_excluded(definition)])
+    return subtract([(_milliseconds(definition.start), FOREVER)], windows)
 
 
 def windows_of(definition: dg.PartitionsDefinition[str], keys: Sequence[str]) -> dict[str, Interval]:
-    """The time window of each partition of an asset that has time windows."""
-    time, times = time_dimension(definition), keys
+    """The time window of each partition of an asset that has time windows.
+
+    Keys of earlier partitions are left out: Dagster keeps the materializations if an asset's partitions change.
+    """
+    time = time_dimension(definition)
     assert time is not None, "its partitions have time windows"
+    times = dict(zip(keys, keys))
     if isinstance(definition, dg.MultiPartitionsDefinition):
         name = definition.time_window_dimension.name
-        times = [definition.get_partition_key_from_str(key).keys_by_dimension[name] for key in keys]
-    return dict(zip(keys, _windows(time, times), strict=True))
+        times = {key: of[name] for key in keys if (of := _by_dimension(definition, key)) is not None}
+    windows = _windows(time, times.values())
+    return {key: windows[of] for key, of in times.items() if of in windows}
 
 
-def _windows(definition: dg.TimeWindowPartitionsDefinition, keys: Iterable[str]) -> Iterator[Interval]:
-    """The windows of partitions in epoch milliseconds."""
-    known = _known_windows(definition)
+def _by_dimension(definition: dg.MultiPartitionsDefinition, key: str) -> Mapping[str, str] | None:
+    """The keys of both dimensions; None for a key of earlier partitions."""
+    if key.count("|") != 1:
+        return None
+    return definition.get_partition_key_from_str(key).keys_by_dimension
+
+
+def _windows(definition: dg.TimeWindowPartitionsDefinition, keys: Iterable[str]) -> dict[str, Interval]:
+    """The windows of partitions in epoch milliseconds, without keys that are none of the definition.
+
+    Dagster finds a window for a key of other partitions too: for a day, the month that begins after it.
+    """
+    known, found = _known_windows(definition), {}
     for key in keys:
-        if key not in known:
+        if key not in known and definition.has_partition_key(key):
             window = definition.time_window_for_partition_key(key)
             known[key] = (_milliseconds(window.start), _milliseconds(window.end))
-        yield known[key]
+        if key in known:
+            found[key] = known[key]
+    return found
+
+
+def _excluded(definition: dg.TimeWindowPartitionsDefinition) -> Sequence[Interval]:
+    """The ranges between partitions for which the definition has none."""
+    if not definition.exclusions:
+        return ()
+    windows = merged(_windows(definition, definition.get_partition_keys()).values())
+    return subtract([(windows[0][0], windows[-1][1])], windows) if windows else ()
 
 
 @cache
@@ -386,16 +413,15 @@ def _incomplete_text(
     refused: Mapping[str, str],
     keys_of: Callable[[dg.TimeWindowPartitionsDefinition], Sequence[str]],
 ) -> str:
-    keys = keys_of(definition)
-    loaded = set(without(_windows(definition, keys), incomplete, uninterrupted=False))
+    windows = _windows(definition, keys_of(definition))
+    loaded = set(without(windows.values(), incomplete, uninterrupted=False))
     dimensions = {part for key in refused for part in key.split("|")}
-    windows = zip(keys, _windows(definition, keys), strict=True)
-    missing = [key for key, window in windows if window not in loaded and key not in dimensions]
+    missing = [key for key, window in windows.items() if window not in loaded and key not in dimensions]
     texts = [_refused_text(refused)] if refused else []
     if missing:
         named = ", ".join(missing[-_MAX_NAMED:])
         earlier = len(missing) - _MAX_NAMED
         more = f" and {counted(earlier, 'earlier one')}" if earlier > 0 else ""
         texts.append(f"has no materialization of {named}{more}")
-    until = _milliseconds(definition.time_window_for_partition_key(keys[-1]).end) if keys else None
+    until = max((end for _, end in windows.values()), default=None)
     return ", and ".join(texts) or (f"is complete until {utc_text(until)}" if until else "has no partition yet")

@@ -121,7 +121,7 @@ class StepResults:
             yield observation(self._wording, outcome, recorded, allows_restatement=self.allows_restatement)
         if self._is_observed(outcome) or not self._is_only_step:
             yield from self._check_results(outcome, earlier)
-        elif outcome.coverage is not None and outcome.coverage.late:
+        elif outcome.coverage is not None and (outcome.coverage.late or self._was_late(outcome.fqn)):
             yield from self._late_data(outcome)
         is_materialized = materializes and self._wording.is_declared
         if is_asset and self.records.is_selected(outcome.fqn) and not is_materialized:
@@ -165,6 +165,9 @@ class StepResults:
                 yield self._noted(result)
                 if "sqlmesh/carried_over" in result.metadata and earlier[check].is_blocking_failure:
                     self.known_failures.append(self._wording.known_failure(outcome.fqn, check.name, earlier[check]))
+
+    def _was_late(self, fqn: str) -> bool:
+        return self.loads is not None and self.loads.was_late(fqn)
 
     def _late_data(self, outcome: NodeOutcome | AuditOnlyOutcome) -> Iterator[dg.AssetCheckResult]:
         """The check for late data, if the intervals of the model were compared with the loads of its sources."""

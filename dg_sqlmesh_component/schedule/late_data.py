@@ -38,7 +38,7 @@ def restatements(
         for interval in subtract(intervals, not_loaded):
             models_by_range[interval].append(fqn)
     for (start, end), models in sorted(models_by_range.items()):
-        newest = max(loads.compared(fqn, [(start, end)]).newest_late for fqn in models)
+        newest = max(loads.newest_load(fqn, (start, end)) for fqn in models)
         run_key = f"late data {short_hash([*sorted(models), f'{start} {end} {newest}'])}"
         if instance.get_runs(dg.RunsFilter(tags={_RUN_KEY_TAG: run_key}), limit=1):
             continue

@@ -199,6 +199,59 @@ def test_a_sensor_warns_about_late_data_and_requests_each_range(new_shop: NewSho
     assert sensor.tick() == "No source was materialized since the last tick."
 
 
+def test_a_tick_requests_late_data_together_with_pending_models(new_shop: NewShop) -> None:
+    shop = late_shop(new_shop, "restate", days=(3, 2), restate=True, schedule={"cron": "@daily"})
+    load(shop, 3)
+    load(shop, 1)
+    late, pending = evaluate_tick(shop).run_requests
+    assert late.run_config["ops"]["sqlmesh_shop"]["config"]["restate"] == {"start": day(3), "end": day(3)}
+    assert pending.run_config == {}
+    assert dg.AssetKey(["t", "days"]) in pending.asset_selection
+
+
+def test_a_range_is_not_requested_again_because_another_one_was_loaded(new_shop: NewShop) -> None:
+    shop = late_shop(new_shop, "restate", restate={"max_intervals": 1}, schedule={"cron": "@daily"})
+    load(shop, 3)
+    load(shop, 1)
+    for _ in range(2):
+        [request] = late_requests(shop)
+        assert "max_intervals" in str(launch_request(shop, request).failures)
+    run(shop)
+    assert late_requests(shop) == []
+    load(shop, 1)
+    [request] = late_requests(shop)
+    assert day(1) in str(request.run_config)
+
+
+def test_a_request_leaves_out_models_that_cannot_be_restated_for_a_range(new_shop: NewShop) -> None:
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), late="restate", restate=True, schedule={"cron": "@daily"})
+    for name, kind in (("kept", "INCREMENTAL_UNMANAGED"), ("keyed", "INCREMENTAL_BY_UNIQUE_KEY (unique_key day)")):
+        query = "SELECT day, n FROM raw.orders WHERE day BETWEEN @start_ds AND @end_ds"
+        (shop.project / "models" / f"{name}.sql").write_text(f"MODEL (name t.{name}, kind {kind}); {query}")
+    shop.plan()
+    for ago in (3, 2, 1):
+        load(shop, ago)
+    shop.launch(assets=["t/days", "t/kept", "t/keyed"])
+    load(shop, 3)
+    [request] = late_requests(shop)
+    assert request.asset_selection == [dg.AssetKey(["t", "days"])]
+    assert launch_request(shop, request).checks[CHECK].passed
+    assert late_requests(shop) == []
+    late = shop.launch(assets=["t/kept", "t/keyed"])
+    assert not late.checks["t/kept:sqlmesh_no_late_data"].passed
+    assert not late.checks["t/keyed:sqlmesh_no_late_data"].passed
+
+
+def test_the_warning_ends_also_if_models_without_changes_are_not_recorded(new_shop: NewShop) -> None:
+    shop = late_shop(new_shop, execution={"record_unchanged": False})
+    load(shop, 2)
+    assert not run(shop).checks[CHECK].passed
+    restated = ("--restate-model", "t.days", "--start", day(2), "--end", day(2))
+    shop.sqlmesh("plan", *restated, "--no-prompts", "--auto-apply")
+    assert run(shop).checks[CHECK].passed
+    assert CHECK not in run(shop).checks
+
+
 def late_requests(shop: Shop) -> list[dg.RunRequest]:
     """The restatements that a tick of the schedule requests now."""
     return [request for request in evaluate_tick(shop).run_requests or () if "restate" in str(request.run_config)]

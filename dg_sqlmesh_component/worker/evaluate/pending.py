@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from sqlmesh.core.snapshot import Snapshot
 from sqlmesh.utils.date import to_datetime, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
@@ -38,7 +39,8 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         find_ready = planner.watch(scheduler, tracker, AwaitedTables(request.sources, request.tables_read))
         intervals, index = planner.find_missing(scheduler, request.environment, request.now)
         waiting, signal_error = {}, None
-        late = Comparison(msg.Records(loads=request.loads), environment, context).old.late if request.loads else {}
+        loads = {node.name: request.loads[node.name] for node in by_id.values() if _is_restatable(node, request)}
+        late = Comparison(msg.Records(loads=loads), environment, context).old.late if loads else {}
         if request.sources or any(map(has_signals, intervals)):
             find_batches = partial(scheduler.batch_intervals, intervals, index, environment.naming_info)
             try:
@@ -66,6 +68,16 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         signal_error,
         {snapshot.name: tuple(merged) for snapshot, merged in intervals.items() if snapshot.name in crons},
         {fqn: tuple(ranges) for fqn, ranges in late.items()},
+    )
+
+
+def _is_restatable(snapshot: Snapshot, request: msg.PendingRequest) -> bool:
+    """Whether the loads of a model are compared, and SQLMesh can restate one range of it.
+
+    SQLMesh refuses a restatement if one model has `disable_restatement`, and rebuilds some kinds from the beginning.
+    """
+    return snapshot.name in request.loads and not (
+        snapshot.disable_restatement or snapshot.full_history_restatement_only
     )
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Engine
 
 from dg_sqlmesh_component.config.external_models import Wait
 from dg_sqlmesh_component.dagster_internals import loaders
-from dg_sqlmesh_component.history.sources import Source, read_sources
+from dg_sqlmesh_component.history.sources import Source, read_sources, windows_of
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.messages import FOREVER
 
@@ -94,6 +94,45 @@ def test_a_window_of_two_dimensions_is_complete_when_all_keys_of_the_other_one_a
     found = source(instance, repository(both))
     assert found is not None
     assert found.incomplete == ((at("2026-11-02"), FOREVER),)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "partitions"),
+    [
+        ("2026-11-02", dg.HourlyPartitionsDefinition(start_date="2026-11-01-00:00")),
+        ("2026-11-02", dg.WeeklyPartitionsDefinition(start_date="2026-11-01")),
+        ("2026-11-02", dg.MonthlyPartitionsDefinition(start_date="2026-11-01")),
+        ("2026-11-02", dg.MultiPartitionsDefinition({"day": DAYS, "country": COUNTRIES})),
+        ("2026-11-02|de", DAYS),
+        ("de", DAYS),
+    ],
+)
+def test_materializations_of_partitions_that_the_asset_had_before_do_not_count(
+    instance: dg.DagsterInstance, earlier: str, partitions: dg.PartitionsDefinition[str]
+) -> None:
+    """Dagster keeps them. It finds a window for some of these keys: for a day, the week or month after it."""
+    materialize(instance, earlier)
+    found = source(instance, repository(partitions))
+    assert found is not None
+    assert found.incomplete == ((at("2026-11-01"), FOREVER),)
+    assert windows_of(partitions, [earlier]) == {}
+
+
+def test_windows_that_the_partitions_exclude_are_complete(instance: dg.DagsterInstance) -> None:
+    days = dg.TimeWindowPartitionsDefinition(
+        start="2026-11-01", fmt="%Y-%m-%d", cron_schedule="0 0 * * *", exclusions=[datetime(2026, 11, 2)]
+    )
+    materialize(instance, "2026-11-01", "2026-11-03")
+    found = source(instance, repository(days))
+    assert found is not None
+    assert found.incomplete == ((at("2026-11-04"), FOREVER),)
+
+
+def test_the_partitions_count_of_an_asset_that_another_system_materializes(instance: dg.DagsterInstance) -> None:
+    declared = dg.Definitions(assets=[dg.AssetSpec(KEY, partitions_def=DAYS)]).get_repository_def()
+    materialize(instance, "2026-11-01", "2026-11-03")
+    found = read_sources(instance, loaders(declared, {TABLE: KEY}, also_elsewhere={TABLE}))
+    assert found[TABLE].incomplete == ((at("2026-11-02"), at("2026-11-03")), (at("2026-11-04"), FOREVER))
 
 
 @pytest.mark.parametrize("lag", [0, 30])
