@@ -149,8 +149,7 @@ class _Sources:
         if loader.key in self._materialized:
             others = self._others(definition)
             complete = _complete_keys(definition, others, self._materialized[loader.key])
-            incomplete = subtract([(_milliseconds(time.start), FOREVER)], merged(_windows(time, complete)))
-            _INCOMPLETE[loader.key] = last, definition, others, incomplete
+            _INCOMPLETE[loader.key] = last, definition, others, self._incomplete(time, complete)
         incomplete = _INCOMPLETE[loader.key][-1]
         return Source(loader.key, incomplete, partial(_missing_partitions, time, incomplete, self._keys))
 
@@ -190,6 +189,11 @@ class _Sources:
             and _INCOMPLETE.get(loader.key, ())[:3] != (last, loader.partitions, self._others(loader.partitions))
         ]
         return materialized_partitions(self._instance, unknown)
+
+    @cached_property
+    def _incomplete(self) -> Callable[[dg.TimeWindowPartitionsDefinition, frozenset[str]], tuple[Interval, ...]]:
+        """The ranges without complete partitions. Many assets have the same partitions, and the same are complete."""
+        return cache(_incomplete)
 
     @cached_property
     def _others(self) -> Callable[[dg.PartitionsDefinition[str]], Set[str]]:
@@ -273,16 +277,22 @@ def _keys_of_other_dimension(instance: dg.DagsterInstance, definition: dg.Partit
     }
 
 
-def _complete_keys(definition: dg.PartitionsDefinition[str], others: Set[str], materialized: Iterable[str]) -> Set[str]:
+def _complete_keys(
+    definition: dg.PartitionsDefinition[str], others: Set[str], materialized: Iterable[str]
+) -> frozenset[str]:
     """The time keys that are materialized together with each key of the other dimension, if there is one."""
     if not isinstance(definition, dg.MultiPartitionsDefinition):
-        return set(materialized)
+        return frozenset(materialized)
     name = definition.time_window_dimension.name
     found: dict[str, set[str]] = defaultdict(set)
     for key in materialized:
         by_dimension = definition.get_partition_key_from_str(key).keys_by_dimension
         found[by_dimension[name]] |= {value for other, value in by_dimension.items() if other != name}
-    return {key for key, values in found.items() if values >= others}
+    return frozenset(key for key, values in found.items() if values >= others)
+
+
+def _incomplete(definition: dg.TimeWindowPartitionsDefinition, complete: frozenset[str]) -> tuple[Interval, ...]:
+    return subtract([(_milliseconds(definition.start), FOREVER)], merged(_windows(definition, complete)))
 
 
 def _windows(definition: dg.TimeWindowPartitionsDefinition, keys: Iterable[str]) -> Iterator[Interval]:
