@@ -160,16 +160,6 @@ def test_a_tick_requests_the_restatement_of_the_oldest_late_range_once(new_shop:
     assert late_requests(shop) == []
 
 
-def test_a_tick_requests_late_data_and_pending_models_together(new_shop: NewShop) -> None:
-    shop = late_shop(new_shop, "restate", days=(3, 2), restate=True, schedule={"cron": "@daily"})
-    for ago in (3, 1):
-        load(shop, ago)
-    late, pending = evaluate_tick(shop).run_requests
-    assert launch_request(shop, late).checks[CHECK].passed
-    assert pending.run_config == {}
-    assert dg.AssetKey(["t", "days"]) in pending.asset_selection
-
-
 def test_a_restatement_that_was_refused_is_requested_again_only_after_another_load(new_shop: NewShop) -> None:
     shop = late_shop(new_shop, "restate", restate={"max_intervals": 1}, schedule={"cron": "@daily"})
     for ago in (3, 2):
