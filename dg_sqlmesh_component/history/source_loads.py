@@ -166,6 +166,11 @@ class SourceLoads:
             newest = max([newest, *overlapping])
         return newest
 
+    def is_reported(self, fqn: str, late: Sequence[msg.Interval]) -> bool:
+        """Whether the last result of a model's check names these ranges, and nothing was loaded since."""
+        before = self._before.get(fqn, Compared())
+        return before.late == tuple(late) and not self._loads.get(fqn)
+
     def was_late(self, fqn: str) -> bool:
         """Whether the last result of a model's check names late ranges."""
         return bool(self._before.get(fqn, Compared()).late)
