@@ -143,7 +143,8 @@ class SourceLoads:
 
         Args:
             late: The ranges that are late, of the loads above.
-            computed: What the run has computed of the model since. It may not have read what was loaded meanwhile.
+            computed: What is computed of the model, if the run has computed some of it since. It may not have read what
+                was loaded meanwhile.
         """
         before, loaders = self._before.get(fqn, Compared()), self.sources_of(fqn)[0]
         newest = max([before.newest, *(self._newest.get(loader.key, 0) for loader in loaders)])

@@ -126,6 +126,29 @@ def test_a_partition_that_is_loaded_while_a_model_reads_it_is_late(new_shop: New
         assert run(shop).checks[CHECK].metadata["sqlmesh/late"].value == day(2)
 
 
+def test_a_computed_partition_that_is_loaded_while_another_one_is_computed_is_late_whatever_the_janitor_merges(
+    new_shop: NewShop,
+) -> None:
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), late="warn")
+    (shop.project / "models" / "days.sql").unlink()
+    report = (
+        f"import dagster as dg, os; os.path.exists('loading') and dg.DagsterInstance.from_config("
+        f"{shop.instance.root_directory!r}).report_runless_asset_event("
+        f"dg.AssetMaterialization(['load', 'orders'], partition={day(3)!r}))"
+    )
+    (shop.project / "models" / "days.py").write_text(PYTHON_MODEL.format(report=report))
+    shop.plan("--skip-backfill")
+    for ago in (3, 2):
+        load(shop, ago)
+    assert run(shop).checks[CHECK].passed
+    load(shop, 1)
+    (shop.project / "loading").touch()
+    run(shop)
+    (shop.project / "loading").unlink()
+    shop.sqlmesh("janitor")
+    assert run(shop).checks[CHECK].metadata["sqlmesh/late"].value == day(3)
+
+
 def load_partition(shop: Shop, partition: str | None) -> None:
     shop.instance.report_runless_asset_event(dg.AssetMaterialization(["load", "orders"], partition=partition))
 
