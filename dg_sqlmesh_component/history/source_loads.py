@@ -143,7 +143,8 @@ class SourceLoads:
 
         Args:
             late: The ranges that are late, of the loads above.
-            computed: What the run has computed of the model since. It may not have read what was loaded meanwhile.
+            computed: What is computed of the model, if the run has computed some of it since. It may not have read what
+                was loaded meanwhile.
         """
         before, loaders = self._before.get(fqn, Compared()), self.sources_of(fqn)[0]
         newest = max([before.newest, *(self._newest.get(loader.key, 0) for loader in loaders)])
@@ -165,6 +166,11 @@ class SourceLoads:
             overlapping = (ids[key] for key, (first, last) in windows.items() if first < end and start < last)
             newest = max([newest, *overlapping])
         return newest
+
+    def is_reported(self, fqn: str, late: Sequence[msg.Interval]) -> bool:
+        """Whether the last result of a model's check names these ranges, and nothing was loaded since."""
+        before = self._before.get(fqn, Compared())
+        return before.late == tuple(late) and not self._loads.get(fqn)
 
     def was_late(self, fqn: str) -> bool:
         """Whether the last result of a model's check names late ranges."""

@@ -15,6 +15,7 @@ from dg_sqlmesh_component.history.check_results import last_evaluations, last_re
 from dg_sqlmesh_component.history.earlier_results import EarlierResult, key_of, not_evaluated
 from dg_sqlmesh_component.history.source_loads import SourceLoads
 from dg_sqlmesh_component.protocol.formatting import counted, listed
+from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.late_data import late_data_result
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
@@ -175,6 +176,9 @@ class StepResults:
         if self.loads is None or coverage is None or check not in self.selected or check in self.reported:
             return
         computed = outcome.intervals if isinstance(outcome, NodeOutcome) else ()
+        if computed and coverage.computed and len(coverage.gaps) == coverage.gap_count:
+            # The janitor may give the times of this run to what was computed before.
+            computed = subtract([coverage.computed], [*coverage.gaps, *coverage.waiting])
         compared = self.loads.compared(outcome.fqn, coverage.late, computed)
         yield self._noted(late_data_result(self._wording, check, compared, self.loads.names_of(outcome.fqn)))
 

@@ -52,8 +52,9 @@ def restatements(
 
 
 def late_results(settings: Settings, loads: SourceLoads, ready: Ready) -> Iterator[dg.AssetCheckResult]:
-    """The results of the checks of the models with late data."""
+    """The results of the checks of the models with late data that their last results do not name."""
     wording = Wording(settings.assets, settings.environment)
     for fqn, late in ready.late.items():
-        if check := settings.assets.late_data_check(fqn):
+        check = settings.assets.late_data_check(fqn)
+        if check is not None and not loads.is_reported(fqn, late):
             yield late_data_result(wording, check, loads.compared(fqn, late), loads.names_of(fqn))

@@ -64,6 +64,19 @@ def test_late_data_stays_late_when_the_janitor_merges_times_and_a_person_may_com
     assert run(shop).checks[CHECK].passed
 
 
+def test_a_new_version_is_computed_from_what_was_late_also_if_the_janitor_has_merged_its_times(
+    new_shop: NewShop,
+) -> None:
+    shop = late_shop(new_shop)
+    load(shop, 3)
+    assert not run(shop).checks[CHECK].passed
+    days = shop.project / "models" / "days.sql"
+    days.write_text(days.read_text().replace("day, n FROM", "day, n + 1 AS n FROM"))
+    shop.plan(at=None)
+    shop.sqlmesh("janitor")
+    assert run(shop).checks[CHECK].passed
+
+
 def test_an_hour_makes_the_whole_day_of_a_model_late_also_behind_a_view(new_shop: NewShop) -> None:
     hours = f'days = dg.HourlyPartitionsDefinition(start_date="{day(2)}-00:00")'
     shop = waiting_shop(new_shop, hours, late="warn")
@@ -111,6 +124,29 @@ def test_a_partition_that_is_loaded_while_a_model_reads_it_is_late(new_shop: New
         load(shop, ago)
     for _ in range(2):
         assert run(shop).checks[CHECK].metadata["sqlmesh/late"].value == day(2)
+
+
+def test_a_computed_partition_that_is_loaded_while_another_one_is_computed_is_late_whatever_the_janitor_merges(
+    new_shop: NewShop,
+) -> None:
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), late="warn")
+    (shop.project / "models" / "days.sql").unlink()
+    report = (
+        f"import dagster as dg, os; os.path.exists('loading') and dg.DagsterInstance.from_config("
+        f"{shop.instance.root_directory!r}).report_runless_asset_event("
+        f"dg.AssetMaterialization(['load', 'orders'], partition={day(3)!r}))"
+    )
+    (shop.project / "models" / "days.py").write_text(PYTHON_MODEL.format(report=report))
+    shop.plan("--skip-backfill")
+    for ago in (3, 2):
+        load(shop, ago)
+    assert run(shop).checks[CHECK].passed
+    load(shop, 1)
+    (shop.project / "loading").touch()
+    run(shop)
+    (shop.project / "loading").unlink()
+    shop.sqlmesh("janitor")
+    assert run(shop).checks[CHECK].metadata["sqlmesh/late"].value == day(3)
 
 
 def load_partition(shop: Shop, partition: str | None) -> None:
@@ -179,12 +215,23 @@ def test_a_sensor_warns_about_late_data_and_requests_each_range(new_shop: NewSho
     load(shop, 1)
     for expected in (day(3), day(1)):
         result = sensor.evaluate()
-        [event] = result.asset_events
-        assert isinstance(event, dg.AssetCheckEvaluation)
-        assert expected in str(event.description)
-        shop.instance.report_runless_asset_event(event)
+        for event in result.asset_events:
+            assert isinstance(event, dg.AssetCheckEvaluation)
+            assert expected in str(event.description)
+            shop.instance.report_runless_asset_event(event)
+        assert len(result.asset_events) == (1 if expected == day(3) else 0), "the first run has reported the rest"
         [request] = result.run_requests
         assert launch_request(shop, request).status is dg.DagsterRunStatus.SUCCESS
+    assert sensor.evaluate().run_requests in ([], None)
+    load(shop, 2)
+    active = shop.instance.create_run_for_job(sensor.job)
+    waiting = sensor.evaluate()
+    [event] = waiting.asset_events
+    shop.instance.report_runless_asset_event(event)
+    assert sensor.evaluate().asset_events == [], "the check has it already"
+    shop.instance.report_run_canceled(active)
+    [request] = sensor.evaluate().run_requests
+    assert launch(shop, request).status is dg.DagsterRunStatus.SUCCESS
     assert sensor.evaluate().run_requests in ([], None)
     assert sensor.tick() == "No source was materialized since the last tick."
 
