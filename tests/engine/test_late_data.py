@@ -231,7 +231,7 @@ def test_a_sensor_warns_about_late_data_and_requests_each_range(new_shop: NewSho
     assert sensor.evaluate().asset_events == [], "the check has it already"
     shop.instance.report_run_canceled(active)
     [request] = sensor.evaluate().run_requests
-    assert launch(shop, request).status is dg.DagsterRunStatus.SUCCESS
+    assert launch_request(shop, request).status is dg.DagsterRunStatus.SUCCESS
     assert sensor.evaluate().run_requests in ([], None)
     assert sensor.tick() == "No source was materialized since the last tick."
 
