@@ -19,15 +19,13 @@ import dagster as dg
 from dg_sqlmesh_component.dagster_internals import Loader, check_records, last_check_records, time_dimension
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.history.sources import awaited_loaders, last_materializations, windows_of
+from dg_sqlmesh_component.history.sources import awaited_loaders, last_loads, last_materializations, windows_of
 from dg_sqlmesh_component.history.stored_record import stored_value
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import common, merged
 
 _MAX_RECORDS = 50
 """How many results of a check are searched for the last one that remembers something."""
-
-_PAGE = 500
 
 
 @dataclass(frozen=True)
@@ -187,14 +185,7 @@ class SourceLoads:
 
     def _new(self, loader: Loader, since: int) -> list[_Load]:
         """The last materialization of each partition, if it is newer than one with this storage id."""
-        kind = dg.DagsterEventType.ASSET_MATERIALIZATION
-        ids = self.instance.get_latest_storage_id_by_partition(loader.key, kind)
-        new = sorted(storage_id for storage_id in ids.values() if storage_id > since)
-        loads: list[dg.EventLogRecord] = []
-        for first in range(0, len(new), _PAGE):
-            page = new[first : first + _PAGE]
-            only = dg.AssetRecordsFilter(asset_key=loader.key, storage_ids=page)
-            loads += self.instance.fetch_materializations(only, limit=len(page)).records
+        loads = last_loads(self.instance, loader.key, since)
         assert loader.partitions is not None, "only sources with time windows are compared"
         keys = [load.partition_key for load in loads if load.partition_key is not None]
         windows = windows_of(loader.partitions, keys)

@@ -5,6 +5,7 @@
 - Without them: up to the start of the run that has materialized it last, because rows that arrived while it loaded may
   be missing. A loader that knows more says so in the metadata `sqlmesh/complete_until`. With other partitions, the one
   counts whose last materialization is the oldest.
+- A window that was loaded before it was over (`end_offset`) is complete up to the start of the run that has loaded it.
 - For nothing, if a blocking check of its last materialization has failed, or if it was never materialized.
 - A partition counts as not materialized if a blocking check of its last materialization has failed.
 """
@@ -12,7 +13,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache, cached_property, partial
@@ -36,6 +37,10 @@ from dg_sqlmesh_component.protocol.messages import FOREVER, Interval
 
 _MAX_NAMED = 3
 """How many partitions that are not materialized are named."""
+
+
+_PAGE = 500
+"""How many events one query reads."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,18 @@ def last_materializations(
     }
 
 
+def last_loads(instance: dg.DagsterInstance, key: dg.AssetKey, since: int = 0) -> list[dg.EventLogRecord]:
+    """The last materialization of each partition of an asset, if it is newer than one with this storage id."""
+    ids = instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION)
+    new = sorted(storage_id for storage_id in ids.values() if storage_id > since)
+    loads: list[dg.EventLogRecord] = []
+    for first in range(0, len(new), _PAGE):
+        page = new[first : first + _PAGE]
+        only = dg.AssetRecordsFilter(asset_key=key, storage_ids=page)
+        loads += instance.fetch_materializations(only, limit=len(page)).records
+    return loads
+
+
 def read_sources(
     instance: dg.DagsterInstance, found: Mapping[str, Loader], lag: timedelta = timedelta(0)
 ) -> dict[str, Source]:
@@ -148,12 +165,12 @@ class _Sources:
         last = self._last.get(loader.key)
         if last is None:
             return _nothing(loader, "was never materialized: materialize it once")
-        if failed := self._refused(loader, last):
-            return _nothing(loader, f"has failed its check {failed}")
         definition = loader.partitions
+        time = time_dimension(definition) if definition else None
+        if failed := self._refused(loader, last, is_whole=time is None):
+            return _nothing(loader, f"has failed its check {failed}")
         if definition is None:
             return self._up_to(loader, last, "")
-        time = time_dimension(definition)
         refused = self._refused_partitions(loader)
         if time is None:
             keys = set(definition.get_partition_keys(dynamic_partitions_store=self._instance))
@@ -163,12 +180,24 @@ class _Sources:
         if loader.key in self._materialized:
             others = self._others(definition)
             complete = _complete_keys(definition, others, self._materialized[loader.key])
-            _INCOMPLETE[loader.key] = last, definition, others, self._incomplete(time, complete)
+            early = self._loaded_early(loader, definition) if time.end_offset > 0 else ()
+            incomplete = merged([*self._incomplete(time, complete), *early])
+            _INCOMPLETE[loader.key] = last, definition, others, incomplete
         incomplete = _INCOMPLETE[loader.key][-1]
         if refused:
             windows = windows_of(definition, list(refused))
             incomplete = merged([*incomplete, *windows.values()])
         return Source(loader.key, incomplete, partial(_incomplete_text, time, incomplete, refused, self._keys))
+
+    def _loaded_early(self, loader: Loader, definition: dg.PartitionsDefinition[str]) -> Iterator[Interval]:
+        """The parts of windows that were not over when the run began that has loaded them last (`end_offset`)."""
+        loads = last_loads(self._instance, loader.key)
+        windows = windows_of(definition, [load.partition_key for load in loads if load.partition_key])
+        for load in loads:
+            if window := windows.get(load.partition_key or ""):
+                began = self._start_of(load.run_id) or round(load.timestamp * 1000)
+                if began < window[1]:
+                    yield max(began, window[0]), window[1]
 
     def _up_to(self, loader: Loader, last: dg.EventLogRecord, whose: str) -> Source:
         """Complete up to one instant."""
@@ -235,13 +264,17 @@ class _Sources:
             return round(run.start_time * 1000)
         return self._started_at.get(run_id)
 
-    def _refused(self, loader: Loader, last: dg.EventLogRecord) -> str | None:
-        """The blocking check that has failed on the last materialization; None if none has."""
+    def _refused(self, loader: Loader, last: dg.EventLogRecord, *, is_whole: bool) -> str | None:
+        """The blocking check that has failed on the last materialization; None if none has.
+
+        Args:
+            is_whole: Whether it is about the whole asset, and not only about the partition that it has looked at.
+        """
         for check in loader.blocking_checks:
             evaluation = _evaluation(self._checks.get(check))
             if evaluation and _has_failed(evaluation):
                 target = _materialization_of(evaluation)
-                if target is None or target >= last.storage_id:
+                if target is None or (is_whole and target >= last.storage_id):
                     return check.name
         return None
 

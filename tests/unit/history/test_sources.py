@@ -74,6 +74,20 @@ def test_windows_without_a_materialization_are_incomplete_and_everything_before_
     assert found.sentence.startswith("load/orders has no materialization of ")
 
 
+def test_a_window_that_was_loaded_before_it_was_over_is_complete_up_to_that_load(
+    instance: dg.DagsterInstance,
+) -> None:
+    now = datetime.now(timezone.utc)
+    days = dg.DailyPartitionsDefinition(f"{now - timedelta(days=1):%Y-%m-%d}", end_offset=1)
+    before = round(now.timestamp() * 1000)
+    materialize(instance, *days.get_partition_keys())
+    found = source(instance, repository(days))
+    assert found is not None
+    [(start, end)] = found.incomplete
+    assert end == FOREVER
+    assert before <= start <= round(datetime.now(timezone.utc).timestamp() * 1000)
+
+
 def test_windows_are_instants_in_the_time_zone_of_the_partitions(instance: dg.DagsterInstance) -> None:
     """The clocks of New York change on 1 November 2026, so that day has 25 hours."""
     materialize(instance, "2026-11-01")
