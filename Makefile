@@ -54,6 +54,7 @@ bench: $(VENV)/.test  ## the tables of docs/benchmarks.md; hours, on a machine t
 	$(BIN)/python benchmarks/rivals.py
 	$(BIN)/python benchmarks/column_lineage.py
 	$(BIN)/python benchmarks/ticks.py
+	$(BIN)/python benchmarks/waiting_ticks.py
 	$(BIN)/python benchmarks/plans.py
 	$(BIN)/python benchmarks/previews.py
 	$(BIN)/python benchmarks/janitor.py

@@ -6,6 +6,8 @@ import argparse
 import random
 from pathlib import Path
 
+import duckdb
+
 CONFIG = """\
 gateways:
   local:
@@ -15,7 +17,7 @@ gateways:
 default_gateway: local
 model_defaults:
   dialect: duckdb
-  start: 4 days ago
+  start: {days} days ago
 disable_anonymized_analytics: true
 """
 KINDS = ("FULL", "VIEW", "INCREMENTAL_BY_TIME_RANGE (time_column ds)")
@@ -35,6 +37,8 @@ def write(
     columns: int = 10,
     audits: int = 0,
     mixed: bool = False,
+    sources: int = 0,
+    days: int = 4,
     seed: int = 1,
 ) -> Path:
     """A project of `models` models in `depth` layers, each reading one to three of the layer below.
@@ -43,10 +47,14 @@ def write(
         columns: Columns of each model, in addition to `ds` and `id`.
         audits: Audits of each model.
         mixed: Whether kinds and crons differ from model to model; else all are FULL and daily.
+        sources: External tables that the lowest layer reads, all of them. If there are any, eight of ten models are
+            incremental, one is FULL and one is a view, and all are daily.
+        days: The models start so many days ago.
     """
     dice = random.Random(seed)
     (folder / "models").mkdir(parents=True)
-    (folder / "config.yaml").write_text(CONFIG)
+    (folder / "config.yaml").write_text(CONFIG.format(days=days))
+    tables = _write_sources(folder, sources, columns) if sources else []
     layers: list[list[str]] = [[] for _ in range(depth)]
     for number in range(models):
         layer = number * depth // models
@@ -54,11 +62,30 @@ def write(
         kind, cron = (dice.choice(KINDS), dice.choice(CRONS)) if mixed else (KINDS[0], CRONS[0])
         below = layers[layer - 1] if layer else []
         parents = sorted(dice.sample(below, min(len(below), dice.randint(1, 3))))
+        where = ""
+        if sources:
+            kind = KINDS[min(number % 10, 2)]
+            parents = parents or tables[number % len(tables) :: -(-models // depth)]
+            where = "WHERE p0.ds BETWEEN @start_date AND @end_date\n" if "INCREMENTAL" in kind else ""
         (folder / "models" / f"model_{number:04d}.sql").write_text(
-            _header(name, kind, cron, audits) + _query(parents, columns)
+            _header(name, kind, cron, audits) + _query(parents, columns) + where
         )
         layers[layer].append(name)
     return folder
+
+
+def _write_sources(folder: Path, number: int, columns: int) -> list[str]:
+    """Empty external tables, and their entries in `external_models.yaml`."""
+    tables = [f"raw.source_{table:03d}" for table in range(number)]
+    names = [f"c{column}" for column in range(columns)]
+    with duckdb.connect(str(folder / "warehouse.duckdb")) as warehouse:
+        warehouse.execute("CREATE SCHEMA IF NOT EXISTS raw")
+        for table in tables:
+            warehouse.execute(f"CREATE TABLE {table} (ds DATE, id INT, {', '.join(f'{name} INT' for name in names)})")
+    types = "".join(f"    {name}: int\n" for name in ("id", *names))
+    entries = (f"- name: {table}\n  columns:\n    ds: date\n{types}" for table in tables)
+    (folder / "external_models.yaml").write_text("".join(entries))
+    return tables
 
 
 def _header(name: str, kind: str, cron: str, audits: int) -> str:
@@ -89,6 +116,7 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=10)
     parser.add_argument("--audits", type=int, default=0)
     parser.add_argument("--mixed", action="store_true", help="several kinds and crons")
+    parser.add_argument("--sources", type=int, default=0, help="external tables")
     parser.add_argument("--seed", type=int, default=1)
     arguments = vars(parser.parse_args())
     write(arguments.pop("folder"), arguments.pop("models"), **arguments)

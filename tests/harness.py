@@ -16,6 +16,7 @@ import sys
 import tempfile
 import textwrap
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -550,6 +551,24 @@ def planned_shop(
     with dagster_project(folder) as dagster:
         dagster.add_component("shop", {"project": str(project), **attributes})
         yield Shop(dagster.root, dagster.instance, project)
+
+
+def launch_forked(shop: Shop, executor: str, **selection: Any) -> int:
+    """Launch all assets, or some, in a fork, which has already imported Dagster. Return its process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.setsid()
+        with (shop.project.parent / "log").open("a") as output:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+        with dg.DagsterInstance.from_config(shop.instance.root_directory) as instance:
+            DagsterProject(shop.root, instance).launch(executor, **selection)
+    except BaseException:  # noqa: BLE001  # the process ends here
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
 
 
 def version_of(event: dg.AssetMaterialization | dg.AssetObservation) -> str | None:

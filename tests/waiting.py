@@ -107,3 +107,12 @@ class SourceSensor:
             return result.skip_message
         [request] = result.run_requests
         return {key.to_user_string() for key in request.asset_selection or ()}
+
+
+def launch_request(shop: Shop, request: dg.RunRequest) -> RunRecord:
+    """Launch a requested run, with the tag by which Dagster knows it."""
+    return shop.launch(
+        ops={op: config["config"] for op, config in request.run_config["ops"].items()},
+        assets=[key.to_user_string() for key in request.asset_selection or ()],
+        tags={**request.tags, "dagster/run_key": str(request.run_key)},
+    )

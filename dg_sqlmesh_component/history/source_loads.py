@@ -19,15 +19,13 @@ import dagster as dg
 from dg_sqlmesh_component.dagster_internals import Loader, check_records, last_check_records, time_dimension
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.history.sources import awaited_loaders, last_materializations, windows_of
+from dg_sqlmesh_component.history.sources import awaited_loaders, last_loads, last_materializations, windows_of
 from dg_sqlmesh_component.history.stored_record import stored_value
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import common, merged
 
 _MAX_RECORDS = 50
 """How many results of a check are searched for the last one that remembers something."""
-
-_PAGE = 500
 
 
 @dataclass(frozen=True)
@@ -38,17 +36,15 @@ class Compared:
         newest: The storage id of the newest load that was compared.
         late: Computed ranges whose source was loaded after they were computed.
         at: Nobody had computed these ranges again until then, epoch milliseconds.
-        newest_late: The storage id of the newest load that a range is late for.
     """
 
     newest: int = 0
     late: tuple[msg.Interval, ...] = ()
     at: int = 0
-    newest_late: int = 0
 
     @property
     def metadata(self) -> dict[str, Any]:
-        stored = [self.newest, [list(interval) for interval in self.late], self.at, self.newest_late]
+        stored = [self.newest, [list(interval) for interval in self.late], self.at]
         return {"sqlmesh/compared_loads": dg.MetadataValue.json(stored)}
 
     @classmethod
@@ -56,8 +52,8 @@ class Compared:
         value = stored_value(metadata, "compared_loads")
         if value is None:
             return None
-        newest, late, at, newest_late = value
-        return cls(newest, tuple((start, end) for start, end in late), at, newest_late)
+        newest, late, at = value
+        return cls(newest, tuple((start, end) for start, end in late), at)
 
 
 @dataclass(frozen=True)
@@ -145,18 +141,38 @@ class SourceLoads:
 
         Args:
             late: The ranges that are late, of the loads above.
-            computed: What the run has computed of the model since. It may not have read what was loaded meanwhile.
+            computed: What is computed of the model, if the run has computed some of it since. It may not have read what
+                was loaded meanwhile.
         """
         before, loaders = self._before.get(fqn, Compared()), self.sources_of(fqn)[0]
         newest = max([before.newest, *(self._newest.get(loader.key, 0) for loader in loaders)])
-        causes = [load.storage_id for load in self._loads.get(fqn, ()) if common([load.window], late)]
         meanwhile = self._meanwhile(loaders) if computed else []
         again = common([load.window for load in meanwhile], computed)
         if not again:
-            newest_late = max([before.newest_late, *causes]) if late else 0
-            return Compared(newest, tuple(late), self._at, newest_late)
-        ids = [load.storage_id for load in meanwhile]
-        return Compared(newest, merged([*late, *again]), round(time.time() * 1000), max(ids))
+            return Compared(newest, tuple(late), self._at)
+        return Compared(newest, merged([*late, *again]), round(time.time() * 1000))
+
+    def newest_load(self, fqn: str, interval: msg.Interval) -> int:
+        """The storage id of the newest load of a model's sources whose window overlaps a range; 0 without one."""
+        kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+        start, end = interval
+        newest = 0
+        for loader in self.sources_of(fqn)[0]:
+            assert loader.partitions is not None, "only sources with time windows are compared"
+            ids = self.instance.get_latest_storage_id_by_partition(loader.key, kind)
+            windows = windows_of(loader.partitions, list(ids))
+            overlapping = (ids[key] for key, (first, last) in windows.items() if first < end and start < last)
+            newest = max([newest, *overlapping])
+        return newest
+
+    def is_reported(self, fqn: str, late: Sequence[msg.Interval]) -> bool:
+        """Whether the last result of a model's check names these ranges, and nothing was loaded since."""
+        before = self._before.get(fqn, Compared())
+        return before.late == tuple(late) and not self._loads.get(fqn)
+
+    def was_late(self, fqn: str) -> bool:
+        """Whether the last result of a model's check names late ranges."""
+        return bool(self._before.get(fqn, Compared()).late)
 
     def _meanwhile(self, loaders: Sequence[Loader]) -> list[_Load]:
         last = last_materializations(self.instance, [loader.key for loader in loaders])
@@ -169,14 +185,7 @@ class SourceLoads:
 
     def _new(self, loader: Loader, since: int) -> list[_Load]:
         """The last materialization of each partition, if it is newer than one with this storage id."""
-        kind = dg.DagsterEventType.ASSET_MATERIALIZATION
-        ids = self.instance.get_latest_storage_id_by_partition(loader.key, kind)
-        new = sorted(storage_id for storage_id in ids.values() if storage_id > since)
-        loads: list[dg.EventLogRecord] = []
-        for first in range(0, len(new), _PAGE):
-            page = new[first : first + _PAGE]
-            only = dg.AssetRecordsFilter(asset_key=loader.key, storage_ids=page)
-            loads += self.instance.fetch_materializations(only, limit=len(page)).records
+        loads = last_loads(self.instance, loader.key, since)
         assert loader.partitions is not None, "only sources with time windows are compared"
         keys = [load.partition_key for load in loads if load.partition_key is not None]
         windows = windows_of(loader.partitions, keys)

@@ -21,11 +21,17 @@ def merged(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
 
 def subtract(intervals: Iterable[Interval], removed: Iterable[Interval]) -> tuple[Interval, ...]:
     """The parts of the intervals that lie in none of the removed intervals."""
-    left = merged(intervals)
-    for start, end in removed:
-        parts = [part for old in left for part in ((old[0], min(old[1], start)), (max(old[0], end), old[1]))]
-        left = tuple((first, last) for first, last in parts if first < last)
-    return left
+    taken = merged(removed)
+    ends = [end for _, end in taken]
+    left: list[Interval] = []
+    for start, end in merged(intervals):
+        position = bisect_right(ends, start)
+        while position < len(taken) and taken[position][0] < end:
+            left.append((start, taken[position][0]))
+            start = taken[position][1]
+            position += 1
+        left.append((start, end))
+    return tuple((start, end) for start, end in left if start < end)
 
 
 def common(intervals: Iterable[Interval], others: Iterable[Interval]) -> tuple[Interval, ...]:

@@ -220,11 +220,23 @@ class EvaluationRequest(LockRequest):
 
 
 @dataclass(frozen=True, slots=True)
+class TablesRead:
+    """The awaited tables that a model reads, if its version has this data hash."""
+
+    data_hash: str
+    tables: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PendingRequest(Request):
     """Find the models that `sqlmesh run` would compute now. A schedule sends it at each tick.
 
     The worker reads the state, and evaluates signals of pending models. It does not load the project, and it does not
     take the lock of runs.
+
+    Attributes:
+        tables_read: By model, as the manifest has it. SQLMesh renders the query of a model to find out, which takes
+            7 ms. It still does so for models whose data hash is another one.
     """
 
     environment: str
@@ -232,6 +244,7 @@ class PendingRequest(Request):
     now: int
     sources: Sources = field(default_factory=dict)
     loads: Loads = field(default_factory=dict)
+    tables_read: dict[str, TablesRead] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

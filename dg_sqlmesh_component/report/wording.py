@@ -13,6 +13,9 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import as_sentence, block, counted, listed, ranges, utc_text
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
 
+MAX_CAUSES = 3
+"""How many of the sources are named for which a model waits."""
+
 _LONGEST_LINE = 200
 """Characters of an error in the description of a check."""
 
@@ -170,7 +173,10 @@ class Wording:
             return f"upstream of it, {self.names(outcome.idle.upstream)} waits for a signal"
         if not outcome.idle.unselected:
             return "none of its pending intervals is ready"
-        not_complete = [self.sources[fqn].sentence for fqn in outcome.idle.unselected if fqn in self.sources]
+        sources = [self.sources[fqn] for fqn in outcome.idle.unselected if fqn in self.sources]
+        not_complete = [source.sentence for source in sources[:MAX_CAUSES]]
+        if len(sources) > MAX_CAUSES:
+            not_complete.append(f"and {counted(len(sources) - MAX_CAUSES, 'more source')}")
         unselected = [fqn for fqn in outcome.idle.unselected if fqn not in self.sources]
         return "; ".join([*not_complete, *([self._pending_upstream(unselected)] if unselected else [])])
 

@@ -15,6 +15,7 @@ from dg_sqlmesh_component.history.check_results import last_evaluations, last_re
 from dg_sqlmesh_component.history.earlier_results import EarlierResult, key_of, not_evaluated
 from dg_sqlmesh_component.history.source_loads import SourceLoads
 from dg_sqlmesh_component.protocol.formatting import counted, listed
+from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.late_data import late_data_result
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
@@ -121,7 +122,7 @@ class StepResults:
             yield observation(self._wording, outcome, recorded, allows_restatement=self.allows_restatement)
         if self._is_observed(outcome) or not self._is_only_step:
             yield from self._check_results(outcome, earlier)
-        elif outcome.coverage is not None and outcome.coverage.late:
+        elif outcome.coverage is not None and (outcome.coverage.late or self._was_late(outcome.fqn)):
             yield from self._late_data(outcome)
         is_materialized = materializes and self._wording.is_declared
         if is_asset and self.records.is_selected(outcome.fqn) and not is_materialized:
@@ -166,12 +167,18 @@ class StepResults:
                 if "sqlmesh/carried_over" in result.metadata and earlier[check].is_blocking_failure:
                     self.known_failures.append(self._wording.known_failure(outcome.fqn, check.name, earlier[check]))
 
+    def _was_late(self, fqn: str) -> bool:
+        return self.loads is not None and self.loads.was_late(fqn)
+
     def _late_data(self, outcome: NodeOutcome | AuditOnlyOutcome) -> Iterator[dg.AssetCheckResult]:
         """The check for late data, if the intervals of the model were compared with the loads of its sources."""
         check, coverage = self._assets.late_data_check(outcome.fqn), outcome.coverage
         if self.loads is None or coverage is None or check not in self.selected or check in self.reported:
             return
         computed = outcome.intervals if isinstance(outcome, NodeOutcome) else ()
+        if computed and coverage.computed and len(coverage.gaps) == coverage.gap_count:
+            # The janitor may give the times of this run to what was computed before.
+            computed = subtract([coverage.computed], [*coverage.gaps, *coverage.waiting])
         compared = self.loads.compared(outcome.fqn, coverage.late, computed)
         yield self._noted(late_data_result(self._wording, check, compared, self.loads.names_of(outcome.fqn)))
 

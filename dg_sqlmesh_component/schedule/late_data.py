@@ -38,7 +38,7 @@ def restatements(
         for interval in subtract(intervals, not_loaded):
             models_by_range[interval].append(fqn)
     for (start, end), models in sorted(models_by_range.items()):
-        newest = max(loads.compared(fqn, [(start, end)]).newest_late for fqn in models)
+        newest = max(loads.newest_load(fqn, (start, end)) for fqn in models)
         run_key = f"late data {short_hash([*sorted(models), f'{start} {end} {newest}'])}"
         if instance.get_runs(dg.RunsFilter(tags={_RUN_KEY_TAG: run_key}), limit=1):
             continue
@@ -52,8 +52,9 @@ def restatements(
 
 
 def late_results(settings: Settings, loads: SourceLoads, ready: Ready) -> Iterator[dg.AssetCheckResult]:
-    """The results of the checks of the models with late data."""
+    """The results of the checks of the models with late data that their last results do not name."""
     wording = Wording(settings.assets, settings.environment)
     for fqn, late in ready.late.items():
-        if check := settings.assets.late_data_check(fqn):
+        check = settings.assets.late_data_check(fqn)
+        if check is not None and not loads.is_reported(fqn, late):
             yield late_data_result(wording, check, loads.compared(fqn, late), loads.names_of(fqn))

@@ -17,8 +17,10 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.sources import Source, awaited_sources
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import listed, ranges
+from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, listed, ranges
+from dg_sqlmesh_component.report.wording import MAX_CAUSES
 from dg_sqlmesh_component.worker_client.calls import find_pending
+from dg_sqlmesh_component.worker_client.start import EARLY_WORKERS
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,20 @@ def ready_models(
         DatabaseInUseError: Another process has the DuckDB file of the state open.
     """
     assets, project = settings.assets, settings.project
+    if settings.attributes.external_models.wait is not None:
+        EARLY_WORKERS.start(project)  # it imports SQLMesh while Dagster's events are read
     sources = awaited_sources(context.instance, context.repository_def, settings)
     # An asset between two models runs in the same run, and is complete when its reader begins.
     between = assets_between(context.repository_def, assets.fqn_by_key.keys()) if sources else frozenset()
     incomplete = {fqn: source.incomplete for fqn, source in sources.items() if source.asset not in between}
-    models = frozenset(assets.specs)
     request = msg.PendingRequest(
-        project.open_request, assets.manifest.environment, models, now, sources=incomplete, loads=loads
+        project.open_request,
+        assets.manifest.environment,
+        frozenset(assets.specs),
+        now,
+        sources=incomplete,
+        tables_read=_tables_read(assets, incomplete),
+        loads=loads,
     )
     found = find_pending(project, request)
     if found.signal_error is not None:
@@ -68,8 +77,9 @@ def ready_models(
     why_none = "No model has pending intervals."
     if found.waiting:
         waiting = {**found.waiting, **dict.fromkeys(_downstream_of_others(context.repository_def, assets, found), ())}
-        causes = {fqn: ", ".join(_cause(cause, sources) for cause in names) for fqn, names in waiting.items()}
-        named = listed(sorted(f"{assets.name(fqn)} ({cause or 'upstream'})" for fqn, cause in causes.items()))
+        names = sorted(waiting, key=assets.name)
+        shown = [f"{assets.name(fqn)} ({_causes(waiting[fqn], sources)})" for fqn in names[:MAX_LISTED]]
+        named = listed([*shown, *names[MAX_LISTED:]])
         what = "signals and sources" if sources else "signals"
         pending = {fqn: of for fqn, of in pending.items() if fqn not in waiting}
         if pending:
@@ -84,9 +94,19 @@ def ready_models(
     return Ready(pending, why_none, found.late, incomplete)
 
 
-def _cause(name: str, sources: Mapping[str, Source]) -> str:
-    """A signal that is not ready, or an asset that is not complete."""
-    return sources[name].sentence if name in sources else name
+def _tables_read(assets: ProjectAssets, sources: msg.Sources) -> dict[str, msg.TablesRead]:
+    """Which awaited tables each model reads, as far as the manifest knows."""
+    return {
+        fqn: msg.TablesRead(model.data_hash, tuple(sorted(sources.keys() & model.depends_on)))
+        for fqn, model in assets.models.items()
+        if sources
+    }
+
+
+def _causes(names: Sequence[str], sources: Mapping[str, Source]) -> str:
+    """The first signals that are not ready, or assets that are not complete."""
+    shown = [sources[name].sentence if name in sources else name for name in names[:MAX_CAUSES]]
+    return listed([*shown, *names[MAX_CAUSES:]], MAX_CAUSES) or "upstream"
 
 
 def _downstream_of_others(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import dagster as dg
 
@@ -60,8 +60,8 @@ def crons_by_time_zone(models: Iterable[Model]) -> dict[str, list[str]]:
 
 
 def _schedule(configured: Schedule, timetable: Timetable, job: str, settings: Settings) -> dg.ScheduleDefinition:
-    def request_pending(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason | list[dg.RunRequest]:
-        return evaluate_tick(context, timetable, configured.tags, settings)
+    def request_pending(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        yield from evaluate_tick(context, timetable, configured.tags, settings)
 
     return dg.ScheduleDefinition(
         name=timetable.name,

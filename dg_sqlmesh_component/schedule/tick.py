@@ -45,7 +45,7 @@ class Timetable:
 
 def evaluate_tick(
     context: dg.ScheduleEvaluationContext, timetable: Timetable, tags: Mapping[str, str], settings: Settings
-) -> dg.RunRequest | dg.SkipReason | list[dg.RunRequest]:
+) -> Sequence[dg.RunRequest | dg.SkipReason]:
     """Request a run of the pending models, or give the reason why none is requested.
 
     If no run is in progress, also request a run of the oldest range with late data (`external_models.late: restate`).
@@ -56,7 +56,7 @@ def evaluate_tick(
     """
     active = active_runs(context.instance, settings.assets)
     if full := too_many(active):
-        return full
+        return [full]
     restates = settings.attributes.external_models.late == "restate" and not active
     loads = source_loads(context.instance, context.repository_def, settings) if restates else None
     ready = _ready(context, timetable, settings, loads)
@@ -66,8 +66,8 @@ def evaluate_tick(
         run_key = f"{timetable.name} {context.scheduled_execution_time.isoformat()}"
         request = request_run(context, settings.assets, active, ready.pending, run_key, tags)
     if late is None:
-        return request
-    return [late, request] if isinstance(request, dg.RunRequest) else late
+        return [request]
+    return [late, request] if isinstance(request, dg.RunRequest) else [late]
 
 
 def too_many(active: Sequence[ActiveRun]) -> dg.SkipReason | None:

@@ -179,12 +179,14 @@ class Comparison:
     def _late(self, snapshot: Snapshot) -> tuple[msg.Interval, ...]:
         """The whole intervals that a model had computed before its source was loaded.
 
-        A merged range is no evidence that a range known as late was computed again.
+        A merged range is no evidence that a range known as late was computed again, unless the table is newer.
         """
         ranges = self._ranges_of(snapshot)
+        has_own_table = snapshot.version == snapshot.fingerprint.to_version()
         found: list[msg.Interval] = []
         for load in self._records.loads[snapshot.name]:
-            since = [c.interval for c in ranges if c.at > load.at and not (load.is_late and c.is_merged)]
+            is_evidence = not load.is_late or (has_own_table and snapshot.created_ts > load.at)
+            since = [c.interval for c in ranges if c.at > load.at and (is_evidence or not c.is_merged)]
             found += subtract([load.interval], since)
         computed = computed_intervals(snapshot, self._index)
         return common([whole_intervals(snapshot, interval) for interval in common(found, computed)], computed)

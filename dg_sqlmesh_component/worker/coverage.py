@@ -15,7 +15,7 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import common, subtract, without
 from dg_sqlmesh_component.protocol.manifest import INCREMENTAL_KINDS
-from dg_sqlmesh_component.worker.environment import computed_intervals, forgotten_intervals, tables_read, upstream
+from dg_sqlmesh_component.worker.environment import AwaitedTables, computed_intervals, forgotten_intervals, upstream
 
 
 def is_incremental(snapshot: Snapshot) -> bool:
@@ -126,7 +126,8 @@ class Coverages:
         if not self._sources:
             return ()
         nodes = reachable([fqn], self._upstream.__getitem__)
-        tables = {table for name in nodes for table in tables_read(self._snapshots[name], self._sources)}
+        awaited = AwaitedTables(self._sources)
+        tables = {table for name in nodes for table in awaited.read_by(self._snapshots[name])}
         return merge_intervals([interval for table in tables for interval in self._sources[table]])
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +137,25 @@ def upstream(snapshots: Mapping[str, Snapshot]) -> dict[str, list[str]]:
     }
 
 
-def tables_read(snapshot: Snapshot, sources: msg.Sources) -> Set[str]:
-    """The awaited tables that a model reads itself."""
-    return snapshot.model.depends_on & sources.keys() if snapshot.is_model and sources else frozenset()
+@dataclass(frozen=True)
+class AwaitedTables:
+    """The external tables that are awaited.
+
+    Attributes:
+        known: Which of them models read, as `PendingRequest` has it.
+    """
+
+    sources: msg.Sources
+    known: Mapping[str, msg.TablesRead] = field(default_factory=dict)
+
+    def read_by(self, snapshot: Snapshot) -> Set[str]:
+        """The tables that a model reads itself."""
+        if not snapshot.is_model or not self.sources:
+            return frozenset()
+        known = self.known.get(snapshot.name)
+        if known is not None and known.data_hash == snapshot.fingerprint.data_hash:
+            return self.sources.keys() & known.tables
+        return self.sources.keys() & snapshot.model.depends_on
 
 
 # -- the table that it shows for a model ----------------------------------------------------------

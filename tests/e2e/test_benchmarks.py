@@ -54,6 +54,10 @@ def test_benchmarks_warn_if_they_would_measure_the_compiler(tmp_path: Path) -> N
             ["ticks.py", "--models", "8"],
             ["### 8 models, 1 rounds", "a tick / `sqlmesh run`, nothing pending"],
         ),
+        (
+            ["waiting_ticks.py", "--models", "8", "--sources", "3", "--partitions", "8"],
+            ["### 8 models, 3 sources with 8 partitions, nothing pending", "**later tick, with / without, seconds**"],
+        ),
     ],
 )
 @pytest.mark.slow

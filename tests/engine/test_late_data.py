@@ -7,8 +7,8 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from harness import EXECUTORS, NewShop, RunRecord, Shop
-from waiting import DAILY, SourceSensor, day, evaluate_tick, load, outcomes, run, waiting_shop
+from harness import EXECUTORS, NewShop, Shop
+from waiting import DAILY, SourceSensor, day, evaluate_tick, launch_request, load, outcomes, run, waiting_shop
 
 CHECK = "t/days:sqlmesh_no_late_data"
 RESTATE = f"restate: {{start: '{day(2)}', end: '{day(2)}'}}"
@@ -64,6 +64,19 @@ def test_late_data_stays_late_when_the_janitor_merges_times_and_a_person_may_com
     assert run(shop).checks[CHECK].passed
 
 
+def test_a_new_version_is_computed_from_what_was_late_also_if_the_janitor_has_merged_its_times(
+    new_shop: NewShop,
+) -> None:
+    shop = late_shop(new_shop)
+    load(shop, 3)
+    assert not run(shop).checks[CHECK].passed
+    days = shop.project / "models" / "days.sql"
+    days.write_text(days.read_text().replace("day, n FROM", "day, n + 1 AS n FROM"))
+    shop.plan(at=None)
+    shop.sqlmesh("janitor")
+    assert run(shop).checks[CHECK].passed
+
+
 def test_an_hour_makes_the_whole_day_of_a_model_late_also_behind_a_view(new_shop: NewShop) -> None:
     hours = f'days = dg.HourlyPartitionsDefinition(start_date="{day(2)}-00:00")'
     shop = waiting_shop(new_shop, hours, late="warn")
@@ -113,6 +126,29 @@ def test_a_partition_that_is_loaded_while_a_model_reads_it_is_late(new_shop: New
         assert run(shop).checks[CHECK].metadata["sqlmesh/late"].value == day(2)
 
 
+def test_a_computed_partition_that_is_loaded_while_another_one_is_computed_is_late_whatever_the_janitor_merges(
+    new_shop: NewShop,
+) -> None:
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), late="warn")
+    (shop.project / "models" / "days.sql").unlink()
+    report = (
+        f"import dagster as dg, os; os.path.exists('loading') and dg.DagsterInstance.from_config("
+        f"{shop.instance.root_directory!r}).report_runless_asset_event("
+        f"dg.AssetMaterialization(['load', 'orders'], partition={day(3)!r}))"
+    )
+    (shop.project / "models" / "days.py").write_text(PYTHON_MODEL.format(report=report))
+    shop.plan("--skip-backfill")
+    for ago in (3, 2):
+        load(shop, ago)
+    assert run(shop).checks[CHECK].passed
+    load(shop, 1)
+    (shop.project / "loading").touch()
+    run(shop)
+    (shop.project / "loading").unlink()
+    shop.sqlmesh("janitor")
+    assert run(shop).checks[CHECK].metadata["sqlmesh/late"].value == day(3)
+
+
 def load_partition(shop: Shop, partition: str | None) -> None:
     shop.instance.report_runless_asset_event(dg.AssetMaterialization(["load", "orders"], partition=partition))
 
@@ -151,12 +187,12 @@ def test_a_tick_requests_the_restatement_of_the_oldest_late_range_once(new_shop:
 
     [request] = late_requests(shop)
     assert request.asset_selection == [dg.AssetKey(["t", "days"])]
-    restated = launch(shop, request)
+    restated = launch_request(shop, request)
     assert restated.status is dg.DagsterRunStatus.SUCCESS, restated.failures
     assert {restated.status_of(f"t/{name}") for name in ("days", "shown", "total")} == {"executed"}
     assert restated.checks[CHECK].metadata["sqlmesh/late"].value == day(1)
     [request] = late_requests(shop)
-    assert launch(shop, request).checks[CHECK].passed
+    assert launch_request(shop, request).checks[CHECK].passed
     assert late_requests(shop) == []
 
 
@@ -165,7 +201,7 @@ def test_a_restatement_that_was_refused_is_requested_again_only_after_another_lo
     for ago in (3, 2):
         load(shop, ago)
     [request] = late_requests(shop)
-    assert "max_intervals" in str(launch(shop, request).failures)
+    assert "max_intervals" in str(launch_request(shop, request).failures)
     assert late_requests(shop) == []
     load(shop, 3)
     assert len(late_requests(shop)) == 1
@@ -179,25 +215,80 @@ def test_a_sensor_warns_about_late_data_and_requests_each_range(new_shop: NewSho
     load(shop, 1)
     for expected in (day(3), day(1)):
         result = sensor.evaluate()
-        [event] = result.asset_events
-        assert isinstance(event, dg.AssetCheckEvaluation)
-        assert expected in str(event.description)
-        shop.instance.report_runless_asset_event(event)
+        for event in result.asset_events:
+            assert isinstance(event, dg.AssetCheckEvaluation)
+            assert expected in str(event.description)
+            shop.instance.report_runless_asset_event(event)
+        assert len(result.asset_events) == (1 if expected == day(3) else 0), "the first run has reported the rest"
         [request] = result.run_requests
-        assert launch(shop, request).status is dg.DagsterRunStatus.SUCCESS
+        assert launch_request(shop, request).status is dg.DagsterRunStatus.SUCCESS
+    assert sensor.evaluate().run_requests in ([], None)
+    load(shop, 2)
+    active = shop.instance.create_run_for_job(sensor.job)
+    waiting = sensor.evaluate()
+    [event] = waiting.asset_events
+    shop.instance.report_runless_asset_event(event)
+    assert sensor.evaluate().asset_events == [], "the check has it already"
+    shop.instance.report_run_canceled(active)
+    [request] = sensor.evaluate().run_requests
+    assert launch_request(shop, request).status is dg.DagsterRunStatus.SUCCESS
     assert sensor.evaluate().run_requests in ([], None)
     assert sensor.tick() == "No source was materialized since the last tick."
+
+
+def test_a_tick_requests_late_data_together_with_pending_models(new_shop: NewShop) -> None:
+    shop = late_shop(new_shop, "restate", days=(3, 2), restate=True, schedule={"cron": "@daily"})
+    load(shop, 3)
+    load(shop, 1)
+    late, pending = evaluate_tick(shop).run_requests
+    assert late.run_config["ops"]["sqlmesh_shop"]["config"]["restate"] == {"start": day(3), "end": day(3)}
+    assert pending.run_config == {}
+    assert dg.AssetKey(["t", "days"]) in pending.asset_selection
+
+
+def test_a_range_is_not_requested_again_because_another_one_was_loaded(new_shop: NewShop) -> None:
+    shop = late_shop(new_shop, "restate", restate={"max_intervals": 1}, schedule={"cron": "@daily"})
+    load(shop, 3)
+    load(shop, 1)
+    for _ in range(2):
+        [request] = late_requests(shop)
+        assert "max_intervals" in str(launch_request(shop, request).failures)
+    run(shop)
+    assert late_requests(shop) == []
+    load(shop, 1)
+    [request] = late_requests(shop)
+    assert day(1) in str(request.run_config)
+
+
+def test_a_request_leaves_out_models_that_cannot_be_restated_for_a_range(new_shop: NewShop) -> None:
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), late="restate", restate=True, schedule={"cron": "@daily"})
+    for name, kind in (("kept", "INCREMENTAL_UNMANAGED"), ("keyed", "INCREMENTAL_BY_UNIQUE_KEY (unique_key day)")):
+        query = "SELECT day, n FROM raw.orders WHERE day BETWEEN @start_ds AND @end_ds"
+        (shop.project / "models" / f"{name}.sql").write_text(f"MODEL (name t.{name}, kind {kind}); {query}")
+    shop.plan()
+    for ago in (3, 2, 1):
+        load(shop, ago)
+    shop.launch(assets=["t/days", "t/kept", "t/keyed"])
+    load(shop, 3)
+    [request] = late_requests(shop)
+    assert request.asset_selection == [dg.AssetKey(["t", "days"])]
+    assert launch_request(shop, request).checks[CHECK].passed
+    assert late_requests(shop) == []
+    late = shop.launch(assets=["t/kept", "t/keyed"])
+    assert not late.checks["t/kept:sqlmesh_no_late_data"].passed
+    assert not late.checks["t/keyed:sqlmesh_no_late_data"].passed
+
+
+def test_the_warning_ends_also_if_models_without_changes_are_not_recorded(new_shop: NewShop) -> None:
+    shop = late_shop(new_shop, execution={"record_unchanged": False})
+    load(shop, 2)
+    assert not run(shop).checks[CHECK].passed
+    restated = ("--restate-model", "t.days", "--start", day(2), "--end", day(2))
+    shop.sqlmesh("plan", *restated, "--no-prompts", "--auto-apply")
+    assert run(shop).checks[CHECK].passed
+    assert CHECK not in run(shop).checks
 
 
 def late_requests(shop: Shop) -> list[dg.RunRequest]:
     """The restatements that a tick of the schedule requests now."""
     return [request for request in evaluate_tick(shop).run_requests or () if "restate" in str(request.run_config)]
-
-
-def launch(shop: Shop, request: dg.RunRequest) -> RunRecord:
-    """Launch a requested run, with the tag by which Dagster knows it."""
-    return shop.launch(
-        ops={op: config["config"] for op, config in request.run_config["ops"].items()},
-        assets=[key.to_user_string() for key in request.asset_selection or ()],
-        tags={**request.tags, "dagster/run_key": str(request.run_key)},
-    )

@@ -131,6 +131,20 @@ def test_a_restatement_of_days_that_are_not_loaded_is_refused(new_shop: NewShop)
     assert run(shop, restate={"start": day(3), "end": day(3)}).status is dg.DagsterRunStatus.SUCCESS
 
 
+def test_a_restatement_does_not_compute_a_whole_table_whose_source_is_not_loaded(new_shop: NewShop) -> None:
+    """SQLMesh restates it up to now, whatever the range."""
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), restate=True)
+    load(shop, 3)
+    run(shop)
+    restated = run(shop, restate={"start": day(3), "end": day(3)})
+    assert restated.status is dg.DagsterRunStatus.SUCCESS, restated.failures
+    assert outcomes(restated)["days"] == "executed"
+    load(shop, 2)
+    load(shop, 1)
+    assert outcomes(run(shop))["total"] == "executed"
+    assert shop.query("SELECT n FROM t.total") == [(3,)]
+
+
 def test_a_source_without_partitions_is_complete_up_to_the_start_of_its_run(new_shop: NewShop) -> None:
     shop = waiting_shop(new_shop)
     assert outcomes(run(shop))["days"] == "waiting"

@@ -186,6 +186,13 @@ SCENARIOS: dict[str, tuple[dict[str, str], list[tuple[list[str], dict[str, str]]
         },
         [(["raw/landing"], {"start": ago(1, 12)}), (["marts/reader"], {"start": ago(1, 12)})],
     ),
+    "a run of both models that computes a part of a day": (
+        {
+            "landing": f"MODEL (name raw.landing, kind {BY_TIME.format('')}, cron '@hourly'); {HOURLY_ROWS}",
+            "reader": hourly_model("marts.reader", "raw.landing", "@daily"),
+        },
+        [(["raw/landing", "marts/reader"], {"start": ago(2, 12), "end": ago(1, 12)})],
+    ),
     "a view that depends on the execution time": (
         {
             "landing": f"MODEL (name raw.landing, kind {BY_TIME.format('')}); {HOURLY_ROWS}",

@@ -24,19 +24,18 @@ import traceback
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import clock
 import dagster as dg
-import pytest
 import worker_zygote
+from clock import MovedClock
 from computed_hours import HOUR, NONE, Hours, State, recorded_hours, text_of
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
@@ -112,7 +111,7 @@ class Outside:
 
 
 @dataclass
-class Sequence:
+class Sequence(MovedClock):
     """A project, its twin, and what is known of both."""
 
     rng: random.Random
@@ -153,9 +152,8 @@ class Sequence:
         query(self.project, "CREATE TABLE ctl.action AS SELECT 0 AS n")
         query(self.project, "CREATE TABLE ctl.broken (name TEXT, day DATE)")
         query(self.project, "CREATE TABLE ctl.bad (name TEXT, day DATE)")
-        self.offset = 0.0
         self.move_to(start + timedelta(minutes=self.rng.randint(5, 25)))
-        with self.clock():
+        with self.shown():
             self.shell(self.project, "plan", "--auto-apply", "--no-prompts")
             self.twin = Path(shutil.copytree(self.project, self.folder / "twin"))
             attributes: dict[str, Any] = dict(ATTRIBUTES)
@@ -169,24 +167,6 @@ class Sequence:
         self.computed_in = dict.fromkeys(self.state.versions, 0)
 
     # -- time
-
-    def move_to(self, instant: datetime) -> None:
-        self.offset = instant.timestamp() - time.monotonic()
-
-    @property
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(time.monotonic() + self.offset, timezone.utc)
-
-    @contextmanager
-    def clock(self) -> Iterator[None]:
-        """Show the time of this sequence to this process and to the processes that it starts."""
-        with pytest.MonkeyPatch.context() as environment:
-            environment.setenv(clock.VARIABLE, str(self.offset))
-            traveller = clock.start(self.offset)
-            try:
-                yield
-            finally:
-                traveller.stop()
 
     def wait(self) -> None:
         """Move the time forward, to an instant that is some minutes away from ticks of crons."""
@@ -243,7 +223,7 @@ class Sequence:
         self.wait()
         self.actions.append(action.__name__)
         number = len(self.actions)
-        with self.clock():
+        with self.shown():
             self.twin_before = State.of(self.twin)
             for project in (self.project, self.twin):
                 query(project, f"UPDATE ctl.action SET n = {number}")
@@ -541,7 +521,7 @@ def tick_of_schedule(sequence: Sequence) -> None:
         )
     )
     sequence.move_to(scheduled + timedelta(seconds=20))
-    with sequence.clock():
+    with sequence.shown():
         context = dg.build_schedule_context(sequence.dagster.instance, scheduled, repository_def=sequence.repository)
         requests = schedule.evaluate_tick(context).run_requests
         requested = {key.path[-1] for request in requests or () for key in request.asset_selection or ()}

@@ -1,185 +1,475 @@
-"""Load random sources in any order between runs, and check that no interval is computed before its source is loaded.
+"""Load random sources in any order between runs, and check after each run that nothing was computed too early.
 
-Sources have partitions of days, of hours, of days in another time zone, or none. A load may be announced too early: its
-rows are there in part, and it has no materialization yet.
+    python tests/soak/random_sources.py --histories 100 --seed 1
 
-python tests/soak/random_sources.py --projects 30 --seed 1
+A history is some days with their own clock, often with a change of clocks in a source's time zone. Loads succeed, are
+repeated, fail or are refused by their check. Runs are of all models or of some, with bounds, restate, fail, retry or
+are killed. After each run, an interval of SQLMesh's state must be one for which all sources were complete when it was
+computed, and must have all its rows. At the end, everything is loaded, and no interval may be missing.
 """
 
 from __future__ import annotations
 
+import argparse
+import os
 import random
+import signal
 import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dagster as dg
-from drawn import try_many
-from harness import Shop, planned_shop
+import worker_zygote
+from clock import MovedClock
+from computed_hours import Hours, State, text_of
+from harness import CONFIG, RunRecord, Shop, launch_forked, planned_shop, processes_in, wait_until
+from random_loads import (
+    COUNTRIES,
+    KINDS,
+    NO_WINDOWS,
+    OUTCOMES,
+    SLOT,
+    ZONES,
+    Load,
+    RandomSource,
+    Slots,
+    slot_of,
+    slots_of,
+)
+from waiting import evaluate_tick, launch_request
 
-DAYS = 6
-PARTITIONS = {
-    "days": "dg.DailyPartitionsDefinition(start_date='{start:%Y-%m-%d}')",
-    "hours": "dg.HourlyPartitionsDefinition(start_date='{start:%Y-%m-%d-00:00}')",
-    "zone": "dg.DailyPartitionsDefinition(start_date='{before:%Y-%m-%d}', timezone='America/New_York')",
-    "none": "None",
-}
-KINDS = (
+DAYS = 3
+STARTS = ("2025-10-24", "2025-10-31", "2026-01-14", "2026-03-06", "2026-03-27")
+"""The first days. Among the days after them, clocks change in Berlin and New York."""
+OP = "sqlmesh_shop"
+SLOTS = {"hour": 3600 // SLOT, "day": 86400 // SLOT}
+CRONS = {"hour": ("@hourly", "0 */6 * * *"), "day": ("@daily", "0 6 * * *")}
+MODEL_KINDS = (
     "INCREMENTAL_BY_TIME_RANGE (time_column ts)",
-    "INCREMENTAL_BY_TIME_RANGE (time_column ts, batch_size 2)",
+    "INCREMENTAL_BY_TIME_RANGE (time_column ts, batch_size 5)",
     "INCREMENTAL_BY_TIME_RANGE (time_column ts, lookback 1)",
     "FULL",
     "VIEW",
     "EMBEDDED",
 )
-CRONS = {"hour": ("@hourly", "0 */6 * * *"), "day": ("@daily",)}
+MACRO = """
+import os
+import time
+from pathlib import Path
+
+from sqlglot import exp
+from sqlmesh import macro
 
 
-@dataclass
-class RandomSource:
-    """A table with one row an hour, and the asset that loads it in chunks."""
-
-    name: str
-    kind: str
-    start: datetime
-
-    @property
-    def chunks(self) -> list[tuple[datetime, datetime, list[str | None]]]:
-        """The start and the end of each load, and the partitions that it materializes."""
-        if self.kind == "hours":
-            starts = [self.start + timedelta(hours=6 * n) for n in range(4 * DAYS)]
-            hours = {at: [at + timedelta(hours=n) for n in range(6)] for at in starts}
-            return [(at, at + timedelta(hours=6), [f"{hour:%Y-%m-%d-%H:00}" for hour in hours[at]]) for at in starts]
-        if self.kind == "zone":  # a day of New York, without the change of its clocks, begins at 05:00 or 04:00 UTC
-            before = f"{self.start - timedelta(days=1):%Y-%m-%d}"
-            definition = dg.DailyPartitionsDefinition(before, timezone="America/New_York")
-            keys = [f"{self.start + timedelta(days=n - 1):%Y-%m-%d}" for n in range(DAYS + 1)]
-            windows = [definition.time_window_for_partition_key(key) for key in keys]
-            return [(w.start, w.end, [key]) for w, key in zip(windows, keys, strict=True)]
-        days = [self.start + timedelta(days=n) for n in range(DAYS)]
-        return [(day, day + timedelta(days=1), [f"{day:%Y-%m-%d}" if self.kind == "days" else None]) for day in days]
-
-    @property
-    def definition(self) -> str:
-        partitions = PARTITIONS[self.kind].format(start=self.start, before=self.start - timedelta(days=1))
-        return f'\n@dg.asset(key=["raw", "{self.name}"], partitions_def={partitions})\ndef {self.name}(context): ...\n'
+@macro()
+def disturbed(evaluator, name):
+    flag = Path("disturb")
+    if evaluator.runtime_stage == "evaluating" and flag.exists():
+        model, batches, number, pid = flag.read_text().split()
+        if model == name.this and int(batches) > 0:
+            flag.write_text(f"{model} {int(batches) - 1} {number} {pid}")
+        elif model == name.this:
+            flag.unlink()
+            if not int(number):
+                raise RuntimeError("disturbed")
+            os.kill(int(pid) or os.getpid(), int(number))
+            time.sleep(1)  # the worker of a killed run learns it meanwhile
+    return exp.true()
+"""
+"""Disturbs a run before a batch of a model: the model fails, or a process is killed. The file says which."""
 
 
 @dataclass(frozen=True)
 class RandomModel:
-    """A model with one row per hour or day. A row has the number of rows that it has read of that hour or day."""
+    """A model with one row per hour or day. A row has the sum of the values that it has read of that hour or day."""
 
     name: str
     unit: str
     kind: str
-    source: RandomSource | None = None
-    upstream: list[RandomModel] = field(default_factory=list)
+    cron: str
+    sources: tuple[RandomSource, ...] = ()
+    upstream: tuple[RandomModel, ...] = ()
+
+    @property
+    def is_table(self) -> bool:
+        return self.kind not in ("VIEW", "EMBEDDED")
 
     @property
     def text(self) -> str:
         """The text of the model's file."""
-        cron = random.Random(self.name).choice(CRONS[self.unit])
-        header = f"MODEL (name t.{self.name}, kind {self.kind}, cron '{cron}');\n"
-        within = "WHERE ts >= @start_dt::TIMESTAMP AND ts <= @end_dt::TIMESTAMP" if "INCREMENTAL" in self.kind else ""
-        tables = [f"t.{model.name}" for model in self.upstream] + ([f"raw.{self.source.name}"] if self.source else [])
-        read = " UNION ALL ".join(f"SELECT date_trunc('{self.unit}', ts) AS ts FROM {table}" for table in tables)
-        return f"{header}SELECT ts, count(*)::BIGINT AS n FROM ({read}) AS read_here {within} GROUP BY 1"
+        header = f"MODEL (name t.{self.name}, kind {self.kind}, cron '{self.cron}');\n"
+        within = ["ts >= @start_dt::TIMESTAMP AND ts <= @end_dt::TIMESTAMP"] if self.is_incremental else []
+        where = " AND ".join([*within, f"@disturbed('{self.name}')"] if self.is_table else ["TRUE"])
+        tables = [f"t.{model.name}" for model in self.upstream] + [f"raw.{source.name}" for source in self.sources]
+        read = " UNION ALL ".join(f"SELECT date_trunc('{self.unit}', ts) AS ts, n FROM {table}" for table in tables)
+        return f"{header}SELECT ts, sum(n)::BIGINT AS n FROM ({read}) AS read_here WHERE {where} GROUP BY 1"
+
+    def expected(self, hour: int) -> int:
+        """The expected value of the row that begins at an hour since 1970."""
+        slots = range(2 * hour, 2 * hour + SLOTS[self.unit])
+        of_sources = (s.values[slot, country] for s in self.sources for slot in slots for country in COUNTRIES)
+        return sum(of_sources) + sum(
+            model.expected(start // 2) for model in self.upstream for start in slots[:: SLOTS[model.unit]]
+        )
 
     @property
-    def expected(self) -> int:
-        """The expected value of each row."""
-        day = self.unit == "day"
-        return sum(24 if day and model.unit == "hour" else 1 for model in self.upstream) + (
-            (24 if day else 1) if self.source else 0
-        )
+    def is_compared(self) -> bool:
+        """Whether late data of all sources upstream of it is found: it compares windows, of incremental models."""
+        if self.sources and (self.kind == "FULL" or any(s.kind in NO_WINDOWS for s in self.sources)):
+            return False
+        return all(model.is_compared and (model.is_incremental or self.is_incremental) for model in self.upstream)
+
+    @property
+    def is_incremental(self) -> bool:
+        return "INCREMENTAL" in self.kind
 
 
 def random_models(rng: random.Random, sources: list[RandomSource]) -> list[RandomModel]:
     """Return random models. Each reads a source, or models before it in the list with its unit or a smaller one."""
     models: list[RandomModel] = []
-    for number in range(rng.randint(3, 7)):
+    # If a model ran more often than one that it reads, SQLMesh would not wait for it.
+    crons = {unit: rng.choice(CRONS[unit]) for unit in CRONS}
+    for number in range(rng.randint(2, 4)):
         unit = rng.choice(("hour", "day"))
         possible = [model for model in models if (model.unit, unit) != ("day", "hour")]
-        upstream = rng.sample(possible, min(len(possible), rng.randint(0, 2)))
-        source = rng.choice(sources) if not upstream or rng.random() < 0.3 else None
-        models.append(RandomModel(f"m{number}", unit, rng.choice(KINDS), source, upstream))
+        upstream = tuple(rng.sample(possible, min(len(possible), rng.randint(0, 2))))
+        read = (rng.choice(sources),) if not upstream or rng.random() < 0.3 else ()
+        kind = rng.choice(MODEL_KINDS if number else MODEL_KINDS[:3])
+        models.append(RandomModel(f"m{number}", unit, kind, crons[unit], read, upstream))
     return models
 
 
-def try_random_loads(rng: random.Random, folder: Path) -> str:
-    """Load and run in a random order, then load the rest, run everything, and count the rows.
+# -- one history ----------------------------------------------------------------------------------
 
-    Returns:
-        A short description of the project and its runs.
+
+@dataclass
+class History:
+    """A project, its sources, and what was done."""
+
+    rng: random.Random
+    shop: Shop
+    clock: MovedClock
+    start: datetime
+    sources: list[RandomSource]
+    models: list[RandomModel]
+    is_late: bool = False
+    actions: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.end = self.start + timedelta(days=DAYS)
+        self.assets = [f"t/{model.name}" for model in self.models if model.kind != "EMBEDDED"]
+        self.state = State.of(self.shop.project)
+
+    # -- loads
+
+    def load_some(self) -> None:
+        """Do some of the possible loads, in any order, and a few that were done before."""
+        loads = [(source, load) for source in self.sources for load in source.loads(self.clock.now)]
+        again = 0.4 if self.is_late else 0.1
+        loads = [(s, load) for s, load in loads if not s.is_done(load) or self.rng.random() < again]
+        for source, load in self.rng.sample(loads, self.rng.randint(0, len(loads))):
+            self.load(source, load, self.rng.choices(list(OUTCOMES), list(OUTCOMES.values()))[0])
+
+    def load_rest(self) -> None:
+        for source in self.sources:
+            for load in source.loads(self.clock.now):
+                if not source.is_done(load):
+                    self.load(source, load, "loaded")
+
+    def load(self, source: RandomSource, load: Load, outcome: str) -> None:
+        is_repeated = source.is_done(load)
+        self.counts[f"load {outcome}{' again' if is_repeated else ''}"] += 1
+        self.actions.append(f"{source.name} {load.text} {outcome}")
+        source.load(load, outcome, self.shop.query, self.shop.instance)
+
+    # -- runs
+
+    def launch(self, assets: Collection[str], **config: Any) -> RunRecord:
+        return self.shop.launch(assets=sorted(assets), ops={OP: config} if config else None)
+
+    def run(self, assets: Collection[str], **config: Any) -> RunRecord:
+        """Run models, and never the assets that load. Nothing may fail."""
+        record = self.launch(assets, **config)
+        assert record.status is dg.DagsterRunStatus.SUCCESS, record.failures
+        self.actions.append(f"run {[(asset, record.status_of(asset)) for asset in sorted(assets)]} {config or ''}")
+        self.counts.update(f"outcome {record.status_of(asset)}" for asset in assets)
+        return record
+
+    def check(self) -> None:
+        """Compare what the state has now, and had not before this run, with the sources and the rows.
+
+        Raises:
+            AssertionError: An interval was computed too early, or lacks rows.
+        """
+        before, self.state = self.state, State.of(self.shop.project)
+        computed = self.state.computed_since(before)
+        for model in self.models:
+            hours = self.of_history(computed.get(model.name, frozenset()))
+            early = {slot // 2 for slot in slots_of(hours) - self.complete(model)}
+            assert not early, f"{model.name} was computed too early for {text_of(early)}"
+            self.counts["intervals"] += len(hours) // (24 if model.unit == "day" else 1)
+            if model.is_table:
+                self.check_rows(model)
+
+    def check_rows(self, model: RandomModel, *, is_end: bool = False) -> None:
+        """Each interval that counts as computed has its row."""
+        size = 24 if model.unit == "day" else 1
+        found = dict(self.shop.query(f"SELECT epoch(ts)::BIGINT // 3600, n FROM t.{model.name}"))
+        starts = {hour for hour in self.of_history(self.state.computed[model.name]) if hour % size == 0}
+        bad = {hour: found.get(hour) for hour in sorted(starts) if found.get(hour) != model.expected(hour)}
+        if self.is_late and not is_end:  # values of older loads
+            bad = {hour: n for hour, n in bad.items() if n is None}
+        some = [(text_of({hour}), n, model.expected(hour)) for hour, n in list(bad.items())[:3]]
+        assert not bad, f"{model.name} has {len(bad)} computed intervals with wrong rows (found, expected): {some}"
+
+    def of_history(self, hours: Hours) -> Hours:
+        """Without the days before it, which the plan computes."""
+        return frozenset(hour for hour in hours if hour >= slot_of(self.start) // 2)
+
+    def complete(self, model: RandomModel) -> Slots:
+        """The half hours for which everything is there that a model reads."""
+        read = [source.complete for source in model.sources]
+        for parent in model.upstream:
+            read.append(slots_of(self.state.computed[parent.name]) if parent.is_table else self.complete(parent))
+        return frozenset.intersection(*read)
+
+    def check_end(self) -> None:
+        """No interval is left out.
+
+        Raises:
+            AssertionError: One is.
+        """
+        hours = frozenset(range(slot_of(self.start) // 2, slot_of(self.end) // 2))
+        for model in self.models:
+            left = hours - self.state.computed[model.name]
+            assert model.kind == "EMBEDDED" or not left, f"{model.name} was never computed for {text_of(left)}"
+            if model.kind != "EMBEDDED" and (model.is_compared or not self.is_late):
+                self.counts["models with all rows"] += 1
+                self.check_rows(model, is_end=True)
+
+    def restate_late(self) -> None:
+        """Launch what ticks of the schedule request for late data, until nothing is late.
+
+        Raises:
+            AssertionError: A restatement fails, or there is no end.
+        """
+        for _ in range(100):
+            late = [
+                request
+                for request in evaluate_tick(self.shop).run_requests or ()
+                if "restate" in str(request.run_config)
+            ]
+            if not late:
+                return
+            [request] = late
+            record = launch_request(self.shop, request)
+            self.actions.append(f"late: {request.run_config}")
+            assert record.status is dg.DagsterRunStatus.SUCCESS, record.failures
+            self.counts["late data restated"] += 1
+        raise AssertionError("late data is restated again and again")
+
+
+# -- kinds of runs --------------------------------------------------------------------------------
+
+
+def run_of_all(history: History) -> None:
+    history.run(history.assets)
+
+
+def run_of_subset(history: History) -> None:
+    history.run(history.rng.sample(history.assets, history.rng.randint(1, len(history.assets))))
+
+
+def run_without_cron(history: History) -> None:
+    history.run(history.assets, ignore_cron=True)
+
+
+def run_with_bounds(history: History) -> None:
+    """Compute a part of the time, by `start`, `end` or both."""
+    hours = max(1, int((history.clock.now - history.start) / timedelta(hours=1)))
+    instants = sorted(history.start + timedelta(hours=history.rng.randint(0, hours)) for _ in range(2))
+    bounds = {name: f"{instant:%Y-%m-%d %H:%M:%S}" for name, instant in zip(("start", "end"), instants, strict=True)}
+    for name in history.rng.choice(((), ("start",), ("end",))):
+        del bounds[name]
+    history.run(history.assets, **bounds)
+
+
+def restatement(history: History) -> None:
+    """Restate some days. If a source is not loaded, or no cron has ticked since, it is refused."""
+    days = (history.clock.now - history.start) // timedelta(days=1)
+    if not days:
+        return
+    first, last = sorted(history.start + timedelta(days=history.rng.randrange(days)) for _ in range(2))
+    names = history.rng.sample(history.assets, history.rng.randint(1, min(2, len(history.assets))))
+    record = history.launch(names, restate={"start": f"{first:%Y-%m-%d}", "end": f"{last:%Y-%m-%d}"})
+    is_refused = record.status is not dg.DagsterRunStatus.SUCCESS
+    history.actions.append(f"restate {names} {first:%d} {last:%d}{' refused' if is_refused else ''}")
+    history.counts["restatement refused" if is_refused else "restatement done"] += 1
+    if is_refused:
+        computed = State.of(history.shop.project).computed_since(history.state)
+        assert not computed, f"a refused restatement has computed {computed.keys()}"
+        reasons = ("source is not loaded", "no complete interval of its unit")
+        assert any(reason in str(record.failures) for reason in reasons), record.failures
+
+
+def run_with_failure(history: History) -> None:
+    """Let a batch of a model fail. A retry inside the step may succeed."""
+    flag = _disturb(history, 0)
+    record = history.launch(history.assets, ignore_cron=True)
+    _describe(history, flag, f"fail, {record.status.value}")
+
+
+def run_with_killed_worker(history: History) -> None:
+    flag = _disturb(history, signal.SIGKILL)
+    record = history.launch(history.assets, ignore_cron=True)
+    _describe(history, flag, f"kill the worker, {record.status.value}")
+
+
+def run_that_is_killed(history: History) -> None:
+    """Kill the process of the run. The worker ends by itself."""
+    pid = launch_forked(history.shop, "in_process", assets=history.assets)
+    flag = _disturb(history, signal.SIGKILL, pid)
+    os.waitpid(pid, 0)
+    wait_until(lambda: not processes_in(history.shop.project))
+    _describe(history, flag, "kill the run")
+
+
+def _disturb(history: History, number: int, pid: int = 0) -> Path:
+    name = history.rng.choice([model.name for model in history.models if model.is_table])
+    flag = history.shop.project / "disturb"
+    flag.write_text(f"{name} {history.rng.choice((0, 0, 1, 2))} {int(number)} {pid}")
+    return flag
+
+
+def _describe(history: History, flag: Path, text: str) -> None:
+    """Note whether a run was disturbed. Most of those that were not had nothing to compute."""
+    text = f"not disturbed: {text}" if flag.exists() else text
+    flag.unlink(missing_ok=True)
+    history.actions.append(text)
+    history.counts[text] += 1
+
+
+RUNS: dict[Callable[[History], None], int] = {
+    run_of_all: 3,
+    run_of_subset: 4,
+    run_without_cron: 1,
+    run_with_bounds: 2,
+    restatement: 3,
+    run_with_failure: 2,
+    run_with_killed_worker: 1,
+    run_that_is_killed: 1,
+}
+
+
+def try_history(seed: int, folder: Path) -> History:
+    """Load and run in a random order, then load the rest and run everything.
 
     Raises:
-        AssertionError: There are too few or too many rows. Hours of today still wait.
+        AssertionError: An interval was computed too early, lacks rows, or is missing at the end. The message has the
+            whole history.
     """
-    today = datetime.now(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
-    start = today - timedelta(days=DAYS)
-    sources = [RandomSource(f"s{n}", rng.choice(list(PARTITIONS)), start) for n in range(rng.randint(1, 3))]
+    rng = random.Random(seed)
+    start = datetime.fromisoformat(f"{rng.choice(STARTS)}T00:00+00:00")
+    end = start + timedelta(days=DAYS)
+    sources = [
+        RandomSource(f"s{n}", rng.choice(KINDS), rng.choice(ZONES), start, end) for n in range(rng.randint(1, 2))
+    ]
     models = random_models(rng, sources)
-    todo = [(source, chunk) for source in sources for chunk in source.chunks]
-    rng.shuffle(todo)
-    # Without partitions, a load adds to the one before.
-    order = {source.name: iter(source.chunks) for source in sources if source.kind == "none"}
-    todo = [(source, next(order[source.name]) if source.name in order else chunk) for source, chunk in todo]
-    assets = [f"t/{model.name}" for model in models if model.kind != "EMBEDDED"]
+    is_late = rng.random() < 0.5
+    for source in sources:
+        source.changes = is_late
+    clock = MovedClock(start + timedelta(minutes=10))
+    with ExitStack() as stack:
+        with clock.shown():
+            shop = stack.enter_context(_planned(folder, models, sources, rng, is_late=is_late))
+            shop.add_module("loaders", "import random_loads\n" + "".join(source.code for source in sources))
+            history = History(rng, shop, clock, start, sources, models, is_late)
+            shop.refresh()
+        try:
+            _act(history)
+        except Exception as error:
+            described = [f"{s.name}: {s.kind}, {s.zone}" for s in sources] + [model.text for model in models]
+            lines = [*described, *history.actions, f"{type(error).__name__}: {error}"]
+            raise AssertionError("\n    ".join(lines)) from error
+    return history
+
+
+def _planned(
+    folder: Path, models: list[RandomModel], sources: list[RandomSource], rng: random.Random, *, is_late: bool
+) -> AbstractContextManager[Shop]:
     files = {f"models/{model.name}.sql": model.text for model in models}
-    tables = {f"raw.{source.name}": "SELECT now()::TIMESTAMP AS ts LIMIT 0" for source in sources}
-    runs = []
-    wait = {"wait": True}
-    with planned_shop(folder, files, tables=tables, planned_at=f"{DAYS} days ago", external_models=wait) as shop:
-        shop.add_module("loaders", "import dagster as dg\n" + "".join(source.definition for source in sources))
-        while todo:
-            for _ in range(rng.randint(1, max(1, len(todo) // 2))):
-                if todo:
-                    _load(shop, *todo.pop(0), rng, assets)
-            selected = sorted(rng.sample(assets, rng.randint(1, len(assets)))) if rng.random() < 0.5 else assets
-            runs.append(_run(shop, selected))
-        runs.append(_run(shop, assets))
-    for model in models:
-        if model.kind != "EMBEDDED":
-            where = f"ts >= '{start:%Y-%m-%d}' AND ts < '{today:%Y-%m-%d}'"
-            rows = shop.query(f"SELECT count(*), min(n), max(n) FROM t.{model.name} WHERE {where}")
-            expected = [(DAYS * (24 if model.unit == "hour" else 1), model.expected, model.expected)]
-            assert rows == expected, (model, sources, runs, rows, expected)
-    kinds = ", ".join(source.kind for source in sources)
-    return f"{len(models)} models over {kinds}: {len(runs)} runs, {sum(run.count('waiting') for run in runs)} waited"
+    files |= {"macros/__init__.py": "", "macros/disturbed.py": MACRO}
+    before, start = (f"{sources[0].start - timedelta(days=ago):%Y-%m-%d}" for ago in (2, 0))
+    tables = {
+        f"raw.{source.name}": "SELECT now()::TIMESTAMP AS ts, '' AS country, 1 AS n LIMIT 0" for source in sources
+    }
+    attributes: dict[str, Any] = {"external_models": {"wait": True}, "restate": True}
+    if is_late:
+        attributes["external_models"]["late"] = "restate"
+        attributes["schedule"] = {"cron": "@daily"}
+    if rng.random() < 0.5:
+        attributes["execution"] = {"retries": {"max_retries": 1, "delay": 0}}
+    return planned_shop(folder, files, CONFIG.replace("6 days ago", before), tables, start, **attributes)
 
 
-def _load(
-    shop: Shop,
-    source: RandomSource,
-    chunk: tuple[datetime, datetime, list[str | None]],
-    rng: random.Random,
-    assets: list[str],
-) -> None:
-    """Load a chunk. Sometimes its first rows are there, and a run sees them, before the load is announced."""
-    start, end, partitions = chunk
-    first, last = (f"TIMESTAMP '{at.astimezone(timezone.utc):%Y-%m-%d %H:%M}'" for at in (start, end))
-    table = f"raw.{source.name}"
-    rows = f"INSERT INTO {table} SELECT ts FROM range({first}, {last}, INTERVAL 1 HOUR) AS r(ts)"
-    if rng.random() < 0.3:
-        shop.query(f"{rows} WHERE hour(ts) % 3 = 0")
-        _run(shop, assets)
-    shop.query(f"DELETE FROM {table} WHERE ts >= {first} AND ts < {last}")
-    shop.query(rows)
-    metadata = {} if partitions[0] else {"sqlmesh/complete_until": dg.MetadataValue.timestamp(end.timestamp())}
-    for partition in partitions:
-        event = dg.AssetMaterialization(["raw", source.name], partition=partition, metadata=metadata)
-        shop.instance.report_runless_asset_event(event)
+def _act(history: History) -> None:
+    """Move the clock, load and run, until the end is over. Then load the rest."""
+    while history.clock.now < history.end:
+        later = history.clock.now + timedelta(hours=history.rng.choice((1, 13, 24, 24, 40)), minutes=3)
+        history.clock.move_to(later)
+        with history.clock.shown():
+            history.actions.append(f"-- {history.clock.now:%Y-%m-%dT%H:%M}")
+            history.load_some()
+            [run] = history.rng.choices(list(RUNS), list(RUNS.values()))
+            history.counts[run.__name__] += 1
+            run(history)
+            history.check()
+    history.clock.move_to(history.end + timedelta(hours=36))  # each zone's last day is over
+    with history.clock.shown():
+        history.load_rest()
+        history.run(history.assets, ignore_cron=True)
+        history.check()
+        if history.is_late:
+            history.restate_late()
+            history.check()
+        history.check_end()
 
 
-def _run(shop: Shop, assets: list[str]) -> tuple[str | None, ...]:
-    """Run models, and never the assets that load."""
-    record = shop.launch(assets=assets)
-    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
-    return tuple(record.status_of(asset) for asset in assets)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--histories", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1, help="the seed of the first history; the next has the next")
+    arguments = parser.parse_args()
+    begin, failed, counts = time.monotonic(), [], Counter[str]()
+    with worker_zygote.forked_workers():
+        for seed in range(arguments.seed, arguments.seed + arguments.histories):
+            with tempfile.TemporaryDirectory() as folder:
+                try:
+                    history = try_history(seed, Path(folder).resolve())
+                except KeyboardInterrupt:
+                    break
+                except AssertionError as error:  # the next histories run too
+                    failed.append(seed)
+                    print(f"seed {seed} FAILED: {error}", flush=True)
+                    continue
+            counts += history.counts + Counter(histories=1)
+            kinds = ", ".join(f"{source.kind} {source.zone}" for source in history.sources)
+            print(f"seed {seed}: {len(history.models)} models over {kinds}", flush=True)
+    for name, number in sorted(counts.items()):
+        print(f"{name}: {number}")
+    print(f"failed: {failed}, {time.monotonic() - begin:.0f} seconds")
+    sys.exit(bool(failed))
 
 
 if __name__ == "__main__":
-    try_many(__doc__, try_random_loads)
+    main()

@@ -17,7 +17,6 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,7 +29,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dagster as dg
-from harness import EXECUTORS, DagsterProject, RunRecord, Shop, planned_shop, processes_in
+from harness import EXECUTORS, RunRecord, Shop, launch_forked, planned_shop, processes_in
 from postgres import postgres_server
 
 DAYS = """
@@ -139,24 +138,6 @@ def _today() -> date:
 
 
 # -- processes ------------------------------------------------------------------------------------
-
-
-def launch_forked(shop: Shop, executor: str) -> int:
-    """Launch all assets in a fork, which has already imported Dagster. Return its process id."""
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        os.setsid()
-        with (shop.project.parent / "log").open("a") as output:
-            os.dup2(output.fileno(), 1)
-            os.dup2(output.fileno(), 2)
-        with dg.DagsterInstance.from_config(shop.instance.root_directory) as instance:
-            DagsterProject(shop.root, instance).launch(executor)
-    except BaseException:  # noqa: BLE001  # the process ends here
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
 
 
 def await_worker(project: Path, run: int) -> None:

@@ -50,4 +50,5 @@ def test_dry_run_predicts_the_outcomes_of_the_run_after_it(tmp_path: Path) -> No
 
 
 def test_no_interval_is_computed_before_its_source_is_loaded(tmp_path: Path) -> None:
-    assert " models over " in random_sources.try_random_loads(random.Random(3), tmp_path)
+    with worker_zygote.forked_workers():
+        assert random_sources.try_history(3, tmp_path).counts["intervals"]

@@ -469,3 +469,21 @@ def test_data_version_of_an_asset_materialized_in_the_step_can_be_forgotten(inst
     record = instance.fetch_materializations(B, limit=1).records[0]
     assert record.asset_materialization is not None
     assert (record.asset_materialization.tags or {})["dagster/input_data_version/middle"] == "new"
+
+
+def test_materialized_partitions_of_many_assets_are_those_of_the_public_api(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The assets of one query are an odd number, and one asset of each query was wiped."""
+    monkeypatch.setattr(internals, "_ASSETS_PER_QUERY", 3)
+    keys = [dg.AssetKey(["load", f"{number}"]) for number in range(8)]
+    for key in keys[:7]:
+        for partition in ("x", "y", "x", None):
+            instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=partition))
+        instance.report_runless_asset_event(dg.AssetObservation(key, partition="observed"))
+    instance.wipe_assets([keys[1], keys[3]])
+    instance.report_runless_asset_event(dg.AssetMaterialization(keys[3], partition="y"))
+    found = internals.materialized_partitions(instance, keys)
+    assert found == {key: instance.get_materialized_partitions(key) for key in keys}
+    assert [sorted(found[key]) for key in keys] == [["x", "y"], [], ["x", "y"], ["y"], *[["x", "y"]] * 3, []]
+    assert internals.materialized_partitions(instance, []) == {}

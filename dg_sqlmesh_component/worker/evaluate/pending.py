@@ -5,14 +5,16 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+from sqlmesh.core.snapshot import Snapshot
 from sqlmesh.utils.date import to_datetime, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import plain
 from dg_sqlmesh_component.worker.changes import Comparison
-from dg_sqlmesh_component.worker.environment import opened_without_lock, refuse_lost_versions
+from dg_sqlmesh_component.worker.environment import AwaitedTables, opened_without_lock, refuse_lost_versions
 from dg_sqlmesh_component.worker.evaluate import planner
 from dg_sqlmesh_component.worker.observe.held_back_intervals import has_signals
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
@@ -34,19 +36,22 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         refuse_lost_versions(environment, {snapshot.name for snapshot in by_id.values()})
         context.console = tracker = Tracker(pipe)
         scheduler = context.create_scheduler(by_id.values(), context.snapshot_evaluator)
-        planner.watch(scheduler, tracker, request.sources)
+        find_ready = planner.watch(scheduler, tracker, AwaitedTables(request.sources, request.tables_read))
         intervals, index = planner.find_missing(scheduler, request.environment, request.now)
         waiting, signal_error = {}, None
-        late = Comparison(msg.Records(loads=request.loads), environment, context).old.late if request.loads else {}
+        loads = {node.name: request.loads[node.name] for node in by_id.values() if _is_restatable(node, request)}
+        late = Comparison(msg.Records(loads=loads), environment, context).old.late if loads else {}
         if request.sources or any(map(has_signals, intervals)):
+            find_batches = partial(scheduler.batch_intervals, intervals, index, environment.naming_info)
             try:
                 with _at_most(MAX_SIGNAL_SECONDS):
-                    batches = scheduler.batch_intervals(intervals, index, environment.naming_info)
+                    # To batch intervals, SQLMesh renders the query of each model.
+                    ready = find_batches() if any(map(has_signals, intervals)) else find_ready(intervals, index)
             except Exception as error:  # noqa: BLE001  # a project's signals and its engine's driver raise anything
                 signal_error = f"{type(error).__name__}: {plain(error)}"
             else:
                 waiting = {
-                    node.name: _awaited(node.name, tracker, request) for node, batch in batches.items() if not batch
+                    node.name: _awaited(node.name, tracker, request) for node, found in ready.items() if not found
                 }
     pending = {snapshot.name for snapshot in intervals} - waiting.keys()
     ours = [snapshot for snapshot in by_id.values() if snapshot.name in request.models and not snapshot.is_symbolic]
@@ -63,6 +68,16 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         signal_error,
         {snapshot.name: tuple(merged) for snapshot, merged in intervals.items() if snapshot.name in crons},
         {fqn: tuple(ranges) for fqn, ranges in late.items()},
+    )
+
+
+def _is_restatable(snapshot: Snapshot, request: msg.PendingRequest) -> bool:
+    """Whether the loads of a model are compared, and SQLMesh can restate one range of it.
+
+    SQLMesh refuses a restatement if one model has `disable_restatement`, and rebuilds some kinds from the beginning.
+    """
+    return snapshot.name in request.loads and not (
+        snapshot.disable_restatement or snapshot.full_history_restatement_only
     )
 
 

@@ -25,8 +25,10 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.worker.coverage import is_incremental
+from dg_sqlmesh_component.worker.environment import AwaitedTables
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext, resolved_range
 from dg_sqlmesh_component.worker.explain import describe_error
+from dg_sqlmesh_component.worker.observe.held_back_intervals import hold_back_pending_upstream
 from dg_sqlmesh_component.worker.observe.tracker import Replaced, Tracker
 
 
@@ -65,6 +67,8 @@ class RestatementContext(EvaluationContext):
 
     def watch(self, scheduler: Scheduler) -> None:
         self.current_scheduler = scheduler
+        # SQLMesh restates a model that it computes as a whole up to now, whatever the range.
+        hold_back_pending_upstream(scheduler, self.tracker.held_back_by, AwaitedTables(self.request.sources))
         self.tracker.coverages = self.coverages(scheduler.snapshots_by_name, scheduler.snapshots.values())
         incremental = [snapshot for snapshot in scheduler.snapshots.values() if is_incremental(snapshot)]
         replaces_table = {snapshot.name for snapshot in incremental if snapshot.full_history_restatement_only}

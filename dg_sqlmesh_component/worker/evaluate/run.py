@@ -17,7 +17,7 @@ from sqlmesh.utils import CompletionStatus
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import unquoted
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.worker.environment import upstream
+from dg_sqlmesh_component.worker.environment import AwaitedTables, upstream
 from dg_sqlmesh_component.worker.evaluate import planner
 from dg_sqlmesh_component.worker.evaluate.circuit_breaker import cached_circuit_breaker
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext
@@ -70,7 +70,7 @@ class RunContext(EvaluationContext):
 
         self.tracker.idle_nodes = partial(self._idle_nodes, scheduler.snapshots_by_name)
         replace_run(scheduler, run_requested)
-        planner.watch(scheduler, self.tracker, self.request.sources)
+        planner.watch(scheduler, self.tracker, AwaitedTables(self.request.sources))
 
     def _idle_nodes(self, snapshots: Mapping[str, Snapshot]) -> Iterable[msg.Event]:
         restated = [node for node in snapshots.values() if node.is_model and node.pending_restatement_intervals]

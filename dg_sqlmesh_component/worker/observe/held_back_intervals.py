@@ -12,8 +12,9 @@ SQLMesh's scheduler calls two methods to find missing intervals and then to batc
 2. `batch_intervals`, for each requested model in the order of the graph: intervals that overlap with intervals pending
    upstream are held back (`_remaining`). Intervals held back from a model are held back from its downstream models too.
 
-An interval counts as pending upstream if it is missing and not computed. Intervals that are only computed
-again, because of a `lookback` or because they are not over, hold nothing back.
+An interval counts as pending upstream if it is missing, not computed, and not part of this run. Intervals that are only
+computed again, because of a `lookback` or because they are not over, hold nothing back. A model that runs within bounds
+(`start`, `end`) may have pending intervals too: a daily downstream model needs the whole day.
 
 Held back from a model are: the overlapping intervals; with `depends_on_past`, also all intervals after the first of
 them (`without`); all intervals of a model that reads whole tables, if an upstream table has lost older rows
@@ -33,7 +34,7 @@ A signal may also look at models that do not run: see `_altered_since`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence, Set
 from graphlib import TopologicalSorter
 from itertools import pairwise
 from typing import Any
@@ -42,18 +43,20 @@ from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.snapshot.definition import Interval, expand_range, merge_intervals
 
-from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import subtract, without
 from dg_sqlmesh_component.worker.coverage import is_incremental
-from dg_sqlmesh_component.worker.environment import altered_at, computed_intervals, tables_read, upstream
+from dg_sqlmesh_component.worker.environment import AwaitedTables, altered_at, computed_intervals, upstream
 from dg_sqlmesh_component.worker.observe.forgotten_intervals import forgotten_intervals
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_intervals
 
+FindReady = Callable[[SnapshotToIntervals, DeployabilityIndex | None], SnapshotToIntervals]
+"""Finds which of the missing intervals of requested models are not held back."""
+
 
 def hold_back_pending_upstream(
-    scheduler: Scheduler, held_back_by: MutableMapping[str, Set[str]], sources: msg.Sources
-) -> None:
+    scheduler: Scheduler, held_back_by: MutableMapping[str, Set[str]], awaited: AwaitedTables
+) -> FindReady:
     """Make the scheduler hold back intervals that are pending in upstream models which do not run, or not loaded yet.
 
     Signals of models that do not run are not checked: they may now report a model as ready that was not ready when it
@@ -62,7 +65,6 @@ def hold_back_pending_upstream(
     Args:
         held_back_by: Gets each model with held-back intervals, and the nearest upstream models and tables that lack
             them.
-        sources: The external tables that are awaited.
     """
     find_missing, batch = scheduler.merged_missing_intervals, scheduler.batch_intervals
     missing: dict[Snapshot, list[Interval]] = {}
@@ -89,36 +91,44 @@ def hold_back_pending_upstream(
             if selected_snapshots is None or snapshot.name in selected_snapshots
         }
 
-    def batch_intervals(
-        requested: SnapshotToIntervals, index: DeployabilityIndex | None, *args: Any, **kwargs: Any
-    ) -> dict[Snapshot, Any]:
+    def find_ready(requested: SnapshotToIntervals, index: DeployabilityIndex | None) -> SnapshotToIntervals:
         index_or_all = index or DeployabilityIndex.all_deployable()
         pending = {
             snapshot.name: intervals
-            for snapshot in missing.keys() - requested.keys()
+            for snapshot in missing
             if snapshot.is_model
             and not snapshot.is_symbolic
-            and (intervals := subtract(missing[snapshot], computed_intervals(snapshot, index_or_all)))
+            and (intervals := subtract(missing[snapshot], _not_pending(snapshot, requested, index_or_all)))
         }
-        remaining = {**requested, **_remaining(requested, pending, sources, index_or_all, scheduler, held_back_by)}
-        altered = _altered_since(requested, index_or_all, scheduler.snapshots_by_name)
-        batches = batch({**remaining, **altered}, index, *args, **kwargs)
+        return {**requested, **_remaining(requested, pending, awaited, index_or_all, scheduler, held_back_by)}
+
+    def batch_intervals(
+        requested: SnapshotToIntervals, index: DeployabilityIndex | None, *args: Any, **kwargs: Any
+    ) -> dict[Snapshot, Any]:
+        altered = _altered_since(requested, index or DeployabilityIndex.all_deployable(), scheduler.snapshots_by_name)
+        batches = batch({**find_ready(requested, index), **altered}, index, *args, **kwargs)
         return {snapshot: batched for snapshot, batched in batches.items() if snapshot in requested}
 
     replace_intervals(scheduler, merged_missing_intervals, batch_intervals)
+    return find_ready
 
 
 def held_back_from(
-    requested: SnapshotToIntervals, scheduler: Scheduler, index: DeployabilityIndex, sources: msg.Sources
+    requested: SnapshotToIntervals, scheduler: Scheduler, index: DeployabilityIndex, awaited: AwaitedTables
 ) -> dict[str, tuple[list[Interval], Set[str]]]:
     """By model, the requested intervals that are left if awaited tables hold back others, and these tables."""
     held_back_by: dict[str, Set[str]] = {}
-    remaining = _remaining(requested, {}, sources, index, scheduler, held_back_by)
+    remaining = _remaining(requested, {}, awaited, index, scheduler, held_back_by)
     return {
         node.name: (intervals, held_back_by[node.name])
         for node, intervals in remaining.items()
         if node.name in held_back_by
     }
+
+
+def _not_pending(snapshot: Snapshot, requested: SnapshotToIntervals, index: DeployabilityIndex) -> Sequence[Interval]:
+    """What a model has computed, and what this run computes."""
+    return merge_intervals([*computed_intervals(snapshot, index), *requested.get(snapshot, ())])
 
 
 def has_signals(snapshot: Snapshot) -> bool:
@@ -167,7 +177,7 @@ def within_lookback(
 def _remaining(
     requested: SnapshotToIntervals,
     pending: Mapping[str, Sequence[Interval]],
-    sources: msg.Sources,
+    awaited: AwaitedTables,
     index: DeployabilityIndex,
     scheduler: Scheduler,
     held_back_by: MutableMapping[str, Set[str]],
@@ -177,6 +187,7 @@ def _remaining(
     Intervals held back from a model are held back from its downstream models too. They may be more than the intervals
     pending upstream: a whole day because of one hour, or everything after a gap.
     """
+    sources = awaited.sources
     if not pending and not any(sources.values()):
         return {}
     all_pending = {**sources, **pending}
@@ -191,7 +202,7 @@ def _remaining(
     parents_of = upstream(by_name)
     graph = {name: parents_of[name] for name in reachable(running, parents_of.__getitem__)}
     for name in TopologicalSorter(graph).static_order():
-        parents, read = graph[name], tables_read(by_name[name], sources)
+        parents, read = graph[name], awaited.read_by(by_name[name])
         nearest[name] = frozenset(read).union(*(_nearest(parent, nearest, lacking, pending) for parent in parents))
         lacking[name] = merge_intervals(
             [interval for parent in parents for interval in (*lacking[parent], *pending.get(parent, ()))]
@@ -200,9 +211,7 @@ def _remaining(
         if name in running and (lacking[name] or not_loaded):
             snapshot = running[name]
             single = _single(requested[snapshot], snapshot)
-            # A computation of a whole table reads all rows, so it needs everything before its end.
-            uninterrupted = snapshot.depends_on_past or bool(not_loaded and not is_incremental(snapshot))
-            possible = without(single, merge_intervals([*lacking[name], *not_loaded]), uninterrupted=uninterrupted)
+            possible = _possible(snapshot, single, lacking[name], not_loaded)
             denied = set(single) if name in forgotten_upstream else set(single) - set(possible)
             if name in again:
                 denied = within_lookback(single, again[name], denied, snapshot.model.lookback)
@@ -217,6 +226,19 @@ def _remaining(
                 lacking[name] = merge_intervals([*lacking[name], *denied])
         lacking[name] = merge_intervals([*lacking[name], *_lost_to_readers(by_name[name], not_loaded, index)])
     return remaining
+
+
+def _possible(
+    snapshot: Snapshot, single: list[Interval], lacking: Sequence[Interval], not_loaded: Sequence[Interval]
+) -> list[Interval]:
+    """The single intervals for which everything is there."""
+    taken = merge_intervals([*lacking, *not_loaded])
+    possible = without(single, taken, uninterrupted=False)
+    if possible == single[: len(possible)]:
+        return possible  # SQLMesh renders a query to find out whether the model depends on its past
+    # A computation of a whole table reads all rows, so it needs everything before its end.
+    uninterrupted = snapshot.depends_on_past or bool(not_loaded and not is_incremental(snapshot))
+    return without(single, taken, uninterrupted=uninterrupted)
 
 
 def _lost_to_readers(

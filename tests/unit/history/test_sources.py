@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import dagster as dg
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from dg_sqlmesh_component.config.external_models import Wait
 from dg_sqlmesh_component.dagster_internals import loaders
-from dg_sqlmesh_component.history.sources import Source, read_sources
+from dg_sqlmesh_component.history.sources import Source, read_sources, windows_of
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.messages import FOREVER
 
@@ -71,6 +74,20 @@ def test_windows_without_a_materialization_are_incomplete_and_everything_before_
     assert found.sentence.startswith("load/orders has no materialization of ")
 
 
+def test_a_window_that_was_loaded_before_it_was_over_is_complete_up_to_that_load(
+    instance: dg.DagsterInstance,
+) -> None:
+    now = datetime.now(timezone.utc)
+    days = dg.DailyPartitionsDefinition(f"{now - timedelta(days=1):%Y-%m-%d}", end_offset=1)
+    before = round(now.timestamp() * 1000)
+    materialize(instance, *days.get_partition_keys())
+    found = source(instance, repository(days))
+    assert found is not None
+    [(start, end)] = found.incomplete
+    assert end == FOREVER
+    assert before <= start <= round(datetime.now(timezone.utc).timestamp() * 1000)
+
+
 def test_windows_are_instants_in_the_time_zone_of_the_partitions(instance: dg.DagsterInstance) -> None:
     """The clocks of New York change on 1 November 2026, so that day has 25 hours."""
     materialize(instance, "2026-11-01")
@@ -91,6 +108,45 @@ def test_a_window_of_two_dimensions_is_complete_when_all_keys_of_the_other_one_a
     found = source(instance, repository(both))
     assert found is not None
     assert found.incomplete == ((at("2026-11-02"), FOREVER),)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "partitions"),
+    [
+        ("2026-11-02", dg.HourlyPartitionsDefinition(start_date="2026-11-01-00:00")),
+        ("2026-11-02", dg.WeeklyPartitionsDefinition(start_date="2026-11-01")),
+        ("2026-11-02", dg.MonthlyPartitionsDefinition(start_date="2026-11-01")),
+        ("2026-11-02", dg.MultiPartitionsDefinition({"day": DAYS, "country": COUNTRIES})),
+        ("2026-11-02|de", DAYS),
+        ("de", DAYS),
+    ],
+)
+def test_materializations_of_partitions_that_the_asset_had_before_do_not_count(
+    instance: dg.DagsterInstance, earlier: str, partitions: dg.PartitionsDefinition[str]
+) -> None:
+    """Dagster keeps them. It finds a window for some of these keys: for a day, the week or month after it."""
+    materialize(instance, earlier)
+    found = source(instance, repository(partitions))
+    assert found is not None
+    assert found.incomplete == ((at("2026-11-01"), FOREVER),)
+    assert windows_of(partitions, [earlier]) == {}
+
+
+def test_windows_that_the_partitions_exclude_are_complete(instance: dg.DagsterInstance) -> None:
+    days = dg.TimeWindowPartitionsDefinition(
+        start="2026-11-01", fmt="%Y-%m-%d", cron_schedule="0 0 * * *", exclusions=[datetime(2026, 11, 2)]
+    )
+    materialize(instance, "2026-11-01", "2026-11-03")
+    found = source(instance, repository(days))
+    assert found is not None
+    assert found.incomplete == ((at("2026-11-04"), FOREVER),)
+
+
+def test_the_partitions_count_of_an_asset_that_another_system_materializes(instance: dg.DagsterInstance) -> None:
+    declared = dg.Definitions(assets=[dg.AssetSpec(KEY, partitions_def=DAYS)]).get_repository_def()
+    materialize(instance, "2026-11-01", "2026-11-03")
+    found = read_sources(instance, loaders(declared, {TABLE: KEY}, also_elsewhere={TABLE}))
+    assert found[TABLE].incomplete == ((at("2026-11-02"), at("2026-11-03")), (at("2026-11-04"), FOREVER))
 
 
 @pytest.mark.parametrize("lag", [0, 30])
@@ -141,6 +197,31 @@ def test_of_dynamic_partitions_that_do_not_exist_any_more_nothing_is_complete(in
     assert (found.incomplete, found.sentence) == (((0, FOREVER),), "load/orders has no partitions")
 
 
+@pytest.mark.parametrize("partitions", [DAYS, COUNTRIES])
+def test_a_partition_is_not_complete_if_a_blocking_check_of_its_last_materialization_has_failed(
+    instance: dg.DagsterInstance, partitions: dg.PartitionsDefinition[str]
+) -> None:
+    """The partitions after it are loaded, so the asset's last materialization is another one."""
+    refuses, passes = repository(partitions, passes=False), repository(partitions)
+    first, second = partitions.get_partition_keys()[:2]
+    run_partition(instance, refuses, first)
+    run_partition(instance, passes, second)
+    found = source(instance, passes)
+    assert found is not None
+    assert found.sentence.startswith(f"load/orders has failed its check complete in partition {first}")
+    assert found.incomplete[0][0] == (at("2026-11-01") if partitions is DAYS else 0)
+    run_partition(instance, passes, first)
+    again = source(instance, passes)
+    assert again is not None
+    assert "check" not in again.sentence
+    assert again.incomplete[0][0] > at("2026-11-02")
+
+
+def run_partition(instance: dg.DagsterInstance, definitions: dg.RepositoryDefinition, partition: str) -> None:
+    job = definitions.get_job("load_it")
+    job.execute_in_process(instance=instance, partition_key=partition, raise_on_error=False)
+
+
 def test_nothing_is_complete_without_a_materialization_or_if_a_blocking_check_has_failed(
     instance: dg.DagsterInstance,
 ) -> None:
@@ -158,6 +239,53 @@ def test_nothing_is_complete_without_a_materialization_or_if_a_blocking_check_ha
     after = source(instance, definitions)
     assert after is not None
     assert after.incomplete != ((0, FOREVER),), "the check has not looked at this materialization"
+
+
+def test_a_source_without_news_is_not_read_again(instance: dg.DagsterInstance) -> None:
+    """One query reads the partitions of both assets. None does until one of them has news."""
+    keys = [dg.AssetKey(["load", name]) for name in ("first", "second")]
+    assets = [dg.asset(key=key, partitions_def=DAYS)(_nothing) for key in keys]
+    definitions = dg.Definitions(assets=assets).get_repository_def()
+    found = loaders(definitions, {key.path[-1]: key for key in keys}, also_elsewhere=())
+    for key in keys:
+        instance.report_runless_asset_event(dg.AssetMaterialization(key, partition="2026-11-01"))
+    with queries() as first:
+        before = read_sources(instance, found)
+    with queries() as second:
+        assert read_sources(instance, found) == before
+    instance.report_runless_asset_event(dg.AssetMaterialization(keys[1], partition="2026-11-02"))
+    with queries() as third:
+        after = read_sources(instance, found)
+    of_partitions = [[query for query in of if "event_logs.partition" in query] for of in (first, second, third)]
+    assert list(map(len, of_partitions)) == [1, 0, 1]
+    assert after["first"].incomplete == ((at("2026-11-02"), FOREVER),)
+    assert after["second"].incomplete == ((at("2026-11-03"), FOREVER),)
+    instance.wipe_assets([keys[0]])
+    instance.report_runless_asset_event(dg.AssetMaterialization(keys[0], partition="2026-11-03"))
+    assert read_sources(instance, found)["first"].incomplete[0] == (at("2026-11-01"), at("2026-11-03"))
+
+
+def _nothing() -> None: ...
+
+
+@contextmanager
+def queries() -> Iterator[list[str]]:
+    """Collect the SQL that is executed meanwhile."""
+    executed: list[str] = []
+
+    def collect(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        executed.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", collect)
+    try:
+        yield executed
+    finally:
+        event.remove(Engine, "before_cursor_execute", collect)
+
+
+def test_a_source_without_news_is_read_again_if_its_partitions_are_others(instance: dg.DagsterInstance) -> None:
+    materialize(instance, "2026-11-01")
+    assert source(instance, repository(DAYS)) != source(instance, repository(NEW_YORK))
 
 
 def test_a_table_is_awaited_if_an_asset_of_the_code_location_makes_it_by_key_or_by_table_name(

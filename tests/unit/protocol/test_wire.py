@@ -133,7 +133,8 @@ def test_wrong_or_missing_field_is_refused_by_name_unless_it_has_a_default(messa
 
 def test_defaults_of_requests_and_errors() -> None:
     assert defaults(msg.LoadRequest).items() >= {"include": (), "limits": Limits(4_000, 1_000, 1_000)}.items()
-    assert (defaults(msg.PendingRequest), defaults(msg.ChangesRequest)) == ({"sources": {}, "loads": {}}, {})
+    pending: dict[str, Any] = {"sources": {}, "tables_read": {}, "loads": {}}
+    assert (defaults(msg.PendingRequest), defaults(msg.ChangesRequest)) == (pending, {})
     assert defaults(msg.JanitorRequest).items() >= {"environment": None, "concurrent_tasks": None}.items()
     assert defaults(msg.EvaluationRequest) == {
         "external_models": frozenset(),

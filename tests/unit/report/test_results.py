@@ -23,6 +23,7 @@ from unit.outcome_table import (
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
 from dg_sqlmesh_component.history.earlier_results import Data, EarlierResult, data_in
+from dg_sqlmesh_component.history.sources import Source
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, listed, ranges, utc_text
 from dg_sqlmesh_component.report.checks import Checks
@@ -701,6 +702,17 @@ def test_model_not_started_by_a_cancelled_run_gets_a_warning() -> None:
 def test_model_running_when_the_run_was_cancelled_is_interrupted() -> None:
     running = replace(CANCELLED, was_started=True)
     assert wording().sentence(running) == "core.orders was interrupted: The run was cancelled."
+
+
+def test_a_model_that_waits_for_many_sources_names_three_and_counts_the_others() -> None:
+    """A thousand models may wait for the same hundred sources: each check would have a hundred sentences."""
+    tables = [f"t{number}" for number in range(5)]
+    sources = {table: Source(dg.AssetKey(table), (), lambda: "was never materialized") for table in tables}
+    waiting = NodeOutcome(ORDERS, Outcome.WAITING, idle=msg.NodeIdle(ORDERS, unselected=tuple(tables)))
+    assert Wording(ASSETS, "prod", sources=sources).sentence(waiting) == (
+        "core.orders is waiting: t0 was never materialized; t1 was never materialized; t2 was never materialized; "
+        "and 2 more sources."
+    )
 
 
 def test_failure_of_a_cancelled_run_lists_models_not_started_in_one_line() -> None:

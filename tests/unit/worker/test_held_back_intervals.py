@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from sqlglot import parse
+from sqlmesh.core.model import load_sql_based_model
 from sqlmesh.core.scheduler import interval_diff
+from sqlmesh.core.snapshot import Snapshot
 
+from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import without
+from dg_sqlmesh_component.worker.environment import AwaitedTables
 from dg_sqlmesh_component.worker.observe.held_back_intervals import within_lookback
 
 DAYS = [(0, 24), (24, 48), (48, 72)]
@@ -62,3 +67,16 @@ def test_sqlmesh_interval_diff_is_wrong_for_hours_within_days() -> None:
     """If this test fails, SQLMesh's `interval_diff` can replace `without`."""
     assert interval_diff(DAYS, [(23, 24)]) != DAYS[1:]
     assert interval_diff(DAYS, [(5, 6), (50, 51)]) != [(24, 48)]
+
+
+def test_tables_of_the_manifest_are_believed_only_for_the_same_version_of_a_model() -> None:
+    text = "MODEL (name t.days, kind FULL, dialect duckdb); SELECT * FROM raw.orders, raw.other"
+    snapshot = Snapshot.from_node(load_sql_based_model(parse(text, dialect="duckdb")), nodes={})
+    sources: msg.Sources = {'"raw"."orders"': (), '"raw"."items"': ()}
+
+    def read(*known: msg.TablesRead) -> set[str]:
+        return set(AwaitedTables(sources, dict.fromkeys([snapshot.name], *known) if known else {}).read_by(snapshot))
+
+    assert read() == {'"raw"."orders"'}
+    assert read(msg.TablesRead("another", ())) == {'"raw"."orders"'}
+    assert read(msg.TablesRead(snapshot.fingerprint.data_hash, ('"raw"."items"', '"raw"."other"'))) == {'"raw"."items"'}
