@@ -14,6 +14,7 @@ from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import APPLIES_TAG, active_runs, mark_as_computing, project_hash
 from dg_sqlmesh_component.history.check_results import results_of_same_data
 from dg_sqlmesh_component.history.earlier_results import evaluation_of
+from dg_sqlmesh_component.history.interrupted_changes import interrupted_since
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, recorded_data
 from dg_sqlmesh_component.history.unfinished_restatements import finish, unfinished_restatements
 from dg_sqlmesh_component.plan.gate import Decision, allowed_fqns, digest_of, headline, refusals
@@ -136,7 +137,8 @@ class _PlanStep:
         self._computing_since = mark_as_computing(self._context.instance, self._context.run.run_id)
         records = materialized_data(self._context.instance, assets, assets.specs)
         unfinished = unfinished_restatements(self._context.instance, self._settings.project_tag)
-        return msg.PlanApproval(allowed_fqns(plan, self._decision), msg.Records(records, unfinished))
+        since = interrupted_since(self._context.instance, self._settings)
+        return msg.PlanApproval(allowed_fqns(plan, self._decision), msg.Records(records, unfinished), since)
 
     def _end(self) -> Iterator[Any]:
         if not self._applies:

@@ -402,10 +402,12 @@ class PlanApproval:
     Attributes:
         allow_destructive: The models, by fqn, whose tables may lose columns.
         records: What Dagster knows about the data of models.
+        interrupted_since: When the first plan or preview began that was interrupted since the last plan was applied.
     """
 
     allow_destructive: tuple[str, ...]
     records: Records
+    interrupted_since: int | None = None
 
 
 Answer = Records | GoAhead | PlanApproval

@@ -149,7 +149,12 @@ class StateLock:
         self._scope = scope
         self._adapter: Any = None
         self._since = 0.0
-        self.seconds_held = 0.0
+        self._held_before = 0.0
+
+    @property
+    def seconds_held(self) -> float:
+        """For how long it was held until now. 0 on an engine without this lock."""
+        return self._held_before + (time.monotonic() - self._since if self._adapter is not None else 0.0)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -188,7 +193,7 @@ class StateLock:
         """End the session, and the session's lock with it."""
         adapter, self._adapter = self._adapter, None
         if adapter is not None:
-            self.seconds_held += time.monotonic() - self._since
+            self._held_before += time.monotonic() - self._since
             adapter.close()
 
 

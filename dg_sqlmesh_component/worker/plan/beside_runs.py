@@ -134,12 +134,16 @@ def moved_on(
 class BesideRuns:
     """Applies one plan with SQLMesh's evaluator of plans, and holds the lock of runs where it has to."""
 
-    def __init__(self, context: PlanContext, prod: Environment | None, lock: StateLock) -> None:
+    def __init__(
+        self, context: PlanContext, prod: Environment | None, lock: StateLock, interrupted_since: int | None
+    ) -> None:
         """Remember what prod shows.
 
         Args:
             prod: As it was when the plan was built; None if the plan creates it.
+            interrupted_since: As in `PlanApproval`.
         """
+        self._interrupted_since = interrupted_since
         self._context = context
         self._lock = lock
         self._shown = {info.name: info for info in prod.snapshots} if prod else {}
@@ -214,8 +218,12 @@ class BesideRuns:
         snapshots = self._read(stage.all_snapshots.values())
         new = {name: node for name, node in snapshots.items() if not self._is_shown(node)}
         others = {name: node for name, node in snapshots.items() if name not in new}
-        started = self._context.started
         index = stage.deployability_index
+        started = self._context.started
+        if self._interrupted_since is not None:  # an interrupted plan may have computed some of them
+            unread = [name for name, node in new.items() if computed_intervals(node, index)]
+            started = {**started, **dict.fromkeys(unread, self._interrupted_since)}
+            self._interrupted_since = None
         again = Rewritten(new, others, computed_ranges(self._context)).again(index, started)
         self._context.started = dict.fromkeys(started, looked_at)
         newer: Mapping[str, Sequence[Interval]] = {}

@@ -83,7 +83,7 @@ def preview(request: msg.PreviewRequest, context: PlanContext, runs: StateLock) 
     pipe.send(replace(plan_built(plan, context), pending_upstream=pending, holes_upstream=holes))
     approval = pipe.receive_approval()
     pipe.begin()
-    watch_plan_evaluator(context, BesideRuns(context, prod, runs).watch)
+    watch_plan_evaluator(context, BesideRuns(context, prod, runs, approval.interrupted_since).watch)
     apply_approved(request, context, plan, approval, _HOW_TO_FINISH)
     if before is not None:
         delete_unused(own, context)

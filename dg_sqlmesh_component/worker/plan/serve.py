@@ -77,8 +77,10 @@ def _planned(request: msg.PlanRequest, context: PlanContext, runs: StateLock) ->
         return msg.EvaluationFinished("not_run")
     approval = pipe.receive_approval()
     pipe.begin()
-    watch_plan_evaluator(context, BesideRuns(context, shown, runs).watch)
+    watch_plan_evaluator(context, BesideRuns(context, shown, runs, approval.interrupted_since).watch)
     apply_approved(request, context, plan, approval, _HOW_TO_FINISH)
+    if runs.seconds_held:
+        pipe.log("info", f"Runs had to wait for {runs.seconds_held:.1f} seconds while the plan was applied.")
     environment = stored_environment(request.project, request.environment, context)
     found = Comparison(approval.records, environment, context)
     pipe.send(found.event(coverages=found.coverages(now_timestamp())))
