@@ -178,6 +178,8 @@ class StateLock:
             self._adapter = connection.create_engine_adapter()
             try:
                 self._wait.until(lambda: _lock(self._adapter, schema, self._scope, self._holder))
+                if self._scope == RUNS:
+                    self._name_change(schema)
             except BaseException:
                 self.release()
                 raise
@@ -189,6 +191,15 @@ class StateLock:
             self._wait.pipe.log("warning", text)
         self._since = time.monotonic()
 
+    def _name_change(self, schema: str) -> None:
+        """Log that a plan goes on, for which a run does not wait."""
+        other = self._adapter.fetchone(_HOLDER.format(key=_key(schema, CHANGES)))
+        if other and other[0].removeprefix(_NAME) != self._holder:
+            text = (
+                f"The {other[0].removeprefix(_NAME)} goes on since {other[1]:%Y-%m-%d %H:%M:%S %Z}. This run does not"
+            )
+            self._wait.pipe.log("info", f"{text} wait for it.")
+
     def release(self) -> None:
         """End the session, and the session's lock with it."""
         adapter, self._adapter = self._adapter, None
@@ -197,14 +208,19 @@ class StateLock:
             adapter.close()
 
 
+def _key(schema: str, scope: str) -> int:
+    """The number of a lock. That of runs is the one of earlier versions, which knew no other."""
+    name = f"dg_sqlmesh {schema}" + ("" if scope == RUNS else f" {scope}")
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+
+
 def _lock(adapter: Any, schema: str, scope: str, holder: str) -> None:
     """Take the lock.
 
     Raises:
         DatabaseInUseError: Another session holds it.
     """
-    name_of_lock = f"dg_sqlmesh {schema}" + ("" if scope == RUNS else f" {scope}")
-    key = int.from_bytes(hashlib.sha256(name_of_lock.encode()).digest()[:8], "big", signed=True)
+    key = _key(schema, scope)
     name = f"{_NAME}{holder}"[:63].replace("'", "")
     settings = "".join(f"SET {setting} = {value}; " for setting, value in _SESSION.items())
     with adapter.transaction():  # committed at once: an open transaction would keep PostgreSQL from cleaning up
