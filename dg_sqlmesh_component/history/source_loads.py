@@ -50,7 +50,7 @@ class Compared:
     @classmethod
     def stored_in(cls, metadata: Mapping[str, dg.MetadataValue]) -> Compared | None:
         value = stored_value(metadata, "compared_loads")
-        if value is None:
+        if not isinstance(value, list) or len(value) != 3:  # another version of this package may have stored it
             return None
         newest, late, at = value
         return cls(newest, tuple((start, end) for start, end in late), at)
