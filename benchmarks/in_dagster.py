@@ -158,7 +158,7 @@ def ticks(root: Path, *others: str) -> dict[str, Any]:
 
 
 def _cost(action: Callable[[], _T]) -> tuple[_T, tuple[float, float, float]]:
-    """What it returns, and wall seconds, CPU seconds of this process, and those of processes that it has started."""
+    """Return the result of the action, wall seconds, CPU seconds of this process, and those of its child processes."""
     before, since = os.times(), time.perf_counter()
     result = action()
     wall, after = time.perf_counter() - since, os.times()

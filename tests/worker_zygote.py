@@ -99,8 +99,8 @@ def forked_workers() -> Iterator[None]:
 
 @cache
 def _environment() -> dict[str, str]:
-    """The environment of the zygote."""
-    return dict(os.environ)
+    """The environment of the zygote. SQLMesh reads this one during import, and the component sets it for workers."""
+    return {"SQLMESH__DISABLE_ANONYMIZED_ANALYTICS": "true", **os.environ}
 
 
 @cache

@@ -30,7 +30,7 @@ _MAX_RECORDS = 50
 
 @dataclass(frozen=True)
 class Compared:
-    """What is known about the loads of a model's sources. Its metadata is the memory of later runs and ticks.
+    """The result of a comparison of a model with the loads of its sources. Later runs and ticks read its metadata.
 
     Attributes:
         newest: The storage id of the newest load that was compared.
@@ -50,7 +50,7 @@ class Compared:
     @classmethod
     def stored_in(cls, metadata: Mapping[str, dg.MetadataValue]) -> Compared | None:
         value = stored_value(metadata, "compared_loads")
-        if value is None:
+        if not isinstance(value, list) or len(value) != 3:  # another version of this package may have stored it
             return None
         newest, late, at = value
         return cls(newest, tuple((start, end) for start, end in late), at)
@@ -137,12 +137,12 @@ class SourceLoads:
         }
 
     def compared(self, fqn: str, late: Sequence[msg.Interval], computed: Sequence[msg.Interval] = ()) -> Compared:
-        """What is known now.
+        """The result of the comparison.
 
         Args:
             late: The ranges that are late, of the loads above.
-            computed: What is computed of the model, if the run has computed some of it since. It may not have read what
-                was loaded meanwhile.
+            computed: All computed intervals of the model, if the run has computed some of them. They may not have read
+                what was loaded meanwhile.
         """
         before, loaders = self._before.get(fqn, Compared()), self.sources_of(fqn)[0]
         newest = max([before.newest, *(self._newest.get(loader.key, 0) for loader in loaders)])

@@ -223,7 +223,7 @@ class _Sources:
 
     @cached_property
     def _materialized(self) -> Mapping[dg.AssetKey, Set[str]]:
-        """The materialized partitions of the assets for which it is not known from before what is incomplete."""
+        """The materialized partitions of the assets whose incomplete ranges are not known from before."""
         unknown = [
             loader.key
             for loader in self._loaders

@@ -250,8 +250,8 @@ def _not_loaded(plan: msg.PlanBuilt) -> Iterator[Refusal]:
     if lost:
         details = "; ".join(f"{m.name} for {ranges(m.loses)}, of {listed([*map(unquoted, m.waits_for)])}" for m in lost)
         message = (
-            f"Models would lose rows that environment prod shows, because a source is not loaded: {details}. The plan "
-            "leaves out what is not loaded. Materialize the assets that load these tables, and launch this job again. "
+            f"Models would lose rows that they have now, because a source is not loaded: {details}. The plan would not "
+            "compute these ranges. Materialize the assets that load these tables, and launch this job again. "
             "To apply it all the same, leave the tables out in `external_models.wait.tables` in defs.yaml."
         )
         yield Refusal("not_loaded", tuple(model.name for model in lost), message)

@@ -76,7 +76,7 @@ def _tables(fqns: Iterable[str]) -> str:
 
 
 def left_out(models: Iterable[msg.PlannedModel]) -> Iterator[str]:
-    """The models of which a plan has left out intervals, and who computes them."""
+    """Name the models of which a plan has left out intervals."""
     waiting = [model for model in models if model.waiting]
     if waiting:
         tables = _tables(sorted({table for model in waiting for table in model.waits_for}))

@@ -288,7 +288,7 @@ class SourceLoad:
     """A range of a table that an asset has loaded again, perhaps after a model has read it.
 
     Attributes:
-        at: What was computed until then has not read it.
+        at: When it was loaded. A computation that ended before has not read it.
         is_late: Whether it is known that it was loaded after the model had read it.
     """
 

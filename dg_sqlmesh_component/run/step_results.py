@@ -177,7 +177,7 @@ class StepResults:
             return
         computed = outcome.intervals if isinstance(outcome, NodeOutcome) else ()
         if computed and coverage.computed and len(coverage.gaps) == coverage.gap_count:
-            # The janitor may give the times of this run to what was computed before.
+            # The janitor merges intervals: then older ones get the times of this run.
             computed = subtract([coverage.computed], [*coverage.gaps, *coverage.waiting])
         compared = self.loads.compared(outcome.fqn, coverage.late, computed)
         yield self._noted(late_data_result(self._wording, check, compared, self.loads.names_of(outcome.fqn)))

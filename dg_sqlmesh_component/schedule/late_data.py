@@ -23,7 +23,7 @@ _RUN_KEY_TAG = "dagster/run_key"
 def restatements(
     instance: dg.DagsterInstance, settings: Settings, loads: SourceLoads, ready: Ready
 ) -> Iterator[dg.RunRequest]:
-    """A run for each late range that was never requested, the oldest first. What is not loaded now is left out.
+    """Request a run for each late range without a request, the oldest first. Ranges that are not loaded are left out.
 
     Schedule and sensor give the same run key, so a restatement that failed is not requested again before the range is
     loaded again.

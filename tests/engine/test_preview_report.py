@@ -93,7 +93,7 @@ def test_audits_of_changed_models_are_compared_with_prod_and_unit_tests_are_coun
     report, text = report_of_last(record), markdown_of(record)
     assert audits(report) == {"not_null": (0, 0), "few_orders": (0, 0), "forall": (6, 0)}
     assert report["unit_tests"] == 1
-    assert "**To decide:** 1 failing audit." in text
+    assert "**To decide:** 1 failing audit, 3 assets outside of SQLMesh affected." in text
     assert "Audits that pass in the preview: 2 of 3. 1 unit test passed." in text
     assert "| `t.revenue` | forall (criteria: (amount &#60; 150)) | 6 | 0 | only warns |" in text
     assert text.index("### Audits and unit tests") < text.index("### Data compared with prod")

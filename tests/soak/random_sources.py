@@ -175,7 +175,7 @@ class History:
     def load_some(self) -> None:
         """Do some of the possible loads, in any order, and a few that were done before."""
         loads = [(source, load) for source in self.sources for load in source.loads(self.clock.now)]
-        again = 0.4 if self.is_late else 0.1
+        again = 0.8 if self.is_late else 0.1
         loads = [(s, load) for s, load in loads if not s.is_done(load) or self.rng.random() < again]
         for source, load in self.rng.sample(loads, self.rng.randint(0, len(loads))):
             self.load(source, load, self.rng.choices(list(OUTCOMES), list(OUTCOMES.values()))[0])

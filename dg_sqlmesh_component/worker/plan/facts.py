@@ -174,7 +174,7 @@ def _left(plan: Plan, context: PlanContext) -> dict[str, tuple[list[Interval], S
         return {}
     snapshots = plan.context_diff.snapshots
     requested = {snapshots[missing.snapshot_id]: missing.intervals for missing in plan.missing_intervals}
-    # Without what is recorded of a scheduler that computes.
+    # The scheduler of `PlanContext` would also record batches and audits.
     scheduler = Context.create_scheduler(context, snapshots.values(), context.snapshot_evaluator)
     return held_back_from(requested, scheduler, plan.deployability_index, AwaitedTables(context.request.sources))
 
