@@ -44,6 +44,7 @@ class Planning:
     Attributes:
         report: What the job reports so far.
         outcomes: The models that SQLMesh has computed or audited, in the order in which they were settled.
+        went_on: What runs did meanwhile; None if they could do nothing.
     """
 
     def __init__(self, context: dg.OpExecutionContext, settings: Settings, report: PlanReport, advice: str) -> None:
@@ -56,6 +57,7 @@ class Planning:
         upstream = {model.fqn: model.depends_on for model in models}
         self.report = replace(report, upstream=upstream, origin=_origin(context, settings))
         self.outcomes: list[NodeOutcome] = []
+        self.went_on: msg.RunsWentOn | None = None
         self.session = WorkerSession(context, settings.project, settings.query_characters)
 
     @property
@@ -77,7 +79,9 @@ class Planning:
         """
         begin_report(self.report)
         for event in self.session.events(request):
-            if isinstance(event, (msg.PlanBuilt, msg.DataComparedWithRecords, msg.ModelCompared, msg.AuditsCompared)):
+            if isinstance(event, msg.RunsWentOn):
+                self.went_on = event
+            elif isinstance(event, (msg.PlanBuilt, msg.DataComparedWithRecords, msg.ModelCompared, msg.AuditsCompared)):
                 yield event
             else:
                 self._log.event(event)

@@ -16,6 +16,7 @@ from dg_sqlmesh_component.plan.planning import Planning
 from dg_sqlmesh_component.plan.preview_audits import keep_audits
 from dg_sqlmesh_component.plan.report import PlanReport
 from dg_sqlmesh_component.plan.report_file import begin_report, write_report
+from dg_sqlmesh_component.plan.sentences import made_up_for
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
@@ -160,6 +161,8 @@ class _PreviewStep:
         result = f"The preview is ready. {cost} Differ from prod: {counted(len(diff), 'model')}."
         if self._planned.plan is None:
             result = "The files are the same as in prod, so there is nothing to preview."
+        models = self._planned.plan.models if self._planned.plan is not None else ()
+        result += "".join(f" {sentence}" for sentence in made_up_for(self.planning.went_on, models))
         failed = [compared.name for compared in diff if compared.error is not None]
         if failed:
             result += f" Could not be compared: {listed(failed)}."

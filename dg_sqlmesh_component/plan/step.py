@@ -21,7 +21,7 @@ from dg_sqlmesh_component.plan.gate import Decision, allowed_fqns, digest_of, he
 from dg_sqlmesh_component.plan.planning import Planning
 from dg_sqlmesh_component.plan.preview_audits import previewed_audits
 from dg_sqlmesh_component.plan.report import PlanReport
-from dg_sqlmesh_component.plan.sentences import kept_rows, left_out
+from dg_sqlmesh_component.plan.sentences import kept_rows, left_out, made_up_for
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.report.checks import Checks
@@ -152,7 +152,9 @@ class _PlanStep:
             result += f" Values are lost: {listed(lost)}."
         if emptied := [model.name for model in plan.models if any(msg.ADDED_AGAIN in e for e in model.destructive)]:
             result += f" To compute the values of the added columns again, restate {listed(emptied)}."
-        result += "".join(f" {text}" for text in (*kept_rows(plan.models, environment), *left_out(plan.models)))
+        went_on = made_up_for(self.planning.went_on, plan.models)
+        sentences = (*kept_rows(plan.models, environment), *left_out(plan.models), *went_on)
+        result += "".join(f" {sentence}" for sentence in sentences)
         self._context.log.info(result)
         self.planning.end(result)
 

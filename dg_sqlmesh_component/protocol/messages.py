@@ -1061,6 +1061,23 @@ class AuditsCompared(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class RunsWentOn(Event):
+    """Sent after a plan or a preview was applied while runs could go on.
+
+    Attributes:
+        seconds: How long they had to wait.
+        rewritten: By fqn, the intervals that were computed again because runs had rewritten what they had read.
+        newer: By fqn, the intervals that runs had computed of old versions, and the plan then of new ones.
+        while_compared: The names of prod's models that runs have computed while the preview was compared with them.
+    """
+
+    seconds: float
+    rewritten: dict[str, tuple[Interval, ...]]
+    newer: dict[str, tuple[Interval, ...]]
+    while_compared: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectDropped(Event):
     """Sent after the janitor has dropped one view, schema, table or catalog, if that existed.
 

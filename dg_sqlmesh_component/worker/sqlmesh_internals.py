@@ -18,7 +18,7 @@ from sqlmesh.core.context import Context
 from sqlmesh.core.engine_adapter import DuckDBEngineAdapter, EngineAdapter
 from sqlmesh.core.loader import LoadedProject
 from sqlmesh.core.model import Model
-from sqlmesh.core.plan import Plan
+from sqlmesh.core.plan import EvaluatablePlan, Plan
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.selector import NativeSelector
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotId, SnapshotIntervals
@@ -176,15 +176,18 @@ def promote_in_one_transaction(context: Context) -> None:
     state.promote = promote_at_once
 
 
-def watch_plan_evaluator(context: Context, watch: Callable[[Any], None]) -> None:
-    """Call `watch` with SQLMesh's evaluator of a plan before it applies it. Nothing public comes between its stages."""
+def replace_apply(context: Context, apply: Callable[[Any, EvaluatablePlan, Callable[[], bool] | None], None]) -> None:
+    """Let `Context.apply` call `apply` with SQLMesh's evaluator of plans. Nothing public comes between its stages."""
 
-    def watched_apply(plan: Plan, circuit_breaker: Callable[[], bool] | None) -> None:
-        evaluator = context._scheduler.create_plan_evaluator(context)
-        watch(evaluator)
-        evaluator.evaluate(plan.to_evaluatable(), circuit_breaker=circuit_breaker)
+    def apply_with_evaluator(plan: Plan, circuit_breaker: Callable[[], bool] | None) -> None:
+        apply(context._scheduler.create_plan_evaluator(context), plan.to_evaluatable(), circuit_breaker)
 
-    context._apply = watched_apply
+    context._apply = apply_with_evaluator
+
+
+def uncached_state(context: Context) -> Any:
+    """The state without SQLMesh's cache. It keeps snapshots with the intervals that they had when they were read."""
+    return context.state_sync.state_sync
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,11 @@ class StateLock:
         self._held_before = 0.0
 
     @property
+    def is_file(self) -> bool:
+        """Whether the state's file is the lock, so that nobody else uses the state while it is open."""
+        return state_connection(self._context).type_ == _DUCKDB
+
+    @property
     def seconds_held(self) -> float:
         """For how long it was held until now. 0 on an engine without this lock."""
         return self._held_before + (time.monotonic() - self._since if self._adapter is not None else 0.0)

@@ -115,7 +115,7 @@ def test_a_run_does_not_wait_for_the_backfill_and_the_plan_computes_what_the_run
         assert "Waiting" not in run.log
         assert warehouse.rows("days") == ALL, "by the old version"
     applied = warehouse.end(process)
-    assert f"computed by runs meanwhile: t.days ({day(3)} to {day(1)} (3 days))" in applied.log
+    assert f"intervals of the old versions: t.days ({day(3)} to {day(1)} (3 days))." in applied.log
     assert warehouse.rows("days") == ALL
     assert warehouse.query("SELECT count(paused) FROM t.days") == [(5,)]
     assert shop.launch().status_of("t/days") == "up_to_date"
@@ -129,7 +129,7 @@ def test_an_interval_that_is_restated_while_a_new_version_reads_it_is_computed_a
         run = shop.launch(ops=restate, assets=["t/orders"])
         assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
     applied = warehouse.end(process)
-    assert f"rewritten by runs meanwhile: t.days ({day(5)})" in applied.log
+    assert f"runs had rewritten what was read: t.days ({day(5)})." in applied.log
     assert warehouse.rows("days")[0] == (day(5), 50)
 
 

@@ -21,7 +21,7 @@ from dg_sqlmesh_component.worker.plan.context import PlanContext, apply_approved
 from dg_sqlmesh_component.worker.plan.facts import plan_built
 from dg_sqlmesh_component.worker.plan.missing_tables import forget_missing_tables
 from dg_sqlmesh_component.worker.plan.preview import preview
-from dg_sqlmesh_component.worker.sqlmesh_internals import watch_plan_evaluator
+from dg_sqlmesh_component.worker.sqlmesh_internals import replace_apply
 from dg_sqlmesh_component.worker.state_lock import RUNS, LockWait, StateLock, locked_context
 
 _HOW_TO_FINISH = (
@@ -77,11 +77,12 @@ def _planned(request: msg.PlanRequest, context: PlanContext, runs: StateLock) ->
         return msg.EvaluationFinished("not_run")
     approval = pipe.receive_approval()
     pipe.begin()
-    watch_plan_evaluator(context, BesideRuns(context, shown, runs, approval.interrupted_since).watch)
+    beside_runs = BesideRuns(context, shown, runs, approval.interrupted_since)
+    replace_apply(context, beside_runs.apply)
     apply_approved(request, context, plan, approval, _HOW_TO_FINISH)
-    if runs.seconds_held:
-        pipe.log("info", f"Runs had to wait for {runs.seconds_held:.1f} seconds while the plan was applied.")
     environment = stored_environment(request.project, request.environment, context)
     found = Comparison(approval.records, environment, context)
     pipe.send(found.event(coverages=found.coverages(now_timestamp())))
+    if went_on := beside_runs.event():
+        pipe.send(went_on)
     return msg.EvaluationFinished("success")
