@@ -38,10 +38,14 @@ def run_refusal(budget: Budget, costs: Iterable[RecordedCost]) -> str | None:
 def not_loaded_refusal(
     assets: ProjectAssets, planned: msg.RestatementPlanned, sources: Mapping[str, Source]
 ) -> str | None:
-    """Why a restatement would compute intervals whose sources are not complete; None if it would not."""
+    """Why a restatement would compute intervals whose sources are not complete; None if it would not.
+
+    SQLMesh restates a model that it computes as a whole up to now, whatever the range. So such a model waits instead.
+    """
     lacking = {
         source.sentence
         for fqn, ((start, end), _) in planned.ranges.items()
+        if fqn in assets.models and assets.models[fqn].is_incremental
         for source in map(sources.get, assets.tables_behind_views(fqn))
         if source is not None and any(first < end and start < last for first, last in source.incomplete)
     }

@@ -123,10 +123,16 @@ class RandomModel:
 
     @property
     def is_compared(self) -> bool:
-        """Whether late data of all sources upstream of it is found: it compares windows, of incremental models."""
+        """Whether late data of all sources upstream of it is found: it compares windows, of incremental models.
+
+        A `lookback` computes a late interval again, but not downstream.
+        """
         if self.sources and (self.kind == "FULL" or any(s.kind in NO_WINDOWS for s in self.sources)):
             return False
-        return all(model.is_compared and (model.is_incremental or self.is_incremental) for model in self.upstream)
+        return all(
+            model.is_compared and "lookback" not in model.kind and (model.is_incremental or self.is_incremental)
+            for model in self.upstream
+        )
 
     @property
     def is_incremental(self) -> bool:
@@ -341,6 +347,8 @@ def run_that_is_killed(history: History) -> None:
     flag = _disturb(history, signal.SIGKILL, pid)
     os.waitpid(pid, 0)
     wait_until(lambda: not processes_in(history.shop.project))
+    for run in history.shop.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+        history.shop.instance.report_run_failed(run)  # as Dagster's run monitoring does
     _describe(history, flag, "kill the run")
 
 

@@ -67,9 +67,10 @@ class RestatementContext(EvaluationContext):
 
     def watch(self, scheduler: Scheduler) -> None:
         self.current_scheduler = scheduler
+        self.tracker.coverages = coverages = self.coverages(scheduler.snapshots_by_name, scheduler.snapshots.values())
         # SQLMesh restates a model that it computes as a whole up to now, whatever the range.
-        hold_back_pending_upstream(scheduler, self.tracker.held_back_by, AwaitedTables(self.request.sources))
-        self.tracker.coverages = self.coverages(scheduler.snapshots_by_name, scheduler.snapshots.values())
+        awaited = AwaitedTables(self.request.sources)
+        hold_back_pending_upstream(scheduler, self.tracker.held_back_by, awaited, coverages.pending)
         incremental = [snapshot for snapshot in scheduler.snapshots.values() if is_incremental(snapshot)]
         replaces_table = {snapshot.name for snapshot in incremental if snapshot.full_history_restatement_only}
         replaces_rows = {

@@ -37,6 +37,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence, Set
 from graphlib import TopologicalSorter
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
@@ -55,7 +56,10 @@ FindReady = Callable[[SnapshotToIntervals, DeployabilityIndex | None], SnapshotT
 
 
 def hold_back_pending_upstream(
-    scheduler: Scheduler, held_back_by: MutableMapping[str, Set[str]], awaited: AwaitedTables
+    scheduler: Scheduler,
+    held_back_by: MutableMapping[str, Set[str]],
+    awaited: AwaitedTables,
+    pending: Mapping[str, Sequence[Interval]] = MappingProxyType({}),
 ) -> FindReady:
     """Make the scheduler hold back intervals that are pending in upstream models which do not run, or not loaded yet.
 
@@ -65,9 +69,10 @@ def hold_back_pending_upstream(
     Args:
         held_back_by: Gets each model with held-back intervals, and the nearest upstream models and tables that lack
             them.
+        pending: What each node lacks, by name. A plan does not ask the scheduler.
     """
     find_missing, batch = scheduler.merged_missing_intervals, scheduler.batch_intervals
-    missing: dict[Snapshot, list[Interval]] = {}
+    missing = {scheduler.snapshots_by_name[name]: list(intervals) for name, intervals in pending.items()}
 
     def merged_missing_intervals(
         start: Any = None,
