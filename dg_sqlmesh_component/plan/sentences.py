@@ -98,6 +98,17 @@ def kept_rows(models: Iterable[msg.PlannedModel], environment: str) -> Iterator[
             yield f"{start} until the first run after {utc_text(due)} computes them."
 
 
+def why_runs_wait(plan: msg.PlanBuilt) -> str:
+    """What of a plan stops the runs, besides the promotion; empty if nothing does, or if they wait for each plan."""
+    shared = [model.name for model in plan.models if model.has_one_table and model.change in ("changed", "indirect")]
+    following = [model.name for model in plan.models if model.follows_promotion]
+    if not plan.runs_go_on or not (shared or following):
+        return ""
+    if shared:
+        return f"Runs wait until the plan is applied, because all versions of {listed(shared)} share one table."
+    return f"Runs wait while the plan computes {listed(following)} after the promotion, because the table stays."
+
+
 def made_up_for(went_on: msg.RunsWentOn | None, models: Iterable[msg.PlannedModel]) -> Iterator[str]:
     """How long runs had to wait for a plan, and what it has computed because of them."""
     if went_on is None:

@@ -888,6 +888,7 @@ class PlannedModel:
         other_columns: The names of those that they lose or see with another type; None if the columns are not known.
         diff: The difference of the definitions, as unified diff.
         intervals: The missing intervals that the plan computes.
+        follows_promotion: Whether it computes them after the promotion, because the model keeps its table.
         waiting: Those that it leaves out, because awaited tables are not complete for them.
         waits_for: These tables, by fqn.
         loses: What the environment shows of the left-out intervals now, and would not show after the plan.
@@ -914,6 +915,7 @@ class PlannedModel:
     other_columns: tuple[str, ...] | None = None
     diff: Query = ""
     intervals: int = 0
+    follows_promotion: bool = False
     waiting: int = 0
     waits_for: tuple[str, ...] = ()
     loses: tuple[Interval, ...] = ()
@@ -947,6 +949,7 @@ class PlanBuilt(Event):
         plan_command: The shell command that builds the same plan.
         unit_tests: The number of unit tests that SQLMesh has executed. All have passed.
         reads: By fqn, what each model downstream of a changed one reads; None if that is not known.
+        runs_go_on: Whether runs can go on while the plan is applied. If the state's file is the lock, they cannot.
     """
 
     environment: str
@@ -964,6 +967,7 @@ class PlanBuilt(Event):
     plan_command: str = ""
     unit_tests: int = 0
     reads: dict[str, ColumnReads | None] = field(default_factory=dict)
+    runs_go_on: bool = False
 
 
 KeyProblem = Literal["no_grain", "other_columns", "no_columns", "duplicate_keys", "null_keys"]

@@ -100,6 +100,11 @@ def is_lockable(context: Context) -> bool:
     return state_connection(context).type_ in (*_POSTGRES, _DUCKDB)
 
 
+def is_file_locked(context: Context) -> bool:
+    """Whether the state's file is the lock, so that nobody else uses the state while it is open."""
+    return state_connection(context).type_ == _DUCKDB
+
+
 def refuse_unlockable(context: Context, what: str, advice: str) -> None:
     """Refuse what must never work during a run, if the state cannot be locked.
 
@@ -153,8 +158,7 @@ class StateLock:
 
     @property
     def is_file(self) -> bool:
-        """Whether the state's file is the lock, so that nobody else uses the state while it is open."""
-        return state_connection(self._context).type_ == _DUCKDB
+        return is_file_locked(self._context)
 
     @property
     def seconds_held(self) -> float:
