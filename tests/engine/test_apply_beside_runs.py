@@ -26,12 +26,13 @@ import dagster as dg
 from dagster._utils.interrupts import setup_interrupt_handlers
 from harness import reconstructable_job
 setup_interrupt_handlers()  # as in the process of a run
-job = reconstructable_job(Path(sys.argv[3]), {}, sys.argv[4])
+job = reconstructable_job(Path(sys.argv[3]), json.loads(sys.argv[6]), sys.argv[4])
 with dg.DagsterInstance.from_config(sys.argv[2]) as instance:
     with dg.execute_job(job, instance=instance, run_config=json.loads(sys.argv[5])) as result:
         print(result.run_id)
 """
-WAITING = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND NOT granted"
+LOCK = 7
+"""The advisory lock for which a query with `PAUSES` waits."""
 DAILY = "kind INCREMENTAL_BY_TIME_RANGE (time_column day)"
 WITHIN = "WHERE day BETWEEN @start_ds::date AND @end_ds::date"
 FILES = {
@@ -42,7 +43,7 @@ FILES = {
 LOOKBACK = "kind INCREMENTAL_BY_TIME_RANGE (time_column day, lookback 1)"
 SWITCH = "(SELECT x FROM raw.switch)"
 SUCCESS = dg.DagsterRunStatus.SUCCESS
-PAUSES = ", pg_advisory_xact_lock(7)::text AS paused"
+PAUSES = f", pg_advisory_xact_lock({LOCK})::text AS paused"
 TODAY = datetime.now(timezone.utc).date()
 
 
@@ -73,6 +74,21 @@ class Warehouse:
         [run] = self.shop.instance.get_runs(limit=1)
         return self.shop.run_record(run.run_id).log
 
+    def waits_for(self, lock: int) -> bool:
+        """Whether a query waits for an advisory lock."""
+        waiting = f"SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = {lock} AND NOT granted"
+        return bool(self.query(waiting))
+
+    def release(self, lock: int) -> None:
+        """End the session that holds an advisory lock."""
+        holder = f"SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = {lock} AND granted"
+        self.query(f"SELECT pg_terminate_backend(pid) FROM ({holder}) AS holder")
+
+    def table(self, model: str) -> str:
+        """The physical table of a model, which its view shows."""
+        [[definition]] = self.query(f"SELECT pg_get_viewdef('t.{model}'::regclass)")
+        return str(definition).split("FROM ")[1].rstrip("; \n")
+
     def rows(self, model: str) -> list[tuple[str, int]]:
         return [(str(of_day), n) for of_day, n in self.query(f"SELECT day, n FROM t.{model} ORDER BY day")]
 
@@ -91,9 +107,9 @@ class Warehouse:
     def applying(self, model: str, old: str, new: str) -> Iterator[subprocess.Popen[str]]:
         """Change a model and apply the plan in a process of its own, which waits for a lock until the block ends."""
         self.change(model, old, new)
-        with self.server.advisory_lock(7, self.database):
+        with self.server.advisory_lock(LOCK, self.database):
             process = self.start_apply()
-            wait_until(lambda: bool(self.query(WAITING)), process)
+            wait_until(lambda: self.waits_for(LOCK), process)
             yield process
             assert self.is_killed or process.poll() is None, "the apply waits for the lock"
 
@@ -107,8 +123,10 @@ class Warehouse:
         config = {"digest": planned(self.shop)["digest"]}
         return self.start(APPLY, {"execution": {"config": {"in_process": {}}}, "ops": {APPLY: {"config": config}}})
 
-    def start(self, job: str, config: dict[str, Any]) -> subprocess.Popen[str]:
-        arguments = [TESTS, self.shop.instance.root_directory, self.shop.root, job, json.dumps(config)]
+    def start(self, job: str, config: dict[str, Any], **selection: Any) -> subprocess.Popen[str]:
+        """Launch a job in a process of its own."""
+        project = self.shop.instance.root_directory, self.shop.root
+        arguments = [TESTS, *project, job, json.dumps(config), json.dumps(selection)]
         command = [sys.executable, "-c", APPLYING, *map(str, arguments)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
@@ -214,9 +232,9 @@ def test_a_gap_that_a_run_fills_while_the_plan_waits_for_it_is_not_filled_again(
     warehouse.add(kept=kept)
     warehouse.leave_gap("kept")
     warehouse.change("days", "day, n", "day, n + 1 AS n")
-    with warehouse.server.advisory_lock(7, warehouse.database):
+    with warehouse.server.advisory_lock(LOCK, warehouse.database):
         run = shop.launch_in_new_process()
-        wait_until(lambda: bool(warehouse.query(WAITING)), run)
+        wait_until(lambda: warehouse.waits_for(LOCK), run)
         process = warehouse.start_apply()
         wait_until(lambda: "Waiting" in warehouse.last_log(), process)
     run.communicate(timeout=300)
@@ -249,9 +267,9 @@ def test_what_follows_the_promotion_stops_runs_and_the_report_says_so(warehouse:
     assert planned(shop)["why_runs_wait"] == (
         "Runs wait while the plan computes t.kept after the promotion, because the table stays."
     )
-    with warehouse.server.advisory_lock(7, warehouse.database):
+    with warehouse.server.advisory_lock(LOCK, warehouse.database):
         process = warehouse.start_apply()
-        wait_until(lambda: bool(warehouse.query(WAITING)), process)
+        wait_until(lambda: warehouse.waits_for(LOCK), process)
         assert "is held by plan of run" in str(shop.launch(assets=["t/other"]).failures)
     warehouse.end(process)
     assert warehouse.rows("kept") == ALL[:2]
@@ -303,3 +321,23 @@ def test_a_gap_that_a_failed_run_leaves_is_filled_and_read_again(warehouse: Ware
     applied = warehouse.end(process)
     assert f"runs had rewritten what was read: t.days ({day(5)} to {day(4)} (2 days))." in applied.log
     assert warehouse.rows("days") == [ALL[0], (day(4), 40)]
+
+
+def test_what_was_read_between_the_delete_and_the_insert_of_a_run_is_read_again(warehouse: Warehouse) -> None:
+    """An engine without transactions shows a range without rows while a run computes it again."""
+    shop = warehouse.shop
+    slow = f"day, n, pg_advisory_xact_lock({LOCK + 1})::text AS held"
+    warehouse.add(orders=FILES["models/orders.sql"].replace("day, n", slow))
+    restate = {"restate": {"start": day(5), "end": day(5)}}
+    config = {"execution": {"config": {"in_process": {}}}, "ops": {"sqlmesh_shop": {"config": restate}}}
+    with warehouse.server.advisory_lock(LOCK + 1, warehouse.database):
+        warehouse.query(f"DELETE FROM {warehouse.table('orders')} WHERE day = '{day(5)}'")
+        run = warehouse.start("everything", config, assets=["t/orders"])
+        wait_until(lambda: warehouse.waits_for(LOCK + 1), run)
+        with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
+            warehouse.release(LOCK + 1)
+            run.communicate(timeout=300)
+    applied = warehouse.end(process)
+    assert f"runs had rewritten what was read: t.days ({day(5)})." in applied.log
+    assert warehouse.rows("days") == ALL[:2]
+    assert shop.launch().status is SUCCESS
