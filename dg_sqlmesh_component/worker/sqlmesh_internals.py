@@ -185,11 +185,6 @@ def replace_apply(context: Context, apply: Callable[[Any, EvaluatablePlan, Calla
     context._apply = apply_with_evaluator
 
 
-def uncached_state(context: Context) -> Any:
-    """The state without SQLMesh's cache. It keeps snapshots with the intervals that they had when they were read."""
-    return context.state_sync.state_sync
-
-
 @dataclass(frozen=True)
 class ComputedRange:
     """A range of a table that SQLMesh has computed.

@@ -152,6 +152,7 @@ class StateLock:
         self._holder = request.holder
         self._wait = lock_wait
         self._scope = scope
+        self._warns = scope == request.LOCKS[0]
         self._adapter: Any = None
         self._since = 0.0
         self._held_before = 0.0
@@ -192,7 +193,7 @@ class StateLock:
             except BaseException:
                 self.release()
                 raise
-        elif connection.type_ != _DUCKDB:
+        elif connection.type_ != _DUCKDB and self._warns:
             text = (
                 f"SQLMesh's state in {connection.type_} cannot be locked, so a second run at the same time would "
                 "compute the same intervals. Give the op's pool a limit of 1 in your deployment."

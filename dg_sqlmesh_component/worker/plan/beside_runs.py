@@ -33,7 +33,7 @@ from typing import Any
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import EvaluatablePlan
 from sqlmesh.core.plan.stages import BackfillStage, EnvironmentRecordUpdateStage, build_plan_stages
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, missing_intervals
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotId, SnapshotIdLike, missing_intervals
 from sqlmesh.core.snapshot.definition import Interval
 from sqlmesh.utils.date import now_timestamp
 from sqlmesh.utils.errors import CircuitBreakerError
@@ -50,7 +50,6 @@ from dg_sqlmesh_component.worker.sqlmesh_internals import (
     ComputedRange,
     computed_ranges,
     forget_intervals,
-    uncached_state,
 )
 from dg_sqlmesh_component.worker.state_lock import StateLock
 
@@ -178,11 +177,10 @@ class BesideRuns:
         self.rewritten: dict[str, tuple[Interval, ...]] = {}
         self.newer: dict[str, tuple[Interval, ...]] = {}
         self._context = context
-        self._state = uncached_state(context)
         self._lock = lock
         self._interrupted_since = interrupted_since
         self._shown = {info.name: info for info in prod.snapshots} if prod else {}
-        self._before = self._intervals_shown()
+        self._before: Mapping[str, Sequence[Interval]] = {}
 
     def apply(self, evaluator: Any, plan: EvaluatablePlan, circuit_breaker: Callable[[], bool] | None) -> None:
         """Apply the plan with SQLMesh's evaluator, two of whose stages are replaced."""
@@ -214,12 +212,12 @@ class BesideRuns:
                 self._lock.release()
             write(stage, plan if plan.is_dev else self._after_restatements(plan))
 
-        if not self._lock.is_file:
-            evaluator.visit_backfill_stage = visit_backfill_stage
-            if not plan.is_dev and self._changes_shared_tables(plan):
-                self._lock.acquire()
         if not self._lock.is_file or self._interrupted_since is not None:
+            self._before = self._intervals_shown()
+            evaluator.visit_backfill_stage = visit_backfill_stage
             evaluator.visit_environment_record_update_stage = visit_environment_record_update_stage
+        if not plan.is_dev and self._changes_shared_tables(plan):
+            self._lock.acquire()
         evaluator.evaluate(plan, circuit_breaker=circuit_breaker)
 
     def event(self) -> msg.RunsWentOn | None:
@@ -230,7 +228,7 @@ class BesideRuns:
 
     def _now(self, stage: BackfillStage, plan: EvaluatablePlan) -> BackfillStage:
         """A stage, with what is missing now: runs may have computed some of it since the plan was built."""
-        stages = build_plan_stages(plan, self._state, self._context.default_catalog)
+        stages = build_plan_stages(plan, self._context.state_reader, self._context.default_catalog)
         for now in stages:
             if isinstance(now, BackfillStage) and now.before_promote == stage.before_promote:
                 return now
@@ -242,7 +240,7 @@ class BesideRuns:
         Raises:
             CircuitBreakerError: Another plan has changed what the environment shows.
         """
-        stored = self._state.get_environment(plan.environment.name)
+        stored = self._context.state_reader.get_environment(plan.environment.name)
         if stored is None:
             return plan
         if {info.snapshot_id for info in stored.snapshots} != {info.snapshot_id for info in self._shown.values()}:
@@ -257,14 +255,23 @@ class BesideRuns:
 
     def _changes_shared_tables(self, plan: EvaluatablePlan) -> bool:
         return any(
-            node.is_model and node.virtual_environment_mode.is_dev_only and node.name in self._shown
-            for node in plan.new_snapshots
+            info.is_model
+            and info.virtual_environment_mode.is_dev_only
+            and info.name in self._shown
+            and info.snapshot_id != self._shown[info.name].snapshot_id
+            for info in plan.environment.snapshots
         )
 
     def _intervals_shown(self) -> dict[str, list[Interval]]:
         """The computed intervals of each version that prod shows."""
-        shown = self._state.get_snapshots(self._shown.values()).values()
-        return {snapshot.name: snapshot.intervals for snapshot in shown}
+        return {snapshot.name: snapshot.intervals for snapshot in self._read(self._shown.values()).values()}
+
+    def _read(self, infos: Iterable[SnapshotIdLike]) -> dict[SnapshotId, Snapshot]:
+        """Snapshots with the intervals of the state. SQLMesh keeps those that it has read once."""
+        state = self._context.state_reader
+        copies = {id_: snapshot.copy() for id_, snapshot in state.get_snapshots(infos).items()}
+        state.refresh_snapshot_intervals(copies.values())
+        return copies
 
     def _make_up(self, plan: EvaluatablePlan, backfill: Callable[[BackfillStage], None], *, has_lock: bool) -> bool:
         """Compute what runs have made necessary since the last time. Return whether that was anything.
@@ -306,7 +313,7 @@ class BesideRuns:
 
     def _stage(self, plan: EvaluatablePlan) -> BackfillStage:
         """A stage that computes nothing yet, with the snapshots as they are in the state."""
-        snapshots = self._state.get_snapshots(plan.environment.snapshots)
+        snapshots = self._read(plan.environment.snapshots)
         index = (
             DeployabilityIndex.create(snapshots, start=plan.start)
             if plan.is_dev
