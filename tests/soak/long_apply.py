@@ -119,9 +119,10 @@ def new_project(server: Server, database: str, folder: Path, days: int, pause: i
     server.query(f"CREATE TABLE raw.pause AS SELECT {pause}::float AS seconds", database)
     all_days = f"generate_series('{day(days)}'::date, '{day(1)}', '1 day')"
     server.query(f"INSERT INTO raw.orders SELECT day, 1 FROM {all_days} AS g(day)", database)
+    server.query("CREATE TABLE raw.fixed AS SELECT * FROM raw.orders", database)
     slow = DAILY.format(options=", batch_size 1", start=day(days))
     sleeping = "(SELECT pg_sleep(CASE WHEN @start_ds > '1970-01-02' THEN seconds END) FROM raw.pause)::text AS slept"
-    files = {"models/slow.sql": f"MODEL (name t.slow, {slow}); SELECT day, n AS n, {sleeping} FROM raw.orders {WITHIN}"}
+    files = {"models/slow.sql": f"MODEL (name t.slow, {slow}); SELECT day, n AS n, {sleeping} FROM raw.fixed {WITHIN}"}
     for other in OTHERS:
         header = f"MODEL (name {other.replace('/', '.')}, {DAILY.format(options='', start=day(DAYS))})"
         files[f"models/{other.split('/')[1]}.sql"] = f"{header}; SELECT day, n FROM raw.orders {WITHIN}"
