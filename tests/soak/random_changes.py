@@ -135,6 +135,11 @@ class Model:
         return self.kind == APPENDING[0] or "forward_only true" in self.kind
 
     @property
+    def is_copied(self) -> bool:
+        """Whether a change of it or of a model upstream gives it a new table."""
+        return self.is_table and not self.keeps_rows
+
+    @property
     def text(self) -> str:
         audits = f", audits (fine(model := '{self.name}'))" if "time_column" in self.kind else ""
         tables = " UNION ALL ".join(f"SELECT day, n FROM {table}" for table in self.tables)
@@ -166,8 +171,9 @@ def random_model(rng: random.Random, name: str, models: Models, *, reads_source:
     possible = [model.name for model in models.values() if not model.is_appending]
     reads = () if reads_source else tuple(rng.sample(possible, min(len(possible), rng.choice((1, 1, 2)))))
     by_time = BY_TIME.format(options=rng.choice(OPTIONS))
-    kinds = (by_time, by_time, "FULL", *(("VIEW", "EMBEDDED", *APPENDING) if reads else ()))
-    return Model(name, rng.choice(kinds), reads, rng.randint(1, 9) * 1000)
+    # A row of the others would be a part of the sum while one of two upstream models lacks its day.
+    kinds = (by_time, by_time, by_time, *(("FULL", "VIEW", "EMBEDDED") if len(reads) == 1 else ()))
+    return Model(name, rng.choice((*kinds, *(APPENDING if reads else ()))), reads, rng.randint(1, 9) * 1000)
 
 
 def downstream(models: Models, names: Collection[str]) -> set[str]:
@@ -208,6 +214,9 @@ class Story:
         mixed: The models with rows of older definitions.
         unfinished: Restatements that have failed: models, first and last day.
         is_bad: Whether an audit fails.
+        later: The processes of jobs that were launched at a pause, by the value of their run's tag.
+        days: The days that each model had as computed at the last look.
+        computed_rows: The hours of each row of SQLMesh's state that a computation has written.
     """
 
     rng: random.Random
@@ -243,7 +252,7 @@ class Story:
 
     def job(self, name: str, tags: dict[str, str] | None = None, **config: Any) -> RunRecord:
         job = reconstructable_job(self.shop.root, {"launch": [uuid.uuid4().hex]}, name)
-        run_config = {"execution": {"config": {"in_process": {}}}, "ops": {name: {"config": config}}}
+        run_config = {"execution": {"config": {"in_process": {}}}, "ops": {name: {"config": config}} if config else {}}
         with dg.execute_job(job, instance=self.shop.instance, run_config=run_config, tags=tags) as done:
             return self.shop.run_record(done.run_id)
 
@@ -325,10 +334,8 @@ class Story:
             count = Counter(of_day for of_day, _ in rows)
             double = sorted(of_day for of_day, number in count.items() if number > 1)
             assert not double, f"{schema}.{model.name} has rows twice: {double}"
-            if schema == "t":
-                lost = self.days.get(model.name, set()) - count.keys()
-                assert not lost, f"t.{model.name} has lost {sorted(lost)}"
-                self.days[model.name] = set(count)
+            lost = self.days.get(model.name, set()) - count.keys() if schema == "t" else set()
+            assert not lost, f"t.{model.name} has lost {sorted(lost)}"
             if is_end:
                 assert count.keys() == self.source.keys(), f"{model.name} lacks {sorted(self.source.keys() - count)}"
             self.check_values(model, dict(rows), models, schema)
@@ -345,9 +352,10 @@ class Story:
         """Days that the state has as computed have their rows."""
         state = State.read(self.warehouse.ask)
         for name, model in self.prod.items():
-            if model.has_time:
+            if model.is_table:
                 found = {str(row[0]) for row in self.warehouse.ask(f"SELECT day FROM t.{name}")}
-                gone = {of_day for of_day in self.source if hour_of(of_day) in state.computed[name]} - found
+                self.days[name] = {of_day for of_day in self.source if hour_of(of_day) in state.computed[name]}
+                gone = self.days[name] - found
                 assert not gone, f"t.{name} counts as computed, and has no rows, for {sorted(gone)}"
             for row, (hours, is_new) in state.rows[name].items():
                 if is_new:
@@ -398,11 +406,14 @@ class Story:
 
     def change(self) -> None:
         """Change one or two models: another constant, a column more, a new model, or one less."""
-        for _ in range(self.rng.choice((1, 1, 2))):
-            name = self.rng.choice([*self.files, *list(self.files)[:2] * 2])
+        computing = [
+            name for name in self.files if any(self.files[n].is_copied for n in downstream(self.files, [name]))
+        ]
+        for number in range(self.rng.choice((1, 1, 2))):
+            name = self.rng.choice(list(self.files) if number or not computing else computing)
             model = self.files[name]
             is_leaf = downstream(self.files, [name]) == {name} and len(self.files) > 3
-            kind = self.rng.choice(("constant", "constant", "constant", "column", "new", "removed"))
+            kind = self.rng.choice(("constant", "constant", "constant", "column", *("new", "removed") * number))
             if kind == "removed" and is_leaf:
                 del self.files[name]
             elif kind == "new":
@@ -441,9 +452,9 @@ class Story:
                 self.check_prod()
                 return
             text = failure_of(record)
-            self.actions.append(f"apply has failed: {text[:300]}")
-            if "Digest" in text or "digest" in text or "another plan" in text.lower():
-                self.note("planned again")
+            self.note(f"apply has failed: {text[:300]}")
+            if reason := [name for name in ("digest:", "moved:", "Build a new plan") if name in text]:
+                self.note(f"planned again because of {reason[0]}")
                 digest = self.digest()
         raise AssertionError("the apply does not succeed")
 
@@ -464,7 +475,7 @@ class Story:
                 self.note("previewed")
                 self.check_preview()
                 return
-            self.actions.append(f"preview has failed: {failure_of(record)[:300]}")
+            self.note(f"preview has failed: {failure_of(record)[:300]}")
         raise AssertionError("the preview does not succeed")
 
     def check_preview(self) -> None:
@@ -500,6 +511,7 @@ class Story:
         self.note(f"{role} pauses{' and runs wait' if has_lock else ''}: {paused.name}, {verdict}")
         if has_lock:
             stop.unlink(missing_ok=True)
+            self.days.clear()  # what these actions change is not looked at before the plan promotes
         for action in actions:
             before = {run.run_id for run in self.shop.instance.get_runs()}
             self.counts[action.__name__] += 1
@@ -812,8 +824,10 @@ def try_story(seed: int, folder: Path, server: Server | None) -> Story:
         except Exception as error:
             for pid in story.later.values():
                 wait_until(partial(has_ended, pid))
-            where = traceback.format_exc(limit=-4)
-            raise AssertionError("\n    ".join([*texts, *story.actions, f"{error}", where])) from error
+            log = story.shop.project.parent / "log"
+            logged = [line for line in log.read_text().splitlines() if " DEBUG " not in line] if log.exists() else []
+            lines = [*texts, *story.actions, f"{error}", traceback.format_exc(limit=-4), *logged[-15:]]
+            raise AssertionError("\n    ".join(lines)) from error
         finally:
             del os.environ[ROLE]
     return story
