@@ -184,6 +184,19 @@ def test_an_interval_that_is_restated_while_a_new_version_reads_it_is_computed_a
     assert warehouse.rows("days")[0] == (day(5), 50)
 
 
+def test_an_interval_of_the_old_version_that_is_restated_is_computed_again_by_the_new_one(warehouse: Warehouse) -> None:
+    shop = warehouse.shop
+    with warehouse.applying("orders", "day, n", f"day, n {PAUSES}") as process:
+        warehouse.query(f"UPDATE raw.orders SET n = 50 WHERE day = '{day(5)}'")
+        restate = {"sqlmesh_shop": {"restate": {"start": day(5), "end": day(5)}}}
+        run = shop.launch(ops=restate, assets=["t/orders"])
+        assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
+    applied = warehouse.end(process)
+    assert warehouse.rows("orders")[0] == (day(5), 50), "the new version had read the source before it has changed"
+    assert f"t.orders ({day(5)})" in applied.log
+    assert warehouse.rows("days")[0] == (day(5), 50)
+
+
 def test_models_downstream_of_a_new_version_and_whole_tables_are_made_up_for_too(warehouse: Warehouse) -> None:
     shop = warehouse.shop
     warehouse.add(

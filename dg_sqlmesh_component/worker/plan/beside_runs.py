@@ -12,6 +12,8 @@ Before SQLMesh writes the environment, the lock is taken for good, and what has 
 - A run has rewritten an interval that a new version has read (a restatement, a `lookback`). The new version may have
   read it half, so the same intervals are computed again, and in all new versions downstream. A model that SQLMesh can
   only compute as a whole is computed as a whole.
+- A run has computed an interval of an old version that the new version has computed too, from the same tables. A
+  restatement of it says that a table outside of the project has changed, so the new version computes it again.
 - A killed run has left a gap in a table that prod shows. It is filled, and counts as rewritten.
 - A model that keeps its table reads new versions. Its gaps are filled after theirs.
 
@@ -33,7 +35,14 @@ from typing import Any
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import EvaluatablePlan
 from sqlmesh.core.plan.stages import BackfillStage, EnvironmentRecordUpdateStage, build_plan_stages
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotId, SnapshotIdLike, missing_intervals
+from sqlmesh.core.snapshot import (
+    DeployabilityIndex,
+    Snapshot,
+    SnapshotId,
+    SnapshotIdLike,
+    SnapshotTableInfo,
+    missing_intervals,
+)
 from sqlmesh.core.snapshot.definition import Interval
 from sqlmesh.utils.date import now_timestamp
 from sqlmesh.utils.errors import CircuitBreakerError
@@ -63,6 +72,7 @@ class Rewritten:
     Args:
         new: The snapshots whose tables prod does not show, by name.
         others: All other snapshots of the plan, by name.
+        shown: The versions that prod shows, by name.
         rows: The computed ranges of the state.
         gaps: By name, intervals of the others that are going to be computed.
     """
@@ -71,11 +81,13 @@ class Rewritten:
         self,
         new: Mapping[str, Snapshot],
         others: Mapping[str, Snapshot],
+        shown: Mapping[str, SnapshotTableInfo],
         rows: Mapping[Any, Sequence[ComputedRange]],
         gaps: Mapping[str, Sequence[Interval]],
     ) -> None:
         self._new = new
         self._others = others
+        self._shown = shown
         self._rows = rows
         self._gaps = gaps
         self._parents = upstream({**others, **new})
@@ -95,6 +107,8 @@ class Rewritten:
             altered = [interval for parent in self._tables_read(name) for interval in found.get(parent, ())]
             for parent in self._tables_read(name) & self._others.keys():
                 altered += self._altered(self._others[parent], since[name], only_rewritten=not is_incremental(snapshot))
+            if name in self._shown:
+                altered += self._altered(self._shown[name], since[name], only_rewritten=False)
             if not common(altered, computed):
                 continue
             is_whole = not is_incremental(snapshot) or snapshot.full_history_restatement_only
@@ -102,7 +116,9 @@ class Rewritten:
             found[name] = common(parts, computed)
         return found
 
-    def _altered(self, snapshot: Snapshot, since: int, *, only_rewritten: bool) -> Sequence[Interval]:
+    def _altered(
+        self, snapshot: Snapshot | SnapshotTableInfo, since: int, *, only_rewritten: bool
+    ) -> Sequence[Interval]:
         rows = self._rows.get((snapshot.name, snapshot.version, False), ())
         before = merged(row.interval for row in rows if row.at <= since)
         after = [row for row in rows if row.at > since]
@@ -286,7 +302,7 @@ class BesideRuns:
         others = {name: node for name, node in snapshots.items() if name not in new}
         gaps = self._gaps(stage, plan, others) if has_lock else {}
         started = self._started(new, stage.deployability_index)
-        rewritten = Rewritten(new, others, computed_ranges(self._context), gaps)
+        rewritten = Rewritten(new, others, self._shown, computed_ranges(self._context), gaps)
         again = rewritten.again(stage.deployability_index, started)
         self._context.started = dict.fromkeys(started, looked_at)
         newer: Mapping[str, Sequence[Interval]] = {}
