@@ -148,6 +148,22 @@ def test_a_restatement_does_not_compute_a_whole_table_whose_source_is_not_loaded
     assert shop.query("SELECT n FROM t.total") == [(3,)]
 
 
+def test_a_whole_table_waits_in_a_restatement_if_its_source_was_never_loaded(new_shop: NewShop) -> None:
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)))
+    shop.query("CREATE TABLE raw.never AS SELECT 1 AS n LIMIT 0")
+    alone = "MODEL (name t.alone, kind FULL); SELECT count(*) AS n FROM t.days, raw.never"
+    (shop.project / "models" / "alone.sql").write_text(alone)
+    shop.plan()
+    keys = {"raw.orders": "load/orders", "raw.never": "load/never"}
+    shop.configure(external_models={"keys": keys, "wait": True}, restate=True)
+    load(shop, 3)
+    run(shop)
+    restate = {"start": day(3), "end": day(3)}
+    assert run(shop, restate=restate, dry_run=True).status is dg.DagsterRunStatus.SUCCESS
+    restated = outcomes(run(shop, restate=restate))
+    assert restated == {"days": "executed", "shown": "executed", "total": "executed", "alone": "waiting"}
+
+
 def test_a_source_without_partitions_is_complete_up_to_the_start_of_its_run(new_shop: NewShop) -> None:
     shop = waiting_shop(new_shop)
     assert outcomes(run(shop))["days"] == "waiting"

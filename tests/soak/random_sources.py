@@ -323,7 +323,7 @@ def restatement(history: History) -> None:
     history.counts["restatement refused" if is_refused else "restatement done"] += 1
     if is_refused:
         computed = State.of(history.shop.project).computed_since(history.state)
-        assert not computed, f"a refused restatement has computed {computed.keys()}"
+        assert not computed, f"a refused restatement has computed {computed.keys()}: {record.failures}"
         reasons = ("source is not loaded", "no complete interval of its unit")
         assert any(reason in str(record.failures) for reason in reasons), record.failures
 

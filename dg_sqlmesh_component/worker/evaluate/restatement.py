@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from sqlmesh.core import constants as c
@@ -24,9 +25,10 @@ from sqlmesh.utils.errors import PlanError
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import listed
-from dg_sqlmesh_component.worker.coverage import is_incremental
+from dg_sqlmesh_component.worker.coverage import Coverages, is_incremental
 from dg_sqlmesh_component.worker.environment import AwaitedTables
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext, resolved_range
+from dg_sqlmesh_component.worker.evaluate.idle_nodes import idle_nodes
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.observe.held_back_intervals import hold_back_pending_upstream
 from dg_sqlmesh_component.worker.observe.tracker import Replaced, Tracker
@@ -71,6 +73,7 @@ class RestatementContext(EvaluationContext):
         # SQLMesh restates a model that it computes as a whole up to now, whatever the range.
         awaited = AwaitedTables(self.request.sources)
         hold_back_pending_upstream(scheduler, self.tracker.held_back_by, awaited, coverages.pending)
+        self.tracker.idle_nodes = partial(self._waiting_nodes, scheduler.snapshots_by_name, coverages)
         incremental = [snapshot for snapshot in scheduler.snapshots.values() if is_incremental(snapshot)]
         replaces_table = {snapshot.name for snapshot in incremental if snapshot.full_history_restatement_only}
         replaces_rows = {
@@ -80,6 +83,11 @@ class RestatementContext(EvaluationContext):
             and not scheduler.snapshot_evaluator.get_adapter(snapshot.model_gateway).SUPPORTS_TRANSACTIONS
         }
         self.tracker.replaced = Replaced(replaces_table, replaces_rows)
+
+    def _waiting_nodes(self, snapshots: Mapping[str, Snapshot], coverages: Coverages) -> Iterable[msg.Event]:
+        """Why models wait of which nothing is computed: all their intervals are held back."""
+        waiting = self.tracker.held_back_by.keys() & set(self.request.models)
+        return idle_nodes(self.request, waiting, snapshots, self.tracker, coverages)
 
 
 def _planned(context: EvaluationContext) -> Plan:
