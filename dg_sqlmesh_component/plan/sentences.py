@@ -120,7 +120,7 @@ def made_up_for(went_on: msg.RunsWentOn | None, models: Iterable[msg.PlannedMode
         ("Computed too, because runs had computed these intervals of the old versions", went_on.newer),
     ):
         if by_model:
-            named = [f"{names.get(fqn, fqn)} ({ranges(intervals)})" for fqn, intervals in by_model.items()]
+            named = [f"{names.get(fqn, fqn)} ({ranges(intervals)})" for fqn, intervals in sorted(by_model.items())]
             yield f"{why}: {listed(named)}."
     if went_on.while_compared:
         computed = listed(went_on.while_compared)

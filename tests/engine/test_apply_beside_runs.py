@@ -211,6 +211,24 @@ def test_models_downstream_of_a_new_version_and_whole_tables_are_made_up_for_too
     assert warehouse.rows("kept") == ALL, "each interval once"
 
 
+def test_behind_a_new_view_only_the_rewritten_intervals_are_read_again(warehouse: Warehouse) -> None:
+    shop = warehouse.shop
+    warehouse.add(
+        shown="MODEL (name t.shown, kind VIEW); SELECT day, n FROM t.orders",
+        behind=f"MODEL (name t.behind, {DAILY}); SELECT day, n FROM t.shown {WITHIN}",
+    )
+    warehouse.change("shown", "n FROM", "n + 1 AS n FROM")
+    versions = "SELECT count(DISTINCT version) FROM sqlmesh._intervals WHERE name LIKE '%behind%'"
+    with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
+        wait_until(lambda: warehouse.query(versions) == [(2,)], process)
+        warehouse.query(f"UPDATE raw.orders SET n = 50 WHERE day = '{day(5)}'")
+        restate = {"sqlmesh_shop": {"restate": {"start": day(5), "end": day(5)}}}
+        assert shop.launch(ops=restate, assets=["t/orders"]).status is SUCCESS
+    applied = warehouse.end(process)
+    assert f"runs had rewritten what was read: t.behind ({day(5)}), t.days ({day(5)})." in applied.log
+    assert warehouse.rows("behind") == [(day(5), 51), (day(4), 5)]
+
+
 def test_another_apply_waits_for_the_first_and_names_it(warehouse: Warehouse) -> None:
     shop = warehouse.shop
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:

@@ -101,7 +101,7 @@ class Rewritten:
         found: dict[str, tuple[Interval, ...]] = {}
         for name in TopologicalSorter({name: self._parents[name] for name in self._new}).static_order():
             snapshot = self._new.get(name)
-            if snapshot is None or not snapshot.is_model or snapshot.is_symbolic or name not in since:
+            if snapshot is None or not _is_table(snapshot) or name not in since:
                 continue
             computed = computed_intervals(snapshot, index)
             altered = [interval for parent in self._tables_read(name) for interval in found.get(parent, ())]
@@ -132,10 +132,13 @@ class Rewritten:
         nodes = {**self._others, **self._new}
 
         def behind(node: str) -> Iterable[str]:
-            is_table = not (nodes[node].is_model and (nodes[node].is_view or nodes[node].is_symbolic))
-            return () if is_table else self._parents[node]
+            return () if _is_table(nodes[node]) else self._parents[node]
 
         return reachable(self._parents[name], behind)
+
+
+def _is_table(snapshot: Snapshot) -> bool:
+    return bool(snapshot.is_model and (snapshot.is_materialized or snapshot.is_materialized_view))
 
 
 def moved_on(
