@@ -37,13 +37,15 @@ help:  ## this list
 fuzz: $(VENV)/.test  ## the unit tests once more, on random input that no run before has drawn
 	$(BIN)/python $(PYTEST) --hypothesis-profile=fuzz tests/unit $(PYTEST_ARGS)
 
-soak: $(VENV)/.test  ## kills and overlaps by the hundred, and random projects and sequences of actions; about three hours
+soak: $(VENV)/.test  ## kills and overlaps by the hundred, and random projects and sequences of actions; many hours
 	$(BIN)/python tests/soak/soak.py $(SOAK_ARGS)
 	$(BIN)/python tests/soak/killed_plans.py
 	$(BIN)/python tests/soak/killed_processes.py
 	$(BIN)/python tests/soak/random_projects.py
 	$(BIN)/python tests/soak/random_subsets.py
 	$(BIN)/python tests/soak/random_sources.py
+	$(BIN)/python tests/soak/random_changes.py
+	$(BIN)/python tests/soak/long_apply.py
 	$(BIN)/python tests/soak/random_predictions.py
 	$(BIN)/python tests/soak/random_sequences.py
 

@@ -1,4 +1,4 @@
-"""What a DuckDB file contains of SQLMesh's state: versions and intervals. It is read without SQLMesh's code.
+"""What a database contains of SQLMesh's state: versions and intervals. It is read without SQLMesh's code.
 
 Intervals are sets of hours, so that differences and unions are those of sets.
 """
@@ -6,9 +6,10 @@ Intervals are sets of hours, so that differences and unions are those of sets.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,17 @@ class State:
 
     @classmethod
     def of(cls, project: Path) -> State:
-        [(promoted,)] = query(project, "SELECT snapshots FROM sqlmesh._environments WHERE name = 'prod'")
+        """Read the state in a project's DuckDB file."""
+        return cls.read(partial(query, project))
+
+    @classmethod
+    def read(cls, ask: Callable[[str], list[tuple[Any, ...]]]) -> State:
+        """Read the state in the database of `ask`, which runs SQL."""
+        [(promoted,)] = ask("SELECT snapshots FROM sqlmesh._environments WHERE name = 'prod'")
         versions = {_name(snapshot["name"]): snapshot["version"] for snapshot in json.loads(promoted)}
         rows: dict[str, dict[str, tuple[Hours, bool]]] = {name: {} for name in versions}
         computed = dict.fromkeys(versions, NONE)
-        for row, fqn, version, start, end, is_removed, is_compacted in query(project, INTERVAL_ROWS):
+        for row, fqn, version, start, end, is_removed, is_compacted in ask(INTERVAL_ROWS):
             name, hours = _name(fqn), frozenset(range(start // HOUR, end // HOUR))
             if versions.get(name) == version:
                 rows[name][row] = (hours, not is_removed and not is_compacted)

@@ -7,6 +7,7 @@ multiprocess executor, `dg`, `dagster`) and of other interpreters are real worke
 
 from __future__ import annotations
 
+import fcntl
 import inspect
 import json
 import os
@@ -14,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import types
 from collections.abc import Iterator
@@ -67,13 +69,27 @@ def start(folder: Path, environment: dict[str, str]) -> ForkedWorker:
     worker_ends = [stdin_read, stdout_write, stderr_write, status_write]
     request = json.dumps({"folder": str(folder), "environment": environment}).encode()
     connection = _zygote()
-    socket.send_fds(connection, [len(request).to_bytes(8, "big")], worker_ends)
-    connection.sendall(request)
+    with _alone():
+        socket.send_fds(connection, [len(request).to_bytes(8, "big")], worker_ends)
+        connection.sendall(request)
     for descriptor in worker_ends:
         os.close(descriptor)
     reader = os.fdopen(status, "rb")
     pid = int(reader.readline())
     return ForkedWorker(pid, os.fdopen(stdin, "wb"), os.fdopen(stdout, "rb"), os.fdopen(stderr, "rb"), reader)
+
+
+_LOCK = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as this process
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Forks of this process have the same connection. The lock is of a process, and ends with it."""
+    fcntl.lockf(_LOCK, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.lockf(_LOCK, fcntl.LOCK_UN)
 
 
 @contextmanager

@@ -37,6 +37,7 @@ class ActiveRun:
         started_at: Epoch milliseconds; None if it has not started.
         computes_all: Whether it computes all intervals that are pending when it starts.
         models: The models that it computes, by fqn; None if they may be more than its assets, as in a restatement.
+        is_change: Whether it applies a plan. Runs go on meanwhile.
         computing_since: When it has first taken a lock on a SQLMesh state, epoch milliseconds; None if it has not.
     """
 
@@ -46,6 +47,7 @@ class ActiveRun:
     computes_all: bool
     models: frozenset[str] | None
     computing_since: int | None
+    is_change: bool = False
 
     def covers(self, asset: dg.AssetKey, ticked_at: int) -> bool:
         """Whether it computes the pending intervals of a model whose cron ticked last at an instant."""
@@ -75,6 +77,7 @@ def active_runs(instance: dg.DagsterInstance, assets: ProjectAssets) -> list[Act
                     if APPLIES_TAG in run.tags or run.tags.get(RESTATE_TAG, NOT_SET) != NOT_SET
                     else frozenset(assets.fqn_by_key[key] for key in planned & assets.fqn_by_key.keys()),
                     computing_since=_computing_since(record),
+                    is_change=APPLIES_TAG in run.tags,
                 )
             )
     return active

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, counted, listed, ranges, unquoted
 
-PARTS = ("previous plan", "models", "categories", "statements", "requirements", "settings", "previous models")
+PARTS = ("models", "categories", "statements", "requirements", "settings", "previous models")
 """The parts of `PlanBuilt.parts`, in the order of the digest's fields. The allow-list is the last field."""
 
 _ALLOW_LIST = "allow-list"
 
 _MEANINGS = {
-    "previous plan": "the environment shows another plan now",
     "models": "the files of the project differ, so other versions of models would be promoted",
     "categories": "SQLMesh's categories of the changes differ",
     "statements": "the statements before or after all models differ",
@@ -141,12 +140,14 @@ def _other_digest(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:
         yield Refusal("digest", (), message)
         return
     compared = zip((*PARTS, _ALLOW_LIST), approved, fields)
-    differing = [part for part, was, now in compared if was != now and part not in _settled_parts(plan)]
+    differing = [part for part, was, now in compared if was != now]
+    if _has_finished(plan) and "previous models" in differing:  # the environment shows the approved versions already
+        differing.remove("previous models")
     # To name models in the run config is an approval too, so a plan without an allow-list covers one with any.
     if differing == [_ALLOW_LIST] and approved[-1] == _short_hash(()):
         differing = []
     if differing:
-        has_moved = bool({"previous plan", "previous models"} & set(differing))
+        has_moved = "previous models" in differing
         reasons = "; ".join(_MEANINGS[part] for part in differing)
         message = (
             f"The approved plan has the digest {decision.digest}, and the plan that would be applied now has {digest}. "
@@ -155,17 +156,6 @@ def _other_digest(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:
             + " Review the new plan, and apply it with its own digest."
         )
         yield Refusal("moved" if has_moved else "digest", (), message)
-
-
-def _settled_parts(plan: msg.PlanBuilt) -> tuple[str, ...]:
-    """The parts that say nothing about an approval, because the environment shows the approved versions already.
-
-    Each attempt to finish a plan becomes the previous plan of the next one. If a plan has finished, nothing is left
-    that could change what the environment shows.
-    """
-    if _has_finished(plan):
-        return ("previous plan", "previous models")
-    return ("previous plan",) if plan.resumes else ()
 
 
 def _has_finished(plan: msg.PlanBuilt) -> bool:

@@ -25,6 +25,7 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
 from dg_sqlmesh_component.protocol.git import git
+from dg_sqlmesh_component.protocol.intervals import merged
 from dg_sqlmesh_component.report.failure import build_failure
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
 from dg_sqlmesh_component.report.wording import Wording
@@ -43,6 +44,7 @@ class Planning:
     Attributes:
         report: What the job reports so far.
         outcomes: The models that SQLMesh has computed or audited, in the order in which they were settled.
+        went_on: What runs did meanwhile; None if they could do nothing.
     """
 
     def __init__(self, context: dg.OpExecutionContext, settings: Settings, report: PlanReport, advice: str) -> None:
@@ -55,6 +57,7 @@ class Planning:
         upstream = {model.fqn: model.depends_on for model in models}
         self.report = replace(report, upstream=upstream, origin=_origin(context, settings))
         self.outcomes: list[NodeOutcome] = []
+        self.went_on: msg.RunsWentOn | None = None
         self.session = WorkerSession(context, settings.project, settings.query_characters)
 
     @property
@@ -76,7 +79,9 @@ class Planning:
         """
         begin_report(self.report)
         for event in self.session.events(request):
-            if isinstance(event, (msg.PlanBuilt, msg.DataComparedWithRecords, msg.ModelCompared, msg.AuditsCompared)):
+            if isinstance(event, msg.RunsWentOn):
+                self.went_on = event
+            elif isinstance(event, (msg.PlanBuilt, msg.DataComparedWithRecords, msg.ModelCompared, msg.AuditsCompared)):
                 yield event
             else:
                 self._log.event(event)
@@ -97,7 +102,11 @@ class Planning:
         elif isinstance(event, msg.NodesBlocked):
             self._ledger.add(event.failed_upstream)
         settled = self._ledger.feed(event)
-        self.outcomes += [outcome for outcome in settled if isinstance(outcome, NodeOutcome)]
+        for outcome in settled:
+            if isinstance(outcome, NodeOutcome):
+                before = next((known for known in self.outcomes if known.fqn == outcome.fqn), None)
+                self.outcomes = [known for known in self.outcomes if known is not before]
+                self.outcomes.append(outcome if before is None else _together(before, outcome))
 
     def affected(
         self, plan: msg.PlanBuilt, compared: Sequence[msg.ModelCompared] | None = None
@@ -198,6 +207,20 @@ class Planning:
             self.report = replace(self.report, result=text)
         write_report(self.report, self._context.log)
         raise end
+
+
+def _together(before: NodeOutcome, after: NodeOutcome) -> NodeOutcome:
+    """The outcome of a model that the plan has computed twice, because of what runs did meanwhile."""
+    return replace(
+        after,
+        intervals=merged([*before.intervals, *after.intervals]),
+        planned_batches=before.planned_batches + after.planned_batches,
+        finished_batches=before.finished_batches + after.finished_batches,
+        duration_ms=before.duration_ms + after.duration_ms,
+        rows=None if before.rows is None or after.rows is None else before.rows + after.rows,
+        bytes=None if before.bytes is None or after.bytes is None else before.bytes + after.bytes,
+        is_second_outcome=False,
+    )
 
 
 def _origin(context: dg.OpExecutionContext, settings: Settings) -> Origin:

@@ -10,11 +10,13 @@ import dagster as dg
 
 from dg_sqlmesh_component.clean_up.step import JanitorStep
 from dg_sqlmesh_component.definitions.settings import Settings
+from dg_sqlmesh_component.history.interrupted_changes import interrupted_since
 from dg_sqlmesh_component.plan.gate import Decision, Refusal, digest_of, headline, preview_refusals, refusals
 from dg_sqlmesh_component.plan.planning import Planning
 from dg_sqlmesh_component.plan.preview_audits import keep_audits
 from dg_sqlmesh_component.plan.report import PlanReport
 from dg_sqlmesh_component.plan.report_file import begin_report, write_report
+from dg_sqlmesh_component.plan.sentences import made_up_for
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
@@ -131,7 +133,8 @@ class _PreviewStep:
         self._planned = self.planning.report = replace(self.planning.report, plan=plan, seconds=seconds, refusals=found)
         self.planning.publish(headline(plan))
         self.planning.refuse("preview")
-        return msg.PlanApproval((), msg.Records({}))
+        since = interrupted_since(self._context.instance, self._settings)
+        return msg.PlanApproval((), msg.Records({}), since)
 
     def _note_plan_of_prod(self, plan: msg.PlanBuilt) -> None:
         """What remains to be done after the merge: the plan that the job which applies plans would apply."""
@@ -158,6 +161,8 @@ class _PreviewStep:
         result = f"The preview is ready. {cost} Differ from prod: {counted(len(diff), 'model')}."
         if self._planned.plan is None:
             result = "The files are the same as in prod, so there is nothing to preview."
+        models = self._planned.plan.models if self._planned.plan is not None else ()
+        result += "".join(f" {sentence}" for sentence in made_up_for(self.planning.went_on, models))
         failed = [compared.name for compared in diff if compared.error is not None]
         if failed:
             result += f" Could not be compared: {listed(failed)}."

@@ -9,6 +9,7 @@ from typing import Any
 from dg_sqlmesh_component.plan import data_tables
 from dg_sqlmesh_component.plan.affected import Affected
 from dg_sqlmesh_component.plan.gate import Refusal
+from dg_sqlmesh_component.plan.sentences import why_runs_wait
 from dg_sqlmesh_component.protocol import messages as msg
 
 
@@ -85,6 +86,7 @@ class PlanReport:
                 {"kind": refusal.kind, "models": list(refusal.models), "message": refusal.message}
                 for refusal in self.refusals
             ],
+            "why_runs_wait": why_runs_wait(self.plan) if self.plan else "",
             "unit_tests": self.unit_tests,
             "audits": data_tables.audits_json(self.audits),
             "diff": [data_tables.as_json(compared, self.planned.get(compared.fqn)) for compared in self.diff],

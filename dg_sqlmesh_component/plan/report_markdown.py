@@ -81,6 +81,7 @@ def _decision(report: PlanReport) -> list[str]:
         *([literal(headline(report.plan))] if report.is_preview else []),
         *_refusals(report),
         *_losses(report),
+        *([literal(waiting)] if (waiting := sentences.why_runs_wait(report.plan)) else []),
         *([f"Digest of this plan: `{report.digest}`"] if report.digest else []),
     ]
     is_open = report.result is None or report.is_preview

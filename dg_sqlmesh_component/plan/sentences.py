@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import counted, listed, utc_text
+from dg_sqlmesh_component.protocol.formatting import counted, listed, ranges, utc_text
 from dg_sqlmesh_component.protocol.manifest import split_fqn
 
 KEPT = "The apply deletes no data: the old version stays until SQLMesh's janitor deletes it, by default after a week."
@@ -96,3 +96,32 @@ def kept_rows(models: Iterable[msg.PlannedModel], environment: str) -> Iterator[
             yield f"{start}: runs compute only later intervals by the new definition. To compute others, restate them."
         else:
             yield f"{start} until the first run after {utc_text(due)} computes them."
+
+
+def why_runs_wait(plan: msg.PlanBuilt) -> str:
+    """What of a plan stops the runs, besides the promotion; empty if nothing does, or if they wait for each plan."""
+    shared = [model.name for model in plan.models if model.has_one_table and model.change in ("changed", "indirect")]
+    following = [model.name for model in plan.models if model.follows_promotion]
+    if not plan.runs_go_on or not (shared or following):
+        return ""
+    if shared:
+        return f"Runs wait until the plan is applied, because all versions of {listed(shared)} share one table."
+    return f"Runs wait while the plan computes {listed(following)} after the promotion, because the table stays."
+
+
+def made_up_for(went_on: msg.RunsWentOn | None, models: Iterable[msg.PlannedModel]) -> Iterator[str]:
+    """How long runs had to wait for a plan, and what it has computed because of them."""
+    if went_on is None:
+        return
+    names = {model.fqn: model.name for model in models}
+    yield f"Runs went on meanwhile, and waited for {went_on.seconds:.1f} s at most."
+    for why, by_model in (
+        ("Computed again, because runs had rewritten what was read", went_on.rewritten),
+        ("Computed too, because runs had computed these intervals of the old versions", went_on.newer),
+    ):
+        if by_model:
+            named = [f"{names.get(fqn, fqn)} ({ranges(intervals)})" for fqn, intervals in sorted(by_model.items())]
+            yield f"{why}: {listed(named)}."
+    if went_on.while_compared:
+        computed = listed(went_on.while_compared)
+        yield f"Runs have computed {computed} while it was compared, so its differences may be theirs."

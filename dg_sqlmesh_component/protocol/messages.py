@@ -159,12 +159,14 @@ class LockRequest(Request):
 
     Attributes:
         HOLDER: What holds the lock. Runs that wait for it log this text, with the id of the run.
+        LOCKS: The scopes of the locks that it holds all the time, in the order in which they are taken.
         run_id: The id of the Dagster run.
         overlap_timeout: Seconds to wait for another run on the same state, or for a locked database file.
         concurrent_tasks: What SQLMesh computes or deletes at once; None for the project's own setting.
     """
 
     HOLDER: ClassVar[str]  # short: a name of PostgreSQL's sessions has 63 characters
+    LOCKS: ClassVar[tuple[str, ...]] = ("runs",)
     # Defaults for tests: a step always sets these two.
     run_id: str = "of a test"
     overlap_timeout: float = 0.0
@@ -337,6 +339,7 @@ class JanitorRequest(LockRequest):
     """
 
     HOLDER = "janitor run"
+    LOCKS: ClassVar[tuple[str, ...]] = ("changes", "runs")
     environment: str | None = None
 
 
@@ -350,6 +353,7 @@ class PlanRequest(LockRequest):
     """
 
     HOLDER = "plan of run"
+    LOCKS: ClassVar[tuple[str, ...]] = ("changes",)
     environment: str
     applies: bool = False
     sampling: Sampling | None = None
@@ -398,10 +402,12 @@ class PlanApproval:
     Attributes:
         allow_destructive: The models, by fqn, whose tables may lose columns.
         records: What Dagster knows about the data of models.
+        interrupted_since: When the first plan or preview began that was interrupted since the last plan was applied.
     """
 
     allow_destructive: tuple[str, ...]
     records: Records
+    interrupted_since: int | None = None
 
 
 Answer = Records | GoAhead | PlanApproval
@@ -882,6 +888,7 @@ class PlannedModel:
         other_columns: The names of those that they lose or see with another type; None if the columns are not known.
         diff: The difference of the definitions, as unified diff.
         intervals: The missing intervals that the plan computes.
+        follows_promotion: Whether it computes them after the promotion, because the model keeps its table.
         waiting: Those that it leaves out, because awaited tables are not complete for them.
         waits_for: These tables, by fqn.
         loses: What the environment shows of the left-out intervals now, and would not show after the plan.
@@ -908,6 +915,7 @@ class PlannedModel:
     other_columns: tuple[str, ...] | None = None
     diff: Query = ""
     intervals: int = 0
+    follows_promotion: bool = False
     waiting: int = 0
     waits_for: tuple[str, ...] = ()
     loses: tuple[Interval, ...] = ()
@@ -941,6 +949,7 @@ class PlanBuilt(Event):
         plan_command: The shell command that builds the same plan.
         unit_tests: The number of unit tests that SQLMesh has executed. All have passed.
         reads: By fqn, what each model downstream of a changed one reads; None if that is not known.
+        runs_go_on: Whether runs can go on while the plan is applied. If the state's file is the lock, they cannot.
     """
 
     environment: str
@@ -958,6 +967,7 @@ class PlanBuilt(Event):
     plan_command: str = ""
     unit_tests: int = 0
     reads: dict[str, ColumnReads | None] = field(default_factory=dict)
+    runs_go_on: bool = False
 
 
 KeyProblem = Literal["no_grain", "other_columns", "no_columns", "duplicate_keys", "null_keys"]
@@ -1052,6 +1062,23 @@ class AuditsCompared(Event):
     fqn: str
     name: str
     audits: tuple[ComparedAudit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunsWentOn(Event):
+    """Sent after a plan or a preview was applied while runs could go on.
+
+    Attributes:
+        seconds: How long they had to wait.
+        rewritten: By fqn, the intervals that were computed again because runs had rewritten what they had read.
+        newer: By fqn, the intervals that runs had computed of old versions, and the plan then of new ones.
+        while_compared: The names of prod's models that runs have computed while the preview was compared with them.
+    """
+
+    seconds: float
+    rewritten: dict[str, tuple[Interval, ...]]
+    newer: dict[str, tuple[Interval, ...]]
+    while_compared: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

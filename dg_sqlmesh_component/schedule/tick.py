@@ -72,10 +72,11 @@ def evaluate_tick(
 
 def too_many(active: Sequence[ActiveRun]) -> dg.SkipReason | None:
     """Why no run is requested, if two runs have not finished."""
-    if len(active) < MOST_RUNS:
+    runs = [run for run in active if not run.is_change]
+    if len(runs) < MOST_RUNS:
         return None
     return dg.SkipReason(
-        f"{counted(len(active), 'run')} of these models have not finished: {run_ids(active)}. The next tick "
+        f"{counted(len(runs), 'run')} of these models have not finished: {run_ids(runs)}. The next tick "
         "requests the models that are still pending. If one of the runs has died, terminate it in Dagster."
     )
 
@@ -100,11 +101,14 @@ def request_run(
     }
     if not requested:
         return dg.SkipReason(
-            f"Run {run_ids(active)} has not finished, and computes these pending models: "
+            f"Run {run_ids([run for run in active if not run.is_change])} has not finished, and computes these pending "
+            "models: "
             f"{listed(sorted(assets.name(fqn) for fqn in pending))}."
         )
-    if active:
-        context.log.info(f"Run {run_ids(active)} has not finished. The requested run waits until it ends.")
+    if changes := [run for run in active if run.is_change]:
+        context.log.info(f"Run {run_ids(changes)} applies a plan. If the state is in PostgreSQL, runs go on meanwhile.")
+    if runs := [run for run in active if not run.is_change]:
+        context.log.info(f"Run {run_ids(runs)} has not finished. The requested run waits until it ends.")
     between = assets_between(context.repository_def, requested.keys()) - assets.fqn_by_key.keys()
     context.log.info("\n    ".join([f"Requested: {counted(len(requested), 'model')}.", *requested.values()]))
     return dg.RunRequest(

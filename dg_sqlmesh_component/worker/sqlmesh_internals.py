@@ -18,6 +18,7 @@ from sqlmesh.core.context import Context
 from sqlmesh.core.engine_adapter import DuckDBEngineAdapter, EngineAdapter
 from sqlmesh.core.loader import LoadedProject
 from sqlmesh.core.model import Model
+from sqlmesh.core.plan import EvaluatablePlan, Plan
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.selector import NativeSelector
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotId, SnapshotIntervals
@@ -173,6 +174,15 @@ def promote_in_one_transaction(context: Context) -> None:
             adapter.SUPPORTS_TRANSACTIONS = False
 
     state.promote = promote_at_once
+
+
+def replace_apply(context: Context, apply: Callable[[Any, EvaluatablePlan, Callable[[], bool] | None], None]) -> None:
+    """Let `Context.apply` call `apply` with SQLMesh's evaluator of plans. Nothing public comes between its stages."""
+
+    def apply_with_evaluator(plan: Plan, circuit_breaker: Callable[[], bool] | None) -> None:
+        apply(context._scheduler.create_plan_evaluator(context), plan.to_evaluatable(), circuit_breaker)
+
+    context._apply = apply_with_evaluator
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 from sqlmesh.core.context import Context
@@ -26,6 +26,9 @@ from dg_sqlmesh_component.worker.pipe import Pipe
 
 _POSTGRES = ("postgres", "gcp_postgres")
 _DUCKDB = "duckdb"
+
+RUNS, CHANGES = "runs", "changes"
+"""The scopes of locks. A plan holds that of changes all the time, and that of runs while it promotes."""
 
 POLL_SECONDS = 1.0
 REMIND_SECONDS = 60.0
@@ -53,7 +56,7 @@ class LockWait:
     """Waits for locks that other processes hold. All waits of a run share one limit of seconds."""
 
     def __init__(self, pipe: Pipe, seconds: float) -> None:
-        self._pipe = pipe
+        self.pipe = pipe
         self._seconds = seconds
         self._since: float | None = None
         self._reminded = 0.0
@@ -86,15 +89,20 @@ class LockWait:
                 f"Waiting, for {counted(round(self._seconds - waited), 'second')} at most. {error} "
                 "This run continues by itself as soon as it can."
             )
-            self._pipe.log("warning", text)
+            self.pipe.log("warning", text)
             if error.holder is not None:
-                self._pipe.send(StateHeld(error.holder))
+                self.pipe.send(StateHeld(error.holder))
         time.sleep(min(POLL_SECONDS, max(self._seconds - waited, 0.0)))
 
 
 def is_lockable(context: Context) -> bool:
     """Whether the SQLMesh state can be locked, which depends on its database."""
     return state_connection(context).type_ in (*_POSTGRES, _DUCKDB)
+
+
+def is_file_locked(context: Context) -> bool:
+    """Whether the state's file is the lock, so that nobody else uses the state while it is open."""
+    return state_connection(context).type_ == _DUCKDB
 
 
 def refuse_unlockable(context: Context, what: str, advice: str) -> None:
@@ -119,7 +127,7 @@ def locked_context(
     *,
     writes: bool = True,
 ) -> Iterator[_Context]:
-    """Open a project, wait for the lock on its state and hold it. At the end, the project is closed.
+    """Open a project, wait for the locks on its state and hold them. At the end, the project is closed.
 
     Args:
         open_project: Opens the project and its state. If it raises `DatabaseInUseError`, it is called again.
@@ -128,45 +136,101 @@ def locked_context(
     lock_wait = LockWait(pipe, request.overlap_timeout)
     context = lock_wait.until(open_project)
     try:
-        with _state_lock(context, request.holder, lock_wait, pipe) if writes else nullcontext():
+        with ExitStack() as held:
+            for scope in request.LOCKS if writes else ():
+                held.enter_context(StateLock(context, request, lock_wait, scope).held())
             yield context
     finally:
         context.close()
 
 
-@contextmanager
-def _state_lock(context: Context, holder: str, lock_wait: LockWait, pipe: Pipe) -> Iterator[None]:
-    """Wait for the lock on the SQLMesh state and hold it.
+class StateLock:
+    """A lock on a SQLMesh state, of one scope: `runs`, or `changes`. Whoever takes both takes that of changes first."""
 
-    Args:
-        holder: The Dagster run, in words. Runs that wait for the lock log it.
-    """
-    connection = state_connection(context)
-    if connection.type_ in _POSTGRES:
-        schema = context.config.get_state_schema(context.selected_gateway) or "sqlmesh"
-        adapter = connection.create_engine_adapter()
+    def __init__(self, context: Context, request: LockRequest, lock_wait: LockWait, scope: str) -> None:
+        self._context = context
+        self._holder = request.holder
+        self._wait = lock_wait
+        self._scope = scope
+        self._warns = scope == request.LOCKS[0]
+        self._adapter: Any = None
+        self._since = 0.0
+        self._held_before = 0.0
+
+    @property
+    def is_file(self) -> bool:
+        return is_file_locked(self._context)
+
+    @property
+    def seconds_held(self) -> float:
+        """For how long it was held until now. 0 on an engine without this lock."""
+        return self._held_before + (time.monotonic() - self._since if self._adapter is not None else 0.0)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock, unless it is held already."""
+        if self._adapter is not None:
+            yield
+            return
+        self.acquire()
         try:
-            lock_wait.until(lambda: _lock(adapter, schema, holder))
             yield
         finally:
-            adapter.close()  # this ends the session, and the session's lock with it
-        return
-    if connection.type_ != _DUCKDB:
-        text = (
-            f"SQLMesh's state in {connection.type_} cannot be locked, so a second run at the same time would compute "
-            "the same intervals. Give the op's pool a limit of 1 in your deployment."
-        )
-        pipe.log("warning", text)
-    yield
+            self.release()
+
+    def acquire(self) -> None:
+        """Wait for the lock. It can only be taken on PostgreSQL. DuckDB locks its file itself, for both scopes."""
+        connection = state_connection(self._context)
+        if self._adapter is not None:
+            return
+        if connection.type_ in _POSTGRES:
+            schema = self._context.config.get_state_schema(self._context.selected_gateway) or "sqlmesh"
+            self._adapter = connection.create_engine_adapter()
+            try:
+                self._wait.until(lambda: _lock(self._adapter, schema, self._scope, self._holder))
+                if self._scope == RUNS:
+                    self._name_change(schema)
+            except BaseException:
+                self.release()
+                raise
+        elif connection.type_ != _DUCKDB and self._warns:
+            text = (
+                f"SQLMesh's state in {connection.type_} cannot be locked, so a second run at the same time would "
+                "compute the same intervals. Give the op's pool a limit of 1 in your deployment."
+            )
+            self._wait.pipe.log("warning", text)
+        self._since = time.monotonic()
+
+    def _name_change(self, schema: str) -> None:
+        """Log that a plan goes on, for which a run does not wait."""
+        other = self._adapter.fetchone(_HOLDER.format(key=_key(schema, CHANGES)))
+        if other and other[0].removeprefix(_NAME) != self._holder:
+            text = (
+                f"The {other[0].removeprefix(_NAME)} goes on since {other[1]:%Y-%m-%d %H:%M:%S %Z}. This run does not"
+            )
+            self._wait.pipe.log("info", f"{text} wait for it.")
+
+    def release(self) -> None:
+        """End the session, and the session's lock with it."""
+        adapter, self._adapter = self._adapter, None
+        if adapter is not None:
+            self._held_before += time.monotonic() - self._since
+            adapter.close()
 
 
-def _lock(adapter: Any, schema: str, holder: str) -> None:
+def _key(schema: str, scope: str) -> int:
+    """The number of a lock. That of runs is the one of earlier versions, which knew no other."""
+    name = f"dg_sqlmesh {schema}" + ("" if scope == RUNS else f" {scope}")
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+
+
+def _lock(adapter: Any, schema: str, scope: str, holder: str) -> None:
     """Take the lock.
 
     Raises:
         DatabaseInUseError: Another session holds it.
     """
-    key = int.from_bytes(hashlib.sha256(f"dg_sqlmesh {schema}".encode()).digest()[:8], "big", signed=True)
+    key = _key(schema, scope)
     name = f"{_NAME}{holder}"[:63].replace("'", "")
     settings = "".join(f"SET {setting} = {value}; " for setting, value in _SESSION.items())
     with adapter.transaction():  # committed at once: an open transaction would keep PostgreSQL from cleaning up

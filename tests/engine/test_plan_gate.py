@@ -415,29 +415,18 @@ def test_a_plan_that_lands_while_another_one_computes_stops_it(new_shop: NewShop
         assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
 
 
-def test_on_postgresql_a_reviewed_plan_is_applied_and_a_run_waits_for_it(new_shop: NewShop) -> None:
+def test_on_postgresql_a_reviewed_plan_is_applied_and_recorded_once(new_shop: NewShop) -> None:
     with postgres_server() as server:
         server.query("CREATE DATABASE landing")
         files = {"models/slow.sql": SLOW.format(id=1), "models/last.sql": LAST}
         shop = new_shop(files, server.config("landing"), deploy=True)
         change(shop, slow=SLOW.format(id=2))
-        digest = planned(shop)["digest"]
-        with ThreadPoolExecutor(1) as threads:
-            with server.advisory_lock(7, "landing"):
-                applying = threads.submit(launch, shop, APPLY, digest=digest)
-                wait_until(lambda: bool(server.query(WAITING_QUERY)) or applying.done())
-                process = shop.launch_in_new_process()
-                wait_until(lambda: "held by plan of run" in all_logs(shop), process)
-            record, run_id = applying.result(), process.communicate(timeout=200)[0].split()[-1]
+        record = launch(shop, APPLY, digest=planned(shop)["digest"])
 
         assert record.status is dg.DagsterRunStatus.SUCCESS, failure_of(record)
         assert set(record.computed_outside) == {"t/slow", "t/last"}
         assert server.query("SELECT id FROM t.last", "landing") == [(3,)]
-        assert shop.run_record(run_id).computed_outside == {}, "the apply has recorded them"
-
-
-def all_logs(shop: Shop) -> str:
-    return "\n".join(shop.run_record(run.run_id).log for run in shop.instance.get_runs())
+        assert shop.launch().computed_outside == {}, "the apply has recorded them"
 
 
 def test_a_run_that_meets_other_local_files_names_the_job_that_shows_the_plan(shop: Shop) -> None:
@@ -474,4 +463,4 @@ def test_a_model_of_another_repository_that_a_plan_changes_is_marked(shop: Shop,
 def test_each_python_gives_the_categories_the_same_hash(shop: Shop) -> None:
     """Python 3.10 writes a member of an enumeration in another way than later versions. The tests run on both."""
     change(shop, total=TOTAL.format(added=" + 1"))
-    assert planned(shop)["digest"].split("-")[2] == "40a328bf51"
+    assert planned(shop)["digest"].split("-")[1] == "40a328bf51"

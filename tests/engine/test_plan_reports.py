@@ -59,13 +59,13 @@ def _plan_another_change(shop: Shop) -> None:
 
 
 DIFFERENCES: dict[str, tuple[int, Callable[[Shop], object]]] = {
-    "moved prod": (0, _plan_another_change),
-    "changed query": (1, lambda shop: change(shop, total=TOTAL.format(added=" + 2"))),
-    "removed model": (1, lambda shop: (shop.project / "models" / "other.sql").unlink()),
-    "category": (2, edit_config("plan: {auto_categorize_changes: {sql: 'off'}}\n")),
-    "statement": (3, edit_config("after_all: [SELECT 1]\n")),
-    "requirement": (4, lambda shop: (shop.project / "sqlmesh-requirements.lock").write_text("numpy==2.1.2\n")),
-    "setting": (5, edit_config("plan: {forward_only: true}\n")),
+    "moved prod": (5, _plan_another_change),
+    "changed query": (0, lambda shop: change(shop, total=TOTAL.format(added=" + 2"))),
+    "removed model": (0, lambda shop: (shop.project / "models" / "other.sql").unlink()),
+    "category": (1, edit_config("plan: {auto_categorize_changes: {sql: 'off'}}\n")),
+    "statement": (2, edit_config("after_all: [SELECT 1]\n")),
+    "requirement": (3, lambda shop: (shop.project / "sqlmesh-requirements.lock").write_text("numpy==2.1.2\n")),
+    "setting": (4, edit_config("plan: {forward_only: true}\n")),
 }
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import worker_zygote
 from harness import needs_previews
-from soak import random_sources, random_subsets
+from postgres import postgres_server
+from soak import random_changes, random_sources, random_subsets
 from soak.killed_plans import try_kills
 from soak.random_predictions import try_random_predictions
 from soak.random_projects import try_random_project
@@ -52,3 +53,15 @@ def test_dry_run_predicts_the_outcomes_of_the_run_after_it(tmp_path: Path) -> No
 def test_no_interval_is_computed_before_its_source_is_loaded(tmp_path: Path) -> None:
     with worker_zygote.forked_workers():
         assert random_sources.try_history(3, tmp_path).counts["intervals"]
+
+
+@needs_previews
+def test_nothing_is_left_out_if_runs_go_on_while_a_plan_is_applied(tmp_path: Path) -> None:
+    with worker_zygote.forked_workers(), postgres_server() as server:
+        assert random_changes.try_story(205, tmp_path, server).counts["applied"]
+
+
+@needs_previews
+def test_nothing_is_left_out_if_runs_wait_for_a_plan_on_duckdb(tmp_path: Path) -> None:
+    with worker_zygote.forked_workers():
+        assert random_changes.try_story(1, tmp_path, None).counts["applied"]

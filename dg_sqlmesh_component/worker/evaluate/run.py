@@ -6,6 +6,7 @@ The worker replaces the scheduler's `run`, to select the nodes, and its two meth
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
+from contextlib import ExitStack
 from functools import partial
 from graphlib import TopologicalSorter
 from typing import Any
@@ -15,6 +16,7 @@ from sqlmesh.core.snapshot import Snapshot
 from sqlmesh.utils import CompletionStatus
 
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import unquoted
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.worker.environment import AwaitedTables, upstream
@@ -23,6 +25,7 @@ from dg_sqlmesh_component.worker.evaluate.circuit_breaker import cached_circuit_
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext
 from dg_sqlmesh_component.worker.evaluate.idle_nodes import idle_nodes
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_run
+from dg_sqlmesh_component.worker.state_lock import CHANGES, LockWait, StateLock
 
 _STATUS: dict[CompletionStatus, msg.Status] = {
     CompletionStatus.SUCCESS: "success",
@@ -35,17 +38,31 @@ class RunContext(EvaluationContext):
     """A context that computes the pending intervals of the requested nodes."""
 
     def compute(self) -> msg.Status:
-        status: CompletionStatus = self.run(
-            self.request.environment,
-            start=self.request.start,
-            end=self.request.end,
-            execution_time=self.request.execution_time,
-            ignore_cron=self.request.ignore_cron,
-            skip_janitor=self.request.skip_janitor,
-            select_models=["*"],  # narrowed to exactly the requested nodes in `watch`
-            no_auto_upstream=True,
-        )
+        with ExitStack() as stack:
+            status: CompletionStatus = self.run(
+                self.request.environment,
+                start=self.request.start,
+                end=self.request.end,
+                execution_time=self.request.execution_time,
+                ignore_cron=self.request.ignore_cron,
+                skip_janitor=self.request.skip_janitor or self._is_changing(stack),
+                select_models=["*"],  # narrowed to exactly the requested nodes in `watch`
+                no_auto_upstream=True,
+            )
         return _STATUS[status]
+
+    def _is_changing(self, stack: ExitStack) -> bool:
+        """Whether a plan goes on, beside which the janitor must not work. Else none begins before the stack is closed.
+
+        The janitor merges the intervals by which the plan finds what runs have rewritten meanwhile.
+        """
+        pipe = self.tracker.pipe
+        try:
+            stack.enter_context(StateLock(self, self.request, LockWait(pipe, 0), CHANGES).held())
+        except DatabaseInUseError as error:
+            pipe.log("info", f"This run leaves out SQLMesh's janitor. {error}")
+            return True
+        return False
 
     def watch(self, scheduler: Scheduler) -> None:
         run_all = scheduler.run

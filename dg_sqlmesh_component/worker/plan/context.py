@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,8 @@ from sqlmesh.core.context import Context
 from sqlmesh.core.environment import EnvironmentSummary
 from sqlmesh.core.plan import Plan
 from sqlmesh.core.scheduler import Scheduler
-from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator
+from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotId
+from sqlmesh.utils.date import now_timestamp
 from sqlmesh.utils.errors import CircuitBreakerError, ConflictingPlanError, LinterError, PlanError
 
 from dg_sqlmesh_component.protocol import messages as msg
@@ -34,7 +35,7 @@ from dg_sqlmesh_component.worker.observe.held_back_intervals import hold_back_pe
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.running_queries import watch_queries
-from dg_sqlmesh_component.worker.sqlmesh_internals import promote_in_one_transaction
+from dg_sqlmesh_component.worker.sqlmesh_internals import promote_in_one_transaction, watch_evaluations
 from dg_sqlmesh_component.worker.state_lock import refuse_unlockable
 from dg_sqlmesh_component.worker.transient_errors import is_transient
 
@@ -94,13 +95,18 @@ def _violation(rule: type[ProjectRuleError], texts: Iterable[str], project: msg.
 
 
 class PlanContext(Context):
-    """A Context that sends batches and audit results while it applies a plan."""
+    """A Context that sends batches and audit results while it applies a plan.
+
+    Attributes:
+        started: When the first batch of each node has begun, epoch milliseconds, by name.
+    """
 
     def __init__(self, request: msg.PlanRequest, tracker: PlanTracker, **options: Any) -> None:
         super().__init__(**options)
         self.request = request
         self.tracker = tracker
         self.nodes: dict[str, Snapshot] = {}
+        self.started: dict[str, int] = {}
 
     def create_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:
         """SQLMesh calls this before each stage that computes or audits."""
@@ -110,8 +116,12 @@ class PlanContext(Context):
         scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
         forget_before_computing(scheduler, self.tracker)
         hold_back_pending_upstream(scheduler, self.tracker.held_back_by, AwaitedTables(self.request.sources))
+        watch_evaluations(scheduler, self._note_start)
         self.nodes.update(scheduler.snapshots_by_name)
         return scheduler
+
+    def _note_start(self, snapshot: Snapshot) -> None:
+        self.started.setdefault(snapshot.name, now_timestamp())
 
 
 def open_plan_context(request: msg.PlanRequest, pipe: Pipe) -> PlanContext:
@@ -204,12 +214,24 @@ def _what_is_promoted(request: msg.PlanRequest, context: PlanContext, plan: Plan
 def _has_moved(context: Context, plan: Plan) -> Callable[[], bool]:
     """Whether another plan has landed since this one was built. SQLMesh asks this before each model.
 
-    SQLMesh computes some models after it has promoted this plan itself.
+    SQLMesh computes some models after it has promoted this plan itself. A restatement is a plan too, and changes
+    nothing that the environment shows.
     """
-    name, expected = plan.environment_naming_info.name, (plan.previous_plan_id, plan.plan_id)
+    name, expected = plan.environment_naming_info.name, {plan.previous_plan_id, plan.plan_id}
+    shown = versions_shown(context, name)
 
     def has_moved() -> bool:
         summaries: list[EnvironmentSummary] = context.state_reader.get_environments_summary()
-        return any(summary.name == name and summary.plan_id not in expected for summary in summaries)
+        plans = {summary.plan_id for summary in summaries if summary.name == name} - expected
+        if plans and versions_shown(context, name) == shown:
+            expected.update(plans)
+            return False
+        return bool(plans)
 
     return has_moved
+
+
+def versions_shown(context: Context, environment: str) -> Set[SnapshotId]:
+    """The versions that an environment shows; empty if there is none."""
+    stored = context.state_reader.get_environment(environment)
+    return {info.snapshot_id for info in stored.snapshots} if stored else set()

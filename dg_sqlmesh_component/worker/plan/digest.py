@@ -20,15 +20,14 @@ def plan_parts(plan: Plan) -> dict[str, str]:
     """A hash of each part.
 
     The parts are about everything that the environment will show, not about the difference. So an apply that was killed
-    while it promoted has the same hashes when it is repeated, although nothing differs any more. The exception is the
-    previous plan: each attempt becomes the previous plan of the next one. The previous models stay those that the
-    environment showed when a plan had finished last.
+    while it promoted has the same hashes when it is repeated, although nothing differs any more: the previous models
+    stay those that the environment showed when a plan had finished last. The previous plan is no part: a restatement is
+    a plan too, and so is each attempt.
     """
     diff, naming = plan.context_diff, plan.environment_naming_info
     snapshots = sorted(diff.snapshots.values(), key=lambda snapshot: snapshot.name)
     finished = diff.previous_finalized_snapshots if diff.is_unfinalized_environment else diff.environment_snapshots
     return {
-        "previous plan": _hash(diff.previous_plan_id),
         "models": _versions(snapshots),
         "categories": _hash(
             [[s.name, s.change_category and s.change_category.name, s.is_forward_only] for s in snapshots]

@@ -10,7 +10,7 @@ from sqlmesh.core.context import Context
 from sqlmesh.core.context_diff import ContextDiff
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import Plan
-from sqlmesh.core.snapshot import Snapshot, SnapshotId
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotId
 from sqlmesh.core.snapshot.definition import Interval, SnapshotDataVersion
 from sqlmesh.utils import columns_to_types_all_known
 from sqlmesh.utils.dag import DAG
@@ -28,6 +28,7 @@ from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.plan.dependents import dependents
 from dg_sqlmesh_component.worker.plan.digest import plan_parts
 from dg_sqlmesh_component.worker.plan.migrations import losses
+from dg_sqlmesh_component.worker.state_lock import is_file_locked, is_lockable
 
 
 def plan_built(plan: Plan, context: PlanContext) -> msg.PlanBuilt:
@@ -55,6 +56,7 @@ def plan_built(plan: Plan, context: PlanContext) -> msg.PlanBuilt:
         plan_command=sqlmesh_command(context.request.project, "plan", diff.environment),
         unit_tests=context.tracker.unit_tests,
         reads=_reads(changes),
+        runs_go_on=is_lockable(context) and not is_file_locked(context),
     )
 
 
@@ -85,6 +87,8 @@ class _Models:
         self._context = context
         self._is_dev = plan.is_dev
         self._index = plan.deployability_index
+        # SQLMesh decides by this index what it computes after the promotion. A plan of prod has another one.
+        self._before_promotion = DeployabilityIndex.create(plan.context_diff.snapshots, start=plan.start)
         self._naming = plan.environment_naming_info
         self._projects = {config.project for config in context.configs.values()}
         self._missing = {of_model.snapshot_id: of_model.intervals for of_model in plan.missing_intervals}
@@ -144,6 +148,8 @@ class _Models:
             other_columns=None if others is None else tuple(others),
             diff=_without_header(diff.text_diff(snapshot.name)) if change in ("changed", "metadata") else "",
             intervals=len(missing) if is_incremental(snapshot) else min(len(missing), 1),
+            follows_promotion=bool(missing)
+            and not (self._is_dev or snapshot.is_seed or self._before_promotion.is_representative(snapshot)),
             waiting=len(all_missing) - len(missing) if is_incremental(snapshot) else int(missing != all_missing),
             waits_for=tuple(sorted(waits_for)),
             loses=_loses(snapshot, old, subtract(all_missing, missing)),

@@ -26,6 +26,7 @@ from dg_sqlmesh_component.protocol.errors import ConfigurationError, Environment
 from dg_sqlmesh_component.protocol.formatting import counted
 from dg_sqlmesh_component.worker.coverage import Coverages, OldRanges
 from dg_sqlmesh_component.worker.environment import stored_environment
+from dg_sqlmesh_component.worker.plan.beside_runs import BesideRuns
 from dg_sqlmesh_component.worker.plan.close import (
     CAN_CLOSE,
     OwnVersions,
@@ -38,13 +39,15 @@ from dg_sqlmesh_component.worker.plan.context import PlanContext, apply_approved
 from dg_sqlmesh_component.worker.plan.facts import plan_built
 from dg_sqlmesh_component.worker.plan.missing_tables import forget_missing_tables
 from dg_sqlmesh_component.worker.running_queries import watch_queries
+from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges, replace_apply
+from dg_sqlmesh_component.worker.state_lock import StateLock
 
 _HOW_TO_FINISH = "Correct the cause and launch this job again."
 
 _HAS_PREVIEW_START = "preview_start" in inspect.signature(Context.plan_builder).parameters
 
 
-def preview(request: msg.PreviewRequest, context: PlanContext) -> msg.EvaluationFinished:
+def preview(request: msg.PreviewRequest, context: PlanContext, runs: StateLock) -> msg.EvaluationFinished:
     """Create or update the environment, and compare it with prod.
 
     Raises:
@@ -80,7 +83,10 @@ def preview(request: msg.PreviewRequest, context: PlanContext) -> msg.Evaluation
     pipe.send(replace(plan_built(plan, context), pending_upstream=pending, holes_upstream=holes))
     approval = pipe.receive_approval()
     pipe.begin()
+    beside_runs = BesideRuns(context, prod, runs, approval.interrupted_since)
+    replace_apply(context, beside_runs.apply)
     apply_approved(request, context, plan, approval, _HOW_TO_FINISH)
+    promoted_at = now_timestamp()
     if before is not None:
         delete_unused(own, context)
     pipe.send(_plan_of_prod(context))
@@ -90,7 +96,21 @@ def preview(request: msg.PreviewRequest, context: PlanContext) -> msg.Evaluation
         pipe.send(compared)
         if pipe.is_cancelled:
             raise EvaluationError("The preview is complete, and was cancelled while it was compared with prod.")
+    if went_on := beside_runs.event():
+        pipe.send(replace(went_on, while_compared=_computed_since(promoted_at, prod, plan, context)))
     return msg.EvaluationFinished("success")
+
+
+def _computed_since(instant: int, prod: Environment, plan: Plan, context: Context) -> tuple[str, ...]:
+    """The names of the models that runs have computed since, if the preview shows another version of them."""
+    recorded, shown = computed_ranges(context), plan.context_diff.snapshots_by_name
+    return tuple(
+        shown[info.name].node.name
+        for info in prod.snapshots
+        if info.name in shown
+        and info.snapshot_id != shown[info.name].snapshot_id
+        and any(computed.at > instant for computed in recorded.get((info.name, info.version, False), ()))
+    )
 
 
 def _refuse_long_names(plan: Plan, context: Context) -> None:

@@ -16,11 +16,13 @@ from dg_sqlmesh_component.worker.changes import Comparison
 from dg_sqlmesh_component.worker.environment import missing_environment, refuse_lost_versions, stored_environment
 from dg_sqlmesh_component.worker.explain import explain
 from dg_sqlmesh_component.worker.pipe import Pipe
+from dg_sqlmesh_component.worker.plan.beside_runs import BesideRuns
 from dg_sqlmesh_component.worker.plan.context import PlanContext, apply_approved, built, open_plan_context
 from dg_sqlmesh_component.worker.plan.facts import plan_built
 from dg_sqlmesh_component.worker.plan.missing_tables import forget_missing_tables
 from dg_sqlmesh_component.worker.plan.preview import preview
-from dg_sqlmesh_component.worker.state_lock import locked_context
+from dg_sqlmesh_component.worker.sqlmesh_internals import replace_apply
+from dg_sqlmesh_component.worker.state_lock import RUNS, LockWait, StateLock, locked_context
 
 _HOW_TO_FINISH = (
     "Runs wait until it is finished. To finish it, correct the cause and launch this job again with the same run "
@@ -34,30 +36,34 @@ def serve_plan(request: msg.PlanRequest, pipe: Pipe) -> None:
         with locked_context(
             request, partial(open_plan_context, request, pipe), pipe, writes=request.applies
         ) as context:
-            _serve(request, context)
-            if request.applies:
-                pipe.await_release()
+            runs = StateLock(context, request, LockWait(pipe, request.overlap_timeout), RUNS)
+            try:
+                _serve(request, context, runs)
+                if request.applies:
+                    pipe.await_release()
+            finally:
+                runs.release()
     except SQLMeshComponentError:
         raise
     except Exception as error:  # any driver's
         raise explain(error, request.project) from error
 
 
-def _serve(request: msg.PlanRequest, context: PlanContext) -> None:
+def _serve(request: msg.PlanRequest, context: PlanContext, runs: StateLock) -> None:
     """Send all events. An error becomes one here, so that the lock is still held when the step stores its results."""
     pipe = context.tracker.pipe
     try:
         if isinstance(request, msg.PreviewRequest):
-            pipe.send(preview(request, context))
+            pipe.send(preview(request, context, runs))
         else:
-            pipe.send(_planned(request, context))
+            pipe.send(_planned(request, context, runs))
     except SQLMeshComponentError as error:
         pipe.fail(error)
     except Exception as error:  # noqa: BLE001  # SQLMesh, its engine's driver and code of the project raise anything
         pipe.fail(explain(error, request.project))
 
 
-def _planned(request: msg.PlanRequest, context: PlanContext) -> msg.EvaluationFinished:
+def _planned(request: msg.PlanRequest, context: PlanContext, runs: StateLock) -> msg.EvaluationFinished:
     pipe = context.tracker.pipe
     if (shown := context.state_reader.get_environment(request.environment)) is not None:
         refuse_lost_versions(shown, {id_.name for id_ in context.state_reader.snapshots_exist(shown.snapshots)})
@@ -71,8 +77,12 @@ def _planned(request: msg.PlanRequest, context: PlanContext) -> msg.EvaluationFi
         return msg.EvaluationFinished("not_run")
     approval = pipe.receive_approval()
     pipe.begin()
+    beside_runs = BesideRuns(context, shown, runs, approval.interrupted_since)
+    replace_apply(context, beside_runs.apply)
     apply_approved(request, context, plan, approval, _HOW_TO_FINISH)
     environment = stored_environment(request.project, request.environment, context)
     found = Comparison(approval.records, environment, context)
     pipe.send(found.event(coverages=found.coverages(now_timestamp())))
+    if went_on := beside_runs.event():
+        pipe.send(went_on)
     return msg.EvaluationFinished("success")

@@ -1,0 +1,374 @@
+"""An apply on PostgreSQL: runs go on while it computes new versions, and nothing is left out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any
+from uuid import uuid4
+
+import dagster as dg
+import pytest
+from engine.plan_jobs import APPLY, failure_of, launch, planned
+from harness import TESTS, NewShop, RunRecord, Shop, processes_in, reconstructable_job, wait_until
+from postgres import Server, postgres_server
+
+APPLYING = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import dagster as dg
+from dagster._utils.interrupts import setup_interrupt_handlers
+from harness import reconstructable_job
+setup_interrupt_handlers()  # as in the process of a run
+job = reconstructable_job(Path(sys.argv[3]), json.loads(sys.argv[6]), sys.argv[4])
+with dg.DagsterInstance.from_config(sys.argv[2]) as instance:
+    with dg.execute_job(job, instance=instance, run_config=json.loads(sys.argv[5])) as result:
+        print(result.run_id)
+"""
+LOCK = 7
+"""The advisory lock for which a query with `PAUSES` waits."""
+DAILY = "kind INCREMENTAL_BY_TIME_RANGE (time_column day)"
+WITHIN = "WHERE day BETWEEN @start_ds::date AND @end_ds::date"
+FILES = {
+    "models/orders.sql": f"MODEL (name t.orders, {DAILY}); SELECT day, n FROM raw.orders {WITHIN}",
+    "models/days.sql": f"MODEL (name t.days, {DAILY}); SELECT day, n FROM t.orders {WITHIN}",
+    "models/other.sql": "MODEL (name t.other, kind FULL); SELECT 1 AS x",
+}
+LOOKBACK = "kind INCREMENTAL_BY_TIME_RANGE (time_column day, lookback 1)"
+SWITCH = "(SELECT x FROM raw.switch)"
+SUCCESS = dg.DagsterRunStatus.SUCCESS
+PAUSES = f", pg_advisory_xact_lock({LOCK})::text AS paused"
+TODAY = datetime.now(timezone.utc).date()
+
+
+def day(ago: int) -> str:
+    return str(TODAY - timedelta(days=ago))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with postgres_server() as server:
+        yield server
+
+
+@dataclass
+class Warehouse:
+    """A shop in a database of its own. Two days are computed, and three are pending."""
+
+    server: Server
+    database: str
+    shop: Shop
+    is_killed: bool = False
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        return self.server.query(sql, self.database)
+
+    def last_log(self) -> str:
+        """The log of the newest run."""
+        [run] = self.shop.instance.get_runs(limit=1)
+        return self.shop.run_record(run.run_id).log
+
+    def waits_for(self, lock: int) -> bool:
+        """Whether a query waits for an advisory lock."""
+        waiting = f"SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = {lock} AND NOT granted"
+        return bool(self.query(waiting))
+
+    def release(self, lock: int) -> None:
+        """End the session that holds an advisory lock."""
+        holder = f"SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = {lock} AND granted"
+        self.query(f"SELECT pg_terminate_backend(pid) FROM ({holder}) AS holder")
+
+    def table(self, model: str) -> str:
+        """The physical table of a model, which its view shows."""
+        [[definition]] = self.query(f"SELECT pg_get_viewdef('t.{model}'::regclass)")
+        return str(definition).split("FROM ")[1].rstrip("; \n")
+
+    def rows(self, model: str) -> list[tuple[str, int]]:
+        return [(str(of_day), n) for of_day, n in self.query(f"SELECT day, n FROM t.{model} ORDER BY day")]
+
+    def change(self, model: str, old: str, new: str) -> None:
+        file = self.shop.project / "models" / f"{model}.sql"
+        text = file.read_text()
+        assert old in text
+        file.write_text(text.replace(old, new))
+
+    def add(self, **models: str) -> None:
+        for name, text in models.items():
+            (self.shop.project / "models" / f"{name}.sql").write_text(text)
+        self.shop.plan()
+
+    @contextmanager
+    def applying(self, model: str, old: str, new: str) -> Iterator[subprocess.Popen[str]]:
+        """Change a model and apply the plan in a process of its own, which waits for a lock until the block ends."""
+        self.change(model, old, new)
+        with self.server.advisory_lock(LOCK, self.database):
+            process = self.start_apply()
+            wait_until(lambda: self.waits_for(LOCK), process)
+            yield process
+            assert self.is_killed or process.poll() is None, "the apply waits for the lock"
+
+    def leave_gap(self, model: str) -> None:
+        """Let a run of a model with a lookback fail. It has forgotten its last day before, to compute it again."""
+        self.query("UPDATE raw.switch SET x = 0")
+        assert self.shop.launch(assets=[f"t/{model}"]).status is dg.DagsterRunStatus.FAILURE
+        self.query("UPDATE raw.switch SET x = 1")
+
+    def start_apply(self) -> subprocess.Popen[str]:
+        config = {"digest": planned(self.shop)["digest"]}
+        return self.start(APPLY, {"execution": {"config": {"in_process": {}}}, "ops": {APPLY: {"config": config}}})
+
+    def start(self, job: str, config: dict[str, Any], **selection: Any) -> subprocess.Popen[str]:
+        """Launch a job in a process of its own."""
+        project = self.shop.instance.root_directory, self.shop.root
+        arguments = [TESTS, *project, job, json.dumps(config), json.dumps(selection)]
+        command = [sys.executable, "-c", APPLYING, *map(str, arguments)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+    def end(self, process: subprocess.Popen[str], status: dg.DagsterRunStatus = SUCCESS) -> RunRecord:
+        record = self.shop.run_record(process.communicate(timeout=300)[0].split()[-1])
+        assert record.status is status, record.failures
+        return record
+
+
+@pytest.fixture
+def warehouse(server: Server, new_shop: NewShop) -> Warehouse:
+    return new_warehouse(server, new_shop)
+
+
+def new_warehouse(server: Server, new_shop: NewShop, settings: str = "") -> Warehouse:
+    database = f"beside_{uuid4().hex[:8]}"
+    server.query(f"CREATE DATABASE {database}")
+    server.query("CREATE SCHEMA raw; CREATE TABLE raw.orders (day date, n int)", database)
+    server.query("CREATE TABLE raw.switch AS SELECT 1 AS x", database)
+    for ago in range(5, 0, -1):
+        server.query(f"INSERT INTO raw.orders VALUES ('{day(ago)}', {ago})", database)
+    config = server.config(database, start=day(5)) + settings
+    options = {"deploy": True, "restate": True, "janitor": True, "execution": {"overlap_timeout": 10}}
+    return Warehouse(server, database, new_shop(FILES, config, **options))
+
+
+ALL = [(day(ago), ago) for ago in range(5, 0, -1)]
+
+
+def test_a_run_does_not_wait_for_the_backfill_and_the_plan_computes_what_the_run_has_computed(
+    warehouse: Warehouse,
+) -> None:
+    shop = warehouse.shop
+    with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
+        run = shop.launch()
+        assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
+        assert "Waiting" not in run.log
+        assert warehouse.rows("days") == ALL, "by the old version"
+    applied = warehouse.end(process)
+    assert f"intervals of the old versions: t.days ({day(3)} to {day(1)} (3 days))." in applied.log
+    assert warehouse.rows("days") == ALL
+    assert warehouse.query("SELECT count(paused) FROM t.days") == [(5,)]
+    assert shop.launch().status_of("t/days") == "up_to_date"
+
+
+def test_an_interval_that_is_restated_while_a_new_version_reads_it_is_computed_again(warehouse: Warehouse) -> None:
+    shop = warehouse.shop
+    with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
+        warehouse.query(f"UPDATE raw.orders SET n = 50 WHERE day = '{day(5)}'")
+        restate = {"sqlmesh_shop": {"restate": {"start": day(5), "end": day(5)}}}
+        run = shop.launch(ops=restate, assets=["t/orders"])
+        assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
+    applied = warehouse.end(process)
+    assert f"runs had rewritten what was read: t.days ({day(5)})." in applied.log
+    assert warehouse.rows("days")[0] == (day(5), 50)
+
+
+def test_an_interval_of_the_old_version_that_is_restated_is_computed_again_by_the_new_one(warehouse: Warehouse) -> None:
+    shop = warehouse.shop
+    with warehouse.applying("orders", "day, n", f"day, n {PAUSES}") as process:
+        warehouse.query(f"UPDATE raw.orders SET n = 50 WHERE day = '{day(5)}'")
+        restate = {"sqlmesh_shop": {"restate": {"start": day(5), "end": day(5)}}}
+        run = shop.launch(ops=restate, assets=["t/orders"])
+        assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
+    applied = warehouse.end(process)
+    assert warehouse.rows("orders")[0] == (day(5), 50), "the new version had read the source before it has changed"
+    assert f"t.orders ({day(5)})" in applied.log
+    assert warehouse.rows("days")[0] == (day(5), 50)
+
+
+def test_models_downstream_of_a_new_version_and_whole_tables_are_made_up_for_too(warehouse: Warehouse) -> None:
+    shop = warehouse.shop
+    warehouse.add(
+        total="MODEL (name t.total, kind FULL); SELECT sum(n) AS n FROM t.days",
+        kept=f"MODEL (name t.kept, kind INCREMENTAL_UNMANAGED); SELECT day, n FROM t.days {WITHIN}",
+    )
+    with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
+        assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
+    warehouse.end(process)
+    assert warehouse.rows("days") == ALL
+    assert warehouse.query("SELECT n FROM t.total") == [(sum(range(1, 6)),)]
+    assert warehouse.rows("kept") == ALL, "each interval once"
+
+
+def test_behind_a_new_view_only_the_rewritten_intervals_are_read_again(warehouse: Warehouse) -> None:
+    shop = warehouse.shop
+    warehouse.add(
+        shown="MODEL (name t.shown, kind VIEW); SELECT day, n FROM t.orders",
+        behind=f"MODEL (name t.behind, {DAILY}); SELECT day, n FROM t.shown {WITHIN}",
+    )
+    warehouse.change("shown", "n FROM", "n + 1 AS n FROM")
+    versions = "SELECT count(DISTINCT version) FROM sqlmesh._intervals WHERE name LIKE '%behind%'"
+    with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
+        wait_until(lambda: warehouse.query(versions) == [(2,)], process)
+        warehouse.query(f"UPDATE raw.orders SET n = 50 WHERE day = '{day(5)}'")
+        restate = {"sqlmesh_shop": {"restate": {"start": day(5), "end": day(5)}}}
+        assert shop.launch(ops=restate, assets=["t/orders"]).status is SUCCESS
+    applied = warehouse.end(process)
+    assert f"runs had rewritten what was read: t.behind ({day(5)}), t.days ({day(5)})." in applied.log
+    assert warehouse.rows("behind") == [(day(5), 51), (day(4), 5)]
+
+
+def test_another_apply_waits_for_the_first_and_names_it(warehouse: Warehouse) -> None:
+    shop = warehouse.shop
+    with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
+        report = planned(shop)
+        record = launch(shop, APPLY, digest=report["digest"])
+        assert record.status is dg.DagsterRunStatus.FAILURE
+        assert "is held by plan of run" in failure_of(record)
+    warehouse.end(process)
+
+
+def test_a_killed_apply_is_finished_with_the_same_digest_and_reads_again_what_was_rewritten(
+    warehouse: Warehouse,
+) -> None:
+    shop = warehouse.shop
+    with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
+        warehouse.query(f"UPDATE raw.orders SET n = 50 WHERE day = '{day(5)}'")
+        restate = {"sqlmesh_shop": {"restate": {"start": day(5), "end": day(5)}}}
+        assert shop.launch(ops=restate, assets=["t/orders"]).status is dg.DagsterRunStatus.SUCCESS
+        process.kill()
+        wait_until(lambda: not processes_in(shop.project))
+        assert shop.launch().status is dg.DagsterRunStatus.SUCCESS, "the locks are free"
+        warehouse.is_killed = True
+    report = planned(shop)
+    record = launch(shop, APPLY, digest=report["digest"])
+    assert record.status is dg.DagsterRunStatus.SUCCESS, failure_of(record)
+    assert warehouse.rows("days") == [(day(5), 50), *ALL[1:]]
+
+
+def test_a_gap_that_a_run_fills_while_the_plan_waits_for_it_is_not_filled_again(warehouse: Warehouse) -> None:
+    shop = warehouse.shop
+    kept = f"MODEL (name t.kept, {LOOKBACK}); SELECT day, n / {SWITCH} AS n {PAUSES} FROM t.orders {WITHIN}"
+    warehouse.add(kept=kept)
+    warehouse.leave_gap("kept")
+    warehouse.change("days", "day, n", "day, n + 1 AS n")
+    with warehouse.server.advisory_lock(LOCK, warehouse.database):
+        run = shop.launch_in_new_process()
+        wait_until(lambda: warehouse.waits_for(LOCK), run)
+        process = warehouse.start_apply()
+        wait_until(lambda: "Waiting" in warehouse.last_log(), process)
+    run.communicate(timeout=300)
+    assert "Computed: 1 model." in warehouse.end(process).log
+    assert warehouse.rows("kept") == ALL
+    assert warehouse.rows("days") == [(of_day, n + 1) for of_day, n in ALL]
+
+
+def test_a_model_that_keeps_its_table_reads_the_new_version_of_another_one(warehouse: Warehouse) -> None:
+    """Its missing day would be empty if it was computed before that version."""
+    warehouse.add(days=f"MODEL (name t.days, {LOOKBACK}); SELECT day, n / {SWITCH} AS n FROM t.orders {WITHIN}")
+    warehouse.leave_gap("days")
+    warehouse.change("orders", "day, n", "day, n, n AS also")
+    report = planned(warehouse.shop)
+    assert [(model["name"], model["category"]) for model in report["models"]] == [
+        ("t.orders", "non_breaking"),
+        ("t.days", "indirect_non_breaking"),
+    ]
+    warehouse.end(warehouse.start_apply())
+    assert warehouse.rows("days") == ALL[:2]
+
+
+def test_what_follows_the_promotion_stops_runs_and_the_report_says_so(warehouse: Warehouse) -> None:
+    shop = warehouse.shop
+    kept = f"MODEL (name t.kept, {LOOKBACK}); SELECT day, n / {SWITCH} AS n FROM t.orders {WITHIN}"
+    warehouse.add(kept=kept.replace("day,", "day, forward_only true,", 1))
+    warehouse.leave_gap("kept")
+    assert planned(shop)["why_runs_wait"] == ""
+    warehouse.change("kept", " FROM t", f"{PAUSES} FROM t")
+    assert planned(shop)["why_runs_wait"] == (
+        "Runs wait while the plan computes t.kept after the promotion, because the table stays."
+    )
+    with warehouse.server.advisory_lock(LOCK, warehouse.database):
+        process = warehouse.start_apply()
+        wait_until(lambda: warehouse.waits_for(LOCK), process)
+        assert "is held by plan of run" in str(shop.launch(assets=["t/other"]).failures)
+    warehouse.end(process)
+    assert warehouse.rows("kept") == ALL[:2]
+
+
+def test_if_versions_share_one_table_runs_wait_for_the_whole_plan(server: Server, new_shop: NewShop) -> None:
+    warehouse = new_warehouse(server, new_shop, "virtual_environment_mode: dev_only\n")
+    warehouse.change("days", "n FROM", "n + 1 AS n FROM")
+    assert planned(warehouse.shop)["why_runs_wait"] == (
+        "Runs wait until the plan is applied, because all versions of t.days share one table."
+    )
+    warehouse.end(warehouse.start_apply())
+
+
+def test_the_plan_of_a_person_stops_the_apply(warehouse: Warehouse) -> None:
+    shop = warehouse.shop
+    with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
+        warehouse.change("days", f" {PAUSES}", "")
+        warehouse.change("other", "1 AS x", "2 AS x")
+        shop.plan(at=None)
+        shown = warehouse.rows("days")
+    record = warehouse.end(process, dg.DagsterRunStatus.FAILURE)
+    assert "Another plan has changed environment prod" in str(record.failures)
+    assert warehouse.query("SELECT x FROM t.other") == [(2,)]
+    assert warehouse.rows("days") == shown == ALL[:2]
+
+
+def test_the_janitor_waits_for_a_plan_and_a_run_leaves_it_out(warehouse: Warehouse) -> None:
+    shop = warehouse.shop
+    with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
+        run = shop.launch(ops={"sqlmesh_shop": {"skip_janitor": False}})
+        assert run.status is SUCCESS, run.failures
+        assert "This run leaves out SQLMesh's janitor." in run.log
+        assert "goes on since" in run.log, "a run names the plan"
+        with dg.execute_job(
+            reconstructable_job(shop.root, {}, "sqlmesh_shop_janitor"), instance=shop.instance
+        ) as result:
+            assert "is held by plan of run" in str(shop.run_record(result.run_id).failures)
+    warehouse.end(process)
+    assert "leaves out" not in shop.launch(ops={"sqlmesh_shop": {"skip_janitor": False}}).log
+
+
+def test_a_gap_that_a_failed_run_leaves_is_filled_and_read_again(warehouse: Warehouse) -> None:
+    orders = f"MODEL (name t.orders, {LOOKBACK}); SELECT day, n / {SWITCH} AS n FROM raw.orders {WITHIN}"
+    warehouse.add(orders=orders)
+    with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
+        warehouse.leave_gap("orders")
+        warehouse.query(f"UPDATE raw.orders SET n = 40 WHERE day = '{day(4)}'")
+    applied = warehouse.end(process)
+    assert f"runs had rewritten what was read: t.days ({day(5)} to {day(4)} (2 days))." in applied.log
+    assert warehouse.rows("days") == [ALL[0], (day(4), 40)]
+
+
+def test_what_was_read_between_the_delete_and_the_insert_of_a_run_is_read_again(warehouse: Warehouse) -> None:
+    """An engine without transactions shows a range without rows while a run computes it again."""
+    shop = warehouse.shop
+    slow = f"day, n, pg_advisory_xact_lock({LOCK + 1})::text AS held"
+    warehouse.add(orders=FILES["models/orders.sql"].replace("day, n", slow))
+    restate = {"restate": {"start": day(5), "end": day(5)}}
+    config = {"execution": {"config": {"in_process": {}}}, "ops": {"sqlmesh_shop": {"config": restate}}}
+    with warehouse.server.advisory_lock(LOCK + 1, warehouse.database):
+        warehouse.query(f"DELETE FROM {warehouse.table('orders')} WHERE day = '{day(5)}'")
+        run = warehouse.start("everything", config, assets=["t/orders"])
+        wait_until(lambda: warehouse.waits_for(LOCK + 1), run)
+        with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
+            warehouse.release(LOCK + 1)
+            run.communicate(timeout=300)
+    applied = warehouse.end(process)
+    assert warehouse.rows("days") == ALL[:2]
+    assert f"runs had rewritten what was read: t.days ({day(5)})." in applied.log
+    assert shop.launch().status is SUCCESS

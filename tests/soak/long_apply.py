@@ -1,0 +1,195 @@
+"""Apply a plan whose backfill takes minutes on PostgreSQL, and launch runs of other models meanwhile.
+
+    python tests/soak/long_apply.py --minutes 10 --runs 30
+
+A twin in another database applies the same plan first, without pauses, and then does the same runs one after another.
+Rows, intervals and records of both must be equal. No run may wait for the plan while it computes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import dagster as dg
+from engine.plan_jobs import APPLY, launch, planned
+from harness import TESTS, RunRecord, Shop, planned_shop
+from postgres import Server, postgres_server
+
+PAUSE = 2
+"""Seconds of each day of the changed model."""
+DAYS = 5
+OP = "sqlmesh_shop"
+OTHERS = [f"t/other{number}" for number in range(3)]
+TODAY = datetime.now(timezone.utc).date()
+DAILY = "kind INCREMENTAL_BY_TIME_RANGE (time_column day{options}), start '{start}'"
+WITHIN = "WHERE day BETWEEN @start_ds::date AND @end_ds::date"
+LAUNCH = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import dagster as dg
+from harness import reconstructable_job
+selection, config = json.loads(sys.argv[5])
+job = reconstructable_job(Path(sys.argv[3]), selection, *sys.argv[4:5])
+with dg.DagsterInstance.from_config(sys.argv[2]) as instance:
+    with dg.execute_job(job, instance=instance, run_config=config) as result:
+        print(result.run_id)
+"""
+
+
+def day(ago: int) -> str:
+    return str(TODAY - timedelta(days=ago))
+
+
+@dataclass
+class Project:
+    """A project in a database of its own."""
+
+    server: Server
+    database: str
+    shop: Shop
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        return self.server.query(sql, self.database)
+
+    def change(self) -> str:
+        """Change the model whose backfill takes long. Return the digest of the plan."""
+        file = self.shop.project / "models" / "slow.sql"
+        file.write_text(file.read_text().replace("n AS n", "n + 1 AS n"))
+        digest: str = planned(self.shop)["digest"]
+        return digest
+
+    def start(self, job: str, ops: dict[str, Any], **selection: Any) -> subprocess.Popen[str]:
+        """Launch in a process of its own, as a deployment does."""
+        config = {"execution": {"config": {"in_process": {}}}, "ops": {op: {"config": of} for op, of in ops.items()}}
+        arguments = [TESTS, self.shop.instance.root_directory, self.shop.root, job, json.dumps([selection, config])]
+        command = [sys.executable, "-c", LAUNCH, *map(str, arguments)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+    def prepare(self, number: int) -> dict[str, Any]:
+        """Change the source of a day. Return the config of the run that reads it: the first one computes all days."""
+        if number == 0:
+            return {}
+        ago = 1 + number % DAYS
+        self.query(f"UPDATE raw.orders SET n = {number} WHERE day = '{day(ago)}'")
+        return {"restate": {"start": day(ago), "end": day(ago)}}
+
+    def rows(self) -> dict[str, list[tuple[Any, ...]]]:
+        names = ["slow", *(other.split("/")[1] for other in OTHERS)]
+        return {name: self.query(f"SELECT * FROM t.{name} ORDER BY day") for name in names}
+
+    def intervals(self) -> set[tuple[Any, ...]]:
+        """The computed intervals of the promoted versions, as days."""
+        promoted = self.query("SELECT snapshots FROM sqlmesh._environments WHERE name = 'prod'")[0][0]
+        versions = {(info["name"].replace(self.database, "db"), info["version"]) for info in json.loads(promoted)}
+        rows = self.query("SELECT name, version, start_ts, end_ts FROM sqlmesh._intervals WHERE NOT is_removed")
+        length = 86_400_000
+        return {
+            (name.replace(self.database, "db"), first)
+            for name, version, start, end in rows
+            if (name.replace(self.database, "db"), version) in versions
+            for first in range(start, end, length)
+        }
+
+    def records(self) -> dict[str, int]:
+        """The number of materializations of each model."""
+        keys = [dg.AssetKey(other.split("/")) for other in [*OTHERS, "t/slow"]]
+        limit = 1_000
+        fetch = self.shop.instance.fetch_materializations
+        return {key.to_user_string(): len(fetch(key, limit=limit).records) for key in keys}
+
+
+@contextmanager
+def new_project(server: Server, database: str, folder: Path, days: int, pause: int) -> Iterator[Project]:
+    server.query(f"CREATE DATABASE {database}")
+    server.query("CREATE SCHEMA raw; CREATE TABLE raw.orders (day date, n int)", database)
+    server.query(f"CREATE TABLE raw.pause AS SELECT {pause}::float AS seconds", database)
+    all_days = f"generate_series('{day(days)}'::date, '{day(1)}', '1 day')"
+    server.query(f"INSERT INTO raw.orders SELECT day, 1 FROM {all_days} AS g(day)", database)
+    server.query("CREATE TABLE raw.fixed AS SELECT * FROM raw.orders", database)
+    slow = DAILY.format(options=", batch_size 1", start=day(days))
+    sleeping = "(SELECT pg_sleep(CASE WHEN @start_ds > '1970-01-02' THEN seconds END) FROM raw.pause)::text AS slept"
+    files = {"models/slow.sql": f"MODEL (name t.slow, {slow}); SELECT day, n AS n, {sleeping} FROM raw.fixed {WITHIN}"}
+    for other in OTHERS:
+        header = f"MODEL (name {other.replace('/', '.')}, {DAILY.format(options='', start=day(DAYS))})"
+        files[f"models/{other.split('/')[1]}.sql"] = f"{header}; SELECT day, n FROM raw.orders {WITHIN}"
+    config = server.config(database, start=day(days))
+    with planned_shop(folder, files, config, deploy=True, restate=True) as shop:
+        yield Project(server, database, shop)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--runs", type=int, default=30)
+    options = parser.parse_args()
+    days = max(DAYS + 1, round(options.minutes * 60 / PAUSE))
+    with tempfile.TemporaryDirectory() as folder, postgres_server() as server:
+        root = Path(folder).resolve()
+        (root / "beside").mkdir()
+        (root / "twin").mkdir()
+        with (
+            new_project(server, "twin", root / "twin", days, 0) as twin,
+            new_project(server, "beside", root / "beside", days, 0) as beside,
+        ):
+            beside.query(f"UPDATE raw.pause SET seconds = {PAUSE}")
+            applied, runs = apply_beside(beside, options.runs, options.minutes * 60 / options.runs)
+            serially(twin, options.runs)
+            report(applied, runs)
+            assert beside.rows() == twin.rows(), "rows differ"
+            assert beside.intervals() == twin.intervals(), "intervals differ"
+            assert beside.records() == twin.records(), (beside.records(), twin.records())
+    print("rows, intervals and records are those of the twin")
+
+
+def apply_beside(project: Project, number: int, seconds: float) -> tuple[RunRecord, list[RunRecord]]:
+    """Apply the plan, and launch a run each so many seconds meanwhile."""
+    apply = project.start(APPLY, {APPLY: {"digest": project.change()}})
+    begin = time.monotonic()
+    runs = []
+    for run in range(number):
+        time.sleep(max(0.0, begin + run * seconds - time.monotonic()))
+        config = project.prepare(run)
+        process = project.start("everything", {OP: config}, assets=OTHERS)
+        runs.append(project.shop.run_record(process.communicate()[0].split()[-1]))
+        print(f"run {run + 1}: {runs[-1].status.value}, the plan {'goes on' if apply.poll() is None else 'has ended'}")
+    return project.shop.run_record(apply.communicate()[0].split()[-1]), runs
+
+
+def serially(twin: Project, number: int) -> None:
+    assert launch(twin.shop, APPLY, digest=twin.change()).status is dg.DagsterRunStatus.SUCCESS
+    for run in range(number):
+        record = twin.shop.launch(ops={OP: twin.prepare(run)}, assets=OTHERS)
+        assert record.status is dg.DagsterRunStatus.SUCCESS, record.failures
+
+
+def report(applied: RunRecord, runs: list[RunRecord]) -> None:
+    waited = [run.run_id for run in runs if "Waiting" in run.log]
+    starts = []
+    for run in runs:
+        assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
+        found = run.instance.get_run_record_by_id(run.run_id)
+        assert found is not None
+        assert found.start_time is not None
+        since = datetime.fromisoformat(found.dagster_run.tags[".dagster/sqlmesh_computing_since"])
+        starts.append(since.timestamp() - found.start_time)
+    assert applied.status is dg.DagsterRunStatus.SUCCESS, applied.failures
+    print(f"runs that waited: {len(waited)} of {len(runs)}; from their start until they compute: {max(starts):.1f} s")
+    print(next(line for line in applied.log.splitlines() if "Runs went on" in line))
+
+
+if __name__ == "__main__":
+    main()

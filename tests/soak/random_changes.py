@@ -1,0 +1,748 @@
+"""Apply and preview random changes while random actions go on, and compare rows and records after each of them.
+
+    python tests/soak/random_changes.py --stories 100 --seed 1
+
+A story has a random project with some pending days, on PostgreSQL or, with `--duckdb`, on DuckDB. One or two changes of
+files are previewed and applied by processes of their own, which pause before random batches. Meanwhile come runs,
+restatements, ticks, the sensor, the janitor, failing audits, cancels and kills. No run may wait for a plan that
+computes new versions. After each action, prod must have the rows that its definitions give of the source, and after an
+apply no day less. At the end, all days are there, append-only models have each day once, and Dagster has recorded each
+computed interval, and none more often than it was computed.
+
+The expected rows are computed here, of the models' constants. A model that keeps rows of an older definition has only
+its days compared, until everything is restated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import uuid
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import dagster as dg
+import duckdb
+import worker_zygote
+from computed_hours import HOUR, State, recorded_hours, text_of
+from dagster._utils.interrupts import setup_interrupt_handlers
+from harness import (
+    CONFIG,
+    RunRecord,
+    Shop,
+    dagster_project,
+    plan,
+    reconstructable_job,
+    version_of,
+    wait_until,
+    write_project,
+)
+from harness import query as query_duckdb
+from postgres import Server, postgres_server
+from summing_models import AUDIT, MACRO, Model, Models, downstream, random_model, random_models
+
+DAYS = 6
+"""How many days the source has. The first plan computes those before the last three."""
+OP = "sqlmesh_shop"
+PLAN, APPLY, PREVIEW, JANITOR = (f"{OP}_{job}" for job in ("plan", "apply", "preview", "janitor"))
+ROLE = "STORY_ROLE"
+
+
+@dataclass
+class Warehouse:
+    """Where a story's tables and SQLMesh's state are.
+
+    Attributes:
+        config: The text of `config.yaml`.
+        ask: Runs SQL. On DuckDB, it waits until no process has the file.
+    """
+
+    config: str
+    ask: Callable[[str], list[tuple[Any, ...]]]
+    is_duckdb: bool
+
+
+# -- one story ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Story:
+    """A project, what was done, and what its tables must have.
+
+    Attributes:
+        prod: The promoted definitions.
+        files: Those of the files.
+        source: The value of each day of the source.
+        altered: The days whose value has changed.
+        mixed: The models with rows of older definitions.
+        unfinished: Restatements that have failed: models, first and last day.
+        is_bad: Whether an audit fails.
+        is_raced: Whether actions were launched while runs had to wait for the last plan.
+        later: The processes of jobs that were launched at a pause, by the value of their run's tag.
+        days: The days that each model had as computed at the last look.
+        computed_rows: The hours of each row of SQLMesh's state that a computation has written.
+    """
+
+    rng: random.Random
+    shop: Shop
+    warehouse: Warehouse
+    prod: Models
+    files: Models
+    source: dict[str, int]
+    altered: set[str] = field(default_factory=set)
+    mixed: set[str] = field(default_factory=set)
+    unfinished: list[tuple[list[str], str, str]] = field(default_factory=list)
+    is_bad: bool = False
+    is_raced: bool = False
+    later: dict[str, int] = field(default_factory=dict)
+    days: dict[str, set[str]] = field(default_factory=dict)
+    computed_rows: dict[str, Any] = field(default_factory=dict)
+    cursor: str | None = None
+    actions: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def note(self, text: str) -> None:
+        self.actions.append(text)
+        self.counts[text.split(":")[0]] += 1
+
+    # -- launching
+
+    @property
+    def assets(self) -> list[str]:
+        """The assets of models that prod shows and that the files still have."""
+        return [f"t/{name}" for name in self.prod if name in self.files and self.prod[name].kind != "EMBEDDED"]
+
+    def launch(self, assets: Collection[str], tags: dict[str, str] | None = None, **config: Any) -> RunRecord:
+        return self.shop.launch(assets=sorted(assets), ops={OP: config} if config else None, tags=tags)
+
+    def job(self, name: str, tags: dict[str, str] | None = None, **config: Any) -> RunRecord:
+        job = reconstructable_job(self.shop.root, {"launch": [uuid.uuid4().hex]}, name)
+        run_config = {"execution": {"config": {"in_process": {}}}, "ops": {name: {"config": config}} if config else {}}
+        with dg.execute_job(job, instance=self.shop.instance, run_config=run_config, tags=tags) as done:
+            return self.shop.run_record(done.run_id)
+
+    def fork(self, role: str, launch: Callable[[Story, dict[str, str]], object]) -> tuple[int, str]:
+        """Launch something in a process of its own. Return its process id, and the value of its run's tag."""
+        token = uuid.uuid4().hex
+        if pid := os.fork():
+            return pid, token
+        status = 1
+        try:
+            os.setsid()
+            os.environ[ROLE] = role
+            with (self.shop.project.parent / "log").open("a") as output:
+                os.dup2(output.fileno(), 1)
+                os.dup2(output.fileno(), 2)
+            setup_interrupt_handlers()  # as in the process of a run
+            with dg.DagsterInstance.from_config(self.shop.instance.root_directory) as instance:
+                shop = Shop(self.shop.root, instance, self.shop.project, is_loaded=True)
+                launch(replace(self, shop=shop), {"story": token})
+            status = 0
+        except BaseException:  # noqa: BLE001  # the process ends here
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+
+    def ended(self, token: str) -> RunRecord | None:
+        """The run of a process that has ended. If the process was killed, Dagster learns it, as by run monitoring."""
+        for run in self.shop.instance.get_runs(dg.RunsFilter(tags={"story": token})):
+            if not run.is_finished:
+                self.shop.instance.report_run_failed(run)
+            return self.shop.run_record(run.run_id)
+        return None
+
+    # -- gates
+
+    def gates(self, role: str) -> Path:
+        return self.shop.project / "gates" / role
+
+    def stop(self, role: str, ahead: int, verdict: str = "pause") -> None:
+        """Let a coming batch of a role pause, fail or kill its worker."""
+        done = len(list(self.gates(role).glob("batch-*")))
+        (self.gates(role) / f"stop-{done + ahead}").write_text(verdict)
+
+    def clear(self, role: str) -> None:
+        for file in (*self.gates(role).glob("stop-*"), *self.gates(role).glob("paused-*")):
+            file.unlink(missing_ok=True)
+
+    def pauses(self, role: str) -> list[Path]:
+        return sorted(self.gates(role).glob("paused-*"))
+
+    def runs_wait(self) -> bool:
+        """Whether a plan or the janitor keeps runs from starting."""
+        if self.warehouse.is_duckdb:
+            return True
+        held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"
+        database = "database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        [(locks,)] = self.warehouse.ask(f"{held} AND {database}")
+        return bool(locks > 1)  # that of changes, and that of runs
+
+    # -- checks
+
+    def expected(self, name: str, of_day: str, models: Models) -> int:
+        model = models[name]
+        read = [self.expected(parent, of_day, models) for parent in model.reads] or [self.source[of_day]]
+        return sum(read) + model.constant
+
+    def check(
+        self, models: Models, schema: str = "t", shown: Collection[str] | None = None, *, is_end: bool = False
+    ) -> None:
+        """Compare the rows of an environment with what its definitions give.
+
+        Raises:
+            AssertionError: They differ, a day is missing, or an append-only model has one twice.
+        """
+        for model in models.values():
+            if model.kind == "EMBEDDED" or (shown is not None and model.name not in shown):
+                continue
+            rows = [(str(row[0]), row[1]) for row in self.warehouse.ask(f"SELECT day, n FROM {schema}.{model.name}")]
+            count = Counter(of_day for of_day, _ in rows)
+            double = sorted(of_day for of_day, number in count.items() if number > 1)
+            assert not double, f"{schema}.{model.name} has rows twice: {double}"
+            lost = self.days.get(model.name, set()) - count.keys() if schema == "t" else set()
+            assert not lost, f"t.{model.name} has lost {sorted(lost)}"
+            if is_end:
+                assert count.keys() == self.source.keys(), f"{model.name} lacks {sorted(self.source.keys() - count)}"
+            self.check_values(model, dict(rows), models, schema)
+
+    def check_values(self, model: Model, rows: dict[str, int], models: Models, schema: str) -> None:
+        if self.unfinished or model.name in self.mixed:
+            return
+        rows = {of_day: n for of_day, n in rows.items() if not (model.is_appending and of_day in self.altered)}
+        wanted = {of_day: self.expected(model.name, of_day, models) for of_day in rows}
+        bad = {of_day: (n, wanted[of_day]) for of_day, n in sorted(rows.items()) if n != wanted[of_day]}
+        assert not bad, f"{schema}.{model.name} has wrong rows (found, expected): {bad}"
+
+    def check_state(self) -> State:
+        """Days that the state has as computed have their rows."""
+        state = State.read(self.warehouse.ask)
+        for name, model in self.prod.items():
+            if model.is_table:
+                found = {str(row[0]) for row in self.warehouse.ask(f"SELECT day FROM t.{name}")}
+                self.days[name] = {of_day for of_day in self.source if hour_of(of_day) in state.computed[name]}
+                gone = self.days[name] - found
+                assert not gone, f"t.{name} counts as computed, and has no rows, for {sorted(gone)}"
+            for row, (hours, is_new) in state.rows[name].items():
+                if is_new:
+                    self.computed_rows[row] = hours
+        return state
+
+    def check_prod(self) -> None:
+        self.check(self.prod)
+        self.check_state()
+
+    def check_records(self) -> None:
+        """Dagster has recorded each computed day, and none more often than SQLMesh has computed it.
+
+        Raises:
+            AssertionError: It has not.
+        """
+        state = self.check_state()
+        for name, model in self.prod.items():
+            if not model.has_time:
+                continue
+            recorded: Counter[int] = Counter()
+            key = dg.AssetKey(["t", name])
+            for record in self.shop.instance.fetch_materializations(key, limit=1000).records:
+                event = record.asset_materialization
+                if event and version_of(event) == state.versions[name]:
+                    recorded.update(recorded_hours(event.metadata) or ())
+            lacking = state.computed[name] - recorded.keys()
+            assert not lacking, f"t.{name} has no record of {text_of(lacking)}"
+            rows = Counter(hour for row in state.rows[name] for hour in self.computed_rows.get(row, ()))
+            is_merged = any(row not in self.computed_rows for row in state.rows[name])
+            double = [hour for hour, number in recorded.items() if number > rows[hour]]
+            assert is_merged or not double, f"t.{name} has recorded {text_of(double)} more often than computed"
+            self.counts["models with compared records"] += 1
+            once = [hour for hour, number in recorded.items() if number > 1] if model.is_appending else []
+            assert not once, f"t.{name} is append-only, and has recorded {text_of(once)} more than once"
+
+    # -- changes
+
+    def write(self) -> None:
+        """Write the files of the models."""
+        folder = self.shop.project / "models"
+        for file in folder.glob("*.sql"):
+            if file.stem not in self.files:
+                file.unlink()
+        for model in self.files.values():
+            (folder / f"{model.name}.sql").write_text(model.text)
+        self.shop.refresh()
+
+    def change(self) -> None:
+        """Change one or two models: another constant, a column more, a new model, or one less."""
+        computing = [name for name, model in self.files.items() if model.is_copied]
+        for number in range(self.rng.choice((1, 1, 2))):
+            name = self.rng.choice(list(self.files) if number or not computing else computing)
+            model = self.files[name]
+            is_leaf = downstream(self.files, [name]) == {name} and len(self.files) > 3
+            kind = self.rng.choice(("constant", "constant", "constant", "column", *("new", "removed") * number))
+            if kind == "removed" and is_leaf:
+                del self.files[name]
+            elif kind == "new":
+                name = f"m{10 + len(self.actions)}{len(self.files)}"
+                self.files[name] = random_model(self.rng, name, self.files, reads_source=False)
+            elif kind == "constant" and not model.keeps_rows:
+                self.files[name] = replace(model, constant=model.constant + 10_000)
+            else:
+                kind = "column"
+                self.files[name] = replace(model, columns=model.columns + 1)
+            self.note(f"change {kind}: {name}")
+        self.write()
+
+    def promoted(self) -> None:
+        """The files were applied. Models that keep their rows now have some of older definitions."""
+        changed = [name for name in self.files if name in self.prod and self.value_of(name)]
+        kept = [name for name in downstream(self.files, changed) if self.files[name].keeps_rows]
+        self.mixed = (self.mixed | downstream(self.files, kept)) & self.files.keys()
+        self.prod = dict(self.files)
+        self.days = {name: days for name, days in self.days.items() if name in self.prod}
+
+    def value_of(self, name: str) -> bool:
+        """Whether the values of a model have changed by the files."""
+        return self.files[name].constant != self.prod[name].constant
+
+    def apply(self) -> None:
+        """Apply the files, and launch the job again until it has succeeded."""
+        digest = self.digest()
+        for attempt in range(8):
+            if attempt > 3:
+                mend(self)
+            record = self.beside("apply", partial(launch_apply, digest), attempt)
+            if record and record.status is dg.DagsterRunStatus.SUCCESS:
+                self.note("applied")
+                self.promoted()
+                self.check_prod()
+                return
+            text = failure_of(record)
+            self.note(f"apply has failed: {text[:300]}")
+            if reason := [name for name in ("digest:", "moved:", "Build a new plan") if name in text]:
+                self.note(f"planned again because of {reason[0]}")
+                digest = self.digest()
+        raise AssertionError("the apply does not succeed")
+
+    def digest(self) -> str:
+        record = self.job(PLAN)
+        assert record.status is dg.DagsterRunStatus.SUCCESS, failure_of(record)
+        run = self.shop.instance.get_run_by_id(record.run_id)
+        assert run is not None
+        return run.tags["sqlmesh/plan_digest"]
+
+    def preview(self) -> None:
+        for attempt in range(8):
+            if attempt > 1:
+                self.heal()
+                run_of_all(self)
+            record = self.beside("preview", launch_preview, attempt)
+            if record and record.status is dg.DagsterRunStatus.SUCCESS:
+                self.note("previewed")
+                if self.is_raced:  # a restatement may have come after the preview
+                    return
+                self.check_preview()
+                return
+            self.note(f"preview has failed: {failure_of(record)[:300]}")
+        raise AssertionError("the preview does not succeed")
+
+    def check_preview(self) -> None:
+        """A preview has views of changed models only. A forward-only model has other rows in it than prod will have."""
+        tables = "SELECT table_name FROM information_schema.tables WHERE table_schema = 't__pr_1'"
+        shown = {name for (name,) in self.warehouse.ask(tables)}
+        kept = [name for name, model in self.files.items() if model.keeps_rows]
+        shown -= downstream(self.files, [*kept, *self.mixed])
+        self.counts["previewed models compared"] += len(shown)
+        self.check(self.files, "t__pr_1", shown)
+
+    def beside(self, role: str, launch: Callable[[Story, dict[str, str]], object], attempt: int) -> RunRecord | None:
+        """Launch a plan in a process of its own, and act at its pauses. Return its run."""
+        for ahead in (self.rng.choice((0, 0, 1)), *self.rng.sample((2, 3, 5, 8), 2)) if attempt < 4 else ():
+            self.stop(role, ahead)
+        pid, token = self.fork(role, launch)
+        is_gone = partial(has_ended, pid)
+        self.is_raced = False
+        while True:
+            wait_until(lambda: bool(self.pauses(role)) or is_gone())
+            paused = self.pauses(role)
+            if not paused:
+                break
+            self.at_pause(role, paused[0], pid)
+        self.clear(role)
+        return self.ended(token)
+
+    def at_pause(self, role: str, paused: Path, pid: int) -> None:
+        """Do something while a plan pauses, and let it go on or not."""
+        stop = paused.with_name(paused.name.replace("paused", "stop"))
+        verdict = self.rng.choices(("go", "fail", "kill", "cancel", "kill run"), (14, 1, 1, 1, 1))[0]
+        actions = self.rng.choices(list(ACTIONS), list(ACTIONS.values()), k=self.rng.choice((0, 1, 2, 2, 3)))
+        has_lock = self.runs_wait()
+        self.note(f"{role} pauses{' and runs wait' if has_lock else ''}: {paused.name}, {verdict}")
+        if has_lock:
+            stop.unlink(missing_ok=True)
+            self.is_raced = True
+            self.days.clear()  # what these actions change is not looked at before the plan promotes
+        for action in actions:
+            before = {run.run_id for run in self.shop.instance.get_runs()}
+            self.counts[action.__name__] += 1
+            action(self)
+            if not has_lock:
+                self.check_prod()
+                new = [run for run in self.shop.instance.get_runs() if run.run_id not in before]
+                logs = [self.shop.run_record(r.run_id).log for r in new if "story" not in r.tags]
+                assert not any("Waiting" in log for log in logs), f"a run waits while the {role} computes: {logs}"
+        if verdict in ("cancel", "kill run"):
+            worker = int(paused.read_text() or 0) if paused.exists() else 0
+            os.kill(pid, signal.SIGTERM if verdict == "cancel" else signal.SIGKILL)
+            wait_until(lambda: has_ended(pid) and not is_alive(worker))
+            self.clear(role)
+        elif not has_lock and stop.exists() and verdict != "go":
+            stop.write_text(verdict)
+        else:
+            stop.unlink(missing_ok=True)
+        wait_until(lambda: not paused.exists() or has_ended(pid) or verdict in ("kill", "fail"))
+        paused.unlink(missing_ok=True)
+
+    def end_later(self) -> None:
+        """Wait for the jobs that were launched at a pause and had to wait."""
+        for token, pid in self.later.items():
+            wait_until(partial(has_ended, pid))
+            record = self.ended(token)
+            ok = record and record.status is dg.DagsterRunStatus.SUCCESS
+            assert ok or self.is_bad or self.unfinished, f"a job that waited has failed: {failure_of(record)}"
+        self.later.clear()
+
+    def heal(self) -> None:
+        """Correct what lets runs fail, and finish restatements."""
+        mend(self)
+        for restated in list(self.unfinished):
+            names, first, last = restated
+            record = self.launch(
+                [f"t/{name}" for name in names if name in self.prod], restate={"start": first, "end": last}
+            )
+            assert record.status is dg.DagsterRunStatus.SUCCESS, record.failures
+            self.unfinished.remove(restated)
+
+    def end(self) -> None:
+        """Heal, run everything, and check; then restate everything, and check again."""
+        self.end_later()
+        self.heal()
+        run_of_all(self)
+        self.check(self.prod, is_end=True)
+        sensor(self)
+        self.check_records()
+        restated = [name for name, model in self.prod.items() if model.is_table and not model.is_appending]
+        record = self.launch(
+            [f"t/{name}" for name in restated], restate={"start": min(self.source), "end": max(self.source)}
+        )
+        assert record.status is dg.DagsterRunStatus.SUCCESS, record.failures
+        self.mixed = {name for name, model in self.prod.items() if model.is_appending}
+        self.check(self.prod, is_end=True)
+
+
+def launch_apply(digest: str, story: Story, tags: dict[str, str]) -> None:
+    story.job(APPLY, tags, digest=digest)
+
+
+def launch_preview(story: Story, tags: dict[str, str]) -> None:
+    story.job(PREVIEW, tags, allow_pending=True)
+
+
+def hour_of(of_day: str) -> int:
+    return int(datetime.fromisoformat(f"{of_day}T00:00+00:00").timestamp()) * 1000 // HOUR
+
+
+def failure_of(record: RunRecord | None) -> str:
+    if record is None:
+        return "no run"
+    errors = [event.event_specific_data.error for event in record.events(dg.DagsterEventType.STEP_FAILURE)]
+    return " ".join([*record.failures, *(error.to_string()[:600] for error in errors if error)]) or record.log[-800:]
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True
+
+
+def is_alive(pid: int) -> bool:
+    return pid > 0 and Path(f"/proc/{pid}").exists()
+
+
+# -- actions at pauses ----------------------------------------------------------------------------
+
+
+def succeed(story: Story, record: RunRecord) -> None:
+    """A run fails only for a reason."""
+    story.counts["runs"] += 1
+    is_ok = record.status is dg.DagsterRunStatus.SUCCESS
+    assert is_ok or story.is_bad or story.unfinished, f"a run has failed: {record.failures}"
+
+
+def run_of_all(story: Story) -> None:
+    story.note("run of all")
+    succeed(story, story.launch(story.assets))
+
+
+def run_with_janitor(story: Story) -> None:
+    story.note("run with janitor")
+    succeed(story, story.launch(story.assets, skip_janitor=False))
+
+
+def run_of_subset(story: Story) -> None:
+    names = story.rng.sample(story.assets, story.rng.randint(1, len(story.assets)))
+    story.note(f"run of subset: {names}")
+    succeed(story, story.launch(names))
+
+
+def run_until(story: Story) -> None:
+    end = story.rng.choice(list(story.source)[-3:])
+    story.note(f"run until: {end}")
+    succeed(story, story.launch(story.assets, end=end))
+
+
+def restatement(story: Story) -> None:
+    """Change the source, and restate what reads it."""
+    first, last = sorted(story.rng.choice(list(story.source)) for _ in range(2))
+    for of_day in story.source:
+        if first <= of_day <= last:
+            story.source[of_day] += 100
+            story.altered.add(of_day)
+    story.warehouse.ask(f"UPDATE raw.source SET n = n + 100 WHERE day BETWEEN '{first}' AND '{last}'")
+    names = [name for name, model in story.prod.items() if not model.reads and name in story.files]
+    record = story.launch([f"t/{name}" for name in names], restate={"start": first, "end": last})
+    story.note(f"restatement: {names} {first} {last} {record.status.value}")
+    if record.status is not dg.DagsterRunStatus.SUCCESS:
+        assert story.is_bad or story.unfinished, f"a restatement has failed: {record.failures}"
+        story.unfinished.append((names, first, last))
+
+
+def tick(story: Story) -> None:
+    repository = story.shop.refresh().get_repository_def()
+    [schedule] = [s for s in repository.schedule_defs if "janitor" not in s.name]
+    context = dg.build_schedule_context(story.shop.instance, datetime.now(timezone.utc), repository_def=repository)
+    requests = schedule.evaluate_tick(context).run_requests or ()
+    story.note(f"tick: {len(requests)}")
+    for request in requests:
+        keys = [key.to_user_string() for key in request.asset_selection or ()]
+        succeed(story, story.launch([key for key in keys if key in story.assets]))
+
+
+def sensor(story: Story) -> None:
+    repository = story.shop.refresh().get_repository_def()
+    context = dg.build_sensor_context(story.shop.instance, story.cursor, repository_def=repository)
+    result = repository.get_sensor_def(f"{OP}_sensor").evaluate_tick(context)
+    story.cursor = result.cursor or story.cursor
+    for event in result.asset_events:
+        story.shop.instance.report_runless_asset_event(event)
+    story.note(f"sensor: {len(result.asset_events)} events")
+
+
+def janitor_later(story: Story) -> None:
+    story.note("janitor waits")
+    pid, token = story.fork("later", lambda forked, tags: forked.job(JANITOR, tags))
+    story.later[token] = pid
+
+
+def preview_later(story: Story) -> None:
+    story.note("preview waits")
+    pid, token = story.fork("later", launch_preview)
+    story.later[token] = pid
+
+
+def failing_audit(story: Story) -> None:
+    """Let the audit of a model fail for some days, and run."""
+    names = [name for name, model in story.prod.items() if "time_column" in model.kind]
+    if names:
+        name, of_day = story.rng.choice(names), story.rng.choice(list(story.source))
+        story.warehouse.ask(f"INSERT INTO ctl.bad VALUES ('{name}', '{of_day}')")
+        story.is_bad = True
+        story.note(f"failing audit: {name} {of_day}")
+        story.launch(story.assets)
+
+
+def mend(story: Story) -> None:
+    story.warehouse.ask("DELETE FROM ctl.bad")
+    story.is_bad = False
+    story.note("mend")
+
+
+def failing_run(story: Story) -> None:
+    """Let a batch of a run fail, or kill its worker."""
+    verdict = story.rng.choice(("fail", "kill"))
+    story.stop("run", story.rng.choice((0, 0, 1, 2)), verdict)
+    record = story.launch(story.assets)
+    story.clear("run")
+    story.note(f"run in which a batch has to {verdict}: {record.status.value}")
+
+
+def killed_run(story: Story) -> None:
+    """Kill the process of a run before one of its batches."""
+    story.stop("killed", story.rng.choice((0, 0, 1, 2)))
+    assets = story.assets
+    pid, token = story.fork("killed", lambda forked, tags: forked.launch(assets, tags))
+    wait_until(lambda: bool(story.pauses("killed")) or has_ended(pid))
+    if paused := story.pauses("killed"):
+        worker = int(paused[0].read_text() or 0)
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: has_ended(pid) and not is_alive(worker))
+    story.clear("killed")
+    record = story.ended(token)
+    story.note(f"run that is killed: {record and record.status.value}")
+
+
+ACTIONS: dict[Callable[[Story], None], int] = {
+    run_of_all: 3,
+    run_of_subset: 3,
+    run_until: 3,
+    run_with_janitor: 1,
+    restatement: 4,
+    tick: 2,
+    sensor: 1,
+    janitor_later: 1,
+    preview_later: 1,
+    failing_audit: 1,
+    mend: 1,
+    failing_run: 2,
+    killed_run: 1,
+}
+
+
+# -- stories --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def told(seed: int, folder: Path, server: Server | None) -> Iterator[Story]:
+    """Create the project of a story, and plan it as of three days ago."""
+    rng = random.Random(seed)
+    today = datetime.now(timezone.utc).date()
+    source = {str(today - timedelta(days=ago)): rng.randint(1, 9) for ago in range(DAYS, 0, -1)}
+    models = random_models(rng)
+    warehouse = open_warehouse(folder / "shop", server, min(source), tasks=rng.choice((1, 1, 2)))
+    files = {f"models/{model.name}.sql": model.text for model in models.values()}
+    files |= {"macros/__init__.py": "", "macros/gate.py": MACRO, "audits/fine.sql": AUDIT}
+    for role in ("apply", "preview", "run", "killed"):
+        files[f"gates/{role}/seconds"] = "2" if server is None else "200"
+    project = write_project(folder / "shop", files, warehouse.config)
+    values = ", ".join(f"(DATE '{of_day}', {n})" for of_day, n in source.items())
+    for sql in (
+        "CREATE SCHEMA raw",
+        "CREATE SCHEMA ctl",
+        "CREATE TABLE raw.source (day DATE, n INT)",
+        f"INSERT INTO raw.source VALUES {values}",
+        "CREATE TABLE ctl.bad (name TEXT, day DATE)",
+    ):
+        warehouse.ask(sql)
+    plan(project)
+    attributes: dict[str, Any] = {
+        "deploy": True,
+        "preview": {"environment": "pr_1"},
+        "restate": True,
+        "schedule": {"cron": "@daily"},
+        "polling_sensor": True,
+        "janitor": True,
+        "intervals_check": True,
+        "execution": {"overlap_timeout": 250},
+    }
+    with dagster_project(folder) as dagster:
+        dagster.add_component("shop", {"project": str(project), **attributes})
+        shop = Shop(dagster.root, dagster.instance, project)
+        shop.refresh()
+        yield Story(rng, shop, warehouse, models, dict(models), source)
+
+
+def open_warehouse(project: Path, server: Server | None, start: str, tasks: int) -> Warehouse:
+    if server is None:
+        return Warehouse(CONFIG.replace("6 days ago", start), partial(ask_duckdb, project), is_duckdb=True)
+    database = f"story_{uuid.uuid4().hex[:8]}"
+    server.query(f"CREATE DATABASE {database}")
+    config = server.config(database, start=start).replace("concurrent_tasks: 2", f"concurrent_tasks: {tasks}")
+    return Warehouse(config, lambda sql: server.query(sql, database), is_duckdb=False)
+
+
+def ask_duckdb(project: Path, sql: str) -> list[tuple[Any, ...]]:
+    project.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + 300
+    while True:
+        try:
+            return query_duckdb(project, sql)
+        except duckdb.IOException:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def try_story(seed: int, folder: Path, server: Server | None) -> Story:
+    """Tell one story.
+
+    Raises:
+        AssertionError: Rows or records are wrong. The message has the whole story.
+    """
+    with ExitStack() as stack:
+        story = stack.enter_context(told(seed, folder, server))
+        texts = [model.text for model in story.prod.values()]
+        os.environ[ROLE] = "run"
+        try:
+            story.check_prod()
+            for _ in range(story.rng.choice((1, 1, 2))):
+                story.change()
+                if story.rng.random() < 0.3:
+                    story.preview()
+                story.apply()
+            story.end()
+        except Exception as error:
+            for pid in story.later.values():
+                wait_until(partial(has_ended, pid))
+            log = story.shop.project.parent / "log"
+            logged = [line for line in log.read_text().splitlines() if " DEBUG " not in line] if log.exists() else []
+            lines = [*texts, *story.actions, f"{error}", traceback.format_exc(limit=-4), *logged[-15:]]
+            raise AssertionError("\n    ".join(lines)) from error
+        finally:
+            del os.environ[ROLE]
+    return story
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stories", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1, help="the seed of the first story; the next has the next")
+    parser.add_argument("--duckdb", action="store_true", help="tell the stories on DuckDB, whose file is the lock")
+    arguments = parser.parse_args()
+    begin, failed, counts = time.monotonic(), [], Counter[str]()
+    with ExitStack() as stack:
+        stack.enter_context(worker_zygote.forked_workers())
+        server = None if arguments.duckdb else stack.enter_context(postgres_server())
+        for seed in range(arguments.seed, arguments.seed + arguments.stories):
+            since = time.monotonic()
+            with tempfile.TemporaryDirectory() as folder:
+                try:
+                    story = try_story(seed, Path(folder).resolve(), server)
+                except KeyboardInterrupt:
+                    break
+                except AssertionError as error:  # the next stories are told too
+                    failed.append(seed)
+                    print(f"seed {seed} FAILED: {error}", flush=True)
+                    continue
+            counts += story.counts + Counter(stories=1)
+            text = f"{len(story.prod)} models, {len(story.actions)} actions, {time.monotonic() - since:.0f} seconds"
+            print(f"seed {seed}: {text}", flush=True)
+    for name, number in sorted(counts.items()):
+        print(f"{name}: {number}")
+    print(f"failed: {failed}, {time.monotonic() - begin:.0f} seconds")
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()
