@@ -233,6 +233,7 @@ class BesideRuns:
 
         if not self._lock.is_file or self._interrupted_since is not None:
             self._before = self._intervals_shown()
+            self._note_interrupted(plan)
             evaluator.visit_backfill_stage = visit_backfill_stage
             evaluator.visit_environment_record_update_stage = visit_environment_record_update_stage
         if not plan.is_dev and self._changes_shared_tables(plan):
@@ -304,7 +305,7 @@ class BesideRuns:
         new = {name: node for name, node in snapshots.items() if not self._is_shown(node)}
         others = {name: node for name, node in snapshots.items() if name not in new}
         gaps = self._gaps(stage, plan, others) if has_lock else {}
-        started = self._started(new, stage.deployability_index)
+        started = self._context.started
         rewritten = Rewritten(new, others, self._shown, computed_ranges(self._context), gaps)
         again = rewritten.again(stage.deployability_index, started)
         self._context.started = dict.fromkeys(started, looked_at)
@@ -340,14 +341,14 @@ class BesideRuns:
         )
         return BackfillStage({}, set(), {node.name: node for node in snapshots.values()}, index)
 
-    def _started(self, new: Mapping[str, Snapshot], index: DeployabilityIndex) -> dict[str, int]:
-        """When each new version has begun to read. An interrupted plan may have computed some of them."""
-        started = self._context.started
-        if self._interrupted_since is not None:
-            computed = [name for name, node in new.items() if computed_intervals(node, index)]
-            started = {**started, **dict.fromkeys(computed, self._interrupted_since)}
-            self._interrupted_since = None
-        return started
+    def _note_interrupted(self, plan: EvaluatablePlan) -> None:
+        """Note that an interrupted plan or preview may have begun to compute what is there of the new versions."""
+        if self._interrupted_since is None:
+            return
+        stage = self._stage(plan)
+        for name, node in stage.all_snapshots.items():
+            if not self._is_shown(node) and computed_intervals(node, stage.deployability_index):
+                self._context.started[name] = self._interrupted_since
 
     def _gaps(
         self, stage: BackfillStage, plan: EvaluatablePlan, shown: Mapping[str, Snapshot]
