@@ -116,8 +116,8 @@ def made_up_for(went_on: msg.RunsWentOn | None, models: Iterable[msg.PlannedMode
     names = {model.fqn: model.name for model in models}
     yield f"Runs went on meanwhile, and waited for {went_on.seconds:.1f} s at most."
     for why, by_model in (
-        ("Computed again, because runs had rewritten what was read", went_on.rewritten),
-        ("Computed too, because runs had computed these intervals of the old versions", went_on.newer),
+        ("Computed again, because runs rewrote the source meanwhile", went_on.rewritten),
+        ("Computed as well, because runs computed it for the old versions meanwhile", went_on.newer),
     ):
         if by_model:
             named = [f"{names.get(fqn, fqn)} ({ranges(intervals)})" for fqn, intervals in sorted(by_model.items())]

@@ -166,7 +166,7 @@ def test_a_run_does_not_wait_for_the_backfill_and_the_plan_computes_what_the_run
         assert "Waiting" not in run.log
         assert warehouse.rows("days") == ALL, "by the old version"
     applied = warehouse.end(process)
-    assert f"intervals of the old versions: t.days ({day(3)} to {day(1)} (3 days))." in applied.log
+    assert f"for the old versions meanwhile: t.days ({day(3)} to {day(1)} (3 days))." in applied.log
     assert warehouse.rows("days") == ALL
     assert warehouse.query("SELECT count(paused) FROM t.days") == [(5,)]
     assert shop.launch().status_of("t/days") == "up_to_date"
@@ -180,7 +180,7 @@ def test_an_interval_that_is_restated_while_a_new_version_reads_it_is_computed_a
         run = shop.launch(ops=restate, assets=["t/orders"])
         assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
     applied = warehouse.end(process)
-    assert f"runs had rewritten what was read: t.days ({day(5)})." in applied.log
+    assert f"runs rewrote the source meanwhile: t.days ({day(5)})." in applied.log
     assert warehouse.rows("days")[0] == (day(5), 50)
 
 
@@ -225,7 +225,7 @@ def test_behind_a_new_view_only_the_rewritten_intervals_are_read_again(warehouse
         restate = {"sqlmesh_shop": {"restate": {"start": day(5), "end": day(5)}}}
         assert shop.launch(ops=restate, assets=["t/orders"]).status is SUCCESS
     applied = warehouse.end(process)
-    assert f"runs had rewritten what was read: t.behind ({day(5)}), t.days ({day(5)})." in applied.log
+    assert f"runs rewrote the source meanwhile: t.behind ({day(5)}), t.days ({day(5)})." in applied.log
     assert warehouse.rows("behind") == [(day(5), 51), (day(4), 5)]
 
 
@@ -350,7 +350,7 @@ def test_a_gap_that_a_failed_run_leaves_is_filled_and_read_again(warehouse: Ware
         warehouse.leave_gap("orders")
         warehouse.query(f"UPDATE raw.orders SET n = 40 WHERE day = '{day(4)}'")
     applied = warehouse.end(process)
-    assert f"runs had rewritten what was read: t.days ({day(5)} to {day(4)} (2 days))." in applied.log
+    assert f"runs rewrote the source meanwhile: t.days ({day(5)} to {day(4)} (2 days))." in applied.log
     assert warehouse.rows("days") == [ALL[0], (day(4), 40)]
 
 
@@ -370,5 +370,5 @@ def test_what_was_read_between_the_delete_and_the_insert_of_a_run_is_read_again(
             run.communicate(timeout=300)
     applied = warehouse.end(process)
     assert warehouse.rows("days") == ALL[:2]
-    assert f"runs had rewritten what was read: t.days ({day(5)})." in applied.log
+    assert f"runs rewrote the source meanwhile: t.days ({day(5)})." in applied.log
     assert shop.launch().status is SUCCESS

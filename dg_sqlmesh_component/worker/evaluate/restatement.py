@@ -85,7 +85,7 @@ class RestatementContext(EvaluationContext):
         self.tracker.replaced = Replaced(replaces_table, replaces_rows)
 
     def _waiting_nodes(self, snapshots: Mapping[str, Snapshot], coverages: Coverages) -> Iterable[msg.Event]:
-        """Why models wait of which nothing is computed: all their intervals are held back."""
+        """Why models wait: all their intervals are held back."""
         waiting = self.tracker.held_back_by.keys() & set(self.request.models)
         return idle_nodes(self.request, waiting, snapshots, self.tracker, coverages)
 

@@ -52,9 +52,9 @@ class RunContext(EvaluationContext):
         return _STATUS[status]
 
     def _is_changing(self, stack: ExitStack) -> bool:
-        """Whether a plan goes on, beside which the janitor must not work. Else none begins before the stack is closed.
+        """Whether a plan goes on. If none does, none begins before the stack is closed.
 
-        The janitor merges the intervals by which the plan finds what runs have rewritten meanwhile.
+        The janitor must not work during a plan: it merges the intervals in which the plan finds what runs rewrote.
         """
         pipe = self.tracker.pipe
         try:

@@ -88,7 +88,11 @@ class _Models:
         self._is_dev = plan.is_dev
         self._index = plan.deployability_index
         # SQLMesh decides by this index what it computes after the promotion. A plan of prod has another one.
-        self._before_promotion = DeployabilityIndex.create(plan.context_diff.snapshots, start=plan.start)
+        self._before_promotion = (
+            None
+            if plan.is_dev or is_file_locked(context)
+            else DeployabilityIndex.create(plan.context_diff.snapshots, start=plan.start)
+        )
         self._naming = plan.environment_naming_info
         self._projects = {config.project for config in context.configs.values()}
         self._missing = {of_model.snapshot_id: of_model.intervals for of_model in plan.missing_intervals}
@@ -148,8 +152,7 @@ class _Models:
             other_columns=None if others is None else tuple(others),
             diff=_without_header(diff.text_diff(snapshot.name)) if change in ("changed", "metadata") else "",
             intervals=len(missing) if is_incremental(snapshot) else min(len(missing), 1),
-            follows_promotion=bool(missing)
-            and not (self._is_dev or snapshot.is_seed or self._before_promotion.is_representative(snapshot)),
+            follows_promotion=self._follows_promotion(snapshot) and bool(missing),
             waiting=len(all_missing) - len(missing) if is_incremental(snapshot) else int(missing != all_missing),
             waits_for=tuple(sorted(waits_for)),
             loses=_loses(snapshot, old, subtract(all_missing, missing)),
@@ -166,6 +169,11 @@ class _Models:
             if self._is_dev or old is None or old.version != snapshot.version
             else _kept_rows(snapshot, missing),
         )
+
+    def _follows_promotion(self, snapshot: Snapshot) -> bool:
+        if self._before_promotion is None or snapshot.is_seed:
+            return False
+        return not self._before_promotion.is_representative(snapshot)
 
     def _view(self, snapshot: Snapshot) -> str:
         if not snapshot.is_model or snapshot.is_symbolic:
