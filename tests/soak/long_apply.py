@@ -30,6 +30,8 @@ from postgres import Server, postgres_server
 
 PAUSE = 2
 """Seconds of each day of the changed model."""
+TASKS = 2
+"""How many days SQLMesh computes at once, as in the configuration of the tests' server."""
 DAYS = 5
 OP = "sqlmesh_shop"
 OTHERS = [f"t/other{number}" for number in range(3)]
@@ -136,7 +138,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--runs", type=int, default=30)
     options = parser.parse_args()
-    days = max(DAYS + 1, round(options.minutes * 60 / PAUSE))
+    days = max(DAYS + 1, round(TASKS * options.minutes * 60 / PAUSE))
     with tempfile.TemporaryDirectory() as folder, postgres_server() as server:
         root = Path(folder).resolve()
         (root / "beside").mkdir()
