@@ -1070,7 +1070,7 @@ class RunsWentOn(Event):
 
     Attributes:
         seconds: How long they had to wait.
-        rewritten: By fqn, the intervals that were computed again because runs had rewritten what they had read.
+        rewritten: By fqn, the intervals that were computed again because runs rewrote their source meanwhile.
         newer: By fqn, the intervals that runs had computed of old versions, and the plan then of new ones.
         while_compared: The names of prod's models that runs have computed while the preview was compared with them.
     """

@@ -180,7 +180,7 @@ class BesideRuns:
     """Applies one plan with SQLMesh's evaluator of plans, and holds the lock of runs where it has to.
 
     Attributes:
-        rewritten: By name, the intervals that were computed again because runs had rewritten what they had read.
+        rewritten: By name, the intervals that were computed again because runs rewrote their source meanwhile.
         newer: By name, the intervals that runs had computed of old versions, and the plan then of new ones.
     """
 
@@ -241,7 +241,7 @@ class BesideRuns:
         evaluator.evaluate(plan, circuit_breaker=circuit_breaker)
 
     def event(self) -> msg.RunsWentOn | None:
-        """What was made up for, after the plan; None if the state's file is the lock."""
+        """What the plan computed because of runs; None if the state's file is the lock."""
         if self._lock.is_file:
             return None
         return msg.RunsWentOn(round(self._lock.seconds_held, 1), self.rewritten, self.newer)
@@ -342,7 +342,7 @@ class BesideRuns:
         return BackfillStage({}, set(), {node.name: node for node in snapshots.values()}, index)
 
     def _note_interrupted(self, plan: EvaluatablePlan) -> None:
-        """Note that an interrupted plan or preview may have begun to compute what is there of the new versions."""
+        """Note new versions with intervals: an interrupted plan or preview may have computed them."""
         if self._interrupted_since is None:
             return
         stage = self._stage(plan)
