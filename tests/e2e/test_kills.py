@@ -41,7 +41,7 @@ def test_retries_compute_the_rest_after_each_process_was_killed(production: Prod
             production.wait_at_gate(runs[-1])
             kill(production.processes_of(runs[-1])[victim])
             assert production.end_of(runs[-1]).status is dg.DagsterRunStatus.FAILURE
-            runs.append(production.retry_of(runs[-1]))
+            runs.append(production.retry_or_reexecute(runs[-1]))
         production.wait_at_gate(runs[-1])
         production.kill("daemon")
         queued = production.launch()
