@@ -24,7 +24,7 @@ from dg_sqlmesh_component.dagster_internals import was_started_for_a_step_of
 from dg_sqlmesh_component.definitions.code_location import CodeLocation, component_label
 from dg_sqlmesh_component.definitions.lookup import key_of_model, selected
 from dg_sqlmesh_component.definitions.op import ComponentOp
-from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.definitions.project_assets import OwnChecks, ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.definitions.translator import Translator
 from dg_sqlmesh_component.plan.job import build_deploy_jobs, build_preview_jobs
@@ -265,9 +265,11 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
                 lambda spec, node, audit: (
                     self.get_asset_check_spec(spec, node, audit) if self.audits.has_check(audit) else None
                 ),
-                status_checks=self.execution_status_check,
-                intervals_slack=self.intervals_check.slack if self.intervals_check else None,
-                late_data_checks=self.external_models.late != "ignore",
+                OwnChecks(
+                    self.execution_status_check,
+                    self.intervals_check.slack if self.intervals_check else None,
+                    late_data=self.external_models.late != "ignore",
+                ),
             )
         finally:
             self._is_translating = False

@@ -32,6 +32,21 @@ CheckSpecOf = Callable[[dg.AssetSpec, Model | StandaloneAudit, Audit], dg.AssetC
 
 
 @dataclass(frozen=True)
+class OwnChecks:
+    """The checks that models have beside those of their audits.
+
+    Attributes:
+        status: Whether each model has the check of its execution.
+        intervals_slack: How long an interval may be missing before the intervals check fails; None for no check.
+        late_data: Whether models that read awaited tables have the check for late data.
+    """
+
+    status: bool = True
+    intervals_slack: timedelta | None = None
+    late_data: bool = False
+
+
+@dataclass(frozen=True)
 class ProjectAssets:
     """The assets and checks of a project, and the SQLMesh nodes that they belong to.
 
@@ -87,10 +102,7 @@ class ProjectAssets:
         translator: Translator,
         spec_of: SpecOf,
         check_spec_of: CheckSpecOf,
-        *,
-        status_checks: bool = True,
-        intervals_slack: timedelta | None = None,
-        late_data_checks: bool = False,
+        own: OwnChecks,
     ) -> ProjectAssets:
         """Translate the selected models. Refuse assets that share a key, and overridden specs that cannot be used."""
         manifest, models = translator.manifest, translator.upstream.models
@@ -100,11 +112,11 @@ class ProjectAssets:
         _refuse_key_collisions(chosen, fqn_by_key, translator.upstream)
         checks = _Checks(check_spec_of)
         for model in chosen:
-            if status_checks:
+            if own.status:
                 checks.add_own(translator.status_check_spec(specs[model.fqn].key), model)
-            if intervals_slack is not None and model.is_incremental:
-                checks.add_own(translator.intervals_check_spec(specs[model.fqn].key, intervals_slack), model)
-            tables = tables_behind_views(model, models) if late_data_checks and model.is_incremental else set()
+            if own.intervals_slack is not None and model.is_incremental:
+                checks.add_own(translator.intervals_check_spec(specs[model.fqn].key, own.intervals_slack), model)
+            tables = tables_behind_views(model, models) if own.late_data and model.is_incremental else set()
             if not tables.isdisjoint(translator.upstream.awaited):
                 checks.add_own(translator.late_data_check_spec(specs[model.fqn].key), model)
             for audit in model.audits:
@@ -133,7 +145,7 @@ class ProjectAssets:
             fqn_by_key=fqn_by_key,
             node_by_check=checks.node_by_check,
             check_by_audit=checks.check_by_audit,
-            intervals_slack=intervals_slack,
+            intervals_slack=own.intervals_slack,
             awaited=translator.upstream.awaited,
         )
 

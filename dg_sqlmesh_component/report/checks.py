@@ -95,8 +95,7 @@ class Checks:
         else:
             # The metadata contains the error, and the step logs it. Dagster logs this text again, in quotes.
             sentence, metadata = self.wording.summary_with_error(node), status_metadata(self.wording, node)
-            # A model that the run did not touch has not failed.
-            verdict = Verdict.WARNING if node.is_untouched else node.verdict
+            verdict = node.verdict
         unrestated = self.wording.unrestated(node.fqn, node.unrestated)
         verdict = Verdict.FAILED if unrestated else verdict
         return _result(check, verdict, " ".join([sentence, *unrestated]), metadata)

@@ -72,6 +72,7 @@ class Rule:
 
     Attributes:
         verdict_if_cancelled: The verdict if the run was cancelled.
+        verdict_if_untouched: The verdict if the run has not begun with the node.
         repeats: Whether the data is unchanged, so that the last results of the model's audits are repeated.
         waits: Whether pending intervals wait for something, which the metadata names.
         is_cause: For a failure: whether the step's Failure describes it with its error. Otherwise, the Failure lists it
@@ -80,6 +81,7 @@ class Rule:
 
     verdict: Verdict
     verdict_if_cancelled: Verdict = Verdict.FAILED
+    verdict_if_untouched: Verdict = Verdict.FAILED
     event: Event = Event.OBSERVATION
     releases: Released = Released.NONE
     repeats: bool = False
@@ -101,11 +103,13 @@ RULES: Mapping[Outcome, Rule] = {
     Outcome.EXECUTED: Rule(Verdict.PASSED, event=Event.MATERIALIZATION, releases=Released.ALL),
     Outcome.UP_TO_DATE: Rule(Verdict.PASSED, event=Event.OPTIONAL_OBSERVATION, releases=Released.ALL, repeats=True),
     Outcome.WAITING: Rule(Verdict.WARNING, releases=Released.OWN_PROJECT, repeats=True, waits=True),
-    Outcome.BLOCKED: Rule(Verdict.FAILED),
+    Outcome.BLOCKED: Rule(Verdict.FAILED, verdict_if_untouched=Verdict.WARNING),
     Outcome.FAILED: Rule(Verdict.FAILED, is_cause=True),
     Outcome.AUDIT_FAILED: Rule(Verdict.FAILED, is_cause=True),
     Outcome.PARTLY_EXECUTED: Rule(Verdict.FAILED, is_cause=True),
-    Outcome.INTERRUPTED: Rule(Verdict.FAILED, verdict_if_cancelled=Verdict.WARNING),
+    Outcome.INTERRUPTED: Rule(
+        Verdict.FAILED, verdict_if_cancelled=Verdict.WARNING, verdict_if_untouched=Verdict.WARNING
+    ),
     Outcome.NOT_IN_ENVIRONMENT: Rule(Verdict.FAILED),
 }
 
@@ -198,8 +202,10 @@ class NodeOutcome:
     @property
     def verdict(self) -> Verdict:
         """The result of the node's status check."""
-        is_cancelled = self.is_cancelled and self.outcome.is_failure
-        return self.outcome.rule.verdict_if_cancelled if is_cancelled else self.outcome.rule.verdict
+        rule = self.outcome.rule
+        if self.is_untouched:
+            return rule.verdict_if_untouched
+        return rule.verdict_if_cancelled if self.is_cancelled and self.outcome.is_failure else rule.verdict
 
     @property
     def was_not_started(self) -> bool:
@@ -208,8 +214,8 @@ class NodeOutcome:
 
     @property
     def is_untouched(self) -> bool:
-        """Whether the run failed without having begun with this node."""
-        return self.outcome is Outcome.BLOCKED or (self.outcome is Outcome.INTERRUPTED and self.was_not_started)
+        """Whether the run failed without having begun with this node, and not because of it."""
+        return self.was_not_started and self.outcome.rule.verdict_if_untouched is Verdict.WARNING
 
     @property
     def unrestated(self) -> tuple[msg.Interval, ...]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.attributes import Restate
 from dg_sqlmesh_component.dagster_internals import log_step_metadata
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.check_results import last_results
-from dg_sqlmesh_component.history.costs import estimates, restatement_costs
+from dg_sqlmesh_component.history.costs import estimates
 from dg_sqlmesh_component.history.recorded_cost import RecordedCost
 from dg_sqlmesh_component.history.sources import Source
 from dg_sqlmesh_component.protocol import messages as msg
@@ -26,8 +25,8 @@ from dg_sqlmesh_component.report.prediction import (
 )
 from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.run.ledger import Ledger
-from dg_sqlmesh_component.run.limits import not_loaded_refusal, over_budget, restatement_refusal
-from dg_sqlmesh_component.run.request import budget_of
+from dg_sqlmesh_component.run.limits import Limits, over_budget
+from dg_sqlmesh_component.run.request import limits_of
 from dg_sqlmesh_component.run.run_log import RunLog
 from dg_sqlmesh_component.worker_client.session import WorkerSession
 
@@ -50,15 +49,7 @@ def predict(
     wording = Wording(settings.assets, request.environment, sources=sources)
     try:
         log = RunLog(context, wording, set(), settings.owned)
-        limits = (settings.attributes.restate or Restate(), budget_of(context, settings))
-
-        def why_refused(planned: msg.RestatementPlanned) -> str | None:
-            costs = restatement_costs(context.instance, settings.assets, planned)
-            log.restatement(planned, costs)
-            not_loaded = not_loaded_refusal(settings.assets, planned, sources)
-            return not_loaded or restatement_refusal(planned, *limits, costs.values())
-
-        outcomes = _outcomes_if_all_succeed(request, session, log, why_refused)
+        outcomes = _outcomes_if_all_succeed(request, session, log, limits_of(context, settings, sources))
     except REFUSALS as refusal:
         log_step_metadata(context, "Dry run", {"sqlmesh/refusal": dg.MetadataValue.text(str(refusal))})
         context.log.error(f"Dry run: a run would be refused, and nothing would be computed.{block(str(refusal))}")
@@ -76,10 +67,7 @@ def predict(
 
 
 def _outcomes_if_all_succeed(
-    request: msg.EvaluationRequest,
-    session: WorkerSession,
-    log: RunLog,
-    why_refused: Callable[[msg.RestatementPlanned], str | None],
+    request: msg.EvaluationRequest, session: WorkerSession, log: RunLog, limits: Limits
 ) -> list[NodeOutcome]:
     """The outcomes of a run in which each planned batch finishes.
 
@@ -96,7 +84,7 @@ def _outcomes_if_all_succeed(
             session.answer(msg.Records())
         elif isinstance(event, msg.RestatementPlanned):
             ledger.add(event.added)
-            if why := why_refused(event):
+            if why := limits.refuse_restatement(event, log):
                 raise ConfigurationError(why)
             session.answer(msg.GoAhead())
         elif isinstance(event, msg.EvaluationPlanned) and event.batches and request.restate is None:

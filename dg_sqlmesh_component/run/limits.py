@@ -3,14 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
+
+import dagster as dg
 
 from dg_sqlmesh_component.config.attributes import Budget, Restate
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.history.costs import computed_range, estimates, restatement_costs
 from dg_sqlmesh_component.history.recorded_cost import RecordedCost
 from dg_sqlmesh_component.history.sources import Source
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, decimal_text, listed
+from dg_sqlmesh_component.run.run_log import RunLog
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a step may compute.
+
+    Attributes:
+        sources: The awaited tables that are not complete.
+    """
+
+    instance: dg.DagsterInstance
+    assets: ProjectAssets
+    restate: Restate
+    budget: Budget
+    sources: Mapping[str, Source]
+
+    def refuse_restatement(self, planned: msg.RestatementPlanned, log: RunLog) -> str | None:
+        """Log what a restatement computes. Return why it is not computed; None if it is."""
+        costs = restatement_costs(self.instance, self.assets, planned)
+        log.restatement(planned, costs)
+        not_loaded = not_loaded_refusal(self.assets, planned, self.sources)
+        return not_loaded or restatement_refusal(planned, self.restate, self.budget, costs.values())
+
+    def refuse_run(self, planned: msg.EvaluationPlanned) -> str | None:
+        """Return why the planned batches of a run are not computed; None if they are."""
+        if self.budget == Budget():
+            return None
+        return run_refusal(self.budget, estimates(self.instance, self.assets, computed_range(planned)).values())
 
 
 def over_budget(budget: Budget, costs: Iterable[RecordedCost]) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Set
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.attributes import Budget
+from dg_sqlmesh_component.config.attributes import Budget, Restate
 from dg_sqlmesh_component.config.run_config import (
     SQLMeshRunConfig,
     chosen_environment,
@@ -27,6 +27,7 @@ from dg_sqlmesh_component.history.sources import Source, awaited_sources, not_aw
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import listed, unquoted
+from dg_sqlmesh_component.run.limits import Limits
 from dg_sqlmesh_component.run.run_log import RESULT_TAG
 
 
@@ -161,9 +162,11 @@ def loads_of(context: dg.AssetExecutionContext, settings: Settings) -> SourceLoa
     return source_loads(context.instance, repository_of(context.op_execution_context), settings)
 
 
-def budget_of(context: dg.AssetExecutionContext, settings: Settings) -> Budget:
-    """What the run may cost; no limit if its run config goes on over the budget."""
-    return Budget() if _run_config(context).over_budget else settings.attributes.budget
+def limits_of(context: dg.AssetExecutionContext, settings: Settings, sources: Mapping[str, Source]) -> Limits:
+    """What the run may compute. There is no budget if its run config goes on over it."""
+    attributes = settings.attributes
+    budget = Budget() if _run_config(context).over_budget else attributes.budget
+    return Limits(context.instance, settings.assets, attributes.restate or Restate(), budget, sources)
 
 
 def reported_checks(context: dg.AssetExecutionContext) -> Set[dg.AssetCheckKey]:

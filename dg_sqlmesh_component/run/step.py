@@ -12,11 +12,9 @@ from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.attributes import Budget, Restate
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import mark_as_computing
 from dg_sqlmesh_component.history.check_results import last_evaluations, shown_evaluations
-from dg_sqlmesh_component.history.costs import computed_range, estimates, restatement_costs
 from dg_sqlmesh_component.history.earlier_results import not_evaluated
 from dg_sqlmesh_component.history.sources import Source
 from dg_sqlmesh_component.history.unfinished_restatements import finish, unfinished_restatements
@@ -35,11 +33,10 @@ from dg_sqlmesh_component.run import retry_decision
 from dg_sqlmesh_component.run.changed_step import refuse_changed_step
 from dg_sqlmesh_component.run.dry_run import predict
 from dg_sqlmesh_component.run.ledger import Ledger
-from dg_sqlmesh_component.run.limits import not_loaded_refusal, restatement_refusal, run_refusal
 from dg_sqlmesh_component.run.request import (
-    budget_of,
     build_request,
     ignores_sources,
+    limits_of,
     loads_of,
     reported_checks,
     run_tags,
@@ -140,8 +137,7 @@ class _Step:
         self._assets = assets
         self._request = request
         self._retries = execution.retries
-        self._budget = budget_of(context, settings)
-        self._limits = settings.attributes.restate or Restate()
+        self._limits = limits_of(context, settings, sources)
         self._computing_since: int | None = None
         self._restatement = RestatementMemory(context, assets)
         self._not_cancelled: msg.QueriesNotCancelled | None = None
@@ -201,8 +197,7 @@ class _Step:
 
     def _failure(self) -> dg.Failure | None:
         problems = [*self._problems, *self._results.known_failures]
-        is_restatement = self._request.restate is not None
-        advice = correction_advice(is_restatement=is_restatement, plan_command=self._plan_command)
+        advice = correction_advice(is_restatement=self._request.restate is not None, plan_command=self._plan_command)
         return build_failure(self._wording, self._results.outcomes, self._results.audited, problems, advice)
 
     # -- attempts ---------------------------------------------------------------------------------
@@ -244,18 +239,11 @@ class _Step:
 
     def _refusal(self, event: msg.Event) -> str | None:
         """Why the planned intervals are not computed. If they are, the worker gets its answer."""
-        instance = self._context.instance
         match event:
             case msg.RestatementPlanned():
-                costs = restatement_costs(instance, self._assets, event)
-                self._log.restatement(event, costs)
-                refusal = not_loaded_refusal(self._assets, event, self._wording.sources) or restatement_refusal(
-                    event, self._limits, self._budget, costs.values()
-                )
+                refusal = self._limits.refuse_restatement(event, self._log)
             case msg.EvaluationPlanned() if event.batches and self._request.restate is None:
-                has_limit = self._budget != Budget()
-                costs = estimates(instance, self._assets, computed_range(event)) if has_limit else {}
-                refusal = run_refusal(self._budget, costs.values())
+                refusal = self._limits.refuse_run(event)
             case _:
                 return None
         if refusal is None:
@@ -293,9 +281,7 @@ class _Step:
         """Report models that SQLMesh adds to a restatement like the requested ones."""
         self._ledger.add(models)
         self._request = replace(self._request, models=tuple(dict.fromkeys([*self._request.models, *models])))
-        if self._wording.is_declared:
-            keys = {self._assets.key(fqn) for fqn in models if fqn in self._assets.specs}
-            self._results.selected |= {check for check in self._assets.checks if check.asset_key in keys}
+        self._results.select_checks_of(models)
 
     def _next_attempt(self, finished_attempts: int, end: retry_decision.End) -> msg.EvaluationRequest | None:
         if self._retries is None or finished_attempts > self._retries.max_retries or self.session.is_cancelled:

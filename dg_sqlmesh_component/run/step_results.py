@@ -11,21 +11,18 @@ import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import forget_data_version, is_only_step
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
-from dg_sqlmesh_component.history.check_results import last_evaluations, last_results
+from dg_sqlmesh_component.history.check_results import last_evaluations
 from dg_sqlmesh_component.history.earlier_results import EarlierResult, key_of, not_evaluated
 from dg_sqlmesh_component.history.source_loads import SourceLoads
-from dg_sqlmesh_component.protocol.formatting import counted, listed
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.late_data import late_data_result
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
 from dg_sqlmesh_component.report.results import materialization, observation
 from dg_sqlmesh_component.run.downstream_release import DownstreamRelease
+from dg_sqlmesh_component.run.earlier_checks import EarlierChecks
 from dg_sqlmesh_component.run.run_log import RunLog
 from dg_sqlmesh_component.run.step_records import StepRecords
-
-MAX_NAMED_CHECKS = 3
-"""How many checks without a result the log names. After a first plan, no check has a result."""
 
 
 @dataclass
@@ -59,12 +56,18 @@ class StepResults:
     def __post_init__(self) -> None:
         self._wording = self.checks.wording
         self._assets = self._wording.assets
+        self._earlier = EarlierChecks(self.context, self.checks)
+
+    def select_checks_of(self, models: Collection[str]) -> None:
+        """Also report the checks of these models. In an environment without assets, no check is reported."""
+        if self._wording.is_declared:
+            keys = {self._assets.key(fqn) for fqn in models if fqn in self._assets.specs}
+            self.selected |= {check for check in self._assets.checks if check.asset_key in keys}
 
     def report(self, settled: Sequence[NodeOutcome | AuditOnlyOutcome]) -> Iterator[Any]:
         """The results of settled nodes, parents before children."""
-        earlier = self._earlier_results([outcome for outcome in settled if self._reports_unchanged(outcome)])
-        earlier |= self._earlier_audits([outcome for outcome in settled if isinstance(outcome, NodeOutcome)])
-        earlier |= self._earlier_statuses([outcome for outcome in settled if isinstance(outcome, AuditOnlyOutcome)])
+        earlier = self._earlier.of_unchanged([outcome for outcome in settled if self._reports_unchanged(outcome)])
+        earlier |= self._earlier.of_others(settled, self.selected)
         for outcome in settled:
             self.known_failures += self._wording.unrestated(outcome.fqn, outcome.unrestated)
             self.log.audits(outcome)
@@ -82,7 +85,7 @@ class StepResults:
     def fill_in(self) -> Iterator[Any]:
         """A result for each check that has none. If a step fails, Dagster would show these checks as failed."""
         left_out = self.unobserved if self._is_only_step else []
-        earlier = self._earlier_results(left_out)
+        earlier = self._earlier.of_unchanged(left_out)
         for outcome in left_out:
             yield from self._check_results(outcome, earlier)
         for outcome in self.outcomes:
@@ -190,53 +193,8 @@ class StepResults:
         self.reported.add(key_of(result))
         return result
 
-    # -- earlier runs -----------------------------------------------------------------------------
-
     def _reports_unchanged(self, outcome: NodeOutcome | AuditOnlyOutcome) -> bool:
         """Whether the checks of a node whose data is unchanged are reported now."""
         if isinstance(outcome, AuditOnlyOutcome) or not outcome.outcome.rule.repeats:
             return False
         return self._wording.is_declared and (self._is_observed(outcome) or not self._is_only_step)
-
-    def _earlier_results(
-        self, unchanged: Collection[NodeOutcome | AuditOnlyOutcome]
-    ) -> dict[dg.AssetCheckKey, EarlierResult]:
-        """The last known results of the selected audits of these nodes. Those that are not repeated are logged."""
-        outcome_by_check = {
-            check: outcome
-            for outcome in unchanged
-            for check in self._assets.audit_checks.get(outcome.fqn, ())
-            if check in self.context.selected_asset_check_keys and isinstance(outcome, NodeOutcome)
-        }
-        if not outcome_by_check:
-            return {}
-        results = last_results(self.context.instance, outcome_by_check, self._wording.environment)
-        checks_by_reason: dict[str, list[str]] = {}
-        for check, outcome in outcome_by_check.items():
-            if why := self.checks.why_not_repeated(outcome, results.get(check)):
-                checks_by_reason.setdefault(why, []).append(f"{check.asset_key.to_user_string()}:{check.name}")
-        for why, checks in checks_by_reason.items():
-            self.context.log.info(
-                f"Not evaluated in this run: {counted(len(checks), 'audit')} of models that were not executed. No "
-                f"earlier result is repeated, because {why}. To evaluate audits now, execute their checks alone: "
-                f"{listed(checks, MAX_NAMED_CHECKS)}."
-            )
-        return results
-
-    def _earlier_audits(self, settled: Sequence[NodeOutcome]) -> dict[dg.AssetCheckKey, EarlierResult]:
-        """The last results of audits that were now evaluated on some intervals of their models only."""
-        checks = [
-            check
-            for outcome in settled
-            if outcome.coverage is not None and outcome.outcome.rule.materializes and self._wording.is_declared
-            for check in self._assets.checks_of_results(outcome.fqn, outcome.audits)
-            if check in self.selected
-        ]
-        return last_results(self.context.instance, checks, self._wording.environment) if checks else {}
-
-    def _earlier_statuses(self, audited: Sequence[AuditOnlyOutcome]) -> dict[dg.AssetCheckKey, EarlierResult]:
-        """The last status checks of nodes that did not run."""
-        statuses = [
-            check for outcome in audited for check in self._selected_of(outcome.fqn) if check.name == STATUS_CHECK
-        ]
-        return last_results(self.context.instance, statuses, self._wording.environment) if statuses else {}

@@ -18,7 +18,7 @@ from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import listed, short_hash
 from dg_sqlmesh_component.schedule.late_data import late_results, restatements
 from dg_sqlmesh_component.schedule.ready import ready_models
-from dg_sqlmesh_component.schedule.tick import request_run, too_many
+from dg_sqlmesh_component.schedule.tick import choose_assets, too_many
 
 
 def build_source_sensor(configured: Schedule, name: str, job: str, settings: Settings) -> dg.SensorDefinition:
@@ -74,11 +74,11 @@ def evaluate_tick(
     named = listed(sorted({event.asset.to_user_string() for event in news.values()}))
     requests, reason = [], f"Materialized: {named}. It makes no model ready."
     if made_ready := _made_ready(ready.pending, news, settings):
-        request = request_run(context, assets, active, made_ready, f"{name} {short_hash([cursor])}", tags)
-        if isinstance(request, dg.SkipReason):
-            reason = request.skip_message or reason
+        chosen = choose_assets(context, assets, active, made_ready)
+        if isinstance(chosen, dg.SkipReason):
+            reason = chosen.skip_message or reason
         else:
-            requests.append(request)
+            requests.append(dg.RunRequest(f"{name} {short_hash([cursor])}", asset_selection=chosen, tags=dict(tags)))
     late = list(restatements(context.instance, settings, loads, ready)) if loads else []
     now = late[:1] if not active else []
     return dg.SensorResult(

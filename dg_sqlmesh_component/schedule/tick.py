@@ -63,8 +63,12 @@ def evaluate_tick(
     late = next(restatements(context.instance, settings, loads, ready), None) if loads else None
     request: dg.RunRequest | dg.SkipReason = dg.SkipReason(ready.why_none)
     if ready.pending:
+        chosen = choose_assets(context, settings.assets, active, ready.pending)
         run_key = f"{timetable.name} {context.scheduled_execution_time.isoformat()}"
-        request = request_run(context, settings.assets, active, ready.pending, run_key, tags)
+        if isinstance(chosen, dg.SkipReason):
+            request = chosen
+        else:
+            request = dg.RunRequest(run_key, asset_selection=chosen, tags=dict(tags))
     if late is None:
         return [request]
     return [late, request] if isinstance(request, dg.RunRequest) else [late]
@@ -81,15 +85,13 @@ def too_many(active: Sequence[ActiveRun]) -> dg.SkipReason | None:
     )
 
 
-def request_run(
+def choose_assets(
     context: dg.ScheduleEvaluationContext | dg.SensorEvaluationContext,
     assets: ProjectAssets,
     active: Sequence[ActiveRun],
     pending: Mapping[str, tuple[int, str]],
-    run_key: str,
-    tags: Mapping[str, str],
-) -> dg.RunRequest | dg.SkipReason:
-    """Request a run of pending models, and of the assets between them, without those that a run in progress computes.
+) -> list[dg.AssetKey] | dg.SkipReason:
+    """The assets of pending models, and those between them, without the models that a run in progress computes.
 
     Args:
         pending: Since when each model is pending (epoch milliseconds), and why, by fqn.
@@ -111,11 +113,7 @@ def request_run(
         context.log.info(f"Run {run_ids(runs)} has not finished. The requested run waits until it ends.")
     between = assets_between(context.repository_def, requested.keys()) - assets.fqn_by_key.keys()
     context.log.info("\n    ".join([f"Requested: {counted(len(requested), 'model')}.", *requested.values()]))
-    return dg.RunRequest(
-        run_key=run_key,
-        asset_selection=sorted(requested.keys() | between),
-        tags=dict(tags),
-    )
+    return sorted(requested.keys() | between)
 
 
 def _ready(

@@ -16,7 +16,7 @@ from sqlmesh.utils.date import now_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import common, subtract
-from dg_sqlmesh_component.worker.coverage import Coverages, OldRanges, whole_intervals
+from dg_sqlmesh_component.worker.coverage import Coverages, KnownToDagster, whole_intervals
 from dg_sqlmesh_component.worker.environment import (
     computed_intervals,
     deployability,
@@ -81,7 +81,7 @@ class Comparison:
                 open_runs.add(restatement.run_id)
         self.finished_runs = {restatement.run_id for restatement in records.unfinished} - open_runs
         late = {fqn: self._late(self._snapshots[fqn]) for fqn in records.loads.keys() & self._snapshots.keys()}
-        self.old = OldRanges(unrestated, {fqn: intervals for fqn, intervals in late.items() if intervals})
+        self.known = KnownToDagster(unrestated, {fqn: intervals for fqn, intervals in late.items() if intervals})
 
     def event(self, coverages: Coverages | None = None) -> msg.DataComparedWithRecords:
         """The comparison as an event.
@@ -107,7 +107,7 @@ class Comparison:
             now: Epoch milliseconds.
         """
         requested = {fqn: self._snapshots[fqn] for fqn in self._records.data if fqn in self._snapshots}
-        return Coverages(requested, self._index, now, self.old)
+        return Coverages(requested, self._index, now, self.known)
 
     def _unrecorded(self, snapshot: Snapshot) -> tuple[tuple[msg.Interval, int], ...]:
         """The ranges of a model's table that Dagster has not recorded, with times.

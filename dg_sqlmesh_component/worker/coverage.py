@@ -24,16 +24,18 @@ def is_incremental(snapshot: Snapshot) -> bool:
 
 
 @dataclass(frozen=True)
-class OldRanges:
-    """Computed ranges whose rows are old or missing, by fqn.
+class KnownToDagster:
+    """Ranges about which Dagster knows more than SQLMesh's state.
 
     Attributes:
-        unrestated: Their restatement by a Dagster run has not finished.
-        late: Their source was loaded after they were computed.
+        unrestated: By model, computed ranges whose restatement by a Dagster run has not finished.
+        late: By model, computed ranges whose source was loaded afterwards.
+        sources: By awaited table, ranges that are not loaded.
     """
 
     unrestated: Mapping[str, Sequence[msg.Interval]] = field(default_factory=dict)
     late: Mapping[str, Sequence[msg.Interval]] = field(default_factory=dict)
+    sources: msg.Sources = field(default_factory=dict)
 
 
 class Coverages:
@@ -44,22 +46,19 @@ class Coverages:
         snapshots: Mapping[str, Snapshot],
         index: DeployabilityIndex,
         execution_time: int,
-        old: OldRanges,
-        sources: msg.Sources | None = None,
+        known: KnownToDagster,
         *,
         ignore_cron: bool = False,
     ) -> None:
         """Prepare the coverages of these snapshots, by name. It takes half a second for 1,000 models.
 
         Args:
-            sources: The external tables that are awaited.
             ignore_cron: Also count intervals as pending whose cron has not ticked. The coverages do not depend on it.
         """
         self._snapshots = snapshots
         self.index = index
         self._execution_time = execution_time
-        self._old = old
-        self._sources = sources or {}
+        self._known = known
         self._forgotten = {
             name: intervals for name, node in snapshots.items() if (intervals := forgotten_intervals(node, index))
         }
@@ -94,8 +93,8 @@ class Coverages:
         whole = (computed[0][0], computed[-1][1]) if computed else None
         # SQLMesh itself remembers the automatic restatements that have not finished.
         automatic = subtract(computed, subtract(computed, snapshot.pending_restatement_intervals))
-        unrestated = subtract([*self._old.unrestated.get(fqn, ()), *automatic, *undone], done)
-        late = common(subtract(self._old.late.get(fqn, ()), done), computed)
+        unrestated = subtract([*self._known.unrestated.get(fqn, ()), *automatic, *undone], done)
+        late = common(subtract(self._known.late.get(fqn, ()), done), computed)
         missing = uncovered(self.pending.get(fqn, ()), computed)
         if missing:
             expected_until = _expected_until(snapshot, self._execution_time)
@@ -123,12 +122,12 @@ class Coverages:
 
     def _not_loaded(self, fqn: str) -> Sequence[msg.Interval]:
         """The ranges for which an awaited table upstream of a model is not complete."""
-        if not self._sources:
+        if not self._known.sources:
             return ()
         nodes = reachable([fqn], self._upstream.__getitem__)
-        awaited = AwaitedTables(self._sources)
+        awaited = AwaitedTables(self._known.sources)
         tables = {table for name in nodes for table in awaited.read_by(self._snapshots[name])}
-        return merge_intervals([interval for table in tables for interval in self._sources[table]])
+        return merge_intervals([interval for table in tables for interval in self._known.sources[table]])
 
     @cached_property
     def _upstream(self) -> Mapping[str, Sequence[str]]:

@@ -46,7 +46,7 @@ from dg_sqlmesh_component.protocol.formatting import block, counted, unquoted, u
 from dg_sqlmesh_component.worker.changes import Comparison
 from dg_sqlmesh_component.worker.commands import how_to_finish_plan, plan_command
 from dg_sqlmesh_component.worker.context import closed_on_error, open_context
-from dg_sqlmesh_component.worker.coverage import Coverages, OldRanges
+from dg_sqlmesh_component.worker.coverage import Coverages, KnownToDagster
 from dg_sqlmesh_component.worker.environment import (
     deployability,
     promoted_version,
@@ -157,7 +157,7 @@ def _evaluate(context: EvaluationContext) -> msg.EvaluationFinished:
         ) from late_error
     if context.request.audit_only:
         context.await_finalized_environment()
-        audit_alone(context.request, context.scheduler(environment=context.request.environment), context.old, pipe)
+        audit_alone(context.request, context.scheduler(environment=context.request.environment), context.known, pipe)
     return msg.EvaluationFinished(status)
 
 
@@ -191,6 +191,11 @@ def resolved_range(request: msg.EvaluationRequest) -> str:
     )
 
 
+def _correlation_id(request: msg.EvaluationRequest) -> CorrelationId | None:
+    """What SQLMesh adds to each query: the id of the Dagster run. Before SQLMesh 0.236, only plans have one."""
+    return CorrelationId.from_run_id(request.run_id) if hasattr(CorrelationId, "from_run_id") else None
+
+
 class EvaluationContext(Context):
     """A Context that computes exactly the requested nodes and records results of its scheduler and evaluator."""
 
@@ -209,8 +214,8 @@ class EvaluationContext(Context):
         """What Dagster has recorded, or knows from this worker."""
         self.current_scheduler: Scheduler | None = None
         """The scheduler that computes or has computed the nodes. SQLMesh makes another one when it starts over."""
-        self.old = OldRanges()
-        """The ranges of each model whose restatement has not finished, by fqn."""
+        self.known = KnownToDagster(sources=request.sources)
+        self._correlation_id = _correlation_id(request)
 
     def prepare(self) -> None:
         """Called before the environment is opened."""
@@ -239,11 +244,6 @@ class EvaluationContext(Context):
             self.tracker.count_rows = partial(self._count_rows, snapshot_evaluator, index)
         self.watch(scheduler)
         return scheduler
-
-    @property
-    def _correlation_id(self) -> CorrelationId | None:
-        """What SQLMesh adds to each query: the id of the Dagster run. Before SQLMesh 0.236, only plans have one."""
-        return CorrelationId.from_run_id(self.request.run_id) if hasattr(CorrelationId, "from_run_id") else None
 
     # -- the environment --------------------------------------------------------------------------
 
@@ -327,7 +327,7 @@ class EvaluationContext(Context):
     def _compare_with_records(self, environment: Environment) -> None:
         """Report data that Dagster has not recorded; after a plan has landed, only data of versions that are new."""
         comparison = Comparison(self.records, environment, self)
-        self.old = comparison.old
+        self.known = replace(comparison.known, sources=self.request.sources)
         self.tracker.pipe.send(comparison.event())
         # The run reports its own data itself.
         compared = {info.name: msg.RecordedData(info.version, sys.maxsize) for info in environment.snapshots}
@@ -365,7 +365,7 @@ class EvaluationContext(Context):
         snapshots = {**snapshots, **copies}
         index = deployability(self.request.environment, snapshots.values(), self.request.start)
         request = self.request
-        return Coverages(snapshots, index, request.execution_time, self.old, request.sources, ignore_cron=True)
+        return Coverages(snapshots, index, request.execution_time, self.known, ignore_cron=True)
 
     def _count_rows(self, evaluator: SnapshotEvaluator, index: DeployabilityIndex, snapshot: Snapshot) -> None:
         """Count the rows of the table that the environment shows. The catalog of its view may not be attached."""

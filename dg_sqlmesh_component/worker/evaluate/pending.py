@@ -40,7 +40,7 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         intervals, index = planner.find_missing(scheduler, request.environment, request.now)
         waiting, signal_error = {}, None
         loads = {node.name: request.loads[node.name] for node in by_id.values() if _is_restatable(node, request)}
-        late = Comparison(msg.Records(loads=loads), environment, context).old.late if loads else {}
+        late = Comparison(msg.Records(loads=loads), environment, context).known.late if loads else {}
         if request.sources or any(map(has_signals, intervals)):
             find_batches = partial(scheduler.batch_intervals, intervals, index, environment.naming_info)
             try:

@@ -17,7 +17,7 @@ from sqlmesh.utils.date import now_timestamp, to_timestamp
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EvaluationError
 from dg_sqlmesh_component.protocol.manifest import pair_audits
-from dg_sqlmesh_component.worker.coverage import Coverages, OldRanges
+from dg_sqlmesh_component.worker.coverage import Coverages, KnownToDagster
 from dg_sqlmesh_component.worker.environment import altered_at, computed_intervals, deployability, shown_version
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.observe.samples import sample_of
@@ -139,20 +139,11 @@ def _reads_others(snapshot: Snapshot, query: exp.Expr | None, index: Deployabili
 # -- audits of nodes that do not run ----------------------------------------------------------------
 
 
-def audit_alone(
-    request: msg.EvaluationRequest,
-    scheduler: Scheduler,
-    old: OldRanges,
-    pipe: Pipe,
-) -> None:
-    """Evaluate the requested audits over all computed intervals, as `sqlmesh audit` does, and no other audits.
-
-    Args:
-        old: Computed ranges whose rows are old or missing.
-    """
+def audit_alone(request: msg.EvaluationRequest, scheduler: Scheduler, known: KnownToDagster, pipe: Pipe) -> None:
+    """Evaluate the requested audits over all computed intervals, as `sqlmesh audit` does, and no other audits."""
     snapshots = scheduler.snapshots_by_name
     index = deployability(request.environment, snapshots.values(), request.start)
-    coverages = Coverages(snapshots, index, request.execution_time, old, request.sources)
+    coverages = Coverages(snapshots, index, request.execution_time, known)
     results = _Results(scheduler.snapshot_evaluator, request.sampling, pipe)
     for fqn, uses in request.audit_only.items():
         if fqn not in snapshots:

@@ -105,7 +105,9 @@ def hold_back_pending_upstream(
             and not snapshot.is_symbolic
             and (intervals := subtract(missing[snapshot], _not_pending(snapshot, requested, index_or_all)))
         }
-        return {**requested, **_remaining(requested, pending, awaited, index_or_all, scheduler, held_back_by)}
+        remaining = _remaining(requested, pending, awaited, index_or_all, scheduler)
+        held_back_by.update({snapshot.name: by for snapshot, (_, by) in remaining.items() if by})
+        return {**requested, **{snapshot: left for snapshot, (left, _) in remaining.items()}}
 
     def batch_intervals(
         requested: SnapshotToIntervals, index: DeployabilityIndex | None, *args: Any, **kwargs: Any
@@ -122,13 +124,8 @@ def held_back_from(
     requested: SnapshotToIntervals, scheduler: Scheduler, index: DeployabilityIndex, awaited: AwaitedTables
 ) -> dict[str, tuple[list[Interval], Set[str]]]:
     """By model, the requested intervals that are left if awaited tables hold back others, and these tables."""
-    held_back_by: dict[str, Set[str]] = {}
-    remaining = _remaining(requested, {}, awaited, index, scheduler, held_back_by)
-    return {
-        node.name: (intervals, held_back_by[node.name])
-        for node, intervals in remaining.items()
-        if node.name in held_back_by
-    }
+    remaining = _remaining(requested, {}, awaited, index, scheduler)
+    return {snapshot.name: (left, by) for snapshot, (left, by) in remaining.items() if by}
 
 
 def _not_pending(snapshot: Snapshot, requested: SnapshotToIntervals, index: DeployabilityIndex) -> Sequence[Interval]:
@@ -185,9 +182,8 @@ def _remaining(
     awaited: AwaitedTables,
     index: DeployabilityIndex,
     scheduler: Scheduler,
-    held_back_by: MutableMapping[str, Set[str]],
-) -> dict[Snapshot, list[Interval]]:
-    """The intervals that each requested model downstream of a pending model or an awaited table may compute.
+) -> dict[Snapshot, tuple[list[Interval], Set[str]]]:
+    """What each requested model downstream of a pending model or an awaited table may compute, and what holds it back.
 
     Intervals held back from a model are held back from its downstream models too. They may be more than the intervals
     pending upstream: a whole day because of one hour, or everything after a gap.
@@ -201,7 +197,7 @@ def _remaining(
     again = _computed_again(requested, index)
     forgotten = forgotten_intervals(map(by_name.__getitem__, pending), index, scheduler.state_sync) if pending else ()
     forgotten_upstream = _forgotten_upstream(requested, {snapshot.name for snapshot in forgotten}, by_name)
-    remaining: dict[Snapshot, list[Interval]] = {}
+    remaining: dict[Snapshot, tuple[list[Interval], Set[str]]] = {}
     nearest: dict[str, frozenset[str]] = {}
     lacking: dict[str, list[Interval]] = {}  # by model, the intervals for which its source is not there
     parents_of = upstream(by_name)
@@ -220,15 +216,16 @@ def _remaining(
             denied = set(single) if name in forgotten_upstream else set(single) - set(possible)
             if name in again:
                 denied = within_lookback(single, again[name], denied, snapshot.model.lookback)
-            remaining[snapshot] = [interval for interval in single if interval not in denied]
+            held_back_by: Set[str] = frozenset()
             if denied:
                 concerned = {
                     source
                     for source in nearest[name]
                     if without(all_pending[source], sorted(denied), uninterrupted=False) != list(all_pending[source])
                 }
-                held_back_by[name] = concerned | forgotten_upstream.get(name, set()) or nearest[name]
+                held_back_by = concerned | forgotten_upstream.get(name, set()) or nearest[name]
                 lacking[name] = merge_intervals([*lacking[name], *denied])
+            remaining[snapshot] = [interval for interval in single if interval not in denied], held_back_by
         lacking[name] = merge_intervals([*lacking[name], *_lost_to_readers(by_name[name], not_loaded, index)])
     return remaining
 

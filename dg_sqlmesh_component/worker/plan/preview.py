@@ -24,7 +24,7 @@ from sqlmesh.utils.errors import NoChangesPlanError
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, EnvironmentNotReadyError, EvaluationError
 from dg_sqlmesh_component.protocol.formatting import counted
-from dg_sqlmesh_component.worker.coverage import Coverages, OldRanges
+from dg_sqlmesh_component.worker.coverage import Coverages, KnownToDagster
 from dg_sqlmesh_component.worker.environment import stored_environment
 from dg_sqlmesh_component.worker.plan.beside_runs import BesideRuns
 from dg_sqlmesh_component.worker.plan.close import (
@@ -212,7 +212,7 @@ def _pending_upstream(plan: Plan, prod: Environment, context: Context) -> tuple[
     graph: DAG[SnapshotId] = DAG({s_id: set(snapshot.parents) for s_id, snapshot in snapshots.items()})
     read = {s_id.name for s_id in graph.subdag(*computed).sorted} - {s_id.name for s_id in computed}
     promoted = {s.name: s for s in context.state_reader.get_snapshots(prod.snapshots).values()}
-    coverages = Coverages(promoted, DeployabilityIndex.all_deployable(), now_timestamp(), OldRanges())
+    coverages = Coverages(promoted, DeployabilityIndex.all_deployable(), now_timestamp(), KnownToDagster())
     lacking = {
         promoted[name].node.name: intervals for name, intervals in sorted(coverages.pending.items()) if name in read
     }

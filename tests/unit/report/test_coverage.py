@@ -10,7 +10,7 @@ import pytest
 from unit.builders import HOUR, attributes, day, days, fqn, manifest, model, plain
 from unit.outcome_table import COMPLETE, MANY_GAPS, ONE_GAP, ORDERS, PROMOTED
 
-from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.definitions.project_assets import OwnChecks, ProjectAssets
 from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK, Translator
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.manifest import INCREMENTAL_KINDS, Manifest
@@ -29,7 +29,7 @@ def assets(project: Manifest, slack: timedelta | None = timedelta(0)) -> Project
         translator,
         translator.asset_spec,
         lambda spec, node, audit: translator.audit_check_spec(node, audit, spec.key),
-        intervals_slack=slack,
+        OwnChecks(intervals_slack=slack),
     )
 
 

@@ -24,7 +24,16 @@ def test_failure_releases_no_step_repeats_no_result_and_is_no_materialization(ou
 
 @pytest.mark.parametrize("outcome", Outcome)
 def test_only_an_interrupted_model_has_not_failed_if_the_run_was_cancelled(outcome: Outcome) -> None:
-    cancelled = NodeOutcome(ORDERS, outcome, is_cancelled=True)
+    cancelled = NodeOutcome(ORDERS, outcome, is_cancelled=True, was_started=True)
     changed = cancelled.verdict is not outcome.rule.verdict
     assert changed == (outcome is Outcome.INTERRUPTED)
     assert not changed or cancelled.verdict is Verdict.WARNING
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_only_a_blocked_or_an_interrupted_model_has_not_failed_if_the_run_did_not_begin_with_it(
+    outcome: Outcome,
+) -> None:
+    untouched = NodeOutcome(ORDERS, outcome)
+    assert untouched.is_untouched == (outcome in (Outcome.BLOCKED, Outcome.INTERRUPTED))
+    assert untouched.verdict is (Verdict.WARNING if untouched.is_untouched else outcome.rule.verdict)

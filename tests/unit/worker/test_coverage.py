@@ -9,7 +9,7 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.worker.coverage import Coverages, OldRanges, uncovered
+from dg_sqlmesh_component.worker.coverage import Coverages, KnownToDagster, uncovered
 
 DAYS = [(0, 24), (24, 48), (48, 72)]
 
@@ -64,7 +64,7 @@ def coverage(
             {snapshot.name: snapshot},
             index,
             now,
-            OldRanges({snapshot.name: unrestated}),
+            KnownToDagster({snapshot.name: unrestated}),
             ignore_cron=ignore_cron,
         ).of(snapshot.name, done, undone, forgotten)
         for ignore_cron in (True, False)
