@@ -65,19 +65,19 @@ def compare_environments(
     for name in differing:
         old, new = promoted.get(name), previews.get(name)
         adapter = context.engine_adapters[(new or promoted[name]).model_gateway or context.selected_gateway]
-        model = _Model(old, new, is_own_table=new is not None and index.is_representative(new))
+        model = ComparedModel(old, new, is_own_table=new is not None and index.is_representative(new))
         if new is not None:
             upstream = {s_id.name for s_id in graph.upstream(new.snapshot_id)}
             model.reads_partial = tuple(previews[read].node.name for read in sorted(partial & upstream))
             model.recorded = recorded.get((name, new.dev_version, True), [])
-        compared = model.compare(_Queries(adapter), limits)
+        compared = model.compare(Warehouse(adapter), limits)
         if not model.is_own_table and (compared.ranges or compared.is_partial or compared.only_its_time):
             partial.add(name)
         yield compared
 
 
 @dataclass
-class _Model:
+class ComparedModel:
     """A model in prod and in the preview; None in an environment that does not have it.
 
     Attributes:
@@ -92,7 +92,8 @@ class _Model:
     reads_partial: tuple[str, ...] = ()
     recorded: Sequence[ComputedRange] = ()
 
-    def compare(self, queries: _Queries, limits: Limits) -> msg.ModelCompared:
+    def compare(self, queries: Warehouse, limits: Limits) -> msg.ModelCompared:
+        """Compare both tables, or count the rows of the only one."""
         old, new = self.old, self.new
         either = new or old
         assert either is not None, "one of both has the model"
@@ -125,14 +126,14 @@ def _has_table(snapshot: Snapshot) -> bool:
     return snapshot.is_model and not snapshot.is_symbolic
 
 
-def _table(queries: _Queries, snapshot: Snapshot | None, *, is_deployable: bool) -> Table | None:
+def _table(queries: Warehouse, snapshot: Snapshot | None, *, is_deployable: bool) -> Table | None:
     if snapshot is None:
         return None
     name = snapshot.table_name(is_deployable)
     return Table(name, queries.columns(name))
 
 
-class _Queries:
+class Warehouse:
     """Queries of one row of counts. It keeps the last one, for an error."""
 
     def __init__(self, adapter: EngineAdapter) -> None:
@@ -163,7 +164,7 @@ class _Queries:
 
 
 def _of_one_side(
-    compared: msg.ModelCompared, queries: _Queries, before: Table | None, after: Table | None
+    compared: msg.ModelCompared, queries: Warehouse, before: Table | None, after: Table | None
 ) -> msg.ModelCompared:
     table = after or before
     assert table is not None, "one side has the model"
@@ -240,7 +241,7 @@ def _finite(value: Any) -> float | None:
 class _Comparison:
     """Compares two tables by the queries for them."""
 
-    def __init__(self, warehouse: _Queries, queries: CountQueries, limits: Limits) -> None:
+    def __init__(self, warehouse: Warehouse, queries: CountQueries, limits: Limits) -> None:
         self._warehouse = warehouse
         self._integers = warehouse.integers
         self._queries = queries

@@ -1,0 +1,164 @@
+"""How a model of a preview is compared with prod's, on tables of DuckDB."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+
+import duckdb
+import pytest
+from sqlmesh.core.dialect import parse
+from sqlmesh.core.engine_adapter import DuckDBEngineAdapter
+from sqlmesh.core.model import load_sql_based_model
+from sqlmesh.core.snapshot import Snapshot, SnapshotChangeCategory
+
+from dg_sqlmesh_component.protocol.messages import Amounts, Interval, ModelCompared
+from dg_sqlmesh_component.worker.plan.compare_data import ComparedModel, Limits, Warehouse
+from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange
+
+LIMITS = Limits(max_rows=1_000, decimals=6)
+FULL = "kind FULL, grain id"
+BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column day), start '2026-03-01', grain id"
+BY_KEY = "kind INCREMENTAL_BY_UNIQUE_KEY (unique_key id), start '2026-03-01'"
+
+
+@pytest.fixture
+def adapter() -> Iterator[DuckDBEngineAdapter]:
+    connection = duckdb.connect()
+    yield DuckDBEngineAdapter(connection.cursor)
+    connection.close()
+
+
+def day(number: int) -> int:
+    return int(datetime(2026, 3, number, tzinfo=timezone.utc).timestamp() * 1000)
+
+
+def days(first: int, last: int) -> Interval:
+    return day(first), day(last + 1)
+
+
+def version(
+    adapter: DuckDBEngineAdapter, properties: str, query: str, rows: str, computed: Sequence[Interval] = ()
+) -> Snapshot:
+    """A version of the model `t.m`, whose query is only its identity, with a table of these rows."""
+    parsed = parse(f"MODEL (name t.m, dialect duckdb, {properties}); {query}", default_dialect="duckdb")
+    snapshot = Snapshot.from_node(load_sql_based_model(parsed), nodes={})
+    snapshot.categorize_as(SnapshotChangeCategory.BREAKING)
+    for interval in computed:
+        snapshot.add_interval(*interval)
+    table = snapshot.table_name(is_deployable=True)
+    adapter.execute(f"CREATE SCHEMA IF NOT EXISTS {table.split('.')[-2]}")
+    adapter.execute(f"CREATE TABLE {'.'.join(table.split('.')[-2:])} AS {rows}")
+    return snapshot
+
+
+def compare(
+    adapter: DuckDBEngineAdapter,
+    prod: Snapshot | None,
+    preview: Snapshot | None,
+    limits: Limits = LIMITS,
+    recorded: Sequence[ComputedRange] | None = None,
+) -> ModelCompared:
+    model = ComparedModel(prod, preview, is_own_table=recorded is None, recorded=recorded or ())
+    return model.compare(Warehouse(adapter), limits)
+
+
+def test_rows_are_matched_by_the_grain_and_columns_have_shares_and_amounts(adapter: DuckDBEngineAdapter) -> None:
+    prod = version(adapter, FULL, "SELECT 1 AS id, 1 AS x", "SELECT i AS id, i AS x FROM range(1, 5) t(i)")
+    rows = "SELECT i AS id, CASE i WHEN 4 THEN 9 ELSE i END AS x FROM range(2, 7) t(i)"
+    compared = compare(adapter, prod, version(adapter, FULL, "SELECT 2 AS id, 1 AS x", rows))
+    assert (compared.rows_prod, compared.rows, compared.removed, compared.added, compared.changed) == (4, 5, 1, 2, 1)
+    assert compared.keys == ("id",)
+    assert compared.columns == {"x": pytest.approx(2 / 3)}
+    assert compared.amounts["x"] == (Amounts(0, 25, 2, 9), Amounts(0, 10, 1, 4))
+
+
+def test_model_of_one_environment_has_its_rows_added_or_removed(adapter: DuckDBEngineAdapter) -> None:
+    one = version(adapter, FULL, "SELECT 1 AS id", "SELECT i AS id FROM range(3) t(i)")
+    new, gone = compare(adapter, None, one), compare(adapter, one, None)
+    assert (new.rows, new.rows_prod, new.added, new.removed, new.changed) == (3, None, 3, 0, 0)
+    assert (gone.rows, gone.rows_prod, gone.added, gone.removed, gone.changed) == (None, 3, 0, 3, 0)
+
+
+def by_day(first: int, last: int) -> str:
+    return f"SELECT i AS id, DATE '2026-03-01' + (i - 1)::INT AS day FROM range({first}, {last + 1}) t(i)"
+
+
+def test_only_ranges_that_both_have_computed_are_compared(adapter: DuckDBEngineAdapter) -> None:
+    prod = version(adapter, BY_DAY, "SELECT 1 AS id, @start_ds AS day", by_day(1, 5), [days(1, 5)])
+    preview = version(adapter, BY_DAY, "SELECT 2 AS id, @start_ds AS day", by_day(4, 9), [days(4, 9)])
+    compared = compare(adapter, prod, preview)
+    assert compared.ranges == (days(4, 5),)
+    assert (compared.rows_prod, compared.rows, compared.added, compared.removed, compared.changed) == (2, 2, 0, 0, 0)
+
+
+def test_nothing_is_compared_if_no_range_was_computed_by_both(adapter: DuckDBEngineAdapter) -> None:
+    prod = version(adapter, BY_DAY, "SELECT 1 AS id, @start_ds AS day", by_day(1, 3), [days(1, 3)])
+    preview = version(adapter, BY_DAY, "SELECT 2 AS id, @start_ds AS day", by_day(4, 9), [days(4, 9)])
+    compared = compare(adapter, prod, preview)
+    assert (compared.is_partial, compared.rows, compared.rows_prod, compared.added) == (True, None, None, None)
+
+
+def test_whole_tables_are_compared_and_called_partial_if_rows_have_no_time(adapter: DuckDBEngineAdapter) -> None:
+    prod = version(adapter, BY_KEY, "SELECT 1 AS id", "SELECT i AS id FROM range(9) t(i)", [days(1, 9)])
+    preview = version(adapter, BY_KEY, "SELECT 2 AS id", "SELECT i AS id FROM range(3) t(i)", [days(7, 9)])
+    compared = compare(adapter, prod, preview)
+    assert (compared.is_partial, compared.ranges, compared.keys) == (True, (), ("id",))
+    assert (compared.rows_prod, compared.rows, compared.removed) == (9, 3, 6)
+
+
+def test_only_the_time_of_the_previews_rows_is_compared_if_its_record_is_merged(adapter: DuckDBEngineAdapter) -> None:
+    prod = version(adapter, BY_DAY, "SELECT 1 AS id, @start_ds AS day", by_day(1, 9), [days(1, 9)])
+    preview = version(adapter, BY_DAY, "SELECT 2 AS id, @start_ds AS day", by_day(7, 8), [days(1, 9)])
+    dev = preview.table_name(is_deployable=False).split(".")[-1]
+    adapter.execute(f"CREATE TABLE sqlmesh__t.{dev} AS {by_day(7, 8)}")
+    merged = ComputedRange(days(1, 9), day(9), is_merged=True, identifier=None)
+    compared = compare(adapter, prod, preview, recorded=[merged])
+    assert (compared.only_its_time, compared.rows_prod, compared.rows) == (True, 2, 2)
+    exact = compare(
+        adapter, prod, preview, recorded=[ComputedRange(days(7, 8), day(9), is_merged=False, identifier=None)]
+    )
+    assert (exact.only_its_time, exact.ranges, exact.rows_prod) == (False, (days(7, 8),), 2)
+
+
+@pytest.mark.parametrize(
+    ("properties", "rows", "problem"),
+    [
+        ("kind FULL", "SELECT 1 AS id", "no_grain"),
+        ("kind FULL, grain other", "SELECT 1 AS id", "other_columns"),
+        (FULL, "SELECT 1 AS id FROM range(2)", "duplicate_keys"),
+        (FULL, "SELECT NULL::INT AS id", "null_keys"),
+        (FULL, "SELECT 1 AS y", "no_columns"),
+    ],
+)
+def test_rows_are_not_matched_without_a_usable_key(
+    adapter: DuckDBEngineAdapter, properties: str, rows: str, problem: str
+) -> None:
+    prod = version(adapter, properties, "SELECT 1 AS id", "SELECT 1 AS id")
+    compared = compare(adapter, prod, version(adapter, properties, "SELECT 2 AS id", rows))
+    assert (compared.key_problem, compared.changed, compared.columns) == (problem, None, {})
+
+
+def test_grain_is_found_in_columns_of_another_case(adapter: DuckDBEngineAdapter) -> None:
+    prod = version(adapter, "kind FULL, grain ID", "SELECT 1 AS id", 'SELECT 1 AS "Id"')
+    compared = compare(adapter, prod, version(adapter, "kind FULL, grain ID", "SELECT 2 AS id", 'SELECT 1 AS "Id"'))
+    assert (compared.keys, compared.changed) == (("Id",), 0)
+
+
+def test_larger_tables_are_compared_by_a_share_of_their_keys(adapter: DuckDBEngineAdapter) -> None:
+    rows = "SELECT i AS id, i AS x FROM range(4000) t(i)"
+    prod = version(adapter, FULL, "SELECT 1 AS id", rows)
+    compared = compare(adapter, prod, version(adapter, FULL, "SELECT 2 AS id", f"{rows} WHERE i % 2 = 0"))
+    assert (compared.sample, compared.rows, compared.rows_prod, compared.added) == (0.25, 2000, 4000, 0)
+    assert compared.removed is not None
+    assert 350 < compared.removed < 650
+
+
+def test_refused_query_is_named_by_its_class_without_its_message(adapter: DuckDBEngineAdapter) -> None:
+    prod = version(adapter, FULL, "SELECT 1 AS id", "SELECT 'secret' AS id")
+    preview = version(adapter, FULL, "SELECT 2 AS id", "SELECT 'secret' AS id")
+    adapter.execute(f"DROP TABLE sqlmesh__t.{preview.table_name().split('.')[-1]}")
+    compared = compare(adapter, prod, preview)
+    assert compared.error is not None
+    assert (compared.rows, compared.added) == (None, None)
+    assert "secret" not in repr(compared)
