@@ -388,6 +388,7 @@ class Story:
         verdict = self.rng.choices(("go", "fail", "kill", "cancel", "kill run"), (14, 1, 1, 1, 1))[0]
         actions = self.rng.choices(list(ACTIONS), list(ACTIONS.values()), k=self.rng.choice((0, 1, 2, 2, 3)))
         has_lock = self.runs_wait()
+        self.counts[f"{role} told to {verdict}"] += 1
         self.note(f"{role} pauses{' and runs wait' if has_lock else ''}: {paused.name}, {verdict}")
         if has_lock:
             stop.unlink(missing_ok=True)
@@ -449,6 +450,7 @@ class Story:
         assert record.status is dg.DagsterRunStatus.SUCCESS, record.failures
         self.mixed = {name for name, model in self.prod.items() if model.is_appending}
         self.check(self.prod, is_end=True)
+        self.check_records()
 
 
 def launch_apply(digest: str, story: Story, tags: dict[str, str]) -> None:
