@@ -3,14 +3,14 @@
 from dagster_shared.libraries import DagsterLibraryRegistry
 
 from dg_sqlmesh_component.component import SQLMeshProjectComponent as SQLMeshProjectComponent
-from dg_sqlmesh_component.config.attributes import Audits as Audits
-from dg_sqlmesh_component.config.attributes import Budget as Budget
-from dg_sqlmesh_component.config.attributes import Execution as Execution
-from dg_sqlmesh_component.config.attributes import Freshness as Freshness
-from dg_sqlmesh_component.config.attributes import IntervalsCheck as IntervalsCheck
-from dg_sqlmesh_component.config.attributes import MetadataLimits as MetadataLimits
-from dg_sqlmesh_component.config.attributes import Restate as Restate
-from dg_sqlmesh_component.config.attributes import TagConvention as TagConvention
+from dg_sqlmesh_component.config.attribute_types import Audits as Audits
+from dg_sqlmesh_component.config.attribute_types import Budget as Budget
+from dg_sqlmesh_component.config.attribute_types import Execution as Execution
+from dg_sqlmesh_component.config.attribute_types import Freshness as Freshness
+from dg_sqlmesh_component.config.attribute_types import IntervalsCheck as IntervalsCheck
+from dg_sqlmesh_component.config.attribute_types import MetadataLimits as MetadataLimits
+from dg_sqlmesh_component.config.attribute_types import Restate as Restate
+from dg_sqlmesh_component.config.attribute_types import TagConvention as TagConvention
 from dg_sqlmesh_component.config.external_models import ExternalModels as ExternalModels
 from dg_sqlmesh_component.config.external_models import Wait as Wait
 from dg_sqlmesh_component.config.plans import Deploy as Deploy

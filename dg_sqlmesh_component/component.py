@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from typing_extensions import Self
 
 from dg_sqlmesh_component.clean_up.job import build_janitor
-from dg_sqlmesh_component.config.attributes import Selection, refuse_unset_variable
+from dg_sqlmesh_component.config.attribute_types import Selection, refuse_unset_variable
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig
 from dg_sqlmesh_component.config.schema import with_named_errors
@@ -36,7 +36,7 @@ from dg_sqlmesh_component.run.step import execute_step
 from dg_sqlmesh_component.scaffolder import SQLMeshProjectComponentScaffolder
 from dg_sqlmesh_component.schedule.schedules import build_schedules
 from dg_sqlmesh_component.sensor.polling_sensor import build_sensor
-from dg_sqlmesh_component.state.source import ManifestSource
+from dg_sqlmesh_component.state.manifest_source import ManifestSource
 from dg_sqlmesh_component.worker_client.start import EARLY_WORKERS
 
 

@@ -15,7 +15,7 @@ from typing import Any, get_args, get_type_hints
 import dagster as dg
 import yaml
 
-from dg_sqlmesh_component.config.attributes import SQLMeshProjectArgs
+from dg_sqlmesh_component.config.attribute_types import SQLMeshProjectArgs
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.mappings import Attributes
 

@@ -19,7 +19,7 @@ from harness import REPOSITORY, dagster_project
 from pydantic import BaseModel
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
-from dg_sqlmesh_component.config.attributes import (
+from dg_sqlmesh_component.config.attribute_types import (
     Audits,
     Execution,
     Freshness,

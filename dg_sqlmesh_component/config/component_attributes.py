@@ -7,7 +7,7 @@ import dagster as dg
 from dagster.components.resolved.core_models import OpSpec
 from dagster.components.utils.translation import TranslationFn
 
-from dg_sqlmesh_component.config.attributes import (
+from dg_sqlmesh_component.config.attribute_types import (
     TRANSLATION,
     Audits,
     Budget,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.attributes import SampledRows
+from dg_sqlmesh_component.config.attribute_types import SampledRows
 from dg_sqlmesh_component.config.mappings import Attributes, attribute, mapping
 from dg_sqlmesh_component.config.run_config import sanitized_environment
 from dg_sqlmesh_component.config.scheduling import run_tags

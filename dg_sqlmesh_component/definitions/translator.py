@@ -16,7 +16,7 @@ from dagster.components.resolved.errors import ResolutionException
 from dagster_shared.check import CheckError
 from pydantic import ValidationError
 
-from dg_sqlmesh_component.config.attributes import TagConvention
+from dg_sqlmesh_component.config.attribute_types import TagConvention
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.external_models import ExternalTable
 from dg_sqlmesh_component.dagster_internals import is_accepted_cron

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.attributes import Budget
+from dg_sqlmesh_component.config.attribute_types import Budget
 from dg_sqlmesh_component.dagster_internals import log_step_metadata, repository_of
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.costs import estimates

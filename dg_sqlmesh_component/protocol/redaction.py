@@ -1,7 +1,7 @@
 """Hide passwords and tokens in every text that a person or a database may read.
 
-All texts from SQLMesh's process pass through here: log lines, errors, queries, descriptions, and the last output of a
-process that died.
+All texts from SQLMesh's process pass through here, in Dagster's process (`worker_client/worker.py`): log lines, errors,
+queries, descriptions, and the last output of a process that died.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.attributes import Budget, Restate
+from dg_sqlmesh_component.config.attribute_types import Budget, Restate
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.history.costs import computed_range, estimates, restatement_costs
 from dg_sqlmesh_component.history.recorded_cost import RecordedCost

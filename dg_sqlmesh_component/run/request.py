@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Set
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.attributes import Budget, Restate
+from dg_sqlmesh_component.config.attribute_types import Budget, Restate
 from dg_sqlmesh_component.config.run_config import (
     SQLMeshRunConfig,
     chosen_environment,

@@ -20,7 +20,7 @@ from dg_sqlmesh_component.report.late_data import late_data_result
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
 from dg_sqlmesh_component.report.results import materialization, observation
 from dg_sqlmesh_component.run.downstream_release import DownstreamRelease
-from dg_sqlmesh_component.run.earlier_checks import EarlierChecks
+from dg_sqlmesh_component.run.last_check_results import LastCheckResults
 from dg_sqlmesh_component.run.run_log import RunLog
 from dg_sqlmesh_component.run.step_records import StepRecords
 
@@ -56,7 +56,7 @@ class StepResults:
     def __post_init__(self) -> None:
         self._wording = self.checks.wording
         self._assets = self._wording.assets
-        self._earlier = EarlierChecks(self.context, self.checks)
+        self._earlier = LastCheckResults(self.context, self.checks)
 
     def select_checks_of(self, models: Collection[str]) -> None:
         """Also report the checks of these models. In an environment without assets, no check is reported."""

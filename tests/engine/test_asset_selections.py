@@ -15,7 +15,7 @@ import pytest
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
 from harness import BIN, DagsterProject, dagster_project, load, run, write_project
 
-from dg_sqlmesh_component.state import source
+from dg_sqlmesh_component.state import manifest_source
 
 FILES = {
     "models/orders.sql": "MODEL (name shop.orders, kind FULL, tags (finance)); SELECT 1 AS id",
@@ -61,7 +61,7 @@ class Shop:
 
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    monkeypatch.setattr(source, "LOADED_IN_PROCESS", {})
+    monkeypatch.setattr(manifest_source, "LOADED_IN_PROCESS", {})
     starts = tmp_path / "starts"
     starts.touch()
     python = tmp_path / "python"
@@ -148,7 +148,7 @@ def test_selection_that_cannot_be_stored_is_used_and_a_warning_logged(
     def read_only(*_: object) -> None:
         raise PermissionError(13, "Permission denied", str(shop.state))
 
-    monkeypatch.setattr(source, "write_manifest", read_only)
+    monkeypatch.setattr(manifest_source, "write_manifest", read_only)
     with caplog.at_level(logging.WARNING):
         assert assets_of_finance_job(shop.load_in_production()) == FINANCE_ASSETS
     assert shop.starts == 2

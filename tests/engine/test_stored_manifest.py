@@ -19,7 +19,7 @@ from harness import BIN, CONFIG, PYTHON_CONFIG, DagsterProject, NewShop, dagster
 from dg_sqlmesh_component import component
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
-from dg_sqlmesh_component.state import source
+from dg_sqlmesh_component.state import manifest_source
 
 ONE_MODEL = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
 AUDITED_MODEL = "MODEL (name t.one, kind FULL, audits (fine)); SELECT 1 AS id"
@@ -67,7 +67,7 @@ def test_unusable_stored_manifest_is_replaced_by_a_fresh_load(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(source, "LOADED_IN_PROCESS", {})
+    monkeypatch.setattr(manifest_source, "LOADED_IN_PROCESS", {})
     shop = new_shop(ONE_MODEL, planned_at=None)
     shop.refresh()
     file = manifest_file(shop)
@@ -82,7 +82,7 @@ def test_unusable_stored_manifest_is_replaced_by_a_fresh_load(
 def test_process_without_stored_manifest_loads_project_once_and_warns(
     new_shop: NewShop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "LOADED_IN_PROCESS", {})
+    monkeypatch.setattr(manifest_source, "LOADED_IN_PROCESS", {})
     shop = new_shop(ONE_MODEL, planned_at=None)
     for _ in range(2):
         assert assets(load_in_production(shop)) == {"t/one"}
@@ -105,7 +105,7 @@ def test_project_is_loaded_once_per_process_if_its_files_do_not_show_every_chang
     new_shop: NewShop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any]
 ) -> None:
     """Dagster builds the definitions six times for a run."""
-    monkeypatch.setattr(source, "LOADED_IN_PROCESS", {})
+    monkeypatch.setattr(manifest_source, "LOADED_IN_PROCESS", {})
     shop = new_shop(**{"files": ONE_MODEL, "planned_at": None, **config})
     for load_type in (DefinitionsLoadType.INITIALIZATION, *(DefinitionsLoadType.RECONSTRUCTION,) * 2):
         DefinitionsLoadContext.set(DefinitionsLoadContext(load_type))
@@ -207,7 +207,7 @@ def test_unwritable_manifest_folder_is_logged_and_definitions_are_current(
     shop = new_shop(ONE_MODEL, planned_at=None)
     shop.refresh()
     (shop.project / "models" / "two.sql").write_text(SECOND_MODEL)
-    monkeypatch.setattr(source, "write_manifest", deny)  # root can write to every folder
+    monkeypatch.setattr(manifest_source, "write_manifest", deny)  # root can write to every folder
     assert assets(shop.refresh()) == {"t/one", "t/two"}
     with pytest.raises(ConfigurationError, match=r"cannot be stored in .*: Permission denied\. Give the user"):
         component.SQLMeshProjectComponent(project=SQLMeshProject((shop.project,))).write_state_to_path(tmp_path / "x")
@@ -223,7 +223,7 @@ def test_current_manifest_in_a_read_only_folder_is_no_warning(
     """SQLMesh reads the state for a project with a name, so files do not show each change."""
     shop = new_shop(ONE_MODEL, CONFIG + "project: shop\n", planned_at=None)
     shop.refresh()
-    monkeypatch.setattr(source, "write_manifest", deny)  # root can write to every folder
+    monkeypatch.setattr(manifest_source, "write_manifest", deny)  # root can write to every folder
     assert assets(shop.refresh()) == {"t/one"}
     assert "cannot be stored" not in caplog.text
     (shop.project / "models" / "two.sql").write_text(SECOND_MODEL)

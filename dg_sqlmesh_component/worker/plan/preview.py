@@ -33,11 +33,11 @@ from dg_sqlmesh_component.worker.plan.close import (
     delete_unused,
     without_leftovers,
 )
-from dg_sqlmesh_component.worker.plan.compare_data import Limits, compare_environments
 from dg_sqlmesh_component.worker.plan.compared_audits import compare_audits
 from dg_sqlmesh_component.worker.plan.context import PlanContext, apply_approved, built
 from dg_sqlmesh_component.worker.plan.facts import plan_built
 from dg_sqlmesh_component.worker.plan.missing_tables import forget_missing_tables
+from dg_sqlmesh_component.worker.plan.table_comparison import ComparisonLimits, compare_environments
 from dg_sqlmesh_component.worker.running_queries import watch_queries
 from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges, replace_apply
 from dg_sqlmesh_component.worker.state_lock import StateLock
@@ -91,7 +91,7 @@ def preview(request: msg.PreviewRequest, context: PlanContext, runs: StateLock) 
         delete_unused(own, context)
     pipe.send(_plan_of_prod(context))
     watch_queries(pipe, context.engine_adapters)
-    limits = Limits(request.max_rows, request.decimals, request.examples)
+    limits = ComparisonLimits(request.max_rows, request.decimals, request.examples)
     for compared in chain(compare_audits(plan, prod, context), compare_environments(plan, prod, context, limits)):
         pipe.send(compared)
         if pipe.is_cancelled:

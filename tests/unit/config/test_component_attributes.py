@@ -16,7 +16,7 @@ from unit.builders import audit
 from unit.config.attributes import ATTRIBUTE_PATHS, EVERYTHING, loaded, replaced, values
 
 import dg_sqlmesh_component
-from dg_sqlmesh_component.config.attributes import Audits, Budget
+from dg_sqlmesh_component.config.attribute_types import Audits, Budget
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.definitions.automation import cron_tick_condition

@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 from unit.builders import model, translator
 
-from dg_sqlmesh_component.config.attributes import Freshness
+from dg_sqlmesh_component.config.attribute_types import Freshness
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.manifest import Model
 

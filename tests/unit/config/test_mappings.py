@@ -12,7 +12,7 @@ from dagster.components.resolved.errors import ResolutionException
 from unit.config.attributes import EVERYTHING, loaded
 
 from dg_sqlmesh_component import Janitor
-from dg_sqlmesh_component.config.attributes import Audits, Freshness, IntervalsCheck, Restate
+from dg_sqlmesh_component.config.attribute_types import Audits, Freshness, IntervalsCheck, Restate
 from dg_sqlmesh_component.config.scheduling import PollingSensor, Schedule
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 

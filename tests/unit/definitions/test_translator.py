@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.builders import EVERYTHING, attributes, audit, external_models, manifest, model, plain, stored, translator
 
-from dg_sqlmesh_component.config.attributes import TagConvention
+from dg_sqlmesh_component.config.attribute_types import TagConvention
 from dg_sqlmesh_component.definitions.translator import (
     STATUS_CHECK,
     WHEN_SKIPPED,

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 from unit.builders import days, fqn, manifest, model, project_assets
 
-from dg_sqlmesh_component.config.attributes import Budget, Restate
+from dg_sqlmesh_component.config.attribute_types import Budget, Restate
 from dg_sqlmesh_component.config.run_config import (
     RestateConfig,
     SQLMeshRunConfig,

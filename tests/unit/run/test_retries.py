@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from unit.builders import fqn, manifest, model, project_assets, retries
 from unit.outcome_table import AUDITS, DIVISION, LOST, OUTCOME_TABLE
 
-from dg_sqlmesh_component.config.attributes import Execution
+from dg_sqlmesh_component.config.attribute_types import Execution
 from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ERRORS_BY_NAME, ConfigurationError, SQLMeshComponentError

@@ -13,10 +13,10 @@ from sqlmesh.core.model import load_sql_based_model
 from sqlmesh.core.snapshot import Snapshot, SnapshotChangeCategory
 
 from dg_sqlmesh_component.protocol.messages import Amounts, Interval, ModelCompared
-from dg_sqlmesh_component.worker.plan.compare_data import ComparedModel, Limits, Warehouse
+from dg_sqlmesh_component.worker.plan.table_comparison import ComparedModel, ComparisonLimits, Warehouse
 from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange
 
-LIMITS = Limits(max_rows=1_000, decimals=6)
+LIMITS = ComparisonLimits(max_rows=1_000, decimals=6)
 FULL = "kind FULL, grain id"
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column day), start '2026-03-01', grain id"
 BY_KEY = "kind INCREMENTAL_BY_UNIQUE_KEY (unique_key id), start '2026-03-01'"
@@ -56,7 +56,7 @@ def compare(
     adapter: DuckDBEngineAdapter,
     prod: Snapshot | None,
     preview: Snapshot | None,
-    limits: Limits = LIMITS,
+    limits: ComparisonLimits = LIMITS,
     recorded: Sequence[ComputedRange] | None = None,
 ) -> ModelCompared:
     model = ComparedModel(prod, preview, is_own_table=recorded is None, recorded=recorded or ())

@@ -1,4 +1,6 @@
-"""Compare the tables of a preview with those of prod. Only counts leave the warehouse, no values.
+"""Compare the tables of a preview with those of prod.
+
+Only counts, sums and extremes leave the warehouse, and examples of rows if somebody asks for them.
 
 Rows are matched by the model's grain, in one full join. SQLMesh's own `table_diff` is slower, needs a grain in every
 model, and counts each pair of rows that share a key.
@@ -25,12 +27,12 @@ from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.coverage import is_incremental
 from dg_sqlmesh_component.worker.observe.samples import sample_of
 from dg_sqlmesh_component.worker.plan.compared_column import INTEGERS
-from dg_sqlmesh_component.worker.plan.count_queries import IN_PROD, CountQueries, Table
+from dg_sqlmesh_component.worker.plan.table_comparison_queries import IN_PROD, CountQueries, Table
 from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange, computed_ranges
 
 
 @dataclass(frozen=True)
-class Limits:
+class ComparisonLimits:
     """How to compare; as in `PreviewRequest`."""
 
     max_rows: int
@@ -39,7 +41,7 @@ class Limits:
 
 
 def compare_environments(
-    plan: Plan, prod: Environment, context: Context, limits: Limits
+    plan: Plan, prod: Environment, context: Context, limits: ComparisonLimits
 ) -> Iterator[msg.ModelCompared]:
     """Compare each model for which the planned environment shows another table than prod, or that only one of them has.
 
@@ -92,7 +94,7 @@ class ComparedModel:
     reads_partial: tuple[str, ...] = ()
     recorded: Sequence[ComputedRange] = ()
 
-    def compare(self, queries: Warehouse, limits: Limits) -> msg.ModelCompared:
+    def compare(self, queries: Warehouse, limits: ComparisonLimits) -> msg.ModelCompared:
         """Compare both tables, or count the rows of the only one."""
         old, new = self.old, self.new
         either = new or old
@@ -241,7 +243,7 @@ def _finite(value: Any) -> float | None:
 class _Comparison:
     """Compares two tables by the queries for them."""
 
-    def __init__(self, warehouse: Warehouse, queries: CountQueries, limits: Limits) -> None:
+    def __init__(self, warehouse: Warehouse, queries: CountQueries, limits: ComparisonLimits) -> None:
         self._warehouse = warehouse
         self._integers = warehouse.integers
         self._queries = queries

@@ -18,7 +18,7 @@ from postgres import postgres_server
 from sqlglot import exp, parse
 from sqlmesh.core.engine_adapter import DIALECT_TO_ENGINE_ADAPTER
 
-from dg_sqlmesh_component.worker.plan.count_queries import CountQueries, Table
+from dg_sqlmesh_component.worker.plan.table_comparison_queries import CountQueries, Table
 
 DIALECTS = sorted({adapter.DIALECT for adapter in DIALECT_TO_ENGINE_ADAPTER.values()})
 COLUMNS = {

@@ -19,7 +19,7 @@ MAX_NAMED_CHECKS = 3
 
 
 @dataclass(frozen=True)
-class EarlierChecks:
+class LastCheckResults:
     """Reads the last results of checks that a step repeats, or adds to."""
 
     context: dg.AssetExecutionContext

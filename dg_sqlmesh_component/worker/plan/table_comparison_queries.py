@@ -1,6 +1,7 @@
-"""The queries that count how the rows of two tables differ.
+"""The queries that compare the rows of two tables: they count, or select examples.
 
-Each is one SELECT of sums in every dialect: sqlglot rewrites a full join for MySQL as a UNION, which is inside of it.
+Each that counts is one SELECT of sums in every dialect: sqlglot rewrites a full join for MySQL as a UNION, which is
+inside of it.
 """
 
 from __future__ import annotations
