@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import DataVersions, forget_data_version
-from dg_sqlmesh_component.history.active_runs import active_runs, run_ids
+from dg_sqlmesh_component.history.active_runs import ActiveRun, active_runs, run_ids
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, record_of, recorded_data
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed
@@ -34,6 +34,7 @@ class StepRecords:
     materialized_outside: set[str] = field(default_factory=set)
     _recorded: dict[str, msg.RecordedData | None] = field(default_factory=dict)
     _outside: dict[str, OutsideData] = field(default_factory=dict)
+    _changes: list[ActiveRun] = field(default_factory=list)
 
     def read(self, models: Sequence[str]) -> dict[str, msg.RecordedData | None]:
         """Dagster's records of the models, by fqn. No other run of ours changes them until this step has ended."""
@@ -55,7 +56,9 @@ class StepRecords:
             for run in active_runs(instance, assets)
         ]
         self._recorded |= recorded_data(instance, assets, [data.fqn for data in compared])
-        outside, left_to_runs = outside_data(compared, self._recorded, active)
+        # An apply records at its end, and only what nobody has recorded. A record of this step would hide it.
+        self._changes = [run for run in active if run.is_change]
+        outside, left_to_runs = outside_data(compared, self._recorded, [run for run in active if not run.is_change])
         self._outside |= {data.fqn: data for data in outside}
         self._recorded |= {data.fqn: data.record for data in outside}
         if left_to_runs:
@@ -90,7 +93,9 @@ class StepRecords:
         """
         assets = self.wording.assets
         for data in [self._outside.pop(fqn) for fqn in models if fqn in self._outside]:
-            materialization = outside_materialization(assets, data, self.data_versions, in_run or {})
+            changes = [run for run in self._changes if run.has_computed(data.fqn, data.computed_at)]
+            origin = f"while run {run_ids(changes)} applied a plan" if changes else None
+            materialization = outside_materialization(assets, data, self.data_versions, in_run or {}, origin)
             if in_run is None:
                 self.context.instance.report_runless_asset_event(materialization)
                 yield RecordedOutside(materialization.asset_key)

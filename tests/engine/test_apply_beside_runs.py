@@ -15,7 +15,16 @@ from uuid import uuid4
 import dagster as dg
 import pytest
 from engine.plan_jobs import APPLY, failure_of, launch, planned
-from harness import TESTS, NewShop, RunRecord, Shop, processes_in, reconstructable_job, wait_until
+from harness import (
+    TESTS,
+    NewShop,
+    RunRecord,
+    Shop,
+    needs_previews,
+    processes_in,
+    reconstructable_job,
+    wait_until,
+)
 from postgres import Server, postgres_server
 
 APPLYING = """
@@ -141,7 +150,7 @@ def warehouse(server: Server, new_shop: NewShop) -> Warehouse:
     return new_warehouse(server, new_shop)
 
 
-def new_warehouse(server: Server, new_shop: NewShop, settings: str = "") -> Warehouse:
+def new_warehouse(server: Server, new_shop: NewShop, settings: str = "", **attributes: Any) -> Warehouse:
     database = f"beside_{uuid4().hex[:8]}"
     server.query(f"CREATE DATABASE {database}")
     server.query("CREATE SCHEMA raw; CREATE TABLE raw.orders (day date, n int)", database)
@@ -149,7 +158,7 @@ def new_warehouse(server: Server, new_shop: NewShop, settings: str = "") -> Ware
     for ago in range(5, 0, -1):
         server.query(f"INSERT INTO raw.orders VALUES ('{day(ago)}', {ago})", database)
     config = server.config(database, start=day(5)) + settings
-    options = {"deploy": True, "restate": True, "janitor": True, "execution": {"overlap_timeout": 10}}
+    options = {"deploy": True, "restate": True, "janitor": True, "execution": {"overlap_timeout": 10}, **attributes}
     return Warehouse(server, database, new_shop(FILES, config, **options))
 
 
@@ -372,3 +381,35 @@ def test_what_was_read_between_the_delete_and_the_insert_of_a_run_is_read_again(
     assert warehouse.rows("days") == ALL[:2]
     assert f"runs rewrote the source meanwhile: t.days ({day(5)})." in applied.log
     assert shop.launch().status is SUCCESS
+
+
+@needs_previews
+def test_what_a_restatement_takes_from_a_previewed_version_is_computed_again(server: Server, new_shop: NewShop) -> None:
+    """SQLMesh then also forgets these intervals of each version that another environment shows."""
+    warehouse = new_warehouse(server, new_shop, preview={"environment": "pr_1"})
+    warehouse.change("orders", "day, n", "day, n, 1 AS added")
+    previewed = launch(warehouse.shop, "sqlmesh_shop_preview", allow_pending=True)
+    assert previewed.status is SUCCESS, failure_of(previewed)
+    with warehouse.applying("other", "1 AS x", f"1 AS x {PAUSES}") as process:
+        warehouse.query(f"UPDATE raw.orders SET n = 50 WHERE day = '{day(5)}'")
+        restate = {"sqlmesh_shop": {"restate": {"start": day(5), "end": day(5)}}}
+        assert warehouse.shop.launch(ops=restate, assets=["t/orders"]).status is SUCCESS
+    applied = warehouse.end(process)
+    assert warehouse.query(f"SELECT n, added FROM t.orders WHERE day = '{day(5)}'") == [(50, 1)]
+    assert f"runs rewrote the source meanwhile: t.orders ({day(5)})." in applied.log
+
+
+def test_each_interval_is_recorded_although_runs_end_while_a_plan_goes_on(warehouse: Warehouse) -> None:
+    shop, key = warehouse.shop, dg.AssetKey(["t", "orders"])
+    with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
+        shop.sqlmesh("run")  # outside of Dagster, as the data of a run that was killed
+        restate = {"sqlmesh_shop": {"restate": {"start": day(5), "end": day(5)}}}
+        assert shop.launch(ops=restate, assets=["t/orders"]).status is SUCCESS
+    warehouse.end(process)
+    records = shop.instance.fetch_materializations(key, limit=9).records
+    recorded = [record.asset_materialization.metadata for record in records if record.asset_materialization]
+    assert [metadata["sqlmesh/intervals"].value for metadata in recorded] == [
+        day(5),
+        f"{day(5)} to {day(1)} (5 days)",
+    ]
+    assert str(recorded[1]["sqlmesh/origin"].value).startswith("while run ")

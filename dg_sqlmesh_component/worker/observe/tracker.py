@@ -151,6 +151,10 @@ class Tracker(PipeConsole):
         self._start_reports()
         self.pipe.send(msg.EvaluationPlanned(dict(batches), continues=True))
 
+    def finished(self, fqn: str) -> Sequence[msg.Interval]:
+        """The intervals of the finished batches of a node, in all stages of a plan."""
+        return self._progress.finished(fqn)
+
     @property
     def failed(self) -> Set[str]:
         """The nodes that have failed."""

@@ -14,6 +14,7 @@ Before SQLMesh writes the environment, the lock is taken for good, and what has 
   only compute as a whole is computed as a whole.
 - A run has computed an interval of an old version that the new version has computed too, from the same tables. A
   restatement of it says that a table outside of the project has changed, so the new version computes it again.
+- A restatement has taken intervals from a new version that an environment shows. They are computed again.
 - A killed run has left a gap in a table that prod shows. It is filled, and counts as rewritten.
 - A model that keeps its table reads new versions. Its gaps are filled after theirs.
 
@@ -26,9 +27,9 @@ plan. On DuckDB, the file is the lock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Set
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from graphlib import TopologicalSorter
 from typing import Any
 
@@ -66,49 +67,42 @@ _ROUNDS = 3
 """How often is made up without the lock, so that runs wait shortly for the last time."""
 
 
+@dataclass(frozen=True)
 class Rewritten:
     """Which intervals of new versions have to be computed, because of what runs have done since.
 
-    Args:
+    Attributes:
         new: The snapshots whose tables prod does not show, by name.
         others: All other snapshots of the plan, by name.
         shown: The versions that prod shows, by name.
         rows: The computed ranges of the state.
         gaps: By name, intervals of the others that are going to be computed.
+        lost: By name, intervals that restatements have taken from the new versions.
     """
 
-    def __init__(
-        self,
-        new: Mapping[str, Snapshot],
-        others: Mapping[str, Snapshot],
-        shown: Mapping[str, SnapshotTableInfo],
-        rows: Mapping[Any, Sequence[ComputedRange]],
-        gaps: Mapping[str, Sequence[Interval]],
-    ) -> None:
-        self._new = new
-        self._others = others
-        self._shown = shown
-        self._rows = rows
-        self._gaps = gaps
-        self._parents = upstream({**others, **new})
+    new: Mapping[str, Snapshot]
+    others: Mapping[str, Snapshot]
+    shown: Mapping[str, SnapshotTableInfo]
+    rows: Mapping[Any, Sequence[ComputedRange]]
+    gaps: Mapping[str, Sequence[Interval]]
+    lost: Mapping[str, Sequence[Interval]]
 
     def again(self, index: DeployabilityIndex, since: Mapping[str, int]) -> dict[str, tuple[Interval, ...]]:
-        """By name, the computed intervals that have read what was rewritten.
+        """By name, the intervals that have read what was rewritten, and those that are lost.
 
         Args:
             since: When each new version has begun to read, epoch milliseconds. Others have read nothing.
         """
         found: dict[str, tuple[Interval, ...]] = {}
-        for name in TopologicalSorter({name: self._parents[name] for name in self._new}).static_order():
-            snapshot = self._new.get(name)
-            if snapshot is None or not _is_table(snapshot) or name not in since:
+        for name in TopologicalSorter({name: self._parents[name] for name in self.new}).static_order():
+            snapshot = self.new.get(name)
+            if snapshot is None or not _is_table(snapshot):
                 continue
-            computed = computed_intervals(snapshot, index)
-            altered = [interval for parent in self._tables_read(name) for interval in found.get(parent, ())]
-            for parent in self._tables_read(name) & self._others.keys():
-                altered += self._altered(self._others[parent], since[name], only_rewritten=not is_incremental(snapshot))
-            if name in self._shown:
-                altered += self._altered(self._shown[name], since[name], only_rewritten=False)
+            lost = self.lost.get(name, ())
+            computed = merged([*computed_intervals(snapshot, index), *lost])
+            altered = [*lost, *(interval for parent in self._tables_read(name) for interval in found.get(parent, ()))]
+            if name in since:
+                altered += self._altered_since(snapshot, since[name])
             if not common(altered, computed):
                 continue
             is_whole = not is_incremental(snapshot) or snapshot.full_history_restatement_only
@@ -116,25 +110,36 @@ class Rewritten:
             found[name] = common(parts, computed)
         return found
 
+    def _altered_since(self, snapshot: Snapshot, since: int) -> Iterator[Interval]:
+        """What runs have rewritten of the tables that a new version reads, and of its old version."""
+        for parent in self._tables_read(snapshot.name) & self.others.keys():
+            yield from self._altered(self.others[parent], since, only_rewritten=not is_incremental(snapshot))
+        if snapshot.name in self.shown:
+            yield from self._altered(self.shown[snapshot.name], since, only_rewritten=False)
+
     def _altered(
         self, snapshot: Snapshot | SnapshotTableInfo, since: int, *, only_rewritten: bool
     ) -> Sequence[Interval]:
-        rows = self._rows.get((snapshot.name, snapshot.version, False), ())
+        rows = self.rows.get((snapshot.name, snapshot.version, False), ())
         before = merged(row.interval for row in rows if row.at <= since)
         after = [row for row in rows if row.at > since]
-        gaps = self._gaps.get(snapshot.name, ())
+        gaps = self.gaps.get(snapshot.name, ())
         if not only_rewritten:
             return [*gaps, *(row.interval for row in after)]
         whole = [row.interval for row in after if row.is_merged]
         return [*gaps, *whole, *common((row.interval for row in after if not row.is_merged), before)]
 
     def _tables_read(self, name: str) -> Set[str]:
-        nodes = {**self._others, **self._new}
+        nodes = {**self.others, **self.new}
 
         def behind(node: str) -> Iterable[str]:
             return () if _is_table(nodes[node]) else self._parents[node]
 
         return reachable(self._parents[name], behind)
+
+    @cached_property
+    def _parents(self) -> Mapping[str, Sequence[str]]:
+        return upstream({**self.others, **self.new})
 
 
 def _is_table(snapshot: Snapshot) -> bool:
@@ -200,6 +205,8 @@ class BesideRuns:
         self._interrupted_since = interrupted_since
         self._shown = {info.name: info for info in prod.snapshots} if prod else {}
         self._before: Mapping[str, Sequence[Interval]] = {}
+        self._had: dict[str, tuple[Interval, ...]] = {}
+        """By name, the intervals of new versions that were computed, before or by this plan."""
 
     def apply(self, evaluator: Any, plan: EvaluatablePlan, circuit_breaker: Callable[[], bool] | None) -> None:
         """Apply the plan with SQLMesh's evaluator, two of whose stages are replaced."""
@@ -233,7 +240,10 @@ class BesideRuns:
 
         if not self._lock.is_file or self._interrupted_since is not None:
             self._before = self._intervals_shown()
-            self._note_interrupted(plan)
+            stage = self._stage(plan)
+            self._had = self._computed(stage)
+            if self._interrupted_since is not None:  # an interrupted plan or preview may have computed them
+                self._context.started.update(dict.fromkeys(self._had, self._interrupted_since))
             evaluator.visit_backfill_stage = visit_backfill_stage
             evaluator.visit_environment_record_update_stage = visit_environment_record_update_stage
         if not plan.is_dev and self._changes_shared_tables(plan):
@@ -305,8 +315,10 @@ class BesideRuns:
         new = {name: node for name, node in snapshots.items() if not self._is_shown(node)}
         others = {name: node for name, node in snapshots.items() if name not in new}
         gaps = self._gaps(stage, plan, others) if has_lock else {}
-        started = self._context.started
-        rewritten = Rewritten(new, others, self._shown, computed_ranges(self._context), gaps)
+        computed, started = self._computed(stage), self._context.started
+        _add(self._had, {name: self._context.tracker.finished(name) for name in new})
+        lost = {name: subtract(intervals, computed.get(name, ())) for name, intervals in self._had.items()}
+        rewritten = Rewritten(new, others, self._shown, computed_ranges(self._context), gaps, lost)
         again = rewritten.again(stage.deployability_index, started)
         self._context.started = dict.fromkeys(started, looked_at)
         newer: Mapping[str, Sequence[Interval]] = {}
@@ -341,14 +353,14 @@ class BesideRuns:
         )
         return BackfillStage({}, set(), {node.name: node for node in snapshots.values()}, index)
 
-    def _note_interrupted(self, plan: EvaluatablePlan) -> None:
-        """Note new versions with intervals: an interrupted plan or preview may have computed them."""
-        if self._interrupted_since is None:
-            return
-        stage = self._stage(plan)
-        for name, node in stage.all_snapshots.items():
-            if not self._is_shown(node) and computed_intervals(node, stage.deployability_index):
-                self._context.started[name] = self._interrupted_since
+    def _computed(self, stage: BackfillStage) -> dict[str, tuple[Interval, ...]]:
+        """The computed intervals of the new versions that have some, by name."""
+        computed = {
+            name: tuple(computed_intervals(node, stage.deployability_index))
+            for name, node in stage.all_snapshots.items()
+            if not self._is_shown(node)
+        }
+        return {name: intervals for name, intervals in computed.items() if intervals}
 
     def _gaps(
         self, stage: BackfillStage, plan: EvaluatablePlan, shown: Mapping[str, Snapshot]
