@@ -523,7 +523,9 @@ def restatement(story: Story) -> None:
             story.source[of_day] += 100
             story.altered.add(of_day)
     story.warehouse.ask(f"UPDATE raw.source SET n = n + 100 WHERE day BETWEEN '{first}' AND '{last}'")
-    names = [name for name, model in story.prod.items() if not model.reads and name in story.files]
+    readers = [name for name, model in story.prod.items() if not model.reads]
+    names = [name for name in readers if name in story.files]
+    story.mixed |= downstream(story.prod, set(readers) - set(names))  # no asset any more, so nobody restates them
     record = story.launch([f"t/{name}" for name in names], restate={"start": first, "end": last})
     story.note(f"restatement: {names} {first} {last} {record.status.value}")
     if record.status is not dg.DagsterRunStatus.SUCCESS:
