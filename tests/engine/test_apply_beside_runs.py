@@ -384,6 +384,21 @@ def test_what_was_read_between_the_delete_and_the_insert_of_a_run_is_read_again(
 
 
 @needs_previews
+def test_the_close_of_a_preview_waits_for_a_plan(server: Server, new_shop: NewShop) -> None:
+    warehouse = new_warehouse(server, new_shop, preview={"environment": "pr_1"})
+    warehouse.change("orders", "day, n", "day, n, 1 AS added")
+    assert launch(warehouse.shop, "sqlmesh_shop_preview", allow_pending=True).status is SUCCESS
+    with warehouse.applying("other", "1 AS x", f"1 AS x {PAUSES}") as process:
+        refused = launch(warehouse.shop, "sqlmesh_shop_preview_close")
+        assert refused.status is dg.DagsterRunStatus.FAILURE
+        assert "is held by plan of run" in failure_of(refused)
+    warehouse.end(process)
+    closed = launch(warehouse.shop, "sqlmesh_shop_preview_close")
+    assert closed.status is SUCCESS, failure_of(closed)
+    assert warehouse.query("SELECT count(added) FROM t.orders") == [(2,)], "prod shows the table of the preview"
+
+
+@needs_previews
 def test_what_a_restatement_takes_from_a_previewed_version_is_computed_again(server: Server, new_shop: NewShop) -> None:
     """SQLMesh then also forgets these intervals of each version that another environment shows."""
     warehouse = new_warehouse(server, new_shop, preview={"environment": "pr_1"})
