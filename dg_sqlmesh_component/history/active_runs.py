@@ -76,7 +76,7 @@ def active_runs(instance: dg.DagsterInstance, assets: ProjectAssets) -> list[Act
                     models=None
                     if APPLIES_TAG in run.tags or run.tags.get(RESTATE_TAG, NOT_SET) != NOT_SET
                     else frozenset(assets.fqn_by_key[key] for key in planned & assets.fqn_by_key.keys()),
-                    computing_since=_computing_since(record),
+                    computing_since=computing_since(record),
                     is_change=APPLIES_TAG in run.tags,
                 )
             )
@@ -93,13 +93,16 @@ def mark_as_computing(instance: dg.DagsterInstance, run_id: str) -> int:
     """Give a run the tag, unless another step of it has. Return the present, in epoch milliseconds."""
     now = datetime.now(timezone.utc)
     record = instance.get_run_record_by_id(run_id)
-    if record is not None and _computing_since(record) is None:
+    if record is not None and computing_since(record) is None:
         instance.add_run_tags(run_id, {COMPUTING_SINCE_TAG: now.isoformat(timespec="milliseconds")})
     return int(now.timestamp() * 1000)
 
 
-def _computing_since(record: dg.RunRecord) -> int | None:
-    """A run that was launched again has a copy of the first run's tag. It is older than the start of the run."""
+def computing_since(record: dg.RunRecord) -> int | None:
+    """When a run has first taken a lock, epoch milliseconds; None if it has not.
+
+    A run that was launched again has a copy of the first run's tag. It is older than the start of the run.
+    """
     tag, start = record.dagster_run.tags.get(COMPUTING_SINCE_TAG), record.start_time
     since = None if tag is None else _instant(tag)
     return since if since is not None and start is not None and since >= int(start * 1000) else None

@@ -45,6 +45,7 @@ class Planning:
         report: What the job reports so far.
         outcomes: The models that SQLMesh has computed or audited, in the order in which they were settled.
         went_on: What runs did meanwhile; None if they could do nothing.
+        ended_at: When the worker had done everything. While a plan is applied, it holds the lock until the step ends.
     """
 
     def __init__(self, context: dg.OpExecutionContext, settings: Settings, report: PlanReport, advice: str) -> None:
@@ -58,6 +59,7 @@ class Planning:
         self.report = replace(report, upstream=upstream, origin=_origin(context, settings))
         self.outcomes: list[NodeOutcome] = []
         self.went_on: msg.RunsWentOn | None = None
+        self.ended_at = 0.0
         self.session = WorkerSession(context, settings.project, settings.query_characters)
 
     @property
@@ -86,6 +88,7 @@ class Planning:
             else:
                 self._log.event(event)
                 self._note_outcomes(event)
+        self.ended_at = time.monotonic()
         if isinstance(self.session.end, msg.LastEvent):
             self._note_outcomes(self.session.end)
         if (error := self.session.error) is not None:

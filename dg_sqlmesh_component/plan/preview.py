@@ -10,7 +10,8 @@ import dagster as dg
 
 from dg_sqlmesh_component.clean_up.step import JanitorStep
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.history.interrupted_changes import interrupted_since
+from dg_sqlmesh_component.history.active_runs import mark_as_computing
+from dg_sqlmesh_component.history.interrupted_changes import interrupted_changes
 from dg_sqlmesh_component.plan.gate import Decision, Refusal, digest_of, headline, preview_refusals, refusals
 from dg_sqlmesh_component.plan.planning import Planning
 from dg_sqlmesh_component.plan.preview_audits import keep_audits
@@ -133,8 +134,9 @@ class _PreviewStep:
         self._planned = self.planning.report = replace(self.planning.report, plan=plan, seconds=seconds, refusals=found)
         self.planning.publish(headline(plan))
         self.planning.refuse("preview")
-        since = interrupted_since(self._context.instance, self._settings)
-        return msg.PlanApproval((), msg.Records({}), since)
+        began = mark_as_computing(self._context.instance, self._context.run.run_id)
+        interrupted = interrupted_changes(self._context.instance, self._settings, began)
+        return msg.PlanApproval((), msg.Records({}), interrupted)
 
     def _note_plan_of_prod(self, plan: msg.PlanBuilt) -> None:
         """What remains to be done after the merge: the plan that the job which applies plans would apply."""

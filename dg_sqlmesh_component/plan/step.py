@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import APPLIES_TAG, active_runs, mark_as_computing, project_hash
 from dg_sqlmesh_component.history.check_results import results_of_same_data
 from dg_sqlmesh_component.history.earlier_results import evaluation_of
-from dg_sqlmesh_component.history.interrupted_changes import interrupted_since
+from dg_sqlmesh_component.history.interrupted_changes import interrupted_changes
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, recorded_data
 from dg_sqlmesh_component.history.unfinished_restatements import finish, unfinished_restatements
 from dg_sqlmesh_component.plan.gate import Decision, allowed_fqns, digest_of, headline, refusals
@@ -137,8 +138,8 @@ class _PlanStep:
         self._computing_since = mark_as_computing(self._context.instance, self._context.run.run_id)
         records = materialized_data(self._context.instance, assets, assets.specs)
         unfinished = unfinished_restatements(self._context.instance, self._settings.project_tag)
-        since = interrupted_since(self._context.instance, self._settings)
-        return msg.PlanApproval(allowed_fqns(plan, self._decision), msg.Records(records, unfinished), since)
+        interrupted = interrupted_changes(self._context.instance, self._settings, self._computing_since)
+        return msg.PlanApproval(allowed_fqns(plan, self._decision), msg.Records(records, unfinished), interrupted)
 
     def _end(self) -> Iterator[Any]:
         if not self._applies:
@@ -152,8 +153,11 @@ class _PlanStep:
             result += f" Values are lost: {listed(lost)}."
         if emptied := [model.name for model in plan.models if any(msg.ADDED_AGAIN in e for e in model.destructive)]:
             result += f" To compute the values of the added columns again, restate {listed(emptied)}."
-        went_on = made_up_for(self.planning.went_on, plan.models)
-        sentences = (*kept_rows(plan.models, environment), *left_out(plan.models), *went_on)
+        went_on = self.planning.went_on
+        if went_on is not None:
+            went_on = replace(went_on, seconds=went_on.seconds + time.monotonic() - self.planning.ended_at)
+        meanwhile = made_up_for(went_on, plan.models)
+        sentences = (*kept_rows(plan.models, environment), *left_out(plan.models), *meanwhile)
         result += "".join(f" {sentence}" for sentence in sentences)
         self._context.log.info(result)
         self.planning.end(result)

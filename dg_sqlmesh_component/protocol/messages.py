@@ -177,6 +177,11 @@ class LockRequest(Request):
         """What holds the lock, in words."""
         return f"{self.HOLDER} {self.run_id}"
 
+    @property
+    def locks(self) -> tuple[str, ...]:
+        """The scopes of its locks."""
+        return self.LOCKS
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRequest(LockRequest):
@@ -217,6 +222,11 @@ class EvaluationRequest(LockRequest):
     sampling: Sampling | None = None
     deploy_jobs: tuple[str, str] | None = None
     sources: Sources = field(default_factory=dict)
+
+    @property
+    def locks(self) -> tuple[str, ...]:
+        """A plan may compute the very versions that another environment than prod shows."""
+        return ("runs",) if self.environment == "prod" else ("changes", "runs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,12 +412,12 @@ class PlanApproval:
     Attributes:
         allow_destructive: The models, by fqn, whose tables may lose columns.
         records: What Dagster knows about the data of models.
-        interrupted_since: When the first plan or preview began that was interrupted since the last plan was applied.
+        interrupted: The times in which plans and previews computed that were interrupted, epoch milliseconds.
     """
 
     allow_destructive: tuple[str, ...]
     records: Records
-    interrupted_since: int | None = None
+    interrupted: tuple[Interval, ...] = ()
 
 
 Answer = Records | GoAhead | PlanApproval

@@ -58,7 +58,7 @@ class LockWait:
     def __init__(self, pipe: Pipe, seconds: float) -> None:
         self.pipe = pipe
         self._seconds = seconds
-        self._since: float | None = None
+        self._waited_before = 0.0
         self._reminded = 0.0
 
     def until(self, attempt: Callable[[], _T]) -> _T:
@@ -69,16 +69,19 @@ class LockWait:
         Raises:
             DatabaseInUseError: The last one, when the time is up.
         """
+        since: float | None = None
         while True:
             try:
-                return attempt()
+                result = attempt()
             except DatabaseInUseError as error:
-                self._wait(error)
+                since = since or time.monotonic()
+                self._wait(error, self._waited_before + time.monotonic() - since)
+            else:
+                self._waited_before += time.monotonic() - since if since is not None else 0.0
+                return result
 
-    def _wait(self, error: DatabaseInUseError) -> None:
+    def _wait(self, error: DatabaseInUseError, waited: float) -> None:
         now = time.monotonic()
-        self._since = self._since or now
-        waited = now - self._since
         if waited >= self._seconds:
             seconds = counted(round(waited), "second")
             text = f"{error} This run has waited for {seconds} (`execution.overlap_timeout` in defs.yaml)."
@@ -137,7 +140,7 @@ def locked_context(
     context = lock_wait.until(open_project)
     try:
         with ExitStack() as held:
-            for scope in request.LOCKS if writes else ():
+            for scope in request.locks if writes else ():
                 held.enter_context(StateLock(context, request, lock_wait, scope).held())
             yield context
     finally:
@@ -152,7 +155,7 @@ class StateLock:
         self._holder = request.holder
         self._wait = lock_wait
         self._scope = scope
-        self._warns = scope == request.LOCKS[0]
+        self._warns = scope == request.locks[0]
         self._adapter: Any = None
         self._since = 0.0
         self._held_before = 0.0

@@ -2,62 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
-from typing import Any
-from uuid import uuid4
 
 import dagster as dg
 import pytest
-from engine.plan_jobs import APPLY, failure_of, launch, planned
-from harness import (
-    TESTS,
-    NewShop,
-    RunRecord,
-    Shop,
-    needs_previews,
-    processes_in,
-    reconstructable_job,
-    wait_until,
+from engine.beside_lab import (
+    ALL,
+    DAILY,
+    FILES,
+    LOCK,
+    LOOKBACK,
+    PAUSES,
+    SUCCESS,
+    SWITCH,
+    WITHIN,
+    Warehouse,
+    day,
+    new_warehouse,
 )
+from engine.plan_jobs import APPLY, failure_of, launch, planned
+from harness import NewShop, needs_previews, processes_in, reconstructable_job, wait_until
 from postgres import Server, postgres_server
-
-APPLYING = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-import dagster as dg
-from dagster._utils.interrupts import setup_interrupt_handlers
-from harness import reconstructable_job
-setup_interrupt_handlers()  # as in the process of a run
-job = reconstructable_job(Path(sys.argv[3]), json.loads(sys.argv[6]), sys.argv[4])
-with dg.DagsterInstance.from_config(sys.argv[2]) as instance:
-    with dg.execute_job(job, instance=instance, run_config=json.loads(sys.argv[5])) as result:
-        print(result.run_id)
-"""
-LOCK = 7
-"""The advisory lock for which a query with `PAUSES` waits."""
-DAILY = "kind INCREMENTAL_BY_TIME_RANGE (time_column day)"
-WITHIN = "WHERE day BETWEEN @start_ds::date AND @end_ds::date"
-FILES = {
-    "models/orders.sql": f"MODEL (name t.orders, {DAILY}); SELECT day, n FROM raw.orders {WITHIN}",
-    "models/days.sql": f"MODEL (name t.days, {DAILY}); SELECT day, n FROM t.orders {WITHIN}",
-    "models/other.sql": "MODEL (name t.other, kind FULL); SELECT 1 AS x",
-}
-LOOKBACK = "kind INCREMENTAL_BY_TIME_RANGE (time_column day, lookback 1)"
-SWITCH = "(SELECT x FROM raw.switch)"
-SUCCESS = dg.DagsterRunStatus.SUCCESS
-PAUSES = f", pg_advisory_xact_lock({LOCK})::text AS paused"
-TODAY = datetime.now(timezone.utc).date()
-
-
-def day(ago: int) -> str:
-    return str(TODAY - timedelta(days=ago))
 
 
 @pytest.fixture(scope="module")
@@ -66,103 +31,9 @@ def server() -> Iterator[Server]:
         yield server
 
 
-@dataclass
-class Warehouse:
-    """A shop in a database of its own. Two days are computed, and three are pending."""
-
-    server: Server
-    database: str
-    shop: Shop
-    is_killed: bool = False
-
-    def query(self, sql: str) -> list[tuple[Any, ...]]:
-        return self.server.query(sql, self.database)
-
-    def last_log(self) -> str:
-        """The log of the newest run."""
-        [run] = self.shop.instance.get_runs(limit=1)
-        return self.shop.run_record(run.run_id).log
-
-    def waits_for(self, lock: int) -> bool:
-        """Whether a query waits for an advisory lock."""
-        waiting = f"SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = {lock} AND NOT granted"
-        return bool(self.query(waiting))
-
-    def release(self, lock: int) -> None:
-        """End the session that holds an advisory lock."""
-        holder = f"SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = {lock} AND granted"
-        self.query(f"SELECT pg_terminate_backend(pid) FROM ({holder}) AS holder")
-
-    def table(self, model: str) -> str:
-        """The physical table of a model, which its view shows."""
-        [[definition]] = self.query(f"SELECT pg_get_viewdef('t.{model}'::regclass)")
-        return str(definition).split("FROM ")[1].rstrip("; \n")
-
-    def rows(self, model: str) -> list[tuple[str, int]]:
-        return [(str(of_day), n) for of_day, n in self.query(f"SELECT day, n FROM t.{model} ORDER BY day")]
-
-    def change(self, model: str, old: str, new: str) -> None:
-        file = self.shop.project / "models" / f"{model}.sql"
-        text = file.read_text()
-        assert old in text
-        file.write_text(text.replace(old, new))
-
-    def add(self, **models: str) -> None:
-        for name, text in models.items():
-            (self.shop.project / "models" / f"{name}.sql").write_text(text)
-        self.shop.plan()
-
-    @contextmanager
-    def applying(self, model: str, old: str, new: str) -> Iterator[subprocess.Popen[str]]:
-        """Change a model and apply the plan in a process of its own, which waits for a lock until the block ends."""
-        self.change(model, old, new)
-        with self.server.advisory_lock(LOCK, self.database):
-            process = self.start_apply()
-            wait_until(lambda: self.waits_for(LOCK), process)
-            yield process
-            assert self.is_killed or process.poll() is None, "the apply waits for the lock"
-
-    def leave_gap(self, model: str) -> None:
-        """Let a run of a model with a lookback fail. It has forgotten its last day before, to compute it again."""
-        self.query("UPDATE raw.switch SET x = 0")
-        assert self.shop.launch(assets=[f"t/{model}"]).status is dg.DagsterRunStatus.FAILURE
-        self.query("UPDATE raw.switch SET x = 1")
-
-    def start_apply(self) -> subprocess.Popen[str]:
-        config = {"digest": planned(self.shop)["digest"]}
-        return self.start(APPLY, {"execution": {"config": {"in_process": {}}}, "ops": {APPLY: {"config": config}}})
-
-    def start(self, job: str, config: dict[str, Any], **selection: Any) -> subprocess.Popen[str]:
-        """Launch a job in a process of its own."""
-        project = self.shop.instance.root_directory, self.shop.root
-        arguments = [TESTS, *project, job, json.dumps(config), json.dumps(selection)]
-        command = [sys.executable, "-c", APPLYING, *map(str, arguments)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-
-    def end(self, process: subprocess.Popen[str], status: dg.DagsterRunStatus = SUCCESS) -> RunRecord:
-        record = self.shop.run_record(process.communicate(timeout=300)[0].split()[-1])
-        assert record.status is status, record.failures
-        return record
-
-
 @pytest.fixture
 def warehouse(server: Server, new_shop: NewShop) -> Warehouse:
     return new_warehouse(server, new_shop)
-
-
-def new_warehouse(server: Server, new_shop: NewShop, settings: str = "", **attributes: Any) -> Warehouse:
-    database = f"beside_{uuid4().hex[:8]}"
-    server.query(f"CREATE DATABASE {database}")
-    server.query("CREATE SCHEMA raw; CREATE TABLE raw.orders (day date, n int)", database)
-    server.query("CREATE TABLE raw.switch AS SELECT 1 AS x", database)
-    for ago in range(5, 0, -1):
-        server.query(f"INSERT INTO raw.orders VALUES ('{day(ago)}', {ago})", database)
-    config = server.config(database, start=day(5)) + settings
-    options = {"deploy": True, "restate": True, "janitor": True, "execution": {"overlap_timeout": 10}, **attributes}
-    return Warehouse(server, database, new_shop(FILES, config, **options))
-
-
-ALL = [(day(ago), ago) for ago in range(5, 0, -1)]
 
 
 def test_a_run_does_not_wait_for_the_backfill_and_the_plan_computes_what_the_run_has_computed(

@@ -231,7 +231,10 @@ def _has_moved(context: Context, plan: Plan) -> Callable[[], bool]:
     return has_moved
 
 
-def versions_shown(context: Context, environment: str) -> Set[SnapshotId]:
-    """The versions that an environment shows; empty if there is none."""
+def versions_shown(context: Context, environment: str) -> tuple[Set[SnapshotId], Any, Any]:
+    """The versions, requirements and statements of an environment; empty if there is none."""
     stored = context.state_reader.get_environment(environment)
-    return {info.snapshot_id for info in stored.snapshots} if stored else set()
+    if stored is None:
+        return set(), {}, []
+    statements = context.state_reader.get_environment_statements(environment)
+    return {info.snapshot_id for info in stored.snapshots}, stored.requirements, statements

@@ -77,7 +77,7 @@ def _planned(request: msg.PlanRequest, context: PlanContext, runs: StateLock) ->
         return msg.EvaluationFinished("not_run")
     approval = pipe.receive_approval()
     pipe.begin()
-    beside_runs = BesideRuns(context, shown, runs, approval.interrupted_since)
+    beside_runs = BesideRuns(context, shown, runs, approval.interrupted)
     replace_apply(context, beside_runs.apply)
     apply_approved(request, context, plan, approval, _HOW_TO_FINISH)
     environment = stored_environment(request.project, request.environment, context)

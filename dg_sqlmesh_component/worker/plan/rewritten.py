@@ -1,0 +1,141 @@
+"""Which intervals of new versions have to be computed, because of what runs have done. It reads no state."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from functools import cached_property
+from graphlib import TopologicalSorter
+from typing import Any
+
+from sqlmesh.core.snapshot import Snapshot, SnapshotTableInfo
+from sqlmesh.core.snapshot.definition import Interval
+
+from dg_sqlmesh_component.protocol.graph import reachable
+from dg_sqlmesh_component.protocol.intervals import common, merged, subtract
+from dg_sqlmesh_component.worker.coverage import is_incremental, whole_intervals
+from dg_sqlmesh_component.worker.environment import upstream
+from dg_sqlmesh_component.worker.plan.versions import Versions
+from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange
+
+_SLACK = 5_000
+"""Milliseconds by which the clocks of two hosts may differ, and by which a row may be written after its time."""
+
+_ALL = [(0, sys.maxsize)]
+
+Rows = Mapping[Any, Sequence[ComputedRange]]
+"""Rows of the state, by table."""
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """Which intervals of new versions have to be computed, because of what runs have done since.
+
+    Attributes:
+        rows: The computed ranges of the state.
+        seen: Those that were there before.
+        gaps: By name, intervals of tables of prod that are going to be computed.
+        lost: By name, intervals that restatements have taken from the new versions.
+        torn: The names of tables of prod that have no rows while they are replaced.
+    """
+
+    versions: Versions
+    rows: Rows
+    seen: Rows
+    gaps: Mapping[str, Sequence[Interval]] = field(default_factory=dict)
+    lost: Mapping[str, Sequence[Interval]] = field(default_factory=dict)
+    torn: Set[str] = frozenset()
+
+    def again(self, since: Mapping[str, int], *, others_since: int = 0) -> dict[str, tuple[Interval, ...]]:
+        """By name, the intervals that have read what was rewritten, and those that are lost.
+
+        Args:
+            since: When new versions have begun to read, epoch milliseconds, by name.
+            others_since: The same for all others.
+        """
+        found: dict[str, tuple[Interval, ...]] = {}
+        for name in TopologicalSorter({name: self._parents[name] for name in self.versions.new}).static_order():
+            snapshot = self.versions.new.get(name)
+            if snapshot is None or not is_table(snapshot):
+                continue
+            lost = self.lost.get(name, ())
+            computed = merged([*self.versions.computed.get(name, ()), *lost])
+            altered = [*lost, *(interval for parent in self._tables_read(name) for interval in found.get(parent, ()))]
+            altered += self._altered_since(snapshot, since.get(name, others_since))
+            if not (parts := common(altered, computed)):
+                continue
+            if not is_incremental(snapshot) or snapshot.full_history_restatement_only:
+                parts = computed
+            elif snapshot.depends_on_past:
+                parts = ((parts[0][0], computed[-1][1]),)
+            found[name] = common([whole_intervals(snapshot, part) for part in parts], computed)
+        return found
+
+    def _altered_since(self, snapshot: Snapshot, since: int) -> Iterator[Interval]:
+        """What runs have rewritten of the tables that a new version reads, and of its old version."""
+        for parent in self._tables_read(snapshot.name) & self.versions.others.keys():
+            yield from self._altered(self.versions.others[parent], since, only_rewritten=not is_incremental(snapshot))
+        if snapshot.name in self.versions.shown:
+            yield from self._altered(self.versions.shown[snapshot.name], since, only_rewritten=False)
+
+    def _altered(
+        self, snapshot: Snapshot | SnapshotTableInfo, since: int, *, only_rewritten: bool
+    ) -> Sequence[Interval]:
+        table = (snapshot.name, snapshot.version, False)
+        rows, seen = self.rows.get(table, ()), set(self.seen.get(table, ()))
+        after = [row for row in rows if row not in seen and row.at > since - _SLACK]
+        gaps = self.gaps.get(snapshot.name, ())
+        if after and snapshot.name in self.torn:
+            return _ALL
+        if not only_rewritten:
+            return [*gaps, *(row.interval for row in after)]
+        before = merged(row.interval for row in rows if row not in after)
+        whole = [row.interval for row in after if row.is_merged]
+        return [*gaps, *whole, *common((row.interval for row in after if not row.is_merged), before)]
+
+    def _tables_read(self, name: str) -> Set[str]:
+        def behind(node: str) -> Iterable[str]:
+            return () if is_table(self.versions.nodes[node]) else self._parents[node]
+
+        return reachable(self._parents[name], behind)
+
+    @cached_property
+    def _parents(self) -> Mapping[str, Sequence[str]]:
+        return upstream(self.versions.nodes)
+
+
+def is_table(snapshot: Snapshot) -> bool:
+    return bool(snapshot.is_model and (snapshot.is_materialized or snapshot.is_materialized_view))
+
+
+def moved_on(
+    versions: Versions,
+    before: Mapping[str, Sequence[Interval]],
+    now: Mapping[str, Sequence[Interval]],
+    pending: Mapping[str, Sequence[Interval]],
+) -> dict[str, tuple[Interval, ...]]:
+    """By name, the intervals that runs have computed of old versions since, for the new versions that lack them.
+
+    Args:
+        before, now: The intervals of the version that prod shows of each model, when the plan was built and now.
+        pending: What tables of prod lack. A new version may read a model that the old one did not read.
+    """
+    new, parents = versions.new.keys(), upstream(versions.nodes)
+    needed: dict[str, tuple[Interval, ...]] = {
+        name: subtract(now[name], before.get(name, ())) for name in new if name in now
+    }
+    order = [*TopologicalSorter({name: parents[name] for name in new}).static_order()]
+    for name in reversed(order):
+        for parent in new & set(parents[name]) if name in new else ():
+            needed[parent] = merged([*needed.get(parent, ()), *needed.get(name, ())])
+    found = {}
+    for name, intervals in needed.items():
+        snapshot = versions.nodes[name]
+        if snapshot.is_model and not snapshot.is_symbolic and intervals:
+            whole = [whole_intervals(snapshot, interval) for interval in intervals]
+            read = reachable(parents[name], parents.__getitem__)
+            not_there = [part for node in read for part in pending.get(node, ())]
+            if lacking := subtract(subtract(whole, snapshot.intervals), not_there):
+                found[name] = lacking
+    return found

@@ -1,0 +1,105 @@
+"""The versions of a plan, as they are in the state at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from sqlmesh.core.context import Context
+from sqlmesh.core.plan import EvaluatablePlan
+from sqlmesh.core.plan.stages import BackfillStage
+from sqlmesh.core.snapshot import (
+    DeployabilityIndex,
+    Snapshot,
+    SnapshotId,
+    SnapshotIdLike,
+    SnapshotTableInfo,
+    missing_intervals,
+)
+from sqlmesh.core.snapshot.definition import Interval
+from sqlmesh.utils.date import now_timestamp
+
+from dg_sqlmesh_component.worker.environment import computed_intervals
+
+Shown = Mapping[str, SnapshotTableInfo]
+"""The versions that prod shows, by name."""
+
+
+@dataclass(frozen=True)
+class Versions:
+    """The snapshots of a plan, by name, and which of their tables its environment shows.
+
+    Attributes:
+        is_dev: Whether the environment is not prod.
+    """
+
+    nodes: Mapping[str, Snapshot]
+    index: DeployabilityIndex
+    shown: Shown
+    is_dev: bool
+
+    @classmethod
+    def read(cls, context: Context, plan: EvaluatablePlan, shown: Shown) -> Versions:
+        """Read them with their intervals."""
+        nodes = snapshots_now(context, plan.environment.snapshots)
+        index = DeployabilityIndex.all_deployable()
+        if plan.is_dev:
+            index = DeployabilityIndex.create(nodes.values(), start=plan.start)
+        return cls(nodes, index, shown, plan.is_dev)
+
+    @classmethod
+    def of_stage(cls, stage: BackfillStage, plan: EvaluatablePlan, shown: Shown) -> Versions:
+        nodes = {node.name: node for node in stage.all_snapshots.values()}
+        return cls(nodes, stage.deployability_index, shown, plan.is_dev)
+
+    @cached_property
+    def new(self) -> dict[str, Snapshot]:
+        """Those whose tables prod does not show."""
+        return {
+            name: node
+            for name, node in self.nodes.items()
+            if (info := self.shown.get(name)) is None
+            or info.version != node.version
+            or (self.is_dev and self.is_dev_table(node))
+        }
+
+    @cached_property
+    def others(self) -> dict[str, Snapshot]:
+        """All but the new ones."""
+        return {name: node for name, node in self.nodes.items() if name not in self.new}
+
+    @cached_property
+    def computed(self) -> dict[str, tuple[Interval, ...]]:
+        """The computed intervals of the new ones that have some."""
+        computed = {name: tuple(computed_intervals(node, self.index)) for name, node in self.new.items()}
+        return {name: intervals for name, intervals in computed.items() if intervals}
+
+    def is_dev_table(self, node: Snapshot) -> bool:
+        return not self.index.is_representative(node)
+
+    def table(self, node: Snapshot) -> Any:
+        """The key of a table's rows in the state."""
+        is_dev = self.is_dev_table(node)
+        return node.name, node.dev_version if is_dev else node.version, is_dev
+
+    def stage(
+        self, intervals: Mapping[str, Sequence[Interval]], selected: Set[SnapshotId] = frozenset()
+    ) -> BackfillStage:
+        """A stage of SQLMesh that computes these intervals, and looks at the selected snapshots too."""
+        by_node = {self.nodes[name]: list(of_model) for name, of_model in intervals.items()}
+        return BackfillStage(by_node, {*selected, *(node.snapshot_id for node in by_node)}, {**self.nodes}, self.index)
+
+
+def snapshots_now(context: Context, infos: Iterable[SnapshotIdLike]) -> dict[str, Snapshot]:
+    """Snapshots with the intervals of the state, by name. SQLMesh keeps those that it has read once."""
+    copies = {id_: snapshot.copy() for id_, snapshot in context.state_reader.get_snapshots(infos).items()}
+    context.state_reader.refresh_snapshot_intervals(copies.values())
+    return {snapshot.name: snapshot for snapshot in copies.values()}
+
+
+def missing_now(nodes: Mapping[str, Snapshot], *, ignore_cron: bool = False) -> dict[str, tuple[Interval, ...]]:
+    """What snapshots lack, by name."""
+    found = missing_intervals(nodes.values(), execution_time=now_timestamp(), ignore_cron=ignore_cron)
+    return {node.name: tuple(intervals) for node, intervals in found.items()}

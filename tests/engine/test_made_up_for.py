@@ -1,0 +1,252 @@
+"""What an apply or a preview on PostgreSQL makes up for, in the cases that are easily overlooked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+import pytest
+from engine.beside_lab import (
+    ALL,
+    DAILY,
+    FILES,
+    LOCK,
+    LOOKBACK,
+    PAUSES,
+    SUCCESS,
+    SWITCH,
+    WITHIN,
+    Warehouse,
+    day,
+    new_warehouse,
+)
+from engine.plan_jobs import APPLY, failure_of, launch, planned
+from harness import NewShop, RunRecord, needs_previews, processes_in, wait_until
+from postgres import Server, postgres_server
+
+pytestmark = needs_previews
+
+FAILURE = dg.DagsterRunStatus.FAILURE
+PREVIEW = "sqlmesh_shop_preview"
+IN_PROCESS: dict[str, Any] = {"execution": {"config": {"in_process": {}}}}
+COUNTS = "MODEL (name t.late, kind FULL); SELECT count(*) AS x FROM t.days"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+def warehouse(server: Server, new_shop: NewShop) -> Warehouse:
+    """It computes all days, and has previews."""
+    execution = {"overlap_timeout": 10, "environments": ["pr_*"]}
+    return new_warehouse(server, new_shop, preview={"environment": "pr_1"}, execution=execution)
+
+
+def run(warehouse: Warehouse, *assets: str) -> RunRecord:
+    record = warehouse.shop.launch(**({"assets": list(assets)} if assets else {}))
+    assert record.status is SUCCESS, record.failures
+    return record
+
+
+def restate_oldest(warehouse: Warehouse) -> None:
+    """Change the oldest day of the source, and restate it."""
+    warehouse.query(f"UPDATE raw.orders SET n = 50 WHERE day = '{day(5)}'")
+    config = {"sqlmesh_shop": {"restate": {"start": day(5), "end": day(5)}}}
+    assert warehouse.shop.launch(ops=config, assets=["t/orders"]).status is SUCCESS
+
+
+def preview(warehouse: Warehouse, **config: bool) -> RunRecord:
+    record = launch(warehouse.shop, PREVIEW, **config)
+    assert record.status is SUCCESS, failure_of(record)
+    return record
+
+
+def apply(warehouse: Warehouse) -> RunRecord:
+    record = launch(warehouse.shop, APPLY, digest=planned(warehouse.shop)["digest"])
+    assert record.status is SUCCESS, failure_of(record)
+    return record
+
+
+def test_a_preview_computes_a_forward_only_model_behind_a_new_version_and_holds_no_run(warehouse: Warehouse) -> None:
+    kept = "kind INCREMENTAL_BY_TIME_RANGE (time_column day, forward_only true)"
+    warehouse.add(kept=f"MODEL (name t.kept, {kept}); SELECT day, n FROM t.orders {WITHIN}")
+    run(warehouse)
+    warehouse.change("orders", "day, n", "day, n * 10 AS n")
+    warehouse.change("kept", "day, n", f"day, n + 1 AS n {PAUSES}")
+    warehouse.shop.refresh()
+    with warehouse.server.advisory_lock(LOCK, warehouse.database):
+        process = warehouse.start(PREVIEW, IN_PROCESS)
+        wait_until(lambda: warehouse.waits_for(LOCK), process)
+        assert "Waiting" not in run(warehouse).log
+    warehouse.end(process)
+    assert warehouse.query("SELECT n FROM t__pr_1.kept") == [(11,)], "the last day"
+
+
+def test_the_rest_of_today_does_not_count_as_computed(warehouse: Warehouse) -> None:
+    """An hourly model needs hours of today. The new version of the daily model that it reads must not compute them."""
+    series = "generate_series(@start_ts::timestamp, @end_ts::timestamp, interval '1 hour') AS hours (at)"
+    hours = "kind INCREMENTAL_BY_TIME_RANGE (time_column at), cron '@hourly'"
+    of_query = f"SELECT at::timestamp AS at, (SELECT count(*) FROM t.orders)::int AS n FROM {series}"
+    warehouse.add(hours=f"MODEL (name t.hours, {hours}); {of_query}")
+    with warehouse.applying("orders", "day, n", f"day, n + 0 AS n {PAUSES}") as process:
+        run(warehouse)
+    warehouse.end(process)
+    ends = "SELECT to_timestamp(max(end_ts) / 1000)::date::text FROM sqlmesh._intervals WHERE name LIKE '%orders%'"
+    assert warehouse.query(ends) == [(day(0),)]
+
+
+def test_an_apply_that_dagster_still_shows_as_running_was_interrupted(warehouse: Warehouse) -> None:
+    warehouse.add(late=COUNTS)
+    run(warehouse)
+    warehouse.change("days", "day, n", "day, n + 1 AS n")
+    warehouse.is_killed = True
+    with warehouse.applying("late", "count(*) AS x", f"count(*) AS x {PAUSES}") as process:
+        restate_oldest(warehouse)
+        process.kill()
+        wait_until(lambda: not processes_in(warehouse.shop.project))
+    applied = apply(warehouse)
+    assert warehouse.rows("days")[0] == (day(5), 51)
+    assert "Computed again, because runs rewrote the source meanwhile: t.days" in applied.log
+
+
+def test_an_interrupted_preview_is_remembered_although_another_change_was_applied(warehouse: Warehouse) -> None:
+    warehouse.add(late=COUNTS)
+    run(warehouse)
+    warehouse.change("days", "day, n", "day, n + 1 AS n")
+    warehouse.change("late", "count(*) AS x", f"count(*) AS x {PAUSES}")
+    warehouse.shop.refresh()
+    with warehouse.server.advisory_lock(LOCK, warehouse.database):
+        process = warehouse.start(PREVIEW, IN_PROCESS)
+        wait_until(lambda: warehouse.waits_for(LOCK), process)
+        restate_oldest(warehouse)
+        process.terminate()
+        process.communicate(timeout=300)
+        wait_until(lambda: not processes_in(warehouse.shop.project))
+    warehouse.change("days", "day, n + 1 AS n", "day, n")
+    warehouse.change("late", f" {PAUSES}", "")
+    warehouse.change("other", "1 AS x", "2 AS x")
+    apply(warehouse)
+    warehouse.change("days", "day, n", "day, n + 1 AS n")
+    preview(warehouse)
+    assert warehouse.query("SELECT n FROM t__pr_1.days ORDER BY day LIMIT 1") == [(51,)]
+
+
+def test_a_refused_preview_is_no_interrupted_one(warehouse: Warehouse) -> None:
+    warehouse.add(total="MODEL (name t.total, kind FULL); SELECT sum(n) AS n FROM t.days")
+    warehouse.change("days", "day, n", "day, n + 0 AS n")
+    assert launch(warehouse.shop, PREVIEW).status is FAILURE, "prod has pending intervals"
+    run(warehouse)
+    preview(warehouse)
+    assert "omputed again" not in apply(warehouse).log
+
+
+def test_a_model_that_reads_itself_is_computed_again_from_the_rewritten_day_on(warehouse: Warehouse) -> None:
+    run(warehouse)
+    before = "COALESCE((SELECT max(n) FROM t.running AS r WHERE r.day = o.day - 1), 0)"
+    query = f"SELECT day, (n + {before})::int AS n FROM t.orders AS o {WITHIN}"
+    columns = "batch_size 1), columns (day date, n int)"
+    text = f"MODEL (name t.running, {DAILY.replace(')', ', ' + columns)}); {query}"
+    (warehouse.shop.project / "models" / "running.sql").write_text(text)
+    computed = "SELECT count(*) FROM sqlmesh._intervals WHERE name LIKE '%running%'"
+    with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
+        wait_until(lambda: warehouse.query(computed) == [(5,)], process)
+        restate_oldest(warehouse)
+    warehouse.end(process)
+    assert [n for _, n in warehouse.rows("running")] == [50, 54, 57, 59, 60]
+
+
+def test_late_data_of_an_old_version_reaches_a_version_that_a_preview_has_finished(warehouse: Warehouse) -> None:
+    warehouse.add(direct=f"MODEL (name t.direct, {LOOKBACK}); SELECT day, n FROM raw.orders {WITHIN}")
+    warehouse.change("direct", "day, n", "day, n + 0 AS n")
+    preview(warehouse, allow_pending=True)
+    with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
+        warehouse.query(f"UPDATE raw.orders SET n = 40 WHERE day = '{day(4)}'")
+        run(warehouse)
+    warehouse.end(process)
+    assert warehouse.rows("direct") == [ALL[0], (day(4), 40), *ALL[2:]]
+
+
+def test_a_run_of_another_environment_waits_for_a_plan(warehouse: Warehouse) -> None:
+    """It may show the very versions that the plan computes."""
+    warehouse.change("days", "day, n", f"day, n {PAUSES}")
+    preview(warehouse, allow_pending=True)
+    run(warehouse)
+    with warehouse.server.advisory_lock(LOCK, warehouse.database):
+        process = warehouse.start_apply()
+        wait_until(lambda: warehouse.waits_for(LOCK), process)
+        waited = warehouse.shop.launch(ops={"sqlmesh_shop": {"environment": "pr_1"}})
+        assert waited.status is FAILURE
+        assert "is held by plan of run" in str(waited.failures)
+    warehouse.end(process)
+
+
+def test_a_gap_that_a_preview_does_not_read_does_not_stop_it(warehouse: Warehouse) -> None:
+    warehouse.add(kept=f"MODEL (name t.kept, {LOOKBACK}); SELECT day, n / {SWITCH} AS n FROM t.orders {WITHIN}")
+    run(warehouse, "t/orders", "t/days")
+    warehouse.change("days", "day, n", f"day, n {PAUSES}")
+    warehouse.shop.refresh()
+    with warehouse.server.advisory_lock(LOCK, warehouse.database):
+        process = warehouse.start(PREVIEW, {**IN_PROCESS, "ops": {PREVIEW: {"config": {"allow_pending": True}}}})
+        wait_until(lambda: warehouse.waits_for(LOCK), process)
+        warehouse.leave_gap("kept")
+    warehouse.end(process)
+
+
+def test_a_persons_plan_of_statements_stops_the_apply(warehouse: Warehouse) -> None:
+    config = warehouse.shop.project / "config.yaml"
+    text = config.read_text()
+    with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
+        warehouse.change("days", f" {PAUSES}", "")
+        config.write_text(f"{text}\nafter_all: [SELECT 12345]\n")
+        warehouse.shop.plan(at=None)
+        config.write_text(text)
+    stopped = warehouse.end(process, FAILURE)
+    assert "Another plan has changed environment prod" in failure_of(stopped)
+    [[statements]] = warehouse.query("SELECT environment_statements::text FROM sqlmesh._environment_statements")
+    assert "12345" in statements
+
+
+def test_a_row_of_the_state_counts_although_its_time_is_before_the_last_look(warehouse: Warehouse) -> None:
+    """SQLMesh takes the time of a row before it writes it."""
+    run(warehouse)
+    warehouse.query(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.name LIKE '%orders%' THEN "
+        f"PERFORM pg_advisory_xact_lock({LOCK + 1}); END IF; RETURN NEW; END $$; "
+        "CREATE TRIGGER slow BEFORE INSERT ON sqlmesh._intervals FOR EACH ROW EXECUTE FUNCTION slow()"
+    )
+    (warehouse.shop.project / "models" / "fresh.sql").write_text(FILES["models/days.sql"].replace("t.days", "t.fresh"))
+    warehouse.query(f"UPDATE raw.orders SET n = 50 WHERE day = '{day(5)}'")
+    restate = {"ops": {"sqlmesh_shop": {"config": {"restate": {"start": day(5), "end": day(5)}}}}}
+    computed = "SELECT count(*) > 0 FROM sqlmesh._intervals WHERE name LIKE '%fresh%'"
+    with warehouse.server.advisory_lock(LOCK + 1, warehouse.database):
+        with warehouse.applying("other", "1 AS x", f"1 AS x {PAUSES}") as process:
+            wait_until(lambda: warehouse.query(computed) == [(True,)], process)
+            restated = warehouse.start("everything", {**IN_PROCESS, **restate}, assets=["t/orders"])
+            wait_until(lambda: warehouse.waits_for(LOCK + 1), restated)
+        wait_until(lambda: "is held by Dagster run" in warehouse.log_of(APPLY), process)
+    assert restated.wait(300) == 0
+    warehouse.end(process)
+    assert warehouse.rows("fresh") == [(day(5), 50), *ALL[1:]]
+
+
+def test_runs_do_not_wait_while_it_is_made_up_for(warehouse: Warehouse) -> None:
+    warehouse.add(
+        orders=FILES["models/orders.sql"].replace("day, n", f"day, n, pg_advisory_xact_lock({LOCK + 1})::text AS held")
+    )
+    run(warehouse)
+    config = {"ops": {"sqlmesh_shop": {"config": {"restate": {"start": day(5), "end": day(1)}}}}}
+    with warehouse.server.advisory_lock(LOCK + 1, warehouse.database):
+        with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
+            restated = warehouse.start("everything", {**IN_PROCESS, **config}, assets=["t/orders"])
+            wait_until(lambda: warehouse.waits_for(LOCK + 1), restated)
+        wait_until(lambda: "is held by Dagster run" in warehouse.log_of(APPLY), process)
+        with warehouse.server.advisory_lock(LOCK, warehouse.database):
+            warehouse.release(LOCK + 1)
+            assert restated.wait(300) == 0
+            wait_until(lambda: warehouse.waits_for(LOCK), process)
+            assert "Waiting" not in run(warehouse, "t/other").log
+    warehouse.end(process)

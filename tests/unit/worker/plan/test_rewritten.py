@@ -1,0 +1,121 @@
+"""Which intervals of new versions are computed again because of what runs have done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+
+import pytest
+from sqlmesh.core.dialect import parse
+from sqlmesh.core.model import load_sql_based_model
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotChangeCategory
+
+from dg_sqlmesh_component.protocol.messages import Interval
+from dg_sqlmesh_component.worker.plan.rewritten import Rewritten
+from dg_sqlmesh_component.worker.plan.versions import Versions
+from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange
+
+DAILY = "kind INCREMENTAL_BY_TIME_RANGE (time_column day), start '2026-03-01'"
+INDEX = DeployabilityIndex.all_deployable()
+NOON, LATER = 12 * 3_600_000, 13 * 3_600_000
+
+
+def day(number: int) -> int:
+    return int(datetime(2026, 3, number, tzinfo=timezone.utc).timestamp() * 1000)
+
+
+def days(first: int, last: int) -> Interval:
+    return day(first), day(last + 1)
+
+
+def snapshot(name: str, properties: str, query: str, parents: Sequence[Snapshot] = (), *, first: int = 1) -> Snapshot:
+    """A version that has computed the days from the first to the fifth."""
+    parsed = parse(f"MODEL (name t.{name}, dialect duckdb, {properties}); {query}", default_dialect="duckdb")
+    node = Snapshot.from_node(load_sql_based_model(parsed), nodes={parent.name: parent.node for parent in parents})
+    node.categorize_as(SnapshotChangeCategory.BREAKING)
+    node.add_interval(*days(first, 5))
+    return node
+
+
+ORDERS = snapshot("orders", DAILY, "SELECT 1 AS n, @start_ds AS day")
+DIM = snapshot("dim", "kind FULL, start '2026-03-01'", "SELECT 1 AS one")
+OF_DAYS = "SELECT n, day FROM t.orders CROSS JOIN t.dim"
+DAYS = snapshot("days", DAILY, OF_DAYS, [ORDERS, DIM])
+TOTAL = snapshot("total", "kind FULL, start '2026-03-01'", "SELECT sum(n) AS n FROM t.days", [DAYS])
+OLD_DAYS = snapshot("days", DAILY, f"{OF_DAYS} WHERE n > 0", [ORDERS, DIM])
+
+
+def row(first: int, last: int, at: int, *, is_merged: bool = False) -> ComputedRange:
+    return ComputedRange(days(first, last), at, is_merged=is_merged, identifier=None)
+
+
+BEFORE = row(1, 5, NOON)
+
+
+def again(
+    rows: Mapping[str, Sequence[ComputedRange]],
+    *,
+    new: Sequence[Snapshot] = (DAYS, TOTAL),
+    since: Mapping[str, int] | None = None,
+    lost: Mapping[str, Sequence[Interval]] | None = None,
+    torn: frozenset[str] = frozenset(),
+) -> dict[str, list[Interval]]:
+    """What is computed again if the state has these rows of the tables of prod, by the name of the model."""
+    tables = {"orders": ORDERS, "dim": DIM, "days": OLD_DAYS}
+
+    def by_table(
+        of: Mapping[str, Sequence[ComputedRange]],
+    ) -> dict[tuple[str, str | None, bool], Sequence[ComputedRange]]:
+        return {(tables[name].name, tables[name].version, False): found for name, found in of.items()}
+
+    nodes = {node.name: node for node in (ORDERS, DIM, *new)}
+    versions = Versions(nodes, INDEX, {node.name: node.table_info for node in (ORDERS, DIM, OLD_DAYS)}, is_dev=False)
+    seen = by_table({"orders": [BEFORE], "dim": [BEFORE], "days": [BEFORE]})
+    found = Rewritten(versions, by_table(rows), seen, lost=lost or {}, torn=torn).again(since or {})
+    return {name.split(".")[-1].strip('"'): list(intervals) for name, intervals in found.items()}
+
+
+def test_nothing_is_computed_again_if_the_state_is_as_it_was() -> None:
+    assert again({"orders": [BEFORE], "days": [BEFORE]}) == {}
+
+
+@pytest.mark.parametrize("table", ["orders", "days"])
+def test_a_rewritten_interval_is_read_again_downstream_and_whole_tables_as_a_whole(table: str) -> None:
+    assert again({table: [BEFORE, row(2, 2, LATER)]}) == {"days": [days(2, 2)], "total": [days(1, 5)]}
+
+
+def test_what_was_rewritten_before_a_version_has_begun_to_read_is_not_read_again() -> None:
+    begun_later = {DAYS.name: LATER + 60_000, TOTAL.name: LATER + 60_000}
+    assert again({"orders": [BEFORE, row(2, 2, LATER)]}, since=begun_later) == {}
+
+
+def test_a_row_counts_although_its_time_is_a_moment_before_the_begin() -> None:
+    begun = {DAYS.name: LATER + 1_000}
+    assert again({"orders": [BEFORE, row(2, 2, LATER)]}, new=[DAYS], since=begun) == {"days": [days(2, 2)]}
+
+
+def test_a_merged_row_counts_as_a_whole() -> None:
+    assert again({"orders": [row(1, 5, LATER, is_merged=True)]}, new=[DAYS]) == {"days": [days(1, 5)]}
+
+
+def test_intervals_that_a_restatement_has_taken_are_computed_again_and_downstream_too() -> None:
+    short = snapshot("days", DAILY, OF_DAYS, [ORDERS, DIM], first=2)
+    found = again({}, new=[short, TOTAL], lost={short.name: [days(1, 1)]})
+    assert found == {"days": [days(1, 1)], "total": [days(1, 5)]}
+
+
+def test_a_model_that_depends_on_its_past_is_computed_again_from_there_on() -> None:
+    columns = "columns (n int, day date)"
+    reads_itself = snapshot(
+        "days", f"{DAILY}, {columns}", "SELECT n, day FROM t.orders JOIN t.days USING (day)", [ORDERS]
+    )
+    assert again({"orders": [BEFORE, row(3, 3, LATER)]}, new=[reads_itself]) == {"days": [days(3, 5)]}
+
+
+def test_new_days_of_a_whole_table_upstream_are_no_rewritten_ones() -> None:
+    assert again({"dim": [BEFORE, row(6, 6, LATER)]}, new=[DAYS]) == {}
+
+
+def test_a_table_that_is_empty_while_it_is_replaced_makes_everything_old() -> None:
+    found = again({"dim": [BEFORE, row(6, 6, LATER)]}, new=[DAYS], torn=frozenset({DIM.name}))
+    assert found == {"days": [days(1, 5)]}
