@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime, timezone
 
 import dagster as dg
 import pytest
@@ -299,3 +300,18 @@ def test_each_interval_is_recorded_although_runs_end_while_a_plan_goes_on(wareho
         f"{day(5)} to {day(1)} (5 days)",
     ]
     assert str(recorded[1]["sqlmesh/origin"].value).startswith("while run ")
+
+
+def test_a_tick_requests_a_run_and_says_that_a_plan_goes_on(
+    server: Server, new_shop: NewShop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warehouse = new_warehouse(server, new_shop, schedule={"cron": "@daily"})
+    with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
+        repository = warehouse.shop.refresh().get_repository_def()
+        now = datetime.now(timezone.utc)
+        context = dg.build_schedule_context(warehouse.shop.instance, now, repository_def=repository)
+        ticked = repository.get_schedule_def("sqlmesh_shop_schedule").evaluate_tick(context)
+        assert ticked.run_requests
+        [applying] = warehouse.shop.instance.get_runs(dg.RunsFilter(job_name=APPLY))
+        assert f"Run {applying.run_id} applies a plan." in capsys.readouterr().err
+    warehouse.end(process)

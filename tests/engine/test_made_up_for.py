@@ -153,7 +153,7 @@ def test_a_model_that_reads_itself_is_computed_again_from_the_rewritten_day_on(w
     (warehouse.shop.project / "models" / "running.sql").write_text(text)
     computed = "SELECT count(*) FROM sqlmesh._intervals WHERE name LIKE '%running%'"
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
-        wait_until(lambda: warehouse.query(computed) == [(5,)], process)
+        wait_until(lambda: warehouse.query(computed)[0][0] >= 5, process)
         restate_oldest(warehouse)
     warehouse.end(process)
     assert [n for _, n in warehouse.rows("running")] == [50, 54, 57, 59, 60]
