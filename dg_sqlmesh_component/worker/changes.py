@@ -119,8 +119,10 @@ class Comparison:
         if not ranges:
             return ()
         if recorded is None or recorded.version != info.version:
-            at = max(computed.at for computed in ranges)
-            return tuple((interval, at) for interval in computed_intervals(snapshot, self._index))
+            newest, computed = max(row.at for row in ranges), computed_intervals(snapshot, self._index)
+            # Each with its own time: until a plan has ended, runs may have recorded some of them.
+            timed = [(interval, row.at) for row in ranges for interval in common([row.interval], computed)]
+            return *timed, *((interval, newest) for interval in subtract(computed, [interval for interval, _ in timed]))
         unrecorded = tuple((computed.interval, computed.at) for computed in ranges if computed.at > recorded.up_to)
         if not unrecorded and info.is_view and self._since(info) and not self._is_unaffected(info):
             return tuple((interval, self._finalized_at) for interval in computed_intervals(snapshot, self._index))
