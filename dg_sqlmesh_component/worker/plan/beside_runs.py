@@ -37,6 +37,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from sqlmesh.core.engine_adapter import EngineAdapter
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import EvaluatablePlan
 from sqlmesh.core.plan.stages import BackfillStage, EnvironmentRecordUpdateStage, build_plan_stages
@@ -49,11 +50,10 @@ from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
 from dg_sqlmesh_component.protocol.formatting import listed, ranges
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import common, merged, subtract
-from dg_sqlmesh_component.worker.coverage import is_incremental
 from dg_sqlmesh_component.worker.environment import upstream
 from dg_sqlmesh_component.worker.plan.context import PlanContext, versions_shown
-from dg_sqlmesh_component.worker.plan.rewritten import Rewritten, Rows, is_table, moved_on
-from dg_sqlmesh_component.worker.plan.versions import Versions, missing_now, snapshots_now
+from dg_sqlmesh_component.worker.plan.rewritten import Rewritten, Rows, computed_in, is_torn, moved_on
+from dg_sqlmesh_component.worker.plan.versions import Shown, Versions, missing_now, snapshots_now
 from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges, forget_intervals
 from dg_sqlmesh_component.worker.state_lock import StateLock
 
@@ -97,7 +97,7 @@ class BesideRuns:
         """Apply the plan with SQLMesh's evaluator, two of whose stages are replaced."""
         if self._interrupted or not self._lock.is_file:
             self._replace_stages(evaluator, plan)
-        if not plan.is_dev and self._changes_shared_tables(plan):
+        if not plan.is_dev and _changes_shared_tables(plan, self._shown):
             self._lock.acquire()
         evaluator.evaluate(plan, circuit_breaker=circuit_breaker)
 
@@ -162,18 +162,12 @@ class BesideRuns:
         environment = plan.environment.copy(update={"previous_plan_id": stored.plan_id})
         return plan.copy(update={"environment": environment})
 
-    def _changes_shared_tables(self, plan: EvaluatablePlan) -> bool:
-        return any(
-            info.is_model
-            and info.virtual_environment_mode.is_dev_only
-            and info.name in self._shown
-            and info.snapshot_id != self._shown[info.name].snapshot_id
-            for info in plan.environment.snapshots
-        )
-
     def _intervals_shown(self) -> dict[str, list[Interval]]:
         """The computed intervals of each version that prod shows."""
         return {name: node.intervals for name, node in snapshots_now(self._context, self._shown.values()).items()}
+
+    def _adapter(self, snapshot: Snapshot) -> EngineAdapter:
+        return self._context.engine_adapters[snapshot.model_gateway or self._context.selected_gateway]
 
     def _versions(self, plan: EvaluatablePlan) -> Versions:
         return Versions.read(self._context, plan, self._shown)
@@ -203,7 +197,7 @@ class BesideRuns:
         rows, versions = computed_ranges(self._context), self._versions(plan)
         _add(self._had, {name: self._context.tracker.finished(name) for name in versions.new})
         lost = {name: subtract(had, versions.computed.get(name, ())) for name, had in self._had.items()}
-        torn = {name for name, node in versions.others.items() if self._is_torn(node)}
+        torn = {name for name, node in versions.others.items() if is_torn(node, self._adapter(node))}
         again = Rewritten(versions, rows, self._seen, gaps, lost, torn).again(self._context.started)
         self._context.started, self._seen = {}, rows
         self._forget(again, versions)
@@ -226,14 +220,6 @@ class BesideRuns:
             forget_intervals(self._context.state_sync, node, of_model, is_dev=versions.is_dev_table(node))
         _add(self.rewritten, intervals)
 
-    def _is_torn(self, snapshot: Snapshot) -> bool:
-        """Whether the table of a snapshot is without rows while a run replaces it."""
-        if not is_table(snapshot) or (is_incremental(snapshot) and not snapshot.full_history_restatement_only):
-            return False
-        adapter = self._context.engine_adapters[snapshot.model_gateway or self._context.selected_gateway]
-        in_steps = adapter.INSERT_OVERWRITE_STRATEGY.name in ("DELETE_INSERT", "INTO_IS_OVERWRITE")
-        return in_steps and not (adapter.SUPPORTS_TRANSACTIONS or adapter.SUPPORTS_REPLACE_TABLE)
-
     def _forget_interrupted(self, plan: EvaluatablePlan) -> None:
         """Forget what new versions may have read half while an interrupted plan or preview computed them."""
         if not self._interrupted:
@@ -243,18 +229,15 @@ class BesideRuns:
         for environment in self._context.state_reader.get_environments():
             for info in environment.snapshots if environment.finalized_ts else ():
                 complete[info.snapshot_id] = max(complete.get(info.snapshot_id, 0), environment.finalized_ts or 0)
-        since: dict[str, int] = {}
-        for name, node in versions.new.items():
-            begins = [
-                begin
-                for begin, end in self._interrupted
-                if begin > complete.get(node.snapshot_id, 0)
-                and any(
-                    row.at >= begin and (row.at < end or row.is_merged) for row in rows.get(versions.table(node), ())
-                )
-            ]
-            if begins:
-                since[name] = min(begins)
+
+        def times(node: Snapshot) -> list[Interval]:
+            return [time for time in self._interrupted if time[0] > complete.get(node.snapshot_id, 0)]
+
+        since = {
+            name: begins[0]
+            for name, node in versions.new.items()
+            if (begins := computed_in(times(node), rows.get(versions.table(node), ())))
+        }
         self._forget(Rewritten(versions, rows, {}).again(since, others_since=sys.maxsize), versions)
 
     def _gaps(self, plan: EvaluatablePlan) -> dict[str, tuple[Interval, ...]]:
@@ -282,6 +265,16 @@ class BesideRuns:
                 "prod, and then this job again."
             )
         return {}
+
+
+def _changes_shared_tables(plan: EvaluatablePlan, shown: Shown) -> bool:
+    return any(
+        info.is_model
+        and info.virtual_environment_mode.is_dev_only
+        and info.name in shown
+        and info.snapshot_id != shown[info.name].snapshot_id
+        for info in plan.environment.snapshots
+    )
 
 
 def _only(stage: BackfillStage, names: Container[str]) -> dict[str, tuple[Interval, ...]]:

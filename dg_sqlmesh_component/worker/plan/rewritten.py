@@ -9,6 +9,7 @@ from functools import cached_property
 from graphlib import TopologicalSorter
 from typing import Any
 
+from sqlmesh.core.engine_adapter import EngineAdapter
 from sqlmesh.core.snapshot import Snapshot, SnapshotTableInfo
 from sqlmesh.core.snapshot.definition import Interval
 
@@ -57,7 +58,7 @@ class Rewritten:
         found: dict[str, tuple[Interval, ...]] = {}
         for name in TopologicalSorter({name: self._parents[name] for name in self.versions.new}).static_order():
             snapshot = self.versions.new.get(name)
-            if snapshot is None or not is_table(snapshot):
+            if snapshot is None or not _is_table(snapshot):
                 continue
             lost = self.lost.get(name, ())
             computed = merged([*self.versions.computed.get(name, ()), *lost])
@@ -96,7 +97,7 @@ class Rewritten:
 
     def _tables_read(self, name: str) -> Set[str]:
         def behind(node: str) -> Iterable[str]:
-            return () if is_table(self.versions.nodes[node]) else self._parents[node]
+            return () if _is_table(self.versions.nodes[node]) else self._parents[node]
 
         return reachable(self._parents[name], behind)
 
@@ -105,8 +106,23 @@ class Rewritten:
         return upstream(self.versions.nodes)
 
 
-def is_table(snapshot: Snapshot) -> bool:
+def _is_table(snapshot: Snapshot) -> bool:
     return bool(snapshot.is_model and (snapshot.is_materialized or snapshot.is_materialized_view))
+
+
+def is_torn(snapshot: Snapshot, adapter: EngineAdapter) -> bool:
+    """Whether the table of a snapshot is without rows while a run replaces it."""
+    if not _is_table(snapshot) or (is_incremental(snapshot) and not snapshot.full_history_restatement_only):
+        return False
+    in_steps = adapter.INSERT_OVERWRITE_STRATEGY.name in ("DELETE_INSERT", "INTO_IS_OVERWRITE")
+    return in_steps and not (adapter.SUPPORTS_TRANSACTIONS or adapter.SUPPORTS_REPLACE_TABLE)
+
+
+def computed_in(times: Sequence[Interval], rows: Sequence[ComputedRange]) -> list[int]:
+    """The begins of those times in which a table was computed, as far as its rows tell."""
+    return sorted(
+        begin for begin, end in times if any(row.at >= begin and (row.at < end or row.is_merged) for row in rows)
+    )
 
 
 def moved_on(
