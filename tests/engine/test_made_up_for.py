@@ -250,3 +250,13 @@ def test_runs_do_not_wait_while_it_is_made_up_for(warehouse: Warehouse) -> None:
             wait_until(lambda: warehouse.waits_for(LOCK), process)
             assert "Waiting" not in run(warehouse, "t/other").log
     warehouse.end(process)
+
+
+def test_a_day_that_only_a_lookback_computes_again_is_not_missing(warehouse: Warehouse) -> None:
+    """A run computes days of the old version, but not up to now. The new version needs them too."""
+    warehouse.add(orders=f"MODEL (name t.orders, {LOOKBACK}); SELECT day, n FROM raw.orders {WITHIN}")
+    with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
+        config = {"sqlmesh_shop": {"end": day(2)}}
+        assert warehouse.shop.launch(ops=config).status is SUCCESS
+    warehouse.end(process)
+    assert warehouse.rows("days") == ALL[:4]

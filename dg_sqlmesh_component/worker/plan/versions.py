@@ -21,6 +21,7 @@ from sqlmesh.core.snapshot import (
 from sqlmesh.core.snapshot.definition import Interval
 from sqlmesh.utils.date import now_timestamp
 
+from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.environment import computed_intervals
 
 Shown = Mapping[str, SnapshotTableInfo]
@@ -100,6 +101,6 @@ def snapshots_now(context: Context, infos: Iterable[SnapshotIdLike]) -> dict[str
 
 
 def missing_now(nodes: Mapping[str, Snapshot], *, ignore_cron: bool = False) -> dict[str, tuple[Interval, ...]]:
-    """What snapshots lack, by name."""
+    """What snapshots lack, by name, without what a `lookback` computes again."""
     found = missing_intervals(nodes.values(), execution_time=now_timestamp(), ignore_cron=ignore_cron)
-    return {node.name: tuple(intervals) for node, intervals in found.items()}
+    return {node.name: subtract(intervals, node.intervals) for node, intervals in found.items()}
