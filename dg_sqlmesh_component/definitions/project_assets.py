@@ -33,7 +33,7 @@ CheckSpecOf = Callable[[dg.AssetSpec, Model | StandaloneAudit, Audit], dg.AssetC
 
 @dataclass(frozen=True)
 class OwnChecks:
-    """The checks that models have beside those of their audits.
+    """Which checks models have that belong to no audit.
 
     Attributes:
         status: Whether each model has the check of its execution.

@@ -5,8 +5,9 @@ tables: those that prod shows, with gaps that a run would fill too, and those of
 The lock of runs is held for the first kind, and not for the second, which takes long. With the lock, the gaps are
 looked for again: a run may have filled them.
 
-Before SQLMesh writes the environment, the lock is taken, and what has happened meanwhile is made up for. If that is
-anything, the lock is given up while it is computed, and taken again. The last time, it is kept.
+Before SQLMesh writes the environment, the plan takes the lock and looks for what runs have done meanwhile (the list
+below). If new versions lack something because of it, the plan gives the lock up, computes that, takes the lock and
+looks again. After three times, it keeps the lock.
 
 - A run has computed newer intervals of a model that gets a new version. The new version computes them too: prod must
   not go back. So do the new versions upstream of it.
@@ -22,8 +23,8 @@ anything, the lock is given up while it is computed, and taken again. The last t
 A row of the state that was not there before is evidence. SQLMesh's janitor merges such rows; a merged row counts as
 rewritten as a whole.
 
-A plan or a preview that was interrupted has not looked. The next one begins with it: it forgets what the interrupted
-one has computed, and what runs have rewritten the source of since then.
+A plan or a preview that was interrupted may not have looked. The next one begins with that. It takes the intervals
+that the interrupted one has computed. If runs have rewritten their source since then, it computes them again.
 
 The versions of a model share one table if its mode is `dev_only`. If such a model changes, runs wait for the whole
 plan. On DuckDB, the file is the lock.
@@ -173,7 +174,7 @@ class BesideRuns:
         return Versions.read(self._context, plan, self._shown)
 
     def _make_up(self, plan: EvaluatablePlan, backfill: Callable[[BackfillStage], None]) -> None:
-        """Take the lock, and compute what runs have made necessary, without the lock as long as it is possible.
+        """Compute what new versions lack because of runs, at first without the lock of runs. At the end, it is held.
 
         Raises:
             EnvironmentNotReadyError: A preview has read what a run has not finished to compute again.
@@ -193,7 +194,7 @@ class BesideRuns:
             backfill(self._versions(plan).stage(needed))
 
     def _look(self, plan: EvaluatablePlan, gaps: Mapping[str, Sequence[Interval]]) -> dict[str, tuple[Interval, ...]]:
-        """By name, what new versions have to compute because of what runs have done since the last look."""
+        """By name, the intervals that new versions have to compute because of runs, since the last look."""
         rows, versions = computed_ranges(self._context), self._versions(plan)
         _add(self._had, {name: self._context.tracker.finished(name) for name in versions.new})
         lost = {name: subtract(had, versions.computed.get(name, ())) for name, had in self._had.items()}

@@ -1,4 +1,4 @@
-"""Which intervals of new versions have to be computed, because of what runs have done. It reads no state."""
+"""Decide which intervals new versions compute because of runs. The caller reads the state."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Rows = Mapping[Any, Sequence[ComputedRange]]
 
 @dataclass(frozen=True)
 class Rewritten:
-    """Which intervals of new versions have to be computed, because of what runs have done since.
+    """What runs have rewritten, and which intervals new versions compute again because of it.
 
     Attributes:
         rows: The computed ranges of the state.
@@ -49,7 +49,7 @@ class Rewritten:
     torn: Set[str] = frozenset()
 
     def again(self, since: Mapping[str, int], *, others_since: int = 0) -> dict[str, tuple[Interval, ...]]:
-        """By name, the intervals that have read what was rewritten, and those that are lost.
+        """By name, the lost intervals, and those whose source was rewritten.
 
         Args:
             since: When new versions have begun to read, epoch milliseconds, by name.
@@ -74,7 +74,7 @@ class Rewritten:
         return found
 
     def _altered_since(self, snapshot: Snapshot, since: int) -> Iterator[Interval]:
-        """What runs have rewritten of the tables that a new version reads, and of its old version."""
+        """The rewritten intervals of the tables that a new version reads, and of its old version."""
         for parent in self._tables_read(snapshot.name) & self.versions.others.keys():
             yield from self._altered(self.versions.others[parent], since, only_rewritten=not is_incremental(snapshot))
         if snapshot.name in self.versions.shown:
