@@ -30,6 +30,7 @@ with dg.DagsterInstance.from_config(sys.argv[2]) as instance:
     with dg.execute_job(job, instance=instance, run_config=json.loads(sys.argv[5])) as result:
         print(result.run_id)
 """
+IN_PROCESS: dict[str, Any] = {"execution": {"config": {"in_process": {}}}}
 LOCK = 7
 """The advisory lock for which a query with `PAUSES` waits."""
 DAILY = "kind INCREMENTAL_BY_TIME_RANGE (time_column day)"
@@ -119,7 +120,7 @@ class Warehouse:
 
     def start_apply(self) -> subprocess.Popen[str]:
         config = {"digest": planned(self.shop)["digest"]}
-        return self.start(APPLY, {"execution": {"config": {"in_process": {}}}, "ops": {APPLY: {"config": config}}})
+        return self.start(APPLY, {**IN_PROCESS, "ops": {APPLY: {"config": config}}})
 
     def start(self, job: str, config: dict[str, Any], **selection: Any) -> subprocess.Popen[str]:
         """Launch a job in a process of its own."""

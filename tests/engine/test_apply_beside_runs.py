@@ -11,6 +11,7 @@ from engine.beside_lab import (
     ALL,
     DAILY,
     FILES,
+    IN_PROCESS,
     LOCK,
     LOOKBACK,
     PAUSES,
@@ -241,7 +242,7 @@ def test_what_was_read_between_the_delete_and_the_insert_of_a_run_is_read_again(
     slow = f"day, n, pg_advisory_xact_lock({LOCK + 1})::text AS held"
     warehouse.add(orders=FILES["models/orders.sql"].replace("day, n", slow))
     restate = {"restate": {"start": day(5), "end": day(5)}}
-    config = {"execution": {"config": {"in_process": {}}}, "ops": {"sqlmesh_shop": {"config": restate}}}
+    config = {**IN_PROCESS, "ops": {"sqlmesh_shop": {"config": restate}}}
     with warehouse.server.advisory_lock(LOCK + 1, warehouse.database):
         warehouse.query(f"DELETE FROM {warehouse.table('orders')} WHERE day = '{day(5)}'")
         run = warehouse.start("everything", config, assets=["t/orders"])

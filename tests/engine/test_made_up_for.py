@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from datetime import datetime, timezone
 
 import dagster as dg
 import pytest
@@ -11,6 +11,7 @@ from engine.beside_lab import (
     ALL,
     DAILY,
     FILES,
+    IN_PROCESS,
     LOCK,
     LOOKBACK,
     PAUSES,
@@ -29,7 +30,6 @@ pytestmark = needs_previews
 
 FAILURE = dg.DagsterRunStatus.FAILURE
 PREVIEW = "sqlmesh_shop_preview"
-IN_PROCESS: dict[str, Any] = {"execution": {"config": {"in_process": {}}}}
 COUNTS = "MODEL (name t.late, kind FULL); SELECT count(*) AS x FROM t.days"
 
 
@@ -44,6 +44,12 @@ def warehouse(server: Server, new_shop: NewShop) -> Warehouse:
     """It computes all days, and has previews."""
     execution = {"overlap_timeout": 10, "environments": ["pr_*"]}
     return new_warehouse(server, new_shop, preview={"environment": "pr_1"}, execution=execution)
+
+
+@pytest.fixture
+def dev_only(server: Server, new_shop: NewShop) -> Warehouse:
+    """The versions of a model share one table, and each preview has its own."""
+    return new_warehouse(server, new_shop, "virtual_environment_mode: dev_only\n", preview={"environment": "pr_1"})
 
 
 def run(warehouse: Warehouse, *assets: str) -> RunRecord:
@@ -84,6 +90,39 @@ def test_a_preview_computes_a_forward_only_model_behind_a_new_version_and_holds_
         assert "Waiting" not in run(warehouse).log
     warehouse.end(process)
     assert warehouse.query("SELECT n FROM t__pr_1.kept") == [(11,)], "the last day"
+
+
+def test_a_preview_of_versions_that_share_one_table_holds_no_run_and_reads_rewritten_days_again(
+    dev_only: Warehouse,
+) -> None:
+    """SQLMesh computes only the last day for such a preview."""
+    run(dev_only)
+    before = dev_only.rows("days")
+    dev_only.change("orders", "day, n", "day, n * 10 AS n")
+    dev_only.change("days", "day, n", f"day, n + 1 AS n {PAUSES}")
+    dev_only.shop.refresh()
+    with dev_only.server.advisory_lock(LOCK, dev_only.database):
+        process = dev_only.start(PREVIEW, IN_PROCESS)
+        wait_until(lambda: dev_only.waits_for(LOCK), process)
+        restate_oldest(dev_only)
+        assert "Waiting" not in run(dev_only).log
+    dev_only.end(process)
+    assert dev_only.query("SELECT n FROM t__pr_1.days ORDER BY day") == [(501,), (11,)]
+    assert dev_only.rows("days") == [(day(5), 50), *before[1:]]
+
+
+def test_what_runs_compute_of_a_day_that_has_not_ended_is_computed_too(warehouse: Warehouse) -> None:
+    part = "kind INCREMENTAL_BY_TIME_RANGE (time_column day), cron '*/5 * * * *', interval_unit 'day'"
+    warehouse.add(part=f"MODEL (name t.part, {part}, allow_partials true); SELECT day, n FROM raw.orders {WITHIN}")
+    with warehouse.applying("part", "day, n", f"day, n {PAUSES}") as process:
+        warehouse.query(f"INSERT INTO raw.orders VALUES ('{day(0)}', 60)")
+        run(warehouse)
+        of_run = warehouse.rows("part")
+    warehouse.end(process)
+    assert warehouse.rows("part") == of_run
+    assert len(of_run) == 6 or datetime.now(timezone.utc).hour == 0, (
+        "today is there, but for the first minutes of a day"
+    )
 
 
 def test_the_rest_of_today_does_not_count_as_computed(warehouse: Warehouse) -> None:

@@ -10,22 +10,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dagster as dg
+from engine.beside_lab import IN_PROCESS, WITHIN, Warehouse, day
 from engine.plan_jobs import APPLY, launch, planned
-from harness import TESTS, RunRecord, Shop, planned_shop
+from harness import RunRecord, planned_shop
 from postgres import Server, postgres_server
 
 PAUSE = 2
@@ -35,51 +34,16 @@ TASKS = 2
 DAYS = 5
 OP = "sqlmesh_shop"
 OTHERS = [f"t/other{number}" for number in range(3)]
-TODAY = datetime.now(timezone.utc).date()
 DAILY = "kind INCREMENTAL_BY_TIME_RANGE (time_column day{options}), start '{start}'"
-WITHIN = "WHERE day BETWEEN @start_ds::date AND @end_ds::date"
-LAUNCH = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-import dagster as dg
-from harness import reconstructable_job
-selection, config = json.loads(sys.argv[5])
-job = reconstructable_job(Path(sys.argv[3]), selection, *sys.argv[4:5])
-with dg.DagsterInstance.from_config(sys.argv[2]) as instance:
-    with dg.execute_job(job, instance=instance, run_config=config) as result:
-        print(result.run_id)
-"""
+SLEEPS = "(SELECT pg_sleep(CASE WHEN @start_ds > '1970-01-02' THEN seconds END) FROM raw.pause)::text AS slept"
 
 
-def day(ago: int) -> str:
-    return str(TODAY - timedelta(days=ago))
-
-
-@dataclass
-class Project:
+class Project(Warehouse):
     """A project in a database of its own."""
 
-    server: Server
-    database: str
-    shop: Shop
-
-    def query(self, sql: str) -> list[tuple[Any, ...]]:
-        return self.server.query(sql, self.database)
-
-    def change(self) -> str:
-        """Change the model whose backfill takes long. Return the digest of the plan."""
-        file = self.shop.project / "models" / "slow.sql"
-        file.write_text(file.read_text().replace("n AS n", "n + 1 AS n"))
-        digest: str = planned(self.shop)["digest"]
-        return digest
-
-    def start(self, job: str, ops: dict[str, Any], **selection: Any) -> subprocess.Popen[str]:
-        """Launch in a process of its own, as a deployment does."""
-        config = {"execution": {"config": {"in_process": {}}}, "ops": {op: {"config": of} for op, of in ops.items()}}
-        arguments = [TESTS, self.shop.instance.root_directory, self.shop.root, job, json.dumps([selection, config])]
-        command = [sys.executable, "-c", LAUNCH, *map(str, arguments)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    def change_slow(self) -> None:
+        """Change the model whose backfill takes long."""
+        self.change("slow", "n AS n", "n + 1 AS n")
 
     def prepare(self, number: int) -> dict[str, Any]:
         """Change the source of a day. Return the config of the run that reads it: the first one computes all days."""
@@ -89,7 +53,7 @@ class Project:
         self.query(f"UPDATE raw.orders SET n = {number} WHERE day = '{day(ago)}'")
         return {"restate": {"start": day(ago), "end": day(ago)}}
 
-    def rows(self) -> dict[str, list[tuple[Any, ...]]]:
+    def all_rows(self) -> dict[str, list[tuple[Any, ...]]]:
         names = ["slow", *(other.split("/")[1] for other in OTHERS)]
         return {name: self.query(f"SELECT * FROM t.{name} ORDER BY day") for name in names}
 
@@ -123,8 +87,7 @@ def new_project(server: Server, database: str, folder: Path, days: int, pause: i
     server.query(f"INSERT INTO raw.orders SELECT day, 1 FROM {all_days} AS g(day)", database)
     server.query("CREATE TABLE raw.fixed AS SELECT * FROM raw.orders", database)
     slow = DAILY.format(options=", batch_size 1", start=day(days))
-    sleeping = "(SELECT pg_sleep(CASE WHEN @start_ds > '1970-01-02' THEN seconds END) FROM raw.pause)::text AS slept"
-    files = {"models/slow.sql": f"MODEL (name t.slow, {slow}); SELECT day, n AS n, {sleeping} FROM raw.fixed {WITHIN}"}
+    files = {"models/slow.sql": f"MODEL (name t.slow, {slow}); SELECT day, n AS n, {SLEEPS} FROM raw.fixed {WITHIN}"}
     for other in OTHERS:
         header = f"MODEL (name {other.replace('/', '.')}, {DAILY.format(options='', start=day(DAYS))})"
         files[f"models/{other.split('/')[1]}.sql"] = f"{header}; SELECT day, n FROM raw.orders {WITHIN}"
@@ -151,7 +114,7 @@ def main() -> None:
             applied, runs = apply_beside(beside, options.runs, options.minutes * 60 / options.runs)
             serially(twin, options.runs)
             report(applied, runs)
-            assert beside.rows() == twin.rows(), "rows differ"
+            assert beside.all_rows() == twin.all_rows(), "rows differ"
             assert beside.intervals() == twin.intervals(), "intervals differ"
             assert beside.records() == twin.records(), (beside.records(), twin.records())
     print("rows, intervals and records are those of the twin")
@@ -159,20 +122,22 @@ def main() -> None:
 
 def apply_beside(project: Project, number: int, seconds: float) -> tuple[RunRecord, list[RunRecord]]:
     """Apply the plan, and launch a run each so many seconds meanwhile."""
-    apply = project.start(APPLY, {APPLY: {"digest": project.change()}})
+    project.change_slow()
+    apply = project.start_apply()
     begin = time.monotonic()
     runs = []
     for run in range(number):
         time.sleep(max(0.0, begin + run * seconds - time.monotonic()))
-        config = project.prepare(run)
-        process = project.start("everything", {OP: config}, assets=OTHERS)
+        config = {"ops": {OP: {"config": project.prepare(run)}}}
+        process = project.start("everything", {**IN_PROCESS, **config}, assets=OTHERS)
         runs.append(project.shop.run_record(process.communicate()[0].split()[-1]))
         print(f"run {run + 1}: {runs[-1].status.value}, the plan {'goes on' if apply.poll() is None else 'has ended'}")
     return project.shop.run_record(apply.communicate()[0].split()[-1]), runs
 
 
 def serially(twin: Project, number: int) -> None:
-    assert launch(twin.shop, APPLY, digest=twin.change()).status is dg.DagsterRunStatus.SUCCESS
+    twin.change_slow()
+    assert launch(twin.shop, APPLY, digest=planned(twin.shop)["digest"]).status is dg.DagsterRunStatus.SUCCESS
     for run in range(number):
         record = twin.shop.launch(ops={OP: twin.prepare(run)}, assets=OTHERS)
         assert record.status is dg.DagsterRunStatus.SUCCESS, record.failures
