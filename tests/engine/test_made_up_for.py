@@ -299,3 +299,23 @@ def test_a_day_that_only_a_lookback_computes_again_is_not_missing(warehouse: War
         assert warehouse.shop.launch(ops=config).status is SUCCESS
     warehouse.end(process)
     assert warehouse.rows("days") == ALL[:4]
+
+
+@pytest.mark.parametrize("kind", ["INCREMENTAL_UNMANAGED (forward_only false)", DAILY.removeprefix("kind ")])
+def test_a_model_that_is_computed_after_the_promotion_has_what_runs_computed_of_its_old_version(
+    warehouse: Warehouse, kind: str
+) -> None:
+    """It reads a column that a model with a table of its own only has then."""
+    kept = "kind INCREMENTAL_BY_TIME_RANGE (time_column day, forward_only true)"
+    warehouse.add(
+        kept=f"MODEL (name t.kept, {kept}); SELECT day, n FROM t.orders {WITHIN}",
+        tail=f"MODEL (name t.tail, kind {kind}); SELECT day, n FROM t.kept {WITHIN}",
+    )
+    warehouse.change("kept", "day, n", "day, n, n::int AS more")
+    warehouse.change("tail", "day, n", "day, COALESCE(more, n) AS n")
+    with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
+        run(warehouse)
+        assert warehouse.rows("tail") == ALL, "by the old version"
+    applied = warehouse.end(process)
+    assert warehouse.rows("tail") == ALL
+    assert f"t.tail ({day(3)} to {day(1)} (3 days))" in applied.log

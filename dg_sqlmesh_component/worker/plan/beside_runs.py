@@ -7,7 +7,8 @@ looked for again: a run may have filled them.
 
 Before SQLMesh writes the environment, the plan takes the lock and looks for what runs have done meanwhile (the list
 below). If new versions lack something because of it, the plan gives the lock up, computes that, takes the lock and
-looks again. After three times, it keeps the lock.
+looks again. After three times, it keeps the lock. A model that SQLMesh computes after the promotion has to wait for
+that: it may read columns that do not exist before.
 
 - A run has computed newer intervals of a model that gets a new version. The new version computes them too: prod must
   not go back. So do the new versions upstream of it.
@@ -42,7 +43,7 @@ from sqlmesh.core.engine_adapter import EngineAdapter
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import EvaluatablePlan
 from sqlmesh.core.plan.stages import BackfillStage, EnvironmentRecordUpdateStage, build_plan_stages
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotId
+from sqlmesh.core.snapshot import Snapshot, SnapshotId
 from sqlmesh.core.snapshot.definition import Interval
 from sqlmesh.utils.errors import CircuitBreakerError
 
@@ -93,6 +94,11 @@ class BesideRuns:
         self._had: dict[str, tuple[Interval, ...]] = {}
         """By name, the intervals of new versions that were computed, before or by this plan."""
         self._seen: Rows = {}
+        self._is_promoted = False
+        self._follow: set[str] = set()
+        """The names of the models that SQLMesh computes after the promotion."""
+        self._later: dict[str, tuple[Interval, ...]] = {}
+        """By name, what they have to compute because of runs."""
 
     def apply(self, evaluator: Any, plan: EvaluatablePlan, circuit_breaker: Callable[[], bool] | None) -> None:
         """Apply the plan with SQLMesh's evaluator, two of whose stages are replaced."""
@@ -110,15 +116,20 @@ class BesideRuns:
         self._forget_interrupted(plan)
 
         def visit_backfill_stage(stage: BackfillStage, plan: EvaluatablePlan) -> None:
-            if not stage.before_promote or plan.empty_backfill:  # the lock is held, or nothing is computed
-                backfill(self._now(stage, plan) if stage.snapshot_to_intervals else stage, plan)
+            if plan.empty_backfill or not stage.snapshot_to_intervals:  # nothing is computed
+                backfill(stage, plan)
+                return
+            if self._is_promoted:  # the lock is held
+                backfill(self._after_promotion(stage, plan), plan)
                 return
             versions = Versions.of_stage(stage, plan, self._shown)
             parents = upstream(versions.nodes)
             first = {n for n in versions.nodes if reachable([n], parents.__getitem__).isdisjoint(versions.new)}
             if _only(stage, first):
                 with self._lock.held():
-                    backfill(versions.stage(_only(self._now(stage, plan), first), stage.selected_snapshot_ids), plan)
+                    now = self._now(stage, plan)
+                    here = Versions.of_stage(now, plan, self._shown)
+                    backfill(here.stage(_only(now, first), stage.selected_snapshot_ids), plan)
             needed = _only(stage, versions.new)
             _add(needed, self.rewritten)  # SQLMesh looks for missing intervals only from the start of the plan on
             backfill(versions.stage(needed, stage.selected_snapshot_ids), plan)
@@ -127,10 +138,13 @@ class BesideRuns:
             if plan.empty_backfill:
                 self._lock.acquire()
             else:
+                follow = {info.name for info in plan.environment.snapshots} - stage.no_gaps_snapshot_names
+                self._follow = set() if plan.is_dev else follow
                 self._make_up(plan, partial(backfill, plan=plan))
             if plan.is_dev:  # runs do not read what it shows
                 self._lock.release()
             write(stage, plan if plan.is_dev else self._after_restatements(plan))
+            self._is_promoted = True
 
         evaluator.visit_backfill_stage = visit_backfill_stage
         evaluator.visit_environment_record_update_stage = visit_environment_record_update_stage
@@ -143,11 +157,22 @@ class BesideRuns:
 
     def _now(self, stage: BackfillStage, plan: EvaluatablePlan) -> BackfillStage:
         """A stage, with what is missing now: runs may have computed some of it since the plan was built."""
-        stages = build_plan_stages(plan, self._context.state_reader, self._context.default_catalog)
-        for now in stages:
-            if isinstance(now, BackfillStage) and now.before_promote == stage.before_promote:
-                return now
-        return replace(stage, snapshot_to_intervals={})
+        found: list[BackfillStage] = []
+        for now in build_plan_stages(plan, self._context.state_reader, self._context.default_catalog):
+            if isinstance(now, EnvironmentRecordUpdateStage) and not self._is_promoted:
+                break
+            if isinstance(now, BackfillStage):
+                found.append(now)
+        intervals = {node: of_node for now in found for node, of_node in now.snapshot_to_intervals.items()}
+        nodes = found[0].all_snapshots if found else stage.all_snapshots
+        return replace(stage, snapshot_to_intervals=intervals, all_snapshots=nodes)
+
+    def _after_promotion(self, stage: BackfillStage, plan: EvaluatablePlan) -> BackfillStage:
+        """The stage that follows the promotion, with what had to wait for it."""
+        now = self._now(stage, plan)
+        needed = _only(now, self._follow)
+        _add(needed, self._later)
+        return Versions.of_stage(now, plan, self._shown).stage(needed, stage.selected_snapshot_ids)
 
     def _after_restatements(self, plan: EvaluatablePlan) -> EvaluatablePlan:
         """The plan after those of restatements. SQLMesh refuses a plan whose previous plan is not the last one.
@@ -212,7 +237,8 @@ class BesideRuns:
             _add(self._shown_ever, now)
             _add(self.newer, newer)
             _add(needed, newer)
-        return needed
+        _add(self._later, {name: found for name, found in needed.items() if name in self._follow})
+        return {name: found for name, found in needed.items() if name not in self._follow}
 
     def _forget(self, intervals: Mapping[str, tuple[Interval, ...]], versions: Versions) -> None:
         """Forget the intervals of new versions, to compute them again."""
@@ -249,10 +275,7 @@ class BesideRuns:
         }
         if not plan.is_dev:
             gaps = _only(self._now(versions.stage({}), plan), versions.others)
-            before_promotion = DeployabilityIndex.create(versions.nodes.values(), start=plan.start)
-            for name, found in lost.items():
-                if found and before_promotion.is_representative(versions.nodes[name]):
-                    _add(gaps, {name: found})
+            _add(gaps, {name: found for name, found in lost.items() if found and name not in self._follow})
             return gaps
         read = reachable(versions.new, upstream(versions.nodes).__getitem__)
         named = [
