@@ -529,6 +529,9 @@ def restatement(story: Story) -> None:
     story.note(f"restatement: {names} {first} {last} {record.status.value}")
     if record.status is not dg.DagsterRunStatus.SUCCESS:
         assert story.is_bad or story.unfinished, f"a restatement has failed: {record.failures}"
+    if (
+        record.status is not dg.DagsterRunStatus.SUCCESS or " is waiting: " in record.log
+    ):  # for days that a kill left out
         story.unfinished.append((names, first, last))
 
 
