@@ -319,3 +319,11 @@ def test_a_model_that_is_computed_after_the_promotion_has_what_runs_computed_of_
     applied = warehouse.end(process)
     assert warehouse.rows("tail") == ALL
     assert f"t.tail ({day(3)} to {day(1)} (3 days))" in applied.log
+
+
+def test_a_table_that_all_versions_share_is_computed_again_if_its_kind_changes(dev_only: Warehouse) -> None:
+    run(dev_only)
+    dev_only.change("days", DAILY, "kind FULL")
+    dev_only.change("days", f"day, n FROM t.orders {WITHIN}", "day, n + 1 AS n FROM t.orders")
+    apply(dev_only)
+    assert dev_only.rows("days") == [(of_day, n + 1) for of_day, n in ALL]

@@ -94,11 +94,12 @@ class BesideRuns:
         self._had: dict[str, tuple[Interval, ...]] = {}
         """By name, the intervals of new versions that were computed, before or by this plan."""
         self._seen: Rows = {}
-        self._is_promoted = False
         self._follow: set[str] = set()
         """The names of the models that SQLMesh computes after the promotion."""
         self._later: dict[str, tuple[Interval, ...]] = {}
         """By name, what they have to compute because of runs."""
+        self._at_promotion: BackfillStage | None = None
+        """What was missing at the promotion, if models follow it."""
 
     def apply(self, evaluator: Any, plan: EvaluatablePlan, circuit_breaker: Callable[[], bool] | None) -> None:
         """Apply the plan with SQLMesh's evaluator, two of whose stages are replaced."""
@@ -119,17 +120,20 @@ class BesideRuns:
             if plan.empty_backfill or not stage.snapshot_to_intervals:  # nothing is computed
                 backfill(stage, plan)
                 return
-            if self._is_promoted:  # the lock is held
-                backfill(self._after_promotion(stage, plan), plan)
+            if self._at_promotion:  # the lock is held since then
+                versions = Versions.of_stage(self._at_promotion, plan, self._shown)
+                needed = _only(self._at_promotion, self._follow)
+                _add(needed, self._later)
+                backfill(versions.stage(needed, stage.selected_snapshot_ids), plan)
                 return
             versions = Versions.of_stage(stage, plan, self._shown)
             parents = upstream(versions.nodes)
             first = {n for n in versions.nodes if reachable([n], parents.__getitem__).isdisjoint(versions.new)}
-            if _only(stage, first):
+            if of_prod := _only(stage, first):
                 with self._lock.held():
-                    now = self._now(stage, plan)
+                    now = self._now(plan)
                     here = Versions.of_stage(now, plan, self._shown)
-                    backfill(here.stage(_only(now, first), stage.selected_snapshot_ids), plan)
+                    backfill(here.stage(_only(now, of_prod), stage.selected_snapshot_ids), plan)
             needed = _only(stage, versions.new)
             _add(needed, self.rewritten)  # SQLMesh looks for missing intervals only from the start of the plan on
             backfill(versions.stage(needed, stage.selected_snapshot_ids), plan)
@@ -141,10 +145,10 @@ class BesideRuns:
                 follow = {info.name for info in plan.environment.snapshots} - stage.no_gaps_snapshot_names
                 self._follow = set() if plan.is_dev else follow
                 self._make_up(plan, partial(backfill, plan=plan))
+                self._at_promotion = self._now(plan) if self._follow else None
             if plan.is_dev:  # runs do not read what it shows
                 self._lock.release()
             write(stage, plan if plan.is_dev else self._after_restatements(plan))
-            self._is_promoted = True
 
         evaluator.visit_backfill_stage = visit_backfill_stage
         evaluator.visit_environment_record_update_stage = visit_environment_record_update_stage
@@ -155,24 +159,18 @@ class BesideRuns:
             return None
         return msg.RunsWentOn(round(self._lock.seconds_held, 1), self.rewritten, self.newer)
 
-    def _now(self, stage: BackfillStage, plan: EvaluatablePlan) -> BackfillStage:
-        """A stage, with what is missing now: runs may have computed some of it since the plan was built."""
-        found: list[BackfillStage] = []
-        for now in build_plan_stages(plan, self._context.state_reader, self._context.default_catalog):
-            if isinstance(now, EnvironmentRecordUpdateStage) and not self._is_promoted:
-                break
-            if isinstance(now, BackfillStage):
-                found.append(now)
-        intervals = {node: of_node for now in found for node, of_node in now.snapshot_to_intervals.items()}
-        nodes = found[0].all_snapshots if found else stage.all_snapshots
-        return replace(stage, snapshot_to_intervals=intervals, all_snapshots=nodes)
+    def _now(self, plan: EvaluatablePlan) -> BackfillStage:
+        """One stage with all that is missing now: runs may have computed some of it since the plan was built.
 
-    def _after_promotion(self, stage: BackfillStage, plan: EvaluatablePlan) -> BackfillStage:
-        """The stage that follows the promotion, with what had to wait for it."""
-        now = self._now(stage, plan)
-        needed = _only(now, self._follow)
-        _add(needed, self._later)
-        return Versions.of_stage(now, plan, self._shown).stage(needed, stage.selected_snapshot_ids)
+        SQLMesh may now find that a model can be computed before the promotion, which it could not before. So the caller
+        names those that it wants.
+        """
+        stages = build_plan_stages(plan, self._context.state_reader, self._context.default_catalog)
+        found = [stage for stage in stages if isinstance(stage, BackfillStage)]
+        if not found:
+            return self._versions(plan).stage({})
+        missing = {node: intervals for stage in found for node, intervals in stage.snapshot_to_intervals.items()}
+        return replace(found[0], snapshot_to_intervals=missing)
 
     def _after_restatements(self, plan: EvaluatablePlan) -> EvaluatablePlan:
         """The plan after those of restatements. SQLMesh refuses a plan whose previous plan is not the last one.
@@ -274,8 +272,9 @@ class BesideRuns:
             name: subtract(self._shown_ever.get(name, ()), node.intervals) for name, node in versions.others.items()
         }
         if not plan.is_dev:
-            gaps = _only(self._now(versions.stage({}), plan), versions.others)
-            _add(gaps, {name: found for name, found in lost.items() if found and name not in self._follow})
+            before_promotion = versions.others.keys() - self._follow
+            gaps = _only(self._now(plan), before_promotion)
+            _add(gaps, {name: found for name, found in lost.items() if found and name in before_promotion})
             return gaps
         read = reachable(versions.new, upstream(versions.nodes).__getitem__)
         named = [
