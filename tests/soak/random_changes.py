@@ -309,9 +309,18 @@ class Story:
         """The files were applied. Models that keep their rows now have some of older definitions."""
         changed = [name for name in self.files if name in self.prod and self.value_of(name)]
         kept = [name for name in downstream(self.files, changed) if self.files[name].keeps_rows]
-        self.mixed = (self.mixed | downstream(self.files, kept)) & self.files.keys()
+        self.mixed = (self.mixed | downstream(self.files, kept) | self.not_computed()) & self.files.keys()
         self.prod = dict(self.files)
         self.days = {name: days for name, days in self.days.items() if name in self.prod}
+
+    def not_computed(self) -> set[str]:
+        """Models whose direct parents only have new columns. They keep their rows, whatever else is upstream."""
+        wider = [
+            name
+            for name in self.files.keys() & self.prod.keys()
+            if self.files[name].columns != self.prod[name].columns and not self.value_of(name)
+        ]
+        return downstream(self.files, wider) - set(wider)
 
     def value_of(self, name: str) -> bool:
         """Whether the values of a model have changed by the files."""
@@ -363,7 +372,7 @@ class Story:
         tables = "SELECT table_name FROM information_schema.tables WHERE table_schema = 't__pr_1'"
         shown = {name for (name,) in self.warehouse.ask(tables)}
         kept = [name for name, model in self.files.items() if model.keeps_rows]
-        shown -= downstream(self.files, [*kept, *self.mixed])
+        shown -= downstream(self.files, [*kept, *self.mixed]) | self.not_computed()
         self.counts["previewed models compared"] += len(shown)
         self.check(self.files, "t__pr_1", shown)
 
