@@ -97,9 +97,9 @@ class BesideRuns:
         self._follow: set[str] = set()
         """The names of the models that SQLMesh computes after the promotion."""
         self._later: dict[str, tuple[Interval, ...]] = {}
-        """By name, what they have to compute because of runs."""
+        """By name, the intervals that they have to compute because of runs."""
         self._at_promotion: BackfillStage | None = None
-        """What was missing at the promotion, if models follow it."""
+        """What was missing right before the promotion, if models are computed after it."""
 
     def apply(self, evaluator: Any, plan: EvaluatablePlan, circuit_breaker: Callable[[], bool] | None) -> None:
         """Apply the plan with SQLMesh's evaluator, two of whose stages are replaced."""
