@@ -106,7 +106,7 @@ def why_runs_wait(plan: msg.PlanBuilt) -> str:
         return ""
     if shared:
         return f"Runs wait until the plan is applied, because all versions of {listed(shared)} share one table."
-    return f"Runs wait while the plan computes {listed(following)} after the promotion, because the table stays."
+    return f"Runs wait while the plan computes {listed(following)}, which SQLMesh does after the promotion."
 
 
 def made_up_for(went_on: msg.RunsWentOn | None, models: Iterable[msg.PlannedModel]) -> Iterator[str]:

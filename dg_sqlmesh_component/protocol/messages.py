@@ -898,7 +898,7 @@ class PlannedModel:
         other_columns: The names of those that they lose or see with another type; None if the columns are not known.
         diff: The difference of the definitions, as unified diff.
         intervals: The missing intervals that the plan computes.
-        follows_promotion: Whether it computes them after the promotion, because the model keeps its table.
+        follows_promotion: Whether it computes them after the promotion.
         waiting: Those that it leaves out, because awaited tables are not complete for them.
         waits_for: These tables, by fqn.
         loses: What the environment shows of the left-out intervals now, and would not show after the plan.

@@ -178,7 +178,7 @@ def test_what_follows_the_promotion_stops_runs_and_the_report_says_so(warehouse:
     assert planned(shop)["why_runs_wait"] == ""
     warehouse.change("kept", " FROM t", f"{PAUSES} FROM t")
     assert planned(shop)["why_runs_wait"] == (
-        "Runs wait while the plan computes t.kept after the promotion, because the table stays."
+        "Runs wait while the plan computes t.kept, which SQLMesh does after the promotion."
     )
     with warehouse.server.advisory_lock(LOCK, warehouse.database):
         process = warehouse.start_apply()

@@ -90,6 +90,7 @@ class Story:
         altered: The days whose value has changed.
         mixed: The models with rows of older definitions.
         unfinished: Restatements that have failed: models, first and last day.
+        waiting: The models whose rows a restatement has left, because they wait for a day that a kill left out.
         is_bad: Whether an audit fails.
         is_raced: Whether actions were launched while runs had to wait for the last plan.
         later: The processes of jobs that were launched at a pause, by the value of their run's tag.
@@ -106,6 +107,7 @@ class Story:
     altered: set[str] = field(default_factory=set)
     mixed: set[str] = field(default_factory=set)
     unfinished: list[tuple[list[str], str, str]] = field(default_factory=list)
+    waiting: set[str] = field(default_factory=set)
     is_bad: bool = False
     is_raced: bool = False
     later: dict[str, int] = field(default_factory=dict)
@@ -220,7 +222,7 @@ class Story:
             self.check_values(model, dict(rows), models, schema)
 
     def check_values(self, model: Model, rows: dict[str, int], models: Models, schema: str) -> None:
-        if self.unfinished or model.name in self.mixed:
+        if self.unfinished or model.name in self.mixed | downstream(models, self.waiting):
             return
         rows = {of_day: n for of_day, n in rows.items() if not (model.is_appending and of_day in self.altered)}
         wanted = {of_day: self.expected(model.name, of_day, models) for of_day in rows}
@@ -314,13 +316,19 @@ class Story:
         self.days = {name: days for name, days in self.days.items() if name in self.prod}
 
     def not_computed(self) -> set[str]:
-        """Models whose direct parents only have new columns. They keep their rows, whatever else is upstream."""
-        wider = [
-            name
-            for name in self.files.keys() & self.prod.keys()
-            if self.files[name].columns != self.prod[name].columns and not self.value_of(name)
-        ]
-        return downstream(self.files, wider) - set(wider)
+        """Models with a breaking change upstream, of which no direct parent has one. They keep their rows.
+
+        A model that only has new columns is computed again, and SQLMesh takes its change for one that breaks nothing.
+        """
+        breaking: set[str] = set()
+        kept: set[str] = set()
+        for name, model in self.files.items():  # upstream models first
+            is_wider = name in self.prod and model.columns != self.prod[name].columns
+            if (name in self.prod and self.value_of(name)) or (breaking & set(model.reads) and not is_wider):
+                breaking.add(name)
+            elif name in downstream(self.files, breaking) & self.prod.keys() and not is_wider:
+                kept.add(name)
+        return downstream(self.files, kept)
 
     def value_of(self, name: str) -> bool:
         """Whether the values of a model have changed by the files."""
@@ -442,6 +450,7 @@ class Story:
             restated = [f"t/{name}" for name in names if name in self.prod]
             self.launch(restated, restate={"start": first, "end": last})
         self.unfinished.clear()
+        self.waiting.clear()  # the next run of all computes them
 
     def end(self) -> None:
         """Heal, run everything, and check; then restate everything, and check again."""
@@ -538,10 +547,8 @@ def restatement(story: Story) -> None:
     story.note(f"restatement: {names} {first} {last} {record.status.value}")
     if record.status is not dg.DagsterRunStatus.SUCCESS:
         assert story.is_bad or story.unfinished, f"a restatement has failed: {record.failures}"
-    if (
-        record.status is not dg.DagsterRunStatus.SUCCESS or " is waiting: " in record.log
-    ):  # for days that a kill left out
         story.unfinished.append((names, first, last))
+    story.waiting |= {name for name in story.prod if f"t.{name} is waiting: " in record.log}
 
 
 def tick(story: Story) -> None:

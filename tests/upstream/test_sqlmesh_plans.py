@@ -9,7 +9,7 @@ import pytest
 from harness import CONFIG, write_project
 from sqlmesh import Context
 from sqlmesh.core.console import NoopConsole, set_console
-from sqlmesh.core.plan import Plan
+from sqlmesh.core.plan import Plan, stages
 from sqlmesh.core.snapshot import Snapshot
 from sqlmesh.utils.errors import CircuitBreakerError, ConflictingPlanError, PlanError
 
@@ -138,6 +138,24 @@ def test_models_downstream_of_forward_only_ones_are_computed_after_the_promotion
     assert isinstance(console, Stages)
     assert [TOTAL_FQN in stage for stage in console.computed] == [False, True]
     assert set(shown) == {plan.previous_plan_id, plan.plan_id}
+    context.close()
+
+
+def test_only_the_stage_of_the_promotion_tells_what_is_computed_before_it(project: Path) -> None:
+    """Both stages of a backfill say that they are before the promotion."""
+    write(project, "base", BASE.format(type="DOUBLE").replace("2.5", "3.5"))
+    context = opened(project)
+    plan = built(context).to_evaluatable()
+    built_stages = stages.build_plan_stages(plan, context.state_reader, context.default_catalog)
+    parts = (stages.BackfillStage, stages.EnvironmentRecordUpdateStage)
+    before, promotion, after = (stage for stage in built_stages if isinstance(stage, parts))
+    assert isinstance(before, stages.BackfillStage)
+    assert isinstance(promotion, stages.EnvironmentRecordUpdateStage)
+    assert isinstance(after, stages.BackfillStage)
+    assert before.before_promote
+    assert after.before_promote
+    assert {node.name for node in before.snapshot_to_intervals} <= promotion.no_gaps_snapshot_names
+    assert promotion.no_gaps_snapshot_names.isdisjoint(node.name for node in after.snapshot_to_intervals)
     context.close()
 
 

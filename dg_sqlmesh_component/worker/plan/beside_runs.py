@@ -7,8 +7,8 @@ looked for again: a run may have filled them.
 
 Before SQLMesh writes the environment, the plan takes the lock and looks for what runs have done meanwhile (the list
 below). If new versions lack something because of it, the plan gives the lock up, computes that, takes the lock and
-looks again. After three times, it keeps the lock. A model that SQLMesh computes after the promotion has to wait for
-that: it may read columns that do not exist before.
+looks again. After three times, it keeps the lock. What SQLMesh computes after the promotion is made up for there
+too: before it, columns that such a model reads may not exist.
 
 - A run has computed newer intervals of a model that gets a new version. The new version computes them too: prod must
   not go back. So do the new versions upstream of it.
@@ -99,7 +99,7 @@ class BesideRuns:
         self._later: dict[str, tuple[Interval, ...]] = {}
         """By name, the intervals that they have to compute because of runs."""
         self._at_promotion: BackfillStage | None = None
-        """What was missing right before the promotion, if models are computed after it."""
+        """All that was missing right before the promotion. None if nothing is computed after it."""
 
     def apply(self, evaluator: Any, plan: EvaluatablePlan, circuit_breaker: Callable[[], bool] | None) -> None:
         """Apply the plan with SQLMesh's evaluator, two of whose stages are replaced."""
