@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from dg_sqlmesh_component.protocol.messages import Interval
 
@@ -17,6 +17,12 @@ def merged(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
         else:
             found.append((start, end))
     return tuple(found)
+
+
+def add(total: dict[str, tuple[Interval, ...]], intervals: Mapping[str, Iterable[Interval]]) -> None:
+    """Add the intervals of each name to those of a total."""
+    for name, of_name in intervals.items():
+        total[name] = merged([*total.get(name, ()), *of_name])
 
 
 def subtract(intervals: Iterable[Interval], removed: Iterable[Interval]) -> tuple[Interval, ...]:

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, time, timezone
+from unittest.mock import ANY
 
 import dagster as dg
 import pytest
@@ -326,3 +327,70 @@ def test_a_table_that_all_versions_share_is_computed_again_if_its_kind_changes(d
     dev_only.change("days", f"day, n FROM t.orders {WITHIN}", "day, n + 1 AS n FROM t.orders")
     apply(dev_only)
     assert dev_only.rows("days") == [(of_day, n + 1) for of_day, n in ALL]
+
+
+def test_what_runs_rewrite_before_a_model_begins_to_compute_again_counts(warehouse: Warehouse) -> None:
+    held = f", pg_advisory_xact_lock({LOCK + 1})::text AS held"
+    warehouse.add(
+        orders=FILES["models/orders.sql"].replace("day, n", f"day, n {held}"),
+        side=FILES["models/orders.sql"].replace("t.orders", "t.side"),
+        days=f"MODEL (name t.days, {DAILY}); SELECT day, o.n + s.n AS n FROM t.orders AS o "
+        f"JOIN t.side AS s USING (day) {WITHIN}",
+    )
+    run(warehouse)
+    config = {"ops": {"sqlmesh_shop": {"config": {"restate": {"start": day(5), "end": day(5)}}}}}
+    with warehouse.server.advisory_lock(LOCK + 1, warehouse.database):
+        with warehouse.applying("orders", held, PAUSES) as process:
+            restated = warehouse.start("everything", {**IN_PROCESS, **config}, assets=["t/orders"])
+            wait_until(lambda: warehouse.waits_for(LOCK + 1), restated)
+        wait_until(lambda: "is held by Dagster run" in warehouse.log_of(APPLY), process)
+        with warehouse.server.advisory_lock(LOCK, warehouse.database):
+            warehouse.release(LOCK + 1)
+            assert restated.wait(300) == 0
+            wait_until(lambda: warehouse.waits_for(LOCK), process)
+            warehouse.query(f"UPDATE raw.orders SET n = 40 WHERE day = '{day(4)}'")
+            ops = {"sqlmesh_shop": {"restate": {"start": day(4), "end": day(4)}}}
+            assert warehouse.shop.launch(ops=ops, assets=["t/side"]).status is SUCCESS
+            of_day = f"to_timestamp(start_ts / 1000)::date = '{day(4)}'"
+            warehouse.query(f"UPDATE sqlmesh._intervals SET last_altered_ts = last_altered_ts - 60000 WHERE {of_day}")
+    warehouse.end(process)
+    assert warehouse.rows("days")[:2] == [(day(5), 10), (day(4), 44)]
+
+
+def test_a_new_model_behind_a_view_that_keeps_its_version_is_computed_again(warehouse: Warehouse) -> None:
+    """SQLMesh computes it in a table of the preview, because it creates the view again."""
+    warehouse.add(shown="MODEL (name t.shown, kind VIEW); SELECT day, n FROM t.orders")
+    run(warehouse)
+    warehouse.change("orders", "day, n", "day, n, n AS also")
+    fresh = FILES["models/days.sql"].replace("t.days", "t.fresh").replace("t.orders", "t.shown")
+    (warehouse.shop.project / "models" / "fresh.sql").write_text(fresh)
+    late = COUNTS.replace("t.days", "t.fresh").replace("AS x", f"AS x {PAUSES}")
+    (warehouse.shop.project / "models" / "late.sql").write_text(late)
+    with previewing(warehouse) as process:
+        restate_oldest(warehouse)
+    warehouse.end(process)
+    assert warehouse.query("SELECT n FROM t__pr_1.fresh ORDER BY day") == [(n,) for n in (50, 4, 3, 2, 1)]
+
+
+def test_what_is_made_up_for_has_the_time_at_which_it_is_computed(warehouse: Warehouse) -> None:
+    with warehouse.applying("days", "day, n", f"day, n, @execution_ts::text AS at {PAUSES}") as process:
+        run(warehouse)
+    warehouse.end(process)
+    assert warehouse.query("SELECT at, count(*) FROM t.days GROUP BY at ORDER BY at") == [(ANY, 2), (ANY, 3)]
+
+
+def test_a_new_version_waits_for_a_gap_of_a_table_that_reads_another_new_version(warehouse: Warehouse) -> None:
+    warehouse.add(
+        kept=f"MODEL (name t.kept, {LOOKBACK}); SELECT day, n / {SWITCH} AS n FROM t.orders {WITHIN}",
+        total="MODEL (name t.total, kind FULL, audits accepted_range(column := x, min_v := 2)); "
+        "SELECT count(*) AS x FROM t.kept",
+        behind=f"MODEL (name t.behind, {DAILY}); SELECT day, n FROM t.kept {WITHIN}",
+    )
+    warehouse.leave_gap("kept")
+    warehouse.change("orders", "day, n", "day, n, n AS also")
+    warehouse.change("total", "count(*)", "count(*) + 0")
+    warehouse.change("behind", "day, n", "day, n + 0 AS n")
+    applied = apply(warehouse)
+    assert warehouse.query("SELECT x FROM t.total") == [(2,)]
+    assert warehouse.rows("behind") == ALL[:2]
+    assert "omputed again" not in applied.log, "each day once"

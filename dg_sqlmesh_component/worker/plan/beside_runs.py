@@ -3,7 +3,8 @@
 Theory of operation. SQLMesh applies a plan in stages. Until it writes the environment, the plan computes two kinds of
 tables: those that prod shows, with gaps that a run would fill too, and those of new versions, which nobody reads yet.
 The lock of runs is held for the first kind, and not for the second, which takes long. With the lock, the gaps are
-looked for again: a run may have filled them.
+looked for again: a run may have filled them. Both kinds take turns, so that each table is computed after those that it
+reads.
 
 Before SQLMesh writes the environment, the plan takes the lock and looks for what runs have done meanwhile (the list
 below). If new versions lack something because of it, the plan gives the lock up, computes that, takes the lock and
@@ -19,7 +20,7 @@ too: before it, columns that such a model reads may not exist.
   restatement of it says that a table outside of the project has changed, so the new version computes it again.
 - A restatement has taken intervals from a new version that an environment shows. They are computed again.
 - A killed run has left a gap in a table that prod shows. It is filled, and counts as rewritten.
-- A model that keeps its table reads new versions. Its gaps are filled after theirs.
+- A model that keeps its table reads new versions, and none of them reads it. Its gaps are filled after theirs.
 
 A row of the state that was not there before is evidence. SQLMesh's janitor merges such rows; a merged row counts as
 rewritten as a whole.
@@ -33,43 +34,37 @@ plan. On DuckDB, the file is the lock.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-from sqlmesh.core.engine_adapter import EngineAdapter
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import EvaluatablePlan
 from sqlmesh.core.plan.stages import BackfillStage, EnvironmentRecordUpdateStage, build_plan_stages
-from sqlmesh.core.snapshot import Snapshot, SnapshotId
 from sqlmesh.core.snapshot.definition import Interval
+from sqlmesh.utils.date import now_timestamp
 from sqlmesh.utils.errors import CircuitBreakerError
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
 from dg_sqlmesh_component.protocol.formatting import listed, ranges
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.protocol.intervals import common, merged, subtract
+from dg_sqlmesh_component.protocol.intervals import add
 from dg_sqlmesh_component.worker.environment import upstream
 from dg_sqlmesh_component.worker.plan.context import PlanContext, versions_shown
-from dg_sqlmesh_component.worker.plan.rewritten import Rewritten, Rows, computed_in, is_torn, moved_on
-from dg_sqlmesh_component.worker.plan.versions import Shown, Versions, missing_now, snapshots_now
-from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges, forget_intervals
+from dg_sqlmesh_component.worker.plan.meanwhile import Meanwhile
+from dg_sqlmesh_component.worker.plan.rewritten import Gaps
+from dg_sqlmesh_component.worker.plan.versions import Shown, Versions, in_turns
 from dg_sqlmesh_component.worker.state_lock import StateLock
+
+_Backfill = Callable[[BackfillStage, EvaluatablePlan], None]
 
 _ROUNDS = 3
 """How often is made up without the lock, so that runs wait shortly for the last time."""
 
 
 class BesideRuns:
-    """Applies one plan with SQLMesh's evaluator of plans, and holds the lock of runs where it has to.
-
-    Attributes:
-        rewritten: By name, the intervals that were computed again because runs rewrote their source meanwhile.
-        newer: By name, the intervals that runs had computed of old versions, and the plan then of new ones.
-    """
+    """Applies one plan with SQLMesh's evaluator of plans, and holds the lock of runs where it has to."""
 
     def __init__(
         self, context: PlanContext, prod: Environment | None, lock: StateLock, interrupted: Sequence[Interval]
@@ -80,20 +75,12 @@ class BesideRuns:
             prod: As it was when the plan was built; None if the plan creates it.
             interrupted: As in `PlanApproval`.
         """
-        self.rewritten: dict[str, tuple[Interval, ...]] = {}
-        self.newer: dict[str, tuple[Interval, ...]] = {}
         self._context = context
         self._lock = lock
         self._interrupted = interrupted
         self._shown = {info.name: info for info in prod.snapshots} if prod else {}
         self._state = versions_shown(context, prod.name) if prod else None
-        self._before: Mapping[str, Sequence[Interval]] = {}
-        """By name, the computed intervals of the versions that prod shows, at the last look."""
-        self._shown_ever: dict[str, tuple[Interval, ...]] = {}
-        """The same, at any look."""
-        self._had: dict[str, tuple[Interval, ...]] = {}
-        """By name, the intervals of new versions that were computed, before or by this plan."""
-        self._seen: Rows = {}
+        self._meanwhile = Meanwhile(context, self._shown)
         self._follow: set[str] = set()
         """The names of the models that SQLMesh computes after the promotion."""
         self._later: dict[str, tuple[Interval, ...]] = {}
@@ -111,32 +98,20 @@ class BesideRuns:
 
     def _replace_stages(self, evaluator: Any, plan: EvaluatablePlan) -> None:
         backfill, write = evaluator.visit_backfill_stage, evaluator.visit_environment_record_update_stage
-        self._before, self._seen = self._intervals_shown(), computed_ranges(self._context)
-        _add(self._shown_ever, self._before)
-        self._had = dict(self._versions(plan).computed)
-        self._forget_interrupted(plan)
+        index = self._now(plan).deployability_index if plan.is_dev else None
+        self._meanwhile.begin(plan, index, self._interrupted)
 
         def visit_backfill_stage(stage: BackfillStage, plan: EvaluatablePlan) -> None:
+            self._meanwhile.index = stage.deployability_index
             if plan.empty_backfill or not stage.snapshot_to_intervals:  # nothing is computed
                 backfill(stage, plan)
-                return
-            if self._at_promotion:  # the lock is held since then
+            elif self._at_promotion:  # the lock is held since then
                 versions = Versions.of_stage(self._at_promotion, plan, self._shown)
                 needed = _only(self._at_promotion, self._follow)
-                _add(needed, self._later)
-                backfill(versions.stage(needed, stage.selected_snapshot_ids), plan)
-                return
-            versions = Versions.of_stage(stage, plan, self._shown)
-            parents = upstream(versions.nodes)
-            first = {n for n in versions.nodes if reachable([n], parents.__getitem__).isdisjoint(versions.new)}
-            if of_prod := _only(stage, first):
-                with self._lock.held():
-                    now = self._now(plan)
-                    here = Versions.of_stage(now, plan, self._shown)
-                    backfill(here.stage(_only(now, of_prod), stage.selected_snapshot_ids), plan)
-            needed = _only(stage, versions.new)
-            _add(needed, self.rewritten)  # SQLMesh looks for missing intervals only from the start of the plan on
-            backfill(versions.stage(needed, stage.selected_snapshot_ids), plan)
+                add(needed, self._later)
+                backfill(versions.stage(needed, stage.selected_snapshot_ids), _at_this_time(plan))
+            else:
+                self._compute(stage, plan, backfill)
 
         def visit_environment_record_update_stage(stage: EnvironmentRecordUpdateStage, plan: EvaluatablePlan) -> None:
             if plan.empty_backfill:
@@ -144,7 +119,7 @@ class BesideRuns:
             else:
                 follow = {info.name for info in plan.environment.snapshots} - stage.no_gaps_snapshot_names
                 self._follow = set() if plan.is_dev else follow
-                self._make_up(plan, partial(backfill, plan=plan))
+                self._make_up(plan, backfill)
                 self._at_promotion = self._now(plan) if self._follow else None
             if plan.is_dev:  # runs do not read what it shows
                 self._lock.release()
@@ -153,11 +128,27 @@ class BesideRuns:
         evaluator.visit_backfill_stage = visit_backfill_stage
         evaluator.visit_environment_record_update_stage = visit_environment_record_update_stage
 
+    def _compute(self, stage: BackfillStage, plan: EvaluatablePlan, backfill: _Backfill) -> None:
+        """Compute a stage that is before the promotion, with the lock of runs where prod shows the tables."""
+        versions = Versions.of_stage(stage, plan, self._shown)
+        needed = _only(stage, versions.nodes)
+        add(needed, self._meanwhile.rewritten)  # SQLMesh looks for missing intervals only from the start of the plan on
+        for names in in_turns(needed.keys(), new := versions.new.keys(), upstream(versions.nodes)):
+            if names <= new:
+                of_turn = {name: needed[name] for name in names}
+                backfill(versions.stage(of_turn, stage.selected_snapshot_ids), plan)
+                continue
+            with self._lock.held(), self._meanwhile.own():
+                now = self._now(plan)
+                of_turn = _only(now, names)
+                here = Versions.of_stage(now, plan, self._shown)
+                backfill(here.stage(of_turn, stage.selected_snapshot_ids), _at_this_time(plan))
+
     def event(self) -> msg.RunsWentOn | None:
         """What the plan computed because of runs; None if the state's file is the lock."""
         if self._lock.is_file:
             return None
-        return msg.RunsWentOn(round(self._lock.seconds_held, 1), self.rewritten, self.newer)
+        return msg.RunsWentOn(round(self._lock.seconds_held, 1), self._meanwhile.rewritten, self._meanwhile.newer)
 
     def _now(self, plan: EvaluatablePlan) -> BackfillStage:
         """One stage with all that is missing now: runs may have computed some of it since the plan was built.
@@ -168,7 +159,7 @@ class BesideRuns:
         stages = build_plan_stages(plan, self._context.state_reader, self._context.default_catalog)
         found = [stage for stage in stages if isinstance(stage, BackfillStage)]
         if not found:
-            return self._versions(plan).stage({})
+            return self._meanwhile.versions(plan).stage({})
         missing = {node: intervals for stage in found for node, intervals in stage.snapshot_to_intervals.items()}
         return replace(found[0], snapshot_to_intervals=missing)
 
@@ -186,17 +177,7 @@ class BesideRuns:
         environment = plan.environment.copy(update={"previous_plan_id": stored.plan_id})
         return plan.copy(update={"environment": environment})
 
-    def _intervals_shown(self) -> dict[str, list[Interval]]:
-        """The computed intervals of each version that prod shows."""
-        return {name: node.intervals for name, node in snapshots_now(self._context, self._shown.values()).items()}
-
-    def _adapter(self, snapshot: Snapshot) -> EngineAdapter:
-        return self._context.engine_adapters[snapshot.model_gateway or self._context.selected_gateway]
-
-    def _versions(self, plan: EvaluatablePlan) -> Versions:
-        return Versions.read(self._context, plan, self._shown)
-
-    def _make_up(self, plan: EvaluatablePlan, backfill: Callable[[BackfillStage], None]) -> None:
+    def _make_up(self, plan: EvaluatablePlan, backfill: _Backfill) -> None:
         """Compute what new versions lack because of runs, at first without the lock of runs. At the end, it is held.
 
         Raises:
@@ -206,81 +187,36 @@ class BesideRuns:
         needed = self._look(plan, {})
         for _ in range(_ROUNDS if needed else 0):
             self._lock.release()
-            backfill(self._versions(plan).stage(needed))
+            backfill(self._meanwhile.versions(plan).stage(needed), _at_this_time(plan))
             self._lock.acquire()
             if not (needed := self._look(plan, {})):
                 break
         if gaps := self._gaps(plan):
-            _add(needed, gaps)
-            _add(needed, self._look(plan, gaps))
+            add(needed, gaps)
+            add(needed, self._look(plan, gaps))
         if needed:
-            backfill(self._versions(plan).stage(needed))
+            backfill(self._meanwhile.versions(plan).stage(needed), _at_this_time(plan))
 
-    def _look(self, plan: EvaluatablePlan, gaps: Mapping[str, Sequence[Interval]]) -> dict[str, tuple[Interval, ...]]:
-        """By name, the intervals that new versions have to compute because of runs, since the last look."""
-        rows, versions = computed_ranges(self._context), self._versions(plan)
-        _add(self._had, {name: self._context.tracker.finished(name) for name in versions.new})
-        lost = {name: subtract(had, versions.computed.get(name, ())) for name, had in self._had.items()}
-        torn = {name for name, node in versions.others.items() if is_torn(node, self._adapter(node))}
-        again = Rewritten(versions, rows, self._seen, gaps, lost, torn).again(self._context.started)
-        self._context.started, self._seen = {}, rows
-        self._forget(again, versions)
-        needed = dict(again)
-        if not plan.is_dev:
-            now = self._intervals_shown()
-            newer = moved_on(versions, self._before, now, missing_now(versions.others))
-            possible = missing_now(versions.new, ignore_cron=True) if newer else {}
-            newer = {name: part for name, found in newer.items() if (part := common(found, possible.get(name, ())))}
-            self._before = now
-            _add(self._shown_ever, now)
-            _add(self.newer, newer)
-            _add(needed, newer)
-        _add(self._later, {name: found for name, found in needed.items() if name in self._follow})
+    def _look(self, plan: EvaluatablePlan, gaps: Gaps) -> dict[str, tuple[Interval, ...]]:
+        """By name, what new versions have to compute because of runs before the promotion. It keeps the rest."""
+        needed = self._meanwhile.look(plan, gaps)
+        add(self._later, {name: found for name, found in needed.items() if name in self._follow})
         return {name: found for name, found in needed.items() if name not in self._follow}
-
-    def _forget(self, intervals: Mapping[str, tuple[Interval, ...]], versions: Versions) -> None:
-        """Forget the intervals of new versions, to compute them again."""
-        for name, of_model in intervals.items():
-            node = versions.nodes[name]
-            forget_intervals(self._context.state_sync, node, of_model, is_dev=versions.is_dev_table(node))
-        _add(self.rewritten, intervals)
-
-    def _forget_interrupted(self, plan: EvaluatablePlan) -> None:
-        """Forget what new versions may have read half while an interrupted plan or preview computed them."""
-        if not self._interrupted:
-            return
-        rows, versions = computed_ranges(self._context), self._versions(plan)
-        complete: dict[SnapshotId, int] = {}
-        for environment in self._context.state_reader.get_environments():
-            for info in environment.snapshots if environment.finalized_ts else ():
-                complete[info.snapshot_id] = max(complete.get(info.snapshot_id, 0), environment.finalized_ts or 0)
-
-        def times(node: Snapshot) -> list[Interval]:
-            return [time for time in self._interrupted if time[0] > complete.get(node.snapshot_id, 0)]
-
-        since = {
-            name: begins[0]
-            for name, node in versions.new.items()
-            if (begins := computed_in(times(node), rows.get(versions.table(node), ())))
-        }
-        self._forget(Rewritten(versions, rows, {}).again(since, others_since=sys.maxsize), versions)
 
     def _gaps(self, plan: EvaluatablePlan) -> dict[str, tuple[Interval, ...]]:
         """By name, what the tables that prod shows lack. A preview does not compute it."""
-        versions = self._versions(plan)
-        lost = {
-            name: subtract(self._shown_ever.get(name, ()), node.intervals) for name, node in versions.others.items()
-        }
+        versions = self._meanwhile.versions(plan)
+        lost = self._meanwhile.lost_by_prod(versions)
         if not plan.is_dev:
             before_promotion = versions.others.keys() - self._follow
             gaps = _only(self._now(plan), before_promotion)
-            _add(gaps, {name: found for name, found in lost.items() if found and name in before_promotion})
+            add(gaps, {name: found for name, found in lost.items() if name in before_promotion})
             return gaps
         read = reachable(versions.new, upstream(versions.nodes).__getitem__)
         named = [
             f"{versions.nodes[name].node.name} ({ranges(found)})"
             for name, found in sorted(lost.items())
-            if found and name in read
+            if name in read
         ]
         if named:
             raise EnvironmentNotReadyError(
@@ -300,11 +236,11 @@ def _changes_shared_tables(plan: EvaluatablePlan, shown: Shown) -> bool:
     )
 
 
+def _at_this_time(plan: EvaluatablePlan) -> EvaluatablePlan:
+    """The plan with this time for the models that ask for it. Runs have computed later than the plan was built."""
+    return plan.copy(update={"execution_time": now_timestamp()})
+
+
 def _only(stage: BackfillStage, names: Container[str]) -> dict[str, tuple[Interval, ...]]:
     """The intervals that a stage computes of these models, by name."""
     return {node.name: tuple(found) for node, found in stage.snapshot_to_intervals.items() if node.name in names}
-
-
-def _add(total: dict[str, tuple[Interval, ...]], intervals: Mapping[str, Sequence[Interval]]) -> None:
-    for name, of_model in intervals.items():
-        total[name] = merged([*total.get(name, ()), *of_model])

@@ -28,6 +28,9 @@ _ALL = [(0, sys.maxsize)]
 Rows = Mapping[Any, Sequence[ComputedRange]]
 """Rows of the state, by table."""
 
+Gaps = Mapping[str, Sequence[Interval]]
+"""By name, intervals of tables of prod that are going to be computed."""
+
 
 @dataclass(frozen=True)
 class Rewritten:
@@ -36,17 +39,18 @@ class Rewritten:
     Attributes:
         rows: The computed ranges of the state.
         seen: Those that were there before.
-        gaps: By name, intervals of tables of prod that are going to be computed.
         lost: By name, intervals that restatements have taken from the new versions.
         torn: The names of tables of prod that have no rows while they are replaced.
+        own: Rows of what the plan itself has computed of tables of prod.
     """
 
     versions: Versions
     rows: Rows
     seen: Rows
-    gaps: Mapping[str, Sequence[Interval]] = field(default_factory=dict)
+    gaps: Gaps = field(default_factory=dict)
     lost: Mapping[str, Sequence[Interval]] = field(default_factory=dict)
     torn: Set[str] = frozenset()
+    own: Rows = field(default_factory=dict)
 
     def again(self, since: Mapping[str, int], *, others_since: int = 0) -> dict[str, tuple[Interval, ...]]:
         """By name, the lost intervals, and those whose source was rewritten.
@@ -84,8 +88,8 @@ class Rewritten:
         self, snapshot: Snapshot | SnapshotTableInfo, since: int, *, only_rewritten: bool
     ) -> Sequence[Interval]:
         table = (snapshot.name, snapshot.version, False)
-        rows, seen = self.rows.get(table, ()), set(self.seen.get(table, ()))
-        after = [row for row in rows if row not in seen and row.at > since - _SLACK]
+        rows, seen, own = self.rows.get(table, ()), set(self.seen.get(table, ())), set(self.own.get(table, ()))
+        after = [row for row in rows if row not in seen and row.at > since - (0 if row in own else _SLACK)]
         gaps = self.gaps.get(snapshot.name, ())
         if after and snapshot.name in self.torn:
             return _ALL

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,7 @@ from sqlmesh.core.snapshot import (
 from sqlmesh.core.snapshot.definition import Interval
 from sqlmesh.utils.date import now_timestamp
 
+from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.environment import computed_intervals
 
@@ -42,13 +43,18 @@ class Versions:
     is_dev: bool
 
     @classmethod
-    def read(cls, context: Context, plan: EvaluatablePlan, shown: Shown) -> Versions:
-        """Read them with their intervals."""
+    def read(
+        cls, context: Context, plan: EvaluatablePlan, shown: Shown, index: DeployabilityIndex | None = None
+    ) -> Versions:
+        """Read them with their intervals.
+
+        Args:
+            index: Of SQLMesh's stages, if they are known.
+        """
         nodes = snapshots_now(context, plan.environment.snapshots)
-        index = DeployabilityIndex.all_deployable()
-        if plan.is_dev:
+        if index is None and plan.is_dev:
             index = DeployabilityIndex.create(nodes.values(), start=plan.start)
-        return cls(nodes, index, shown, plan.is_dev)
+        return cls(nodes, index or DeployabilityIndex.all_deployable(), shown, plan.is_dev)
 
     @classmethod
     def of_stage(cls, stage: BackfillStage, plan: EvaluatablePlan, shown: Shown) -> Versions:
@@ -91,6 +97,26 @@ class Versions:
         """A stage of SQLMesh that computes these intervals, and looks at the selected snapshots too."""
         by_node = {self.nodes[name]: list(of_model) for name, of_model in intervals.items()}
         return BackfillStage(by_node, {*selected, *(node.snapshot_id for node in by_node)}, {**self.nodes}, self.index)
+
+
+def in_turns(needed: Set[str], new: Set[str], parents: Mapping[str, Iterable[str]]) -> Iterator[Set[str]]:
+    """The names of needed tables of prod, and of new versions, in turns: each after the tables that it reads.
+
+    A table of prod that reads a new version is left out if no needed new version reads it.
+    """
+
+    def read(names: Iterable[str]) -> Set[str]:
+        """These and all upstream of them."""
+        return reachable(names, parents.__getitem__)
+
+    by_new = read(needed & new)
+    rest = {name for name in needed if name in by_new or read([name]).isdisjoint(new)}
+    while rest:
+        for these in (rest - new, rest & new):
+            others = rest - these
+            if turn := {name for name in these if read([name]).isdisjoint(others)}:
+                rest -= turn
+                yield turn
 
 
 def snapshots_now(context: Context, infos: Iterable[SnapshotIdLike]) -> dict[str, Snapshot]:

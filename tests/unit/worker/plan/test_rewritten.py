@@ -59,6 +59,7 @@ def again(
     since: Mapping[str, int] | None = None,
     lost: Mapping[str, Sequence[Interval]] | None = None,
     torn: frozenset[str] = frozenset(),
+    own: Mapping[str, Sequence[ComputedRange]] | None = None,
 ) -> dict[str, list[Interval]]:
     """What is computed again if the state has these rows of the tables of prod, by the name of the model."""
     tables = {"orders": ORDERS, "dim": DIM, "days": OLD_DAYS}
@@ -71,7 +72,8 @@ def again(
     nodes = {node.name: node for node in (ORDERS, DIM, *new)}
     versions = Versions(nodes, INDEX, {node.name: node.table_info for node in (ORDERS, DIM, OLD_DAYS)}, is_dev=False)
     seen = by_table({"orders": [BEFORE], "dim": [BEFORE], "days": [BEFORE]})
-    found = Rewritten(versions, by_table(rows), seen, lost=lost or {}, torn=torn).again(since or {})
+    rewritten = Rewritten(versions, by_table(rows), seen, lost=lost or {}, torn=torn, own=by_table(own or {}))
+    found = rewritten.again(since or {})
     return {name.split(".")[-1].strip('"'): list(intervals) for name, intervals in found.items()}
 
 
@@ -92,6 +94,12 @@ def test_what_was_rewritten_before_a_version_has_begun_to_read_is_not_read_again
 def test_a_row_counts_although_its_time_is_a_moment_before_the_begin() -> None:
     begun = {DAYS.name: LATER + 1_000}
     assert again({"orders": [BEFORE, row(2, 2, LATER)]}, new=[DAYS], since=begun) == {"days": [days(2, 2)]}
+
+
+def test_what_the_plan_itself_has_computed_before_is_not_read_again() -> None:
+    begun, own = {DAYS.name: LATER + 1_000}, {"orders": [row(2, 2, LATER)]}
+    assert again({"orders": [BEFORE, *own["orders"]]}, new=[DAYS], since=begun, own=own) == {}
+    assert again({"orders": [BEFORE, *own["orders"]]}, new=[DAYS], own=own) == {"days": [days(2, 2)]}, "it was computed"
 
 
 def test_a_merged_row_counts_as_a_whole() -> None:
