@@ -20,7 +20,7 @@ too: before it, columns that such a model reads may not exist.
   restatement of it says that a table outside of the project has changed, so the new version computes it again.
 - A restatement has taken intervals from a new version that an environment shows. They are computed again.
 - A killed run has left a gap in a table that prod shows. It is filled, and counts as rewritten.
-- A model that keeps its table reads new versions, and none of them reads it. Its gaps are filled after theirs.
+- A model that keeps its table reads new versions, and none that is computed reads it. Its gaps are filled at last.
 
 A row of the state that was not there before is evidence. SQLMesh's janitor merges such rows; a merged row counts as
 rewritten as a whole.

@@ -73,11 +73,12 @@ class Meanwhile:
     def look(self, plan: EvaluatablePlan, gaps: Gaps) -> dict[str, tuple[Interval, ...]]:
         """By name, the intervals that new versions have to compute because of runs, since the last look."""
         rows, versions = computed_ranges(self._context), self.versions(plan)
-        since = {name: at for name, at in self._context.started.items() if not self._had.get(name)}
+        kept = {name: subtract(had, _computed(rows, self._seen, versions, name)) for name, had in self._had.items()}
         add(self._had, {name: self._context.tracker.finished(name) for name in versions.new})
         lost = {name: subtract(had, versions.computed.get(name, ())) for name, had in self._had.items()}
         torn = {name for name, node in versions.others.items() if is_torn(node, self._adapter(node))}
-        again = Rewritten(versions, rows, self._seen, gaps, lost, torn, self._own).again(since)
+        found = Rewritten(versions, rows, self._seen, gaps, lost, torn, self._own, kept)
+        again = found.again(self._context.started)
         self._context.started, self._seen = {}, rows
         self._forget(again, versions)
         needed = dict(again)
@@ -129,3 +130,12 @@ class Meanwhile:
 
     def _adapter(self, snapshot: Snapshot) -> EngineAdapter:
         return self._context.engine_adapters[snapshot.model_gateway or self._context.selected_gateway]
+
+
+def _computed(rows: Rows, seen: Rows, versions: Versions, name: str) -> list[Interval]:
+    """The intervals that the plan has computed of a new version since the last look."""
+    if name not in versions.new:
+        return []
+    table = versions.table(versions.new[name])
+    before = set(seen.get(table, ()))
+    return [row.interval for row in rows.get(table, ()) if row not in before]

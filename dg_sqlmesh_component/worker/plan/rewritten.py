@@ -42,6 +42,7 @@ class Rewritten:
         lost: By name, intervals that restatements have taken from the new versions.
         torn: The names of tables of prod that have no rows while they are replaced.
         own: Rows of what the plan itself has computed of tables of prod.
+        kept: By name, what new versions had at the last look, and have not computed again since.
     """
 
     versions: Versions
@@ -51,6 +52,7 @@ class Rewritten:
     lost: Mapping[str, Sequence[Interval]] = field(default_factory=dict)
     torn: Set[str] = frozenset()
     own: Rows = field(default_factory=dict)
+    kept: Mapping[str, Sequence[Interval]] = field(default_factory=dict)
 
     def again(self, since: Mapping[str, int], *, others_since: int = 0) -> dict[str, tuple[Interval, ...]]:
         """By name, the lost intervals, and those whose source was rewritten.
@@ -68,6 +70,8 @@ class Rewritten:
             computed = merged([*self.versions.computed.get(name, ()), *lost])
             altered = [*lost, *(interval for parent in self._tables_read(name) for interval in found.get(parent, ()))]
             altered += self._altered_since(snapshot, since.get(name, others_since))
+            if kept := self.kept.get(name):  # it has read nothing of this since the begin
+                altered += common(self._altered_since(snapshot, 0), kept)
             if not (parts := common(altered, computed)):
                 continue
             if not is_incremental(snapshot) or snapshot.full_history_restatement_only:

@@ -60,6 +60,7 @@ def again(
     lost: Mapping[str, Sequence[Interval]] | None = None,
     torn: frozenset[str] = frozenset(),
     own: Mapping[str, Sequence[ComputedRange]] | None = None,
+    kept: Mapping[str, Sequence[Interval]] | None = None,
 ) -> dict[str, list[Interval]]:
     """What is computed again if the state has these rows of the tables of prod, by the name of the model."""
     tables = {"orders": ORDERS, "dim": DIM, "days": OLD_DAYS}
@@ -72,7 +73,9 @@ def again(
     nodes = {node.name: node for node in (ORDERS, DIM, *new)}
     versions = Versions(nodes, INDEX, {node.name: node.table_info for node in (ORDERS, DIM, OLD_DAYS)}, is_dev=False)
     seen = by_table({"orders": [BEFORE], "dim": [BEFORE], "days": [BEFORE]})
-    rewritten = Rewritten(versions, by_table(rows), seen, lost=lost or {}, torn=torn, own=by_table(own or {}))
+    rewritten = Rewritten(
+        versions, by_table(rows), seen, lost=lost or {}, torn=torn, own=by_table(own or {}), kept=kept or {}
+    )
     found = rewritten.again(since or {})
     return {name.split(".")[-1].strip('"'): list(intervals) for name, intervals in found.items()}
 
@@ -99,7 +102,16 @@ def test_a_row_counts_although_its_time_is_a_moment_before_the_begin() -> None:
 def test_what_the_plan_itself_has_computed_before_is_not_read_again() -> None:
     begun, own = {DAYS.name: LATER + 1_000}, {"orders": [row(2, 2, LATER)]}
     assert again({"orders": [BEFORE, *own["orders"]]}, new=[DAYS], since=begun, own=own) == {}
-    assert again({"orders": [BEFORE, *own["orders"]]}, new=[DAYS], own=own) == {"days": [days(2, 2)]}, "it was computed"
+
+
+@pytest.mark.parametrize(("kept", "found"), [((1, 3), {"days": [days(2, 2)]}), ((3, 4), {})])
+def test_what_a_version_had_and_has_not_computed_since_is_read_again(
+    kept: tuple[int, int], found: dict[str, list[Interval]]
+) -> None:
+    """A row before its begin concerns only what it had, not what it has computed after that."""
+    begun_later = {DAYS.name: LATER + 60_000}
+    rows = {"orders": [BEFORE, row(2, 2, LATER)]}
+    assert again(rows, new=[DAYS], since=begun_later, kept={DAYS.name: [days(*kept)]}) == found
 
 
 def test_a_merged_row_counts_as_a_whole() -> None:
