@@ -1,4 +1,4 @@
-"""What runs do while a plan is applied, and what new versions lack because of it."""
+"""What runs have done while a plan is applied, and which intervals new versions then have to compute."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Meanwhile:
         """What the plan has computed of tables that prod shows."""
 
     def begin(self, plan: EvaluatablePlan, index: DeployabilityIndex | None, interrupted: Sequence[Interval]) -> None:
-        """Remember what is computed, and forget what interrupted plans may have read half.
+        """Remember what is computed. Forget what new versions have computed of rewritten data before an interruption.
 
         Args:
             interrupted: As in `PlanApproval`.

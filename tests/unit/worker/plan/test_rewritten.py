@@ -108,7 +108,7 @@ def test_what_the_plan_itself_has_computed_before_is_not_read_again() -> None:
 def test_what_a_version_had_and_has_not_computed_since_is_read_again(
     kept: tuple[int, int], found: dict[str, list[Interval]]
 ) -> None:
-    """A row before its begin concerns only what it had, not what it has computed after that."""
+    """It had these intervals when it began. What it has computed since then has read the rewritten data."""
     begun_later = {DAYS.name: LATER + 60_000}
     rows = {"orders": [BEFORE, row(2, 2, LATER)]}
     assert again(rows, new=[DAYS], since=begun_later, kept={DAYS.name: [days(*kept)]}) == found
