@@ -274,3 +274,25 @@ def test_failed_batch_of_lookback_in_a_repeated_apply_is_computed_by_the_next_on
     break_day(shop, value="2")
     assert apply(shop)
     assert rows(shop) == dict.fromkeys(range(1, 7), 2)
+
+
+def test_the_next_run_computes_days_that_a_restatement_has_held_back(new_shop: NewShop) -> None:
+    """They are downstream of a whole table that waits for a lost day."""
+    copy = "MODEL (name t.copy, kind FULL); SELECT ds, n FROM t.days"
+    tail = (
+        "MODEL (name t.tail, kind INCREMENTAL_BY_TIME_RANGE (time_column ds)); "
+        "SELECT ds, n FROM t.copy WHERE ds BETWEEN @start_ds AND @end_ds"
+    )
+    files = {"models/days.sql": BY_DAY, "models/copy.sql": copy, "models/tail.sql": tail}
+    shop = new_shop(files, tables=SOURCE, planned_at="1 day ago", restate=True)
+    break_day(shop)
+    assert shop.launch().status == dg.DagsterRunStatus.FAILURE
+    shop.query(f"UPDATE ctl.source SET n = '5' WHERE ds = '{ago(5)}'")
+    restate = {"sqlmesh_shop": {"restate": {"start": str(ago(5)), "end": str(ago(5))}}}
+    restated = shop.launch(ops=restate, assets=["t/days"])
+    assert restated.status == dg.DagsterRunStatus.SUCCESS, restated.failures
+    assert restated.status_of("t/tail") == "waiting"
+    shop.query(f"UPDATE ctl.source SET n = '2' WHERE ds = '{ago(3)}'")
+    assert shop.launch().status == dg.DagsterRunStatus.SUCCESS
+    for model in ("days", "copy", "tail"):
+        assert shop.query(f"SELECT n FROM t.{model} WHERE ds = '{ago(5)}'") == [(5,)]

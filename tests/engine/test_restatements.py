@@ -228,3 +228,29 @@ def test_a_restated_whole_table_does_not_count_as_computed_for_what_its_upstream
     assert restated.status is dg.DagsterRunStatus.SUCCESS, restated.failures
     assert shop.launch().status_of("marts/total") == "executed"
     assert shop.query("SELECT n FROM marts.total") == shop.query("SELECT sum(n) FROM marts.revenue")
+
+
+def test_the_next_run_computes_restated_days_whose_signal_was_not_ready(new_shop: NewShop) -> None:
+    signal = (
+        "from pathlib import Path\nfrom sqlmesh import signal\n\n\n@signal()\ndef is_open(batch):\n"
+        "    return not Path('closed').exists()\n"
+    )
+    files = {
+        "signals/__init__.py": signal,
+        "models/orders.sql": MODELS["models/orders.sql"],
+        "models/revenue.sql": MODELS["models/revenue.sql"].replace(BY_DAY, f"{BY_DAY}, signals [is_open()]"),
+    }
+    config = CONFIG.replace("6 days ago", "'2026-01-01'")
+    shop = new_shop(files, config, tables={"ctl.source": "SELECT 1 AS n"}, intervals_check=True, **ALLOWED)
+    shop.launch()
+    shop.query("UPDATE ctl.source SET n = 7")
+    closed = shop.project / "closed"
+    closed.touch()
+    run = shop.launch(ops=restate("2026-02-10", "2026-02-11"), assets=["raw/orders"])
+    assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
+    assert run.status_of("marts/revenue") == "waiting"
+    assert "2026-02-10 to 2026-02-11" in run.description_of("marts/revenue:sqlmesh_intervals_complete")
+    assert not rows(shop)
+    closed.unlink()
+    assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
+    assert rows(shop) == {"2026-02-10": 7, "2026-02-11": 7}

@@ -3,6 +3,9 @@
 A restatement is a plan that changes no code: `plan_builder(restate_models=...)` takes the models from the state,
 whatever the local files contain. SQLMesh decides which downstream models have to be computed again. In prod, SQLMesh
 also removes the intervals of other versions of these models from the state: their data would be older than prod's.
+
+Intervals that are held back, or whose signals are not ready, would stay computed in the state, with the rows of an
+older source. So they are forgotten: the next run computes them.
 """
 
 from __future__ import annotations
@@ -16,22 +19,24 @@ from typing import Any
 from sqlmesh.core import constants as c
 from sqlmesh.core.plan import Plan
 from sqlmesh.core.plan.common import identify_restatement_intervals_across_snapshot_versions
-from sqlmesh.core.scheduler import Scheduler
+from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
 from sqlmesh.core.selector import NativeSelector
-from sqlmesh.core.snapshot import Snapshot
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.utils.date import now_timestamp
 from sqlmesh.utils.errors import PlanError
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import listed
-from dg_sqlmesh_component.worker.coverage import Coverages, is_incremental
+from dg_sqlmesh_component.protocol.intervals import common, subtract
+from dg_sqlmesh_component.worker.coverage import is_incremental
 from dg_sqlmesh_component.worker.environment import AwaitedTables
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext, resolved_range
 from dg_sqlmesh_component.worker.evaluate.idle_nodes import idle_nodes
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.observe.held_back_intervals import hold_back_pending_upstream
 from dg_sqlmesh_component.worker.observe.tracker import Replaced, Tracker
+from dg_sqlmesh_component.worker.sqlmesh_internals import forget_intervals, replace_intervals
 
 
 class _ExactSelector(NativeSelector):
@@ -73,7 +78,8 @@ class RestatementContext(EvaluationContext):
         # SQLMesh restates a model that it computes as a whole up to now, whatever the range.
         awaited = AwaitedTables(self.request.sources)
         hold_back_pending_upstream(scheduler, self.tracker.held_back_by, awaited, coverages.pending)
-        self.tracker.idle_nodes = partial(self._waiting_nodes, scheduler.snapshots_by_name, coverages)
+        self._forget_what_waits(scheduler)
+        self.tracker.idle_nodes = partial(self._waiting_nodes, scheduler)
         incremental = [snapshot for snapshot in scheduler.snapshots.values() if is_incremental(snapshot)]
         replaces_table = {snapshot.name for snapshot in incremental if snapshot.full_history_restatement_only}
         replaces_rows = {
@@ -84,10 +90,31 @@ class RestatementContext(EvaluationContext):
         }
         self.tracker.replaced = Replaced(replaces_table, replaces_rows)
 
-    def _waiting_nodes(self, snapshots: Mapping[str, Snapshot], coverages: Coverages) -> Iterable[msg.Event]:
-        """Why models wait: all their intervals are held back."""
-        waiting = self.tracker.held_back_by.keys() & set(self.request.models)
-        return idle_nodes(self.request, waiting, snapshots, self.tracker, coverages)
+    def _forget_what_waits(self, scheduler: Scheduler) -> None:
+        """Forget the computed intervals that the restatement leaves out."""
+        batch = scheduler.batch_intervals
+
+        def batch_intervals(
+            requested: SnapshotToIntervals, index: DeployabilityIndex | None, *args: Any, **kwargs: Any
+        ) -> dict[Snapshot, Any]:
+            batches = batch(requested, index, *args, **kwargs)
+            left = {node: found for node in requested if (found := subtract(requested[node], batches.get(node, ())))}
+            stored = {node: node.copy() for node in left}  # SQLMesh has removed the restated intervals of the others
+            self.state_reader.refresh_snapshot_intervals(stored.values())
+            for node, intervals in left.items():
+                is_dev = index is not None and not index.is_representative(node)
+                if computed := common(intervals, stored[node].dev_intervals if is_dev else stored[node].intervals):
+                    forget_intervals(self.state_sync, node, computed, is_dev=is_dev)
+            return batches
+
+        replace_intervals(scheduler, scheduler.merged_missing_intervals, batch_intervals)
+
+    def _waiting_nodes(self, scheduler: Scheduler) -> Iterable[msg.Event]:
+        """Why models wait: all their intervals are left out."""
+        snapshots = scheduler.snapshots_by_name
+        waiting = {fqn for fqn, batches in self.tracker.planned.items() if not batches} & set(self.request.models)
+        self.tracker.coverages = self.coverages(snapshots, scheduler.snapshots.values())
+        return idle_nodes(self.request, waiting, snapshots, self.tracker, self.tracker.coverages)
 
 
 def _planned(context: EvaluationContext) -> Plan:
