@@ -32,6 +32,11 @@ from postgres import Server, postgres_server
 pytestmark = needs_previews
 
 FAILURE = dg.DagsterRunStatus.FAILURE
+OPEN = (
+    "from pathlib import Path\nfrom sqlmesh import signal\n\n\n@signal()\ndef is_open(batch, name='closed'):\n"
+    "    return not Path(name).exists()\n"
+)
+"""A signal that is not ready as long as a file exists."""
 PREVIEW = "sqlmesh_shop_preview"
 COUNTS = "MODEL (name t.late, kind FULL); SELECT count(*) AS x FROM t.days"
 
@@ -53,6 +58,10 @@ def warehouse(server: Server, new_shop: NewShop) -> Warehouse:
 def dev_only(server: Server, new_shop: NewShop) -> Warehouse:
     """The versions of a model share one table, and each preview has its own."""
     return new_warehouse(server, new_shop, "virtual_environment_mode: dev_only\n", preview={"environment": "pr_1"})
+
+
+def milliseconds(ago: int) -> int:
+    return int(datetime.fromisoformat(f"{day(ago)}T00:00+00:00").timestamp() * 1000)
 
 
 def run(warehouse: Warehouse, *assets: str) -> RunRecord:
@@ -394,3 +403,77 @@ def test_a_new_version_waits_for_a_gap_of_a_table_that_reads_another_new_version
     assert warehouse.query("SELECT x FROM t.total") == [(2,)]
     assert warehouse.rows("behind") == ALL[:2]
     assert "omputed again" not in applied.log, "each day once"
+
+
+def add_signal(warehouse: Warehouse) -> None:
+    (warehouse.shop.project / "signals").mkdir()
+    (warehouse.shop.project / "signals/__init__.py").write_text(OPEN)
+
+
+def test_a_gap_waits_for_the_signal_of_a_new_version_that_its_table_reads(warehouse: Warehouse) -> None:
+    """Its model keeps its table, so it is computed in another turn than the new version."""
+    add_signal(warehouse)
+    signals = DAILY.replace("kind", "signals [is_open()], kind")
+    warehouse.add(
+        orders=f"MODEL (name t.orders, {signals}); SELECT day, n FROM raw.orders {WITHIN}",
+        kept=f"MODEL (name t.kept, {LOOKBACK}); SELECT day, n / {SWITCH} AS n FROM t.orders {WITHIN}",
+        behind=f"MODEL (name t.behind, {DAILY}); SELECT day, n FROM t.kept {WITHIN}",
+    )
+    run(warehouse, "t/orders", "t/days")
+    warehouse.leave_gap("kept")
+    warehouse.change("orders", "day, n", "day, n, n AS also")
+    warehouse.change("behind", "day, n", "day, n + 0 AS n")
+    (warehouse.shop.project / "closed").touch()
+    apply(warehouse)
+    (warehouse.shop.project / "closed").unlink()
+    run(warehouse)
+    for model in ("orders", "kept", "behind"):
+        assert [row[:2] for row in warehouse.query(f"SELECT day::text, n FROM t.{model} ORDER BY day")] == ALL, model
+
+
+def test_a_gap_whose_signal_is_not_ready_lets_nothing_be_computed_again(warehouse: Warehouse) -> None:
+    add_signal(warehouse)
+    signals = LOOKBACK.replace("kind", "signals [is_open()], kind")
+    warehouse.add(
+        kept=f"MODEL (name t.kept, {signals}); SELECT day, n / {SWITCH} AS n FROM t.orders {WITHIN}",
+        total="MODEL (name t.total, kind FULL); SELECT sum(n) AS n FROM t.kept",
+    )
+    run(warehouse)
+    warehouse.query(f"DELETE FROM sqlmesh._intervals WHERE name LIKE '%kept%' AND end_ts > {milliseconds(2)}")
+    (warehouse.shop.project / "closed").touch()
+    warehouse.change("total", "sum(n)", "sum(n) + 0")
+    assert "omputed again" not in apply(warehouse).log
+    assert warehouse.query("SELECT n FROM t.total") == [(15,)]
+
+
+def test_a_gap_behind_a_new_version_is_filled_after_what_runs_rewrote_meanwhile(warehouse: Warehouse) -> None:
+    """Its model keeps its table, and is read by another new version."""
+    warehouse.add(
+        side=FILES["models/orders.sql"].replace("t.orders", "t.side"),
+        first=f"MODEL (name t.first, {DAILY}); SELECT day, n FROM t.side {WITHIN}",
+        kept=f"MODEL (name t.kept, {LOOKBACK}); SELECT day, n / {SWITCH} AS n FROM t.first {WITHIN}",
+        behind=f"MODEL (name t.behind, {DAILY}); SELECT day, n FROM t.kept {WITHIN}",
+    )
+    run(warehouse, "t/orders", "t/days", "t/side", "t/first")
+    warehouse.leave_gap("kept")
+    warehouse.change("behind", "day, n", "day, n + 0 AS n")
+    warehouse.query(f"UPDATE raw.orders SET n = 7 WHERE day = '{day(1)}'")
+    with warehouse.applying("first", "day, n", f"day, n {PAUSES}") as process:
+        ops = {"sqlmesh_shop": {"restate": {"start": day(1), "end": day(1)}}}
+        assert warehouse.shop.launch(ops=ops, assets=["t/side"]).status is SUCCESS
+        warehouse.query("UPDATE raw.switch SET x = 1")
+    warehouse.end(process)
+    for model in ("first", "kept", "behind"):
+        assert warehouse.query(f"SELECT n FROM t.{model} WHERE day = '{day(1)}'") == [(7,)], model
+
+
+def test_a_restatement_takes_from_a_previewed_version_whose_metadata_has_changed(warehouse: Warehouse) -> None:
+    """It has another identifier, and shares the table. The state does not have it when the plan begins."""
+    run(warehouse)
+    warehouse.change("days", "day, n", "day, n + 0 AS n")
+    preview(warehouse)
+    warehouse.change("days", DAILY, f"{DAILY}, owner someone")
+    with warehouse.applying("other", "1 AS x", f"1 AS x {PAUSES}") as process:
+        restate_oldest(warehouse)
+    warehouse.end(process)
+    assert warehouse.rows("days") == [(day(5), 50), *ALL[1:]]

@@ -4,7 +4,8 @@ Theory of operation. SQLMesh applies a plan in stages. Until it writes the envir
 tables: those that prod shows, with gaps that a run would fill too, and those of new versions, which nobody reads yet.
 The lock of runs is held for the first kind, and not for the second, which takes long. With the lock, the gaps are
 looked for again: a run may have filled them. Both kinds take turns, so that each table is computed after those that it
-reads.
+reads. What a turn leaves out, because a signal is not ready, holds back what is downstream in later turns. Before a
+table of prod reads a new version, what runs have rewritten is read again: later, that table would have kept it.
 
 Before SQLMesh writes the environment, the plan takes the lock and looks for what runs have done meanwhile (the list
 below). If new versions lack something because of it, the plan gives the lock up, computes that, takes the lock and
@@ -34,7 +35,7 @@ plan. On DuckDB, the file is the lock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,11 +50,11 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
 from dg_sqlmesh_component.protocol.formatting import listed, ranges
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.protocol.intervals import add
+from dg_sqlmesh_component.protocol.intervals import add, subtract
 from dg_sqlmesh_component.worker.environment import upstream
 from dg_sqlmesh_component.worker.plan.context import PlanContext, versions_shown
 from dg_sqlmesh_component.worker.plan.meanwhile import Meanwhile
-from dg_sqlmesh_component.worker.plan.rewritten import Gaps
+from dg_sqlmesh_component.worker.plan.rewritten import Filled
 from dg_sqlmesh_component.worker.plan.versions import Shown, Versions, in_turns
 from dg_sqlmesh_component.worker.state_lock import StateLock
 
@@ -109,6 +110,7 @@ class BesideRuns:
                 versions = Versions.of_stage(self._at_promotion, plan, self._shown)
                 needed = _only(self._at_promotion, self._follow)
                 add(needed, self._later)
+                self._hold_back_behind(self._at_promotion)
                 backfill(versions.stage(needed, stage.selected_snapshot_ids), _at_this_time(plan))
             else:
                 self._compute(stage, plan, backfill)
@@ -133,16 +135,29 @@ class BesideRuns:
         versions = Versions.of_stage(stage, plan, self._shown)
         needed = _only(stage, versions.nodes)
         add(needed, self._meanwhile.rewritten)  # SQLMesh looks for missing intervals only from the start of the plan on
-        for names in in_turns(needed.keys(), new := versions.new.keys(), upstream(versions.nodes)):
+        turns = in_turns(needed.keys(), new := versions.new.keys(), upstream(versions.nodes))
+        for number, names in enumerate(turns):
             if names <= new:
+                if number:
+                    self._hold_back_behind(self._now(plan))
                 of_turn = {name: needed[name] for name in names}
                 backfill(versions.stage(of_turn, stage.selected_snapshot_ids), plan)
                 continue
             with self._lock.held(), self._meanwhile.own():
+                if number and (again := self._meanwhile.again(plan, {})):  # what these tables are going to read
+                    backfill(versions.stage(again), _at_this_time(plan))
                 now = self._now(plan)
-                of_turn = _only(now, names)
                 here = Versions.of_stage(now, plan, self._shown)
-                backfill(here.stage(of_turn, stage.selected_snapshot_ids), _at_this_time(plan))
+                self._hold_back_behind(now)
+                backfill(here.stage(_only(now, names), stage.selected_snapshot_ids), _at_this_time(plan))
+
+    def _hold_back_behind(self, now: BackfillStage) -> None:
+        """Let SQLMesh compute nothing whose source the plan lacks. SQLMesh looks only at what it computes at once.
+
+        Args:
+            now: All that is missing.
+        """
+        self._context.pending = {node.name: tuple(found) for node, found in now.snapshot_to_intervals.items()}
 
     def event(self) -> msg.RunsWentOn | None:
         """What the plan computed because of runs; None if the state's file is the lock."""
@@ -184,22 +199,33 @@ class BesideRuns:
             EnvironmentNotReadyError: A preview has read what a run has not finished to compute again.
         """
         self._lock.acquire()
-        needed = self._look(plan, {})
-        for _ in range(_ROUNDS if needed else 0):
-            self._lock.release()
-            backfill(self._meanwhile.versions(plan).stage(needed), _at_this_time(plan))
-            self._lock.acquire()
+        for _ in range(_ROUNDS):
             if not (needed := self._look(plan, {})):
                 break
+            self._lock.release()
+            self._compute_now(needed, plan, backfill)
+            self._lock.acquire()
+        else:
+            self._compute_now(self._look(plan, {}), plan, backfill)
         if gaps := self._gaps(plan):
-            add(needed, gaps)
-            add(needed, self._look(plan, gaps))
-        if needed:
-            backfill(self._meanwhile.versions(plan).stage(needed), _at_this_time(plan))
+            self._compute_now(gaps, plan, backfill)
+            left = _only(self._now(plan), gaps)
+            filled = {name: subtract(found, left.get(name, ())) for name, found in gaps.items()}
+            self._compute_now(self._look(plan, filled), plan, backfill)
 
-    def _look(self, plan: EvaluatablePlan, gaps: Gaps) -> dict[str, tuple[Interval, ...]]:
+    def _compute_now(
+        self, needed: Mapping[str, Sequence[Interval]], plan: EvaluatablePlan, backfill: _Backfill
+    ) -> None:
+        if not needed:
+            return
+        versions = self._meanwhile.versions(plan)
+        self._hold_back_behind(self._now(plan))
+        backfill(versions.stage(needed), _at_this_time(plan))
+
+    def _look(self, plan: EvaluatablePlan, filled: Filled) -> dict[str, tuple[Interval, ...]]:
         """By name, what new versions have to compute because of runs before the promotion. It keeps the rest."""
-        needed = self._meanwhile.look(plan, gaps)
+        needed = self._meanwhile.again(plan, filled)
+        add(needed, self._meanwhile.lacking(plan))
         add(self._later, {name: found for name, found in needed.items() if name in self._follow})
         return {name: found for name, found in needed.items() if name not in self._follow}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import partial
 from typing import Any
 
@@ -99,6 +99,7 @@ class PlanContext(Context):
 
     Attributes:
         started: When the first batch of each node has begun, epoch milliseconds, by name.
+        pending: What the plan lacks, by name. It holds back what is downstream.
     """
 
     def __init__(self, request: msg.PlanRequest, tracker: PlanTracker, **options: Any) -> None:
@@ -107,6 +108,7 @@ class PlanContext(Context):
         self.tracker = tracker
         self.nodes: dict[str, Snapshot] = {}
         self.started: dict[str, int] = {}
+        self.pending: Mapping[str, Sequence[msg.Interval]] = {}
 
     def create_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:
         """SQLMesh calls this before each stage that computes or audits."""
@@ -115,7 +117,8 @@ class PlanContext(Context):
         record_audits(snapshot_evaluator, self.request.sampling, pipe)
         scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
         forget_before_computing(scheduler, self.tracker)
-        hold_back_pending_upstream(scheduler, self.tracker.held_back_by, AwaitedTables(self.request.sources))
+        awaited = AwaitedTables(self.request.sources)
+        hold_back_pending_upstream(scheduler, self.tracker.held_back_by, awaited, self.pending)
         watch_evaluations(scheduler, self._note_start)
         self.nodes.update(scheduler.snapshots_by_name)
         return scheduler

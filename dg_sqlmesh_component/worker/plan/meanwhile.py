@@ -13,7 +13,7 @@ from sqlmesh.core.snapshot.definition import Interval
 
 from dg_sqlmesh_component.protocol.intervals import add, common, subtract
 from dg_sqlmesh_component.worker.plan.context import PlanContext
-from dg_sqlmesh_component.worker.plan.rewritten import Gaps, Rewritten, Rows, computed_in, is_torn, moved_on
+from dg_sqlmesh_component.worker.plan.rewritten import Filled, Rewritten, Rows, computed_in, is_torn, moved_on
 from dg_sqlmesh_component.worker.plan.versions import Shown, Versions, missing_now, snapshots_now
 from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges, forget_intervals
 
@@ -70,28 +70,31 @@ class Meanwhile:
             for table, rows in computed_ranges(self._context).items()
         }
 
-    def look(self, plan: EvaluatablePlan, gaps: Gaps) -> dict[str, tuple[Interval, ...]]:
-        """By name, the intervals that new versions have to compute because of runs, since the last look."""
+    def again(self, plan: EvaluatablePlan, filled: Filled) -> dict[str, tuple[Interval, ...]]:
+        """By name, the intervals that new versions have to compute again, since the last look. They are forgotten."""
         rows, versions = computed_ranges(self._context), self.versions(plan)
         kept = {name: subtract(had, _computed(rows, self._seen, versions, name)) for name, had in self._had.items()}
         add(self._had, {name: self._context.tracker.finished(name) for name in versions.new})
         lost = {name: subtract(had, versions.computed.get(name, ())) for name, had in self._had.items()}
         torn = {name for name, node in versions.others.items() if is_torn(node, self._adapter(node))}
-        found = Rewritten(versions, rows, self._seen, gaps, lost, torn, self._own, kept)
+        found = Rewritten(versions, rows, self._seen, filled, lost, torn, self._own, kept)
         again = found.again(self._context.started)
         self._context.started, self._seen = {}, rows
         self._forget(again, versions)
-        needed = dict(again)
-        if not plan.is_dev:
-            now = self._intervals_shown()
-            newer = moved_on(versions, self._before, now, missing_now(versions.others))
-            possible = missing_now(versions.new, ignore_cron=True) if newer else {}
-            newer = {name: part for name, found in newer.items() if (part := common(found, possible.get(name, ())))}
-            self._before = now
-            add(self._shown_ever, now)
-            add(self.newer, newer)
-            add(needed, newer)
-        return needed
+        return again
+
+    def lacking(self, plan: EvaluatablePlan) -> dict[str, tuple[Interval, ...]]:
+        """By name, the intervals of new versions that runs have computed of the old ones, since the last look."""
+        if plan.is_dev:
+            return {}
+        now, versions = self._intervals_shown(), self.versions(plan)
+        newer = moved_on(versions, self._before, now, missing_now(versions.others))
+        possible = missing_now(versions.new, ignore_cron=True) if newer else {}
+        newer = {name: part for name, found in newer.items() if (part := common(found, possible.get(name, ())))}
+        self._before = now
+        add(self._shown_ever, now)
+        add(self.newer, newer)
+        return newer
 
     def lost_by_prod(self, versions: Versions) -> dict[str, tuple[Interval, ...]]:
         """By name, the intervals that tables of prod have had, and have no more."""

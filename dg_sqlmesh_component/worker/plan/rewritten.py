@@ -28,8 +28,8 @@ _ALL = [(0, sys.maxsize)]
 Rows = Mapping[Any, Sequence[ComputedRange]]
 """Rows of the state, by table."""
 
-Gaps = Mapping[str, Sequence[Interval]]
-"""By name, intervals of tables of prod that are going to be computed."""
+Filled = Mapping[str, Sequence[Interval]]
+"""By name, intervals of tables of prod that the plan has filled."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Rewritten:
     versions: Versions
     rows: Rows
     seen: Rows
-    gaps: Gaps = field(default_factory=dict)
+    filled: Filled = field(default_factory=dict)
     lost: Mapping[str, Sequence[Interval]] = field(default_factory=dict)
     torn: Set[str] = frozenset()
     own: Rows = field(default_factory=dict)
@@ -94,14 +94,14 @@ class Rewritten:
         table = (snapshot.name, snapshot.version, False)
         rows, seen, own = self.rows.get(table, ()), set(self.seen.get(table, ())), set(self.own.get(table, ()))
         after = [row for row in rows if row not in seen and row.at > since - (0 if row in own else _SLACK)]
-        gaps = self.gaps.get(snapshot.name, ())
+        filled = self.filled.get(snapshot.name, ())
         if after and snapshot.name in self.torn:
             return _ALL
         if not only_rewritten:
-            return [*gaps, *(row.interval for row in after)]
+            return [*filled, *(row.interval for row in after)]
         before = merged(row.interval for row in rows if row not in after)
         whole = [row.interval for row in after if row.is_merged]
-        return [*gaps, *whole, *common((row.interval for row in after if not row.is_merged), before)]
+        return [*filled, *whole, *common((row.interval for row in after if not row.is_merged), before)]
 
     def _tables_read(self, name: str) -> Set[str]:
         def behind(node: str) -> Iterable[str]:

@@ -51,7 +51,7 @@ class Versions:
         Args:
             index: Of SQLMesh's stages, if they are known.
         """
-        nodes = snapshots_now(context, plan.environment.snapshots)
+        nodes = snapshots_now(context, plan.environment.snapshots, plan.new_snapshots)
         if index is None and plan.is_dev:
             index = DeployabilityIndex.create(nodes.values(), start=plan.start)
         return cls(nodes, index or DeployabilityIndex.all_deployable(), shown, plan.is_dev)
@@ -119,11 +119,18 @@ def in_turns(needed: Set[str], new: Set[str], parents: Mapping[str, Iterable[str
                 yield turn
 
 
-def snapshots_now(context: Context, infos: Iterable[SnapshotIdLike]) -> dict[str, Snapshot]:
-    """Snapshots with the intervals of the state, by name. SQLMesh keeps those that it has read once."""
-    copies = {id_: snapshot.copy() for id_, snapshot in context.state_reader.get_snapshots(infos).items()}
-    context.state_reader.refresh_snapshot_intervals(copies.values())
-    return {snapshot.name: snapshot for snapshot in copies.values()}
+def snapshots_now(
+    context: Context, infos: Iterable[SnapshotIdLike], new: Iterable[Snapshot] = ()
+) -> dict[str, Snapshot]:
+    """Snapshots with the intervals of the state, by name. SQLMesh keeps those that it has read once.
+
+    Args:
+        new: Those that a plan adds to the state. They may share a table with a version that it has.
+    """
+    stored = context.state_reader.get_snapshots(infos)
+    copies = [snapshot.copy() for snapshot in {**{one.snapshot_id: one for one in new}, **stored}.values()]
+    context.state_reader.refresh_snapshot_intervals(copies)
+    return {snapshot.name: snapshot for snapshot in copies}
 
 
 def missing_now(nodes: Mapping[str, Snapshot], *, ignore_cron: bool = False) -> dict[str, tuple[Interval, ...]]:
