@@ -477,3 +477,15 @@ def test_a_restatement_takes_from_a_previewed_version_whose_metadata_has_changed
         restate_oldest(warehouse)
     warehouse.end(process)
     assert warehouse.rows("days") == [(day(5), 50), *ALL[1:]]
+
+
+def test_a_new_model_reads_a_changed_seed_of_versions_that_share_one_table(dev_only: Warehouse) -> None:
+    """SQLMesh always finds a seed to be missing that it rebuilds, also when it has."""
+    seeds = dev_only.shop.project / "seeds"
+    seeds.mkdir()
+    (seeds / "names.csv").write_text("id,v\n1,10\n")
+    dev_only.add(names="MODEL (name t.names, kind SEED (path '../seeds/names.csv'));")
+    (seeds / "names.csv").write_text("id,v\n1,10\n2,20\n")
+    (dev_only.shop.project / "models" / "more.sql").write_text("MODEL (name t.more, kind FULL); SELECT id FROM t.names")
+    apply(dev_only)
+    assert dev_only.query("SELECT id FROM t.more ORDER BY id") == [(1,), (2,)]

@@ -22,6 +22,10 @@ MODELS = {
     "models/seed.sql": "MODEL (name raw.countries, kind SEED (path '../seeds/countries.csv')); ",
     "seeds/countries.csv": "code\nDE\n",
 }
+SIGNAL = (
+    "from pathlib import Path\nfrom sqlmesh import signal\n\n\n@signal()\ndef is_open(batch):\n"
+    "    return not Path('closed').exists()\n"
+)
 BY_DAY_MODELS = ("raw.orders", "marts.revenue", "raw.other")
 DAY = datetime.timedelta(days=1)
 OP = "sqlmesh_shop"
@@ -231,12 +235,8 @@ def test_a_restated_whole_table_does_not_count_as_computed_for_what_its_upstream
 
 
 def test_the_next_run_computes_restated_days_whose_signal_was_not_ready(new_shop: NewShop) -> None:
-    signal = (
-        "from pathlib import Path\nfrom sqlmesh import signal\n\n\n@signal()\ndef is_open(batch):\n"
-        "    return not Path('closed').exists()\n"
-    )
     files = {
-        "signals/__init__.py": signal,
+        "signals/__init__.py": SIGNAL,
         "models/orders.sql": MODELS["models/orders.sql"],
         "models/revenue.sql": MODELS["models/revenue.sql"].replace(BY_DAY, f"{BY_DAY}, signals [is_open()]"),
     }
@@ -254,3 +254,54 @@ def test_the_next_run_computes_restated_days_whose_signal_was_not_ready(new_shop
     closed.unlink()
     assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
     assert rows(shop) == {"2026-02-10": 7, "2026-02-11": 7}
+
+
+def test_a_table_that_is_only_restated_as_a_whole_is_not_restated_if_it_waits(new_shop: NewShop) -> None:
+    """If all its intervals were forgotten, the next restatement would replace it with the rows of its own range."""
+    newest = (
+        "MODEL (name marts.newest, kind INCREMENTAL_BY_UNIQUE_KEY (unique_key one), signals [is_open()]); "
+        "SELECT 1 AS one, max(ds) AS ds, max(n) AS n FROM raw.orders WHERE ds BETWEEN @start_ds AND @end_ds"
+    )
+    files = {
+        "signals/__init__.py": SIGNAL,
+        "models/orders.sql": MODELS["models/orders.sql"],
+        "models/newest.sql": newest,
+    }
+    config = CONFIG.replace("6 days ago", "'2026-01-01'")
+    shop = new_shop(files, config, tables={"ctl.source": "SELECT 1 AS n"}, **ALLOWED)
+    shop.launch()
+    rows_before = shop.query("SELECT * FROM marts.newest")
+    shop.query("UPDATE ctl.source SET n = 7")
+    closed = shop.project / "closed"
+    closed.touch()
+    first = shop.launch(ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"])
+    assert first.status is dg.DagsterRunStatus.FAILURE
+    assert "The restatement of marts.newest has not finished for" in " ".join(first.failures)
+    assert shop.query("SELECT * FROM marts.newest") == rows_before
+    closed.unlink()
+    second = shop.launch(ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"])
+    assert second.status is dg.DagsterRunStatus.SUCCESS, second.failures
+    assert shop.query("SELECT ds, n FROM marts.newest") == [(rows_before[0][1], 7)]
+
+
+def test_a_restatement_forgets_nothing_of_a_model_that_it_does_not_restate(new_shop: NewShop) -> None:
+    """SQLMesh asks for the pending days of its upstream models too, and for those of their lookback."""
+    lookback = BY_DAY.replace("ds)", "ds, lookback 2), signals [is_open()]")
+    files = {
+        "signals/__init__.py": SIGNAL,
+        "models/orders.sql": MODELS["models/orders.sql"].replace(BY_DAY, lookback),
+        "models/revenue.sql": MODELS["models/revenue.sql"],
+    }
+    config = CONFIG.replace("6 days ago", "'2026-01-01'")
+    tables = {"ctl.source": "SELECT 1 AS n"}
+    shop = new_shop(files, config, tables=tables, planned_at="1 day ago", **ALLOWED)
+    before = shop.state()["intervals"]
+    (shop.project / "closed").touch()
+    yesterday = str(datetime.datetime.now(datetime.timezone.utc).date() - DAY)
+    run = shop.launch(ops=restate("2026-02-10", yesterday), assets=["marts/revenue"])
+    assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
+    assert _orders(shop.state()["intervals"]) == _orders(before)
+
+
+def _orders(of_models: dict[str, Any]) -> list[Any]:
+    return [value for fqn, value in of_models.items() if "orders" in fqn]

@@ -11,7 +11,7 @@ older source. So they are forgotten: the next run computes them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from sqlmesh.core.plan.common import identify_restatement_intervals_across_snaps
 from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
 from sqlmesh.core.selector import NativeSelector
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
+from sqlmesh.core.snapshot.definition import Interval
 from sqlmesh.utils.date import now_timestamp
 from sqlmesh.utils.errors import PlanError
 
@@ -91,23 +92,50 @@ class RestatementContext(EvaluationContext):
         self.tracker.replaced = Replaced(replaces_table, replaces_rows)
 
     def _forget_what_waits(self, scheduler: Scheduler) -> None:
-        """Forget the computed intervals that the restatement leaves out."""
+        """Forget the computed intervals that the restatement leaves out.
+
+        A whole table of which some intervals are left out is computed nevertheless. If all intervals of an incremental
+        model were forgotten that SQLMesh only restates as a whole, the next restatement would replace the table with
+        its own range. So such a model counts as not restated.
+        """
         batch = scheduler.batch_intervals
 
         def batch_intervals(
             requested: SnapshotToIntervals, index: DeployabilityIndex | None, *args: Any, **kwargs: Any
         ) -> dict[Snapshot, Any]:
             batches = batch(requested, index, *args, **kwargs)
-            left = {node: found for node in requested if (found := subtract(requested[node], batches.get(node, ())))}
-            stored = {node: node.copy() for node in left}  # SQLMesh has removed the restated intervals of the others
-            self.state_reader.refresh_snapshot_intervals(stored.values())
-            for node, intervals in left.items():
-                is_dev = index is not None and not index.is_representative(node)
-                if computed := common(intervals, stored[node].dev_intervals if is_dev else stored[node].intervals):
-                    forget_intervals(self.state_sync, node, computed, is_dev=is_dev)
+            for node, intervals in self._left_out(requested, batches, index).items():
+                if not is_incremental(node) and batches.get(node):
+                    continue
+                if is_incremental(node) and node.full_history_restatement_only and not batches.get(node):
+                    unrestated = {**self.known.unrestated, node.name: intervals}
+                    self.known = replace(self.known, unrestated=unrestated)
+                else:
+                    is_dev = index is not None and not index.is_deployable(node)
+                    forget_intervals(self.state_sync, node, intervals, is_dev=is_dev)
             return batches
 
         replace_intervals(scheduler, scheduler.merged_missing_intervals, batch_intervals)
+
+    def _left_out(
+        self, requested: SnapshotToIntervals, batches: SnapshotToIntervals, index: DeployabilityIndex | None
+    ) -> dict[Snapshot, Sequence[Interval]]:
+        """The computed intervals of restated models that have no batch. SQLMesh requests models upstream too."""
+        restated = {node: self.restatement.restatements.get(node.snapshot_id) for node in requested if not node.is_view}
+        left = {
+            node: common(subtract(requested[node], batches.get(node, ())), [interval])
+            for node, interval in restated.items()
+            if interval
+        }
+        stored = {node: node.copy() for node, intervals in left.items() if intervals}
+        self.state_reader.refresh_snapshot_intervals(stored.values())  # SQLMesh has removed those of the others
+        computed = {
+            node: common(
+                left[node], copy.intervals if index is None or index.is_deployable(node) else copy.dev_intervals
+            )
+            for node, copy in stored.items()
+        }
+        return {node: intervals for node, intervals in computed.items() if intervals}
 
     def _waiting_nodes(self, scheduler: Scheduler) -> Iterable[msg.Event]:
         """Why models wait: all their intervals are left out."""

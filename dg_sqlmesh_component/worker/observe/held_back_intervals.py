@@ -196,7 +196,7 @@ def _remaining(
     running = {snapshot.name: snapshot for snapshot in requested}
     again = _computed_again(requested, index)
     forgotten = forgotten_intervals(map(by_name.__getitem__, pending), index, scheduler.state_sync) if pending else ()
-    with_rows = [snapshot for snapshot in requested if altered_at(snapshot, index) is not None]
+    with_rows = [node for node in requested if altered_at(node, index) or node.pending_restatement_intervals]
     forgotten_upstream = _forgotten_upstream(with_rows, {snapshot.name for snapshot in forgotten}, by_name)
     remaining: dict[Snapshot, tuple[list[Interval], Set[str]]] = {}
     nearest: dict[str, frozenset[str]] = {}

@@ -51,7 +51,7 @@ from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
 from dg_sqlmesh_component.protocol.formatting import listed, ranges
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import add, subtract
-from dg_sqlmesh_component.worker.environment import upstream
+from dg_sqlmesh_component.worker.environment import computed_intervals, upstream
 from dg_sqlmesh_component.worker.plan.context import PlanContext, versions_shown
 from dg_sqlmesh_component.worker.plan.meanwhile import Meanwhile
 from dg_sqlmesh_component.worker.plan.rewritten import Filled
@@ -110,7 +110,6 @@ class BesideRuns:
                 versions = Versions.of_stage(self._at_promotion, plan, self._shown)
                 needed = _only(self._at_promotion, self._follow)
                 add(needed, self._later)
-                self._hold_back_behind(self._at_promotion)
                 backfill(versions.stage(needed, stage.selected_snapshot_ids), _at_this_time(plan))
             else:
                 self._compute(stage, plan, backfill)
@@ -122,7 +121,7 @@ class BesideRuns:
                 follow = {info.name for info in plan.environment.snapshots} - stage.no_gaps_snapshot_names
                 self._follow = set() if plan.is_dev else follow
                 self._make_up(plan, backfill)
-                self._at_promotion = self._now(plan) if self._follow else None
+                self._at_promotion = self._hold_back_behind(plan) if self._follow else None
             if plan.is_dev:  # runs do not read what it shows
                 self._lock.release()
             write(stage, plan if plan.is_dev else self._after_restatements(plan))
@@ -135,29 +134,32 @@ class BesideRuns:
         versions = Versions.of_stage(stage, plan, self._shown)
         needed = _only(stage, versions.nodes)
         add(needed, self._meanwhile.rewritten)  # SQLMesh looks for missing intervals only from the start of the plan on
-        turns = in_turns(needed.keys(), new := versions.new.keys(), upstream(versions.nodes))
-        for number, names in enumerate(turns):
+        new = versions.new.keys()
+        for number, names in enumerate(in_turns(needed.keys(), new, upstream(versions.nodes))):
             if names <= new:
-                if number:
-                    self._hold_back_behind(self._now(plan))
                 of_turn = {name: needed[name] for name in names}
                 backfill(versions.stage(of_turn, stage.selected_snapshot_ids), plan)
                 continue
-            with self._lock.held(), self._meanwhile.own():
-                if number and (again := self._meanwhile.again(plan, {})):  # what these tables are going to read
-                    backfill(versions.stage(again), _at_this_time(plan))
-                now = self._now(plan)
+            with self._lock.held():
+                if number:  # these tables are going to read new versions
+                    self._settle(lambda: self._meanwhile.again(plan, {}), plan, backfill)
+                now = self._hold_back_behind(plan)
                 here = Versions.of_stage(now, plan, self._shown)
-                self._hold_back_behind(now)
-                backfill(here.stage(_only(now, names), stage.selected_snapshot_ids), _at_this_time(plan))
+                with self._meanwhile.own():
+                    backfill(here.stage(_only(now, names), stage.selected_snapshot_ids), _at_this_time(plan))
+                self._hold_back_behind(plan)
 
-    def _hold_back_behind(self, now: BackfillStage) -> None:
+    def _hold_back_behind(self, plan: EvaluatablePlan) -> BackfillStage:
         """Let SQLMesh compute nothing whose source the plan lacks. SQLMesh looks only at what it computes at once.
 
-        Args:
-            now: All that is missing.
+        The lock of runs must be held: a run forgets what it computes again.
         """
-        self._context.pending = {node.name: tuple(found) for node, found in now.snapshot_to_intervals.items()}
+        now, versions = self._now(plan), self._meanwhile.versions(plan)
+        self._context.pending = {
+            name: subtract(found, computed_intervals(versions.nodes[name], versions.index))  # SQLMesh rebuilds seeds
+            for name, found in _only(now, versions.nodes).items()
+        }
+        return now
 
     def event(self) -> msg.RunsWentOn | None:
         """What the plan computed because of runs; None if the state's file is the lock."""
@@ -198,29 +200,37 @@ class BesideRuns:
         Raises:
             EnvironmentNotReadyError: A preview has read what a run has not finished to compute again.
         """
-        self._lock.acquire()
-        for _ in range(_ROUNDS):
-            if not (needed := self._look(plan, {})):
-                break
-            self._lock.release()
-            self._compute_now(needed, plan, backfill)
-            self._lock.acquire()
-        else:
-            self._compute_now(self._look(plan, {}), plan, backfill)
+        self._settle(lambda: self._look(plan, {}), plan, backfill)
         if gaps := self._gaps(plan):
-            self._compute_now(gaps, plan, backfill)
+            self._compute_with_lock(gaps, plan, backfill)
             left = _only(self._now(plan), gaps)
             filled = {name: subtract(found, left.get(name, ())) for name, found in gaps.items()}
-            self._compute_now(self._look(plan, filled), plan, backfill)
+            self._compute_with_lock(self._look(plan, filled), plan, backfill)
 
-    def _compute_now(
+    def _settle(
+        self, look: Callable[[], dict[str, tuple[Interval, ...]]], plan: EvaluatablePlan, backfill: _Backfill
+    ) -> None:
+        """Look, and compute what is found, until nothing is found. At the end, the lock of runs is held."""
+        self._lock.acquire()
+        for _ in range(_ROUNDS):
+            if not (needed := look()):
+                return
+            stage = self._stage(needed, plan)
+            self._lock.release()
+            backfill(stage, _at_this_time(plan))
+            self._lock.acquire()
+        self._compute_with_lock(look(), plan, backfill)
+
+    def _compute_with_lock(
         self, needed: Mapping[str, Sequence[Interval]], plan: EvaluatablePlan, backfill: _Backfill
     ) -> None:
-        if not needed:
-            return
-        versions = self._meanwhile.versions(plan)
-        self._hold_back_behind(self._now(plan))
-        backfill(versions.stage(needed), _at_this_time(plan))
+        if needed:
+            backfill(self._stage(needed, plan), _at_this_time(plan))
+
+    def _stage(self, needed: Mapping[str, Sequence[Interval]], plan: EvaluatablePlan) -> BackfillStage:
+        """A stage that computes these intervals, by name. The lock of runs must be held."""
+        self._hold_back_behind(plan)
+        return self._meanwhile.versions(plan).stage(needed)
 
     def _look(self, plan: EvaluatablePlan, filled: Filled) -> dict[str, tuple[Interval, ...]]:
         """By name, what new versions have to compute because of runs before the promotion. It keeps the rest."""
