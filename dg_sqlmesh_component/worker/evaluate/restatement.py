@@ -94,9 +94,9 @@ class RestatementContext(EvaluationContext):
     def _forget_what_waits(self, scheduler: Scheduler) -> None:
         """Forget the computed intervals that the restatement leaves out.
 
-        A whole table of which some intervals are left out is computed nevertheless. If all intervals of an incremental
-        model were forgotten that SQLMesh only restates as a whole, the next restatement would replace the table with
-        its own range. So such a model counts as not restated.
+        A whole table is computed although some of its intervals are left out. SQLMesh restates some incremental models
+        only as a whole. If all intervals of such a model were forgotten, the next restatement would replace the table
+        with the rows of its own range. So it counts as not restated.
         """
         batch = scheduler.batch_intervals
 

@@ -4,8 +4,9 @@ Theory of operation. SQLMesh applies a plan in stages. Until it writes the envir
 tables: those that prod shows, with gaps that a run would fill too, and those of new versions, which nobody reads yet.
 The lock of runs is held for the first kind, and not for the second, which takes long. With the lock, the gaps are
 looked for again: a run may have filled them. Both kinds take turns, so that each table is computed after those that it
-reads. What a turn leaves out, because a signal is not ready, holds back what is downstream in later turns. Before a
-table of prod reads a new version, what runs have rewritten is read again: later, that table would have kept it.
+reads. If a signal is not ready, a turn leaves out its intervals. They hold back what is downstream in later turns.
+Before a table of prod reads a new version, that version reads again what runs have rewritten. Otherwise the table would
+keep the old rows.
 
 Before SQLMesh writes the environment, the plan takes the lock and looks for what runs have done meanwhile (the list
 below). If new versions lack something because of it, the plan gives the lock up, computes that, takes the lock and
