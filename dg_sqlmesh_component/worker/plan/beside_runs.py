@@ -151,9 +151,9 @@ class BesideRuns:
                 self._hold_back_behind(plan)
 
     def _hold_back_behind(self, plan: EvaluatablePlan) -> BackfillStage:
-        """Let SQLMesh compute nothing whose source the plan lacks. SQLMesh looks only at what it computes at once.
+        """Let SQLMesh leave out intervals that the plan lacks upstream. SQLMesh alone looks only within one turn.
 
-        The lock of runs must be held: a run forgets what it computes again.
+        The lock of runs must be held: during a run, intervals that it computes again are missing.
         """
         now, versions = self._now(plan), self._meanwhile.versions(plan)
         self._context.pending = {
