@@ -17,7 +17,6 @@ from functools import cache
 from typing import Any, TypeVar
 
 import dagster as dg
-import sqlalchemy
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 from dagster._core.definitions.data_version import (
@@ -43,8 +42,6 @@ from dagster._core.storage.asset_check_execution_record import (
     AssetCheckExecutionRecord,
     AssetCheckExecutionRecordStatus,
 )
-from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
-from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._core.storage.tags import (
     ASSET_RESUME_RETRY_TAG,
     BACKFILL_ID_TAG,
@@ -377,6 +374,11 @@ def materialized_partitions(
 
     For 300 assets with 1,000 partitions each, the public calls take 1.2 s of CPU, and these queries 0.4 s.
     """
+    # Each load of definitions would take 0.4 seconds longer if this module imported them.
+    import sqlalchemy
+    from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+    from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
+
     storage, table = instance.event_log_storage, SqlEventLogStorageTable.c
     if not isinstance(storage, SqlEventLogStorage):
         return {key: instance.get_materialized_partitions(key) for key in keys}

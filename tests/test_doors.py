@@ -164,6 +164,13 @@ def test_loading_definitions_does_not_import_sqlmesh(tmp_path: Path) -> None:
     assert json.loads(done.stdout) == [1, []]
 
 
+def test_importing_the_package_imports_no_database_library() -> None:
+    """They take 0.4 seconds, and each load of definitions imports the package."""
+    script = "import sys, dg_sqlmesh_component; print({'alembic', 'sqlalchemy'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
 def test_no_test_module_imports_another_one() -> None:
     for path in (REPOSITORY / "tests").rglob("*.py"):
         tree = ast.parse(path.read_text())
