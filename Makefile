@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 SOAK_ARGS ?=
 # Three workers on two cores: much of a test's time is waiting for processes to start and to end.
-PYTEST := -m pytest -n 3
+PYTEST := -m pytest -n 3 --durations=15 --durations-min=5
 # Tests of one file share planned projects, and some build on what the tests before them did.
 BY_FILE := --dist loadfile --no-loadscope-reorder
 # What a contributor runs before each commit: the pure parts, what we need from upstream, YAML, the scaffolder, and every
@@ -17,9 +17,9 @@ FAST_TESTS := tests/unit tests/upstream $(wildcard tests/test_*.py) \
 # Tests, demo and benchmarks start hundreds of processes: where bytecode is not kept, each of them compiles first.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo docs docs-serve reference test test-unit test-rest test-all test-browser screenshots bench services soak fuzz test-floors test-newest lint format clean
+.PHONY: help demo docs docs-serve reference test test-unit test-rest test-slow test-all nightly test-browser screenshots bench services soak fuzz test-floors test-newest lint format clean
 
-test: $(VENV)/.test  ## the tests to run before each commit: at most four minutes
+test: $(VENV)/.test  ## the tests to run before each commit: two minutes
 	$(BIN)/python $(PYTEST) --dist worksteal $(FAST_TESTS) $(PYTEST_ARGS)
 
 test-unit: $(VENV)/.test  ## the tests that start no run, in seconds
@@ -27,6 +27,9 @@ test-unit: $(VENV)/.test  ## the tests that start no run, in seconds
 
 test-rest: $(VENV)/.test  ## the tests that `make test` leaves out, except the slow ones
 	$(BIN)/python $(PYTEST) $(BY_FILE) $(addprefix --ignore=,$(FAST_TESTS)) $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.test  ## the slow tests, and no others
+	$(BIN)/python $(PYTEST) $(BY_FILE) -m slow $(PYTEST_ARGS)
 
 test-all: $(VENV)/.test  ## every test, also the slow ones, on the newest versions within the declared limits
 	$(BIN)/python $(PYTEST) $(BY_FILE) -m "slow or not slow" $(PYTEST_ARGS)
@@ -48,6 +51,9 @@ soak: $(VENV)/.test  ## kills and overlaps by the hundred, and random projects a
 	$(BIN)/python tests/soak/long_apply.py
 	$(BIN)/python tests/soak/random_predictions.py
 	$(BIN)/python tests/soak/random_sequences.py
+
+nightly: $(VENV)/.test services  ## what CI leaves out, in at most three hours: a line for each part
+	$(BIN)/python scripts/nightly.py
 
 bench: $(VENV)/.test  ## the tables of docs/benchmarks.md; hours, on a machine that does nothing else
 	$(BIN)/python benchmarks/definitions.py
@@ -130,5 +136,5 @@ test-newest: | $(BIN)/uv  ## the suite on the newest of everything
 	$(call test_on,.venv-newest,3.13,highest)
 
 clean:
-	rm -rf $(VENV) .venv-* .demo .dagster_home dist build site
+	rm -rf $(VENV) .venv-* .nightly .demo .dagster_home dist build site
 	git clean -qfdX templates examples

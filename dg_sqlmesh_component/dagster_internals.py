@@ -536,11 +536,16 @@ If runs alternate between two environments, the second evaluation is the wanted 
 def last_check_records(
     instance: dg.DagsterInstance, checks: Collection[dg.AssetCheckKey]
 ) -> dict[dg.AssetCheckKey, CheckRecord]:
-    """The last completed evaluation of each check, all in one call. The public API reads one check per call.
+    """The last completed evaluation of each check. The public API reads the last one, which this run may have planned.
 
-    Dagster's SQL storages still query each check: once for the evaluation that this run has planned, and once more for
-    the last completed one.
+    Dagster+ answers for all checks at once. Dagster's SQL storages would query each check twice.
     """
+    from dagster._core.storage.event_log import SqlEventLogStorage  # imports SQLAlchemy
+
+    storage = instance.event_log_storage
+    if isinstance(storage, SqlEventLogStorage):
+        last = {check: storage.get_asset_check_execution_history(check, limit=1, status=_COMPLETED) for check in checks}
+        return {check: records[0] for check, records in last.items() if records}
     summaries = instance.event_log_storage.get_asset_check_summary_records(list(checks)) if checks else {}
     return {
         check: summary.last_completed_check_execution_record

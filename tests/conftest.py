@@ -1,20 +1,65 @@
-"""What holds for all tests: the signals, the profiles of Hypothesis, and an environment for tests of two folders."""
+"""What holds for all tests: signals, temporary files, servers, the profiles of Hypothesis, and an environment."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import mariadb
+import postgres
 import pytest
 from hypothesis import settings
 
 # A shell ignores SIGINT in what it starts in the background, and Dagster then ignores SIGTERM too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Every run draws the same examples, so that a test fails only because of a change. `make fuzz` draws new ones.
-settings.register_profile("same", derandomize=True, database=None)
-settings.register_profile("fuzz", print_blob=True)
+# Every run draws the same examples, so that a test fails only because of a change. `make fuzz` draws many new ones.
+settings.register_profile("same", max_examples=60, deadline=None, derandomize=True, database=None)
+settings.register_profile("fuzz", max_examples=600, deadline=None, print_blob=True)
 settings.load_profile("same")
+
+
+MEMORY = Path("/dev/shm")
+NEEDED_MEMORY = 6 << 30
+"""How many bytes of memory must be free, so that temporary files are kept there."""
+TEMPORARY = "dg_sqlmesh_tests_"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the temporary files of a run of tests in memory, where it is large enough: databases are written faster.
+
+    The worker processes, the servers and everything that tests start find the folder in the environment. What an
+    earlier run has left, because a test failed or it was killed, is removed.
+    """
+    if hasattr(config, "workerinput"):
+        return  # a worker of pytest-xdist uses the folder of the process that started it
+    is_in_memory = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= NEEDED_MEMORY
+    parent = MEMORY if is_in_memory else Path(tempfile.gettempdir())
+    for left in parent.glob(f"{TEMPORARY}*"):
+        if not Path(f"/proc/{left.name.removeprefix(TEMPORARY)}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    folder = parent / f"{TEMPORARY}{os.getpid()}"
+    folder.mkdir()
+    folder.chmod(0o711)  # the user of a database server passes through it
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Remove the temporary files if no test has failed."""
+    if not hasattr(session.config, "workerinput") and not exitstatus:
+        shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _servers() -> Iterator[None]:
+    """End the database servers that tests of this process have started and shared."""
+    yield
+    postgres.stop_shared_server()
+    mariadb.stop_shared_server()
 
 
 @pytest.fixture(scope="session")

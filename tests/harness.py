@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import atexit
 import datetime
+import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -16,12 +18,11 @@ import sys
 import tempfile
 import textwrap
 import time
-import traceback
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,12 @@ from dagster._core.code_pointer import CustomPointer, ModuleCodePointer
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.storage.defs_state.base import set_defs_state_storage
+from dagster._core.storage.event_log.sqlite import consolidated_sqlite_event_log, sqlite_event_log
+from dagster._core.storage.runs.sqlite import sqlite_run_storage
+from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
+from dagster._utils.interrupts import setup_interrupt_handlers
 from dagster.components.core import load_defs
+from forked import AnyProcess, ForkedProcess
 
 from dg_sqlmesh_component.dagster_internals import step_metadata
 from dg_sqlmesh_component.history.stored_record import stored_record
@@ -45,6 +51,24 @@ _installed_components = cache(lambda: _describe_installed_components(None).metad
 load_defs.get_library_json_enriched_defs = lambda tree: dg.Definitions(
     metadata=_installed_components(), component_tree=tree
 )
+
+
+def _keep_engines(create_engine: Callable[..., Any]) -> Callable[..., Any]:
+    """Dagster creates an engine for each connection, and compiles each query again: a third of the time of a run."""
+    engines: dict[str, Any] = {}
+
+    def kept_engine(url: str, **options: Any) -> Any:
+        if url not in engines:
+            if len(engines) >= 9:  # those of earlier tests
+                engines.clear()
+            engines[url] = create_engine(url, **options)
+        return engines[url]
+
+    return kept_engine
+
+
+for storage in (consolidated_sqlite_event_log, sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage):
+    vars(storage)["create_engine"] = _keep_engines(vars(storage)["create_engine"])
 
 TESTS = Path(__file__).resolve().parent
 REPOSITORY = TESTS.parent
@@ -185,7 +209,13 @@ def raise_flags(project: Path, *names: str) -> None:
 
 def definitions_with_job(root: str, selection: dict[str, list[str]]) -> dg.Definitions:
     """Load a Dagster project from its folder, and add the job `everything`. Each process of a run calls this."""
-    definitions = load(Path(root))
+    return _definitions_with_job(root, json.dumps(selection))
+
+
+@lru_cache(maxsize=1)
+def _definitions_with_job(root: str, selection_json: str) -> dg.Definitions:
+    """In one process, Dagster calls it three times for each launch. The id of a launch is part of its selection."""
+    definitions, selection = load(Path(root)), json.loads(selection_json)
     chosen: dg.AssetSelection = dg.AssetSelection.all() | dg.AssetSelection.all_asset_checks()
     if "assets" in selection:
         chosen = dg.AssetSelection.assets(*(dg.AssetKey.from_user_string(key) for key in selection["assets"]))
@@ -295,16 +325,32 @@ class DagsterProject:
         """Return what Dagster recorded of a run."""
         return RunRecord(self.instance, run_id)
 
-    def launch_in_new_process(
-        self, executor: str = "in_process", wrapper: Sequence[str] = (), **env: str
-    ) -> subprocess.Popen[str]:
-        """Launch all assets in a new process, as another host does. The process prints the run's id at its end.
+    def start(self, executor: str = "in_process", **selection: Any) -> ForkedProcess:
+        """Launch all assets, or some, in a fork of this process. It prints the run's id at its end."""
+
+        def launch(instance: dg.DagsterInstance) -> str:
+            return DagsterProject(self.root, instance).launch(executor, **selection).run_id
+
+        return self.start_fork(launch)
+
+    def start_fork(self, function: Callable[[dg.DagsterInstance], str]) -> ForkedProcess:
+        """Call a function in a fork of this process, as in the process of a run."""
+
+        def call() -> str:
+            setup_interrupt_handlers()
+            with dg.DagsterInstance.from_config(self.instance.root_directory) as instance:
+                return function(instance)
+
+        return ForkedProcess(call, self.root.parent / "log")
+
+    def start_new_process(self, wrapper: Sequence[str] = (), **env: str) -> subprocess.Popen[str]:
+        """Launch all assets in a new process, as another host does. It prints the run's id at its end.
 
         Args:
             wrapper: A command that runs the command after it.
         """
         return subprocess.Popen(
-            [*wrapper, sys.executable, "-c", LAUNCH, TESTS, self.instance.root_directory, self.root, executor],
+            [*wrapper, sys.executable, "-c", LAUNCH, TESTS, self.instance.root_directory, self.root],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -321,11 +367,11 @@ from dagster._utils.interrupts import setup_interrupt_handlers
 from harness import DagsterProject
 setup_interrupt_handlers()  # as in the process of a run
 with dg.DagsterInstance.from_config(sys.argv[2]) as instance:
-    print(DagsterProject(Path(sys.argv[3]), instance).launch(sys.argv[4]).run_id)
+    print(DagsterProject(Path(sys.argv[3]), instance).launch().run_id)
 """
 
 
-def wait_until(is_true: Callable[[], bool], *processes: subprocess.Popen[str]) -> None:
+def wait_until(is_true: Callable[[], bool], *processes: AnyProcess) -> None:
     """Wait until a condition holds. It must hold while the processes still run. The limit ends tests that hang."""
     deadline = time.monotonic() + 300
     while not is_true():
@@ -384,21 +430,40 @@ def write_dagster_project(root: Path) -> Path:
 
 
 @contextmanager
-def dagster_project(folder: Path) -> Iterator[DagsterProject]:
-    """Create an empty Dagster project below `folder`. Its package name is unique in this process."""
+def dagster_project(folder: Path, *, has_default_storage: bool = False) -> Iterator[DagsterProject]:
+    """Create an empty Dagster project below `folder`. Its package name is unique in this process.
+
+    Args:
+        has_default_storage: Each run has a database of its own, as on a user's machine. Else one database has all
+            events, which is Dagster's storage for tests and twice as fast.
+    """
     root = write_dagster_project(folder / f"orchestra_{uuid.uuid4().hex[:8]}")
     sys.path.insert(0, str(root))  # instead of installing it
-    shutil.copytree(_empty_dagster_home(), folder / "dagster_home")
-    with dg.instance_for_test(temp_dir=str(folder / "dagster_home")) as instance:
+    with empty_instance(folder, has_default_storage=has_default_storage) as instance:
         yield DagsterProject(root, instance)
 
 
+@contextmanager
+def empty_instance(folder: Path, *, has_default_storage: bool = False) -> Iterator[dg.DagsterInstance]:
+    """Create an instance whose home is below `folder`; the storage as for `dagster_project`."""
+    home = folder / "dagster_home"
+    shutil.copytree(_empty_dagster_home(has_default_storage), home)
+    storage = {} if has_default_storage else _one_event_log(home)
+    with dg.instance_for_test(temp_dir=str(home), overrides=storage) as instance:
+        yield instance
+
+
+def _one_event_log(home: Path) -> dict[str, Any]:
+    storage = {"module": "dagster._core.storage.event_log", "class": "ConsolidatedSqliteEventLogStorage"}
+    return {"event_log_storage": {**storage, "config": {"base_dir": str(home / "history")}}}
+
+
 @cache
-def _empty_dagster_home() -> str:
+def _empty_dagster_home(has_default_storage: bool) -> Path:
     """Create a Dagster home with empty databases. Copying its files is faster than creating the tables each time."""
-    home = tempfile.mkdtemp()
-    with dg.instance_for_test(temp_dir=home):
-        atexit.register(shutil.rmtree, home)
+    home = Path(tempfile.mkdtemp())
+    with dg.instance_for_test(temp_dir=str(home), overrides={} if has_default_storage else _one_event_log(home)):
+        atexit.register(shutil.rmtree, home, ignore_errors=True)
     return home
 
 
@@ -504,10 +569,15 @@ class Shop(DagsterProject):
             self.refresh()
         return super().launch(*arguments, **options)
 
-    def launch_in_new_process(self, *arguments: Any, **options: Any) -> subprocess.Popen[str]:
+    def start(self, *arguments: Any, **options: Any) -> ForkedProcess:
         if not self.is_loaded:
             self.refresh()
-        return super().launch_in_new_process(*arguments, **options)
+        return super().start(*arguments, **options)
+
+    def start_new_process(self, *arguments: Any, **options: Any) -> subprocess.Popen[str]:
+        if not self.is_loaded:
+            self.refresh()
+        return super().start_new_process(*arguments, **options)
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         return query(self.project, sql)
@@ -533,6 +603,7 @@ def planned_shop(
     config: str = CONFIG,
     tables: dict[str, str] | None = None,
     planned_at: str | None = "3 days ago",
+    has_default_storage: bool = False,
     **attributes: Any,
 ) -> Iterator[Shop]:
     """Write and plan a SQLMesh project, and create a Dagster project with a component of it.
@@ -540,35 +611,49 @@ def planned_shop(
     Args:
         tables: The queries of tables that exist before the plan, by name.
         planned_at: The execution time of the plan. None: no plan is applied.
+        has_default_storage: As for `dagster_project`.
         attributes: The attributes of the component in addition to `project`.
     """
-    project = write_project(folder / "shop", files, config)
-    for table, rows in (tables or {}).items():
-        query(project, f"CREATE SCHEMA IF NOT EXISTS {table.split('.')[0]}")
-        query(project, f"CREATE TABLE {table} AS {rows}")
-    if planned_at:
-        plan(project, at=planned_at)
-    with dagster_project(folder) as dagster:
+    project = planned_project(folder / "shop", files, config, tables or {}, planned_at)
+    with dagster_project(folder, has_default_storage=has_default_storage) as dagster:
         dagster.add_component("shop", {"project": str(project), **attributes})
         yield Shop(dagster.root, dagster.instance, project)
 
 
-def launch_forked(shop: Shop, executor: str, **selection: Any) -> int:
-    """Launch all assets, or some, in a fork, which has already imported Dagster. Return its process id."""
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        os.setsid()
-        with (shop.project.parent / "log").open("a") as output:
-            os.dup2(output.fileno(), 1)
-            os.dup2(output.fileno(), 2)
-        with dg.DagsterInstance.from_config(shop.instance.root_directory) as instance:
-            DagsterProject(shop.root, instance).launch(executor, **selection)
-    except BaseException:  # noqa: BLE001  # the process ends here
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
+def planned_project(
+    project: Path, files: dict[str, str], config: str, tables: dict[str, str], planned_at: str | None
+) -> Path:
+    """Write a project and plan it, or copy one that this run of the tests has planned before.
+
+    A copy is as good: the DuckDB file is part of the project. A database on a server is not, and "now" differs.
+    """
+
+    def create(folder: Path) -> None:
+        write_project(folder, files, config)
+        for table, rows in tables.items():
+            query(folder, f"CREATE SCHEMA IF NOT EXISTS {table.split('.')[0]}")
+            query(folder, f"CREATE TABLE {table} AS {rows}")
+        if planned_at:
+            plan(folder, at=planned_at)
+
+    names_this_folder = tempfile.gettempdir() in repr((files, config, tables))
+    if planned_at in (None, "now") or "port:" in config or names_this_folder:
+        create(project)
+        return project
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    hour = int(time.time()) // 3600  # of the test's clock
+    facts = json.dumps([files, config, tables, planned_at, hour, environment], sort_keys=True)
+    planned = Path(tempfile.gettempdir()) / "planned" / hashlib.sha256(facts.encode()).hexdigest()[:16]
+    planned.mkdir(parents=True, exist_ok=True)
+    with (planned / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests of another process may need the same project
+        if not (planned / "shop").exists():
+            create(planned / "new")
+            # SQLMesh's cache names the files of this folder.
+            shutil.rmtree(planned / "new" / ".cache", ignore_errors=True)
+            (planned / "new").rename(planned / "shop")
+    shutil.copytree(planned / "shop", project, dirs_exist_ok=True)
+    return project
 
 
 def version_of(event: dg.AssetMaterialization | dg.AssetObservation) -> str | None:

@@ -9,8 +9,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +67,49 @@ class Server:
             connection.close()
 
     def clear(self) -> None:
-        """Drop all schemas: MariaDB has no databases that contain schemas, so all projects share them."""
+        """Drop all schemas: MariaDB has no databases that contain schemas, so all projects share them.
+
+        A query that still runs would keep its schema.
+        """
+        import pymysql
+
+        others = "SELECT id FROM information_schema.processlist WHERE user <> 'system user' AND id <> CONNECTION_ID()"
+        with self.session() as cursor:
+            cursor.execute(others)
+            for (session,) in cursor.fetchall():
+                with suppress(pymysql.OperationalError):  # it has ended
+                    cursor.execute(f"KILL {session}")
         for (schema,) in self.query("SHOW DATABASES"):
             if schema not in SYSTEM:
                 self.query(f"DROP DATABASE `{schema}`")
 
 
+_shared = ExitStack()
+
+
 @contextmanager
 def mariadb_server() -> Iterator[Server]:
+    """The server that the tests of this process share. All schemas are dropped at the end of the block."""
+    server = _shared_server()
+    try:
+        yield server
+    finally:
+        server.clear()
+
+
+@cache
+def _shared_server() -> Server:
+    return _shared.enter_context(_new_mariadb_server())
+
+
+def stop_shared_server() -> None:
+    """End the server that `mariadb_server` has started, if any."""
+    _shared.close()
+    _shared_server.cache_clear()
+
+
+@contextmanager
+def _new_mariadb_server() -> Iterator[Server]:
     """Start a server. If MariaDB is not installed, skip the test with a message."""
     install, mariadbd = (
         shutil.which("mariadb-install-db"),
@@ -87,6 +123,7 @@ def mariadb_server() -> Iterator[Server]:
     folder = Path(tempfile.mkdtemp(prefix="dg_sqlmesh_mariadb_"))
     if user:
         shutil.chown(folder, user)
+    as_user["env"] = {**os.environ, "TMPDIR": str(folder)}  # the folder of the tests belongs to somebody else
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -10,8 +10,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,10 @@ class Server:
         """Return the config of a SQLMesh project with its tables and state in a database. Any password works."""
         return CONFIG.format(port=self.port, database=database, password=password, start=start)
 
+    @property
+    def databases(self) -> set[str]:
+        return {name for (name,) in self.query("SELECT datname FROM pg_database")}
+
     def query(self, sql: str, database: str = "postgres") -> list[tuple[Any, ...]]:
         with self.session(database) as cursor:
             cursor.execute(sql)
@@ -82,8 +87,34 @@ class Server:
             connection.close()
 
 
+_shared = ExitStack()
+
+
 @contextmanager
 def postgres_server() -> Iterator[Server]:
+    """The server that the tests of this process share. The databases that the block creates are dropped at its end."""
+    server = _shared_server()
+    before = server.databases
+    try:
+        yield server
+    finally:
+        for database in server.databases - before:
+            server.query(f'DROP DATABASE "{database}" WITH (FORCE)')
+
+
+@cache
+def _shared_server() -> Server:
+    return _shared.enter_context(new_postgres_server())
+
+
+def stop_shared_server() -> None:
+    """End the server that `postgres_server` has started, if any."""
+    _shared.close()
+    _shared_server.cache_clear()
+
+
+@contextmanager
+def new_postgres_server() -> Iterator[Server]:
     """Start a server. If PostgreSQL is not installed, skip the test with a message."""
     initdb, postgres = _binary("initdb"), _binary("postgres")
     if initdb is None or postgres is None:

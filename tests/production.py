@@ -373,7 +373,7 @@ def production_instance(folder: Path, pause: float = 0.0) -> Iterator[Production
     Args:
         pause: Seconds that each query needs in addition.
     """
-    with postgres.postgres_server() as server:
+    with postgres.new_postgres_server() as server:
         files = {name: text.format(pause=pause) for name, text in FILES.items()}
         for database in ("dagster", "shop", "twin"):
             server.query(f"CREATE DATABASE {database}")

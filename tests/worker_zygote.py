@@ -204,9 +204,17 @@ def _import_worker_modules() -> None:
     inspect.stack()
     to_datetime("6 days ago")
 
-    import dg_sqlmesh_component.worker.evaluate.restatement
-    import dg_sqlmesh_component.worker.evaluate.run
-    import dg_sqlmesh_component.worker.load.project  # noqa: F401
+    import dg_sqlmesh_component.worker.changes
+    import dg_sqlmesh_component.worker.evaluate.serve
+    import dg_sqlmesh_component.worker.janitor
+    import dg_sqlmesh_component.worker.load.project
+    import dg_sqlmesh_component.worker.plan.close
+    import dg_sqlmesh_component.worker.plan.serve  # noqa: F401
+    from dg_sqlmesh_component.protocol import messages, wire
+
+    for name, value in vars(messages).items():
+        if isinstance(value, type) and value.__module__ == messages.__name__:
+            wire._adapter(name)
 
 
 if __name__ == "__main__":

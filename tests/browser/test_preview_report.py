@@ -12,7 +12,7 @@ from dev_server import serve
 from harness import needs_previews, planned_shop
 from markdown_it import MarkdownIt
 
-pytestmark = needs_previews
+pytestmark = [needs_previews, pytest.mark.slow]
 
 ORDERS = """
 MODEL (name core.orders, kind FULL, grain order_id, owner ann, audits (

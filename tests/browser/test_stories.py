@@ -9,6 +9,8 @@ import pytest
 from dagster_ui import Site
 from harness import Shop, wait_until
 
+pytestmark = pytest.mark.slow
+
 STATUS = "sqlmesh_execution_status"
 TICK_MS = 120_000
 """The schedule ticks each minute, the sensor each half minute."""
@@ -143,7 +145,6 @@ def test_adopted_project_is_recorded_with_its_origin_and_nothing_is_unsynced(sit
     site.sees_nowhere("Unsynced")
 
 
-@pytest.mark.slow  # it waits for a tick
 def test_log_of_a_schedule_tick_names_each_requested_model_and_why(site: Site) -> None:
     """The models that have failed in the stories above are pending."""
     site.open_in_location("schedules/sqlmesh_shop_schedule")
@@ -153,7 +154,6 @@ def test_log_of_a_schedule_tick_names_each_requested_model_and_why(site: Site) -
     site.picture("tick")
 
 
-@pytest.mark.slow  # it waits for a tick
 def test_page_of_a_sensor_shows_that_a_tick_found_nothing(site: Site) -> None:
     site.open_in_location("sensors/sqlmesh_shop_sensor")
     site.switch_on()

@@ -114,6 +114,7 @@ mutation R($location: String!) { reloadRepositoryLocation(repositoryLocationName
 """
 
 
+@pytest.mark.slow
 def test_error_in_one_model_keeps_the_graph_and_each_asset_shows_it(starter: Shop) -> None:
     model = starter.project / "models" / "core" / "daily_orders.sql"
     text = model.read_text()

@@ -8,6 +8,8 @@ import dagster as dg
 import pytest
 from production import Production, kill, production_instance
 
+pytestmark = pytest.mark.slow
+
 MODELS = ("t/days", "t/gate", "t/keyed", "t/latest")
 FIRST = ("executed", "interrupted", "interrupted", "interrupted")
 AGAIN = ("up_to_date", "interrupted", "interrupted", "interrupted")

@@ -248,7 +248,7 @@ def is_loaded(server: Server) -> bool:
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[postgres.Server]:
-    with postgres.postgres_server() as server:
+    with postgres.new_postgres_server() as server:
         for statement in (EXAMPLE / "deployment" / "databases.sql").read_text().split(";")[:-1]:
             server.query(statement)
         yield server

@@ -47,7 +47,7 @@ no_wheels = pytest.mark.skipif(sys.version_info >= (3, 13), reason="the lowest d
 
 @pytest.mark.parametrize(
     "resolution",
-    [pytest.param("highest", marks=pytest.mark.slow), pytest.param("lowest-direct", marks=no_wheels)],
+    ["highest", pytest.param("lowest-direct", marks=[no_wheels, pytest.mark.slow])],
 )
 def test_wheel_scaffolds_and_loads_starter_in_fresh_environment(wheel: Path, resolution: str, tmp_path: Path) -> None:
     python = tmp_path / "fresh" / "bin" / "python"

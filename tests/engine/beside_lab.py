@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,22 +11,10 @@ from uuid import uuid4
 
 import dagster as dg
 from engine.plan_jobs import APPLY, planned
-from harness import TESTS, NewShop, RunRecord, Shop, wait_until
+from forked import ForkedProcess
+from harness import NewShop, RunRecord, Shop, reconstructable_job, wait_until
 from postgres import Server
 
-APPLYING = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-import dagster as dg
-from dagster._utils.interrupts import setup_interrupt_handlers
-from harness import reconstructable_job
-setup_interrupt_handlers()  # as in the process of a run
-job = reconstructable_job(Path(sys.argv[3]), json.loads(sys.argv[6]), sys.argv[4])
-with dg.DagsterInstance.from_config(sys.argv[2]) as instance:
-    with dg.execute_job(job, instance=instance, run_config=json.loads(sys.argv[5])) as result:
-        print(result.run_id)
-"""
 IN_PROCESS: dict[str, Any] = {"execution": {"config": {"in_process": {}}}}
 LOCK = 7
 """The advisory lock for which a query with `PAUSES` waits."""
@@ -103,7 +88,7 @@ class Warehouse:
         self.shop.plan()
 
     @contextmanager
-    def applying(self, model: str, old: str, new: str) -> Iterator[subprocess.Popen[str]]:
+    def applying(self, model: str, old: str, new: str) -> Iterator[ForkedProcess]:
         """Change a model and apply the plan in a process of its own, which waits for a lock until the block ends."""
         self.change(model, old, new)
         with self.server.advisory_lock(LOCK, self.database):
@@ -118,18 +103,21 @@ class Warehouse:
         assert self.shop.launch(assets=[f"t/{model}"]).status is dg.DagsterRunStatus.FAILURE
         self.query("UPDATE raw.switch SET x = 1")
 
-    def start_apply(self) -> subprocess.Popen[str]:
+    def start_apply(self) -> ForkedProcess:
         config = {"digest": planned(self.shop)["digest"]}
         return self.start(APPLY, {**IN_PROCESS, "ops": {APPLY: {"config": config}}})
 
-    def start(self, job: str, config: dict[str, Any], **selection: Any) -> subprocess.Popen[str]:
+    def start(self, job: str, config: dict[str, Any], **selection: Any) -> ForkedProcess:
         """Launch a job in a process of its own."""
-        project = self.shop.instance.root_directory, self.shop.root
-        arguments = [TESTS, *project, job, json.dumps(config), json.dumps(selection)]
-        command = [sys.executable, "-c", APPLYING, *map(str, arguments)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        definition = reconstructable_job(self.shop.root, {**selection, "launch": [uuid4().hex]}, job)
 
-    def end(self, process: subprocess.Popen[str], status: dg.DagsterRunStatus = SUCCESS) -> RunRecord:
+        def launch(instance: dg.DagsterInstance) -> str:
+            with dg.execute_job(definition, instance=instance, run_config=config) as result:
+                return result.run_id
+
+        return self.shop.start_fork(launch)
+
+    def end(self, process: ForkedProcess, status: dg.DagsterRunStatus = SUCCESS) -> RunRecord:
         record = self.shop.run_record(process.communicate(timeout=300)[0].split()[-1])
         assert record.status is status, record.failures
         return record

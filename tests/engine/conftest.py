@@ -16,11 +16,17 @@ from harness import NewShop, Shop, planned_shop, query
 from postgres import postgres_server
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def _forked_workers() -> Iterator[None]:
-    """Let workers of the test process be forks of a process that has imported SQLMesh (tests/worker_zygote.py)."""
-    with worker_zygote.forked_workers():
-        yield
+    """Let workers of the test process be forks of a process that has imported SQLMesh (tests/worker_zygote.py).
+
+    They do not fork themselves to load and render models: for a few models, that takes longer. Workers of other tests,
+    and those of other processes, do.
+    """
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("MAX_FORK_WORKERS", "1")
+        with worker_zygote.forked_workers():
+            yield
 
 
 @pytest.fixture
@@ -48,7 +54,7 @@ def server() -> Iterator[Any]:
         yield server
 
 
-@pytest.fixture(params=["duckdb", "postgres"])
+@pytest.fixture(params=["duckdb", pytest.param("postgres", marks=pytest.mark.slow)])
 def lab(request: pytest.FixtureRequest, new_shop: NewShop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Lab:
     attributes = {"deploy": {}, "preview": {"environment": ENVIRONMENT}}
     if request.param == "duckdb":

@@ -1,4 +1,7 @@
-"""An apply on PostgreSQL: runs go on while it computes new versions, and nothing is left out."""
+"""An apply on PostgreSQL: runs go on while it computes new versions, and nothing is left out.
+
+Four of these stories run in CI, and all of them each night.
+"""
 
 from __future__ import annotations
 
@@ -54,6 +57,7 @@ def test_a_run_does_not_wait_for_the_backfill_and_the_plan_computes_what_the_run
     assert shop.launch().status_of("t/days") == "up_to_date"
 
 
+@pytest.mark.slow
 def test_an_interval_that_is_restated_while_a_new_version_reads_it_is_computed_again(warehouse: Warehouse) -> None:
     shop = warehouse.shop
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
@@ -66,6 +70,7 @@ def test_an_interval_that_is_restated_while_a_new_version_reads_it_is_computed_a
     assert warehouse.rows("days")[0] == (day(5), 50)
 
 
+@pytest.mark.slow
 def test_an_interval_of_the_old_version_that_is_restated_is_computed_again_by_the_new_one(warehouse: Warehouse) -> None:
     shop = warehouse.shop
     with warehouse.applying("orders", "day, n", f"day, n {PAUSES}") as process:
@@ -93,6 +98,7 @@ def test_models_downstream_of_a_new_version_and_whole_tables_are_made_up_for_too
     assert warehouse.rows("kept") == ALL, "each interval once"
 
 
+@pytest.mark.slow
 def test_behind_a_new_view_only_the_rewritten_intervals_are_read_again(warehouse: Warehouse) -> None:
     shop = warehouse.shop
     warehouse.add(
@@ -111,6 +117,7 @@ def test_behind_a_new_view_only_the_rewritten_intervals_are_read_again(warehouse
     assert warehouse.rows("behind") == [(day(5), 51), (day(4), 5)]
 
 
+@pytest.mark.slow
 def test_another_apply_waits_for_the_first_and_names_it(warehouse: Warehouse) -> None:
     shop = warehouse.shop
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
@@ -139,6 +146,7 @@ def test_a_killed_apply_is_finished_with_the_same_digest_and_reads_again_what_wa
     assert warehouse.rows("days") == [(day(5), 50), *ALL[1:]]
 
 
+@pytest.mark.slow
 def test_a_gap_that_a_run_fills_while_the_plan_waits_for_it_is_not_filled_again(warehouse: Warehouse) -> None:
     shop = warehouse.shop
     kept = f"MODEL (name t.kept, {LOOKBACK}); SELECT day, n / {SWITCH} AS n {PAUSES} FROM t.orders {WITHIN}"
@@ -146,7 +154,7 @@ def test_a_gap_that_a_run_fills_while_the_plan_waits_for_it_is_not_filled_again(
     warehouse.leave_gap("kept")
     warehouse.change("days", "day, n", "day, n + 1 AS n")
     with warehouse.server.advisory_lock(LOCK, warehouse.database):
-        run = shop.launch_in_new_process()
+        run = shop.start()
         wait_until(lambda: warehouse.waits_for(LOCK), run)
         process = warehouse.start_apply()
         wait_until(lambda: "Waiting" in warehouse.last_log(), process)
@@ -156,6 +164,7 @@ def test_a_gap_that_a_run_fills_while_the_plan_waits_for_it_is_not_filled_again(
     assert warehouse.rows("days") == [(of_day, n + 1) for of_day, n in ALL]
 
 
+@pytest.mark.slow
 def test_a_model_that_keeps_its_table_reads_the_new_version_of_another_one(warehouse: Warehouse) -> None:
     """Its missing day would be empty if it was computed before that version."""
     warehouse.add(days=f"MODEL (name t.days, {LOOKBACK}); SELECT day, n / {SWITCH} AS n FROM t.orders {WITHIN}")
@@ -188,6 +197,7 @@ def test_what_follows_the_promotion_stops_runs_and_the_report_says_so(warehouse:
     assert warehouse.rows("kept") == ALL[:2]
 
 
+@pytest.mark.slow
 def test_if_versions_share_one_table_runs_wait_for_the_whole_plan(server: Server, new_shop: NewShop) -> None:
     warehouse = new_warehouse(server, new_shop, "virtual_environment_mode: dev_only\n")
     warehouse.change("days", "n FROM", "n + 1 AS n FROM")
@@ -197,6 +207,7 @@ def test_if_versions_share_one_table_runs_wait_for_the_whole_plan(server: Server
     warehouse.end(warehouse.start_apply())
 
 
+@pytest.mark.slow
 def test_the_plan_of_a_person_stops_the_apply(warehouse: Warehouse) -> None:
     shop = warehouse.shop
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
@@ -210,6 +221,7 @@ def test_the_plan_of_a_person_stops_the_apply(warehouse: Warehouse) -> None:
     assert warehouse.rows("days") == shown == ALL[:2]
 
 
+@pytest.mark.slow
 def test_the_janitor_waits_for_a_plan_and_a_run_leaves_it_out(warehouse: Warehouse) -> None:
     shop = warehouse.shop
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
@@ -225,6 +237,7 @@ def test_the_janitor_waits_for_a_plan_and_a_run_leaves_it_out(warehouse: Warehou
     assert "leaves out" not in shop.launch(ops={"sqlmesh_shop": {"skip_janitor": False}}).log
 
 
+@pytest.mark.slow
 def test_a_gap_that_a_failed_run_leaves_is_filled_and_read_again(warehouse: Warehouse) -> None:
     orders = f"MODEL (name t.orders, {LOOKBACK}); SELECT day, n / {SWITCH} AS n FROM raw.orders {WITHIN}"
     warehouse.add(orders=orders)
@@ -236,6 +249,7 @@ def test_a_gap_that_a_failed_run_leaves_is_filled_and_read_again(warehouse: Ware
     assert warehouse.rows("days") == [ALL[0], (day(4), 40)]
 
 
+@pytest.mark.slow
 def test_what_was_read_between_the_delete_and_the_insert_of_a_run_is_read_again(warehouse: Warehouse) -> None:
     """An engine without transactions shows a range without rows while a run computes it again."""
     shop = warehouse.shop
@@ -256,6 +270,7 @@ def test_what_was_read_between_the_delete_and_the_insert_of_a_run_is_read_again(
     assert shop.launch().status is SUCCESS
 
 
+@pytest.mark.slow
 @needs_previews
 def test_the_close_of_a_preview_waits_for_a_plan(server: Server, new_shop: NewShop) -> None:
     warehouse = new_warehouse(server, new_shop, preview={"environment": "pr_1"})
@@ -271,6 +286,7 @@ def test_the_close_of_a_preview_waits_for_a_plan(server: Server, new_shop: NewSh
     assert warehouse.query("SELECT count(added) FROM t.orders") == [(2,)], "prod shows the table of the preview"
 
 
+@pytest.mark.slow
 @needs_previews
 def test_what_a_restatement_takes_from_a_previewed_version_is_computed_again(server: Server, new_shop: NewShop) -> None:
     """SQLMesh then also forgets these intervals of each version that another environment shows."""
@@ -287,6 +303,7 @@ def test_what_a_restatement_takes_from_a_previewed_version_is_computed_again(ser
     assert f"runs rewrote the source meanwhile: t.orders ({day(5)})." in applied.log
 
 
+@pytest.mark.slow
 def test_each_interval_is_recorded_although_runs_end_while_a_plan_goes_on(warehouse: Warehouse) -> None:
     shop, key = warehouse.shop, dg.AssetKey(["t", "orders"])
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
@@ -303,6 +320,7 @@ def test_each_interval_is_recorded_although_runs_end_while_a_plan_goes_on(wareho
     assert str(recorded[1]["sqlmesh/origin"].value).startswith("while run ")
 
 
+@pytest.mark.slow
 def test_a_tick_requests_a_run_and_says_that_a_plan_goes_on(
     server: Server, new_shop: NewShop, capsys: pytest.CaptureFixture[str]
 ) -> None:

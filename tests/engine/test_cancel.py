@@ -52,7 +52,7 @@ def launch_and_cancel(
     Returns:
         The record of the run, and how many seconds it took to end.
     """
-    process = shop.launch_in_new_process(executor)
+    process = shop.start(executor)
     wait_until(when, process)
     [run] = shop.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
     shop.instance.report_run_canceling(run)

@@ -1,9 +1,14 @@
-"""If a run has ended in Dagster, or its process is gone, its steps stop as if the run was cancelled."""
+"""If a run has ended in Dagster, or its process is gone, its steps stop as if the run was cancelled.
+
+The storage is Dagster's default: a retry waits for a run that another process has written.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+import sqlite3
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import dagster as dg
@@ -26,22 +31,31 @@ def started_run(shop: Shop) -> dg.DagsterRun:
     return run
 
 
+def stop(processes: list[int], shop: Shop) -> None:
+    """Stop processes at a moment in which none of them writes: else it would keep a database of Dagster locked."""
+    with ExitStack() as locks:
+        for database in Path(shop.instance.root_directory).rglob("*.db"):
+            connection = locks.enter_context(closing(sqlite3.connect(database, timeout=60, isolation_level=None)))
+            connection.execute("BEGIN IMMEDIATE")
+        for process in processes:
+            os.kill(process, signal.SIGSTOP)
+
+
 def test_step_stops_after_the_process_of_its_run_was_killed_and_whoever_waits_for_it_says_so(new_shop: NewShop) -> None:
     with postgres_server() as server:
         server.query("CREATE DATABASE ended")
-        shop = new_shop(FILES, server.config("ended"))
+        shop = new_shop(FILES, server.config("ended"), has_default_storage=True)
         pause = shop.project / "pause"
         pause.touch()
-        process = shop.launch_in_new_process("multiprocess")
+        process = shop.start("multiprocess")
         wait_until((shop.project / "pausing").exists, process)
         run = started_run(shop)
         steps = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-        for step in steps:  # so that it notices nothing before the retry waits for it
-            os.kill(step, signal.SIGSTOP)
+        stop(steps, shop)  # so that they notice nothing before the retry waits for them
         process.send_signal(signal.SIGKILL)
         process.wait()
         shop.instance.report_run_failed(run)  # Dagster's code server does so
-        retry = shop.launch_in_new_process("multiprocess")
+        retry = shop.start("multiprocess")
         wait_until(lambda: any("holds the SQLMesh state" in log_of(shop, r) for r in shop.instance.get_runs()), retry)
         assert f"In Dagster, run {run.run_id} has ended" in log_of(shop, started_run(shop))
         for step in steps:
@@ -61,7 +75,7 @@ def test_step_stops_after_somebody_has_marked_its_run_as_ended(new_shop: NewShop
     shop = new_shop(FILES)
     pause = shop.project / "pause"
     pause.touch()
-    process = shop.launch_in_new_process()
+    process = shop.start()
     wait_until((shop.project / "pausing").exists, process)
     run = started_run(shop)
     shop.instance.report_run_canceled(run)  # "force termination immediately" in the UI

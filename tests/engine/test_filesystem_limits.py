@@ -51,10 +51,10 @@ def in_namespace(*preparation: str) -> list[str]:
 
 
 def test_project_in_read_only_folder_runs(shop: Shop) -> None:
-    shutil.rmtree(shop.project / ".cache")
+    shutil.rmtree(shop.project / ".cache", ignore_errors=True)
     folder = shlex.quote(str(shop.project))
     wrapper = in_namespace(f"mount --bind {folder} {folder}", f"mount -o remount,ro,bind {folder} {folder}")
-    run_id = shop.launch_in_new_process(wrapper=wrapper).communicate(timeout=200)[0].split()[-1]
+    run_id = shop.start_new_process(wrapper=wrapper).communicate(timeout=200)[0].split()[-1]
     record = shop.run_record(run_id)
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     assert set(record.materializations) == ALL_MODELS
@@ -70,7 +70,7 @@ def test_full_disk_fails_the_run_and_next_run_computes_the_rest(shop: Shop) -> N
         f"mount -t tmpfs -o size={size}k tmpfs {shlex.quote(str(data))}",
         f"cp {shlex.quote(str(data.parent / 'copy'))} {shlex.quote(str(data / 'warehouse.duckdb'))}",
     )
-    run_id = shop.launch_in_new_process(wrapper=wrapper).communicate(timeout=200)[0].split()[-1]
+    run_id = shop.start_new_process(wrapper=wrapper).communicate(timeout=200)[0].split()[-1]
     record = shop.run_record(run_id)
     assert record.status == dg.DagsterRunStatus.FAILURE
     assert "No space left on device" in record.failures[0]
@@ -80,7 +80,7 @@ def test_full_disk_fails_the_run_and_next_run_computes_the_rest(shop: Shop) -> N
 
 
 def test_run_needs_no_home_folder_and_very_long_line_is_cut(shop: Shop) -> None:
-    run_id = shop.launch_in_new_process(HOME="/nobody/lives/here").communicate(timeout=200)[0].split()[-1]
+    run_id = shop.start_new_process(HOME="/nobody/lives/here").communicate(timeout=200)[0].split()[-1]
     record = shop.run_record(run_id)
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     assert set(record.materializations) == ALL_MODELS

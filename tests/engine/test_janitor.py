@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from forked import ForkedProcess
 from harness import CONFIG, HAS_PREVIEWS, PAUSE, NewShop, RunRecord, Shop, python_model, wait_until, write_project
 from postgres import postgres_server
 
@@ -208,10 +208,10 @@ def test_janitor_leaves_and_names_the_table_of_a_removed_model_in_dev_only_mode(
 
 
 @contextmanager
-def paused_run(shop: Shop) -> Iterator[subprocess.Popen[str]]:
+def paused_run(shop: Shop) -> Iterator[ForkedProcess]:
     """During the block, a run of all assets computes t.pause. It ends when the file `pause` is deleted."""
     (shop.project / "pause").touch()
-    process = shop.launch_in_new_process()
+    process = shop.start()
     wait_until((shop.project / "pausing").exists, process)
     try:
         yield process
@@ -238,7 +238,8 @@ def test_janitor_waits_for_a_run_and_can_be_cancelled_meanwhile(new_shop: NewSho
 
 def test_janitor_fails_after_the_overlap_timeout_if_a_run_holds_the_lock(new_shop: NewShop) -> None:
     with postgres_server() as server:
-        config = server.config("postgres")
+        server.query("CREATE DATABASE waiting")
+        config = server.config("waiting")
         shop = new_shop(PAUSING_MODEL, config, janitor=True, execution={"overlap_timeout": 0})
         with paused_run(shop):
             record = run_janitor(shop)

@@ -218,7 +218,7 @@ def test_interval_of_lookback_that_a_cancelled_run_has_not_computed_is_missing(n
     (shop.project / "n").write_text("2")
     pause = shop.project / "pause"
     pause.touch()
-    process = shop.launch_in_new_process()
+    process = shop.start()
     wait_until((shop.project / "pausing").exists, process)
     [run] = shop.instance.get_runs()
     shop.instance.report_run_canceling(run)

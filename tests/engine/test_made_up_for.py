@@ -1,8 +1,10 @@
-"""What an apply or a preview on PostgreSQL makes up for, in the cases that are easily overlooked."""
+"""What an apply or a preview on PostgreSQL makes up for, in the cases that are easily overlooked.
+
+Two of these stories run in CI, and all of them each night.
+"""
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, time, timezone
@@ -26,6 +28,7 @@ from engine.beside_lab import (
     new_warehouse,
 )
 from engine.plan_jobs import APPLY, failure_of, launch, planned
+from forked import ForkedProcess
 from harness import NewShop, RunRecord, needs_previews, processes_in, wait_until
 from postgres import Server, postgres_server
 
@@ -90,7 +93,7 @@ def apply(warehouse: Warehouse) -> RunRecord:
 
 
 @contextmanager
-def previewing(warehouse: Warehouse, **config: bool) -> Iterator[subprocess.Popen[str]]:
+def previewing(warehouse: Warehouse, **config: bool) -> Iterator[ForkedProcess]:
     """Preview in a process of its own, which waits for a lock until the block ends."""
     warehouse.shop.refresh()
     with warehouse.server.advisory_lock(LOCK, warehouse.database):
@@ -111,6 +114,7 @@ def test_a_preview_computes_a_forward_only_model_behind_a_new_version_and_holds_
     assert warehouse.query("SELECT n FROM t__pr_1.kept") == [(11,)], "the last day"
 
 
+@pytest.mark.slow
 def test_a_preview_of_versions_that_share_one_table_holds_no_run_and_reads_rewritten_days_again(
     dev_only: Warehouse,
 ) -> None:
@@ -127,6 +131,7 @@ def test_a_preview_of_versions_that_share_one_table_holds_no_run_and_reads_rewri
     assert dev_only.rows("days") == [(day(5), 50), *before[1:]]
 
 
+@pytest.mark.slow
 def test_what_runs_compute_of_a_day_that_has_not_ended_is_computed_too(warehouse: Warehouse) -> None:
     part = "kind INCREMENTAL_BY_TIME_RANGE (time_column day), cron '*/5 * * * *', interval_unit 'day'"
     warehouse.add(part=f"MODEL (name t.part, {part}, allow_partials true); SELECT day, n FROM raw.orders {WITHIN}")
@@ -140,6 +145,7 @@ def test_what_runs_compute_of_a_day_that_has_not_ended_is_computed_too(warehouse
     assert len(of_run) == 6 or not is_due, "today is there from its first tick on"
 
 
+@pytest.mark.slow
 def test_the_rest_of_today_does_not_count_as_computed(warehouse: Warehouse) -> None:
     """An hourly model needs hours of today. The new version of the daily model that it reads must not compute them."""
     series = "generate_series(@start_ts::timestamp, @end_ts::timestamp, interval '1 hour') AS hours (at)"
@@ -153,6 +159,7 @@ def test_the_rest_of_today_does_not_count_as_computed(warehouse: Warehouse) -> N
     assert warehouse.query(ends) == [(day(0),)]
 
 
+@pytest.mark.slow
 def test_an_apply_that_dagster_still_shows_as_running_was_interrupted(warehouse: Warehouse) -> None:
     warehouse.add(late=COUNTS)
     run(warehouse)
@@ -167,6 +174,7 @@ def test_an_apply_that_dagster_still_shows_as_running_was_interrupted(warehouse:
     assert "Computed again, because runs rewrote the source meanwhile: t.days" in applied.log
 
 
+@pytest.mark.slow
 def test_an_interrupted_preview_is_remembered_although_another_change_was_applied(warehouse: Warehouse) -> None:
     warehouse.add(late=COUNTS)
     run(warehouse)
@@ -186,6 +194,7 @@ def test_an_interrupted_preview_is_remembered_although_another_change_was_applie
     assert warehouse.query("SELECT n FROM t__pr_1.days ORDER BY day LIMIT 1") == [(51,)]
 
 
+@pytest.mark.slow
 def test_a_refused_preview_is_no_interrupted_one(warehouse: Warehouse) -> None:
     warehouse.add(total="MODEL (name t.total, kind FULL); SELECT sum(n) AS n FROM t.days")
     warehouse.change("days", "day, n", "day, n + 0 AS n")
@@ -195,6 +204,7 @@ def test_a_refused_preview_is_no_interrupted_one(warehouse: Warehouse) -> None:
     assert "omputed again" not in apply(warehouse).log
 
 
+@pytest.mark.slow
 def test_a_model_that_reads_itself_is_computed_again_from_the_rewritten_day_on(warehouse: Warehouse) -> None:
     run(warehouse)
     before = "COALESCE((SELECT max(r.n) FROM t.running AS r WHERE r.day = o.day - 1), 0)"
@@ -210,6 +220,7 @@ def test_a_model_that_reads_itself_is_computed_again_from_the_rewritten_day_on(w
     assert [n for _, n in warehouse.rows("running")] == [50, 54, 57, 59, 60]
 
 
+@pytest.mark.slow
 def test_late_data_of_an_old_version_reaches_a_version_that_a_preview_has_finished(warehouse: Warehouse) -> None:
     warehouse.add(direct=f"MODEL (name t.direct, {LOOKBACK}); SELECT day, n FROM raw.orders {WITHIN}")
     warehouse.change("direct", "day, n", "day, n + 0 AS n")
@@ -235,6 +246,7 @@ def test_a_run_of_another_environment_waits_for_a_plan(warehouse: Warehouse) -> 
     warehouse.end(process)
 
 
+@pytest.mark.slow
 def test_a_gap_that_a_preview_does_not_read_does_not_stop_it(warehouse: Warehouse) -> None:
     warehouse.add(kept=f"MODEL (name t.kept, {LOOKBACK}); SELECT day, n / {SWITCH} AS n FROM t.orders {WITHIN}")
     run(warehouse, "t/orders", "t/days")
@@ -244,6 +256,7 @@ def test_a_gap_that_a_preview_does_not_read_does_not_stop_it(warehouse: Warehous
     warehouse.end(process)
 
 
+@pytest.mark.slow
 def test_a_persons_plan_of_statements_stops_the_apply(warehouse: Warehouse) -> None:
     config = warehouse.shop.project / "config.yaml"
     text = config.read_text()
@@ -258,6 +271,7 @@ def test_a_persons_plan_of_statements_stops_the_apply(warehouse: Warehouse) -> N
     assert "12345" in statements
 
 
+@pytest.mark.slow
 def test_a_row_of_the_state_counts_although_its_time_is_before_the_last_look(warehouse: Warehouse) -> None:
     """SQLMesh takes the time of a row before it writes it."""
     run(warehouse)
@@ -281,6 +295,7 @@ def test_a_row_of_the_state_counts_although_its_time_is_before_the_last_look(war
     assert warehouse.rows("fresh") == [(day(5), 50), *ALL[1:]]
 
 
+@pytest.mark.slow
 def test_runs_do_not_wait_while_it_is_made_up_for(warehouse: Warehouse) -> None:
     warehouse.add(
         orders=FILES["models/orders.sql"].replace("day, n", f"day, n, pg_advisory_xact_lock({LOCK + 1})::text AS held")
@@ -300,6 +315,7 @@ def test_runs_do_not_wait_while_it_is_made_up_for(warehouse: Warehouse) -> None:
     warehouse.end(process)
 
 
+@pytest.mark.slow
 def test_a_day_that_only_a_lookback_computes_again_is_not_missing(warehouse: Warehouse) -> None:
     """A run computes days of the old version, but not up to now. The new version needs them too."""
     warehouse.add(orders=f"MODEL (name t.orders, {LOOKBACK}); SELECT day, n FROM raw.orders {WITHIN}")
@@ -310,6 +326,7 @@ def test_a_day_that_only_a_lookback_computes_again_is_not_missing(warehouse: War
     assert warehouse.rows("days") == ALL[:4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["INCREMENTAL_UNMANAGED (forward_only false)", DAILY.removeprefix("kind ")])
 def test_a_model_that_is_computed_after_the_promotion_has_what_runs_computed_of_its_old_version(
     warehouse: Warehouse, kind: str
@@ -330,6 +347,7 @@ def test_a_model_that_is_computed_after_the_promotion_has_what_runs_computed_of_
     assert f"t.tail ({day(3)} to {day(1)} (3 days))" in applied.log
 
 
+@pytest.mark.slow
 def test_a_table_that_all_versions_share_is_computed_again_if_its_kind_changes(dev_only: Warehouse) -> None:
     run(dev_only)
     dev_only.change("days", DAILY, "kind FULL")
@@ -338,6 +356,7 @@ def test_a_table_that_all_versions_share_is_computed_again_if_its_kind_changes(d
     assert dev_only.rows("days") == [(of_day, n + 1) for of_day, n in ALL]
 
 
+@pytest.mark.slow
 def test_what_runs_rewrite_before_a_model_begins_to_compute_again_counts(warehouse: Warehouse) -> None:
     held = f", pg_advisory_xact_lock({LOCK + 1})::text AS held"
     warehouse.add(
@@ -366,6 +385,7 @@ def test_what_runs_rewrite_before_a_model_begins_to_compute_again_counts(warehou
     assert warehouse.rows("days")[:2] == [(day(5), 10), (day(4), 44)]
 
 
+@pytest.mark.slow
 def test_a_new_model_behind_a_view_that_keeps_its_version_is_computed_again(warehouse: Warehouse) -> None:
     """SQLMesh computes it in a table of the preview, because it creates the view again."""
     warehouse.add(shown="MODEL (name t.shown, kind VIEW); SELECT day, n FROM t.orders")
@@ -381,6 +401,7 @@ def test_a_new_model_behind_a_view_that_keeps_its_version_is_computed_again(ware
     assert warehouse.query("SELECT n FROM t__pr_1.fresh ORDER BY day") == [(n,) for n in (50, 4, 3, 2, 1)]
 
 
+@pytest.mark.slow
 def test_what_is_made_up_for_has_the_time_at_which_it_is_computed(warehouse: Warehouse) -> None:
     with warehouse.applying("days", "day, n", f"day, n, @execution_ts::text AS at {PAUSES}") as process:
         run(warehouse)
@@ -388,6 +409,7 @@ def test_what_is_made_up_for_has_the_time_at_which_it_is_computed(warehouse: War
     assert warehouse.query("SELECT at, count(*) FROM t.days GROUP BY at ORDER BY at") == [(ANY, 2), (ANY, 3)]
 
 
+@pytest.mark.slow
 def test_a_new_version_waits_for_a_gap_of_a_table_that_reads_another_new_version(warehouse: Warehouse) -> None:
     warehouse.add(
         kept=f"MODEL (name t.kept, {LOOKBACK}); SELECT day, n / {SWITCH} AS n FROM t.orders {WITHIN}",
@@ -410,6 +432,7 @@ def add_signal(warehouse: Warehouse) -> None:
     (warehouse.shop.project / "signals/__init__.py").write_text(OPEN)
 
 
+@pytest.mark.slow
 def test_a_gap_waits_for_the_signal_of_a_new_version_that_its_table_reads(warehouse: Warehouse) -> None:
     """Its model keeps its table, so it is computed in another turn than the new version."""
     add_signal(warehouse)
@@ -431,6 +454,7 @@ def test_a_gap_waits_for_the_signal_of_a_new_version_that_its_table_reads(wareho
         assert [row[:2] for row in warehouse.query(f"SELECT day::text, n FROM t.{model} ORDER BY day")] == ALL, model
 
 
+@pytest.mark.slow
 def test_a_gap_whose_signal_is_not_ready_lets_nothing_be_computed_again(warehouse: Warehouse) -> None:
     add_signal(warehouse)
     signals = LOOKBACK.replace("kind", "signals [is_open()], kind")
@@ -446,6 +470,7 @@ def test_a_gap_whose_signal_is_not_ready_lets_nothing_be_computed_again(warehous
     assert warehouse.query("SELECT n FROM t.total") == [(15,)]
 
 
+@pytest.mark.slow
 def test_a_gap_behind_a_new_version_is_filled_after_what_runs_rewrote_meanwhile(warehouse: Warehouse) -> None:
     """Its model keeps its table, and is read by another new version."""
     warehouse.add(
@@ -467,6 +492,7 @@ def test_a_gap_behind_a_new_version_is_filled_after_what_runs_rewrote_meanwhile(
         assert warehouse.query(f"SELECT n FROM t.{model} WHERE day = '{day(1)}'") == [(7,)], model
 
 
+@pytest.mark.slow
 def test_a_restatement_takes_from_a_previewed_version_whose_metadata_has_changed(warehouse: Warehouse) -> None:
     """It has another identifier, and shares the table. The state does not have it when the plan begins."""
     run(warehouse)
@@ -479,6 +505,7 @@ def test_a_restatement_takes_from_a_previewed_version_whose_metadata_has_changed
     assert warehouse.rows("days") == [(day(5), 50), *ALL[1:]]
 
 
+@pytest.mark.slow
 def test_a_new_model_reads_a_changed_seed_of_versions_that_share_one_table(dev_only: Warehouse) -> None:
     """SQLMesh always finds a seed to be missing that it rebuilds, also when it has."""
     seeds = dev_only.shop.project / "seeds"

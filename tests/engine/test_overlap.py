@@ -54,7 +54,7 @@ def two_runs(shop: Shop) -> Iterator[list[RunRecord]]:
     """
     (shop.project / "hold").touch()
     records: list[RunRecord] = []
-    processes = [shop.launch_in_new_process() for _ in range(2)]
+    processes = [shop.start() for _ in range(2)]
 
     def a_run_is_waiting() -> bool:
         return any("Waiting, for " in shop.run_record(run.run_id).log for run in shop.instance.get_runs())
@@ -135,7 +135,7 @@ def test_lock_of_killed_run_is_released(server: Server, new_shop: NewShop, victi
     files = {**project_files(), "models/slow.py": python_model("t.slow", PRINT_PASSWORDS + FORK, ["t.appended"])}
     shop = new_shop(files, config, execution={"overlap_timeout": 120})
     (shop.project / "fork").touch()
-    first = shop.launch_in_new_process()
+    first = shop.start()
     wait_until((shop.project / "forked").exists, first)
     assert server.query("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'", database)
     first.kill()

@@ -30,7 +30,7 @@ def test_plan_during_a_run_restarts_sqlmesh_and_each_result_is_recorded_once(
         shop = new_shop(files, server.config("landing"))
         before = shop.state()["intervals"]
         with server.advisory_lock(7, "landing"):  # t.slow waits for this lock until the plan is applied
-            process = shop.launch_in_new_process()
+            process = shop.start()
             wait_until(lambda: bool(server.query(WAITING_QUERY)), process)
             changed = MODEL.format(name="last", start=start, pause="'changed'", source="FROM t.slow")
             if is_removed:

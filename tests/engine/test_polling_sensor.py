@@ -262,7 +262,7 @@ def test_batches_of_a_run_in_progress_on_postgres_are_left_to_that_run(new_sense
         sensor = Sensor(shop)
         assert sensor.tick().intervals == {"t/slow": f"{day(6)} to {day(4)} (3 days)"}
         with server.advisory_lock(7, "sensed"):  # the last of three batches waits for this lock
-            process = shop.launch_in_new_process()
+            process = shop.start()
             wait_until(lambda: bool(server.query(WAITING_QUERY)), process)
             during = sensor.tick()
         run_id = process.communicate(timeout=200)[0].split()[-1]

@@ -61,7 +61,7 @@ def summary_of(record: RunRecord) -> tuple[str, Mapping[str, Any]]:
 def test_log_shows_a_running_model_and_the_end_shows_every_model(shop: Shop) -> None:
     pause = shop.project / "pause"
     pause.touch()
-    process = shop.launch_in_new_process()
+    process = shop.start()
 
     def is_reported() -> bool:
         return any("Running: t.pause for " in shop.run_record(run.run_id).log for run in shop.instance.get_runs())

@@ -1,4 +1,7 @@
-"""Runs of a subset, runs of checks only, and runs that other assets split into steps."""
+"""Runs of a subset, runs of checks only, and runs that other assets split into steps.
+
+Steps of one run that write their events at the same time have the default storage of Dagster.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ def test_asset_between_two_models_splits_the_run_into_steps_with_same_execution_
 ) -> None:
     project = write_project(tmp_path / "shop", MODELS_AROUND_AN_ASSET, CONFIG + BEFORE_ALL)
     plan(project)
-    with dagster_project(tmp_path) as dagster:
+    with dagster_project(tmp_path, has_default_storage=True) as dagster:
         dagster.add_component("shop", {"project": str(project)})
         dagster.add_module("between", ASSET_BETWEEN.format(file=str(project / "warehouse.duckdb")))
         dagster.refresh()
@@ -111,7 +114,7 @@ def test_split_step_is_not_confused_with_another_component(tmp_path: Path) -> No
     ]
     for project in projects:
         plan(project)
-    with dagster_project(tmp_path) as dagster:
+    with dagster_project(tmp_path, has_default_storage=True) as dagster:
         defs_file = dagster.add_component("shop", {"project": str(projects[0])})
         second = {"type": COMPONENT, "attributes": {"project": str(projects[2])}}
         third = {"type": COMPONENT, "attributes": {"project": str(projects[2]), "translation": {"key_prefix": "again"}}}

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import dagster as dg
 import worker_zygote
 from harness import CONFIG, RunRecord, Shop, planned_shop, processes_in, wait_until
-from postgres import postgres_server
+from postgres import new_postgres_server
 
 PLAN, APPLY = "sqlmesh_shop_plan", "sqlmesh_shop_apply"
 PREVIEW, CLOSE = "sqlmesh_shop_preview", "sqlmesh_shop_preview_close"
@@ -205,7 +205,7 @@ def create_testbed(engine: str, folder: Path) -> Iterator[Testbed]:
             testbed.twin()
             yield testbed
     else:
-        with postgres_server() as server:
+        with new_postgres_server() as server:
             server.query("CREATE DATABASE trial")
             hook = HOOK.replace("{config}", server.config("trial"))
             with planned_shop(folder, {**files, "config.py": hook}, **options) as shop:

@@ -25,7 +25,7 @@ import dagster as dg
 from engine.beside_lab import IN_PROCESS, WITHIN, Warehouse, day
 from engine.plan_jobs import APPLY, launch, planned
 from harness import RunRecord, planned_shop
-from postgres import Server, postgres_server
+from postgres import Server, new_postgres_server
 
 PAUSE = 2
 """Seconds of each day of the changed model."""
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=30)
     options = parser.parse_args()
     days = max(DAYS + 1, round(TASKS * options.minutes * 60 / PAUSE))
-    with tempfile.TemporaryDirectory() as folder, postgres_server() as server:
+    with tempfile.TemporaryDirectory() as folder, new_postgres_server() as server:
         root = Path(folder).resolve()
         (root / "beside").mkdir()
         (root / "twin").mkdir()

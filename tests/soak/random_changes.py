@@ -52,7 +52,7 @@ from harness import (
     write_project,
 )
 from harness import query as query_duckdb
-from postgres import Server, postgres_server
+from postgres import Server, new_postgres_server
 from summing_models import AUDIT, MACRO, Model, Models, downstream, random_model, random_models
 
 DAYS = 6
@@ -747,7 +747,7 @@ def main() -> None:
     begin, failed, counts = time.monotonic(), [], Counter[str]()
     with ExitStack() as stack:
         stack.enter_context(worker_zygote.forked_workers())
-        server = None if arguments.duckdb else stack.enter_context(postgres_server())
+        server = None if arguments.duckdb else stack.enter_context(new_postgres_server())
         for seed in range(arguments.seed, arguments.seed + arguments.stories):
             since = time.monotonic()
             with tempfile.TemporaryDirectory() as folder:

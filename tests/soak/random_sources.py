@@ -31,7 +31,7 @@ import dagster as dg
 import worker_zygote
 from clock import MovedClock
 from computed_hours import Hours, State, text_of
-from harness import CONFIG, RunRecord, Shop, launch_forked, planned_shop, processes_in, wait_until
+from harness import CONFIG, RunRecord, Shop, planned_shop, processes_in, wait_until
 from random_loads import (
     COUNTRIES,
     KINDS,
@@ -343,7 +343,7 @@ def run_with_killed_worker(history: History) -> None:
 
 def run_that_is_killed(history: History) -> None:
     """Kill the process of the run. The worker ends by itself."""
-    pid = launch_forked(history.shop, "in_process", assets=history.assets)
+    pid = history.shop.start("in_process", assets=history.assets).pid
     flag = _disturb(history, signal.SIGKILL, pid)
     os.waitpid(pid, 0)
     wait_until(lambda: not processes_in(history.shop.project))

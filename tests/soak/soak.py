@@ -29,8 +29,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dagster as dg
-from harness import EXECUTORS, RunRecord, Shop, launch_forked, planned_shop, processes_in
-from postgres import postgres_server
+from harness import EXECUTORS, RunRecord, Shop, planned_shop, processes_in
+from postgres import new_postgres_server
 
 DAYS = """
 MODEL (
@@ -110,7 +110,7 @@ def create_testbed(engine: str, folder: Path) -> Iterator[Testbed]:
     """Create a project that was planned as of three days ago, with a component in a Dagster project."""
     folder.mkdir()
     if engine == "postgres":
-        with postgres_server() as server:
+        with new_postgres_server() as server:
             server.query("CREATE DATABASE trial")
             files = {path: text.format(pause="pg_sleep(0.05)::text") for path, text in FILES.items()}
             with planned_shop(folder, files, server.config("trial", start="8 days ago")) as shop:
@@ -178,12 +178,12 @@ def kill_once(testbed: Testbed, victim: str, executor: str, fraction: float, usu
     """Kill a run at a random point, run again, and compare. Return the counts of this trial."""
     testbed.restore()
     earlier_runs = testbed.run_ids()
-    run = launch_forked(testbed.shop, executor)
+    run = testbed.shop.start(executor).pid
     await_worker(testbed.shop.project, run)
     time.sleep(fraction * usual)
     hit = kill(victim, run, testbed.shop.project)
     os.waitpid(run, 0)
-    second_run = launch_forked(testbed.shop, executor)
+    second_run = testbed.shop.start(executor).pid
     _, status = os.waitpid(second_run, 0)
     testbed.wait_for_workers()
     records = testbed.records_since(earlier_runs)
@@ -216,9 +216,9 @@ def overlap_once(testbed: Testbed, executor: str, seconds_apart: float) -> Count
     """Launch two runs at the same time, and compare. Return the counts of this trial."""
     testbed.restore()
     earlier_runs = testbed.run_ids()
-    runs = [launch_forked(testbed.shop, executor)]
+    runs = [testbed.shop.start(executor).pid]
     time.sleep(seconds_apart)
-    runs.append(launch_forked(testbed.shop, executor))
+    runs.append(testbed.shop.start(executor).pid)
     statuses = [os.waitpid(run, 0)[1] for run in runs]
     testbed.wait_for_workers()
     records = testbed.records_since(earlier_runs)
@@ -233,7 +233,7 @@ def overlap_once(testbed: Testbed, executor: str, seconds_apart: float) -> Count
 def usual_seconds(testbed: Testbed, executor: str) -> float:
     """Measure how long an undisturbed run takes from the start of its worker."""
     testbed.restore()
-    run = launch_forked(testbed.shop, executor)
+    run = testbed.shop.start(executor).pid
     await_worker(testbed.shop.project, run)
     start = time.monotonic()
     os.waitpid(run, 0)

@@ -1,10 +1,11 @@
-"""A few of the trials of `make soak`."""
+"""A few of the trials of `make soak`: they show that the trials work."""
 
 from __future__ import annotations
 
 import random
 from pathlib import Path
 
+import pytest
 import worker_zygote
 from harness import needs_previews
 from postgres import postgres_server
@@ -14,6 +15,8 @@ from soak.random_predictions import try_random_predictions
 from soak.random_projects import try_random_project
 from soak.random_sequences import try_sequence
 from soak.soak import FAULTS, soak, table
+
+pytestmark = pytest.mark.slow
 
 
 def test_killed_run_loses_nothing_and_repeats_nothing() -> None:

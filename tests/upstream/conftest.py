@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
 from importlib import metadata
 from typing import Any
 
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let SQLMesh load and render in the test process. A fork of it takes longer, and may crash in DuckDB."""
+    if constants := sys.modules.get("sqlmesh.core.constants"):
+        monkeypatch.setattr(constants, "MAX_FORK_WORKERS", 1)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -21,7 +21,9 @@ from dagster._core.definitions.definitions_load_context import DefinitionsLoadCo
 from dagster._core.execution.api import create_execution_plan
 from dagster._core.loader import LoadingContextForTest
 from dagster._utils.schedules import schedule_execution_time_iterator
-from harness import dagster_project, load
+from harness import dagster_project, empty_instance, load
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from dg_sqlmesh_component import dagster_internals as internals
 
@@ -32,8 +34,8 @@ Hook = Callable[[dg.AssetExecutionContext], Any]
 
 
 @pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test() as instance:
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    with empty_instance(tmp_path, has_default_storage=True) as instance:
         yield instance
 
 
@@ -175,11 +177,32 @@ def test_last_check_evaluations_take_one_query_and_earlier_ones_are_paged(
     records = list(internals.check_records(instance, FINE))
     assert [record.run_id for record in records] == [run.run_id for run in instance.get_runs()]
     assert records[0].run_id == last[FINE].run_id
-    event = last[FINE].event
-    assert event is not None
-    evaluation = event.asset_check_evaluation
+    entry = last[FINE].event
+    assert entry is not None
+    evaluation = entry.asset_check_evaluation
     assert evaluation is not None
     assert isinstance(evaluation.target_materialization_data, internals.TargetMaterialization)
+
+
+def test_the_last_evaluation_is_read_in_one_query_although_a_run_has_planned_the_next(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook_results(lambda _: None, instance)
+    [evaluated] = instance.get_runs()
+    instance.create_run_for_job(job(lambda _: None, {}), status=dg.DagsterRunStatus.STARTED)
+    queries: list[str] = []
+
+    def collect(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "FROM asset_check_executions" in statement:
+            queries.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", collect)
+    last = internals.last_check_records(instance, [FINE])
+    assert (last[FINE].run_id, len(queries)) == (evaluated.run_id, 1)
+    monkeypatch.setattr("dagster._core.storage.event_log.SqlEventLogStorage", Path)  # as if it was that of Dagster+
+    assert internals.last_check_records(instance, [FINE]) == last
+    assert len(queries) == 3, "Dagster asks twice"
+    event.remove(Engine, "before_cursor_execute", collect)
 
 
 @pytest.mark.parametrize(

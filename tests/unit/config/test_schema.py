@@ -111,7 +111,7 @@ def test_retries_accept_a_number_a_mapping_and_templates(retries: Any) -> None:
 
 @pytest.mark.parametrize("path", ATTRIBUTE_PATHS, ids=str)
 def test_schema_accepts_the_same_as_dagsters_schema_except_unknown_enum_words(path: tuple[Any, ...]) -> None:
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=settings().max_examples // 6)  # for each of 80 attributes
     @given(values)
     def accepts_the_same(value: Any) -> None:
         attributes = replaced(path, value)

@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from unit.builders import EVERYTHING, attributes, audit, external_models, manifest, model, plain, stored, translator
 
@@ -332,7 +332,6 @@ KIND_TAGS = {"sqlmesh/kind": "full", "dagster/kind/sqlmesh": "", "dagster/kind/d
 """The tags of every DuckDB table: SQLMesh's model kind, and Dagster's kinds as Dagster stores them."""
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
 @given(st.lists(st.text().filter(lambda tag: tag.split(":")[0] != "dagster"), max_size=4))
 def test_any_ordinary_tag_loads(tags: list[str]) -> None:
     assert spec(tagged(*tags)).key == ORDERS_KEY

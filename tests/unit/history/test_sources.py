@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+from harness import empty_instance
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
@@ -26,8 +28,8 @@ COUNTRIES = dg.StaticPartitionsDefinition(["de", "us"])
 
 
 @pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test() as instance:
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    with empty_instance(tmp_path, has_default_storage=True) as instance:
         yield instance
 
 

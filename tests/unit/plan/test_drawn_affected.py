@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 from harness import CONFIG, write_project
+from hypothesis import settings
 from sqlmesh.core.context import Context  # noqa: TID251  # real models, as the worker has them
 from unit.builders import manifest, model, project_assets
 from unit.plan.plans import plan
@@ -16,6 +17,8 @@ from dg_sqlmesh_component.plan.affected import Affected, affected_assets, lineag
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker.plan.column_reads import column_reads
 
+DRAWN = settings().max_examples // 5
+"""How many projects: each is loaded by SQLMesh."""
 COLUMNS = ("c0", "c1", "c2", "c3", "c4")
 PYTHON = """
 from sqlmesh import model
@@ -150,7 +153,7 @@ def below(project: Project, name: str) -> bool:
 
 def test_no_asset_that_reads_a_change_is_missed_and_no_other_one_is_named(tmp_path: Path) -> None:
     read_a_change = 0
-    for seed in range(50):
+    for seed in range(DRAWN):
         project = drawn_project(random.Random(seed))
         found = affected(project, tmp_path / str(seed))
         for name, (read, columns) in project.assets.items():
@@ -162,4 +165,4 @@ def test_no_asset_that_reads_a_change_is_missed_and_no_other_one_is_named(tmp_pa
             else:
                 assert said == tuple(sorted(traced & set(project.changed))), (seed, name, node.text)
                 read_a_change += bool(said)
-    assert read_a_change > 50
+    assert read_a_change > DRAWN

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -64,7 +64,6 @@ def escaped(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
 @given(TEXTS, TEXTS, TEXTS, TEXTS, TEXTS)
 @example("q\r\r<!--", "\r\r<!--", "drops q\r\r<!--", "```\n<!--", "No.\r<!--")
 @example("", "", "", "", "\n    </details>")
@@ -97,7 +96,6 @@ def test_everything_that_a_pull_request_writes_is_visible_and_nothing_is_markup(
     }  # fmt: skip
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
 @given(st.integers(0, 700), st.integers(0, 5_000))
 @example(150, 4_000)
 def test_a_large_report_keeps_each_loss_and_refusal_and_counts_what_is_left_out(models: int, length: int) -> None:

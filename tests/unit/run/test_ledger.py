@@ -6,7 +6,7 @@ from itertools import permutations
 from typing import Any, get_args, overload
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from unit.builders import DAY, HOUR, day, days, fqn, message_types
 from unit.outcome_table import (
@@ -711,10 +711,6 @@ def any_attempts(draw: st.DrawFn, missing: tuple[str, ...], audited_nodes: list[
     return Attempt(tuple(events), draw(st.none() | st.frozensets(nodes)), draw(st.booleans()))
 
 
-deterministic = settings(max_examples=100, deadline=None, derandomize=True, database=None)
-
-
-@deterministic
 @given(any_runs())
 def test_every_requested_node_gets_exactly_one_outcome(run: Run) -> None:
     outcomes = run.outcomes
@@ -724,7 +720,6 @@ def test_every_requested_node_gets_exactly_one_outcome(run: Run) -> None:
     assert sorted(audited_only) == sorted(run.audit_only)
 
 
-@deterministic
 @given(any_runs(), nodes)
 def test_failure_named_at_the_end_is_never_lost(run: Run, node: str) -> None:
     ledger = Ledger(run.requested, run.audit_only)
@@ -735,7 +730,6 @@ def test_failure_named_at_the_end_is_never_lost(run: Run, node: str) -> None:
     assert node in failed or ledger.contradictions
 
 
-@deterministic
 @given(any_runs(), nodes)
 def test_persistent_failure_of_an_open_node_is_never_retried(run: Run, node: str) -> None:
     ledger = Ledger(run.requested, run.audit_only)
@@ -744,7 +738,6 @@ def test_persistent_failure_of_an_open_node_is_never_retried(run: Run, node: str
     assert node not in ledger.worth_retrying(True) | ledger.worth_retrying(False)
 
 
-@deterministic
 @given(any_runs())
 def test_nodes_worth_retrying_are_open_and_pause_settles_all_others(run: Run) -> None:
     ledger = Ledger(run.requested, run.audit_only)
@@ -756,13 +749,11 @@ def test_nodes_worth_retrying_are_open_and_pause_settles_all_others(run: Run) ->
     assert open_nodes(ledger) == retried
 
 
-@deterministic
 @given(any_runs())
 def test_attempts_of_an_outcome_are_between_one_and_all(run: Run) -> None:
     assert all(1 <= outcome.attempts <= len(run.attempts) for outcome in run.outcomes)
 
 
-@deterministic
 @given(any_runs())
 def test_executed_model_has_batches_with_a_duration(run: Run) -> None:
     nodes_with_finished_batches = {
@@ -776,14 +767,12 @@ def test_executed_model_has_batches_with_a_duration(run: Run) -> None:
             assert not outcome.errors
 
 
-@deterministic
 @given(any_runs())
 def test_every_failure_except_blocked_has_errors(run: Run) -> None:
     for outcome in run.outcomes:
         assert bool(outcome.errors) == (outcome.outcome.is_failure and outcome.outcome is not Outcome.BLOCKED)
 
 
-@deterministic
 @given(any_runs())
 def test_intervals_are_sorted_and_disjoint(run: Run) -> None:
     for outcome in run.outcomes:

@@ -1,7 +1,7 @@
 """Names of asset checks."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dg_sqlmesh_component.worker.load.check_names import MAX_LENGTH, check_names
@@ -96,7 +96,6 @@ audit_names = st.sampled_from(["a", "a_b", "a b", "a_2", "a_b_2", "注文"])
 arguments = st.dictionaries(st.sampled_from(["columns", "value"]), st.sampled_from(["(a)", "b", "2", "'*'"]))
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
 @given(st.lists(st.tuples(audit_names, arguments), max_size=6))
 def test_check_names_are_unique_ascii_identifiers(uses: list[Use]) -> None:
     names = check_names(uses)

@@ -161,8 +161,10 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
             engine.run("CREATE SCHEMA s")
             yield engine
     elif request.param == "postgres":
-        with postgres_server() as postgres, postgres.session("postgres") as cursor:
-            yield _on_server("postgres", cursor)
+        with postgres_server() as postgres:
+            postgres.query("CREATE DATABASE compared")
+            with postgres.session("compared") as cursor:
+                yield _on_server("postgres", cursor)
     else:
         with mariadb_server() as mariadb, mariadb.session() as cursor:
             yield _on_server("mysql", cursor)
@@ -233,7 +235,7 @@ def _is_same(column: str, old: Any, new: Any) -> bool:
     return str(old) == new if column == "digits" else bool(old == new)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=settings().max_examples // 5, suppress_health_check=[HealthCheck.too_slow])
 @given(
     before=_rows(st.sampled_from(NUMBERS), ROUNDED_MONEY, int),
     after=_rows(st.sampled_from(MORE), st.sampled_from(ROUNDED), str),
@@ -275,7 +277,7 @@ small_rows = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=settings().max_examples // 5, suppress_health_check=[HealthCheck.too_slow])
 @given(before=small_rows, after=small_rows, sample=st.sampled_from([None, 0.5]))
 def test_unusable_keys_and_surplus_rows_are_counted_as_plain_python_counts_them(
     engine: Engine, before: list[dict[str, Any]], after: list[dict[str, Any]], sample: float | None

@@ -1,0 +1,79 @@
+"""Several commands of `dg`, one after the other, and the commands that they print."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from dagster import AssetKey
+from harness import COMPONENT, DagsterProject, json_in, run, write_project
+from scaffolded import ONE_MODEL, commands_in, dg, read_defs_yaml
+
+
+def test_commands_printed_by_init_materialize_every_asset_of_the_starter(dagster: DagsterProject) -> None:
+    _, output = dg(dagster, "scaffold", "defs", COMPONENT, "shop", "--init")
+    assert f"Created a SQLMesh project at {dagster.root / 'sqlmesh_project'}." in output
+    assert read_defs_yaml(dagster, "shop")["attributes"] == {
+        "project": "../../../sqlmesh_project",
+        "external_models": {"assets": True},
+        "include_metadata": ["row_count"],
+    }
+    commands = [command for command in commands_in(output) if command != "dg dev"]
+    assert len(commands) == 4
+    commands_with_answers = [
+        f"{command} --auto-apply --no-prompts" if " plan " in command else command for command in commands
+    ]
+    home: dict[str, Any] = {"DAGSTER_HOME": str(dagster.instance.root_directory), "PYTHONPATH": str(dagster.root)}
+    run(["sh", "-ec", "\n".join(commands_with_answers)], cwd=dagster.root, **home)
+    keys = {spec.key for spec in dagster.refresh().resolve_all_asset_specs()}
+    assert AssetKey(["core", "daily_orders"]) in keys
+    not_materialized = {
+        key.to_user_string() for key in keys if not dagster.instance.get_latest_materialization_event(key)
+    }
+    assert not_materialized == {"raw/orders"}, "the external table, which SQLMesh only reads"
+    code, output = dg(dagster, "scaffold", "defs", COMPONENT, "again", "--init", check=False)
+    assert code == 2
+    assert "exists already and is not overwritten" in output
+    assert not (dagster.root / dagster.root.name / "defs" / "again").exists()
+
+
+def test_scaffold_writes_relative_path_of_existing_project_and_dg_check_passes(dagster: DagsterProject) -> None:
+    project = write_project(dagster.root.parent / "my shop", ONE_MODEL)
+    params = {"project_path": "../my shop", "gateway": "local", "environment": "prod"}
+    _, output = dg(dagster, "scaffold", "defs", COMPONENT, "shop", "--json-params", json.dumps(params))
+    assert commands_in(output) == [
+        "cd '../my shop'",
+        "sqlmesh --gateway local plan prod --skip-backfill",
+        f"cd ../{dagster.root.name}",
+        "dg dev",
+        "dg launch --assets '*'",
+    ]
+    assert "If the project is in production already, there is nothing to plan." in output
+    assert "labelled `sqlmesh/origin`" in output
+    written = read_defs_yaml(dagster, "shop")
+    assert written == {
+        "type": COMPONENT,
+        "attributes": {
+            "project": {"path": "../../../../my shop", "gateway": "local", "environment": "prod"},
+        },
+    }
+    folder = dagster.root / dagster.root.name / "defs" / "shop"
+    assert (folder / "../../../../my shop").resolve() == project
+    dg(dagster, "check", "yaml", "--validate-requirements")
+    dg(dagster, "check", "defs")
+
+
+def test_python_format_loads(dagster: DagsterProject) -> None:
+    write_project(dagster.root / "shop", ONE_MODEL)
+    dg(dagster, "scaffold", "defs", COMPONENT, "shop", "--project-path", "shop", "--format", "python")
+    dg(dagster, "scaffold", "defs", COMPONENT, "starter", "--init", "--format", "python")
+    groups = {spec.key.to_user_string(): spec.group_name for spec in dagster.refresh().resolve_all_asset_specs()}
+    assert groups.items() >= {"t/one": "t", "raw/orders": "raw"}.items()
+
+
+def test_inspect_component_shows_descriptions_and_examples(dagster: DagsterProject) -> None:
+    _, output = dg(dagster, "utils", "inspect-component", COMPONENT, "--defs-yaml-json-schema")
+    schema = json.dumps(json_in(output))
+    for text in ("Gateway to use", "tag:finance", "WAREHOUSE_PASSWORD", "The beginning of such a tag"):
+        assert text in schema
+    assert COMPONENT in dg(dagster, "list", "components")[1]
