@@ -1,19 +1,26 @@
 """The cost of a tick of `schedule` and of `polling_sensor`: CPU seconds of their workers, and of `sqlmesh run`.
 
 A round measures all once, with nothing pending and nothing to record; the ticks also with everything pending or
-everything to record. `sqlmesh run` finds nothing to do, so it only reads the state too.
+everything to record. `sqlmesh run` finds nothing to do, so it only reads the state too. The first tick after a plan
+reads everything, and the next ones what it has kept.
+
+Above 1,000 models, a project of 1,000 is planned, and each row of its state is copied under other names: planning more
+takes hours. `sqlmesh run` and the sensor are then left out with `--ticks-only`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import resource
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 from lab import Lab, heading, measure, progress, ratio_row, row
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
@@ -27,9 +34,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=int, default=1_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--ticks-only", action="store_true")
     options = parser.parse_args()
+    planned = min(options.models, 1_000)
     with tempfile.TemporaryDirectory() as folder:
-        lab = Lab(Path(folder).resolve(), options.models, mixed=True, audits=1)
+        lab = Lab(Path(folder).resolve(), planned, mixed=True, audits=1)
         project = SQLMeshProject(paths=(lab.project,))
         manifest = load_project(project, msg.LoadRequest(project.open_request)).manifest
         models = frozenset(model.fqn for model in manifest.models)
@@ -42,11 +51,14 @@ def main() -> None:
             "run",
         ]
         measure(run, cwd=lab.project)  # computes the pending intervals since the plan
+        models |= copied_models(lab.project / "warehouse.duckdb", options.models // planned - 1)
 
         everything = find_changes(project, "prod", msg.Records(), int(time.time() * 1000))
 
-        def tick(expected: range, days: int) -> Callable[[], object]:
+        def tick(expected: range, days: int, *, is_first: bool = False) -> Callable[[], object]:
             def find() -> None:
+                if is_first:
+                    shutil.rmtree(lab.project / ".cache" / "dg_sqlmesh_tick", ignore_errors=True)
                 now = int((time.time() + days * DAY) * 1000)
                 found = find_pending(project, msg.PendingRequest(project.open_request, "prod", models, now))
                 assert len(found.pending) in expected, len(found.pending)
@@ -65,12 +77,15 @@ def main() -> None:
             return find
 
         cases: dict[str, Callable[[], object]] = {
+            "the first tick after a plan, nothing pending": tick(range(1), 0, is_first=True),
             "a tick, nothing pending": tick(range(1), 0),
             "a tick, everything pending": tick(range(options.models // 4, options.models + 1), 8),
             "a tick of the sensor, nothing to record": look(range(1), int(time.time() * 1000)),
             "a tick of the sensor, everything to record": look(range(options.models // 2, options.models + 1), 0),
             "`sqlmesh run`, nothing pending": lambda: measure(run, cwd=lab.project),
         }
+        if options.ticks_only:
+            cases = {case: action for case, action in cases.items() if "pending" in case and "tick" in case}
         seconds: dict[str, list[float]] = {case: [] for case in cases}
         for _ in range(options.rounds):
             for case, action in cases.items():
@@ -79,9 +94,31 @@ def main() -> None:
     print(heading(f"{options.models} models, {options.rounds} rounds"))
     for case, values in seconds.items():
         print(row(case, values, " s of CPU"))
-    nothing, _, unchanged, _, alone = seconds.values()
+    if options.ticks_only:
+        return
+    _, nothing, _, unchanged, _, alone = seconds.values()
     print(ratio_row("a tick / `sqlmesh run`, nothing pending", nothing, alone))
     print(ratio_row("a tick of the sensor / `sqlmesh run`, nothing to do", unchanged, alone))
+
+
+def copied_models(database: Path, copies: int) -> set[str]:
+    """Copy each model in SQLMesh's state so often, under names of its own. Return these names."""
+    with duckdb.connect(str(database)) as connection:
+        names = [name for (name,) in connection.sql("SELECT name FROM sqlmesh._snapshots").fetchall()]
+        of_environment = "SELECT snapshots, promoted_snapshot_ids FROM sqlmesh._environments WHERE name = 'prod'"
+        found = connection.sql(of_environment).fetchone()
+        assert found is not None
+        in_environment = [json.loads(text) for text in found]
+        for copy in range(1, copies + 1):
+            for table, texts in (("_snapshots", ("name", "snapshot")), ("_intervals", ("id", "name"))):
+                renamed = ", ".join(f"replace({text}, 'layer_', 'copy{copy}_') AS {text}" for text in texts)
+                rows = f"SELECT * REPLACE ({renamed}) FROM sqlmesh.{table} WHERE name LIKE '%layer!_%' ESCAPE '!'"
+                connection.execute(f"INSERT INTO sqlmesh.{table} {rows}")
+            for whole, text in zip(in_environment, found):
+                whole += json.loads(text.replace("layer_", f"copy{copy}_"))
+        update = "UPDATE sqlmesh._environments SET snapshots = ?, promoted_snapshot_ids = ? WHERE name = 'prod'"
+        connection.execute(update, [json.dumps(whole) for whole in in_environment])
+    return {name.replace("layer_", f"copy{copy}_") for name in names for copy in range(1, copies + 1)}
 
 
 def cpu_seconds(action: Callable[[], object]) -> float:

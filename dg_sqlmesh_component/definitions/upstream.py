@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 
 from dg_sqlmesh_component.config.external_models import ExternalModels, ExternalTable
+from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.manifest import Manifest, Model, split_fqn
@@ -158,6 +159,16 @@ def tables_read(fqns: Iterable[str], models: Mapping[str, Model]) -> list[str]:
 
     nodes = reachable(fqns, lambda fqn: models[fqn].depends_on if is_embedded(fqn) else ())
     return sorted(fqn for fqn in nodes if not is_embedded(fqn))
+
+
+def external_tables_read(models: Iterable[Model], of: Mapping[str, Model]) -> dict[str, msg.TablesRead]:
+    """By model, the tables that it reads itself and that SQLMesh does not compute."""
+    return {
+        model.fqn: msg.TablesRead(
+            model.data_hash, tuple(fqn for fqn in model.depends_on if fqn not in of or of[fqn].is_external)
+        )
+        for model in models
+    }
 
 
 def parents_first(models: Mapping[str, Model]) -> tuple[str, ...]:

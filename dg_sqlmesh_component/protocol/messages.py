@@ -184,6 +184,17 @@ class LockRequest(Request):
 
 
 @dataclass(frozen=True, slots=True)
+class TablesRead:
+    """The tables that a model reads and that SQLMesh does not compute, if its version has this data hash.
+
+    SQLMesh renders the query of a model to find out, which takes 7 ms.
+    """
+
+    data_hash: str
+    tables: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationRequest(LockRequest):
     """Run the requested nodes once, then audit others. A step sends it once, and again for each retry inside the step.
 
@@ -201,6 +212,7 @@ class EvaluationRequest(LockRequest):
         sampling: Which rows of failed audits to send; None for none.
         deploy_jobs: The jobs that show and apply a plan of this environment; None if there are none.
         sources: The ranges for which each awaited external table is not complete, by fqn.
+        tables_read: By model, as the manifest has it: of all models if there are `sources`, else of views.
     """
 
     HOLDER = "Dagster run"
@@ -222,19 +234,12 @@ class EvaluationRequest(LockRequest):
     sampling: Sampling | None = None
     deploy_jobs: tuple[str, str] | None = None
     sources: Sources = field(default_factory=dict)
+    tables_read: dict[str, TablesRead] = field(default_factory=dict)
 
     @property
     def locks(self) -> tuple[str, ...]:
         """A plan may compute the very versions that another environment than prod shows."""
         return ("runs",) if self.environment == "prod" else ("changes", "runs")
-
-
-@dataclass(frozen=True, slots=True)
-class TablesRead:
-    """The awaited tables that a model reads, if its version has this data hash."""
-
-    data_hash: str
-    tables: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,8 +250,7 @@ class PendingRequest(Request):
     take the lock of runs.
 
     Attributes:
-        tables_read: By model, as the manifest has it. SQLMesh renders the query of a model to find out, which takes
-            7 ms. It still does so for models whose data hash is another one.
+        tables_read: By model, as the manifest has it: of all models if there are `sources`.
     """
 
     environment: str

@@ -15,6 +15,7 @@ import dagster as dg
 from dg_sqlmesh_component.dagster_internals import assets_between, assets_downstream
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
+from dg_sqlmesh_component.definitions.upstream import external_tables_read
 from dg_sqlmesh_component.history.sources import Source, awaited_sources
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, listed, ranges
@@ -64,7 +65,7 @@ def ready_models(
         frozenset(assets.specs),
         now,
         sources=incomplete,
-        tables_read=_tables_read(assets, incomplete),
+        tables_read=external_tables_read(assets.models.values(), assets.models) if incomplete else {},
         loads=loads,
     )
     found = find_pending(project, request)
@@ -92,15 +93,6 @@ def ready_models(
         at = datetime.fromtimestamp(due / 1000, timezone.utc)
         why_none += f" The next is {assets.name(fqn)}, at {at:%Y-%m-%d %H:%M:%S} UTC."
     return Ready(pending, why_none, found.late, incomplete)
-
-
-def _tables_read(assets: ProjectAssets, sources: msg.Sources) -> dict[str, msg.TablesRead]:
-    """Which awaited tables each model reads, as far as the manifest knows."""
-    return {
-        fqn: msg.TablesRead(model.data_hash, tuple(sorted(sources.keys() & model.depends_on)))
-        for fqn, model in assets.models.items()
-        if sources
-    }
 
 
 def _causes(names: Sequence[str], sources: Mapping[str, Source]) -> str:

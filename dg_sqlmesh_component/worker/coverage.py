@@ -15,7 +15,7 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import common, subtract, without
 from dg_sqlmesh_component.protocol.manifest import INCREMENTAL_KINDS
-from dg_sqlmesh_component.worker.environment import AwaitedTables, computed_intervals, forgotten_intervals, upstream
+from dg_sqlmesh_component.worker.environment import ExternalTables, computed_intervals, forgotten_intervals, upstream
 
 
 def is_incremental(snapshot: Snapshot) -> bool:
@@ -30,12 +30,12 @@ class KnownToDagster:
     Attributes:
         unrestated: By model, computed ranges whose restatement by a Dagster run has not finished.
         late: By model, computed ranges whose source was loaded afterwards.
-        sources: By awaited table, ranges that are not loaded.
+        tables: The awaited tables, with the ranges that are not loaded.
     """
 
     unrestated: Mapping[str, Sequence[msg.Interval]] = field(default_factory=dict)
     late: Mapping[str, Sequence[msg.Interval]] = field(default_factory=dict)
-    sources: msg.Sources = field(default_factory=dict)
+    tables: ExternalTables = field(default_factory=ExternalTables)
 
 
 class Coverages:
@@ -58,7 +58,7 @@ class Coverages:
         self._snapshots = snapshots
         self.index = index
         self._execution_time = execution_time
-        self._known = known
+        self.known = known
         self._forgotten = {
             name: intervals for name, node in snapshots.items() if (intervals := forgotten_intervals(node, index))
         }
@@ -93,8 +93,8 @@ class Coverages:
         whole = (computed[0][0], computed[-1][1]) if computed else None
         # SQLMesh itself remembers the automatic restatements that have not finished.
         automatic = subtract(computed, subtract(computed, snapshot.pending_restatement_intervals))
-        unrestated = subtract([*self._known.unrestated.get(fqn, ()), *automatic, *undone], done)
-        late = common(subtract(self._known.late.get(fqn, ()), done), computed)
+        unrestated = subtract([*self.known.unrestated.get(fqn, ()), *automatic, *undone], done)
+        late = common(subtract(self.known.late.get(fqn, ()), done), computed)
         missing = uncovered(self.pending.get(fqn, ()), computed)
         if missing:
             expected_until = _expected_until(snapshot, self._execution_time)
@@ -122,12 +122,12 @@ class Coverages:
 
     def _not_loaded(self, fqn: str) -> Sequence[msg.Interval]:
         """The ranges for which an awaited table upstream of a model is not complete."""
-        if not self._known.sources:
+        tables = self.known.tables
+        if not tables.awaited:
             return ()
         nodes = reachable([fqn], self._upstream.__getitem__)
-        awaited = AwaitedTables(self._known.sources)
-        tables = {table for name in nodes for table in awaited.read_by(self._snapshots[name])}
-        return merge_intervals([interval for table in tables for interval in self._known.sources[table]])
+        read = {table for name in nodes for table in tables.awaited_by(self._snapshots[name])}
+        return merge_intervals([interval for table in read for interval in tables.awaited[table]])
 
     @cached_property
     def _upstream(self) -> Mapping[str, Sequence[str]]:

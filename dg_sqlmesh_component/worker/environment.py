@@ -138,24 +138,29 @@ def upstream(snapshots: Mapping[str, Snapshot]) -> dict[str, list[str]]:
 
 
 @dataclass(frozen=True)
-class AwaitedTables:
-    """The external tables that are awaited.
+class ExternalTables:
+    """The tables that SQLMesh reads and does not compute.
 
     Attributes:
-        known: Which of them models read, as `PendingRequest` has it.
+        awaited: The ranges for which awaited tables are not complete.
+        known: Which tables models read, as the request has it.
     """
 
-    sources: msg.Sources
+    awaited: msg.Sources = field(default_factory=dict)
     known: Mapping[str, msg.TablesRead] = field(default_factory=dict)
 
-    def read_by(self, snapshot: Snapshot) -> Set[str]:
-        """The tables that a model reads itself."""
-        if not snapshot.is_model or not self.sources:
-            return frozenset()
+    def knows(self, snapshot: Snapshot) -> bool:
+        """Whether the request has the tables of this version of a model, so that its query is not rendered."""
         known = self.known.get(snapshot.name)
-        if known is not None and known.data_hash == snapshot.fingerprint.data_hash:
-            return self.sources.keys() & known.tables
-        return self.sources.keys() & snapshot.model.depends_on
+        return known is not None and known.data_hash == snapshot.fingerprint.data_hash
+
+    def read_by(self, snapshot: Snapshot) -> Set[str]:
+        """The tables that a node reads itself; if the request does not have them, with the models that it reads."""
+        return frozenset(self.known[snapshot.name].tables) if self.knows(snapshot) else snapshot.node.depends_on
+
+    def awaited_by(self, snapshot: Snapshot) -> Set[str]:
+        """The awaited tables that a model reads itself."""
+        return self.awaited.keys() & self.read_by(snapshot) if snapshot.is_model and self.awaited else frozenset()
 
 
 # -- the table that it shows for a model ----------------------------------------------------------

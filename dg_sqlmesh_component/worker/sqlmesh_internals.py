@@ -72,25 +72,27 @@ def read_right_snapshots_from_cache() -> None:
     The name of a cached file has only the letters, digits and underscores of the model's name. So two models with equal
     queries, `t."a-b"` and `t."a b"`, share a file, and SQLMesh reads one of them twice and the other never.
     """
-    get_or_load = SnapshotCache.get_or_load
+    SnapshotCache.get_or_load = _get_or_load_right
 
-    def read(
-        cache: SnapshotCache, ids: set[SnapshotId], loader: Callable[[set[SnapshotId]], Iterable[Snapshot]]
-    ) -> tuple[dict[SnapshotId, Snapshot], set[SnapshotId]]:
-        snapshots, cached = get_or_load(cache, ids, loader)
-        if confused := {id for id, snapshot in snapshots.items() if snapshot.snapshot_id != id}:
-            snapshots |= {snapshot.snapshot_id: snapshot for snapshot in loader(confused)}
-        return snapshots, cached - confused
 
-    SnapshotCache.get_or_load = read
+_get_or_load = SnapshotCache.get_or_load
+
+
+def _get_or_load_right(
+    cache: SnapshotCache, ids: set[SnapshotId], loader: Callable[[set[SnapshotId]], Iterable[Snapshot]]
+) -> tuple[dict[SnapshotId, Snapshot], set[SnapshotId]]:
+    snapshots, cached = _get_or_load(cache, ids, loader)
+    if confused := {id for id, snapshot in snapshots.items() if snapshot.snapshot_id != id}:
+        snapshots |= {snapshot.snapshot_id: snapshot for snapshot in loader(confused)}
+    return snapshots, cached - confused
 
 
 def read_snapshots_without_cache() -> None:
     """Let this process read snapshots from the state only, and not from SQLMesh's cache of files.
 
     The cache contains the parsed queries of the models, and reading them takes most of the time in which SQLMesh reads
-    an environment. From the state, SQLMesh parses a query when it is used. Pending intervals do not depend on queries.
-    Nothing public switches the cache off.
+    an environment. From the state, SQLMesh parses a query when it is used. Pending intervals do not depend on queries:
+    `read_nodes_from_cache` then reads the models that have some. Nothing public switches the cache off.
     """
 
     def read(
@@ -99,6 +101,22 @@ def read_snapshots_without_cache() -> None:
         return {snapshot.snapshot_id: snapshot for snapshot in loader(ids)}, set()
 
     SnapshotCache.get_or_load = read
+
+
+def read_nodes_from_cache(context: Context, snapshots: Iterable[Snapshot]) -> None:
+    """Give snapshots that were read without the cache what it has of them: optimized queries, and rows of seeds.
+
+    The state has no rows of seeds. What the cache does not have is added to it, as SQLMesh does.
+    """
+    by_id = {snapshot.snapshot_id: snapshot for snapshot in snapshots}
+    without_intervals: dict[str, Any] = {"intervals": [], "dev_intervals": [], "pending_restatement_intervals": []}
+
+    def loader(ids: set[SnapshotId]) -> list[Snapshot]:
+        return [by_id[id].copy(update=without_intervals) for id in ids]
+
+    cache = context.state_sync.state_sync.snapshot_state._snapshot_cache  # a context wraps its state in a cache
+    for id, cached in _get_or_load_right(cache, set(by_id), loader)[0].items():
+        by_id[id].node = cached.node
 
 
 def require_existing_state(context: Context | type[Context]) -> None:
@@ -242,6 +260,24 @@ def replace_intervals(
     """
     scheduler.merged_missing_intervals = merged_missing_intervals
     scheduler.batch_intervals = batch_intervals
+
+
+def plan_only_what_is_computed(scheduler: Scheduler) -> None:
+    """Let the scheduler build its graph of batches from the nodes that have batches, or a table to create.
+
+    It asks every node upstream of them whether it depends on its past, which renders its query. A node without batches
+    adds nothing to the graph: what is downstream of it finds the nodes upstream of it through its parents.
+    """
+    build = scheduler._dag
+
+    def build_of_computed(
+        batches: dict[Snapshot, Any], snapshot_dag: Iterable[SnapshotId], snapshots_to_create: set[SnapshotId]
+    ) -> Any:
+        computed = {snapshot.snapshot_id for snapshot, intervals in batches.items() if intervals} | snapshots_to_create
+        ordered = [id for id in snapshot_dag if id in computed]
+        return build(batches, snapshot_dag=ordered, snapshots_to_create=snapshots_to_create)
+
+    scheduler._dag = build_of_computed
 
 
 def watch_evaluations(scheduler: Scheduler, before: Callable[[Snapshot], None]) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import time
+from datetime import datetime, timezone
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from clock import MovedClock
 from harness import CONFIG, RunRecord, planned_shop
 from random_models import random_models
 
@@ -51,18 +53,19 @@ def test_tick_dry_run_and_run_of_a_drawn_project_agree(seed: int, tmp_path: Path
         )
         if model.kind == "SEED":
             files[f"seeds/{model.name}.csv"] = "n,upstream,change\n1,0,0\n"
-    with planned_shop(tmp_path, files, CONFIG.replace("6 days", "2 weeks"), TABLES) as shop:
+    # No hour ends between the tick and the run.
+    clock = MovedClock(datetime.now(timezone.utc).replace(minute=30))
+    with clock.shown(), planned_shop(tmp_path, files, CONFIG.replace("6 days", "2 weeks"), TABLES) as shop:
         shop.refresh()
         fqn_of = {name.split('"')[-2]: name for name in shop.state()["versions"]}
         fqns = {model.name: fqn_of[model.name] for model in models}
         project = SQLMeshProject((shop.project,))
-        tick = find_pending(
-            project,
-            msg.PendingRequest(project.open_request, "prod", frozenset(fqns.values()), int(time.time() * 1000)),
-        )
+        request = msg.PendingRequest(project.open_request, "prod", frozenset(fqns.values()), int(time.time() * 1000))
+        tick, next_tick = find_pending(project, request), find_pending(project, request)
         predicted = shop.launch(ops={"sqlmesh_shop": {"dry_run": True}})
         run = shop.launch()
 
+    assert next_tick == tick, "it reads the snapshots that the first has kept"
     predictions = {row["model"].split(".")[-1]: row for row in predicted.logged["sqlmesh/dry_run_json"]}
     assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
     assert {name: row["outcome"] for name, row in predictions.items()} == {

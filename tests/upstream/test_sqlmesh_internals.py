@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from sqlmesh.core.console import NoopConsole
 from sqlmesh.core.context import Context
 from sqlmesh.core.engine_adapter.bigquery import BigQueryEngineAdapter
 from sqlmesh.core.loader import LoadedProject
-from sqlmesh.core.snapshot import Snapshot, SnapshotIntervals, missing_intervals
+from sqlmesh.core.snapshot import Snapshot, SnapshotIntervals, missing_intervals, snapshots_to_dag
 from sqlmesh.core.snapshot.cache import SnapshotCache
 from sqlmesh.utils import CompletionStatus
 from sqlmesh.utils.concurrency import NodeExecutionFailedError
@@ -516,13 +517,52 @@ def test_sqlmesh_deletes_the_tables_of_a_state_that_has_no_version(planned: Open
 STATE_WITH_CAPITALS = """
     state_schema: State
     state_connection:
-      {{type: postgres, host: 127.0.0.1, port: {port}, user: postgres, password: x, database: postgres}}
+      {{type: postgres, host: 127.0.0.1, port: {port}, user: postgres, password: x, database: states}}
 default_gateway"""
+
+
+CHAIN = {
+    f"models/m{n}.sql": f"MODEL (name shop.m{n}, kind {kind}); SELECT 1 AS id, CURRENT_DATE AS day{source}"
+    for n, (kind, source) in enumerate(
+        [
+            ("FULL", ""),
+            ("INCREMENTAL_BY_TIME_RANGE (time_column day, batch_size 1)", " FROM shop.m0"),
+            ("VIEW", " FROM shop.m1"),
+            ("INCREMENTAL_BY_TIME_RANGE (time_column day)", " FROM shop.m2, shop.m0"),
+            ("INCREMENTAL_BY_UNIQUE_KEY (unique_key id, batch_size 2)", " FROM shop.m3"),
+            ("FULL", " FROM shop.m4, shop.m1"),
+        ]
+    )
+}
+
+
+def test_the_graph_of_batches_is_the_same_without_nodes_that_have_none(folder: Path, opened: Open) -> None:
+    for name, text in CHAIN.items():
+        (folder / name).write_text(text)
+    context = opened()
+    context.plan(auto_apply=True, no_prompts=True, skip_tests=True, skip_backfill=True)
+    scheduler, rng = context.scheduler(environment="prod"), random.Random(1)
+    snapshots, whole = scheduler.snapshots, scheduler._dag
+    internals.plan_only_what_is_computed(scheduler)
+    fewer = scheduler._dag
+    for _ in range(40):
+        batches = {
+            node: [(day * DAY, (day + 1) * DAY) for day in range(rng.randint(0, 4))]
+            for node in snapshots.values()
+            if rng.random() < 0.5
+        }
+        created = {id for id in snapshots if rng.random() < 0.3}
+        of_all = snapshots_to_dag(snapshots.values()).subdag(*(node.snapshot_id for node in batches), *created)
+        expected = whole(batches, snapshot_dag=of_all, snapshots_to_create=set(created))
+        found = fewer(batches, snapshot_dag=of_all, snapshots_to_create=set(created))
+        assert found.graph == expected.graph
+        assert found.sorted == expected.sorted
 
 
 def test_names_of_the_state_are_quoted(folder: Path, opened: Open) -> None:
     """PostgreSQL and Snowflake change the case of names that are not quoted. SQLMesh creates them with quotes."""
     with postgres_server() as server:
+        server.query("CREATE DATABASE states")
         config = (folder / "config.yaml").read_text()
         state = STATE_WITH_CAPITALS.format(port=server.port)
         (folder / "config.yaml").write_text(config.replace("\ndefault_gateway", state))
@@ -533,6 +573,6 @@ def test_names_of_the_state_are_quoted(folder: Path, opened: Open) -> None:
         (orders,) = (snapshot for snapshot in context.snapshots.values() if snapshot.name.endswith('"orders"'))
         internals.forget_intervals(context.state_sync, orders, orders.intervals, is_dev=False)
         assert internals.count_snapshots_and_interval_rows(context) == (3, 5)
-        server.query('DELETE FROM "State"._versions')
+        server.query('DELETE FROM "State"._versions', "states")
         assert "State._snapshots" in internals.tables_without_version(context.state_sync.state_sync)
         context.close()

@@ -48,6 +48,7 @@ from dg_sqlmesh_component.worker.commands import how_to_finish_plan, plan_comman
 from dg_sqlmesh_component.worker.context import closed_on_error, open_context
 from dg_sqlmesh_component.worker.coverage import Coverages, KnownToDagster
 from dg_sqlmesh_component.worker.environment import (
+    ExternalTables,
     deployability,
     promoted_version,
     refuse_lost_versions,
@@ -214,7 +215,7 @@ class EvaluationContext(Context):
         """What Dagster has recorded, or knows from this worker."""
         self.current_scheduler: Scheduler | None = None
         """The scheduler that computes or has computed the nodes. SQLMesh makes another one when it starts over."""
-        self.known = KnownToDagster(sources=request.sources)
+        self.known = KnownToDagster(tables=ExternalTables(request.sources, request.tables_read))
         self._correlation_id = _correlation_id(request)
 
     def prepare(self) -> None:
@@ -327,7 +328,7 @@ class EvaluationContext(Context):
     def _compare_with_records(self, environment: Environment) -> None:
         """Report data that Dagster has not recorded; after a plan has landed, only data of versions that are new."""
         comparison = Comparison(self.records, environment, self)
-        self.known = replace(comparison.known, sources=self.request.sources)
+        self.known = replace(comparison.known, tables=self.known.tables)
         self.tracker.pipe.send(comparison.event())
         # The run reports its own data itself.
         compared = {info.name: msg.RecordedData(info.version, sys.maxsize) for info in environment.snapshots}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Set
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from graphlib import TopologicalSorter
 
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
+from sqlmesh.core.snapshot import Snapshot
 from sqlmesh.utils.date import now_timestamp, to_datetime, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
@@ -32,11 +32,11 @@ def idle_nodes(
         tracker: Knows the planned batches, unready signals and intervals that are held back.
     """
     index, graph = coverages.index, upstream(snapshots)
-    altered = _data_altered_at(snapshots, graph, index, {fqn for fqn, batches in tracker.planned.items() if batches})
-    for fqn in sorted(nodes):
+    computed = {fqn for fqn, batches in tracker.planned.items() if batches}
+    idle_and_audited = {fqn for fqn in nodes - computed if _has_audits(snapshots[fqn])}
+    altered = _data_altered_at(idle_and_audited, snapshots, graph, coverages, computed)
+    for fqn in sorted(nodes - computed):
         batches = tracker.planned.get(fqn)
-        if batches:
-            continue
         snapshot = snapshots[fqn]
         intervals = computed_intervals(snapshot, index)
         if batches is None:  # nothing is pending; an empty tuple means that no pending interval is ready
@@ -49,7 +49,7 @@ def idle_nodes(
             idle,
             last_interval_end=intervals[-1][1] if intervals else None,
             audited_data=audited(snapshot, index),
-            altered_at=altered[fqn] or None,
+            altered_at=altered.get(fqn) or None,
         )
 
 
@@ -81,27 +81,40 @@ def _up_to_date(snapshot: Snapshot, is_pending: bool, request: msg.EvaluationReq
     return msg.NodeIdle(snapshot.name, reason, next_due)
 
 
+def _has_audits(snapshot: Snapshot) -> bool:
+    return snapshot.is_audit or bool(snapshot.model.audits)
+
+
+def _shows_others(snapshot: Snapshot) -> bool:
+    """Whether it has no data of its own, and shows that of the nodes that it reads."""
+    return bool(snapshot.is_audit or snapshot.is_view or snapshot.is_symbolic)
+
+
 def _data_altered_at(
+    nodes: Iterable[str],
     snapshots: Mapping[str, Snapshot],
-    graph: Mapping[str, Iterable[str]],
-    index: DeployabilityIndex,
-    altered_in_run: Container[str],
+    graph: Mapping[str, Sequence[str]],
+    coverages: Coverages,
+    computed: Container[str],
 ) -> dict[str, int]:
-    """When the data of each node was last altered. A view or an audit is as new as the newest node that it reads.
+    """When the data of these nodes was last altered. A view or an audit is as new as the newest node that it reads.
 
     Any process may alter an external table at any time, so its value is now.
 
     Args:
-        altered_in_run: Nodes that this run has computed. The snapshots were read before and do not know.
+        computed: Nodes that this run computes. The snapshots were read before and do not know.
     """
-    now = now_timestamp()
+
+    def shown(name: str) -> Sequence[str]:
+        return graph[name] if _shows_others(snapshots[name]) else ()
+
+    now, tables = now_timestamp(), coverages.known.tables
     altered: dict[str, int] = {}
-    for name in TopologicalSorter(graph).static_order():
+    for name in TopologicalSorter({name: shown(name) for name in reachable(nodes, shown)}).static_order():
         snapshot = snapshots[name]
-        shows_others = snapshot.is_audit or snapshot.is_view or snapshot.is_symbolic
-        read = [altered[parent] for parent in graph[name]] if shows_others else []
         is_external = snapshot.is_model and snapshot.model.kind.is_external
-        reads_external = shows_others and not snapshot.node.depends_on <= snapshots.keys()
-        is_now = name in altered_in_run or is_external or reads_external
-        altered[name] = max(now if is_now else altered_at(snapshot, index) or 0, *read, 0)
+        reads_external = _shows_others(snapshot) and not tables.read_by(snapshot) <= snapshots.keys()
+        is_now = name in computed or is_external or reads_external
+        own = now if is_now else altered_at(snapshot, coverages.index) or 0
+        altered[name] = max([own, *(altered[parent] for parent in shown(name))])
     return altered

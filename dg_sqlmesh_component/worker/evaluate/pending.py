@@ -14,8 +14,9 @@ from sqlmesh.utils.date import to_datetime, to_timestamp
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import plain
 from dg_sqlmesh_component.worker.changes import Comparison
-from dg_sqlmesh_component.worker.environment import AwaitedTables, opened_without_lock, refuse_lost_versions
+from dg_sqlmesh_component.worker.environment import ExternalTables, opened_without_lock, refuse_lost_versions
 from dg_sqlmesh_component.worker.evaluate import planner
+from dg_sqlmesh_component.worker.evaluate.kept_snapshots import read_code, read_snapshots
 from dg_sqlmesh_component.worker.observe.held_back_intervals import has_signals
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
@@ -32,16 +33,18 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         DatabaseInUseError: Another process has the DuckDB file of the state open.
     """
     with opened_without_lock(request, pipe) as (context, environment):
-        by_id = context.state_reader.get_snapshots(environment.snapshots)
-        refuse_lost_versions(environment, {snapshot.name for snapshot in by_id.values()})
+        snapshots = read_snapshots(context, environment, request.now)
+        refuse_lost_versions(environment, {snapshot.name for snapshot in snapshots})
         context.console = tracker = Tracker(pipe)
-        scheduler = context.create_scheduler(by_id.values(), context.snapshot_evaluator)
-        find_ready = planner.watch(scheduler, tracker, AwaitedTables(request.sources, request.tables_read))
+        scheduler = context.create_scheduler(snapshots, context.snapshot_evaluator)
+        tables = ExternalTables(request.sources, request.tables_read)
+        find_ready = planner.watch(scheduler, tracker, tables)
         intervals, index = planner.find_missing(scheduler, request.environment, request.now)
         waiting, signal_error = {}, None
-        loads = {node.name: request.loads[node.name] for node in by_id.values() if _is_restatable(node, request)}
+        loads = {node.name: request.loads[node.name] for node in snapshots if _is_restatable(node, request)}
         late = Comparison(msg.Records(loads=loads), environment, context).known.late if loads else {}
         if request.sources or any(map(has_signals, intervals)):
+            read_code(context, [*intervals, *(node for node in snapshots if not tables.knows(node))])
             find_batches = partial(scheduler.batch_intervals, intervals, index, environment.naming_info)
             try:
                 with _at_most(MAX_SIGNAL_SECONDS):
@@ -54,7 +57,7 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
                     node.name: _awaited(node.name, tracker, request) for node, found in ready.items() if not found
                 }
     pending = {snapshot.name for snapshot in intervals} - waiting.keys()
-    ours = [snapshot for snapshot in by_id.values() if snapshot.name in request.models and not snapshot.is_symbolic]
+    ours = [snapshot for snapshot in snapshots if snapshot.name in request.models and not snapshot.is_symbolic]
     now = to_datetime(request.now)
     # Many models have the same cron, and SQLMesh needs 0.2 ms to evaluate one.
     node_by_cron = {(snapshot.node.cron, snapshot.node.cron_tz): snapshot.node for snapshot in ours}

@@ -13,19 +13,19 @@ from sqlmesh.core import constants as c
 from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
 from sqlmesh.core.snapshot import DeployabilityIndex, apply_auto_restatements
 
-from dg_sqlmesh_component.worker.environment import AwaitedTables, deployability
+from dg_sqlmesh_component.worker.environment import ExternalTables, deployability
 from dg_sqlmesh_component.worker.observe.forgotten_intervals import forget_before_computing
 from dg_sqlmesh_component.worker.observe.held_back_intervals import FindReady, hold_back_pending_upstream
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 
 
-def watch(scheduler: Scheduler, tracker: Tracker, awaited: AwaitedTables) -> FindReady:
+def watch(scheduler: Scheduler, tracker: Tracker, tables: ExternalTables) -> FindReady:
     """Let the scheduler find forgotten intervals, and hold back intervals whose source is pending or not loaded.
 
     Returns what finds the intervals that are not held back. Unlike SQLMesh, it evaluates no signals.
     """
     forget_before_computing(scheduler, tracker)
-    return hold_back_pending_upstream(scheduler, tracker.held_back_by, awaited)
+    return hold_back_pending_upstream(scheduler, tracker.held_back_by, tables)
 
 
 def find_missing(

@@ -31,7 +31,6 @@ from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.worker.coverage import is_incremental
-from dg_sqlmesh_component.worker.environment import AwaitedTables
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext, resolved_range
 from dg_sqlmesh_component.worker.evaluate.idle_nodes import idle_nodes
 from dg_sqlmesh_component.worker.explain import describe_error
@@ -77,8 +76,7 @@ class RestatementContext(EvaluationContext):
         self.current_scheduler = scheduler
         self.tracker.coverages = coverages = self.coverages(scheduler.snapshots_by_name, scheduler.snapshots.values())
         # SQLMesh restates a model that it computes as a whole up to now, whatever the range.
-        awaited = AwaitedTables(self.request.sources)
-        hold_back_pending_upstream(scheduler, self.tracker.held_back_by, awaited, coverages.pending)
+        hold_back_pending_upstream(scheduler, self.tracker.held_back_by, self.known.tables, coverages.pending)
         self._forget_what_waits(scheduler)
         self.tracker.idle_nodes = partial(self._waiting_nodes, scheduler)
         incremental = [snapshot for snapshot in scheduler.snapshots.values() if is_incremental(snapshot)]

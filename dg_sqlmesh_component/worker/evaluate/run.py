@@ -11,7 +11,7 @@ from functools import partial
 from graphlib import TopologicalSorter
 from typing import Any
 
-from sqlmesh.core.scheduler import Scheduler
+from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
 from sqlmesh.core.snapshot import Snapshot
 from sqlmesh.utils import CompletionStatus
 
@@ -19,12 +19,19 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import unquoted
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.worker.environment import AwaitedTables, upstream
+from dg_sqlmesh_component.worker.environment import upstream
 from dg_sqlmesh_component.worker.evaluate import planner
 from dg_sqlmesh_component.worker.evaluate.circuit_breaker import cached_circuit_breaker
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext
 from dg_sqlmesh_component.worker.evaluate.idle_nodes import idle_nodes
-from dg_sqlmesh_component.worker.sqlmesh_internals import replace_run
+from dg_sqlmesh_component.worker.observe.tracker import Tracker
+from dg_sqlmesh_component.worker.sqlmesh_internals import (
+    plan_only_what_is_computed,
+    read_nodes_from_cache,
+    read_snapshots_without_cache,
+    replace_intervals,
+    replace_run,
+)
 from dg_sqlmesh_component.worker.state_lock import CHANGES, LockWait, StateLock
 
 _STATUS: dict[CompletionStatus, msg.Status] = {
@@ -37,6 +44,10 @@ _STATUS: dict[CompletionStatus, msg.Status] = {
 class RunContext(EvaluationContext):
     """A context that computes the pending intervals of the requested nodes."""
 
+    def __init__(self, request: msg.EvaluationRequest, tracker: Tracker, **options: Any) -> None:
+        super().__init__(request, tracker, **options)
+        read_snapshots_without_cache()
+
     def compute(self) -> msg.Status:
         with ExitStack() as stack:
             status: CompletionStatus = self.run(
@@ -46,9 +57,7 @@ class RunContext(EvaluationContext):
                 execution_time=self.request.execution_time,
                 ignore_cron=self.request.ignore_cron,
                 skip_janitor=self.request.skip_janitor or self._is_changing(stack),
-                select_models=["*"],  # narrowed to exactly the requested nodes in `watch`
-                no_auto_upstream=True,
-            )
+            )  # `watch` selects exactly the requested nodes
         return _STATUS[status]
 
     def _is_changing(self, stack: ExitStack) -> bool:
@@ -87,7 +96,19 @@ class RunContext(EvaluationContext):
 
         self.tracker.idle_nodes = partial(self._idle_nodes, scheduler.snapshots_by_name)
         replace_run(scheduler, run_requested)
-        planner.watch(scheduler, self.tracker, AwaitedTables(self.request.sources))
+        planner.watch(scheduler, self.tracker, self.known.tables)
+        self._read_queries_of_pending_models(scheduler)
+        plan_only_what_is_computed(scheduler)
+
+    def _read_queries_of_pending_models(self, scheduler: Scheduler) -> None:
+        """Read the cache of queries for the models that SQLMesh has found to be pending, and for no others."""
+        batch = scheduler.batch_intervals
+
+        def batch_intervals(requested: SnapshotToIntervals, *args: Any, **kwargs: Any) -> dict[Snapshot, Any]:
+            read_nodes_from_cache(self, requested)
+            return batch(requested, *args, **kwargs)
+
+        replace_intervals(scheduler, scheduler.merged_missing_intervals, batch_intervals)
 
     def _idle_nodes(self, snapshots: Mapping[str, Snapshot]) -> Iterable[msg.Event]:
         restated = [node for node in snapshots.values() if node.is_model and node.pending_restatement_intervals]

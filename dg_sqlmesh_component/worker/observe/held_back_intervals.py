@@ -47,7 +47,7 @@ from sqlmesh.core.snapshot.definition import Interval, expand_range, merge_inter
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import subtract, without
 from dg_sqlmesh_component.worker.coverage import is_incremental
-from dg_sqlmesh_component.worker.environment import AwaitedTables, altered_at, computed_intervals, upstream
+from dg_sqlmesh_component.worker.environment import ExternalTables, altered_at, computed_intervals, upstream
 from dg_sqlmesh_component.worker.observe.forgotten_intervals import forgotten_intervals
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_intervals
 
@@ -58,7 +58,7 @@ FindReady = Callable[[SnapshotToIntervals, DeployabilityIndex | None], SnapshotT
 def hold_back_pending_upstream(
     scheduler: Scheduler,
     held_back_by: MutableMapping[str, Set[str]],
-    awaited: AwaitedTables,
+    tables: ExternalTables,
     pending: Mapping[str, Sequence[Interval]] = MappingProxyType({}),
 ) -> FindReady:
     """Make the scheduler hold back intervals that are pending in upstream models which do not run, or not loaded yet.
@@ -105,7 +105,7 @@ def hold_back_pending_upstream(
             and not snapshot.is_symbolic
             and (intervals := subtract(missing[snapshot], _not_pending(snapshot, requested, index_or_all)))
         }
-        remaining = _remaining(requested, pending, awaited, index_or_all, scheduler)
+        remaining = _remaining(requested, pending, tables, index_or_all, scheduler)
         held_back_by.update({snapshot.name: by for snapshot, (_, by) in remaining.items() if by})
         return {**requested, **{snapshot: left for snapshot, (left, _) in remaining.items()}}
 
@@ -121,10 +121,10 @@ def hold_back_pending_upstream(
 
 
 def held_back_from(
-    requested: SnapshotToIntervals, scheduler: Scheduler, index: DeployabilityIndex, awaited: AwaitedTables
+    requested: SnapshotToIntervals, scheduler: Scheduler, index: DeployabilityIndex, tables: ExternalTables
 ) -> dict[str, tuple[list[Interval], Set[str]]]:
     """By model, the requested intervals that are left if awaited tables hold back others, and these tables."""
-    remaining = _remaining(requested, {}, awaited, index, scheduler)
+    remaining = _remaining(requested, {}, tables, index, scheduler)
     return {snapshot.name: (left, by) for snapshot, (left, by) in remaining.items() if by}
 
 
@@ -179,7 +179,7 @@ def within_lookback(
 def _remaining(
     requested: SnapshotToIntervals,
     pending: Mapping[str, Sequence[Interval]],
-    awaited: AwaitedTables,
+    tables: ExternalTables,
     index: DeployabilityIndex,
     scheduler: Scheduler,
 ) -> dict[Snapshot, tuple[list[Interval], Set[str]]]:
@@ -188,7 +188,7 @@ def _remaining(
     Intervals held back from a model are held back from its downstream models too. They may be more than the intervals
     pending upstream: a whole day because of one hour, or everything after a gap.
     """
-    sources = awaited.sources
+    sources = tables.awaited
     if not pending and not any(sources.values()):
         return {}
     all_pending = {**sources, **pending}
@@ -204,7 +204,7 @@ def _remaining(
     parents_of = upstream(by_name)
     graph = {name: parents_of[name] for name in reachable(running, parents_of.__getitem__)}
     for name in TopologicalSorter(graph).static_order():
-        parents, read = graph[name], awaited.read_by(by_name[name])
+        parents, read = graph[name], tables.awaited_by(by_name[name])
         nearest[name] = frozenset(read).union(*(_nearest(parent, nearest, lacking, pending) for parent in parents))
         lacking[name] = merge_intervals(
             [interval for parent in parents for interval in (*lacking[parent], *pending.get(parent, ()))]

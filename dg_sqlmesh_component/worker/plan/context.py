@@ -27,7 +27,7 @@ from dg_sqlmesh_component.protocol.errors import (
 from dg_sqlmesh_component.protocol.formatting import block, listed, plain, unquoted
 from dg_sqlmesh_component.worker.commands import sqlmesh_command
 from dg_sqlmesh_component.worker.context import closed_on_error, open_context
-from dg_sqlmesh_component.worker.environment import AwaitedTables
+from dg_sqlmesh_component.worker.environment import ExternalTables
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.observe.audits import record_audits
 from dg_sqlmesh_component.worker.observe.forgotten_intervals import forget_before_computing
@@ -117,8 +117,8 @@ class PlanContext(Context):
         record_audits(snapshot_evaluator, self.request.sampling, pipe)
         scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
         forget_before_computing(scheduler, self.tracker)
-        awaited = AwaitedTables(self.request.sources)
-        hold_back_pending_upstream(scheduler, self.tracker.held_back_by, awaited, self.pending)
+        tables = ExternalTables(self.request.sources)
+        hold_back_pending_upstream(scheduler, self.tracker.held_back_by, tables, self.pending)
         watch_evaluations(scheduler, self._note_start)
         self.nodes.update(scheduler.snapshots_by_name)
         return scheduler

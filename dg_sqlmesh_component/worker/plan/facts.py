@@ -20,7 +20,7 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.worker.commands import sqlmesh_command
 from dg_sqlmesh_component.worker.coverage import due_at, is_incremental
-from dg_sqlmesh_component.worker.environment import AwaitedTables
+from dg_sqlmesh_component.worker.environment import ExternalTables
 from dg_sqlmesh_component.worker.observe.audits import audited
 from dg_sqlmesh_component.worker.observe.held_back_intervals import held_back_from
 from dg_sqlmesh_component.worker.plan.column_reads import column_reads
@@ -190,7 +190,7 @@ def _left(plan: Plan, context: PlanContext) -> dict[str, tuple[list[Interval], S
     requested = {snapshots[missing.snapshot_id]: missing.intervals for missing in plan.missing_intervals}
     # The scheduler of `PlanContext` would also record batches and audits.
     scheduler = Context.create_scheduler(context, snapshots.values(), context.snapshot_evaluator)
-    return held_back_from(requested, scheduler, plan.deployability_index, AwaitedTables(context.request.sources))
+    return held_back_from(requested, scheduler, plan.deployability_index, ExternalTables(context.request.sources))
 
 
 def _loses(snapshot: Snapshot, old: Snapshot | None, left_out: Sequence[Interval]) -> tuple[Interval, ...]:

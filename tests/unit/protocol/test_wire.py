@@ -5,7 +5,7 @@ from dataclasses import MISSING, fields, replace
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from unit.builders import EVERYTHING, manifest, message_types, model
 from unit.protocol.messages import D1, D2, EVENTS
@@ -153,11 +153,11 @@ def test_defaults_of_requests_and_errors() -> None:
         "sampling": None,
         "deploy_jobs": None,
         "sources": {},
+        "tables_read": {},
     }
     assert defaults(msg.NodeFailed) == defaults(msg.RequestFailed) == {"is_transient": False}
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
 @given(st.text())
 @example("a\nb\r\nc")
 @example("\u2028\u2029\x85")

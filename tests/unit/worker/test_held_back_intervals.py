@@ -10,7 +10,7 @@ from sqlmesh.core.snapshot import Snapshot
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import without
-from dg_sqlmesh_component.worker.environment import AwaitedTables
+from dg_sqlmesh_component.worker.environment import ExternalTables
 from dg_sqlmesh_component.worker.observe.held_back_intervals import within_lookback
 
 DAYS = [(0, 24), (24, 48), (48, 72)]
@@ -75,7 +75,9 @@ def test_tables_of_the_manifest_are_believed_only_for_the_same_version_of_a_mode
     sources: msg.Sources = {'"raw"."orders"': (), '"raw"."items"': ()}
 
     def read(*known: msg.TablesRead) -> set[str]:
-        return set(AwaitedTables(sources, dict.fromkeys([snapshot.name], *known) if known else {}).read_by(snapshot))
+        return set(
+            ExternalTables(sources, dict.fromkeys([snapshot.name], *known) if known else {}).awaited_by(snapshot)
+        )
 
     assert read() == {'"raw"."orders"'}
     assert read(msg.TablesRead("another", ())) == {'"raw"."orders"'}
