@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -42,6 +43,7 @@ class Measured:
 
     Attributes:
         seconds: From its start to its end.
+        cpu: CPU seconds of the process, and of the processes that it has waited for.
         printed: The JSON object in the last line of its output; empty if there is none.
         status: Its exit status.
     """
@@ -50,11 +52,12 @@ class Measured:
     printed: dict[str, Any]
     status: int
     output: str
+    cpu: float
 
 
 def measure(command: Sequence[str | Path], *, cwd: Path, check: bool = True, **env: str) -> Measured:
     """Run a command and time it."""
-    since = time.perf_counter()
+    since, cpu_before = time.perf_counter(), _cpu_of_children()
     done = subprocess.run(
         [str(word) for word in command],
         cwd=cwd,
@@ -63,12 +66,17 @@ def measure(command: Sequence[str | Path], *, cwd: Path, check: bool = True, **e
         capture_output=True,
         text=True,
     )
-    seconds = time.perf_counter() - since
+    seconds, cpu = time.perf_counter() - since, _cpu_of_children() - cpu_before
     output = f"{done.stdout}\n{done.stderr}"
     if check and done.returncode:
         raise RuntimeError(f"{command} ended with {done.returncode}:\n{output}")
     last = (done.stdout.strip().splitlines() or [""])[-1]
-    return Measured(seconds, json.loads(last) if last.startswith("{") else {}, done.returncode, output)
+    return Measured(seconds, json.loads(last) if last.startswith("{") else {}, done.returncode, output, cpu)
+
+
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def peak_megabytes(command: Sequence[str | Path], *, cwd: Path, **env: str) -> float:
@@ -186,7 +194,7 @@ class Lab:
         """The `defs.yaml` of our component, by path."""
         return {"shop/defs.yaml": YAML.format(project=self.project, more=attributes)}
 
-    def ours(self, name: str = "ours", attributes: str = "") -> Path:
+    def ours(self, name: str = "ours", attributes: str = "", python_path: str = "") -> Path:
         """A Dagster project with our component and a stored manifest."""
         root = self.dagster_project(name, self.component_file(attributes))
         measure(
@@ -194,14 +202,15 @@ class Lab:
             cwd=root,
             DAGSTER_HOME=str(root / "home"),
             DAGSTER_IS_DEV_CLI="1",
+            PYTHONPATH=python_path,
         )
         return root
 
 
-def in_dagster(what: str, root: Path, *words: str | Path, check: bool = True) -> Measured:
+def in_dagster(what: str, root: Path, *words: str | Path, check: bool = True, python_path: str = "") -> Measured:
     """Run `in_dagster.py` on a Dagster project."""
     command = [sys.executable, HERE / "in_dagster.py", what, root, *words]
-    return measure(command, cwd=root, check=check, DAGSTER_HOME=str(root / "home"))
+    return measure(command, cwd=root, check=check, DAGSTER_HOME=str(root / "home"), PYTHONPATH=python_path)
 
 
 def forget_runs(root: Path) -> None:

@@ -8,6 +8,7 @@ from the start of the step to its end; they include the start of the worker and 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import tempfile
 import time
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import by_hand
+import duckdb
 from lab import HERE, Lab, Measured, forget_runs, heading, in_dagster, measure, peak_megabytes, progress, ratio_row, row
 
 TYPED, LAUNCH, LAUNCH_BY_HAND = "sqlmesh run", "dg launch", "dg launch, Dagster alone"
@@ -49,11 +51,14 @@ def print_round(measured: dict[str, dict[str, Measured]]) -> None:
 class Runs:
     """Ours, SQLMesh alone and Dagster alone, on one project."""
 
-    def __init__(self, folder: Path, models: int, audits: int, attributes: str = "") -> None:
+    def __init__(
+        self, folder: Path, models: int, audits: int, attributes: str = "", against: Path | None = None
+    ) -> None:
         self.folder = folder
         self.lab = Lab(folder, models, audits=audits)
         self.attributes = attributes
         self.ours = self.lab.ours(attributes=attributes)
+        self.against = against
 
     @cached_property
     def hand(self) -> dict[str, Path]:
@@ -110,6 +115,46 @@ class Runs:
             alone[case] = self.run_alone()
             assert alone[case].printed["status"] == ("NOTHING_TO_DO" if case == "idle" else "SUCCESS")
         return {case: {"ours": ours[case], "alone": alone[case]} for case in CASES}
+
+    @cached_property
+    def other(self) -> Path:
+        """A Dagster project of another checkout of this package."""
+        return self.lab.ours("against", attributes=self.attributes, python_path=str(self.against))
+
+    @cached_property
+    def computed(self) -> Path:
+        """The project after a run of everything."""
+        self.lab.restore()
+        self.run_alone()
+        return Path(shutil.copytree(self.lab.project, self.folder / "computed"))
+
+    def cpu(self) -> dict[str, float]:
+        """CPU seconds by case and candidate: of the worker, of Dagster's process, and of SQLMesh alone."""
+        seconds = {}
+        candidates: dict[str, Callable[[], Measured]] = {"ours": lambda: in_dagster("step", self.ours)}
+        if self.against is not None:
+            candidates["against"] = lambda: in_dagster("step", self.other, python_path=str(self.against))
+        candidates["alone"] = self.run_alone
+        for case, every in (("nothing pending", 0), ("one of ten pending", 10), ("all pending", 1)):
+            for who, run in candidates.items():
+                self._forget_intervals(every)
+                done = run()
+                if who == "alone":
+                    seconds[f"{case}: SQLMesh alone"] = done.cpu
+                else:
+                    seconds[f"{case}: worker, {who}"] = done.printed["worker_cpu"]
+                    seconds[f"{case}: Dagster, {who}"] = done.printed["cpu"]
+        return seconds
+
+    def _forget_intervals(self, every: int) -> None:
+        """Let one of so many models have nothing computed; none if it is 0."""
+        computed = self.computed
+        shutil.rmtree(self.lab.project)
+        shutil.copytree(computed, self.lab.project)
+        if every:
+            names = f"CAST(regexp_extract(name, 'model_([0-9]+)', 1) AS INT) % {every} = 0"
+            with duckdb.connect(str(self.lab.project / "warehouse.duckdb")) as connection:
+                connection.execute(f"DELETE FROM sqlmesh._intervals WHERE {names}")
 
     def memory(self) -> dict[str, float]:
         """Peak megabytes with all models pending, by candidate: proportional set size, children included."""
@@ -206,6 +251,19 @@ def memory(runs: Runs, rounds: int) -> None:
     print(ratio_row("**ours / the sum of both**", ours, both))
 
 
+def cpu(runs: Runs, rounds: int) -> None:
+    """Print the CPU seconds of a run with nothing, a tenth and everything pending."""
+    used = repeat(runs.cpu, rounds)
+    print(heading(f"{runs.lab.models} models, CPU seconds, {rounds} rounds"))
+    for what in used[0]:
+        print(row(what, [seconds[what] for seconds in used], " s"))
+    for what in used[0]:
+        case, _, who = what.partition(": ")
+        ours = [seconds[f"{case}: worker, ours"] for seconds in used]
+        if who in ("worker, against", "SQLMesh alone"):
+            print(ratio_row(f"**{case}: worker / {who}**", ours, [seconds[what] for seconds in used]))
+
+
 def launches(runs: Runs, rounds: int) -> None:
     """Print the time of `dg launch`, compared to `sqlmesh run`."""
     runs.hand  # noqa: B018
@@ -223,17 +281,18 @@ def launches(runs: Runs, rounds: int) -> None:
 
 
 def main() -> None:
-    parts = {"steps": steps, "memory": memory, "launches": launches}
+    parts = {"steps": steps, "memory": memory, "launches": launches, "cpu": cpu}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=int, nargs="+", default=[100, 1_000])
     parser.add_argument("--audits", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--attributes", default="", help="more YAML below `attributes`, indented")
+    parser.add_argument("--against", type=Path, help="another checkout of this package, for `--measure cpu`")
     parser.add_argument("--measure", nargs="+", choices=parts, default=["steps"], help="default: steps")
     options = parser.parse_args()
     for models in options.models:
         with tempfile.TemporaryDirectory() as folder:
-            runs = Runs(Path(folder).resolve(), models, options.audits, options.attributes)
+            runs = Runs(Path(folder).resolve(), models, options.audits, options.attributes, options.against)
             for part in options.measure:
                 parts[part](runs, options.rounds)
                 sys.stdout.flush()
