@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -35,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     The worker processes, the servers and everything that tests start find the folder in the environment. What an
     earlier run has left, because a test failed or it was killed, is removed.
     """
+    gc.set_threshold(100_000, 50, 50)  # Dagster's definitions are many objects, and few of them are garbage
     if hasattr(config, "workerinput"):
         return  # a worker of pytest-xdist uses the folder of the process that started it
     is_in_memory = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= NEEDED_MEMORY

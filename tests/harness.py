@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -33,6 +34,7 @@ import yaml
 from dagster._core.code_pointer import CustomPointer, ModuleCodePointer
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
 from dagster._core.definitions.reconstruct import ReconstructableRepository
+from dagster._core.executor import multiprocess
 from dagster._core.storage.defs_state.base import set_defs_state_storage
 from dagster._core.storage.event_log.sqlite import consolidated_sqlite_event_log, sqlite_event_log
 from dagster._core.storage.runs.sqlite import sqlite_run_storage
@@ -232,6 +234,9 @@ def _definitions_with_job(root: str, selection_json: str) -> dg.Definitions:
     return dg.Definitions.merge(definitions, dg.Definitions(jobs=[job]))
 
 
+os.register_at_fork(after_in_child=_definitions_with_job.cache_clear)
+
+
 def reconstructable_job(root: Path, selection: dict[str, list[str]], job: str = "everything") -> dg.ReconstructableJob:
     """Return a job of `definitions_with_job`, as every process of a run needs it."""
     function = ModuleCodePointer("harness", "definitions_with_job", os.getcwd())
@@ -244,6 +249,13 @@ def load(root: Path) -> dg.Definitions:
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
     return dg.load_from_defs_folder(path_within_project=root / root.name)
+
+
+class _Forking:
+    """Stands for the module `multiprocessing` in Dagster's executor: each step is a fork, whatever is configured."""
+
+    def __getattr__(self, name: str) -> Any:
+        return (lambda _: multiprocessing.get_context("fork")) if name == "get_context" else vars(multiprocessing)[name]
 
 
 @dataclass
@@ -297,6 +309,7 @@ class DagsterProject:
         executor_config: dict[str, Any] | None = None,
         retry_of: str | None = None,
         tags: dict[str, str] | None = None,
+        spawns_steps: bool = False,
         **selection: list[str],
     ) -> RunRecord:
         """Run assets or checks, and return what Dagster recorded.
@@ -306,6 +319,8 @@ class DagsterProject:
             executor_config: Additional config of the executor.
             retry_of: The id of a failed run. It is executed again from its failure, as by Dagster's run retries.
             tags: Tags of the run.
+            spawns_steps: Whether the multiprocess executor starts Python for each step, as on a user's machine. Else it
+                forks this process, which has imported Dagster.
             selection: The keyword arguments of `definitions_with_job`'s selection, for example `assets` or `checks`.
         """
         # Dagster caches a job by its arguments. The id makes them unique, because `defs.yaml` may have changed.
@@ -316,10 +331,13 @@ class DagsterProject:
             "execution": {"config": {executor: {**default_config, **(executor_config or {})}}},
             "ops": {name: {"config": config} for name, config in (ops or {}).items()},
         }
-        with dg.execute_job(
-            job, instance=self.instance, run_config=run_config, reexecution_options=reexecution, tags=tags
-        ) as result:
-            return RunRecord(self.instance, result.run_id)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            if not spawns_steps:
+                monkeypatch.setattr(multiprocess, "multiprocessing", _Forking())
+            with dg.execute_job(
+                job, instance=self.instance, run_config=run_config, reexecution_options=reexecution, tags=tags
+            ) as result:
+                return RunRecord(self.instance, result.run_id)
 
     def run_record(self, run_id: str) -> RunRecord:
         """Return what Dagster recorded of a run."""

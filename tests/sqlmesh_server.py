@@ -4,6 +4,7 @@ Importing SQLMesh takes seconds, and the tests run its command often. A request 
 {"arguments": [...], "folder": ..., "environment": {...}, "output": <file>}. The answer is the exit status.
 """
 
+import gc
 import inspect
 import json
 import os
@@ -55,6 +56,8 @@ def import_sqlmesh() -> None:
 
 def main() -> None:
     import_sqlmesh()
+    gc.freeze()
+    gc.disable()  # a command ends before its garbage matters
     print("ready", flush=True)
     for line in sys.stdin:
         child = os.fork()

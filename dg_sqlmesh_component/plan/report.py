@@ -106,6 +106,21 @@ class PlanReport:
         """The models of the plan, by fqn."""
         return {model.fqn: model for model in self.plan.models} if self.plan else {}
 
+    def columns(self, model: msg.PlannedModel) -> Sequence[str] | None:
+        """The columns that consumers of a model gain, lose or see with another type; None if they are not known.
+
+        A preview has computed the model, so its table tells what SQLMesh did not know.
+        """
+        compared = next((c for c in self.diff if c.fqn == model.fqn and c.error is None), None)
+        return compared.schema if model.columns is None and compared is not None else model.columns
+
+    @property
+    def with_unknown_columns(self) -> list[msg.PlannedModel]:
+        """The changed models of which it is not known whether consumers lose columns."""
+        if self.plan is None or (self.is_preview and self.plan.environment == self.environment):
+            return []
+        return [model for model in self.plan.models if self.columns(model) is None]
+
     def _model(self, model: msg.PlannedModel) -> dict[str, Any]:
         return {
             "name": model.name,
@@ -113,7 +128,7 @@ class PlanReport:
             "category": model.category,
             "forward_only": model.is_forward_only,
             "destructive": list(model.destructive),
-            "columns": list(model.columns),
+            "columns": None if (columns := self.columns(model)) is None else list(columns),
             "intervals": model.intervals,
             "waiting": model.waiting,
             "seconds": self.seconds.get(model.fqn),

@@ -81,6 +81,7 @@ def _decision(report: PlanReport) -> list[str]:
         *([literal(headline(report.plan))] if report.is_preview else []),
         *_refusals(report),
         *_losses(report),
+        *_unknown_columns(report),
         *([literal(waiting)] if (waiting := sentences.why_runs_wait(report.plan)) else []),
         *([f"Digest of this plan: `{report.digest}`"] if report.digest else []),
     ]
@@ -100,6 +101,7 @@ def _to_decide(report: PlanReport) -> str:
         for number, noun, plural in (
             (len(_loss_lines(report)), "loss", "losses"),
             (len(report.refusals), "refusal", None),
+            (len(report.with_unknown_columns), "model with unknown columns", "models with unknown columns"),
             (failing, "failing audit", None),
             (affected, "asset outside of SQLMesh affected", "assets outside of SQLMesh affected"),
         )
@@ -140,6 +142,17 @@ def _losses(report: PlanReport) -> list[str]:
     return [_caution(f"**{literal(report.plan.environment)} loses:**\n\n" + "\n".join(lines))] if lines else []
 
 
+def _unknown_columns(report: PlanReport) -> list[str]:
+    """The models of which nobody knows before the apply whether readers lose columns."""
+    names = [code(model.name) for model in report.with_unknown_columns]
+    if not names:
+        return []
+    return [
+        f"Whether {listed(names)} would lose columns is not known before it is computed. SQLMesh knows them if a query "
+        "names its columns in place of `*`, or if `sqlmesh create_external_models` has stored those of the tables."
+    ]
+
+
 def _loss_lines(report: PlanReport) -> list[str]:
     assert report.plan is not None
     environment = literal(report.plan.environment)
@@ -153,8 +166,8 @@ def _loss_lines(report: PlanReport) -> list[str]:
     ]
     compared = {of_model.fqn: of_model.lost for of_model in report.diff}
     for model in report.plan.models:
-        # SQLMesh knows the columns of some models only when it has computed them.
-        known = [column.removeprefix("drops ") for column in model.columns if column.startswith("drops ")]
+        columns = report.columns(model)
+        known = [column.removeprefix("drops ") for column in columns or () if column.startswith("drops ")]
         lost = known or ([] if model.kept else compared.get(model.fqn, ()))
         if model.destructive:
             lines += [
@@ -223,7 +236,7 @@ def _models(report: PlanReport) -> list[list[str]]:
         [
             code(model.name),
             literal(sentences.change(model)),
-            literal(sentences.effect(model)),
+            literal(sentences.effect(model, report.columns(model))),
             literal(sentences.computes(model, report.seconds.get(model.fqn))),
             literal(model.owner or ""),
         ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, listed, ranges, utc_text
@@ -46,10 +46,15 @@ def change(model: msg.PlannedModel) -> str:
     return _CHANGES[model.change] + (f" ({', '.join(details)})" if details else "")
 
 
-def effect(model: msg.PlannedModel) -> str:
+def effect(model: msg.PlannedModel, columns: Sequence[str] | None) -> str:
+    """What consumers see.
+
+    Args:
+        columns: As in `PlannedModel`, or as a preview has computed them.
+    """
     if model.destructive:
         return "; ".join(f"{effect}: values are lost" for effect in model.destructive)
-    return "; ".join(model.columns)
+    return "columns are not known before it is computed" if columns is None else "; ".join(columns)
 
 
 def fate(effect: str) -> str:

@@ -898,7 +898,8 @@ class PlannedModel:
         is_forward_only: Whether the change keeps the table of the environment, and alters its columns.
         destructive: What SQLMesh does to an existing table, for each column that it drops.
         may_destroy: Whether the model itself allows this (`on_destructive_change`).
-        columns: The columns that consumers gain, lose or see with another type, one sentence fragment each.
+        columns: The columns that consumers gain, lose or see with another type, one sentence fragment each; None if
+            SQLMesh does not know them before it computes the model.
         other_columns: The names of those that they lose or see with another type; None if the columns are not known.
         diff: The difference of the definitions, as unified diff.
         intervals: The missing intervals that the plan computes.
@@ -925,7 +926,7 @@ class PlannedModel:
     is_forward_only: bool = False
     destructive: tuple[str, ...] = ()
     may_destroy: bool = False
-    columns: tuple[str, ...] = ()
+    columns: tuple[str, ...] | None = ()
     other_columns: tuple[str, ...] | None = None
     diff: Query = ""
     intervals: int = 0

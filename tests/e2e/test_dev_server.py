@@ -49,6 +49,7 @@ def starter(tmp_path: Path) -> Iterator[Shop]:
         yield Shop(dagster.root, dagster.instance, dagster.root / "sqlmesh_project")
 
 
+@pytest.mark.slow
 def test_web_server_shows_every_model_and_the_results_of_a_launched_run(starter: Shop) -> None:
     with serve(starter) as server:
         assets = {"/".join(node["assetKey"]["path"]): node for node in server.ask(ASSETS)["assetNodes"]}

@@ -51,6 +51,7 @@ def spec(definitions: dg.Definitions, key: str) -> dg.AssetSpec:
     return next(spec for spec in definitions.resolve_all_asset_specs() if spec.key.to_user_string() == key)
 
 
+@pytest.mark.slow
 def test_jaffle_shop_runs_landing_models_and_report_in_one_run(tmp_path: Path, instance: dg.DagsterInstance) -> None:
     root = copy_example("jaffle_shop", tmp_path)
     project = root / "sqlmesh_project"
@@ -91,6 +92,7 @@ def test_multi_repo_runs_models_of_both_repositories(tmp_path: Path, instance: d
     assert list(root.rglob("*.duckdb")) == [folder / "warehouse.duckdb"]
 
 
+@pytest.mark.slow
 def test_multi_gateway_models_are_in_the_database_of_their_gateway(
     tmp_path: Path, instance: dg.DagsterInstance
 ) -> None:

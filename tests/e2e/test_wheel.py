@@ -45,9 +45,10 @@ def test_wheel_contains_data_files_and_no_tests_or_docs(wheel: Path) -> None:
 no_wheels = pytest.mark.skipif(sys.version_info >= (3, 13), reason="the lowest duckdb has no wheel for Python 3.13")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "resolution",
-    ["highest", pytest.param("lowest-direct", marks=[no_wheels, pytest.mark.slow])],
+    ["highest", pytest.param("lowest-direct", marks=no_wheels)],
 )
 def test_wheel_scaffolds_and_loads_starter_in_fresh_environment(wheel: Path, resolution: str, tmp_path: Path) -> None:
     python = tmp_path / "fresh" / "bin" / "python"

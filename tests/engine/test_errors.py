@@ -491,7 +491,7 @@ ONLY_COPIES = "; ".join(
 )
 
 
-@pytest.mark.parametrize("engine", ["duckdb", "postgres"])
+@pytest.mark.parametrize("engine", ["duckdb", pytest.param("postgres", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("damage", [HALF_RESTORED, ONLY_COPIES], ids=["half restored", "only copies"])
 def test_each_job_refuses_a_state_without_a_version_and_leaves_its_tables(
     new_shop: NewShop, damage: str, engine: str

@@ -18,7 +18,7 @@ from postgres import Server
 
 pytestmark = needs_previews
 
-on_postgres = pytest.mark.parametrize("lab", ["postgres"], indirect=True)
+on_postgres = pytest.mark.parametrize("lab", [pytest.param("postgres", marks=pytest.mark.slow)], indirect=True)
 """Only there can a session keep another one from dropping a table."""
 
 AS_IN_PROD, CHANGED = ORDERS.format(factor=2), ORDERS.format(factor=3)

@@ -46,7 +46,7 @@ def ledger(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         (shop.project / "hold").touch()
         shop.add_module("plain", DOWNSTREAM_ASSETS)
         before, runs_before = shop.state(), _count_runs(shop)
-        record = shop.launch(request.param)
+        record = shop.launch(request.param, spawns_steps=True)
         yield LedgerRun(record, before, shop.state(), _count_runs(shop) - runs_before, shop)
 
 

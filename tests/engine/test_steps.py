@@ -61,7 +61,7 @@ def test_asset_between_two_models_splits_the_run_into_steps_with_same_execution_
         dagster.add_component("shop", {"project": str(project)})
         dagster.add_module("between", ASSET_BETWEEN.format(file=str(project / "warehouse.duckdb")))
         dagster.refresh()
-        record = dagster.launch(executor, ops={"sqlmesh_shop": {"ignore_cron": True}})
+        record = dagster.launch(executor, ops={"sqlmesh_shop": {"ignore_cron": True}}, spawns_steps=True)
         assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
         assert record.log.count("ignore_cron true") == 2  # the run config of the first step also applies to the second
         assert {"t/first", "t/beside", "mid/made", "t/last"} == set(record.materializations)
@@ -91,7 +91,7 @@ def test_worker_starts_before_its_step_and_for_no_other_step(tmp_path: Path, new
     shop.add_module("plain", page)
     shop.configure(project={"path": str(shop.project), "python": str(python)})
     starts.unlink()
-    record = shop.launch("multiprocess")
+    record = shop.launch("multiprocess", spawns_steps=True)
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     assert set(record.materializations) == {"t/one", "page"}
     [started] = map(float, starts.read_text().split())

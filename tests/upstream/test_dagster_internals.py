@@ -256,7 +256,7 @@ def models():
 def test_process_of_a_step_knows_its_step(tmp_path: Path, executor: str, expected: str) -> None:
     with dagster_project(tmp_path) as dagster:
         dagster.add_module("models", STEP_PROCESS.format(results=str(tmp_path / "results")))
-        assert dagster.launch(executor, assets=["models"]).status == dg.DagsterRunStatus.SUCCESS
+        assert dagster.launch(executor, spawns_steps=True, assets=["models"]).status == dg.DagsterRunStatus.SUCCESS
     assert (tmp_path / "results").read_text().splitlines() == [expected]
 
 

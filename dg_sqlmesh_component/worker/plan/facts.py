@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import replace
 
 from sqlglot import exp
@@ -139,7 +139,7 @@ class _Models:
         _, old = diff.modified_snapshots.get(snapshot.name, (None, None))
         category = snapshot.change_category
         project = snapshot.node.project
-        others, added = _column_changes(snapshot, old) if old is not None else (None, ())
+        others, added = _column_changes(snapshot, old, change) if old is not None else (None, ())
         return msg.PlannedModel(
             fqn=snapshot.name,
             name=snapshot.node.name,
@@ -148,7 +148,7 @@ class _Models:
             is_forward_only=bool(change and snapshot.is_forward_only),
             destructive=self._losses.get(snapshot.name, ()),
             may_destroy=snapshot.is_model and not snapshot.model.on_destructive_change.is_error,
-            columns=(*(others or {}).values(), *added),
+            columns=None if others is None and old is not None else (*(others or {}).values(), *added),
             other_columns=None if others is None else tuple(others),
             diff=_without_header(diff.text_diff(snapshot.name)) if change in ("changed", "metadata") else "",
             intervals=len(missing) if is_incremental(snapshot) else min(len(missing), 1),
@@ -241,20 +241,21 @@ def _without_header(diff: str) -> str:
     return diff[max(diff.find("@@"), 0) :]
 
 
-def _columns(snapshot: Snapshot) -> Mapping[str, exp.DataType]:
-    """The columns of a model with their types; empty if a type is not known before the model is computed."""
-    columns = (snapshot.model.columns_to_types if snapshot.is_model else None) or {}
-    return columns if columns_to_types_all_known(columns) else {}
-
-
-def _column_changes(new: Snapshot, old: Snapshot) -> tuple[dict[str, str] | None, Sequence[str]]:
+def _column_changes(
+    new: Snapshot, old: Snapshot, change: msg.Change | None
+) -> tuple[dict[str, str] | None, Sequence[str]]:
     """What consumers of the model's view see. A view of a table that keeps dropped columns shows them.
 
+    SQLMesh may know the names of columns and not all of their types. Types are compared where both are known.
+
     Returns:
-        By name, the columns that they lose or see with another type; None if the columns are not known. The new ones.
+        By name, the columns that they lose or see with another type; None if the names are not known before the model
+        is computed, as of `SELECT *` from a table that SQLMesh does not know. Then the new ones.
     """
+    if not new.is_model or change == "metadata":  # an audit has no columns
+        return {}, ()
     keeps_dropped = new.version == old.version and new.model.on_destructive_change.is_ignore
-    before, after = _columns(old), _columns(new)
+    before, after = old.model.columns_to_types, new.model.columns_to_types
     if not before or not after:
         return None, ()
     dialect = new.model.dialect
@@ -262,9 +263,17 @@ def _column_changes(new: Snapshot, old: Snapshot) -> tuple[dict[str, str] | None
     for name in before:
         if name not in after and not keeps_dropped:
             others[name] = f"drops {name}"
-        elif name in after and before[name] != after[name]:
+        elif name in after and _is_known(before[name]) and _is_known(after[name]) and before[name] != after[name]:
             others[name] = f"changes {name} from {before[name].sql(dialect)} to {after[name].sql(dialect)}"
-    return others, [f"adds {name} {type_.sql(dialect)}" for name, type_ in after.items() if name not in before]
+    return others, [
+        f"adds {name} {type_.sql(dialect)}" if _is_known(type_) else f"adds {name}"
+        for name, type_ in after.items()
+        if name not in before
+    ]
+
+
+def _is_known(type_: exp.DataType) -> bool:
+    return bool(columns_to_types_all_known({"": type_}))
 
 
 def _takes_back(new: Snapshot, old: Snapshot, context: Context) -> bool:

@@ -1,0 +1,98 @@
+"""The report of a plan names each loss, or that it cannot know one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+import pytest
+from engine.plan_jobs import APPLY, PLAN, change, failure_of, launch, planned, report_of
+from engine.preview_lab import PREVIEW
+from harness import NewShop, RunRecord, Shop, needs_previews
+
+ORDERS = "MODEL (name t.orders, kind FULL); SELECT {columns} FROM raw.x"
+TABLES = {"raw.x": "SELECT 1 AS id, 2 AS amount"}
+
+
+def text_of(record: RunRecord) -> str:
+    return "\n".join(
+        str(event.event_specific_data.metadata["sqlmesh/report"].value)
+        for event in record.events(dg.DagsterEventType.ENGINE_EVENT)
+        if "sqlmesh/report" in event.event_specific_data.metadata
+    )
+
+
+def reported(shop: Shop) -> tuple[list[Any], str]:
+    """The columns of each changed model, and the report."""
+    record = launch(shop, PLAN)
+    assert record.status is dg.DagsterRunStatus.SUCCESS, record.log
+    return [model["columns"] for model in report_of(record)["models"]], text_of(record)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("id, amount, 1 AS extra", "id, 1 AS extra", ["drops amount"]),
+        ("id, amount, 1 AS extra", "id, amount, 1 AS extra, amount AS more", ["adds more"]),
+        ("id, 1 AS extra", "id, 'a' AS extra", ["changes extra from INT to TEXT"]),
+        ("id, 1 AS extra", "id::INT AS id, 1 AS extra", []),
+    ],
+    ids=["dropped", "added", "another type", "a type that was not known"],
+)
+def test_columns_are_compared_by_name_although_not_all_types_are_known(
+    new_shop: NewShop, before: str, after: str, expected: list[str]
+) -> None:
+    shop = new_shop({"models/orders.sql": ORDERS.format(columns=before)}, tables=TABLES, deploy=True)
+    change(shop, orders=ORDERS.format(columns=after))
+    columns, text = reported(shop)
+    assert columns == [expected]
+    is_loss = "drops amount" in expected
+    assert ("1 loss" in text) is is_loss
+    assert ("queries that use the dropped column `amount` will fail" in text) is is_loss
+
+
+def test_columns_that_nobody_can_know_are_null_and_named(new_shop: NewShop) -> None:
+    shop = new_shop({"models/orders.sql": ORDERS.format(columns="*")}, tables=TABLES, deploy=True)
+    change(shop, orders=ORDERS.format(columns="id, amount"))
+    columns, text = reported(shop)
+    assert columns == [None]
+    assert "**To decide:** 1 model with unknown columns." in text
+    assert "Whether `t.orders` would lose columns is not known before it is computed." in text
+    assert "nothing is lost" not in text
+
+
+AUDIT = "AUDIT (name alone, standalone true{more}); SELECT * FROM t.orders WHERE id < {least}"
+
+
+@pytest.mark.parametrize(
+    ("more", "least"), [("", 1), (", description 'Orders have an id'", 0)], ids=["query", "description"]
+)
+def test_a_changed_standalone_audit_is_planned_and_applied(new_shop: NewShop, more: str, least: int) -> None:
+    files = {
+        "models/orders.sql": ORDERS.format(columns="id"),
+        "audits/alone.sql": AUDIT.format(more="", least=0),
+    }
+    shop = new_shop(files, tables=TABLES, deploy=True)
+    (shop.project / "audits" / "alone.sql").write_text(AUDIT.format(more=more, least=least))
+    change(shop, orders=ORDERS.format(columns="id, amount"))
+    digest = planned(shop)["digest"]
+    applied = launch(shop, APPLY, digest=digest)
+    assert applied.status is dg.DagsterRunStatus.SUCCESS, failure_of(applied)
+    assert shop.query("SELECT amount FROM t.orders") == [(2,)]
+
+
+@needs_previews
+@pytest.mark.parametrize("state", ["added", "changed", "removed"])
+def test_a_standalone_audit_can_be_previewed_in_each_state(new_shop: NewShop, state: str) -> None:
+    files = {"models/orders.sql": ORDERS.format(columns="id")}
+    audit = {"audits/alone.sql": AUDIT.format(more="", least=0)}
+    shop = new_shop({**files, **({} if state == "added" else audit)}, tables=TABLES, preview={"environment": "pr_1"})
+    file = shop.project / "audits" / "alone.sql"
+    file.parent.mkdir(exist_ok=True)
+    if state == "removed":
+        file.unlink()
+    else:
+        file.write_text(AUDIT.format(more="", least=1))
+    change(shop, orders=ORDERS.format(columns="id, amount"))
+    preview = launch(shop, PREVIEW)
+    assert preview.status is dg.DagsterRunStatus.SUCCESS, preview.log
