@@ -305,3 +305,30 @@ def test_a_restatement_forgets_nothing_of_a_model_that_it_does_not_restate(new_s
 
 def _orders(of_models: dict[str, Any]) -> list[Any]:
     return [value for fqn, value in of_models.items() if "orders" in fqn]
+
+
+ALONE = "AUDIT (name alone, standalone true); SELECT * FROM t.daily WHERE id < {least}"
+AUDITED = (
+    "MODEL (name t.daily, kind INCREMENTAL_BY_TIME_RANGE (time_column day)); SELECT 1 AS id, @start_ds::DATE AS day"
+)
+
+
+@pytest.mark.parametrize("least", [0, 2], ids=["passes", "fails"])
+@pytest.mark.parametrize("selects_check", [True, False])
+def test_a_standalone_audit_is_evaluated_after_the_restatement_of_the_model_that_it_reads(
+    new_shop: NewShop, least: int, selects_check: bool
+) -> None:
+    files = {"models/daily.sql": AUDITED, "audits/alone.sql": ALONE.format(least=0)}
+    shop = new_shop(files, restate=True)
+    shop.launch()
+    (shop.project / "audits" / "alone.sql").write_text(ALONE.format(least=least))
+    shop.plan(at=None)
+    config = {"restate": {"start": "3 days ago", "end": "2 days ago"}}
+    selection = {"assets" if selects_check else "assets_without_checks": ["t/daily"]}
+    run = shop.launch(ops={"sqlmesh_shop": config}, **selection)
+    assert set(run.materializations) == {"t/daily"}
+    assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures  # as if the check was executed alone
+    if selects_check:
+        assert run.checks["t/daily:alone"].passed is (least == 0)
+    else:
+        assert "t/daily:alone" not in run.checks

@@ -95,12 +95,16 @@ class RestatementContext(EvaluationContext):
         A whole table is computed although some of its intervals are left out. SQLMesh restates some incremental models
         only as a whole. If all intervals of such a model were forgotten, the next restatement would replace the table
         with the rows of its own range. So it counts as not restated.
+
+        Standalone audits are no part of a restatement. SQLMesh would run those that read a restated model or are due.
+        The selected ones are evaluated after it, over everything; they stay due for the next run.
         """
         batch = scheduler.batch_intervals
 
         def batch_intervals(
             requested: SnapshotToIntervals, index: DeployabilityIndex | None, *args: Any, **kwargs: Any
         ) -> dict[Snapshot, Any]:
+            requested = {node: intervals for node, intervals in requested.items() if node.is_model}
             batches = batch(requested, index, *args, **kwargs)
             for node, intervals in self._left_out(requested, batches, index).items():
                 if not is_incremental(node) and batches.get(node):
