@@ -40,6 +40,12 @@ def block(text: str) -> str:
     return "\n\n" + "\n".join(f"    {line}".rstrip() for line in lines)
 
 
+def plan_block(command: str) -> str:
+    """The command that builds the plan which promotes something, as a block. A job of ours only shows the plan."""
+    shows_only = "\n\nThis job applies nothing. Its report has the command that applies the plan."
+    return block(command) + (shows_only if command.startswith("dg launch ") else "")
+
+
 def cut(text: str, characters: int) -> str:
     """A text of at most so many characters, with a note at its end if it was cut."""
     if len(text) <= characters:

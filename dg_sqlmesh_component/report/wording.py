@@ -10,7 +10,7 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.history.earlier_results import EarlierResult, FailedIntervals
 from dg_sqlmesh_component.history.sources import Source
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import as_sentence, block, counted, listed, ranges, utc_text
+from dg_sqlmesh_component.protocol.formatting import as_sentence, block, counted, listed, plan_block, ranges, utc_text
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
 
 MAX_CAUSES = 3
@@ -231,7 +231,7 @@ def correction_advice(*, is_restatement: bool, plan_command: str | None) -> str:
     advice = (
         f"Correct the model or its data, then {again}If you change a file of the project, apply a plan before that run"
     )
-    return f"{advice}:{block(plan_command)}" if plan_command else f"{advice}."
+    return f"{advice}:{plan_block(plan_command)}" if plan_command else f"{advice}."
 
 
 def computed_text(assets: ProjectAssets, fqn: str, intervals: Sequence[msg.Interval]) -> str:

@@ -42,7 +42,7 @@ from dataclasses import dataclass, field, replace
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import WorkerError
-from dg_sqlmesh_component.protocol.formatting import block
+from dg_sqlmesh_component.protocol.formatting import block, plan_block
 from dg_sqlmesh_component.protocol.intervals import merged
 from dg_sqlmesh_component.report.outcomes import NOT_IDLE, AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
 
@@ -345,7 +345,7 @@ class Ledger:
         self._correlation_id = event.correlation_id
         refusal = (
             f"Not promoted in environment {event.environment}, so not run. To promote the project's files:"
-            f"{block(event.plan_command)}\n\nIf its file was deleted, refresh the manifest, and then reload the "
+            f"{plan_block(event.plan_command)}\n\nIf its file was deleted, refresh the manifest, and then reload the "
             f"definitions:{block('dg utils refresh-defs-state')}"
         )
         settled: list[NodeOutcome | AuditOnlyOutcome] = []

@@ -11,7 +11,7 @@ import dagster as dg
 from dg_sqlmesh_component.dagster_internals import is_part_of_backfill, log_step_metadata
 from dg_sqlmesh_component.history.recorded_cost import RecordedCost
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import block, counted, listed, unquoted
+from dg_sqlmesh_component.protocol.formatting import block, counted, listed, plan_block, unquoted
 from dg_sqlmesh_component.report.metadata import unapplied_change
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
 from dg_sqlmesh_component.report.restatement import restatement_log, restatement_metadata
@@ -60,7 +60,7 @@ class RunLog:
                 log.warning(
                     f"Not promoted in environment {event.environment}: "
                     f"{counted(len(event.missing), 'requested model')}. To promote the project's files:"
-                    f"{block(event.plan_command)}{_IF_STALE}"
+                    f"{plan_block(event.plan_command)}{_IF_STALE}"
                 )
 
     def restatement(self, planned: msg.RestatementPlanned, costs: Mapping[str, RecordedCost]) -> None:
@@ -81,7 +81,8 @@ class RunLog:
         if changed:
             self.context.log.warning(
                 f"The manifest differs from environment {event.environment}. This run executes the promoted version of "
-                f"{listed(changed)}. If the local files are newer, promote them:{block(event.plan_command)}{_IF_STALE}"
+                f"{listed(changed)}. If the local files are newer, promote them:{plan_block(event.plan_command)}"
+                f"{_IF_STALE}"
             )
 
     def _name_unowned(self, event: msg.EnvironmentOpened) -> None:
@@ -101,7 +102,7 @@ class RunLog:
         if unknown:
             self.context.log.warning(
                 f"Environment {event.environment} has promoted models that no component in this code location knows: "
-                f"{listed(unknown)}. If their files were deleted, promote the deletion:{block(event.plan_command)}"
+                f"{listed(unknown)}. If their files were deleted, promote the deletion:{plan_block(event.plan_command)}"
                 "\n\nIf no other code location has them, no Dagster run executes them: add a component for their "
                 "project, or run them with `sqlmesh run`."
             )

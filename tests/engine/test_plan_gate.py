@@ -435,7 +435,10 @@ def test_a_run_that_meets_other_local_files_names_the_job_that_shows_the_plan(sh
 
     log = shop.launch().log
 
-    assert "If the local files are newer, promote them:\n\n    dg launch --job sqlmesh_shop_plan" in log
+    assert (
+        "If the local files are newer, promote them:\n\n    dg launch --job sqlmesh_shop_plan\n\n"
+        "This job applies nothing. Its report has the command that applies the plan." in log
+    )
 
 
 def test_a_model_of_another_repository_that_a_plan_changes_is_marked(shop: Shop, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ from dg_sqlmesh_component.protocol.errors import (
     SQLMeshComponentError,
     StatementError,
 )
-from dg_sqlmesh_component.protocol.formatting import block, counted, unquoted, utc_text
+from dg_sqlmesh_component.protocol.formatting import counted, plan_block, unquoted, utc_text
 from dg_sqlmesh_component.worker.changes import Comparison
 from dg_sqlmesh_component.worker.commands import how_to_finish_plan, plan_command
 from dg_sqlmesh_component.worker.context import closed_on_error, open_context
@@ -259,7 +259,8 @@ class EvaluationContext(Context):
         if not any(snapshot.name in ours for snapshot in environment.snapshots):
             raise EnvironmentNotReadyError(
                 f"Environment {request.environment!r} has promoted none of the models of the SQLMesh project at "
-                f"{', '.join(request.project.paths)}, so nothing can run. To promote them:{block(self._plan_command)}"
+                f"{', '.join(request.project.paths)}, so nothing can run. To promote them:"
+                f"{plan_block(self._plan_command)}"
             )
         return environment
 

@@ -7,7 +7,7 @@ from sqlmesh.core.environment import Environment
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, EnvironmentNotReadyError
-from dg_sqlmesh_component.protocol.formatting import block, listed, unquoted
+from dg_sqlmesh_component.protocol.formatting import block, listed, plan_block, unquoted
 from dg_sqlmesh_component.worker.context import environment_name
 
 _MAX_NAMED = 5
@@ -51,7 +51,7 @@ def refuse_unknown_upstream(request: msg.EvaluationRequest, environment: Environ
         f"The models promoted in environment {request.environment} read models that the manifest does not know of: "
         f"{named}. This run would compute them without these models, and no later run would correct it. If the local "
         f"files equal the promoted models, the manifest is stale. Refresh it:{_REFRESH}\n\n"
-        f"If the local files are newer, promote them:{block(plan)}"
+        f"If the local files are newer, promote them:{plan_block(plan)}"
     )
 
 
