@@ -69,9 +69,10 @@ def _serve(pipe: Pipe) -> None:
     )
     from dg_sqlmesh_component.worker.plan.close import close_preview
     from dg_sqlmesh_component.worker.plan.serve import serve_plan
-    from dg_sqlmesh_component.worker.sqlmesh_internals import read_right_snapshots_from_cache
+    from dg_sqlmesh_component.worker.sqlmesh_internals import read_right_snapshots_from_cache, remember_cron_ticks
 
     read_right_snapshots_from_cache()
+    remember_cron_ticks()
     gc.freeze()  # imported objects stay, and forked processes share them
     gc.enable()
     request = pipe.receive()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -62,9 +64,12 @@ def refuse_lost_versions(environment: Environment, found: Container[str]) -> Non
 
 def sharing_a_table(environment: Environment) -> dict[str, str]:
     """Why models cannot be computed that SQLMesh keeps in one table, by fqn."""
+    models = [snapshot for snapshot in environment.snapshots if snapshot.is_model and not snapshot.is_symbolic]
+    # SQLMesh takes a millisecond to make the name of a table, and few names of models are that similar.
+    similar = Counter(map(_letters, models))
     models_by_table: dict[str, list[str]] = {}
-    for snapshot in environment.snapshots:
-        if snapshot.is_model and not snapshot.is_symbolic:
+    for snapshot in models:
+        if similar[_letters(snapshot)] > 1:
             models_by_table.setdefault(snapshot.table_name(), []).append(snapshot.name)
     return {
         fqn: f"SQLMesh keeps {' and '.join(sorted(models))} in one table, {table}: their queries are equal, and their "
@@ -74,6 +79,11 @@ def sharing_a_table(environment: Environment) -> dict[str, str]:
         if len(models) > 1
         for fqn in models
     }
+
+
+def _letters(snapshot: SnapshotTableInfo) -> tuple[str, str]:
+    """The version of a model and the letters of its name. They are equal if its table has the name of another one's."""
+    return snapshot.version, re.sub(r"[\W_]+", "_", snapshot.name, flags=re.ASCII)
 
 
 def stored_environment(project: msg.OpenProject, name: str, context: Context) -> Environment:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from sqlmesh.core.snapshot.cache import SnapshotCache
 from sqlmesh.core.snapshot.definition import SnapshotTableCleanupTask
 from sqlmesh.core.state_sync import StateSync
 from sqlmesh.core.state_sync.db.interval import _interval_to_df
+from sqlmesh.utils.cron import CroniterCache
 
 # -- loading a project ----------------------------------------------------------------------------
 
@@ -117,6 +120,28 @@ def read_nodes_from_cache(context: Context, snapshots: Iterable[Snapshot]) -> No
     cache = context.state_sync.state_sync.snapshot_state._snapshot_cache  # a context wraps its state in a cache
     for id, cached in _get_or_load_right(cache, set(by_id), loader)[0].items():
         by_id[id].node = cached.node
+
+
+def remember_cron_ticks() -> None:
+    """Let this process compute each tick of a cron once. SQLMesh computes it for each model: a quarter of an idle run.
+
+    A tick depends on the cron, its time zone and the instant only.
+    """
+
+    def remembered(find: Callable[..., datetime]) -> Callable[..., datetime]:
+        @lru_cache(maxsize=10_000)
+        def found(cron: str, zone: Any, instant: datetime) -> datetime:
+            return find(CroniterCache(cron, instant, zone))
+
+        def tick(crons: CroniterCache, estimate: bool = False) -> datetime:
+            if estimate:
+                return find(crons, estimate)
+            crons.curr = found(crons.cron, crons.tz, crons.curr)
+            return crons.curr
+
+        return tick
+
+    CroniterCache.get_next, CroniterCache.get_prev = map(remembered, (CroniterCache.get_next, CroniterCache.get_prev))
 
 
 def require_existing_state(context: Context | type[Context]) -> None:

@@ -9,8 +9,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import duckdb
 import pytest
@@ -28,6 +30,7 @@ from sqlmesh.core.snapshot import Snapshot, SnapshotIntervals, missing_intervals
 from sqlmesh.core.snapshot.cache import SnapshotCache
 from sqlmesh.utils import CompletionStatus
 from sqlmesh.utils.concurrency import NodeExecutionFailedError
+from sqlmesh.utils.cron import CroniterCache
 from sqlmesh.utils.errors import SQLMeshError
 
 from dg_sqlmesh_component.worker import sqlmesh_internals as internals
@@ -519,6 +522,24 @@ STATE_WITH_CAPITALS = """
     state_connection:
       {{type: postgres, host: 127.0.0.1, port: {port}, user: postgres, password: x, database: states}}
 default_gateway"""
+
+
+def test_ticks_of_crons_that_are_remembered_are_those_that_sqlmesh_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("get_next", "get_prev"):
+        monkeypatch.setattr(CroniterCache, name, getattr(CroniterCache, name))  # restored after the test
+    crons = ("@daily", "@hourly", "*/5 * * * *", "0 3 * * 1", "30 2 29 2 *")
+    zones = (None, ZoneInfo("America/New_York"), ZoneInfo("Europe/Berlin"))
+    # Both nights in which clocks change are among them.
+    instants = [datetime(2026, 3, 6, tzinfo=timezone.utc) + timedelta(hours=7 * n) for n in range(0, 1_200, 5)]
+
+    def ticks() -> list[datetime]:
+        nodes = [CroniterCache(cron, instant, zone) for cron in crons for zone in zones for instant in instants]
+        return [tick for node in nodes for tick in (node.get_next(), node.get_prev(), node.get_prev(estimate=True))]
+
+    expected = ticks()
+    internals.remember_cron_ticks()
+    assert ticks() == expected
+    assert ticks() == expected, "the second time from memory"
 
 
 CHAIN = {
