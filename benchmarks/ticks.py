@@ -105,19 +105,17 @@ def copied_models(database: Path, copies: int) -> set[str]:
     """Copy each model in SQLMesh's state so often, under names of its own. Return these names."""
     with duckdb.connect(str(database)) as connection:
         names = [name for (name,) in connection.sql("SELECT name FROM sqlmesh._snapshots").fetchall()]
-        of_environment = "SELECT snapshots, promoted_snapshot_ids FROM sqlmesh._environments WHERE name = 'prod'"
-        found = connection.sql(of_environment).fetchone()
+        found = connection.sql("SELECT snapshots FROM sqlmesh._environments WHERE name = 'prod'").fetchone()
         assert found is not None
-        in_environment = [json.loads(text) for text in found]
+        in_environment = json.loads(found[0])
         for copy in range(1, copies + 1):
             for table, texts in (("_snapshots", ("name", "snapshot")), ("_intervals", ("id", "name"))):
                 renamed = ", ".join(f"replace({text}, 'layer_', 'copy{copy}_') AS {text}" for text in texts)
                 rows = f"SELECT * REPLACE ({renamed}) FROM sqlmesh.{table} WHERE name LIKE '%layer!_%' ESCAPE '!'"
                 connection.execute(f"INSERT INTO sqlmesh.{table} {rows}")
-            for whole, text in zip(in_environment, found):
-                whole += json.loads(text.replace("layer_", f"copy{copy}_"))
-        update = "UPDATE sqlmesh._environments SET snapshots = ?, promoted_snapshot_ids = ? WHERE name = 'prod'"
-        connection.execute(update, [json.dumps(whole) for whole in in_environment])
+            in_environment += json.loads(found[0].replace("layer_", f"copy{copy}_"))
+        update = "UPDATE sqlmesh._environments SET snapshots = ? WHERE name = 'prod'"
+        connection.execute(update, [json.dumps(in_environment)])
     return {name.replace("layer_", f"copy{copy}_") for name in names for copy in range(1, copies + 1)}
 
 
