@@ -19,7 +19,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo docs docs-serve reference test test-unit test-rest test-slow test-all nightly test-browser screenshots bench services soak fuzz test-floors test-newest lint format clean
 
-test: $(VENV)/.test  ## the tests to run before each commit: two minutes
+test: $(VENV)/.test  ## the tests to run before each commit: two to four minutes
 	$(BIN)/python $(PYTEST) --dist worksteal $(FAST_TESTS) $(PYTEST_ARGS)
 
 test-unit: $(VENV)/.test  ## the tests that start no run, in seconds

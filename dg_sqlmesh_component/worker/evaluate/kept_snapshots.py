@@ -12,6 +12,7 @@ is due, everything is read from the state: it removes more intervals of a model 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from sqlmesh.core.snapshot import Snapshot
 from sqlmesh.utils.cache import FileCache
 from sqlmesh.utils.jinja import JinjaMacroRegistry
 
+_LOG = logging.getLogger(__name__)
 _VERSIONS = f"{sqlmesh.__version__}_{sqlglot.__version__}_1"
 """Part of the name of a file. The last number changes with what is left out."""
 _WITHOUT_CODE = ParsableSql(sql="@dg_sqlmesh_has_left_out_this_code()")
@@ -62,7 +64,10 @@ def read_snapshots(context: Context, environment: Environment, now: int) -> Coll
     kept = cache.get(environment.plan_id, _VERSIONS)
     if kept is None:
         snapshots = context.state_reader.get_snapshots(environment.snapshots).values()
-        cache.put(environment.plan_id, _VERSIONS, value=[_without_code(snapshot) for snapshot in snapshots])
+        try:
+            cache.put(environment.plan_id, _VERSIONS, value=[_without_code(snapshot) for snapshot in snapshots])
+        except OSError as error:
+            _LOG.warning("SQLMesh's cache cannot be written to, so each tick reads all snapshots again: %s", error)
         return snapshots
     context.state_reader.refresh_snapshot_intervals(kept)
     restating = [snapshot for snapshot in kept if snapshot.is_model and snapshot.model.auto_restatement_cron]

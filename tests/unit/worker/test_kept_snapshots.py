@@ -157,6 +157,16 @@ def test_if_the_file_is_damaged_everything_is_read_again(read: Reader, project: 
     assert without_code(read()) == SQL
 
 
+def test_if_the_cache_cannot_be_written_to_everything_is_read_again_and_logged(
+    read: Reader, project: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (project / ".cache").mkdir(exist_ok=True)
+    (project / ".cache" / "dg_sqlmesh_tick").write_text("a file in place of the folder")
+    assert without_code(read()) == set()
+    assert without_code(read()) == set()
+    assert "each tick reads all snapshots again" in caplog.text
+
+
 def test_if_an_automatic_restatement_is_due_everything_is_read(project: Path, read: Reader) -> None:
     text = FILES["models/daily.sql"].replace("lookback 2", "auto_restatement_cron '@daily'")
     (project / "models" / "daily.sql").write_text(text)
