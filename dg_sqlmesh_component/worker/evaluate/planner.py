@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlmesh.core import constants as c
 from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
-from sqlmesh.core.snapshot import DeployabilityIndex, apply_auto_restatements
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, apply_auto_restatements
 
 from dg_sqlmesh_component.worker.environment import ExternalTables, deployability
 from dg_sqlmesh_component.worker.observe.forgotten_intervals import forget_before_computing
@@ -28,6 +28,10 @@ def watch(scheduler: Scheduler, tracker: Tracker, tables: ExternalTables) -> Fin
     return hold_back_pending_upstream(scheduler, tracker.held_back_by, tables)
 
 
+def _restates_itself(snapshot: Snapshot) -> bool:
+    return snapshot.is_model and snapshot.model.auto_restatement_cron is not None
+
+
 def find_missing(
     scheduler: Scheduler, environment: str, now: int, *, restates: bool = True, **run_config: Any
 ) -> tuple[SnapshotToIntervals, DeployabilityIndex]:
@@ -38,7 +42,8 @@ def find_missing(
         restates: Whether it does automatic restatements.
         run_config: `start`, `end`, `ignore_cron` and `selected_snapshots`, as for the scheduler.
     """
-    if environment == c.PROD and restates:
+    # SQLMesh looks through the whole graph, also if no model has a cron for this.
+    if environment == c.PROD and restates and any(map(_restates_itself, scheduler.snapshots.values())):
         apply_auto_restatements(scheduler.snapshots, now)  # removes intervals of these objects
     index = deployability(environment, scheduler.snapshots.values(), run_config.get("start"))
     return scheduler.merged_missing_intervals(execution_time=now, deployability_index=index, **run_config), index
