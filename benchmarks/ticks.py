@@ -2,7 +2,7 @@
 
 A round measures all once, with nothing pending and nothing to record; the ticks also with everything pending or
 everything to record. `sqlmesh run` finds nothing to do, so it only reads the state too. The first tick after a plan
-reads everything, and the next ones what it has kept.
+reads all snapshots. The next ticks read those that the first one has kept.
 
 Above 1,000 models, a project of 1,000 is planned, and each row of its state is copied under other names: planning more
 takes hours. `sqlmesh run` and the sensor are then left out with `--ticks-only`.

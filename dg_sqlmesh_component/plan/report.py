@@ -111,12 +111,13 @@ class PlanReport:
 
         A preview has computed the model, so its table tells what SQLMesh did not know.
         """
-        compared = next((c for c in self.diff if c.fqn == model.fqn and c.error is None), None)
-        return compared.schema if model.columns is None and compared is not None else model.columns
+        if model.columns is not None:
+            return model.columns
+        return next((c.schema for c in self.diff if c.fqn == model.fqn and c.error is None), None)
 
     @property
     def with_unknown_columns(self) -> list[msg.PlannedModel]:
-        """The changed models of which it is not known whether consumers lose columns."""
+        """The changed models that may lose columns: SQLMesh does not know their columns before it computes them."""
         if self.plan is None or (self.is_preview and self.plan.environment == self.environment):
             return []
         return [model for model in self.plan.models if self.columns(model) is None]

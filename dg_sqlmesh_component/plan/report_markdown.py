@@ -143,7 +143,7 @@ def _losses(report: PlanReport) -> list[str]:
 
 
 def _unknown_columns(report: PlanReport) -> list[str]:
-    """The models of which nobody knows before the apply whether readers lose columns."""
+    """Name the models that may lose columns: SQLMesh does not know their columns before it computes them."""
     names = [code(model.name) for model in report.with_unknown_columns]
     if not names:
         return []

@@ -107,7 +107,7 @@ def read_snapshots_without_cache() -> None:
 
 
 def read_nodes_from_cache(context: Context, snapshots: Iterable[Snapshot]) -> None:
-    """Give snapshots that were read without the cache what it has of them: optimized queries, and rows of seeds.
+    """Add the cache's optimized queries and rows of seeds to snapshots that were read without the cache.
 
     The state has no rows of seeds. What the cache does not have is added to it, as SQLMesh does.
     """

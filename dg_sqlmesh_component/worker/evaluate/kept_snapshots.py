@@ -29,7 +29,7 @@ from sqlmesh.utils.jinja import JinjaMacroRegistry
 
 _LOG = logging.getLogger(__name__)
 _VERSIONS = f"{sqlmesh.__version__}_{sqlglot.__version__}_1"
-"""Part of the name of a file. The last number changes with what is left out."""
+"""A part of the file's name. Raise the last number if other fields are left out."""
 _WITHOUT_CODE = ParsableSql(sql="@dg_sqlmesh_has_left_out_this_code()")
 _STATEMENTS = ("pre_statements_", "post_statements_", "on_virtual_update_")
 _LEFT_OUT: dict[str, Any] = {

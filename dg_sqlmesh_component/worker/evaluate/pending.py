@@ -13,8 +13,14 @@ from sqlmesh.utils.date import to_datetime, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import plain
+from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.worker.changes import Comparison
-from dg_sqlmesh_component.worker.environment import ExternalTables, opened_without_lock, refuse_lost_versions
+from dg_sqlmesh_component.worker.environment import (
+    ExternalTables,
+    opened_without_lock,
+    refuse_lost_versions,
+    upstream,
+)
 from dg_sqlmesh_component.worker.evaluate import planner
 from dg_sqlmesh_component.worker.evaluate.kept_snapshots import read_code, read_snapshots
 from dg_sqlmesh_component.worker.observe.held_back_intervals import has_signals
@@ -44,7 +50,11 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         loads = {node.name: request.loads[node.name] for node in snapshots if _is_restatable(node, request)}
         late = Comparison(msg.Records(loads=loads), environment, context).known.late if loads else {}
         if request.sources or any(map(has_signals, intervals)):
-            read_code(context, [*intervals, *(node for node in snapshots if not tables.knows(node))])
+            # Which tables a model reads matters only if some are awaited. A signal may look at any model upstream.
+            unknown = [node for node in snapshots if not tables.knows(node)] if request.sources else []
+            by_name = scheduler.snapshots_by_name
+            looked_at = reachable((node.name for node in intervals if has_signals(node)), upstream(by_name).__getitem__)
+            read_code(context, [*intervals, *map(by_name.__getitem__, looked_at), *unknown])
             find_batches = partial(scheduler.batch_intervals, intervals, index, environment.naming_info)
             try:
                 with _at_most(MAX_SIGNAL_SECONDS):
