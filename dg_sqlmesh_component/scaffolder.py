@@ -139,12 +139,14 @@ def _next_steps(project: Path, options: dict[str, str], *, is_new: bool) -> str:
     here = Path.cwd().resolve()
     gateway = ["--gateway", options["gateway"]] if "gateway" in options else []
     environment = [options["environment"]] if "environment" in options else []
-    plan = shlex.join([sqlmesh_program(), *gateway, "plan", *environment, "--skip-backfill"])
+    # An existing project may have data: there, `--skip-backfill` would leave each changed model empty in prod.
+    nothing_computed = ["--skip-backfill"] if is_new else []
+    plan = shlex.join([sqlmesh_program(), *gateway, "plan", *environment, *nothing_computed])
     commands = [plan] if project == here else [_change_folder(project, here), plan, _change_folder(here, project)]
     plan_first = "Promote the models with a plan. It computes nothing; Dagster computes the models. Answer y:"
     after, result = [], "Every model turns green."
     if not is_new:
-        plan_first = f"If no plan was applied yet: {plan_first}"
+        plan_first = "If no plan was applied yet, promote the models with a plan, which computes them too. Answer y:"
         after = ["If the project is in production already, there is nothing to plan."]
         result += " Models that are already computed get one materialization each, labelled `sqlmesh/origin`."
     return "\n".join(

@@ -1,4 +1,7 @@
-"""What the tutorial's reader sees in the browser at one of its pictures. Run in the tutorial's Dagster project."""
+"""What the tutorial's reader sees in the browser at one of its pictures, and how many rows prod shows.
+
+Run in the tutorial's Dagster project.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import duckdb
 from dagster_ui import Site, browser_page
 from dev_server import Serving
 
@@ -25,6 +29,16 @@ def failed_audit(site: Site) -> None:
     site.sees_nowhere("bob@example.com")
 
 
+def print_rows(database: Path) -> None:
+    """Print the number of rows of each of the tutorial's models, if the database exists."""
+    if not database.exists():
+        return
+    with duckdb.connect(str(database), read_only=True) as prod:
+        tables = ("raw.orders", "shop.paid_orders", "shop.revenue")
+        rows = [prod.sql(f"SELECT COUNT(*) FROM {table}").fetchall()[0][0] for table in tables]
+    print("rows in prod:", *rows)
+
+
 PICTURES = {"tutorial-green": green, "tutorial-failed-audit": failed_audit}
 
 
@@ -39,4 +53,7 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    if sys.argv[1] == "rows":
+        print_rows(Path("sqlmesh_project/warehouse.duckdb"))
+    else:
+        main(sys.argv[1])

@@ -30,8 +30,10 @@ STATUS_CHECK = "sqlmesh_execution_status"
 """The check of every model that shows its outcome in the run."""
 
 INTERVALS_CHECK = "sqlmesh_intervals_complete"
-LATE_DATA_CHECK = "sqlmesh_no_late_data"
 """The optional check of every incremental model that shows whether it has gaps."""
+
+LATE_DATA_CHECK = "sqlmesh_no_late_data"
+"""The optional check of every incremental model that shows whether a source was loaded again after it was computed."""
 
 WHEN_SKIPPED = "Skipped if no result is known for the current data: then execute it alone."
 """Part of the description of each audit's check: Dagster shows no reason for a skipped check."""

@@ -43,7 +43,7 @@ def test_scaffold_writes_relative_path_of_existing_project_and_dg_check_passes(d
     _, output = dg(dagster, "scaffold", "defs", COMPONENT, "shop", "--json-params", json.dumps(params))
     assert commands_in(output) == [
         "cd '../my shop'",
-        "sqlmesh --gateway local plan prod --skip-backfill",
+        "sqlmesh --gateway local plan prod",
         f"cd ../{dagster.root.name}",
         "dg dev",
         "dg launch --assets '*'",

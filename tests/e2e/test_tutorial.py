@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ BLOCK = re.compile(
     r"|\(images/(?P<picture>tutorial-[\w-]+)\.png\)",
     re.DOTALL,
 )
+COUNT = shlex.join([sys.executable, str(REPOSITORY / "tests" / "see_tutorial.py"), "rows"])
 SEE = shlex.join([sys.executable, str(REPOSITORY / "tests" / "see_tutorial.py")])
 
 
@@ -40,7 +42,13 @@ def script_of(page: str) -> str:
         elif language == "bash" and not (remark or "").startswith("not executed: "):
             # `set -e` has no effect within a condition.
             lines.append(f"{{ {text}\n}} && exit 9 || true" if remark == "fails" else text)
+            lines.append(COUNT)
     return "\n".join(lines)
+
+
+def changes_of_rows(output: str) -> list[str]:
+    """The numbers of rows that prod has shown, as the output of the script has them after each command."""
+    return [numbers for numbers, _ in groupby(re.findall(r"^rows in prod: (.+)$", output, re.MULTILINE))]
 
 
 def test_tutorial_works_from_an_empty_folder_with_the_built_wheel(tmp_path: Path) -> None:
@@ -60,11 +68,13 @@ def test_tutorial_works_from_an_empty_folder_with_the_built_wheel(tmp_path: Path
     )
     assert done.returncode == 0, done.stdout[-8_000:]
     first, rest = done.stdout.split("RUN_SUCCESS", 1)
-    failed, mended = rest.split("RUN_FAILURE", 1)
+    failed, corrected = rest.split("RUN_FAILURE", 1)
     for model in ("raw/orders", "shop/paid_orders", "shop/revenue"):
-        for output, is_recorded in ((first, True), (failed, model == "raw/orders"), (mended, model != "raw/orders")):
+        for output, is_recorded in ((first, True), (failed, model == "raw/orders"), (corrected, True)):
             materialized = f"Materialized value {model.replace('/', ' ')}" in output
             assert materialized is is_recorded, (model, output[-4_000:])
+    # Of orders, paid orders and revenue: promoted, computed, with the refund, and with the version that leaves it out.
+    assert changes_of_rows(done.stdout) == ["0 0 0", "3 3 2", "4 4 2", "4 3 2"]
     assert "amount_is_positive" in failed
-    assert "RUN_SUCCESS" in mended
+    assert "RUN_SUCCESS" in corrected
     assert "bob@example.com" not in done.stdout
