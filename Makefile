@@ -17,7 +17,7 @@ FAST_TESTS := tests/unit tests/upstream $(wildcard tests/test_*.py) \
 # Tests, demo and benchmarks start hundreds of processes: where bytecode is not kept, each of them compiles first.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo docs docs-serve reference test test-unit test-rest test-slow test-all nightly test-browser screenshots bench services soak fuzz test-floors test-newest lint format clean
+.PHONY: help set-up browser demo docs docs-serve reference test test-unit test-rest test-slow test-all nightly test-browser screenshots bench services soak fuzz test-floors test-newest lint format clean
 
 test: $(VENV)/.test  ## the tests to run before each commit: two to four minutes
 	$(BIN)/python $(PYTEST) --dist worksteal $(FAST_TESTS) $(PYTEST_ARGS)
@@ -52,7 +52,7 @@ soak: $(VENV)/.test  ## kills and overlaps by the hundred, and random projects a
 	$(BIN)/python tests/soak/random_predictions.py
 	$(BIN)/python tests/soak/random_sequences.py
 
-nightly: $(VENV)/.test services  ## what CI leaves out, in at most three hours: a line for each part
+nightly: $(VENV)/.test services browser  ## what CI leaves out, in at most three hours: a line for each part
 	$(BIN)/python scripts/nightly.py
 
 bench: $(VENV)/.test  ## the tables of docs/benchmarks.md; hours, on a machine that does nothing else
@@ -69,11 +69,13 @@ bench: $(VENV)/.test  ## the tables of docs/benchmarks.md; hours, on a machine t
 	$(BIN)/python benchmarks/restatements.py --work 3000000
 
 # The core packages of MariaDB have the server and no service: nothing is started outside of the tests.
-services:  ## PostgreSQL, MariaDB and Chromium, from Debian's packages; without a server, the tests that start it are skipped
+services:  ## PostgreSQL and MariaDB, from Debian's packages; without a server, the tests that start it are skipped
 	@command -v postgres || ls /usr/lib/postgresql/*/bin/postgres 2>/dev/null || \
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql; }
 	@command -v mariadbd || ls /usr/sbin/mariadbd 2>/dev/null || \
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends mariadb-server-core mariadb-client-core; }
+
+browser:  ## Chromium, from Debian's packages; without it, the stories in a browser are skipped
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
 
@@ -110,6 +112,11 @@ $(BIN)/uv:
 	@test -n "$(PYTHON)" || { echo "Python 3.10 or newer is needed, and none was found."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+set-up: pyproject.toml | $(BIN)/uv  ## what all other targets need, at once
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -e . \
+	  --group dg --group test --group lint --group docs
+	@touch $(addprefix $(VENV)/.,dg test lint docs)
 
 $(VENV)/.dg $(VENV)/.test $(VENV)/.lint $(VENV)/.docs: $(VENV)/.%: pyproject.toml | $(BIN)/uv
 	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -e . --group $*

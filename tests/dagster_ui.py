@@ -39,7 +39,7 @@ LAST_RUN = "query { runsOrError(limit: 1) { ... on Runs { results { runId status
 @contextmanager
 def browser_page() -> Iterator[Page]:
     """While it is open, no other test of this process can start an event loop."""
-    assert CHROMIUM, "there is no Chromium: `make services` installs it"
+    assert CHROMIUM, "there is no Chromium: `make browser` installs it"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         yield browser.new_page(viewport={"width": 1400, "height": 900})

@@ -10,6 +10,8 @@ from dagster_ui import Site, browser_page
 from dev_server import serve
 from harness import BIN, COMPONENT, dagster_project, run, sqlmesh
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from harness import BIN, COMPONENT, dagster_project, run, sqlmesh, state
+
+# The demo also scaffolds, plans and launches in CI.
+pytestmark = pytest.mark.slow
 
 
 def test_first_run_succeeds_from_any_folder_and_creates_no_stray_database(tmp_path: Path) -> None:
