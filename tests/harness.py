@@ -31,6 +31,7 @@ from typing import Any
 import dagster as dg
 import pytest
 import yaml
+from _pytest.mark.structures import ParameterSet
 from dagster._core.code_pointer import CustomPointer, ModuleCodePointer
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
 from dagster._core.definitions.reconstruct import ReconstructableRepository
@@ -83,6 +84,11 @@ YEARLY_CRON = f"0 0 1 {(datetime.date.today().month + 5) % 12 + 1} *"
 
 HAS_PREVIEWS = tuple(map(int, version("sqlmesh").split(".")[:2])) >= (0, 236)
 needs_previews = pytest.mark.skipif(not HAS_PREVIEWS, reason="Previews need SQLMesh 0.236.0.")
+
+
+def at_night(*values: Any) -> list[ParameterSet]:
+    """Values of a parameter that only `make test-slow` tests, because another one tests the same rule in CI."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 def run(

@@ -13,7 +13,7 @@ import pytest
 from engine.plan_jobs import APPLY, change, failure_of, launch, planned
 from engine.preview_lab import DAY
 from engine.recorded_models import LOST, MODELS, broken, day, health, restate, tick, unsynced
-from harness import CONFIG, NewShop, RunRecord, Shop
+from harness import CONFIG, NewShop, RunRecord, Shop, at_night
 
 
 def applied(shop: Shop) -> RunRecord:
@@ -37,7 +37,7 @@ def metadata_of(record: RunRecord, asset: str) -> dict[str, Any]:
 # -- coverage -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("computed_by", ["the apply", "a plan of another environment"])
+@pytest.mark.parametrize("computed_by", ["the apply", *at_night("a plan of another environment")])
 def test_an_incremental_model_has_its_coverage_after_an_apply(shop: Shop, computed_by: str) -> None:
     change(shop, days=MODELS["models/days.sql"].replace("ELSE 1 END", "ELSE 2 END"))
     if computed_by != "the apply":
@@ -115,7 +115,7 @@ def test_each_model_has_one_materialization_after_a_non_breaking_change_and_noth
     assert not unsynced(chain)
 
 
-@pytest.mark.parametrize("found_by", ["a run", "a run of a subset", "the sensor"])
+@pytest.mark.parametrize("found_by", ["a run", *at_night("a run of a subset", "the sensor")])
 def test_a_non_breaking_plan_in_a_shell_leaves_nothing_unsynced(chain: Shop, found_by: str) -> None:
     change(chain, base=NON_BREAKING)
     chain.plan(at=None)
@@ -156,8 +156,8 @@ def tomorrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv(clock.VARIABLE)
 
 
-@pytest.mark.parametrize("mode", ["plan: {forward_only: true}", "virtual_environment_mode: dev_only"])
-@pytest.mark.parametrize("is_recorded", [True, False], ids=["recorded before", "never recorded"])
+@pytest.mark.parametrize("mode", [*at_night("plan: {forward_only: true}"), "virtual_environment_mode: dev_only"])
+@pytest.mark.parametrize("is_recorded", [True, *at_night(False)], ids=["recorded before", "never recorded"])
 def test_kept_rows_are_not_in_sync_until_they_are_computed(
     new_shop: NewShop, monkeypatch: pytest.MonkeyPatch, mode: str, is_recorded: bool
 ) -> None:

@@ -129,6 +129,7 @@ def test_stored_selection_that_matches_no_model_any_more_is_an_error(shop: Shop)
     assert [selection["select"] for selection in json.loads(shop.state.read_text())["selections"]] == []
 
 
+@pytest.mark.slow
 def test_process_without_stored_manifest_resolves_each_selection_once(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -138,6 +139,7 @@ def test_process_without_stored_manifest_resolves_each_selection_once(
     assert not list(shop.dagster.root.rglob("state"))
 
 
+@pytest.mark.slow
 def test_selection_that_cannot_be_stored_is_used_and_a_warning_logged(
     shop: Shop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,6 +89,7 @@ def test_cancelled_run_finishes_and_reports_batches_in_flight(
     assert ("t/idle" in second_run.observations) is record_unchanged
 
 
+@pytest.mark.slow
 def test_model_that_does_not_end_is_killed_after_both_grace_periods(new_shop: NewShop) -> None:
     shop = new_shop({**FILES, "models/idle.sql": IDLE_MODEL})
     (shop.project / "pause").touch()
@@ -164,6 +165,7 @@ def test_long_query_is_cancelled_in_mariadb(new_shop: NewShop) -> None:
     assert processes_in(shop.project) == []
 
 
+@pytest.mark.slow
 def test_query_that_was_not_cancelled_is_named(new_shop: NewShop) -> None:
     """The user of the second connection is locked: MariaDB refuses it."""
     with mariadb_server() as server:

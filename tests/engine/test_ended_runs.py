@@ -12,6 +12,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import dagster as dg
+import pytest
 from harness import PAUSE, NewShop, Shop, processes_in, python_model, wait_until
 from postgres import postgres_server
 
@@ -71,6 +72,7 @@ def test_step_stops_after_the_process_of_its_run_was_killed_and_whoever_waits_fo
     assert not set(first.materializations) & set(second.materializations)
 
 
+@pytest.mark.slow
 def test_step_stops_after_somebody_has_marked_its_run_as_ended(new_shop: NewShop) -> None:
     shop = new_shop(FILES)
     pause = shop.project / "pause"

@@ -20,6 +20,7 @@ from harness import (
     YEARLY_CRON,
     NewShop,
     Shop,
+    at_night,
     duckdb_file_in_use,
     plan,
     planned_shop,
@@ -550,7 +551,9 @@ BEFORE_ALL = {
 ONLY_ONCE = "before_all:\n  - SELECT error('Connection reset by peer') FROM ctl.late\n"
 
 
-@pytest.mark.parametrize("retries", [None, {"max_retries": 1, "delay": 0, "transient_errors": ["reset by peer"]}])
+@pytest.mark.parametrize(
+    "retries", [None, *at_night({"max_retries": 1, "delay": 0, "transient_errors": ["reset by peer"]})]
+)
 def test_failed_before_all_statement_is_the_only_failure_and_earlier_results_are_repeated(
     new_shop: NewShop, retries: dict[str, Any] | None
 ) -> None:

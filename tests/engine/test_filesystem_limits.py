@@ -79,6 +79,7 @@ def test_full_disk_fails_the_run_and_next_run_computes_the_rest(shop: Shop) -> N
     assert set(second_run.materializations) == ALL_MODELS
 
 
+@pytest.mark.slow
 def test_run_needs_no_home_folder_and_very_long_line_is_cut(shop: Shop) -> None:
     run_id = shop.start_new_process(HOME="/nobody/lives/here").communicate(timeout=200)[0].split()[-1]
     record = shop.run_record(run_id)

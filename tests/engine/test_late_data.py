@@ -126,6 +126,7 @@ def test_a_partition_that_is_loaded_while_a_model_reads_it_is_late(new_shop: New
         assert run(shop).checks[CHECK].metadata["sqlmesh/late"].value == day(2)
 
 
+@pytest.mark.slow
 def test_a_computed_partition_that_is_loaded_while_another_one_is_computed_is_late_whatever_the_janitor_merges(
     new_shop: NewShop,
 ) -> None:

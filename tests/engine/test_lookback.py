@@ -7,7 +7,7 @@ import signal
 
 import dagster as dg
 import pytest
-from harness import PAUSE, NewShop, RunRecord, Shop, plan, wait_until
+from harness import PAUSE, NewShop, RunRecord, Shop, at_night, plan, wait_until
 from postgres import postgres_server
 
 CHECK = "t/days:sqlmesh_intervals_complete"
@@ -69,7 +69,7 @@ HEALED = {6: 1, 5: 1, 4: 1, 3: 2, 2: 2, 1: 2}
 """After a day is computed together with the two days before it, and after all of them have succeeded."""
 
 
-@pytest.mark.parametrize("batch_size", [", batch_size 1", ""])
+@pytest.mark.parametrize("batch_size", [*at_night(", batch_size 1"), ""])
 def test_failed_batch_of_lookback_is_computed_again_by_the_next_run(new_shop: NewShop, batch_size: str) -> None:
     model = SQL.format(batch_size=batch_size, audits="", more="")
     shop = new_shop({"models/days.sql": model}, tables=SOURCE, planned_at="1 day ago", intervals_check=True)
@@ -263,6 +263,7 @@ def apply(shop: Shop) -> bool:
     return job.execute_in_process(instance=shop.instance, run_config=config, raise_on_error=False).success
 
 
+@pytest.mark.slow
 def test_failed_batch_of_lookback_in_a_repeated_apply_is_computed_by_the_next_one(new_shop: NewShop) -> None:
     """The second apply computes the failed day, and again the day two days before it."""
     shop = new_shop({"models/days.sql": BY_DAY}, tables=SOURCE, planned_at="now", deploy=True)

@@ -22,7 +22,7 @@ from engine.plan_jobs import (
     planned,
     report_of,
 )
-from harness import NewShop, Shop, sqlmesh, wait_until
+from harness import NewShop, Shop, at_night, sqlmesh, wait_until
 from postgres import postgres_server
 
 
@@ -119,6 +119,7 @@ def test_a_model_whose_audits_alone_have_changed_is_audited_and_not_reported_as_
     assert "Computed: 0 models" in record.log
 
 
+@pytest.mark.slow
 def test_an_added_audit_that_fails_leaves_prod_on_its_versions(shop: Shop) -> None:
     change(shop, other="MODEL (name t.other, kind FULL, audits (not_null(columns := (x)))); SELECT 1 AS x")
     launch(shop, APPLY, digest=planned(shop)["digest"])
@@ -170,6 +171,7 @@ def test_a_plan_applied_by_somebody_else_makes_the_approval_void(shop: Shop) -> 
     assert "t.other" in failure_of(record)
 
 
+@pytest.mark.slow
 def test_an_approval_of_no_changes_can_be_applied_twice_and_a_later_merge_moves_nothing(shop: Shop) -> None:
     change(shop, total=TOTAL.format(added=" + 1"))
     launch(shop, APPLY, digest=planned(shop)["digest"])
@@ -188,7 +190,7 @@ def test_an_approval_of_no_changes_can_be_applied_twice_and_a_later_merge_moves_
 AUDITED = "MODEL (name t.other, kind FULL, audits (not_null(columns := (x)))); SELECT {x} AS x"
 
 
-@pytest.mark.parametrize("x", [1, 2], ids=["the model is unchanged", "the model is changed too"])
+@pytest.mark.parametrize("x", [1, *at_night(2)], ids=["the model is unchanged", "the model is changed too"])
 def test_a_branch_without_a_colleagues_audit_does_not_remove_it(shop: Shop, x: int) -> None:
     change(shop, other=AUDITED.format(x=1))
     shop.plan(at=None)
@@ -347,6 +349,7 @@ def test_a_run_over_the_budget_is_refused_before_it_computes_anything(new_shop: 
     assert set(allowed.materializations) == {"t/daily"}
 
 
+@pytest.mark.slow
 def test_the_first_plan_of_an_environment_is_applied(new_shop: NewShop) -> None:
     shop = new_shop(MODELS, planned_at=None, deploy=True)
     report = planned(shop)

@@ -146,6 +146,7 @@ def test_a_model_that_reads_a_forward_only_preview_is_marked(lab: Lab) -> None:
     assert "t.orders, which this model reads" in revenue["note"]
 
 
+@pytest.mark.slow
 @on_duckdb
 def test_the_range_of_a_forward_only_change_is_known_after_the_janitor_has_merged_intervals(lab: Lab) -> None:
     lab.change(orders=FORWARD_ONLY.format(factor=2))
@@ -206,6 +207,7 @@ FROM raw.orders WHERE day = CURRENT_DATE
 """
 
 
+@pytest.mark.slow
 def test_exact_numbers_of_many_digits_and_names_with_capitals_are_compared(lab: Lab) -> None:
     wide, money, number = "10000000000000000999", "1200000000000000.69", "9007199254740993::BIGINT"
     lab.change(orders_with_capitals=EXACT.format(wide=wide, money=money, number=number))

@@ -110,6 +110,7 @@ def test_an_audit_that_only_the_preview_has_is_evaluated_on_prods_table(audited:
     assert audits(report)["number_of_rows"] == (1, 1), "only the audits differ, so the table is prod's"
 
 
+@pytest.mark.slow
 @on_duckdb
 def test_an_audit_of_a_new_column_has_no_result_in_prod(audited: Lab) -> None:
     more = AUDITED.replace("count(*) AS orders", "count(*) AS orders, NULL::INT AS tax")
@@ -141,6 +142,7 @@ def test_amounts_of_columns_that_differ_are_shown_for_both(audited: Lab) -> None
     assert f"- The run: `{record.run_id}`" in text
 
 
+@pytest.mark.slow
 @on_duckdb
 @pytest.mark.attribute("webserver_base_url")
 def test_assets_downstream_of_changed_models_are_named_with_their_owners(audited: Lab, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from engine.preview_lab import (
     on_duckdb,
     report_of_last,
 )
-from harness import NewShop, needs_previews
+from harness import NewShop, at_night, needs_previews
 
 pytestmark = needs_previews
 
@@ -150,6 +150,7 @@ def test_files_that_equal_prod_are_green_without_a_preview(lab: Lab) -> None:
     assert ("pr_1",) not in lab.left_over()["environments"]
 
 
+@pytest.mark.slow
 @on_duckdb
 def test_a_preview_over_the_budget_computes_nothing(lab: Lab) -> None:
     make_gap(lab, 3, 0)
@@ -207,7 +208,7 @@ def test_the_report_is_written_to_a_file_also_if_the_preview_is_refused_or_close
 
 
 @on_duckdb
-@pytest.mark.parametrize("name", ["missing/report.md", "report.txt", "folder.json"])
+@pytest.mark.parametrize("name", ["missing/report.md", *at_night("report.txt", "folder.json")])
 def test_each_job_refuses_a_report_that_cannot_be_written_before_it_does_anything(
     lab: Lab, tmp_path: Path, name: str
 ) -> None:
@@ -236,6 +237,7 @@ def test_jobs_have_the_tags_of_preview(new_shop: NewShop) -> None:
         assert definitions.resolve_job_def(job).tags["team"] == "data"
 
 
+@pytest.mark.slow
 @on_duckdb
 def test_the_second_commit_is_categorized_against_prod(lab: Lab) -> None:
     lab.change(revenue=REVENUE.replace("sum(amount)", "avg(amount)"))
@@ -247,6 +249,7 @@ def test_the_second_commit_is_categorized_against_prod(lab: Lab) -> None:
     assert (model["name"], model["category"]) == ("t.revenue", "breaking")
 
 
+@pytest.mark.slow
 @on_duckdb
 def test_a_commit_that_takes_everything_back_shows_the_versions_of_prod(lab: Lab) -> None:
     before = lab.left_over()
@@ -281,6 +284,7 @@ def test_closing_leaves_the_version_that_prod_has_shown_before(lab: Lab) -> None
     assert lab.ask("SELECT DISTINCT amount FROM t.orders WHERE id = 1") == [(6.0,)]
 
 
+@pytest.mark.slow
 @on_duckdb
 def test_closing_leaves_the_version_that_prod_has_shown_and_taken_back(lab: Lab) -> None:
     lab.change(orders=ORDERS.format(factor=5))
@@ -303,6 +307,7 @@ def test_closing_leaves_the_version_that_prod_has_shown_and_taken_back(lab: Lab)
     }
 
 
+@pytest.mark.slow
 def test_closing_a_preview_of_changed_metadata_leaves_the_tables_of_prod(lab: Lab) -> None:
     """Such a version has the table of prod."""
     before, prod = lab.left_over(), lab.prod()
@@ -333,6 +338,7 @@ def test_a_new_forward_only_model_is_marked_and_its_preview_is_deleted_after_the
     assert lab.ask("SELECT count(*) FROM t.reader") == [(60,)]
 
 
+@pytest.mark.slow
 def test_a_forward_only_change_whose_preview_has_failed_is_computed_on_its_last_day_by_the_next_one(lab: Lab) -> None:
     """SQLMesh has recorded the other intervals of prod with a table that does not exist yet: it is not missing."""
     lab.change(orders=FORWARD_ONLY.format(factor=2))
@@ -350,6 +356,7 @@ def test_a_forward_only_change_whose_preview_has_failed_is_computed_on_its_last_
     assert "Computed: 0 models" in lab.job(PREVIEW).log, "it is computed once"
 
 
+@pytest.mark.slow
 def test_closing_two_previews_of_a_forward_only_change_leaves_no_intervals(lab: Lab) -> None:
     lab.change(orders=FORWARD_ONLY.format(factor=2))
     lab.shop.plan(at=None)
@@ -367,6 +374,7 @@ def test_closing_two_previews_of_a_forward_only_change_leaves_no_intervals(lab: 
     assert lab.left_over() == before
 
 
+@pytest.mark.slow
 def test_closing_deletes_what_a_failed_commit_has_computed_of_versions_that_prod_shows(lab: Lab) -> None:
     lab.change(orders=FORWARD_ONLY.format(factor=2))
     lab.shop.plan(at=None)

@@ -14,7 +14,18 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
-from harness import BIN, CONFIG, PYTHON_CONFIG, DagsterProject, NewShop, dagster_project, load, run, write_project
+from harness import (
+    BIN,
+    CONFIG,
+    PYTHON_CONFIG,
+    DagsterProject,
+    NewShop,
+    at_night,
+    dagster_project,
+    load,
+    run,
+    write_project,
+)
 
 from dg_sqlmesh_component import component
 from dg_sqlmesh_component.config.project import SQLMeshProject
@@ -149,7 +160,9 @@ def load(_: dg.ComponentLoadContext) -> SQLMeshProjectComponent:
 """
 
 
-@pytest.mark.parametrize("project_attribute", ["../../../../shop", "{{ project_root }}/../shop", "in Python"])
+@pytest.mark.parametrize(
+    "project_attribute", ["../../../../shop", *at_night("{{ project_root }}/../shop", "in Python")]
+)
 def test_manifest_is_found_after_project_moves_to_another_folder(
     tmp_path: Path, project_attribute: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +198,7 @@ def test_manifest_is_found_after_project_moves_to_another_folder(
     assert path == str(root.parent / "shop" / "audits" / "a.sql")
 
 
+@pytest.mark.slow
 def test_refresh_defs_state_always_loads_the_whole_project(tmp_path: Path) -> None:
     write_project(tmp_path / "shop", ONE_MODEL)
     with dagster_project(tmp_path) as dagster:

@@ -20,7 +20,7 @@ from engine.plan_jobs import (
     planned,
     report_of,
 )
-from harness import CONFIG, NewShop, Shop
+from harness import CONFIG, NewShop, Shop, at_night
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_an_apply_killed_in_the_promotion_is_finished_by_the_same_digest(new_sho
     assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
 
 
-@pytest.mark.parametrize("settings", ["", "plan: {use_finalized_state: true}\n"])
+@pytest.mark.parametrize("settings", ["", *at_night("plan: {use_finalized_state: true}\n")])
 def test_the_same_digest_is_accepted_however_often_the_promotion_fails(new_shop: NewShop, settings: str) -> None:
     """Each attempt writes a plan of its own into the environment's row, and the one before it as its previous plan."""
     shop = killed_shop(new_shop)
@@ -130,6 +130,7 @@ def fail_in_migration(evaluator):
 """
 
 
+@pytest.mark.slow
 def test_a_destructive_plan_that_fails_in_its_migration_is_finished_by_the_same_run_config(new_shop: NewShop) -> None:
     daily = DAILY.replace("SELECT", "@fail_in_migration();\nSELECT")
     total = "MODEL (name t.total, kind FULL); SELECT max(amount) AS amount FROM t.daily"
