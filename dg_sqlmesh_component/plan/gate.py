@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, counted, listed, ranges, unquoted
+from dg_sqlmesh_component.protocol.intervals import subtract
 
 PARTS = ("models", "categories", "statements", "requirements", "settings", "previous models")
 """The parts of `PlanBuilt.parts`, in the order of the digest's fields. The allow-list is the last field."""
@@ -53,6 +54,7 @@ class Decision:
         allow_destructive: Names of models whose tables may lose columns.
         allow_revert: Names of models that may go back to an older definition.
         allow_drop_dependents: Names of models whose views may be replaced although others read them.
+        allow_lost_intervals: Names of models that may show fewer intervals than before.
         over_budget: Whether the plan may cost more than `budget` in defs.yaml.
     """
 
@@ -60,6 +62,7 @@ class Decision:
     allow_destructive: tuple[str, ...] = ()
     allow_revert: tuple[str, ...] = ()
     allow_drop_dependents: tuple[str, ...] = ()
+    allow_lost_intervals: tuple[str, ...] = ()
     over_budget: bool = False
 
 
@@ -89,6 +92,7 @@ def refusals(plan: msg.PlanBuilt, decision: Decision, apply_job: str, budget: st
         *_takes_back(plan, decision),
         *_destructive(plan, decision),
         *_drops_dependents(plan, decision),
+        *_lost_intervals(plan, decision),
         *_uncategorized(plan),
         *_not_loaded(plan),
         *_unknown_names(plan, decision),
@@ -235,10 +239,30 @@ def _uncategorized(plan: msg.PlanBuilt) -> Iterator[Refusal]:
         yield Refusal("uncategorized", models, message)
 
 
-def _not_loaded(plan: msg.PlanBuilt) -> Iterator[Refusal]:
-    lost = [model for model in plan.models if model.loses]
+def _lost_intervals(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:
+    lost = [m for m in plan.models if lost_for_good(m) and not _is_named(m, decision.allow_lost_intervals)]
     if lost:
-        details = "; ".join(f"{m.name} for {ranges(m.loses)}, of {listed([*map(unquoted, m.waits_for)])}" for m in lost)
+        details = "; ".join(f"{m.name} for {ranges(lost_for_good(m))}" for m in lost)
+        message = (
+            f"Models would lose rows that environment {plan.environment} shows: {details}. The plan computes nothing "
+            "for these ranges, and neither does the next run. Causes are a later `start`, an earlier `end`, or a "
+            "`cron` with longer intervals. To apply it all the same, name these models in `allow_lost_intervals` in "
+            "the run config."
+        )
+        yield Refusal("lost_intervals", tuple(m.name for m in lost), message)
+
+
+def lost_for_good(model: msg.PlannedModel) -> tuple[msg.Interval, ...]:
+    """The intervals that a model loses, and that neither the next run nor the load of a source brings back."""
+    return subtract(model.loses, [*model.loses_not_loaded, *model.loses_until_run])
+
+
+def _not_loaded(plan: msg.PlanBuilt) -> Iterator[Refusal]:
+    lost = [model for model in plan.models if model.loses_not_loaded]
+    if lost:
+        details = "; ".join(
+            f"{m.name} for {ranges(m.loses_not_loaded)}, of {listed([*map(unquoted, m.waits_for)])}" for m in lost
+        )
         message = (
             f"Models would lose rows that they have now, because a source is not loaded: {details}. The plan would not "
             "compute these ranges. Materialize the assets that load these tables, and launch this job again. "
@@ -252,6 +276,7 @@ def _unknown_names(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]
         ("allow_destructive", decision.allow_destructive),
         ("allow_revert", decision.allow_revert),
         ("allow_drop_dependents", decision.allow_drop_dependents),
+        ("allow_lost_intervals", decision.allow_lost_intervals),
     ):
         unknown = tuple(name for name in names if not any(_is_named(model, [name]) for model in plan.models))
         if unknown and decision.digest is not None and not _has_finished(plan):
@@ -276,6 +301,7 @@ _ACCEPTED_BY = {
     "destructive": "allow_destructive",
     "stale_branch": "allow_revert",
     "drops_dependents": "allow_drop_dependents",
+    "lost_intervals": "allow_lost_intervals",
 }
 """By kind of refusal, the option of the run config that accepts its models."""
 

@@ -32,10 +32,14 @@ def build_deploy_jobs(configured: Deploy, settings: Settings) -> dg.Definitions:
         default_value=[],
         description="Models whose views may be replaced although PostgreSQL then drops others.",
     )
+    allow_lost_intervals = dg.Field(
+        _NAMES, default_value=[], description="Models that may show fewer intervals than before."
+    )
     allowed = {
         "allow_destructive": allow_destructive,
         "allow_revert": allow_revert,
         "allow_drop_dependents": allow_drop_dependents,
+        "allow_lost_intervals": allow_lost_intervals,
     }
     plan = _graph(
         settings.plan_job,

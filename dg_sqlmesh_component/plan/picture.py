@@ -78,7 +78,7 @@ def _readers(
 
 
 def _class(model: msg.PlannedModel) -> str:
-    if model.change == "removed" or model.destructive:
+    if model.change == "removed" or model.destructive or model.loses:
         return "lost"
     return "indirect" if model.change == "indirect" else "changed"
 

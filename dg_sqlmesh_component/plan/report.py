@@ -11,6 +11,7 @@ from dg_sqlmesh_component.plan.affected import Affected
 from dg_sqlmesh_component.plan.gate import Refusal
 from dg_sqlmesh_component.plan.sentences import why_runs_wait
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.formatting import utc_text
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ class PlanReport:
             "columns": None if (columns := self.columns(model)) is None else list(columns),
             "intervals": model.intervals,
             "waiting": model.waiting,
+            "lost_intervals": [[utc_text(start), utc_text(end)] for start, end in model.loses],
             "seconds": self.seconds.get(model.fqn),
             "owner": model.owner,
             "dependents": None if model.dependents is None else list(model.dependents),

@@ -181,6 +181,7 @@ def _loss_lines(report: PlanReport) -> list[str]:
                 f"{sentences.ONE_TABLE if model.has_one_table else sentences.KEPT}"
                 for column in lost
             ]
+        lines += [f"- {code(model.name)}: {literal(rows)}" for rows in sentences.lost_rows(model)]
         lines += [
             f"- {code(view)} reads {code(model.name)}. {sentences.of_dependent(model)}"
             for view in model.dependents or ()

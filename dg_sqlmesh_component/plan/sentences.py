@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from dg_sqlmesh_component.plan.gate import lost_for_good
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, listed, ranges, utc_text
 from dg_sqlmesh_component.protocol.manifest import split_fqn
@@ -52,9 +53,21 @@ def effect(model: msg.PlannedModel, columns: Sequence[str] | None) -> str:
     Args:
         columns: As in `PlannedModel`, or as a preview has computed them.
     """
+    rows = [f"loses the rows of {ranges(model.loses)}"] if model.loses else []
     if model.destructive:
-        return "; ".join(f"{effect}: values are lost" for effect in model.destructive)
-    return "columns are not known before it is computed" if columns is None else "; ".join(columns)
+        return "; ".join([*(f"{effect}: values are lost" for effect in model.destructive), *rows])
+    return "; ".join([*(("columns are not known before it is computed",) if columns is None else columns), *rows])
+
+
+def lost_rows(model: msg.PlannedModel) -> Iterator[str]:
+    """The intervals that an environment does not show any more, and until when."""
+    for intervals, until in (
+        (lost_for_good(model), f"any more. {ONE_TABLE if model.has_one_table else KEPT}"),
+        (model.loses_not_loaded, f"until {_tables(model.waits_for)} is loaded and a run computes them."),
+        (model.loses_until_run, "until the next run computes them."),
+    ):
+        if intervals:
+            yield f"the rows of {ranges(intervals)} are not shown {until}"
 
 
 def fate(effect: str) -> str:

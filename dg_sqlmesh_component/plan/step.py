@@ -24,7 +24,7 @@ from dg_sqlmesh_component.plan.preview_audits import previewed_audits
 from dg_sqlmesh_component.plan.report import PlanReport
 from dg_sqlmesh_component.plan.sentences import kept_rows, left_out, made_up_for
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import listed
+from dg_sqlmesh_component.protocol.formatting import listed, ranges
 from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.metadata import outcome_metadata, timestamp
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
@@ -151,6 +151,8 @@ class _PlanStep:
         result = f"Applied: environment {environment} shows the plan. {self.planning.cost(self.planning.report)}"
         if lost := [f"{model.name} ({', '.join(model.destructive)})" for model in plan.models if model.destructive]:
             result += f" Values are lost: {listed(lost)}."
+        if fewer := [f"{model.name} ({ranges(model.loses)})" for model in plan.models if model.loses]:
+            result += f" Rows that it does not show any more: {listed(fewer)}."
         if emptied := [model.name for model in plan.models if any(msg.ADDED_AGAIN in e for e in model.destructive)]:
             result += f" To compute the values of the added columns again, restate {listed(emptied)}."
         went_on = self.planning.went_on

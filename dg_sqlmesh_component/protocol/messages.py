@@ -906,7 +906,9 @@ class PlannedModel:
         follows_promotion: Whether it computes them after the promotion.
         waiting: Those that it leaves out, because awaited tables are not complete for them.
         waits_for: These tables, by fqn.
-        loses: What the environment shows of the left-out intervals now, and would not show after the plan.
+        loses: The intervals that the environment shows now, and would not show after the plan.
+        loses_not_loaded: Those of them that the plan leaves out, because awaited tables are not complete for them.
+        loses_until_run: Those of them that are pending for the next run.
         milliseconds: Their length. 0 if the model has no intervals.
         takes_back: Whether the definition equals an older one, so that the newer one would be lost.
         other_project: The name of the SQLMesh project of the model, if it is none of this component's.
@@ -934,6 +936,8 @@ class PlannedModel:
     waiting: int = 0
     waits_for: tuple[str, ...] = ()
     loses: tuple[Interval, ...] = ()
+    loses_not_loaded: tuple[Interval, ...] = ()
+    loses_until_run: tuple[Interval, ...] = ()
     milliseconds: int = 0
     takes_back: bool = False
     owner: str | None = None

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from engine.plan_jobs import APPLY, PLAN, change, failure_of, launch, planned, report_of
-from engine.preview_lab import PREVIEW
+from engine.preview_lab import PREVIEW, report_of_last
 from harness import NewShop, RunRecord, Shop, needs_previews
 
 ORDERS = "MODEL (name t.orders, kind FULL); SELECT {columns} FROM raw.x"
@@ -59,6 +59,39 @@ def test_columns_that_nobody_can_know_are_null_and_named(new_shop: NewShop) -> N
     assert "**To decide:** 1 model with unknown columns." in text
     assert "Whether `t.orders` would lose columns is not known before it is computed." in text
     assert "nothing is lost" not in text
+
+
+DAYS = """
+MODEL (name t.days, kind INCREMENTAL_BY_TIME_RANGE (time_column day){head});
+SELECT day::DATE AS day, 1 AS x FROM raw.days WHERE day BETWEEN @start_ds AND @end_ds
+"""
+RAW_DAYS = {"raw.days": "SELECT CURRENT_DATE - range::INT AS day FROM range(10)"}
+
+
+@needs_previews
+def test_days_that_a_plan_takes_from_readers_are_named_and_refused_until_they_are_allowed(new_shop: NewShop) -> None:
+    preview = {"environment": "pr_1"}
+    shop = new_shop({"models/days.sql": DAYS.format(head="")}, tables=RAW_DAYS, deploy=True, preview=preview)
+    shown = "SELECT count(*) FROM t.days"
+    assert shop.query(shown) == [(3,)]
+    change(shop, days=DAYS.format(head=", cron '@yearly'"))
+
+    previewed = launch(shop, PREVIEW)
+
+    assert previewed.status is dg.DagsterRunStatus.SUCCESS, previewed.log
+    text, report = text_of(previewed), report_of_last(previewed)
+    assert "**To decide:** 1 loss, 1 refusal." in text
+    assert "`t.days`: the rows of 20" in text
+    assert "(3 days) are not shown any more. The apply deletes no data" in text
+    [model] = report["models"]
+    assert len(model["lost_intervals"]) == 1
+    assert [(refusal["kind"], refusal["models"]) for refusal in report["refusals"]] == [("lost_intervals", ["t.days"])]
+    assert '"allow_lost_intervals": ["t.days"]' in report["command"]
+    assert shop.query(shown) == [(3,)]
+    allowed = launch(shop, APPLY, digest=report["digest"], allow_lost_intervals=["t.days"])
+    assert allowed.status is dg.DagsterRunStatus.SUCCESS, failure_of(allowed)
+    assert "Rows that it does not show any more: t.days (" in allowed.log
+    assert shop.query(shown) == [(0,)]
 
 
 AUDIT = "AUDIT (name alone, standalone true{more}); SELECT * FROM t.orders WHERE id < {least}"

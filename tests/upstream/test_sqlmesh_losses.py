@@ -17,6 +17,7 @@ from sqlmesh.core.plan import Plan, stages
 from sqlmesh.utils.errors import PlanError
 
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
+from dg_sqlmesh_component.worker.plan.lost_intervals import lost_intervals
 from dg_sqlmesh_component.worker.plan.migrations import ExistingTable, losses, migrated_snapshots
 
 A = '"warehouse"."t"."a"'
@@ -181,6 +182,59 @@ def test_the_compared_tables_are_those_that_sqlmesh_migrates(project: Project) -
             s.name for s in migrated_snapshots(plan.context_diff.snapshots)
         }
         assert {s.node.name for s in migrating.snapshots} == {"t.a", "t.b", "t.base"}
+
+
+def per_day(name: str, kind: str = "", head: str = "", x: int = 1) -> str:
+    return f"""
+    MODEL (name t.{name}, kind INCREMENTAL_BY_TIME_RANGE (time_column day{kind}){head});
+    SELECT day::DATE AS day, {x} AS x FROM RANGE(DATE '2020-01-01', DATE '2040-01-01', INTERVAL 1 DAY) AS days(day)
+    WHERE day BETWEEN @start_ds AND @end_ds
+    """
+
+
+def whole(name: str, kind: str = "FULL", head: str = "", x: int = 1) -> str:
+    return f"MODEL (name t.{name}, kind {kind}{head}); SELECT CURRENT_DATE AS day, {x} AS x"
+
+
+FORWARD_ONLY = ", forward_only true"
+Lost = dict[str, tuple[str, str, int, int]]
+LOST_DAYS: Lost = {
+    "changed": (per_day("changed"), per_day("changed", x=2), 0, 6),
+    "later_start": (per_day("later_start"), per_day("later_start", head=", start '2 days ago'", x=2), 4, 2),
+    "earlier_end": (per_day("earlier_end"), per_day("earlier_end", head=", end '3 days ago'", x=2), 3, 3),
+    "kept": (per_day("kept", FORWARD_ONLY), per_day("kept", FORWARD_ONLY, ", start '2 days ago'", 2), 0, 6),
+    "whole": (whole("whole"), whole("whole", head=", start '2 days ago'", x=2), 0, 1),
+    "now_whole": (per_day("now_whole"), whole("now_whole", head=", start '2 days ago'"), 0, 1),
+}
+"""By model: the file before and after, the days that readers lose, and the rows that they see then."""
+
+ALL_LOST: Lost = {
+    "longer_cron": (per_day("longer_cron"), per_day("longer_cron", head=", cron '@yearly'"), 6, 0),
+    "whole_longer_cron": (whole("whole_longer_cron"), whole("whole_longer_cron", head=", cron '@yearly'"), 6, 0),
+    "now_view": (whole("now_view"), whole("now_view", "VIEW", ", cron '@yearly'"), 0, 1),
+}
+"""The same. If SQLMesh computes another model, it does not create these tables, and fails while it promotes."""
+
+
+@pytest.mark.parametrize("models", [LOST_DAYS, ALL_LOST], ids=["some days", "all days"])
+def test_a_plan_takes_the_days_from_readers_that_a_new_version_does_not_compute(project: Project, models: Lost) -> None:
+    for name, (before, *_) in models.items():
+        project.write(before, name)
+    project.apply(whole("a"))
+    for name, (_, after, *_) in models.items():
+        project.write(after, name)
+    with project.planned() as (plan, context):
+        missing = {of_model.snapshot_id: of_model.intervals for of_model in plan.missing_intervals}
+        found = {
+            new.node.name: lost_intervals(new, old, missing.get(new.snapshot_id, ()))
+            for new, old in plan.context_diff.modified_snapshots.values()
+        }
+
+        context.apply(plan)
+
+        for name, (_, _, lost, rows) in models.items():
+            assert sum(end - start for start, end in found[f"t.{name}"]) == lost * 86_400_000, name
+            assert context.engine_adapter.fetchone(f"SELECT count(*) FROM t.{name}") == (rows,), name
 
 
 # -- servers --------------------------------------------------------------------------------------

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
+from functools import cached_property
 
 from sqlglot import exp
 from sqlmesh.core.context import Context
@@ -17,7 +18,7 @@ from sqlmesh.utils.dag import DAG
 from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.intervals import common, subtract
+from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.commands import sqlmesh_command
 from dg_sqlmesh_component.worker.coverage import due_at, is_incremental
 from dg_sqlmesh_component.worker.environment import ExternalTables
@@ -27,7 +28,9 @@ from dg_sqlmesh_component.worker.plan.column_reads import column_reads
 from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.plan.dependents import dependents
 from dg_sqlmesh_component.worker.plan.digest import plan_parts
+from dg_sqlmesh_component.worker.plan.lost_intervals import brought_back, lost_intervals
 from dg_sqlmesh_component.worker.plan.migrations import losses
+from dg_sqlmesh_component.worker.plan.versions import missing_now
 from dg_sqlmesh_component.worker.state_lock import is_file_locked, is_lockable
 
 
@@ -137,6 +140,9 @@ class _Models:
         all_missing = self._missing.get(snapshot.snapshot_id, [])
         missing, waits_for = self._left.get(snapshot.name, (all_missing, frozenset()))
         _, old = diff.modified_snapshots.get(snapshot.name, (None, None))
+        loses = lost_intervals(snapshot, old, missing) if self._index.is_representative(snapshot) else ()
+        not_loaded = brought_back(snapshot, loses, subtract(all_missing, missing))
+        pending = self._pending.get(snapshot.name, ()) if loses else ()
         category = snapshot.change_category
         project = snapshot.node.project
         others, added = _column_changes(snapshot, old, change) if old is not None else (None, ())
@@ -155,7 +161,9 @@ class _Models:
             follows_promotion=self._follows_promotion(snapshot) and bool(missing),
             waiting=len(all_missing) - len(missing) if is_incremental(snapshot) else int(missing != all_missing),
             waits_for=tuple(sorted(waits_for)),
-            loses=_loses(snapshot, old, subtract(all_missing, missing)),
+            loses=loses,
+            loses_not_loaded=not_loaded,
+            loses_until_run=brought_back(snapshot, subtract(loses, not_loaded), pending),
             milliseconds=sum(end - start for start, end in missing),
             takes_back=old is not None and _takes_back(snapshot, old, self._context),
             owner=snapshot.node.owner,
@@ -169,6 +177,11 @@ class _Models:
             if self._is_dev or old is None or old.version != snapshot.version
             else _kept_rows(snapshot, missing),
         )
+
+    @cached_property
+    def _pending(self) -> Mapping[str, Sequence[Interval]]:
+        """What a run would compute right after the plan, by name, also what the plan itself computes."""
+        return missing_now(self._diff.snapshots_by_name)
 
     def _follows_promotion(self, snapshot: Snapshot) -> bool:
         if self._before_promotion is None or snapshot.is_seed:
@@ -191,13 +204,6 @@ def _left(plan: Plan, context: PlanContext) -> dict[str, tuple[list[Interval], S
     # The scheduler of `PlanContext` would also record batches and audits.
     scheduler = Context.create_scheduler(context, snapshots.values(), context.snapshot_evaluator)
     return held_back_from(requested, scheduler, plan.deployability_index, ExternalTables(context.request.sources))
-
-
-def _loses(snapshot: Snapshot, old: Snapshot | None, left_out: Sequence[Interval]) -> tuple[Interval, ...]:
-    """What the old version has of the intervals that are left out. A view shows what the new one shows."""
-    if old is None or not left_out or snapshot.is_view or old.version == snapshot.version:
-        return ()
-    return common(left_out, old.intervals) if is_incremental(snapshot) else tuple(old.intervals[-1:])
 
 
 def _reads(diff: ContextDiff) -> dict[str, msg.ColumnReads | None]:

@@ -114,9 +114,22 @@ def test_uncategorized_models_are_named() -> None:
 def test_a_plan_that_would_lose_rows_of_a_source_that_is_not_loaded_is_refused() -> None:
     waits = replace(ORDERS, waiting=1, waits_for=('"db"."raw"."orders"',))
     assert kinds(plan(waits), Decision()) == []
-    [refusal] = refusals(plan(replace(waits, loses=((0, 86_400_000),))), Decision(), "shop_apply")
+    [refusal] = refusals(plan(replace(waits, loses=DAY, loses_not_loaded=DAY)), Decision(), "shop_apply")
     assert (refusal.kind, refusal.models) == ("not_loaded", ("core.orders",))
     assert "core.orders for 1970-01-01, of db.raw.orders" in refusal.message
+
+
+DAY = ((0, 86_400_000),)
+
+
+def test_lost_intervals_are_refused_unless_they_are_allowed_or_the_next_run_computes_them() -> None:
+    assert kinds(plan(replace(ORDERS, loses=DAY)), Decision()) == ["lost_intervals"]
+    assert kinds(plan(replace(ORDERS, loses=DAY)), Decision(allow_lost_intervals=("core.orders",))) == []
+    pending = replace(ORDERS, loses=DAY, loses_until_run=DAY)
+    assert kinds(plan(pending), Decision()) == []
+    text = markdown(report(pending))
+    assert "**To decide:** 1 loss." in text
+    assert "`core.orders`: the rows of 1970-01-01 are not shown until the next run computes them." in text
 
 
 def test_a_name_in_the_run_config_that_the_plan_does_not_change_is_refused() -> None:
