@@ -58,6 +58,11 @@ def row(compared: msg.ModelCompared, planned: msg.PlannedModel | None = None) ->
     return [compared.name, *("" if count is None else f"{count:,}" for count in counts), note(compared, planned)]
 
 
+def lacks_rows(compared: msg.ModelCompared) -> bool:
+    """Whether prod has rows that the preview does not have, although it has computed the same part of the model."""
+    return bool(compared.removed and compared.rows is not None) and not (compared.is_partial or compared.reads_partial)
+
+
 # -- columns --------------------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ from dg_sqlmesh_component.plan.report_file import begin_report, write_report
 from dg_sqlmesh_component.plan.report_markdown import CAUTION, markdown
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
-from dg_sqlmesh_component.protocol.formatting import counted, listed
+from dg_sqlmesh_component.protocol.formatting import counted, listed, unquoted
 from dg_sqlmesh_component.protocol.git import git
 from dg_sqlmesh_component.protocol.intervals import merged
 from dg_sqlmesh_component.report.failure import build_failure
@@ -207,9 +207,16 @@ class Planning:
             kind = "error" if error is None else error.kind
             self.report = replace(self.report, refusals=[Refusal(kind, (), "\n\n".join(problems))])
         else:
-            self.report = replace(self.report, result=text)
+            self.report = self._with_failure(text)
         write_report(self.report, self._context.log)
         raise end
+
+    def _with_failure(self, text: str) -> PlanReport:
+        """The report of a job that has failed after it had a plan. The models are those that have failed."""
+        names = {fqn: model.name for fqn, model in self.report.planned.items()}
+        failed = [outcome.fqn for outcome in self.outcomes if outcome.outcome.rule.is_cause]
+        refusal = Refusal("error", tuple(names.get(fqn, unquoted(fqn)) for fqn in failed), text)
+        return replace(self.report, result=text, refusals=[*self.report.refusals, refusal])
 
 
 def _together(before: NodeOutcome, after: NodeOutcome) -> NodeOutcome:

@@ -167,7 +167,10 @@ class _PreviewStep:
         result += "".join(f" {sentence}" for sentence in made_up_for(self.planning.went_on, models))
         failed = [compared.name for compared in diff if compared.error is not None]
         if failed:
-            result += f" Could not be compared: {listed(failed)}."
+            problem = f"Could not be compared: {listed(failed)}."
+            result += f" {problem}"
+            refusals = [*report.refusals, Refusal("error", tuple(failed), problem)]
+            self.planning.report = replace(self.planning.report, refusals=refusals)
         keep_audits(self._context, self.planning.outcomes)
         self.planning.end(result)
         self.planning.publish(f"Preview {self._name}: {result}")

@@ -95,12 +95,15 @@ def _decision(report: PlanReport) -> list[str]:
 def _to_decide(report: PlanReport) -> str:
     """The numbers of what a reviewer has to look at, in one line."""
     failing = sum(map(data_tables.is_finding, (audit for of_model in report.audits for audit in of_model.audits)))
+    failures = sum(refusal.kind == "error" for refusal in report.refusals)
     affected = len(by_asset(report.affected))
     found = [
         counted(number, noun, plural)
         for number, noun, plural in (
+            (failures, "failure", None),
             (len(_loss_lines(report)), "loss", "losses"),
-            (len(report.refusals), "refusal", None),
+            (len(report.refusals) - failures, "refusal", None),
+            (sum(map(data_tables.lacks_rows, report.diff)), "model with removed rows", "models with removed rows"),
             (len(report.with_unknown_columns), "model with unknown columns", "models with unknown columns"),
             (failing, "failing audit", None),
             (affected, "asset outside of SQLMesh affected", "assets outside of SQLMesh affected"),
@@ -132,6 +135,7 @@ def _refusals(report: PlanReport) -> list[str]:
             f"**{'Failed' if refusal.kind == 'error' else refused} ({refusal.kind}).** {paragraphs(refusal.message)}"
         )
         for refusal in report.refusals
+        if refusal.kind != "error" or not report.result  # else the result has the error
     ]
 
 

@@ -33,11 +33,15 @@ def reported(shop: Shop) -> tuple[list[Any], str]:
     ("before", "after", "expected"),
     [
         ("id, amount, 1 AS extra", "id, 1 AS extra", ["drops amount"]),
-        ("id, amount, 1 AS extra", "id, amount, 1 AS extra, amount AS more", ["adds more"]),
+        (
+            "id, amount, 1 AS extra",
+            "amount, id, 1 AS extra, amount AS more",
+            ["adds more", "changes the order of columns"],
+        ),
         ("id, 1 AS extra", "id, 'a' AS extra", ["changes extra from INT to TEXT"]),
         ("id, 1 AS extra", "id::INT AS id, 1 AS extra", []),
     ],
-    ids=["dropped", "added", "another type", "a type that was not known"],
+    ids=["dropped", "added, and in another order", "another type", "a type that was not known"],
 )
 def test_columns_are_compared_by_name_although_not_all_types_are_known(
     new_shop: NewShop, before: str, after: str, expected: list[str]

@@ -167,7 +167,8 @@ def test_a_preview_over_the_budget_computes_nothing(lab: Lab) -> None:
 
 
 @on_duckdb
-def test_a_failed_audit_of_a_preview_is_named_and_prod_stays(lab: Lab) -> None:
+def test_a_failed_audit_of_a_preview_is_named_and_prod_stays(lab: Lab, tmp_path: Path) -> None:
+    lab.monkeypatch.setenv("DG_SQLMESH_REPORT", str(tmp_path / "report"))
     before = lab.prod()
     audited = REVENUE.replace("grain day", "grain day, audits (forall(criteria := (amount < 0)))")
     lab.change(revenue=audited)
@@ -177,6 +178,9 @@ def test_a_failed_audit_of_a_preview_is_named_and_prod_stays(lab: Lab) -> None:
     assert record.status is dg.DagsterRunStatus.FAILURE
     assert "there is no environment pr_1 yet" in failure_of(record)
     assert "forall" in failure_of(record)
+    [refusal] = json.loads((tmp_path / "report.json").read_text())["refusals"]
+    assert (refusal["kind"], refusal["models"]) == ("error", ["t.revenue"])
+    assert "**To decide:** 1 failure." in (tmp_path / "report.md").read_text()
     assert lab.prod() == before
 
 

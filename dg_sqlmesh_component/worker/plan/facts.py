@@ -256,7 +256,7 @@ def _column_changes(
 
     Returns:
         By name, the columns that they lose or see with another type; None if the names are not known before the model
-        is computed, as of `SELECT *` from a table that SQLMesh does not know. Then the new ones.
+        is computed, as of `SELECT *` from a table that SQLMesh does not know. Then the new ones, and their order.
     """
     if not new.is_model or change == "metadata":  # an audit has no columns
         return {}, ()
@@ -271,7 +271,7 @@ def _column_changes(
             others[name] = f"drops {name}"
         elif name in after and _is_known(before[name]) and _is_known(after[name]) and before[name] != after[name]:
             others[name] = f"changes {name} from {before[name].sql(dialect)} to {after[name].sql(dialect)}"
-    return others, [
+    added = [
         f"adds {name} {type_.sql(dialect)}" if _is_known(type_) else f"adds {name}"
         for name, type_ in after.items()
         if name not in before
@@ -291,6 +291,9 @@ def _takes_back(new: Snapshot, old: Snapshot, context: Context) -> bool:
     if _hashes(new) == _hashes(old):
         return False
     if _audits(new) != _audits(old):
+    keeps_order = new.version == old.version and not new.is_view  # an existing table is only altered
+    is_reordered = [name for name in before if name in after] != [name for name in after if name in before]
+    return others, [*added, *(["changes the order of columns"] if is_reordered and not keeps_order else [])]
         earlier = context.state_reader.get_snapshots([v.snapshot_id(old.name) for v in old.previous_versions])
         if _audits(new) in map(_audits, earlier.values()):
             return True

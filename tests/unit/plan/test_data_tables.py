@@ -9,8 +9,8 @@ import pytest
 from unit.builders import days
 from unit.plan.plans import ORDERS, plan
 
-from dg_sqlmesh_component.plan.data_tables import HEAD, as_json, note, row
-from dg_sqlmesh_component.plan.gate import preview_refusals
+from dg_sqlmesh_component.plan.data_tables import HEAD, as_json, lacks_rows, note, row
+from dg_sqlmesh_component.plan.gate import Refusal, preview_refusals
 from dg_sqlmesh_component.plan.report import PlanReport
 from dg_sqlmesh_component.plan.report_markdown import markdown
 from dg_sqlmesh_component.protocol import messages as msg
@@ -96,6 +96,22 @@ def test_json_has_the_names_that_scripts_use() -> None:
     }.items()  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "more", [{"removed": 0}, {"removed": None}, {"is_partial": True}, {"reads_partial": ("t.b",)}, {"rows": None}]
+)
+def test_rows_that_a_preview_has_not_computed_are_not_removed(more: dict[str, Any]) -> None:
+    assert lacks_rows(compared())
+    assert not lacks_rows(compared(**more))
+
+
+def test_a_job_that_has_failed_reports_the_failure_once_and_first() -> None:
+    refused = [Refusal("error", ("t.a",), "Failed. t.a failed its audit.")]
+    report = PlanReport("prod", "d1", plan(ORDERS), {}, refused, None, result=refused[0].message, is_apply=True)
+    text = markdown(report)
+    assert "\n\nFailed. t.a failed its audit.\n\n**To decide:** 1 failure.\n\n" in text
+    assert text.count("failed its audit") == 1
+
+
 def test_a_preview_is_refused_by_name() -> None:
     built = plan(ORDERS, pending_upstream={"core.raw": 3}, uncategorized=('"db"."core"."orders"',))
     refused = preview_refusals(built, allow_pending=False, over_budget=False, budget="Too much.")
@@ -128,7 +144,7 @@ def test_the_markdown_of_a_preview_has_the_command_that_applies_it_before_its_da
         diff=[compared()],
     )
     text = markdown(report)
-    assert text.startswith("## Preview pr_1\n\nThe preview is ready.\n\n**To decide:** nothing is lost")
+    assert text.startswith("## Preview pr_1\n\nThe preview is ready.\n\n**To decide:** 1 model with removed rows.\n")
     assert "\n\nPlan for environment prod: 1 changed; 3 intervals to compute.\n\n" in text
     assert "### Data compared with prod\n\n| Model | Rows |" in text
     assert "| `t.a` | 10 | 12 | 1 | 3 | 2 |" in text
