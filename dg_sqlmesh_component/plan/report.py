@@ -127,6 +127,7 @@ class PlanReport:
         return {
             "name": model.name,
             "change": model.change,
+            "becomes": model.becomes or None,
             "category": model.category,
             "forward_only": model.is_forward_only,
             "destructive": list(model.destructive),

@@ -162,9 +162,9 @@ def _loss_lines(report: PlanReport) -> list[str]:
     environment = literal(report.plan.environment)
     if report.is_preview and report.plan.environment == report.environment:
         return []
+    older = " If nobody has removed it, this branch is older than the model: merge the main branch."
     lines = [
-        f"- {code(model.name)} is removed: {sentences.after_removal(model)} If nobody has removed it, this branch is "
-        "older than the model: merge the main branch."
+        f"- {code(model.name)} is removed: {sentences.after_removal(model)}{'' if model.becomes else older}"
         for model in report.plan.models
         if model.change == "removed"
     ]

@@ -15,6 +15,12 @@ ONE_TABLE = "No old version stays: in `virtual_environment_mode: dev_only`, SQLM
 
 
 def after_removal(model: msg.PlannedModel) -> str:
+    if model.becomes and not model.has_one_table:
+        return (
+            f"its kind is {model.becomes} now, so SQLMesh computes nothing for it. Its view stays, with the rows of "
+            "today, until SQLMesh's janitor deletes their table, by default after a week. Then queries that use the "
+            "view fail. Drop the view after the apply."
+        )
     if not model.has_one_table:
         return f"queries that use it will fail. {KEPT}"
     return (
@@ -43,6 +49,7 @@ def change(model: msg.PlannedModel) -> str:
     """The change and SQLMesh's category, `changed (breaking, forward-only)`."""
     details = [model.category.replace("_", " ")] if model.category and model.change in ("changed", "indirect") else []
     details += ["forward-only"] if model.is_forward_only and model.change in ("changed", "indirect") else []
+    details += [f"now {model.becomes}"] if model.becomes else []
     details += [f"project {model.other_project}"] if model.other_project else []
     return _CHANGES[model.change] + (f" ({', '.join(details)})" if details else "")
 

@@ -894,6 +894,8 @@ class PlannedModel:
     Attributes:
         name: As written in SQLMesh.
         change: None if the plan only computes missing intervals of it.
+        becomes: The new kind of a removed model that the project still has, and for which SQLMesh computes nothing. It
+            leaves the view or the table of the model in place. Empty for others.
         category: SQLMesh's category of the change, such as `breaking`; None if it has none.
         is_forward_only: Whether the change keeps the table of the environment, and alters its columns.
         destructive: What SQLMesh does to an existing table, for each column that it drops.
@@ -924,6 +926,7 @@ class PlannedModel:
     fqn: str
     name: str
     change: Change | None = None
+    becomes: str = ""
     category: str | None = None
     is_forward_only: bool = False
     destructive: tuple[str, ...] = ()

@@ -98,6 +98,29 @@ def test_days_that_a_plan_takes_from_readers_are_named_and_refused_until_they_ar
     assert shop.query(shown) == [(0,)]
 
 
+MODEL_WITH_TABLE = "MODEL (name t.last, kind FULL); SELECT 1 AS x"
+
+
+def test_a_model_that_loses_its_table_is_reported_as_removed_and_its_view_stays(new_shop: NewShop) -> None:
+    orders, other = ORDERS.format(columns="id"), ORDERS.format(columns="id").replace("t.orders", "t.other")
+    files = {"models/orders.sql": orders, "models/other.sql": other, "models/last.sql": MODEL_WITH_TABLE}
+    shop = new_shop(files, tables=TABLES, deploy=True)
+    change(shop, orders=orders.replace("FULL", "EMBEDDED"))
+    (shop.project / "models" / "other.sql").unlink()
+    (shop.project / "external_models.yaml").write_text("- name: t.other\n  columns: {id: INT}\n")
+
+    record = launch(shop, PLAN)
+
+    report, text = report_of(record), text_of(record)
+    removed = [(model["name"], model["change"], model["becomes"]) for model in report["models"]]
+    assert sorted(removed) == [("t.orders", "removed", "EMBEDDED"), ("t.other", "removed", "EXTERNAL")]
+    assert "**To decide:** 2 losses." in text
+    assert "`t.orders` is removed: its kind is EMBEDDED now, so SQLMesh computes nothing for it. Its view stays" in text
+    applied = launch(shop, APPLY, digest=report["digest"])
+    assert applied.status is dg.DagsterRunStatus.SUCCESS, failure_of(applied)
+    assert shop.query("SELECT orders.id, other.id FROM t.orders, t.other") == [(1, 1)]
+
+
 AUDIT = "AUDIT (name alone, standalone true{more}); SELECT * FROM t.orders WHERE id < {least}"
 
 

@@ -70,6 +70,8 @@ def _replaced(
     changed = new - shown if environment.can_partially_promote(stored) else new
     objects: dict[str | None, dict[_Name, str]] = defaultdict(dict)
     for info in [*changed, *(info for info in shown if info.name not in kept)]:
+        if not info.is_model or info.is_symbolic:  # SQLMesh leaves the view of one that had a table
+            continue
         view = info.qualified_view_name.table_for_environment(environment.naming_info, dialect="postgres")
         gateway = info.model_gateway if environment.gateway_managed else None
         objects[gateway][view.db, view.name] = info.name

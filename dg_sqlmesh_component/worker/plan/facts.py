@@ -117,7 +117,7 @@ class _Models:
                 or self._dependents.get(s_id.name)
             ):
                 continue
-            model = self._model(snapshot)
+            model = self._left_behind(snapshot) or self._model(snapshot)
             if model.kept is None:
                 upstream = order.upstream(s_id)
                 model = replace(model, reads_kept=tuple(name for read, name in kept.items() if read in upstream))
@@ -134,6 +134,21 @@ class _Models:
                 has_one_table=_has_one_table(snapshot, is_dev=self._is_dev),
                 dependents=self._dependents.get(snapshot.name),
             )
+
+    def _left_behind(self, snapshot: Snapshot) -> msg.PlannedModel | None:
+        """The removed model, if a model has lost its table. SQLMesh neither replaces nor removes what shows it."""
+        _, old = self._diff.modified_snapshots.get(snapshot.name, (None, None))
+        if old is None or not old.is_model or old.is_symbolic or not snapshot.is_symbolic:
+            return None
+        return msg.PlannedModel(
+            snapshot.name,
+            snapshot.node.name,
+            "removed",
+            becomes=snapshot.model_kind_name.value,
+            diff=_without_header(self._diff.text_diff(snapshot.name)),
+            owner=snapshot.node.owner,
+            has_one_table=_has_one_table(old, is_dev=self._is_dev),
+        )
 
     def _model(self, snapshot: Snapshot) -> msg.PlannedModel:
         diff, change = self._diff, _change(self._diff, snapshot)
@@ -276,6 +291,9 @@ def _column_changes(
         for name, type_ in after.items()
         if name not in before
     ]
+    keeps_order = new.version == old.version and not new.is_view  # an existing table is only altered
+    is_reordered = [name for name in before if name in after] != [name for name in after if name in before]
+    return others, [*added, *(["changes the order of columns"] if is_reordered and not keeps_order else [])]
 
 
 def _is_known(type_: exp.DataType) -> bool:
@@ -291,9 +309,6 @@ def _takes_back(new: Snapshot, old: Snapshot, context: Context) -> bool:
     if _hashes(new) == _hashes(old):
         return False
     if _audits(new) != _audits(old):
-    keeps_order = new.version == old.version and not new.is_view  # an existing table is only altered
-    is_reordered = [name for name in before if name in after] != [name for name in after if name in before]
-    return others, [*added, *(["changes the order of columns"] if is_reordered and not keeps_order else [])]
         earlier = context.state_reader.get_snapshots([v.snapshot_id(old.name) for v in old.previous_versions])
         if _audits(new) in map(_audits, earlier.values()):
             return True
