@@ -16,6 +16,11 @@ from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, 
 MAX_CAUSES = 3
 """How many of the sources are named for which a model waits."""
 
+_PENDING_ITSELF = (
+    "its own older intervals are pending, outside of the range of this run, and SQLMesh computes it in the order of "
+    "time. Launch a run of it without `start`, `end` and `restate` first"
+)
+
 _LONGEST_LINE = 200
 """Characters of an error in the description of a check."""
 
@@ -177,8 +182,9 @@ class Wording:
         not_complete = [source.sentence for source in sources[:MAX_CAUSES]]
         if len(sources) > MAX_CAUSES:
             not_complete.append(f"and {counted(len(sources) - MAX_CAUSES, 'more source')}")
-        unselected = [fqn for fqn in outcome.idle.unselected if fqn not in self.sources]
-        return "; ".join([*not_complete, *([self._pending_upstream(unselected)] if unselected else [])])
+        own = [_PENDING_ITSELF] if outcome.fqn in outcome.idle.unselected else []
+        upstream = [fqn for fqn in outcome.idle.unselected if fqn not in self.sources and fqn != outcome.fqn]
+        return "; ".join([*not_complete, *own, *([self._pending_upstream(upstream)] if upstream else [])])
 
     def _pending_upstream(self, unselected: Sequence[str]) -> str:
         others = [self.assets.name(fqn) for fqn in unselected if fqn not in self.assets.specs]

@@ -307,6 +307,27 @@ def _orders(of_models: dict[str, Any]) -> list[Any]:
     return [value for fqn, value in of_models.items() if "orders" in fqn]
 
 
+def test_a_model_that_reads_itself_is_not_computed_beyond_its_own_pending_days(new_shop: NewShop) -> None:
+    """Later days would be computed without them, and no later run would correct these."""
+    running = (
+        "MODEL (name t.running, kind INCREMENTAL_BY_TIME_RANGE (time_column ds, batch_size 1), "
+        "columns (ds date, n int)); "
+        "SELECT @start_ds::DATE AS ds, 1 + COALESCE((SELECT n FROM t.running WHERE ds = @start_ds::DATE - 1), 0) AS n"
+    )
+    below = f"MODEL (name t.below, {BY_DAY}); SELECT ds, n FROM t.running WHERE ds BETWEEN @start_ds AND @end_ds"
+    shop = new_shop({"models/running.sql": running, "models/below.sql": below}, **ALLOWED)
+    check = "t/running:sqlmesh_execution_status"
+    yesterday = str(datetime.datetime.now(datetime.timezone.utc).date() - DAY)
+    for config in ({"start": yesterday}, {"restate": {"start": yesterday, "end": yesterday}}):
+        record = shop.launch(ops={OP: config}, assets=["t/running", "t/below"])
+        assert record.status is dg.DagsterRunStatus.SUCCESS, record.failures
+        assert record.status_of("t/running") == record.status_of("t/below") == "waiting"
+        assert "its own older intervals are pending, outside of the range" in record.description_of(check)
+    assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
+    assert shop.query("SELECT n FROM t.running ORDER BY ds") == [(n,) for n in range(1, 7)]
+    assert shop.query("SELECT n FROM t.below ORDER BY ds") == [(n,) for n in range(1, 7)]
+
+
 ALONE = "AUDIT (name alone, standalone true); SELECT * FROM t.daily WHERE id < {least}"
 AUDITED = (
     "MODEL (name t.daily, kind INCREMENTAL_BY_TIME_RANGE (time_column day)); SELECT 1 AS id, @start_ds::DATE AS day"

@@ -57,7 +57,7 @@ def _waiting(
     fqn: str, tracker: Tracker, snapshots: Mapping[str, Snapshot], graph: Mapping[str, Iterable[str]]
 ) -> msg.NodeIdle:
     unready, unselected = tracker.unready_signals, tracker.held_back_by.get(fqn, frozenset())
-    unselected_with_signals = {name for name in unselected & snapshots.keys() if snapshots[name].model.signals}
+    unselected_with_signals = {name for name in unselected & snapshots.keys() - {fqn} if snapshots[name].model.signals}
     unready_upstream = reachable(graph[fqn], graph.__getitem__) & unready.keys() if unready else set()
     return msg.NodeIdle(
         fqn,

@@ -17,9 +17,10 @@ computed again, because of a `lookback` or because they are not over, hold nothi
 (`start`, `end`) may have pending intervals too: a daily downstream model needs the whole day.
 
 Held back from a model are: the overlapping intervals; with `depends_on_past`, also all intervals after the first of
-them (`without`); all intervals of a model that reads whole tables, if an upstream table has lost older rows
-(`_forgotten_upstream`); with a `lookback`, also newer intervals that would compute a held-back interval again
-(`within_lookback`). If a newer interval were computed, SQLMesh would never ask for the older interval.
+them (`without`), and after the first interval that is pending in the model itself (`_behind_own`); all intervals of a
+model that reads whole tables, if an upstream table has lost older rows (`_forgotten_upstream`); with a `lookback`, also
+newer intervals that would compute a held-back interval again (`within_lookback`). If a newer interval were computed,
+SQLMesh would never ask for the older interval.
 
 An external table that an asset of Dagster loads counts as pending for the ranges that are not loaded yet (`sources`). A
 model that has computed such a range before does not hand it on.
@@ -68,7 +69,7 @@ def hold_back_pending_upstream(
 
     Args:
         held_back_by: Gets each model with held-back intervals, and the nearest upstream models and tables that lack
-            them.
+            them. A model that depends on its past may be held back by itself.
         pending: What each node lacks, by name. A plan does not ask the scheduler.
     """
     find_missing, batch = scheduler.merged_missing_intervals, scheduler.batch_intervals
@@ -210,11 +211,12 @@ def _remaining(
             [interval for parent in parents for interval in (*lacking[parent], *pending.get(parent, ()))]
         )
         not_loaded = merge_intervals([interval for table in read for interval in sources[table]])
-        if name in running and (lacking[name] or not_loaded):
+        if name in running and (lacking[name] or not_loaded or name in pending):
             snapshot = running[name]
             single = _single(requested[snapshot], snapshot)
             possible = _possible(snapshot, single, lacking[name], not_loaded)
-            denied = set(single) if name in forgotten_upstream else set(single) - set(possible)
+            behind_own = _behind_own(snapshot, single, pending.get(name, ()))
+            denied = set(single) if name in forgotten_upstream else set(single) - set(possible) | behind_own
             if name in again:
                 denied = within_lookback(single, again[name], denied, snapshot.model.lookback)
             held_back_by: Set[str] = frozenset()
@@ -224,7 +226,8 @@ def _remaining(
                     for source in nearest[name]
                     if without(all_pending[source], sorted(denied), uninterrupted=False) != list(all_pending[source])
                 }
-                held_back_by = concerned | forgotten_upstream.get(name, set()) or nearest[name]
+                own = {name} if behind_own else set()
+                held_back_by = concerned | forgotten_upstream.get(name, set()) | own or nearest[name]
                 lacking[name] = merge_intervals([*lacking[name], *denied])
             remaining[snapshot] = [interval for interval in single if interval not in denied], held_back_by
         lacking[name] = merge_intervals([*lacking[name], *_lost_to_readers(by_name[name], not_loaded, index)])
@@ -242,6 +245,16 @@ def _possible(
     # A computation of a whole table reads all rows, so it needs everything before its end.
     uninterrupted = snapshot.depends_on_past or bool(not_loaded and not is_incremental(snapshot))
     return without(single, taken, uninterrupted=uninterrupted)
+
+
+def _behind_own(snapshot: Snapshot, single: Sequence[Interval], pending: Sequence[Interval]) -> set[Interval]:
+    """The single intervals that would be computed before an older one of the model, although it depends on its past.
+
+    Args:
+        pending: What the model lacks and does not compute in this run.
+    """
+    newer = {interval for interval in single if pending and interval[0] >= pending[0][0]}
+    return newer if newer and is_incremental(snapshot) and snapshot.depends_on_past else set()
 
 
 def _lost_to_readers(

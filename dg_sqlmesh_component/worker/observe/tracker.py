@@ -67,7 +67,7 @@ class Tracker(PipeConsole):
         planned: The planned batches of each node. An empty tuple: intervals are missing, but none of them is ready.
         unready_signals: By node, its signals that held back an interval.
         held_back_by: By model with held-back intervals, the nearest upstream models that lack them and do not run, and
-            the awaited tables that are not complete.
+            the awaited tables that are not complete. A model that depends on its past may be held back by itself.
         sources: The awaited tables.
         was_cancelled: Whether a batch was not started, or was cancelled, because Dagster cancelled the run.
         cut_off: Nodes with a batch in flight that was cancelled.
@@ -134,7 +134,8 @@ class Tracker(PipeConsole):
         self.planned = {snapshot.name: tuple(batches) for snapshot, batches in batched_intervals.items()}
         self._progress.plan(self.planned)
         self._start_reports()
-        if unselected := sorted(set().union(*self.held_back_by.values()) - self.sources):
+        upstream = (by - {fqn} for fqn, by in self.held_back_by.items())
+        if unselected := sorted(set().union(*upstream) - self.sources):
             named = listed(list(map(unquoted, unselected)), _MAX_NAMED)
             text = f"Not in this run, with pending intervals: {named}. Models downstream are computed up to them."
             self.pipe.log("info", text)
