@@ -69,9 +69,14 @@ def _serve(pipe: Pipe) -> None:
     )
     from dg_sqlmesh_component.worker.plan.close import close_preview
     from dg_sqlmesh_component.worker.plan.serve import serve_plan
-    from dg_sqlmesh_component.worker.sqlmesh_internals import read_right_snapshots_from_cache, remember_cron_ticks
+    from dg_sqlmesh_component.worker.sqlmesh_internals import (
+        keep_bound_views,
+        read_right_snapshots_from_cache,
+        remember_cron_ticks,
+    )
 
     read_right_snapshots_from_cache()
+    keep_bound_views()
     remember_cron_ticks()
     gc.freeze()  # imported objects stay, and forked processes share them
     gc.set_threshold(50_000)  # snapshots are many objects, and few of them are garbage: a tick takes a fifth less

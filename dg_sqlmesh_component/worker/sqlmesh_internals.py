@@ -26,6 +26,7 @@ from sqlmesh.core.selector import NativeSelector
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotId, SnapshotIntervals
 from sqlmesh.core.snapshot.cache import SnapshotCache
 from sqlmesh.core.snapshot.definition import SnapshotTableCleanupTask
+from sqlmesh.core.snapshot.evaluator import ViewStrategy
 from sqlmesh.core.state_sync import StateSync
 from sqlmesh.core.state_sync.db.interval import _interval_to_df
 from sqlmesh.utils.cron import CroniterCache
@@ -142,6 +143,27 @@ def remember_cron_ticks() -> None:
         return tick
 
     CroniterCache.get_next, CroniterCache.get_prev = map(remembered, (CroniterCache.get_next, CroniterCache.get_prev))
+
+
+def keep_bound_views() -> None:
+    """Let this process treat a materialized view as a plain one if the engine adapter creates a plain one.
+
+    On PostgreSQL, SQLMesh creates a plain view for `VIEW (materialized true)`. If it computes the model and the state
+    has no intervals of it, as after `plan --skip-backfill` or in a restatement, it drops that view with CASCADE and
+    creates it again. The view of the environment and all views that read it are gone. It does so because a materialized
+    view of another engine is lost when its source is replaced. A view of PostgreSQL is bound to its source, and SQLMesh
+    keeps plain views there for that reason.
+    """
+
+    def is_materialized_view(strategy: ViewStrategy, model: Model) -> bool:
+        adapter = strategy.adapter
+        is_plain = adapter.HAS_VIEW_BINDING and not adapter.SUPPORTS_MATERIALIZED_VIEWS
+        return _is_materialized_view(strategy, model) and not is_plain
+
+    ViewStrategy._is_materialized_view = is_materialized_view
+
+
+_is_materialized_view = ViewStrategy._is_materialized_view
 
 
 def require_existing_state(context: Context | type[Context]) -> None:

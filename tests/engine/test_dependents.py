@@ -1,4 +1,4 @@
-"""PostgreSQL drops the views of others that read a view which SQLMesh replaces. No plan does so unapproved."""
+"""PostgreSQL drops the views of others that read a view which SQLMesh replaces. No run does so, or unapproved plan."""
 
 from __future__ import annotations
 
@@ -112,3 +112,38 @@ def test_other_engines_are_not_asked(new_shop: NewShop) -> None:
     change(shop, stock=STOCK.replace("1", "2"))
     record = launch(shop, PLAN)
     assert [model["dependents"] for model in report_of(record)["models"]] == [None]
+
+
+DAYS = "MODEL (name t.days, kind INCREMENTAL_BY_TIME_RANGE (time_column day)); SELECT @start_ds::date AS day"
+READ_BY_VIEWS = {
+    "days": DAYS,
+    "newest": "MODEL (name t.newest, kind VIEW (materialized true)); SELECT max(day) AS day FROM t.days",
+    "shown": "MODEL (name t.shown, kind VIEW); SELECT day FROM t.newest",
+    "copied": "MODEL (name t.copied, kind FULL); SELECT day FROM t.newest",
+    "keys": "MODEL (name t.keys, kind INCREMENTAL_BY_UNIQUE_KEY (unique_key day)); SELECT day FROM t.days",
+}
+
+
+def test_a_first_run_and_a_restatement_keep_views_that_read_a_materialized_view(
+    new_shop: NewShop, server: Server
+) -> None:
+    """SQLMesh creates a plain view for it, and would replace it by DROP ... CASCADE. The others would be gone."""
+    server.query("DROP DATABASE IF EXISTS shop WITH (FORCE)")
+    server.query("CREATE DATABASE shop")
+    files = {f"models/{name}.sql": text for name, text in READ_BY_VIEWS.items()}
+    shop = new_shop(files, server.config("shop"), planned_at=None, restate=True)
+    shop.plan("--skip-backfill")
+    server.query("CREATE SCHEMA bi", "shop")
+    for model in READ_BY_VIEWS:
+        server.query(f"CREATE VIEW bi.{model} AS SELECT * FROM t.{model}", "shop")
+    restate = {"sqlmesh_shop": {"restate": {"start": "2 days ago", "end": "1 day ago"}}}
+    for config in ({}, restate):
+        record = shop.launch(ops=config, assets=["t/days"] if config else ["t/days", "t/newest", "t/shown", "t/copied"])
+        assert record.status is dg.DagsterRunStatus.SUCCESS, record.failures
+        assert record.status_of("t/newest") == "executed"
+        assert views(server) == READ_BY_VIEWS.keys()
+        read = [
+            server.query(f"SELECT max(day) FROM bi.{model}", "shop") for model in ("days", "newest", "shown", "copied")
+        ]
+        assert read == read[:1] * 4
+        assert read != [[(None,)]] * 4

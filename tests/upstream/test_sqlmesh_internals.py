@@ -28,6 +28,7 @@ from sqlmesh.core.engine_adapter.bigquery import BigQueryEngineAdapter
 from sqlmesh.core.loader import LoadedProject
 from sqlmesh.core.snapshot import Snapshot, SnapshotIntervals, missing_intervals, snapshots_to_dag
 from sqlmesh.core.snapshot.cache import SnapshotCache
+from sqlmesh.core.snapshot.evaluator import ViewStrategy
 from sqlmesh.utils import CompletionStatus
 from sqlmesh.utils.concurrency import NodeExecutionFailedError
 from sqlmesh.utils.cron import CroniterCache
@@ -596,4 +597,27 @@ def test_names_of_the_state_are_quoted(folder: Path, opened: Open) -> None:
         assert internals.count_snapshots_and_interval_rows(context) == (3, 5)
         server.query('DELETE FROM "State"._versions', "states")
         assert "State._snapshots" in internals.tables_without_version(context.state_sync.state_sync)
+        context.close()
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_postgres_loses_the_view_of_a_materialized_view_at_its_first_computation(
+    folder: Path, opened: Open, monkeypatch: pytest.MonkeyPatch, is_kept: bool
+) -> None:
+    """`keep_bound_views`. If SQLMesh keeps the view, remove the function."""
+    monkeypatch.setattr(ViewStrategy, "_is_materialized_view", ViewStrategy._is_materialized_view)
+    with postgres_server() as server:
+        server.query("CREATE DATABASE bound")
+        (folder / "config.yaml").write_text(server.config("bound", start="'2026-01-01'"))
+        for file in [*folder.glob("models/*.sql"), *folder.glob("audits/*.sql")]:
+            file.unlink()
+        (folder / "models/one.sql").write_text("MODEL (name t.one, kind VIEW (materialized true)); SELECT 1 AS id")
+        context = opened()
+        context.plan(auto_apply=True, no_prompts=True, skip_backfill=True)
+        assert server.query("SELECT id FROM t.one", "bound") == [(1,)]
+        if is_kept:
+            internals.keep_bound_views()
+        assert context.run().is_success
+        shown = server.query("SELECT viewname FROM pg_views WHERE schemaname = 't'", "bound")
+        assert shown == ([("one",)] if is_kept else [])
         context.close()
