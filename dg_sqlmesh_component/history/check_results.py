@@ -45,13 +45,15 @@ def _last_in(
     environment: str, instance: dg.DagsterInstance, check: dg.AssetCheckKey, record: CheckRecord
 ) -> EarlierResult | None:
     """The last result in this environment. The newest record may be of another one, or of no evaluation."""
+
+    def is_of_environment(result: EarlierResult | None) -> bool:
+        return result is not None and (result.audited_data is None or result.audited_data[0] == environment)
+
     last = _earlier_result(record)
-    if last is not None and (last.audited_data is None or last.audited_data[0] == environment):
+    if is_of_environment(last):
         return last
     results = map(_earlier_result, islice(check_records(instance, check), _MAX_RECORDS))
-    return next(
-        (result for result in results if result and result.audited_data and result.audited_data[0] == environment), last
-    )
+    return next(filter(is_of_environment, results), last)
 
 
 def last_evaluations(

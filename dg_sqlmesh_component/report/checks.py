@@ -61,7 +61,7 @@ class Checks:
         if isinstance(node, NodeOutcome) and earlier is not None and self.why_not_repeated(node, earlier) is None:
             why = f"{self.wording.assets.name(node.fqn)} was not executed, and its data is unchanged"
             # A failure is repeated with its rows and query. They are left out of the many results that have passed.
-            of_failure = {} if earlier.passed and earlier.failed_in is None else earlier.metadata
+            of_failure = {} if earlier.passed else earlier.metadata
             return repeated(check, earlier, why, {**data_metadata(earlier.audited_data), **of_failure})
         return None
 
@@ -144,11 +144,13 @@ class Checks:
         before = _uncorrected(audit, earlier)
         failed = FailedIntervals(audit.intervals, audit.failing_rows) if node.coverage and not audit.passed else None
         kept = failed.with_earlier(before) if failed else before
+        # An older failure is a warning. It stops no downstream model: nothing that this run computed has failed.
+        severity = self.wording.assets.severity(node.fqn, audit.blocking)
         return dg.AssetCheckResult(
             asset_key=check.asset_key,
             check_name=check.name,
-            passed=audit.passed,
-            severity=self.wording.assets.severity(node.fqn, audit.blocking),
+            passed=audit.passed and not before,
+            severity=dg.AssetCheckSeverity.WARN if before and audit.passed else severity,
             description=self.wording.audit_result(node.fqn, audit)
             + (self.wording.uncorrected(before) if before else ""),
             metadata={**audit_metadata(audit), **data_metadata(data), **(kept.metadata if kept else {})},
@@ -156,9 +158,11 @@ class Checks:
 
 
 def _uncorrected(audit: AuditResult, earlier: EarlierResult | None) -> FailedIntervals | None:
-    """Where rows failed in an earlier run, in intervals that this one has not audited."""
+    """Where rows failed in an earlier run, in intervals of the same table that this one has not audited."""
     before = earlier.failed_in if earlier is not None else None
-    if before is None:
+    if earlier is None or before is None:
+        return None
+    if earlier.audited_data and audit.audited_data and earlier.audited_data[1].version != audit.audited_data.version:
         return None
     left = tuple(subtract(before.intervals, audit.intervals))
     return replace(before, intervals=left, rows=before.rows if left == before.intervals else 0) if left else None

@@ -126,9 +126,14 @@ class Wording:
 
     def uncorrected(self, failed: FailedIntervals) -> str:
         """What an audit of other intervals found in an earlier run, as a further sentence."""
-        rows = counted(failed.rows, "row") if failed.rows else "some rows"
-        found = f"{rows} failed in {ranges(failed.intervals)} at {utc_text(failed.at)}"
-        return f" Other intervals: {found}, and no run has audited them since."
+        where, at = ranges(failed.intervals), utc_text(failed.at)
+        found = f"some of the rows that failed at {at} may be in {where}"
+        if failed.rows:
+            found = f"{counted(failed.rows, 'row')} failed in {where} at {at}"
+        return (
+            f" Other intervals: {found}, and no run has audited them since. Execute this check alone to audit all "
+            "intervals."
+        )
 
     def why_not_evaluated(self, outcome: NodeOutcome) -> str:
         """Why a node's audits have no result."""

@@ -13,6 +13,7 @@ from unit.outcome_table import (
     ORDERS,
     OUTCOME_TABLE,
     PROMOTED,
+    SEVERITIES,
     SHOP,
     STAGING,
     WARN,
@@ -376,23 +377,43 @@ def test_repeated_failure_says_what_was_found_and_keeps_its_query() -> None:
     assert set(result.metadata) >= {"sqlmesh/query", "sqlmesh/failing_row_count", "sqlmesh/record"}
 
 
-def test_audit_of_new_intervals_says_which_older_ones_have_failed_until_they_are_audited_again() -> None:
-    covered = replace(EXECUTED, coverage=msg.IntervalCoverage(ORDERS, computed=(D1[0], D2[1])))
-    found = replace(covered, audits=(audit_result("recent", D1, failing_rows=3),))
-    failed = checks_of(found)["recent"]
-    earlier = EarlierResult(False, WARN, "run-7", day(1) / 1000, DATA, stored(dict(failed.metadata)))
-    later = replace(covered, audits=(audit_result("recent", D2),))
+COVERED = replace(EXECUTED, coverage=msg.IntervalCoverage(ORDERS, computed=(D1[0], D2[1])))
 
-    passed = checks_of(later, earlier={RECENT: earlier})["recent"]
 
-    assert passed.passed
-    assert passed.description == (
-        "No row failed in 2026-01-02. Other intervals: 3 rows failed in 2026-01-01 at "
-        "2026-01-01T00:00:00Z, and no run has audited them since."
+def known_to_fail(name: str) -> EarlierResult:
+    """The result of a run in which three rows of the first day have failed."""
+    found = replace(audit_result(name, D1, failing_rows=3), audited_data=AUDITED)
+    metadata = stored(dict(checks_of(replace(COVERED, audits=(found,), computed_until=day(2)))[name].metadata))
+    return EarlierResult(False, SEVERITIES[name], "run-7", day(1) / 1000, data_in(metadata), metadata)
+
+
+@pytest.mark.parametrize("name", ["recent", "not_null"], ids=["non-blocking", "blocking"])
+def test_audit_of_new_intervals_warns_of_older_ones_that_have_failed_until_they_are_audited_again(name: str) -> None:
+    key = dg.AssetCheckKey(KEY, name)
+    later = replace(COVERED, audits=(audit_result(name, D2),))
+
+    warned = checks_of(later, earlier={key: known_to_fail(name)})[name]
+
+    assert check_summary(warned) == (
+        False,
+        WARN,
+        "No row failed in 2026-01-02. Other intervals: 3 rows failed in 2026-01-01 at 2026-01-01T00:00:00Z, and no run "
+        "has audited them since. Execute this check alone to audit all intervals.",
     )
-    again = EarlierResult(True, WARN, "run-8", day(2) / 1000, DATA, stored(dict(passed.metadata)))
-    corrected = replace(covered, audits=(audit_result("recent", D1),))
-    assert checks_of(corrected, earlier={RECENT: again})["recent"].description == "No row failed in 2026-01-01."
+    again = EarlierResult(False, WARN, "run-8", day(2) / 1000, DATA, stored(dict(warned.metadata)))
+    idle = checks_of(IDLE, earlier={key: again})[name]
+    assert (idle.passed, idle.severity) == (False, WARN)
+    corrected = replace(COVERED, audits=(audit_result(name, D1),))
+    assert check_summary(checks_of(corrected, earlier={key: again})[name]) == (
+        True,
+        SEVERITIES[name],
+        "No row failed in 2026-01-01.",
+    )
+
+
+def test_audit_does_not_warn_of_rows_of_another_version_of_the_table() -> None:
+    audited = replace(audit_result("recent", D2), audited_data=replace(AUDITED, version="another"))
+    assert checks_of(replace(COVERED, audits=(audited,)), earlier={RECENT: known_to_fail("recent")})["recent"].passed
 
 
 OTHER_DATA = {
