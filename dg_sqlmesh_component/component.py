@@ -230,7 +230,6 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             assets,
             lambda context: recorded(context, self.execute(context)),
             self.op_config_schema,
-            allows_restatement=self.restate is not None,
         )
         pool, project_tag = self._op.pool(assets.manifest.environment), self._op.project_tag(assets.manifest)
         self._settings = Settings(self, assets, op_name, pool, project_tag, code_location.models)

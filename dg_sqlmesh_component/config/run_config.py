@@ -67,11 +67,11 @@ class SQLMeshRunConfig(dg.Config):
     )
 
 
-def config_fields(schema: object, *, allows_restatement: bool) -> dict[str, dg.Field]:
+def config_fields(schema: object) -> dict[str, dg.Field]:
     """The fields of the op's config, from `op_config_schema`.
 
-    Dagster's launchpad shows only fields with a default. So, if restatements are allowed, `restate` has the default
-    `{}`, which restates nothing.
+    `restate` has no default, so the launchpad does not show it, and Dagster refuses an empty one. With a wrong
+    indentation, the range below it would be the `start` and `end` of a run.
     """
     if schema is None:
         return {}
@@ -81,25 +81,15 @@ def config_fields(schema: object, *, allows_restatement: bool) -> dict[str, dg.F
             "or None."
         )
     fields = dict(schema.to_fields_dict())  # a copy: Dagster shares the original
-    if allows_restatement:
-        ends = {
-            name: dg.Field(str, is_required=False, description=field.description)
-            for name, field in RestateConfig.model_fields.items()
-        }
-        fields["restate"] = dg.Field(dg.Noneable(ends), default_value={}, description=fields["restate"].description)
+    fields["restate"] = dg.Field(
+        RestateConfig.to_fields_dict(), is_required=False, description=fields["restate"].description
+    )
     return fields
 
 
 def run_config(values: Mapping[str, Any]) -> SQLMeshRunConfig:
     """The run config of an op's config. Fields that an overridden schema has added are left out."""
-    known = {name: values[name] for name in SQLMeshRunConfig.model_fields if name in values}
-    known["restate"] = known.get("restate") or None
-    missing = RestateConfig.model_fields.keys() - known["restate"].keys() if known["restate"] else ()
-    if missing:
-        raise ConfigurationError(
-            f"`restate` in the run config has no {' and no '.join(missing)}. Set its start and end."
-        )
-    return SQLMeshRunConfig(**known)
+    return SQLMeshRunConfig(**{name: values[name] for name in SQLMeshRunConfig.model_fields if name in values})
 
 
 def chosen_environment(config: SQLMeshRunConfig, declared: str, allowed: Sequence[str]) -> str:

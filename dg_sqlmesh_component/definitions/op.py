@@ -75,8 +75,6 @@ class ComponentOp:
         assets: ProjectAssets,
         compute: Compute,
         config_schema: object,
-        *,
-        allows_restatement: bool = False,
     ) -> dg.AssetsDefinition:
         """The op, which yields every asset and check of the project, or a subset of them."""
         namer = _Namer()
@@ -102,7 +100,7 @@ class ComponentOp:
             description=self.configured.description or f"Runs SQLMesh in environment {environment}.",
             tags={**(self.configured.tags or {}), PROJECT_TAG: self.project_tag(assets.manifest)},
             pool=self.pool(environment),
-            config_schema=config_fields(config_schema, allows_restatement=allows_restatement),
+            config_schema=config_fields(config_schema),
             ins={input_name: dg.In(dg.Nothing) for input_name in key_by_input},
             out={
                 **{output: dg.Out(dg.Nothing, is_required=False) for output in key_by_output},

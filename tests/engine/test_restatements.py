@@ -100,9 +100,17 @@ def test_thirty_missing_days_and_then_one_restated_day_are_one_sqlmesh_run_each(
     assert shop.state()["data_hashes"] == before["data_hashes"]
 
     # The next run finds nothing to do, and nothing that was computed outside of Dagster.
-    after = shop.launch(executor)
+    after = shop.launch(executor, ops={OP: {"start": "2026-02-10"}})
     assert not after.materializations
     assert not after.computed_outside
+    [warning] = after.warnings
+    assert "Already computed in the range of `start` and `end` of the run config, so not computed again" in warning
+    assert "restate: {start: '2026-02-10', end: '20" in warning
+    assert "marts.total" in warning
+    assert "raw.countries" not in warning, "a seed"
+    assert "are computed, also those within start '2026-02-10' of the run config" in after.description_of(
+        "raw/orders:sqlmesh_execution_status"
+    )
 
 
 @pytest.mark.attribute("restate.max_intervals", "budget")

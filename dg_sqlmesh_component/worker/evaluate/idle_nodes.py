@@ -10,11 +10,15 @@ from sqlmesh.core.snapshot import Snapshot
 from sqlmesh.utils.date import now_timestamp, to_datetime, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.formatting import block, listed, unquoted, utc_text
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.worker.coverage import Coverages
 from dg_sqlmesh_component.worker.environment import altered_at, computed_intervals, upstream
 from dg_sqlmesh_component.worker.observe.audits import audited
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
+
+_MAX_NAMED = 5
+"""How many models a message names."""
 
 
 def idle_nodes(
@@ -33,6 +37,9 @@ def idle_nodes(
     """
     index, graph = coverages.index, upstream(snapshots)
     computed = {fqn for fqn, batches in tracker.planned.items() if batches}
+    _warn_of_computed_range(
+        request, [snapshots[fqn] for fqn in sorted(nodes - tracker.planned.keys())], coverages, tracker
+    )
     idle_and_audited = {fqn for fqn in nodes - computed if _has_audits(snapshots[fqn])}
     altered = _data_altered_at(idle_and_audited, snapshots, graph, coverages, computed)
     for fqn in sorted(nodes - computed):
@@ -72,13 +79,36 @@ def _up_to_date(snapshot: Snapshot, is_pending: bool, request: msg.EvaluationReq
         return msg.NodeIdle(snapshot.name, "the seed has not changed since it was loaded")
     bounds = [f"{name} {bound!r}" for name, bound in (("start", request.start), ("end", request.end)) if bound]
     if not is_pending:
-        reason = "all complete intervals are computed"
+        within = f", also those within {' and '.join(bounds)} of the run config" if bounds else ""
+        reason = f"all complete intervals are computed{within}"
     elif bounds:
         reason = f"no interval is pending within {' and '.join(bounds)} of the run config"
     else:
         reason = f"its cron {snapshot.node.cron!r} is not due"
     next_due = to_timestamp(snapshot.node.cron_next(to_datetime(request.execution_time)))
     return msg.NodeIdle(snapshot.name, reason, next_due)
+
+
+def _warn_of_computed_range(
+    request: msg.EvaluationRequest, up_to_date: Iterable[Snapshot], coverages: Coverages, tracker: Tracker
+) -> None:
+    """Log that the range of the run config is computed: who asks for it may expect that it is computed again."""
+    restatable = [
+        node
+        for node in up_to_date
+        if node.is_model and not node.is_seed and not node.disable_restatement and node.name not in coverages.pending
+    ]
+    computed = [interval for node in restatable for interval in computed_intervals(node, coverages.index)]
+    if not (request.start or request.end) or not computed:
+        return
+    start = request.start or utc_text(min(computed)[0])
+    end = request.end or utc_text(request.execution_time)
+    tracker.pipe.log(
+        "warning",
+        f"Already computed in the range of `start` and `end` of the run config, so not computed again: "
+        f"{listed([unquoted(node.name) for node in restatable], _MAX_NAMED)}. To compute it again, write this in place "
+        f"of them, with `restate: true` in defs.yaml:{block(f'restate: {{start: {start!r}, end: {end!r}}}')}",
+    )
 
 
 def _has_audits(snapshot: Snapshot) -> bool:

@@ -11,10 +11,9 @@ from dagster.components.resolved.core_models import OpSpec
 from unit.builders import audit, manifest, model, project_assets, standalone
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig, config_of_run, run_config
+from dg_sqlmesh_component.config.run_config import RestateConfig, SQLMeshRunConfig, config_of_run, run_config
 from dg_sqlmesh_component.definitions.op import ComponentOp
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
-from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.manifest import Manifest
 
 Compute = Callable[[dg.AssetExecutionContext], Iterator[Any]]
@@ -33,12 +32,15 @@ def built(
     project: Manifest,
     compute: Compute = materialize_selection,
     config_schema: object = None,
-    allows_restatement: bool = False,
     **configured: Any,
 ) -> dg.AssetsDefinition:
     op = ComponentOp(OpSpec(**configured), SQLMeshProject((Path("/shop"),)))
     name, assets = configured.get("name", "shop"), project_assets(project)
-    return op.build(name, assets, compute, config_schema, allows_restatement=allows_restatement)
+    return op.build(name, assets, compute, config_schema)
+
+
+USUAL = SQLMeshRunConfig().model_dump(exclude={"restate"})
+"""What Dagster fills in. `restate` has no default."""
 
 
 def paths(keys: Any) -> set[tuple[str, ...]]:
@@ -179,7 +181,7 @@ def test_run_config_reaches_the_op_and_unknown_fields_are_refused() -> None:
 
     definition = built(SHOP, compute, config_schema=OurConfig)
     dg.materialize([definition], run_config={"ops": {"shop": {"config": {"start": "yesterday", "ticket": "T-1"}}}})
-    assert received_configs == [{**SQLMeshRunConfig(start="yesterday").model_dump(), "ticket": "T-1"}]
+    assert received_configs == [{**USUAL, "start": "yesterday", "ticket": "T-1"}]
     with pytest.raises(dg.DagsterInvalidConfigError):
         dg.materialize([definition], run_config={"ops": {"shop": {"config": {"startt": "yesterday"}}}})
 
@@ -264,9 +266,6 @@ def test_asset_between_two_models_splits_the_op() -> None:
     assert selections == [{("core", "a-b")}, {("marts", "revenue")}]
 
 
-USUAL = SQLMeshRunConfig().model_dump()
-
-
 @pytest.mark.parametrize(
     ("configs", "first", "second"),
     [
@@ -315,15 +314,33 @@ def test_model_in_a_second_step_needs_the_outputs_of_its_parents_in_the_first() 
 
 
 @pytest.mark.parametrize("schema", [SQLMeshRunConfig, OurConfig], ids=["the default", "a subclass"])
-def test_restate_has_a_default_that_the_launchpad_shows_only_if_it_is_allowed(schema: type[SQLMeshRunConfig]) -> None:
-    """The launchpad leaves out fields whose default is null."""
-    for is_allowed, default in ((True, {}), (False, None), (True, {})):
-        config_type = built(SHOP, config_schema=schema, allows_restatement=is_allowed).op.config_schema.config_type
-        assert isinstance(config_type, dg.Shape)
-        assert config_type.fields["restate"].default_value == default
+def test_launchpad_does_not_show_restate(schema: type[SQLMeshRunConfig]) -> None:
+    config_type = built(SHOP, config_schema=schema).op.config_schema.config_type
+    assert isinstance(config_type, dg.Shape)
+    assert not config_type.fields["restate"].default_provided
 
 
-def test_empty_restate_restates_nothing_and_one_without_end_is_refused() -> None:
-    assert run_config({"restate": {}}) == run_config({"restate": None}) == SQLMeshRunConfig()
-    with pytest.raises(ConfigurationError, match="`restate` in the run config has no end"):
-        run_config({"restate": {"start": "2026-01-01"}})
+RANGE = {"start": "2026-01-01", "end": "2026-01-02"}
+
+
+@pytest.mark.parametrize("restate", [{}, None, {"start": "2026-01-01"}], ids=["empty", "null", "without an end"])
+def test_range_beside_an_empty_restate_is_refused(restate: Any) -> None:
+    """It is a wrong indentation. A run would compute what is pending in this range, and restate nothing."""
+    job = dg.Definitions([built(SHOP, config_schema=SQLMeshRunConfig)], jobs=[dg.define_asset_job("all")])
+    config = {"ops": {"shop": {"config": {**RANGE, "restate": restate}}}}
+    with pytest.raises(dg.DagsterInvalidConfigError, match="config:restate"):
+        job.resolve_job_def("all").execute_in_process(run_config=config)
+
+
+@pytest.mark.parametrize("config", [SQLMeshRunConfig(restate=RestateConfig(**RANGE)), SQLMeshRunConfig(start="today")])
+def test_typed_run_config_is_accepted(config: SQLMeshRunConfig) -> None:
+    received: list[SQLMeshRunConfig] = []
+
+    def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        received.append(run_config(context.op_execution_context.op_config))
+        yield from ()
+
+    dg.materialize(
+        [built(SHOP, compute, config_schema=SQLMeshRunConfig)], run_config=dg.RunConfig(ops={"shop": config})
+    )
+    assert received == [config]
