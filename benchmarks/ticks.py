@@ -53,7 +53,7 @@ def main() -> None:
         measure(run, cwd=lab.project)  # computes the pending intervals since the plan
         models |= copied_models(lab.project / "warehouse.duckdb", options.models // planned - 1)
 
-        everything = find_changes(project, "prod", msg.Records(), int(time.time() * 1000))
+        everything = _find_changes(project, msg.Records())
 
         def tick(expected: range, days: int, *, is_first: bool = False) -> Callable[[], object]:
             def find() -> None:
@@ -70,7 +70,7 @@ def main() -> None:
                 recorded = msg.Records(
                     {model.fqn: msg.RecordedData(versions[model.fqn], up_to) for model in manifest.models}
                 )
-                found = find_changes(project, "prod", recorded, int(time.time() * 1000)).compared.unrecorded
+                found = _find_changes(project, recorded).compared.unrecorded
                 assert len(found) in expected, len(found)
 
             versions = {fqn: promoted.version for fqn, promoted in everything.promoted.items()}
@@ -99,6 +99,11 @@ def main() -> None:
     _, nothing, _, unchanged, _, alone = seconds.values()
     print(ratio_row("a tick / `sqlmesh run`, nothing pending", nothing, alone))
     print(ratio_row("a tick of the sensor / `sqlmesh run`, nothing to do", unchanged, alone))
+
+
+def _find_changes(project: SQLMeshProject, records: msg.Records) -> msg.ChangesFound:
+    now = int(time.time() * 1000)
+    return find_changes(project, msg.ChangesRequest(project.open_request, "prod", records, msg.AwaitedTables(), now))
 
 
 def copied_models(database: Path, copies: int) -> set[str]:

@@ -14,6 +14,7 @@ import dagster as dg
 from dg_sqlmesh_component.config.attribute_types import Budget
 from dg_sqlmesh_component.dagster_internals import log_step_metadata, repository_of
 from dg_sqlmesh_component.definitions.settings import Settings
+from dg_sqlmesh_component.definitions.upstream import awaited_tables
 from dg_sqlmesh_component.history.costs import estimates
 from dg_sqlmesh_component.history.sources import awaited_sources
 from dg_sqlmesh_component.plan.affected import Affected, KeyReads, affected_assets, lineage_in
@@ -67,10 +68,10 @@ class Planning:
         return self._log.wording
 
     @property
-    def sources(self) -> msg.Sources:
-        """The ranges for which awaited tables are not complete."""
+    def tables(self) -> msg.AwaitedTables:
+        """The tables that models wait for."""
         found = awaited_sources(self._context.instance, repository_of(self._context), self._settings)
-        return {fqn: source.incomplete for fqn, source in found.items()}
+        return awaited_tables({fqn: of.incomplete for fqn, of in found.items()}, self._settings.assets.models)
 
     def events(self, request: msg.PlanRequest) -> Iterator[msg.Event]:
         """Send the request, and yield the events that are about a plan or its data. The others are logged and noted.

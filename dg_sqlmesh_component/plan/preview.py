@@ -118,7 +118,7 @@ class _PreviewStep:
             overlap_timeout=attributes.execution.overlap_timeout,
             concurrent_tasks=attributes.execution.concurrent_tasks,
             sampling=self._settings.sampling,
-            sources=self.planning.sources,
+            tables=self.planning.tables,
             max_rows=attributes.preview.diff.max_rows,
             decimals=attributes.preview.diff.decimals,
             examples=attributes.preview.sampling,

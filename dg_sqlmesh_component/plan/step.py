@@ -107,7 +107,7 @@ class _PlanStep:
             overlap_timeout=settings.attributes.execution.overlap_timeout,
             concurrent_tasks=settings.attributes.execution.concurrent_tasks,
             sampling=settings.sampling,
-            sources=self.planning.sources,
+            tables=self.planning.tables,
         )
 
     def _answer(self, plan: msg.PlanBuilt) -> msg.PlanApproval | None:

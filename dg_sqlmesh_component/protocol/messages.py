@@ -195,6 +195,19 @@ class TablesRead:
 
 
 @dataclass(frozen=True, slots=True)
+class AwaitedTables:
+    """The external tables that models wait for. Each request that reads intervals has them.
+
+    Attributes:
+        incomplete: The ranges for which each of them is not complete, by fqn.
+        read: Which tables models read, as the manifest has it: of all models if tables are awaited, else of views.
+    """
+
+    incomplete: Sources = field(default_factory=dict)
+    read: dict[str, TablesRead] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationRequest(LockRequest):
     """Run the requested nodes once, then audit others. A step sends it once, and again for each retry inside the step.
 
@@ -211,8 +224,6 @@ class EvaluationRequest(LockRequest):
         dry_run: Plan as a run would, and compute nothing.
         sampling: Which rows of failed audits to send; None for none.
         deploy_jobs: The jobs that show and apply a plan of this environment; None if there are none.
-        sources: The ranges for which each awaited external table is not complete, by fqn.
-        tables_read: By model, as the manifest has it: of all models if there are `sources`, else of views.
     """
 
     HOLDER = "Dagster run"
@@ -233,8 +244,7 @@ class EvaluationRequest(LockRequest):
     dry_run: bool = False
     sampling: Sampling | None = None
     deploy_jobs: tuple[str, str] | None = None
-    sources: Sources = field(default_factory=dict)
-    tables_read: dict[str, TablesRead] = field(default_factory=dict)
+    tables: AwaitedTables = field(default_factory=AwaitedTables)
 
     @property
     def locks(self) -> tuple[str, ...]:
@@ -248,17 +258,13 @@ class PendingRequest(Request):
 
     The worker reads the state, and evaluates signals of pending models. It does not load the project, and it does not
     take the lock of runs.
-
-    Attributes:
-        tables_read: By model, as the manifest has it: of all models if there are `sources`.
     """
 
     environment: str
     models: frozenset[str]
     now: int
-    sources: Sources = field(default_factory=dict)
+    tables: AwaitedTables = field(default_factory=AwaitedTables)
     loads: Loads = field(default_factory=dict)
-    tables_read: dict[str, TablesRead] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +347,7 @@ class ChangesRequest(Request):
 
     environment: str
     records: Records
+    tables: AwaitedTables
     now: int
 
 
@@ -363,7 +370,7 @@ class PlanRequest(LockRequest):
 
     Attributes:
         applies: Whether to hold the lock of runs, to wait for a `PlanApproval` after the `PlanBuilt`, and to apply it.
-        sampling, sources: As in `EvaluationRequest`.
+        sampling: As in `EvaluationRequest`.
     """
 
     HOLDER = "plan of run"
@@ -371,7 +378,7 @@ class PlanRequest(LockRequest):
     environment: str
     applies: bool = False
     sampling: Sampling | None = None
-    sources: Sources = field(default_factory=dict)
+    tables: AwaitedTables = field(default_factory=AwaitedTables)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from dg_sqlmesh_component.definitions.op import NOT_SET, RESTATE_TAG
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.definitions.translator import PARTITIONS_REFUSED
-from dg_sqlmesh_component.definitions.upstream import external_tables_read
+from dg_sqlmesh_component.definitions.upstream import awaited_tables
 from dg_sqlmesh_component.history.source_loads import SourceLoads, source_loads
 from dg_sqlmesh_component.history.sources import Source, awaited_sources, not_awaited
 from dg_sqlmesh_component.protocol import messages as msg
@@ -136,10 +136,7 @@ def build_request(
         restate=restate,
         dry_run=config.dry_run,
         sampling=settings.sampling,
-        sources={fqn: source.incomplete for fqn, source in sources.items()},
-        tables_read=external_tables_read(
-            [model for model in assets.models.values() if sources or model.kind == "VIEW"], assets.models
-        ),
+        tables=awaited_tables({fqn: source.incomplete for fqn, source in sources.items()}, assets.models),
     )
 
 

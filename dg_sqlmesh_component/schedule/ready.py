@@ -15,7 +15,7 @@ import dagster as dg
 from dg_sqlmesh_component.dagster_internals import assets_between, assets_downstream
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.definitions.upstream import external_tables_read
+from dg_sqlmesh_component.definitions.upstream import awaited_tables
 from dg_sqlmesh_component.history.sources import Source, awaited_sources
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, listed, ranges
@@ -64,8 +64,7 @@ def ready_models(
         assets.manifest.environment,
         frozenset(assets.specs),
         now,
-        sources=incomplete,
-        tables_read=external_tables_read(assets.models.values(), assets.models) if incomplete else {},
+        tables=awaited_tables(incomplete, assets.models),
         loads=loads,
     )
     found = find_pending(project, request)

@@ -15,14 +15,17 @@ from sqlmesh.core.snapshot import Snapshot, SnapshotChangeCategory, SnapshotTabl
 from sqlmesh.utils.date import now_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.worker.coverage import Coverages, KnownToDagster, whole_intervals
 from dg_sqlmesh_component.worker.environment import (
+    ExternalTables,
     computed_intervals,
     deployability,
     opened_without_lock,
     promoted_version,
     shown_version,
+    upstream,
 )
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange, computed_ranges
@@ -38,7 +41,7 @@ def find_changes(request: msg.ChangesRequest, pipe: Pipe) -> msg.ChangesFound:
     with opened_without_lock(request, pipe) as (context, environment):
         if environment.finalized_ts is None:
             return msg.ChangesFound(environment.plan_id, is_finalized=False)
-        found = Comparison(request.records, environment, context)
+        found = Comparison(request.records, ExternalTables.of(request.tables), environment, context)
         return msg.ChangesFound(
             environment.plan_id,
             is_finalized=True,
@@ -59,8 +62,10 @@ class Comparison:
         finished_runs: The Dagster runs whose unfinished restatements somebody has finished since.
     """
 
-    def __init__(self, records: msg.Records, environment: Environment, context: Context) -> None:
-        self._records = records
+    def __init__(
+        self, records: msg.Records, tables: ExternalTables, environment: Environment, context: Context
+    ) -> None:
+        self._records, self._context = records, context
         self._finalized_at = environment.finalized_ts or now_timestamp()
         self._ranges = computed_ranges(context)
         self._infos = {info.name: info for info in environment.snapshots}
@@ -81,7 +86,8 @@ class Comparison:
                 open_runs.add(restatement.run_id)
         self.finished_runs = {restatement.run_id for restatement in records.unfinished} - open_runs
         late = {fqn: self._late(self._snapshots[fqn]) for fqn in records.loads.keys() & self._snapshots.keys()}
-        self.known = KnownToDagster(unrestated, {fqn: intervals for fqn, intervals in late.items() if intervals})
+        late = {fqn: intervals for fqn, intervals in late.items() if intervals}
+        self.known = KnownToDagster(unrestated, late, tables)
 
     def event(self, coverages: Coverages | None = None) -> msg.DataComparedWithRecords:
         """The comparison as an event.
@@ -107,6 +113,10 @@ class Comparison:
             now: Epoch milliseconds.
         """
         requested = {fqn: self._snapshots[fqn] for fqn in self._records.data if fqn in self._snapshots}
+        if self.known.tables.awaited:  # a model waits also for tables that models upstream of it read
+            names = reachable(requested, upstream(self._infos).__getitem__)
+            others = [self._infos[name] for name in names - self._snapshots.keys()]
+            requested = {**_read(self._context, others), **{n: s for n, s in self._snapshots.items() if n in names}}
         return Coverages(requested, self._index, now, self.known)
 
     def _unrecorded(self, snapshot: Snapshot) -> tuple[tuple[msg.Interval, int], ...]:

@@ -13,7 +13,7 @@ from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.protocol.intervals import common, subtract, without
+from dg_sqlmesh_component.protocol.intervals import common, merged, subtract, without
 from dg_sqlmesh_component.protocol.manifest import INCREMENTAL_KINDS
 from dg_sqlmesh_component.worker.environment import ExternalTables, computed_intervals, forgotten_intervals, upstream
 
@@ -121,13 +121,15 @@ class Coverages:
         )
 
     def _not_loaded(self, fqn: str) -> Sequence[msg.Interval]:
-        """The ranges for which an awaited table upstream of a model is not complete."""
+        """The ranges for which an awaited table that a model reads is not complete, also through models upstream."""
         tables = self.known.tables
         if not tables.awaited:
             return ()
-        nodes = reachable([fqn], self._upstream.__getitem__)
-        read = {table for name in nodes for table in tables.awaited_by(self._snapshots[name])}
-        return merge_intervals([interval for table in read for interval in tables.awaited[table]])
+        found = [*tables.not_loaded(self._snapshots[fqn])]
+        for name in reachable(self._upstream[fqn], self._upstream.__getitem__):
+            snapshot = self._snapshots[name]
+            found += lost_to_readers(snapshot, tables.not_loaded(snapshot), self.index)
+        return merged(found)
 
     @cached_property
     def _upstream(self) -> Mapping[str, Sequence[str]]:
@@ -148,6 +150,18 @@ def uncovered(intervals: Iterable[msg.Interval], covered: Sequence[msg.Interval]
 def contained(intervals: Sequence[msg.Interval], ranges: Sequence[msg.Interval]) -> set[msg.Interval]:
     """The intervals that lie in one of these ranges, which are in order and apart."""
     return set(intervals).difference(uncovered(intervals, ranges))
+
+
+def lost_to_readers(
+    snapshot: Snapshot, not_loaded: Sequence[msg.Interval], index: DeployabilityIndex
+) -> Sequence[msg.Interval]:
+    """What the readers of a model lack if a table that it reads is not loaded: all but what it has computed before.
+
+    A view shows the table as it is now, whatever was computed.
+    """
+    if not not_loaded or snapshot.is_view or snapshot.is_symbolic:
+        return not_loaded
+    return subtract(not_loaded, computed_intervals(snapshot, index))
 
 
 def _expected_until(snapshot: Snapshot, now: int) -> int:

@@ -19,7 +19,7 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotTableInf
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
 from dg_sqlmesh_component.protocol.formatting import block, closest, listed, unquoted
-from dg_sqlmesh_component.protocol.intervals import subtract
+from dg_sqlmesh_component.protocol.intervals import merged, subtract
 from dg_sqlmesh_component.worker.commands import plan_command
 from dg_sqlmesh_component.worker.context import PipeConsole, closed_on_error, open_context, state_connection
 from dg_sqlmesh_component.worker.pipe import Pipe
@@ -139,7 +139,7 @@ def promoted_version(info: SnapshotTableInfo, table_name: str | None = None) -> 
     return msg.PromotedVersion(info.version, hashes.data_hash, hashes.metadata_hash, table_name, info.identifier)
 
 
-def upstream(snapshots: Mapping[str, Snapshot]) -> dict[str, list[str]]:
+def upstream(snapshots: Mapping[str, Snapshot] | Mapping[str, SnapshotTableInfo]) -> dict[str, list[str]]:
     """The nodes that each node of the environment reads, as far as they are in it too, by name."""
     return {
         name: [parent.name for parent in snapshot.parents if parent.name in snapshots]
@@ -159,6 +159,10 @@ class ExternalTables:
     awaited: msg.Sources = field(default_factory=dict)
     known: Mapping[str, msg.TablesRead] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, tables: msg.AwaitedTables) -> ExternalTables:
+        return cls(tables.incomplete, tables.read)
+
     def knows(self, snapshot: Snapshot) -> bool:
         """Whether the request has the tables of this version of a model, so that its query is not rendered."""
         known = self.known.get(snapshot.name)
@@ -171,6 +175,10 @@ class ExternalTables:
     def awaited_by(self, snapshot: Snapshot) -> Set[str]:
         """The awaited tables that a model reads itself."""
         return self.awaited.keys() & self.read_by(snapshot) if snapshot.is_model and self.awaited else frozenset()
+
+    def not_loaded(self, snapshot: Snapshot) -> Sequence[msg.Interval]:
+        """The ranges for which an awaited table that a model reads itself is not complete."""
+        return merged(interval for table in self.awaited_by(snapshot) for interval in self.awaited[table])
 
 
 # -- the table that it shows for a model ----------------------------------------------------------

@@ -62,9 +62,8 @@ def find_pending(project: SQLMeshProject, request: msg.PendingRequest) -> msg.Pe
     return _answer(project, request, msg.PendingFound)
 
 
-def find_changes(project: SQLMeshProject, environment: str, records: msg.Records, now: int) -> msg.ChangesFound:
+def find_changes(project: SQLMeshProject, request: msg.ChangesRequest) -> msg.ChangesFound:
     """Answer a `ChangesRequest`. It raises the same errors as `find_pending`."""
-    request = msg.ChangesRequest(project.open_request, environment, records, now)
     return _answer(project, request, msg.ChangesFound)
 
 

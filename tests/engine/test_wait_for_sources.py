@@ -64,6 +64,25 @@ def test_intervals_that_wait_are_no_gaps(new_shop: NewShop) -> None:
     assert alone.passed
 
 
+def test_intervals_that_wait_are_no_gaps_for_the_polling_sensor(new_shop: NewShop) -> None:
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), intervals_check=True, polling_sensor=True)
+    behind = "MODEL (name t.behind, kind INCREMENTAL_BY_TIME_RANGE (time_column day)); "
+    query = "SELECT day, n FROM t.days WHERE day BETWEEN @start_ds AND @end_ds"
+    (shop.project / "models" / "behind.sql").write_text(behind + query)
+    shop.plan()
+    load(shop, 3)
+    shop.launch(assets=["t/days", "t/behind"])
+    shop.sqlmesh(
+        "plan", "--restate-model", "t.behind", "--start", day(3), "--end", day(3), "--no-prompts", "--auto-apply"
+    )
+    repository = shop.refresh().get_repository_def()
+    context = dg.build_sensor_context(shop.instance, repository_def=repository)
+    events = repository.get_sensor_def("sqlmesh_shop_sensor").evaluate_tick(context).asset_events
+    [check] = [event for event in events if isinstance(event, dg.AssetCheckEvaluation)]
+    assert (check.asset_key, check.check_name) == (dg.AssetKey(["t", "behind"]), "sqlmesh_intervals_complete")
+    assert check.passed, check.description
+
+
 def run_check(shop: Shop, check: str) -> dg.AssetCheckEvaluation:
     """Evaluate one check alone."""
     return shop.launch(checks=[check]).checks[check]

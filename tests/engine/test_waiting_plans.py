@@ -12,7 +12,7 @@ from waiting import DAILY, day, load, outcomes, rows, run, waiting_shop
 @pytest.fixture
 def shop(new_shop: NewShop) -> Shop:
     """A shop whose source has the last three days without the middle one."""
-    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), deploy=True)
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), deploy=True, intervals_check=True)
     for ago in (3, 1):
         load(shop, ago)
     assert outcomes(run(shop))["days"] == "executed"
@@ -42,7 +42,9 @@ def test_a_new_version_is_computed_without_the_day_that_is_not_loaded(shop: Shop
     change(shop, "days", "day, n FROM", "day, n + 1 AS n FROM")
     [model] = [model for model in planned(shop)["models"] if model["name"] == "t.days"]
     assert model["waiting"] == 1
-    applied(shop)
+    complete = applied(shop).checks["t/days:sqlmesh_intervals_complete"]
+    assert complete.passed, "a day that waits is no gap"
+    assert f"Waiting for its sources: {day(2)}" in str(complete.description)
     assert rows(shop) == [day(3), day(1)]
     load(shop, 2)
     assert outcomes(run(shop))["days"] == "executed"

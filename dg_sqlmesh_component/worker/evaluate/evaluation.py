@@ -101,7 +101,7 @@ def _serve(context: EvaluationContext) -> None:
 def _open(request: msg.EvaluationRequest, pipe: Pipe, context_type: type[EvaluationContext]) -> EvaluationContext:
     """Open the project, then its state. A locked DuckDB file raises an error here."""
     tracker = Tracker(pipe)
-    tracker.sources = request.sources.keys()
+    tracker.sources = request.tables.incomplete.keys()
     context = open_context(
         request.project,
         tracker,
@@ -215,7 +215,7 @@ class EvaluationContext(Context):
         """What Dagster has recorded, or knows from this worker."""
         self.current_scheduler: Scheduler | None = None
         """The scheduler that computes or has computed the nodes. SQLMesh makes another one when it starts over."""
-        self.known = KnownToDagster(tables=ExternalTables(request.sources, request.tables_read))
+        self.known = KnownToDagster(tables=ExternalTables.of(request.tables))
         self._correlation_id = _correlation_id(request)
 
     def prepare(self) -> None:
@@ -328,8 +328,8 @@ class EvaluationContext(Context):
 
     def _compare_with_records(self, environment: Environment) -> None:
         """Report data that Dagster has not recorded; after a plan has landed, only data of versions that are new."""
-        comparison = Comparison(self.records, environment, self)
-        self.known = replace(comparison.known, tables=self.known.tables)
+        comparison = Comparison(self.records, self.known.tables, environment, self)
+        self.known = comparison.known
         self.tracker.pipe.send(comparison.event())
         # The run reports its own data itself.
         compared = {info.name: msg.RecordedData(info.version, sys.maxsize) for info in environment.snapshots}

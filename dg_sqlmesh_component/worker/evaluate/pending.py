@@ -43,15 +43,15 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         refuse_lost_versions(environment, {snapshot.name for snapshot in snapshots})
         context.console = tracker = Tracker(pipe)
         scheduler = context.create_scheduler(snapshots, context.snapshot_evaluator)
-        tables = ExternalTables(request.sources, request.tables_read)
+        tables = ExternalTables.of(request.tables)
         find_ready = planner.watch(scheduler, tracker, tables)
         intervals, index = planner.find_missing(scheduler, request.environment, request.now)
         waiting, signal_error = {}, None
         loads = {node.name: request.loads[node.name] for node in snapshots if _is_restatable(node, request)}
-        late = Comparison(msg.Records(loads=loads), environment, context).known.late if loads else {}
-        if request.sources or any(map(has_signals, intervals)):
+        late = Comparison(msg.Records(loads=loads), tables, environment, context).known.late if loads else {}
+        if tables.awaited or any(map(has_signals, intervals)):
             # Which tables a model reads matters only if some are awaited. A signal may look at any model upstream.
-            unknown = [node for node in snapshots if not tables.knows(node)] if request.sources else []
+            unknown = [node for node in snapshots if not tables.knows(node)] if tables.awaited else []
             by_name = scheduler.snapshots_by_name
             looked_at = reachable((node.name for node in intervals if has_signals(node)), upstream(by_name).__getitem__)
             read_code(context, [*intervals, *map(by_name.__getitem__, looked_at), *unknown])
@@ -64,7 +64,7 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
                 signal_error = f"{type(error).__name__}: {plain(error)}"
             else:
                 waiting = {
-                    node.name: _awaited(node.name, tracker, request) for node, found in ready.items() if not found
+                    node.name: _awaited(node.name, tracker, tables) for node, found in ready.items() if not found
                 }
     pending = {snapshot.name for snapshot in intervals} - waiting.keys()
     ours = [snapshot for snapshot in snapshots if snapshot.name in request.models and not snapshot.is_symbolic]
@@ -94,9 +94,9 @@ def _is_restatable(snapshot: Snapshot, request: msg.PendingRequest) -> bool:
     )
 
 
-def _awaited(fqn: str, tracker: Tracker, request: msg.PendingRequest) -> tuple[str, ...]:
+def _awaited(fqn: str, tracker: Tracker, tables: ExternalTables) -> tuple[str, ...]:
     """The own signals of a model that are not ready, or the awaited tables that are not complete."""
-    sources = tracker.held_back_by.get(fqn, frozenset()) & request.sources.keys()
+    sources = tracker.held_back_by.get(fqn, frozenset()) & tables.awaited.keys()
     return tuple(tracker.unready_signals.get(fqn, ())) or tuple(sorted(sources))
 
 

@@ -47,7 +47,7 @@ from sqlmesh.core.snapshot.definition import Interval, expand_range, merge_inter
 
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import subtract, without
-from dg_sqlmesh_component.worker.coverage import is_incremental
+from dg_sqlmesh_component.worker.coverage import is_incremental, lost_to_readers
 from dg_sqlmesh_component.worker.environment import ExternalTables, altered_at, computed_intervals, upstream
 from dg_sqlmesh_component.worker.observe.forgotten_intervals import forgotten_intervals
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_intervals
@@ -210,7 +210,7 @@ def _remaining(
         lacking[name] = merge_intervals(
             [interval for parent in parents for interval in (*lacking[parent], *pending.get(parent, ()))]
         )
-        not_loaded = merge_intervals([interval for table in read for interval in sources[table]])
+        not_loaded = tables.not_loaded(by_name[name])
         if name in running and (lacking[name] or not_loaded or name in pending):
             snapshot = running[name]
             single = _single(requested[snapshot], snapshot)
@@ -230,7 +230,7 @@ def _remaining(
                 held_back_by = concerned | forgotten_upstream.get(name, set()) | own or nearest[name]
                 lacking[name] = merge_intervals([*lacking[name], *denied])
             remaining[snapshot] = [interval for interval in single if interval not in denied], held_back_by
-        lacking[name] = merge_intervals([*lacking[name], *_lost_to_readers(by_name[name], not_loaded, index)])
+        lacking[name] = merge_intervals([*lacking[name], *lost_to_readers(by_name[name], not_loaded, index)])
     return remaining
 
 
@@ -255,18 +255,6 @@ def _behind_own(snapshot: Snapshot, single: Sequence[Interval], pending: Sequenc
     """
     newer = {interval for interval in single if pending and interval[0] >= pending[0][0]}
     return newer if newer and is_incremental(snapshot) and snapshot.depends_on_past else set()
-
-
-def _lost_to_readers(
-    snapshot: Snapshot, not_loaded: Sequence[Interval], index: DeployabilityIndex
-) -> Sequence[Interval]:
-    """What the readers of a model lack if a table that it reads is not loaded: all but what it has computed before.
-
-    A view shows the table as it is now, whatever was computed.
-    """
-    if not not_loaded or snapshot.is_view or snapshot.is_symbolic:
-        return not_loaded
-    return subtract(not_loaded, computed_intervals(snapshot, index))
 
 
 def _forgotten_upstream(

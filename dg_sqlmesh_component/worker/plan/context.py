@@ -117,7 +117,7 @@ class PlanContext(Context):
         record_audits(snapshot_evaluator, self.request.sampling, pipe)
         scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
         forget_before_computing(scheduler, self.tracker)
-        tables = ExternalTables(self.request.sources)
+        tables = ExternalTables.of(self.request.tables)
         hold_back_pending_upstream(scheduler, self.tracker.held_back_by, tables, self.pending)
         watch_evaluations(scheduler, self._note_start)
         self.nodes.update(scheduler.snapshots_by_name)

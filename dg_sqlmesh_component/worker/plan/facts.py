@@ -212,13 +212,13 @@ class _Models:
 
 def _left(plan: Plan, context: PlanContext) -> dict[str, tuple[list[Interval], Set[str]]]:
     """By model that waits for an awaited table, the intervals that the plan computes all the same, and the tables."""
-    if not context.request.sources:
+    if not context.request.tables.incomplete:
         return {}
     snapshots = plan.context_diff.snapshots
     requested = {snapshots[missing.snapshot_id]: missing.intervals for missing in plan.missing_intervals}
     # The scheduler of `PlanContext` would also record batches and audits.
     scheduler = Context.create_scheduler(context, snapshots.values(), context.snapshot_evaluator)
-    return held_back_from(requested, scheduler, plan.deployability_index, ExternalTables(context.request.sources))
+    return held_back_from(requested, scheduler, plan.deployability_index, ExternalTables.of(context.request.tables))
 
 
 def _reads(diff: ContextDiff) -> dict[str, msg.ColumnReads | None]:

@@ -13,7 +13,12 @@ from sqlmesh.utils.date import now_timestamp
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
 from dg_sqlmesh_component.worker.changes import Comparison
-from dg_sqlmesh_component.worker.environment import missing_environment, refuse_lost_versions, stored_environment
+from dg_sqlmesh_component.worker.environment import (
+    ExternalTables,
+    missing_environment,
+    refuse_lost_versions,
+    stored_environment,
+)
 from dg_sqlmesh_component.worker.explain import explain
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.plan.beside_runs import BesideRuns
@@ -81,7 +86,7 @@ def _planned(request: msg.PlanRequest, context: PlanContext, runs: StateLock) ->
     replace_apply(context, beside_runs.apply)
     apply_approved(request, context, plan, approval, _HOW_TO_FINISH)
     environment = stored_environment(request.project, request.environment, context)
-    found = Comparison(approval.records, environment, context)
+    found = Comparison(approval.records, ExternalTables.of(request.tables), environment, context)
     pipe.send(found.event(coverages=found.coverages(now_timestamp())))
     if went_on := beside_runs.event():
         pipe.send(went_on)

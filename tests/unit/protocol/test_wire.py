@@ -47,7 +47,7 @@ REQUESTS: tuple[msg.Request, ...] = (
         restate=msg.Restatement("2026-01-01", "2026-01-02"),
     ),
     msg.PendingRequest(PROJECT, "prod", frozenset({"a", "b"}), now=D1[0]),
-    msg.ChangesRequest(PROJECT, "prod", RECORDS, now=D2[1]),
+    msg.ChangesRequest(PROJECT, "prod", RECORDS, msg.AwaitedTables(), now=D2[1]),
     msg.JanitorRequest(PROJECT, "dev", concurrent_tasks=4, run_id="c0ffee", overlap_timeout=2.5),
     msg.ClosePreviewRequest(PROJECT, "pr_1", run_id="c0ffee"),
     msg.PreviewRequest(PROJECT, "pr_1", max_rows=5, decimals=2),
@@ -133,7 +133,7 @@ def test_wrong_or_missing_field_is_refused_by_name_unless_it_has_a_default(messa
 
 def test_defaults_of_requests_and_errors() -> None:
     assert defaults(msg.LoadRequest).items() >= {"include": (), "limits": Limits(4_000, 1_000, 1_000)}.items()
-    pending: dict[str, Any] = {"sources": {}, "tables_read": {}, "loads": {}}
+    pending: dict[str, Any] = {"tables": msg.AwaitedTables(), "loads": {}}
     assert (defaults(msg.PendingRequest), defaults(msg.ChangesRequest)) == (pending, {})
     assert defaults(msg.JanitorRequest).items() >= {"environment": None, "concurrent_tasks": None}.items()
     assert defaults(msg.EvaluationRequest) == {
@@ -152,8 +152,7 @@ def test_defaults_of_requests_and_errors() -> None:
         "dry_run": False,
         "sampling": None,
         "deploy_jobs": None,
-        "sources": {},
-        "tables_read": {},
+        "tables": msg.AwaitedTables(),
     }
     assert defaults(msg.NodeFailed) == defaults(msg.RequestFailed) == {"is_transient": False}
 

@@ -10,6 +10,7 @@ from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker.coverage import Coverages, KnownToDagster, uncovered
+from dg_sqlmesh_component.worker.environment import ExternalTables
 
 DAYS = [(0, 24), (24, 48), (48, 72)]
 
@@ -168,3 +169,19 @@ def test_unfinished_restatements_are_listed_until_the_range_is_computed_again() 
 def test_automatic_restatement_that_has_not_finished_is_listed_as_far_as_it_was_computed() -> None:
     automatic = coverage([(1, 3)], day(4), restated_by_sqlmesh=((day(2), day(9)),))
     assert automatic == msg.IntervalCoverage(FQN, (day(1), day(4)), unrestated=((day(2), day(4)),))
+
+
+def test_day_that_an_upstream_model_has_computed_does_not_wait_for_its_source() -> None:
+    """A run computes it, so it is a gap until then."""
+    header = "MODEL (name t.{}, kind INCREMENTAL_BY_TIME_RANGE (time_column ds), start '2026-03-01', dialect duckdb);"
+    nodes: dict[str, Snapshot] = {}
+    for name, table in (("days", "raw.orders"), ("behind", "t.days")):
+        parsed = parse(f"{header.format(name)} SELECT ds FROM {table}", dialect="duckdb")
+        snapshot = Snapshot.from_node(load_sql_based_model(parsed), nodes={of.name: of.node for of in nodes.values()})
+        nodes[snapshot.name] = snapshot
+    nodes['"t"."days"'].add_interval(day(1), day(3))
+    tables = ExternalTables({'"raw"."orders"': ((day(2), msg.FOREVER),)})
+    coverages = Coverages(nodes, DeployabilityIndex.all_deployable(), day(5), KnownToDagster(tables=tables))
+    found = coverages.of('"t"."behind"')
+    assert found is not None
+    assert (found.gaps, found.waiting) == (((day(1), day(3)),), ((day(3), day(5)),))
