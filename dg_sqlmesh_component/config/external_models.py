@@ -119,11 +119,9 @@ class Wait(Attributes, path="external_models.wait"):
         """
         if self.tables is None:
             return set(fqns)
-        names = {fqn: ".".join(split_fqn(fqn)).casefold() for fqn in fqns}
         chosen: set[str] = set()
         for pattern in self.tables:
-            text = pattern.replace('"', "").casefold()
-            found = {fqn for fqn, name in names.items() if fnmatchcase(name, text) or fnmatchcase(name, f"*.{text}")}
+            found = {fqn for fqn in fqns if _matches(fqn, pattern)}
             if not found:
                 known = did_you_mean(pattern, {".".join(split_fqn(fqn)[-2:]) for fqn in fqns})
                 raise ConfigurationError(
@@ -132,6 +130,15 @@ class Wait(Attributes, path="external_models.wait"):
                 )
             chosen |= found
         return chosen
+
+    def has(self, fqn: str) -> bool:
+        """Whether to wait for a table if an asset makes it."""
+        return self.tables is None or any(_matches(fqn, pattern) for pattern in self.tables)
+
+
+def _matches(fqn: str, pattern: str) -> bool:
+    name, text = ".".join(split_fqn(fqn)).casefold(), pattern.replace('"', "").casefold()
+    return fnmatchcase(name, text) or fnmatchcase(name, f"*.{text}")
 
 
 @dataclass(frozen=True)

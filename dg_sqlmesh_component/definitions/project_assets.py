@@ -66,6 +66,7 @@ class ProjectAssets:
         intervals_slack: How long an interval may be missing before the check of intervals of an incremental model
             fails; None if there are no such checks.
         awaited: The keys of the external tables for which runs and ticks may have to wait, by fqn.
+        external_key: The key of any external table.
     """
 
     manifest: Manifest
@@ -80,6 +81,7 @@ class ProjectAssets:
     check_by_audit: Mapping[tuple[str, int], dg.AssetCheckKey]
     intervals_slack: timedelta | None
     awaited: Mapping[str, dg.AssetKey]
+    external_key: Callable[[str], dg.AssetKey]
 
     def with_problem(self, problem: str) -> ProjectAssets:
         """The same assets, whose descriptions begin with the error of a project that cannot be loaded any more.
@@ -147,6 +149,7 @@ class ProjectAssets:
             check_by_audit=checks.check_by_audit,
             intervals_slack=own.intervals_slack,
             awaited=translator.upstream.awaited,
+            external_key=translator.upstream.external_key,
         )
 
     @cached_property

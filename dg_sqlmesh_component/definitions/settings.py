@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
+
+import dagster as dg
 
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.project import SQLMeshProject
@@ -39,6 +41,11 @@ class Settings:
     def environment(self) -> str:
         """The environment that the component declares."""
         return self.assets.manifest.environment
+
+    def others_awaited(self, tables: Iterable[str]) -> dict[str, dg.AssetKey]:
+        """The keys of those tables, by fqn, that models wait for. No model of the manifest reads them."""
+        wait = self.attributes.external_models.wait
+        return {fqn: self.assets.external_key(fqn) for fqn in tables if wait is not None and wait.has(fqn)}
 
     @property
     def sampling(self) -> Sampling | None:

@@ -161,21 +161,14 @@ def tables_read(fqns: Iterable[str], models: Mapping[str, Model]) -> list[str]:
     return sorted(fqn for fqn in nodes if not is_embedded(fqn))
 
 
-def awaited_tables(incomplete: msg.Sources, models: Mapping[str, Model]) -> msg.AwaitedTables:
-    """What a request has of the tables that are awaited.
-
-    Args:
-        incomplete: The ranges for which they are not complete.
-        models: The manifest's, by fqn.
-    """
-    read = {
+def external_tables_read(models: Iterable[Model], of: Mapping[str, Model]) -> dict[str, msg.TablesRead]:
+    """By model, the tables that it reads itself and that SQLMesh does not compute."""
+    return {
         model.fqn: msg.TablesRead(
-            model.data_hash, tuple(fqn for fqn in model.depends_on if fqn not in models or models[fqn].is_external)
+            model.data_hash, tuple(fqn for fqn in model.depends_on if fqn not in of or of[fqn].is_external)
         )
-        for model in models.values()
-        if incomplete or model.kind == "VIEW"
+        for model in models
     }
-    return msg.AwaitedTables(incomplete, read)
 
 
 def parents_first(models: Mapping[str, Model]) -> tuple[str, ...]:

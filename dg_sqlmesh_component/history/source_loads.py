@@ -71,7 +71,7 @@ def source_loads(
     """Compares loads, unless `external_models.late` ignores them."""
     if settings.attributes.external_models.late == "ignore":
         return None
-    return SourceLoads(instance, settings.assets, awaited_loaders(repository, settings))
+    return SourceLoads(instance, settings.assets, awaited_loaders(repository, settings, settings.assets.awaited))
 
 
 @dataclass

@@ -64,15 +64,19 @@ class Source:
 
 
 def awaited_sources(
-    instance: dg.DagsterInstance, repository: dg.RepositoryDefinition | None, settings: Settings
+    instance: dg.DagsterInstance,
+    repository: dg.RepositoryDefinition | None,
+    settings: Settings,
+    tables: Mapping[str, dg.AssetKey],
 ) -> dict[str, Source]:
-    """The tables that a component waits for, by fqn; none if `external_models.wait` is not set.
+    """Those of the tables that a component waits for, by fqn; none if `external_models.wait` is not set.
 
     Args:
         repository: The code location; None in a test that has none.
+        tables: The key of each table, by fqn.
     """
     wait = settings.attributes.external_models.wait
-    return read_sources(instance, awaited_loaders(repository, settings), wait.lag) if wait else {}
+    return read_sources(instance, awaited_loaders(repository, settings, tables), wait.lag) if wait else {}
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def news_of_sources(
     instance: dg.DagsterInstance, repository: dg.RepositoryDefinition | None, settings: Settings
 ) -> dict[str, News]:
     """The last materialization of each awaited table, by fqn, in one query."""
-    found = awaited_loaders(repository, settings)
+    found = awaited_loaders(repository, settings, settings.assets.awaited)
     last = last_materializations(instance, {loader.key for loader in found.values()})
     return {
         fqn: News(loader.key, last[loader.key].storage_id, round(last[loader.key].timestamp * 1000))
@@ -97,20 +101,27 @@ def news_of_sources(
     }
 
 
-def awaited_loaders(repository: dg.RepositoryDefinition | None, settings: Settings) -> dict[str, Loader]:
-    """The assets that load the tables that a component waits for, by fqn."""
+def awaited_loaders(
+    repository: dg.RepositoryDefinition | None, settings: Settings, tables: Mapping[str, dg.AssetKey]
+) -> dict[str, Loader]:
+    """The assets that load those of the tables that a component waits for, by fqn.
+
+    Args:
+        tables: The key of each table, by fqn.
+    """
     wait = settings.attributes.external_models.wait
     if wait is None or repository is None:
         return {}
     # SQLMesh computes the tables of other components, and knows their intervals.
-    tables = {fqn: key for fqn, key in settings.assets.awaited.items() if fqn not in settings.owned}
+    tables = {fqn: key for fqn, key in tables.items() if fqn not in settings.owned}
     named = tables if wait.tables is not None else settings.attributes.external_models.mapped(settings.assets.awaited)
     return loaders(repository, tables, named)
 
 
 def not_awaited(repository: dg.RepositoryDefinition | None, settings: Settings) -> list[str]:
     """The external tables for which a component does not wait, because no asset of the code location loads them."""
-    return sorted(settings.assets.awaited.keys() - awaited_loaders(repository, settings).keys() - settings.owned)
+    awaited = settings.assets.awaited
+    return sorted(awaited.keys() - awaited_loaders(repository, settings, awaited).keys() - settings.owned)
 
 
 def last_materializations(

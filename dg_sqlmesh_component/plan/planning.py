@@ -14,9 +14,8 @@ import dagster as dg
 from dg_sqlmesh_component.config.attribute_types import Budget
 from dg_sqlmesh_component.dagster_internals import log_step_metadata, repository_of
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.definitions.upstream import awaited_tables
+from dg_sqlmesh_component.history.awaited import Awaited
 from dg_sqlmesh_component.history.costs import estimates
-from dg_sqlmesh_component.history.sources import awaited_sources
 from dg_sqlmesh_component.plan.affected import Affected, KeyReads, affected_assets, lineage_in
 from dg_sqlmesh_component.plan.gate import Refusal, apply_config
 from dg_sqlmesh_component.plan.report import Origin, PlanReport
@@ -69,9 +68,9 @@ class Planning:
 
     @property
     def tables(self) -> msg.AwaitedTables:
-        """The tables that models wait for."""
-        found = awaited_sources(self._context.instance, repository_of(self._context), self._settings)
-        return awaited_tables({fqn: of.incomplete for fqn, of in found.items()}, self._settings.assets.models)
+        """The tables that models wait for: those that the project's files read, because the plan promotes them."""
+        awaited = Awaited(self._context.instance, repository_of(self._context), self._settings)
+        return replace(awaited.tables, are_all=True)
 
     def events(self, request: msg.PlanRequest) -> Iterator[msg.Event]:
         """Send the request, and yield the events that are about a plan or its data. The others are logged and noted.

@@ -1,7 +1,8 @@
 """The messages between Dagster's process and the worker: one request to the worker, then events from it.
 
 A step answers some of them: `StateLocked` with `Records`, `PlanBuilt` with a `PlanApproval`, and `EvaluationPlanned` or
-`RestatementPlanned` with `GoAhead`. The worker plans, and Dagster's process decides whether that is computed.
+`RestatementPlanned` with `GoAhead`. The worker plans, and Dagster's process decides whether that is computed. Steps and
+ticks answer `OtherTablesFound` with `AwaitedTables`.
 
 Messages are frozen dataclasses of plain values, standard library only. `wire` converts them to lines of text.
 Instants are epoch milliseconds in UTC, as in SQLMesh. `fqn` is SQLMesh's quoted name of a model, or the name of a
@@ -200,11 +201,13 @@ class AwaitedTables:
 
     Attributes:
         incomplete: The ranges for which each of them is not complete, by fqn.
-        read: Which tables models read, as the manifest has it: of all models if tables are awaited, else of views.
+        read: Which tables models read, as the manifest has it: of all models if they wait for tables, else of views.
+        are_all: Whether no others are awaited. Else the worker asks for those that only promoted versions read.
     """
 
     incomplete: Sources = field(default_factory=dict)
     read: dict[str, TablesRead] = field(default_factory=dict)
+    are_all: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,7 +434,7 @@ class PlanApproval:
     interrupted: tuple[Interval, ...] = ()
 
 
-Answer = Records | GoAhead | PlanApproval
+Answer = Records | GoAhead | PlanApproval | AwaitedTables
 """What Dagster's process sends if an event asks for it."""
 
 
@@ -441,6 +444,13 @@ Answer = Records | GoAhead | PlanApproval
 @dataclass(frozen=True, slots=True)
 class Event:
     """A message from the worker. Fields that may contain a secret have a type of `protocol/texts.py`."""
+
+
+@dataclass(frozen=True, slots=True)
+class OtherTablesFound(Event):
+    """Promoted versions read tables that no model of the manifest reads. The worker waits for their `AwaitedTables`."""
+
+    tables: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -613,6 +623,7 @@ class RestatementPlanned(Event):
         added: Models that were not requested, and have to be computed again because they are downstream.
         environments: Other environments that lose intervals of these models, with the number of models.
         asked_for: The range of the run config, as SQLMesh resolves it.
+        not_loaded: Awaited tables that are not complete for a range in which an incremental model reads them.
 
     Source: `Plan.missing_intervals` of a plan with `restate_models`.
     """
@@ -622,6 +633,7 @@ class RestatementPlanned(Event):
     environments: dict[str, int]
     asked_for: str
     planned_at: int = 0
+    not_loaded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import log_step_metadata
 from dg_sqlmesh_component.definitions.settings import Settings
+from dg_sqlmesh_component.history.awaited import Awaited
 from dg_sqlmesh_component.history.check_results import last_results
 from dg_sqlmesh_component.history.costs import estimates
 from dg_sqlmesh_component.history.recorded_cost import RecordedCost
-from dg_sqlmesh_component.history.sources import Source
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import REFUSALS, ConfigurationError, SQLMeshComponentError
 from dg_sqlmesh_component.protocol.formatting import block
@@ -35,7 +35,7 @@ def predict(
     context: dg.AssetExecutionContext,
     settings: Settings,
     request: msg.EvaluationRequest,
-    sources: Mapping[str, Source],
+    awaited: Awaited,
     session: WorkerSession,
 ) -> None:
     """Show what a run would do: in the log, and as metadata of the step.
@@ -46,10 +46,11 @@ def predict(
         dagster.Failure: There is no answer. For example, a signal has raised an error.
         dagster.DagsterExecutionInterruptedError: The step was cancelled (SIGINT, SIGTERM).
     """
-    wording = Wording(settings.assets, request.environment, sources=sources)
+    wording = Wording(settings.assets, request.environment, sources=awaited.sources)
     try:
         log = RunLog(context, wording, set(), settings.owned)
-        outcomes = _outcomes_if_all_succeed(request, session, log, limits_of(context, settings, sources))
+        limits = limits_of(context, settings, awaited.sources)
+        outcomes = _outcomes_if_all_succeed(request, session, log, limits, awaited)
     except REFUSALS as refusal:
         log_step_metadata(context, "Dry run", {"sqlmesh/refusal": dg.MetadataValue.text(str(refusal))})
         context.log.error(f"Dry run: a run would be refused, and nothing would be computed.{block(str(refusal))}")
@@ -67,7 +68,7 @@ def predict(
 
 
 def _outcomes_if_all_succeed(
-    request: msg.EvaluationRequest, session: WorkerSession, log: RunLog, limits: Limits
+    request: msg.EvaluationRequest, session: WorkerSession, log: RunLog, limits: Limits, awaited: Awaited
 ) -> list[NodeOutcome]:
     """The outcomes of a run in which each planned batch finishes.
 
@@ -82,6 +83,8 @@ def _outcomes_if_all_succeed(
             log.event(event)
         if isinstance(event, msg.StateLocked):
             session.answer(msg.Records())
+        elif isinstance(event, msg.OtherTablesFound):
+            session.answer(awaited.answer(event))
         elif isinstance(event, msg.RestatementPlanned):
             ledger.add(event.added)
             if why := limits.refuse_restatement(event, log):

@@ -36,7 +36,7 @@ class Limits:
         """Log what a restatement computes. Return why it is not computed; None if it is."""
         costs = restatement_costs(self.instance, self.assets, planned)
         log.restatement(planned, costs)
-        not_loaded = not_loaded_refusal(self.assets, planned, self.sources)
+        not_loaded = not_loaded_refusal(planned, self.sources)
         return not_loaded or restatement_refusal(planned, self.restate, self.budget, costs.values())
 
     def refuse_run(self, planned: msg.EvaluationPlanned) -> str | None:
@@ -68,22 +68,14 @@ def run_refusal(budget: Budget, costs: Iterable[RecordedCost]) -> str | None:
     )
 
 
-def not_loaded_refusal(
-    assets: ProjectAssets, planned: msg.RestatementPlanned, sources: Mapping[str, Source]
-) -> str | None:
+def not_loaded_refusal(planned: msg.RestatementPlanned, sources: Mapping[str, Source]) -> str | None:
     """Why a restatement would compute intervals whose sources are not complete; None if it would not.
 
     SQLMesh restates a model that it computes as a whole up to now, whatever the range. So such a model waits instead.
     """
-    lacking = {
-        source.sentence
-        for fqn, ((start, end), _) in planned.ranges.items()
-        if fqn in assets.models and assets.models[fqn].is_incremental
-        for source in map(sources.get, assets.tables_behind_views(fqn))
-        if source is not None and any(first < end and start < last for first, last in source.incomplete)
-    }
-    if not lacking:
+    if not planned.not_loaded:
         return None
+    lacking = {sources[table].sentence for table in planned.not_loaded}
     return (
         f"The restatement {planned.asked_for} would compute intervals whose source is not loaded: "
         f"{listed(sorted(lacking))}. Nothing was computed. Load it, choose another range, or set `ignore_sources: "

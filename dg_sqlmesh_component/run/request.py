@@ -22,9 +22,9 @@ from dg_sqlmesh_component.definitions.op import NOT_SET, RESTATE_TAG
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.definitions.translator import PARTITIONS_REFUSED
-from dg_sqlmesh_component.definitions.upstream import awaited_tables
+from dg_sqlmesh_component.history.awaited import Awaited
 from dg_sqlmesh_component.history.source_loads import SourceLoads, source_loads
-from dg_sqlmesh_component.history.sources import Source, awaited_sources, not_awaited
+from dg_sqlmesh_component.history.sources import Source, not_awaited
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import listed, unquoted
@@ -55,7 +55,7 @@ def run_tags(
 
 
 def build_request(
-    context: dg.AssetExecutionContext, settings: Settings, sources: Mapping[str, Source]
+    context: dg.AssetExecutionContext, settings: Settings, tables: msg.AwaitedTables
 ) -> msg.EvaluationRequest:
     """Translate the step's selection.
 
@@ -136,7 +136,7 @@ def build_request(
         restate=restate,
         dry_run=config.dry_run,
         sampling=settings.sampling,
-        tables=awaited_tables({fqn: source.incomplete for fqn, source in sources.items()}, assets.models),
+        tables=tables,
     )
 
 
@@ -145,17 +145,16 @@ def ignores_sources(context: dg.AssetExecutionContext) -> bool:
     return _run_config(context).ignore_sources
 
 
-def sources_of(context: dg.AssetExecutionContext, settings: Settings) -> dict[str, Source]:
-    """The external tables that the run waits for, by fqn; none if its run config ignores them."""
-    if settings.attributes.external_models.wait is None or ignores_sources(context):
-        return {}
+def awaited_by(context: dg.AssetExecutionContext, settings: Settings) -> Awaited:
+    """The external tables that the run waits for; none if its run config ignores them."""
     repository = repository_of(context.op_execution_context)
-    if tables := not_awaited(repository, settings):
+    awaited = Awaited(context.instance, repository, settings, waits=not ignores_sources(context))
+    if awaited.waits and (tables := not_awaited(repository, settings)):
         context.log.info(
             f"Not awaited, because no asset of this code location loads them: {listed([*map(unquoted, tables)])}. "
             "If one does, set its key in `external_models.keys` in defs.yaml."
         )
-    return awaited_sources(context.instance, repository, settings)
+    return awaited
 
 
 def loads_of(context: dg.AssetExecutionContext, settings: Settings) -> SourceLoads | None:

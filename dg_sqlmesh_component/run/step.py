@@ -6,7 +6,7 @@ events alone.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence, Set
+from collections.abc import Generator, Iterator, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +14,9 @@ import dagster as dg
 
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import mark_as_computing
+from dg_sqlmesh_component.history.awaited import Awaited
 from dg_sqlmesh_component.history.check_results import last_evaluations, shown_evaluations
 from dg_sqlmesh_component.history.earlier_results import not_evaluated
-from dg_sqlmesh_component.history.sources import Source
 from dg_sqlmesh_component.history.unfinished_restatements import finish, unfinished_restatements
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import (
@@ -34,13 +34,13 @@ from dg_sqlmesh_component.run.changed_step import refuse_changed_step
 from dg_sqlmesh_component.run.dry_run import predict
 from dg_sqlmesh_component.run.ledger import Ledger
 from dg_sqlmesh_component.run.request import (
+    awaited_by,
     build_request,
     ignores_sources,
     limits_of,
     loads_of,
     reported_checks,
     run_tags,
-    sources_of,
 )
 from dg_sqlmesh_component.run.restatement_memory import RestatementMemory
 from dg_sqlmesh_component.run.run_log import RunLog
@@ -65,8 +65,8 @@ def execute_step(context: dg.AssetExecutionContext, settings: Settings) -> Itera
     """
     try:
         refuse_changed_step(context)
-        sources = sources_of(context, settings)
-        request = build_request(context, settings, sources)
+        awaited = awaited_by(context, settings)
+        request = build_request(context, settings, awaited.tables)
     except ConfigurationError as error:
         yield from repeated_checks(context, _REFUSED, fails=True)
         raise dg.Failure(description=str(error), allow_retries=False) from None
@@ -75,9 +75,9 @@ def execute_step(context: dg.AssetExecutionContext, settings: Settings) -> Itera
     context.log.info("SQLMesh runs: " + ", ".join(f"{name.split('/')[1]} {value}" for name, value in tags.items()))
     if request.dry_run:
         session = WorkerSession(context.op_execution_context, settings.project, settings.query_characters)
-        yield from session.drive(_dry_run(context, settings, request, sources, session))
+        yield from session.drive(_dry_run(context, settings, request, awaited, session))
         return
-    step = _Step(context, settings, request, sources)
+    step = _Step(context, settings, request, awaited)
     yield from step.session.drive(step.run())
 
 
@@ -85,13 +85,13 @@ def _dry_run(
     context: dg.AssetExecutionContext,
     settings: Settings,
     request: msg.EvaluationRequest,
-    sources: Mapping[str, Source],
+    awaited: Awaited,
     session: WorkerSession,
 ) -> Iterator[Any]:
     """Predict, and yield the last result of each check."""
     why = "this was a dry run"
     try:
-        predict(context, settings, request, sources, session)
+        predict(context, settings, request, awaited, session)
     except dg.Failure:
         yield from repeated_checks(context, why, fails=True)
         raise
@@ -129,7 +129,7 @@ class _Step:
         context: dg.AssetExecutionContext,
         settings: Settings,
         request: msg.EvaluationRequest,
-        sources: Mapping[str, Source],
+        awaited: Awaited,
     ) -> None:
         assets, execution = settings.assets, settings.attributes.execution
         self._context = context
@@ -137,14 +137,16 @@ class _Step:
         self._assets = assets
         self._request = request
         self._retries = execution.retries
-        self._limits = limits_of(context, settings, sources)
+        self._limits = limits_of(context, settings, awaited.sources)
         self._computing_since: int | None = None
         self._restatement = RestatementMemory(context, assets)
         self._not_cancelled: msg.QueriesNotCancelled | None = None
         self._problems: list[str] = []
         self._ledger = Ledger([*request.models, *request.standalone_audits], request.audit_only)
         self._plan_command: str | None = None
-        self._wording = wording = Wording(assets, request.environment, settings.attributes.query_history_url, sources)
+        self._awaited = awaited
+        history_url = settings.attributes.query_history_url
+        self._wording = wording = Wording(assets, request.environment, history_url, awaited.sources)
         self._records = StepRecords(context, wording)
         checks = set(reported_checks(context)) if wording.is_declared else set()
         self._log = RunLog(context, wording, checks, settings.owned)
@@ -254,6 +256,8 @@ class _Step:
         match event:
             case msg.StateLocked():
                 self.session.answer(self._recorded())
+            case msg.OtherTablesFound():
+                self.session.answer(self._awaited.answer(event))
             case msg.RestatementPlanned():
                 self._add(event.added)
                 self._restatement.planned = event

@@ -15,8 +15,8 @@ import dagster as dg
 from dg_sqlmesh_component.dagster_internals import assets_between, assets_downstream
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.definitions.upstream import awaited_tables
-from dg_sqlmesh_component.history.sources import Source, awaited_sources
+from dg_sqlmesh_component.history.awaited import Awaited
+from dg_sqlmesh_component.history.sources import Source
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, listed, ranges
 from dg_sqlmesh_component.report.wording import MAX_CAUSES
@@ -55,19 +55,19 @@ def ready_models(
     assets, project = settings.assets, settings.project
     if settings.attributes.external_models.wait is not None:
         EARLY_WORKERS.start(project)  # it imports SQLMesh while Dagster's events are read
-    sources = awaited_sources(context.instance, context.repository_def, settings)
     # An asset between two models runs in the same run, and is complete when its reader begins.
-    between = assets_between(context.repository_def, assets.fqn_by_key.keys()) if sources else frozenset()
-    incomplete = {fqn: source.incomplete for fqn, source in sources.items() if source.asset not in between}
+    between = assets_between(context.repository_def, assets.fqn_by_key.keys()) if assets.awaited else frozenset()
+    awaited = Awaited(context.instance, context.repository_def, settings, without=between)
+    sources = awaited.sources
     request = msg.PendingRequest(
         project.open_request,
         assets.manifest.environment,
         frozenset(assets.specs),
         now,
-        tables=awaited_tables(incomplete, assets.models),
+        tables=awaited.tables,
         loads=loads,
     )
-    found = find_pending(project, request)
+    found = find_pending(project, request, awaited.answer)
     if found.signal_error is not None:
         context.log.warning(
             "SQLMesh could not evaluate the signals, so this tick requests all pending models, even those that wait: "
@@ -91,7 +91,7 @@ def ready_models(
         due, fqn = found.next_due
         at = datetime.fromtimestamp(due / 1000, timezone.utc)
         why_none += f" The next is {assets.name(fqn)}, at {at:%Y-%m-%d %H:%M:%S} UTC."
-    return Ready(pending, why_none, found.late, incomplete)
+    return Ready(pending, why_none, found.late, {fqn: source.incomplete for fqn, source in sources.items()})
 
 
 def _causes(names: Sequence[str], sources: Mapping[str, Source]) -> str:

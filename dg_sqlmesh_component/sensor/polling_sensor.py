@@ -16,11 +16,10 @@ from dg_sqlmesh_component.config.scheduling import PollingSensor
 from dg_sqlmesh_component.dagster_internals import DataVersions
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.definitions.upstream import awaited_tables
 from dg_sqlmesh_component.history.active_runs import ActiveRun, active_runs, run_ids
+from dg_sqlmesh_component.history.awaited import Awaited
 from dg_sqlmesh_component.history.check_results import results_of_same_data
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, recorded_data
-from dg_sqlmesh_component.history.sources import awaited_sources
 from dg_sqlmesh_component.history.unfinished_restatements import finish, unfinished_restatements
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
@@ -64,11 +63,10 @@ def evaluate_tick(context: dg.SensorEvaluationContext, settings: Settings) -> dg
     records = msg.Records(
         materialized_data(instance, assets, models), unfinished_restatements(instance, settings.project_tag)
     )
-    sources = awaited_sources(instance, context.repository_def, settings)
-    tables = awaited_tables({fqn: source.incomplete for fqn, source in sources.items()}, assets.models)
-    request = msg.ChangesRequest(settings.project.open_request, environment, records, tables, now)
+    awaited = Awaited(instance, context.repository_def, settings)
+    request = msg.ChangesRequest(settings.project.open_request, environment, records, awaited.tables, now)
     try:
-        found = find_changes(settings.project, request)
+        found = find_changes(settings.project, request, awaited.answer)
     except DatabaseInUseError as error:
         return dg.SensorResult(skip_reason=f"{error} The next tick looks again.")
     if not found.is_finalized:

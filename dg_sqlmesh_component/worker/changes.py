@@ -41,7 +41,8 @@ def find_changes(request: msg.ChangesRequest, pipe: Pipe) -> msg.ChangesFound:
     with opened_without_lock(request, pipe) as (context, environment):
         if environment.finalized_ts is None:
             return msg.ChangesFound(environment.plan_id, is_finalized=False)
-        found = Comparison(request.records, ExternalTables.of(request.tables), environment, context)
+        tables = ExternalTables.of_promoted(request.tables, environment, context, pipe)
+        found = Comparison(request.records, tables, environment, context)
         return msg.ChangesFound(
             environment.plan_id,
             is_finalized=True,

@@ -19,6 +19,7 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotTableInf
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
 from dg_sqlmesh_component.protocol.formatting import block, closest, listed, unquoted
+from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import merged, subtract
 from dg_sqlmesh_component.worker.commands import plan_command
 from dg_sqlmesh_component.worker.context import PipeConsole, closed_on_error, open_context, state_connection
@@ -153,7 +154,7 @@ class ExternalTables:
 
     Attributes:
         awaited: The ranges for which awaited tables are not complete.
-        known: Which tables models read, as the request has it.
+        known: Which tables models read, as the request has it, or as the promoted versions have it.
     """
 
     awaited: msg.Sources = field(default_factory=dict)
@@ -163,8 +164,38 @@ class ExternalTables:
     def of(cls, tables: msg.AwaitedTables) -> ExternalTables:
         return cls(tables.incomplete, tables.read)
 
-    def knows(self, snapshot: Snapshot) -> bool:
-        """Whether the request has the tables of this version of a model, so that its query is not rendered."""
+    @classmethod
+    def of_promoted(
+        cls, tables: msg.AwaitedTables, environment: Environment, context: Context, pipe: Pipe
+    ) -> ExternalTables:
+        """Those of an environment. Its versions may read other tables than the models of the manifest do.
+
+        Raises:
+            EvaluationError: The run was cancelled meanwhile.
+        """
+        found = cls.of(tables)
+        if tables.are_all:
+            return found
+        infos = {info.name: info for info in environment.snapshots}
+        ours = reachable(tables.read.keys() & infos.keys(), upstream(infos).__getitem__)
+        others = [infos[name] for name in ours if infos[name].is_model and not found.knows(infos[name])]
+        computed = {info.name for info in environment.snapshots if not info.is_model or not info.is_external}
+        read = {
+            snapshot.name: msg.TablesRead(
+                snapshot.fingerprint.data_hash, tuple(sorted(snapshot.node.depends_on - computed))
+            )
+            for snapshot in (context.state_reader.get_snapshots(others).values() if others else ())
+        }
+        asked = {table for of in read.values() for table in of.tables}
+        asked -= {table for of in tables.read.values() for table in of.tables}
+        awaited = found.awaited
+        if asked:
+            pipe.send(msg.OtherTablesFound(tuple(sorted(asked))))
+            awaited = {**awaited, **pipe.receive_tables().incomplete}
+        return cls(awaited, {**found.known, **read})
+
+    def knows(self, snapshot: Snapshot | SnapshotTableInfo) -> bool:
+        """Whether the tables of this version of a model are known, so that its query is not rendered."""
         known = self.known.get(snapshot.name)
         return known is not None and known.data_hash == snapshot.fingerprint.data_hash
 

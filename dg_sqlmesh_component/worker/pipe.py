@@ -20,6 +20,7 @@ from types import FrameType
 from dg_sqlmesh_component.protocol import wire
 from dg_sqlmesh_component.protocol.errors import EvaluationError, SQLMeshComponentError
 from dg_sqlmesh_component.protocol.messages import (
+    AwaitedTables,
     Event,
     GoAhead,
     LastEvent,
@@ -76,6 +77,16 @@ class Pipe:
     def receive_records(self) -> Records:
         """Wait for the answer to `StateLocked`. If the request is cancelled meanwhile, this process ends."""
         return wire.decode(Records, self._messages.get())
+
+    def receive_tables(self) -> AwaitedTables:
+        """Wait for the answer to `OtherTablesFound`.
+
+        Raises:
+            EvaluationError: The request was cancelled meanwhile.
+        """
+        if not (line := self._messages.get()):
+            raise EvaluationError(CANCELLED_BEFORE)
+        return wire.decode(AwaitedTables, line)
 
     def receive_go_ahead(self) -> None:
         """Wait for the answer to `EvaluationPlanned` or `RestatementPlanned`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -15,6 +15,9 @@ from dg_sqlmesh_component.worker_client.start import EARLY_WORKERS
 from dg_sqlmesh_component.worker_client.worker import Worker
 
 _Answer = TypeVar("_Answer")
+
+AnswerTables = Callable[[msg.OtherTablesFound], msg.AwaitedTables]
+"""What of other tables is awaited."""
 
 
 @contextmanager
@@ -49,32 +52,43 @@ def load_project(project: SQLMeshProject, request: msg.LoadRequest) -> msg.Proje
     Raises:
         SQLMeshComponentError: The class says who must act.
     """
-    return _answer(project, request, msg.ProjectLoaded, request.limits.characters)
+    return _answer(project, request, msg.ProjectLoaded, characters=request.limits.characters)
 
 
-def find_pending(project: SQLMeshProject, request: msg.PendingRequest) -> msg.PendingFound:
+def find_pending(
+    project: SQLMeshProject, request: msg.PendingRequest, tables: AnswerTables | None = None
+) -> msg.PendingFound:
     """Answer a `PendingRequest`.
 
     Raises:
         DatabaseInUseError: The state is in a DuckDB file that another process has open.
         SQLMeshComponentError: Any other; the class says who must act.
     """
-    return _answer(project, request, msg.PendingFound)
+    return _answer(project, request, msg.PendingFound, tables=tables)
 
 
-def find_changes(project: SQLMeshProject, request: msg.ChangesRequest) -> msg.ChangesFound:
+def find_changes(
+    project: SQLMeshProject, request: msg.ChangesRequest, tables: AnswerTables | None = None
+) -> msg.ChangesFound:
     """Answer a `ChangesRequest`. It raises the same errors as `find_pending`."""
-    return _answer(project, request, msg.ChangesFound)
+    return _answer(project, request, msg.ChangesFound, tables=tables)
 
 
 def _answer(
-    project: SQLMeshProject, request: msg.Request, answer: type[_Answer], characters: int = DEFAULT_LIMITS.characters
+    project: SQLMeshProject,
+    request: msg.Request,
+    answer: type[_Answer],
+    *,
+    characters: int = DEFAULT_LIMITS.characters,
+    tables: AnswerTables | None = None,
 ) -> _Answer:
     """The last event of the request. Log lines before it are dropped."""
     with serving(project, request, characters) as events:
         for event in events:
             if isinstance(event, answer):
                 return event
+            if isinstance(event, msg.OtherTablesFound) and tables is not None:
+                events.answer(tables(event))
             if isinstance(event, msg.RequestFailed):
                 raise ERRORS_BY_NAME.get(event.error, WorkerError)(event.message)
     raise WorkerError("The worker ended without an answer.")

@@ -230,6 +230,28 @@ def test_a_table_with_a_key_is_awaited_without_its_asset_and_others_are_named_in
     )
 
 
+def test_the_promoted_version_waits_for_what_it_reads_after_its_file_has_changed(new_shop: NewShop) -> None:
+    external: dict[str, Any] = {"wait": True}
+    options: dict[str, Any] = {"schedule": {"cron": "@daily"}, "restate": True}
+    shop = new_shop(MODELS, tables=EMPTY, planned_at="3 days ago", external_models=external, **options)
+    loader = LOADER.format(partitions=DAILY.format(start=day(3)), arguments=", partitions_def=days")
+    shop.add_module("loader", loader.replace('["load", "orders"]', '["raw", "orders"]'))
+    shop.query("CREATE TABLE raw.other AS SELECT * FROM raw.orders")
+    days = shop.project / "models" / "days.sql"
+    days.write_text(days.read_text().replace("raw.orders", "raw.other"))
+    shop.query(f"INSERT INTO raw.orders VALUES ('{day(3)}', 1)")
+    shop.instance.report_runless_asset_event(dg.AssetMaterialization(["raw", "orders"], partition=day(3)))
+
+    cause = f"raw/orders has no materialization of {day(2)}, {day(1)}"
+    predicted = shop.launch(ops={OP: {"dry_run": True}}, assets=["t/days"])
+    assert cause in str(predicted.logged["sqlmesh/dry_run_json"])
+    assert cause in run(shop).description_of(STATUS)
+    assert rows(shop) == [day(3)]
+    assert f"t.days ({cause})" in tick(shop)
+    [failure] = run(shop, restate={"start": day(3), "end": day(2)}).failures
+    assert f"source is not loaded: {cause}" in failure
+
+
 def test_another_environment_waits_for_the_same_sources(new_shop: NewShop) -> None:
     shop = waiting_shop(new_shop, DAILY.format(start=day(3)), execution={"environments": ["dev"]})
     days = shop.project / "models" / "days.sql"

@@ -101,7 +101,6 @@ def _serve(context: EvaluationContext) -> None:
 def _open(request: msg.EvaluationRequest, pipe: Pipe, context_type: type[EvaluationContext]) -> EvaluationContext:
     """Open the project, then its state. A locked DuckDB file raises an error here."""
     tracker = Tracker(pipe)
-    tracker.sources = request.tables.incomplete.keys()
     context = open_context(
         request.project,
         tracker,
@@ -328,13 +327,19 @@ class EvaluationContext(Context):
 
     def _compare_with_records(self, environment: Environment) -> None:
         """Report data that Dagster has not recorded; after a plan has landed, only data of versions that are new."""
-        comparison = Comparison(self.records, self.known.tables, environment, self)
+        comparison = Comparison(self.records, self.read_tables(environment), environment, self)
         self.known = comparison.known
         self.tracker.pipe.send(comparison.event())
         # The run reports its own data itself.
         compared = {info.name: msg.RecordedData(info.version, sys.maxsize) for info in environment.snapshots}
         data = {fqn: compared.get(fqn, recorded) for fqn, recorded in self.records.data.items()}
         self.records = replace(self.records, data=data)
+
+    def read_tables(self, environment: Environment) -> ExternalTables:
+        """The tables for which the promoted versions wait."""
+        tables = ExternalTables.of_promoted(self.request.tables, environment, self, self.tracker.pipe)
+        self.tracker.sources = tables.awaited.keys()
+        return tables
 
     @property
     def _nodes(self) -> list[str]:

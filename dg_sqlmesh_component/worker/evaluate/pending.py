@@ -43,18 +43,16 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         refuse_lost_versions(environment, {snapshot.name for snapshot in snapshots})
         context.console = tracker = Tracker(pipe)
         scheduler = context.create_scheduler(snapshots, context.snapshot_evaluator)
-        tables = ExternalTables.of(request.tables)
+        tables = ExternalTables.of_promoted(request.tables, environment, context, pipe)
         find_ready = planner.watch(scheduler, tracker, tables)
         intervals, index = planner.find_missing(scheduler, request.environment, request.now)
         waiting, signal_error = {}, None
         loads = {node.name: request.loads[node.name] for node in snapshots if _is_restatable(node, request)}
         late = Comparison(msg.Records(loads=loads), tables, environment, context).known.late if loads else {}
         if tables.awaited or any(map(has_signals, intervals)):
-            # Which tables a model reads matters only if some are awaited. A signal may look at any model upstream.
-            unknown = [node for node in snapshots if not tables.knows(node)] if tables.awaited else []
-            by_name = scheduler.snapshots_by_name
+            by_name = scheduler.snapshots_by_name  # a signal may look at any model upstream
             looked_at = reachable((node.name for node in intervals if has_signals(node)), upstream(by_name).__getitem__)
-            read_code(context, [*intervals, *map(by_name.__getitem__, looked_at), *unknown])
+            read_code(context, [*intervals, *map(by_name.__getitem__, looked_at)])
             find_batches = partial(scheduler.batch_intervals, intervals, index, environment.naming_info)
             try:
                 with _at_most(MAX_SIGNAL_SECONDS):

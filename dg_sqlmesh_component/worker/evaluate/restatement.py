@@ -29,8 +29,10 @@ from sqlmesh.utils.errors import PlanError
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import listed
+from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.worker.coverage import is_incremental
+from dg_sqlmesh_component.worker.environment import upstream
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext, resolved_range
 from dg_sqlmesh_component.worker.evaluate.idle_nodes import idle_nodes
 from dg_sqlmesh_component.worker.explain import describe_error
@@ -188,10 +190,31 @@ def _planned(context: EvaluationContext) -> Plan:
         environments=_environments(plan, context) if request.environment == c.PROD else {},
         asked_for=resolved_range(request),
         planned_at=now_timestamp(),
+        not_loaded=_not_loaded({fqn: interval for fqn, (interval, _) in ranges.items()}, snapshots, context),
     )
     context.tracker.pipe.send(planned)
     context.tracker.pipe.receive_go_ahead()
     return plan
+
+
+def _not_loaded(
+    ranges: Mapping[str, Interval], snapshots: Mapping[str, Snapshot], context: EvaluationContext
+) -> tuple[str, ...]:
+    """As in `RestatementPlanned`."""
+    tables, parents = context.read_tables(context.stored_environment()), upstream(snapshots)
+
+    def behind_view(name: str) -> Sequence[str]:
+        return parents[name] if snapshots[name].is_view or snapshots[name].is_symbolic else ()
+
+    read = {
+        (table, interval)
+        for fqn, interval in ranges.items()
+        if is_incremental(snapshots[fqn])
+        for name in {fqn, *reachable(parents[fqn], behind_view)}
+        if name == fqn or snapshots[name].is_view or snapshots[name].is_symbolic
+        for table in tables.awaited_by(snapshots[name])
+    }
+    return tuple(sorted({table for table, interval in read if common([interval], tables.awaited[table])}))
 
 
 def _refuse_unrestatable(

@@ -34,10 +34,11 @@ EVENTS: tuple[msg.Event, ...] = (
             )
         ),
     ),
+    msg.OtherTablesFound(("a", "b")),
     msg.StateHeld("3f1c"),
     msg.StateLocked(),
     msg.DataComparedWithRecords((msg.ComputedData("a", PROMOTED, ((D1, D2[1]),)),), ("c0ffee",)),
-    msg.RestatementPlanned({"a": (D1, 1)}, ("a",), {"dev": 2}, "from a to b"),
+    msg.RestatementPlanned({"a": (D1, 1)}, ("a",), {"dev": 2}, "from a to b", not_loaded=("b",)),
     msg.EnvironmentOpened("prod", {"a": PROMOTED, "add_up": ADD_UP}, ("b",), "cd /shop && sqlmesh plan"),
     msg.EvaluationPlanned({"a": (D1, D2), "b": ()}, {"a": ("c", "d")}),
     msg.AuditEvaluated("a", "not_null", 1, {"columns": "(id)"}, True, None, None, D1),

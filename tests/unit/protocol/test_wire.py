@@ -21,6 +21,7 @@ RECORDS = msg.Records(
     {"a": msg.RecordedData("1", D1[1], "2", "3"), "b": None},
     (msg.UnfinishedRestatement("c0ffee", "a", "1", (D1, D2), D2[1]),),
 )
+TABLES = msg.AwaitedTables({"a": (D1, D2)}, {"b": msg.TablesRead("2", ("a",))}, are_all=False)
 REQUESTS: tuple[msg.Request, ...] = (
     msg.LoadRequest(
         PROJECT, select=("tag:finance",), exclude=(), include=("column_lineage", "sql", "links"), limits=Limits(9, 8, 7)
@@ -47,14 +48,14 @@ REQUESTS: tuple[msg.Request, ...] = (
         restate=msg.Restatement("2026-01-01", "2026-01-02"),
     ),
     msg.PendingRequest(PROJECT, "prod", frozenset({"a", "b"}), now=D1[0]),
-    msg.ChangesRequest(PROJECT, "prod", RECORDS, msg.AwaitedTables(), now=D2[1]),
+    msg.ChangesRequest(PROJECT, "prod", RECORDS, TABLES, now=D2[1]),
     msg.JanitorRequest(PROJECT, "dev", concurrent_tasks=4, run_id="c0ffee", overlap_timeout=2.5),
     msg.ClosePreviewRequest(PROJECT, "pr_1", run_id="c0ffee"),
     msg.PreviewRequest(PROJECT, "pr_1", max_rows=5, decimals=2),
     msg.PlanRequest(PROJECT, "prod", applies=True, overlap_timeout=2.5, sampling=msg.Sampling(5)),
 )
 
-MESSAGES: tuple[msg.Request | msg.Event | msg.Records, ...] = (*REQUESTS, *EVENTS, RECORDS)
+MESSAGES: tuple[Any, ...] = (*REQUESTS, *EVENTS, RECORDS, TABLES)
 every_message = pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 
 SENTENCE = "This version of dg_sqlmesh_component cannot read a line between Dagster and SQLMesh's process: "
@@ -62,8 +63,8 @@ ADVICE = "Component and worker must come from one installation of the package."
 
 
 def decoded(line: bytes, like: Any) -> Any:
-    """Decode a line that should hold a request, an event or records, as this message is."""
-    kinds: tuple[type[Any], ...] = (msg.Request, msg.Event, msg.Records)
+    """Decode a line that should hold a request, an event or an answer, as this message is."""
+    kinds: tuple[type[Any], ...] = (msg.Request, msg.Event, msg.Records, msg.AwaitedTables)
     return wire.decode(next(kind for kind in kinds if isinstance(like, kind)), line)
 
 

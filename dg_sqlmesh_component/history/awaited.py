@@ -1,0 +1,59 @@
+"""The tables that one request to SQLMesh waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
+
+import dagster as dg
+
+from dg_sqlmesh_component.definitions.settings import Settings
+from dg_sqlmesh_component.definitions.upstream import external_tables_read
+from dg_sqlmesh_component.history.sources import Source, awaited_sources
+from dg_sqlmesh_component.protocol import messages as msg
+
+
+@dataclass
+class Awaited:
+    """The tables that one request waits for.
+
+    A run computes promoted versions. If they read tables that no local file reads, SQLMesh's process asks for these.
+
+    Attributes:
+        repository: The code location; None in a test that has none.
+        waits: Whether the request waits for tables, if `external_models.wait` is set.
+        without: Assets that are not awaited.
+        sources: The awaited tables by fqn. Those that SQLMesh's process asks for are added.
+    """
+
+    instance: dg.DagsterInstance
+    repository: dg.RepositoryDefinition | None
+    settings: Settings
+    waits: bool = True
+    without: Set[dg.AssetKey] = frozenset()
+    sources: dict[str, Source] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.waits = self.waits and self.settings.attributes.external_models.wait is not None
+        self.sources = self._found(self.settings.assets.awaited) if self.waits else {}
+
+    @property
+    def tables(self) -> msg.AwaitedTables:
+        """What the request has of them."""
+        models = self.settings.assets.models
+        needed = [model for model in models.values() if self.waits or model.kind == "VIEW"]
+        return msg.AwaitedTables(_incomplete(self.sources), external_tables_read(needed, models), not self.waits)
+
+    def answer(self, found: msg.OtherTablesFound) -> msg.AwaitedTables:
+        """What SQLMesh's process asks for."""
+        others = self._found(self.settings.others_awaited(found.tables))
+        self.sources |= others
+        return msg.AwaitedTables(_incomplete(others))
+
+    def _found(self, tables: Mapping[str, dg.AssetKey]) -> dict[str, Source]:
+        found = awaited_sources(self.instance, self.repository, self.settings, tables)
+        return {fqn: source for fqn, source in found.items() if source.asset not in self.without}
+
+
+def _incomplete(sources: Mapping[str, Source]) -> msg.Sources:
+    return {fqn: source.incomplete for fqn, source in sources.items()}
