@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import dagster as dg
@@ -22,7 +22,6 @@ class Awaited:
     Attributes:
         repository: The code location; None in a test that has none.
         waits: Whether the request waits for tables, if `external_models.wait` is set.
-        without: Assets that are not awaited.
         sources: The awaited tables by fqn. Those that SQLMesh's process asks for are added.
     """
 
@@ -30,7 +29,6 @@ class Awaited:
     repository: dg.RepositoryDefinition | None
     settings: Settings
     waits: bool = True
-    without: Set[dg.AssetKey] = frozenset()
     sources: dict[str, Source] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -51,8 +49,7 @@ class Awaited:
         return msg.AwaitedTables(_incomplete(others))
 
     def _found(self, tables: Mapping[str, dg.AssetKey]) -> dict[str, Source]:
-        found = awaited_sources(self.instance, self.repository, self.settings, tables)
-        return {fqn: source for fqn, source in found.items() if source.asset not in self.without}
+        return awaited_sources(self.instance, self.repository, self.settings, tables)
 
 
 def _incomplete(sources: Mapping[str, Source]) -> msg.Sources:

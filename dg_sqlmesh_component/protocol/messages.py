@@ -261,12 +261,16 @@ class PendingRequest(Request):
 
     The worker reads the state, and evaluates signals of pending models. It does not load the project, and it does not
     take the lock of runs.
+
+    Attributes:
+        made_between: Those of the awaited tables that a run may make between two of its models.
     """
 
     environment: str
     models: frozenset[str]
     now: int
     tables: AwaitedTables = field(default_factory=AwaitedTables)
+    made_between: frozenset[str] = frozenset()
     loads: Loads = field(default_factory=dict)
 
 
@@ -463,6 +467,7 @@ class PendingFound(Event):
         waiting: The models of which no pending interval is ready, and the names of their own signals that are not
             ready, or the awaited tables. None of either: a model upstream of it waits.
         signal_error: Why SQLMesh could not evaluate the signals. Then no model waits: a run reports the error.
+        needed: The tables in `made_between` without which a ready model would wait.
         intervals: The pending intervals of these models; adjoining ones are merged.
         late: By model, the computed ranges whose source was loaded after they were computed.
     """
@@ -470,6 +475,7 @@ class PendingFound(Event):
     pending: dict[str, int]
     next_due: tuple[int, str] | None
     waiting: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    needed: dict[str, tuple[str, ...]] = field(default_factory=dict)
     signal_error: ErrorText | None = None
     intervals: dict[str, tuple[Interval, ...]] = field(default_factory=dict)
     late: dict[str, tuple[Interval, ...]] = field(default_factory=dict)

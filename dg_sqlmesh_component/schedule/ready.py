@@ -6,7 +6,7 @@ of another component wait too: the asset and they run when the model is ready.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
@@ -55,16 +55,17 @@ def ready_models(
     assets, project = settings.assets, settings.project
     if settings.attributes.external_models.wait is not None:
         EARLY_WORKERS.start(project)  # it imports SQLMesh while Dagster's events are read
-    # An asset between two models runs in the same run, and is complete when its reader begins.
-    between = assets_between(context.repository_def, assets.fqn_by_key.keys()) if assets.awaited else frozenset()
-    awaited = Awaited(context.instance, context.repository_def, settings, without=between)
+    awaited = Awaited(context.instance, context.repository_def, settings)
     sources = awaited.sources
+    # An asset between two models of a run runs in that run, and is complete when its reader begins.
+    between = assets_between(context.repository_def, assets.fqn_by_key.keys()) if sources else frozenset()
     request = msg.PendingRequest(
         project.open_request,
         assets.manifest.environment,
         frozenset(assets.specs),
         now,
         tables=awaited.tables,
+        made_between=frozenset(fqn for fqn, source in sources.items() if source.asset in between),
         loads=loads,
     )
     found = find_pending(project, request, awaited.answer)
@@ -75,8 +76,7 @@ def ready_models(
         )
     pending = {fqn: (tick, f"pending: {ranges(found.intervals[fqn])}") for fqn, tick in found.pending.items()}
     why_none = "No model has pending intervals."
-    if found.waiting:
-        waiting = {**found.waiting, **dict.fromkeys(_downstream_of_others(context.repository_def, assets, found), ())}
+    if waiting := _all_waiting(context.repository_def, assets, found, sources):
         names = sorted(waiting, key=assets.name)
         shown = [f"{assets.name(fqn)} ({_causes(waiting[fqn], sources)})" for fqn in names[:MAX_LISTED]]
         named = listed([*shown, *names[MAX_LISTED:]])
@@ -100,11 +100,31 @@ def _causes(names: Sequence[str], sources: Mapping[str, Source]) -> str:
     return listed([*shown, *names[MAX_CAUSES:]], MAX_CAUSES) or "upstream"
 
 
+def _all_waiting(
+    repository: dg.RepositoryDefinition | None,
+    assets: ProjectAssets,
+    found: msg.PendingFound,
+    sources: Mapping[str, Source],
+) -> Mapping[str, Sequence[str]]:
+    """The models that would wait in a run of the other pending models, and their own signals or sources."""
+    waiting: dict[str, Sequence[str]] = {**found.waiting}
+    while ready := found.pending.keys() - waiting.keys():
+        made = assets_between(repository, {assets.key(fqn) for fqn in ready}) if found.needed else frozenset()
+        missing = {fqn: [of for of in found.needed.get(fqn, ()) if sources[of].asset not in made] for fqn in ready}
+        more: dict[str, Sequence[str]] = {fqn: tables for fqn, tables in missing.items() if tables}
+        if not more and waiting:
+            more = dict.fromkeys(_downstream_of_others(repository, assets, waiting.keys(), ready), ())
+        if not more:
+            break
+        waiting |= more
+    return waiting
+
+
 def _downstream_of_others(
-    repository: dg.RepositoryDefinition | None, assets: ProjectAssets, found: msg.PendingFound
+    repository: dg.RepositoryDefinition | None, assets: ProjectAssets, waits: Set[str], pending: Set[str]
 ) -> set[str]:
     """The ready models downstream of other components' assets that are downstream of a waiting model."""
-    waiting, ready = ({assets.key(fqn) for fqn in models} for models in (found.waiting, found.pending))
+    waiting, ready = ({assets.key(fqn) for fqn in models} for models in (waits, pending))
     between = assets_between(repository, waiting | ready) & assets_downstream(repository, waiting)
     held_back = assets_downstream(repository, between - assets.fqn_by_key.keys()) & ready
     return {assets.fqn_by_key[key] for key in held_back}

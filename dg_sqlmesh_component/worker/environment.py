@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +193,10 @@ class ExternalTables:
             pipe.send(msg.OtherTablesFound(tuple(sorted(asked))))
             awaited = {**awaited, **pipe.receive_tables().incomplete}
         return cls(awaited, {**found.known, **read})
+
+    def without(self, tables: Set[str]) -> ExternalTables:
+        """The same, as if these tables were complete."""
+        return replace(self, awaited={fqn: of for fqn, of in self.awaited.items() if fqn not in tables})
 
     def knows(self, snapshot: Snapshot | SnapshotTableInfo) -> bool:
         """Whether the tables of this version of a model are known, so that its query is not rendered."""

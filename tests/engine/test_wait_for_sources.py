@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from harness import EXECUTORS, NewShop, Shop
+from harness import EXECUTORS, YEARLY_CRON, NewShop, Shop
 from waiting import DAILY, EMPTY, LOADER, MODELS, OP, SourceSensor, day, load, outcomes, rows, run, tick, waiting_shop
 
 STATUS = "t/days:sqlmesh_execution_status"
@@ -213,6 +213,23 @@ def test_an_asset_between_two_models_is_a_source_too(new_shop: NewShop) -> None:
     everything = shop.launch("multiprocess")
     assert everything.status is dg.DagsterRunStatus.SUCCESS, everything.failures
     assert everything.status_of("t/last") == "executed"
+
+
+def test_a_tick_requests_no_model_that_waits_for_an_asset_between_models_that_are_not_due(new_shop: NewShop) -> None:
+    models = {
+        "models/first.sql": f"MODEL (name t.first, kind FULL, cron '{YEARLY_CRON}', start '{day(800)}'); SELECT 1 AS n",
+        "models/last.sql": "MODEL (name t.last, kind FULL); SELECT n FROM py.middle",
+    }
+    options: dict[str, Any] = {"external_models": {"wait": True}, "schedule": {"cron": "@daily"}}
+    shop = new_shop(models, tables={"py.middle": "SELECT 1 AS n"}, planned_at="3 days ago", **options)
+    shop.add_module(
+        "middle", 'import dagster as dg\n\n@dg.asset(key=["py", "middle"], deps=[["t", "first"]])\ndef middle(): ...\n'
+    )
+    until = datetime.fromisoformat(day(4)).replace(tzinfo=timezone.utc)
+    stated = {"sqlmesh/complete_until": dg.MetadataValue.timestamp(until)}
+    shop.instance.report_runless_asset_event(dg.AssetMaterialization(["py", "middle"], metadata=stated))
+    assert f"t.last (py/middle is complete until {day(4)}" in tick(shop)
+    assert shop.launch(assets=["t/last"]).status_of("t/last") == "waiting", "a run would only wait"
 
 
 def test_a_table_with_a_key_is_awaited_without_its_asset_and_others_are_named_in_the_log(new_shop: NewShop) -> None:

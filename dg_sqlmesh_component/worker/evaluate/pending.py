@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from sqlmesh.core.snapshot import Snapshot
+from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.utils.date import to_datetime, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
@@ -23,7 +24,7 @@ from dg_sqlmesh_component.worker.environment import (
 )
 from dg_sqlmesh_component.worker.evaluate import planner
 from dg_sqlmesh_component.worker.evaluate.kept_snapshots import read_code, read_snapshots
-from dg_sqlmesh_component.worker.observe.held_back_intervals import has_signals
+from dg_sqlmesh_component.worker.observe.held_back_intervals import has_signals, held_back_from
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
 
@@ -44,9 +45,9 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         context.console = tracker = Tracker(pipe)
         scheduler = context.create_scheduler(snapshots, context.snapshot_evaluator)
         tables = ExternalTables.of_promoted(request.tables, environment, context, pipe)
-        find_ready = planner.watch(scheduler, tracker, tables)
+        find_ready = planner.watch(scheduler, tracker, tables.without(request.made_between))
         intervals, index = planner.find_missing(scheduler, request.environment, request.now)
-        waiting, signal_error = {}, None
+        waiting, needed, signal_error = {}, {}, None
         loads = {node.name: request.loads[node.name] for node in snapshots if _is_restatable(node, request)}
         late = Comparison(msg.Records(loads=loads), tables, environment, context).known.late if loads else {}
         if tables.awaited or any(map(has_signals, intervals)):
@@ -64,6 +65,7 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
                 waiting = {
                     node.name: _awaited(node.name, tracker, tables) for node, found in ready.items() if not found
                 }
+                needed = _needed({node: found for node, found in ready.items() if found}, scheduler, index, tables)
     pending = {snapshot.name for snapshot in intervals} - waiting.keys()
     ours = [snapshot for snapshot in snapshots if snapshot.name in request.models and not snapshot.is_symbolic]
     now = to_datetime(request.now)
@@ -76,6 +78,7 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         {name: last[cron] for name, cron in crons.items() if name in pending},
         min(((due[cron], name) for name, cron in crons.items()), default=None),
         {name: signals for name, signals in waiting.items() if name in crons},
+        {name: made for name, made in needed.items() if name in crons},
         signal_error,
         {snapshot.name: tuple(merged) for snapshot, merged in intervals.items() if snapshot.name in crons},
         {fqn: tuple(ranges) for fqn, ranges in late.items()},
@@ -96,6 +99,14 @@ def _awaited(fqn: str, tracker: Tracker, tables: ExternalTables) -> tuple[str, .
     """The own signals of a model that are not ready, or the awaited tables that are not complete."""
     sources = tracker.held_back_by.get(fqn, frozenset()) & tables.awaited.keys()
     return tuple(tracker.unready_signals.get(fqn, ())) or tuple(sorted(sources))
+
+
+def _needed(
+    ready: SnapshotToIntervals, scheduler: Scheduler, index: DeployabilityIndex, tables: ExternalTables
+) -> dict[str, tuple[str, ...]]:
+    """The tables without which no interval of a model is ready, although it is with them."""
+    held_back = held_back_from(ready, scheduler, index, tables)
+    return {fqn: tuple(sorted(by)) for fqn, (left, by) in held_back.items() if not left}
 
 
 @contextmanager
