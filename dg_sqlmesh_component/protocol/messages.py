@@ -468,7 +468,7 @@ class PendingFound(Event):
             ready, or the awaited tables. None of either: a model upstream of it waits.
         signal_error: Why SQLMesh could not evaluate the signals. Then no model waits: a run reports the error.
         needed: The tables in `made_between` without which a ready model would wait.
-        intervals: The pending intervals of these models; adjoining ones are merged.
+        intervals: The pending intervals of each model that are ready; adjoining ones are merged.
         late: By model, the computed ranges whose source was loaded after they were computed.
     """
 

@@ -15,6 +15,7 @@ from sqlmesh.utils.date import to_datetime, to_timestamp
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import plain
 from dg_sqlmesh_component.protocol.graph import reachable
+from dg_sqlmesh_component.protocol.intervals import merged
 from dg_sqlmesh_component.worker.changes import Comparison
 from dg_sqlmesh_component.worker.environment import (
     ExternalTables,
@@ -47,7 +48,7 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         tables = ExternalTables.of_promoted(request.tables, environment, context, pipe)
         find_ready = planner.watch(scheduler, tracker, tables.without(request.made_between))
         intervals, index = planner.find_missing(scheduler, request.environment, request.now)
-        waiting, needed, signal_error = {}, {}, None
+        waiting, needed, signal_error, ready = {}, {}, None, intervals
         loads = {node.name: request.loads[node.name] for node in snapshots if _is_restatable(node, request)}
         late = Comparison(msg.Records(loads=loads), tables, environment, context).known.late if loads else {}
         if tables.awaited or any(map(has_signals, intervals)):
@@ -80,7 +81,7 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         {name: signals for name, signals in waiting.items() if name in crons},
         {name: made for name, made in needed.items() if name in crons},
         signal_error,
-        {snapshot.name: tuple(merged) for snapshot, merged in intervals.items() if snapshot.name in crons},
+        {snapshot.name: merged(found) for snapshot, found in ready.items() if snapshot.name in crons},
         {fqn: tuple(ranges) for fqn, ranges in late.items()},
     )
 
