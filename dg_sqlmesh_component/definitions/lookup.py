@@ -9,7 +9,6 @@ import dagster as dg
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import did_you_mean
-from dg_sqlmesh_component.protocol.manifest import split_fqn
 
 
 def selected(assets: ProjectAssets, select: tuple[str, ...], exclude: tuple[str, ...]) -> dg.AssetSelection:
@@ -29,20 +28,14 @@ def key_of_model(assets: ProjectAssets, name: str) -> dg.AssetKey:
     """The asset key of a model, by its name as written in SQLMesh, with or without its catalog."""
     if not isinstance(name, str):  # a template may give anything
         raise ConfigurationError(f"asset_key_for_model was given {name!r}. It takes the name of a model.")
-    parts = [part.strip('"').casefold() for part in name.split(".")]
-    matches = [
-        fqn
-        for fqn in assets.specs
-        if name in (assets.models[fqn].name, fqn)
-        or [part.casefold() for part in split_fqn(fqn)[-len(parts) :]] == parts
-    ]
+    matches = [fqn for fqn in assets.names.fitting(name) if fqn in assets.specs]
     if len(matches) == 1:
         return assets.key(matches[0])
     if matches:
         raise ConfigurationError(
-            f"{name!r} is the name of several models: {', '.join(sorted(matches))}. Write it with its catalog."
+            f"{name!r} is the name of several models: {', '.join(sorted(matches))}. Write one of these instead."
         )
-    known = did_you_mean(name, (assets.models[fqn].name for fqn in assets.specs))
+    known = did_you_mean(name, map(assets.name, assets.specs))
     raise ConfigurationError(
         f"No asset of the SQLMesh project {_project_name(assets)!r} is a model named {name!r}."
         + (known or " The project has no assets.")

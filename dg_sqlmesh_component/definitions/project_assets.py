@@ -19,6 +19,7 @@ from dg_sqlmesh_component.protocol.manifest import (
     Audit,
     Manifest,
     Model,
+    ModelNames,
     StandaloneAudit,
     UsedAudit,
     pair_audits,
@@ -206,8 +207,13 @@ class ProjectAssets:
         return _grouped((parent, child) for child, parents in nodes for parent in parents)
 
     def name(self, node: str) -> str:
-        """The name of a node in messages: the model's name as written, or the standalone audit's."""
-        return self.models[node].name if node in self.models else unquoted(node)
+        """The name of a node in messages: the model's display name, or the standalone audit's name."""
+        return self.models[node].display_name if node in self.models else unquoted(node)
+
+    @cached_property
+    def names(self) -> ModelNames:
+        """Finds the models of the project by the names that people write."""
+        return ModelNames({fqn: model.display_name for fqn, model in self.models.items()})
 
     def key(self, node: str) -> dg.AssetKey:
         """The asset key of a model that is an asset."""

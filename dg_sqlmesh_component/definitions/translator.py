@@ -177,7 +177,9 @@ class Translator:
                 key=self.upstream.default_key(model),
                 deps=deps,
                 # Never empty: Dagster would show the op's description, which is the same for every model.
-                description=_described(model.description or f"SQLMesh model {model.name} ({model.kind}).", model.query),
+                description=_described(
+                    model.description or f"SQLMesh model {model.display_name} ({model.kind}).", model.query
+                ),
                 group_name=properties.group_name or _identifier(dbt.group or model.schema),
                 owners=owners,
                 tags={
@@ -257,7 +259,7 @@ class Translator:
         if isinstance(node, Model) and node.is_external:
             # With its schema: a model may read tables of the same name in several schemas.
             check_name = f"{_identifier('_'.join(split_fqn(node.fqn)[-2:]))}__{check_name}"
-            description += f" of the external model {node.name}"
+            description += f" of the external model {node.display_name}"
         elif check_name in (STATUS_CHECK, INTERVALS_CHECK, LATE_DATA_CHECK):
             check_name = f"{check_name}_audit"
         return dg.AssetCheckSpec(
@@ -350,7 +352,7 @@ def _accepted(spec: object, model: Model) -> dg.AssetSpec:
 
 def model_label(model: Model) -> str:
     """A model's name and file, for messages."""
-    return f"Model {model.name} ({model.path or 'not from a file'})"
+    return f"Model {model.display_name} ({model.path or 'not from a file'})"
 
 
 def _require_five_fields(model: Model, attribute: str) -> None:

@@ -7,12 +7,13 @@ refusal can name the parts that differ.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, counted, listed, ranges, unquoted
 from dg_sqlmesh_component.protocol.intervals import subtract
+from dg_sqlmesh_component.protocol.manifest import ModelNames
 
 PARTS = ("models", "categories", "statements", "requirements", "settings", "previous models")
 """The parts of `PlanBuilt.parts`, in the order of the digest's fields. The allow-list is the last field."""
@@ -65,6 +66,20 @@ class Decision:
     allow_lost_intervals: tuple[str, ...] = ()
     over_budget: bool = False
 
+    @property
+    def lists(self) -> dict[str, tuple[str, ...]]:
+        """The lists of models, by option of the run config."""
+        return {option: getattr(self, option) for option in _ACCEPTED_BY.values()}
+
+
+_ACCEPTED_BY = {
+    "destructive": "allow_destructive",
+    "stale_branch": "allow_revert",
+    "drops_dependents": "allow_drop_dependents",
+    "lost_intervals": "allow_lost_intervals",
+}
+"""By kind of refusal, the option of the run config that accepts its models."""
+
 
 def digest_of(plan: msg.PlanBuilt, allow_destructive: Collection[str]) -> str:
     """The digest of a plan. Two plans have the same one if a reviewer of one has approved all of the other.
@@ -79,23 +94,32 @@ def _short_hash(names: Iterable[str]) -> str:
     return hashlib.sha256("\0".join(names).encode()).hexdigest()[:10]
 
 
-def refusals(plan: msg.PlanBuilt, decision: Decision, apply_job: str, budget: str | None = None) -> list[Refusal]:
+def refusals(
+    plan: msg.PlanBuilt,
+    decision: Decision,
+    apply_job: str,
+    project: Mapping[str, str],
+    budget: str | None = None,
+) -> list[Refusal]:
     """Why the plan may not be applied; empty if it may.
 
     Args:
         apply_job: The name of the job that applies plans.
+        project: The display names of all models of the project, by fqn.
         budget: Why the plan is over the budget, as a sentence; None if it is not.
     """
+    names = _names(plan, project)
     return [
         *_other_digest(plan, decision),
         *_unfinished(plan, apply_job),
-        *_takes_back(plan, decision),
-        *_destructive(plan, decision),
-        *_drops_dependents(plan, decision),
-        *_lost_intervals(plan, decision),
+        *_takes_back(plan, decision, names),
+        *_destructive(plan, decision, names),
+        *_drops_dependents(plan, decision, names),
+        *_lost_intervals(plan, decision, names),
         *_uncategorized(plan),
         *_not_loaded(plan),
-        *_unknown_names(plan, decision),
+        *_ambiguous_names(plan, decision, names),
+        *_unknown_names(plan, decision, names),
         *_over_budget(plan, budget, "apply", is_allowed=decision.over_budget),
     ]
 
@@ -178,46 +202,44 @@ def _unfinished(plan: msg.PlanBuilt, apply_job: str) -> Iterator[Refusal]:
         yield Refusal("unfinished_plan", (), message)
 
 
-def _takes_back(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:
-    names = [m.name for m in plan.models if m.takes_back and not _is_named(m, decision.allow_revert)]
-    if names:
+def _takes_back(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> Iterator[Refusal]:
+    allowed = _named(decision.allow_revert, names)
+    older = [names.to_write(m.fqn) for m in plan.models if m.takes_back and m.fqn not in allowed]
+    if older:
         message = (
-            f"This deployment's files have an older definition or older audits of {listed(names)}. The plan would take "
+            f"This deployment's files have an older definition or older audits of {listed(older)}. The plan would take "
             f"back a newer change, which environment {plan.environment} shows. Merge the newest main branch and plan "
             "again. To go back on purpose, name these models in `allow_revert` in the run config."
         )
-        yield Refusal("stale_branch", tuple(names), message)
+        yield Refusal("stale_branch", tuple(older), message)
 
 
-def _destructive(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:
-    refused = [m for m in plan.models if is_refused_as_destructive(m, decision.allow_destructive)]
+def _destructive(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> Iterator[Refusal]:
+    allowed = _named(decision.allow_destructive, names)
+    refused = [m for m in plan.models if m.destructive and not m.may_destroy and m.fqn not in allowed]
     if refused:
-        details = "; ".join(f"{m.name}: SQLMesh {', '.join(m.destructive)}" for m in refused)
+        details = "; ".join(f"{names.to_write(m.fqn)}: SQLMesh {', '.join(m.destructive)}" for m in refused)
         message = (
             f"The plan would remove data from tables that environment {plan.environment} shows. {details}. The values "
             "of these columns are lost. To apply it all the same, name these models in `allow_destructive` in the run "
             "config."
         )
-        yield Refusal("destructive", tuple(m.name for m in refused), message)
+        yield Refusal("destructive", tuple(names.to_write(m.fqn) for m in refused), message)
 
 
-def is_refused_as_destructive(model: msg.PlannedModel, allow_destructive: Collection[str]) -> bool:
-    """Whether the model loses values, and neither itself nor the run config allows it."""
-    return bool(model.destructive) and not model.may_destroy and not _is_named(model, allow_destructive)
-
-
-def _drops_dependents(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:
+def _drops_dependents(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> Iterator[Refusal]:
+    allowed = _named(decision.allow_drop_dependents, names)
     read = [m for m in plan.models if m.dependents]
     removed = [m for m in read if m.change == "removed"]
-    replaced = [m for m in read if m.change != "removed" and not _is_named(m, decision.allow_drop_dependents)]
+    replaced = [m for m in read if m.change != "removed" and m.fqn not in allowed]
     if replaced:
-        details = "; ".join(f"with {m.name}: {', '.join(m.dependents or ())}" for m in replaced)
+        details = "; ".join(f"with {names.to_write(m.fqn)}: {', '.join(m.dependents or ())}" for m in replaced)
         message = (
             "The plan would drop views of others, because PostgreSQL drops what reads a view that SQLMesh replaces: "
             f"{details}. Nothing creates them again. Keep their definitions, and to apply the plan all the same, name "
             "these models in `allow_drop_dependents` in the run config."
         )
-        yield Refusal("drops_dependents", tuple(m.name for m in replaced), message)
+        yield Refusal("drops_dependents", tuple(names.to_write(m.fqn) for m in replaced), message)
     if removed:
         details = "; ".join(f"{m.name} is read by {', '.join(m.dependents or ())}" for m in removed)
         message = (
@@ -239,10 +261,11 @@ def _uncategorized(plan: msg.PlanBuilt) -> Iterator[Refusal]:
         yield Refusal("uncategorized", models, message)
 
 
-def _lost_intervals(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:
-    lost = [m for m in plan.models if lost_for_good(m) and not _is_named(m, decision.allow_lost_intervals)]
+def _lost_intervals(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> Iterator[Refusal]:
+    allowed = _named(decision.allow_lost_intervals, names)
+    lost = [model for model in plan.models if lost_for_good(model) and model.fqn not in allowed]
     if lost:
-        details = "; ".join(f"{m.name} for {ranges(lost_for_good(m))}" for m in lost)
+        details = "; ".join(f"{names.to_write(m.fqn)} for {ranges(lost_for_good(m))}" for m in lost)
         message = (
             f"Models would lose rows that environment {plan.environment} shows: {details}. The plan computes nothing "
             "for these ranges, and neither does the next run. Causes are a later `start`, an earlier `end`, or a "
@@ -271,14 +294,21 @@ def _not_loaded(plan: msg.PlanBuilt) -> Iterator[Refusal]:
         yield Refusal("not_loaded", tuple(model.name for model in lost), message)
 
 
-def _unknown_names(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:
-    for option, names in (
-        ("allow_destructive", decision.allow_destructive),
-        ("allow_revert", decision.allow_revert),
-        ("allow_drop_dependents", decision.allow_drop_dependents),
-        ("allow_lost_intervals", decision.allow_lost_intervals),
-    ):
-        unknown = tuple(name for name in names if not any(_is_named(model, [name]) for model in plan.models))
+def _ambiguous_names(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> Iterator[Refusal]:
+    for option, written in decision.lists.items():
+        for name in () if _has_finished(plan) else written:
+            if len(fitting := names.fitting(name)) > 1:
+                message = (
+                    f"`{option}` in the run config names {name}, which fits {len(fitting)} models. Write the one "
+                    "that you mean, as here: " + ", ".join(f"'{names.to_write(fqn)}'" for fqn in fitting) + "."
+                )
+                yield Refusal("ambiguous_model", tuple(fitting), message)
+
+
+def _unknown_names(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> Iterator[Refusal]:
+    planned = {model.fqn for model in plan.models}
+    for option, written in decision.lists.items():
+        unknown = tuple(name for name in written if planned.isdisjoint(names.fitting(name)))
         if unknown and decision.digest is not None and not _has_finished(plan):
             message = (
                 f"`{option}` in the run config names {listed(unknown)}, which the plan does not change. Remove it."
@@ -286,24 +316,24 @@ def _unknown_names(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]
             yield Refusal("unknown_model", unknown, message)
 
 
-def _is_named(model: msg.PlannedModel, names: Sequence[str] | Collection[str]) -> bool:
-    """Whether one of the names is the model's, as written in SQLMesh, with or without its catalog."""
-    known = {model.name.casefold(), model.fqn.casefold(), model.fqn.replace('"', "").casefold()}
-    return any(name.casefold() in known for name in names)
+def _names(plan: msg.PlanBuilt, project: Mapping[str, str]) -> ModelNames:
+    """Finds models of the project, and those that the plan removes. A name may fit a model that stays as it is."""
+    return ModelNames({**project, **{model.fqn: model.name for model in plan.models}})
 
 
-def allowed_fqns(plan: msg.PlanBuilt, decision: Decision) -> tuple[str, ...]:
-    """The models whose tables may lose columns, by fqn."""
-    return tuple(model.fqn for model in plan.models if _is_named(model, decision.allow_destructive))
+def _named(written: Iterable[str], names: ModelNames) -> set[str]:
+    """The models that a list of the run config names, by fqn. A name that fits several models names none."""
+    return {fitting[0] for name in written if len(fitting := names.fitting(name)) == 1}
 
 
-_ACCEPTED_BY = {
-    "destructive": "allow_destructive",
-    "stale_branch": "allow_revert",
-    "drops_dependents": "allow_drop_dependents",
-    "lost_intervals": "allow_lost_intervals",
-}
-"""By kind of refusal, the option of the run config that accepts its models."""
+def allowed_fqns(plan: msg.PlanBuilt, decision: Decision, project: Mapping[str, str]) -> tuple[str, ...]:
+    """The models whose tables may lose columns, by fqn.
+
+    Args:
+        project: As in `refusals`.
+    """
+    allowed = _named(decision.allow_destructive, _names(plan, project))
+    return tuple(model.fqn for model in plan.models if model.fqn in allowed)
 
 
 def apply_config(digest: str, found: Sequence[Refusal]) -> dict[str, object] | None:

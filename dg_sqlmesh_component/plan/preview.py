@@ -142,7 +142,7 @@ class _PreviewStep:
         """What remains to be done after the merge: the plan that the job which applies plans would apply."""
         seconds, excess = self.planning.estimated(plan)
         digest = digest_of(plan, ())
-        found = refusals(plan, Decision(), self._settings.apply_job, excess)
+        found = refusals(plan, Decision(), self._settings.apply_job, self._settings.assets.names.by_fqn, excess)
         self.planning.report = replace(
             self.planning.report,
             digest=digest,

@@ -115,7 +115,7 @@ class _PlanStep:
         assets = self._settings.assets
         seconds, excess = self.planning.estimated(plan)
         digest = digest_of(plan, self._decision.allow_destructive)
-        found = refusals(plan, self._decision, self._settings.apply_job, excess)
+        found = refusals(plan, self._decision, self._settings.apply_job, assets.names.by_fqn, excess)
         if self._decision.digest and not any(refusal.kind in ("digest", "moved") for refusal in found):
             digest = self._decision.digest  # the reviewed one, also if the run config has an allow-list in addition
         self.planning.report = replace(
@@ -139,7 +139,8 @@ class _PlanStep:
         records = materialized_data(self._context.instance, assets, assets.specs)
         unfinished = unfinished_restatements(self._context.instance, self._settings.project_tag)
         interrupted = interrupted_changes(self._context.instance, self._settings, self._computing_since)
-        return msg.PlanApproval(allowed_fqns(plan, self._decision), msg.Records(records, unfinished), interrupted)
+        allowed = allowed_fqns(plan, self._decision, assets.names.by_fqn)
+        return msg.PlanApproval(allowed, msg.Records(records, unfinished), interrupted)
 
     def _end(self) -> Iterator[Any]:
         if not self._applies:

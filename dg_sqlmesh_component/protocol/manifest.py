@@ -13,8 +13,10 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import cached_property
 from typing import Protocol, TypeVar
 
+from dg_sqlmesh_component.protocol.formatting import unquoted
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.texts import ProjectText, Query
 
@@ -127,6 +129,7 @@ class Model:
     Attributes:
         fqn: SQLMesh's quoted, fully qualified name; the identity of the model everywhere.
         name: The name as its author wrote it.
+        name_with_catalog: The same after its catalog, if that is not the project's default one and not in `name`.
         catalog, schema, table: The parts of `fqn`, unquoted; catalog is None if the engine has none.
         kind: `FULL`, `VIEW`, `SEED`, `INCREMENTAL_BY_TIME_RANGE`, `EMBEDDED`, `EXTERNAL` ...
         source_type: `sql`, `python`, `seed` or `external`.
@@ -192,6 +195,12 @@ class Model:
     column_lineage_cut: int = 0
     source_url: str | None = None
     dbt: DbtNode | None = None
+    name_with_catalog: str | None = None
+
+    @property
+    def display_name(self) -> str:
+        """The name in texts. Models of one schema and name in two catalogs differ in it, as in SQLMesh's texts."""
+        return self.name_with_catalog or self.name
 
     @property
     def is_external(self) -> bool:
@@ -352,6 +361,45 @@ class Manifest:
 def split_fqn(fqn: str) -> tuple[str, ...]:
     """The unquoted parts of SQLMesh's quoted name, outermost first."""
     return tuple(part.replace('""', '"') for part in re.findall(r'"((?:[^"]|"")*)"', fqn))
+
+
+_NAME_PART = re.compile(r""""((?:[^"]|"")*)"|`([^`]*)`|([^."`]+)""")
+"""A part of a name: in quotes, in those of BigQuery, or without."""
+
+
+@dataclass(frozen=True)
+class ModelNames:
+    """Finds models by the names that people write.
+
+    Attributes:
+        by_fqn: The display name of each model.
+    """
+
+    by_fqn: Mapping[str, str]
+
+    def fitting(self, written: str) -> list[str]:
+        """The models that a written name fits, by fqn. Whoever needs one model refuses a name that fits several.
+
+        An fqn fits that model only. In any other name, case and quotes do not count, and the catalog may be left out.
+        """
+        return [written] if written in self.by_fqn else self._by_parts.get(_parts(written), [])
+
+    def to_write(self, fqn: str) -> str:
+        """A name that fits this model only: the display name, or the full name, with quotes if it needs them."""
+        return next((name for name in (self.by_fqn[fqn], unquoted(fqn)) if self.fitting(name) == [fqn]), fqn)
+
+    @cached_property
+    def _by_parts(self) -> dict[tuple[str, ...], list[str]]:
+        found: dict[tuple[str, ...], list[str]] = defaultdict(list)
+        for fqn, name in self.by_fqn.items():
+            parts = _parts(fqn)
+            for names in {_parts(name), *(parts[index:] for index in range(len(parts)))}:
+                found[names].append(fqn)
+        return dict(found)
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    return tuple("".join(groups).replace('""', '"').casefold() for groups in _NAME_PART.findall(name))
 
 
 class UsedAudit(Protocol):

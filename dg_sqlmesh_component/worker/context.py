@@ -9,15 +9,18 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sqlglot import exp
 from sqlmesh.core.config import Config
 from sqlmesh.core.config.connection import ConnectionConfig
 from sqlmesh.core.config.loader import load_configs
 from sqlmesh.core.console import NoopConsole, set_console
 from sqlmesh.core.context import Context
 from sqlmesh.core.environment import Environment
+from sqlmesh.core.snapshot.definition import Node
 from sqlmesh.core.state_sync import StateSync
 
 from dg_sqlmesh_component.protocol.errors import (
@@ -209,6 +212,27 @@ def state_connection(context: Context) -> ConnectionConfig:
     """The connection to the state: one of its own, or the gateway's."""
     gateway = context.selected_gateway
     return context.config.get_state_connection(gateway) or context.config.get_connection(gateway)
+
+
+def display_name(node: Node, context: Context) -> str:
+    """The name of a model as its author wrote it, with the catalog if that is not the default one, as in SQLMesh."""
+    return name_with_catalog(node, context) or node.name
+
+
+def name_with_catalog(node: Node, context: Context) -> str | None:
+    """The name of a model with its catalog; None if that is the default one, or if its author wrote it."""
+    catalog = node.fully_qualified_table.args.get("catalog") if node.is_model else None
+    if not catalog or catalog.name == _default_catalog(context):
+        return None
+    if exp.to_table(node.name, dialect=node.dialect).catalog:
+        return None
+    return f"{exp.table_name(exp.Table(this=catalog))}.{node.name}"
+
+
+@lru_cache(maxsize=1)
+def _default_catalog(context: Context) -> str | None:
+    """SQLMesh asks each gateway's database again each time."""
+    return context.default_catalog
 
 
 def environment_name(project: OpenProject, context: Context) -> str:

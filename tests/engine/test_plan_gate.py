@@ -239,6 +239,39 @@ def test_an_indirect_destructive_change_is_refused_by_name(shop: Shop) -> None:
     assert "To compute the values of the added columns again, restate t.daily." in allowed.log
 
 
+TWO_CATALOGS = """
+gateways:
+  local: {connection: {type: duckdb, database: warehouse.duckdb}}
+  other: {connection: {type: duckdb, database: elsewhere.duckdb}}
+default_gateway: local
+gateway_managed_virtual_layer: true
+model_defaults: {dialect: duckdb, start: 6 days ago}
+disable_anonymized_analytics: true
+"""
+TWIN = """
+MODEL (name s.orders, kind INCREMENTAL_BY_TIME_RANGE (time_column day, forward_only true){more});
+SELECT @start_ds::DATE AS day{columns}
+"""
+IN_OTHER_CATALOG = ", gateway other, tags ('dagster:key_prefix:elsewhere')"
+
+
+def test_models_of_one_name_in_two_catalogs_are_told_apart_and_named_one_by_one(new_shop: NewShop) -> None:
+    twins = {"here": "", "there": IN_OTHER_CATALOG}
+    files = {f"models/{name}.sql": TWIN.format(more=more, columns=", 1 AS x") for name, more in twins.items()}
+    shop = new_shop(files, TWO_CATALOGS, deploy=True)
+    change(shop, **{name: TWIN.format(more=more, columns="") for name, more in twins.items()})
+
+    refused = launch(shop, APPLY, digest="of another plan", allow_destructive=["s.orders"])
+
+    report = report_of(refused)
+    assert {model["name"] for model in report["models"]} == {"s.orders", "elsewhere.s.orders"}
+    destructive = next(refusal for refusal in report["refusals"] if refusal["kind"] == "destructive")
+    assert set(destructive["models"]) == {"warehouse.s.orders", "elsewhere.s.orders"}
+    assert "s.orders, which fits 2 models" in failure_of(refused)
+    assert "'warehouse.s.orders'" in failure_of(refused)
+    assert shop.query("SELECT DISTINCT x FROM s.orders") == [(1,)]
+
+
 def test_a_dropped_column_is_gone_and_no_restatement_is_advised(shop: Shop) -> None:
     change(shop, daily=DAILY.replace("id, amount", "id"), total="MODEL (name t.total, kind FULL); SELECT 1 AS amount")
     report = planned(shop)

@@ -31,6 +31,7 @@ from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import common, subtract
+from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.coverage import is_incremental
 from dg_sqlmesh_component.worker.environment import upstream
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext, resolved_range
@@ -183,7 +184,7 @@ def _planned(context: EvaluationContext) -> Plan:
         for missing in plan.missing_intervals
         if missing.intervals
     }
-    _refuse_unrestatable(request, requested, ranges.keys(), snapshots)
+    _refuse_unrestatable(request, requested, ranges.keys(), snapshots, context)
     planned = msg.RestatementPlanned(
         ranges=ranges,
         added=tuple(sorted(ranges.keys() - set(request.models))),
@@ -218,10 +219,14 @@ def _not_loaded(
 
 
 def _refuse_unrestatable(
-    request: msg.EvaluationRequest, requested: list[str], restated: Set[str], snapshots: Mapping[str, Snapshot]
+    request: msg.EvaluationRequest,
+    requested: list[str],
+    restated: Set[str],
+    snapshots: Mapping[str, Snapshot],
+    context: EvaluationContext,
 ) -> None:
     reasons = [
-        f"{snapshots[fqn].model.name} ({_why_not(snapshots[fqn], request.environment)})"
+        f"{display_name(snapshots[fqn].node, context)} ({_why_not(snapshots[fqn], request.environment)})"
         for fqn in requested
         if fqn in snapshots and fqn not in restated
     ]

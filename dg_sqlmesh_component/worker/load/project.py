@@ -41,7 +41,7 @@ from dg_sqlmesh_component.protocol.manifest import (
     StandaloneAudit,
 )
 from dg_sqlmesh_component.protocol.messages import LoadRequest, ProjectLoaded
-from dg_sqlmesh_component.worker.context import PipeConsole, environment_name, open_context
+from dg_sqlmesh_component.worker.context import PipeConsole, environment_name, name_with_catalog, open_context
 from dg_sqlmesh_component.worker.load.check_names import check_names
 from dg_sqlmesh_component.worker.load.lineage_and_links import SourceUrls, column_lineage
 from dg_sqlmesh_component.worker.load.selections import answer_again, selected_models
@@ -201,6 +201,7 @@ class _ManifestNodes:
             column_lineage=lineage,
             column_lineage_cut=lineage_cut,
             dbt=self._dbt(model),
+            name_with_catalog=name_with_catalog(model, self._context),
             source_url=self._source_urls.of(path) if "links" in self._include and (path := file_of(model)) else None,
         )
 

@@ -52,6 +52,7 @@ from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
 from dg_sqlmesh_component.protocol.formatting import listed, ranges
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import add, subtract
+from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.environment import computed_intervals, upstream
 from dg_sqlmesh_component.worker.plan.context import PlanContext, versions_shown
 from dg_sqlmesh_component.worker.plan.meanwhile import Meanwhile
@@ -251,7 +252,7 @@ class BesideRuns:
             return gaps
         read = reachable(versions.new, upstream(versions.nodes).__getitem__)
         named = [
-            f"{versions.nodes[name].node.name} ({ranges(found)})"
+            f"{display_name(versions.nodes[name].node, self._context)} ({ranges(found)})"
             for name, found in sorted(lost.items())
             if name in read
         ]

@@ -13,6 +13,7 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.utils.date import now_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.environment import computed_intervals
 from dg_sqlmesh_component.worker.observe.audits import evaluate_one
 from dg_sqlmesh_component.worker.sql_text import audit_arguments
@@ -32,7 +33,7 @@ def compare_audits(plan: Plan, prod: Environment, context: Context) -> Iterator[
             continue
         compared = _Audits(snapshot, plan.deployability_index, snapshots, promoted, context)
         if audits := tuple(compared):
-            yield msg.AuditsCompared(name, snapshot.node.name, audits)
+            yield msg.AuditsCompared(name, display_name(snapshot.node, context), audits)
 
 
 class _Audits:

@@ -66,7 +66,7 @@ class PlanTracker(Tracker):
 
     def show_linter_violations(self, violations: Any, model: Any, is_error: bool = False) -> None:
         for violation in violations:
-            text = f"{model.name}: {violation.rule.name}: {violation.violation_msg}"
+            text = f"{unquoted(model.fqn)}: {violation.rule.name}: {violation.violation_msg}"
             if is_error:
                 self._violated(LinterRuleError, text)
             else:

@@ -20,6 +20,7 @@ from sqlmesh.utils.date import to_timestamp
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.commands import sqlmesh_command
+from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.coverage import due_at, is_incremental
 from dg_sqlmesh_component.worker.environment import ExternalTables
 from dg_sqlmesh_component.worker.observe.audits import audited
@@ -128,7 +129,7 @@ class _Models:
         for snapshot in sorted(removed, key=lambda snapshot: snapshot.name):
             yield msg.PlannedModel(
                 snapshot.name,
-                snapshot.node.name,
+                display_name(snapshot.node, self._context),
                 "removed",
                 owner=snapshot.node.owner,
                 has_one_table=_has_one_table(snapshot, is_dev=self._is_dev),
@@ -163,7 +164,7 @@ class _Models:
         others, added = _column_changes(snapshot, old, change) if old is not None else (None, ())
         return msg.PlannedModel(
             fqn=snapshot.name,
-            name=snapshot.node.name,
+            name=display_name(snapshot.node, self._context),
             change=change,
             category=category.name.lower() if change and category is not None else None,
             is_forward_only=bool(change and snapshot.is_forward_only),

@@ -16,6 +16,7 @@ from sqlmesh.core.plan import Plan
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.snapshot.definition import SnapshotTableCleanupTask
 
+from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.environment import computed_intervals
 from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.sqlmesh_internals import forget_tables
@@ -37,8 +38,8 @@ def forget_missing_tables(plan: Plan, context: PlanContext, *, in_state: bool) -
     for snapshot, table in _missing(computed, index, context):
         context.tracker.pipe.log(
             "warning",
-            f"The table {table.sql(snapshot.model.dialect)} of {snapshot.node.name} is missing, although SQLMesh's "
-            "state has its intervals. Applying the plan computes them again.",
+            f"The table {table.sql(snapshot.model.dialect)} of {display_name(snapshot.node, context)} is missing, "
+            "although SQLMesh's state has its intervals. Applying the plan computes them again.",
         )
         is_main = index.is_representative(snapshot)
         if in_state:

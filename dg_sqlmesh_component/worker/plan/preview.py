@@ -24,6 +24,7 @@ from sqlmesh.utils.errors import NoChangesPlanError
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, EnvironmentNotReadyError, EvaluationError
 from dg_sqlmesh_component.protocol.formatting import counted
+from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.coverage import Coverages, KnownToDagster
 from dg_sqlmesh_component.worker.environment import stored_environment
 from dg_sqlmesh_component.worker.plan.beside_runs import BesideRuns
@@ -105,7 +106,7 @@ def _computed_since(instant: int, prod: Environment, plan: Plan, context: Contex
     """The names of the models that runs have computed since, if the preview shows another version of them."""
     recorded, shown = computed_ranges(context), plan.context_diff.snapshots_by_name
     return tuple(
-        shown[info.name].node.name
+        display_name(shown[info.name].node, context)
         for info in prod.snapshots
         if info.name in shown
         and info.snapshot_id != shown[info.name].snapshot_id
@@ -214,7 +215,9 @@ def _pending_upstream(plan: Plan, prod: Environment, context: Context) -> tuple[
     promoted = {s.name: s for s in context.state_reader.get_snapshots(prod.snapshots).values()}
     coverages = Coverages(promoted, DeployabilityIndex.all_deployable(), now_timestamp(), KnownToDagster())
     lacking = {
-        promoted[name].node.name: intervals for name, intervals in sorted(coverages.pending.items()) if name in read
+        display_name(promoted[name].node, context): intervals
+        for name, intervals in sorted(coverages.pending.items())
+        if name in read
     }
     holes = {name: sum(start < end for start, _ in intervals) for name, intervals in lacking.items()}
     pending = {name: len(intervals) for name, intervals in lacking.items()}

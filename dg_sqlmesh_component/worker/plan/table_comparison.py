@@ -24,6 +24,7 @@ from sqlmesh.utils.dag import DAG
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import subtract
+from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.coverage import is_incremental
 from dg_sqlmesh_component.worker.observe.samples import sample_of
 from dg_sqlmesh_component.worker.plan.compared_column import INTEGERS
@@ -66,11 +67,15 @@ def compare_environments(
     partial: set[str] = set()
     for name in differing:
         old, new = promoted.get(name), previews.get(name)
-        adapter = context.engine_adapters[(new or promoted[name]).model_gateway or context.selected_gateway]
-        model = ComparedModel(old, new, is_own_table=new is not None and index.is_representative(new))
+        either = new or promoted[name]
+        adapter = context.engine_adapters[either.model_gateway or context.selected_gateway]
+        display = display_name(either.node, context)
+        model = ComparedModel(display, old, new, is_own_table=new is not None and index.is_representative(new))
         if new is not None:
             upstream = {s_id.name for s_id in graph.upstream(new.snapshot_id)}
-            model.reads_partial = tuple(previews[read].node.name for read in sorted(partial & upstream))
+            model.reads_partial = tuple(
+                display_name(previews[read].node, context) for read in sorted(partial & upstream)
+            )
             model.recorded = recorded.get((name, new.dev_version, True), [])
         compared = model.compare(Warehouse(adapter), limits)
         if not model.is_own_table and (compared.ranges or compared.is_partial or compared.only_its_time):
@@ -88,6 +93,7 @@ class ComparedModel:
         recorded: What SQLMesh has recorded for a table that only the preview shows.
     """
 
+    name: str
     old: Snapshot | None
     new: Snapshot | None
     is_own_table: bool
@@ -101,7 +107,7 @@ class ComparedModel:
         assert either is not None, "one of both has the model"
         compared = msg.ModelCompared(
             either.name,
-            either.node.name,
+            self.name,
             reads_partial=self.reads_partial,
             is_recomputed=new is not None and not self.is_own_table and (old is None or new.version != old.version),
         )

@@ -854,6 +854,12 @@ def test_nodes_have_readable_names() -> None:
     assert (assets.name(fqn("core.orders")), assets.name("add_up")) == ("core.orders", "add_up")
 
 
+def test_a_model_of_another_catalog_is_named_with_it_in_every_text() -> None:
+    there = model("s.orders", fqn='"there"."s"."orders"', name_with_catalog="there.s.orders")
+    assets = project_assets(manifest(model("s.orders"), there, selected=["s.orders"]))
+    assert [assets.name(node) for node in assets.models] == ["s.orders", "there.s.orders"]
+
+
 def test_assets_are_in_topological_order() -> None:
     names = ["z.source", "a.middle", "b.last"]
     chain = [model(names[0]), model(names[1], reads=[names[0]]), model(names[2], reads=[names[1]])]

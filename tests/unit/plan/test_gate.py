@@ -29,7 +29,7 @@ SALES = msg.PlannedModel(
 
 
 def kinds(built: msg.PlanBuilt, decision: Decision, budget: str | None = None) -> list[str]:
-    return [refusal.kind for refusal in refusals(built, decision, "shop_apply", budget)]
+    return [refusal.kind for refusal in refusals(built, decision, "shop_apply", {}, budget)]
 
 
 def test_a_plan_with_its_own_digest_is_not_refused() -> None:
@@ -41,7 +41,7 @@ def test_a_refusal_names_the_part_that_differs(part: str) -> None:
     approved = plan(ORDERS)
     now = replace(approved, parts={**approved.parts, part: "f" * 10})
 
-    [refusal] = refusals(now, Decision(digest_of(approved, ())), "shop_apply")
+    [refusal] = refusals(now, Decision(digest_of(approved, ())), "shop_apply", {})
 
     assert refusal.kind == ("moved" if part == "previous models" else "digest")
     assert digest_of(now, ()) in refusal.message
@@ -66,7 +66,7 @@ def test_a_finished_plan_is_accepted_with_the_whole_run_config_again() -> None:
 
 
 def test_a_text_that_is_no_digest_is_refused() -> None:
-    [refusal] = refusals(plan(ORDERS), Decision("latest"), "shop_apply")
+    [refusal] = refusals(plan(ORDERS), Decision("latest"), "shop_apply", {})
     assert "'latest', which is no digest" in refusal.message
 
 
@@ -81,7 +81,7 @@ def test_a_destructive_change_is_refused_until_its_model_is_named() -> None:
     for name in ("marts.sales", "db.marts.sales", '"db"."marts"."sales"', "MARTS.SALES"):
         decision = Decision(digest, allow_destructive=(name,))
         assert kinds(built, decision) == []
-        assert allowed_fqns(built, decision) == (SALES.fqn,)
+        assert allowed_fqns(built, decision, {}) == (SALES.fqn,)
 
 
 def test_an_allow_list_of_the_reviewed_plan_has_to_be_the_same_when_it_is_applied() -> None:
@@ -107,14 +107,14 @@ def test_an_unfinished_plan_is_refused_unless_this_plan_finishes_it() -> None:
 
 
 def test_uncategorized_models_are_named() -> None:
-    [refusal] = refusals(plan(ORDERS, uncategorized=(ORDERS.fqn,)), Decision(), "shop_apply")
+    [refusal] = refusals(plan(ORDERS, uncategorized=(ORDERS.fqn,)), Decision(), "shop_apply", {})
     assert (refusal.kind, refusal.models) == ("uncategorized", ("core.orders",))
 
 
 def test_a_plan_that_would_lose_rows_of_a_source_that_is_not_loaded_is_refused() -> None:
     waits = replace(ORDERS, waiting=1, waits_for=('"db"."raw"."orders"',))
     assert kinds(plan(waits), Decision()) == []
-    [refusal] = refusals(plan(replace(waits, loses=DAY, loses_not_loaded=DAY)), Decision(), "shop_apply")
+    [refusal] = refusals(plan(replace(waits, loses=DAY, loses_not_loaded=DAY)), Decision(), "shop_apply", {})
     assert (refusal.kind, refusal.models) == ("not_loaded", ("core.orders",))
     assert "core.orders for 1970-01-01, of db.raw.orders" in refusal.message
 
@@ -135,7 +135,59 @@ def test_lost_intervals_are_refused_unless_they_are_allowed_or_the_next_run_comp
 def test_a_name_in_the_run_config_that_the_plan_does_not_change_is_refused() -> None:
     built = plan(ORDERS)
     decision = Decision(digest_of(built, ()), allow_destructive=("core.order",), allow_revert=("x",))
-    assert [refusal.models for refusal in refusals(built, decision, "shop_apply")] == [("core.order",), ("x",)]
+    assert [refusal.models for refusal in refusals(built, decision, "shop_apply", {})] == [("core.order",), ("x",)]
+
+
+TWINS = (
+    msg.PlannedModel('"db"."t"."orders"', "t.orders", "changed", destructive=("drops a",), takes_back=True),
+    msg.PlannedModel('"db"."t"."Orders"', 't."Orders"', "changed", destructive=("drops b",), takes_back=True),
+)
+
+
+@pytest.mark.parametrize("option", ["allow_destructive", "allow_revert"])
+@pytest.mark.parametrize("entry", ["db.t.orders", "t.orders", 't."Orders"', "T.ORDERS"])
+@pytest.mark.parametrize("in_plan", [TWINS, TWINS[1:]], ids=["both", "one"])
+def test_a_name_that_fits_two_models_is_refused_with_both_full_names_and_allows_neither(
+    option: str, entry: str, in_plan: tuple[msg.PlannedModel, ...]
+) -> None:
+    built, project = plan(*in_plan), {twin.fqn: twin.name for twin in TWINS}
+    options: dict[str, Any] = {option: (entry,)}
+    decision = Decision(digest_of(built, ()), **options)
+
+    found = {refusal.kind: refusal for refusal in refusals(built, decision, "shop_apply", project)}
+
+    assert found.keys() == {"stale_branch", "destructive", "ambiguous_model"}
+    for twin in TWINS:
+        assert f"'{twin.fqn}'" in found["ambiguous_model"].message
+    assert allowed_fqns(built, decision, project) == ()
+    assert found["destructive"].models == tuple(model.fqn for model in in_plan), "the command has names that fit one"
+
+
+def test_a_full_name_names_one_of_two_models() -> None:
+    first, second = TWINS
+    decision = Decision(digest_of(plan(*TWINS), ()), allow_destructive=(second.fqn,), allow_revert=(first.fqn,))
+
+    found = {refusal.kind: refusal.models for refusal in refusals(plan(*TWINS), decision, "shop_apply", {})}
+
+    assert found == {"destructive": (first.fqn,), "stale_branch": (second.fqn,)}
+    assert allowed_fqns(plan(*TWINS), decision, {}) == (second.fqn,)
+
+
+def test_models_of_one_schema_and_name_in_two_catalogs_are_named_with_the_catalog() -> None:
+    here = msg.PlannedModel('"here"."s"."orders"', "s.orders", "changed", destructive=("drops a",))
+    there = msg.PlannedModel('"there"."s"."orders"', "there.s.orders", "changed", destructive=("drops b",))
+    built = plan(here, there)
+    both = Decision(digest_of(built, ()), allow_destructive=("s.orders",))
+    [_, ambiguous] = refusals(built, both, "shop_apply", {})
+    assert ambiguous.kind == "ambiguous_model"
+    assert "s.orders, which fits 2 models" in ambiguous.message
+    assert "as here: 'here.s.orders', 'there.s.orders'." in ambiguous.message
+
+    decision = Decision(digest_of(built, ()), allow_destructive=("there.s.orders",))
+
+    [refused] = refusals(built, decision, "shop_apply", {})
+    assert refused.models == ("here.s.orders",), "its display name alone fits both"
+    assert allowed_fqns(built, decision, {}) == (there.fqn,)
 
 
 def test_a_plan_over_the_budget_is_refused_unless_the_run_config_allows_it() -> None:

@@ -59,7 +59,7 @@ def compare(
     limits: ComparisonLimits = LIMITS,
     recorded: Sequence[ComputedRange] | None = None,
 ) -> ModelCompared:
-    model = ComparedModel(prod, preview, is_own_table=recorded is None, recorded=recorded or ())
+    model = ComparedModel("t.x", prod, preview, is_own_table=recorded is None, recorded=recorded or ())
     return model.compare(Warehouse(adapter), limits)
 
 
