@@ -10,7 +10,7 @@ from dg_sqlmesh_component.plan.gate import (
 from dg_sqlmesh_component.protocol import messages as msg
 
 ORDERS = msg.PlannedModel(
-    '"db"."core"."orders"', "core.orders", "changed", "breaking", diff="-SELECT 1\n+SELECT 2", intervals=3
+    '"db"."core"."orders"', "core.orders", "changed", category="breaking", diff="-SELECT 1\n+SELECT 2", intervals=3
 )
 
 
