@@ -42,8 +42,8 @@ class Settings:
         """The environment that the component declares."""
         return self.assets.manifest.environment
 
-    def others_awaited(self, tables: Iterable[str]) -> dict[str, dg.AssetKey]:
-        """The keys of those tables, by fqn, that models wait for. No model of the manifest reads them."""
+    def awaited(self, tables: Iterable[str]) -> dict[str, dg.AssetKey]:
+        """The keys of those tables, by fqn, that models wait for, also if no model of the manifest reads them."""
         wait = self.attributes.external_models.wait
         return {fqn: self.assets.external_key(fqn) for fqn in tables if wait is not None and wait.has(fqn)}
 

@@ -21,7 +21,7 @@ class Awaited:
 
     Attributes:
         repository: The code location; None in a test that has none.
-        waits: Whether the request waits for tables, if `external_models.wait` is set.
+        waits: Whether the request waits for tables. None are awaited if `external_models.wait` is not set.
         sources: The awaited tables by fqn. Those that SQLMesh's process asks for are added.
     """
 
@@ -32,24 +32,23 @@ class Awaited:
     sources: dict[str, Source] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.waits = self.waits and self.settings.attributes.external_models.wait is not None
-        self.sources = self._found(self.settings.assets.awaited) if self.waits else {}
+        self.sources = self._found(self.settings.assets.awaited)
 
     @property
     def tables(self) -> msg.AwaitedTables:
         """What the request has of them."""
-        models = self.settings.assets.models
-        needed = [model for model in models.values() if self.waits or model.kind == "VIEW"]
-        return msg.AwaitedTables(_incomplete(self.sources), external_tables_read(needed, models), not self.waits)
+        models, is_configured = self.settings.assets.models, self.settings.attributes.external_models.wait is not None
+        needed = [model for model in models.values() if is_configured or model.kind == "VIEW"]
+        return msg.AwaitedTables(_incomplete(self.sources), external_tables_read(needed, models), not is_configured)
 
     def answer(self, found: msg.OtherTablesFound) -> msg.AwaitedTables:
         """What SQLMesh's process asks for."""
-        others = self._found(self.settings.others_awaited(found.tables))
+        others = self._found(self.settings.awaited(found.tables))
         self.sources |= others
         return msg.AwaitedTables(_incomplete(others))
 
     def _found(self, tables: Mapping[str, dg.AssetKey]) -> dict[str, Source]:
-        return awaited_sources(self.instance, self.repository, self.settings, tables)
+        return awaited_sources(self.instance, self.repository, self.settings, tables) if self.waits else {}
 
 
 def _incomplete(sources: Mapping[str, Source]) -> msg.Sources:

@@ -3,14 +3,16 @@
 A load is the last materialization of a partition. A model has not read it if the model's interval was computed before.
 SQLMesh keeps when an interval was computed, but its janitor merges these times. So the last result of each model's
 check `sqlmesh_no_late_data` remembers which loads were compared, and which intervals are late until somebody computes
-them again.
+them again. It remembers this for one version of the model and the tables that this version reads: a run of another one
+compares all partitions once.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -28,6 +30,9 @@ _MAX_RECORDS = 50
 """How many results of a check are searched for the last one that remembers something."""
 
 
+_NOTHING_READ = msg.PromotedReads("", ())
+
+
 @dataclass(frozen=True)
 class Compared:
     """The result of a comparison of a model with the loads of its sources. Later runs and ticks read its metadata.
@@ -36,24 +41,28 @@ class Compared:
         newest: The storage id of the newest load that was compared.
         late: Computed ranges whose source was loaded after they were computed.
         at: Nobody had computed these ranges again until then, epoch milliseconds.
+        reads: What was compared: the version of the model, and the tables that it reads.
     """
 
     newest: int = 0
     late: tuple[msg.Interval, ...] = ()
     at: int = 0
+    reads: msg.PromotedReads = _NOTHING_READ
 
     @property
     def metadata(self) -> dict[str, Any]:
-        stored = [self.newest, [list(interval) for interval in self.late], self.at]
+        late = [list(interval) for interval in self.late]
+        stored = [self.newest, late, self.at, self.reads.version, list(self.reads.tables)]
         return {"sqlmesh/compared_loads": dg.MetadataValue.json(stored)}
 
     @classmethod
     def stored_in(cls, metadata: Mapping[str, dg.MetadataValue]) -> Compared | None:
         value = stored_value(metadata, "compared_loads")
-        if not isinstance(value, list) or len(value) != 3:  # another version of this package may have stored it
+        if not isinstance(value, list) or len(value) != 5:  # another version of this package may have stored it
             return None
-        newest, late, at = value
-        return cls(newest, tuple((start, end) for start, end in late), at)
+        newest, late, at, version, tables = value
+        reads = msg.PromotedReads(version, tuple(tables))
+        return cls(newest, tuple((start, end) for start, end in late), at, reads)
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,11 @@ def source_loads(
     """Compares loads, unless `external_models.late` ignores them."""
     if settings.attributes.external_models.late == "ignore":
         return None
-    return SourceLoads(instance, settings.assets, awaited_loaders(repository, settings, settings.assets.awaited))
+
+    def loaders_of(tables: Iterable[str]) -> Mapping[str, Loader]:
+        return awaited_loaders(repository, settings, settings.awaited(tables))
+
+    return SourceLoads(instance, settings.assets, cache(loaders_of))
 
 
 @dataclass
@@ -79,21 +92,26 @@ class SourceLoads:
     """Compares the loads of sources with the intervals of models, for one step or tick.
 
     Attributes:
-        loaders: The asset that loads each awaited table, by fqn.
+        loaders_of: The asset that loads each of these tables, by fqn, if the table is awaited.
     """
 
     instance: dg.DagsterInstance
     assets: ProjectAssets
-    loaders: Mapping[str, Loader]
+    loaders_of: Callable[[frozenset[str]], Mapping[str, Loader]]
+    _reads: dict[str, msg.PromotedReads] = field(default_factory=dict)
     _before: dict[str, Compared] = field(default_factory=dict)
     _loads: dict[str, list[_Load]] = field(default_factory=dict)
     _newest: dict[dg.AssetKey, int] = field(default_factory=dict)
     _at: int = 0
 
+    def tables_of(self, fqn: str) -> frozenset[str]:
+        """The tables that are compared with a model: those that its promoted version reads, also through views."""
+        reads = self._reads.get(fqn)
+        return frozenset(self.assets.tables_behind_views(fqn) if reads is None else reads.tables)
+
     def sources_of(self, fqn: str) -> tuple[list[Loader], list[Loader]]:
         """The assets that load what a model reads, also through views: with time windows, and without."""
-        tables = self.assets.tables_behind_views(fqn)
-        found = {loader.key: loader for table, loader in self.loaders.items() if table in tables}
+        found = {loader.key: loader for loader in self.loaders_of(self.tables_of(fqn)).values()}
         with_windows = [loader for loader in found.values() if loader.partitions and time_dimension(loader.partitions)]
         return with_windows, [loader for loader in found.values() if loader not in with_windows]
 
@@ -102,18 +120,22 @@ class SourceLoads:
         with_windows, others = self.sources_of(fqn)
         return _names(with_windows), _names(others)
 
-    def since_last_compared(self, models: Collection[str], *, also_first: bool) -> msg.Loads:
+    def since_last_compared(
+        self, models: Collection[str], reads: Mapping[str, msg.PromotedReads] | None = None
+    ) -> msg.Loads:
         """The loads of the models' sources that were not compared yet, and the ranges that are known as late.
 
         Args:
-            also_first: Compare models that were never compared with all partitions. That takes long.
+            reads: What the promoted versions read. Versions that were never compared are compared with all partitions,
+                which takes long. None: they are not compared, but what was compared last.
         """
         checks = {check: fqn for fqn in models if (check := self.assets.late_data_check(fqn)) is not None}
         self._at = round(time.time() * 1000)
         self._before = {checks[check]: found for check, found in _last_compared(self.instance, checks).items()}
-        compared = {
-            fqn: self._before.get(fqn, Compared()) for fqn in checks.values() if also_first or fqn in self._before
-        }
+        if reads is not None:
+            self._before = {fqn: before for fqn, before in self._before.items() if before.reads == reads.get(fqn)}
+        self._reads = {fqn: before.reads for fqn, before in self._before.items()} if reads is None else {**reads}
+        compared = {fqn: self._before.get(fqn, Compared()) for fqn in checks.values() if fqn in self._reads}
         loaders = {fqn: self.sources_of(fqn)[0] for fqn in compared}
         keys = {loader.key: loader for of_model in loaders.values() for loader in of_model}
         self._newest = {key: last.storage_id for key, last in last_materializations(self.instance, keys).items()}
@@ -148,9 +170,10 @@ class SourceLoads:
         newest = max([before.newest, *(self._newest.get(loader.key, 0) for loader in loaders)])
         meanwhile = self._meanwhile(loaders) if computed else []
         again = common([load.window for load in meanwhile], computed)
+        reads = self._reads.get(fqn, before.reads)
         if not again:
-            return Compared(newest, tuple(late), self._at)
-        return Compared(newest, merged([*late, *again]), round(time.time() * 1000))
+            return Compared(newest, tuple(late), self._at, reads)
+        return Compared(newest, merged([*late, *again]), round(time.time() * 1000), reads)
 
     def newest_load(self, fqn: str, interval: msg.Interval) -> int:
         """The storage id of the newest load of a model's sources whose window overlaps a range; 0 without one."""

@@ -542,12 +542,30 @@ class StateHeld(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class PromotedReads:
+    """What the promoted version of an incremental model reads.
+
+    Attributes:
+        version: As in `PromotedVersion`.
+        tables: The tables that SQLMesh does not compute, also those behind views.
+    """
+
+    version: str
+    tables: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StateLocked(Event):
     """Sent when no other run uses the SQLMesh state any more. The worker then waits for `Records`.
 
     From now on, Dagster's records of data that other runs have computed are complete: a run holds the lock until its
     results are stored.
+
+    Attributes:
+        reads: By incremental model; empty if no tables are awaited.
     """
+
+    reads: dict[str, PromotedReads] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ events alone.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence, Set
+from collections.abc import Generator, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -255,7 +255,7 @@ class _Step:
     def _note(self, event: msg.Event) -> None:
         match event:
             case msg.StateLocked():
-                self.session.answer(self._recorded())
+                self.session.answer(self._recorded(event.reads))
             case msg.OtherTablesFound():
                 self.session.answer(self._awaited.answer(event))
             case msg.RestatementPlanned():
@@ -267,7 +267,7 @@ class _Step:
                 self._plan_command = event.plan_command
                 self._restatement.begin(event.promoted)
 
-    def _recorded(self) -> msg.Records:
+    def _recorded(self, reads: Mapping[str, msg.PromotedReads]) -> msg.Records:
         """What Dagster has recorded. The run gets a tag: data that is computed from now on is this run's."""
         if not self._wording.is_declared:
             return msg.Records()
@@ -278,7 +278,7 @@ class _Step:
         added = self._assets.downstream_of(requested) if self._request.restate else set()
         models = self._assets.with_upstream(requested | added)
         unfinished = unfinished_restatements(instance, self._restatement.project, except_run=run.run_id)
-        loads = self._loads.since_last_compared(requested | added, also_first=True) if self._loads else {}
+        loads = self._loads.since_last_compared(requested | added, reads) if self._loads else {}
         return msg.Records(self._records.read(models), unfinished, loads)
 
     def _add(self, models: Sequence[str]) -> None:

@@ -33,7 +33,7 @@ def restatements(
         return
     models_by_range: defaultdict[msg.Interval, list[str]] = defaultdict(list)
     for fqn, intervals in ready.late.items():
-        tables = settings.assets.tables_behind_views(fqn) & ready.incomplete.keys()
+        tables = loads.tables_of(fqn) & ready.incomplete.keys()
         not_loaded = merged(interval for table in tables for interval in ready.incomplete[table])
         for interval in subtract(intervals, not_loaded):
             models_by_range[interval].append(fqn)

@@ -65,7 +65,7 @@ def evaluate_tick(
     if full := too_many(active):
         return full
     loads = source_loads(context.instance, context.repository_def, settings)
-    compared = loads.since_last_compared(assets.downstream_of(news), also_first=False) if loads else {}
+    compared = loads.since_last_compared(assets.downstream_of(news)) if loads else {}
     try:
         ready = ready_models(context, settings, int(time.time() * 1000), compared)
     except DatabaseInUseError as error:

@@ -123,7 +123,7 @@ def _ready(
     assets = settings.assets
     scheduled = context.scheduled_execution_time
     now = max(int(scheduled.timestamp() * 1000), int(time.time() * 1000))  # a missed tick is evaluated later
-    compared = loads.since_last_compared(assets.specs, also_first=False) if loads else {}
+    compared = loads.since_last_compared(assets.specs) if loads else {}
     try:
         return ready_models(context, settings, now, compared)
     except DatabaseInUseError as error:

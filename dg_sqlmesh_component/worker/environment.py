@@ -21,6 +21,7 @@ from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
 from dg_sqlmesh_component.protocol.formatting import block, closest, listed, unquoted
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import merged, subtract
+from dg_sqlmesh_component.protocol.manifest import INCREMENTAL_KINDS
 from dg_sqlmesh_component.worker.commands import plan_command
 from dg_sqlmesh_component.worker.context import PipeConsole, closed_on_error, open_context, state_connection
 from dg_sqlmesh_component.worker.pipe import Pipe
@@ -210,6 +211,35 @@ class ExternalTables:
     def awaited_by(self, snapshot: Snapshot) -> Set[str]:
         """The awaited tables that a model reads itself."""
         return self.awaited.keys() & self.read_by(snapshot) if snapshot.is_model and self.awaited else frozenset()
+
+    def behind_views(
+        self,
+        name: str,
+        nodes: Mapping[str, Snapshot] | Mapping[str, SnapshotTableInfo],
+        parents: Mapping[str, list[str]],
+    ) -> Set[str]:
+        """The tables that a promoted model reads, also through views and embedded models.
+
+        Args:
+            parents: Of each node, by name.
+        """
+
+        def is_behind(node: str) -> bool:
+            return nodes[node].is_view or nodes[node].is_symbolic
+
+        read = reachable(parents[name], lambda node: parents[node] if is_behind(node) else ())
+        through = {name, *filter(is_behind, read)} & self.known.keys()
+        return {table for node in through for table in self.known[node].tables}
+
+    def reads_of(self, environment: Environment) -> dict[str, msg.PromotedReads]:
+        """As in `StateLocked`."""
+        infos = {info.name: info for info in environment.snapshots}
+        parents = upstream(infos)
+        return {
+            name: msg.PromotedReads(info.version, tuple(sorted(self.behind_views(name, infos, parents))))
+            for name, info in infos.items()
+            if name in self.known and info.model_kind_name in INCREMENTAL_KINDS
+        }
 
     def not_loaded(self, snapshot: Snapshot) -> Sequence[msg.Interval]:
         """The ranges for which an awaited table that a model reads itself is not complete."""

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from harness import EXECUTORS, NewShop, Shop
-from waiting import DAILY, SourceSensor, day, evaluate_tick, launch_request, load, outcomes, run, waiting_shop
+from waiting import DAILY, LOADER, SourceSensor, day, evaluate_tick, launch_request, load, outcomes, run, waiting_shop
 
 CHECK = "t/days:sqlmesh_no_late_data"
 RESTATE = f"restate: {{start: '{day(2)}', end: '{day(2)}'}}"
@@ -33,8 +33,8 @@ def test_a_partition_that_is_loaded_again_is_a_warning_until_it_is_computed_agai
     assert first.checks[CHECK].passed
     assert first.checks[CHECK].description == "No partition of load/orders was loaded after t.days was computed for it."
     load(shop, 2)
-    for _ in range(2):
-        late = run(shop, executor)
+    for config in ({}, {"ignore_sources": True}):
+        late = run(shop, executor, **config)
         assert late.status is dg.DagsterRunStatus.SUCCESS
         assert not late.checks[CHECK].passed
         assert late.checks[CHECK].description == (
@@ -75,6 +75,29 @@ def test_a_new_version_is_computed_from_what_was_late_also_if_the_janitor_has_me
     shop.plan(at=None)
     shop.sqlmesh("janitor")
     assert run(shop).checks[CHECK].passed
+
+
+def test_what_was_loaded_after_a_preview_is_late_when_its_version_is_promoted(new_shop: NewShop) -> None:
+    """A run of the version before has compared that load, for its own table."""
+    shop = late_shop(new_shop)
+    shop.query("CREATE TABLE raw.other AS SELECT * FROM raw.orders")
+    days = DAILY.format(start=day(3))
+    other = LOADER.format(partitions=days, arguments=", partitions_def=days").replace("orders", "other")
+    shop.add_module("other", other)
+    loads = [dg.AssetMaterialization(["load", "other"], partition=day(ago)) for ago in (3, 2, 1)]
+    for event in loads:
+        shop.instance.report_runless_asset_event(event)
+    keys = {"raw.orders": "load/orders", "raw.other": "load/other"}
+    file = shop.project / "models" / "days.sql"
+    before = file.read_text()
+    file.write_text(before.replace("FROM raw.orders", "FROM (SELECT * FROM raw.orders UNION ALL FROM raw.other)"))
+    shop.sqlmesh("plan", "dev", "--auto-apply", "--no-prompts")
+    shop.configure(external_models={"keys": keys, "wait": True, "late": "warn"})
+    shop.instance.report_runless_asset_event(loads[1])
+    assert run(shop).checks[CHECK].passed, "prod shows the version before"
+    shop.plan(at=None)
+    for _ in range(2):
+        assert run(shop).checks[CHECK].metadata["sqlmesh/late"].value == day(2)
 
 
 def test_an_hour_makes_the_whole_day_of_a_model_late_also_behind_a_view(new_shop: NewShop) -> None:

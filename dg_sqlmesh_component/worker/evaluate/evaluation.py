@@ -121,7 +121,7 @@ def _evaluate(context: EvaluationContext) -> msg.EvaluationFinished:
     tracker, pipe = context.tracker, context.tracker.pipe
     if asked_for := resolved_range(context.request):
         pipe.log("info", f"The run config asks for the range {asked_for}.")
-    pipe.send(msg.StateLocked())
+    pipe.send(msg.StateLocked(context.reads_of_promoted()))
     context.records = pipe.receive_records()
     context.name_unfinished_plan()
     context.prepare()
@@ -340,6 +340,13 @@ class EvaluationContext(Context):
         tables = ExternalTables.of_promoted(self.request.tables, environment, self, self.tracker.pipe)
         self.tracker.sources = tables.awaited.keys()
         return tables
+
+    def reads_of_promoted(self) -> dict[str, msg.PromotedReads]:
+        """What the promoted versions read, if tables are awaited."""
+        if self.request.tables.are_all:
+            return {}
+        environment = self.stored_environment()
+        return self.read_tables(environment).reads_of(environment)
 
     @property
     def _nodes(self) -> list[str]:

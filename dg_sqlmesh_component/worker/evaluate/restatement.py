@@ -29,7 +29,6 @@ from sqlmesh.utils.errors import PlanError
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import listed
-from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.coverage import is_incremental
@@ -204,16 +203,11 @@ def _not_loaded(
     """As in `RestatementPlanned`."""
     tables, parents = context.read_tables(context.stored_environment()), upstream(snapshots)
 
-    def behind_view(name: str) -> Sequence[str]:
-        return parents[name] if snapshots[name].is_view or snapshots[name].is_symbolic else ()
-
     read = {
         (table, interval)
         for fqn, interval in ranges.items()
         if is_incremental(snapshots[fqn])
-        for name in {fqn, *reachable(parents[fqn], behind_view)}
-        if name == fqn or snapshots[name].is_view or snapshots[name].is_symbolic
-        for table in tables.awaited_by(snapshots[name])
+        for table in tables.behind_views(fqn, snapshots, parents) & tables.awaited.keys()
     }
     return tuple(sorted({table for table, interval in read if common([interval], tables.awaited[table])}))
 
