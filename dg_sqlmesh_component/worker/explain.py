@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlmesh.utils.concurrency import NodeExecutionFailedError
+from sqlmesh.utils.errors import MacroEvalError, PythonModelEvalError
 
 from dg_sqlmesh_component.protocol.errors import (
     DatabaseInUseError,
@@ -17,9 +18,12 @@ from dg_sqlmesh_component.worker.commands import how_to_finish_plan, sqlmesh_com
 from dg_sqlmesh_component.worker.own_bugs import own_bug
 from dg_sqlmesh_component.worker.transient_errors import is_transient
 
+_MACROS = "Failed to resolve macros for"
+"""How the error of a query begins whose macros cannot be resolved. The query follows, then the reason."""
+
 
 def describe_error(error: BaseException) -> str:
-    """The text of an exception, after its class name, with its innermost cause.
+    """The text of an exception, after its class name, with its innermost cause. The reason is in the first line.
 
     Errors of SQLMesh itself and ours need no class name. The error of a failed node has the id of a version only, so
     its cause takes its place.
@@ -28,10 +32,20 @@ def describe_error(error: BaseException) -> str:
         return bug
     while isinstance(error, NodeExecutionFailedError) and error.__cause__ is not None:
         error = error.__cause__
+    if reason := _reason_in_code(error):
+        return f"{_named_text(reason)}\n\n{plain(error)}"
     text, cause = _named_text(error), error
     while cause.__cause__ is not None:
         cause = cause.__cause__
     return text if plain(cause) in text else f"{text.rstrip('.')}. It was caused by {_named_text(cause)}"
+
+
+def _reason_in_code(error: BaseException) -> BaseException | None:
+    """What the project's code has raised, if SQLMesh's error has it only at its end, after the code or the query."""
+    reason = error.__context__
+    if isinstance(reason, MacroEvalError) and _MACROS in plain(error):  # its text is the code of the macro
+        return reason.__context__ or reason
+    return reason if isinstance(error, PythonModelEvalError) or _MACROS in plain(error) else None
 
 
 def _named_text(error: BaseException) -> str:

@@ -7,7 +7,18 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from harness import PYTHON_CONFIG, YEARLY_CRON, NewShop, RunRecord, Shop, plan, planned_shop, query, sqlmesh
+from harness import (
+    PYTHON_CONFIG,
+    YEARLY_CRON,
+    NewShop,
+    RunRecord,
+    Shop,
+    plan,
+    planned_shop,
+    python_model,
+    query,
+    sqlmesh,
+)
 
 COUNTING = f"""{PYTHON_CONFIG}
 from sqlmesh.core.renderer import QueryRenderer
@@ -108,6 +119,7 @@ FAILING = {
     "    if Path('fail_signal').exists():\n        raise ValueError('no signal today')\n    return True\n",
     "models/failing.sql": "MODEL (name t.failing, kind FULL); SELECT @number() AS id",
     "models/gated.sql": "MODEL (name t.gated, kind FULL, signals (ready())); SELECT 1 AS id",
+    "models/python.py": python_model("t.python", "if Path('fail').exists():\n    raise ValueError('no rows today')"),
 }
 
 
@@ -128,4 +140,9 @@ def test_the_error_of_a_macro_or_a_signal_is_that_of_sqlmesh_with_a_warm_and_a_c
     if is_warm or part == "signal":
         assert f"t.{'failing' if part == 'macro' else 'gated'}" in run.failures[0]
     else:  # SQLMesh renders the query before it begins with a model
-        assert run.failures[0].startswith("SQLMesh ended the run with an error: Failed to resolve macros for")
+        reason = "ValueError: no number today\n\nFailed to resolve macros for"
+        assert run.failures[0].startswith(f"SQLMesh ended the run with an error: {reason}")
+    if is_warm and part == "macro":  # SQLMesh's own texts have the reason at their end
+        for model, file, reason in (("failing", "sql", "no number today"), ("python", "py", "no rows today")):
+            status = run.description_of(f"t/{model}:sqlmesh_execution_status")
+            assert status == f"t.{model} (models/{model}.{file}) failed. ValueError: {reason}."
