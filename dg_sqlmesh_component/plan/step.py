@@ -18,6 +18,7 @@ from dg_sqlmesh_component.history.earlier_results import evaluation_of
 from dg_sqlmesh_component.history.interrupted_changes import interrupted_changes
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, recorded_data
 from dg_sqlmesh_component.history.unfinished_restatements import finish, unfinished_restatements
+from dg_sqlmesh_component.plan.attempts import DIGEST_TAG, all_losses, earlier_attempts
 from dg_sqlmesh_component.plan.gate import Decision, allowed_fqns, digest_of, headline, refusals
 from dg_sqlmesh_component.plan.planning import Planning
 from dg_sqlmesh_component.plan.preview_audits import previewed_audits
@@ -29,9 +30,6 @@ from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.metadata import outcome_metadata, timestamp
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
 from dg_sqlmesh_component.report.outside_data import outside_materialization
-
-DIGEST_TAG = "sqlmesh/plan_digest"
-"""Tag of a run: the digest of the plan that it shows or applies."""
 
 PLAN_TAG = "sqlmesh/plan_id"
 """Tag of a run: SQLMesh's id of the plan that it applies."""
@@ -150,11 +148,17 @@ class _PlanStep:
         yield from self._records()
         environment = self._settings.environment
         result = f"Applied: environment {environment} shows the plan. {self.planning.cost(self.planning.report)}"
-        if lost := [f"{model.name} ({', '.join(model.destructive)})" for model in plan.models if model.destructive]:
+        attempts = earlier_attempts(
+            self._context.instance, self._settings.apply_job, self.planning.report.digest, self._context.run.run_id
+        )
+        if attempts:
+            result += f" Earlier attempts: {listed([f'run {attempt.run_id}' for attempt in attempts])}."
+        losses = all_losses(attempts, plan)
+        if lost := [f"{name} ({', '.join(effects)})" for name, effects in losses.items()]:
             result += f" Values are lost: {listed(lost)}."
         if fewer := [f"{model.name} ({ranges(model.loses)})" for model in plan.models if model.loses]:
             result += f" Rows that it does not show any more: {listed(fewer)}."
-        if emptied := [model.name for model in plan.models if any(msg.ADDED_AGAIN in e for e in model.destructive)]:
+        if emptied := [name for name, effects in losses.items() if any(msg.ADDED_AGAIN in e for e in effects)]:
             result += f" To compute the values of the added columns again, restate {listed(emptied)}."
         went_on = self.planning.went_on
         if went_on is not None:

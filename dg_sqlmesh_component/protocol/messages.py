@@ -1034,6 +1034,11 @@ class PlanBuilt(Event):
     reads: dict[str, ColumnReads | None] = field(default_factory=dict)
     runs_go_on: bool = False
 
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """The models whose existing tables lose columns, each with what SQLMesh does to them."""
+        return tuple(f"{model.name} ({', '.join(model.destructive)})" for model in self.models if model.destructive)
+
 
 KeyProblem = Literal["no_grain", "other_columns", "no_columns", "duplicate_keys", "null_keys"]
 """Why the rows of a model cannot be matched by a key."""

@@ -21,6 +21,7 @@ from engine.plan_jobs import (
     report_of,
 )
 from harness import CONFIG, NewShop, Shop, at_night
+from postgres import postgres_server
 
 
 @pytest.fixture
@@ -175,6 +176,56 @@ def test_a_view_that_cannot_be_promoted_is_finished_by_the_same_run_config(shop:
     finished = launch(shop, APPLY, digest=digest)
     assert finished.status is dg.DagsterRunStatus.SUCCESS, failure_of(finished)
     assert shop.query("SELECT x FROM t.promotions") == [(1,)]
+
+
+KEPT = """
+MODEL (name t.kept, kind INCREMENTAL_BY_TIME_RANGE (time_column day, forward_only true));
+SELECT @start_ds::DATE AS day, 1 AS x{columns}
+"""
+ENDS_ALL_CONNECTIONS = """
+MODEL (name t.shown, kind VIEW);
+SELECT {number} AS x;
+ON_VIRTUAL_UPDATE_BEGIN;
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity, t.failing WHERE datname = current_database();
+ON_VIRTUAL_UPDATE_END;
+"""
+
+
+def test_an_apply_whose_database_fails_in_the_promotion_says_so_and_the_next_one_names_the_lost_values(
+    new_shop: NewShop,
+) -> None:
+    with postgres_server() as server:
+        server.query("CREATE DATABASE failing")
+        server.query("CREATE SCHEMA t", "failing")
+        server.query("CREATE TABLE t.failing (x INT)", "failing")
+        files = {"kept": KEPT.format(columns=", 2 AS y"), "shown": ENDS_ALL_CONNECTIONS.format(number=1)}
+        models = {f"models/{name}.sql": text for name, text in files.items()}
+        shop = new_shop(models, server.config("failing"), deploy=True)
+        server.query("INSERT INTO t.failing VALUES (1)", "failing")
+        change(shop, kept=KEPT.format(columns=""), shown=ENDS_ALL_CONNECTIONS.format(number=2))
+        config = {"digest": planned(shop)["digest"], "allow_destructive": ["t.kept"]}
+
+        failed = launch(shop, APPLY, **config)
+
+        assert "after it had begun to change environment prod, which is now between two plans" in failure_of(failed)
+        assert "Values are lost: t.kept (drops y)." in failure_of(failed)
+        assert "correct the cause and launch this job again with the same run config" in failure_of(failed)
+        server.query("DELETE FROM t.failing", "failing")
+        finished = launch(shop, APPLY, **config)
+        assert finished.status is dg.DagsterRunStatus.SUCCESS, failure_of(finished)
+        assert f"Earlier attempts: run {failed.run_id}. Values are lost: t.kept (drops y)." in finished.log
+
+
+def test_a_statement_after_the_promotion_that_fails_leaves_no_unfinished_plan(shop: Shop) -> None:
+    edit_config("after_all: [SELECT x FROM t.promotions]\n")(shop)
+    digest = planned(shop)["digest"]
+
+    failed = launch(shop, APPLY, digest=digest)
+
+    assert "The plan failed after it was promoted: environment prod shows it." in failure_of(failed)
+    assert "launch this job again with the same run config" in failure_of(failed)
+    shop.query("CREATE TABLE t.promotions (x INT)")
+    assert launch(shop, APPLY, digest=digest).status is dg.DagsterRunStatus.SUCCESS
 
 
 def test_an_unfinished_plan_of_somebody_else_is_refused_by_name(new_shop: NewShop) -> None:

@@ -56,6 +56,7 @@ from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.environment import computed_intervals, upstream
 from dg_sqlmesh_component.worker.plan.context import PlanContext, versions_shown
 from dg_sqlmesh_component.worker.plan.meanwhile import Meanwhile
+from dg_sqlmesh_component.worker.plan.promotion import Promotion
 from dg_sqlmesh_component.worker.plan.rewritten import Filled
 from dg_sqlmesh_component.worker.plan.versions import Shown, Versions, in_turns
 from dg_sqlmesh_component.worker.state_lock import StateLock
@@ -70,7 +71,12 @@ class BesideRuns:
     """Applies one plan with SQLMesh's evaluator of plans, and holds the lock of runs where it has to."""
 
     def __init__(
-        self, context: PlanContext, prod: Environment | None, lock: StateLock, interrupted: Sequence[Interval]
+        self,
+        context: PlanContext,
+        prod: Environment | None,
+        lock: StateLock,
+        promotion: Promotion,
+        interrupted: Sequence[Interval],
     ) -> None:
         """Remember what prod shows.
 
@@ -80,6 +86,7 @@ class BesideRuns:
         """
         self._context = context
         self._lock = lock
+        self._promotion = promotion
         self._interrupted = interrupted
         self._shown = {info.name: info for info in prod.snapshots} if prod else {}
         self._state = versions_shown(context, prod.name) if prod else None
@@ -93,6 +100,7 @@ class BesideRuns:
 
     def apply(self, evaluator: Any, plan: EvaluatablePlan, circuit_breaker: Callable[[], bool] | None) -> None:
         """Apply the plan with SQLMesh's evaluator, two of whose stages are replaced."""
+        self._promotion.watch(evaluator)
         if self._interrupted or not self._lock.is_file:
             self._replace_stages(evaluator, plan)
         if not plan.is_dev and _changes_shared_tables(plan, self._shown):

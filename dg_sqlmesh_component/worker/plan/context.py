@@ -12,14 +12,12 @@ from sqlmesh.core.plan import Plan
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotId
 from sqlmesh.utils.date import now_timestamp
-from sqlmesh.utils.errors import CircuitBreakerError, ConflictingPlanError, LinterError, PlanError
+from sqlmesh.utils.errors import LinterError, PlanError
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import (
     AdditiveChangeError,
     ConfigurationError,
-    EnvironmentNotReadyError,
-    EvaluationError,
     LinterRuleError,
     ProjectRuleError,
     UnitTestError,
@@ -37,7 +35,6 @@ from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.running_queries import watch_queries
 from dg_sqlmesh_component.worker.sqlmesh_internals import promote_in_one_transaction, watch_evaluations
 from dg_sqlmesh_component.worker.state_lock import refuse_unlockable
-from dg_sqlmesh_component.worker.transient_errors import is_transient
 
 
 class PlanTracker(Tracker):
@@ -166,52 +163,10 @@ def built(context: PlanContext, environment: str, **options: Any) -> Plan:
         raise ConfigurationError(f"SQLMesh builds no plan: {describe_error(error)}") from error
 
 
-def apply_approved(
-    request: msg.PlanRequest, context: PlanContext, plan: Plan, approval: msg.PlanApproval, how_to_finish: str
-) -> None:
-    """Apply the plan.
-
-    Args:
-        how_to_finish: What to do if it fails after it has begun to promote, in sentences.
-
-    Raises:
-        EnvironmentNotReadyError: Another plan has landed meanwhile.
-        EvaluationError: The plan failed or was cancelled.
-    """
-    tracker = context.tracker
+def apply_approved(context: PlanContext, plan: Plan, approval: msg.PlanApproval) -> None:
+    """Apply the plan, with the approved losses only. SQLMesh and drivers raise anything (`Promotion.explained`)."""
     approved = plan.copy(update={"allow_destructive_models": set(approval.allow_destructive)})
-    try:
-        context.apply(approved, circuit_breaker=_has_moved(context, plan))
-    except (CircuitBreakerError, ConflictingPlanError) as error:
-        raise EnvironmentNotReadyError(
-            f"Another plan has changed environment {request.environment} since this one was built, so this one was "
-            "stopped. The environment shows that other plan. Computed tables are kept. Build a new plan."
-        ) from error
-    except PlanError as error:
-        if blocked := tracker.blocked_by(context.nodes):
-            tracker.pipe.send(msg.NodesBlocked(blocked))
-        # SQLMesh's own error has no text of its own if it has reported the failed models.
-        reason = "" if tracker.failed or tracker.was_cancelled else f" {plain(error).rstrip('.')}."
-        promoted = _what_is_promoted(request, context, plan, how_to_finish)
-        raise EvaluationError(promoted + reason) from error
-    except Exception as error:  # any driver's: of a view, or of a statement before or after all models
-        promoted = _what_is_promoted(request, context, plan, how_to_finish)
-        reason = f" {describe_error(error).rstrip('.')}."
-        raise EvaluationError(promoted + reason, is_transient=is_transient(error)) from error
-
-
-def _what_is_promoted(request: msg.PlanRequest, context: PlanContext, plan: Plan, how_to_finish: str) -> str:
-    """What the environment shows after the plan has failed or was cancelled."""
-    failed = "was cancelled" if context.tracker.was_cancelled else "failed"
-    environment = context.state_reader.get_environment(request.environment)
-    if environment is None:
-        return f"The plan {failed} before it was promoted: there is no environment {request.environment} yet."
-    if environment.plan_id != plan.plan_id:
-        return f"The plan {failed} before it was promoted: environment {request.environment} is as it was before."
-    return (
-        f"The plan {failed} after it had begun to change environment {request.environment}, which is now between two "
-        f"plans. {how_to_finish}"
-    )
+    context.apply(approved, circuit_breaker=_has_moved(context, plan))
 
 
 def _has_moved(context: Context, plan: Plan) -> Callable[[], bool]:

@@ -38,12 +38,13 @@ from dg_sqlmesh_component.worker.plan.compared_audits import compare_audits
 from dg_sqlmesh_component.worker.plan.context import PlanContext, apply_approved, built
 from dg_sqlmesh_component.worker.plan.facts import plan_built
 from dg_sqlmesh_component.worker.plan.missing_tables import forget_missing_tables
+from dg_sqlmesh_component.worker.plan.promotion import Promotion
 from dg_sqlmesh_component.worker.plan.table_comparison import ComparisonLimits, compare_environments
 from dg_sqlmesh_component.worker.running_queries import watch_queries
 from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges, replace_apply
 from dg_sqlmesh_component.worker.state_lock import StateLock
 
-_HOW_TO_FINISH = "Correct the cause and launch this job again."
+_AGAIN = "correct the cause and launch this job again"
 
 _HAS_PREVIEW_START = "preview_start" in inspect.signature(Context.plan_builder).parameters
 
@@ -84,9 +85,11 @@ def preview(request: msg.PreviewRequest, context: PlanContext, runs: StateLock) 
     pipe.send(replace(plan_built(plan, context), pending_upstream=pending, holes_upstream=holes))
     approval = pipe.receive_approval()
     pipe.begin()
-    beside_runs = BesideRuns(context, prod, runs, approval.interrupted)
-    replace_apply(context, beside_runs.apply)
-    apply_approved(request, context, plan, approval, _HOW_TO_FINISH)
+    promotion = Promotion(plan, before, context, _AGAIN)
+    with promotion.explained():
+        beside_runs = BesideRuns(context, prod, runs, promotion, approval.interrupted)
+        replace_apply(context, beside_runs.apply)
+        apply_approved(context, plan, approval)
     promoted_at = now_timestamp()
     if before is not None:
         delete_unused(own, context)

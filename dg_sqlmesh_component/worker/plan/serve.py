@@ -26,13 +26,13 @@ from dg_sqlmesh_component.worker.plan.context import PlanContext, apply_approved
 from dg_sqlmesh_component.worker.plan.facts import plan_built
 from dg_sqlmesh_component.worker.plan.missing_tables import forget_missing_tables
 from dg_sqlmesh_component.worker.plan.preview import preview
+from dg_sqlmesh_component.worker.plan.promotion import Promotion
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_apply
 from dg_sqlmesh_component.worker.state_lock import RUNS, LockWait, StateLock, locked_context
 
-_HOW_TO_FINISH = (
-    "Runs wait until it is finished. To finish it, correct the cause and launch this job again with the same run "
-    "config. If the files have to change, apply a new plan with `sqlmesh plan`."
-)
+_AGAIN = "correct the cause and launch this job again with the same run config"
+
+_MEANWHILE = "Runs wait until it is finished. If the files have to change, apply a new plan with `sqlmesh plan`."
 
 
 def serve_plan(request: msg.PlanRequest, pipe: Pipe) -> None:
@@ -77,17 +77,21 @@ def _planned(request: msg.PlanRequest, context: PlanContext, runs: StateLock) ->
         pipe.log("warning", f"{missing} The plan creates it.")
     plan = built(context, request.environment)
     forget_missing_tables(plan, context, in_state=request.applies)
-    pipe.send(plan_built(plan, context))
+    facts = plan_built(plan, context)
+    pipe.send(facts)
     if not request.applies:
         return msg.EvaluationFinished("not_run")
     approval = pipe.receive_approval()
     pipe.begin()
-    beside_runs = BesideRuns(context, shown, runs, approval.interrupted)
-    replace_apply(context, beside_runs.apply)
-    apply_approved(request, context, plan, approval, _HOW_TO_FINISH)
-    environment = stored_environment(request.project, request.environment, context)
-    found = Comparison(approval.records, ExternalTables.of(request.tables), environment, context)
-    pipe.send(found.event(coverages=found.coverages(now_timestamp())))
+    promotion = Promotion(plan, shown, context, _AGAIN, facts.losses, _MEANWHILE)
+    with promotion.explained():
+        beside_runs = BesideRuns(context, shown, runs, promotion, approval.interrupted)
+        replace_apply(context, beside_runs.apply)
+        apply_approved(context, plan, approval)
+        environment = stored_environment(request.project, request.environment, context)
+        found = Comparison(approval.records, ExternalTables.of(request.tables), environment, context)
+        compared = found.event(coverages=found.coverages(now_timestamp()))
+    pipe.send(compared)
     if went_on := beside_runs.event():
         pipe.send(went_on)
     return msg.EvaluationFinished("success")

@@ -1,0 +1,65 @@
+"""The earlier attempts to apply a plan, from what Dagster has recorded of their runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import dagster as dg
+
+from dg_sqlmesh_component.dagster_internals import step_metadata
+from dg_sqlmesh_component.history.active_runs import computing_since
+from dg_sqlmesh_component.protocol import messages as msg
+
+DIGEST_TAG = "sqlmesh/plan_digest"
+"""Tag of a run: the digest of the plan that it shows or applies."""
+
+_MAX_RUNS = 20
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A run that has begun to apply the plan and has not finished it.
+
+    Attributes:
+        losses: By name of the model, what SQLMesh had yet to drop when this attempt began.
+    """
+
+    run_id: str
+    losses: Mapping[str, tuple[str, ...]]
+
+
+def earlier_attempts(instance: dg.DagsterInstance, apply_job: str, digest: str, run_id: str) -> list[Attempt]:
+    """The attempts since the plan was applied last, the oldest first.
+
+    Args:
+        run_id: Of the own run, which does not count.
+    """
+    of_plan = dg.RunsFilter(job_name=apply_job, tags={DIGEST_TAG: digest})
+    attempts = []
+    for record in instance.get_run_records(of_plan, limit=_MAX_RUNS):
+        if record.dagster_run.is_success:
+            break
+        # A refused run has computed nothing.
+        if record.dagster_run.run_id != run_id and computing_since(record) is not None:
+            losses = dict(_reported_losses(instance, record.dagster_run.run_id))
+            attempts.append(Attempt(record.dagster_run.run_id, losses))
+    return attempts[::-1]
+
+
+def _reported_losses(instance: dg.DagsterInstance, run_id: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for _, metadata in step_metadata(instance, run_id):
+        report = metadata.get("sqlmesh/plan_json")
+        if isinstance(report, dg.JsonMetadataValue) and isinstance(report.value, dict):
+            for model in report.value["models"]:
+                yield model["name"], tuple(model["destructive"])
+
+
+def all_losses(attempts: Iterable[Attempt], plan: msg.PlanBuilt) -> dict[str, tuple[str, ...]]:
+    """By name of the model, what all attempts have dropped, if this one has applied the plan."""
+    losses: dict[str, tuple[str, ...]] = {}
+    own = {model.name: model.destructive for model in plan.models}
+    for of_attempt in (*(attempt.losses for attempt in attempts), own):
+        for name, effects in of_attempt.items():
+            losses[name] = tuple(dict.fromkeys([*losses.get(name, ()), *effects]))
+    return {name: effects for name, effects in losses.items() if effects}

@@ -1,0 +1,152 @@
+"""How far a plan has come with the environment, for the failure if it does not finish.
+
+The state may be what has failed. So this process remembers it, and asks the state only if the failure came while the
+environment was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Any
+
+from sqlmesh.core.environment import Environment
+from sqlmesh.core.plan import EvaluatablePlan, Plan
+from sqlmesh.core.plan.stages import EnvironmentRecordUpdateStage, FinalizeEnvironmentStage, MigrateSchemasStage
+from sqlmesh.utils.errors import CircuitBreakerError, ConflictingPlanError, PlanError
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError, EvaluationError
+from dg_sqlmesh_component.protocol.formatting import listed, plain
+from dg_sqlmesh_component.worker.explain import describe_error
+from dg_sqlmesh_component.worker.plan.context import PlanContext
+from dg_sqlmesh_component.worker.transient_errors import is_transient
+
+
+class Reached(IntEnum):
+    """What SQLMesh has done last, in the order of its stages."""
+
+    BEFORE = 0
+    WRITING = 1
+    BEGUN = 2
+    MIGRATED = 3
+    FINISHED = 4
+
+
+class Promotion:
+    """One plan, while it is applied.
+
+    Args:
+        stored: The environment when the plan was built; None if the plan creates it.
+        again: What to do after a failure, as a clause that begins with a verb.
+        losses: As in `PlanBuilt.losses`.
+        meanwhile: What an unfinished plan prevents, as a sentence; empty if nothing.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        stored: Environment | None,
+        context: PlanContext,
+        again: str,
+        losses: tuple[str, ...] = (),
+        meanwhile: str = "",
+    ) -> None:
+        self._plan = plan
+        self._stored = stored
+        self._context = context
+        self._losses = losses
+        self._again = again
+        self._meanwhile = meanwhile
+        self._reached = Reached.BEFORE
+
+    def watch(self, evaluator: Any) -> None:
+        """Note when SQLMesh's evaluator of plans begins and ends what changes the environment."""
+        write = evaluator.visit_environment_record_update_stage
+        migrate = evaluator.visit_migrate_schemas_stage
+        finalize = evaluator.visit_finalize_environment_stage
+
+        def visit_environment_record_update_stage(stage: EnvironmentRecordUpdateStage, plan: EvaluatablePlan) -> None:
+            self._reached = Reached.WRITING
+            write(stage, plan)
+            self._reached = Reached.BEGUN
+
+        def visit_migrate_schemas_stage(stage: MigrateSchemasStage, plan: EvaluatablePlan) -> None:
+            migrate(stage, plan)
+            self._reached = Reached.MIGRATED
+
+        def visit_finalize_environment_stage(stage: FinalizeEnvironmentStage, plan: EvaluatablePlan) -> None:
+            finalize(stage, plan)
+            self._reached = Reached.FINISHED
+
+        evaluator.visit_environment_record_update_stage = visit_environment_record_update_stage
+        evaluator.visit_migrate_schemas_stage = visit_migrate_schemas_stage
+        evaluator.visit_finalize_environment_stage = visit_finalize_environment_stage
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """While the plan is applied, and what it has done is read.
+
+        Raises:
+            EnvironmentNotReadyError: Another plan has landed meanwhile.
+            EvaluationError: The plan failed or was cancelled. It says what the environment shows, and what to do.
+        """
+        tracker, environment = self._context.tracker, self._context.request.environment
+        try:
+            yield
+        except (CircuitBreakerError, ConflictingPlanError) as error:
+            raise EnvironmentNotReadyError(
+                f"Another plan has changed environment {environment} since this one was built, so this one was "
+                "stopped. The environment shows that other plan. Computed tables are kept. Build a new plan."
+            ) from error
+        except PlanError as error:
+            if blocked := tracker.blocked_by(self._context.nodes):
+                tracker.pipe.send(msg.NodesBlocked(blocked))
+            # SQLMesh's own error has no text of its own if it has reported the failed models.
+            reason = "" if tracker.failed or tracker.was_cancelled else f" {plain(error).rstrip('.')}."
+            raise EvaluationError(self._after_failure() + reason) from error
+        except Exception as error:  # any driver's: of a view, or of a statement before or after all models
+            reason = f" {describe_error(error).rstrip('.')}."
+            raise EvaluationError(self._after_failure() + reason, is_transient=is_transient(error)) from error
+
+    def _after_failure(self) -> str:
+        """What the environment shows, which values are lost, and how to finish the plan, in sentences."""
+        has_begun = self._has_begun()
+        when, is_unfinished = self._place(has_begun)
+        was_cancelled = self._context.tracker.was_cancelled
+        sentences = [f"The plan {'was cancelled' if was_cancelled else 'failed'} {when}."]
+        if has_begun is not False and self._losses:
+            are_lost = "are lost" if self._reached >= Reached.MIGRATED else "may be lost already"
+            sentences.append(f"Values {are_lost}: {listed(self._losses)}.")
+        if is_unfinished and self._meanwhile:
+            sentences.append(self._meanwhile)
+        if is_unfinished or not was_cancelled:
+            sentences.append(f"To finish it, {self._again}.")
+        return " ".join(sentences)
+
+    def _place(self, has_begun: bool | None) -> tuple[str, bool]:
+        """When the plan failed, with what the environment shows; and whether the environment is between two plans."""
+        name = self._context.request.environment
+        if has_begun is None:
+            maybe = f"environment {name} may be between two plans, because SQLMesh's state does not answer any more"
+            return f"while it began to change the environment: {maybe}", True
+        if has_begun and self._reached is Reached.FINISHED:
+            return f"after it was promoted: environment {name} shows it", False
+        if has_begun:
+            return f"after it had begun to change environment {name}, which is now between two plans", True
+        if self._stored is None:
+            return f"before it was promoted: there is no environment {name} yet", False
+        if self._stored.finalized_ts is None:
+            return f"before it was promoted: environment {name} is still between two plans", True
+        return f"before it was promoted: environment {name} is as it was before", False
+
+    def _has_begun(self) -> bool | None:
+        """Whether the state has the plan as that of the environment; None if that is not known."""
+        if self._reached is not Reached.WRITING:
+            return self._reached > Reached.WRITING
+        try:
+            stored = self._context.state_reader.get_environment(self._context.request.environment)
+        except Exception:  # noqa: BLE001  # any driver's; the failure has the first one
+            return None
+        return stored is not None and stored.plan_id == self._plan.plan_id
