@@ -1,4 +1,4 @@
-"""What a run without pending intervals leaves in Dagster's storage (SQLite): kilobytes and events of one model."""
+"""What a run without pending intervals leaves in Dagster's storage (SQLite), and its CPU, by what is recorded."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from growth import IDLE_UNRECORDED, UNRECORDED
+from growth import UNRECORDED
 from lab import Lab, heading, in_dagster, row
-from runs import CASES
+
+OPTIONS = {
+    "default": "",
+    "`execution_status_check: false`": "  execution_status_check: false\n",
+    "`execution.record_unchanged: false`": UNRECORDED,
+    "both": f"  execution_status_check: false\n{UNRECORDED}",
+}
 
 
 def main() -> None:
@@ -20,22 +26,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     for models in options.models:
-        print(heading(f"{models} models, {options.rounds} runs"))
+        print(heading(f"{models} models, nothing pending, {options.rounds} runs"))
         with tempfile.TemporaryDirectory() as folder:
             lab = Lab(Path(folder).resolve(), models, audits=options.audits)
-            for case, root in (
-                (CASES["idle"], lab.ours()),
-                (IDLE_UNRECORDED, lab.ours("unrecorded", attributes=UNRECORDED)),
-            ):
-                in_dagster("step", root)  # so that nothing is pending, and nothing unrecorded
-                before = stored(root)
-                for _ in range(options.rounds):
-                    assert in_dagster("step", root).printed["ok"]
-                kilobytes, events = (
-                    (after - then) / options.rounds / models for after, then in zip(stored(root), before, strict=True)
-                )
-                print(row(f"kilobytes, {case}", [kilobytes]))
-                print(row(f"rows of event logs, {case}", [events]))
+            for number, (title, attributes) in enumerate(OPTIONS.items()):
+                measure_runs(title, lab.ours(f"ours_{number}", attributes=attributes), models, options.rounds)
+
+
+def measure_runs(title: str, root: Path, models: int, rounds: int) -> None:
+    """Print what a run stores for each model, and the CPU seconds of Dagster's process from its start to its end."""
+    in_dagster("step", root)  # so that nothing is pending, and nothing unrecorded
+    before, seconds = stored(root), []
+    for _ in range(rounds):
+        printed = in_dagster("step", root).printed
+        assert printed["ok"]
+        seconds.append(printed["cpu"])
+    kilobytes, events = ((after - then) / rounds / models for after, then in zip(stored(root), before, strict=True))
+    print(row(f"kilobytes of a model, {title}", [kilobytes]))
+    print(row(f"rows of event logs of a model, {title}", [events]))
+    print(row(f"CPU seconds of the run, {title}", seconds))
 
 
 def stored(root: Path) -> tuple[float, int]:

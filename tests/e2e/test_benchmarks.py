@@ -44,7 +44,7 @@ def test_benchmarks_warn_if_they_would_measure_the_compiler(tmp_path: Path) -> N
         ),
         (
             ["stored.py", "--models", "3"],
-            ["### 3 models, 1 runs", "kilobytes, nothing pending, `record_unchanged: false`"],
+            ["### 3 models, nothing pending, 1 runs", "kilobytes of a model, `execution.record_unchanged: false`"],
         ),
         (
             ["plans.py", "--models", "20"],
