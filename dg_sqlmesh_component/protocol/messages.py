@@ -937,8 +937,6 @@ class PlannedModel:
     Attributes:
         name: As written in SQLMesh.
         change: None if the plan only computes missing intervals of it.
-        becomes: The new kind of a removed model that the project still has, and for which SQLMesh computes nothing. It
-            leaves the view or the table of the model in place. Empty for others.
         category: SQLMesh's category of the change, such as `breaking`; None if it has none.
         is_forward_only: Whether the change keeps the table of the environment, and alters its columns.
         destructive: What SQLMesh does to an existing table, for each column that it drops.
@@ -956,6 +954,8 @@ class PlannedModel:
         loses_until_run: Those of them that are pending for the next run.
         milliseconds: Their length. 0 if the model has no intervals.
         takes_back: Whether the definition equals an older one, so that the newer one would be lost.
+        becomes: The new kind of a removed model that the project still has, and for which SQLMesh computes nothing. It
+            leaves the view or the table of the model in place. Empty for others.
         other_project: The name of the SQLMesh project of the model, if it is none of this component's.
         has_one_table: Whether all versions share one table, with the model's name: in prod, if the mode is `dev_only`.
         kept: The rows that prod keeps, although they are those of another definition; None without any.
@@ -969,7 +969,6 @@ class PlannedModel:
     fqn: str
     name: str
     change: Change | None = None
-    becomes: str = ""
     category: str | None = None
     is_forward_only: bool = False
     destructive: tuple[str, ...] = ()
@@ -986,6 +985,7 @@ class PlannedModel:
     loses_until_run: tuple[Interval, ...] = ()
     milliseconds: int = 0
     takes_back: bool = False
+    becomes: str = ""
     owner: str | None = None
     other_project: str | None = None
     has_one_table: bool = False
