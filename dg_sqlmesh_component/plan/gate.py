@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import block, counted, listed, ranges, unquoted
+from dg_sqlmesh_component.protocol.formatting import block, counted, listed, ranges, unquoted, utc_text
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.protocol.manifest import ModelNames
 
@@ -204,13 +204,21 @@ def _unfinished(plan: msg.PlanBuilt, apply_job: str) -> Iterator[Refusal]:
 
 def _takes_back(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> Iterator[Refusal]:
     allowed = _named(decision.allow_revert, names)
-    older = [names.to_write(m.fqn) for m in plan.models if m.takes_back and m.fqn not in allowed]
+    reverted = [m for m in plan.models if m.takes_back and m.fqn not in allowed]
+    older = [names.to_write(m.fqn) for m in reverted]
+    again = [f"{names.to_write(m.fqn)} ({utc_text(m.shows_again)})" for m in reverted if m.shows_again is not None]
     if older:
         message = (
             f"This deployment's files have an older definition or older audits of {listed(older)}. The plan would take "
             f"back a newer change, which environment {plan.environment} shows. Merge the newest main branch and plan "
             "again. To go back on purpose, name these models in `allow_revert` in the run config."
         )
+        if again:
+            message += (
+                f" Then {plan.environment} shows rows again that SQLMesh has computed before, the last at this time: "
+                f"{listed(again)}. The plan computes those again that were restated since, as far as SQLMesh's state "
+                "tells. If you corrected others, restate them after the apply."
+            )
         yield Refusal("stale_branch", tuple(older), message)
 
 

@@ -132,6 +132,7 @@ class PlanReport:
             "forward_only": model.is_forward_only,
             "destructive": list(model.destructive),
             "columns": None if (columns := self.columns(model)) is None else list(columns),
+            "shows_again": None if model.shows_again is None else utc_text(model.shows_again),
             "intervals": model.intervals,
             "waiting": model.waiting,
             "lost_intervals": [[utc_text(start), utc_text(end)] for start, end in model.loses],

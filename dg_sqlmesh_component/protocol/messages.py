@@ -954,6 +954,7 @@ class PlannedModel:
         loses_until_run: Those of them that are pending for the next run.
         milliseconds: Their length. 0 if the model has no intervals.
         takes_back: Whether the definition equals an older one, so that the newer one would be lost.
+        shows_again: When the rows were computed last that the plan then shows again, epoch milliseconds; None without.
         becomes: The new kind of a removed model that the project still has, and for which SQLMesh computes nothing. It
             leaves the view or the table of the model in place. Empty for others.
         other_project: The name of the SQLMesh project of the model, if it is none of this component's.
@@ -985,6 +986,7 @@ class PlannedModel:
     loses_until_run: tuple[Interval, ...] = ()
     milliseconds: int = 0
     takes_back: bool = False
+    shows_again: int | None = None
     becomes: str = ""
     owner: str | None = None
     other_project: str | None = None

@@ -121,6 +121,39 @@ def test_a_model_that_loses_its_table_is_reported_as_removed_and_its_view_stays(
     assert shop.query("SELECT orders.id, other.id FROM t.orders, t.other") == [(1, 1)]
 
 
+AMOUNTS = {"raw.amounts": "SELECT CURRENT_DATE - range::INT AS day, 1 AS amount FROM range(10)"}
+SOURCE = """
+MODEL (name t.source, kind INCREMENTAL_BY_TIME_RANGE (time_column day));
+SELECT day::DATE AS day, amount FROM raw.amounts WHERE day BETWEEN @start_ds AND @end_ds
+"""
+DAILY = """
+MODEL (name t.daily, kind INCREMENTAL_BY_TIME_RANGE (time_column day));
+SELECT day, amount * {factor} AS amount FROM t.source WHERE day BETWEEN @start_ds AND @end_ds
+"""
+ALL = "MODEL (name t.everything, kind FULL); SELECT sum(amount) AS amount FROM t.source"
+
+
+def test_corrected_rows_stay_corrected_if_a_plan_shows_an_earlier_version_again(new_shop: NewShop) -> None:
+    files = {"models/source.sql": SOURCE, "models/daily.sql": DAILY.format(factor=2), "models/everything.sql": ALL}
+    shop = new_shop(files, tables=AMOUNTS, deploy=True)
+    change(shop, daily=DAILY.format(factor=3))
+    (shop.project / "models" / "everything.sql").unlink()
+    shop.plan(at=None)
+    [(day,)] = shop.query("SELECT max(day)::TEXT FROM t.daily")
+    shop.query(f"UPDATE raw.amounts SET amount = 5 WHERE day = '{day}'")
+    shop.plan("--restate-model", "t.source", "-s", day, "-e", day, at=None)
+    change(shop, daily=DAILY.format(factor=2), everything=ALL)
+
+    report = planned(shop)
+    applied = launch(shop, APPLY, digest=report["digest"], allow_revert=["t.daily"])
+
+    assert {model["name"]: model["intervals"] for model in report["models"]} == {"t.daily": 1, "t.everything": 1}
+    assert applied.status is dg.DagsterRunStatus.SUCCESS, failure_of(applied)
+    assert f"t.daily gets back a table whose rows were corrected since, for {day}." in applied.log
+    assert shop.query("SELECT amount FROM t.daily ORDER BY day") == [(2,), (2,), (10,)]
+    assert shop.query("SELECT amount FROM t.everything") == [(7,)]
+
+
 AUDIT = "AUDIT (name alone, standalone true{more}); SELECT * FROM t.orders WHERE id < {least}"
 
 

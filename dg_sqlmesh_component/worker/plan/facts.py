@@ -156,6 +156,7 @@ class _Models:
         all_missing = self._missing.get(snapshot.snapshot_id, [])
         missing, waits_for = self._left.get(snapshot.name, (all_missing, frozenset()))
         _, old = diff.modified_snapshots.get(snapshot.name, (None, None))
+        taken_back = old if old is not None and _takes_back(snapshot, old, self._context) else None
         loses = lost_intervals(snapshot, old, missing) if self._index.is_representative(snapshot) else ()
         not_loaded = brought_back(snapshot, loses, subtract(all_missing, missing))
         pending = self._pending.get(snapshot.name, ()) if loses else ()
@@ -181,7 +182,8 @@ class _Models:
             loses_not_loaded=not_loaded,
             loses_until_run=brought_back(snapshot, subtract(loses, not_loaded), pending),
             milliseconds=sum(end - start for start, end in missing),
-            takes_back=old is not None and _takes_back(snapshot, old, self._context),
+            takes_back=taken_back is not None,
+            shows_again=_computed_at(snapshot, taken_back) if taken_back is not None else None,
             owner=snapshot.node.owner,
             other_project=project if project not in self._projects else None,
             has_one_table=_has_one_table(snapshot, is_dev=self._is_dev),
@@ -315,6 +317,11 @@ def _takes_back(new: Snapshot, old: Snapshot, context: Context) -> bool:
             return True
     is_older = _hashes(new) in map(_hashes, old.previous_versions)
     return is_older and new.node.render_definition(render_query=False) != old.node.render_definition(render_query=False)
+
+
+def _computed_at(snapshot: Snapshot, taken_back: Snapshot) -> int | None:
+    """When the older version was computed last, if it has a table of its own with rows."""
+    return snapshot.last_altered_ts if snapshot.intervals and snapshot.version != taken_back.version else None
 
 
 def _audits(snapshot: Snapshot) -> str | None:

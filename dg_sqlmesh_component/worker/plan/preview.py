@@ -38,6 +38,7 @@ from dg_sqlmesh_component.worker.plan.compared_audits import compare_audits
 from dg_sqlmesh_component.worker.plan.context import PlanContext, apply_approved, built
 from dg_sqlmesh_component.worker.plan.facts import plan_built
 from dg_sqlmesh_component.worker.plan.missing_tables import forget_missing_tables
+from dg_sqlmesh_component.worker.plan.outdated import forget_outdated_rows
 from dg_sqlmesh_component.worker.plan.promotion import Promotion
 from dg_sqlmesh_component.worker.plan.table_comparison import ComparisonLimits, compare_environments
 from dg_sqlmesh_component.worker.running_queries import watch_queries
@@ -81,6 +82,7 @@ def preview(request: msg.PreviewRequest, context: PlanContext, runs: StateLock) 
     plan = _narrowed(whole, prod, own)
     _refuse_long_names(plan, context)
     forget_missing_tables(plan, context, in_state=True)
+    forget_outdated_rows(plan, prod, context, in_state=True)
     pending, holes = _pending_upstream(plan, prod, context)
     pipe.send(replace(plan_built(plan, context), pending_upstream=pending, holes_upstream=holes))
     approval = pipe.receive_approval()
@@ -141,6 +143,7 @@ def _plan_of_prod(context: PlanContext) -> msg.PlanBuilt:
     """What the job that applies plans would do after the preview. It has the digest for that job."""
     plan = built(context, c.PROD, skip_tests=True, skip_linter=True)
     forget_missing_tables(plan, context, in_state=False)
+    forget_outdated_rows(plan, context.state_reader.get_environment(c.PROD), context, in_state=False)
     return plan_built(plan, context)
 
 

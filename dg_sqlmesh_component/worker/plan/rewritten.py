@@ -84,13 +84,18 @@ class Rewritten:
     def _altered_since(self, snapshot: Snapshot, since: int) -> Iterator[Interval]:
         """The rewritten intervals of the tables that a new version reads, and of its old version."""
         for parent in self._tables_read(snapshot.name) & self.versions.others.keys():
-            yield from self._altered(self.versions.others[parent], since, only_rewritten=not is_incremental(snapshot))
+            yield from self.altered(self.versions.others[parent], since, only_rewritten=not is_incremental(snapshot))
         if snapshot.name in self.versions.shown:
-            yield from self._altered(self.versions.shown[snapshot.name], since, only_rewritten=False)
+            yield from self.altered(self.versions.shown[snapshot.name], since, only_rewritten=False)
 
-    def _altered(
+    def altered(
         self, snapshot: Snapshot | SnapshotTableInfo, since: int, *, only_rewritten: bool
     ) -> Sequence[Interval]:
+        """The intervals of a table of prod that were computed since.
+
+        Args:
+            only_rewritten: Leave out those that the table did not have before.
+        """
         table = (snapshot.name, snapshot.version, False)
         rows, seen, own = self.rows.get(table, ()), set(self.seen.get(table, ())), set(self.own.get(table, ()))
         after = [row for row in rows if row not in seen and row.at > since - (0 if row in own else _SLACK)]

@@ -25,6 +25,7 @@ from dg_sqlmesh_component.worker.plan.beside_runs import BesideRuns
 from dg_sqlmesh_component.worker.plan.context import PlanContext, apply_approved, built, open_plan_context
 from dg_sqlmesh_component.worker.plan.facts import plan_built
 from dg_sqlmesh_component.worker.plan.missing_tables import forget_missing_tables
+from dg_sqlmesh_component.worker.plan.outdated import forget_outdated_rows
 from dg_sqlmesh_component.worker.plan.preview import preview
 from dg_sqlmesh_component.worker.plan.promotion import Promotion
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_apply
@@ -77,6 +78,8 @@ def _planned(request: msg.PlanRequest, context: PlanContext, runs: StateLock) ->
         pipe.log("warning", f"{missing} The plan creates it.")
     plan = built(context, request.environment)
     forget_missing_tables(plan, context, in_state=request.applies)
+    if not plan.is_dev:
+        forget_outdated_rows(plan, shown, context, in_state=request.applies)
     facts = plan_built(plan, context)
     pipe.send(facts)
     if not request.applies:

@@ -11,6 +11,7 @@ from sqlmesh.core.model import load_sql_based_model
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotChangeCategory
 
 from dg_sqlmesh_component.protocol.messages import Interval
+from dg_sqlmesh_component.worker.plan.outdated import corrected
 from dg_sqlmesh_component.worker.plan.rewritten import Rewritten
 from dg_sqlmesh_component.worker.plan.versions import Versions
 from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange
@@ -139,3 +140,32 @@ def test_new_days_of_a_whole_table_upstream_are_no_rewritten_ones() -> None:
 def test_a_table_that_is_empty_while_it_is_replaced_makes_everything_old() -> None:
     found = again({"dim": [BEFORE, row(6, 6, LATER)]}, new=[DAYS], torn=frozenset({DIM.name}))
     assert found == {"days": [days(1, 5)]}
+
+
+COMPUTED_LATER = row(1, 5, LATER)
+"""What a newer version has computed when it was planned."""
+
+
+@pytest.mark.parametrize(
+    ("newer", "source", "expected"),
+    [
+        ([COMPUTED_LATER], [BEFORE], {}),
+        ([COMPUTED_LATER, row(6, 7, LATER + 1)], [BEFORE], {}),
+        ([COMPUTED_LATER, row(3, 3, LATER + 1)], [BEFORE], {"days": [days(3, 3)], "total": [days(1, 5)]}),
+        ([COMPUTED_LATER], [BEFORE, row(2, 2, LATER)], {"days": [days(2, 2)], "total": [days(1, 5)]}),
+        ([row(1, 5, LATER + 1, is_merged=True)], [row(1, 5, LATER, is_merged=True)], {}),
+    ],
+    ids=["computed once", "newer days", "restated", "source restated", "merged by the janitor"],
+)
+def test_rows_of_an_earlier_version_are_outdated_if_a_table_was_computed_again_since(
+    newer: list[ComputedRange], source: list[ComputedRange], expected: dict[str, list[Interval]]
+) -> None:
+    nodes = {node.name: node for node in (ORDERS, DIM, DAYS, TOTAL)}
+    versions = Versions(nodes, INDEX, {node.name: node.table_info for node in (ORDERS, DIM, OLD_DAYS)}, is_dev=False)
+    rows = {
+        (OLD_DAYS.name, OLD_DAYS.version, False): newer,
+        (ORDERS.name, ORDERS.version, False): source,
+        (DAYS.name, DAYS.version, False): [BEFORE],
+    }
+    found = corrected(versions, rows, {DAYS.name: NOON, TOTAL.name: NOON})
+    assert {name.split(".")[-1].strip('"'): list(intervals) for name, intervals in found.items()} == expected
