@@ -238,12 +238,17 @@ class ExternalTables:
         return {
             name: msg.PromotedReads(info.version, tuple(sorted(self.behind_views(name, infos, parents))))
             for name, info in infos.items()
-            if name in self.known and info.model_kind_name in INCREMENTAL_KINDS
+            if name in self.known and info.model_kind_name.value in INCREMENTAL_KINDS
         }
 
     def not_loaded(self, snapshot: Snapshot) -> Sequence[msg.Interval]:
-        """The ranges for which an awaited table that a model reads itself is not complete."""
-        return merged(interval for table in self.awaited_by(snapshot) for interval in self.awaited[table])
+        """The ranges for which a model cannot be computed, because a table that it reads itself is not complete.
+
+        A computation of a whole table reads all rows, so it needs everything before its end.
+        """
+        found = merged(interval for table in self.awaited_by(snapshot) for interval in self.awaited[table])
+        shows_rows = snapshot.is_view or snapshot.is_symbolic or snapshot.model_kind_name.value in INCREMENTAL_KINDS
+        return found if shows_rows or not found else ((found[0][0], msg.FOREVER),)
 
 
 # -- the table that it shows for a model ----------------------------------------------------------

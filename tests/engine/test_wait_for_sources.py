@@ -193,6 +193,22 @@ def test_a_whole_table_waits_in_a_restatement_if_its_source_was_never_loaded(new
     assert restated == {"days": "executed", "shown": "executed", "total": "executed", "alone": "waiting"}
 
 
+def test_a_whole_table_waits_for_a_hole_that_is_older_than_its_pending_intervals(new_shop: NewShop) -> None:
+    shop = waiting_shop(new_shop, DAILY.format(start=day(5)))
+    count = shop.project / "models" / "alone.sql"
+    count.write_text("MODEL (name t.alone, kind FULL); SELECT count(*) AS n FROM raw.orders")
+    shop.plan()
+    for ago in (5, 3, 2, 1):
+        load(shop, ago)
+    record = run(shop)
+    assert outcomes(record) == dict.fromkeys(("days", "shown", "total"), "executed") | {"alone": "waiting"}
+    cause = f"load/orders has no materialization of {day(4)}"
+    assert cause in record.description_of("t/alone:sqlmesh_execution_status")
+    load(shop, 4)
+    assert outcomes(run(shop))["alone"] == "executed"
+    assert shop.query("SELECT n FROM t.alone") == [(5,)]
+
+
 def test_a_source_without_partitions_is_complete_up_to_the_start_of_its_run(new_shop: NewShop) -> None:
     shop = waiting_shop(new_shop)
     assert outcomes(run(shop))["days"] == "waiting"

@@ -242,9 +242,7 @@ def _possible(
     possible = without(single, taken, uninterrupted=False)
     if possible == single[: len(possible)]:
         return possible  # SQLMesh renders a query to find out whether the model depends on its past
-    # A computation of a whole table reads all rows, so it needs everything before its end.
-    uninterrupted = snapshot.depends_on_past or bool(not_loaded and not is_incremental(snapshot))
-    return without(single, taken, uninterrupted=uninterrupted)
+    return without(single, taken, uninterrupted=snapshot.depends_on_past)
 
 
 def _behind_own(snapshot: Snapshot, single: Sequence[Interval], pending: Sequence[Interval]) -> set[Interval]:

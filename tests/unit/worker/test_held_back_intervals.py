@@ -82,3 +82,18 @@ def test_tables_of_the_manifest_are_believed_only_for_the_same_version_of_a_mode
     assert read() == {'"raw"."orders"'}
     assert read(msg.TablesRead("another", ())) == {'"raw"."orders"'}
     assert read(msg.TablesRead(snapshot.fingerprint.data_hash, ('"raw"."items"', '"raw"."other"'))) == {'"raw"."items"'}
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("FULL", ((1, msg.FOREVER),)),
+        ("SCD_TYPE_2_BY_COLUMN (unique_key n, columns [n])", ((1, msg.FOREVER),)),
+        ("VIEW", ((1, 2), (5, msg.FOREVER))),
+        ("INCREMENTAL_BY_TIME_RANGE (time_column ds)", ((1, 2), (5, msg.FOREVER))),
+    ],
+)
+def test_a_whole_table_needs_everything_before_its_end(kind: str, expected: tuple[msg.Interval, ...]) -> None:
+    text = f"MODEL (name t.days, kind {kind}, dialect duckdb); SELECT n, ds FROM raw.orders"
+    snapshot = Snapshot.from_node(load_sql_based_model(parse(text, dialect="duckdb")), nodes={})
+    assert ExternalTables({'"raw"."orders"': ((1, 2), (5, msg.FOREVER))}).not_loaded(snapshot) == expected
