@@ -142,7 +142,8 @@ class Checks:
         if audit.audited_data is not None and up_to is not None:
             data = (self.wording.environment, audit.audited_data, up_to)
         before = _uncorrected(audit, earlier)
-        failed = FailedIntervals(audit.intervals, audit.failing_rows) if node.coverage and not audit.passed else None
+        is_of_intervals = node.coverage and not audit.of_whole_table
+        failed = FailedIntervals(audit.intervals, audit.failing_rows) if is_of_intervals and not audit.passed else None
         kept = failed.with_earlier(before) if failed else before
         # An older failure is a warning. It stops no downstream model: nothing that this run computed has failed.
         severity = self.wording.assets.severity(node.fqn, audit.blocking)
@@ -160,7 +161,7 @@ class Checks:
 def _uncorrected(audit: AuditResult, earlier: EarlierResult | None) -> FailedIntervals | None:
     """Where rows failed in an earlier run, in intervals of the same table that this one has not audited."""
     before = earlier.failed_in if earlier is not None else None
-    if earlier is None or before is None:
+    if earlier is None or before is None or audit.of_whole_table:
         return None
     if earlier.audited_data and audit.audited_data and earlier.audited_data[1].version != audit.audited_data.version:
         return None

@@ -122,6 +122,7 @@ class AuditResult:
         failing_rows: The sum over all batches; 0 if the audit passed.
         query: The rendered SQL of a failing batch if there is one, else of the last batch.
         intervals: The intervals on which it was evaluated; adjoining ones are merged.
+        of_whole_table: Whether each evaluation looked at the whole table, whatever the intervals.
         audited_data: The version of the data and of the audits.
         error: Why it could not be evaluated; None if it was evaluated.
         sample: Some of the failing rows of the batch whose query is shown.
@@ -134,6 +135,7 @@ class AuditResult:
     failing_rows: int
     query: str | None
     intervals: tuple[msg.Interval, ...]
+    of_whole_table: bool = False
     audited_data: msg.AuditedData | None = None
     error: str | None = None
     sample: msg.Sample | None = None

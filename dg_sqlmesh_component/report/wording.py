@@ -119,10 +119,15 @@ class Wording:
         return f"{name} passed." if audit.passed else f"{name} failed: {counted(audit.failing_rows, 'row')}."
 
     def audit_result(self, fqn: str, audit: AuditResult) -> str:
-        """The result of an audit on its check's page: the number of failing rows and the range."""
+        """The result of an audit on its check's page: the number of failing rows and the range.
+
+        What a standalone audit reads is in its query only.
+        """
         rows = "No row" if audit.passed else counted(audit.failing_rows, "row")
-        where = f" in {computed_text(self.assets, fqn, audit.intervals)}" if audit.intervals else ""
-        return f"{rows} failed{where}."
+        if fqn in self.assets.standalone_audits or not audit.intervals:
+            return f"{rows} failed."
+        where = "the whole table" if audit.of_whole_table else computed_text(self.assets, fqn, audit.intervals)
+        return f"{rows} failed in {where}."
 
     def uncorrected(self, failed: FailedIntervals) -> str:
         """What an audit of other intervals found in an earlier run, as a further sentence."""

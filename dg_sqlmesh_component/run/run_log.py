@@ -90,15 +90,18 @@ class RunLog:
         op = self.context.op_execution_context
         if op.op_handle.name != op.op_def.name:
             return
-        unowned = [fqn for fqn in event.others if fqn not in self.owned]
-        left_out = [unquoted(fqn) for fqn in unowned if fqn in self.wording.assets.models]
-        unknown = [unquoted(fqn) for fqn in unowned if fqn not in self.wording.assets.models]
-        if left_out:
-            self.context.log.info(
-                f"Promoted models that `select` and `exclude` leave out, and that are not assets of another component "
-                f"in this code location: {listed(left_out)}. If no other code location has them, no Dagster run "
-                "executes them."
-            )
+        unowned, models = [fqn for fqn in event.others if fqn not in self.owned], self.wording.assets.models
+        known = [models[fqn] for fqn in unowned if fqn in models]
+        unknown = [unquoted(fqn) for fqn in unowned if fqn not in models]
+        for kind, names in (
+            ("that `select` and `exclude` leave out", [unquoted(model.fqn) for model in known if model.path]),
+            ("of other projects with this SQLMesh state", [unquoted(model.fqn) for model in known if not model.path]),
+        ):
+            if names:
+                self.context.log.info(
+                    f"Promoted models {kind}, and that are not assets of another component in this code location: "
+                    f"{listed(names)}. If no other code location has them, no Dagster run executes them."
+                )
         if unknown:
             self.context.log.warning(
                 f"Environment {event.environment} has promoted models that no component in this code location knows: "

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
-from harness import EXECUTORS, YEARLY_CRON, DagsterProject, NewShop, RunRecord, Shop, planned_shop
+from harness import (
+    CONFIG,
+    EXECUTORS,
+    YEARLY_CRON,
+    DagsterProject,
+    NewShop,
+    RunRecord,
+    Shop,
+    plan,
+    planned_shop,
+    write_project,
+)
 
 MODELS = {
     "models/daily.sql": "MODEL (name t.daily, kind INCREMENTAL_BY_TIME_RANGE (time_column day), start '2026-01-01', "
@@ -190,6 +202,18 @@ def test_log_names_promoted_models_without_component(with_dev: Shop) -> None:
         assert "leave out" not in with_dev.launch().log
     finally:
         with_dev.add_component("shop", {"project": str(with_dev.project), "execution": {"environments": ["dev"]}})
+
+
+def test_log_does_not_blame_select_for_models_of_another_project_in_the_same_state(
+    new_shop: NewShop, tmp_path: Path
+) -> None:
+    shop = new_shop({"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}, f"{CONFIG}project: one\n")
+    config = CONFIG.replace("warehouse.duckdb", str(shop.project / "warehouse.duckdb"))
+    files = {"models/two.sql": "MODEL (name t.two, kind FULL); SELECT 1 AS id"}
+    plan(write_project(tmp_path / "other", files, f"{config}project: two\n"))
+    log = shop.launch().log
+    assert "Promoted models of other projects with this SQLMesh state, and that are not assets of another" in log
+    assert "leave out" not in log
 
 
 def test_check_of_a_failed_model_is_about_its_outside_data_recorded_in_the_same_run(new_shop: NewShop) -> None:

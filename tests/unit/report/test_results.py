@@ -526,7 +526,21 @@ def test_standalone_audit_has_a_check_and_no_status_check() -> None:
         "orders_add_up",
         False,
         WARN,
-        "2 rows failed in 2026-01-01.",
+        "2 rows failed.",
+    )
+
+
+def test_audit_of_a_model_without_time_column_says_that_it_has_read_the_whole_table() -> None:
+    covered = replace(EXECUTED, coverage=msg.IntervalCoverage(ORDERS, computed=(D1[0], D2[1])))
+    found = replace(covered, audits=(replace(audit_result("recent", D1, failing_rows=3), of_whole_table=True),))
+    failed = checks_of(found)["recent"]
+    assert failed.description == "3 rows failed in the whole table."
+    earlier = EarlierResult(False, WARN, "run-7", day(1) / 1000, DATA, stored(dict(failed.metadata)))
+    later = replace(covered, audits=(replace(audit_result("recent", D2), of_whole_table=True),))
+    assert check_summary(checks_of(later, earlier={RECENT: earlier})["recent"]) == (
+        True,
+        WARN,
+        "No row failed in the whole table.",
     )
 
 
