@@ -99,7 +99,7 @@ def test_an_older_definition_is_refused_until_its_model_is_named() -> None:
     built = plan(replace(ORDERS, takes_back=True))
     assert kinds(built, Decision()) == ["stale_branch"]
     assert kinds(built, Decision(allow_revert=("core.orders",))) == []
-    [refusal] = refusals(plan(replace(ORDERS, takes_back=True, shows_again=0)), Decision(), "shop_apply")
+    [refusal] = refusals(plan(replace(ORDERS, takes_back=True, shows_again=0)), Decision(), "shop_apply", {})
     assert "the last at this time: core.orders (1970-01-01T00:00:00Z)." in refusal.message
 
 
