@@ -69,7 +69,8 @@ class SQLMeshProjectArgs(Attributes, path="project", secret={"env"}):
     env: dict[str, str] = attribute(
         dict,
         "Environment variables for SQLMesh's process only, in addition to those of Dagster's process. Their values are "
-        "never stored.",
+        "never stored. As for SQLMesh's command, a variable in the file `.env` beside the project's configuration has "
+        "priority. If the values differ, the log warns.",
         {"WAREHOUSE_PASSWORD": "{{ env.WAREHOUSE_PASSWORD }}"},
     )
 

@@ -6,7 +6,7 @@ import inspect
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -93,8 +93,10 @@ def open_context(
         dotenv = _dotenv()
         # Given a `Config`, SQLMesh reads only the `.env` files. So their secrets are known before the project's
         # configuration prints anything or is refused.
+        before = dict(os.environ)
         load_configs(Config(), Config, list(project.paths), dotenv_path=dotenv)
         console.pipe.send(SecretsKnown(tuple(secrets_in(os.environ))))
+        _warn_of_overridden_variables(before, dotenv, console.pipe)
         with console.pipe.loading():
             configs = load_configs(project.config, Config, list(project.paths), dotenv_path=dotenv)
         console.pipe.send(
@@ -161,6 +163,22 @@ def _dotenv() -> Path | None:
             "Correct it or unset it."
         )
     return Path(path) if path else None
+
+
+def _warn_of_overridden_variables(before: Mapping[str, str], dotenv: Path | None, pipe: Pipe) -> None:
+    """Log which environment variables the file of variables has changed. SQLMesh gives it the last word.
+
+    Args:
+        before: The environment variables before the file was read.
+    """
+    names = sorted(name for name, value in before.items() if os.environ.get(name) != value)
+    if names:
+        pipe.log(
+            "warning",
+            f"{dotenv or 'The .env file of the project'} has other values of {listed(names)} than `project.env` in "
+            "defs.yaml or the environment of Dagster's process. SQLMesh uses those of the file. Remove them in one of "
+            "the two places.",
+        )
 
 
 def _require_gateway(project: OpenProject, configs: dict[Path, Config]) -> None:

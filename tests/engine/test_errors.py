@@ -606,7 +606,10 @@ def test_env_file_of_project_is_loaded_and_its_secrets_are_hidden(new_shop: NewS
     )
     assert (shop.project / "named_there.duckdb").exists()
     (shop.project / "is_up").touch()
+    shop.configure(project={"path": str(shop.project), "env": {"WAREHOUSE": "elsewhere.duckdb"}})
     record = shop.launch()
+    [warning] = [line for line in record.warnings if "The .env file" in line]
+    assert "has other values of WAREHOUSE than `project.env` in defs.yaml or the environment" in warning
     [failure] = record.failures
     assert "no answer to ***" in failure
     assert "using ***" in record.log
