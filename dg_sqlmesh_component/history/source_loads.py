@@ -175,6 +175,21 @@ class SourceLoads:
             return Compared(newest, tuple(late), self._at, reads)
         return Compared(newest, merged([*late, *again]), round(time.time() * 1000), reads)
 
+    def before_plan(self) -> None:
+        """Note the newest loads, before a plan computes anything."""
+        keys = [loader.key for loader in self.loaders_of(frozenset(self.assets.awaited)).values()]
+        self._newest = {key: last.storage_id for key, last in last_materializations(self.instance, keys).items()}
+
+    def computed_by_plan(self, fqn: str, reads: msg.PromotedReads, computed: Sequence[msg.Interval]) -> Compared | None:
+        """What was loaded while a plan computed a model; None if nothing was.
+
+        The next run compares all partitions: a preview may have computed a part of the version.
+        """
+        self._reads[fqn] = reads
+        loads = self._meanwhile(self.sources_of(fqn)[0])
+        late = common([load.window for load in loads], computed)
+        return Compared(0, late, round(time.time() * 1000), reads) if late else None
+
     def newest_load(self, fqn: str, interval: msg.Interval) -> int:
         """The storage id of the newest load of a model's sources whose window overlaps a range; 0 without one."""
         kind = dg.DagsterEventType.ASSET_MATERIALIZATION

@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import DataVersions
+from dg_sqlmesh_component.dagster_internals import DataVersions, repository_of
 from dg_sqlmesh_component.definitions.op import NOT_SET
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import APPLIES_TAG, active_runs, mark_as_computing, project_hash
@@ -17,6 +17,7 @@ from dg_sqlmesh_component.history.check_results import results_of_same_data
 from dg_sqlmesh_component.history.earlier_results import evaluation_of
 from dg_sqlmesh_component.history.interrupted_changes import interrupted_changes
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, recorded_data
+from dg_sqlmesh_component.history.source_loads import source_loads
 from dg_sqlmesh_component.history.unfinished_restatements import finish, unfinished_restatements
 from dg_sqlmesh_component.plan.attempts import DIGEST_TAG, all_losses, earlier_attempts
 from dg_sqlmesh_component.plan.gate import Decision, allowed_fqns, digest_of, headline, refusals
@@ -27,6 +28,7 @@ from dg_sqlmesh_component.plan.sentences import kept_rows, left_out, made_up_for
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed, ranges
 from dg_sqlmesh_component.report.checks import Checks
+from dg_sqlmesh_component.report.late_data import late_data_result
 from dg_sqlmesh_component.report.metadata import outcome_metadata, timestamp
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
 from dg_sqlmesh_component.report.outside_data import outside_materialization
@@ -76,6 +78,7 @@ class _PlanStep:
         self._decision = decision
         self._applies = decision.digest is not None
         self._compared = msg.DataComparedWithRecords()
+        self._loads = source_loads(context.instance, repository_of(context), settings)
         self._computing_since = 0
         report = PlanReport(settings.environment, "", None, {}, (), "", is_apply=self._applies)
         self.planning = Planning(context, settings, report, _ADVICE)
@@ -134,6 +137,8 @@ class _PlanStep:
             return None
         self.planning.refuse("plan")
         self._computing_since = mark_as_computing(self._context.instance, self._context.run.run_id)
+        if self._loads:
+            self._loads.before_plan()
         records = materialized_data(self._context.instance, assets, assets.specs)
         unfinished = unfinished_restatements(self._context.instance, self._settings.project_tag)
         interrupted = interrupted_changes(self._context.instance, self._settings, self._computing_since)
@@ -198,12 +203,22 @@ class _PlanStep:
                 # A model that was only audited was not executed.
                 reported = assets.checks_of(fqn) if fqn in computed else assets.audit_checks.get(fqn, ())
                 yield from checks.evaluations(reported, outcomes[fqn])
+                yield from self._late_data(outcomes[fqn])
             elif fqn in by_model:
                 yield from checks.evaluations(assets.checks_of(fqn), by_model[fqn])
                 yield from repeated_results
                 if fqn in audited:
                     yield from map(evaluation_of, audited[fqn].results(checks))
         yield from self._observations(plan)
+
+    def _late_data(self, outcome: NodeOutcome) -> Iterator[dg.AssetCheckEvaluation]:
+        """The check for late data, if a source was loaded while the plan computed a model."""
+        check, reads = self._settings.assets.late_data_check(outcome.fqn), self._compared.reads.get(outcome.fqn)
+        if self._loads is None or check is None or reads is None:
+            return
+        if compared := self._loads.computed_by_plan(outcome.fqn, reads, outcome.intervals):
+            names = self._loads.names_of(outcome.fqn)
+            yield evaluation_of(late_data_result(self.planning.wording, check, compared, names))
 
     def _observations(self, plan: msg.PlanBuilt) -> Iterator[dg.AssetObservation]:
         """One of each model that keeps the rows of another definition. No materialization says so."""

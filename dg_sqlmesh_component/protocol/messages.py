@@ -503,15 +503,30 @@ class ComputedData:
 
 
 @dataclass(frozen=True, slots=True)
+class PromotedReads:
+    """What the promoted version of an incremental model reads.
+
+    Attributes:
+        version: As in `PromotedVersion`.
+        tables: The tables that SQLMesh does not compute, also those behind views.
+    """
+
+    version: str
+    tables: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DataComparedWithRecords(Event):
     """How the state differs from Dagster's records. Sent before anything runs, and part of `ChangesFound`.
 
     Attributes:
         finished_runs: The Dagster runs whose unfinished restatements were finished since, by any run or plan.
+        reads: After a plan, what the promoted versions read, if tables are awaited.
     """
 
     unrecorded: tuple[ComputedData, ...] = ()
     finished_runs: tuple[str, ...] = ()
+    reads: dict[str, PromotedReads] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -539,19 +554,6 @@ class StateHeld(Event):
     """
 
     run_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class PromotedReads:
-    """What the promoted version of an incremental model reads.
-
-    Attributes:
-        version: As in `PromotedVersion`.
-        tables: The tables that SQLMesh does not compute, also those behind views.
-    """
-
-    version: str
-    tables: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -238,7 +238,7 @@ class ExternalTables:
         return {
             name: msg.PromotedReads(info.version, tuple(sorted(self.behind_views(name, infos, parents))))
             for name, info in infos.items()
-            if name in self.known and info.model_kind_name.value in INCREMENTAL_KINDS
+            if info.is_model and self.knows(info) and info.model_kind_name.value in INCREMENTAL_KINDS
         }
 
     def not_loaded(self, snapshot: Snapshot) -> Sequence[msg.Interval]:

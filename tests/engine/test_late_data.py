@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from engine.plan_jobs import APPLY, launch, planned
 from harness import EXECUTORS, NewShop, Shop
 from waiting import DAILY, LOADER, SourceSensor, day, evaluate_tick, launch_request, load, outcomes, run, waiting_shop
 
@@ -171,6 +172,28 @@ def test_a_computed_partition_that_is_loaded_while_another_one_is_computed_is_la
     (shop.project / "loading").unlink()
     shop.sqlmesh("janitor")
     assert run(shop).checks[CHECK].metadata["sqlmesh/late"].value == day(3)
+
+
+def test_a_partition_that_is_loaded_while_an_apply_reads_it_is_late(new_shop: NewShop) -> None:
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), late="warn", deploy=True)
+    (shop.project / "models" / "days.sql").unlink()
+    report = (
+        f"import dagster as dg, os; os.path.exists('loading') and dg.DagsterInstance.from_config("
+        f"{shop.instance.root_directory!r}).report_runless_asset_event("
+        f"dg.AssetMaterialization(['load', 'orders'], partition={day(3)!r}))"
+    )
+    file = shop.project / "models" / "days.py"
+    file.write_text(PYTHON_MODEL.format(report=report))
+    shop.plan("--skip-backfill")
+    for ago in (3, 2, 1):
+        load(shop, ago)
+    assert run(shop).checks[CHECK].passed
+    file.write_text(file.read_text().replace("SELECT day, n", "SELECT day, n + 1 AS n"))
+    (shop.project / "loading").touch()
+    applied = launch(shop, APPLY, digest=planned(shop)["digest"])
+    (shop.project / "loading").unlink()
+    for record in (applied, run(shop)):
+        assert record.checks[CHECK].metadata["sqlmesh/late"].value == day(3)
 
 
 def load_partition(shop: Shop, partition: str | None) -> None:

@@ -6,6 +6,7 @@ worker is stopped while it waits for the approval.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from sqlmesh.utils.date import now_timestamp
@@ -92,9 +93,10 @@ def _planned(request: msg.PlanRequest, context: PlanContext, runs: StateLock) ->
         replace_apply(context, beside_runs.apply)
         apply_approved(context, plan, approval)
         environment = stored_environment(request.project, request.environment, context)
-        found = Comparison(approval.records, ExternalTables.of(request.tables), environment, context)
+        tables = ExternalTables.of(request.tables)
+        found = Comparison(approval.records, tables, environment, context)
         compared = found.event(coverages=found.coverages(now_timestamp()))
-    pipe.send(compared)
+    pipe.send(replace(compared, reads=tables.reads_of(environment)))
     if went_on := beside_runs.event():
         pipe.send(went_on)
     return msg.EvaluationFinished("success")
