@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 
 import dagster as dg
 
@@ -18,12 +19,14 @@ def build_failure(
     audited: Sequence[AuditOnlyOutcome],
     problems: Sequence[str],
     advice: str | None = None,
+    materialized: Collection[str] = (),
 ) -> dg.Failure | None:
     """One Failure with the first failed models, their errors and the models that they blocked; None if nothing failed.
 
     Args:
         problems: Sentences about the whole step.
         advice: What to do if a model or its data needs a correction.
+        materialized: Models with a materialization in the run, although it has not executed them.
     """
     # Models that are not promoted have an advice of their own, which comes first.
     is_promoted = all(outcome.outcome is not Outcome.NOT_IN_ENVIRONMENT for outcome in outcomes)
@@ -33,10 +36,10 @@ def build_failure(
         *_not_promoted_lines(wording, outcomes),
         *_interrupted_lines(wording, outcomes, problems),
         *_audit_lines(wording, audited),
-        *([advice] if advice and needs_correction else []),
     ]
     if not lines and not problems and not any(outcome.outcome.is_failure for outcome in outcomes):
         return None
+    lines += [*_not_failed_lines(wording, outcomes, materialized), *([advice] if advice and needs_correction else [])]
     nodes_by_kind = {kind: [outcome.fqn for outcome in outcomes if outcome.outcome is kind] for kind in Outcome}
     head = [summary_line(wording, outcomes)] if outcomes else []
     return dg.Failure(
@@ -80,6 +83,23 @@ def _not_promoted_lines(wording: Wording, outcomes: Sequence[NodeOutcome]) -> li
     """The models that are not promoted, with the plan that promotes them."""
     missing = [outcome for outcome in outcomes if outcome.outcome is Outcome.NOT_IN_ENVIRONMENT]
     return [f"{wording.names(nodes)}: {reason}" for reason, nodes in _by_error(missing).items()]
+
+
+def _not_failed_lines(wording: Wording, outcomes: Sequence[NodeOutcome], materialized: Collection[str]) -> list[str]:
+    """How many models look failed that are not. If a step fails, so does each planned asset without a materialization.
+
+    Args:
+        materialized: As for `build_failure`.
+    """
+    healthy = [
+        outcome.outcome.words
+        for outcome in outcomes
+        if outcome.outcome.rule.repeats and outcome.fqn in wording.assets.specs and outcome.fqn not in materialized
+    ]
+    if not healthy or not wording.is_declared:
+        return []
+    counts = ", ".join(f"{number} {words}" for words, number in Counter(healthy).items())
+    return [f"Not failed, although Dagster's lineage graph and catalog show it: {counts}. Their checks are right."]
 
 
 def _by_error(outcomes: Sequence[NodeOutcome]) -> dict[str, list[str]]:

@@ -51,7 +51,7 @@ class RestatementMemory:
             if outcome.fqn not in reported and not (outcome.is_cancelled and outcome.was_not_started)
         }
         left = {fqn: intervals for fqn, intervals in {**reported, **unreported}.items() if intervals}
-        nothing = "No range of this restatement was begun and not finished"
+        nothing = "This restatement has left no range whose rows may be missing or old"
         self._log("Ranges whose rows may be missing or old" if left else nothing, left)
         instance, run_id = self._context.instance, self._context.run.run_id
         if not unfinished_restatements.has_left(instance, run_id):  # of no other step of the run either

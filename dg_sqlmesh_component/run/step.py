@@ -200,7 +200,14 @@ class _Step:
     def _failure(self) -> dg.Failure | None:
         problems = [*self._problems, *self._results.known_failures]
         advice = correction_advice(is_restatement=self._request.restate is not None, plan_command=self._plan_command)
-        return build_failure(self._wording, self._results.outcomes, self._results.audited, problems, advice)
+        return build_failure(
+            self._wording,
+            self._results.outcomes,
+            self._results.audited,
+            problems,
+            advice,
+            self._records.materialized_outside,
+        )
 
     # -- attempts ---------------------------------------------------------------------------------
 

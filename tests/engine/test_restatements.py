@@ -193,7 +193,7 @@ def test_failed_restatement_says_to_launch_it_again(shop: Shop) -> None:
     assert rows(shop) == {"2026-02-10": 7}
     assert messages_of_ranges(run) == [
         "Ranges that this run restates",
-        "No range of this restatement was begun and not finished",
+        "This restatement has left no range whose rows may be missing or old",
     ]
 
 

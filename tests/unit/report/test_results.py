@@ -604,6 +604,24 @@ def test_model_blocked_from_outside_of_the_step_fails_the_step() -> None:
     assert failure.description == "SQLMesh in environment prod: 1 blocked."
 
 
+def test_failure_counts_models_that_dagster_shows_as_failed_and_that_are_not() -> None:
+    names = ["core.a", "core.b", "core.c", "core.d", "core.e"]
+    assets = project_assets(manifest(*map(model, names)))
+    failed, idle, materialized, waiting, idle_again = map(fqn, names)
+    outcomes = [
+        NodeOutcome(failed, Outcome.FAILED, errors=("cannot cast 'x'",)),
+        *(NodeOutcome(name, Outcome.UP_TO_DATE, idle=IDLE.idle) for name in (idle, materialized, idle_again)),
+        NodeOutcome(waiting, Outcome.WAITING),
+    ]
+    failure = build_failure(wording(assets), outcomes, [], [], materialized=[materialized])
+    assert failure is not None
+    assert str(failure.description).endswith(
+        "\n\nNot failed, although Dagster's lineage graph and catalog show it: 2 up to date, 1 waiting. Their checks "
+        "are right."
+    )
+    assert build_failure(wording(assets), outcomes[1:], [], []) is None
+
+
 def test_failure_counts_executed_models() -> None:
     failure = build_failure(wording(), [EXECUTED, replace(FAILED, fqn=STAGING, needs_correction=False)], [], [])
     assert failure is not None
