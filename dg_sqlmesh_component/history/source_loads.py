@@ -10,7 +10,7 @@ compares all partitions once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
@@ -24,7 +24,7 @@ from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.sources import awaited_loaders, last_loads, last_materializations, windows_of
 from dg_sqlmesh_component.history.stored_record import stored_value
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.intervals import common, merged
+from dg_sqlmesh_component.protocol.intervals import common, merged, subtract
 
 _MAX_RECORDS = 50
 """How many results of a check are searched for the last one that remembers something."""
@@ -42,27 +42,29 @@ class Compared:
         late: Computed ranges whose source was loaded after they were computed.
         at: Nobody had computed these ranges again until then, epoch milliseconds.
         reads: What was compared: the version of the model, and the tables that it reads.
+        computed: What the model had computed then. Loads of these ranges that are newer than `newest` came later.
     """
 
     newest: int = 0
     late: tuple[msg.Interval, ...] = ()
     at: int = 0
     reads: msg.PromotedReads = _NOTHING_READ
+    computed: tuple[msg.Interval, ...] = ()
 
     @property
     def metadata(self) -> dict[str, Any]:
-        late = [list(interval) for interval in self.late]
-        stored = [self.newest, late, self.at, self.reads.version, list(self.reads.tables)]
+        late, computed = ([list(interval) for interval in of] for of in (self.late, self.computed))
+        stored = [self.newest, late, self.at, self.reads.version, list(self.reads.tables), computed]
         return {"sqlmesh/compared_loads": dg.MetadataValue.json(stored)}
 
     @classmethod
     def stored_in(cls, metadata: Mapping[str, dg.MetadataValue]) -> Compared | None:
         value = stored_value(metadata, "compared_loads")
-        if not isinstance(value, list) or len(value) != 5:  # another version of this package may have stored it
+        if not isinstance(value, list) or len(value) != 6:  # another version of this package may have stored it
             return None
-        newest, late, at, version, tables = value
+        newest, late, at, version, tables, computed = value
         reads = msg.PromotedReads(version, tuple(tables))
-        return cls(newest, tuple((start, end) for start, end in late), at, reads)
+        return cls(newest, _intervals(late), at, reads, _intervals(computed))
 
 
 @dataclass(frozen=True)
@@ -152,28 +154,36 @@ class SourceLoads:
         return {
             fqn: (
                 *(msg.SourceLoad(interval, before.at, is_late=True) for interval in before.late),
-                *(msg.SourceLoad(load.window, load.at) for load in self._loads[fqn]),
+                *(source_load for load in self._loads[fqn] for source_load in _since(load, before.computed)),
             )
             for fqn, before in compared.items()
             if before.late or self._loads[fqn]
         }
 
-    def compared(self, fqn: str, late: Sequence[msg.Interval], computed: Sequence[msg.Interval] = ()) -> Compared:
+    def compared(
+        self,
+        fqn: str,
+        late: Sequence[msg.Interval],
+        computed: Sequence[msg.Interval] | None = None,
+        *,
+        is_new: bool = False,
+    ) -> Compared:
         """The result of the comparison.
 
         Args:
             late: The ranges that are late, of the loads above.
-            computed: All computed intervals of the model, if the run has computed some of them. They may not have read
-                what was loaded meanwhile.
+            computed: The computed intervals of the model; None for those that it had at the last comparison.
+            is_new: Whether the run has computed some of them. They may not have read what was loaded meanwhile.
         """
         before, loaders = self._before.get(fqn, Compared()), self.sources_of(fqn)[0]
         newest = max([before.newest, *(self._newest.get(loader.key, 0) for loader in loaders)])
-        meanwhile = self._meanwhile(loaders) if computed else []
-        again = common([load.window for load in meanwhile], computed)
+        of = tuple(computed) if computed is not None else before.computed
+        meanwhile = self._meanwhile(loaders) if is_new else []
+        again = common([load.window for load in meanwhile], of)
         reads = self._reads.get(fqn, before.reads)
         if not again:
-            return Compared(newest, tuple(late), self._at, reads)
-        return Compared(newest, merged([*late, *again]), round(time.time() * 1000), reads)
+            return Compared(newest, tuple(late), self._at, reads, of)
+        return Compared(newest, merged([*late, *again]), round(time.time() * 1000), reads, of)
 
     def before_plan(self) -> None:
         """Note the newest loads, before a plan computes anything."""
@@ -232,6 +242,21 @@ class SourceLoads:
             for load in loads
             if load.partition_key in windows
         ]
+
+
+def _intervals(stored: Iterable[Sequence[int]]) -> tuple[msg.Interval, ...]:
+    return tuple((start, end) for start, end in stored)
+
+
+def _since(load: _Load, computed: Sequence[msg.Interval]) -> Iterator[msg.SourceLoad]:
+    """A load that is newer than the last comparison, when these ranges were computed.
+
+    The janitor may merge the times of intervals since. It hides no load of a range that was computed before.
+    """
+    for interval in common([load.window], computed):
+        yield msg.SourceLoad(interval, load.at, is_late=True)
+    for interval in subtract([load.window], computed):
+        yield msg.SourceLoad(interval, load.at)
 
 
 def _names(loaders: Sequence[Loader]) -> list[str]:

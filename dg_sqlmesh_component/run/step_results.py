@@ -178,11 +178,11 @@ class StepResults:
         check, coverage = self._assets.late_data_check(outcome.fqn), outcome.coverage
         if self.loads is None or coverage is None or check not in self.selected or check in self.reported:
             return
-        computed = outcome.intervals if isinstance(outcome, NodeOutcome) else ()
-        if computed and coverage.computed and len(coverage.gaps) == coverage.gap_count:
+        computed = by_run = outcome.intervals if isinstance(outcome, NodeOutcome) else ()
+        if coverage.computed and len(coverage.gaps) == coverage.gap_count:
             # The janitor merges intervals: then older ones get the times of this run.
             computed = subtract([coverage.computed], [*coverage.gaps, *coverage.waiting])
-        compared = self.loads.compared(outcome.fqn, coverage.late, computed)
+        compared = self.loads.compared(outcome.fqn, coverage.late, computed, is_new=bool(by_run))
         yield self._noted(late_data_result(self._wording, check, compared, self.loads.names_of(outcome.fqn)))
 
     def _selected_of(self, node: str) -> list[dg.AssetCheckKey]:

@@ -65,6 +65,15 @@ def test_late_data_stays_late_when_the_janitor_merges_times_and_a_person_may_com
     assert run(shop).checks[CHECK].passed
 
 
+def test_a_load_that_no_run_has_seen_is_late_also_if_the_janitor_merges_times_afterwards(new_shop: NewShop) -> None:
+    shop = late_shop(new_shop, days=(3, 2))
+    load(shop, 3)
+    load(shop, 1)
+    shop.sqlmesh("run", "--skip-janitor")
+    shop.sqlmesh("janitor")  # the merged range of the three days is newer than both loads
+    assert run(shop).checks[CHECK].metadata["sqlmesh/late"].value == day(3)
+
+
 def test_a_new_version_is_computed_from_what_was_late_also_if_the_janitor_has_merged_its_times(
     new_shop: NewShop,
 ) -> None:
