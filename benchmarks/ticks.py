@@ -38,7 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     planned = min(options.models, 1_000)
     with tempfile.TemporaryDirectory() as folder:
-        lab = Lab(Path(folder).resolve(), planned, mixed=True, audits=1)
+        lab = Lab(Path(folder).resolve(), planned, mixed=True, audits=1, days=15)
         project = SQLMeshProject(paths=(lab.project,))
         manifest = load_project(project, msg.LoadRequest(project.open_request)).manifest
         models = frozenset(model.fqn for model in manifest.models)

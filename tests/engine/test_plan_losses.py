@@ -98,6 +98,23 @@ def test_days_that_a_plan_takes_from_readers_are_named_and_refused_until_they_ar
     assert shop.query(shown) == [(0,)]
 
 
+def test_a_version_without_an_interval_is_promoted_with_one_that_is_computed(new_shop: NewShop) -> None:
+    """SQLMesh creates no table for it, and fails at its view after it has begun to change the environment."""
+    shop = new_shop({"models/orders.sql": ORDERS.format(columns="id")}, tables=TABLES, deploy=True)
+    yearly = "MODEL (name t.yearly, kind {kind}, cron '@yearly'); SELECT id FROM t.orders"
+    change(
+        shop,
+        orders=ORDERS.format(columns="id + 1 AS id"),
+        yearly=yearly.format(kind="FULL"),
+        view=yearly.format(kind="VIEW").replace("t.yearly", "t.view"),
+    )
+
+    applied = launch(shop, APPLY, digest=planned(shop)["digest"])
+
+    assert applied.status is dg.DagsterRunStatus.SUCCESS, failure_of(applied)
+    assert shop.query("SELECT (SELECT count(*) FROM t.yearly), id FROM t.view") == [(0, 2)]
+
+
 MODEL_WITH_TABLE = "MODEL (name t.last, kind FULL); SELECT 1 AS x"
 
 

@@ -213,7 +213,7 @@ ALL_LOST: Lost = {
     "whole_longer_cron": (whole("whole_longer_cron"), whole("whole_longer_cron", head=", cron '@yearly'"), 6, 0),
     "now_view": (whole("now_view"), whole("now_view", "VIEW", ", cron '@yearly'"), 0, 1),
 }
-"""The same. If SQLMesh computes another model, it does not create these tables, and fails while it promotes."""
+"""The same. If SQLMesh computes another model, it does not create these tables (`_create_tables_before_promotion`)."""
 
 
 @pytest.mark.parametrize("models", [LOST_DAYS, ALL_LOST], ids=["some days", "all days"])

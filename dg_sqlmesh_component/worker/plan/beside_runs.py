@@ -42,7 +42,13 @@ from typing import Any
 
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import EvaluatablePlan
-from sqlmesh.core.plan.stages import BackfillStage, EnvironmentRecordUpdateStage, build_plan_stages
+from sqlmesh.core.plan.stages import (
+    BackfillStage,
+    EnvironmentRecordUpdateStage,
+    PhysicalLayerUpdateStage,
+    build_plan_stages,
+)
+from sqlmesh.core.snapshot import SnapshotTableInfo
 from sqlmesh.core.snapshot.definition import Interval
 from sqlmesh.utils.date import now_timestamp
 from sqlmesh.utils.errors import CircuitBreakerError
@@ -58,7 +64,7 @@ from dg_sqlmesh_component.worker.plan.context import PlanContext, versions_shown
 from dg_sqlmesh_component.worker.plan.meanwhile import Meanwhile
 from dg_sqlmesh_component.worker.plan.promotion import Promotion
 from dg_sqlmesh_component.worker.plan.rewritten import Filled
-from dg_sqlmesh_component.worker.plan.versions import Shown, Versions, in_turns
+from dg_sqlmesh_component.worker.plan.versions import Shown, Versions, in_turns, snapshots_now
 from dg_sqlmesh_component.worker.state_lock import StateLock
 
 _Backfill = Callable[[BackfillStage, EvaluatablePlan], None]
@@ -101,11 +107,32 @@ class BesideRuns:
     def apply(self, evaluator: Any, plan: EvaluatablePlan, circuit_breaker: Callable[[], bool] | None) -> None:
         """Apply the plan with SQLMesh's evaluator, two of whose stages are replaced."""
         self._promotion.watch(evaluator)
+        self._create_tables_before_promotion(evaluator)
         if self._interrupted or not self._lock.is_file:
             self._replace_stages(evaluator, plan)
         if not plan.is_dev and _changes_shared_tables(plan, self._shown):
             self._lock.acquire()
         evaluator.evaluate(plan, circuit_breaker=circuit_breaker)
+
+    def _create_tables_before_promotion(self, evaluator: Any) -> None:
+        """Create the tables of new versions without an interval.
+
+        If SQLMesh computes other models, it does not create them, and then fails when it creates the first view of one.
+        """
+        write = evaluator.visit_environment_record_update_stage
+
+        def visit_environment_record_update_stage(stage: EnvironmentRecordUpdateStage, plan: EvaluatablePlan) -> None:
+            new = [info for info in plan.environment.snapshots if _is_new_table(info, self._shown)]
+            empty = {name for name, node in snapshots_now(self._context, new).items() if not node.intervals}
+            if empty:
+                versions = Versions.read(self._context, plan, self._shown)
+                nodes = {node.snapshot_id: node for node in versions.nodes.values()}
+                created = [node for name, node in versions.nodes.items() if name in empty]
+                creation = PhysicalLayerUpdateStage(created, nodes, set(), versions.index)
+                evaluator.visit_physical_layer_update_stage(creation, plan)
+            write(stage, plan)
+
+        evaluator.visit_environment_record_update_stage = visit_environment_record_update_stage
 
     def _replace_stages(self, evaluator: Any, plan: EvaluatablePlan) -> None:
         backfill, write = evaluator.visit_backfill_stage, evaluator.visit_environment_record_update_stage
@@ -270,6 +297,11 @@ class BesideRuns:
                 "prod, and then this job again."
             )
         return {}
+
+
+def _is_new_table(info: SnapshotTableInfo, shown: Shown) -> bool:
+    before = shown.get(info.name)
+    return info.is_model and not info.is_symbolic and (before is None or before.version != info.version)
 
 
 def _changes_shared_tables(plan: EvaluatablePlan, shown: Shown) -> bool:
