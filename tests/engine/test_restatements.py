@@ -247,6 +247,7 @@ def test_the_next_run_computes_restated_days_whose_signal_was_not_ready(new_shop
         "signals/__init__.py": SIGNAL,
         "models/orders.sql": MODELS["models/orders.sql"],
         "models/revenue.sql": MODELS["models/revenue.sql"].replace(BY_DAY, f"{BY_DAY}, signals [is_open()]"),
+        "models/total.sql": MODELS["models/total.sql"],
     }
     config = CONFIG.replace("6 days ago", "'2026-01-01'")
     shop = new_shop(files, config, tables={"ctl.source": "SELECT 1 AS n"}, intervals_check=True, **ALLOWED)
@@ -262,6 +263,7 @@ def test_the_next_run_computes_restated_days_whose_signal_was_not_ready(new_shop
     closed.unlink()
     assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
     assert rows(shop) == {"2026-02-10": 7, "2026-02-11": 7}
+    assert shop.query("SELECT n FROM marts.total") == shop.query("SELECT sum(n) FROM marts.revenue")
 
 
 def test_a_table_that_is_only_restated_as_a_whole_is_not_restated_if_it_waits(new_shop: NewShop) -> None:

@@ -10,6 +10,8 @@ import pytest
 from harness import EXECUTORS, YEARLY_CRON, NewShop, Shop
 from waiting import DAILY, EMPTY, LOADER, MODELS, OP, SourceSensor, day, load, outcomes, rows, run, tick, waiting_shop
 
+from dg_sqlmesh_component.dagster_internals import TargetMaterialization
+
 STATUS = "t/days:sqlmesh_execution_status"
 
 
@@ -207,6 +209,53 @@ def test_a_whole_table_waits_for_a_hole_that_is_older_than_its_pending_intervals
     load(shop, 4)
     assert outcomes(run(shop))["alone"] == "executed"
     assert shop.query("SELECT n FROM t.alone") == [(5,)]
+
+
+COMPLETE = """
+import dagster as dg
+
+
+@dg.asset_check(asset=["load", "orders"], blocking=True)
+def complete():
+    return dg.AssetCheckResult(passed=True)
+"""
+
+
+def evaluate_complete(shop: Shop, ago: int, *, passed: bool) -> None:
+    """Evaluate the blocking check of the source on a day that is loaded."""
+    key = dg.AssetKey(["load", "orders"])
+    (last,) = shop.instance.fetch_materializations(
+        dg.AssetRecordsFilter(key, asset_partitions=[day(ago)]), limit=1
+    ).records
+    target = TargetMaterialization(storage_id=last.storage_id, run_id=last.run_id, timestamp=last.timestamp)
+    shop.instance.report_runless_asset_event(
+        dg.AssetCheckEvaluation(key, "complete", passed, {}, target, dg.AssetCheckSeverity.ERROR, blocking=True)
+    )
+
+
+def test_a_restatement_does_not_read_rows_that_a_check_has_refused_and_the_next_run_does(new_shop: NewShop) -> None:
+    """The whole table has computed that day before. It waits, and it is computed when the day is repaired."""
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), restate=True)
+    shop.add_module("complete", COMPLETE)
+    count = shop.project / "models" / "alone.sql"
+    count.write_text("MODEL (name t.alone, kind FULL); SELECT count(*) AS n FROM raw.orders, t.days")
+    shop.plan()
+    for ago in (3, 2, 1):
+        load(shop, ago)
+    assert outcomes(run(shop))["alone"] == "executed"
+    shop.query(f"INSERT INTO raw.orders VALUES ('{day(1)}', -1)")
+    evaluate_complete(shop, 1, passed=False)
+    restated = run(shop, restate={"start": day(3), "end": day(3)})
+    assert restated.status is dg.DagsterRunStatus.SUCCESS, restated.failures
+    assert outcomes(restated) == {"days": "executed", "shown": "executed", "total": "executed", "alone": "waiting"}
+    assert f"load/orders has failed its check complete in partition {day(1)}" in restated.description_of(
+        "t/alone:sqlmesh_execution_status"
+    )
+    assert outcomes(run(shop))["alone"] == "waiting"
+    shop.query("DELETE FROM raw.orders WHERE n = -1")
+    evaluate_complete(shop, 1, passed=True)
+    assert outcomes(run(shop))["alone"] == "executed"
+    assert shop.query("SELECT n FROM t.alone") == [(9,)]
 
 
 def test_a_source_without_partitions_is_complete_up_to_the_start_of_its_run(new_shop: NewShop) -> None:

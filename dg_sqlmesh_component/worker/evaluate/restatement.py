@@ -94,9 +94,10 @@ class RestatementContext(EvaluationContext):
     def _forget_what_waits(self, scheduler: Scheduler) -> None:
         """Forget the computed intervals that the restatement leaves out.
 
-        A whole table is computed although some of its intervals are left out. SQLMesh restates some incremental models
-        only as a whole. If all intervals of such a model were forgotten, the next restatement would replace the table
-        with the rows of its own range. So it counts as not restated.
+        That holds for a whole table too, although the restatement has computed it: it has read a source that is
+        computed later. SQLMesh restates some incremental models only as a whole. If all intervals of such a model were
+        forgotten, the next restatement would replace the table with the rows of its own range. So it counts as not
+        restated.
 
         Standalone audits are no part of a restatement. SQLMesh would run those that read a restated model or are due.
         The selected ones are evaluated after it, over everything; they stay due for the next run.
@@ -109,17 +110,26 @@ class RestatementContext(EvaluationContext):
             requested = {node: intervals for node, intervals in requested.items() if node.is_model}
             batches = batch(requested, index, *args, **kwargs)
             for node, intervals in self._left_out(requested, batches, index).items():
-                if not is_incremental(node) and batches.get(node):
-                    continue
                 if is_incremental(node) and node.full_history_restatement_only and not batches.get(node):
                     unrestated = {**self.known.unrestated, node.name: intervals}
                     self.known = replace(self.known, unrestated=unrestated)
                 else:
                     is_dev = index is not None and not index.is_deployable(node)
-                    forget_intervals(self.state_sync, node, intervals, is_dev=is_dev)
+                    forget_intervals(self.state_sync, node, self._forgotten(node, intervals), is_dev=is_dev)
             return batches
 
         replace_intervals(scheduler, scheduler.merged_missing_intervals, batch_intervals)
+
+    def _forgotten(self, node: Snapshot, left_out: Sequence[Interval]) -> Sequence[Interval]:
+        """Those of the intervals to forget: for a whole table, those whose sources are not loaded.
+
+        One pending interval is enough to compute a whole table again. If older ones were pending too, the next run
+        would compute the table for these, from the rows for which it waits.
+        """
+        awaited = self.known.tables.awaited
+        tables = self.tracker.held_back_by.get(node.name, frozenset()) & awaited.keys()
+        not_loaded = common(left_out, [interval for table in tables for interval in awaited[table]])
+        return left_out if is_incremental(node) or not not_loaded else not_loaded
 
     def _left_out(
         self, requested: SnapshotToIntervals, batches: SnapshotToIntervals, index: DeployabilityIndex | None

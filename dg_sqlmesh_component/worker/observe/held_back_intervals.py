@@ -46,7 +46,8 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.snapshot.definition import Interval, expand_range, merge_intervals
 
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.protocol.intervals import subtract, without
+from dg_sqlmesh_component.protocol.intervals import common, subtract, without
+from dg_sqlmesh_component.protocol.messages import FOREVER
 from dg_sqlmesh_component.worker.coverage import is_incremental, lost_to_readers
 from dg_sqlmesh_component.worker.environment import ExternalTables, altered_at, computed_intervals, upstream
 from dg_sqlmesh_component.worker.observe.forgotten_intervals import forgotten_intervals
@@ -106,7 +107,8 @@ def hold_back_pending_upstream(
             and not snapshot.is_symbolic
             and (intervals := subtract(missing[snapshot], _not_pending(snapshot, requested, index_or_all)))
         }
-        remaining = _remaining(requested, pending, tables, index_or_all, scheduler)
+        lacked = {snapshot.name: intervals for snapshot, intervals in missing.items()}
+        remaining = _remaining(requested, pending, lacked, tables, index_or_all, scheduler)
         held_back_by.update({snapshot.name: by for snapshot, (_, by) in remaining.items() if by})
         return {**requested, **{snapshot: left for snapshot, (left, _) in remaining.items()}}
 
@@ -125,7 +127,8 @@ def held_back_from(
     requested: SnapshotToIntervals, scheduler: Scheduler, index: DeployabilityIndex, tables: ExternalTables
 ) -> dict[str, tuple[list[Interval], Set[str]]]:
     """By model, the requested intervals that are left if awaited tables hold back others, and these tables."""
-    remaining = _remaining(requested, {}, tables, index, scheduler)
+    lacked = {snapshot.name: intervals for snapshot, intervals in requested.items()}
+    remaining = _remaining(requested, {}, lacked, tables, index, scheduler)
     return {snapshot.name: (left, by) for snapshot, (left, by) in remaining.items() if by}
 
 
@@ -180,6 +183,7 @@ def within_lookback(
 def _remaining(
     requested: SnapshotToIntervals,
     pending: Mapping[str, Sequence[Interval]],
+    lacked: Mapping[str, Sequence[Interval]],
     tables: ExternalTables,
     index: DeployabilityIndex,
     scheduler: Scheduler,
@@ -188,6 +192,10 @@ def _remaining(
 
     Intervals held back from a model are held back from its downstream models too. They may be more than the intervals
     pending upstream: a whole day because of one hour, or everything after a gap.
+
+    Args:
+        pending: What each model lacks and does not compute in this run.
+        lacked: What each model lacks before this run. A restatement also requests what it does not lack.
     """
     sources = tables.awaited
     if not pending and not any(sources.values()):
@@ -202,6 +210,7 @@ def _remaining(
     remaining: dict[Snapshot, tuple[list[Interval], Set[str]]] = {}
     nearest: dict[str, frozenset[str]] = {}
     lacking: dict[str, list[Interval]] = {}  # by model, the intervals for which its source is not there
+    unloaded: dict[str, list[Interval]] = {}  # by model, the ranges for which tables that it reads are not loaded
     parents_of = upstream(by_name)
     graph = {name: parents_of[name] for name in reachable(running, parents_of.__getitem__)}
     for name in TopologicalSorter(graph).static_order():
@@ -211,10 +220,13 @@ def _remaining(
             [interval for parent in parents for interval in (*lacking[parent], *pending.get(parent, ()))]
         )
         not_loaded = tables.not_loaded(by_name[name])
+        views = [parent for parent in parents if by_name[parent].is_view or by_name[parent].is_symbolic]
+        unloaded[name] = merge_intervals([*not_loaded, *(found for view in views for found in unloaded[view])])
         if name in running and (lacking[name] or not_loaded or name in pending):
             snapshot = running[name]
             single = _single(requested[snapshot], snapshot)
-            possible = _possible(snapshot, single, lacking[name], not_loaded)
+            done = subtract([*computed_intervals(snapshot, index), *single], lacked.get(name, ()))
+            possible = _possible(snapshot, single, lacking[name], unloaded[name], done)
             behind_own = _behind_own(snapshot, single, pending.get(name, ()))
             denied = set(single) if name in forgotten_upstream else set(single) - set(possible) | behind_own
             if name in again:
@@ -235,10 +247,23 @@ def _remaining(
 
 
 def _possible(
-    snapshot: Snapshot, single: list[Interval], lacking: Sequence[Interval], not_loaded: Sequence[Interval]
+    snapshot: Snapshot,
+    single: list[Interval],
+    lacking: Sequence[Interval],
+    unloaded: Sequence[Interval],
+    done: Sequence[Interval],
 ) -> list[Interval]:
-    """The single intervals for which everything is there."""
-    taken = merge_intervals([*lacking, *not_loaded])
+    """The single intervals for which everything is there.
+
+    Args:
+        done: What the model has computed before this run.
+    """
+    if unloaded and not (is_incremental(snapshot) or snapshot.is_view or snapshot.is_symbolic):
+        # A computation of a whole table reads all rows, so it needs everything before its end.
+        unloaded = [(unloaded[0][0], FOREVER)]
+        if common(unloaded, done):
+            return []  # its rows are there, and it would read those that are refused or loaded again
+    taken = merge_intervals([*lacking, *unloaded])
     possible = without(single, taken, uninterrupted=False)
     if possible == single[: len(possible)]:
         return possible  # SQLMesh renders a query to find out whether the model depends on its past
