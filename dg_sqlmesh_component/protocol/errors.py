@@ -90,6 +90,10 @@ class StatementError(EvaluationError):
     """A statement after the models failed, such as `after_all`. The outcomes of the models stay valid."""
 
 
+class LockLostError(EvaluationError):
+    """The connection that held a lock on SQLMesh's state has ended, so the run or plan was stopped. Launch it again."""
+
+
 class StoppedError(SQLMeshComponentError):
     """Nobody must act: the run was cancelled, and the worker was killed because it did not end in time."""
 
@@ -114,6 +118,7 @@ ERRORS_BY_NAME: dict[str, type[SQLMeshComponentError]] = {
         InstallationError,
         EvaluationError,
         StatementError,
+        LockLostError,
         WorkerError,
     )
 }

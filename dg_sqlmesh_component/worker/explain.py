@@ -50,7 +50,8 @@ def _reason_in_code(error: BaseException) -> BaseException | None:
 
 def _named_text(error: BaseException) -> str:
     text, name = plain(error), type(error).__name__
-    return text if text and name in ("ConfigError", "SQLMeshError", "ProjectExit") else f"{name}: {text}"
+    needs_no_name = name in ("ConfigError", "SQLMeshError", "ProjectExit") or isinstance(error, SQLMeshComponentError)
+    return text if text and needs_no_name else f"{name}: {text}"
 
 
 def unfinished_plan(project: OpenProject, environment: str) -> EnvironmentNotReadyError:

@@ -42,6 +42,7 @@ class JanitorConsole(PipeConsole):
 
     def update_cleanup_progress(self, object_name: str) -> None:
         self.pipe.send(msg.ObjectDropped(object_name))
+        self.pipe.require_locks()
 
 
 def run_janitor(request: msg.JanitorRequest, pipe: Pipe) -> None:

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from dg_sqlmesh_component.protocol import wire
-from dg_sqlmesh_component.protocol.errors import EvaluationError, SQLMeshComponentError
+from dg_sqlmesh_component.protocol.errors import EvaluationError, LockLostError, SQLMeshComponentError
 from dg_sqlmesh_component.protocol.messages import (
     AwaitedTables,
     Event,
@@ -46,6 +46,7 @@ class Pipe:
         is_cancelled: Whether no further work should start.
         is_cut_off: Whether the queries in flight were cancelled.
         cut_off_queries: Cancels the queries in flight. None before a run.
+        locks: For each lock that this process holds, a check that returns why the lock is lost; None if it is held.
     """
 
     def __init__(self) -> None:
@@ -64,6 +65,7 @@ class Pipe:
         self.is_cancelled = False
         self.is_cut_off = False
         self.cut_off_queries: Callable[[], None] | None = None
+        self.locks: list[Callable[[], str | None]] = []
 
     def listen(self) -> None:
         """Start to read stdin in a thread. If stdin ends without a request, this process ends."""
@@ -116,6 +118,16 @@ class Pipe:
             if self.is_cancelled:
                 raise EvaluationError(CANCELLED_BEFORE)
             self._has_begun = True
+
+    def require_locks(self) -> None:
+        """Call this before anything is computed, promoted or deleted. It takes microseconds.
+
+        Raises:
+            LockLostError: Another process may hold a lock of this one by now.
+        """
+        for why_lost in tuple(self.locks):
+            if (reason := why_lost()) is not None:
+                raise LockLostError(reason, is_transient=True)
 
     def send(self, event: Event) -> None:
         """Send one event. It is no error here if the parent is gone: the listening thread ends the process.

@@ -250,6 +250,21 @@ def replace_apply(context: Context, apply: Callable[[Any, EvaluatablePlan, Calla
     context._apply = apply_with_evaluator
 
 
+def check_before_stages(evaluator: Any, check: Callable[[], None]) -> None:
+    """Let SQLMesh's evaluator of plans call `check` before each stage. It finds the method of a stage by its name."""
+
+    def checked(visit: Callable[..., None]) -> Callable[..., None]:
+        def check_and_visit(*args: Any, **kwargs: Any) -> None:
+            check()
+            visit(*args, **kwargs)
+
+        return check_and_visit
+
+    for name in dir(evaluator):
+        if name.startswith("visit_"):
+            setattr(evaluator, name, checked(getattr(evaluator, name)))
+
+
 @dataclass(frozen=True)
 class ComputedRange:
     """A range of a table that SQLMesh has computed.

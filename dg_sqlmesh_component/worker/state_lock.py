@@ -11,6 +11,10 @@ for the run before it, and then finds those intervals computed.
 from __future__ import annotations
 
 import hashlib
+import os
+import select
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -32,6 +36,9 @@ RUNS, CHANGES = "runs", "changes"
 
 POLL_SECONDS = 1.0
 REMIND_SECONDS = 60.0
+
+ASK_SECONDS = 5.0
+"""How often a session is asked whose driver does not show its socket, such as that of Cloud SQL."""
 
 _SESSION = {
     "idle_session_timeout": 0,  # the server must not end the session that holds the lock
@@ -157,6 +164,7 @@ class StateLock:
         self._scope = scope
         self._warns = scope == request.locks[0]
         self._adapter: Any = None
+        self._session: Session | None = None
         self._since = 0.0
         self._held_before = 0.0
 
@@ -191,6 +199,8 @@ class StateLock:
             self._adapter = connection.create_engine_adapter()
             try:
                 self._wait.until(lambda: _lock(self._adapter, schema, self._scope, self._holder))
+                self._session = Session(self._adapter.connection)
+                self._wait.pipe.locks.append(self._why_lost)
                 if self._scope == RUNS:
                     self._name_change(schema)
             except BaseException:
@@ -213,12 +223,78 @@ class StateLock:
             )
             self._wait.pipe.log("info", f"{text} wait for it.")
 
+    def _why_lost(self) -> str | None:
+        if self._session is None or self._session.is_open():
+            return None
+        schema = self._context.config.get_state_schema(self._context.selected_gateway) or "sqlmesh"
+        return (
+            f"The lock of {self._scope} on SQLMesh's state in schema {schema!r} is lost: the session that held it has "
+            "ended, for example because somebody ended it in PostgreSQL, or because of the time-out of a proxy. "
+            "Another run or plan may have begun to compute the same tables, so nothing more was begun. Finished "
+            "intervals are kept. Launch it again."
+        )
+
     def release(self) -> None:
         """End the session, and the session's lock with it."""
         adapter, self._adapter = self._adapter, None
+        if self._session is not None:
+            self._wait.pipe.locks.remove(self._why_lost)
+            self._session = None
         if adapter is not None:
             self._held_before += time.monotonic() - self._since
             adapter.close()
+
+
+class Session:
+    """The session of a database that holds a lock. Safe to use from any thread.
+
+    The server, or a proxy before it, closes the connection when it ends the session. Then there is something to read
+    from it, which the operating system knows without a query. If the network is gone, nothing arrives. So the
+    operating system asks the other end, and gives up after half a minute. That is before PostgreSQL does, and frees
+    the lock (`_SESSION`).
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._guard = threading.Lock()
+        self._is_open = True
+        self._asked = time.monotonic()
+        if hasattr(connection, "fileno"):
+            _keep_alive(connection.fileno())
+
+    def is_open(self) -> bool:
+        with self._guard:
+            self._is_open = self._is_open and (self._is_quiet() or self._answers())
+            return self._is_open
+
+    def _is_quiet(self) -> bool:
+        """Whether nothing has arrived. Of a driver that does not show its socket: whether it was asked just now."""
+        if not hasattr(self._connection, "fileno"):
+            return time.monotonic() - self._asked < ASK_SECONDS
+        if self._connection.closed:
+            return False
+        arrived = select.poll()
+        arrived.register(self._connection.fileno(), select.POLLIN)
+        return not arrived.poll(0)
+
+    def _answers(self) -> bool:
+        """PostgreSQL also sends notices, for example of changed settings."""
+        self._asked = time.monotonic()
+        try:
+            self._connection.cursor().execute("SELECT 1")
+            self._connection.rollback()
+        except Exception:  # noqa: BLE001  # any driver's
+            return False
+        return True
+
+
+def _keep_alive(descriptor: int) -> None:
+    with socket.socket(fileno=os.dup(descriptor)) as connection:
+        if connection.family in (socket.AF_INET, socket.AF_INET6) and hasattr(socket, "TCP_KEEPIDLE"):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
 
 
 def _key(schema: str, scope: str) -> int:

@@ -12,6 +12,7 @@ from importlib.metadata import version
 
 import dagster as dg
 import pytest
+from engine.plan_jobs import APPLY, change, failure_of, launch, planned
 from harness import NewShop, RunRecord, Shop, processes_in, python_model, wait_until
 from postgres import Server, postgres_server
 
@@ -149,6 +150,40 @@ def test_lock_of_killed_run_is_released(server: Server, new_shop: NewShop, victi
     assert second.status == dg.DagsterRunStatus.SUCCESS, second.failures
     [(rows, days)] = server.query("SELECT count(*), count(DISTINCT since) FROM t.appended", database)
     assert rows == days
+
+
+ENDS_LOCKS = """
+MODEL (name t.first, kind FULL);
+SELECT count(pg_terminate_backend(pid))::INT{added} AS x FROM pg_stat_activity, t.ending
+WHERE datname = current_database() AND application_name LIKE 'dg_sqlmesh%'
+"""
+
+
+def test_a_run_and_a_plan_that_lose_their_lock_begin_no_further_model(server: Server, new_shop: NewShop) -> None:
+    server.query("CREATE DATABASE losing")
+    for statement in ("CREATE SCHEMA t", "CREATE TABLE t.ending (x INT)"):
+        server.query(statement, "losing")
+    second = "MODEL (name t.second, kind FULL); SELECT x, now() AS at FROM t.first"
+    files = {"models/first.sql": ENDS_LOCKS.format(added=""), "models/second.sql": second}
+    shop = new_shop(files, server.config("losing"), deploy=True)
+    before = server.query("SELECT at FROM t.second", "losing")
+    server.query("INSERT INTO t.ending VALUES (1)", "losing")
+
+    run = shop.launch()
+
+    assert run.status is dg.DagsterRunStatus.FAILURE
+    assert "The lock of runs on SQLMesh's state in schema 'sqlmesh' is lost" in run.failures[0]
+    assert run.materializations.keys() == {"t/first"}
+    assert "Not started: t.second." in run.failures[0]
+    assert server.query("SELECT at FROM t.second", "losing") == before
+
+    change(shop, first=ENDS_LOCKS.format(added=" + 1"))
+    applied = launch(shop, APPLY, digest=planned(shop)["digest"])
+
+    failure = failure_of(applied)
+    assert "The plan failed before it was promoted: environment prod is as it was before." in failure
+    assert "The lock of changes on SQLMesh's state in schema 'sqlmesh' is lost" in failure
+    assert "Not started: t.second." in failure
 
 
 def test_second_run_on_duckdb_waits_for_the_file(new_shop: NewShop) -> None:

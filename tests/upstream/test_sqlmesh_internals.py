@@ -26,6 +26,7 @@ from sqlmesh.core.console import NoopConsole
 from sqlmesh.core.context import Context
 from sqlmesh.core.engine_adapter.bigquery import BigQueryEngineAdapter
 from sqlmesh.core.loader import LoadedProject
+from sqlmesh.core.plan import EvaluatablePlan
 from sqlmesh.core.snapshot import Snapshot, SnapshotIntervals, missing_intervals, snapshots_to_dag
 from sqlmesh.core.snapshot.cache import SnapshotCache
 from sqlmesh.core.snapshot.evaluator import ViewStrategy
@@ -579,6 +580,33 @@ def test_the_graph_of_batches_is_the_same_without_nodes_that_have_none(folder: P
         found = fewer(batches, snapshot_dag=of_all, snapshots_to_create=set(created))
         assert found.graph == expected.graph
         assert found.sorted == expected.sorted
+
+
+def test_a_check_is_called_before_each_stage_of_a_plan_and_its_error_ends_the_plan(opened: Open) -> None:
+    context, checks = opened(), []
+
+    def check() -> None:
+        checks.append(context.state_reader.get_environment("prod") is not None)
+        if checks[-1]:  # the stage before has written the environment
+            raise SQLMeshError("no lock")
+
+    def apply(evaluator: Any, plan: EvaluatablePlan, circuit_breaker: Callable[[], bool] | None) -> None:
+        assert {
+            "visit_environment_record_update_stage",
+            "visit_migrate_schemas_stage",
+            "visit_finalize_environment_stage",
+        } <= set(dir(evaluator)), "Promotion replaces them"
+        internals.check_before_stages(evaluator, check)
+        evaluator.evaluate(plan, circuit_breaker=circuit_breaker)
+
+    internals.replace_apply(context, apply)
+    with pytest.raises(SQLMeshError, match="no lock"):
+        context.plan(auto_apply=True, no_prompts=True, skip_tests=True)
+    environment = context.state_reader.get_environment("prod")
+    assert environment is not None
+    assert environment.finalized_ts is None
+    assert checks[-1]
+    assert checks.count(False) >= 3, "records, tables and intervals come before the environment"
 
 
 def test_names_of_the_state_are_quoted(folder: Path, opened: Open) -> None:

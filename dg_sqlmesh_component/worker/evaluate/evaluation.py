@@ -140,6 +140,8 @@ def _evaluate(context: EvaluationContext) -> msg.EvaluationFinished:
                 raise
             late_error = error
     tracker.report_unfinished_coverage()
+    if tracker.lost_lock is not None:
+        raise tracker.lost_lock
     if tracker.was_cancelled:  # before blocked nodes: SQLMesh left them out because the worker stopped the run
         in_flight = "cut off" if tracker.cut_off else "finished"
         raise EvaluationError(f"The run was cancelled: batches in flight were {in_flight}, no new batch was started.")

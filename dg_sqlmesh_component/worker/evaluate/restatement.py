@@ -11,13 +11,13 @@ older source. So they are forgotten: the next run computes them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from sqlmesh.core import constants as c
-from sqlmesh.core.plan import Plan
+from sqlmesh.core.plan import EvaluatablePlan, Plan
 from sqlmesh.core.plan.common import identify_restatement_intervals_across_snapshot_versions
 from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
 from sqlmesh.core.selector import NativeSelector
@@ -38,7 +38,12 @@ from dg_sqlmesh_component.worker.evaluate.idle_nodes import idle_nodes
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.observe.held_back_intervals import hold_back_pending_upstream
 from dg_sqlmesh_component.worker.observe.tracker import Replaced, Tracker
-from dg_sqlmesh_component.worker.sqlmesh_internals import forget_intervals, replace_intervals
+from dg_sqlmesh_component.worker.sqlmesh_internals import (
+    check_before_stages,
+    forget_intervals,
+    replace_apply,
+    replace_intervals,
+)
 
 
 class _ExactSelector(NativeSelector):
@@ -66,6 +71,7 @@ class RestatementContext(EvaluationContext):
         self.request = replace(self.request, models=tuple(dict.fromkeys([*self.request.models, *sorted(computed)])))
 
     def compute(self) -> msg.Status:
+        replace_apply(self, self._apply_with_locks)
         try:
             self.apply(self.restatement)
         except PlanError:
@@ -73,6 +79,12 @@ class RestatementContext(EvaluationContext):
                 raise
             return "failure"
         return "success"
+
+    def _apply_with_locks(
+        self, evaluator: Any, plan: EvaluatablePlan, circuit_breaker: Callable[[], bool] | None
+    ) -> None:
+        check_before_stages(evaluator, self.tracker.require_locks)
+        evaluator.evaluate(plan, circuit_breaker=circuit_breaker)
 
     def watch(self, scheduler: Scheduler) -> None:
         self.current_scheduler = scheduler

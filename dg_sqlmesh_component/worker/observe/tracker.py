@@ -14,7 +14,12 @@ from sqlmesh.utils.date import now_timestamp
 from sqlmesh.utils.errors import NodeAuditsErrors
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import EvaluationError, SQLMeshComponentError, WorkerError
+from dg_sqlmesh_component.protocol.errors import (
+    EvaluationError,
+    LockLostError,
+    SQLMeshComponentError,
+    WorkerError,
+)
 from dg_sqlmesh_component.protocol.formatting import listed, plain, unquoted
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import subtract
@@ -61,7 +66,8 @@ class Replaced:
 class Tracker(PipeConsole):
     """SQLMesh's console during a run: records the calls and sends events. Pool threads call it.
 
-    It must never raise, except `Cancelled` before a batch and `ProjectExit` after one.
+    It must never raise, except `Cancelled` before a batch, `ProjectExit` after one, and `LockLostError` before the
+    first one and after a view.
 
     Attributes:
         planned: The planned batches of each node. An empty tuple: intervals are missing, but none of them is ready.
@@ -70,6 +76,7 @@ class Tracker(PipeConsole):
             the awaited tables that are not complete. A model that depends on its past may be held back by itself.
         sources: The awaited tables.
         was_cancelled: Whether a batch was not started, or was cancelled, because Dagster cancelled the run.
+        lost_lock: Why a lock was lost, if SQLMesh was stopped because of it.
         cut_off: Nodes with a batch in flight that was cancelled.
         is_through: Whether SQLMesh has reported the result of everything planned. Only `after_all` statements follow.
         await_go_ahead: Waits until the planned batches may be computed.
@@ -86,6 +93,7 @@ class Tracker(PipeConsole):
         self.held_back_by: dict[str, Set[str]] = {}
         self.sources: Set[str] = frozenset()
         self.was_cancelled = False
+        self.lost_lock: LockLostError | None = None
         self.cut_off: set[str] = set()
         self.is_through = False
         self.await_go_ahead: Callable[[], None] = lambda: None
@@ -143,6 +151,7 @@ class Tracker(PipeConsole):
         self.pipe.send(msg.EvaluationPlanned(self.planned, partly))
         if self.planned:
             self.await_go_ahead()
+            self.require_locks()  # statements before all models follow
         self._idle = list(self.idle_nodes())
 
     def plan_more(self, batches: Mapping[str, tuple[msg.Interval, ...]]) -> None:
@@ -199,10 +208,30 @@ class Tracker(PipeConsole):
         if self.pipe.is_cancelled:
             self.was_cancelled = True
             raise Cancelled
+        try:
+            self.require_locks()
+        except LockLostError as error:
+            raise Cancelled from error
         self.report_idle_nodes()
         self._gateways[snapshot.name] = snapshot.model_gateway
         self._progress.start(snapshot.name, time.monotonic())
         self.pipe.send(msg.BatchStarted(snapshot.name))
+
+    def update_promotion_progress(self, *_: Any, **__: Any) -> None:
+        """SQLMesh calls this after each view. An error here ends the promotion."""
+        self.require_locks()
+
+    def update_cleanup_progress(self, *_: Any, **__: Any) -> None:
+        """SQLMesh's janitor calls this after each deleted object, also at the end of a run."""
+        self.require_locks()
+
+    def require_locks(self) -> None:
+        """As `Pipe.require_locks`, and remember the error: SQLMesh reports another one."""
+        try:
+            self.pipe.require_locks()
+        except LockLostError as error:
+            self.lost_lock = error
+            raise
 
     def report_forgotten(self, fqn: str, intervals: Sequence[msg.Interval]) -> None:
         """Send the coverage of a node without the computed intervals that it begins to compute again."""

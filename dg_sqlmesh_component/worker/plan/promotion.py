@@ -17,10 +17,11 @@ from sqlmesh.core.plan.stages import EnvironmentRecordUpdateStage, FinalizeEnvir
 from sqlmesh.utils.errors import CircuitBreakerError, ConflictingPlanError, PlanError
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError, EvaluationError
+from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError, EvaluationError, LockLostError
 from dg_sqlmesh_component.protocol.formatting import listed, plain
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.plan.context import PlanContext
+from dg_sqlmesh_component.worker.sqlmesh_internals import check_before_stages
 from dg_sqlmesh_component.worker.transient_errors import is_transient
 
 
@@ -62,7 +63,7 @@ class Promotion:
         self._reached = Reached.BEFORE
 
     def watch(self, evaluator: Any) -> None:
-        """Note when SQLMesh's evaluator of plans begins and ends what changes the environment."""
+        """Note when SQLMesh's evaluator of plans changes the environment. Stop it before a stage if a lock is lost."""
         write = evaluator.visit_environment_record_update_stage
         migrate = evaluator.visit_migrate_schemas_stage
         finalize = evaluator.visit_finalize_environment_stage
@@ -83,6 +84,7 @@ class Promotion:
         evaluator.visit_environment_record_update_stage = visit_environment_record_update_stage
         evaluator.visit_migrate_schemas_stage = visit_migrate_schemas_stage
         evaluator.visit_finalize_environment_stage = visit_finalize_environment_stage
+        check_before_stages(evaluator, self._context.tracker.require_locks)
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -90,7 +92,8 @@ class Promotion:
 
         Raises:
             EnvironmentNotReadyError: Another plan has landed meanwhile.
-            EvaluationError: The plan failed or was cancelled. It says what the environment shows, and what to do.
+            LockLostError: The plan was stopped, because a lock was lost.
+            EvaluationError: The plan failed or was cancelled. Both say what the environment shows, and what to do.
         """
         tracker, environment = self._context.tracker, self._context.request.environment
         try:
@@ -105,10 +108,16 @@ class Promotion:
                 tracker.pipe.send(msg.NodesBlocked(blocked))
             # SQLMesh's own error has no text of its own if it has reported the failed models.
             reason = "" if tracker.failed or tracker.was_cancelled else f" {plain(error).rstrip('.')}."
-            raise EvaluationError(self._after_failure() + reason) from error
+            raise self._stopped or EvaluationError(self._after_failure() + reason) from error
         except Exception as error:  # any driver's: of a view, or of a statement before or after all models
             reason = f" {describe_error(error).rstrip('.')}."
-            raise EvaluationError(self._after_failure() + reason, is_transient=is_transient(error)) from error
+            failure = EvaluationError(self._after_failure() + reason, is_transient=is_transient(error))
+            raise self._stopped or failure from error
+
+    @property
+    def _stopped(self) -> LockLostError | None:
+        lost = self._context.tracker.lost_lock
+        return lost and LockLostError(f"{self._after_failure()} {lost}", is_transient=True)
 
     def _after_failure(self) -> str:
         """What the environment shows, which values are lost, and how to finish the plan, in sentences."""
