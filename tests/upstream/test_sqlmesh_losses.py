@@ -203,6 +203,12 @@ LOST_DAYS: Lost = {
     "later_start": (per_day("later_start"), per_day("later_start", head=", start '2 days ago'", x=2), 4, 2),
     "earlier_end": (per_day("earlier_end"), per_day("earlier_end", head=", end '3 days ago'", x=2), 3, 3),
     "kept": (per_day("kept", FORWARD_ONLY), per_day("kept", FORWARD_ONLY, ", start '2 days ago'", 2), 0, 6),
+    "kept_longer_cron": (
+        per_day("kept_longer_cron", FORWARD_ONLY),
+        per_day("kept_longer_cron", FORWARD_ONLY, ", cron '@yearly'"),
+        0,
+        6,
+    ),
     "whole": (whole("whole"), whole("whole", head=", start '2 days ago'", x=2), 0, 1),
     "now_whole": (per_day("now_whole"), whole("now_whole", head=", start '2 days ago'"), 0, 1),
 }

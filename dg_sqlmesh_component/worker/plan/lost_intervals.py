@@ -25,6 +25,8 @@ def lost_intervals(snapshot: Snapshot, old: Snapshot | None, computes: Sequence[
     """
     if old is None or not snapshot.is_model or snapshot.is_symbolic or snapshot.is_view or snapshot.is_seed:
         return ()
+    if old.version == snapshot.version and old.model_kind_name == snapshot.model_kind_name:
+        return ()  # the table and its rows stay, also if SQLMesh forgets its intervals, as for another interval unit
     if is_incremental(snapshot):
         return subtract(old.intervals, [*snapshot.intervals, *computes])
     if computes:
