@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from dg_sqlmesh_component.plan.gate import lost_for_good
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import counted, listed, ranges, utc_text
-from dg_sqlmesh_component.protocol.manifest import split_fqn
+from dg_sqlmesh_component.protocol.formatting import counted, listed, ranges, unquoted, utc_text
 
 KEPT = "The apply deletes no data: the old version stays until SQLMesh's janitor deletes it, by default after a week."
 
@@ -97,7 +96,7 @@ def computes(model: msg.PlannedModel, seconds: float | None) -> str:
 
 
 def _tables(fqns: Iterable[str]) -> str:
-    return listed([".".join(split_fqn(fqn)[-2:]) for fqn in fqns])
+    return listed(list(map(unquoted, fqns)))
 
 
 def left_out(models: Iterable[msg.PlannedModel]) -> Iterator[str]:
