@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
@@ -322,6 +322,18 @@ def repository_of(context: dg.OpExecutionContext) -> dg.RepositoryDefinition | N
     return _step_context(context)._execution_data.repository_def
 
 
+class HasAssets(Protocol):
+    """The definitions of a code location, or at least those of a job."""
+
+    @property
+    def asset_graph(self) -> BaseAssetGraph[Any]: ...
+
+
+def assets_of(context: dg.OpExecutionContext) -> HasAssets:
+    """All assets of the code location; those of the job if there is none, as in `dagster.materialize`."""
+    return repository_of(context) or context.job_def.asset_layer
+
+
 _ASSETS_PER_QUERY = 100
 """Of so many assets, one query reads the materialized partitions. It limits the size of the answer."""
 
@@ -340,7 +352,7 @@ class Loader:
 
 
 def loaders(
-    repository: dg.RepositoryDefinition, tables: Mapping[str, dg.AssetKey], also_elsewhere: Container[str]
+    location: HasAssets, tables: Mapping[str, dg.AssetKey], also_elsewhere: Container[str]
 ) -> dict[str, Loader]:
     """The asset that loads each table, by fqn: by its key, or by the table name that it declares.
 
@@ -348,7 +360,7 @@ def loaders(
         tables: The key of each table, by fqn.
         also_elsewhere: The tables whose assets count although this code location does not materialize them, by fqn.
     """
-    graph = repository.asset_graph
+    graph = location.asset_graph
     by_table = {
         str(node.metadata["dagster/table_name"]): node.key
         for node in graph.asset_nodes

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import dagster as dg
 
+from dg_sqlmesh_component.dagster_internals import HasAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.definitions.upstream import external_tables_read
 from dg_sqlmesh_component.history.sources import Source, awaited_sources
@@ -20,13 +21,13 @@ class Awaited:
     A run computes promoted versions. If they read tables that no local file reads, SQLMesh's process asks for these.
 
     Attributes:
-        repository: The code location; None in a test that has none.
+        location: None in a test that has none.
         waits: Whether the request waits for tables. None are awaited if `external_models.wait` is not set.
         sources: The awaited tables by fqn. Those that SQLMesh's process asks for are added.
     """
 
     instance: dg.DagsterInstance
-    repository: dg.RepositoryDefinition | None
+    location: HasAssets | None
     settings: Settings
     waits: bool = True
     sources: dict[str, Source] = field(init=False)
@@ -48,7 +49,7 @@ class Awaited:
         return msg.AwaitedTables(_incomplete(others))
 
     def _found(self, tables: Mapping[str, dg.AssetKey]) -> dict[str, Source]:
-        return awaited_sources(self.instance, self.repository, self.settings, tables) if self.waits else {}
+        return awaited_sources(self.instance, self.location, self.settings, tables) if self.waits else {}
 
 
 def _incomplete(sources: Mapping[str, Source]) -> msg.Sources:

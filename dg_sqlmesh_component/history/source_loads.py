@@ -18,7 +18,7 @@ from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import Loader, check_records, last_check_records, time_dimension
+from dg_sqlmesh_component.dagster_internals import HasAssets, Loader, check_records, last_check_records, time_dimension
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.sources import awaited_loaders, last_loads, last_materializations, windows_of
@@ -76,15 +76,13 @@ class _Load:
     at: int
 
 
-def source_loads(
-    instance: dg.DagsterInstance, repository: dg.RepositoryDefinition | None, settings: Settings
-) -> SourceLoads | None:
+def source_loads(instance: dg.DagsterInstance, location: HasAssets | None, settings: Settings) -> SourceLoads | None:
     """Compares loads, unless `external_models.late` ignores them."""
     if settings.attributes.external_models.late == "ignore":
         return None
 
     def loaders_of(tables: Iterable[str]) -> Mapping[str, Loader]:
-        return awaited_loaders(repository, settings, settings.awaited(tables))
+        return awaited_loaders(location, settings, settings.awaited(tables))
 
     return SourceLoads(instance, settings.assets, cache(loaders_of))
 

@@ -22,6 +22,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import (
     CheckRecord,
+    HasAssets,
     Loader,
     check_records,
     last_check_records,
@@ -65,18 +66,18 @@ class Source:
 
 def awaited_sources(
     instance: dg.DagsterInstance,
-    repository: dg.RepositoryDefinition | None,
+    location: HasAssets | None,
     settings: Settings,
     tables: Mapping[str, dg.AssetKey],
 ) -> dict[str, Source]:
     """Those of the tables that a component waits for, by fqn; none if `external_models.wait` is not set.
 
     Args:
-        repository: The code location; None in a test that has none.
+        location: None in a test that has none.
         tables: The key of each table, by fqn.
     """
     wait = settings.attributes.external_models.wait
-    return read_sources(instance, awaited_loaders(repository, settings, tables), wait.lag) if wait else {}
+    return read_sources(instance, awaited_loaders(location, settings, tables), wait.lag) if wait else {}
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,9 @@ class News:
     at: int
 
 
-def news_of_sources(
-    instance: dg.DagsterInstance, repository: dg.RepositoryDefinition | None, settings: Settings
-) -> dict[str, News]:
+def news_of_sources(instance: dg.DagsterInstance, location: HasAssets | None, settings: Settings) -> dict[str, News]:
     """The last materialization of each awaited table, by fqn, in one query."""
-    found = awaited_loaders(repository, settings, settings.assets.awaited)
+    found = awaited_loaders(location, settings, settings.assets.awaited)
     last = last_materializations(instance, {loader.key for loader in found.values()})
     return {
         fqn: News(loader.key, last[loader.key].storage_id, round(last[loader.key].timestamp * 1000))
@@ -102,7 +101,7 @@ def news_of_sources(
 
 
 def awaited_loaders(
-    repository: dg.RepositoryDefinition | None, settings: Settings, tables: Mapping[str, dg.AssetKey]
+    location: HasAssets | None, settings: Settings, tables: Mapping[str, dg.AssetKey]
 ) -> dict[str, Loader]:
     """The assets that load those of the tables that a component waits for, by fqn.
 
@@ -110,18 +109,18 @@ def awaited_loaders(
         tables: The key of each table, by fqn.
     """
     wait = settings.attributes.external_models.wait
-    if wait is None or repository is None:
+    if wait is None or location is None:
         return {}
     # SQLMesh computes the tables of other components, and knows their intervals.
     tables = {fqn: key for fqn, key in tables.items() if fqn not in settings.owned}
     named = tables if wait.tables is not None else settings.attributes.external_models.mapped(settings.assets.awaited)
-    return loaders(repository, tables, named)
+    return loaders(location, tables, named)
 
 
-def not_awaited(repository: dg.RepositoryDefinition | None, settings: Settings) -> list[str]:
+def not_awaited(location: HasAssets | None, settings: Settings) -> list[str]:
     """The external tables for which a component does not wait, because no asset of the code location loads them."""
     awaited = settings.assets.awaited
-    return sorted(awaited.keys() - awaited_loaders(repository, settings, awaited).keys() - settings.owned)
+    return sorted(awaited.keys() - awaited_loaders(location, settings, awaited).keys() - settings.owned)
 
 
 def last_materializations(

@@ -12,7 +12,7 @@ from typing import NoReturn
 import dagster as dg
 
 from dg_sqlmesh_component.config.attribute_types import Budget
-from dg_sqlmesh_component.dagster_internals import log_step_metadata, repository_of
+from dg_sqlmesh_component.dagster_internals import assets_of, log_step_metadata, repository_of
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.awaited import Awaited
 from dg_sqlmesh_component.history.costs import estimates
@@ -69,7 +69,7 @@ class Planning:
     @property
     def tables(self) -> msg.AwaitedTables:
         """The tables that models wait for: those that the project's files read, because the plan promotes them."""
-        awaited = Awaited(self._context.instance, repository_of(self._context), self._settings)
+        awaited = Awaited(self._context.instance, assets_of(self._context), self._settings)
         return replace(awaited.tables, are_all=True)
 
     def events(self, request: msg.PlanRequest) -> Iterator[msg.Event]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import DataVersions, repository_of
+from dg_sqlmesh_component.dagster_internals import DataVersions, assets_of
 from dg_sqlmesh_component.definitions.op import NOT_SET
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import APPLIES_TAG, active_runs, mark_as_computing, project_hash
@@ -78,7 +78,7 @@ class _PlanStep:
         self._decision = decision
         self._applies = decision.digest is not None
         self._compared = msg.DataComparedWithRecords()
-        self._loads = source_loads(context.instance, repository_of(context), settings)
+        self._loads = source_loads(context.instance, assets_of(context), settings)
         self._computing_since = 0
         report = PlanReport(settings.environment, "", None, {}, (), "", is_apply=self._applies)
         self.planning = Planning(context, settings, report, _ADVICE)

@@ -17,7 +17,7 @@ from dg_sqlmesh_component.config.run_config import (
     refuse_restatement,
     run_config,
 )
-from dg_sqlmesh_component.dagster_internals import assets_of_run, repeats_failed_assets, repository_of
+from dg_sqlmesh_component.dagster_internals import assets_of, assets_of_run, repeats_failed_assets
 from dg_sqlmesh_component.definitions.op import NOT_SET, RESTATE_TAG
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
@@ -147,9 +147,9 @@ def ignores_sources(context: dg.AssetExecutionContext) -> bool:
 
 def awaited_by(context: dg.AssetExecutionContext, settings: Settings) -> Awaited:
     """The external tables that the run waits for; none if its run config ignores them."""
-    repository = repository_of(context.op_execution_context)
-    awaited = Awaited(context.instance, repository, settings, waits=not ignores_sources(context))
-    if awaited.waits and (tables := not_awaited(repository, settings)):
+    location = assets_of(context.op_execution_context)
+    awaited = Awaited(context.instance, location, settings, waits=not ignores_sources(context))
+    if awaited.waits and (tables := not_awaited(location, settings)):
         context.log.info(
             f"Not awaited, because no asset of this code location loads them: {listed([*map(unquoted, tables)])}. "
             "If one does, set its key in `external_models.keys` in defs.yaml."
@@ -159,7 +159,7 @@ def awaited_by(context: dg.AssetExecutionContext, settings: Settings) -> Awaited
 
 def loads_of(context: dg.AssetExecutionContext, settings: Settings) -> SourceLoads | None:
     """Compares the loads of the sources with what models have computed, unless late data is ignored."""
-    return source_loads(context.instance, repository_of(context.op_execution_context), settings)
+    return source_loads(context.instance, assets_of(context.op_execution_context), settings)
 
 
 def limits_of(context: dg.AssetExecutionContext, settings: Settings, sources: Mapping[str, Source]) -> Limits:

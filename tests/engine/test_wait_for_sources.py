@@ -344,6 +344,19 @@ def test_the_promoted_version_waits_for_what_it_reads_after_its_file_has_changed
     assert f"source is not loaded: {cause}" in failure
 
 
+def test_a_run_without_a_code_location_waits_too(new_shop: NewShop) -> None:
+    """Dagster's `materialize` knows only the assets that it gets."""
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)))
+    load(shop, 3)
+    found = shop.refresh().resolve_asset_graph().assets_defs
+    days = dg.AssetSelection.keys(["t", "days"])
+    result = dg.materialize(found, instance=shop.instance, selection=days)
+    record = shop.run_record(result.run_id)
+    assert f"load/orders has no materialization of {day(2)}, {day(1)}" in record.description_of(STATUS)
+    assert rows(shop) == [day(3)]
+    assert "Not awaited" not in record.log
+
+
 def test_another_environment_waits_for_the_same_sources(new_shop: NewShop) -> None:
     shop = waiting_shop(new_shop, DAILY.format(start=day(3)), execution={"environments": ["dev"]})
     days = shop.project / "models" / "days.sql"
