@@ -9,15 +9,18 @@ from __future__ import annotations
 import multiprocessing
 import re
 import sys
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cache
-from typing import Any, Protocol, TypeVar
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
+from dagster._core.definitions.assets.definition.asset_spec import SYSTEM_METADATA_KEY_AUTO_CREATED_STUB_ASSET
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 from dagster._core.definitions.data_version import (
     CODE_VERSION_TAG,
@@ -60,6 +63,9 @@ from dagster._utils.schedules import (
 )
 
 from dg_sqlmesh_component.protocol.graph import reachable
+
+if TYPE_CHECKING:
+    from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 
 _Shared = TypeVar("_Shared")
 
@@ -335,7 +341,16 @@ def assets_of(context: dg.OpExecutionContext) -> HasAssets:
 
 
 _ASSETS_PER_QUERY = 100
-"""Of so many assets, one query reads the materialized partitions. It limits the size of the answer."""
+"""Of so many assets, one query reads a few rows of each."""
+
+_IDS_PER_QUERY = 500
+"""How many events or runs one query names."""
+
+_LOADED_ASSETS_PER_QUERY = 20
+"""Of so many assets, the last loads are in memory at once. Python's collector of garbage looks at all of them."""
+
+EXTERNAL_TAG = {"sqlmesh/kind": "external"}
+"""The tag of the assets that a component makes of external tables. They say nothing about the asset that loads them."""
 
 
 @dataclass(frozen=True)
@@ -343,12 +358,14 @@ class Loader:
     """An asset that loads an external table.
 
     Attributes:
-        partitions: None without any, and for an asset of another code location, whose definition is not known here.
+        partitions: None without any.
+        is_known: Whether the code location defines or declares the asset. Otherwise, its partitions are not known here.
     """
 
     key: dg.AssetKey
     partitions: dg.PartitionsDefinition[str] | None
     blocking_checks: tuple[dg.AssetCheckKey, ...]
+    is_known: bool = True
 
 
 def loaders(
@@ -369,54 +386,177 @@ def loaders(
     found = {}
     for fqn, key in tables.items():
         own = key if graph.has(key) and graph.get(key).is_materializable else by_table.get(fqn.replace('"', ""))
-        if own is not None:
-            node = graph.get(own)
-            checks = tuple(sorted(check for check in node.check_keys if graph.get(check).blocking))
-            found[fqn] = Loader(own, node.partitions_def, checks)
-        elif fqn in also_elsewhere:
-            # The code location may declare an asset that another system materializes.
-            found[fqn] = Loader(key, graph.get(key).partitions_def if graph.has(key) else None, ())
+        if own is not None or fqn in also_elsewhere:
+            found[fqn] = _loader(graph, own or key)
     return found
 
 
-def materialized_partitions(
-    instance: dg.DagsterInstance, keys: Collection[dg.AssetKey]
-) -> Mapping[dg.AssetKey, Set[str]]:
-    """The materialized partitions of assets. The public API reads one asset per call, with two queries.
+def _loader(graph: BaseAssetGraph[Any], key: dg.AssetKey) -> Loader:
+    """The asset with a key. Dagster makes one for each dependency, and a component for each external table."""
+    if not graph.has(key):
+        return Loader(key, None, (), is_known=False)
+    node = graph.get(key)
+    checks = tuple(sorted(check for check in node.check_keys if graph.get(check).blocking))
+    is_made_up = (
+        SYSTEM_METADATA_KEY_AUTO_CREATED_STUB_ASSET in node.metadata or EXTERNAL_TAG.items() <= node.tags.items()
+    )
+    return Loader(key, node.partitions_def, checks, is_known=not is_made_up)
 
-    For 300 assets with 1,000 partitions each, the public calls take 1.2 s of CPU, and these queries 0.4 s.
+
+LastLoad = tuple[int, str | None, str, float | None]
+"""The last materialization of a partition: its storage id, the partition, its run, and its time in seconds.
+
+The partition is None for one without. Without a run, the run is empty; with one, the time is None.
+"""
+
+
+def last_loads_by_partition(
+    instance: dg.DagsterInstance, keys: Collection[dg.AssetKey]
+) -> Iterator[tuple[dg.AssetKey, Sequence[LastLoad]]]:
+    """The last materialization of each partition of assets, and the last one without a partition, asset by asset.
+
+    An asset without any is left out. The public API reads the text of each event: for 300 assets with 1,000 partitions
+    each, that takes a minute of CPU, and these queries take less than two seconds.
     """
-    # Each load of definitions would take 0.4 seconds longer if this module imported them.
+    storage = _sql_event_log(instance)
+    if storage is None:
+        yield from ((key, list(_last_loads_by_public_api(instance, key))) for key in keys)
+        return
     import sqlalchemy
     from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+
+    table = SqlEventLogStorageTable.c
+    by_text = {key.to_string(): key for key in keys}
+    reported_at = sqlalchemy.case((table.run_id == "", table.timestamp))  # SQLAlchemy takes long for each instant
+    columns = (table.asset_key, table.id, table.partition, table.run_id, reported_at)
+    for page in _pages(list(keys), _LOADED_ASSETS_PER_QUERY):
+        last = _materializations(storage, page, sqlalchemy.func.max(table.id))
+        last = last.group_by(table.asset_key, table.partition)
+        query = sqlalchemy.select(*columns).where(table.id.in_(last)).order_by(table.asset_key)
+        with storage.index_connection() as connection:  # Dagster has a lock: no other query runs meanwhile
+            rows = connection.execute(query).all()
+        for text, of_asset in groupby(rows, itemgetter(0)):
+            yield by_text[text], [(id_, key, run or "", at and _seconds(at)) for _, id_, key, run, at in of_asset]
+
+
+def _last_loads_by_public_api(instance: dg.DagsterInstance, key: dg.AssetKey) -> Iterator[LastLoad]:
+    ids = instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION)
+    pages = _pages(sorted(ids.values()), _IDS_PER_QUERY)
+    filters = [dg.AssetRecordsFilter(asset_key=key, storage_ids=page) for page in pages]
+    last = instance.fetch_materializations(key, limit=1).records
+    records = [load for only in filters for load in instance.fetch_materializations(only, limit=_IDS_PER_QUERY).records]
+    for load in [*records, *(load for load in last if load.partition_key is None)]:
+        yield load.storage_id, load.partition_key, load.run_id, None if load.run_id else load.timestamp
+
+
+def _seconds(utc: datetime) -> float:
+    """An instant of the database, in seconds."""
+    return utc.replace(tzinfo=timezone.utc).timestamp()
+
+
+def materialization_counts(
+    instance: dg.DagsterInstance, keys: Collection[dg.AssetKey]
+) -> Mapping[dg.AssetKey, int | None]:
+    """How many materializations Dagster has of assets; None if it has no cheap way to count them.
+
+    If a run is deleted, so are its materializations, and nothing else shows it: not the last one of the asset.
+    """
+    storage = _sql_event_log(instance)
+    if storage is None:
+        return dict.fromkeys(keys)
+    import sqlalchemy
+    from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+
+    table = SqlEventLogStorageTable.c
+    counts: dict[dg.AssetKey, int | None] = dict.fromkeys(keys, 0)
+    by_text = {key.to_string(): key for key in keys}
+    for page in _pages(list(keys), _ASSETS_PER_QUERY):
+        query = _materializations(storage, page, table.asset_key, sqlalchemy.func.count())
+        with storage.index_connection() as connection:
+            counts |= {by_text[text]: count for text, count in connection.execute(query.group_by(table.asset_key))}
+    return counts
+
+
+def loads_of_runs(
+    instance: dg.DagsterInstance, key: dg.AssetKey, run_ids: Collection[str], storage_ids: Collection[int] = ()
+) -> dict[int, str]:
+    """The materializations of an asset by some runs, or with some storage ids: the run of each, by storage id.
+
+    Nothing public reads those of a run without the text of each event of the run.
+    """
+    storage = _sql_event_log(instance)
+    if storage is None:
+        records = (instance.fetch_materializations(key, limit=1_000)).records
+        return {of.storage_id: of.run_id for of in records if of.run_id in run_ids or of.storage_id in storage_ids}
+    from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+
+    table = SqlEventLogStorageTable.c
+    chosen = [table.run_id.in_(page) for page in _pages(sorted(run_ids), _IDS_PER_QUERY)]
+    chosen += [table.id.in_(page) for page in _pages(sorted(storage_ids), _IDS_PER_QUERY)]
+    all_of_asset = _materializations(storage, [key], table.id, table.run_id)
+    with storage.index_connection() as connection:
+        rows = [row for condition in chosen for row in connection.execute(all_of_asset.where(condition))]
+    return {storage_id: run_id or "" for storage_id, run_id in rows}
+
+
+def _materializations(storage: SqlEventLogStorage, keys: Sequence[dg.AssetKey], *columns: Any) -> Any:
+    """A query of the materializations of assets, without those that were wiped."""
+    import sqlalchemy
+    from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+
+    table = SqlEventLogStorageTable.c
+    query = (
+        sqlalchemy.select(*columns)
+        .where(table.asset_key.in_([key.to_string() for key in keys]))
+        .where(table.dagster_event_type == dg.DagsterEventType.ASSET_MATERIALIZATION.value)
+    )
+    return storage._add_assets_wipe_filter_to_query(query, storage._get_assets_details(keys), keys)
+
+
+def run_starts(instance: dg.DagsterInstance, run_ids: Collection[str]) -> dict[str, float]:
+    """When runs began, in seconds, without those that were deleted. The public API reads all of each run."""
+    from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
+
+    storage, found = instance.run_storage, dict[str, float]()
+    for page in _pages(sorted(run_ids), _IDS_PER_QUERY):
+        if not isinstance(storage, SqlRunStorage):
+            records = instance.get_run_records(dg.RunsFilter(run_ids=page))
+            found |= {of.dagster_run.run_id: of.start_time or of.create_timestamp.timestamp() for of in records}
+            continue
+        import sqlalchemy
+        from dagster._core.storage.runs.schema import RunsTable
+
+        table = RunsTable.c
+        query = sqlalchemy.select(table.run_id, table.start_time, table.create_timestamp).where(table.run_id.in_(page))
+        with storage.connect() as connection:
+            for run_id, start, created in connection.execute(query):
+                found[run_id] = start or _seconds(created)
+    return found
+
+
+def _sql_event_log(instance: dg.DagsterInstance) -> SqlEventLogStorage | None:
+    """The event log, if it is a database that Dagster queries with SQLAlchemy. That of Dagster+ is none."""
+    # Each load of definitions would take 0.4 seconds longer if this module imported SQLAlchemy.
     from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 
-    storage, table = instance.event_log_storage, SqlEventLogStorageTable.c
-    if not isinstance(storage, SqlEventLogStorage):
-        return {key: instance.get_materialized_partitions(key) for key in keys}
-    found: dict[dg.AssetKey, set[str]] = {key: set() for key in keys}
-    by_text = {key.to_string(): key for key in keys}
-    for first in range(0, len(by_text), _ASSETS_PER_QUERY):
-        texts = list(by_text)[first : first + _ASSETS_PER_QUERY]
-        page = [by_text[text] for text in texts]
-        query = (
-            sqlalchemy.select(table.asset_key, table.partition)
-            .where(table.asset_key.in_(texts), table.partition.is_not(None))
-            .where(table.dagster_event_type == dg.DagsterEventType.ASSET_MATERIALIZATION.value)
-            .distinct()
-        )
-        query = storage._add_assets_wipe_filter_to_query(query, storage._get_assets_details(page), page)
-        with storage.index_connection() as connection:
-            for text, partition in connection.execute(query):
-                found[by_text[text]].add(partition)
-    return found
+    storage = instance.event_log_storage
+    return storage if isinstance(storage, SqlEventLogStorage) else None
+
+
+_Item = TypeVar("_Item")
+
+
+def _pages(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
+    return (items[first : first + size] for first in range(0, len(items), size))
 
 
 def time_dimension(definition: dg.PartitionsDefinition[Any]) -> dg.TimeWindowPartitionsDefinition | None:
-    """The time windows of an asset's partitions, which may be one of two dimensions; None without any."""
+    """The time windows of an asset's partitions, which may be one of two dimensions; None if there are none, or two."""
+    dimensions = [definition]
     if isinstance(definition, dg.MultiPartitionsDefinition):
-        return definition.time_window_partitions_def if definition.has_time_window_dimension else None
-    return definition if isinstance(definition, dg.TimeWindowPartitionsDefinition) else None
+        dimensions = [dimension.partitions_def for dimension in definition.partitions_defs]
+    found = [dimension for dimension in dimensions if isinstance(dimension, dg.TimeWindowPartitionsDefinition)]
+    return found[0] if len(found) == 1 else None
 
 
 def _between(asset_graph: BaseAssetGraph[Any], keys: Collection[dg.AssetKey]) -> Set[dg.AssetKey]:
@@ -536,7 +676,7 @@ def drop_missing_outputs_log(context: dg.AssetExecutionContext) -> None:
 
 _COMPLETED = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
 
-_FAILED = {AssetCheckExecutionRecordStatus.FAILED}
+_PASSED = {AssetCheckExecutionRecordStatus.SUCCEEDED}
 
 _PAGE = 5
 """Evaluations of a check that one query reads.
@@ -567,20 +707,118 @@ def last_check_records(
 
 
 def check_records(
-    instance: dg.DagsterInstance, check: dg.AssetCheckKey, *, also_planned: bool = False, only_failed: bool = False
+    instance: dg.DagsterInstance, check: dg.AssetCheckKey, *, also_planned: bool = False
 ) -> Iterator[CheckRecord]:
     """The evaluations of a check, the last one first.
 
     Args:
         also_planned: Include those that a run has planned and not completed.
-        only_failed: Leave out those that have passed.
     """
-    cursor, status = None, None if also_planned else _FAILED if only_failed else _COMPLETED
+    return _check_records(instance, check, None if also_planned else _COMPLETED, _PAGE)
+
+
+def _check_records(
+    instance: dg.DagsterInstance,
+    check: dg.AssetCheckKey,
+    status: Set[AssetCheckExecutionRecordStatus] | None,
+    page: int,
+) -> Iterator[CheckRecord]:
+    cursor = None
     while records := instance.event_log_storage.get_asset_check_execution_history(
-        check, limit=_PAGE, cursor=cursor, status=status
+        check, limit=page, cursor=cursor, status=status
     ):
         yield from records
         cursor = records[-1].id
+
+
+class CheckState(NamedTuple):
+    """The evaluations of a check with one status, in short: it changes if one of them does.
+
+    Attributes:
+        last: The newest one: when it was evaluated or planned in seconds, and the storage id of its event.
+    """
+
+    number: int
+    last: tuple[float, int]
+
+
+CheckStates = Mapping[AssetCheckExecutionRecordStatus, CheckState]
+
+
+def check_states(
+    instance: dg.DagsterInstance, checks: Collection[dg.AssetCheckKey]
+) -> Mapping[dg.AssetCheckKey, CheckStates] | None:
+    """What Dagster has of each check by status; None if it has no cheap way to tell. Nothing public counts them."""
+    storage = _sql_event_log(instance)
+    if storage is None:
+        return None
+    import sqlalchemy
+    from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
+
+    table, max_of = AssetCheckExecutionsTable.c, sqlalchemy.func.max
+    keys = {(check.asset_key.to_string(), check.name): check for check in checks}
+    found: dict[dg.AssetCheckKey, dict[AssetCheckExecutionRecordStatus, CheckState]] = {check: {} for check in checks}
+    group = (table.asset_key, table.check_name, table.execution_status)
+    newest = (max_of(table.evaluation_event_timestamp), max_of(table.evaluation_event_storage_id))
+    for page in _pages(sorted({text for text, _ in keys}), _ASSETS_PER_QUERY):
+        query = sqlalchemy.select(*group, sqlalchemy.func.count(), *newest).where(table.asset_key.in_(page))
+        with storage.index_connection() as connection:
+            for text, name, status, count, at, event in connection.execute(query.group_by(*group)):
+                if (text, name) in keys:
+                    last = (_seconds(at) if at else 0.0, event or 0)
+                    found[keys[text, name]][AssetCheckExecutionRecordStatus(status)] = CheckState(count, last)
+    return found
+
+
+def last_result_of(states: CheckStates) -> tuple[float, int]:
+    """The newest evaluation of a check with a result, as in `CheckState`; zeros without one."""
+    return max((states[status].last for status in _COMPLETED if status in states), default=(0.0, 0))
+
+
+def last_results(
+    instance: dg.DagsterInstance, checks: Collection[dg.AssetCheckKey]
+) -> dict[dg.AssetCheckKey, tuple[float, int]]:
+    """When each check that has a result was evaluated last, in seconds, and an id of this result."""
+    states = check_states(instance, checks) if checks else {}
+    if states is None:
+        records = last_check_records(instance, checks)
+        return {check: (record.create_timestamp, record.id) for check, record in records.items()}
+    last = {check: last_result_of(of_check) for check, of_check in states.items()}
+    return {check: of_check for check, of_check in last.items() if of_check[1]}
+
+
+def has_only_passed(states: CheckStates) -> bool:
+    """Whether no evaluation of a check has failed or was planned and has no result."""
+    return states.keys() <= _PASSED
+
+
+def not_passed_check_records(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> Iterator[CheckRecord]:
+    """The evaluations of a check that have failed, or were planned and have no result."""
+    yield from _check_records(instance, check, set(AssetCheckExecutionRecordStatus) - _PASSED, _IDS_PER_QUERY)
+
+
+def check_records_of_loads(
+    instance: dg.DagsterInstance, check: dg.AssetCheckKey, storage_ids: Collection[int]
+) -> list[CheckRecord]:
+    """The results of a check on some materializations. The public API reads all results."""
+    storage = _sql_event_log(instance)
+    if storage is None:
+        records = ((record, record.evaluation) for record in check_records(instance, check))
+        targets = ((record, found.target_materialization_data) for record, found in records if found)
+        return [record for record, target in targets if target and target.storage_id in storage_ids]
+    import sqlalchemy
+    from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
+
+    table, found = AssetCheckExecutionsTable.c, []
+    for page in _pages(sorted(storage_ids), _IDS_PER_QUERY):
+        query = (
+            sqlalchemy.select(AssetCheckExecutionsTable)
+            .where(table.asset_key == check.asset_key.to_string(), table.check_name == check.name)
+            .where(table.materialization_event_storage_id.in_(page))
+        )
+        with storage.index_connection() as connection:
+            found += [CheckRecord.from_db_row(row, check) for row in connection.execute(query).mappings()]
+    return found
 
 
 def shown_check_records(

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from dg_sqlmesh_component.config.attribute_types import TagConvention
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.external_models import ExternalTable
-from dg_sqlmesh_component.dagster_internals import is_accepted_cron
+from dg_sqlmesh_component.dagster_internals import EXTERNAL_TAG, is_accepted_cron
 from dg_sqlmesh_component.definitions.automation import cron_tick_condition, longest_gap
 from dg_sqlmesh_component.definitions.upstream import Upstream, parents_first
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
@@ -294,7 +294,7 @@ class Translator:
             description=description or f"The table {names.table_name}, which SQLMesh only reads.",
             group_name=_identifier(names.schema),
             kinds={"external", downstream.engine},
-            tags={"sqlmesh/kind": "external"},
+            tags=EXTERNAL_TAG,
             metadata=_definition_metadata(declared) if declared else {"dagster/table_name": names.table_name},
         )
 

@@ -21,7 +21,9 @@ import dagster as dg
 from dg_sqlmesh_component.dagster_internals import HasAssets, Loader, check_records, last_check_records, time_dimension
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.history.sources import awaited_loaders, last_loads, last_materializations, windows_of
+from dg_sqlmesh_component.history.partition_windows import windows_of
+from dg_sqlmesh_component.history.source_events import last_loads, last_materializations
+from dg_sqlmesh_component.history.sources import awaited_loaders
 from dg_sqlmesh_component.history.stored_record import stored_value
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import common, merged, subtract

@@ -649,7 +649,8 @@ class RestatementPlanned(Event):
         added: Models that were not requested, and have to be computed again because they are downstream.
         environments: Other environments that lose intervals of these models, with the number of models.
         asked_for: The range of the run config, as SQLMesh resolves it.
-        not_loaded: Awaited tables that are not complete for a range in which an incremental model reads them.
+        not_loaded: Awaited tables that are not complete for a range in which an incremental model reads them, each with
+            that range.
 
     Source: `Plan.missing_intervals` of a plan with `restate_models`.
     """
@@ -659,7 +660,7 @@ class RestatementPlanned(Event):
     environments: dict[str, int]
     asked_for: str
     planned_at: int = 0
-    not_loaded: tuple[str, ...] = ()
+    not_loaded: tuple[tuple[str, Interval], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""The sensor that requests models when an asset that loads their source is materialized (`schedule.on_sources`)."""
+"""The sensor that requests models when an asset that loads their source is materialized (`schedule.on_sources`).
+
+It looks again when a blocking check of the asset has a result: the check may run after the load, and refuse it.
+"""
 
 from __future__ import annotations
 
@@ -47,8 +50,8 @@ def evaluate_tick(
 ) -> dg.SensorResult | dg.SkipReason:
     """Request a run of the models that are ready and read a source with news.
 
-    SQLMesh is started only if a source has news. The cursor has the newest event of each source. It moves on when a run
-    is requested, or when no run is needed, so a backfill of many partitions makes few runs.
+    SQLMesh is started only if a source has news. The cursor has the newest events of each source. It moves on when a
+    run is requested, or when no run is needed, so a backfill of many partitions makes few runs.
 
     Late data is compared too (`external_models.late`): the checks of models with late data warn, and a run of the
     oldest late range is requested if no run is in progress. Until each range was requested, the cursor stays.
@@ -56,11 +59,11 @@ def evaluate_tick(
     Raises:
         SQLMeshComponentError: The state cannot be read. The next tick looks again.
     """
-    seen: dict[str, int] = json.loads(context.cursor) if context.cursor else {}
+    seen: dict[str, str] = json.loads(context.cursor) if context.cursor else {}
     events = news_of_sources(context.instance, context.repository_def, settings)
-    news = {fqn: event for fqn, event in events.items() if seen.get(fqn) != event.storage_id}
+    news = {fqn: event for fqn, event in events.items() if seen.get(fqn) != event.mark}
     if not news:
-        return dg.SkipReason("No source was materialized since the last tick.")
+        return dg.SkipReason("No source was loaded or checked since the last tick.")
     assets, active = settings.assets, active_runs(context.instance, settings.assets)
     if full := too_many(active):
         return full
@@ -70,9 +73,9 @@ def evaluate_tick(
         ready = ready_models(context, settings, int(time.time() * 1000), compared)
     except DatabaseInUseError as error:
         return dg.SkipReason(f"{error} The next tick looks again.")
-    cursor = json.dumps({fqn: event.storage_id for fqn, event in events.items()}, sort_keys=True)
+    cursor = json.dumps({fqn: event.mark for fqn, event in events.items()}, sort_keys=True)
     named = listed(sorted({event.asset.to_user_string() for event in news.values()}))
-    requests, reason = [], f"Materialized: {named}. It makes no model ready."
+    requests, reason = [], f"Loaded or checked: {named}. It makes no model ready."
     if made_ready := _made_ready(ready.pending, news, settings):
         chosen = choose_assets(context, assets, active, made_ready)
         if isinstance(chosen, dg.SkipReason):

@@ -289,7 +289,7 @@ def test_a_sensor_warns_about_late_data_and_requests_each_range(new_shop: NewSho
     [request] = sensor.evaluate().run_requests
     assert launch_request(shop, request).status is dg.DagsterRunStatus.SUCCESS
     assert sensor.evaluate().run_requests in ([], None)
-    assert sensor.tick() == "No source was materialized since the last tick."
+    assert sensor.tick() == "No source was loaded or checked since the last tick."
 
 
 def test_a_tick_requests_late_data_together_with_pending_models(new_shop: NewShop) -> None:

@@ -131,21 +131,21 @@ def test_a_sensor_requests_the_models_that_a_load_makes_ready_in_one_run(new_sho
     shop = waiting_shop(new_shop, DAILY.format(start=day(3)), schedule={"on_sources": True})
     run(shop)
     sensor = SourceSensor(shop)
-    assert sensor.tick() == "No source was materialized since the last tick."
+    assert sensor.tick() == "No source was loaded or checked since the last tick."
     for ago in (3, 2, 1):
         load(shop, ago)
     assert sensor.tick() == {"t/days", "t/shown", "t/total"}
-    assert sensor.tick() == "No source was materialized since the last tick."
+    assert sensor.tick() == "No source was loaded or checked since the last tick."
     assert run(shop).status is dg.DagsterRunStatus.SUCCESS
     load(shop, 1)
-    assert sensor.tick() == "Materialized: load/orders. It makes no model ready."
+    assert sensor.tick() == "Loaded or checked: load/orders. It makes no model ready."
 
     queued = [shop.instance.create_run_for_job(sensor.job) for _ in range(2)]
     load(shop, 1)
     assert "2 runs of these models have not finished" in sensor.tick()
     for waiting in queued:
         shop.instance.report_run_canceled(waiting)
-    assert sensor.tick() == "Materialized: load/orders. It makes no model ready.", "it was not forgotten"
+    assert sensor.tick() == "Loaded or checked: load/orders. It makes no model ready.", "it was not forgotten"
 
 
 def test_a_sensor_on_sources_needs_wait(new_shop: NewShop) -> None:
@@ -158,7 +158,7 @@ def test_a_restatement_of_days_that_are_not_loaded_is_refused(new_shop: NewShop)
     load(shop, 3)
     run(shop)
     [failure] = run(shop, restate={"start": day(3), "end": day(2)}).failures
-    assert f"source is not loaded: load/orders has no materialization of {day(2)}, {day(1)}. Nothing" in failure
+    assert f"source is not loaded: load/orders has no materialization of {day(2)}. Nothing" in failure
     assert run(shop, restate={"start": day(3), "end": day(3)}).status is dg.DagsterRunStatus.SUCCESS
 
 

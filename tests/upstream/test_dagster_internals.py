@@ -494,11 +494,12 @@ def test_data_version_of_an_asset_materialized_in_the_step_can_be_forgotten(inst
     assert (record.asset_materialization.tags or {})["dagster/input_data_version/middle"] == "new"
 
 
-def test_materialized_partitions_of_many_assets_are_those_of_the_public_api(
+def test_last_loads_and_counts_of_many_assets_are_those_of_the_public_api(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The assets of one query are an odd number, and one asset of each query was wiped."""
-    monkeypatch.setattr(internals, "_ASSETS_PER_QUERY", 3)
+    for limit in ("_ASSETS_PER_QUERY", "_LOADED_ASSETS_PER_QUERY"):
+        monkeypatch.setattr(internals, limit, 3)
     keys = [dg.AssetKey(["load", f"{number}"]) for number in range(8)]
     for key in keys[:7]:
         for partition in ("x", "y", "x", None):
@@ -506,7 +507,65 @@ def test_materialized_partitions_of_many_assets_are_those_of_the_public_api(
         instance.report_runless_asset_event(dg.AssetObservation(key, partition="observed"))
     instance.wipe_assets([keys[1], keys[3]])
     instance.report_runless_asset_event(dg.AssetMaterialization(keys[3], partition="y"))
-    found = internals.materialized_partitions(instance, keys)
-    assert found == {key: instance.get_materialized_partitions(key) for key in keys}
-    assert [sorted(found[key]) for key in keys] == [["x", "y"], [], ["x", "y"], ["y"], *[["x", "y"]] * 3, []]
-    assert internals.materialized_partitions(instance, []) == {}
+    found = {key: sorted(loads) for key, loads in internals.last_loads_by_partition(instance, keys)}
+    counts = internals.materialization_counts(instance, keys)
+    assert [counts[key] for key in keys] == [4, 0, 4, 1, 4, 4, 4, 0]
+    assert [[load[1] for load in found.get(key, ())] for key in keys] == [
+        *(["y", "x", None], [], ["y", "x", None], ["y"]), *[["y", "x", None]] * 3, [],
+    ]  # fmt: skip
+    monkeypatch.setattr("dagster._core.storage.event_log.sql_event_log.SqlEventLogStorage", Path)  # as in Dagster+
+    by_public_api = {key: sorted(loads) for key, loads in internals.last_loads_by_partition(instance, keys)}
+    for key, loads in by_public_api.items():
+        assert [load[:3] for load in loads] == [load[:3] for load in found.get(key, ())]
+        assert [load[3] for load in loads] == pytest.approx([load[3] for load in found.get(key, ())])
+    assert list(internals.last_loads_by_partition(instance, [])) == []
+    assert set(internals.materialization_counts(instance, keys).values()) == {None}
+
+
+def test_starts_of_runs_are_known_until_the_runs_are_deleted(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook_results(lambda _: None, instance)
+    [record] = instance.get_run_records()
+    run_id = record.dagster_run.run_id
+    assert internals.run_starts(instance, [run_id, "none"]) == {run_id: record.start_time}
+    with monkeypatch.context() as patch:
+        patch.setattr("dagster._core.storage.runs.sql_run_storage.SqlRunStorage", Path)  # as in Dagster+
+        assert internals.run_starts(instance, [run_id, "none"]) == {run_id: record.start_time}
+    instance.delete_run(run_id)
+    assert internals.run_starts(instance, [run_id]) == {}
+
+
+def test_checks_are_summed_up_by_status_and_found_by_the_loads_that_they_have_looked_at(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook_results(lambda _: None, instance)
+    never = dg.AssetCheckKey(A, "never")
+    [record] = internals.check_records(instance, FINE)
+    entry = record.event
+    assert entry is not None
+    evaluation = entry.asset_check_evaluation
+    assert evaluation is not None
+    target = evaluation.target_materialization_data
+    assert target is not None
+    states = internals.check_states(instance, [FINE, never])
+    assert states is not None
+    assert states[never] == {}
+    assert internals.has_only_passed(states[FINE])
+    assert internals.last_result_of(states[FINE])[0] == pytest.approx(entry.timestamp)
+    assert list(internals.not_passed_check_records(instance, FINE)) == []
+    instance.create_run_for_job(job(lambda _: None, {}), status=dg.DagsterRunStatus.STARTED)
+    after = internals.check_states(instance, [FINE])
+    assert after is not None
+    assert not internals.has_only_passed(after[FINE])
+    assert internals.last_result_of(after[FINE]) == internals.last_result_of(states[FINE])
+    assert [planned.event is not None for planned in internals.not_passed_check_records(instance, FINE)] == [True]
+    assert internals.check_records_of_loads(instance, FINE, [target.storage_id]) == [record]
+    assert internals.check_records_of_loads(instance, FINE, [target.storage_id + 1]) == []
+    loads = {target.storage_id: target.run_id}
+    assert internals.loads_of_runs(instance, A, [target.run_id]) == loads
+    assert internals.loads_of_runs(instance, A, (), [target.storage_id]) == loads
+    monkeypatch.setattr("dagster._core.storage.event_log.sql_event_log.SqlEventLogStorage", Path)  # as in Dagster+
+    assert internals.check_states(instance, [FINE]) is None
+    assert internals.check_records_of_loads(instance, FINE, [target.storage_id]) == [record]
+    assert internals.loads_of_runs(instance, A, [target.run_id]) == loads

@@ -221,7 +221,7 @@ def _planned(context: EvaluationContext) -> Plan:
 
 def _not_loaded(
     ranges: Mapping[str, Interval], snapshots: Mapping[str, Snapshot], context: EvaluationContext
-) -> tuple[str, ...]:
+) -> tuple[tuple[str, Interval], ...]:
     """As in `RestatementPlanned`."""
     tables, parents = context.read_tables(context.stored_environment()), upstream(snapshots)
 
@@ -231,7 +231,7 @@ def _not_loaded(
         if is_incremental(snapshots[fqn])
         for table in tables.behind_views(fqn, snapshots, parents) & tables.awaited.keys()
     }
-    return tuple(sorted({table for table, interval in read if common([interval], tables.awaited[table])}))
+    return tuple(sorted((table, interval) for table, interval in read if common([interval], tables.awaited[table])))
 
 
 def _refuse_unrestatable(

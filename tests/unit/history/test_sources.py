@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -16,7 +16,8 @@ from sqlalchemy.engine import Engine
 
 from dg_sqlmesh_component.config.external_models import Wait
 from dg_sqlmesh_component.dagster_internals import loaders
-from dg_sqlmesh_component.history.sources import Source, read_sources, windows_of
+from dg_sqlmesh_component.history.partition_windows import windows_of
+from dg_sqlmesh_component.history.sources import Source, read_sources
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.messages import FOREVER
 
@@ -187,7 +188,7 @@ def test_of_other_partitions_the_oldest_materialization_counts(instance: dg.Dags
     materialize(instance, "us")
     found = source(instance, definitions)
     assert found is not None
-    assert "was loaded last in partition de by" in found.sentence
+    assert "was loaded last in partition de at 20" in found.sentence
     ((until, _),) = found.incomplete
     assert abs(until - datetime.now().timestamp() * 1000) < 300_000
 
@@ -306,3 +307,172 @@ def test_a_pattern_that_matches_no_table_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"has 'rwa\.\*', but no model reads an external table of that name"):
         wait.chosen([TABLE])
     assert Wait(tables=["RAW.orders"]).chosen([TABLE]) == {TABLE}
+
+
+Body = Callable[[dg.AssetCheckExecutionContext], bool]
+
+
+def checked(
+    body: Body, partitions: dg.PartitionsDefinition[str] | None = DAYS, *, is_declared: bool = False
+) -> dg.RepositoryDefinition:
+    """Return a code location with a source, and a blocking check with this body."""
+
+    @dg.asset(key=KEY, partitions_def=partitions, backfill_policy=dg.BackfillPolicy.single_run())
+    def orders() -> None: ...
+
+    @dg.asset_check(asset=KEY, blocking=True)
+    def complete(context) -> dg.AssetCheckResult:  # type: ignore[no-untyped-def]  # Dagster refuses text as a type
+        return dg.AssetCheckResult(passed=body(context))
+
+    loads_it = dg.define_asset_job("load_it", dg.AssetSelection.assets(KEY) | dg.AssetSelection.checks_for_assets(KEY))
+    checks_it = dg.define_asset_job("check_it", dg.AssetSelection.checks_for_assets(KEY))
+    asset = dg.AssetSpec(KEY, partitions_def=partitions) if is_declared else orders
+    jobs = [checks_it] if is_declared else [loads_it, checks_it]
+    return dg.Definitions(assets=[asset], asset_checks=[complete], jobs=jobs).get_repository_def()
+
+
+def passes(_: dg.AssetCheckExecutionContext) -> bool:
+    return True
+
+
+def fails(_: dg.AssetCheckExecutionContext) -> bool:
+    return False
+
+
+def run_job(
+    instance: dg.DagsterInstance, definitions: dg.RepositoryDefinition, job: str = "load_it", *days: str
+) -> str:
+    """Run a job for all days between two, or without a partition. Return the id of the run."""
+    tags = dict(zip(("dagster/asset_partition_range_start", "dagster/asset_partition_range_end"), days))
+    result = definitions.get_job(job).execute_in_process(instance=instance, tags=tags, raise_on_error=False)
+    return result.run_id
+
+
+def read(instance: dg.DagsterInstance, definitions: dg.RepositoryDefinition) -> Source:
+    found = read_sources(instance, loaders(definitions, {TABLE: KEY}, also_elsewhere={TABLE}))
+    return found[TABLE]
+
+
+@pytest.mark.parametrize("partitions", [None, DAYS])
+def test_a_load_is_refused_until_its_blocking_check_has_a_result(
+    instance: dg.DagsterInstance, partitions: dg.PartitionsDefinition[str] | None
+) -> None:
+    """The check reads the source while it runs. Then its process is killed, and somebody executes it alone."""
+    sentences = []
+
+    def body(context: dg.AssetCheckExecutionContext) -> bool:
+        sentences.append(read(context.instance, definitions).sentence)
+        raise ValueError("killed")
+
+    definitions = checked(body, partitions)
+    nothing = 0 if partitions is None else at("2026-11-01")
+    run_job(instance, definitions, "load_it", *(["2026-11-01", "2026-11-01"] if partitions else []))
+    assert sentences[0].startswith("load/orders has no result of its check complete yet")
+    ended = read(instance, definitions)
+    assert "because the run has ended without one: execute the check" in ended.sentence
+    assert ended.incomplete == ((nothing, FOREVER),)
+    run_job(instance, checked(passes, partitions), "check_it")
+    after = read(instance, definitions)
+    assert "check" not in after.sentence
+    assert after.incomplete[0][0] > nothing
+
+
+def test_a_failed_check_refuses_all_partitions_of_a_backfill_in_one_run(instance: dg.DagsterInstance) -> None:
+    definitions = checked(fails)
+    run_job(instance, definitions, "load_it", "2026-11-01", "2026-11-06")
+    refused = read(instance, definitions)
+    assert refused.incomplete == ((at("2026-11-01"), FOREVER),)
+    named = "in partition 2026-11-04, 2026-11-05, 2026-11-06 and 3 earlier ones"
+    assert refused.sentence.startswith(f"load/orders has failed its check complete {named}")
+    run_job(instance, checked(passes), "load_it", "2026-11-06", "2026-11-06")
+    assert read(instance, definitions).incomplete[0] == (at("2026-11-01"), at("2026-11-06"))
+    run_job(instance, definitions, "load_it", "2026-11-01", "2026-11-06")
+    run_job(instance, checked(passes), "check_it")
+    assert read(instance, definitions).incomplete == ((at("2026-11-07"), FOREVER),)
+
+
+def test_a_blocking_check_of_a_declared_asset_refuses_too(instance: dg.DagsterInstance) -> None:
+    definitions = checked(fails, None, is_declared=True)
+    materialize(instance)
+    assert read(instance, definitions).incomplete != ((0, FOREVER),)
+    run_job(instance, definitions, "check_it")
+    refused = read(instance, definitions)
+    assert (refused.incomplete, refused.sentence) == (((0, FOREVER),), "load/orders has failed its check complete")
+
+
+@pytest.mark.parametrize("declared", [[], [dg.AssetSpec(KEY, tags={"sqlmesh/kind": "external"})]])
+def test_partitions_of_an_asset_count_that_the_code_location_only_depends_on(
+    instance: dg.DagsterInstance, declared: list[dg.AssetSpec]
+) -> None:
+    """Dagster makes an asset without partitions of each dependency, and a component of each external table."""
+
+    @dg.asset(deps=[KEY])
+    def days() -> None: ...
+
+    definitions = dg.Definitions(assets=[days, *declared]).get_repository_def()
+    materialize(instance, "2026-11-01")
+    assert read(instance, definitions).incomplete[0][0] > at("2026-11-01")
+    known = dg.Definitions(assets=[days, dg.AssetSpec(KEY)]).get_repository_def()
+    assert read(instance, known).sentence.startswith("load/orders was not materialized since its partitions")
+
+
+@pytest.mark.parametrize("has_default_storage", [False, True])
+def test_a_deleted_run_completes_less_also_for_a_process_that_has_read_its_load(
+    tmp_path: Path, has_default_storage: bool
+) -> None:
+    with empty_instance(tmp_path, has_default_storage=has_default_storage) as instance:
+        _delete_runs(instance)
+
+
+def _delete_runs(instance: dg.DagsterInstance) -> None:
+    days, whole = checked(passes), checked(passes, None)
+    first = run_job(instance, days, "load_it", "2026-11-01", "2026-11-01")
+    run_job(instance, days, "load_it", "2026-11-02", "2026-11-02")
+    assert read(instance, days).incomplete == ((at("2026-11-03"), FOREVER),)
+    instance.delete_run(first)
+    assert read(instance, days).incomplete == ((at("2026-11-01"), at("2026-11-02")), (at("2026-11-03"), FOREVER))
+    refused = run_job(instance, checked(fails), "load_it", "2026-11-02", "2026-11-02")
+    before = read(instance, days).incomplete
+    assert before == ((at("2026-11-01"), FOREVER),)
+    instance.delete_run(refused)
+    assert read(instance, days).incomplete == before, "nothing says which day was refused"
+    run_job(instance, days, "load_it", "2026-11-03", "2026-11-03")
+    instance.wipe_assets([KEY])
+    only = run_job(instance, whole)
+    assert read(instance, whole).incomplete[0][0] > at("2026-11-03")
+    instance.delete_run(only)
+    gone = read(instance, whole)
+    assert gone.incomplete == ((0, FOREVER),)
+    assert gone.sentence.endswith("was loaded last by a run that was deleted: materialize it again")
+
+
+def test_sources_with_any_partitions_or_statement_are_read_with_the_others(instance: dg.DagsterInstance) -> None:
+    """Each of these made every run and tick fail, also of models that read other sources."""
+    static = dg.StaticPartitionsDefinition(["a"])
+    definitions = {
+        "two_times": dg.MultiPartitionsDefinition({"day": DAYS, "month": dg.MonthlyPartitionsDefinition("2026-11-01")}),
+        "two_others": dg.MultiPartitionsDefinition({"team": static, "country": COUNTRIES}),
+        "text": None, "milliseconds": None, "json": None, "nan": None, "null": None,
+    }  # fmt: skip
+    stated = {
+        "text": "2026-11-24",
+        "milliseconds": at("2026-11-24"),
+        "json": {"until": 1},
+        "nan": float("nan"),
+        "null": None,
+    }
+    keys = {name: dg.AssetKey([name]) for name in definitions}
+    specs = [dg.AssetSpec(keys[name], partitions_def=partitions) for name, partitions in definitions.items()]
+    found = loaders(dg.Definitions(assets=specs).get_repository_def(), keys, also_elsewhere=keys)
+    for name, key in keys.items():
+        partition = {"two_times": "2026-11-01|2026-11-01", "two_others": "de|a"}.get(name)
+        metadata: dict[str, Any] = {"sqlmesh/complete_until": stated[name]} if name in stated else {}
+        instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=partition, metadata=metadata))
+    sources = read_sources(instance, found)
+    assert {source.incomplete for source in sources.values()} == {((0, FOREVER),)}
+    assert sources["two_others"].sentence == "two_others has no materialization of us|a"
+    assert sources["two_times"].sentence.startswith("two_times has two dimensions of time windows")
+    for name, value in stated.items():
+        shown = repr("null" if value is None else value)
+        expected = f"{name} has {shown} as `sqlmesh/complete_until`, which is no timestamp in seconds"
+        assert sources[name].sentence == expected

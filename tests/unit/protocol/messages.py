@@ -38,7 +38,7 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.StateHeld("3f1c"),
     msg.StateLocked(),
     msg.DataComparedWithRecords((msg.ComputedData("a", PROMOTED, ((D1, D2[1]),)),), ("c0ffee",)),
-    msg.RestatementPlanned({"a": (D1, 1)}, ("a",), {"dev": 2}, "from a to b", not_loaded=("b",)),
+    msg.RestatementPlanned({"a": (D1, 1)}, ("a",), {"dev": 2}, "from a to b", not_loaded=(("b", (0, 1)),)),
     msg.EnvironmentOpened("prod", {"a": PROMOTED, "add_up": ADD_UP}, ("b",), "cd /shop && sqlmesh plan"),
     msg.EvaluationPlanned({"a": (D1, D2), "b": ()}, {"a": ("c", "d")}),
     msg.AuditEvaluated("a", "not_null", 1, {"columns": "(id)"}, True, None, None, D1),

@@ -760,7 +760,7 @@ def test_model_running_when_the_run_was_cancelled_is_interrupted() -> None:
 def test_a_model_that_waits_for_many_sources_names_three_and_counts_the_others() -> None:
     """A thousand models may wait for the same hundred sources: each check would have a hundred sentences."""
     tables = [f"t{number}" for number in range(5)]
-    sources = {table: Source(dg.AssetKey(table), (), lambda: "was never materialized") for table in tables}
+    sources = {table: Source(dg.AssetKey(table), (), lambda _: "was never materialized") for table in tables}
     waiting = NodeOutcome(ORDERS, Outcome.WAITING, idle=msg.NodeIdle(ORDERS, unselected=tuple(tables)))
     assert Wording(ASSETS, "prod", sources=sources).sentence(waiting) == (
         "core.orders is waiting: t0 was never materialized; t1 was never materialized; t2 was never materialized; "

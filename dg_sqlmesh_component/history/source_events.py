@@ -1,0 +1,178 @@
+"""What Dagster knows of the assets that load external tables: their loads, and when these began."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cache, cached_property
+from itertools import chain
+
+import dagster as dg
+
+from dg_sqlmesh_component.dagster_internals import (
+    CheckStates,
+    LastLoad,
+    Loader,
+    has_only_passed,
+    last_loads_by_partition,
+    materialization_counts,
+    run_starts,
+    time_dimension,
+)
+from dg_sqlmesh_component.history.complete_sources import CheckResult, Load, SourceHistory
+from dg_sqlmesh_component.history.partition_windows import windows_until
+from dg_sqlmesh_component.history.source_checks import results_about
+
+_PAGE = 500
+"""How many events one query reads."""
+
+_EMPTY = "null"
+"""What stands for a value of `sqlmesh/complete_until` that is stated, and empty."""
+
+
+def last_materializations(
+    instance: dg.DagsterInstance, keys: Collection[dg.AssetKey]
+) -> dict[dg.AssetKey, dg.EventLogRecord]:
+    """The last materialization of each asset that has one, in one query."""
+    entries = [record.asset_entry for record in instance.get_asset_records(list(keys))] if keys else []
+    return {
+        entry.asset_key: entry.last_materialization_record
+        for entry in entries
+        if entry.last_materialization_record is not None
+    }
+
+
+def last_loads(instance: dg.DagsterInstance, key: dg.AssetKey, since: int = 0) -> list[dg.EventLogRecord]:
+    """The last materialization of each partition of an asset, if it is newer than one with this storage id."""
+    ids = instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION)
+    return _records(instance, key, (storage_id for storage_id in ids.values() if storage_id > since))
+
+
+def _records(instance: dg.DagsterInstance, key: dg.AssetKey, storage_ids: Iterable[int]) -> list[dg.EventLogRecord]:
+    """The materializations of an asset with these storage ids."""
+    ids, records = sorted(storage_ids), list[dg.EventLogRecord]()
+    for first in range(0, len(ids), _PAGE):
+        page = ids[first : first + _PAGE]
+        only = dg.AssetRecordsFilter(asset_key=key, storage_ids=page)
+        records += instance.fetch_materializations(only, limit=len(page)).records
+    return records
+
+
+@dataclass(frozen=True)
+class SourceReader:
+    """Reads the events of all loaders together: few queries for many assets.
+
+    Attributes:
+        last: The last materialization of each asset that has one.
+        states: The evaluations of the blocking checks, in short; None if there is no cheap way to tell.
+    """
+
+    instance: dg.DagsterInstance
+    lag: timedelta
+    now: int
+    last: Mapping[dg.AssetKey, dg.EventLogRecord]
+    states: Mapping[dg.AssetCheckKey, CheckStates] | None
+    _starts: dict[str, int] = field(default_factory=dict)
+
+    def marks(self, loaders: Sequence[Loader]) -> dict[dg.AssetKey, object]:
+        """What the history of each loader depends on; None if it was never loaded, or nothing cheap tells it.
+
+        Each materialization is the last one of its asset at first. If the last one and their number are the same, none
+        was added, and none was deleted with its run.
+        """
+        loaded = [loader for loader in loaders if loader.key in self.last]
+        counts = materialization_counts(self.instance, [of.key for of in loaded if of.partitions is not None])
+        rows = {of.key: _row_of(self.last[of.key]) for of in loaded if of.partitions is None}
+        self._read_starts({run_id for _, _, run_id, _ in rows.values()})
+        whole = {key: self._loads([row]) for key, row in rows.items()}
+        return dict.fromkeys(loader.key for loader in loaders) | {
+            of.key: self._mark(of, counts[of.key] if of.partitions is not None else whole[of.key]) for of in loaded
+        }
+
+    def _mark(self, loader: Loader, loads: object) -> object:
+        """Args: `loads` is the only load of an asset without partitions, or the number of loads of another."""
+        if self.states is None or loads is None:
+            return None
+        time = time_dimension(loader.partitions) if loader.partitions else None
+        return (
+            loader,
+            self._dynamic_keys(loader.partitions),
+            windows_until(time, self.now).last if time else None,
+            self.last[loader.key],
+            loads,
+            [self.states[check] for check in loader.blocking_checks],
+        )
+
+    def histories(self, loaders: Sequence[Loader]) -> Iterator[tuple[dg.AssetKey, SourceHistory]]:
+        """What is known of each loader, one after the other."""
+        by_key = {loader.key: loader for loader in loaders}
+        partitioned = [of.key for of in loaders if of.partitions is not None and of.key in self.last]
+        whole = [of.key for of in loaders if of.partitions is None and of.key in self.last]
+        rows_of_whole = [(key, [_row_of(self.last[key])]) for key in whole]
+        self._read_starts({run_id for _, [(_, _, run_id, _)] in rows_of_whole})
+        for key, rows in chain(rows_of_whole, last_loads_by_partition(self.instance, partitioned)):
+            self._read_starts({run_id for _, _, run_id, _ in rows})
+            yield key, self._history(by_key.pop(key), self._loads(rows))
+        for key, loader in by_key.items():
+            yield key, self._history(loader, ())
+
+    def _history(self, loader: Loader, loads: Sequence[Load]) -> SourceHistory:
+        if loader.partitions is None or time_dimension(loader.partitions) is None:
+            loads = self._with_statements(loader, loads)
+        dynamic = self._dynamic_keys(loader.partitions)
+        results = self._results(loader, loads)
+        return SourceHistory(loader.partitions, loader.is_known, loads, results, dynamic, self.lag, self.now)
+
+    def _loads(self, rows: Iterable[LastLoad]) -> list[Load]:
+        starts = self._starts
+        return [
+            Load(storage_id, partition, starts.get(run_id) if at is None else round(at * 1000), run_id)
+            for storage_id, partition, run_id, at in rows
+        ]
+
+    def _read_starts(self, run_ids: set[str]) -> None:
+        """Read when runs began, in epoch milliseconds. Many assets may be loaded by the same runs."""
+        unknown = run_ids - self._starts.keys() - {""}
+        self._starts.update((run_id, round(at * 1000)) for run_id, at in run_starts(self.instance, unknown).items())
+
+    def _with_statements(self, loader: Loader, loads: Sequence[Load]) -> list[Load]:
+        """The loads with the instants that the loader states."""
+        last = self.last.get(loader.key)
+        others = [load.storage_id for load in loads if last is None or load.storage_id != last.storage_id]
+        records = [*([last] if last else []), *_records(self.instance, loader.key, others)]
+        stated = {record.storage_id: _stated(record) for record in records}
+        return [load._replace(complete_until=stated.get(load.storage_id)) for load in loads]
+
+    def _dynamic_keys(self, definition: dg.PartitionsDefinition[str] | None) -> dict[str, frozenset[str]]:
+        """The keys of each dynamic dimension of an asset's partitions, by its name."""
+        dimensions = [definition]
+        if isinstance(definition, dg.MultiPartitionsDefinition):
+            dimensions = [each.partitions_def for each in definition.partitions_defs]
+        names = [each.name for each in dimensions if isinstance(each, dg.DynamicPartitionsDefinition) and each.name]
+        return {name: self._keys_of(name) for name in names}
+
+    @cached_property
+    def _keys_of(self) -> Callable[[str], frozenset[str]]:
+        """Many assets may have the same dynamic partitions."""
+        return cache(lambda name: frozenset(self.instance.get_dynamic_partitions(name)))
+
+    def _results(self, loader: Loader, loads: Sequence[Load]) -> list[CheckResult]:
+        """The results of the blocking checks that may refuse one of the loads, and newer ones about the same loads."""
+        found: list[CheckResult] = []
+        for check in loader.blocking_checks:
+            states = None if self.states is None else self.states[check]
+            if states is None or not has_only_passed(states):
+                found += results_about(self.instance, check, states, loads)
+        return found
+
+
+def _row_of(record: dg.EventLogRecord) -> LastLoad:
+    return record.storage_id, record.partition_key, record.run_id, None if record.run_id else record.timestamp
+
+
+def _stated(record: dg.EventLogRecord) -> object | None:
+    """The instant that the loader states, as it is."""
+    materialization = record.asset_materialization
+    value = materialization.metadata.get("sqlmesh/complete_until") if materialization else None
+    return None if value is None else _EMPTY if value.value is None else value.value

@@ -1,0 +1,364 @@
+"""For which instants a source is complete, by data: each row of the tables in docs/wait.md has a case."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import dagster as dg
+import pytest
+from harness import REPOSITORY
+
+from dg_sqlmesh_component.history.complete_sources import (
+    CheckResult,
+    CheckStatus,
+    Load,
+    SourceHistory,
+    Target,
+    completeness,
+)
+from dg_sqlmesh_component.history.source_sentences import why_incomplete
+from dg_sqlmesh_component.protocol.messages import FOREVER, Interval
+
+HOUR = 3_600_000
+DAYS = dg.DailyPartitionsDefinition("2026-11-01")
+WEEKS = dg.WeeklyPartitionsDefinition("2026-11-01")
+MONTHS = dg.MonthlyPartitionsDefinition("2026-11-01")
+COUNTRIES = dg.StaticPartitionsDefinition(["de", "us"])
+CUSTOMERS = dg.DynamicPartitionsDefinition(name="customers")
+BOTH = dg.MultiPartitionsDefinition({"day": DAYS, "country": COUNTRIES})
+NO_TIME = dg.MultiPartitionsDefinition({"team": dg.StaticPartitionsDefinition(["a"]), "country": COUNTRIES})
+TWO_TIMES = dg.MultiPartitionsDefinition({"day": DAYS, "month": MONTHS})
+WEEKDAYS = dg.TimeWindowPartitionsDefinition(
+    "2026-11-05", "%Y-%m-%d", cron_schedule="0 0 * * *", exclusions=["0 0 * * 6", "0 0 * * 0"]
+)
+
+
+def at(text: str) -> int:
+    return round(datetime.fromisoformat(text).replace(tzinfo=timezone.utc).timestamp() * 1000)
+
+
+NOW = at("2026-11-20")
+LATER = at("2026-11-19")
+FIRST = at("2026-11-01")
+NOTHING = ((0, FOREVER),)
+
+
+def load(number: int, partition: str | None = None, instant: int | None = LATER, **more: Any) -> Load:
+    """Return a load of its own run."""
+    return Load(number, partition, instant, more.pop("run", f"run {number}"), **more)
+
+
+def result(order: int, status: str, of: Load | None = None, *partitions: str, run: str = "", check: str = "ok") -> Any:
+    target = None if of is None else Target(of.storage_id, of.run_id)
+    return CheckResult(check, run, order, target, frozenset(partitions) or None, CheckStatus(status))
+
+
+def until(instant: int) -> tuple[Interval, ...]:
+    return ((instant, FOREVER),)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A source, the ranges for which it is not complete, and a part of the sentence."""
+
+    partitions: dg.PartitionsDefinition[Any] | None
+    loads: Sequence[Load]
+    incomplete: Sequence[Interval]
+    why: str
+    results: Sequence[CheckResult] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def history(self) -> SourceHistory:
+        options = {"is_known": True, "now": NOW, **self.options}
+        return SourceHistory(self.partitions, loads=self.loads, results=self.results, **options)
+
+
+ONE, TWO, THREE = (load(number, f"2026-11-0{number}") for number in (1, 2, 3))
+RUN = [load(number, f"2026-11-0{number}", run="backfill") for number in (1, 2, 3)]
+DE, US = load(1, "de", at("2026-11-10")), load(2, "us", at("2026-11-12"))
+LOADED_THREE = until(at("2026-11-04"))
+FROM_START = until(FIRST)
+
+CASES: dict[str, list[Case]] = {
+    "no partitions": [
+        Case(None, [], NOTHING, "was never materialized: materialize it once"),
+        Case(None, [load(1)], until(LATER), "by a run that began 2026-11-19T00:00:00Z"),
+        Case(None, [load(1, run="")], until(LATER), "was loaded last at 2026-11-19T00:00:00Z"),
+        Case(None, [load(1)], until(LATER - HOUR), "lag is 1:00:00", options={"lag": timedelta(hours=1)}),
+        Case(None, [load(1), load(2, instant=FIRST)], until(FIRST), "began 2026-11-01T00:00:00Z"),
+    ],
+    "static or dynamic partitions, or two dimensions without time": [
+        Case(COUNTRIES, [DE, US], until(at("2026-11-10")), "in partition de by a run that began 2026-11-10"),
+        Case(COUNTRIES, [DE], NOTHING, "has no materialization of us"),
+        Case(
+            CUSTOMERS,
+            [DE, US],
+            until(at("2026-11-12")),
+            "in partition us",
+            options={"dynamic_keys": {"customers": ["us"]}},
+        ),
+        Case(CUSTOMERS, [DE], NOTHING, "has no partitions"),
+        Case(NO_TIME, [load(1, "de|a"), load(2, "us|a", FIRST)], until(FIRST), "in partition us|a"),
+        Case(NO_TIME, [load(1, "de|a")], NOTHING, "has no materialization of us|a"),
+        Case(
+            COUNTRIES,
+            [DE._replace(complete_until=at("2026-11-15") / 1000), US],
+            until(at("2026-11-12")),
+            "in partition us by",
+        ),
+    ],
+    "time-window partitions": [
+        Case(DAYS, [], FROM_START, "was never materialized"),
+        Case(DAYS, [ONE, TWO, THREE], LOADED_THREE, "has no materialization of 2026-11-17, 2026-11-18, 2026-11-19"),
+        Case(
+            DAYS, [ONE, THREE], ((at("2026-11-02"), at("2026-11-03")), *LOADED_THREE), "materialization of 2026-11-17"
+        ),
+        Case(
+            DAYS,
+            [ONE, TWO._replace(instant=at("2026-11-02T10:00")), THREE],
+            ((at("2026-11-02T10:00"), at("2026-11-03")), *LOADED_THREE),
+            "was loaded at 2026-11-02T10:00:00Z, before its window was over, in partition 2026-11-02, and has no",
+        ),
+        Case(DAYS, [ONE._replace(instant=at("2026-10-30"))], FROM_START, "before its window was over"),
+        Case(DAYS, [ONE._replace(instant=at("2026-11-02"))], until(at("2026-11-02")), "has no materialization"),
+        Case(DAYS, [load(1, "2026-11-20")], FROM_START, "2026-11-19"),  # this window is not over, so it is no partition
+    ],
+    "a time dimension and another one": [
+        Case(
+            BOTH,
+            [load(1, "de|2026-11-01"), load(2, "us|2026-11-01", at("2026-11-01T06:00"))],
+            until(at("2026-11-01T06:00")),
+            "before its window was over, in partition us|2026-11-01",
+        ),
+        Case(BOTH, [load(1, "de|2026-11-01")], FROM_START, "2026-11-19"),
+        Case(
+            dg.MultiPartitionsDefinition({"day": DAYS, "customer": CUSTOMERS}),
+            [load(1, "a|2026-11-01")],
+            FROM_START,
+            "2026-11-19",
+        ),
+    ],
+    "two time dimensions": [
+        Case(TWO_TIMES, [load(1, "2026-11-01|2026-11-01")], NOTHING, "has two dimensions of time windows"),
+    ],
+    "of a partition": [
+        Case(
+            DAYS,
+            [ONE, load(9, "2026-11-01", at("2026-11-01T08:00"))],
+            until(at("2026-11-01T08:00")),
+            "before its window",
+        ),
+    ],
+    "refused": [Case(None, [load(1, instant=FIRST), load(2)], NOTHING, "its check ok", [result(9, "failed", load(2))])],
+    "without a partition": [Case(DAYS, [ONE, load(9)], FROM_START, "since its partitions have changed")],
+    "with a partition": [
+        Case(None, [load(1), load(9, "de")], NOTHING, "was not materialized since its partitions have changed"),
+        Case(None, [load(9, "de")], until(LATER), "by a run that began", options={"is_known": False}),
+        Case(
+            dg.DailyPartitionsDefinition("2026-11-01", end_date="2026-11-03"),
+            [ONE, TWO, THREE],
+            until(at("2026-11-03")),
+            "is complete until 2026-11-03",
+        ),
+        Case(dg.DailyPartitionsDefinition("2026-11-02"), [ONE, TWO], until(at("2026-11-03")), "2026-11-19"),
+    ],
+    "after the partitions of an asset have changed": [
+        Case(WEEKS, [load(1, "2026-11-08"), load(2, "2026-11-09")], FROM_START, "since its partitions have changed"),
+        Case(WEEKS, [load(2, "2026-11-09"), load(3, "2026-11-01")], until(at("2026-11-08")), "2026-11-08"),
+        Case(MONTHS, [ONE, TWO], FROM_START, "since its partitions have changed"),
+        Case(BOTH, [load(1, "de|2026-11-01"), load(2, "us|2026-11-01"), load(3, "2026-11-01")], FROM_START, "changed"),
+        Case(DAYS, [ONE, load(9, "2025-11-01"), load(10, "2026-12-24")], until(at("2026-11-02")), "2026-11-19"),
+        Case(
+            WEEKDAYS,
+            [load(1, "2026-11-05"), load(2, "2026-11-07")],
+            (
+                (at("2026-11-06"), at("2026-11-07")),
+                (at("2026-11-09"), at("2026-11-14")),
+                (at("2026-11-16"), FOREVER),
+            ),
+            "2026-11-19",
+        ),
+        Case(COUNTRIES, [DE, US, load(9, "fr")], until(at("2026-11-10")), "in partition de"),
+    ],
+    "of a deleted run": [
+        Case(None, [load(1, instant=None)], NOTHING, "was loaded last by a run that was deleted: materialize it again"),
+        Case(COUNTRIES, [DE._replace(instant=None), US], NOTHING, "in partition de by a run that was deleted"),
+        Case(DAYS, [ONE._replace(instant=None)], FROM_START, "by a run that was deleted, in partition 2026-11-01"),
+    ],
+    "has failed (a warning is no failure)": [
+        Case(
+            DAYS,
+            RUN,
+            FROM_START,
+            "check ok in partition 2026-11-01, 2026-11-02, 2026-11-03",
+            [result(9, "failed", RUN[2])],
+        ),
+        Case(DAYS, [ONE, TWO], until(at("2026-11-02")), "check ok in partition 2026-11-02", [result(9, "failed", TWO)]),
+        Case(DAYS, RUN, LOADED_THREE, "no materialization", [result(9, "warned", RUN[2])]),
+        Case(
+            DAYS,
+            RUN,
+            ((at("2026-11-02"), at("2026-11-03")), *LOADED_THREE),
+            "check ok in partition 2026-11-02",
+            [result(9, "failed", RUN[1], "2026-11-02")],
+        ),
+        Case(
+            DAYS,
+            [*RUN[:2], load(9, "2026-11-03")],
+            ((FIRST, at("2026-11-03")), *LOADED_THREE),
+            "check ok in partition 2026-11-01, 2026-11-02",
+            [result(8, "failed", RUN[2])],
+        ),
+        Case(
+            DAYS,
+            [ONE._replace(run_id=""), TWO._replace(run_id="")],
+            until(at("2026-11-02")),
+            "check ok in partition 2026-11-02",
+            [result(9, "failed", TWO._replace(run_id=""))],
+        ),
+    ],
+    "has passed later on one of these loads": [
+        Case(DAYS, RUN, LOADED_THREE, "no materialization", [result(8, "failed", RUN[2]), result(9, "passed", RUN[0])]),
+        Case(DAYS, RUN, FROM_START, "check ok", [result(9, "failed", RUN[2]), result(8, "passed", RUN[0])]),
+        Case(
+            DAYS,
+            RUN,
+            FROM_START,
+            "check other in",
+            [result(8, "failed", RUN[2], check="other"), result(9, "passed", RUN[0])],
+        ),
+    ],
+    "was planned in the run of the load, and has no result yet": [
+        Case(
+            DAYS,
+            RUN,
+            FROM_START,
+            "has no result of its check ok yet in partition",
+            [result(0, "planned", run="backfill")],
+        ),
+        Case(
+            DAYS,
+            RUN,
+            FROM_START,
+            "because the run has ended without one: execute the check",
+            [result(0, "unevaluated", run="backfill")],
+        ),
+        Case(DAYS, RUN, LOADED_THREE, "no mat", [result(0, "planned", run="backfill"), result(9, "passed", RUN[2])]),
+        Case(DAYS, [ONE], until(at("2026-11-02")), "no materialization", [result(9, "planned", run="another")]),
+        Case(None, [load(1)], NOTHING, "has no result of its check ok yet", [result(0, "planned", run="run 1")]),
+    ],
+    "has failed, and its result names no materialization": [
+        Case(DAYS, RUN, FROM_START, "check ok, which names no materialization", [result(9, "failed")]),
+        Case(DAYS, RUN, LOADED_THREE, "no materialization", [result(8, "failed"), result(9, "passed")]),
+        Case(
+            DAYS,
+            RUN,
+            FROM_START,
+            "which names no materialization",
+            [result(8, "failed"), result(9, "planned", run="x")],
+        ),
+        Case(DAYS, RUN, LOADED_THREE, "no materialization", [result(9, "passed")]),
+    ],
+    "has failed on a load whose run was deleted": [],  # test_source_events.py: the events say so
+}
+"""By the first cell of a row."""
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=row) for row, cases in CASES.items() for case in cases])
+def test_a_row_of_the_tables_in_the_docs_is_true(case: Case) -> None:
+    found = completeness(case.history)
+    assert found.incomplete == tuple(case.incomplete)
+    assert case.why in why_incomplete(case.history, found)
+
+
+def test_each_row_of_the_tables_in_the_docs_has_cases() -> None:
+    page = (REPOSITORY / "docs" / "wait.md").read_text()
+    section = page.split("## When a source is complete")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (.+?) \|.*\n", section, re.MULTILINE)
+    headers = {"the asset has", "which load counts", "a blocking check"}
+    assert [row for row in rows if row not in headers] == list(CASES)
+
+
+STARTS: dict[str, tuple[dg.TimeWindowPartitionsDefinition, str]] = {
+    "hour_offset": (dg.DailyPartitionsDefinition("2026-11-01", hour_offset=6), "2026-11-01T06:00"),
+    "minute_offset": (dg.HourlyPartitionsDefinition("2026-11-01-00:00", minute_offset=15), "2026-11-01T00:15"),
+    "a week that begins later": (dg.WeeklyPartitionsDefinition("2026-11-03"), "2026-11-08"),
+    "a month that begins later": (dg.MonthlyPartitionsDefinition("2026-11-02", day_offset=15), "2026-11-15"),
+    "a first window that is excluded": (
+        dg.TimeWindowPartitionsDefinition(
+            "2026-11-07", "%Y-%m-%d", cron_schedule="0 0 * * *", exclusions=["0 0 * * 6"]
+        ),
+        "2026-11-08",
+    ),
+    "a first window in the future": (dg.DailyPartitionsDefinition("2026-12-24"), "2026-12-24"),
+    "no window before its end": (dg.DailyPartitionsDefinition("2026-11-05", end_date="2026-11-05"), "2026-11-05"),
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_everything_before_the_first_window_is_complete(name: str) -> None:
+    """The definition may start before it: a model that reads the whole table would wait for ever."""
+    definition, first = STARTS[name]
+    assert completeness(SourceHistory(definition, True, [], now=NOW)).incomplete[0][0] == at(first)
+
+
+def test_excluded_windows_between_others_are_complete_and_those_after_the_last_one_are_not() -> None:
+    friday = load(1, "2026-11-06")
+    source = SourceHistory(WEEKDAYS, True, [load(0, "2026-11-05"), friday], now=at("2026-11-09T12:00"))
+    assert completeness(source).incomplete == until(at("2026-11-07"))
+    later = SourceHistory(WEEKDAYS, True, source.loads, now=at("2026-11-10T12:00"))
+    assert completeness(later).incomplete == until(at("2026-11-09"))
+
+
+@pytest.mark.parametrize(
+    "value", ["2026-11-24", "1795000000", 1_795_000_000_000, float("nan"), float("inf"), {"at": 1}, True, "null"]
+)
+@pytest.mark.parametrize("partitions", [None, dg.StaticPartitionsDefinition(["de"])])
+def test_a_stated_instant_that_is_no_timestamp_in_seconds_completes_nothing_and_is_named(
+    value: object, partitions: dg.PartitionsDefinition[str] | None
+) -> None:
+    of = Load(1, "de" if partitions else None, LATER, "run", value)
+    source = SourceHistory(partitions, True, [of], lag=timedelta(hours=1), now=NOW)
+    found = completeness(source)
+    assert found.incomplete == NOTHING
+    where = " in partition de" if partitions else ""
+    sentence = f"has {value!r} as `sqlmesh/complete_until`{where}, which is no timestamp in seconds"
+    assert why_incomplete(source, found) == sentence
+
+
+@pytest.mark.parametrize("seconds", [at("2026-11-10") // 1000, at("2026-11-10") / 1000])
+def test_a_stated_instant_counts_without_the_lag(seconds: float) -> None:
+    of = Load(1, None, LATER, "run", seconds)
+    source = SourceHistory(None, True, [of], lag=timedelta(hours=1), now=NOW)
+    assert completeness(source).incomplete == until(at("2026-11-10"))
+
+
+def test_removing_a_customer_does_not_complete_less_of_the_others() -> None:
+    """Otherwise a model that reads the whole table would wait until somebody loads all days again."""
+    both = dg.MultiPartitionsDefinition({"day": DAYS, "customer": CUSTOMERS})
+    loads = [load(1, "a|2026-11-01"), load(2, "b|2026-11-01")]
+    source = SourceHistory(both, True, loads, dynamic_keys={"customers": {"a"}}, now=NOW)
+    assert completeness(source).incomplete == until(at("2026-11-02"))
+
+
+@pytest.mark.parametrize("key", ["", "0001-01-01", "9999-12-31", "2026-11-1", "x" * 1000, "\0", "|", "a|b|c"])
+@pytest.mark.parametrize("partitions", [None, DAYS, WEEKS, MONTHS, COUNTRIES, CUSTOMERS, BOTH, NO_TIME, TWO_TIMES])
+def test_no_key_of_a_partition_raises_an_error(partitions: dg.PartitionsDefinition[str] | None, key: str) -> None:
+    """Anybody may report any text."""
+    source = SourceHistory(partitions, True, [load(1, key)], now=NOW)
+    found = completeness(source)
+    assert found.incomplete[-1][1] == FOREVER
+    assert why_incomplete(source, found)
+
+
+def test_a_sentence_about_an_awaited_range_names_what_is_missing_in_it() -> None:
+    hours = dg.HourlyPartitionsDefinition("2026-11-01-00:00")
+    keys = [key for key in hours.get_partition_keys(datetime(2026, 11, 10)) if key != "2026-11-05-07:00"]
+    source = SourceHistory(hours, True, [load(number, key) for number, key in enumerate(keys, 1)], now=NOW)
+    awaited = (at("2026-11-05"), at("2026-11-06"))
+    assert why_incomplete(source, completeness(source), awaited) == "has no materialization of 2026-11-05-07:00"
