@@ -187,17 +187,18 @@ def _fits(definition: dg.PartitionsDefinition[str] | None) -> Callable[[str | No
     """Whether a load's partition may be one of a definition's.
 
     Any text may have been the key of a static or dynamic dimension: to remove a key does not change what others mean.
+    A load without a partition says nothing about partitions.
     """
     if definition is None:
         return lambda partition: partition is None
     time = time_dimension(definition)
     windows = windows_by_key(time) if time else None
     if not isinstance(definition, dg.MultiPartitionsDefinition):
-        return lambda key: key is not None and (windows is None or windows[key] is not None)
+        return lambda key: key is None or windows is None or windows[key] is not None
 
     def fits_both(key: str | None) -> bool:
         parts = split_key(definition, key) if key is not None else None
-        return parts is not None and (windows is None or windows[parts[0]] is not None)
+        return key is None or (parts is not None and (windows is None or windows[parts[0]] is not None))
 
     return fits_both
 

@@ -60,12 +60,23 @@ class WindowsUntil:
 
     @cached_property
     def excluded(self) -> Sequence[Interval]:
-        """The ranges between the first and the last window for which the definition has none."""
+        """The ranges from the first window to the next one for which the definition has none.
+
+        So a weekend that it excludes does not wait for Monday's partition.
+        """
         if not self.definition.exclusions:
             return ()
         by_key = windows_by_key(self.definition)
         windows = merged(window for key in self.keys if (window := by_key[key]))
-        return subtract([(windows[0][0], windows[-1][1])], windows) if windows else ()
+        return subtract([(windows[0][0], self._next_after(windows[-1][1]))], windows) if windows else ()
+
+    def _next_after(self, last: int) -> int:
+        """When the window after the last one begins, or the definition ends, in epoch milliseconds."""
+        end = datetime.fromtimestamp(last / 1000, timezone.utc)
+        window = self.definition.get_next_partition_window(end, respect_bounds=False)
+        assert window is not None, "without bounds, there is always a next window"
+        begins = _milliseconds(window.start)
+        return max(last, begins if self.definition.end is None else min(begins, _milliseconds(self.definition.end)))
 
 
 @lru_cache(maxsize=100)

@@ -155,7 +155,7 @@ CASES: dict[str, list[Case]] = {
         ),
     ],
     "refused": [Case(None, [load(1, instant=FIRST), load(2)], NOTHING, "its check ok", [result(9, "failed", load(2))])],
-    "without a partition": [Case(DAYS, [ONE, load(9)], FROM_START, "since its partitions have changed")],
+    "without a partition": [Case(DAYS, [ONE, load(9)], until(at("2026-11-02")), "2026-11-19")],
     "with a partition": [
         Case(None, [load(1), load(9, "de")], NOTHING, "was not materialized since its partitions have changed"),
         Case(None, [load(9, "de")], until(LATER), "by a run that began", options={"is_known": False}),
@@ -307,10 +307,10 @@ def test_everything_before_the_first_window_is_complete(name: str) -> None:
     assert completeness(SourceHistory(definition, True, [], now=NOW)).incomplete[0][0] == at(first)
 
 
-def test_excluded_windows_between_others_are_complete_and_those_after_the_last_one_are_not() -> None:
+def test_excluded_windows_are_complete_up_to_the_next_window_which_may_not_exist_yet() -> None:
     friday = load(1, "2026-11-06")
     source = SourceHistory(WEEKDAYS, True, [load(0, "2026-11-05"), friday], now=at("2026-11-09T12:00"))
-    assert completeness(source).incomplete == until(at("2026-11-07"))
+    assert completeness(source).incomplete == until(at("2026-11-09"))
     later = SourceHistory(WEEKDAYS, True, source.loads, now=at("2026-11-10T12:00"))
     assert completeness(later).incomplete == until(at("2026-11-09"))
 

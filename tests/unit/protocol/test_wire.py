@@ -134,7 +134,7 @@ def test_wrong_or_missing_field_is_refused_by_name_unless_it_has_a_default(messa
 
 def test_defaults_of_requests_and_errors() -> None:
     assert defaults(msg.LoadRequest).items() >= {"include": (), "limits": Limits(4_000, 1_000, 1_000)}.items()
-    pending: dict[str, Any] = {"tables": msg.AwaitedTables(), "loads": {}}
+    pending: dict[str, Any] = {"tables": msg.AwaitedTables(), "made_between": frozenset(), "loads": {}}
     assert (defaults(msg.PendingRequest), defaults(msg.ChangesRequest)) == (pending, {})
     assert defaults(msg.JanitorRequest).items() >= {"environment": None, "concurrent_tasks": None}.items()
     assert defaults(msg.EvaluationRequest) == {
