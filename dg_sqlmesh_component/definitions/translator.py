@@ -236,7 +236,7 @@ class Translator:
         return dg.AssetCheckSpec(
             LATE_DATA_CHECK,
             asset=key,
-            description="Warns if a partition of a source was loaded again after the model was computed for it.",
+            description="Warns if a partition of a source was loaded after the model was computed for it.",
         )
 
     def audit_check_spec(self, node: Model | StandaloneAudit, audit: Audit, key: dg.AssetKey) -> dg.AssetCheckSpec:

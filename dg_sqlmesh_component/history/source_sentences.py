@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import dagster as dg
@@ -29,8 +29,8 @@ _MAX_NAMED = 3
 """How many partitions are named."""
 
 
-def why_incomplete(source: SourceHistory, found: Completeness, awaited: Interval | None = None) -> str:
-    """Why a source is not complete: for a range that is awaited, or at all."""
+def why_incomplete(source: SourceHistory, found: Completeness, awaited: Sequence[Interval] = ()) -> str:
+    """Why a source is not complete: for ranges that are awaited, or at all."""
     definition = source.partitions
     if not source.loads:
         return "was never materialized: materialize it once"
@@ -86,12 +86,12 @@ class _Causes:
 
 
 def _of_windows(
-    source: SourceHistory, found: Completeness, definition: dg.PartitionsDefinition[str], awaited: Interval | None
+    source: SourceHistory, found: Completeness, definition: dg.PartitionsDefinition[str], awaited: Sequence[Interval]
 ) -> str:
     time = time_dimension(definition)
     assert time is not None, "its partitions have time windows"
     windows, by_key = windows_until(time, source.now), windows_by_key(time)
-    ranges = found.incomplete if awaited is None else common(found.incomplete, [awaited])
+    ranges = common(found.incomplete, awaited) or found.incomplete
     others = keys_of_other_dimension(source)
     causes = _Causes()
     for key, window in _overlapping(((key, by_key[key]) for key in windows.keys), ranges):

@@ -33,16 +33,19 @@ class Source:
 
     asset: dg.AssetKey
     incomplete: tuple[Interval, ...]
-    explain: Callable[[Interval | None], str] = field(compare=False)
+    explain: Callable[[Sequence[Interval]], str] = field(compare=False)
+    _sentences: dict[Sequence[Interval], str] = field(default_factory=dict, compare=False, repr=False)
 
-    @cached_property
-    def sentence(self) -> str:
-        """The asset and why it is not complete, without the full stop."""
-        return self.sentence_for(None)
+    def sentence(self, awaited: Sequence[Interval] = ()) -> str:
+        """The asset and why it is not complete, without the full stop.
 
-    def sentence_for(self, awaited: Interval | None) -> str:
-        """The asset and why it is not complete for a range, without the full stop."""
-        return f"{self.asset.to_user_string()} {self.explain(awaited)}"
+        Args:
+            awaited: The ranges that a model waits for; empty if they are not known.
+        """
+        ranges = tuple(awaited)
+        if ranges not in self._sentences:
+            self._sentences[ranges] = f"{self.asset.to_user_string()} {self.explain(ranges)}"
+        return self._sentences[ranges]
 
 
 def awaited_sources(
@@ -147,7 +150,7 @@ class _Sources:
     def of(self, loader: Loader) -> Source:
         return Source(loader.key, self._incomplete[loader.key], partial(self._explain, loader))
 
-    def _explain(self, loader: Loader, awaited: Interval | None) -> str:
+    def _explain(self, loader: Loader, awaited: Sequence[Interval]) -> str:
         [(_, history)] = self._reader.histories([loader])
         return why_incomplete(history, completeness(history), awaited)
 

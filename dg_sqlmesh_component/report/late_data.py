@@ -23,7 +23,7 @@ def late_data_result(
     with_windows, others = sources
     if compared.late:
         text = (
-            f"{listed(with_windows)} was loaded again after {name} was computed for {ranges(compared.late)}. "
+            f"{listed(with_windows)} was loaded after {name} was computed for {ranges(compared.late)}. "
             "To read the new rows, launch a run of the model with "
             f"`{restate_config(compared.late[0][0], compared.late[-1][1])}` in the run config."
         )

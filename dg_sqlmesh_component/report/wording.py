@@ -189,7 +189,8 @@ class Wording:
         if not outcome.idle.unselected:
             return "none of its pending intervals is ready"
         sources = [self.sources[fqn] for fqn in outcome.idle.unselected if fqn in self.sources]
-        not_complete = [source.sentence for source in sources[:MAX_CAUSES]]
+        awaited = outcome.coverage.waiting if outcome.coverage else ()
+        not_complete = [source.sentence(awaited) for source in sources[:MAX_CAUSES]]
         if len(sources) > MAX_CAUSES:
             not_complete.append(f"and {counted(len(sources) - MAX_CAUSES, 'more source')}")
         own = [_PENDING_ITSELF] if outcome.fqn in outcome.idle.unselected else []

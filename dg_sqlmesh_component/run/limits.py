@@ -75,7 +75,7 @@ def not_loaded_refusal(planned: msg.RestatementPlanned, sources: Mapping[str, So
     """
     if not planned.not_loaded:
         return None
-    sentences = sorted({sources[table].sentence_for(awaited) for table, awaited in planned.not_loaded})
+    sentences = sorted({sources[table].sentence([awaited]) for table, awaited in planned.not_loaded})
     return (
         f"The restatement {planned.asked_for} would compute intervals whose source is not loaded: "
         f"{listed(sentences)}. Nothing was computed. Load it, choose another range, or set `ignore_sources: "

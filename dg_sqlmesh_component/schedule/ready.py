@@ -78,7 +78,10 @@ def ready_models(
     why_none = "No model has pending intervals."
     if waiting := _all_waiting(context.repository_def, assets, found, sources):
         names = sorted(waiting, key=assets.name)
-        shown = [f"{assets.name(fqn)} ({_causes(waiting[fqn], sources)})" for fqn in names[:MAX_LISTED]]
+        shown = [
+            f"{assets.name(fqn)} ({_causes(waiting[fqn], sources, found.intervals.get(fqn, ()))})"
+            for fqn in names[:MAX_LISTED]
+        ]
         named = listed([*shown, *names[MAX_LISTED:]])
         what = "signals and sources" if sources else "signals"
         pending = {fqn: of for fqn, of in pending.items() if fqn not in waiting}
@@ -94,9 +97,9 @@ def ready_models(
     return Ready(pending, why_none, found.late, {fqn: source.incomplete for fqn, source in sources.items()})
 
 
-def _causes(names: Sequence[str], sources: Mapping[str, Source]) -> str:
+def _causes(names: Sequence[str], sources: Mapping[str, Source], pending: Sequence[msg.Interval]) -> str:
     """The first signals that are not ready, or assets that are not complete."""
-    shown = [sources[name].sentence if name in sources else name for name in names[:MAX_CAUSES]]
+    shown = [sources[name].sentence(pending) if name in sources else name for name in names[:MAX_CAUSES]]
     return listed([*shown, *names[MAX_CAUSES:]], MAX_CAUSES) or "upstream"
 
 

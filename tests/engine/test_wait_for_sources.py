@@ -148,6 +148,43 @@ def test_a_sensor_requests_the_models_that_a_load_makes_ready_in_one_run(new_sho
     assert sensor.tick() == "Loaded or checked: load/orders. It makes no model ready.", "it was not forgotten"
 
 
+CHECK = """
+import dagster as dg
+
+@dg.asset_check(asset=["load", "orders"], blocking=True)
+def complete():
+    return dg.AssetCheckResult(passed=True)
+"""
+
+
+def test_a_sensor_looks_again_when_a_blocking_check_has_a_result_after_the_load(new_shop: NewShop) -> None:
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), schedule={"on_sources": True})
+    shop.add_module("check", CHECK)
+    sensor = SourceSensor(shop)
+    load(shop, 1)
+    check_load(shop, passed=False)
+    load(shop, 3)
+    load(shop, 2)
+    assert sensor.tick() == {"t/days", "t/shown", "t/total"}
+    refused = run(shop)
+    assert rows(shop) == [day(3), day(2)]
+    assert f"load/orders has failed its check complete in partition {day(1)}" in refused.description_of(STATUS)
+    check_load(shop, passed=True)
+    assert sensor.tick() == {"t/days", "t/shown", "t/total"}
+    run(shop)
+    assert rows(shop) == [day(3), day(2), day(1)]
+
+
+def check_load(shop: Shop, *, passed: bool) -> None:
+    """Report a result of the check on the load of yesterday."""
+    key = dg.AssetKey(["load", "orders"])
+    only = dg.AssetRecordsFilter(key, asset_partitions=[day(1)])
+    [record] = shop.instance.fetch_materializations(only, limit=1).records
+    target = TargetMaterialization(storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp)
+    result = dg.AssetCheckEvaluation(key, "complete", passed, target_materialization_data=target, blocking=True)
+    shop.instance.report_runless_asset_event(result)
+
+
 def test_a_sensor_on_sources_needs_wait(new_shop: NewShop) -> None:
     shop = new_shop(MODELS, tables=EMPTY, schedule={"on_sources": True})
     assert "`schedule.on_sources` in defs.yaml needs the sources that the models wait for" in shop.load_error()

@@ -360,5 +360,6 @@ def test_a_sentence_about_an_awaited_range_names_what_is_missing_in_it() -> None
     hours = dg.HourlyPartitionsDefinition("2026-11-01-00:00")
     keys = [key for key in hours.get_partition_keys(datetime(2026, 11, 10)) if key != "2026-11-05-07:00"]
     source = SourceHistory(hours, True, [load(number, key) for number, key in enumerate(keys, 1)], now=NOW)
+    assert why_incomplete(source, completeness(source)).startswith("has no materialization of 2026-11-19-21:00")
     awaited = (at("2026-11-05"), at("2026-11-06"))
-    assert why_incomplete(source, completeness(source), awaited) == "has no materialization of 2026-11-05-07:00"
+    assert why_incomplete(source, completeness(source), [awaited]) == "has no materialization of 2026-11-05-07:00"

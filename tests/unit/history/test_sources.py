@@ -74,7 +74,7 @@ def test_windows_without_a_materialization_are_incomplete_and_everything_before_
     found = source(instance, repository(DAYS))
     assert found is not None
     assert found.incomplete == ((at("2026-11-03"), at("2026-11-04")), (at("2026-11-05"), FOREVER))
-    assert found.sentence.startswith("load/orders has no materialization of ")
+    assert found.sentence().startswith("load/orders has no materialization of ")
 
 
 def test_a_window_that_was_loaded_before_it_was_over_is_complete_up_to_that_load(
@@ -164,8 +164,8 @@ def test_without_partitions_it_is_complete_up_to_the_start_of_its_last_run_less_
     found = source(instance, definitions, timedelta(minutes=lag))
     assert found is not None
     assert found.incomplete == ((round(record.start_time * 1000) - lag * 60_000, FOREVER),)
-    assert "load/orders was loaded last by a run that began 20" in found.sentence
-    assert ("its lag is 0:30:00" in found.sentence) == (lag > 0)
+    assert "load/orders was loaded last by a run that began 20" in found.sentence()
+    assert ("its lag is 0:30:00" in found.sentence()) == (lag > 0)
 
 
 def test_the_loader_may_state_until_when_it_is_complete(instance: dg.DagsterInstance) -> None:
@@ -174,7 +174,7 @@ def test_the_loader_may_state_until_when_it_is_complete(instance: dg.DagsterInst
     found = source(instance, repository())
     assert found is not None
     assert found.incomplete == ((at("2026-11-24"), FOREVER),)
-    assert found.sentence == "load/orders is complete until 2026-11-24T00:00:00Z, as its loader says"
+    assert found.sentence() == "load/orders is complete until 2026-11-24T00:00:00Z, as its loader says"
 
 
 def test_of_other_partitions_the_oldest_materialization_counts(instance: dg.DagsterInstance) -> None:
@@ -182,13 +182,13 @@ def test_of_other_partitions_the_oldest_materialization_counts(instance: dg.Dags
     materialize(instance, "us")
     missing = source(instance, definitions)
     assert missing is not None
-    assert missing.sentence == "load/orders has no materialization of de"
+    assert missing.sentence() == "load/orders has no materialization of de"
     assert missing.incomplete == ((0, FOREVER),)
     materialize(instance, "de")
     materialize(instance, "us")
     found = source(instance, definitions)
     assert found is not None
-    assert "was loaded last in partition de at 20" in found.sentence
+    assert "was loaded last in partition de at 20" in found.sentence()
     ((until, _),) = found.incomplete
     assert abs(until - datetime.now().timestamp() * 1000) < 300_000
 
@@ -197,7 +197,7 @@ def test_of_dynamic_partitions_that_do_not_exist_any_more_nothing_is_complete(in
     materialize(instance, "gone")
     found = source(instance, repository(dg.DynamicPartitionsDefinition(name="countries")))
     assert found is not None
-    assert (found.incomplete, found.sentence) == (((0, FOREVER),), "load/orders has no partitions")
+    assert (found.incomplete, found.sentence()) == (((0, FOREVER),), "load/orders has no partitions")
 
 
 @pytest.mark.parametrize("partitions", [DAYS, COUNTRIES])
@@ -211,12 +211,12 @@ def test_a_partition_is_not_complete_if_a_blocking_check_of_its_last_materializa
     run_partition(instance, passes, second)
     found = source(instance, passes)
     assert found is not None
-    assert found.sentence.startswith(f"load/orders has failed its check complete in partition {first}")
+    assert found.sentence().startswith(f"load/orders has failed its check complete in partition {first}")
     assert found.incomplete[0][0] == (at("2026-11-01") if partitions is DAYS else 0)
     run_partition(instance, passes, first)
     again = source(instance, passes)
     assert again is not None
-    assert "check" not in again.sentence
+    assert "check" not in again.sentence()
     assert again.incomplete[0][0] > at("2026-11-02")
 
 
@@ -231,13 +231,13 @@ def test_nothing_is_complete_without_a_materialization_or_if_a_blocking_check_ha
     definitions = repository(passes=False)
     never = source(instance, definitions)
     assert never is not None
-    assert (never.incomplete, never.sentence) == (
+    assert (never.incomplete, never.sentence()) == (
         ((0, FOREVER),), "load/orders was never materialized: materialize it once",
     )  # fmt: skip
     definitions.get_job("load_it").execute_in_process(instance=instance, raise_on_error=False)
     refused = source(instance, definitions)
     assert refused is not None
-    assert (refused.incomplete, refused.sentence) == (((0, FOREVER),), "load/orders has failed its check complete")
+    assert (refused.incomplete, refused.sentence()) == (((0, FOREVER),), "load/orders has failed its check complete")
     materialize(instance)
     after = source(instance, definitions)
     assert after is not None
@@ -299,7 +299,7 @@ def test_a_table_is_awaited_if_an_asset_of_the_code_location_makes_it_by_key_or_
     assert loaders(named, elsewhere, also_elsewhere=())[TABLE].key == KEY
     assert loaders(repository(), elsewhere, also_elsewhere=()) == {}
     chosen = read_sources(instance, loaders(repository(), elsewhere, also_elsewhere=elsewhere))
-    assert chosen[TABLE].sentence == "raw/orders was never materialized: materialize it once"
+    assert chosen[TABLE].sentence() == "raw/orders was never materialized: materialize it once"
 
 
 def test_a_pattern_that_matches_no_table_is_refused() -> None:
@@ -361,7 +361,7 @@ def test_a_load_is_refused_until_its_blocking_check_has_a_result(
     sentences = []
 
     def body(context: dg.AssetCheckExecutionContext) -> bool:
-        sentences.append(read(context.instance, definitions).sentence)
+        sentences.append(read(context.instance, definitions).sentence())
         raise ValueError("killed")
 
     definitions = checked(body, partitions)
@@ -369,11 +369,11 @@ def test_a_load_is_refused_until_its_blocking_check_has_a_result(
     run_job(instance, definitions, "load_it", *(["2026-11-01", "2026-11-01"] if partitions else []))
     assert sentences[0].startswith("load/orders has no result of its check complete yet")
     ended = read(instance, definitions)
-    assert "because the run has ended without one: execute the check" in ended.sentence
+    assert "because the run has ended without one: execute the check" in ended.sentence()
     assert ended.incomplete == ((nothing, FOREVER),)
     run_job(instance, checked(passes, partitions), "check_it")
     after = read(instance, definitions)
-    assert "check" not in after.sentence
+    assert "check" not in after.sentence()
     assert after.incomplete[0][0] > nothing
 
 
@@ -383,7 +383,7 @@ def test_a_failed_check_refuses_all_partitions_of_a_backfill_in_one_run(instance
     refused = read(instance, definitions)
     assert refused.incomplete == ((at("2026-11-01"), FOREVER),)
     named = "in partition 2026-11-04, 2026-11-05, 2026-11-06 and 3 earlier ones"
-    assert refused.sentence.startswith(f"load/orders has failed its check complete {named}")
+    assert refused.sentence().startswith(f"load/orders has failed its check complete {named}")
     run_job(instance, checked(passes), "load_it", "2026-11-06", "2026-11-06")
     assert read(instance, definitions).incomplete[0] == (at("2026-11-01"), at("2026-11-06"))
     run_job(instance, definitions, "load_it", "2026-11-01", "2026-11-06")
@@ -397,7 +397,7 @@ def test_a_blocking_check_of_a_declared_asset_refuses_too(instance: dg.DagsterIn
     assert read(instance, definitions).incomplete != ((0, FOREVER),)
     run_job(instance, definitions, "check_it")
     refused = read(instance, definitions)
-    assert (refused.incomplete, refused.sentence) == (((0, FOREVER),), "load/orders has failed its check complete")
+    assert (refused.incomplete, refused.sentence()) == (((0, FOREVER),), "load/orders has failed its check complete")
 
 
 @pytest.mark.parametrize("declared", [[], [dg.AssetSpec(KEY, tags={"sqlmesh/kind": "external"})]])
@@ -413,7 +413,7 @@ def test_partitions_of_an_asset_count_that_the_code_location_only_depends_on(
     materialize(instance, "2026-11-01")
     assert read(instance, definitions).incomplete[0][0] > at("2026-11-01")
     known = dg.Definitions(assets=[days, dg.AssetSpec(KEY)]).get_repository_def()
-    assert read(instance, known).sentence.startswith("load/orders was not materialized since its partitions")
+    assert read(instance, known).sentence().startswith("load/orders was not materialized since its partitions")
 
 
 @pytest.mark.parametrize("has_default_storage", [False, True])
@@ -443,7 +443,7 @@ def _delete_runs(instance: dg.DagsterInstance) -> None:
     instance.delete_run(only)
     gone = read(instance, whole)
     assert gone.incomplete == ((0, FOREVER),)
-    assert gone.sentence.endswith("was loaded last by a run that was deleted: materialize it again")
+    assert gone.sentence().endswith("was loaded last by a run that was deleted: materialize it again")
 
 
 def test_sources_with_any_partitions_or_statement_are_read_with_the_others(instance: dg.DagsterInstance) -> None:
@@ -470,9 +470,9 @@ def test_sources_with_any_partitions_or_statement_are_read_with_the_others(insta
         instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=partition, metadata=metadata))
     sources = read_sources(instance, found)
     assert {source.incomplete for source in sources.values()} == {((0, FOREVER),)}
-    assert sources["two_others"].sentence == "two_others has no materialization of us|a"
-    assert sources["two_times"].sentence.startswith("two_times has two dimensions of time windows")
+    assert sources["two_others"].sentence() == "two_others has no materialization of us|a"
+    assert sources["two_times"].sentence().startswith("two_times has two dimensions of time windows")
     for name, value in stated.items():
         shown = repr("null" if value is None else value)
         expected = f"{name} has {shown} as `sqlmesh/complete_until`, which is no timestamp in seconds"
-        assert sources[name].sentence == expected
+        assert sources[name].sentence() == expected

@@ -757,6 +757,14 @@ def test_model_running_when_the_run_was_cancelled_is_interrupted() -> None:
     assert wording().sentence(running) == "core.orders was interrupted: The run was cancelled."
 
 
+def test_a_waiting_model_names_what_is_missing_in_the_ranges_that_it_waits_for() -> None:
+    sources = {"t": Source(dg.AssetKey("t"), (), lambda awaited: f"has nothing for {awaited}")}
+    coverage = msg.IntervalCoverage(ORDERS, None, waiting=((1, 2),))
+    idle = msg.NodeIdle(ORDERS, unselected=("t",))
+    waiting = NodeOutcome(ORDERS, Outcome.WAITING, idle=idle, coverage=coverage)
+    assert "t has nothing for ((1, 2),)" in Wording(ASSETS, "prod", sources=sources).sentence(waiting)
+
+
 def test_a_model_that_waits_for_many_sources_names_three_and_counts_the_others() -> None:
     """A thousand models may wait for the same hundred sources: each check would have a hundred sentences."""
     tables = [f"t{number}" for number in range(5)]
