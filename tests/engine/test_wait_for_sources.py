@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from harness import EXECUTORS, YEARLY_CRON, NewShop, Shop
+from harness import EXECUTORS, YEARLY_CRON, NewShop, Shop, write_project
 from waiting import DAILY, EMPTY, LOADER, MODELS, OP, SourceSensor, day, load, outcomes, rows, run, tick, waiting_shop
 
 from dg_sqlmesh_component.dagster_internals import TargetMaterialization
@@ -246,6 +246,45 @@ def test_a_whole_table_waits_for_a_hole_that_is_older_than_its_pending_intervals
     load(shop, 4)
     assert outcomes(run(shop))["alone"] == "executed"
     assert shop.query("SELECT n FROM t.alone") == [(5,)]
+
+
+LOOKBACK = "MODEL (name t.{name}, kind INCREMENTAL_BY_TIME_RANGE (time_column day, lookback 1){more}); SELECT {query}"
+NOT_YESTERDAY = """
+from sqlmesh import signal
+
+
+@signal()
+def not_yesterday(batch):
+    return [interval for interval in batch if str(interval[0].date()) != "{yesterday}"]
+"""
+
+
+def test_days_of_a_lookback_are_not_computed_again_while_the_newest_day_waits(new_shop: NewShop) -> None:
+    """One model waits for its source, the other one for its signal."""
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), schedule={"cron": "@daily"})
+    source = "day, n FROM raw.orders WHERE day BETWEEN @start_ds AND @end_ds"
+    gated = LOOKBACK.format(name="alone", more=", signals [not_yesterday()]", query="@start_ds::DATE AS day, 1 AS n")
+    write_project(
+        shop.project,
+        {
+            "models/days.sql": LOOKBACK.format(name="days", more="", query=source),
+            "models/alone.sql": gated,
+            "signals/__init__.py": NOT_YESTERDAY.format(yesterday=day(1)),
+        },
+    )
+    shop.plan()
+    load(shop, 3)
+    load(shop, 2)
+    first, second = outcomes(run(shop)), run(shop)
+    assert (first["days"], first["alone"]) == ("executed", "executed")
+    assert outcomes(second) == dict.fromkeys(first, "waiting")
+    assert f"no materialization of {day(1)}" in second.description_of(STATUS)
+    assert "its signal not_yesterday has no interval ready" in second.description_of("t/alone:sqlmesh_execution_status")
+    assert f"t.days (load/orders has no materialization of {day(1)})" in tick(shop)
+    load(shop, 1)
+    assert tick(shop) == {"t/days", "t/shown", "t/total"}
+    assert outcomes(run(shop))["days"] == "executed"
+    assert rows(shop) == [day(3), day(2), day(1)]
 
 
 COMPLETE = """

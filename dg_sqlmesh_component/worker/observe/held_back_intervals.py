@@ -110,14 +110,16 @@ def hold_back_pending_upstream(
         lacked = {snapshot.name: intervals for snapshot, intervals in missing.items()}
         remaining = _remaining(requested, pending, lacked, tables, index_or_all, scheduler)
         held_back_by.update({snapshot.name: by for snapshot, (_, by) in remaining.items() if by})
-        return {**requested, **{snapshot: left for snapshot, (left, _) in remaining.items()}}
+        ready = {**requested, **{snapshot: left for snapshot, (left, _) in remaining.items()}}
+        return _with_new_ones(ready, requested, index_or_all)
 
     def batch_intervals(
         requested: SnapshotToIntervals, index: DeployabilityIndex | None, *args: Any, **kwargs: Any
     ) -> dict[Snapshot, Any]:
         altered = _altered_since(requested, index or DeployabilityIndex.all_deployable(), scheduler.snapshots_by_name)
         batches = batch({**find_ready(requested, index), **altered}, index, *args, **kwargs)
-        return {snapshot: batched for snapshot, batched in batches.items() if snapshot in requested}
+        of_requested = {snapshot: batched for snapshot, batched in batches.items() if snapshot in requested}
+        return _with_new_ones(of_requested, requested, index or DeployabilityIndex.all_deployable())
 
     replace_intervals(scheduler, merged_missing_intervals, batch_intervals)
     return find_ready
@@ -139,6 +141,26 @@ def _not_pending(snapshot: Snapshot, requested: SnapshotToIntervals, index: Depl
 
 def has_signals(snapshot: Snapshot) -> bool:
     return snapshot.is_model and bool(snapshot.model.signals)
+
+
+def _with_new_ones(
+    ready: Mapping[Snapshot, list[Interval]], requested: SnapshotToIntervals, index: DeployabilityIndex
+) -> dict[Snapshot, list[Interval]]:
+    """The same intervals or batches; none of a model if only its `lookback` asks for them, because the new ones wait.
+
+    Otherwise each run would compute them again until the new ones are ready.
+    """
+    again = _computed_again(requested, index)
+
+    def is_new(snapshot: Snapshot, intervals: Iterable[Interval]) -> bool:
+        return not again[snapshot.name].issuperset(_single(intervals, snapshot))
+
+    return {
+        snapshot: intervals
+        if snapshot.name not in again or is_new(snapshot, intervals) or not is_new(snapshot, requested[snapshot])
+        else []
+        for snapshot, intervals in ready.items()
+    }
 
 
 def _computed_again(requested: SnapshotToIntervals, index: DeployabilityIndex) -> dict[str, set[Interval]]:
