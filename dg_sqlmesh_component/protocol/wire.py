@@ -28,6 +28,9 @@ LOADED = "\0dg_sqlmesh: has loaded the configuration"
 PRINTED = "\0dg_sqlmesh: has printed everything"
 """The last line of a worker's output, printed before the last event. Events and output have separate pipes."""
 
+CANCEL, CUT_OFF, RELEASE = b"cancel\n", b"cut off\n", b"release\n"
+"""Commands to a worker: lines without fields. `worker_client/worker.py` says what they do."""
+
 
 def encode(message: msg.Request | msg.Event | msg.Answer) -> bytes:
     """The message as one line, with its line break."""
@@ -53,8 +56,7 @@ def decode(expected: type[_T], line: bytes) -> _T:
     """
     first_word, _, content = line.rstrip(b"\n").partition(b" ")
     name = first_word.decode("ascii", "replace")
-    message_type = vars(msg).get(name)
-    if not (isinstance(message_type, type) and issubclass(message_type, expected)):
+    if _message_type(name, expected) is None:
         raise WorkerError(_unreadable(f"it is no {expected.__name__}", line))
     try:
         message: _T = _adapter(name).validate_json(content)
@@ -63,6 +65,20 @@ def decode(expected: type[_T], line: bytes) -> _T:
         where = ".".join(map(str, (name, *first["loc"])))
         raise WorkerError(_unreadable(f"{first['msg']} (at {where})", line)) from error
     return message
+
+
+def name_of(line: bytes) -> str:
+    """The command, or the class of the message. A line that is neither is `unreadable`: it may be a secret."""
+    if line in (CANCEL, CUT_OFF, RELEASE):
+        return line.decode().strip()
+    name = line.partition(b" ")[0].decode("ascii", "replace")
+    return "unreadable" if _message_type(name, msg.Request | msg.Event | msg.Answer) is None else name
+
+
+def _message_type(name: str, expected: Any) -> type | None:
+    """The class of this name, if it is one of `expected`."""
+    found = vars(msg).get(name)
+    return found if isinstance(found, type) and issubclass(found, expected) else None
 
 
 @cache

@@ -170,9 +170,9 @@ class Pipe:
         if not request:
             os._exit(0)
         self._messages.put(request)
-        commands = {b"cancel": self._cancel, b"cut off": self._cut_off_now, b"release": self._is_released.set}
+        commands = {wire.CANCEL: self._cancel, wire.CUT_OFF: self._cut_off_now, wire.RELEASE: self._is_released.set}
         for line in self._requests:
-            if (command := commands.get(line.strip())) is not None:
+            if (command := commands.get(line)) is not None:
                 command()
             else:
                 self._messages.put(line)

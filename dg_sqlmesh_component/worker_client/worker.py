@@ -40,6 +40,7 @@ from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError, StoppedE
 from dg_sqlmesh_component.protocol.formatting import counted, without_colours
 from dg_sqlmesh_component.protocol.redaction import Redactor
 from dg_sqlmesh_component.worker_client.joined_lines import JoinedLines
+from dg_sqlmesh_component.worker_client.wire_log import wire_log
 
 FINISH_GRACE_SECONDS = 5.0
 """How long a cancelled worker may take to finish the batches in flight.
@@ -67,6 +68,7 @@ class Worker:
     def __init__(self, process: subprocess.Popen[bytes], request: msg.Request, redactor: Redactor) -> None:
         self._process = process
         self._redactor = redactor
+        self._wire_log = wire_log(process.pid)
         self._queue: queue.SimpleQueue[bytes | msg.LogLine | None] = queue.SimpleQueue()
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self._configuration_printed: deque[str] | None = None
@@ -154,7 +156,7 @@ class Worker:
     def stop(self) -> None:
         """Stop the worker and wait until it has ended: no worker outlives its request. It releases its lock."""
         try:
-            self._send(b"release\n")
+            self._send(wire.RELEASE)
             self.cancel()
             self._ending.join()
         finally:
@@ -170,7 +172,7 @@ class Worker:
                     _close(pipe)
 
     def _end(self) -> None:
-        for command, grace in ((b"cancel\n", FINISH_GRACE_SECONDS), (b"cut off\n", CUT_OFF_GRACE_SECONDS)):
+        for command, grace in ((wire.CANCEL, FINISH_GRACE_SECONDS), (wire.CUT_OFF, CUT_OFF_GRACE_SECONDS)):
             self._send(command)
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(grace)
@@ -180,6 +182,8 @@ class Worker:
 
     def _send(self, line: bytes) -> None:
         assert self._process.stdin is not None
+        if self._wire_log is not None:
+            self._wire_log.sent(line)  # first: the worker may answer at once
         with suppress(BrokenPipeError):  # the worker has ended; its exit status becomes the error
             self._process.stdin.write(line)
             self._process.stdin.flush()
@@ -187,6 +191,8 @@ class Worker:
     def _drain_events(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
+            if self._wire_log is not None:
+                self._wire_log.received(line)
             self._queue.put(line)
         self._output_drain.join(timeout=1.0)  # its last lines first, unless a child process keeps stderr open
         self._queue.put(None)

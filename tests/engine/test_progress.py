@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 import pytest
-from harness import YEARLY_CRON, NewShop, RunRecord, Shop, wait_until
+from harness import REPOSITORY, YEARLY_CRON, NewShop, RunRecord, Shop, wait_until
 
 PAUSING_MODEL = """
 import time
@@ -93,3 +94,34 @@ def test_quick_run_of_another_environment_has_no_progress_and_a_summary(shop: Sh
     assert line == "SQLMesh in environment dev: 2 executed, 1 up to date, 1 waiting."
     assert {row["model"] for row in tables["sqlmesh/slowest"]} == {"t.pause", "t.after"}
     assert record.log.count("Running: ") <= 1
+
+
+DOCUMENTED_RUN = {
+    "models/orders.sql": "MODEL (name t.orders, kind INCREMENTAL_BY_TIME_RANGE (time_column day), "
+    "audits (not_null(columns := (day)))); SELECT @start_date AS day",
+    "models/revenue.sql": "MODEL (name t.revenue, kind FULL); SELECT count(*) AS n FROM t.orders",
+}
+
+
+def messages_in(text: str) -> dict[str, list[str]]:
+    """The direction and the name of each message, by worker. Those that depend on the time are left out."""
+    messages: dict[str, list[str]] = {}
+    for worker, message in re.findall(r"^\[wire (\d+)\] +\d+ ms  (.*?) +\d+ bytes$", text, re.MULTILINE):
+        if not message.endswith("BatchesRunning"):
+            messages.setdefault(worker, []).append(re.sub(" +", " ", message))
+    return messages
+
+
+def test_messages_of_a_load_and_of_a_run_are_those_of_the_docs_and_have_no_secret(
+    new_shop: NewShop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DG_SQLMESH_DEBUG", "1")
+    monkeypatch.setenv("WAREHOUSE_TOKEN", "correct-horse-battery")
+    assert new_shop(DOCUMENTED_RUN).launch().status == dg.DagsterRunStatus.SUCCESS
+    stderr = capsys.readouterr().err
+    load, run = messages_in(stderr).values()
+    opened = ["from worker SecretsKnown"] * 2
+    ended = ["to worker release", "to worker cancel"]
+    assert load == ["to worker LoadRequest", *opened, "from worker ProjectLoaded", *ended]
+    assert [run] == list(messages_in((REPOSITORY / "docs" / "wire.md").read_text()).values())
+    assert "correct-horse-battery" not in stderr

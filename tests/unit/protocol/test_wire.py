@@ -270,6 +270,27 @@ def test_malformed_line_is_refused(line: bytes) -> None:
     refusal(line)
 
 
+@every_message
+def test_name_of_a_line_is_the_class_of_its_message(message: Any) -> None:
+    assert wire.name_of(wire.encode(message)) == type(message).__name__
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        (wire.CUT_OFF, "cut off"),
+        (b"hunter2 cancel\n", "unreadable"),
+        (b"Manifest {}\n", "unreadable"),
+        (b"OfAnotherVersion {}\n", "unreadable"),
+        (b"\xff\n", "unreadable"),
+        (b"\n", "unreadable"),
+        (b"", "unreadable"),
+    ],
+)
+def test_name_of_a_line_that_is_no_message_has_none_of_its_words(line: bytes, name: str) -> None:
+    assert wire.name_of(line) == name
+
+
 def test_unknown_event_and_messages_of_another_kind_are_refused() -> None:
     with pytest.raises(WorkerError, match=r"it is no Event\. The line begins with b'ModelSkipped {}'"):
         wire.decode(msg.Event, b"ModelSkipped {}")

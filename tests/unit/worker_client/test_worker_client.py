@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import sys
 import textwrap
 import time
@@ -254,6 +255,83 @@ def test_worker_that_dies_at_once_does_not_hang_the_step(fake_worker: FakeWorker
     for _ in range(50):
         with pytest.raises(WorkerError):
             events_from(fake_worker("os._exit(0)"))
+
+
+OPEN = REQUEST.project
+
+
+def shown_messages(stderr: str) -> list[tuple[str, str, int]]:
+    """Direction, name and bytes of each line. Assert that all have the same worker, and the time of a message."""
+    pattern = r"\[wire (\d+)\] +(\d+) ms  (to|from) worker +(.*?) +(\d+) bytes"
+    matches = [re.fullmatch(pattern, line) for line in stderr.splitlines()]
+    assert all(matches), stderr
+    assert len({match[1] for match in matches if match}) == 1
+    assert all(int(match[2]) < 60_000 for match in matches if match)
+    return [(match[3], match[4], int(match[5])) for match in matches if match]
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        REQUEST,
+        msg.LoadRequest(OPEN),
+        msg.PendingRequest(OPEN, "prod", frozenset(), now=0),
+        msg.ChangesRequest(OPEN, "prod", msg.Records({}, ()), msg.AwaitedTables(), now=0),
+        msg.PlanRequest(OPEN, "prod"),
+        msg.JanitorRequest(OPEN),
+    ],
+    ids=lambda request: type(request).__name__,
+)
+def test_every_message_of_a_request_is_shown_on_stderr_without_its_content(
+    fake_worker: FakeWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request_of: msg.Request,
+) -> None:
+    monkeypatch.setenv("DG_SQLMESH_DEBUG", "1")
+    secrets = wire.encode(msg.SecretsKnown(("correct-horse",)))
+    text = wire.encode(msg.LogLine("warning", "correct-horse", "driver"))
+    locked = wire.encode(msg.StateLocked())
+    answer = msg.Records({}, ())
+    code = f"{writing([secrets, text, locked])}sys.stdin.readline()\nout.write({LAST_EVENT!r})\n"
+    with serving(fake_worker(code), request_of) as worker:
+        for event in worker:
+            if isinstance(event, msg.StateLocked):
+                worker.answer(answer)
+    stderr = capsys.readouterr().err
+    assert shown_messages(stderr) == [
+        ("to", type(request_of).__name__, len(wire.encode(request_of))),
+        ("from", "SecretsKnown", len(secrets)),
+        ("from", "LogLine", len(text)),
+        ("from", "StateLocked", len(locked)),
+        ("to", "Records", len(wire.encode(answer))),
+        ("from", "EvaluationFinished", len(LAST_EVENT)),
+        ("to", "release", len(wire.RELEASE)),
+        ("to", "cancel", len(wire.CANCEL)),
+    ]
+    assert "correct" not in stderr
+
+
+def test_line_that_is_no_message_is_shown_as_unreadable(
+    fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DG_SQLMESH_DEBUG", "1")
+    with pytest.raises(WorkerError):
+        events_from(fake_worker(writing([b"hunter2\n"])))
+    stderr = capsys.readouterr().err
+    assert ("from", "unreadable", 8) in shown_messages(stderr)
+    assert "hunter2" not in stderr
+
+
+@pytest.mark.parametrize("value", [None, "", "0"])
+def test_messages_are_not_shown_unless_somebody_asked_for_it(
+    fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: str | None
+) -> None:
+    monkeypatch.delenv("DG_SQLMESH_DEBUG", raising=False)
+    if value is not None:
+        monkeypatch.setenv("DG_SQLMESH_DEBUG", value)
+    events_from(fake_worker(writing([LAST_EVENT])))
+    assert capsys.readouterr().err == ""
 
 
 def _is_alive(pid: int) -> bool:
