@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -371,7 +371,7 @@ class Restate(Attributes, path="restate", least={"max_intervals": 1}):
 
 
 @dataclass
-class Budget(Attributes, path="budget", least={"seconds": 0, "rows": 0, "bytes": 0}):
+class Budget(Attributes, path="budget"):
     """The most that a run, a restatement, a preview or an apply may cost, as estimated from materializations.
 
     Above it, the run is refused before it computes anything, unless its run config has `over_budget: true`. Models
@@ -381,6 +381,16 @@ class Budget(Attributes, path="budget", least={"seconds": 0, "rows": 0, "bytes":
     seconds: float | None = attribute(None, "Seconds of computation. Default: no limit.", 1800)
     rows: float | None = attribute(None, "Rows, if the engine reports them. Default: no limit.", 10_000_000)
     bytes: float | None = attribute(None, "Bytes, if the engine reports them. Default: no limit.", 1_000_000_000)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for limit in fields(self):
+            value = getattr(self, limit.name)
+            if value is not None and value <= 0:
+                raise ConfigurationError(
+                    f"`budget.{limit.name}` in defs.yaml is {value}, which refuses every run with an estimate. Write a "
+                    "number above 0, or remove it for no limit."
+                )
 
 
 @dataclass

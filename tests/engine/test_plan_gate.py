@@ -348,7 +348,7 @@ def test_the_report_is_written_as_markdown_or_json(shop: Shop, tmp_path: Path, m
 @pytest.mark.attribute("budget")
 def test_a_plan_over_the_budget_is_refused_and_computes_nothing(shop: Shop) -> None:
     shop.launch()  # records what the models cost
-    shop.configure(deploy=True, budget={"seconds": 0})
+    shop.configure(deploy=True, budget={"seconds": 0.000001})
     change(shop, total=TOTAL.format(added=" + 1"))
     digest = planned(shop)["digest"]
     before = shop.state()
@@ -366,14 +366,14 @@ def test_a_run_over_the_budget_is_refused_before_it_computes_anything(new_shop: 
     assert first.status is dg.DagsterRunStatus.SUCCESS
     shop.launch(assets=["t/daily"])
     shop.query("DELETE FROM sqlmesh._intervals WHERE name LIKE '%daily%'")
-    shop.configure(budget={"seconds": 0})
+    shop.configure(budget={"seconds": 0.000001})
     before = shop.state()
 
     refused = shop.launch(assets=["t/daily"])
 
     [failure] = refused.failures
     assert failure.startswith("The run is over the budget. The estimate from earlier runs is ")
-    assert "`budget.seconds` in defs.yaml is 0.0. Nothing was computed." in failure
+    assert "`budget.seconds` in defs.yaml is 0.000001. Nothing was computed." in failure
     assert refused.materializations == {}
     assert shop.state() == before
     warned = shop.launch(assets=["t/daily"], ops={"sqlmesh_shop": {"dry_run": True}})

@@ -145,9 +145,9 @@ def test_refused_restatement_computes_nothing(shop: Shop) -> None:
     assert "SQLMesh refuses the restatement: PlanError: Plan end date" in failure
     assert failure.endswith("Nothing was computed. Correct `restate` in the run config.")
 
-    shop.configure(**ALLOWED, budget={"seconds": 0})
+    shop.configure(**ALLOWED, budget={"seconds": 0.000001})
     [failure] = shop.launch(ops=day, assets=["raw/orders"]).failures
-    assert "`budget.seconds` in defs.yaml is 0.0. Nothing was computed." in failure
+    assert "`budget.seconds` in defs.yaml is 0.000001. Nothing was computed." in failure
     assert rows(shop) == {}
     over_budget = {OP: {**day[OP], "over_budget": True}}
     assert shop.launch(ops=over_budget, assets=["raw/orders"]).status is dg.DagsterRunStatus.SUCCESS

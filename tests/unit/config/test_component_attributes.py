@@ -142,6 +142,11 @@ def test_number_must_be_finite(written: float) -> None:
             {"query_history_url": "https://example.com/{id}"},
             r"'https://example.com/\{id\}'. It must contain \{run_id\}",
         ),
+        (
+            {"budget": {"seconds": 0}},
+            "`budget.seconds` in defs.yaml is 0.0, which refuses every run .* above 0, or remove",
+        ),
+        ({"budget": {"bytes": -1}}, "`budget.bytes` in defs.yaml is -1.0, which refuses every run with an estimate"),
         ({"schedule": True, "automation": "cron"}, "has both `schedule` and `automation`, .* Remove one of them"),
     ],
     ids=str,
@@ -232,7 +237,6 @@ def test_a_budget_compares_the_sum_of_all_known_costs(name: str) -> None:
     ("limit", "estimate", "sentence"),
     [
         (0.01, 0.014, "is 0.014 seconds, and `budget.seconds` in defs.yaml is 0.01."),
-        (0.0, 0.0042, "is 0.004 seconds, and `budget.seconds` in defs.yaml is 0.0."),
         (0.000001, 0.3, "is 0.3 seconds, and `budget.seconds` in defs.yaml is 0.000001."),
         (1800.0, 1800.0004, "is 1,800.0004 seconds, and `budget.seconds` in defs.yaml is 1,800.0."),
         (1800, 3661.27, "is 3,661.3 seconds, and `budget.seconds` in defs.yaml is 1,800.0."),
