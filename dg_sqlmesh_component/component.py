@@ -62,6 +62,16 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
     attributes:
       project: ../../../shop
     ```
+
+    Attributes by topic:
+
+    - **Project**: `project`, `select`, `exclude`
+    - **Assets**: `translation`, `tag_convention`, `external_models`, `include_metadata`, `metadata_limits`,
+      `virtual_views`, `query_history_url`
+    - **Checks**: `audits`, `execution_status_check`, `intervals_check`, `freshness`
+    - **Runs**: `execution`, `restate`, `budget`, `op`
+    - **Schedules and sensors**: `schedule`, `automation`, `polling_sensor`, `janitor`
+    - **Plans and previews**: `deploy`, `preview`, `webserver_base_url`
     """
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ import dagster as dg
 import yaml
 
 from dg_sqlmesh_component.config.attribute_types import SQLMeshProjectArgs
-from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
+from dg_sqlmesh_component.config.component_attributes import GROUPS, ComponentAttributes
 from dg_sqlmesh_component.config.mappings import Attributes
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -99,8 +99,16 @@ def _mapping(annotation: Any) -> type | None:
 def reference_yaml() -> str:
     """The text of component.yaml."""
     return YAML_HEAD + "\n".join(
-        "\n".join(_yaml(attribute, "  ")) + "\n" for attribute in declared(ComponentAttributes)
+        "\n".join([f"  # -- {group} --", *("\n".join(["", *_yaml(attribute, "  ")]) for attribute in attributes), ""])
+        for group, attributes in _groups()
     )
+
+
+def _groups() -> Iterator[tuple[str, list[Attribute]]]:
+    """The attributes by topic."""
+    attributes = {attribute.name: attribute for attribute in declared(ComponentAttributes)}
+    for group, names in GROUPS.items():
+        yield group, [attributes[name] for name in names]
 
 
 def _yaml(attribute: Attribute, indent: str) -> Iterator[str]:
@@ -129,11 +137,13 @@ def _value(value: Any) -> str:
 
 def reference_page() -> str:
     """The text of docs/attributes.md."""
-    return PAGE_HEAD + "".join(map(_section, declared(ComponentAttributes)))
+    return PAGE_HEAD + "".join(
+        f"\n## {group}\n" + "".join(map(_section, attributes)) for group, attributes in _groups()
+    )
 
 
 def _section(attribute: Attribute) -> str:
-    lines = [f"\n## `{attribute.path}`\n", f"{attribute.description}\n"]
+    lines = [f"\n### `{attribute.path}`\n", f"{attribute.description}\n"]
     lines.append(" ".join(f"{fact[0].upper()}{fact[1:]}." for fact in _facts(attribute)) + "\n")
     for key in attribute.keys:
         lines += _item(key)

@@ -14,8 +14,10 @@ from typing import Any
 import dagster as dg
 import pytest
 import yaml
+from dagster.components.core.snapshot import get_package_entry_snap
 from dagster.components.resolved.core_models import OpSpec
-from harness import REPOSITORY, dagster_project
+from dagster_shared.serdes.objects.package_entry import EnvRegistryKey, json_for_all_components
+from harness import COMPONENT, REPOSITORY, dagster_project, write_project
 from pydantic import BaseModel
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
@@ -29,6 +31,7 @@ from dg_sqlmesh_component.config.attribute_types import (
     SQLMeshProjectArgs,
     TagConvention,
 )
+from dg_sqlmesh_component.config.component_attributes import GROUPS
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.plans import Preview, PreviewDiff
 from dg_sqlmesh_component.config.retries import Retries
@@ -78,6 +81,31 @@ def test_reference_lists_every_attribute() -> None:
     page = PAGE.read_text()
     for name in ATTRIBUTES:
         assert f"`{name.rpartition('.')[2]}`" in page or name.startswith("op."), name
+
+
+def test_attributes_are_declared_by_topic_and_the_components_page_lists_the_topics() -> None:
+    assert [name for names in GROUPS.values() for name in names] == list(TOP.model_fields)
+    description = " ".join((SQLMeshProjectComponent.__doc__ or "").split())
+    for group, names in GROUPS.items():
+        assert f"- **{group}**: {', '.join(f'`{name}`' for name in names)}" in description
+
+
+def test_example_in_dagsters_ui_loads(tmp_path: Path) -> None:
+    """Built as Dagster builds it for the page of the component."""
+    write_project(
+        tmp_path / "shop",
+        {
+            "models/orders.sql": "MODEL (name marts.orders, kind FULL, tags [finance]); SELECT id FROM raw.orders",
+            "models/other.sql": "MODEL (name marts.other, kind FULL); SELECT 1 AS id",
+        },
+    )
+    with dagster_project(tmp_path) as dagster:
+        snap = get_package_entry_snap(EnvRegistryKey.from_typename(COMPONENT), SQLMeshProjectComponent)
+        [page] = json_for_all_components([snap])
+        example = page["componentTypes"][0]["example"]
+        dagster.add_component("shop", {}).write_text(example.replace("../../../shop", str(tmp_path / "shop")))
+        keys = {spec.key.to_user_string() for spec in dagster.refresh().resolve_all_asset_specs()}
+    assert keys == {"marts/orders", "landing/orders"}
 
 
 def test_reference_loads(tmp_path: Path) -> None:

@@ -32,6 +32,36 @@ from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import block
 from dg_sqlmesh_component.protocol.manifest import Model
 
+GROUPS = {
+    "Project": ("project", "select", "exclude"),
+    "Assets": (
+        "translation",
+        "tag_convention",
+        "external_models",
+        "include_metadata",
+        "metadata_limits",
+        "virtual_views",
+        "query_history_url",
+    ),
+    "Checks": ("audits", "execution_status_check", "intervals_check", "freshness"),
+    "Runs": ("execution", "restate", "budget", "op"),
+    "Schedules and sensors": ("schedule", "automation", "polling_sensor", "janitor"),
+    "Plans and previews": ("deploy", "preview", "webserver_base_url"),
+}
+"""The attributes by topic, in the order in which they are declared and shown."""
+
+EXAMPLE = {
+    "project": "../../../shop",
+    "select": "tag:finance",
+    "translation": {"group_name": "{{ model.schema }}"},
+    "external_models": {"key": "landing/{{ external.name }}", "wait": True},
+    "audits": {"checks": "blocking"},
+    "freshness": {"slack": "2h"},
+    "execution": {"concurrent_tasks": 4, "retries": 3},
+    "schedule": {"default_status": "RUNNING"},
+}
+"""The example `defs.yaml` in Dagster's UI. Without it, Dagster makes one with an example of every attribute."""
+
 
 @dataclass
 class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env` may hold passwords
@@ -56,8 +86,8 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
     exclude: Selection = attribute(
         None, "Models to leave out of `select`, in the same language.", "tag:experimental", ["scratch.*"]
     )
-    tag_convention: TagConvention = mapping(TagConvention, {"prefix": "dagster", "separator": ":"})
     translation: TranslationFn[Model] | None = resolved_by(TRANSLATION, None)
+    tag_convention: TagConvention = mapping(TagConvention, {"prefix": "dagster", "separator": ":"})
     external_models: ExternalModels = mapping(
         ExternalModels, {"key": "landing/{{ external.name }}", "keys": {"raw.orders": "dlt/shop/orders"}}
     )
@@ -70,23 +100,19 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
         ["column_lineage", "sql"],
     )
     metadata_limits: MetadataLimits = mapping(MetadataLimits, {"characters": 20_000, "lineage_pairs": 10_000})
-    query_history_url: str | None = attribute(
-        None,
-        "Web page with the engine's queries of one run, as a URL with `{run_id}`. Each executed model links to it. "
-        "SQLMesh (from 0.236) adds the id of the Dagster run to its queries. Default: no link.",
-        "https://warehouse.example.com/queries?text={run_id}",
-    )
-    webserver_base_url: str | None = attribute(
-        None,
-        "Address of Dagster's web pages. Reports of plans and previews link to their run. Default: they have its id.",
-        "https://dagster.example.com",
-    )
     virtual_views: bool = attribute(
         True,
         "Whether views are virtual assets (Dagster 1.13 and later). A virtual asset is never stale by itself; "
         "staleness and automation look through it. Default: true.",
         False,
     )
+    query_history_url: str | None = attribute(
+        None,
+        "Web page with the engine's queries of one run, as a URL with `{run_id}`. Each executed model links to it. "
+        "SQLMesh (from 0.236) adds the id of the Dagster run to its queries. Default: no link.",
+        "https://warehouse.example.com/queries?text={run_id}",
+    )
+    audits: Audits = mapping(Audits, {"checks": "blocking"})
     execution_status_check: bool = attribute(
         True,
         "Whether every model has the check `sqlmesh_execution_status`, which shows its outcome. false: only audits are "
@@ -94,16 +120,12 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
         False,
     )
     intervals_check: IntervalsCheck | None = mapping(IntervalsCheck, True, {"slack": "6h"})
-    audits: Audits = mapping(Audits, {"checks": "blocking"})
-    automation: Literal["cron"] | None = attribute(
-        None,
-        "Automation condition of each asset. cron: Dagster requests a model after each tick of its own cron, in its "
-        "own time zone. Turn on the automation sensor in Dagster. Default: none.",
-        "cron",
-    )
     freshness: Freshness | None = mapping(
         Freshness, {"slack": "2h"}, {"slack": "2h", "warn_slack": "1h"}, is_optional=True
     )
+    execution: Execution = mapping(Execution, {"concurrent_tasks": 4, "environments": ["dev", "pr_*"]})
+    restate: Restate | None = mapping(Restate, True, {"max_intervals": 500})
+    budget: Budget = mapping(Budget, {"seconds": 1800})
     op: OpSpec | None = mapping(
         OpSpec,
         {"name": "shop", "pool": "warehouse", "tags": {"team": "data"}},
@@ -113,9 +135,13 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
         "file>`; tags: for example for the Kubernetes executor; description; pool: its concurrency pool, for which the "
         "deployment sets a limit, by default `sqlmesh_<project folder>_<environment>`.",
     )
-    execution: Execution = mapping(Execution, {"concurrent_tasks": 4, "environments": ["dev", "pr_*"]})
-    restate: Restate | None = mapping(Restate, True, {"max_intervals": 500})
     schedule: Schedule | None = mapping(Schedule, True, {"default_status": "RUNNING", "tags": {"team": "data"}})
+    automation: Literal["cron"] | None = attribute(
+        None,
+        "Automation condition of each asset. cron: Dagster requests a model after each tick of its own cron, in its "
+        "own time zone. Turn on the automation sensor in Dagster. Default: none.",
+        "cron",
+    )
     polling_sensor: PollingSensor | None = mapping(
         PollingSensor,
         True,
@@ -126,10 +152,13 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
     janitor: Janitor | None = mapping(
         Janitor, True, {"cron": "30 2 * * 0", "timezone": "Europe/Berlin", "default_status": "RUNNING"}
     )
-
     deploy: Deploy | None = mapping(Deploy, True, {"tags": {"team": "data"}})
     preview: Preview | None = mapping(Preview, {"environment": "pr_{{ env.PULL_REQUEST }}"}, is_optional=True)
-    budget: Budget = mapping(Budget, {"seconds": 1800})
+    webserver_base_url: str | None = attribute(
+        None,
+        "Address of Dagster's web pages. Reports of plans and previews link to their run. Default: they have its id.",
+        "https://dagster.example.com",
+    )
 
     def __post_init__(self) -> None:
         """Refuse attributes that have no effect, or a wrong one, together with others."""

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ValidationError, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler
 from pydantic_core import ErrorDetails, InitErrorDetails
 
+from dg_sqlmesh_component.config.component_attributes import EXAMPLE
+
 Schema = dict[str, Any]
 
 _TEMPLATE = r"\{[{%]"
@@ -33,7 +35,7 @@ def with_named_errors(model: type[BaseModel]) -> type[BaseModel]:
     """A subclass of the attributes' model whose errors name the wrong key."""
 
     def model_json_schema(_: type[BaseModel], *args: Any, **options: Any) -> Schema:
-        return name_errors(model.model_json_schema(*args, **options))
+        return {**name_errors(model.model_json_schema(*args, **options)), "examples": [EXAMPLE]}
 
     def validate(_: type[BaseModel], value: Any, handler: ModelWrapValidatorHandler[BaseModel]) -> BaseModel:
         try:
