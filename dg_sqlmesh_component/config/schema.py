@@ -1,5 +1,6 @@
 """Errors in `defs.yaml` that name the wrong key: in its JSON schema, for `dg check yaml`, and when Dagster loads it."""
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -9,22 +10,25 @@ from pydantic.functional_validators import ModelWrapValidatorHandler
 from pydantic_core import ErrorDetails, InitErrorDetails
 
 from dg_sqlmesh_component.config.component_attributes import EXAMPLE
+from dg_sqlmesh_component.protocol.formatting import did_you_mean
 
 Schema = dict[str, Any]
 
-_TEMPLATE = r"\{[{%]"
-"""A text with this is a template, whose value is not known yet."""
+_PLAIN_TEXT = {"type": "string", "not": {"pattern": r"\{[{%]"}}
+"""Text that is no template. The value of a template is not known yet."""
 
-_WRONG_TYPES = {
-    "bool_type": "a boolean",
-    "dict_type": "a mapping",
-    "float_type": "a number",
-    "int_type": "a number",
-    "list_type": "a list",
-    "model_type": "a mapping",
-    "string_type": "text",
+_TYPES = {
+    "boolean": "true, false",
+    "integer": "a number",
+    "number": "a number",
+    "array": "a list",
+    "object": "a mapping",
+    "string": "text",
 }
-"""What pydantic expected, by the type of its error."""
+"""How an error names a type of JSON schema. Null is not named: no attribute needs it."""
+
+_WRONG_TYPES = {"bool_type", "dict_type", "float_type", "int_type", "list_type", "model_type", "string_type"}
+"""Types of pydantic's errors for a value of another type. For a union, each of its members reports one."""
 
 _RENAMED = {("execution", "allow_restate"): "write `restate: true` in place of `execution.allow_restate: true`"}
 """What to write in place of a key that an earlier version had."""
@@ -41,7 +45,7 @@ def with_named_errors(model: type[BaseModel]) -> type[BaseModel]:
         try:
             return handler(value)
         except ValidationError as error:
-            errors = without_repetitions(error.errors(include_url=False), value)
+            errors = without_repetitions(error.errors(include_url=False), value, model.model_json_schema())
             raise ValidationError.from_exception_data(error.title, errors) from None
 
     members = {
@@ -52,7 +56,7 @@ def with_named_errors(model: type[BaseModel]) -> type[BaseModel]:
     return type(model.__name__, (model,), members)
 
 
-def without_repetitions(errors: Sequence[ErrorDetails], written: Any) -> list[InitErrorDetails]:
+def without_repetitions(errors: Sequence[ErrorDetails], written: Any, schema: Schema) -> list[InitErrorDetails]:
     """One error for each wrong value. For a union, pydantic reports one for each of its members."""
     by_path: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
     for error in errors:
@@ -62,16 +66,75 @@ def without_repetitions(errors: Sequence[ErrorDetails], written: Any) -> list[In
         others = [error for error in found if error["type"] not in _WRONG_TYPES]
         has_error_inside = any(other != path and other[: len(path)] == path for other in by_path)
         for error in others:
+            if error["type"] == "extra_forbidden":
+                kept.append(_ours(path, error, _unknown_key(path, schema)))
+                continue
             location = (*path, error["loc"][-1]) if error["type"] == "missing" else path
-            if path in _RENAMED:
-                error = {**error, "type": "value_error", "ctx": {"error": _RENAMED[path]}}
             kept.append({"ctx": {}, **error, "loc": location})  # type: ignore[typeddict-unknown-key]
         if not others and not has_error_inside:
-            types = " or ".join(dict.fromkeys(_WRONG_TYPES[error["type"]] for error in found))
-            # Dagster copies each error by its type, so it must be one of pydantic's.
-            context = {"error": f"write {types}"}
-            kept.append({"type": "value_error", "ctx": context, "loc": path, "input": found[0]["input"]})
+            kept.append(_ours(path, found[0], f"write {_expected(_at(path, schema), schema)}"))
     return kept
+
+
+def _ours(path: tuple[int | str, ...], error: ErrorDetails, sentence: str) -> InitErrorDetails:
+    # Dagster copies each error by its type, so it must be one of pydantic's.
+    return {"type": "value_error", "ctx": {"error": sentence}, "loc": path, "input": error["input"]}
+
+
+def _unknown_key(path: tuple[int | str, ...], schema: Schema) -> str:
+    if path in _RENAMED:
+        return _RENAMED[path]
+    members = _members(_at(path[:-1], schema), schema)
+    known = [name for member in members for name in member.get("properties", {})]
+    return f"there is no such attribute.{did_you_mean(str(path[-1]), known)}"
+
+
+def _at(path: Sequence[int | str], schema: Schema) -> Schema:
+    """The schema of the value at a path; empty if it has none."""
+    node = schema
+    for key in path:
+        inner = (_inside(member, key) for member in _members(node, schema))
+        node = next((found for found in inner if found), {})
+    return node
+
+
+def _inside(node: Schema, key: int | str) -> Schema:
+    values = node.get("properties", {}).get(key) or node.get(
+        "items" if isinstance(key, int) else "additionalProperties"
+    )
+    return values if isinstance(values, dict) else {}
+
+
+def _members(node: Schema, schema: Schema) -> list[Schema]:
+    """The members of a union; any other node is its only one."""
+    return [_resolved(member, schema) for member in node.get("anyOf", [node])]
+
+
+def _resolved(node: Schema, schema: Schema) -> Schema:
+    reference = node.get("$ref")
+    resolved: Schema = schema["$defs"][reference.rpartition("/")[2]] if reference else node
+    return resolved
+
+
+def _types(node: Schema, schema: Schema) -> list[str]:
+    return list(dict.fromkeys(member["type"] for member in _members(node, schema) if "type" in member))
+
+
+def _words(node: Schema) -> list[Any]:
+    """The words of an enumeration."""
+    words: list[Any] = node.get("enum", [])
+    return [node["const"]] if "const" in node else words
+
+
+def _expected(node: Schema, schema: Schema) -> str:
+    """What to write, for example `true, false or a mapping, for example {"slack": "6h"}`."""
+    examples, types = node.get("examples", []), _types(node, schema)
+    if len(types) > 1 and "string" in types and not any(isinstance(example, str) for example in examples):
+        types.remove("string")  # only for templates
+    named = list(dict.fromkeys(_TYPES[kind] for kind in types if kind in _TYPES))
+    text = " or ".join(", ".join(named).rsplit(", ", 1)) or "a value of another type"
+    mapping = next((example for example in examples if isinstance(example, Mapping)), None)
+    return text if mapping is None else f"{text}, for example {json.dumps(mapping)}"
 
 
 def _written_path(location: tuple[int | str, ...], written: Any) -> tuple[int | str, ...]:
@@ -88,47 +151,61 @@ def name_errors(schema: Schema) -> Schema:
     """A schema whose errors name the wrong key. It accepts the same values, except wrong words of an enumeration.
 
     Dagster accepts a template for every value, so every value is a union (`anyOf`). If no member of a union fits, a
-    validator does not report why. Here a value must fit the member of its own type (`if`, `then`). The unions stay,
-    because `dg utils inspect-component` and Dagster's UI show them, but they accept every value of such a type.
+    validator does not report why. Here a value must fit the member of its own type (`if`, `then`), and a value of
+    another type has an error with our text. The unions stay, because `dg utils inspect-component` and Dagster's UI show
+    them, but they accept every value.
     """
-    definitions = schema.get("$defs", {})
-    return {key: _shaped(value, definitions) for key, value in schema.items()}
+    shaper = _Shaper(schema)
+    shaped: Schema = shaper.shaped(schema)
+    return {**shaped, "$defs": {**shaped["$defs"], **shaper.mappings}} if shaper.mappings else shaped
 
 
-def _shaped(node: Any, definitions: Mapping[str, Schema]) -> Any:
-    if isinstance(node, list):
-        return [_shaped(item, definitions) for item in node]
-    if not isinstance(node, dict):
-        return node
-    shaped = {key: _shaped(value, definitions) for key, value in node.items()}
-    return _shaped_union(shaped, definitions) if "anyOf" in shaped else shaped
+class _Shaper:
+    """Rewrites the unions of a schema.
 
+    Attributes:
+        mappings: Definitions of mappings that are members of a union. They accept every value that is no mapping.
+    """
 
-def _shaped_union(node: Schema, definitions: Mapping[str, Schema]) -> Schema:
-    members: list[Schema] = node["anyOf"]
-    rest = {key: value for key, value in node.items() if key != "anyOf"}
-    if all(member.keys() == {"type"} for member in members):
-        return {**rest, "type": list(dict.fromkeys(member["type"] for member in members))}
-    types = [_type_of(member, definitions) for member in members]
-    passing: list[Schema] = []
-    required: list[Schema] = []
-    for member, kind in zip(members, types):
-        if kind == "object" and types.count(kind) == 1:
-            passing.extend([member, {"type": kind}] if "$ref" in member else [{"type": kind}])
-            required.append({"if": {"type": kind}, "then": member})
-        elif kind == "array" and "enum" in member.get("items", {}):
-            passing.append({**member, "items": {"type": member["items"].get("type", "string")}})
-            required.append({"if": {"type": kind}, "then": member})
-        elif kind == "string" and "enum" in member:
-            passing.append(member)
-            is_plain = {"type": kind, "not": {"pattern": _TEMPLATE}}
-            required.append({"if": is_plain, "then": {"enum": member["enum"]}})
-        else:
-            passing.append(member)
-    return {**rest, "anyOf": passing, **({"allOf": required} if required else {})}
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
+        self.mappings: dict[str, Schema] = {}
 
+    def shaped(self, node: Any) -> Any:
+        if isinstance(node, list):
+            return [self.shaped(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        shaped = {key: self.shaped(value) for key, value in node.items()}
+        return self._union(node, shaped) if "anyOf" in node else shaped
 
-def _type_of(member: Schema, definitions: Mapping[str, Schema]) -> str | None:
-    reference = member.get("$ref")
-    kind = (definitions[reference.rpartition("/")[2]] if reference else member).get("type")
-    return kind if isinstance(kind, str) else None
+    def _union(self, node: Schema, shaped: Schema) -> Schema:
+        members: list[Schema] = shaped["anyOf"]
+        kinds = [member.get("type") for member in _members(node, self._schema)]
+        if None in kinds or kinds.count("object") > 1:
+            return shaped
+        rest = {key: value for key, value in shaped.items() if key != "anyOf"}
+        types = _types(node, self._schema)
+        words = [word for member in members for word in _words(member)]
+        required: list[Schema] = [{"if": _PLAIN_TEXT, "then": {"enum": words}}] if words else []
+        if "object" not in types:
+            for member in members:
+                rest |= {key: value for key, value in member.items() if key == "items"}
+            return {**rest, "type": types, **({"allOf": required} if required else {})}
+        mapping = self._mapping(node["anyOf"][kinds.index("object")], node)
+        required.append({"if": {"type": "object"}, "then": mapping})
+        # The only keyword whose error is a text of the schema.
+        required.append({"if": {"not": {"type": types}}, "then": {"const": _expected(node, self._schema)}})
+        return {**rest, "anyOf": [mapping, *({"type": kind} for kind in types)], "allOf": required}
+
+    def _mapping(self, member: Schema, union: Schema) -> Schema:
+        """The reference to a mapping's definition."""
+        values = member.get("additionalProperties")
+        kinds = _types(values, self._schema) if isinstance(values, dict) else []
+        name = member["$ref"].rpartition("/")[2] if "$ref" in member else "_".join(["Mapping", *kinds])
+        definition = {"title": name, **self.shaped(_resolved(member, self._schema))}
+        examples = [example for example in union.get("examples", []) if isinstance(example, Mapping)]
+        self.mappings[name] = {key: value for key, value in definition.items() if key != "type"}
+        # `dg utils inspect-component --defs-yaml-example-values` shows it.
+        self.mappings[name]["examples"] = examples[:1] if "$ref" in member else [{}]
+        return {"$ref": f"#/$defs/{name}"}

@@ -16,7 +16,7 @@ from dg_sqlmesh_component.config.schema import name_errors
 
 DAGSTERS_SCHEMA = SQLMeshProjectComponent.model().model_json_schema()
 OUR_SCHEMA = SQLMeshProjectComponent.get_model_cls().model_json_schema()
-ENUMERATED = [place for place in ATTRIBUTE_PATHS if place[-1] in ("backoff", "jitter", "checks")]
+ENUMERATED = [place for place in ATTRIBUTE_PATHS if place[-1] in ("backoff", "jitter", "checks", "automation")]
 
 
 def messages_of(attributes: dict[str, Any]) -> list[str]:
@@ -52,6 +52,20 @@ def test_json_schema_of_the_attributes_is_valid() -> None:
             {"execution": {"retries": {"max_retries": 3, "backoff": "fast"}}},
             ["execution.retries.backoff: 'fast' is not one of ['linear', 'exponential']"],
         ),
+        ({"automation": "daily"}, ["automation: 'daily' is not one of ['cron']"]),
+        (
+            {"preview": True},
+            ['preview: \'a mapping, for example {"environment": "pr_{{ env.PULL_REQUEST }}"}\' was exp'],
+        ),
+        ({"freshness": 7200}, ['freshness: \'a mapping, for example {"slack": "2h"}\' was expected']),
+        ({"audits": None}, ['audits: \'a mapping, for example {"checks": "blocking"}\' was expected']),
+        ({"schedule": []}, ['schedule: \'true, false or a mapping, for example {"default_status": ']),
+        (
+            {"external_models": {"keys": ["raw.payments"]}},
+            ['external_models.keys: \'a mapping, for example {"raw.orders": "dlt/shop/orders"}\' was expected'],
+        ),
+        ({"select": True}, ["select: True is not of type 'string', 'array', 'null'"]),
+        ({"include_metadata": {}}, ["include_metadata: {} is not of type 'array', 'string'"]),
     ],
     ids=str,
 )
@@ -66,24 +80,44 @@ def test_wrong_key_or_value_is_reported_by_name(attributes: dict[str, Any], expe
     [
         (
             {"schedule": {"default_statu": "RUNNING"}},
-            ["schedule.default_statu: Extra inputs are not permitted"],
+            ["schedule.default_statu: Value error, there is no such attribute. Did you mean default_status?"],
         ),
         ({"schedule": {"tags": {"a": 5}}}, ["schedule.tags.a: Value error, write text"]),
-        ({"schedule": 5}, ["schedule: Value error, write a boolean or a mapping or text"]),
+        ({"schedule": 5}, ["schedule: Value error, write true, false or a mapping, for example {"]),
         ({"janitor": {"cron": 5}}, ["janitor.cron: Value error, write text"]),
-        ({"polling_sensor": {"interva": 5}}, ["polling_sensor.interva: Extra inputs are not permitted"]),
+        (
+            {"polling_sensor": {"interva": 5}},
+            ["polling_sensor.interva: Value error, there is no such attribute. Did you mean interval?"],
+        ),
         (
             {"execution": {"retries": {"max_retry": 3}}},
             [
                 "execution.retries.max_retries: Field required",
-                "execution.retries.max_retry: Extra inputs are not permitted",
+                "execution.retries.max_retry: Value error, there is no such attribute. Did you mean max_retries",
             ],
         ),
         (
             {"execution": {"allow_restate": True}},
             ["execution.allow_restate: Value error, write `restate: true` in place of"],
         ),
-        ({"select": {"a": 1}, "nope": 1}, ["select: Value error, write text or a list", "nope: Extra inputs"]),
+        (
+            {"select": {"a": 1}, "nope": 1},
+            ["select: Value error, write text or a list", "nope: Value error, there is no"],
+        ),
+        ({"preview": True}, ['preview: Value error, write a mapping, for example {"environment": "pr_{{ env.PULL_']),
+        (
+            {"external_models": {"keys": ["raw.payments"]}},
+            ['external_models.keys: Value error, write a mapping, for example {"raw.orders": "dlt/shop/orders"}'],
+        ),
+        (
+            {"preview": {"environment": "pr", "diff": {"decimal": 2}}},
+            ["preview.diff.decimal: Value error, there is no"],
+        ),
+        (
+            {"translation": {"grup_name": "x"}},
+            ["translation.grup_name: Value error, there is no such attribute. Did y"],
+        ),
+        ({"virtual_views": {}}, ["virtual_views: Value error, write true or false"]),
     ],
     ids=str,
 )
