@@ -113,7 +113,7 @@ RESTATE = RestateConfig(start="2026-01-01", end="2026-01-02")
     ("limits", "error"),
     [
         ({"seconds": math.nan}, r"nan\. Write a finite number\."),
-        ({"rows": -1}, "-1.0; it must be at least 0"),
+        ({"rows": -1}, "-1.0, which refuses every run with an estimate"),
         ({"max_intervals": 0}, "0; it must be at least 1"),
     ],
     ids=str,
