@@ -104,6 +104,11 @@ CASES: dict[str, tuple[Steps, str, tuple[str, ...]]] = {
         model("list_distinct([1]) AS x"),
         ("drops y",),
     ),
+    "a type, although another one is unknown": (
+        (model("list_distinct([1]) AS x, 2 AS y"),),
+        model("list_distinct([1]) AS x, 'a'::BLOB AS y"),
+        ("drops y and adds it again as BLOB",),
+    ),
     "the type of a model in another dialect": (
         (model("CAST(1 AS INT64) AS x", head=", dialect bigquery"),),
         model("CAST(1 AS FLOAT64) AS x", head=", dialect bigquery"),

@@ -104,16 +104,19 @@ class ExistingTable:
     def _columns_after(self, before: Columns, old: Snapshot | None) -> Columns:
         """The columns that SQLMesh gives to the table; empty if not even their names are known.
 
-        A type is compared only if it may change, because engines have names of their own for types.
+        A type is compared only if it may change, because engines have names of their own for types, and only if
+        SQLMesh knows it before it computes the model.
         """
         after = self._named(self.snapshot.model.columns_to_types or {})
-        if not columns_to_types_all_known(dict(after)):
-            return {name: before.get(name, data_type) for name, data_type in after.items()}
         kept = self._types_of(old) if old is not None and old.version == self.snapshot.version else {}
-        return {
-            name: before[name] if name in before and kept.get(name) == data_type else self._engines_type(data_type)
-            for name, data_type in after.items()
-        }
+
+        def type_after(name: str, data_type: exp.DataType) -> exp.DataType:
+            if not columns_to_types_all_known({name: data_type}):
+                return before.get(name, data_type)
+            is_kept = name in before and kept.get(name) == data_type
+            return before[name] if is_kept else self._engines_type(data_type)
+
+        return {name: type_after(name, data_type) for name, data_type in after.items()}
 
     def _types_of(self, old: Snapshot) -> Columns:
         """The types of the table's columns, as the promoted definition calls them.
