@@ -50,6 +50,7 @@ soak: $(VENV)/.test  ## kills and overlaps by the hundred, and random projects a
 	$(BIN)/python tests/soak/random_changes.py
 	$(BIN)/python tests/soak/long_apply.py
 	$(BIN)/python tests/soak/random_predictions.py
+	$(BIN)/python tests/soak/random_losses.py
 	$(BIN)/python tests/soak/random_sequences.py
 
 nightly: $(VENV)/.test services browser  ## what CI leaves out, in at most three hours: a line for each part

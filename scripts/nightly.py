@@ -23,6 +23,7 @@ PARTS = {
     "random changes beside runs": f"{SOAK}/random_changes.py --stories 30",
     "a long apply": f"{SOAK}/long_apply.py --minutes 2 --runs 8",
     "random predictions": f"{SOAK}/random_predictions.py --projects 15",
+    "random losses": f"{SOAK}/random_losses.py --projects 15",
     "random sequences": f"{SOAK}/random_sequences.py --sequences 10",
 }
 """The command of each part."""

@@ -11,6 +11,7 @@ from harness import needs_previews
 from postgres import postgres_server
 from soak import random_changes, random_sources, random_subsets
 from soak.killed_plans import try_kills
+from soak.random_losses import try_random_losses
 from soak.random_predictions import try_random_predictions
 from soak.random_projects import try_random_project
 from soak.random_sequences import try_sequence
@@ -51,6 +52,11 @@ def test_state_rows_and_records_agree_after_each_action_of_a_random_sequence(tmp
 
 def test_dry_run_predicts_the_outcomes_of_the_run_after_it(tmp_path: Path) -> None:
     assert " predictions, " in try_random_predictions(random.Random(1), tmp_path)
+
+
+def test_the_report_of_a_plan_names_what_prod_loses(tmp_path: Path) -> None:
+    with worker_zygote.forked_workers():
+        assert " models with losses" in try_random_losses(random.Random(1), tmp_path)
 
 
 def test_no_interval_is_computed_before_its_source_is_loaded(tmp_path: Path) -> None:

@@ -1,0 +1,261 @@
+"""Apply random plans with losses, and compare what the report has named with what prod has lost.
+
+python tests/soak/random_losses.py --projects 100 --seed 1
+
+Each model gets a random change: of its columns, kind, start, end or cron; it is removed, or goes back to an earlier
+version, also after one day of the source was corrected. The plan is applied with the command of its report. Each
+column, day, order and view that prod does not show any more must be in the report, and each lost interval of the report
+must be gone. A model without a change must show what it showed before.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import dagster as dg
+import worker_zygote
+from drawn import try_many
+from engine.plan_jobs import APPLY, PLAN, failure_of, launch, report_of
+from harness import CONFIG, Shop, planned_shop
+
+DAILY = "INCREMENTAL_BY_TIME_RANGE (time_column day)"
+KEPT = "INCREMENTAL_BY_TIME_RANGE (time_column day, forward_only true{})"
+COLUMNS = {
+    '"Item no"': "1::INT",
+    "label": "'x'::TEXT",
+    "price": "1.5::DOUBLE",
+    '"Größe"': "2",
+    "unknown_type": "LIST_DISTINCT([1])",
+}
+RAW = {"raw.days": "SELECT CURRENT_DATE - range::INT AS day, 1 AS amount FROM RANGE(10)"}
+ANCHOR = "MODEL (name t.anchor, kind FULL); SELECT 1 AS x"
+"""A project without a model that is computed has no assets."""
+
+
+@dataclass(frozen=True)
+class LossyModel:
+    """A model of one row per day.
+
+    Attributes:
+        name: As in its file.
+        columns: By name, the expressions after `day` and `amount`, in order.
+    """
+
+    name: str
+    kind: str
+    columns: Mapping[str, str]
+    factor: int = 1
+    properties: str = ""
+
+    @property
+    def text(self) -> str:
+        columns = "".join(f", {expression} AS {name}" for name, expression in self.columns.items())
+        where = " WHERE day BETWEEN @start_ds AND @end_ds" if "INCREMENTAL" in self.kind else ""
+        query = f"SELECT day::DATE AS day, (amount * {self.factor})::INT AS amount{columns} FROM raw.days{where}"
+        return f"MODEL (name {self.name}, kind {self.kind}{self.properties}); {query}"
+
+
+Shown = tuple[dict[str, str], list[tuple[Any, ...]]]
+"""The types of the columns of a view, by name, and the rows."""
+
+
+def random_model(rng: random.Random, number: int) -> LossyModel:
+    mode = rng.choice(("", ", on_destructive_change allow", ", on_destructive_change ignore"))
+    name = rng.choice(("t.m{}", "warehouse.t.m{}", 't."M{}"')).format(number)
+    kind = rng.choice((DAILY, DAILY, KEPT.format(mode), "FULL", "VIEW"))
+    drawn = rng.sample([*COLUMNS], rng.randint(1, len(COLUMNS)))
+    return LossyModel(name, kind, {name: COLUMNS[name] for name in drawn})
+
+
+def changed(rng: random.Random, model: LossyModel, change: str) -> str:
+    """The text of the model's file after a change; empty if there is no file."""
+    columns = [*model.columns]
+    other = replace(model, factor=model.factor + 1)
+    drop = rng.choice(columns)
+    return {
+        "none": model.text,
+        "described": replace(model, properties=", description 'more'").text,
+        "values": other.text,
+        "added": replace(model, columns={**model.columns, "more": "3::INT"}).text,
+        "dropped": replace(model, columns={name: model.columns[name] for name in columns if name != drop}).text,
+        "reordered": replace(model, columns={name: model.columns[name] for name in reversed(columns)}).text,
+        "retyped": replace(model, columns={**model.columns, drop: "'y'::BLOB"}).text,
+        "removed": "",
+        "disabled": replace(model, properties=", enabled false").text,
+        "embedded": replace(model, kind="EMBEDDED").text,
+        "whole": replace(model, kind="FULL").text,
+        "started": replace(other, properties=", start '5 days ago'").text,
+        "ended": replace(other, properties=", end '5 days ago'").text,
+        "yearly": replace(model, properties=", cron '@yearly'").text,
+        "reverted": model.text,
+        "added again": model.text,
+    }[change]
+
+
+CHANGES = (
+    "none", "described", "values", "added", "dropped", "reordered", "retyped", "removed", "disabled", "embedded",
+    "whole", "started", "ended", "yearly", "reverted", "added again",
+)  # fmt: skip
+
+
+def try_random_losses(rng: random.Random, folder: Path) -> str:
+    """Plan a random project, change each model, apply the plan, and compare prod with the report.
+
+    Returns:
+        The changes.
+
+    Raises:
+        AssertionError: Prod has lost something that the report does not have, or the report has something else.
+    """
+    rng = random.Random(rng.randrange(2**32))  # Hypothesis draws small numbers far too often
+    models = [random_model(rng, number) for number in range(6)]
+    changes = [rng.choice(CHANGES) for _ in models]
+    is_corrected = rng.random() < 0.7
+    files = {_file(number): model.text for number, model in enumerate(models)}
+    with planned_shop(folder, {**files, "models/anchor.sql": ANCHOR}, CONFIG, RAW, deploy=True) as shop:
+        _plan_between(shop, models, changes, is_corrected=is_corrected)
+        before = [_shown(shop, model) for model in models]
+        for number, (model, change) in enumerate(zip(models, changes)):
+            _write(shop, number, changed(rng, model, change))
+        planned, report = _planned(shop)
+        config = json.loads(shlex.split(report["command"])[-1])["ops"][APPLY]["config"] if report["command"] else {}
+        if report["models"]:
+            applied = launch(shop, APPLY, **config)
+            assert applied.status is dg.DagsterRunStatus.SUCCESS, (changes, failure_of(applied))
+        lost = [
+            _compare(shop, model, shown, report, change)
+            for model, shown, change in zip(models, before, changes, strict=True)
+        ]
+        assert any(lost) <= ("nothing is lost" not in planned), (changes, planned)
+    return f"{', '.join(changes)}{', corrected' if is_corrected else ''}: {sum(lost)} models with losses"
+
+
+def _file(number: int) -> str:
+    return f"models/m{number}.sql"
+
+
+def _write(shop: Shop, number: int, text: str) -> None:
+    file = shop.project / _file(number)
+    file.unlink(missing_ok=True)
+    if text:
+        file.write_text(text)
+
+
+def _plan_between(shop: Shop, models: Sequence[LossyModel], changes: Sequence[str], *, is_corrected: bool) -> None:
+    """Plan newer versions of the models that go back later, and restate a day of them whose source was corrected."""
+    newer = [number for number, change in enumerate(changes) if change == "reverted"]
+    gone = [number for number, change in enumerate(changes) if change == "added again"]
+    if not newer and not gone:
+        return
+    for number in newer:
+        _write(shop, number, replace(models[number], factor=5).text)
+    for number in gone:
+        _write(shop, number, "")
+    shop.plan(at=None)
+    restated = [f"t.m{number}" for number in newer if models[number].kind != "VIEW"]
+    if is_corrected and restated:
+        [(day,)] = shop.query("SELECT (CURRENT_DATE - 5)::TEXT")
+        shop.query(f"UPDATE raw.days SET amount = 7 WHERE day = '{day}'")
+        options = [part for name in restated for part in ("--restate-model", name)]
+        shop.plan(*options, "-s", day, "-e", day, at=None)
+
+
+def _view(name: str) -> str:
+    """The name of a model's view. DuckDB ignores case."""
+    return name.split(".")[-1].strip('"').lower()
+
+
+def _shown(shop: Shop, model: LossyModel) -> Shown | None:
+    """What the view of a model shows; None if there is no view."""
+    columns = shop.query(
+        "SELECT column_name, data_type FROM information_schema.columns "
+        f"WHERE table_schema = 't' AND lower(table_name) = '{_view(model.name)}' ORDER BY ordinal_position"
+    )
+    if not columns:
+        return None
+    rows = sorted(shop.query(f'SELECT * FROM t."{_view(model.name)}"'), key=str)
+    return {name.lower(): type_ for name, type_ in columns}, rows
+
+
+def _planned(shop: Shop) -> tuple[str, dict[str, Any]]:
+    """The report as Markdown and as JSON."""
+    record = launch(shop, PLAN)
+    assert record.status is dg.DagsterRunStatus.SUCCESS, record.log
+    texts = [
+        str(event.event_specific_data.metadata["sqlmesh/report"].value)
+        for event in record.events(dg.DagsterEventType.ENGINE_EVENT)
+        if "sqlmesh/report" in event.event_specific_data.metadata
+    ]
+    return texts[-1], report_of(record)
+
+
+def _compare(shop: Shop, model: LossyModel, before: Shown | None, report: Mapping[str, Any], change: str) -> bool:
+    """Whether prod has lost something of a model."""
+    reported = {_view(planned["name"]): planned for planned in report["models"]}.get(_view(model.name))
+    after = _shown(shop, model)
+    case = (change, model.text, before, after, reported)
+    if reported is None or reported["change"] == "metadata":
+        assert before == after, case
+        return False
+    if before is None:
+        assert reported["change"] == "added", case
+        _compare_with_source(shop, model, after, case)
+        return False
+    if reported["change"] == "removed":
+        assert (after is None) == (reported["becomes"] is None), case
+        return True
+    assert after is not None, case
+    effects = [effect.lower() for effect in (*(reported["columns"] or ()), *reported["destructive"])]
+    is_lossy = _compare_columns(before[0], after[0], effects, case)
+    days, days_after = ({str(row[_day(shown)]) for row in shown[1]} for shown in (before, after))
+    named = [(start[:10], end[:10]) for start, end in reported["lost_intervals"]]
+    is_whole = model.kind in ("FULL", "VIEW")
+    for day in days - days_after:
+        assert any(start <= day < end for start, end in named) or (is_whole and named), (*case, day)
+    for start, end in named:
+        assert not any(start <= day < end for day in days_after), case
+    if change == "reverted":
+        _compare_with_source(shop, model, after, case)
+    return is_lossy or bool(named)
+
+
+def _day(shown: Shown) -> int:
+    return [*shown[0]].index("day")
+
+
+def _compare_columns(before: Mapping[str, str], after: Mapping[str, str], effects: Sequence[str], case: Any) -> bool:
+    """Whether columns are lost."""
+    for name in before.keys() - after.keys():
+        assert any(effect.startswith(f"drops {name}") for effect in effects), case
+    for name in before.keys() & after.keys():
+        named = any(effect.startswith((f"changes {name} from", f"drops {name} and adds")) for effect in effects)
+        assert named or before[name] == after[name] or name == "unknown_type", case
+    # A column that is dropped and added again is the last one then.
+    kept = {n for n in before.keys() & after.keys() if not any(e.startswith(f"drops {n} and adds") for e in effects)}
+    in_order = [name for name in before if name in kept] == [name for name in after if name in kept]
+    assert in_order or "changes the order of columns" in effects, case
+    return bool(before.keys() - after.keys())
+
+
+def _compare_with_source(shop: Shop, model: LossyModel, after: Shown | None, case: Any) -> None:
+    """A table that SQLMesh computes day by day shows what the source has now."""
+    if model.kind != DAILY:
+        return
+    assert after is not None, case
+    now = dict(shop.query("SELECT day, amount FROM raw.days"))
+    amount = [*after[0]].index("amount")
+    assert all(row[amount] == now[row[_day(after)]] * model.factor for row in after[1]), (*case, now)
+
+
+if __name__ == "__main__":
+    with worker_zygote.forked_workers():
+        try_many(__doc__, try_random_losses)
