@@ -334,6 +334,30 @@ def test_a_restatement_does_not_read_rows_that_a_check_has_refused_and_the_next_
     assert shop.query("SELECT n FROM t.alone") == [(9,)]
 
 
+AUDITED = """
+- name: '"warehouse"."raw"."orders"'
+  columns: {day: date, n: int}
+  audits: [{name: has_rows}]
+"""
+
+
+def test_a_blocking_audit_of_a_table_waits_until_the_table_is_loaded(new_shop: NewShop) -> None:
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)))
+    (shop.project / "external_models.yaml").write_text(AUDITED)
+    (shop.project / "audits").mkdir(exist_ok=True)
+    query = "SELECT 1 AS no_rows FROM (SELECT count(*) AS n FROM raw.orders) WHERE n = 0"
+    (shop.project / "audits" / "has_rows.sql").write_text(f"AUDIT (name has_rows); {query}")
+    shop.plan("--skip-backfill")
+    early = run(shop)
+    assert early.status is dg.DagsterRunStatus.SUCCESS, early.failures
+    assert outcomes(early)["days"] == "waiting"
+    load(shop, 3)
+    loaded = run(shop)
+    assert outcomes(loaded)["days"] == "executed"
+    [audit] = [check for name, check in loaded.checks.items() if "has_rows" in name]
+    assert audit.passed
+
+
 def test_a_source_without_partitions_is_complete_up_to_the_start_of_its_run(new_shop: NewShop) -> None:
     shop = waiting_shop(new_shop)
     assert outcomes(run(shop))["days"] == "waiting"

@@ -236,12 +236,14 @@ def _remaining(
     parents_of = upstream(by_name)
     graph = {name: parents_of[name] for name in reachable(running, parents_of.__getitem__)}
     for name in TopologicalSorter(graph).static_order():
-        parents, read = graph[name], tables.awaited_by(by_name[name])
+        # An external table with audits is a node too. Its audits wait, and its readers wait for the table themselves.
+        of_table = sources.get(name, ())
+        parents, read = graph[name], {name} if of_table else tables.awaited_by(by_name[name])
         nearest[name] = frozenset(read).union(*(_nearest(parent, nearest, lacking, pending) for parent in parents))
         lacking[name] = merge_intervals(
             [interval for parent in parents for interval in (*lacking[parent], *pending.get(parent, ()))]
         )
-        not_loaded = tables.not_loaded(by_name[name])
+        not_loaded = of_table or tables.not_loaded(by_name[name])
         views = [parent for parent in parents if by_name[parent].is_view or by_name[parent].is_symbolic]
         unloaded[name] = merge_intervals([*not_loaded, *(found for view in views for found in unloaded[view])])
         if name in running and (lacking[name] or not_loaded or name in pending):
@@ -264,7 +266,8 @@ def _remaining(
                 held_back_by = concerned | forgotten_upstream.get(name, set()) | own or nearest[name]
                 lacking[name] = merge_intervals([*lacking[name], *denied])
             remaining[snapshot] = [interval for interval in single if interval not in denied], held_back_by
-        lacking[name] = merge_intervals([*lacking[name], *lost_to_readers(by_name[name], not_loaded, index)])
+        lost = lost_to_readers(by_name[name], not_loaded, index)
+        lacking[name] = [] if of_table else merge_intervals([*lacking[name], *lost])
     return remaining
 
 
