@@ -30,9 +30,6 @@ _TYPES = {
 _WRONG_TYPES = {"bool_type", "dict_type", "float_type", "int_type", "list_type", "model_type", "string_type"}
 """Types of pydantic's errors for a value of another type. For a union, each of its members reports one."""
 
-_RENAMED = {("execution", "allow_restate"): "write `restate: true` in place of `execution.allow_restate: true`"}
-"""What to write in place of a key that an earlier version had."""
-
 
 @cache
 def with_named_errors(model: type[BaseModel]) -> type[BaseModel]:

@@ -43,7 +43,7 @@ def record_of(promoted: msg.PromotedVersion, up_to: int) -> msg.RecordedData:
 
 def record_in(event: dg.EventLogRecord, environment: str) -> msg.RecordedData | None:
     of_asset = event.asset_materialization or event.asset_observation
-    stored = stored_record(of_asset.metadata, event.timestamp) if of_asset else None
+    stored = stored_record(of_asset.metadata) if of_asset else None
     if stored is None or stored.environment != environment or len(stored.hashes) == 1:
         return None
     return msg.RecordedData(stored.version, stored.up_to, *stored.hashes)

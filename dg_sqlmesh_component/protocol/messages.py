@@ -279,8 +279,8 @@ class RecordedData:
     """The data of a model that Dagster's last record of it describes.
 
     Attributes:
-        version, data_hash, metadata_hash, identifier: As in `PromotedVersion`. An old record has no identifier, or no
-            hashes either.
+        version, data_hash, metadata_hash, identifier: As in `PromotedVersion`. The hashes and the identifier are empty
+            if the worker itself takes all data of a version for recorded.
         up_to: Everything that was computed until this instant is recorded.
     """
 

@@ -119,9 +119,7 @@ CHANGES = {
 
 
 def _differs(record: msg.RecordedData, promoted: msg.PromotedVersion) -> bool:
-    """Whether the model's own definition has changed. A record without hashes, of an old version, has the table's."""
-    if not record.data_hash:
-        return record.version != promoted.version
+    """Whether the model's own definition has changed."""
     return (record.data_hash, record.metadata_hash) != (promoted.data_hash, promoted.metadata_hash)
 
 

@@ -1,6 +1,6 @@
-"""What versions of this package store in Dagster for later ones: today's code reads it, and knows what it cannot read.
+"""What releases of this package store in Dagster for later ones: today's code reads it, and knows what it cannot read.
 
-`stored/` has events that earlier versions have written, and a manifest. A version that changes a format adds a sample.
+`stored/` has events and a manifest in the formats of 0.1.0. A release that changes a format adds a sample.
 """
 
 import json
@@ -16,7 +16,7 @@ from dg_sqlmesh_component.dagster_internals import log_step_metadata
 from dg_sqlmesh_component.history.active_runs import COMPUTING_SINCE_TAG, mark_as_computing
 from dg_sqlmesh_component.history.earlier_results import data_in
 from dg_sqlmesh_component.history.records import record_in
-from dg_sqlmesh_component.history.stored_record import RECORD, stored_record
+from dg_sqlmesh_component.history.stored_record import RECORD, StoredRecord, stored_record
 from dg_sqlmesh_component.history.unfinished_restatements import unfinished_restatements
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.manifest import MANIFEST_VERSION
@@ -25,56 +25,22 @@ from dg_sqlmesh_component.state.manifest_file import read_manifest
 
 STORED = Path(__file__).parent / "stored"
 VERSION = "481739773"
-DATA_HASHES = ("2135047808", "1195686630")
-IDENTIFIER = "721243192"
+HASHES = ("2135047808", "1195686630", "721243192")
 AUDITED = msg.AuditedData(VERSION, "3455383758")
 
 
-def stored_metadata(name: str) -> dict[str, tuple[float, Mapping[str, dg.MetadataValue]]]:
-    """Return the time and the metadata of each event in a sample."""
-    events = json.loads((STORED / f"{name}.json").read_text())
-    return {kind: (time, _value(event).metadata) for kind, (time, event) in events.items()}
+def metadata_of(event: Any) -> Mapping[str, dg.MetadataValue]:
+    value: Any = deserialize_value(json.dumps(event))
+    metadata: Mapping[str, dg.MetadataValue] = value.metadata
+    return metadata
 
 
-def _value(event: Any) -> Any:
-    return deserialize_value(json.dumps(event))
-
-
-@pytest.mark.parametrize(
-    ("name", "hashes", "up_to", "audited_up_to"),
-    [
-        ("before_records", (), {"computed": 1795622228260, "outside": 1795622399146, "observed": 1795622221701}, None),
-        (
-            "json_records",
-            DATA_HASHES,
-            {"computed": 1795622263140, "outside": 1795622237647, "observed": 1795622253493},
-            None,
-        ),
-        (
-            "records_without_identifier",
-            DATA_HASHES,
-            {"computed": 1795622307525, "outside": 1795622279495, "observed": 1795622296739},
-            1795622307525,
-        ),
-        (
-            "records",
-            (*DATA_HASHES, IDENTIFIER),
-            {"computed": 1795622366952, "outside": 1795622337819, "observed": 1795622356584},
-            1795622366952,
-        ),
-    ],
-)
-def test_records_of_each_version_are_read(
-    name: str, hashes: tuple[str, ...], up_to: dict[str, int], audited_up_to: int | None
-) -> None:
-    events = stored_metadata(name)
-    for kind, instant in up_to.items():
-        time, metadata = events[kind]
-        record = stored_record(metadata, time)
-        assert record is not None
-        assert (record.environment, record.version, record.up_to, record.hashes) == ("prod", VERSION, instant, hashes)
-    expected = None if audited_up_to is None else ("prod", AUDITED, audited_up_to)
-    assert data_in(events["checked"][1]) == expected
+def test_stored_records_are_read() -> None:
+    stored = json.loads((STORED / "records.json").read_text())
+    events = {kind: metadata_of(event) for kind, (_, event) in stored.items()}
+    for kind, instant in {"computed": 1795622366952, "outside": 1795622337819, "observed": 1795622356584}.items():
+        assert stored_record(events[kind]) == StoredRecord("prod", VERSION, instant, HASHES)
+    assert data_in(events["checked"]) == ("prod", AUDITED, 1795622366952)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +49,7 @@ def test_records_of_each_version_are_read(
         "",
         "prod 7",
         "prod 7 soon data text now",
+        "prod 7 30 data text",
         "prod 7 30 data text now more",
         dg.MetadataValue.json({"version": 2}),
         dg.MetadataValue.json({"environment": "prod", "version": "7", "audits": "a", "computed_until": 30}),

@@ -97,10 +97,6 @@ def test_wrong_key_or_value_is_reported_by_name(attributes: dict[str, Any], expe
             ],
         ),
         (
-            {"execution": {"allow_restate": True}},
-            ["execution.allow_restate: Value error, write `restate: true` in place of"],
-        ),
-        (
             {"select": {"a": 1}, "nope": 1},
             ["select: Value error, write text or a list", "nope: Value error, there is no"],
         ),

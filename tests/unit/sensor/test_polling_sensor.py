@@ -77,12 +77,6 @@ def test_observation_names_the_change_of_its_model_and_all_models_of_the_plan() 
     assert removed.metadata["sqlmesh/plan_change"].value == "removed"
 
 
-def test_record_of_an_old_version_without_hashes_is_compared_by_the_version_of_the_table() -> None:
-    found = msg.ChangesFound("two", is_finalized=True, promoted=promoted(a=("7", "1", "1"), b=("8", "1", "1")))
-    old = {fqn(name): msg.RecordedData("7", 5) for name in ("t.a", "t.b")}
-    assert PlanChanges.between(LastPlan("prod", "one", ()), found, old).by_model == {fqn("t.b"): "changed"}
-
-
 def test_difference_of_definitions_and_environment_is_named() -> None:
     assets = project_assets(manifest(model("t.a"), model("t.b")))
     text = difference(

@@ -138,17 +138,6 @@ def test_manifest_of_another_version_is_refused(version: int, tmp_path: Path) ->
     assert f"has version {version}; this dg_sqlmesh_component reads version {MANIFEST_VERSION}." in message
 
 
-def test_manifest_of_version_1_is_reported_as_another_version(tmp_path: Path) -> None:
-    path = stored(replace(SHOP, version=1), tmp_path)
-    content = {**json.loads(path.read_bytes()), "source": "a digest"}
-    del content["sources"]
-    for stored_model in content["models"]:
-        for field_name in ("query", "column_lineage", "column_lineage_cut", "source_url"):
-            del stored_model[field_name]
-    path.write_text(json.dumps(content))
-    assert "has version 1; this dg_sqlmesh_component reads version 5." in refusal(path)
-
-
 def test_fields_that_an_earlier_release_stored_are_ignored(tmp_path: Path) -> None:
     path = stored(SHOP, tmp_path)
     path.write_text(
