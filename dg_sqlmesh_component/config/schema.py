@@ -79,8 +79,6 @@ def _ours(path: tuple[int | str, ...], error: ErrorDetails, sentence: str) -> In
 
 
 def _unknown_key(path: tuple[int | str, ...], schema: Schema) -> str:
-    if path in _RENAMED:
-        return _RENAMED[path]
     members = _members(_at(path[:-1], schema), schema)
     known = [name for member in members for name in member.get("properties", {})]
     return f"there is no such attribute.{did_you_mean(str(path[-1]), known)}"
