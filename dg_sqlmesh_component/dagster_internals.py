@@ -787,6 +787,12 @@ def last_results(
     return {check: of_check for check, of_check in last.items() if of_check[1]}
 
 
+def has_failed_last(states: CheckStates) -> bool:
+    """Whether the newest evaluation of a check with a result has failed, or warned."""
+    failed, passed = (states.get(status) for status in (AssetCheckExecutionRecordStatus.FAILED, *_PASSED))
+    return failed is not None and (passed is None or failed.last > passed.last)
+
+
 def has_only_passed(states: CheckStates) -> bool:
     """Whether no evaluation of a check has failed or was planned and has no result."""
     return states.keys() <= _PASSED

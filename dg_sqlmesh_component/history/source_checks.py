@@ -13,7 +13,7 @@ from dg_sqlmesh_component.dagster_internals import (
     CheckStates,
     check_records,
     check_records_of_loads,
-    last_result_of,
+    has_failed_last,
     loads_of_runs,
     not_passed_check_records,
 )
@@ -38,9 +38,9 @@ def results_about(
     targets = {load.storage_id for load in refused} | loads_of_runs(instance, check.asset_key, runs).keys()
     results = [_result(record) for record in check_records_of_loads(instance, check, targets)]
     planned = [found for found in not_passed if found.status is CheckStatus.PLANNED and found.run_id in runs]
-    failed = [found for found in not_passed if found.status is CheckStatus.FAILED]
+    failed = [found for found in not_passed if found.status in (CheckStatus.FAILED, CheckStatus.WARNED)]
     newest = max(failed, key=attrgetter("order"), default=None)
-    if newest is not None and _is_newest(instance, check, states, newest):
+    if newest is not None and newest.status is CheckStatus.FAILED and _is_newest(instance, check, states, newest):
         results += _without_load(instance, check, newest, loads)
     return [*results, *_ended(instance, planned)]
 
@@ -64,9 +64,9 @@ def _result(record: CheckRecord) -> CheckResult:
 def _is_newest(
     instance: dg.DagsterInstance, check: dg.AssetCheckKey, states: CheckStates | None, failed: CheckResult
 ) -> bool:
-    """Whether no result of a check is newer than a failed one."""
+    """Whether no result of a check has passed after the newest one that has failed."""
     if states is not None:
-        return round(last_result_of(states)[0] * 1_000_000) <= failed.order
+        return has_failed_last(states)
     return _result(next(check_records(instance, check))).order <= failed.order
 
 

@@ -39,7 +39,7 @@ def test_a_partition_that_is_loaded_again_is_a_warning_until_it_is_computed_agai
         assert late.status is dg.DagsterRunStatus.SUCCESS
         assert not late.checks[CHECK].passed
         assert late.checks[CHECK].description == (
-            f"load/orders was loaded again after t.days was computed for {day(2)}. To read the new rows, launch a run "
+            f"load/orders was loaded after t.days was computed for {day(2)}. To read the new rows, launch a run "
             f"of the model with `{RESTATE}` in the run config."
         )
     restated = run(shop, executor, restate={"start": day(2), "end": day(2)})

@@ -552,6 +552,7 @@ def test_checks_are_summed_up_by_status_and_found_by_the_loads_that_they_have_lo
     assert states is not None
     assert states[never] == {}
     assert internals.has_only_passed(states[FINE])
+    assert not internals.has_failed_last(states[FINE])
     assert internals.last_result_of(states[FINE])[0] == pytest.approx(entry.timestamp)
     assert list(internals.not_passed_check_records(instance, FINE)) == []
     instance.create_run_for_job(job(lambda _: None, {}), status=dg.DagsterRunStatus.STARTED)

@@ -400,6 +400,20 @@ def test_a_blocking_check_of_a_declared_asset_refuses_too(instance: dg.DagsterIn
     assert (refused.incomplete, refused.sentence()) == (((0, FOREVER),), "load/orders has failed its check complete")
 
 
+def test_a_failed_result_that_names_no_load_refuses_each_one_until_the_next_result(
+    instance: dg.DagsterInstance,
+) -> None:
+    definitions = checked(passes)
+    run_job(instance, definitions, "load_it", "2026-11-01", "2026-11-01")
+    for passed, severity in ((False, dg.AssetCheckSeverity.ERROR), (False, dg.AssetCheckSeverity.WARN)):
+        evaluation = dg.AssetCheckEvaluation(KEY, "complete", passed, severity=severity, blocking=True)
+        instance.report_runless_asset_event(evaluation)
+        found = read(instance, definitions)
+        is_error = severity is dg.AssetCheckSeverity.ERROR
+        assert found.incomplete == ((at("2026-11-01" if is_error else "2026-11-02"), FOREVER),)
+        assert ("check complete, which names no materialization" in found.sentence()) == is_error
+
+
 @pytest.mark.parametrize("declared", [[], [dg.AssetSpec(KEY, tags={"sqlmesh/kind": "external"})]])
 def test_partitions_of_an_asset_count_that_the_code_location_only_depends_on(
     instance: dg.DagsterInstance, declared: list[dg.AssetSpec]
