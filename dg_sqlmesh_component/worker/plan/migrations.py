@@ -24,7 +24,6 @@ from sqlmesh.utils import columns_to_types_all_known
 from sqlmesh.utils.dag import DAG
 
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
-from dg_sqlmesh_component.protocol.formatting import unquoted
 from dg_sqlmesh_component.worker.explain import describe_error
 
 Columns = Mapping[str, exp.DataType]
@@ -96,8 +95,8 @@ class ExistingTable:
             return self.adapter.columns(self.name)
         except Exception as error:  # any driver's
             raise EnvironmentNotReadyError(
-                f"The plan alters the table {self.name.sql(self.adapter.dialect)} of {unquoted(self.snapshot.name)}, "
-                f"and its columns cannot be read: {describe_error(error)}. Allow the user of the SQLMesh connection to "
+                f"The plan alters the table {self.name.sql(self.adapter.dialect)} of {self.snapshot.node.name}, and "
+                f"its columns cannot be read: {describe_error(error)}. Allow the user of the SQLMesh connection to "
                 "read and alter this table."
             ) from error
 
