@@ -41,8 +41,9 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         DatabaseInUseError: Another process has the DuckDB file of the state open.
     """
     with opened_without_lock(request, pipe) as (context, environment):
+        stored = context.state_reader.snapshots_exist(environment.snapshots)  # a tick before has kept their contents
+        refuse_lost_versions(environment, {snapshot_id.name for snapshot_id in stored})
         snapshots = read_snapshots(context, environment, request.now)
-        refuse_lost_versions(environment, {snapshot.name for snapshot in snapshots})
         context.console = tracker = Tracker(pipe)
         scheduler = context.create_scheduler(snapshots, context.snapshot_evaluator)
         tables = ExternalTables.of_promoted(request.tables, environment, context, pipe)
