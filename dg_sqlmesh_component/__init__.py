@@ -17,6 +17,7 @@ from dg_sqlmesh_component.config.plans import Deploy as Deploy
 from dg_sqlmesh_component.config.plans import Preview as Preview
 from dg_sqlmesh_component.config.plans import PreviewDiff as PreviewDiff
 from dg_sqlmesh_component.config.plans import PreviewEnvironment as PreviewEnvironment
+from dg_sqlmesh_component.config.plans import ProjectTests as ProjectTests
 from dg_sqlmesh_component.config.project import SQLMeshProject as SQLMeshProject
 from dg_sqlmesh_component.config.retries import Retries as Retries
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig as SQLMeshRunConfig

@@ -28,6 +28,7 @@ from dg_sqlmesh_component.definitions.project_assets import OwnChecks, ProjectAs
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.definitions.translator import Translator
 from dg_sqlmesh_component.plan.job import build_deploy_jobs, build_preview_jobs
+from dg_sqlmesh_component.project_tests.job import build_test_job
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError, WorkerError
 from dg_sqlmesh_component.protocol.manifest import Audit, Manifest, Model, StandaloneAudit
 from dg_sqlmesh_component.protocol.messages import Addition
@@ -71,7 +72,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
     - **Checks**: `audits`, `execution_status_check`, `intervals_check`, `freshness`
     - **Runs**: `execution`, `restate`, `budget`, `op`
     - **Schedules and sensors**: `schedule`, `automation`, `polling_sensor`, `janitor`
-    - **Plans and previews**: `deploy`, `preview`, `webserver_base_url`
+    - **Tests, plans and previews**: `test`, `deploy`, `preview`, `webserver_base_url`
     """
 
     def __post_init__(self) -> None:
@@ -258,6 +259,8 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             yield "op.name", build_sensor(self.polling_sensor, settings)
         if self.janitor is not None:
             yield "janitor.name", build_janitor(self.janitor, settings)
+        if self.test is not None:
+            yield "op.name", build_test_job(self.test, settings)
         if self.deploy is not None:
             yield "op.name", build_deploy_jobs(self.deploy, settings)
         if self.preview is not None:

@@ -29,6 +29,7 @@ ALLOWED_IMPORTS = {
     "report": {"protocol", "definitions", "history", "report", INTERNALS},
     "run": {"protocol", "config", "worker_client", "definitions", "history", "report", "run", INTERNALS},
     "clean_up": {"protocol", "config", "worker_client", "definitions", "clean_up", INTERNALS},
+    "project_tests": {"protocol", "config", "worker_client", "definitions", "project_tests", INTERNALS},
     "plan": {
         "protocol",
         "config",

@@ -25,7 +25,7 @@ from dg_sqlmesh_component.config.attribute_types import (
 from dg_sqlmesh_component.config.durations import WrittenDuration
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.mappings import Attributes, attribute, mapping, resolved_by
-from dg_sqlmesh_component.config.plans import Deploy, Preview
+from dg_sqlmesh_component.config.plans import Deploy, Preview, ProjectTests
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.scheduling import Janitor, PollingSensor, Schedule
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -46,7 +46,7 @@ GROUPS = {
     "Checks": ("audits", "execution_status_check", "intervals_check", "freshness"),
     "Runs": ("execution", "restate", "budget", "op"),
     "Schedules and sensors": ("schedule", "automation", "polling_sensor", "janitor"),
-    "Plans and previews": ("deploy", "preview", "webserver_base_url"),
+    "Tests, plans and previews": ("test", "deploy", "preview", "webserver_base_url"),
 }
 """The attributes by topic, in the order in which they are declared and shown."""
 
@@ -152,6 +152,7 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
     janitor: Janitor | None = mapping(
         Janitor, True, {"cron": "30 2 * * 0", "timezone": "Europe/Berlin", "default_status": "RUNNING"}
     )
+    test: ProjectTests | None = mapping(ProjectTests, True, {"tags": {"team": "data"}})
     deploy: Deploy | None = mapping(Deploy, True, {"tags": {"team": "data"}})
     preview: Preview | None = mapping(Preview, {"environment": "pr_{{ env.PULL_REQUEST }}"}, is_optional=True)
     webserver_base_url: str | None = attribute(

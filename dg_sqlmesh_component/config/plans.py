@@ -1,4 +1,4 @@
-"""The attributes of `defs.yaml` for jobs of plans: `deploy` and `preview`."""
+"""The attributes of `defs.yaml` for jobs about changes of files: `test`, `deploy` and `preview`."""
 
 import os
 import re
@@ -15,6 +15,17 @@ from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 _VARIABLE = re.compile(r"""\benv\.(\w+)|\benv\(\s*['"](\w+)['"]\s*\)""")
 """A variable without a default in a template."""
+
+
+@dataclass
+class ProjectTests(Attributes, path="test"):
+    """A job that runs SQLMesh's unit tests and linter on the files of this deployment: `<op>_test`.
+
+    It fails with the differences. It needs no SQLMesh state and no environment. Write true, or a mapping with options.
+    Default: no such job.
+    """
+
+    tags: dict[str, str] = run_tags()
 
 
 @dataclass

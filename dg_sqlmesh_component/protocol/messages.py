@@ -372,6 +372,11 @@ class JanitorRequest(LockRequest):
 
 
 @dataclass(frozen=True, slots=True)
+class TestRequest(Request):
+    """Run SQLMesh's unit tests and linter on the project's files; the answer is one `TestsFinished`."""
+
+
+@dataclass(frozen=True, slots=True)
 class PlanRequest(LockRequest):
     """Build the plan that the project's files make of an environment. The worker answers with a `PlanBuilt`.
 
@@ -1194,6 +1199,27 @@ class JanitorFinished(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class TestsFinished(Event):
+    """The last event of a `TestRequest` that was served, also if a test failed.
+
+    Attributes:
+        tests: How many unit tests were executed.
+        failed_tests: How many of them failed.
+        failures: Each with the differences. A test may have several: for its query and its CTEs.
+        linted_models: How many models the linter checked; 0 if it is off.
+        lint_errors: Each with the model and the rule.
+        lint_warnings: How many. The log has them.
+    """
+
+    tests: int
+    failed_tests: int
+    failures: tuple[ErrorText, ...]
+    linted_models: int
+    lint_errors: tuple[ErrorText, ...]
+    lint_warnings: int
+
+
+@dataclass(frozen=True, slots=True)
 class SecretsKnown(Event):
     """Values of variables and connections that Dagster's process hides in all texts of the worker.
 
@@ -1240,5 +1266,7 @@ class RequestFailed(Event):
     is_transient: bool = False
 
 
-LastEvent = ProjectLoaded | PendingFound | ChangesFound | EvaluationFinished | JanitorFinished | RequestFailed
+LastEvent = (
+    ProjectLoaded | PendingFound | ChangesFound | EvaluationFinished | JanitorFinished | TestsFinished | RequestFailed
+)
 """The last event of every request is one of these."""

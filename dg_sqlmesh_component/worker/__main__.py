@@ -69,6 +69,7 @@ def _serve(pipe: Pipe) -> None:
     )
     from dg_sqlmesh_component.worker.plan.close import close_preview
     from dg_sqlmesh_component.worker.plan.serve import serve_plan
+    from dg_sqlmesh_component.worker.project_tests import run_tests
     from dg_sqlmesh_component.worker.sqlmesh_internals import (
         keep_bound_views,
         read_right_snapshots_from_cache,
@@ -87,6 +88,7 @@ def _serve(pipe: Pipe) -> None:
         msg.LoadRequest: load_project,
         msg.PendingRequest: find_pending,
         msg.ChangesRequest: find_changes,
+        msg.TestRequest: run_tests,
     }
     serves: dict[type, Callable[[Any, Pipe], None]] = {
         msg.EvaluationRequest: serve_evaluation,

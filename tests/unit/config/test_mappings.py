@@ -11,7 +11,7 @@ from dagster.components.resolved.core_models import OpSpec
 from dagster.components.resolved.errors import ResolutionException
 from unit.config.attributes import EVERYTHING, loaded
 
-from dg_sqlmesh_component import Janitor
+from dg_sqlmesh_component import Janitor, ProjectTests
 from dg_sqlmesh_component.config.attribute_types import Audits, Freshness, IntervalsCheck, Restate
 from dg_sqlmesh_component.config.scheduling import PollingSensor, Schedule
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -22,6 +22,7 @@ SWITCHES = {
     "intervals_check": IntervalsCheck,
     "polling_sensor": PollingSensor,
     "restate": Restate,
+    "test": ProjectTests,
 }
 
 

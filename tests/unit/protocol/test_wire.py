@@ -50,6 +50,7 @@ REQUESTS: tuple[msg.Request, ...] = (
     msg.PendingRequest(PROJECT, "prod", frozenset({"a", "b"}), now=D1[0]),
     msg.ChangesRequest(PROJECT, "prod", RECORDS, TABLES, now=D2[1]),
     msg.JanitorRequest(PROJECT, "dev", concurrent_tasks=4, run_id="c0ffee", overlap_timeout=2.5),
+    msg.TestRequest(PROJECT),
     msg.ClosePreviewRequest(PROJECT, "pr_1", run_id="c0ffee"),
     msg.PreviewRequest(PROJECT, "pr_1", max_rows=5, decimals=2),
     msg.PlanRequest(PROJECT, "prod", applies=True, overlap_timeout=2.5, sampling=msg.Sampling(5)),
