@@ -25,7 +25,7 @@ from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.selector import NativeSelector
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotId, SnapshotIntervals
 from sqlmesh.core.snapshot.cache import SnapshotCache
-from sqlmesh.core.snapshot.definition import SnapshotTableCleanupTask
+from sqlmesh.core.snapshot.definition import SnapshotIdLike, SnapshotTableCleanupTask
 from sqlmesh.core.snapshot.evaluator import ViewStrategy
 from sqlmesh.core.state_sync import StateSync
 from sqlmesh.core.state_sync.db.interval import _interval_to_df
@@ -438,6 +438,17 @@ def load_materializations(context: Context) -> None:
     SQLMesh needs them to delete the tables of models that have one. Its janitor does not load them, as a run does.
     """
     context._load_materializations()
+
+
+def stored_names(context: Context, versions: Iterable[SnapshotIdLike]) -> set[str]:
+    """The names of the models whose version the state still has.
+
+    `StateReader.snapshots_exist` names each version in its queries. For 10,000, SQLMesh makes and parses 10,000 terms.
+    """
+    state = context.state_sync.state_sync  # a context wraps its state in a cache
+    query = exp.select("name", "identifier").from_(state.snapshot_state.snapshots_table)
+    stored = set(map(tuple, state.engine_adapter.fetchall(query, quote_identifiers=True)))
+    return {version.name for version in versions if (version.name, version.snapshot_id.identifier) in stored}
 
 
 def count_snapshots_and_interval_rows(context: Context) -> tuple[int, int]:

@@ -462,6 +462,16 @@ def orders_of(context: Context) -> Snapshot:
     return orders
 
 
+def test_the_state_names_the_versions_that_it_has(planned: Open) -> None:
+    context = planned(load=False)
+    environment = context.state_reader.get_environment("prod")
+    assert environment is not None
+    first, *others = environment.snapshots
+    lost = first.copy(update={"fingerprint": first.fingerprint.copy(update={"data_hash": "other"})})
+    assert internals.stored_names(context, environment.snapshots) == {info.name for info in environment.snapshots}
+    assert internals.stored_names(context, [lost, *others]) == {info.name for info in others}
+
+
 def test_state_has_tables_of_snapshots_and_intervals(planned: Open) -> None:
     context = planned(load=False)
     snapshots, rows_after_plan = internals.count_snapshots_and_interval_rows(context)

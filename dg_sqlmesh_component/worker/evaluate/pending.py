@@ -28,6 +28,7 @@ from dg_sqlmesh_component.worker.evaluate.kept_snapshots import read_code, read_
 from dg_sqlmesh_component.worker.observe.held_back_intervals import has_signals, held_back_from
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
+from dg_sqlmesh_component.worker.sqlmesh_internals import stored_names
 
 MAX_SIGNAL_SECONDS = 20
 """How long a tick evaluates signals. Dagster ends a tick after 60 seconds."""
@@ -41,8 +42,8 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         DatabaseInUseError: Another process has the DuckDB file of the state open.
     """
     with opened_without_lock(request, pipe) as (context, environment):
-        stored = context.state_reader.snapshots_exist(environment.snapshots)  # a tick before has kept their contents
-        refuse_lost_versions(environment, {snapshot_id.name for snapshot_id in stored})
+        # A tick before may have kept their contents, and the state have lost them since.
+        refuse_lost_versions(environment, stored_names(context, environment.snapshots))
         snapshots = read_snapshots(context, environment, request.now)
         context.console = tracker = Tracker(pipe)
         scheduler = context.create_scheduler(snapshots, context.snapshot_evaluator)
