@@ -247,8 +247,10 @@ class ExternalTables:
         A computation of a whole table reads all rows, so it needs everything before its end.
         """
         found = merged(interval for table in self.awaited_by(snapshot) for interval in self.awaited[table])
+        if not found:
+            return ()  # a standalone audit awaits no table, and has no kind
         shows_rows = snapshot.is_view or snapshot.is_symbolic or snapshot.model_kind_name.value in INCREMENTAL_KINDS
-        return found if shows_rows or not found else ((found[0][0], msg.FOREVER),)
+        return found if shows_rows else ((found[0][0], msg.FOREVER),)
 
 
 # -- the table that it shows for a model ----------------------------------------------------------
