@@ -344,17 +344,22 @@ AUDITED = (
 )
 
 
-@pytest.mark.parametrize("least", [0, 2], ids=["passes", "fails"])
-@pytest.mark.parametrize("selects_check", [True, False])
+@pytest.mark.parametrize(
+    ("least", "selects_check", "days"),
+    [(0, True, (3, 2)), (2, True, (3, 2)), (0, False, (3, 2)), (2, False, (3, 2)), (2, True, (6, 1))],
+    ids=["passes", "fails", "without check, passes", "without check, fails", "all days"],
+)
 def test_a_standalone_audit_is_evaluated_after_the_restatement_of_the_model_that_it_reads(
-    new_shop: NewShop, least: int, selects_check: bool
+    new_shop: NewShop, least: int, selects_check: bool, days: tuple[int, int]
 ) -> None:
     files = {"models/daily.sql": AUDITED, "audits/alone.sql": ALONE.format(least=0)}
     shop = new_shop(files, restate=True)
     shop.launch()
     (shop.project / "audits" / "alone.sql").write_text(ALONE.format(least=least))
     shop.plan(at=None)
-    config = {"restate": {"start": "3 days ago", "end": "2 days ago"}}
+    today = datetime.datetime.now(datetime.timezone.utc).date()
+    start, end = (str(today - DAY * ago) for ago in days)
+    config = {"restate": {"start": start, "end": end}}
     selection = {"assets" if selects_check else "assets_without_checks": ["t/daily"]}
     run = shop.launch(ops={"sqlmesh_shop": config}, **selection)
     assert set(run.materializations) == {"t/daily"}

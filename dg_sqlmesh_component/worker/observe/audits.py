@@ -142,6 +142,8 @@ def _reads_others(snapshot: Snapshot, query: exp.Expr | None, index: Deployabili
 def audit_alone(request: msg.EvaluationRequest, scheduler: Scheduler, known: KnownToDagster, pipe: Pipe) -> None:
     """Evaluate the requested audits over all computed intervals, as `sqlmesh audit` does, and no other audits."""
     snapshots = scheduler.snapshots_by_name
+    # A restatement in this process has removed the intervals of the standalone audits that it left out.
+    scheduler.state_sync.refresh_snapshot_intervals([snapshots[fqn] for fqn in request.audit_only if fqn in snapshots])
     index = deployability(request.environment, snapshots.values(), request.start)
     coverages = Coverages(snapshots, index, request.execution_time, known)
     results = _Results(scheduler.snapshot_evaluator, request.sampling, pipe)
