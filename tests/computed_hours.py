@@ -83,7 +83,7 @@ def recorded_hours(metadata: Mapping[str, Any]) -> Hours | None:
 
 
 def _name(fqn: str) -> str:
-    return fqn.split('"')[-2]
+    return fqn.split('"')[-2] if '"' in fqn else fqn  # a standalone audit has no schema
 
 
 def _text(hour: int) -> str:

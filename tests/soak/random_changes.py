@@ -4,13 +4,15 @@
 
 A story has a random project with some pending days, on PostgreSQL or, with `--duckdb`, on DuckDB. One or two changes of
 files are previewed and applied by processes of their own, which pause before random batches. Meanwhile come runs,
-restatements, ticks, the sensor, the janitor, failing audits, cancels and kills. No run may wait for a plan that
-computes new versions. After each action, prod must have the rows that its definitions give of the source, and after an
-apply no day less. At the end, all days are there, append-only models have each day once, and Dagster has recorded each
-computed interval, and none more often than it was computed.
+restatements, ticks, the sensor, the janitor, failing audits, signals that hold days back, cancels and kills. No run may
+wait for a plan that computes new versions. After each action, prod must have the rows that its definitions give of the
+source, and after an apply no day less, unless a signal holds it back. A day that a signal holds back is not computed. A
+standalone audit fails exactly if the promoted one finds rows. At the end, all days are there, append-only models have
+each day once, and Dagster has recorded each computed interval, and none more often than it was computed.
 
 The expected rows are computed here, of the models' constants. A model that keeps rows of an older definition has only
-its days compared, until everything is restated.
+its days compared, until everything is restated. A model that SQLMesh does not restate (`disable_restatement`) may keep
+the older value of a day. An SCD_TYPE_2 model has one current row of each day, and its values follow one another.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +56,18 @@ from harness import (
 )
 from harness import query as query_duckdb
 from postgres import Server, new_postgres_server
-from summing_models import AUDIT, MACRO, Model, Models, downstream, random_model, random_models
+from summing_models import (
+    AUDIT,
+    KINDS,
+    MACRO,
+    SIGNAL,
+    Model,
+    Models,
+    StandaloneAudit,
+    downstream,
+    random_model,
+    random_models,
+)
 
 DAYS = 6
 """How many days the source has. The first plan computes those before the last three."""
@@ -86,11 +100,16 @@ class Story:
     Attributes:
         prod: The promoted definitions.
         files: Those of the files.
+        alone: The standalone audit of the files.
+        number: The number of the promoted standalone audit.
+        failing: The numbers with which it finds rows.
         source: The value of each day of the source.
         altered: The days whose value has changed.
         mixed: The models with rows of older definitions.
         unfinished: Restatements that have failed: models, first and last day.
         waiting: The models whose rows a restatement has left, because they wait for a day that a kill left out.
+        held: The days that the signal of a model holds back.
+        not_ready: Those that prod's model did not have when its signal began to hold them back.
         is_bad: Whether an audit fails.
         is_raced: Whether actions were launched while runs had to wait for the last plan.
         later: The processes of jobs that were launched at a pause, by the value of their run's tag.
@@ -104,10 +123,15 @@ class Story:
     prod: Models
     files: Models
     source: dict[str, int]
+    alone: StandaloneAudit
+    number: int = 0
+    failing: set[int] = field(default_factory=set)
     altered: set[str] = field(default_factory=set)
     mixed: set[str] = field(default_factory=set)
     unfinished: list[tuple[list[str], str, str]] = field(default_factory=list)
     waiting: set[str] = field(default_factory=set)
+    held: dict[str, set[str]] = field(default_factory=dict)
+    not_ready: dict[str, set[str]] = field(default_factory=dict)
     is_bad: bool = False
     is_raced: bool = False
     later: dict[str, int] = field(default_factory=dict)
@@ -129,7 +153,9 @@ class Story:
         return [f"t/{name}" for name in self.prod if name in self.files and self.prod[name].kind != "EMBEDDED"]
 
     def launch(self, assets: Collection[str], tags: dict[str, str] | None = None, **config: Any) -> RunRecord:
-        return self.shop.launch(assets=sorted(assets), ops={OP: config} if config else None, tags=tags)
+        record = self.shop.launch(assets=sorted(assets), ops={OP: config} if config else None, tags=tags)
+        self.check_alone(record)
+        return record
 
     def job(self, name: str, tags: dict[str, str] | None = None, **config: Any) -> RunRecord:
         job = reconstructable_job(self.shop.root, {"launch": [uuid.uuid4().hex]}, name)
@@ -197,8 +223,11 @@ class Story:
 
     def expected(self, name: str, of_day: str, models: Models) -> int:
         model = models[name]
-        read = [self.expected(parent, of_day, models) for parent in model.reads] or [self.source[of_day]]
-        return sum(read) + model.constant
+        read = [self.expected(parent, of_day, models) for parent in model.reads]
+        own = model.constant + (self.source[of_day] if model.reads_source else 0)
+        earlier = max((other for other in self.source if other < of_day), default=None)
+        past = self.expected(name, earlier, models) if model.reads_itself and earlier else 0
+        return sum(read) + own + past
 
     def check(
         self, models: Models, schema: str = "t", shown: Collection[str] | None = None, *, is_end: bool = False
@@ -211,7 +240,9 @@ class Story:
         for model in models.values():
             if model.kind == "EMBEDDED" or (shown is not None and model.name not in shown):
                 continue
-            rows = [(str(row[0]), row[1]) for row in self.warehouse.ask(f"SELECT day, n FROM {schema}.{model.name}")]
+            current = " WHERE valid_to IS NULL" if model.is_history else ""
+            found = self.warehouse.ask(f"SELECT day, n FROM {schema}.{model.name}{current}")
+            rows = [(str(row[0]), row[1]) for row in found]
             count = Counter(of_day for of_day, _ in rows)
             double = sorted(of_day for of_day, number in count.items() if number > 1)
             assert not double, f"{schema}.{model.name} has rows twice: {double}"
@@ -220,11 +251,22 @@ class Story:
             if is_end:
                 assert count.keys() == self.source.keys(), f"{model.name} lacks {sorted(self.source.keys() - count)}"
             self.check_values(model, dict(rows), models, schema)
+            if model.is_history:
+                self.check_history(f"{schema}.{model.name}")
+
+    def check_history(self, table: str) -> None:
+        """Each value of a day is valid until the next one."""
+        of_days: dict[str, list[tuple[Any, ...]]] = {}
+        for of_day, *row in self.warehouse.ask(f"SELECT day, valid_from, valid_to, n FROM {table} ORDER BY 1, 2"):
+            of_days.setdefault(str(of_day), []).append(tuple(row))
+        for of_day, rows in of_days.items():
+            is_whole = all(before[1] == after[0] and before[2] != after[2] for before, after in pairwise(rows))
+            assert is_whole, f"{table} has a wrong history of {of_day}: {rows}"
 
     def check_values(self, model: Model, rows: dict[str, int], models: Models, schema: str) -> None:
         if self.unfinished or model.name in self.mixed | downstream(models, self.waiting):
             return
-        rows = {of_day: n for of_day, n in rows.items() if not (model.is_appending and of_day in self.altered)}
+        rows = {of_day: n for of_day, n in rows.items() if not (model.is_protected and of_day in self.altered)}
         wanted = {of_day: self.expected(model.name, of_day, models) for of_day in rows}
         bad = {of_day: (n, wanted[of_day]) for of_day, n in sorted(rows.items()) if n != wanted[of_day]}
         assert not bad, f"{schema}.{model.name} has wrong rows (found, expected): {bad}"
@@ -245,7 +287,26 @@ class Story:
 
     def check_prod(self) -> None:
         self.check(self.prod)
-        self.check_state()
+        state = self.check_state()
+        for name, days in self.not_ready.items():
+            early = {of_day for of_day in days if hour_of(of_day) in state.computed[name]}
+            assert not early, f"t.{name} was computed before its signal was ready: {early}"
+
+    def held_after(self) -> str:
+        """The first day that a signal holds back. SQLMesh may leave out it and later ones downstream."""
+        return min((of_day for days in self.held.values() for of_day in days), default="9999")
+
+    def check_alone(self, record: RunRecord) -> bool:
+        """The standalone audit fails exactly if the promoted one finds rows. Return whether a run has evaluated it."""
+        result = record.checks.get(f"t/{self.alone.reads}:{self.alone.name}")
+        if result is None or result.metadata.keys() & {"sqlmesh/carried_over", "sqlmesh/not_evaluated"}:
+            return False
+        numbers = {self.number, self.alone.number} if self.is_raced else {self.number}
+        finds = {number in self.failing for number in numbers}
+        assert (not result.passed) in finds, f"{self.alone}: {result.passed}, failing {self.failing}, {numbers}"
+        assert result.severity is dg.AssetCheckSeverity.WARN, f"{self.alone} blocks"
+        self.counts[f"standalone audits that {'passed' if result.passed else 'failed'}"] += 1
+        return True
 
     def check_records(self) -> None:
         """Dagster has recorded each computed day, and none more often than SQLMesh has computed it.
@@ -282,17 +343,17 @@ class Story:
         for file in folder.glob("*.sql"):
             if file.stem not in self.files:
                 file.unlink()
-        for model in self.files.values():
-            (folder / f"{model.name}.sql").write_text(model.text)
+        for path, text in texts_of(self.files, self.source, self.alone).items():
+            (self.shop.project / path).write_text(text)
         self.shop.refresh()
 
     def change(self) -> None:
-        """Change one or two models: another constant, a column more, a new model, or one less."""
+        """Change one or two models: another constant, a column more, a new model, or one less. Change the audit too."""
         computing = [name for name, model in self.files.items() if model.is_copied]
         for number in range(self.rng.choice((1, 1, 2))):
             name = self.rng.choice(list(self.files) if number or not computing else computing)
             model = self.files[name]
-            is_leaf = downstream(self.files, [name]) == {name} and len(self.files) > 3
+            is_leaf = downstream(self.files, [name]) == {name} and len(self.files) > 3 and name != self.alone.reads
             kind = self.rng.choice(("constant", "constant", "constant", "column", *("new", "removed") * number))
             if kind == "removed" and is_leaf:
                 del self.files[name]
@@ -305,6 +366,9 @@ class Story:
                 kind = "column"
                 self.files[name] = replace(model, columns=model.columns + 1)
             self.note(f"change {kind}: {name}")
+        if self.rng.random() < 0.4:
+            self.alone = replace(self.alone, number=self.alone.number + 1)
+            self.note(f"change audit: {self.alone.name}")
         self.write()
 
     def promoted(self) -> None:
@@ -313,7 +377,14 @@ class Story:
         kept = [name for name in downstream(self.files, changed) if self.files[name].keeps_rows]
         self.mixed = (self.mixed | downstream(self.files, kept) | self.not_computed()) & self.files.keys()
         self.prod = dict(self.files)
-        self.days = {name: days for name, days in self.days.items() if name in self.prod}
+        self.number = self.alone.number
+        kept_days = {of_day for of_day in self.source if of_day < self.held_after()}
+        self.days = {
+            name: days & kept_days if name in downstream(self.prod, self.held.keys()) else days
+            for name, days in self.days.items()
+            if name in self.prod
+        }
+        self.not_ready.clear()  # the new version may have been planned before its signal held them back
 
     def not_computed(self) -> set[str]:
         """Models with a breaking change upstream, of which no direct parent has one. They keep their rows.
@@ -322,9 +393,12 @@ class Story:
         """
         breaking: set[str] = set()
         kept: set[str] = set()
+        changed = downstream(self.files, [name for name in self.files if self.files[name] != self.prod.get(name)])
         for name, model in self.files.items():  # upstream models first
             is_wider = name in self.prod and model.columns != self.prod[name].columns
-            if (name in self.prod and self.value_of(name)) or (breaking & set(model.reads) and not is_wider):
+            is_broken = bool(breaking & set(model.reads)) and not is_wider
+            is_broken |= model.is_materialized_view and name in changed
+            if (name in self.prod and self.value_of(name)) or is_broken:
                 breaking.add(name)
             elif name in downstream(self.files, breaking) & self.prod.keys() and not is_wider:
                 kept.add(name)
@@ -340,6 +414,7 @@ class Story:
         for attempt in range(8):
             if attempt > 3:
                 mend(self)
+                release(self)
             record = self.beside("apply", partial(launch_apply, digest), attempt)
             if record and record.status is dg.DagsterRunStatus.SUCCESS:
                 self.note("applied")
@@ -448,6 +523,7 @@ class Story:
     def heal(self) -> None:
         """Correct what lets runs fail, and finish restatements."""
         mend(self)
+        release(self)
         for names, first, last in self.unfinished:  # each of these runs fails until all others are finished too
             restated = [f"t/{name}" for name in names if name in self.prod]
             self.launch(restated, restate={"start": first, "end": last})
@@ -462,12 +538,16 @@ class Story:
         self.check(self.prod, is_end=True)
         sensor(self)
         self.check_records()
-        restated = [name for name, model in self.prod.items() if model.is_table and not model.is_appending]
+        fail_alone(self, {self.alone.number})
+        record = self.shop.launch(checks=[f"t/{self.alone.reads}:{self.alone.name}"])
+        assert self.check_alone(record), f"{self.alone} was not evaluated: {record.failures}"
+        succeed(self, record)
+        restated = [name for name, model in self.prod.items() if model.is_restated]
         record = self.launch(
             [f"t/{name}" for name in restated], restate={"start": min(self.source), "end": max(self.source)}
         )
         assert record.status is dg.DagsterRunStatus.SUCCESS, record.failures
-        self.mixed = {name for name, model in self.prod.items() if model.is_appending}
+        self.mixed = {name for name, model in self.prod.items() if model.is_protected}
         self.check(self.prod, is_end=True)
         self.check_records()
 
@@ -478,6 +558,13 @@ def launch_apply(digest: str, story: Story, tags: dict[str, str]) -> None:
 
 def launch_preview(story: Story, tags: dict[str, str]) -> None:
     story.job(PREVIEW, tags, allow_pending=True)
+
+
+def texts_of(models: Models, days: Collection[str], alone: StandaloneAudit) -> dict[str, str]:
+    """The files of models and of a standalone audit."""
+    files = {f"models/{model.name}.sql": model.text for model in models.values()}
+    files[f"audits/{alone.name}.sql"] = alone.text
+    return files | {f"seeds/{model.name}.csv": model.csv(days) for model in models.values() if model.is_seed}
 
 
 def hour_of(of_day: str) -> int:
@@ -542,15 +629,40 @@ def restatement(story: Story) -> None:
             story.source[of_day] += 100
             story.altered.add(of_day)
     story.warehouse.ask(f"UPDATE raw.source SET n = n + 100 WHERE day BETWEEN '{first}' AND '{last}'")
-    readers = [name for name, model in story.prod.items() if not model.reads]
+    if any(model.reads_itself for model in (story.prod | story.files).values()):
+        story.altered |= {of_day for of_day in story.source if first <= of_day}  # each day has the one before in it
+    readers = [name for name, model in story.prod.items() if model.reads_source]
     names = [name for name in readers if name in story.files]
     story.mixed |= downstream(story.prod, set(readers) - set(names))  # no asset any more, so nobody restates them
     record = story.launch([f"t/{name}" for name in names], restate={"start": first, "end": last})
     story.note(f"restatement: {names} {first} {last} {record.status.value}")
     if record.status is not dg.DagsterRunStatus.SUCCESS:
-        assert story.is_bad or story.unfinished, f"a restatement has failed: {record.failures}"
+        # A model that SQLMesh only restates as a whole counts as failed if it waits for a signal (docs/recompute.md).
+        assert story.is_bad or story.unfinished or story.held, f"a restatement has failed: {record.failures}"
         story.unfinished.append((names, first, last))
+    story.waiting |= story.held.keys()
     story.waiting |= {name for name in story.prod if f"t.{name} is waiting: " in record.log}
+
+
+def hold(story: Story) -> None:
+    """Let the signal of a model hold back some days."""
+    names = [name for name, model in story.prod.items() if model.has_signal]
+    if not names:
+        return
+    name, days = story.rng.choice(names), set(story.rng.sample(list(story.source)[-3:], story.rng.randint(1, 2)))
+    (story.shop.project / "held" / name).write_text(" ".join(days))
+    story.held[name] = days
+    if not story.is_raced:
+        story.not_ready[name] = days - {str(row[0]) for row in story.warehouse.ask(f"SELECT day FROM t.{name}")}
+    story.note(f"signal holds back: {name} {sorted(days)}")
+
+
+def release(story: Story) -> None:
+    for name in story.held:
+        (story.shop.project / "held" / name).unlink()
+    story.held.clear()
+    story.not_ready.clear()
+    story.note("signals are ready")
 
 
 def tick(story: Story) -> None:
@@ -597,6 +709,20 @@ def failing_audit(story: Story) -> None:
         story.launch(story.assets)
 
 
+def failing_standalone_audit(story: Story) -> None:
+    """Let a standalone audit find rows. It blocks nothing, so no run fails."""
+    fail_alone(story, set(story.rng.choice(((0,), (1,), (0, 1), ()))))
+    story.note(f"failing standalone audit: {story.failing}")
+    run_of_subset(story)
+
+
+def fail_alone(story: Story, numbers: set[int]) -> None:
+    story.failing = numbers
+    story.warehouse.ask("DELETE FROM ctl.failing")
+    for number in numbers:
+        story.warehouse.ask(f"INSERT INTO ctl.failing VALUES ({number})")
+
+
 def mend(story: Story) -> None:
     story.warehouse.ask("DELETE FROM ctl.bad")
     story.is_bad = False
@@ -638,6 +764,9 @@ ACTIONS: dict[Callable[[Story], None], int] = {
     janitor_later: 1,
     preview_later: 1,
     failing_audit: 1,
+    failing_standalone_audit: 1,
+    hold: 2,
+    release: 1,
     mend: 1,
     failing_run: 2,
     killed_run: 1,
@@ -648,14 +777,17 @@ ACTIONS: dict[Callable[[Story], None], int] = {
 
 
 @contextmanager
-def told(seed: int, folder: Path, server: Server | None) -> Iterator[Story]:
+def told(seed: int, folder: Path, server: Server | None, kind: str | None) -> Iterator[Story]:
     """Create the project of a story, and plan it as of three days ago."""
     rng = random.Random(seed)
     today = datetime.now(timezone.utc).date()
     source = {str(today - timedelta(days=ago)): rng.randint(1, 9) for ago in range(DAYS, 0, -1)}
-    models = random_models(rng)
+    models = random_models(rng, kind)
     warehouse = open_warehouse(folder / "shop", server, min(source), tasks=rng.choice((1, 1, 2)))
-    files = {f"models/{model.name}.sql": model.text for model in models.values()}
+    shown = [name for name, model in models.items() if model.kind != "EMBEDDED"]
+    alone = StandaloneAudit("alone", rng.choice(shown))
+    files = texts_of(models, source, alone)
+    files |= {"seeds/none": "", "held/none": "", "signals/__init__.py": SIGNAL}
     files |= {"macros/__init__.py": "", "macros/gate.py": MACRO, "audits/fine.sql": AUDIT}
     for role in ("apply", "preview", "run", "killed"):
         files[f"gates/{role}/seconds"] = "2" if server is None else "200"
@@ -667,6 +799,7 @@ def told(seed: int, folder: Path, server: Server | None) -> Iterator[Story]:
         "CREATE TABLE raw.source (day DATE, n INT)",
         f"INSERT INTO raw.source VALUES {values}",
         "CREATE TABLE ctl.bad (name TEXT, day DATE)",
+        "CREATE TABLE ctl.failing (number INT)",
     ):
         warehouse.ask(sql)
     plan(project)
@@ -684,7 +817,7 @@ def told(seed: int, folder: Path, server: Server | None) -> Iterator[Story]:
         dagster.add_component("shop", {"project": str(project), **attributes})
         shop = Shop(dagster.root, dagster.instance, project)
         shop.refresh()
-        yield Story(rng, shop, warehouse, models, dict(models), source)
+        yield Story(rng, shop, warehouse, models, dict(models), source, alone)
 
 
 def open_warehouse(project: Path, server: Server | None, start: str, tasks: int) -> Warehouse:
@@ -708,18 +841,23 @@ def ask_duckdb(project: Path, sql: str) -> list[tuple[Any, ...]]:
             time.sleep(0.05)
 
 
-def try_story(seed: int, folder: Path, server: Server | None) -> Story:
+def try_story(seed: int, folder: Path, server: Server | None, kind: str | None = None) -> Story:
     """Tell one story.
+
+    Args:
+        kind: The kind of the second model. None: any.
 
     Raises:
         AssertionError: Rows or records are wrong. The message has the whole story.
     """
     with ExitStack() as stack:
-        story = stack.enter_context(told(seed, folder, server))
+        story = stack.enter_context(told(seed, folder, server, kind))
         texts = [model.text for model in story.prod.values()]
         os.environ[ROLE] = "run"
         try:
             story.check_prod()
+            if story.rng.random() < 0.5:
+                hold(story)
             for _ in range(story.rng.choice((1, 1, 2))):
                 story.change()
                 if story.rng.random() < 0.3:
@@ -743,6 +881,7 @@ def main() -> None:
     parser.add_argument("--stories", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1, help="the seed of the first story; the next has the next")
     parser.add_argument("--duckdb", action="store_true", help="tell the stories on DuckDB, whose file is the lock")
+    parser.add_argument("--kind", choices=KINDS, help="the kind of the second model; otherwise any")
     arguments = parser.parse_args()
     begin, failed, counts = time.monotonic(), [], Counter[str]()
     with ExitStack() as stack:
@@ -752,7 +891,7 @@ def main() -> None:
             since = time.monotonic()
             with tempfile.TemporaryDirectory() as folder:
                 try:
-                    story = try_story(seed, Path(folder).resolve(), server)
+                    story = try_story(seed, Path(folder).resolve(), server, arguments.kind)
                 except KeyboardInterrupt:
                     break
                 except AssertionError as error:  # the next stories are told too
