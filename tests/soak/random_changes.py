@@ -378,6 +378,7 @@ class Story:
         self.mixed = (self.mixed | downstream(self.files, kept) | self.not_computed()) & self.files.keys()
         self.prod = dict(self.files)
         self.number = self.alone.number
+        # SQLMesh promotes a new version without the days that its signal holds back (docs/plans.md).
         kept_days = {of_day for of_day in self.source if of_day < self.held_after()}
         self.days = {
             name: days & kept_days if name in downstream(self.prod, self.held.keys()) else days
