@@ -162,6 +162,11 @@ class Model:
         return self.is_table and not self.is_seed and not self.is_protected
 
     @property
+    def is_replaced(self) -> bool:
+        """Whether SQLMesh restates it only as a whole."""
+        return self.kind.startswith(("INCREMENTAL_BY_UNIQUE_KEY", "INCREMENTAL_BY_PARTITION"))
+
+    @property
     def keeps_rows(self) -> bool:
         """Whether its table stays if it or a model upstream is changed."""
         is_default = self.kind in (APPENDING[0], "INCREMENTAL_BY_PARTITION") or self.is_history

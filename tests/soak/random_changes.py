@@ -292,9 +292,11 @@ class Story:
             early = {of_day for of_day in days if hour_of(of_day) in state.computed[name]}
             assert not early, f"t.{name} was computed before its signal was ready: {early}"
 
-    def held_after(self) -> str:
-        """The first day that a signal holds back. SQLMesh may leave out it and later ones downstream."""
-        return min((of_day for days in self.held.values() for of_day in days), default="9999")
+    def leave_out_held(self, names: Collection[str]) -> None:
+        """Let models lose the first day that a signal holds back, and later ones: SQLMesh may leave out these too."""
+        first = min((of_day for days in self.held.values() for of_day in days), default="9999")
+        for name in downstream(self.prod, self.held.keys()) & self.days.keys() & set(names):
+            self.days[name] = {of_day for of_day in self.days[name] if of_day < first}
 
     def check_alone(self, record: RunRecord) -> bool:
         """The standalone audit fails exactly if the promoted one finds rows. Return whether a run has evaluated it."""
@@ -379,12 +381,8 @@ class Story:
         self.prod = dict(self.files)
         self.number = self.alone.number
         # SQLMesh promotes a new version without the days that its signal holds back (docs/plans.md).
-        kept_days = {of_day for of_day in self.source if of_day < self.held_after()}
-        self.days = {
-            name: days & kept_days if name in downstream(self.prod, self.held.keys()) else days
-            for name, days in self.days.items()
-            if name in self.prod
-        }
+        self.leave_out_held(self.prod)
+        self.days = {name: days for name, days in self.days.items() if name in self.prod}
         self.not_ready.clear()  # the new version may have been planned before its signal held them back
 
     def not_computed(self) -> set[str]:
@@ -641,6 +639,8 @@ def restatement(story: Story) -> None:
         # A model that SQLMesh only restates as a whole counts as failed if it waits for a signal (docs/recompute.md).
         assert story.is_bad or story.unfinished or story.held, f"a restatement has failed: {record.failures}"
         story.unfinished.append((names, first, last))
+    # These tables are replaced without the days that are held back. The next run after the signal computes them.
+    story.leave_out_held([name for name, model in story.prod.items() if model.is_replaced])
     story.waiting |= story.held.keys()
     story.waiting |= {name for name in story.prod if f"t.{name} is waiting: " in record.log}
 
