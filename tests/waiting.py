@@ -112,7 +112,7 @@ class SourceSensor:
 def launch_request(shop: Shop, request: dg.RunRequest) -> RunRecord:
     """Launch a requested run, with the tag by which Dagster knows it."""
     return shop.launch(
-        ops={op: config["config"] for op, config in request.run_config["ops"].items()},
+        ops={op: config["config"] for op, config in request.run_config.get("ops", {}).items()},
         assets=[key.to_user_string() for key in request.asset_selection or ()],
         tags={**request.tags, "dagster/run_key": str(request.run_key)},
     )

@@ -3,9 +3,13 @@
     python tests/soak/random_sources.py --histories 100 --seed 1
 
 A history is some days with their own clock, often with a change of clocks in a source's time zone. Loads succeed, are
-repeated, fail or are refused by their check. Runs are of all models or of some, with bounds, restate, fail, retry or
-are killed. After each run, an interval of SQLMesh's state must be one for which all sources were complete when it was
-computed, and must have all its rows. At the end, everything is loaded, and no interval may be missing.
+repeated, fail or are refused by their check, also while others run. They are reported, or runs of one partition or of
+several. The partitions of a source change, and so do the models' files, without a plan. Runs are of all models or of
+some, of a tick, with bounds, restate, fail, retry or are killed.
+
+After each run, an interval of SQLMesh's state must be one for which all sources were complete when it was computed, by
+the oracle of `source_histories`, and must have all its rows. At the end, everything is loaded, and no interval may be
+missing.
 """
 
 from __future__ import annotations
@@ -31,17 +35,20 @@ import dagster as dg
 import worker_zygote
 from clock import MovedClock
 from computed_hours import Hours, State, text_of
+from forked import ForkedProcess
 from harness import CONFIG, RunRecord, Shop, planned_shop, processes_in, wait_until
 from random_loads import (
+    CHANGES,
     COUNTRIES,
+    IN_RUN,
     KINDS,
-    NO_WINDOWS,
     OUTCOMES,
     SLOT,
     ZONES,
     Load,
     RandomSource,
     Slots,
+    result_file,
     slot_of,
     slots_of,
 )
@@ -104,12 +111,15 @@ class RandomModel:
         return self.kind not in ("VIEW", "EMBEDDED")
 
     @property
-    def text(self) -> str:
-        """The text of the model's file."""
+    def tables(self) -> list[str]:
+        return [source.name for source in self.sources]
+
+    def text(self, tables: Collection[str]) -> str:
+        """The text of the model's file if it reads these tables of the sources' schema."""
         header = f"MODEL (name t.{self.name}, kind {self.kind}, cron '{self.cron}');\n"
         within = ["ts >= @start_dt::TIMESTAMP AND ts <= @end_dt::TIMESTAMP"] if self.is_incremental else []
         where = " AND ".join([*within, f"@disturbed('{self.name}')"] if self.is_table else ["TRUE"])
-        tables = [f"t.{model.name}" for model in self.upstream] + [f"raw.{source.name}" for source in self.sources]
+        tables = [f"t.{model.name}" for model in self.upstream] + [f"raw.{name}" for name in tables]
         read = " UNION ALL ".join(f"SELECT date_trunc('{self.unit}', ts) AS ts, n FROM {table}" for table in tables)
         return f"{header}SELECT ts, sum(n)::BIGINT AS n FROM ({read}) AS read_here WHERE {where} GROUP BY 1"
 
@@ -127,7 +137,7 @@ class RandomModel:
 
         A `lookback` computes a late interval again, but not downstream.
         """
-        if self.sources and (self.kind == "FULL" or any(s.kind in NO_WINDOWS for s in self.sources)):
+        if self.sources and (self.kind == "FULL" or any(s.was_without_windows for s in self.sources)):
             return False
         return all(
             model.is_compared and "lookback" not in model.kind and (model.is_incremental or self.is_incremental)
@@ -157,6 +167,15 @@ def random_models(rng: random.Random, sources: list[RandomSource]) -> list[Rando
 # -- one history ----------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Held:
+    """A run that loads a source, and whose check waits for its result."""
+
+    source: RandomSource
+    process: ForkedProcess
+    passes: bool
+
+
 @dataclass
 class History:
     """A project, its sources, and what was done."""
@@ -170,6 +189,8 @@ class History:
     is_late: bool = False
     actions: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    held: dict[str, Held] = field(default_factory=dict)
+    modules: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.end = self.start + timedelta(days=DAYS)
@@ -180,23 +201,109 @@ class History:
 
     def load_some(self) -> None:
         """Do some of the possible loads, in any order, and a few that were done before."""
-        loads = [(source, load) for source in self.sources for load in source.loads(self.clock.now)]
+        now = self.clock.now
+        loads = [(source, load) for source in self.sources for load in source.loads(now)]
         again = 0.8 if self.is_late else 0.1
-        loads = [(s, load) for s, load in loads if not s.is_done(load) or self.rng.random() < again]
+        loads = [(s, load) for s, load in loads if not s.is_done(load, now) or self.rng.random() < again]
         for source, load in self.rng.sample(loads, self.rng.randint(0, len(loads))):
-            self.load(source, load, self.rng.choices(list(OUTCOMES), list(OUTCOMES.values()))[0])
+            outcome = self.rng.choices(list(OUTCOMES), list(OUTCOMES.values()))[0]
+            if source.name not in self.held:  # the check has a result for the newest load of its asset
+                self.load(source, load, outcome)
 
     def load_rest(self) -> None:
         for source in self.sources:
             for load in source.loads(self.clock.now):
-                if not source.is_done(load):
+                if not source.is_done(load, self.clock.now):
                     self.load(source, load, "loaded")
 
     def load(self, source: RandomSource, load: Load, outcome: str) -> None:
-        is_repeated = source.is_done(load)
-        self.counts[f"load {outcome}{' again' if is_repeated else ''}"] += 1
-        self.actions.append(f"{source.name} {load.text} {outcome}")
-        source.load(load, outcome, self.shop.query, self.shop.instance)
+        if outcome in IN_RUN and (load.is_early or source.kind == "days and countries"):
+            outcome = "loaded"
+        again = " again" if source.is_there(load) else ""
+        several = " of several" if len(load.partitions) > 1 and outcome in IN_RUN else ""
+        early = " early" if load.is_early else ""
+        self.counts[f"load{early}{several} {outcome}{again}"] += 1
+        self.actions.append(f"{self.clock.now:%H:%M} {source.name} {load.text} {outcome}")
+        source.write(load, outcome, self.shop.query)
+        if outcome in IN_RUN:
+            self._load_in_run(source, load, outcome)
+        elif outcome != "failed":
+            source.report(load, outcome, self.shop.instance)
+
+    def _load_in_run(self, source: RandomSource, load: Load, outcome: str) -> None:
+        """Run the asset of a source for the partitions of a load. Its check may wait until `release_checks`."""
+        first, last = load.partitions[0], load.partitions[-1]
+        tags = {"dagster/partition": first} if first == last else {}
+        if first != last:
+            tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+        if source.kind == "stated":
+            (self.shop.project / f"{source.name}_until").write_text(str(source.until_of(load).value))
+        passes, is_held = not outcome.startswith("refused"), outcome.endswith("while others run")
+        selection: dict[str, Any] = {"assets": [source.key.to_user_string()], "tags": tags if first else None}
+        if is_held:
+            checking = self.shop.project / f"{source.name}_checking"
+            process = self.shop.start("in_process", **selection)
+            self.held[source.name] = Held(source, process, passes)
+            wait_until(checking.exists, process)
+        else:
+            result_file(source).write_text("passed" if passes else "failed")
+            self.shop.launch(**selection)
+        [run] = self.shop.instance.get_run_records(limit=1)
+        assert run.start_time is not None
+        for partition in load.partitions:
+            source.add_load(load, partition, run.start_time, run.dagster_run.run_id)
+        source.add_planned_check(run.dagster_run.run_id)
+        if not is_held:
+            source.add_result(run.dagster_run.run_id, passed=passes)
+
+    def release_checks(self) -> None:
+        """Let the checks end that still run."""
+        for held in self.held.values():
+            result_file(held.source).write_text("passed" if held.passes else "failed")
+            held.process.wait(120)
+            held.source.add_result(held.source.events[-1].run_id, passed=held.passes)
+            self.actions.append(f"{held.source.name} {'passed' if held.passes else 'refused'}")
+        self.held.clear()
+
+    # -- changes
+
+    def change_partitions(self) -> None:
+        """Change the partitions of a source, unless older loads would then state rows that are not there."""
+        source = self.rng.choice(self.sources)
+        if source.kind not in CHANGES or source.name in self.held:
+            return
+        before, source.kind = source.kind, self.rng.choice(CHANGES[source.kind])
+        if not source.complete(self.clock.now) <= frozenset.intersection(*map(frozenset, source.rows_there)):
+            source.kind = before
+            return
+        source.was_without_windows |= source.kind == "none"
+        self.counts[f"{before} became {source.kind}"] += 1
+        self.actions.append(f"{source.name}: {before} became {source.kind}")
+        self.define_sources()
+
+    def define_sources(self) -> None:
+        """Write the assets of the sources, in a new module: this process has imported the one before."""
+        for module in self.modules:
+            (self.shop.root / self.shop.root.name / "defs" / f"{module}.py").unlink()
+        self.modules = [f"loaders_{len(self.actions)}"]
+        code = "import random_loads\n" + "".join(source.code for source in self.sources)
+        self.shop.add_module(self.modules[0], code)
+        self.shop.refresh()
+
+    def edit_file(self) -> None:
+        """Let the file of a model read another table, or again what the promoted version reads. Nothing is planned."""
+        possible = [model for model in self.models if model.sources]
+        model = self.rng.choice(possible)
+        tables = self.rng.choice((["apart"], [source.name for source in self.sources], model.tables))
+        text = model.text(tables)
+        file = self.shop.project / "models" / f"{model.name}.sql"
+        if text == file.read_text():
+            return
+        file.write_text(text)
+        self.shop.refresh()
+        kind = "edited back" if tables == model.tables else "edited"
+        self.counts[f"file {kind}"] += 1
+        self.actions.append(f"the file of {model.name} reads {tables}")
 
     # -- runs
 
@@ -221,7 +328,7 @@ class History:
         computed = self.state.computed_since(before)
         for model in self.models:
             hours = self.of_history(computed.get(model.name, frozenset()))
-            early = {slot // 2 for slot in slots_of(hours) - self.complete(model)}
+            early = {slot // 2 for slot in slots_of(hours) - self.complete(model)} if hours else set()
             assert not early, f"{model.name} was computed too early for {text_of(early)}"
             self.counts["intervals"] += len(hours) // (24 if model.unit == "day" else 1)
             if model.is_table:
@@ -244,7 +351,7 @@ class History:
 
     def complete(self, model: RandomModel) -> Slots:
         """The half hours for which everything is there that a model reads."""
-        read = [source.complete for source in model.sources]
+        read = [source.complete(self.clock.now) for source in model.sources]
         for parent in model.upstream:
             read.append(slots_of(self.state.computed[parent.name]) if parent.is_table else self.complete(parent))
         return frozenset.intersection(*read)
@@ -328,6 +435,16 @@ def restatement(history: History) -> None:
         assert any(reason in str(record.failures) for reason in reasons), record.failures
 
 
+def run_of_tick(history: History) -> None:
+    """Launch what a tick of the schedule requests."""
+    for request in evaluate_tick(history.shop).run_requests or ():
+        names = sorted(key.path[-1] for key in request.asset_selection or ())
+        record = launch_request(history.shop, request)
+        history.actions.append(f"tick requests {names}: {request.run_config or ''}")
+        history.counts["runs that ticks request"] += 1
+        assert record.status is dg.DagsterRunStatus.SUCCESS, record.failures
+
+
 def run_with_failure(history: History) -> None:
     """Let a batch of a model fail. A retry inside the step may succeed."""
     flag = _disturb(history, 0)
@@ -347,8 +464,10 @@ def run_that_is_killed(history: History) -> None:
     flag = _disturb(history, signal.SIGKILL, pid)
     os.waitpid(pid, 0)
     wait_until(lambda: not processes_in(history.shop.project))
+    loading = {held.source.events[-1].run_id for held in history.held.values()}
     for run in history.shop.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
-        history.shop.instance.report_run_failed(run)  # as Dagster's run monitoring does
+        if run.run_id not in loading:
+            history.shop.instance.report_run_failed(run)  # as Dagster's run monitoring does
     _describe(history, flag, "kill the run")
 
 
@@ -373,6 +492,7 @@ RUNS: dict[Callable[[History], None], int] = {
     run_without_cron: 1,
     run_with_bounds: 2,
     restatement: 3,
+    run_of_tick: 3,
     run_with_failure: 2,
     run_with_killed_worker: 1,
     run_that_is_killed: 1,
@@ -389,8 +509,10 @@ def try_history(seed: int, folder: Path) -> History:
     rng = random.Random(seed)
     start = datetime.fromisoformat(f"{rng.choice(STARTS)}T00:00+00:00")
     end = start + timedelta(days=DAYS)
+    project = str(folder / "shop")
     sources = [
-        RandomSource(f"s{n}", rng.choice(KINDS), rng.choice(ZONES), start, end) for n in range(rng.randint(1, 2))
+        RandomSource(f"s{n}", rng.choice(KINDS), rng.choice(ZONES), start, end, project, end_offset=rng.randint(0, 1))
+        for n in range(rng.randint(1, 2))
     ]
     models = random_models(rng, sources)
     is_late = rng.random() < 0.5
@@ -400,31 +522,33 @@ def try_history(seed: int, folder: Path) -> History:
     with ExitStack() as stack:
         with clock.shown():
             shop = stack.enter_context(_planned(folder, models, sources, rng, is_late=is_late))
-            shop.add_module("loaders", "import random_loads\n" + "".join(source.code for source in sources))
             history = History(rng, shop, clock, start, sources, models, is_late)
-            shop.refresh()
+            kinds = [f"{s.name}: {s.kind}, {s.zone}, {s.end_offset}" for s in sources]
+            history.define_sources()
         try:
             _act(history)
         except Exception as error:
-            described = [f"{s.name}: {s.kind}, {s.zone}" for s in sources] + [model.text for model in models]
+            described = kinds + [model.text(model.tables) for model in models]
             lines = [*described, *history.actions, f"{type(error).__name__}: {error}"]
             raise AssertionError("\n    ".join(lines)) from error
+        finally:
+            for held in history.held.values():
+                held.process.kill()
     return history
 
 
 def _planned(
     folder: Path, models: list[RandomModel], sources: list[RandomSource], rng: random.Random, *, is_late: bool
 ) -> AbstractContextManager[Shop]:
-    files = {f"models/{model.name}.sql": model.text for model in models}
+    files = {f"models/{model.name}.sql": model.text(model.tables) for model in models}
     files |= {"macros/__init__.py": "", "macros/disturbed.py": MACRO}
     before, start = (f"{sources[0].start - timedelta(days=ago):%Y-%m-%d}" for ago in (2, 0))
-    tables = {
-        f"raw.{source.name}": "SELECT now()::TIMESTAMP AS ts, '' AS country, 1 AS n LIMIT 0" for source in sources
-    }
+    names = [*(source.name for source in sources), "apart"]
+    tables = {f"raw.{name}": "SELECT now()::TIMESTAMP AS ts, '' AS country, 1 AS n LIMIT 0" for name in names}
     attributes: dict[str, Any] = {"external_models": {"wait": True}, "restate": True}
+    attributes["schedule"] = {"cron": "@daily"}
     if is_late:
         attributes["external_models"]["late"] = "restate"
-        attributes["schedule"] = {"cron": "@daily"}
     if rng.random() < 0.5:
         attributes["execution"] = {"retries": {"max_retries": 1, "delay": 0}}
     return planned_shop(folder, files, CONFIG.replace("6 days ago", before), tables, start, **attributes)
@@ -437,11 +561,16 @@ def _act(history: History) -> None:
         history.clock.move_to(later)
         with history.clock.shown():
             history.actions.append(f"-- {history.clock.now:%Y-%m-%dT%H:%M}")
+            if history.rng.random() < 0.3:
+                history.edit_file()
+            if history.rng.random() < 0.4:
+                history.change_partitions()
             history.load_some()
             [run] = history.rng.choices(list(RUNS), list(RUNS.values()))
             history.counts[run.__name__] += 1
             run(history)
             history.check()
+            history.release_checks()
     history.clock.move_to(history.end + timedelta(hours=36))  # each zone's last day is over
     with history.clock.shown():
         history.load_rest()
