@@ -25,11 +25,13 @@ from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.selector import NativeSelector
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotId, SnapshotIntervals
 from sqlmesh.core.snapshot.cache import SnapshotCache
-from sqlmesh.core.snapshot.definition import SnapshotIdLike, SnapshotTableCleanupTask
+from sqlmesh.core.snapshot.definition import Interval, SnapshotIdLike, SnapshotTableCleanupTask, merge_intervals
 from sqlmesh.core.snapshot.evaluator import ViewStrategy
 from sqlmesh.core.state_sync import StateSync
 from sqlmesh.core.state_sync.db.interval import _interval_to_df
 from sqlmesh.utils.cron import CroniterCache
+
+from dg_sqlmesh_component.protocol.intervals import without
 
 # -- loading a project ----------------------------------------------------------------------------
 
@@ -322,6 +324,27 @@ def replace_intervals(
     """
     scheduler.merged_missing_intervals = merged_missing_intervals
     scheduler.batch_intervals = batch_intervals
+
+
+def leave_out_after_unready(scheduler: Scheduler) -> None:
+    """Let the scheduler batch intervals once, and also leave out what is downstream of an interval that it leaves out.
+
+    If an interval is not ready by a signal, SQLMesh leaves it out downstream too, and the later ones of each model that
+    depends on its past. But it computes the models downstream of that one for these later intervals, from no rows, and
+    records them as computed.
+    """
+    check = type(scheduler)._check_ready_intervals.__get__(scheduler)
+    unready: dict[str, set[Interval]] = {}
+
+    def check_ready_intervals(snapshot: Snapshot, intervals: list[Interval], *args: Any) -> list[Interval]:
+        ready: list[Interval] = check(snapshot, intervals, *args)
+        lacking = set(intervals).difference(ready).union(*(unready.get(of.name, ()) for of in snapshot.parents))
+        if lacking and snapshot.depends_on_past:  # SQLMesh renders a query to find out
+            ready = without(ready, merge_intervals(lacking), uninterrupted=True)
+        unready[snapshot.name] = lacking | set(intervals).difference(ready)
+        return ready
+
+    scheduler._check_ready_intervals = check_ready_intervals
 
 
 def plan_only_what_is_computed(scheduler: Scheduler) -> None:

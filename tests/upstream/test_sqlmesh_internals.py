@@ -25,14 +25,16 @@ from sqlmesh.core.config.loader import load_configs
 from sqlmesh.core.console import NoopConsole
 from sqlmesh.core.context import Context
 from sqlmesh.core.engine_adapter.bigquery import BigQueryEngineAdapter
+from sqlmesh.core.environment import EnvironmentNamingInfo
 from sqlmesh.core.loader import LoadedProject
 from sqlmesh.core.plan import EvaluatablePlan
-from sqlmesh.core.snapshot import Snapshot, SnapshotIntervals, missing_intervals, snapshots_to_dag
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotIntervals, missing_intervals, snapshots_to_dag
 from sqlmesh.core.snapshot.cache import SnapshotCache
 from sqlmesh.core.snapshot.evaluator import ViewStrategy
 from sqlmesh.utils import CompletionStatus
 from sqlmesh.utils.concurrency import NodeExecutionFailedError
 from sqlmesh.utils.cron import CroniterCache
+from sqlmesh.utils.date import to_timestamp
 from sqlmesh.utils.errors import SQLMeshError
 
 from dg_sqlmesh_component.worker import sqlmesh_internals as internals
@@ -590,6 +592,48 @@ def test_the_graph_of_batches_is_the_same_without_nodes_that_have_none(folder: P
         found = fewer(batches, snapshot_dag=of_all, snapshots_to_create=set(created))
         assert found.graph == expected.graph
         assert found.sorted == expected.sorted
+
+
+HELD = """
+from sqlmesh import signal
+
+
+@signal()
+def held(batch):
+    return [interval for interval in batch if interval[0].day != 2]
+"""
+BY_DAY = "INCREMENTAL_BY_TIME_RANGE (time_column day"
+BEHIND_SIGNAL = {
+    "signals/__init__.py": HELD,
+    "models/a.sql": f"MODEL (name t.a, kind {BY_DAY}), signals (held())); SELECT @start_ds::DATE AS day",
+    "models/b.sql": f"MODEL (name t.b, kind {BY_DAY}, batch_size 1), columns (day DATE)); "
+    "SELECT x.day FROM t.a AS x LEFT JOIN t.b AS y ON y.day = x.day - 1",
+    "models/c.sql": f"MODEL (name t.c, kind {BY_DAY})); SELECT day FROM t.b",
+}
+
+
+def test_sqlmesh_computes_a_model_for_days_that_a_model_upstream_has_left_out(folder: Path, opened: Open) -> None:
+    """If it leaves them out, remove `leave_out_after_unready`."""
+    for name, text in BEHIND_SIGNAL.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    context = opened()
+    context.plan(auto_apply=True, no_prompts=True, skip_tests=True, skip_backfill=True)
+    scheduler = context.scheduler(environment="prod")
+    midnight = to_timestamp("2026-01-01")
+    first, second, third, fourth = (midnight + day * DAY for day in range(4))
+    days = {node: [(first, fourth)] for node in scheduler.snapshots.values() if node.node.name.startswith("t.")}
+
+    def batches() -> dict[str, list[tuple[int, int]]]:
+        naming = EnvironmentNamingInfo(name="prod")
+        found = scheduler.batch_intervals(days, DeployabilityIndex.all_deployable(), naming)
+        return {node.node.name: intervals for node, intervals in found.items()}
+
+    of_a, of_b = [(first, second), (third, fourth)], [(first, second)]
+    assert batches() == {"t.a": of_a, "t.b": of_b, "t.c": of_a}
+    for _ in range(2):
+        internals.leave_out_after_unready(scheduler)
+        assert batches() == {"t.a": of_a, "t.b": of_b, "t.c": of_b}
 
 
 def test_a_check_is_called_before_each_stage_of_a_plan_and_its_error_ends_the_plan(opened: Open) -> None:

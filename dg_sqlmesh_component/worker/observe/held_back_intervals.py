@@ -51,7 +51,7 @@ from dg_sqlmesh_component.protocol.messages import FOREVER
 from dg_sqlmesh_component.worker.coverage import is_incremental, lost_to_readers
 from dg_sqlmesh_component.worker.environment import ExternalTables, altered_at, computed_intervals, upstream
 from dg_sqlmesh_component.worker.observe.forgotten_intervals import forgotten_intervals
-from dg_sqlmesh_component.worker.sqlmesh_internals import replace_intervals
+from dg_sqlmesh_component.worker.sqlmesh_internals import leave_out_after_unready, replace_intervals
 
 FindReady = Callable[[SnapshotToIntervals, DeployabilityIndex | None], SnapshotToIntervals]
 """Finds which of the missing intervals of requested models are not held back."""
@@ -116,6 +116,7 @@ def hold_back_pending_upstream(
     def batch_intervals(
         requested: SnapshotToIntervals, index: DeployabilityIndex | None, *args: Any, **kwargs: Any
     ) -> dict[Snapshot, Any]:
+        leave_out_after_unready(scheduler)
         altered = _altered_since(requested, index or DeployabilityIndex.all_deployable(), scheduler.snapshots_by_name)
         batches = batch({**find_ready(requested, index), **altered}, index, *args, **kwargs)
         of_requested = {snapshot: batched for snapshot, batched in batches.items() if snapshot in requested}
