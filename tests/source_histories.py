@@ -393,6 +393,8 @@ def _window_of(windows: Windows, key: str) -> Window | None:
 
 def is_complete(history: History, instant: int) -> bool:
     """Whether the source is complete at one instant, that is: whether all its rows of that instant are there."""
+    if not history.loads:  # "no load yet: for nothing"
+        return False
     # "Dagster does not know the partitions of an asset of another code location here, so the rule without partitions
     # holds for it".
     definition = history.definition if history.known_here else Definition()

@@ -152,7 +152,7 @@ def completeness(source: SourceHistory) -> Completeness:
     refusals = _refusals(source.results, loads)
     definition = source.partitions
     keys: Collection[str | None] = ()
-    if has_two_time_dimensions(definition):
+    if not source.loads or has_two_time_dimensions(definition):
         incomplete = NOTHING
     elif definition is not None and time_dimension(definition) is not None:
         incomplete = _of_windows(source, definition, loads, refusals)

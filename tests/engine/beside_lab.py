@@ -98,9 +98,12 @@ class Warehouse:
             assert self.is_killed or process.poll() is None, "the apply waits for the lock"
 
     def leave_gap(self, model: str) -> None:
-        """Let a run of a model with a lookback fail. It has forgotten its last day before, to compute it again."""
+        """Let a run of a model with a lookback fail. It has forgotten its last day before, to compute it again.
+
+        That needs a new day to compute: the run begins with what the model reads.
+        """
         self.query("UPDATE raw.switch SET x = 0")
-        assert self.shop.launch(assets=[f"t/{model}"]).status is dg.DagsterRunStatus.FAILURE
+        assert self.shop.launch(assets=sorted({"t/orders", f"t/{model}"})).status is dg.DagsterRunStatus.FAILURE
         self.query("UPDATE raw.switch SET x = 1")
 
     def start_apply(self) -> ForkedProcess:

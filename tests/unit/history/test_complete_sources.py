@@ -113,7 +113,6 @@ CASES: dict[str, list[Case]] = {
         ),
     ],
     "time-window partitions": [
-        Case(DAYS, [], FROM_START, "was never materialized"),
         Case(DAYS, [ONE, TWO, THREE], LOADED_THREE, "has no materialization of 2026-11-17, 2026-11-18, 2026-11-19"),
         Case(
             DAYS, [ONE, THREE], ((at("2026-11-02"), at("2026-11-03")), *LOADED_THREE), "materialization of 2026-11-17"
@@ -146,6 +145,7 @@ CASES: dict[str, list[Case]] = {
     "two time dimensions": [
         Case(TWO_TIMES, [load(1, "2026-11-01|2026-11-01")], NOTHING, "has two dimensions of time windows"),
     ],
+    "no load yet": [Case(of, [], NOTHING, "was never materialized") for of in (None, DAYS, BOTH, TWO_TIMES)],
     "of a partition": [
         Case(
             DAYS,
@@ -304,7 +304,8 @@ STARTS: dict[str, tuple[dg.TimeWindowPartitionsDefinition, str]] = {
 def test_everything_before_the_first_window_is_complete(name: str) -> None:
     """The definition may start before it: a model that reads the whole table would wait for ever."""
     definition, first = STARTS[name]
-    assert completeness(SourceHistory(definition, True, [], now=NOW)).incomplete[0][0] == at(first)
+    of_no_partition = load(1)
+    assert completeness(SourceHistory(definition, True, [of_no_partition], now=NOW)).incomplete[0][0] == at(first)
 
 
 def test_excluded_windows_are_complete_up_to_the_next_window_which_may_not_exist_yet() -> None:
