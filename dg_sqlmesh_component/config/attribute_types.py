@@ -69,8 +69,8 @@ class SQLMeshProjectArgs(Attributes, path="project", secret={"env"}):
     env: dict[str, str] = attribute(
         dict,
         "Environment variables for SQLMesh's process only, in addition to those of Dagster's process. Their values are "
-        "never stored. As for SQLMesh's command, a variable in the file `.env` beside the project's configuration has "
-        "priority. If the values differ, the log warns.",
+        "never stored. If the file `.env` in the project's folder sets the same variable to another value, the file "
+        "has priority, as for the `sqlmesh` command, and the log warns.",
         {"WAREHOUSE_PASSWORD": "{{ env.WAREHOUSE_PASSWORD }}"},
     )
 

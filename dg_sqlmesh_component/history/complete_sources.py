@@ -85,7 +85,7 @@ class CheckResult:
 
     @property
     def about(self) -> str | int | None:
-        """What it is about, as `Load.about`; None if it names no load."""
+        """The run or the load to which the result applies, as `Load.about`; None if it names no load."""
         if self.status in _WITHOUT_RESULT:
             return self.run_id
         return (self.target.run_id or self.target.storage_id) if self.target else None
@@ -128,7 +128,7 @@ class Completeness:
         incomplete: The ranges for which the source is not complete, in order. The last one has no end (`FOREVER`).
         loads: The last load of each partition, of those that count.
         refusals: The refused ones of them.
-        keys: The partitions of an asset without time windows, all of which must be loaded.
+        keys: All partitions of an asset without time windows. Each of them must be loaded.
         has_earlier: Whether it was materialized, but only before its partitions have changed.
     """
 

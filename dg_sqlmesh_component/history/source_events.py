@@ -105,7 +105,7 @@ class SourceReader:
         )
 
     def histories(self, loaders: Sequence[Loader]) -> Iterator[tuple[dg.AssetKey, SourceHistory]]:
-        """What is known of each loader, one after the other."""
+        """The history of each loader, in any order."""
         by_key = {loader.key: loader for loader in loaders}
         partitioned = [of.key for of in loaders if of.partitions is not None and of.key in self.last]
         whole = [of.key for of in loaders if of.partitions is None and of.key in self.last]

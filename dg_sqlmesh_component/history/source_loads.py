@@ -43,7 +43,7 @@ class Compared:
         newest: The storage id of the newest load that was compared.
         late: Computed ranges whose source was loaded after they were computed.
         at: Nobody had computed these ranges again until then, epoch milliseconds.
-        reads: What was compared: the version of the model, and the tables that it reads.
+        reads: The version of the model that was compared, and the tables that it reads.
         computed: What the model had computed then. Loads of these ranges that are newer than `newest` came later.
     """
 
@@ -129,7 +129,7 @@ class SourceLoads:
 
         Args:
             reads: What the promoted versions read. Versions that were never compared are compared with all partitions,
-                which takes long. None: they are not compared, but what was compared last.
+                which takes long. If None, only the versions that were compared last are compared.
         """
         checks = {check: fqn for fqn in models if (check := self.assets.late_data_check(fqn)) is not None}
         self._at = round(time.time() * 1000)
@@ -173,7 +173,7 @@ class SourceLoads:
         Args:
             late: The ranges that are late, of the loads above.
             computed: The computed intervals of the model; None for those that it had at the last comparison.
-            is_new: Whether the run has computed some of them. They may not have read what was loaded meanwhile.
+            is_new: Whether the run has computed some of them. They may lack rows that were loaded during the run.
         """
         before, loaders = self._before.get(fqn, Compared()), self.sources_of(fqn)[0]
         newest = max([before.newest, *(self._newest.get(loader.key, 0) for loader in loaders)])
