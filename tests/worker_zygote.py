@@ -213,7 +213,7 @@ def _import_worker_modules() -> None:
     from dg_sqlmesh_component.protocol import messages, wire
 
     for name, value in vars(messages).items():
-        if isinstance(value, type) and value.__module__ == messages.__name__:
+        if isinstance(value, type) and value.__module__.startswith(messages.__name__):
             wire._adapter(name)
 
 

@@ -1,0 +1,418 @@
+"""What Dagster's process sends: one request, and answers to events that wait for one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, AnsweredSelection, Limits
+
+Interval = tuple[int, int]
+"""Start and end. The end is not part of the interval."""
+
+Sources = dict[str, tuple[Interval, ...]]
+"""The ranges for which external tables are not complete, by fqn. The last range of each has no end (`FOREVER`)."""
+
+FOREVER = 253_402_300_800_000
+"""The end of a range without an end: the year 10000."""
+
+Addition = Literal["column_lineage", "sql", "links"]
+"""Contents of the manifest that are optional because they cost time or space."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenProject:
+    """How to open a SQLMesh project. None means the project's own default.
+
+    Attributes:
+        paths: Absolute project folders.
+        config: Name of the config object, as `sqlmesh --config`.
+        working_directory: Where SQLMesh runs, if not in the first project folder.
+    """
+
+    paths: tuple[str, ...]
+    gateway: str | None
+    environment: str | None
+    config: str | None
+    working_directory: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The first message that a worker receives."""
+
+    project: OpenProject
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest(Request):
+    """Load the project. Dagster's process sends it to load, reload or refresh; the answer is one `ProjectLoaded`.
+
+    Attributes:
+        files: SQL files of models that have changed since the previous manifest.
+        models: The models in these files and their downstream models, to be loaded again. Empty: all.
+        selections: Selections to answer too. Those that SQLMesh refuses or that match nothing are left out.
+        asked_by: Where `select` and `exclude` are written, for error messages.
+    """
+
+    select: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    include: tuple[Addition, ...] = ()
+    limits: Limits = DEFAULT_LIMITS
+    files: frozenset[str] = frozenset()
+    models: frozenset[str] = frozenset()
+    selections: tuple[AnsweredSelection, ...] = ()
+    asked_by: str = "defs.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class AuditUse:
+    """One use of an audit by a node, in the local project or in the environment.
+
+    Attributes:
+        args: Arguments as SQL text, without `blocking`.
+        position: Its index in the node's list of audits.
+        is_requested: Whether to evaluate it.
+    """
+
+    name: str
+    args: dict[str, str]
+    position: int
+    is_requested: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestFacts:
+    """Facts of the manifest that the worker compares with the project before a run.
+
+    Attributes:
+        gateway: The gateway that was used.
+        environment: The project's default target environment; None if `defs.yaml` names an environment.
+        assets: The models that are assets.
+        upstream_outside_assets: By node, the models that it reads and that are not assets.
+    """
+
+    gateway: str
+    environment: str | None
+    assets: frozenset[str]
+    upstream_outside_assets: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Restatement:
+    """Compute a range of the requested models again, and of the models downstream of them.
+
+    Attributes:
+        start, end: The range, as the arguments of `sqlmesh plan --restate-model`.
+    """
+
+    start: str
+    end: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Which rows of a failed audit to send. Columns are patterns: `*` matches any characters.
+
+    Attributes:
+        rows: At most so many.
+        columns: Only these; empty for all.
+        mask: Columns whose values are replaced.
+    """
+
+    rows: int
+    columns: tuple[str, ...] = ()
+    mask: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockRequest(Request):
+    """A request that takes the lock of runs if it writes.
+
+    Attributes:
+        HOLDER: What holds the lock. Runs that wait for it log this text, with the id of the run.
+        LOCKS: The scopes of the locks that it holds all the time, in the order in which they are taken.
+        run_id: The id of the Dagster run.
+        overlap_timeout: Seconds to wait for another run on the same state, or for a locked database file.
+        concurrent_tasks: What SQLMesh computes or deletes at once; None for the project's own setting.
+    """
+
+    HOLDER: ClassVar[str]  # short: a name of PostgreSQL's sessions has 63 characters
+    LOCKS: ClassVar[tuple[str, ...]] = ("runs",)
+    # Defaults for tests: a step always sets these two.
+    run_id: str = "of a test"
+    overlap_timeout: float = 0.0
+    concurrent_tasks: int | None = None
+
+    @property
+    def holder(self) -> str:
+        """What holds the lock, in words."""
+        return f"{self.HOLDER} {self.run_id}"
+
+    @property
+    def locks(self) -> tuple[str, ...]:
+        """The scopes of its locks."""
+        return self.LOCKS
+
+
+@dataclass(frozen=True, slots=True)
+class TablesRead:
+    """The tables that a model reads and that SQLMesh does not compute, if its version has this data hash.
+
+    SQLMesh renders the query of a model to find out, which takes 7 ms.
+    """
+
+    data_hash: str
+    tables: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitedTables:
+    """The external tables that models wait for. Each request that reads intervals has them.
+
+    Attributes:
+        incomplete: The ranges for which each of them is not complete, by fqn.
+        read: Which tables models read, as the manifest has it: of all models if they wait for tables, else of views.
+        are_all: Whether no others are awaited. Else the worker asks for those that only promoted versions read.
+    """
+
+    incomplete: Sources = field(default_factory=dict)
+    read: dict[str, TablesRead] = field(default_factory=dict)
+    are_all: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRequest(LockRequest):
+    """Run the requested nodes once, then audit others. A step sends it once, and again for each retry inside the step.
+
+    Attributes:
+        models: Models to run: exactly these, no upstream models are added.
+        standalone_audits: Standalone audits to run with the models, if due.
+        audit_only: Nodes to audit without running them, with their audits in the local project.
+        execution_time: The instant that counts as now: the Dagster run's start.
+        external_models: The nodes that SQLMesh audits and does not compute.
+        start, end, ignore_cron, skip_janitor: The arguments of `Context.run`.
+        environment_timeout: Seconds to wait for a plan that is updating the environment.
+        manifest_facts: Facts of the manifest that must still hold; None to compare nothing.
+        restate: Compute a range again instead of the pending intervals.
+        dry_run: Plan as a run would, and compute nothing.
+        sampling: Which rows of failed audits to send; None for none.
+        deploy_jobs: The jobs that show and apply a plan of this environment; None if there are none.
+    """
+
+    HOLDER = "Dagster run"
+    environment: str
+    models: tuple[str, ...]
+    standalone_audits: tuple[str, ...]
+    audit_only: dict[str, tuple[AuditUse, ...]]
+    execution_time: int
+    external_models: frozenset[str] = frozenset()
+    start: str | None = None
+    end: str | None = None
+    ignore_cron: bool = False
+    skip_janitor: bool = True
+    count_rows: bool = False
+    environment_timeout: int = 1  # for tests: a step always sets it
+    manifest_facts: ManifestFacts | None = None
+    restate: Restatement | None = None
+    dry_run: bool = False
+    sampling: Sampling | None = None
+    deploy_jobs: tuple[str, str] | None = None
+    tables: AwaitedTables = field(default_factory=AwaitedTables)
+
+    @property
+    def locks(self) -> tuple[str, ...]:
+        """A plan may compute the very versions that another environment than prod shows."""
+        return ("runs",) if self.environment == "prod" else ("changes", "runs")
+
+
+@dataclass(frozen=True, slots=True)
+class PendingRequest(Request):
+    """Find the models that `sqlmesh run` would compute now. A schedule sends it at each tick.
+
+    The worker reads the state, and evaluates signals of pending models. It does not load the project, and it does not
+    take the lock of runs.
+
+    Attributes:
+        made_between: Those of the awaited tables that a run may make between two of its models.
+    """
+
+    environment: str
+    models: frozenset[str]
+    now: int
+    tables: AwaitedTables = field(default_factory=AwaitedTables)
+    made_between: frozenset[str] = frozenset()
+    loads: Loads = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedData:
+    """The data of a model that Dagster's last record of it describes.
+
+    Attributes:
+        version, data_hash, metadata_hash, identifier: As in `PromotedVersion`. The hashes and the identifier are empty
+            if the worker itself takes all data of a version for recorded.
+        up_to: Everything that was computed until this instant is recorded.
+    """
+
+    version: str
+    up_to: int
+    data_hash: str = ""
+    metadata_hash: str = ""
+    identifier: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedRestatement:
+    """Ranges that a restatement was to compute again, and that it did not.
+
+    SQLMesh counts these ranges as computed. Rows of them may be missing.
+
+    Attributes:
+        run_id: The Dagster run that has restated.
+        version: SQLMesh's snapshot version of the table.
+        since: When the restatement began.
+    """
+
+    run_id: str
+    fqn: str
+    version: str
+    ranges: tuple[Interval, ...]
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLoad:
+    """A range of a table that an asset has loaded again, perhaps after a model has read it.
+
+    Attributes:
+        at: When it was loaded. A computation that ended before has not read it.
+        is_late: Whether it is known that it was loaded after the model had read it.
+    """
+
+    interval: Interval
+    at: int
+    is_late: bool = False
+
+
+Loads = dict[str, tuple[SourceLoad, ...]]
+"""By model, the ranges of the tables that it reads that were loaded since a run or tick has compared them last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """What Dagster knows about the data of models. Part of a `ChangesRequest`, and the answer to `StateLocked`.
+
+    Attributes:
+        data: By model to look at, the data that Dagster has recorded; None if there is no record.
+        unfinished: Restatements that may not have computed all of their ranges.
+    """
+
+    data: dict[str, RecordedData | None] = field(default_factory=dict)
+    unfinished: tuple[UnfinishedRestatement, ...] = ()
+    loads: Loads = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ChangesRequest(Request):
+    """Find data that Dagster has not recorded, and the promoted models. A sensor sends it at each tick.
+
+    The worker reads the state. It does not load the project, and it does not take the lock of runs.
+
+    Attributes:
+        now: The instant for the interval coverage.
+    """
+
+    environment: str
+    records: Records
+    tables: AwaitedTables
+    now: int
+
+
+@dataclass(frozen=True, slots=True)
+class JanitorRequest(LockRequest):
+    """Run SQLMesh's janitor once; the answer is one `JanitorFinished`.
+
+    Attributes:
+        environment: The only environment to clean up, if it has expired. None: everything that has expired.
+    """
+
+    HOLDER = "janitor run"
+    LOCKS: ClassVar[tuple[str, ...]] = ("changes", "runs")
+    environment: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TestRequest(Request):
+    """Run SQLMesh's unit tests and linter on the project's files; the answer is one `TestsFinished`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest(LockRequest):
+    """Build the plan that the project's files make of an environment. The worker answers with a `PlanBuilt`.
+
+    Attributes:
+        applies: Whether to hold the lock of runs, to wait for a `PlanApproval` after the `PlanBuilt`, and to apply it.
+        sampling: As in `EvaluationRequest`.
+    """
+
+    HOLDER = "plan of run"
+    LOCKS: ClassVar[tuple[str, ...]] = ("changes",)
+    environment: str
+    applies: bool = False
+    sampling: Sampling | None = None
+    tables: AwaitedTables = field(default_factory=AwaitedTables)
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewRequest(PlanRequest):
+    """Create or update the environment of a pull request from prod, and compare its models with prod.
+
+    The worker answers with a `PlanBuilt` of that environment and waits for a `PlanApproval`. When that plan is applied,
+    it sends a `PlanBuilt` of prod and a `ModelCompared` for each model that the two environments show differently.
+
+    Attributes:
+        max_rows: A model with more rows on one side is compared on a sample of its keys.
+        decimals: Numbers that differ by less than one unit of this decimal place are equal.
+        examples: Which added, removed and changed rows to send; None for none.
+    """
+
+    HOLDER = "preview of run"
+    applies: bool = True
+    max_rows: int = 10_000_000
+    decimals: int = 6
+    examples: Sampling | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClosePreviewRequest(JanitorRequest):
+    """Delete an environment with everything that no other environment uses; the answer is one `JanitorFinished`."""
+
+    HOLDER = "preview of run"
+
+
+@dataclass(frozen=True, slots=True)
+class GoAhead:
+    """The answer to a `RestatementPlanned`, or else to each `EvaluationPlanned` that has batches: they may be computed.
+
+    If they are over a limit, the worker is stopped instead.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class PlanApproval:
+    """The answer to a `PlanBuilt`: the plan is to be applied. If it is refused, the worker is stopped instead.
+
+    Attributes:
+        allow_destructive: The models, by fqn, whose tables may lose columns.
+        records: What Dagster knows about the data of models.
+        interrupted: The times in which plans and previews computed that were interrupted, epoch milliseconds.
+    """
+
+    allow_destructive: tuple[str, ...]
+    records: Records
+    interrupted: tuple[Interval, ...] = ()
+
+
+Answer = Records | GoAhead | PlanApproval | AwaitedTables
+"""What Dagster's process sends if an event asks for it."""
