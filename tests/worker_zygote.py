@@ -204,8 +204,8 @@ def _import_worker_modules() -> None:
     inspect.stack()
     to_datetime("6 days ago")
 
-    import dg_sqlmesh_component.worker.changes
     import dg_sqlmesh_component.worker.evaluate.serve
+    import dg_sqlmesh_component.worker.intervals.records
     import dg_sqlmesh_component.worker.janitor
     import dg_sqlmesh_component.worker.load.project
     import dg_sqlmesh_component.worker.plan.close

@@ -59,10 +59,10 @@ def main() -> None:
 
 def _serve(pipe: Pipe) -> None:
     from dg_sqlmesh_component.protocol import messages as msg
-    from dg_sqlmesh_component.worker.changes import find_changes
     from dg_sqlmesh_component.worker.context import with_default_gateway
     from dg_sqlmesh_component.worker.evaluate.pending import find_pending
     from dg_sqlmesh_component.worker.evaluate.serve import serve_evaluation
+    from dg_sqlmesh_component.worker.intervals.records import find_changes
     from dg_sqlmesh_component.worker.janitor import run_janitor
     from dg_sqlmesh_component.worker.load.project import (
         load_project,  # imports SQLMesh: some seconds, in which the parent may still prepare its request

@@ -43,13 +43,9 @@ from dg_sqlmesh_component.protocol.errors import (
     StatementError,
 )
 from dg_sqlmesh_component.protocol.formatting import counted, plan_block, unquoted, utc_text
-from dg_sqlmesh_component.worker.changes import Comparison
 from dg_sqlmesh_component.worker.commands import how_to_finish_plan, plan_command
 from dg_sqlmesh_component.worker.context import closed_on_error, open_context
-from dg_sqlmesh_component.worker.coverage import Coverages, KnownToDagster
 from dg_sqlmesh_component.worker.environment import (
-    ExternalTables,
-    deployability,
     promoted_version,
     refuse_lost_versions,
     sharing_a_table,
@@ -57,6 +53,10 @@ from dg_sqlmesh_component.worker.environment import (
 )
 from dg_sqlmesh_component.worker.evaluate.stale_manifest import refuse_changed_defaults, refuse_unknown_upstream
 from dg_sqlmesh_component.worker.explain import describe_error, explain, unfinished_plan
+from dg_sqlmesh_component.worker.intervals.coverage import Coverages
+from dg_sqlmesh_component.worker.intervals.known import ExternalTables, KnownToDagster
+from dg_sqlmesh_component.worker.intervals.records import Comparison
+from dg_sqlmesh_component.worker.intervals.tables import deployability
 from dg_sqlmesh_component.worker.observe.audits import audit_alone, record_audits
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 from dg_sqlmesh_component.worker.own_bugs import own_bug

@@ -12,8 +12,8 @@ from sqlmesh.utils.date import now_timestamp, to_datetime, to_timestamp
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, listed, unquoted, utc_text
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.worker.coverage import Coverages
-from dg_sqlmesh_component.worker.environment import altered_at, computed_intervals, upstream
+from dg_sqlmesh_component.worker.intervals.coverage import Coverages
+from dg_sqlmesh_component.worker.intervals.tables import altered_at, computed_intervals, upstream
 from dg_sqlmesh_component.worker.observe.audits import audited
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 

@@ -16,16 +16,13 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import plain
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import merged
-from dg_sqlmesh_component.worker.changes import Comparison
-from dg_sqlmesh_component.worker.environment import (
-    ExternalTables,
-    opened_without_lock,
-    refuse_lost_versions,
-    upstream,
-)
-from dg_sqlmesh_component.worker.evaluate import planner
+from dg_sqlmesh_component.worker.environment import opened_without_lock, refuse_lost_versions
 from dg_sqlmesh_component.worker.evaluate.kept_snapshots import read_code, read_snapshots
-from dg_sqlmesh_component.worker.observe.held_back_intervals import has_signals, held_back_from
+from dg_sqlmesh_component.worker.intervals import planner
+from dg_sqlmesh_component.worker.intervals.held_back import has_signals, held_back_from
+from dg_sqlmesh_component.worker.intervals.known import ExternalTables
+from dg_sqlmesh_component.worker.intervals.records import Comparison
+from dg_sqlmesh_component.worker.intervals.tables import upstream
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sqlmesh_internals import stored_names

@@ -31,12 +31,11 @@ from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.worker.context import display_name
-from dg_sqlmesh_component.worker.coverage import is_incremental
-from dg_sqlmesh_component.worker.environment import upstream
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext, resolved_range
 from dg_sqlmesh_component.worker.evaluate.idle_nodes import idle_nodes
 from dg_sqlmesh_component.worker.explain import describe_error
-from dg_sqlmesh_component.worker.observe.held_back_intervals import hold_back_pending_upstream
+from dg_sqlmesh_component.worker.intervals.held_back import hold_back_pending_upstream
+from dg_sqlmesh_component.worker.intervals.tables import is_incremental, upstream
 from dg_sqlmesh_component.worker.observe.tracker import Replaced, Tracker
 from dg_sqlmesh_component.worker.sqlmesh_internals import (
     check_before_stages,

@@ -19,11 +19,11 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import unquoted
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.worker.environment import upstream
-from dg_sqlmesh_component.worker.evaluate import planner
 from dg_sqlmesh_component.worker.evaluate.circuit_breaker import cached_circuit_breaker
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext
 from dg_sqlmesh_component.worker.evaluate.idle_nodes import idle_nodes
+from dg_sqlmesh_component.worker.intervals import planner
+from dg_sqlmesh_component.worker.intervals.tables import upstream
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 from dg_sqlmesh_component.worker.sqlmesh_internals import (
     plan_only_what_is_computed,

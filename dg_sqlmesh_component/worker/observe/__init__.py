@@ -1,1 +1,1 @@
-"""What SQLMesh computes: batches, failures and audits as events, and intervals that it computes again."""
+"""What SQLMesh computes: batches, failures and audits as events."""

@@ -17,9 +17,10 @@ from sqlmesh.utils.date import now_timestamp, to_timestamp
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EvaluationError
 from dg_sqlmesh_component.protocol.manifest import pair_audits
-from dg_sqlmesh_component.worker.coverage import Coverages, KnownToDagster
-from dg_sqlmesh_component.worker.environment import altered_at, computed_intervals, deployability, shown_version
 from dg_sqlmesh_component.worker.explain import describe_error
+from dg_sqlmesh_component.worker.intervals.coverage import Coverages
+from dg_sqlmesh_component.worker.intervals.known import KnownToDagster
+from dg_sqlmesh_component.worker.intervals.tables import altered_at, computed_intervals, deployability, shown_version
 from dg_sqlmesh_component.worker.observe.samples import sample_of
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sql_text import audit_arguments

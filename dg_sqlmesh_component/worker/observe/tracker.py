@@ -24,10 +24,10 @@ from dg_sqlmesh_component.protocol.formatting import listed, plain, unquoted
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.context import PipeConsole
-from dg_sqlmesh_component.worker.coverage import Coverages
-from dg_sqlmesh_component.worker.environment import upstream
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.forked_processes import end_fork
+from dg_sqlmesh_component.worker.intervals.coverage import Coverages
+from dg_sqlmesh_component.worker.intervals.tables import upstream
 from dg_sqlmesh_component.worker.observe.progress import Progress
 from dg_sqlmesh_component.worker.own_bugs import own_bug
 from dg_sqlmesh_component.worker.pipe import Pipe

@@ -59,12 +59,12 @@ from dg_sqlmesh_component.protocol.formatting import listed, ranges
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import add, subtract
 from dg_sqlmesh_component.worker.context import display_name
-from dg_sqlmesh_component.worker.environment import computed_intervals, upstream
+from dg_sqlmesh_component.worker.intervals.tables import computed_intervals, snapshots_now, upstream
 from dg_sqlmesh_component.worker.plan.context import PlanContext, versions_shown
 from dg_sqlmesh_component.worker.plan.meanwhile import Meanwhile
 from dg_sqlmesh_component.worker.plan.promotion import Promotion
 from dg_sqlmesh_component.worker.plan.rewritten import Filled
-from dg_sqlmesh_component.worker.plan.versions import Shown, Versions, in_turns, snapshots_now
+from dg_sqlmesh_component.worker.plan.versions import Shown, Versions, in_turns
 from dg_sqlmesh_component.worker.state_lock import StateLock
 
 _Backfill = Callable[[BackfillStage, EvaluatablePlan], None]

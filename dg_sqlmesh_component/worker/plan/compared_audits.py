@@ -14,7 +14,7 @@ from sqlmesh.utils.date import now_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker.context import display_name
-from dg_sqlmesh_component.worker.environment import computed_intervals
+from dg_sqlmesh_component.worker.intervals.tables import computed_intervals
 from dg_sqlmesh_component.worker.observe.audits import evaluate_one
 from dg_sqlmesh_component.worker.sql_text import audit_arguments
 

@@ -25,11 +25,11 @@ from dg_sqlmesh_component.protocol.errors import (
 from dg_sqlmesh_component.protocol.formatting import block, listed, plain, unquoted
 from dg_sqlmesh_component.worker.commands import sqlmesh_command
 from dg_sqlmesh_component.worker.context import closed_on_error, open_context
-from dg_sqlmesh_component.worker.environment import ExternalTables
 from dg_sqlmesh_component.worker.explain import describe_error
+from dg_sqlmesh_component.worker.intervals.forgotten import forget_before_computing
+from dg_sqlmesh_component.worker.intervals.held_back import hold_back_pending_upstream
+from dg_sqlmesh_component.worker.intervals.known import ExternalTables
 from dg_sqlmesh_component.worker.observe.audits import record_audits
-from dg_sqlmesh_component.worker.observe.forgotten_intervals import forget_before_computing
-from dg_sqlmesh_component.worker.observe.held_back_intervals import hold_back_pending_upstream
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.running_queries import watch_queries

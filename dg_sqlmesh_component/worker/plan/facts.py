@@ -21,17 +21,16 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.commands import sqlmesh_command
 from dg_sqlmesh_component.worker.context import display_name
-from dg_sqlmesh_component.worker.coverage import due_at, is_incremental
-from dg_sqlmesh_component.worker.environment import ExternalTables
+from dg_sqlmesh_component.worker.intervals.held_back import held_back_from
+from dg_sqlmesh_component.worker.intervals.known import ExternalTables
+from dg_sqlmesh_component.worker.intervals.tables import due_at, is_incremental, missing_now
 from dg_sqlmesh_component.worker.observe.audits import audited
-from dg_sqlmesh_component.worker.observe.held_back_intervals import held_back_from
 from dg_sqlmesh_component.worker.plan.column_reads import column_reads
 from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.plan.dependents import dependents
 from dg_sqlmesh_component.worker.plan.digest import plan_parts
 from dg_sqlmesh_component.worker.plan.lost_intervals import brought_back, lost_intervals
 from dg_sqlmesh_component.worker.plan.migrations import losses
-from dg_sqlmesh_component.worker.plan.versions import missing_now
 from dg_sqlmesh_component.worker.state_lock import is_file_locked, is_lockable
 
 

@@ -11,7 +11,7 @@ from sqlmesh.core.snapshot import Snapshot
 from sqlmesh.core.snapshot.definition import Interval
 
 from dg_sqlmesh_component.protocol.intervals import common, subtract
-from dg_sqlmesh_component.worker.coverage import is_incremental
+from dg_sqlmesh_component.worker.intervals.tables import is_incremental
 
 
 def lost_intervals(snapshot: Snapshot, old: Snapshot | None, computes: Sequence[Interval]) -> tuple[Interval, ...]:

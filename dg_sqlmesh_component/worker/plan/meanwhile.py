@@ -12,9 +12,10 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotId
 from sqlmesh.core.snapshot.definition import Interval
 
 from dg_sqlmesh_component.protocol.intervals import add, common, subtract
+from dg_sqlmesh_component.worker.intervals.tables import missing_now, snapshots_now
 from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.plan.rewritten import Filled, Rewritten, Rows, computed_in, is_torn, moved_on
-from dg_sqlmesh_component.worker.plan.versions import Shown, Versions, missing_now, snapshots_now
+from dg_sqlmesh_component.worker.plan.versions import Shown, Versions
 from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges, forget_intervals
 
 

@@ -17,7 +17,7 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.snapshot.definition import SnapshotTableCleanupTask
 
 from dg_sqlmesh_component.worker.context import display_name
-from dg_sqlmesh_component.worker.environment import computed_intervals
+from dg_sqlmesh_component.worker.intervals.tables import computed_intervals
 from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.sqlmesh_internals import forget_tables
 

@@ -25,8 +25,9 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, EnvironmentNotReadyError, EvaluationError
 from dg_sqlmesh_component.protocol.formatting import counted
 from dg_sqlmesh_component.worker.context import display_name
-from dg_sqlmesh_component.worker.coverage import Coverages, KnownToDagster
 from dg_sqlmesh_component.worker.environment import stored_environment
+from dg_sqlmesh_component.worker.intervals.coverage import Coverages
+from dg_sqlmesh_component.worker.intervals.known import KnownToDagster
 from dg_sqlmesh_component.worker.plan.beside_runs import BesideRuns
 from dg_sqlmesh_component.worker.plan.close import (
     CAN_CLOSE,

@@ -15,8 +15,7 @@ from sqlmesh.core.snapshot.definition import Interval
 
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import common, merged, subtract
-from dg_sqlmesh_component.worker.coverage import is_incremental, whole_intervals
-from dg_sqlmesh_component.worker.environment import upstream
+from dg_sqlmesh_component.worker.intervals.tables import is_incremental, upstream, whole_intervals
 from dg_sqlmesh_component.worker.plan.versions import Versions
 from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange
 

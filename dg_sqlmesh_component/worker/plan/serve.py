@@ -13,14 +13,10 @@ from sqlmesh.utils.date import now_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
-from dg_sqlmesh_component.worker.changes import Comparison
-from dg_sqlmesh_component.worker.environment import (
-    ExternalTables,
-    missing_environment,
-    refuse_lost_versions,
-    stored_environment,
-)
+from dg_sqlmesh_component.worker.environment import missing_environment, refuse_lost_versions, stored_environment
 from dg_sqlmesh_component.worker.explain import explain
+from dg_sqlmesh_component.worker.intervals.known import ExternalTables
+from dg_sqlmesh_component.worker.intervals.records import Comparison
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.plan.beside_runs import BesideRuns
 from dg_sqlmesh_component.worker.plan.context import PlanContext, apply_approved, built, open_plan_context

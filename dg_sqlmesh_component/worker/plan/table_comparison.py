@@ -25,7 +25,7 @@ from sqlmesh.utils.dag import DAG
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.context import display_name
-from dg_sqlmesh_component.worker.coverage import is_incremental
+from dg_sqlmesh_component.worker.intervals.tables import is_incremental
 from dg_sqlmesh_component.worker.observe.samples import sample_of
 from dg_sqlmesh_component.worker.plan.compared_column import INTEGERS
 from dg_sqlmesh_component.worker.plan.table_comparison_queries import IN_PROD, CountQueries, Table

@@ -14,16 +14,12 @@ from sqlmesh.core.snapshot import (
     DeployabilityIndex,
     Snapshot,
     SnapshotId,
-    SnapshotIdLike,
     SnapshotTableInfo,
-    missing_intervals,
 )
 from sqlmesh.core.snapshot.definition import Interval
-from sqlmesh.utils.date import now_timestamp
 
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.protocol.intervals import subtract
-from dg_sqlmesh_component.worker.environment import computed_intervals
+from dg_sqlmesh_component.worker.intervals.tables import computed_intervals, snapshots_now
 
 Shown = Mapping[str, SnapshotTableInfo]
 """The versions that prod shows, by name."""
@@ -117,23 +113,3 @@ def in_turns(needed: Set[str], new: Set[str], parents: Mapping[str, Iterable[str
             if turn := {name for name in these if read([name]).isdisjoint(others)}:
                 rest -= turn
                 yield turn
-
-
-def snapshots_now(
-    context: Context, infos: Iterable[SnapshotIdLike], new: Iterable[Snapshot] = ()
-) -> dict[str, Snapshot]:
-    """Snapshots with the intervals of the state, by name. SQLMesh keeps those that it has read once.
-
-    Args:
-        new: Those that a plan adds to the state. They may share a table with a version that it has.
-    """
-    stored = context.state_reader.get_snapshots(infos)
-    copies = [snapshot.copy() for snapshot in {**{one.snapshot_id: one for one in new}, **stored}.values()]
-    context.state_reader.refresh_snapshot_intervals(copies)
-    return {snapshot.name: snapshot for snapshot in copies}
-
-
-def missing_now(nodes: Mapping[str, Snapshot], *, ignore_cron: bool = False) -> dict[str, tuple[Interval, ...]]:
-    """What snapshots lack, by name, without what a `lookback` computes again."""
-    found = missing_intervals(nodes.values(), execution_time=now_timestamp(), ignore_cron=ignore_cron)
-    return {node.name: subtract(intervals, node.intervals) for node, intervals in found.items()}

@@ -9,8 +9,8 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.worker.coverage import Coverages, KnownToDagster, uncovered
-from dg_sqlmesh_component.worker.environment import ExternalTables
+from dg_sqlmesh_component.worker.intervals.coverage import Coverages, uncovered
+from dg_sqlmesh_component.worker.intervals.known import ExternalTables, KnownToDagster
 
 DAYS = [(0, 24), (24, 48), (48, 72)]
 

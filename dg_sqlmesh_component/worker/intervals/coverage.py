@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, missing_intervals
@@ -14,28 +13,14 @@ from sqlmesh.utils.date import to_timestamp
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import common, merged, subtract, without
-from dg_sqlmesh_component.protocol.manifest import INCREMENTAL_KINDS
-from dg_sqlmesh_component.worker.environment import ExternalTables, computed_intervals, forgotten_intervals, upstream
-
-
-def is_incremental(snapshot: Snapshot) -> bool:
-    """Whether SQLMesh computes a node range by range."""
-    return snapshot.is_model and snapshot.model_kind_name.value in INCREMENTAL_KINDS
-
-
-@dataclass(frozen=True)
-class KnownToDagster:
-    """Ranges about which Dagster knows more than SQLMesh's state.
-
-    Attributes:
-        unrestated: By model, computed ranges whose restatement by a Dagster run has not finished.
-        late: By model, computed ranges whose source was loaded afterwards.
-        tables: The awaited tables, with the ranges that are not loaded.
-    """
-
-    unrestated: Mapping[str, Sequence[msg.Interval]] = field(default_factory=dict)
-    late: Mapping[str, Sequence[msg.Interval]] = field(default_factory=dict)
-    tables: ExternalTables = field(default_factory=ExternalTables)
+from dg_sqlmesh_component.worker.intervals.known import KnownToDagster, lost_to_readers
+from dg_sqlmesh_component.worker.intervals.tables import (
+    computed_intervals,
+    due_at,
+    forgotten_intervals,
+    is_incremental,
+    upstream,
+)
 
 
 class Coverages:
@@ -152,18 +137,6 @@ def contained(intervals: Sequence[msg.Interval], ranges: Sequence[msg.Interval])
     return set(intervals).difference(uncovered(intervals, ranges))
 
 
-def lost_to_readers(
-    snapshot: Snapshot, not_loaded: Sequence[msg.Interval], index: DeployabilityIndex
-) -> Sequence[msg.Interval]:
-    """What the readers of a model lack if a table that it reads is not loaded: all but what it has computed before.
-
-    A view shows the table as it is now, whatever was computed.
-    """
-    if not not_loaded or snapshot.is_view or snapshot.is_symbolic:
-        return not_loaded
-    return subtract(not_loaded, computed_intervals(snapshot, index))
-
-
 def _expected_until(snapshot: Snapshot, now: int) -> int:
     """The instant up to which a model must be computed: the last tick of its cron, in whole intervals.
 
@@ -171,16 +144,3 @@ def _expected_until(snapshot: Snapshot, now: int) -> int:
     """
     tick = snapshot.node.cron_floor(now)
     return int(to_timestamp(snapshot.node.interval_unit.cron_floor(tick)))
-
-
-def whole_intervals(snapshot: Snapshot, interval: msg.Interval) -> msg.Interval:
-    """The range of the intervals of a model that a range overlaps."""
-    unit, (start, end) = snapshot.node.interval_unit, interval
-    floor = to_timestamp(unit.cron_floor(end))
-    return to_timestamp(unit.cron_floor(start)), floor if floor == end else to_timestamp(unit.cron_next(end))
-
-
-def due_at(snapshot: Snapshot, end: int) -> int:
-    """The first tick of the model's cron at or after the end of an interval."""
-    floor = to_timestamp(snapshot.node.cron_floor(end))
-    return floor if floor == end else to_timestamp(snapshot.node.cron_next(end))

@@ -10,8 +10,8 @@ from sqlmesh.core.snapshot import Snapshot
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import without
-from dg_sqlmesh_component.worker.environment import ExternalTables
-from dg_sqlmesh_component.worker.observe.held_back_intervals import within_lookback
+from dg_sqlmesh_component.worker.intervals.held_back import within_lookback
+from dg_sqlmesh_component.worker.intervals.known import ExternalTables
 
 DAYS = [(0, 24), (24, 48), (48, 72)]
 

@@ -48,9 +48,9 @@ from sqlmesh.core.snapshot.definition import Interval, expand_range, merge_inter
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import common, subtract, without
 from dg_sqlmesh_component.protocol.messages import FOREVER
-from dg_sqlmesh_component.worker.coverage import is_incremental, lost_to_readers
-from dg_sqlmesh_component.worker.environment import ExternalTables, altered_at, computed_intervals, upstream
-from dg_sqlmesh_component.worker.observe.forgotten_intervals import forgotten_intervals
+from dg_sqlmesh_component.worker.intervals.forgotten import forgotten_intervals
+from dg_sqlmesh_component.worker.intervals.known import ExternalTables, lost_to_readers
+from dg_sqlmesh_component.worker.intervals.tables import altered_at, computed_intervals, is_incremental, upstream
 from dg_sqlmesh_component.worker.sqlmesh_internals import leave_out_after_unready, replace_intervals
 
 FindReady = Callable[[SnapshotToIntervals, DeployabilityIndex | None], SnapshotToIntervals]

@@ -17,15 +17,15 @@ from sqlmesh.utils.date import now_timestamp
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import common, subtract
-from dg_sqlmesh_component.worker.coverage import Coverages, KnownToDagster, whole_intervals
-from dg_sqlmesh_component.worker.environment import (
-    ExternalTables,
+from dg_sqlmesh_component.worker.environment import opened_without_lock, promoted_version
+from dg_sqlmesh_component.worker.intervals.coverage import Coverages
+from dg_sqlmesh_component.worker.intervals.known import ExternalTables, KnownToDagster
+from dg_sqlmesh_component.worker.intervals.tables import (
     computed_intervals,
     deployability,
-    opened_without_lock,
-    promoted_version,
     shown_version,
     upstream,
+    whole_intervals,
 )
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange, computed_ranges

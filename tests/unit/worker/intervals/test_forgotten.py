@@ -11,7 +11,7 @@ from sqlmesh.core.scheduler import merged_missing_intervals
 from sqlmesh.core.snapshot import Snapshot, SnapshotChangeCategory
 from sqlmesh.utils.date import to_timestamp
 
-from dg_sqlmesh_component.worker.observe.forgotten_intervals import missing_with_forgotten
+from dg_sqlmesh_component.worker.intervals.forgotten import missing_with_forgotten
 
 KIND = "INCREMENTAL_BY_TIME_RANGE (time_column ds, lookback 2)"
 Days = list[tuple[int, int]]

@@ -13,9 +13,10 @@ from sqlmesh.core import constants as c
 from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, apply_auto_restatements
 
-from dg_sqlmesh_component.worker.environment import ExternalTables, deployability
-from dg_sqlmesh_component.worker.observe.forgotten_intervals import forget_before_computing
-from dg_sqlmesh_component.worker.observe.held_back_intervals import FindReady, hold_back_pending_upstream
+from dg_sqlmesh_component.worker.intervals.forgotten import forget_before_computing
+from dg_sqlmesh_component.worker.intervals.held_back import FindReady, hold_back_pending_upstream
+from dg_sqlmesh_component.worker.intervals.known import ExternalTables
+from dg_sqlmesh_component.worker.intervals.tables import deployability
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 
 

@@ -25,7 +25,7 @@ from sqlmesh.core.state_sync import StateReader
 
 from dg_sqlmesh_component.protocol.intervals import common
 from dg_sqlmesh_component.protocol.messages import Interval
-from dg_sqlmesh_component.worker import environment
+from dg_sqlmesh_component.worker.intervals import tables
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 from dg_sqlmesh_component.worker.sqlmesh_internals import forget_intervals, replace_intervals, watch_evaluations
 
@@ -69,10 +69,10 @@ def forgotten_intervals(
     snapshots: Iterable[Snapshot], index: DeployabilityIndex, state_reader: StateReader
 ) -> dict[Snapshot, Sequence[Interval]]:
     """The intervals that each model with a `lookback` has forgotten and that nobody has computed since."""
-    marked = [snapshot for snapshot in snapshots if environment.forgotten_intervals(snapshot, index)]
+    marked = [snapshot for snapshot in snapshots if tables.forgotten_intervals(snapshot, index)]
     copies = [snapshot.copy() for snapshot in marked]  # SQLMesh may have removed what it restates automatically
     state_reader.refresh_snapshot_intervals(copies)
-    forgotten = {snapshot: environment.forgotten_intervals(copy, index) for snapshot, copy in zip(marked, copies)}
+    forgotten = {snapshot: tables.forgotten_intervals(copy, index) for snapshot, copy in zip(marked, copies)}
     return {snapshot: intervals for snapshot, intervals in forgotten.items() if intervals}
 
 

@@ -1,0 +1,148 @@
+"""What Dagster knows and SQLMesh's state does not: tables that are not loaded, and ranges to compute again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+
+from sqlmesh.core.context import Context
+from sqlmesh.core.environment import Environment
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotTableInfo
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.graph import reachable
+from dg_sqlmesh_component.protocol.intervals import merged, subtract
+from dg_sqlmesh_component.protocol.manifest import INCREMENTAL_KINDS
+from dg_sqlmesh_component.worker.intervals.tables import computed_intervals, upstream
+from dg_sqlmesh_component.worker.pipe import Pipe
+
+
+@dataclass(frozen=True)
+class ExternalTables:
+    """The tables that SQLMesh reads and does not compute.
+
+    Attributes:
+        awaited: The ranges for which awaited tables are not complete.
+        known: Which tables models read, as the request has it, or as the promoted versions have it.
+    """
+
+    awaited: msg.Sources = field(default_factory=dict)
+    known: Mapping[str, msg.TablesRead] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, tables: msg.AwaitedTables) -> ExternalTables:
+        return cls(tables.incomplete, tables.read)
+
+    @classmethod
+    def of_promoted(
+        cls, tables: msg.AwaitedTables, environment: Environment, context: Context, pipe: Pipe
+    ) -> ExternalTables:
+        """Those of an environment. Its versions may read other tables than the models of the manifest do.
+
+        Raises:
+            EvaluationError: The run was cancelled meanwhile.
+        """
+        found = cls.of(tables)
+        if tables.are_all:
+            return found
+        infos = {info.name: info for info in environment.snapshots}
+        ours = reachable(tables.read.keys() & infos.keys(), upstream(infos).__getitem__)
+        others = [infos[name] for name in ours if infos[name].is_model and not found.knows(infos[name])]
+        computed = {info.name for info in environment.snapshots if not info.is_model or not info.is_external}
+        read = {
+            snapshot.name: msg.TablesRead(
+                snapshot.fingerprint.data_hash, tuple(sorted(snapshot.node.depends_on - computed))
+            )
+            for snapshot in (context.state_reader.get_snapshots(others).values() if others else ())
+        }
+        asked = {table for of in read.values() for table in of.tables}
+        asked -= {table for of in tables.read.values() for table in of.tables}
+        awaited = found.awaited
+        if asked:
+            pipe.send(msg.OtherTablesFound(tuple(sorted(asked))))
+            awaited = {**awaited, **pipe.receive_tables().incomplete}
+        return cls(awaited, {**found.known, **read})
+
+    def without(self, tables: Set[str]) -> ExternalTables:
+        """The same, as if these tables were complete."""
+        return replace(self, awaited={fqn: of for fqn, of in self.awaited.items() if fqn not in tables})
+
+    def knows(self, snapshot: Snapshot | SnapshotTableInfo) -> bool:
+        """Whether the tables of this version of a model are known, so that its query is not rendered."""
+        known = self.known.get(snapshot.name)
+        return known is not None and known.data_hash == snapshot.fingerprint.data_hash
+
+    def read_by(self, snapshot: Snapshot) -> Set[str]:
+        """The tables that a node reads itself; if the request does not have them, with the models that it reads."""
+        return frozenset(self.known[snapshot.name].tables) if self.knows(snapshot) else snapshot.node.depends_on
+
+    def awaited_by(self, snapshot: Snapshot) -> Set[str]:
+        """The awaited tables that a model reads itself."""
+        return self.awaited.keys() & self.read_by(snapshot) if snapshot.is_model and self.awaited else frozenset()
+
+    def behind_views(
+        self,
+        name: str,
+        nodes: Mapping[str, Snapshot] | Mapping[str, SnapshotTableInfo],
+        parents: Mapping[str, list[str]],
+    ) -> Set[str]:
+        """The tables that a promoted model reads, also through views and embedded models.
+
+        Args:
+            parents: Of each node, by name.
+        """
+
+        def is_behind(node: str) -> bool:
+            return nodes[node].is_view or nodes[node].is_symbolic
+
+        read = reachable(parents[name], lambda node: parents[node] if is_behind(node) else ())
+        through = {name, *filter(is_behind, read)} & self.known.keys()
+        return {table for node in through for table in self.known[node].tables}
+
+    def reads_of(self, environment: Environment) -> dict[str, msg.PromotedReads]:
+        """As in `StateLocked`."""
+        infos = {info.name: info for info in environment.snapshots}
+        parents = upstream(infos)
+        return {
+            name: msg.PromotedReads(info.version, tuple(sorted(self.behind_views(name, infos, parents))))
+            for name, info in infos.items()
+            if info.is_model and self.knows(info) and info.model_kind_name.value in INCREMENTAL_KINDS
+        }
+
+    def not_loaded(self, snapshot: Snapshot) -> Sequence[msg.Interval]:
+        """The ranges for which a model cannot be computed, because a table that it reads itself is not complete.
+
+        A computation of a whole table reads all rows, so it needs everything before its end.
+        """
+        found = merged(interval for table in self.awaited_by(snapshot) for interval in self.awaited[table])
+        if not found:
+            return ()  # a standalone audit awaits no table, and has no kind
+        shows_rows = snapshot.is_view or snapshot.is_symbolic or snapshot.model_kind_name.value in INCREMENTAL_KINDS
+        return found if shows_rows else ((found[0][0], msg.FOREVER),)
+
+
+@dataclass(frozen=True)
+class KnownToDagster:
+    """Ranges about which Dagster knows more than SQLMesh's state.
+
+    Attributes:
+        unrestated: By model, computed ranges whose restatement by a Dagster run has not finished.
+        late: By model, computed ranges whose source was loaded afterwards.
+        tables: The awaited tables, with the ranges that are not loaded.
+    """
+
+    unrestated: Mapping[str, Sequence[msg.Interval]] = field(default_factory=dict)
+    late: Mapping[str, Sequence[msg.Interval]] = field(default_factory=dict)
+    tables: ExternalTables = field(default_factory=ExternalTables)
+
+
+def lost_to_readers(
+    snapshot: Snapshot, not_loaded: Sequence[msg.Interval], index: DeployabilityIndex
+) -> Sequence[msg.Interval]:
+    """What the readers of a model lack if a table that it reads is not loaded: all but what it has computed before.
+
+    A view shows the table as it is now, whatever was computed.
+    """
+    if not not_loaded or snapshot.is_view or snapshot.is_symbolic:
+        return not_loaded
+    return subtract(not_loaded, computed_intervals(snapshot, index))

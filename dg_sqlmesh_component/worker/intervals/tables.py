@@ -1,0 +1,100 @@
+"""The table that an environment shows for a model, and its intervals, as the state has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlmesh.core import constants as c
+from sqlmesh.core.context import Context
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotIdLike, SnapshotTableInfo, missing_intervals
+from sqlmesh.core.snapshot.definition import Interval
+from sqlmesh.utils.date import now_timestamp, to_timestamp
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.intervals import subtract
+from dg_sqlmesh_component.protocol.manifest import INCREMENTAL_KINDS
+
+
+def upstream(snapshots: Mapping[str, Snapshot] | Mapping[str, SnapshotTableInfo]) -> dict[str, list[str]]:
+    """The nodes that each node of the environment reads, as far as they are in it too, by name."""
+    return {
+        name: [parent.name for parent in snapshot.parents if parent.name in snapshots]
+        for name, snapshot in snapshots.items()
+    }
+
+
+def is_incremental(snapshot: Snapshot) -> bool:
+    """Whether SQLMesh computes a node range by range."""
+    return snapshot.is_model and snapshot.model_kind_name.value in INCREMENTAL_KINDS
+
+
+def deployability(environment: str, snapshots: Iterable[Snapshot], start: Any = None) -> DeployabilityIndex:
+    """Which models of the environment show production tables, and which show a preview table of their own.
+
+    Args:
+        snapshots: All of the environment: it depends on the upstream models too.
+        start: The start of the run config.
+    """
+    if environment == c.PROD:
+        return DeployabilityIndex.all_deployable()
+    return DeployabilityIndex.create(snapshots, start=start)
+
+
+def shown_version(snapshot: Snapshot, index: DeployabilityIndex) -> str:
+    """The version of that table."""
+    return snapshot.version_get_or_generate() if index.is_representative(snapshot) else snapshot.dev_version
+
+
+def computed_intervals(snapshot: Snapshot, index: DeployabilityIndex) -> list[msg.Interval]:
+    """The computed intervals of that table."""
+    return snapshot.intervals if index.is_representative(snapshot) else snapshot.dev_intervals
+
+
+def forgotten_intervals(snapshot: Snapshot, index: DeployabilityIndex) -> Sequence[msg.Interval]:
+    """The intervals of that table that a run of ours has forgotten, and that nobody has computed since.
+
+    The snapshot must have the intervals of the state. An automatic restatement marks intervals too, but the state has
+    them as computed.
+    """
+    if not (snapshot.is_model and snapshot.model.lookback and index.is_representative(snapshot)):
+        return ()
+    return subtract(snapshot.pending_restatement_intervals, snapshot.intervals)
+
+
+def altered_at(snapshot: Snapshot, index: DeployabilityIndex) -> int | None:
+    """When that table was last computed, restated or loaded."""
+    return snapshot.last_altered_ts if index.is_representative(snapshot) else snapshot.dev_last_altered_ts
+
+
+def whole_intervals(snapshot: Snapshot, interval: msg.Interval) -> msg.Interval:
+    """The range of the intervals of a model that a range overlaps."""
+    unit, (start, end) = snapshot.node.interval_unit, interval
+    floor = to_timestamp(unit.cron_floor(end))
+    return to_timestamp(unit.cron_floor(start)), floor if floor == end else to_timestamp(unit.cron_next(end))
+
+
+def due_at(snapshot: Snapshot, end: int) -> int:
+    """The first tick of the model's cron at or after the end of an interval."""
+    floor = to_timestamp(snapshot.node.cron_floor(end))
+    return floor if floor == end else to_timestamp(snapshot.node.cron_next(end))
+
+
+def snapshots_now(
+    context: Context, infos: Iterable[SnapshotIdLike], new: Iterable[Snapshot] = ()
+) -> dict[str, Snapshot]:
+    """Snapshots with the intervals of the state, by name. SQLMesh keeps those that it has read once.
+
+    Args:
+        new: Those that a plan adds to the state. They may share a table with a version that it has.
+    """
+    stored = context.state_reader.get_snapshots(infos)
+    copies = [snapshot.copy() for snapshot in {**{one.snapshot_id: one for one in new}, **stored}.values()]
+    context.state_reader.refresh_snapshot_intervals(copies)
+    return {snapshot.name: snapshot for snapshot in copies}
+
+
+def missing_now(nodes: Mapping[str, Snapshot], *, ignore_cron: bool = False) -> dict[str, tuple[Interval, ...]]:
+    """What snapshots lack, by name, without what a `lookback` computes again."""
+    found = missing_intervals(nodes.values(), execution_time=now_timestamp(), ignore_cron=ignore_cron)
+    return {node.name: subtract(intervals, node.intervals) for node, intervals in found.items()}
