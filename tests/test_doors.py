@@ -49,10 +49,11 @@ ALLOWED_IMPORTS = {
 
 WORKER_ROOMS: dict[str, set[str]] = {
     ".": set(),
-    "observe": {"observe"},
+    "intervals": {"intervals"},
+    "observe": {"intervals", "observe"},
     "load": {"load"},
-    "evaluate": {"observe", "evaluate"},
-    "plan": {"observe", "plan"},
+    "evaluate": {"intervals", "observe", "evaluate"},
+    "plan": {"intervals", "observe", "plan"},
 }
 """The folders of the worker that each of them may import. Its entry may import all."""
 

@@ -45,7 +45,8 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         context.console = tracker = Tracker(pipe)
         scheduler = context.create_scheduler(snapshots, context.snapshot_evaluator)
         tables = ExternalTables.of_promoted(request.tables, environment, context, pipe)
-        find_ready = planner.watch(scheduler, tracker, tables.without(request.made_between))
+        waited_for = tables.without(request.made_between)
+        find_ready = planner.watch(scheduler, waited_for, tracker.held_back_by, tracker.report_forgotten)
         intervals, index = planner.find_missing(scheduler, request.environment, request.now)
         waiting, needed, signal_error, ready = {}, {}, None, intervals
         loads = {node.name: request.loads[node.name] for node in snapshots if _is_restatable(node, request)}

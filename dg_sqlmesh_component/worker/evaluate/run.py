@@ -96,7 +96,7 @@ class RunContext(EvaluationContext):
 
         self.tracker.idle_nodes = partial(self._idle_nodes, scheduler.snapshots_by_name)
         replace_run(scheduler, run_requested)
-        planner.watch(scheduler, self.tracker, self.known.tables)
+        planner.watch(scheduler, self.known.tables, self.tracker.held_back_by, self.tracker.report_forgotten)
         self._read_queries_of_pending_models(scheduler)
         plan_only_what_is_computed(scheduler)
 

@@ -26,11 +26,13 @@ from sqlmesh.core.state_sync import StateReader
 from dg_sqlmesh_component.protocol.intervals import common
 from dg_sqlmesh_component.protocol.messages import Interval
 from dg_sqlmesh_component.worker.intervals import tables
-from dg_sqlmesh_component.worker.observe.tracker import Tracker
 from dg_sqlmesh_component.worker.sqlmesh_internals import forget_intervals, replace_intervals, watch_evaluations
 
+Report = Callable[[str, Sequence[Interval]], None]
+"""Gets the name of a model, and the intervals that were just forgotten."""
 
-def forget_before_computing(scheduler: Scheduler, tracker: Tracker) -> None:
+
+def forget_before_computing(scheduler: Scheduler, report: Report) -> None:
     """Let the scheduler forget the computed intervals of each model that it computes, and find forgotten ones again.
 
     All intervals of a model are forgotten before its first batch: another batch may finish and be recorded although
@@ -59,7 +61,7 @@ def forget_before_computing(scheduler: Scheduler, tracker: Tracker) -> None:
             is_dev, intervals = again.pop(snapshot.name, (False, ()))
             if intervals:
                 forget_intervals(scheduler.state_sync, snapshot, intervals, is_dev=is_dev)
-                tracker.report_forgotten(snapshot.name, intervals)
+                report(snapshot.name, intervals)
 
     replace_intervals(scheduler, merged_missing_intervals, batch_intervals)
     watch_evaluations(scheduler, forget)

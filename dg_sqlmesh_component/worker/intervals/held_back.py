@@ -56,10 +56,16 @@ from dg_sqlmesh_component.worker.sqlmesh_internals import leave_out_after_unread
 FindReady = Callable[[SnapshotToIntervals, DeployabilityIndex | None], SnapshotToIntervals]
 """Finds which of the missing intervals of requested models are not held back."""
 
+HeldBackBy = MutableMapping[str, Set[str]]
+"""By model with held-back intervals, the nearest upstream models and tables that lack them.
+
+A model that depends on its past may be held back by itself.
+"""
+
 
 def hold_back_pending_upstream(
     scheduler: Scheduler,
-    held_back_by: MutableMapping[str, Set[str]],
+    held_back_by: HeldBackBy,
     tables: ExternalTables,
     pending: Mapping[str, Sequence[Interval]] = MappingProxyType({}),
 ) -> FindReady:
@@ -69,8 +75,7 @@ def hold_back_pending_upstream(
     ran.
 
     Args:
-        held_back_by: Gets each model with held-back intervals, and the nearest upstream models and tables that lack
-            them. A model that depends on its past may be held back by itself.
+        held_back_by: Gets the models with held-back intervals.
         pending: What each node lacks, by name. A plan does not ask the scheduler.
     """
     find_missing, batch = scheduler.merged_missing_intervals, scheduler.batch_intervals

@@ -1,4 +1,4 @@
-"""What is missing, held back and batched: one answer for a run, a dry run and a tick of a schedule.
+"""What is missing, held back and batched: one answer for a run, a dry run, a tick of a schedule and a plan.
 
 SQLMesh's scheduler finds missing intervals with one method and batches them with another. `watch` replaces both. A run
 leaves it to SQLMesh to call them. A dry run and a tick call them here, because `Scheduler.run` would also compute, and
@@ -7,26 +7,38 @@ write automatic restatements to the state.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from sqlmesh.core import constants as c
 from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, apply_auto_restatements
+from sqlmesh.core.snapshot.definition import Interval
 
-from dg_sqlmesh_component.worker.intervals.forgotten import forget_before_computing
-from dg_sqlmesh_component.worker.intervals.held_back import FindReady, hold_back_pending_upstream
+from dg_sqlmesh_component.worker.intervals.forgotten import Report, forget_before_computing
+from dg_sqlmesh_component.worker.intervals.held_back import FindReady, HeldBackBy, hold_back_pending_upstream
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables
 from dg_sqlmesh_component.worker.intervals.tables import deployability
-from dg_sqlmesh_component.worker.observe.tracker import Tracker
 
 
-def watch(scheduler: Scheduler, tracker: Tracker, tables: ExternalTables) -> FindReady:
+def watch(
+    scheduler: Scheduler,
+    tables: ExternalTables,
+    held_back_by: HeldBackBy,
+    report_forgotten: Report,
+    pending: Mapping[str, Sequence[Interval]] = MappingProxyType({}),
+) -> FindReady:
     """Let the scheduler find forgotten intervals, and hold back intervals whose source is pending or not loaded.
 
-    Returns what finds the intervals that are not held back. Unlike SQLMesh, it evaluates no signals.
+    Args:
+        held_back_by, pending: As in `hold_back_pending_upstream`.
+
+    Returns:
+        Finds the intervals that are not held back. Unlike SQLMesh, it evaluates no signals.
     """
-    forget_before_computing(scheduler, tracker)
-    return hold_back_pending_upstream(scheduler, tracker.held_back_by, tables)
+    forget_before_computing(scheduler, report_forgotten)
+    return hold_back_pending_upstream(scheduler, held_back_by, tables, pending)
 
 
 def _restates_itself(snapshot: Snapshot) -> bool:

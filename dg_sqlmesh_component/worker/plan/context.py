@@ -26,8 +26,7 @@ from dg_sqlmesh_component.protocol.formatting import block, listed, plain, unquo
 from dg_sqlmesh_component.worker.commands import sqlmesh_command
 from dg_sqlmesh_component.worker.context import closed_on_error, open_context
 from dg_sqlmesh_component.worker.explain import describe_error
-from dg_sqlmesh_component.worker.intervals.forgotten import forget_before_computing
-from dg_sqlmesh_component.worker.intervals.held_back import hold_back_pending_upstream
+from dg_sqlmesh_component.worker.intervals import planner
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables
 from dg_sqlmesh_component.worker.observe.audits import record_audits
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
@@ -113,9 +112,8 @@ class PlanContext(Context):
         watch_queries(pipe, snapshot_evaluator.adapters, partial(self.tracker.running, self.selected_gateway))
         record_audits(snapshot_evaluator, self.request.sampling, pipe)
         scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
-        forget_before_computing(scheduler, self.tracker)
         tables = ExternalTables.of(self.request.tables)
-        hold_back_pending_upstream(scheduler, self.tracker.held_back_by, tables, self.pending)
+        planner.watch(scheduler, tables, self.tracker.held_back_by, self.tracker.report_forgotten, self.pending)
         watch_evaluations(scheduler, self._note_start)
         self.nodes.update(scheduler.snapshots_by_name)
         return scheduler
