@@ -1,6 +1,6 @@
 """For which ranges the assets that load external tables are complete, by the events that Dagster has of them.
 
-The rule is in `complete_sources`, and in docs/wait.md.
+The rule is in `complete_sources`, and in docs/source-rules.md.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def watch_queries(
 def cut_off_queries(adapters: Mapping[str, EngineAdapter]) -> dict[str, str]:
     """Cancel the queries of the adapters, by gateway, where the driver or the engine has a way.
 
-    docs/reliability.md says which ways were tested. Safe from any thread.
+    docs/engines.md says which ways were tested. Safe from any thread.
 
     Returns:
         By gateway whose queries may still run: the reason.

@@ -1,6 +1,6 @@
 """Decide whether an error is transient: whether a retry may succeed (`is_transient`).
 
-The table in docs/reliability.md shows the rules. An unknown error counts as persistent: a retry of a
+The table in docs/engines.md shows the rules. An unknown error counts as persistent: a retry of a
 real failure costs time and never helps, although it hides nothing.
 """
 

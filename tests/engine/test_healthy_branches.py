@@ -159,8 +159,8 @@ def test_backfill_run_logs_models_that_the_backfill_counts_as_failed(new_shop: N
     assert "Not executed in this run: t.one." in idle.log
 
 
-SCHEDULING = (REPOSITORY / "docs" / "scheduling.md").read_text()
-DOCUMENTED_REPORTS = re.findall("```python\n(# src/analytics/defs/reports.py\n.*?)```", SCHEDULING, re.DOTALL)[0]
+DOWNSTREAM = (REPOSITORY / "docs" / "downstream.md").read_text()
+DOCUMENTED_REPORTS = re.findall("```python\n(# src/analytics/defs/reports.py\n.*?)```", DOWNSTREAM, re.DOTALL)[0]
 EAGER_REPORT = """
 from typing import Any
 

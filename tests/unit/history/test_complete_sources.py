@@ -1,4 +1,4 @@
-"""For which instants a source is complete, by data: each row of the tables in docs/wait.md has a case."""
+"""For which instants a source is complete, by data: each row of the tables in docs/source-rules.md has a case."""
 
 from __future__ import annotations
 
@@ -277,9 +277,8 @@ def test_a_row_of_the_tables_in_the_docs_is_true(case: Case) -> None:
 
 
 def test_each_row_of_the_tables_in_the_docs_has_cases() -> None:
-    page = (REPOSITORY / "docs" / "wait.md").read_text()
-    section = page.split("## When a source is complete")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| (.+?) \|.*\n", section, re.MULTILINE)
+    page = (REPOSITORY / "docs" / "source-rules.md").read_text()
+    rows = re.findall(r"^\| (.+?) \|.*\n", page, re.MULTILINE)
     headers = {"the asset has", "which load counts", "a blocking check"}
     assert [row for row in rows if row not in headers] == list(CASES)
 
