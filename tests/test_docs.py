@@ -26,7 +26,8 @@ from dg_sqlmesh_component.report.outcomes import Outcome
 from dg_sqlmesh_component.worker.__main__ import SQLMESH_FLOOR
 
 README = REPOSITORY / "README.md"
-DOCUMENTS = [README, *sorted((REPOSITORY / "docs").rglob("*.md"))]
+SKILL = REPOSITORY / "skills" / "dg-sqlmesh" / "SKILL.md"
+DOCUMENTS = [README, SKILL, *sorted((REPOSITORY / "docs").rglob("*.md"))]
 SHOP = manifest(
     model("core.orders", reads=["raw.orders", "raw.customers"]),
     model("marts.revenue", reads=["core.orders"], kind="VIEW"),
@@ -105,6 +106,17 @@ def test_python_in_the_documents_loads(tmp_path: Path) -> None:
 def test_other_yaml_in_the_documents_parses() -> None:
     for block in OTHER_YAML:
         assert yaml.safe_load(block.values[0]), block.id
+
+
+def test_front_page_has_at_most_800_words() -> None:
+    assert len(README.read_text().split()) <= 800
+
+
+def test_skill_has_what_its_questions_ask_for() -> None:
+    _, head, text = SKILL.read_text().split("---\n", 2)
+    assert yaml.safe_load(head)["name"] == SKILL.parent.name
+    for question in yaml.safe_load((SKILL.parent / "evals.yaml").read_text()):
+        assert [part for part in question["answer"] if part not in text] == [], question["ask"]
 
 
 def test_outcome_table_in_the_readme_lists_every_outcome() -> None:

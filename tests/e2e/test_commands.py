@@ -19,7 +19,11 @@ from harness import BIN, REPOSITORY, needs_previews, run, sqlmesh
 pytestmark = pytest.mark.slow
 
 ELSEWHERE = ("tutorial.md", "from-dbt.md")
-PAGES = [REPOSITORY / "README.md", *(p for p in (REPOSITORY / "docs").glob("*.md") if p.name not in ELSEWHERE)]
+PAGES = [
+    REPOSITORY / "README.md",
+    REPOSITORY / "skills" / "dg-sqlmesh" / "SKILL.md",
+    *(page for page in (REPOSITORY / "docs").glob("*.md") if page.name not in ELSEWHERE),
+]
 BASH = re.compile(r"^ *```bash\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 TYPED = sorted(
     {
