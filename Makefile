@@ -17,7 +17,7 @@ FAST_TESTS := tests/unit tests/upstream $(wildcard tests/test_*.py) \
 # Tests, demo and benchmarks start hundreds of processes: where bytecode is not kept, each of them compiles first.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help set-up browser demo docs docs-serve reference test test-unit test-rest test-slow test-all nightly test-browser screenshots bench services soak fuzz test-floors test-newest lint format clean
+.PHONY: help install set-up build browser demo docs docs-serve reference test test-unit test-rest test-slow test-all nightly test-browser screenshots bench services soak fuzz test-floors test-newest lint check ruff format clean
 
 test: $(VENV)/.test  ## the tests to run before each commit: two to four minutes
 	$(BIN)/python $(PYTEST) --dist worksteal $(FAST_TESTS) $(PYTEST_ARGS)
@@ -88,17 +88,24 @@ screenshots: $(VENV)/.test  ## the pictures of README and docs, from the stories
 	  tests/browser tests/e2e/test_tutorial.py tests/e2e/test_production.py $(PYTEST_ARGS)
 
 # mypy checks the tests too, and needs what they import.
-lint: $(VENV)/.test $(VENV)/.lint  ## style and types
+lint: check  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(VENV)/.lint
+check: $(VENV)/.test $(VENV)/.lint  ## types, as Dagster's community repository checks them
+	$(BIN)/ty check --quiet
+
+ruff: format
+format: $(VENV)/.lint  ## correct the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 demo: $(VENV)/.dg  ## the main job, end to end, on embedded DuckDB
 	$(BIN)/python demo/demo.py
+
+build: $(BIN)/uv  ## the wheel and the sources, in dist/
+	$(BIN)/uv build --quiet
 
 docs: $(VENV)/.docs  ## the docs site, in site/; fails if a link is broken
 	$(BIN)/zensical build --clean --strict
@@ -108,6 +115,8 @@ reference: $(VENV)/.test  ## component.yaml and the page of all attributes, from
 
 docs-serve: $(VENV)/.docs  ## the docs site on http://localhost:8000, built again when a page changes
 	$(BIN)/zensical serve
+
+install: set-up
 
 $(BIN)/uv:
 	@test -n "$(PYTHON)" || { echo "Python 3.10 or newer is needed, and none was found."; exit 1; }

@@ -67,7 +67,8 @@ def without_repetitions(errors: Sequence[ErrorDetails], written: Any, schema: Sc
                 kept.append(_ours(path, error, _unknown_key(path, schema)))
                 continue
             location = (*path, error["loc"][-1]) if error["type"] == "missing" else path
-            kept.append({"ctx": {}, **error, "loc": location})  # type: ignore[typeddict-unknown-key]
+            context = error.get("ctx", {})
+            kept.append(InitErrorDetails(type=error["type"], loc=location, input=error["input"], ctx=context))
         if not others and not has_error_inside:
             kept.append(_ours(path, found[0], f"write {_expected(_at(path, schema), schema)}"))
     return kept

@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tarfile
+from email import message_from_bytes
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
 from harness import COMPONENT, REPOSITORY, json_in, run, write_dagster_project
+from readme_renderer import markdown
 
 IMPORT_ALL = """
 import importlib, json, pkgutil, sys, dg_sqlmesh_component
@@ -27,10 +30,16 @@ print(json.dumps({name: version(name) for name in ("dagster", "sqlmesh")}))
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sources, and with the wheel that is built from them."""
     folder = tmp_path_factory.mktemp("dist")
-    run([sys.executable, "-m", "build", "--wheel", "--outdir", folder, REPOSITORY], cwd=folder)
-    [wheel] = folder.glob("*.whl")
+    run([sys.executable, "-m", "build", "--installer", "uv", "--outdir", folder, REPOSITORY], cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(dist: Path) -> Path:
+    [wheel] = dist.glob("*.whl")
     return wheel
 
 
@@ -40,6 +49,31 @@ def test_wheel_contains_data_files_and_no_tests_or_docs(wheel: Path) -> None:
     for name in ("py.typed", "templates/starter/config.yaml", "templates/starter/.gitignore", "worker/__main__.py"):
         assert f"dg_sqlmesh_component/{name}" in names
     assert not [name for name in names if name.startswith(("tests", "docs")) or "__pycache__" in name]
+
+
+def test_sources_contain_no_files_of_the_workplace(dist: Path) -> None:
+    [sources] = dist.glob("*.tar.gz")
+    with tarfile.open(sources) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"README.md", "docs/index.md", "tests/harness.py"} <= names
+    assert not [name for name in names if name.startswith((".ci", ".github", ".venv")) or name.endswith(".lock")]
+
+
+def test_links_of_the_long_description_work_on_a_package_index(wheel: Path) -> None:
+    with ZipFile(wheel) as archive:
+        [name] = [name for name in archive.namelist() if name.endswith("/METADATA")]
+        metadata = message_from_bytes(archive.read(name))
+    urls = dict(url.split(", ") for url in metadata.get_all("Project-URL", []))
+    page = markdown.render(metadata.get_payload())
+    assert page
+    links = re.findall(r'(?:href|src)="(.+?)"', page)
+    assert len(links) > 20
+    for link in [*links, urls["Documentation"], urls["Changelog"]]:
+        path = re.fullmatch(rf"{urls['Homepage']}/(?:blob|raw)/main/([^#]+).*", link)
+        if path:
+            assert (REPOSITORY / path[1]).exists(), link
+        else:
+            assert link.startswith(("https://", "#")), link
 
 
 no_wheels = pytest.mark.skipif(sys.version_info >= (3, 13), reason="the lowest duckdb has no wheel for Python 3.13")
@@ -56,6 +90,7 @@ def test_wheel_scaffolds_and_loads_starter_in_fresh_environment(wheel: Path, res
     install: list[str | Path] = [sys.executable, "-m", "uv", "pip", "install", "--python", python]
     if resolution == "highest":
         run([*install, wheel, "dagster-dg-cli"], cwd=tmp_path)
+        run([sys.executable, "-m", "uv", "pip", "check", "--python", python], cwd=tmp_path)
     else:  # uv applies lowest-direct only to requirements named directly, not to those of the wheel
         requirements = ["-r", "pyproject.toml", "--group", "dg", "--resolution", resolution]
         run([*install, wheel, *requirements], cwd=REPOSITORY)

@@ -390,7 +390,7 @@ class EvaluationContext(Context):
         table = exp.to_table(snapshot.table_name(is_deployable=index.is_representative(snapshot)))
         query = exp.select(exp.Count(this=exp.Star())).from_(table)
         try:
-            (rows,) = evaluator.get_adapter(snapshot.model_gateway).fetchone(query, quote_identifiers=True)
+            [(rows,)] = evaluator.get_adapter(snapshot.model_gateway).fetchall(query, quote_identifiers=True)
         except Exception as error:  # noqa: BLE001  # any driver's: a model that was executed does not fail for a count
             text = f"The rows of {unquoted(snapshot.name)} could not be counted: {describe_error(error)}"
             self.tracker.pipe.log("warning", text)

@@ -266,12 +266,12 @@ class _ManifestNodes:
         if not node.dbt_node_info:
             return None
         config = node.jinja_macros.global_objs.get("config") or {}
-        meta = config.get("meta")
+        meta, severity = config.get("meta"), config.get("severity")
         return DbtNode(
             unique_id=node.dbt_node_info.unique_id,
             group=config.get("group"),
             meta=json.dumps(meta, default=str, sort_keys=True) if meta else None,
-            severity=str(config["severity"]).lower() if config.get("severity") else None,
+            severity=str(severity).lower() if severity else None,
             tests=self._dbt_models.get(config.get("attached_node") or ""),
         )
 

@@ -75,7 +75,7 @@ def replaced(path: tuple[Any, ...], value: Any) -> dict[str, Any]:
     return attributes
 
 
-ATTRIBUTE_PATHS = sorted(attribute_paths(EVERYTHING), key=str)
+ATTRIBUTE_PATHS: list[tuple[Any, ...]] = sorted(attribute_paths(EVERYTHING), key=str)
 
 
 def loaded(attributes: dict[str, Any]) -> SQLMeshProjectComponent:
