@@ -64,7 +64,7 @@ def test_links_of_the_long_description_work_on_a_package_index(wheel: Path) -> N
         [name] = [name for name in archive.namelist() if name.endswith("/METADATA")]
         metadata = message_from_bytes(archive.read(name))
     urls = dict(url.split(", ") for url in metadata.get_all("Project-URL", []))
-    page = markdown.render(metadata.get_payload())
+    page = markdown.render(str(metadata.get_payload()))
     assert page
     links = re.findall(r'(?:href|src)="(.+?)"', page)
     assert len(links) > 20
