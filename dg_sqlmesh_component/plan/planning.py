@@ -17,8 +17,8 @@ from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.awaited import Awaited
 from dg_sqlmesh_component.history.costs import estimates
 from dg_sqlmesh_component.plan.affected import Affected, KeyReads, affected_assets, lineage_in
-from dg_sqlmesh_component.plan.gate import Refusal, apply_config
-from dg_sqlmesh_component.plan.report import Origin, PlanReport
+from dg_sqlmesh_component.plan.gate import Decision, Refusal, apply_config, digest_of, refusals
+from dg_sqlmesh_component.plan.report import Origin, Planned, PlanReport
 from dg_sqlmesh_component.plan.report_file import begin_report, write_report
 from dg_sqlmesh_component.plan.report_markdown import CAUTION, markdown
 from dg_sqlmesh_component.protocol import messages as msg
@@ -56,7 +56,8 @@ class Planning:
         self._ledger = Ledger(())
         models = settings.assets.models.values()
         upstream = {model.fqn: model.depends_on for model in models}
-        self.report = replace(report, upstream=upstream, origin=_origin(context, settings))
+        report.upstream, report.origin = upstream, _origin(context, settings)
+        self.report = report
         self.outcomes: list[NodeOutcome] = []
         self.went_on: msg.RunsWentOn | None = None
         self.ended_at = 0.0
@@ -141,16 +142,26 @@ class Planning:
         excess = over_budget(self._settings.attributes.budget, costs.values())
         return {fqn: cost.seconds for fqn, cost in costs.items()}, excess
 
+    def for_prod(self, plan: msg.PlanBuilt, decision: Decision) -> Planned:
+        """The plan that the job which applies plans would apply by this decision."""
+        seconds, excess = self.estimated(plan)
+        digest = digest_of(plan, decision.allow_destructive)
+        found = refusals(plan, decision, self._settings.apply_job, self._settings.assets.names.by_fqn, excess)
+        if decision.digest and not any(refusal.kind in ("digest", "moved") for refusal in found):
+            digest = decision.digest  # the reviewed one, also if the run config has an allow-list in addition
+        return Planned(plan, seconds, found, digest, self._apply_command(digest, found))
+
     def publish(self, headline: str) -> None:
         """Show the report on the step's page, log its refusals, and write it to the file that somebody asked for."""
+        prod, shown = self.report.prod, self.report.shown
         metadata = {
             "sqlmesh/report": dg.MetadataValue.md(markdown(self.report).replace(CAUTION, "")),
-            "sqlmesh/plan_digest": dg.MetadataValue.text(self.report.digest),
+            "sqlmesh/plan_digest": dg.MetadataValue.text(shown.digest if shown else ""),
             "sqlmesh/plan_json": dg.MetadataValue.json(self.report.as_json()),
         }
         log_step_metadata(self._context, headline, metadata)
         self._context.log.info(headline)
-        for refusal in self.report.refusals if not self.report.is_apply else ():  # else the failure has them
+        for refusal in prod.refusals if prod and not self.report.is_apply else ():  # else the failure has them
             self._context.log.warning(f"Applying it would be refused ({refusal.kind}): {refusal.message}")
         write_report(self.report, self._context.log)
 
@@ -160,7 +171,7 @@ class Planning:
             text = "\n\n".join(f"{refusal.kind}: {refusal.message}" for refusal in self.report.refusals)
             raise dg.Failure(f"The {what} was refused, and nothing was computed.\n\n{text}", allow_retries=False)
 
-    def apply_command(self, digest: str, found: Sequence[Refusal]) -> str | None:
+    def _apply_command(self, digest: str, found: Sequence[Refusal]) -> str | None:
         if self._settings.attributes.deploy is None:
             return None
         config = apply_config(digest, found)
@@ -171,12 +182,12 @@ class Planning:
 
     def end(self, result: str) -> None:
         """Log what the job has done, and write it into the report."""
-        self.report = replace(self.report, result=result)
+        self.report.result = result
         self._log.end(self.outcomes)
         write_report(self.report, self._context.log)
 
-    def cost(self, planned: PlanReport) -> str:
-        """The number of computed models, with their estimated and actual seconds."""
+    def cost(self, planned: Planned) -> str:
+        """The number of computed models of an applied plan, with their estimated and actual seconds."""
         executed = sum(outcome.fqn in planned.computed for outcome in self.outcomes)
         text = f"Computed: {counted(executed, 'model')}."
         if estimated := planned.seconds:
@@ -203,20 +214,16 @@ class Planning:
             end = build_failure(self.wording, self.outcomes, [], problems, self._advice)
             assert end is not None, "there is a problem"
             text = f"Failed. {end.description}"
-        if self.report.plan is None:
+        if self.report.shown is None:
             kind = "error" if error is None else error.kind
-            self.report = replace(self.report, refusals=[Refusal(kind, (), "\n\n".join(problems))])
+            self.report.problems.append(Refusal(kind, (), "\n\n".join(problems)))
         else:
-            self.report = self._with_failure(text)
+            names = {fqn: model.name for fqn, model in self.report.planned.items()}
+            failed = [outcome.fqn for outcome in self.outcomes if outcome.outcome.rule.is_cause]
+            self.report.problems.append(Refusal("error", tuple(names.get(fqn, unquoted(fqn)) for fqn in failed), text))
+            self.report.result = text
         write_report(self.report, self._context.log)
         raise end
-
-    def _with_failure(self, text: str) -> PlanReport:
-        """The report of a job that has failed after it had a plan. The models are those that have failed."""
-        names = {fqn: model.name for fqn, model in self.report.planned.items()}
-        failed = [outcome.fqn for outcome in self.outcomes if outcome.outcome.rule.is_cause]
-        refusal = Refusal("error", tuple(names.get(fqn, unquoted(fqn)) for fqn in failed), text)
-        return replace(self.report, result=text, refusals=[*self.report.refusals, refusal])
 
 
 def _together(before: NodeOutcome, after: NodeOutcome) -> NodeOutcome:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import dagster as dg
@@ -12,10 +11,10 @@ from dg_sqlmesh_component.clean_up.step import JanitorStep
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import mark_as_computing
 from dg_sqlmesh_component.history.interrupted_changes import interrupted_changes
-from dg_sqlmesh_component.plan.gate import Decision, Refusal, digest_of, headline, preview_refusals, refusals
+from dg_sqlmesh_component.plan.gate import Decision, Refusal, headline, preview_refusals
 from dg_sqlmesh_component.plan.planning import Planning
 from dg_sqlmesh_component.plan.preview_audits import keep_audits
-from dg_sqlmesh_component.plan.report import PlanReport
+from dg_sqlmesh_component.plan.report import Planned, PlanReport
 from dg_sqlmesh_component.plan.report_file import begin_report, write_report
 from dg_sqlmesh_component.plan.sentences import made_up_for
 from dg_sqlmesh_component.protocol import messages as msg
@@ -56,17 +55,17 @@ def close_preview(context: dg.OpExecutionContext, settings: Settings) -> Iterato
         overlap_timeout=settings.attributes.execution.overlap_timeout,
     )
     step = JanitorStep(context, settings.project, request, f"the deletion of the preview {environment}")
-    report = PlanReport(environment, "", None, {}, [], None, is_preview=True)
+    report = PlanReport(environment, is_preview=True)
     begin_report(report)
     try:
         for result in step.session.drive(step.run()):
             is_open = step.end is not None and environment in step.end.environments
-            done = f"Deleted the preview {environment}." if is_open else f"There is no preview {environment}."
-            report = replace(report, result=done)
+            report.result = f"Deleted the preview {environment}." if is_open else f"There is no preview {environment}."
             yield result
     except (dg.Failure, dg.DagsterExecutionInterruptedError) as error:
         text = error.description if isinstance(error, dg.Failure) else str(error)
-        write_report(replace(report, refusals=[Refusal("error", (), text or "")]), context.log)
+        report.problems.append(Refusal("error", (), text or ""))
+        write_report(report, context.log)
         raise
     write_report(report, context.log)
 
@@ -78,7 +77,7 @@ def _required_environment(context: dg.OpExecutionContext, settings: Settings) ->
         return settings.attributes.preview.environment.required()
     except ConfigurationError as error:
         refused = Refusal("unset_variable", (), str(error))
-        write_report(PlanReport("", "", None, {}, [refused], None, is_apply=True, is_preview=True), context.log)
+        write_report(PlanReport("", is_preview=True, problems=[refused]), context.log)
         raise dg.Failure(str(error), allow_retries=False) from None
 
 
@@ -89,22 +88,21 @@ class _PreviewStep:
         self._context = context
         self._settings = settings
         self._name = environment
-        self._planned = PlanReport(environment, "", None, {}, (), "", is_apply=True, is_preview=True)
-        self.planning = Planning(context, settings, self._planned, _ADVICE)
+        self._report = PlanReport(environment, is_preview=True)
+        self.planning = Planning(context, settings, self._report, _ADVICE)
 
     def run(self) -> Iterator[Any]:
         """Yield the result of the step."""
         self._context.instance.add_run_tags(self._context.run.run_id, {PREVIEW_TAG: self._name})
         for event in self.planning.events(self._request()):
-            report = self.planning.report
             if isinstance(event, msg.ModelCompared):
-                self.planning.report = replace(report, diff=[*report.diff, event])
+                self._report.diff.append(event)
             elif isinstance(event, msg.AuditsCompared):
-                self.planning.report = replace(report, audits=[*report.audits, event])
+                self._report.audits.append(event)
             elif isinstance(event, msg.PlanBuilt) and event.environment == self._name:
                 self.planning.session.answer(self._approval(event))
-            elif isinstance(event, msg.PlanBuilt):
-                self._note_plan_of_prod(event)
+            elif isinstance(event, msg.PlanBuilt):  # what remains to be done after the merge
+                self._report.prod = self.planning.for_prod(event, Decision())
         self._end()
         yield dg.Output(None)
 
@@ -131,50 +129,33 @@ class _PreviewStep:
         found = preview_refusals(
             plan, allow_pending=config["allow_pending"], over_budget=config["over_budget"], budget=excess
         )
-        self._planned = self.planning.report = replace(self.planning.report, plan=plan, seconds=seconds, refusals=found)
+        self._report.preview = Planned(plan, seconds, found)
         self.planning.publish(headline(plan))
         self.planning.refuse("preview")
         began = mark_as_computing(self._context.instance, self._context.run.run_id)
         interrupted = interrupted_changes(self._context.instance, self._settings, began)
         return msg.PlanApproval((), msg.Records({}), interrupted)
 
-    def _note_plan_of_prod(self, plan: msg.PlanBuilt) -> None:
-        """What remains to be done after the merge: the plan that the job which applies plans would apply."""
-        seconds, excess = self.planning.estimated(plan)
-        digest = digest_of(plan, ())
-        found = refusals(plan, Decision(), self._settings.apply_job, self._settings.assets.names.by_fqn, excess)
-        self.planning.report = replace(
-            self.planning.report,
-            digest=digest,
-            plan=plan,
-            preview=self._planned.plan,
-            seconds=seconds,
-            refusals=found,
-            apply_command=self.planning.apply_command(digest, found),
-            is_apply=False,
-        )
-
     def _end(self) -> None:
-        report = self.planning.report
-        diff = report.diff
-        if report.plan is not None:
-            self.planning.report = replace(report, affected=self.planning.affected(report.plan, diff))
-        cost = self.planning.cost(self._planned)
-        result = f"The preview is ready. {cost} Differ from prod: {counted(len(diff), 'model')}."
-        if self._planned.plan is None:
-            result = "The files are the same as in prod, so there is nothing to preview."
-        models = self._planned.plan.models if self._planned.plan is not None else ()
+        report, planned = self._report, self._report.preview
+        if report.prod is not None:
+            report.affected = self.planning.affected(report.prod.plan, report.diff)
+        result = "The files are the same as in prod, so there is nothing to preview."
+        if planned is not None:
+            differing = counted(len(report.diff), "model")
+            result = f"The preview is ready. {self.planning.cost(planned)} Differ from prod: {differing}."
+        models = planned.plan.models if planned is not None else ()
         result += "".join(f" {sentence}" for sentence in made_up_for(self.planning.went_on, models))
-        failed = [compared.name for compared in diff if compared.error is not None]
+        failed = [compared for compared in report.diff if compared.error is not None]
         if failed:
-            problem = f"Could not be compared: {listed(failed)}."
+            names = tuple(compared.name for compared in failed)
+            problem = f"Could not be compared: {listed(names)}."
             result += f" {problem}"
-            refusals = [*report.refusals, Refusal("error", tuple(failed), problem)]
-            self.planning.report = replace(self.planning.report, refusals=refusals)
+            report.problems.append(Refusal("error", names, problem))
         keep_audits(self._context, self.planning.outcomes)
         self.planning.end(result)
         self.planning.publish(f"Preview {self._name}: {result}")
         if failed:
-            queries = [f"{compared.name}: {compared.error}\n{compared.query}" for compared in diff if compared.error]
+            queries = [f"{compared.name}: {compared.error}\n{compared.query}" for compared in failed]
             text = "The message of the engine may contain values, so it is not shown. Execute the query to see it."
             raise dg.Failure("\n\n".join([result, text, *queries]), allow_retries=False)

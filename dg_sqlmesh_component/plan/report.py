@@ -31,18 +31,41 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class PlanReport:
-    """What a job reports about a plan.
+class Planned:
+    """A plan, before it is applied.
 
     Attributes:
-        plan: For a preview, what the apply after it would do. Until that is known, the plan of the preview. None if
-            SQLMesh could not build one.
         seconds: By fqn, the estimated seconds of models with a record of an earlier computation.
+        refusals: Why it may not be applied.
+        digest: Empty for the plan of a preview, which nobody approves.
         apply_command: The shell command that applies this plan, with all its losses; None if no run config does.
-        result: What applying it has done; None if it was not applied.
-        is_apply: Whether the job applies this plan.
-        is_preview: Whether `environment` is the environment of a pull request.
-        preview: The plan of the preview, when it is applied.
+    """
+
+    plan: msg.PlanBuilt
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    refusals: Sequence[Refusal] = ()
+    digest: str = ""
+    apply_command: str | None = None
+
+    @property
+    def computed(self) -> Set[str]:
+        """The models with intervals that the plan computes, by fqn."""
+        return {model.fqn for model in self.plan.models if model.intervals}
+
+
+@dataclass
+class PlanReport:
+    """What a job reports about a plan. The job fills it while it works.
+
+    Attributes:
+        environment: The environment of the job: for a preview, that of the pull request.
+        is_apply: Whether the job applies `prod`.
+        is_preview: Whether the job makes or deletes a preview.
+        prod: The plan that the job shows or applies; for a preview, what the apply after it would do. None if SQLMesh
+            could not build one, or has not yet.
+        preview: The plan of a preview, which the job applies; None for other jobs, or if there is nothing to preview.
+        problems: Why the job failed or was refused, apart from the refusals of its plans.
+        result: What the job has done.
         diff: How the data of a preview differs from prod.
         audits: The audits of a preview's models.
         affected: By fqn, the assets downstream of each changed model that are no SQLMesh models.
@@ -50,48 +73,51 @@ class PlanReport:
     """
 
     environment: str
-    digest: str
-    plan: msg.PlanBuilt | None
-    seconds: Mapping[str, float]
-    refusals: Sequence[Refusal]
-    apply_command: str | None
-    result: str | None = None
     is_apply: bool = False
     is_preview: bool = False
-    preview: msg.PlanBuilt | None = None
-    diff: Sequence[msg.ModelCompared] = ()
-    audits: Sequence[msg.AuditsCompared] = ()
+    prod: Planned | None = None
+    preview: Planned | None = None
+    problems: list[Refusal] = field(default_factory=list)
+    result: str | None = None
+    diff: list[msg.ModelCompared] = field(default_factory=list)
+    audits: list[msg.AuditsCompared] = field(default_factory=list)
     affected: Mapping[str, Sequence[Affected]] = field(default_factory=dict)
     upstream: Mapping[str, Sequence[str]] = field(default_factory=dict)
     origin: Origin | None = None
 
     @property
-    def computed(self) -> Set[str]:
-        """The models with intervals that the plan computes, by fqn."""
-        return {model.fqn for model in self.plan.models if model.intervals} if self.plan else set()
+    def shown(self) -> Planned | None:
+        """The plan that the report is about: of a preview, as long as that of prod is not known."""
+        return self.prod or self.preview
+
+    @property
+    def refusals(self) -> list[Refusal]:
+        """Those of the shown plan, and the problems."""
+        return [*(self.shown.refusals if self.shown else ()), *self.problems]
 
     def as_json(self) -> dict[str, Any]:
         """The report for programs."""
-        models = self.plan.models if self.plan else ()
+        shown = self.shown
+        models = shown.plan.models if shown else ()
         return {
-            "digest": self.digest,
+            "digest": shown.digest if shown else "",
             "environment": self.environment,
             "models": [self._model(model) for model in models if model.change is not None],
             "catch_up": [
-                {"name": model.name, "intervals": model.intervals, "seconds": self.seconds.get(model.fqn)}
+                {"name": model.name, "intervals": model.intervals, "seconds": self.seconds(model)}
                 for model in models
                 if model.change is None
             ],
-            "statements": self.plan.statements if self.plan else "",
+            "statements": shown.plan.statements if shown else "",
             "refusals": [
                 {"kind": refusal.kind, "models": list(refusal.models), "message": refusal.message}
                 for refusal in self.refusals
             ],
-            "why_runs_wait": why_runs_wait(self.plan) if self.plan else "",
+            "why_runs_wait": why_runs_wait(shown.plan) if shown else "",
             "unit_tests": self.unit_tests,
             "audits": data_tables.audits_json(self.audits),
             "diff": [data_tables.as_json(compared, self.planned.get(compared.fqn)) for compared in self.diff],
-            "command": self.apply_command,
+            "command": shown.apply_command if shown else None,
             "result": self.result,
             "run_id": self.origin and self.origin.run_id,
             "commit": self.origin and self.origin.commit,
@@ -100,12 +126,16 @@ class PlanReport:
     @property
     def unit_tests(self) -> int:
         """How many unit tests SQLMesh has executed. All have passed: else there would be no plan."""
-        return max(plan.unit_tests if plan else 0 for plan in (self.plan, self.preview))
+        return max(planned.plan.unit_tests if planned else 0 for planned in (self.prod, self.preview))
 
     @property
     def planned(self) -> dict[str, msg.PlannedModel]:
-        """The models of the plan, by fqn."""
-        return {model.fqn: model for model in self.plan.models} if self.plan else {}
+        """The models of the shown plan, by fqn."""
+        return {model.fqn: model for model in self.shown.plan.models} if self.shown else {}
+
+    def seconds(self, model: msg.PlannedModel) -> float | None:
+        """The estimated seconds of a model of the shown plan."""
+        return self.shown.seconds.get(model.fqn) if self.shown else None
 
     def columns(self, model: msg.PlannedModel) -> Sequence[str] | None:
         """The columns that consumers of a model gain, lose or see with another type; None if they are not known.
@@ -119,9 +149,7 @@ class PlanReport:
     @property
     def with_unknown_columns(self) -> list[msg.PlannedModel]:
         """The changed models that may lose columns: SQLMesh does not know their columns before it computes them."""
-        if self.plan is None or (self.is_preview and self.plan.environment == self.environment):
-            return []
-        return [model for model in self.plan.models if self.columns(model) is None]
+        return [model for model in self.prod.plan.models if self.columns(model) is None] if self.prod else []
 
     def _model(self, model: msg.PlannedModel) -> dict[str, Any]:
         return {
@@ -136,7 +164,7 @@ class PlanReport:
             "intervals": model.intervals,
             "waiting": model.waiting,
             "lost_intervals": [[utc_text(start), utc_text(end)] for start, end in model.loses],
-            "seconds": self.seconds.get(model.fqn),
+            "seconds": self.seconds(model),
             "owner": model.owner,
             "dependents": None if model.dependents is None else list(model.dependents),
             "downstream": [asset.as_json() for asset in self.affected.get(model.fqn, ())],

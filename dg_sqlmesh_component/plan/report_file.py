@@ -29,7 +29,7 @@ def begin_report(report: PlanReport) -> None:
         dagster.Failure: The file cannot be written. The job must not do anything.
     """
     try:
-        _write(replace(report, refusals=[_UNFINISHED]))
+        _write(replace(report, problems=[_UNFINISHED]))
     except ConfigurationError as error:
         raise dg.Failure(f"{error} Nothing was done.", allow_retries=False) from None
 

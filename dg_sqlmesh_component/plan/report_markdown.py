@@ -46,7 +46,10 @@ def markdown(report: PlanReport) -> str:
     text = "\n\n".join(_decision(report))
     if len(text) > LIMIT - _REMARK:
         text = _undecidable(report)
-    for table in _tables(report) if report.plan else ():
+    if report.shown is None:
+        return text + "\n"
+    plan = report.shown.plan
+    for table in _tables(report, plan):
         if not table.rows and not table.remark:
             continue
         start = "\n\n".join(["", f"### {table.title}", *([table.remark] if table.remark else [])])
@@ -55,9 +58,8 @@ def markdown(report: PlanReport) -> str:
         rows = [table_row(cells) for cells in table.rows]
         shown = fitting(rows, LIMIT - len(text) - len(start) - _REMARK)
         text += "\n".join([start, *shown, *_left_out(len(rows) - len(shown), "row")])
-    picture = fitting(_picture(report), LIMIT - len(text) - _REMARK)
-    text = "\n\n".join([text, *picture])
-    differences = [*_notes(report), *_examples(report), *_differences(report)] if report.plan else []
+    text = "\n\n".join([text, *fitting(_picture(report, plan), LIMIT - len(text) - _REMARK)])
+    differences = [*_notes(report, plan), *_examples(report), *_differences(plan)]
     shown = fitting(differences, LIMIT - len(text) - _REMARK)
     return "\n\n".join([text, *shown, *_left_out(len(differences) - len(shown), "difference")]) + "\n"
 
@@ -68,28 +70,30 @@ def markdown(report: PlanReport) -> str:
 def _decision(report: PlanReport) -> list[str]:
     """What must not be cut."""
     result = [paragraphs(report.result)] if report.result else []
-    if report.plan is None:
-        title = (
-            f"Preview {report.environment}" if report.is_preview else f"No plan for environment {report.environment}"
-        )
-        return [f"## {literal(title.strip())}", *result, *_refusals(report)]
-    title = f"Preview {report.environment}" if report.is_preview else headline(report.plan)
+    start = [f"## {literal(_title(report))}", *result]
+    if (shown := report.shown) is None:
+        return [*start, *_refusals(report)]
     parts = [
-        f"## {literal(title)}",
-        *result,
+        *start,
         _to_decide(report),
-        *([literal(headline(report.plan))] if report.is_preview else []),
+        *([literal(headline(shown.plan))] if report.is_preview else []),
         *_refusals(report),
         *_losses(report),
         *_unknown_columns(report),
-        *([literal(waiting)] if (waiting := sentences.why_runs_wait(report.plan)) else []),
-        *([f"Digest of this plan: `{report.digest}`"] if report.digest else []),
+        *([literal(waiting)] if (waiting := sentences.why_runs_wait(shown.plan)) else []),
+        *([f"Digest of this plan: `{shown.digest}`"] if shown.digest else []),
     ]
     is_open = report.result is None or report.is_preview
-    if is_open and report.apply_command and (report.plan.models or report.plan.statements):
+    if is_open and shown.apply_command and (shown.plan.models or shown.plan.statements):
         how = "To apply exactly this plan" if not report.refusals else "To apply exactly this plan all the same"
-        parts.append(f"{how}, and no other:\n\n{fenced(report.apply_command, 'bash')}")
+        parts.append(f"{how}, and no other:\n\n{fenced(shown.apply_command, 'bash')}")
     return parts
+
+
+def _title(report: PlanReport) -> str:
+    if report.is_preview:
+        return f"Preview {report.environment}".strip()
+    return headline(report.shown.plan) if report.shown else f"No plan for environment {report.environment}"
 
 
 def _to_decide(report: PlanReport) -> str:
@@ -119,16 +123,15 @@ def _undecidable(report: PlanReport) -> str:
     A comment is not cut, so that no loss or refusal is hidden.
     """
     kinds = ", ".join(refusal.kind for refusal in report.refusals) or "none"
-    losses = len(_loss_lines(report)) if report.plan else 0
-    title = headline(report.plan) if report.plan else f"No plan for environment {report.environment}"
     return (
-        f"## {literal(title)}\n\n> [!CAUTION]\n> **Too long for a comment.** Refusals: {kinds}. Losses: {losses}. "
+        f"## {literal(_title(report))}\n\n> [!CAUTION]\n> **Too long for a comment.** Refusals: {kinds}. "
+        f"Losses: {len(_loss_lines(report))}. "
         "Review all of them, and the digest, on the page of the run."
     )
 
 
 def _refusals(report: PlanReport) -> list[str]:
-    has_ended = report.is_apply or report.plan is None
+    has_ended = report.is_apply or report.prod is None
     refused = "Refused: nothing was changed" if has_ended else "Applying this plan would be refused"
     return [
         _caution(
@@ -141,9 +144,10 @@ def _refusals(report: PlanReport) -> list[str]:
 
 def _losses(report: PlanReport) -> list[str]:
     """What the environment loses, first: that is what a reviewer must not miss."""
-    assert report.plan is not None
     lines = _loss_lines(report)
-    return [_caution(f"**{literal(report.plan.environment)} loses:**\n\n" + "\n".join(lines))] if lines else []
+    if report.prod is None or not lines:
+        return []
+    return [_caution(f"**{literal(report.prod.plan.environment)} loses:**\n\n" + "\n".join(lines))]
 
 
 def _unknown_columns(report: PlanReport) -> list[str]:
@@ -158,18 +162,18 @@ def _unknown_columns(report: PlanReport) -> list[str]:
 
 
 def _loss_lines(report: PlanReport) -> list[str]:
-    assert report.plan is not None
-    environment = literal(report.plan.environment)
-    if report.is_preview and report.plan.environment == report.environment:
+    if report.prod is None:
         return []
+    plan = report.prod.plan
+    environment = literal(plan.environment)
     older = " If nobody has removed it, this branch is older than the model: merge the main branch."
     lines = [
         f"- {code(model.name)} is removed: {sentences.after_removal(model)}{'' if model.becomes else older}"
-        for model in report.plan.models
+        for model in plan.models
         if model.change == "removed"
     ]
     compared = {of_model.fqn: of_model.lost for of_model in report.diff}
-    for model in report.plan.models:
+    for model in plan.models:
         columns = report.columns(model)
         known = [column.removeprefix("drops ") for column in columns or () if column.startswith("drops ")]
         lost = known or ([] if model.kept else compared.get(model.fqn, ()))
@@ -201,8 +205,7 @@ def _caution(text: str) -> str:
 # -- tables ---------------------------------------------------------------------------------------
 
 
-def _tables(report: PlanReport) -> Iterator[_Table]:
-    assert report.plan is not None
+def _tables(report: PlanReport, plan: msg.PlanBuilt) -> Iterator[_Table]:
     unit_tests = f"{counted(report.unit_tests, 'unit test')} passed." if report.unit_tests else ""
     audits = [[code(model), *map(literal, cells)] for model, *cells in data_tables.audit_rows(report.audits)]
     passing = literal(data_tables.passing_audits(report.audits))
@@ -217,7 +220,7 @@ def _tables(report: PlanReport) -> Iterator[_Table]:
     cells = [[code(model), code(column), *map(literal, others)] for model, column, *others in columns]
     yield _Table("Columns that differ", data_tables.COLUMNS_HEAD, cells, data_tables.COLUMNS_HEAD[2:])
     yield _affected(report, planned)
-    yield _Table("Models", ("Model", "Change", "What readers see", "Computes", "Owner"), _models(report))
+    yield _Table("Models", ("Model", "Change", "What readers see", "Computes", "Owner"), _models(report, plan))
 
 
 def _affected(report: PlanReport, planned: dict[str, msg.PlannedModel]) -> _Table:
@@ -235,33 +238,30 @@ def _affected(report: PlanReport, planned: dict[str, msg.PlannedModel]) -> _Tabl
     return _Table("Affected outside of SQLMesh", head, rows, remark=remark)
 
 
-def _models(report: PlanReport) -> list[list[str]]:
-    assert report.plan is not None
+def _models(report: PlanReport, plan: msg.PlanBuilt) -> list[list[str]]:
     return [
         [
             code(model.name),
             literal(sentences.change(model)),
             literal(sentences.effect(model, report.columns(model))),
-            literal(sentences.computes(model, report.seconds.get(model.fqn))),
+            literal(sentences.computes(model, report.seconds(model))),
             literal(model.owner or ""),
         ]
-        for model in report.plan.models
+        for model in plan.models
     ]
 
 
-def _picture(report: PlanReport) -> list[str]:
-    if report.plan is None:
-        return []
-    drawn = mermaid(report.plan, report.upstream, report.diff, report.affected)
+def _picture(report: PlanReport, plan: msg.PlanBuilt) -> list[str]:
+    drawn = mermaid(plan, report.upstream, report.diff, report.affected)
     return [f"### What reads what\n\n{fenced(drawn, 'mermaid')}"] if drawn else []
 
 
 # -- where to look, and what the words mean -------------------------------------------------------
 
 
-def _notes(report: PlanReport) -> list[str]:
+def _notes(report: PlanReport, plan: msg.PlanBuilt) -> list[str]:
     look = [*_views(report), *_made(report)]
-    legend = [f"- {line}" for line in _legend(report)]
+    legend = [f"- {line}" for line in _legend(report, plan)]
     return [
         *(["### Where to look\n\n" + "\n".join(f"- {line}" for line in look)] if look else []),
         *(["### What the words mean\n\n" + "\n".join(legend)] if legend else []),
@@ -270,7 +270,7 @@ def _notes(report: PlanReport) -> list[str]:
 
 def _views(report: PlanReport) -> Iterator[str]:
     """How to query what a preview shows."""
-    views = [code(f"SELECT * FROM {m.view}") for m in (report.preview.models if report.preview else ()) if m.view]
+    views = [code(f"SELECT * FROM {m.view}") for m in (report.preview.plan.models if report.preview else ()) if m.view]
     if views:
         yield f"The preview: {listed(views, 5)}"
 
@@ -285,10 +285,9 @@ def _made(report: PlanReport) -> Iterator[str]:
         yield f"The commit: `{origin.commit}`"
 
 
-def _legend(report: PlanReport) -> Iterator[str]:
-    assert report.plan is not None
-    changed = [model for model in report.plan.models if model.change]
-    environment = literal(report.plan.environment)
+def _legend(report: PlanReport, plan: msg.PlanBuilt) -> Iterator[str]:
+    changed = [model for model in plan.models if model.change]
+    environment = literal(plan.environment)
     if any(model.category and "breaking" in model.category for model in changed):
         yield "**breaking**: all models downstream are computed again. **non breaking**: none of them is."
     if any(model.change == "indirect" for model in changed):
@@ -316,9 +315,8 @@ def _examples(report: PlanReport) -> Iterator[str]:
             yield f"<details><summary>{title}</summary>\n\n{table}\n\n</details>"
 
 
-def _differences(report: PlanReport) -> list[str]:
-    assert report.plan is not None
-    found = [(f"<code>{literal(model.name)}</code>", model.diff) for model in report.plan.models if model.diff]
-    if report.plan.statements:
-        found.append(("Statements and requirements", report.plan.statements))
+def _differences(plan: msg.PlanBuilt) -> list[str]:
+    found = [(f"<code>{literal(model.name)}</code>", model.diff) for model in plan.models if model.diff]
+    if plan.statements:
+        found.append(("Statements and requirements", plan.statements))
     return [f"<details><summary>{title}</summary>\n\n{fenced(diff, 'diff')}\n\n</details>" for title, diff in found]

@@ -20,10 +20,10 @@ from dg_sqlmesh_component.history.records import OutsideData, materialized_data,
 from dg_sqlmesh_component.history.source_loads import source_loads
 from dg_sqlmesh_component.history.unfinished_restatements import finish, unfinished_restatements
 from dg_sqlmesh_component.plan.attempts import DIGEST_TAG, all_losses, earlier_attempts
-from dg_sqlmesh_component.plan.gate import Decision, allowed_fqns, digest_of, headline, refusals
+from dg_sqlmesh_component.plan.gate import Decision, allowed_fqns, headline
 from dg_sqlmesh_component.plan.planning import Planning
 from dg_sqlmesh_component.plan.preview_audits import previewed_audits
-from dg_sqlmesh_component.plan.report import PlanReport
+from dg_sqlmesh_component.plan.report import Planned, PlanReport
 from dg_sqlmesh_component.plan.sentences import kept_rows, left_out, made_up_for
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed, ranges
@@ -80,8 +80,8 @@ class _PlanStep:
         self._compared = msg.DataComparedWithRecords()
         self._loads = source_loads(context.instance, assets_of(context), settings)
         self._computing_since = 0
-        report = PlanReport(settings.environment, "", None, {}, (), "", is_apply=self._applies)
-        self.planning = Planning(context, settings, report, _ADVICE)
+        self._report = PlanReport(settings.environment, is_apply=self._applies)
+        self.planning = Planning(context, settings, self._report, _ADVICE)
 
     def run(self) -> Iterator[Any]:
         """Yield the results of the step."""
@@ -114,25 +114,13 @@ class _PlanStep:
     def _answer(self, plan: msg.PlanBuilt) -> msg.PlanApproval | None:
         """Report the plan. If it is refused, the step ends here: the worker waits for an approval and is stopped."""
         assets = self._settings.assets
-        seconds, excess = self.planning.estimated(plan)
-        digest = digest_of(plan, self._decision.allow_destructive)
-        found = refusals(plan, self._decision, self._settings.apply_job, assets.names.by_fqn, excess)
-        if self._decision.digest and not any(refusal.kind in ("digest", "moved") for refusal in found):
-            digest = self._decision.digest  # the reviewed one, also if the run config has an allow-list in addition
-        self.planning.report = replace(
-            self.planning.report,
-            digest=digest,
-            plan=plan,
-            seconds=seconds,
-            refusals=found,
-            apply_command=self.planning.apply_command(digest, found),
-            affected=self.planning.affected(plan),
-        )
-        tags = {DIGEST_TAG: digest}
+        self._report.prod = planned = self.planning.for_prod(plan, self._decision)
+        self._report.affected = self.planning.affected(plan)
+        tags = {DIGEST_TAG: planned.digest}
         if self._applies:
             tags |= {PLAN_TAG: plan.plan_id, APPLIES_TAG: project_hash(assets)}
         self._context.instance.add_run_tags(self._context.run.run_id, tags)
-        self.planning.publish(f"{headline(plan)} Digest: {digest}")
+        self.planning.publish(f"{headline(plan)} Digest: {planned.digest}")
         if not self._applies:
             return None
         self.planning.refuse("plan")
@@ -148,13 +136,14 @@ class _PlanStep:
     def _end(self) -> Iterator[Any]:
         if not self._applies:
             return
-        plan = self.planning.report.plan
-        assert plan is not None, "a plan was applied"
-        yield from self._records()
+        planned = self._report.prod
+        assert planned is not None, "a plan was applied"
+        plan = planned.plan
+        yield from self._records(planned)
         environment = self._settings.environment
-        result = f"Applied: environment {environment} shows the plan. {self.planning.cost(self.planning.report)}"
+        result = f"Applied: environment {environment} shows the plan. {self.planning.cost(planned)}"
         attempts = earlier_attempts(
-            self._context.instance, self._settings.apply_job, self.planning.report.digest, self._context.run.run_id
+            self._context.instance, self._settings.apply_job, planned.digest, self._context.run.run_id
         )
         if attempts:
             result += f" Earlier attempts: {listed([f'run {attempt.run_id}' for attempt in attempts])}."
@@ -174,10 +163,9 @@ class _PlanStep:
         self._context.log.info(result)
         self.planning.end(result)
 
-    def _records(self) -> Iterator[Any]:
+    def _records(self, planned: Planned) -> Iterator[Any]:
         """Record the data of the promoted versions, once, and the results of the audits that SQLMesh has evaluated."""
-        instance, assets, plan = self._context.instance, self._settings.assets, self.planning.report.plan
-        assert plan is not None, "a plan was applied"
+        instance, assets, plan = self._context.instance, self._settings.assets, planned.plan
         compared = [data for data in self._compared.unrecorded if data.fqn in assets.specs]
         recorded = recorded_data(instance, assets, [data.fqn for data in compared])
         others = [run for run in active_runs(instance, assets) if run.run_id != self._context.run.run_id]
@@ -186,7 +174,7 @@ class _PlanStep:
             self._context.log.info(f"Left to a run that has not finished: {listed(left_to_runs)}.")
         by_model = {data.fqn: data for data in found}
         coverages = {data.fqn: data.coverage for data in compared}
-        computed = self.planning.report.computed
+        computed = planned.computed
         outcomes = {
             outcome.fqn: replace(outcome, coverage=coverages.get(outcome.fqn)) for outcome in self.planning.outcomes
         }

@@ -11,7 +11,7 @@ from unit.plan.plans import ORDERS, plan
 
 from dg_sqlmesh_component.plan.data_tables import HEAD, as_json, lacks_rows, note, row
 from dg_sqlmesh_component.plan.gate import Refusal, preview_refusals
-from dg_sqlmesh_component.plan.report import PlanReport
+from dg_sqlmesh_component.plan.report import Planned, PlanReport
 from dg_sqlmesh_component.plan.report_markdown import markdown
 from dg_sqlmesh_component.protocol import messages as msg
 
@@ -106,7 +106,7 @@ def test_rows_that_a_preview_has_not_computed_are_not_removed(more: dict[str, An
 
 def test_a_job_that_has_failed_reports_the_failure_once_and_first() -> None:
     refused = [Refusal("error", ("t.a",), "Failed. t.a failed its audit.")]
-    report = PlanReport("prod", "d1", plan(ORDERS), {}, refused, None, result=refused[0].message, is_apply=True)
+    report = PlanReport("prod", is_apply=True, prod=Planned(plan(ORDERS)), problems=refused, result=refused[0].message)
     text = markdown(report)
     assert "\n\nFailed. t.a failed its audit.\n\n**To decide:** 1 failure.\n\n" in text
     assert text.count("failed its audit") == 1
@@ -134,13 +134,9 @@ def test_holes_that_a_preview_would_read_are_never_allowed() -> None:
 def test_the_markdown_of_a_preview_has_the_command_that_applies_it_before_its_data() -> None:
     report = PlanReport(
         "pr_1",
-        "d1",
-        plan(ORDERS),
-        {},
-        [],
-        "dg launch --job shop_apply",
-        result="The preview is ready.",
         is_preview=True,
+        prod=Planned(plan(ORDERS), digest="d1", apply_command="dg launch --job shop_apply"),
+        result="The preview is ready.",
         diff=[compared()],
     )
     text = markdown(report)

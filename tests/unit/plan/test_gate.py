@@ -18,7 +18,7 @@ from dg_sqlmesh_component.plan.gate import (
     headline,
     refusals,
 )
-from dg_sqlmesh_component.plan.report import PlanReport
+from dg_sqlmesh_component.plan.report import Planned, PlanReport
 from dg_sqlmesh_component.plan.report_markdown import markdown
 from dg_sqlmesh_component.protocol import messages as msg
 
@@ -201,7 +201,8 @@ def test_a_plan_over_the_budget_is_refused_unless_the_run_config_allows_it() -> 
 
 
 def report(*models: msg.PlannedModel, refused: tuple[Refusal, ...] = (), **more: Any) -> PlanReport:
-    return PlanReport("prod", "d1", plan(*models, **more), {ORDERS.fqn: 12.4}, refused, "dg launch --job shop_apply")
+    planned = Planned(plan(*models, **more), {ORDERS.fqn: 12.4}, refused, "d1", "dg launch --job shop_apply")
+    return PlanReport("prod", prod=planned)
 
 
 def test_json_has_the_documented_keys() -> None:
@@ -286,7 +287,7 @@ def test_markdown_of_an_apply_says_that_nothing_was_computed() -> None:
 
 @pytest.mark.parametrize("kind", ["tests", "linter", "additive", "not_ready"])
 def test_markdown_of_a_project_without_a_plan_says_that_nothing_was_changed(kind: str) -> None:
-    text = markdown(replace(report(refused=(Refusal(kind, (), "No."),)), plan=None))
+    text = markdown(PlanReport("prod", problems=[Refusal(kind, (), "No.")]))
     assert f"> **Refused: nothing was changed ({kind}).** No." in text
 
 

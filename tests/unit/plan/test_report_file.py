@@ -11,7 +11,7 @@ import pytest
 from dg_sqlmesh_component.plan.report import PlanReport
 from dg_sqlmesh_component.plan.report_file import begin_report, write_report
 
-REPORT = PlanReport("prod", "", None, {}, (), None)
+REPORT = PlanReport("prod")
 
 
 def test_report_of_an_earlier_job_is_replaced_by_one_that_fails(

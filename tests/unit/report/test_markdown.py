@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from dg_sqlmesh_component.plan.gate import PARTS, Refusal
-from dg_sqlmesh_component.plan.report import PlanReport
+from dg_sqlmesh_component.plan.report import Planned, PlanReport
 from dg_sqlmesh_component.plan.report_markdown import markdown
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.report.markdown import LIMIT, code, literal
@@ -40,7 +40,7 @@ TEXTS |= st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 def report(models: list[msg.PlannedModel], refused: tuple[Refusal, ...] = ()) -> str:
     parts = {part: f"{number:010}" for number, part in enumerate(PARTS)}
     plan = msg.PlanBuilt("prod", "p2", "p1", parts, tuple(models), has_changes=True, plan_command="sqlmesh plan prod")
-    return markdown(PlanReport("prod", "d-1", plan, {}, refused, "dg launch --job apply"))
+    return markdown(PlanReport("prod", prod=Planned(plan, {}, refused, "d-1", "dg launch --job apply")))
 
 
 def parsed(text: str) -> list[Token]:
