@@ -1,34 +1,15 @@
-"""Whether a plan may be applied. Pure: it decides by the facts of the plan, and refuses before anything is computed.
-
-The digest of a plan is a hash of everything that a reviewer approves. It has one field for each part, so that a
-refusal can name the parts that differ.
-"""
+"""Whether a plan may be applied. Pure: it decides by the facts of the plan, and refuses before anything is computed."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from dg_sqlmesh_component.plan.digest import MEANINGS, PREVIOUS_MODELS, differing_parts, digest_of
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, counted, listed, ranges, unquoted, utc_text
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.protocol.manifest import ModelNames
-
-PARTS = ("models", "categories", "statements", "requirements", "settings", "previous models")
-"""The parts of `PlanBuilt.parts`, in the order of the digest's fields. The allow-list is the last field."""
-
-_ALLOW_LIST = "allow-list"
-
-_MEANINGS = {
-    "models": "the files of the project differ, so other versions of models would be promoted",
-    "categories": "SQLMesh's categories of the changes differ",
-    "statements": "the statements before or after all models differ",
-    "requirements": "the versions of required Python packages differ",
-    "settings": "the settings of the environment or of plans differ",
-    "previous models": "the environment showed other versions when a plan had finished last",
-    _ALLOW_LIST: "`allow_destructive` names other models than the plan's run config did",
-}
 
 
 @dataclass(frozen=True)
@@ -79,19 +60,6 @@ _ACCEPTED_BY = {
     "lost_intervals": "allow_lost_intervals",
 }
 """By kind of refusal, the option of the run config that accepts its models."""
-
-
-def digest_of(plan: msg.PlanBuilt, allow_destructive: Collection[str]) -> str:
-    """The digest of a plan. Two plans have the same one if a reviewer of one has approved all of the other.
-
-    Args:
-        allow_destructive: Names of models, in any order.
-    """
-    return "-".join([*(plan.parts[part] for part in PARTS), _short_hash(sorted(set(allow_destructive)))])
-
-
-def _short_hash(names: Iterable[str]) -> str:
-    return hashlib.sha256("\0".join(names).encode()).hexdigest()[:10]
 
 
 def refusals(
@@ -162,21 +130,16 @@ def _other_digest(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:
     if decision.digest is None:
         return
     digest = digest_of(plan, decision.allow_destructive)
-    approved, fields = decision.digest.strip().split("-"), digest.split("-")
-    if len(approved) != len(fields):
+    differing = differing_parts(decision.digest, digest)
+    if differing is None:
         message = f"`digest` in the run config is {decision.digest!r}, which is no digest of a plan. Copy it from one."
         yield Refusal("digest", (), message)
         return
-    compared = zip((*PARTS, _ALLOW_LIST), approved, fields)
-    differing = [part for part, was, now in compared if was != now]
-    if _has_finished(plan) and "previous models" in differing:  # the environment shows the approved versions already
-        differing.remove("previous models")
-    # To name models in the run config is an approval too, so a plan without an allow-list covers one with any.
-    if differing == [_ALLOW_LIST] and approved[-1] == _short_hash(()):
-        differing = []
+    if _has_finished(plan):  # the environment shows the approved versions already
+        differing = [part for part in differing if part != PREVIOUS_MODELS]
     if differing:
-        has_moved = "previous models" in differing
-        reasons = "; ".join(_MEANINGS[part] for part in differing)
+        has_moved = PREVIOUS_MODELS in differing
+        reasons = "; ".join(MEANINGS[part] for part in differing)
         message = (
             f"The approved plan has the digest {decision.digest}, and the plan that would be applied now has {digest}. "
             f"What differs: {reasons}."

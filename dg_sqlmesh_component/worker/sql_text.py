@@ -10,6 +10,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.dialects.dialect import Dialect
 from sqlglot.errors import SqlglotError
+from sqlmesh.core.audit import Audit
 
 
 def plain_sql(expression: Any, dialect: str | None) -> str:
@@ -24,6 +25,11 @@ def plain_sql(expression: Any, dialect: str | None) -> str:
 def audit_arguments(args: Mapping[str, exp.Expr], dialect: str | None) -> dict[str, str]:
     """Arguments of an audit's query as SQL text, in the order written. `blocking` is not among them."""
     return {name: value.sql(dialect=dialect, comments=False) for name, value in args.items() if name != "blocking"}
+
+
+def is_blocking(audit: Audit, args: Mapping[str, exp.Expr]) -> bool:
+    """Whether a failure of this use of an audit stops the model. The use decides, before the audit."""
+    return args["blocking"] == exp.true() if "blocking" in args else audit.blocking
 
 
 @lru_cache(maxsize=10_000)

@@ -92,7 +92,7 @@ def test_an_indirect_destructive_change_is_built_and_leaves_prod_unfinished(proj
 
 
 def test_each_attempt_is_the_previous_plan_of_the_next_one_and_the_finished_versions_stay(project: Path) -> None:
-    """`worker/plan/digest.py` cannot compare the previous plan of an unfinished one."""
+    """`worker/plan/plan_parts.py` cannot compare the previous plan of an unfinished one."""
     write(project, "base", BASE.format(type="INT"))
     context = opened(project)
     finished = context.state_reader.get_environment("prod")
@@ -183,7 +183,7 @@ def test_a_plan_built_before_another_one_landed_raises_an_error_of_its_own(proje
 
 
 def test_equal_plans_have_different_ids_and_versions_keep_the_hashes_of_older_definitions(project: Path) -> None:
-    """`worker/plan/digest.py` hashes no id; `stale_branch` compares with `previous_versions`."""
+    """`worker/plan/plan_parts.py` hashes no id; `stale_branch` compares with `previous_versions`."""
     old = (project / "models" / "total.sql").read_text()
     write(project, "total", TOTAL.replace("count(*)", "count(*) + 1"))
     context = opened(project)

@@ -21,7 +21,6 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from sqlglot import exp
 from sqlmesh.core import constants as c
 from sqlmesh.core.audit import StandaloneAudit as SQLMeshStandaloneAudit
 from sqlmesh.core.context import Context
@@ -46,7 +45,7 @@ from dg_sqlmesh_component.worker.load.check_names import check_names
 from dg_sqlmesh_component.worker.load.lineage_and_links import SourceUrls, column_lineage
 from dg_sqlmesh_component.worker.load.selections import answer_again, selected_models
 from dg_sqlmesh_component.worker.pipe import Pipe
-from dg_sqlmesh_component.worker.sql_text import audit_arguments, plain_sql
+from dg_sqlmesh_component.worker.sql_text import audit_arguments, is_blocking, plain_sql
 from dg_sqlmesh_component.worker.sqlmesh_internals import file_of, watch_loaders
 
 
@@ -243,7 +242,7 @@ class _ManifestNodes:
                 name=audit.name,
                 position=position,
                 check_name=check_name,
-                blocking=args["blocking"] == exp.true() if "blocking" in args else audit.blocking,
+                blocking=is_blocking(audit, args),
                 args=texts,
                 query=self._audit_query(audit),
                 path=_path_of(audit),

@@ -16,7 +16,7 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.intervals.tables import computed_intervals
 from dg_sqlmesh_component.worker.observe.audits import evaluate_one
-from dg_sqlmesh_component.worker.sql_text import audit_arguments
+from dg_sqlmesh_component.worker.sql_text import audit_arguments, is_blocking
 
 
 def compare_audits(plan: Plan, prod: Environment, context: Context) -> Iterator[msg.AuditsCompared]:
@@ -73,7 +73,6 @@ class _Audits:
 
     def __iter__(self) -> Iterator[msg.ComparedAudit]:
         for position, (audit, args) in enumerate(self._snapshot.node.audits_with_args):
-            blocking = args["blocking"] == exp.true() if "blocking" in args else audit.blocking
             if audit.skip or not self._is_computed:
                 continue
             rows, error = self._failing_rows(position, self._given)
@@ -81,7 +80,7 @@ class _Audits:
             if not self._is_prods_table:  # an audit of a column that only the preview has fails in prod
                 rows_prod = self._failing_rows(position, self._given_prod)[0] if self._has_prod else None
             texts = audit_arguments(args, self._dialect)
-            yield msg.ComparedAudit(audit.name, texts, blocking, rows, rows_prod, error)
+            yield msg.ComparedAudit(audit.name, texts, is_blocking(audit, args), rows, rows_prod, error)
 
     def _failing_rows(self, position: int, given: Mapping[str, Any]) -> tuple[int | None, str | None]:
         """The number of failing rows, and the error if there is none."""

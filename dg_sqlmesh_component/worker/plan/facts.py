@@ -28,9 +28,9 @@ from dg_sqlmesh_component.worker.observe.audits import audited
 from dg_sqlmesh_component.worker.plan.column_reads import column_reads
 from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.plan.dependents import dependents
-from dg_sqlmesh_component.worker.plan.digest import plan_parts
 from dg_sqlmesh_component.worker.plan.lost_intervals import brought_back, lost_intervals
 from dg_sqlmesh_component.worker.plan.migrations import losses
+from dg_sqlmesh_component.worker.plan.plan_parts import plan_parts
 from dg_sqlmesh_component.worker.state_lock import is_file_locked, is_lockable
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dg_sqlmesh_component.plan.gate import (
-    PARTS,
-)
+from dg_sqlmesh_component.plan.digest import PARTS
 from dg_sqlmesh_component.protocol import messages as msg
 
 ORDERS = msg.PlannedModel(

@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 from unit.plan.plans import ORDERS, plan
 
+from dg_sqlmesh_component.plan.digest import PARTS, digest_of
 from dg_sqlmesh_component.plan.gate import (
-    PARTS,
     Decision,
     Refusal,
     allowed_fqns,
     apply_config,
-    digest_of,
     headline,
     refusals,
 )

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from dg_sqlmesh_component.plan.gate import PARTS, Refusal
+from dg_sqlmesh_component.plan.digest import PARTS
+from dg_sqlmesh_component.plan.gate import Refusal
 from dg_sqlmesh_component.plan.report import Planned, PlanReport
 from dg_sqlmesh_component.plan.report_markdown import markdown
 from dg_sqlmesh_component.protocol import messages as msg

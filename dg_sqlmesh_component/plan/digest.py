@@ -1,0 +1,53 @@
+"""The digest of a plan: a hash of everything that a reviewer approves. Pure.
+
+It has one field for each part, so that a refusal can name the parts that differ. `worker/plan/plan_parts.py` hashes the
+parts of SQLMesh's plan.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable
+
+from dg_sqlmesh_component.protocol import messages as msg
+
+PREVIOUS_MODELS, ALLOW_LIST = "previous models", "allow-list"
+
+PARTS = ("models", "categories", "statements", "requirements", "settings", PREVIOUS_MODELS)
+"""The parts of `PlanBuilt.parts`, in the order of the digest's fields. The allow-list is the last field."""
+
+MEANINGS = {
+    "models": "the files of the project differ, so other versions of models would be promoted",
+    "categories": "SQLMesh's categories of the changes differ",
+    "statements": "the statements before or after all models differ",
+    "requirements": "the versions of required Python packages differ",
+    "settings": "the settings of the environment or of plans differ",
+    PREVIOUS_MODELS: "the environment showed other versions when a plan had finished last",
+    ALLOW_LIST: "`allow_destructive` names other models than the plan's run config did",
+}
+
+
+def digest_of(plan: msg.PlanBuilt, allow_destructive: Collection[str]) -> str:
+    """The digest of a plan. Two plans have the same one if a reviewer of one has approved all of the other.
+
+    Args:
+        allow_destructive: Names of models, in any order.
+    """
+    return "-".join([*(plan.parts[part] for part in PARTS), _short_hash(sorted(set(allow_destructive)))])
+
+
+def _short_hash(names: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(names).encode()).hexdigest()[:10]
+
+
+def differing_parts(approved: str, digest: str) -> list[str] | None:
+    """The parts, of `PARTS` and the allow-list, by which a digest is not the approved one; None if that is no digest.
+
+    To name models in the run config is an approval too, so a digest without an allow-list covers one with any.
+    """
+    were, are = approved.strip().split("-"), digest.split("-")
+    if len(were) != len(are):
+        return None
+    has_list = were[-1] != _short_hash(())
+    compared = zip((*PARTS, ALLOW_LIST), were, are)
+    return [part for part, was, now in compared if was != now and (part != ALLOW_LIST or has_list)]
