@@ -54,6 +54,16 @@ class Affected:
         return {"asset": self.asset, "owner": self.owner, "columns": columns}
 
 
+def columns_of(model: msg.PlannedModel, compared: msg.ModelCompared | None) -> tuple[msg.ColumnChange, ...] | None:
+    """The columns that consumers of a model gain, lose or see with another type; None if they are not known.
+
+    A preview has computed the model, so its table tells what SQLMesh did not know.
+    """
+    if model.columns is not None:
+        return model.columns
+    return compared.schema if compared and compared.error is None else None
+
+
 def changed_columns(
     model: msg.PlannedModel, compared: msg.ModelCompared | None, columns: Iterable[str], *, is_compared: bool
 ) -> set[str] | None:
@@ -67,10 +77,10 @@ def changed_columns(
     # Values that were not compared may differ, and so may those that prod computes later.
     if model.kept or (compared and not _is_whole(compared)):
         return None
-    known = (*compared.lost, *compared.retyped) if compared and model.other_columns is None else model.other_columns
-    if known is None:
+    changes = columns_of(model, compared)
+    if changes is None or (compared is None and model.change in ("added", "removed")):
         return None
-    lost = set(known)
+    lost = {change.name for change in changes if change.before is not None}
     if not is_compared:
         return lost if model.category == "non_breaking" else None
     if compared is None:

@@ -26,7 +26,7 @@ class Attempt:
     """
 
     run_id: str
-    losses: Mapping[str, tuple[str, ...]]
+    losses: Mapping[str, tuple[msg.ColumnChange, ...]]
 
 
 def earlier_attempts(instance: dg.DagsterInstance, apply_job: str, digest: str, run_id: str) -> list[Attempt]:
@@ -47,19 +47,19 @@ def earlier_attempts(instance: dg.DagsterInstance, apply_job: str, digest: str, 
     return attempts[::-1]
 
 
-def _reported_losses(instance: dg.DagsterInstance, run_id: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _reported_losses(instance: dg.DagsterInstance, run_id: str) -> Iterator[tuple[str, tuple[msg.ColumnChange, ...]]]:
     for _, metadata in step_metadata(instance, run_id):
         report = metadata.get("sqlmesh/plan_json")
         if isinstance(report, dg.JsonMetadataValue) and isinstance(report.value, dict):
             for model in report.value["models"]:
-                yield model["name"], tuple(model["destructive"])
+                yield model["name"], tuple(msg.ColumnChange(**column) for column in model["dropped_columns"])
 
 
-def all_losses(attempts: Iterable[Attempt], plan: msg.PlanBuilt) -> dict[str, tuple[str, ...]]:
+def all_losses(attempts: Iterable[Attempt], plan: msg.PlanBuilt) -> dict[str, tuple[msg.ColumnChange, ...]]:
     """By name of the model, what all attempts have dropped, if this one has applied the plan."""
-    losses: dict[str, tuple[str, ...]] = {}
+    losses: dict[str, tuple[msg.ColumnChange, ...]] = {}
     own = {model.name: model.destructive for model in plan.models}
     for of_attempt in (*(attempt.losses for attempt in attempts), own):
-        for name, effects in of_attempt.items():
-            losses[name] = tuple(dict.fromkeys([*losses.get(name, ()), *effects]))
-    return {name: effects for name, effects in losses.items() if effects}
+        for name, columns in of_attempt.items():
+            losses[name] = tuple(dict.fromkeys([*losses.get(name, ()), *columns]))
+    return {name: columns for name, columns in losses.items() if columns}

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.column_changes import described
 from dg_sqlmesh_component.protocol.formatting import counted, listed, ranges
 
 HEAD = ("Model", "Rows", "In prod", "Added", "Removed", "Changed", "Note")
@@ -43,7 +44,7 @@ def as_json(compared: msg.ModelCompared, planned: msg.PlannedModel | None = None
             for name, (preview, prod) in compared.amounts.items()
         },
         "note": note(compared, planned),
-        "schema": list(compared.schema),
+        "schema": list(map(described, compared.schema)),
         "sample": compared.sample,
         "examples": {
             kind: [dict(zip(sample.columns, values, strict=True)) for values in sample.rows]
@@ -198,7 +199,7 @@ def _sentences(compared: msg.ModelCompared) -> Iterator[str]:
     elif compared.rows is None:
         yield "Removed in the preview."
     if compared.schema:
-        yield f"The new table {', '.join(compared.schema)}."
+        yield f"The new table {', '.join(map(described, compared.schema))}."
     if compared.ranges:
         yield f"Only {ranges(compared.ranges)} was compared, which both have computed."
     if compared.only_its_time:

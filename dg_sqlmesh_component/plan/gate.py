@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from dg_sqlmesh_component.plan.digest import MEANINGS, PREVIOUS_MODELS, differing_parts, digest_of
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.column_changes import all_dropped
 from dg_sqlmesh_component.protocol.formatting import block, counted, listed, ranges, unquoted, utc_text
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.protocol.manifest import ModelNames
@@ -189,7 +190,7 @@ def _destructive(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> 
     allowed = _named(decision.allow_destructive, names)
     refused = [m for m in plan.models if m.destructive and not m.may_destroy and m.fqn not in allowed]
     if refused:
-        details = "; ".join(f"{names.to_write(m.fqn)}: SQLMesh {', '.join(m.destructive)}" for m in refused)
+        details = "; ".join(f"{names.to_write(m.fqn)}: SQLMesh {all_dropped(m.destructive)}" for m in refused)
         message = (
             f"The plan would remove data from tables that environment {plan.environment} shows. {details}. The values "
             "of these columns are lost. To apply it all the same, name these models in `allow_destructive` in the run "

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dg_sqlmesh_component.plan import data_tables
-from dg_sqlmesh_component.plan.affected import Affected
+from dg_sqlmesh_component.plan.affected import Affected, columns_of
 from dg_sqlmesh_component.plan.gate import Refusal
-from dg_sqlmesh_component.plan.sentences import why_runs_wait
+from dg_sqlmesh_component.plan.sentences import columns_seen, why_runs_wait
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.column_changes import dropped
 from dg_sqlmesh_component.protocol.formatting import utc_text
 
 
@@ -137,14 +138,9 @@ class PlanReport:
         """The estimated seconds of a model of the shown plan."""
         return self.shown.seconds.get(model.fqn) if self.shown else None
 
-    def columns(self, model: msg.PlannedModel) -> Sequence[str] | None:
-        """The columns that consumers of a model gain, lose or see with another type; None if they are not known.
-
-        A preview has computed the model, so its table tells what SQLMesh did not know.
-        """
-        if model.columns is not None:
-            return model.columns
-        return next((c.schema for c in self.diff if c.fqn == model.fqn and c.error is None), None)
+    def columns(self, model: msg.PlannedModel) -> Sequence[msg.ColumnChange] | None:
+        """As `columns_of` with the data of the preview."""
+        return columns_of(model, next((compared for compared in self.diff if compared.fqn == model.fqn), None))
 
     @property
     def with_unknown_columns(self) -> list[msg.PlannedModel]:
@@ -158,8 +154,9 @@ class PlanReport:
             "becomes": model.becomes or None,
             "category": model.category,
             "forward_only": model.is_forward_only,
-            "destructive": list(model.destructive),
-            "columns": None if (columns := self.columns(model)) is None else list(columns),
+            "destructive": list(map(dropped, model.destructive)),
+            "dropped_columns": list(map(asdict, model.destructive)),
+            "columns": columns_seen(model, self.columns(model)),
             "shows_again": None if model.shows_again is None else utc_text(model.shows_again),
             "intervals": model.intervals,
             "waiting": model.waiting,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from dg_sqlmesh_component.plan import data_tables, sentences
@@ -11,6 +11,7 @@ from dg_sqlmesh_component.plan.gate import headline
 from dg_sqlmesh_component.plan.picture import mermaid
 from dg_sqlmesh_component.plan.report import PlanReport
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.column_changes import dropped
 from dg_sqlmesh_component.protocol.formatting import counted, fenced, listed, utc_text
 from dg_sqlmesh_component.report.markdown import LIMIT, code, fitting, literal, paragraphs, table_row, table_start
 
@@ -172,16 +173,14 @@ def _loss_lines(report: PlanReport) -> list[str]:
         for model in plan.models
         if model.change == "removed"
     ]
-    compared = {of_model.fqn: of_model.lost for of_model in report.diff}
+    tables = {of_model.fqn: of_model.schema for of_model in report.diff}
     for model in plan.models:
-        columns = report.columns(model)
-        known = [column.removeprefix("drops ") for column in columns or () if column.startswith("drops ")]
-        lost = known or ([] if model.kept else compared.get(model.fqn, ()))
+        lost = _dropped(report.columns(model) or ()) or ([] if model.kept else _dropped(tables.get(model.fqn, ())))
         if model.destructive:
             lines += [
-                f"- {code(model.name)}: SQLMesh {literal(effect)}, in the table that {environment} shows. "
-                f"{sentences.fate(effect)}"
-                for effect in model.destructive
+                f"- {code(model.name)}: SQLMesh {literal(dropped(column))}, in the table that {environment} shows. "
+                f"{sentences.fate(column)}"
+                for column in model.destructive
             ]
         else:
             lines += [
@@ -195,6 +194,10 @@ def _loss_lines(report: PlanReport) -> list[str]:
             for view in model.dependents or ()
         ]
     return lines
+
+
+def _dropped(changes: Iterable[msg.ColumnChange]) -> list[str]:
+    return [change.name for change in changes if change.after is None]
 
 
 def _caution(text: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from dg_sqlmesh_component.plan.gate import lost_for_good
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.column_changes import described, dropped
 from dg_sqlmesh_component.protocol.formatting import counted, listed, ranges, unquoted, utc_text
 
 KEPT = "The apply deletes no data: the old version stays until SQLMesh's janitor deletes it, by default after a week."
@@ -53,16 +54,27 @@ def change(model: msg.PlannedModel) -> str:
     return _CHANGES[model.change] + (f" ({', '.join(details)})" if details else "")
 
 
-def effect(model: msg.PlannedModel, columns: Sequence[str] | None) -> str:
-    """What consumers see.
+def columns_seen(model: msg.PlannedModel, changes: Sequence[msg.ColumnChange] | None) -> list[str] | None:
+    """What consumers see of the columns; None if that is not known.
 
     Args:
-        columns: As in `PlannedModel`, or as a preview has computed them.
+        changes: As in `PlannedModel.columns`, or as a preview has computed them.
+    """
+    order = ["changes the order of columns"] if model.is_reordered else []
+    return None if changes is None else [*map(described, changes), *order]
+
+
+def effect(model: msg.PlannedModel, changes: Sequence[msg.ColumnChange] | None) -> str:
+    """What consumers see, also of the rows.
+
+    Args:
+        changes: As in `columns_seen`.
     """
     rows = [f"loses the rows of {ranges(model.loses)}"] if model.loses else []
     if model.destructive:
-        return "; ".join([*(f"{effect}: values are lost" for effect in model.destructive), *rows])
-    return "; ".join([*(("columns are not known before it is computed",) if columns is None else columns), *rows])
+        return "; ".join([*(f"{dropped(column)}: values are lost" for column in model.destructive), *rows])
+    columns = columns_seen(model, changes)
+    return "; ".join([*(["columns are not known before it is computed"] if columns is None else columns), *rows])
 
 
 def lost_rows(model: msg.PlannedModel) -> Iterator[str]:
@@ -76,9 +88,9 @@ def lost_rows(model: msg.PlannedModel) -> Iterator[str]:
             yield f"the rows of {ranges(intervals)} are not shown {until}"
 
 
-def fate(effect: str) -> str:
+def fate(column: msg.ColumnChange) -> str:
     """What becomes of the values of a column that SQLMesh drops."""
-    if msg.ADDED_AGAIN in effect:
+    if column.after is not None:
         return "The values of all existing rows are lost: they are NULL until somebody computes them again."
     return "The column and its values are gone, and queries that use it will fail."
 

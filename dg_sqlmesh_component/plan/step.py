@@ -26,6 +26,7 @@ from dg_sqlmesh_component.plan.preview_audits import previewed_audits
 from dg_sqlmesh_component.plan.report import Planned, PlanReport
 from dg_sqlmesh_component.plan.sentences import kept_rows, left_out, made_up_for
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.column_changes import all_dropped
 from dg_sqlmesh_component.protocol.formatting import listed, ranges
 from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.late_data import late_data_result
@@ -148,11 +149,11 @@ class _PlanStep:
         if attempts:
             result += f" Earlier attempts: {listed([f'run {attempt.run_id}' for attempt in attempts])}."
         losses = all_losses(attempts, plan)
-        if lost := [f"{name} ({', '.join(effects)})" for name, effects in losses.items()]:
+        if lost := [f"{name} ({all_dropped(columns)})" for name, columns in losses.items()]:
             result += f" Values are lost: {listed(lost)}."
         if fewer := [f"{model.name} ({ranges(model.loses)})" for model in plan.models if model.loses]:
             result += f" Rows that it does not show any more: {listed(fewer)}."
-        if emptied := [name for name, effects in losses.items() if any(msg.ADDED_AGAIN in e for e in effects)]:
+        if emptied := [name for name, columns in losses.items() if any(c.after is not None for c in columns)]:
             result += f" To compute the values of the added columns again, restate {listed(emptied)}."
         went_on = self.planning.went_on
         if went_on is not None:

@@ -16,6 +16,7 @@ from sqlmesh.core.console import NoopConsole, set_console
 from sqlmesh.core.plan import Plan, stages
 from sqlmesh.utils.errors import PlanError
 
+from dg_sqlmesh_component.protocol.column_changes import dropped
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
 from dg_sqlmesh_component.worker.plan.lost_intervals import lost_intervals
 from dg_sqlmesh_component.worker.plan.migrations import ExistingTable, losses, migrated_snapshots
@@ -56,7 +57,8 @@ class Project:
 
     def losses(self) -> dict[str, tuple[str, ...]]:
         with self.planned() as (plan, context):
-            return losses(plan, plan.context_diff, context)
+            found = losses(plan, plan.context_diff, context)
+            return {fqn: tuple(map(dropped, columns)) for fqn, columns in found.items()}
 
     def apply_without_permission(self) -> str:
         """Apply as if nothing was allowed. Return SQLMesh's error, or no text if there is none."""

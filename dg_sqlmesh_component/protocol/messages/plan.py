@@ -13,8 +13,18 @@ from dg_sqlmesh_component.protocol.texts import Query
 Change = Literal["added", "removed", "changed", "indirect", "metadata"]
 """What a plan does to a model. indirect: only models upstream of it are changed. metadata: its data stays as it is."""
 
-ADDED_AGAIN = " and adds it again as "
-"""Part of an effect in `PlannedModel.destructive`, if the table still has the column afterwards."""
+
+@dataclass(frozen=True, slots=True)
+class ColumnChange:
+    """A column that a table or view gains, loses or has with another type. `column_changes` has the words.
+
+    Attributes:
+        before, after: The types, as SQL. Empty: SQLMesh does not know it yet. None: there is no such column.
+    """
+
+    name: str
+    before: str | None
+    after: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +59,12 @@ class PlannedModel:
         change: None if the plan only computes missing intervals of it.
         category: SQLMesh's category of the change, such as `breaking`; None if it has none.
         is_forward_only: Whether the change keeps the table of the environment, and alters its columns.
-        destructive: What SQLMesh does to an existing table, for each column that it drops.
+        destructive: The columns that SQLMesh drops from an existing table, before and after as in the definitions. If
+            there is one after, SQLMesh adds it again, without values.
         may_destroy: Whether the model itself allows this (`on_destructive_change`).
-        columns: The columns that consumers gain, lose or see with another type, one sentence fragment each; None if
-            SQLMesh does not know them before it computes the model.
-        other_columns: The names of those that they lose or see with another type; None if the columns are not known.
+        columns: The columns that consumers gain, lose or see with another type; None if SQLMesh does not know them
+            before it computes the model.
+        is_reordered: Whether they see the columns in another order.
         diff: The difference of the definitions, as unified diff.
         intervals: The missing intervals that the plan computes.
         follows_promotion: Whether it computes them after the promotion.
@@ -82,10 +93,10 @@ class PlannedModel:
     change: Change | None = None
     category: str | None = None
     is_forward_only: bool = False
-    destructive: tuple[str, ...] = ()
+    destructive: tuple[ColumnChange, ...] = ()
     may_destroy: bool = False
-    columns: tuple[str, ...] | None = ()
-    other_columns: tuple[str, ...] | None = None
+    columns: tuple[ColumnChange, ...] | None = ()
+    is_reordered: bool = False
     diff: Query = ""
     intervals: int = 0
     follows_promotion: bool = False
@@ -145,11 +156,6 @@ class PlanBuilt(Event):
     unit_tests: int = 0
     reads: dict[str, ColumnReads | None] = field(default_factory=dict)
     runs_go_on: bool = False
-
-    @property
-    def losses(self) -> tuple[str, ...]:
-        """The models whose existing tables lose columns, each with what SQLMesh does to them."""
-        return tuple(f"{model.name} ({', '.join(model.destructive)})" for model in self.models if model.destructive)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dg_sqlmesh_component.protocol.messages.events import Event
+from dg_sqlmesh_component.protocol.messages.plan import ColumnChange
 from dg_sqlmesh_component.protocol.messages.requests import Interval
 from dg_sqlmesh_component.protocol.messages.run import Sample
 from dg_sqlmesh_component.protocol.texts import ProjectText, Query
@@ -34,9 +35,7 @@ class ModelCompared(Event):
         added, removed: Rows that only the preview has, and that only prod has. None if they are not known.
         changed: Rows of both whose values differ. None without a key.
         columns: By column of both, except the key: the share of matched rows with equal values.
-        schema: The columns that the table of the preview gains, loses or has with another type, as sentence fragments.
-        lost: The columns that the table loses.
-        retyped: Those that it has with another type.
+        schema: The columns that the table of the preview gains, loses or has with another type.
         keys: The columns of the key; empty if rows are not matched.
         key_problem: Why rows are not matched; None if they are.
         ranges: The ranges that were compared; empty if whole tables were.
@@ -60,9 +59,7 @@ class ModelCompared(Event):
     removed: int | None = None
     changed: int | None = None
     columns: dict[str, float] = field(default_factory=dict)
-    schema: tuple[str, ...] = ()
-    lost: tuple[str, ...] = ()
-    retyped: tuple[str, ...] = ()
+    schema: tuple[ColumnChange, ...] = ()
     keys: tuple[str, ...] = ()
     key_problem: KeyProblem | None = None
     ranges: tuple[Interval, ...] = ()

@@ -6,14 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import cached_property
 
-from sqlglot import exp
 from sqlmesh.core.context import Context
 from sqlmesh.core.context_diff import ContextDiff
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import Plan
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotId
 from sqlmesh.core.snapshot.definition import Interval, SnapshotDataVersion
-from sqlmesh.utils import columns_to_types_all_known
 from sqlmesh.utils.dag import DAG
 from sqlmesh.utils.date import to_timestamp
 
@@ -25,6 +23,7 @@ from dg_sqlmesh_component.worker.intervals.held_back import held_back_from
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables
 from dg_sqlmesh_component.worker.intervals.tables import due_at, is_incremental, missing_now
 from dg_sqlmesh_component.worker.observe.audits import audited
+from dg_sqlmesh_component.worker.plan.column_changes import column_changes
 from dg_sqlmesh_component.worker.plan.column_reads import column_reads
 from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.plan.dependents import dependents
@@ -161,7 +160,7 @@ class _Models:
         pending = self._pending.get(snapshot.name, ()) if loses else ()
         category = snapshot.change_category
         project = snapshot.node.project
-        others, added = _column_changes(snapshot, old, change) if old is not None else (None, ())
+        columns, is_reordered = _columns(snapshot, old, change) if old is not None else ((), False)
         return msg.PlannedModel(
             fqn=snapshot.name,
             name=display_name(snapshot.node, self._context),
@@ -170,8 +169,8 @@ class _Models:
             is_forward_only=bool(change and snapshot.is_forward_only),
             destructive=self._losses.get(snapshot.name, ()),
             may_destroy=snapshot.is_model and not snapshot.model.on_destructive_change.is_error,
-            columns=None if others is None and old is not None else (*(others or {}).values(), *added),
-            other_columns=None if others is None else tuple(others),
+            columns=columns,
+            is_reordered=is_reordered,
             diff=_without_header(diff.text_diff(snapshot.name)) if change in ("changed", "metadata") else "",
             intervals=len(missing) if is_incremental(snapshot) else min(len(missing), 1),
             follows_promotion=self._follows_promotion(snapshot) and bool(missing),
@@ -264,42 +263,29 @@ def _without_header(diff: str) -> str:
     return diff[max(diff.find("@@"), 0) :]
 
 
-def _column_changes(
+def _columns(
     new: Snapshot, old: Snapshot, change: msg.Change | None
-) -> tuple[dict[str, str] | None, Sequence[str]]:
-    """What consumers of the model's view see. A view of a table that keeps dropped columns shows them.
-
-    SQLMesh may know the names of columns and not all of their types. Types are compared where both are known.
+) -> tuple[tuple[msg.ColumnChange, ...] | None, bool]:
+    """What consumers of the model's view see, and whether the columns have another order.
 
     Returns:
-        By name, the columns that they lose or see with another type; None if the names are not known before the model
-        is computed, as of `SELECT *` from a table that SQLMesh does not know. Then the new ones, and their order.
+        None if the names are not known before the model is computed, as of `SELECT *` from a table that SQLMesh does
+        not know.
     """
     if not new.is_model or change == "metadata":  # an audit has no columns
-        return {}, ()
-    keeps_dropped = new.version == old.version and new.model.on_destructive_change.is_ignore
+        return (), False
     before, after = old.model.columns_to_types, new.model.columns_to_types
     if not before or not after:
-        return None, ()
-    dialect = new.model.dialect
-    others = {}
-    for name in before:
-        if name not in after and not keeps_dropped:
-            others[name] = f"drops {name}"
-        elif name in after and _is_known(before[name]) and _is_known(after[name]) and before[name] != after[name]:
-            others[name] = f"changes {name} from {before[name].sql(dialect)} to {after[name].sql(dialect)}"
-    added = [
-        f"adds {name} {type_.sql(dialect)}" if _is_known(type_) else f"adds {name}"
-        for name, type_ in after.items()
-        if name not in before
-    ]
-    keeps_order = new.version == old.version and not new.is_view  # an existing table is only altered
+        return None, False
+    keeps_table = new.version == old.version
+    # A view of a table that keeps dropped columns shows them.
+    keeps_dropped = keeps_table and new.model.on_destructive_change.is_ignore
+    changes = column_changes(before, after, new.model.dialect)
     is_reordered = [name for name in before if name in after] != [name for name in after if name in before]
-    return others, [*added, *(["changes the order of columns"] if is_reordered and not keeps_order else [])]
-
-
-def _is_known(type_: exp.DataType) -> bool:
-    return bool(columns_to_types_all_known({"": type_}))
+    return (
+        tuple(column for column in changes if column.after is not None or not keeps_dropped),
+        is_reordered and not (keeps_table and not new.is_view),  # an existing table is only altered
+    )
 
 
 def _takes_back(new: Snapshot, old: Snapshot, context: Context) -> bool:

@@ -20,17 +20,16 @@ from sqlmesh.core.engine_adapter import EngineAdapter
 from sqlmesh.core.plan import Plan
 from sqlmesh.core.snapshot import Snapshot, SnapshotId
 from sqlmesh.core.state_sync import StateReader
-from sqlmesh.utils import columns_to_types_all_known
 from sqlmesh.utils.dag import DAG
 
+from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
 from dg_sqlmesh_component.worker.explain import describe_error
+from dg_sqlmesh_component.worker.plan.column_changes import Columns, column_change, is_known
 
-Columns = Mapping[str, exp.DataType]
 
-
-def losses(plan: Plan, diff: ContextDiff, context: Context) -> dict[str, tuple[str, ...]]:
-    """What SQLMesh drops from existing tables, by fqn of the model, as sentence fragments.
+def losses(plan: Plan, diff: ContextDiff, context: Context) -> dict[str, tuple[msg.ColumnChange, ...]]:
+    """What SQLMesh drops from existing tables, by fqn of the model, as in `PlannedModel.destructive`.
 
     Args:
         diff: The changes since a plan has finished last.
@@ -68,8 +67,8 @@ class ExistingTable:
     adapter: EngineAdapter
     state: StateReader
 
-    def drops(self, old: Snapshot | None) -> Iterator[str]:
-        """What SQLMesh does to the table that loses values.
+    def drops(self, old: Snapshot | None) -> Iterator[msg.ColumnChange]:
+        """The columns that SQLMesh drops from the table, as in `PlannedModel.destructive`.
 
         Args:
             old: The version that the environment shows.
@@ -85,10 +84,7 @@ class ExistingTable:
         )
         for operation in operations:
             if operation.is_destructive:
-                name = operation.column.name
-                origin = "" if name in promoted or name in after else " (not in the promoted definition)"
-                again = f" and adds it again as {after[name].sql(self.adapter.dialect)}" if name in after else ""
-                yield f"drops {name}{origin}{again}"
+                yield column_change(operation.column.name, promoted, after, self.adapter.dialect)
 
     def _columns(self) -> Columns:
         try:
@@ -110,7 +106,7 @@ class ExistingTable:
         kept = self._types_of(old) if old is not None and old.version == self.snapshot.version else {}
 
         def type_after(name: str, data_type: exp.DataType) -> exp.DataType:
-            if not columns_to_types_all_known({name: data_type}):
+            if not is_known(data_type):
                 return before.get(name, data_type)
             is_kept = name in before and kept.get(name) == data_type
             return before[name] if is_kept else self._engines_type(data_type)

@@ -41,7 +41,7 @@ class Promotion:
     Args:
         stored: The environment when the plan was built; None if the plan creates it.
         again: What to do after a failure, as a clause that begins with a verb.
-        losses: As in `PlanBuilt.losses`.
+        losses: The models whose existing tables lose columns, in words.
         meanwhile: What an unfinished plan prevents, as a sentence; empty if nothing.
     """
 

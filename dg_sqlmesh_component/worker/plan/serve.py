@@ -12,6 +12,7 @@ from functools import partial
 from sqlmesh.utils.date import now_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.column_changes import lost_values
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
 from dg_sqlmesh_component.worker.environment import missing_environment, refuse_lost_versions, stored_environment
 from dg_sqlmesh_component.worker.explain import explain
@@ -83,7 +84,7 @@ def _planned(request: msg.PlanRequest, context: PlanContext, runs: StateLock) ->
         return msg.EvaluationFinished("not_run")
     approval = pipe.receive_approval()
     pipe.begin()
-    promotion = Promotion(plan, shown, context, _AGAIN, facts.losses, _MEANWHILE)
+    promotion = Promotion(plan, shown, context, _AGAIN, lost_values(facts.models), _MEANWHILE)
     with promotion.explained():
         beside_runs = BesideRuns(context, shown, runs, promotion, approval.interrupted)
         replace_apply(context, beside_runs.apply)

@@ -23,10 +23,11 @@ from sqlmesh.core.snapshot.definition import merge_intervals
 from sqlmesh.utils.dag import DAG
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.intervals import subtract
+from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.intervals.tables import is_incremental
 from dg_sqlmesh_component.worker.observe.samples import sample_of
+from dg_sqlmesh_component.worker.plan.column_changes import column_changes
 from dg_sqlmesh_component.worker.plan.compared_column import INTEGERS
 from dg_sqlmesh_component.worker.plan.table_comparison_queries import IN_PROD, CountQueries, Table
 from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange, computed_ranges
@@ -214,7 +215,7 @@ def _conditions(
         )
         conditions = [exp.and_(column >= first.copy(), column <= last.copy()) for column in columns]
         return replace(compared, only_its_time=True), (conditions[0], conditions[1])
-    ranges = tuple(subtract(computed, subtract(computed, old.intervals)))
+    ranges = common(computed, old.intervals)
     if not ranges:
         return replace(compared, is_partial=True), None
     filters = [
@@ -263,9 +264,7 @@ class _Comparison:
             compared,
             rows=rows,
             rows_prod=rows_prod,
-            schema=tuple(queries.schema_changes()),
-            lost=tuple(name for name in queries.before.columns if name not in queries.after.columns),
-            retyped=tuple(name for name, column in queries.common.items() if column.old != column.new),
+            schema=column_changes(queries.before.columns, queries.after.columns, queries.dialect),
             amounts={name: (preview[name], prod[name]) for name in queries.common},
         )
         largest = max(rows, rows_prod)

@@ -6,7 +6,7 @@ inside of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sqlglot import exp
@@ -63,17 +63,6 @@ class CountQueries:
     @property
     def sides(self) -> tuple[Table, Table]:
         return self.before, self.after
-
-    def schema_changes(self) -> Iterator[str]:
-        old, new = self.before.columns, self.after.columns
-        for name, type_ in old.items():
-            if name not in new:
-                yield f"drops {name}"
-            elif type_ != new[name]:
-                yield f"changes {name} from {type_.sql(self.dialect)} to {new[name].sql(self.dialect)}"
-        for name, type_ in new.items():
-            if name not in old:
-                yield f"adds {name} {type_.sql(self.dialect)}"
 
     @property
     def amounts(self) -> list[str]:

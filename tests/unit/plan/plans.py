@@ -12,6 +12,10 @@ ORDERS = msg.PlannedModel(
 )
 
 
+def drops(name: str) -> tuple[msg.ColumnChange, ...]:
+    return (msg.ColumnChange(name, "INT", None),)
+
+
 def plan(*models: msg.PlannedModel, **more: Any) -> msg.PlanBuilt:
     parts = {part: f"{number:010}" for number, part in enumerate(PARTS)}
     return msg.PlanBuilt("prod", "p2", "p1", parts, models, has_changes=True, plan_command="sqlmesh plan prod", **more)

@@ -9,13 +9,14 @@ from typing import Any
 import dagster as dg
 import pytest
 from unit.builders import manifest, model, project_assets
-from unit.plan.plans import plan
+from unit.plan.plans import drops, plan
 
 from dg_sqlmesh_component.plan.affected import Affected, affected_assets, by_asset, changed_columns, lineage_in
 from dg_sqlmesh_component.protocol import messages as msg
 
 BASE, MIDDLE = '"db"."core"."base"', '"db"."core"."middle"'
-LOST_X = msg.PlannedModel(BASE, "core.base", "changed", "breaking", columns=("drops x",), other_columns=("x",))
+LOST_X = msg.PlannedModel(BASE, "core.base", "changed", "breaking", columns=drops("x"))
+RETYPED_Z = msg.ColumnChange("z", "INT", "TEXT")
 SAME = msg.ModelCompared(BASE, "core.base", 5, 5, 0, 0, 0, {"x": 1.0, "y": 0.5, "z": 1.0})
 
 
@@ -26,8 +27,8 @@ SAME = msg.ModelCompared(BASE, "core.base", 5, 5, 0, 0, 0, {"x": 1.0, "y": 0.5, 
         ({}, None, True, {"x"}),
         ({}, None, False, None),
         ({"category": "non_breaking"}, None, False, {"x"}),
-        ({"other_columns": None}, None, True, None),
-        ({"other_columns": None}, replace(SAME, lost=("x",), retyped=("z",)), True, {"x", "y", "z"}),
+        ({"columns": None}, None, True, None),
+        ({"columns": None}, replace(SAME, schema=(*drops("x"), RETYPED_Z)), True, {"x", "y", "z"}),
     ],
     ids=["values differ", "the same table", "nothing compared", "nothing else can differ", "not known", "of the table"],
 )
@@ -65,7 +66,7 @@ def test_rows_that_prod_keeps_may_change_later() -> None:
 
 
 def test_other_rows_of_a_model_without_known_columns() -> None:
-    new = replace(LOST_X, change="added", other_columns=None)
+    new = replace(LOST_X, change="added", columns=())
     rows = msg.ModelCompared(BASE, "core.base", 5, None, 5, 0, 0)
     assert changed_columns(new, rows, (), is_compared=True) is None
     common = replace(SAME, added=1, amounts={"y": (msg.Amounts(0), msg.Amounts(0))}, keys=("k",))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from unit.builders import days
-from unit.plan.plans import ORDERS, plan
+from unit.plan.plans import ORDERS, drops, plan
 
 from dg_sqlmesh_component.plan.data_tables import HEAD, as_json, lacks_rows, note, row
 from dg_sqlmesh_component.plan.gate import Refusal, preview_refusals
@@ -33,7 +33,10 @@ def test_a_row_of_the_table_has_all_counts_and_the_columns_that_differ() -> None
     [
         ({"rows_prod": None}, "New in the preview."),
         ({"rows": None}, "Removed in the preview."),
-        ({"schema": ("drops x", "adds y INT")}, "The new table drops x, adds y INT."),
+        (
+            {"schema": (*drops("x"), msg.ColumnChange("y", None, "INT"), msg.ColumnChange("z", None, ""))},
+            "The new table drops x, adds y INT, adds z.",
+        ),
         ({"ranges": (days(1, 2),)}, "Only 2026-01-01 to 2026-01-02 (2 days) was compared, which both have computed."),
         ({"is_partial": True}, "The preview has computed only a part, so the other rows of prod count as removed."),
         (

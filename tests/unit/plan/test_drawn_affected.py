@@ -137,7 +137,7 @@ def affected(project: Project, folder: Path) -> dict[str, Affected]:
         metadata = {"dagster/column_lineage": dg.TableColumnLineage(deps_by_column=deps)} if columns else {}
         specs.append(dg.AssetSpec(name, deps=[key], metadata=metadata))
     graph = dg.Definitions(assets=specs).get_repository_def().asset_graph
-    base = msg.PlannedModel(fqns["base"], "t.base", "changed", "breaking", other_columns=())
+    base = msg.PlannedModel(fqns["base"], "t.base", "changed", "breaking")
     shares = {column: 0.5 if column in project.changed else 1.0 for column in COLUMNS}
     compared = msg.ModelCompared(fqns["base"], "t.base", 5, 5, 0, 0, 3, shares)
     found = affected_assets(

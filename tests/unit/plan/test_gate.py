@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from unit.plan.plans import ORDERS, plan
+from unit.plan.plans import ORDERS, drops, plan
 
 from dg_sqlmesh_component.plan.digest import PARTS, digest_of
 from dg_sqlmesh_component.plan.gate import (
@@ -23,7 +23,7 @@ from dg_sqlmesh_component.protocol import messages as msg
 
 SALES = msg.PlannedModel(
     '"db"."marts"."sales"', "marts.sales", "indirect", "indirect_breaking", is_forward_only=True,
-    destructive=("drops amount",), columns=("drops amount",), owner="ann",
+    destructive=drops("amount"), columns=drops("amount"), owner="ann",
 )  # fmt: skip
 
 
@@ -140,8 +140,8 @@ def test_a_name_in_the_run_config_that_the_plan_does_not_change_is_refused() -> 
 
 
 TWINS = (
-    msg.PlannedModel('"db"."t"."orders"', "t.orders", "changed", destructive=("drops a",), takes_back=True),
-    msg.PlannedModel('"db"."t"."Orders"', 't."Orders"', "changed", destructive=("drops b",), takes_back=True),
+    msg.PlannedModel('"db"."t"."orders"', "t.orders", "changed", destructive=drops("a"), takes_back=True),
+    msg.PlannedModel('"db"."t"."Orders"', 't."Orders"', "changed", destructive=drops("b"), takes_back=True),
 )
 
 
@@ -175,8 +175,8 @@ def test_a_full_name_names_one_of_two_models() -> None:
 
 
 def test_models_of_one_schema_and_name_in_two_catalogs_are_named_with_the_catalog() -> None:
-    here = msg.PlannedModel('"here"."s"."orders"', "s.orders", "changed", destructive=("drops a",))
-    there = msg.PlannedModel('"there"."s"."orders"', "there.s.orders", "changed", destructive=("drops b",))
+    here = msg.PlannedModel('"here"."s"."orders"', "s.orders", "changed", destructive=drops("a"))
+    there = msg.PlannedModel('"there"."s"."orders"', "there.s.orders", "changed", destructive=drops("b"))
     built = plan(here, there)
     both = Decision(digest_of(built, ()), allow_destructive=("s.orders",))
     [_, ambiguous] = refusals(built, both, "shop_apply", {})
@@ -256,12 +256,12 @@ def test_the_table_says_when_rows_that_a_plan_keeps_are_computed(
 
 
 def test_only_a_column_that_is_added_again_can_be_computed_again() -> None:
-    text = markdown(report(replace(SALES, destructive=("drops amount and adds it again as INT",))))
+    text = markdown(report(replace(SALES, destructive=(msg.ColumnChange("amount", "TEXT", "INT"),))))
     assert "they are NULL until somebody computes them again." in text
 
 
 def test_markdown_promises_an_old_version_only_if_versions_have_tables_of_their_own() -> None:
-    lost = replace(ORDERS, columns=("drops id",))
+    lost = replace(ORDERS, columns=drops("id"))
     kept = "the old version stays until SQLMesh's janitor deletes it"
     assert f"`core.orders`: queries that use the dropped column `id` will fail. The apply deletes no data: {kept}" in (
         markdown(report(lost))

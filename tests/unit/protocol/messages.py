@@ -60,11 +60,15 @@ EVENTS: tuple[msg.Event, ...] = (
         "p2",
         "p1",
         {"models": "ab12"},
-        (msg.PlannedModel('"t"."a"', "t.a", "changed", "breaking", destructive=("drops x",), intervals=2),),
+        (
+            msg.PlannedModel(
+                '"t"."a"', "t.a", "changed", "breaking", destructive=(msg.ColumnChange("x", "INT", None),), intervals=2
+            ),
+        ),
         has_changes=True,
     ),
     msg.ModelCompared(
-        "a", "t.a", 5, 6, 1, 2, 0, {"x": 0.5}, ("adds y INT",), ("z",), (), ("id",), None, (D1,), sample=0.5
+        "a", "t.a", 5, 6, 1, 2, 0, {"x": 0.5}, (msg.ColumnChange("y", None, "INT"),), ("id",), None, (D1,), sample=0.5
     ),
     msg.ModelCompared("a", "t.a", key_problem="no_grain", error="x", query="SELECT 1"),
     msg.ModelCompared("a", "t.a", amounts={"x": (msg.Amounts(1, 2.0, 0.0, 2.0), msg.Amounts(0))}),

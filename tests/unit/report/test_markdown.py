@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from unit.plan.plans import drops
 
 from dg_sqlmesh_component.plan.digest import PARTS
 from dg_sqlmesh_component.plan.gate import Refusal
@@ -73,7 +74,7 @@ def test_everything_that_a_pull_request_writes_is_visible_and_nothing_is_markup(
 ) -> None:
     lines = "\n".join(f"+{line}" for line in diff.split("\n"))  # as in each unified diff
     model = msg.PlannedModel(
-        name, name, "changed", "breaking", destructive=(f"drops {column}",), owner=owner, diff=f"@@\n{lines}"
+        name, name, "changed", "breaking", destructive=drops(column), owner=owner, diff=f"@@\n{lines}"
     )
     other = msg.PlannedModel("b", "t.b", "removed")
     text = report([model, other], (Refusal("destructive", (name,), message), Refusal("moved", (), "Second.")))
@@ -101,7 +102,7 @@ def test_everything_that_a_pull_request_writes_is_visible_and_nothing_is_markup(
 @example(150, 4_000)
 def test_a_large_report_keeps_each_loss_and_refusal_and_counts_what_is_left_out(models: int, length: int) -> None:
     changed = [msg.PlannedModel(f"m{n}", f"m{n}", "changed", diff="x" * length) for n in range(models)]
-    lost = msg.PlannedModel("last", "t.last", "changed", destructive=("drops amount",), diff="x" * length)
+    lost = msg.PlannedModel("last", "t.last", "changed", destructive=drops("amount"), diff="x" * length)
     text = report([*changed, lost], (Refusal("destructive", ("t.last",), "The values are lost."),))
 
     assert len(text) <= LIMIT
@@ -115,7 +116,7 @@ def test_a_large_report_keeps_each_loss_and_refusal_and_counts_what_is_left_out(
 
 
 def test_losses_that_do_not_fit_are_counted_and_nobody_can_approve_them_from_the_report() -> None:
-    lost = [msg.PlannedModel(f"m{n}", f"t.m{n}", "changed", destructive=("drops amount",)) for n in range(1_000)]
+    lost = [msg.PlannedModel(f"m{n}", f"t.m{n}", "changed", destructive=drops("amount")) for n in range(1_000)]
     removed = msg.PlannedModel("gone", "t.gone", "removed")
     text = report([*lost, removed], (Refusal("destructive", ("t.m1",), "The values are lost."),))
 
