@@ -27,13 +27,10 @@ def clean_up(context: dg.OpExecutionContext, settings: Settings, janitor: Janito
         dagster.Failure: The janitor could not run, or could not delete an object. Its metadata has the dropped objects.
         dagster.DagsterExecutionInterruptedError: At the end, if the step was cancelled (SIGINT, SIGTERM).
     """
-    execution = settings.attributes.execution
     request = msg.JanitorRequest(
         settings.project.open_request,
         janitor.environment,
-        run_id=context.run.run_id,
-        concurrent_tasks=execution.concurrent_tasks,
-        overlap_timeout=execution.overlap_timeout,
+        job=settings.attributes.execution.job_settings(context.run.run_id),
     )
     step = JanitorStep(context, settings.project, request)
     yield from step.session.drive(step.run())

@@ -50,9 +50,7 @@ def close_preview(context: dg.OpExecutionContext, settings: Settings) -> Iterato
     request = msg.ClosePreviewRequest(
         settings.project.open_request,
         environment,
-        run_id=context.run.run_id,
-        concurrent_tasks=settings.attributes.execution.concurrent_tasks,
-        overlap_timeout=settings.attributes.execution.overlap_timeout,
+        job=settings.attributes.execution.job_settings(context.run.run_id),
     )
     step = JanitorStep(context, settings.project, request, f"the deletion of the preview {environment}")
     report = PlanReport(environment, is_preview=True)
@@ -112,9 +110,7 @@ class _PreviewStep:
         return msg.PreviewRequest(
             self._settings.project.open_request,
             self._name,
-            run_id=self._context.run.run_id,
-            overlap_timeout=attributes.execution.overlap_timeout,
-            concurrent_tasks=attributes.execution.concurrent_tasks,
+            job=attributes.execution.job_settings(self._context.run.run_id),
             sampling=self._settings.sampling,
             tables=self.planning.tables,
             max_rows=attributes.preview.diff.max_rows,

@@ -105,9 +105,7 @@ class _PlanStep:
             settings.project.open_request,
             settings.environment,
             applies=self._applies,
-            run_id=self._context.run.run_id,
-            overlap_timeout=settings.attributes.execution.overlap_timeout,
-            concurrent_tasks=settings.attributes.execution.concurrent_tasks,
+            job=settings.attributes.execution.job_settings(self._context.run.run_id),
             sampling=settings.sampling,
             tables=self.planning.tables,
         )

@@ -119,13 +119,11 @@ def build_request(
         end=config.end,
         ignore_cron=config.ignore_cron,
         skip_janitor=config.skip_janitor,
-        concurrent_tasks=execution.concurrent_tasks,
         count_rows="row_count" in attributes.include_metadata,
-        run_id=context.run.run_id,
+        job=execution.job_settings(context.run.run_id),
         deploy_jobs=(settings.plan_job, settings.apply_job)
         if attributes.deploy is not None and environment == settings.environment
         else None,
-        overlap_timeout=execution.overlap_timeout,
         environment_timeout=execution.environment_timeout,
         manifest_facts=msg.ManifestFacts(
             assets.manifest.gateway,

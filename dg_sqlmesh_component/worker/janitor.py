@@ -64,7 +64,7 @@ def run_janitor(request: msg.JanitorRequest, pipe: Pipe) -> None:
 
 def open_for_clean_up(request: msg.JanitorRequest, console: JanitorConsole) -> Context:
     """Open the project, then its state. A locked DuckDB file raises an error here."""
-    context: Context = open_context(request.project, console, concurrent_tasks=request.concurrent_tasks)
+    context: Context = open_context(request.project, console, concurrent_tasks=request.job.concurrent_tasks)
     with closed_on_error(context, request.project):
         refuse_unlockable(
             context,

@@ -143,7 +143,7 @@ def locked_context(
         open_project: Opens the project and its state. If it raises `DatabaseInUseError`, it is called again.
         writes: False for a request that writes nothing, such as a dry run. It takes no lock.
     """
-    lock_wait = LockWait(pipe, request.overlap_timeout)
+    lock_wait = LockWait(pipe, request.job.overlap_timeout)
     context = lock_wait.until(open_project)
     try:
         with ExitStack() as held:

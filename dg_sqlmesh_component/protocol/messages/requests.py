@@ -125,6 +125,21 @@ class Sampling:
     mask: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class JobSettings:
+    """What every job sets. The defaults are for tests.
+
+    Attributes:
+        run_id: The id of the Dagster run.
+        overlap_timeout: Seconds to wait for another run on the same state, or for a locked database file.
+        concurrent_tasks: What SQLMesh computes or deletes at once; None for the project's own setting.
+    """
+
+    run_id: str = "of a test"
+    overlap_timeout: float = 0.0
+    concurrent_tasks: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockRequest(Request):
     """A request that takes the lock of runs if it writes.
@@ -132,22 +147,16 @@ class LockRequest(Request):
     Attributes:
         HOLDER: What holds the lock. Runs that wait for it log this text, with the id of the run.
         LOCKS: The scopes of the locks that it holds all the time, in the order in which they are taken.
-        run_id: The id of the Dagster run.
-        overlap_timeout: Seconds to wait for another run on the same state, or for a locked database file.
-        concurrent_tasks: What SQLMesh computes or deletes at once; None for the project's own setting.
     """
 
     HOLDER: ClassVar[str]  # short: a name of PostgreSQL's sessions has 63 characters
     LOCKS: ClassVar[tuple[str, ...]] = ("runs",)
-    # Defaults for tests: a step always sets these two.
-    run_id: str = "of a test"
-    overlap_timeout: float = 0.0
-    concurrent_tasks: int | None = None
+    job: JobSettings = JobSettings()
 
     @property
     def holder(self) -> str:
         """What holds the lock, in words."""
-        return f"{self.HOLDER} {self.run_id}"
+        return f"{self.HOLDER} {self.job.run_id}"
 
     @property
     def locks(self) -> tuple[str, ...]:

@@ -105,7 +105,7 @@ def _open(request: msg.EvaluationRequest, pipe: Pipe, context_type: type[Evaluat
         request.project,
         tracker,
         context_type=partial(context_type, request, tracker),
-        concurrent_tasks=request.concurrent_tasks,
+        concurrent_tasks=request.job.concurrent_tasks,
     )
     context.config.run = RunConfig(
         environment_check_interval=min(ENVIRONMENT_CHECK_SECONDS, max(request.environment_timeout, 1)),
@@ -195,7 +195,7 @@ def resolved_range(request: msg.EvaluationRequest) -> str:
 
 def _correlation_id(request: msg.EvaluationRequest) -> CorrelationId | None:
     """What SQLMesh adds to each query: the id of the Dagster run. Before SQLMesh 0.236, only plans have one."""
-    return CorrelationId.from_run_id(request.run_id) if hasattr(CorrelationId, "from_run_id") else None
+    return CorrelationId.from_run_id(request.job.run_id) if hasattr(CorrelationId, "from_run_id") else None
 
 
 class EvaluationContext(Context):

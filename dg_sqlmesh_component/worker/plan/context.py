@@ -129,7 +129,7 @@ def open_plan_context(request: msg.PlanRequest, pipe: Pipe) -> PlanContext:
         tracker,
         context_type=partial(PlanContext, request, tracker),
         load=(),
-        concurrent_tasks=request.concurrent_tasks,
+        concurrent_tasks=request.job.concurrent_tasks,
     )
     with closed_on_error(context, request.project):
         if isinstance(request, msg.PreviewRequest):

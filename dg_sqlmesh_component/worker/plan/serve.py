@@ -40,7 +40,7 @@ def serve_plan(request: msg.PlanRequest, pipe: Pipe) -> None:
         with locked_context(
             request, partial(open_plan_context, request, pipe), pipe, writes=request.applies
         ) as context:
-            runs = StateLock(context, request, LockWait(pipe, request.overlap_timeout), RUNS)
+            runs = StateLock(context, request, LockWait(pipe, request.job.overlap_timeout), RUNS)
             try:
                 _serve(request, context, runs)
                 if request.applies:

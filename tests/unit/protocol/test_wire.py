@@ -37,10 +37,8 @@ REQUESTS: tuple[msg.Request, ...] = (
         end="1 day ago",
         ignore_cron=True,
         skip_janitor=False,
-        concurrent_tasks=4,
         count_rows=True,
-        run_id="c0ffee",
-        overlap_timeout=2.5,
+        job=msg.JobSettings("c0ffee", 2.5, 4),
         environment_timeout=60,
         manifest_facts=msg.ManifestFacts(
             "local", None, frozenset({'"db"."core"."orders"'}), {"add_up": ('"db"."raw"."o"',)}
@@ -49,11 +47,11 @@ REQUESTS: tuple[msg.Request, ...] = (
     ),
     msg.PendingRequest(PROJECT, "prod", frozenset({"a", "b"}), now=D1[0]),
     msg.ChangesRequest(PROJECT, "prod", RECORDS, TABLES, now=D2[1]),
-    msg.JanitorRequest(PROJECT, "dev", concurrent_tasks=4, run_id="c0ffee", overlap_timeout=2.5),
+    msg.JanitorRequest(PROJECT, "dev", job=msg.JobSettings("c0ffee", 2.5, 4)),
     msg.TestRequest(PROJECT),
-    msg.ClosePreviewRequest(PROJECT, "pr_1", run_id="c0ffee"),
+    msg.ClosePreviewRequest(PROJECT, "pr_1", job=msg.JobSettings("c0ffee")),
     msg.PreviewRequest(PROJECT, "pr_1", max_rows=5, decimals=2),
-    msg.PlanRequest(PROJECT, "prod", applies=True, overlap_timeout=2.5, sampling=msg.Sampling(5)),
+    msg.PlanRequest(PROJECT, "prod", applies=True, job=msg.JobSettings("c0ffee", 2.5), sampling=msg.Sampling(5)),
 )
 
 MESSAGES: tuple[Any, ...] = (*REQUESTS, *EVENTS, RECORDS, TABLES)
@@ -137,17 +135,15 @@ def test_defaults_of_requests_and_errors() -> None:
     assert defaults(msg.LoadRequest).items() >= {"include": (), "limits": Limits(4_000, 1_000, 1_000)}.items()
     pending: dict[str, Any] = {"tables": msg.AwaitedTables(), "made_between": frozenset(), "loads": {}}
     assert (defaults(msg.PendingRequest), defaults(msg.ChangesRequest)) == (pending, {})
-    assert defaults(msg.JanitorRequest).items() >= {"environment": None, "concurrent_tasks": None}.items()
+    assert defaults(msg.JanitorRequest) == {"environment": None, "job": msg.JobSettings("of a test", 0.0, None)}
     assert defaults(msg.EvaluationRequest) == {
         "external_models": frozenset(),
         "start": None,
         "end": None,
         "ignore_cron": False,
         "skip_janitor": True,
-        "concurrent_tasks": None,
         "count_rows": False,
-        "run_id": "of a test",
-        "overlap_timeout": 0.0,
+        "job": msg.JobSettings(),
         "environment_timeout": 1,
         "manifest_facts": None,
         "restate": None,
