@@ -372,7 +372,7 @@ bug = Path(__file__).parent / "bug.py"
 if bug.exists():
     exec(bug.read_text())
 """
-IN_TRACKER = "from dg_sqlmesh_component.worker.observe.tracker import Tracker; "
+IN_TRACKER = "from dg_sqlmesh_component.worker.observe.run_tracker import RunTracker, Tracker; "
 """Without one of its methods, the next line of our own code that calls it raises an AttributeError."""
 
 
@@ -385,12 +385,12 @@ def test_bug_of_this_package_during_a_run_is_reported_as_one_with_its_traceback(
     before = shop.launch()
     bug.write_text(IN_TRACKER + "del Tracker._start_reports")
     planned = shop.launch()
-    bug.write_text(IN_TRACKER + "del Tracker._report_coverage")
+    bug.write_text(IN_TRACKER + "del RunTracker._report_coverage")
     in_batch = shop.launch()
     for record, line in (
         (before, "TypeError: 'int' object is not callable"),
-        (planned, "AttributeError: 'Tracker' object has no attribute '_start_reports'"),
-        (in_batch, "AttributeError: 'Tracker' object has no attribute '_report_coverage'"),
+        (planned, "AttributeError: 'RunTracker' object has no attribute '_start_reports'"),
+        (in_batch, "AttributeError: 'RunTracker' object has no attribute '_report_coverage'"),
     ):
         assert record.status == dg.DagsterRunStatus.FAILURE
         [failure] = record.failures

@@ -14,6 +14,7 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext
 from dg_sqlmesh_component.worker.evaluate.restatement import RestatementContext
 from dg_sqlmesh_component.worker.evaluate.run import RunContext
+from dg_sqlmesh_component.worker.evaluate.unfinished_plan import await_finalized_environment
 from dg_sqlmesh_component.worker.intervals import planner
 
 
@@ -21,7 +22,7 @@ class DryRunContext(RunContext):
     """A context that plans what a run would compute."""
 
     def prepare(self) -> None:
-        self.await_finalized_environment()
+        await_finalized_environment(self)
 
     def compute(self) -> msg.Status:
         request = self.request

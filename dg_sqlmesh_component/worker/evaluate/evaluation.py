@@ -11,15 +11,14 @@ It does this, in order:
 Everything comes from SQLMesh's state. The project's models are not parsed, because a run executes promoted models,
 whatever the local files contain.
 
-Facts come from two sources: SQLMesh calls its console while it works (`Tracker`), and it calls
+Facts come from two sources: SQLMesh calls its console while it works (`RunTracker`), and it calls
 `Context.create_scheduler`, a public extension point (`EvaluationContext`).
 """
 
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -29,7 +28,7 @@ from sqlmesh.core.config.run import RunConfig
 from sqlmesh.core.context import Context
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.scheduler import Scheduler
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotEvaluator, SnapshotTableInfo
+from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotTableInfo
 from sqlmesh.utils import CorrelationId
 from sqlmesh.utils.date import is_date, to_datetime, to_timestamp
 from sqlmesh.utils.errors import SignalEvalError
@@ -42,8 +41,8 @@ from dg_sqlmesh_component.protocol.errors import (
     SQLMeshComponentError,
     StatementError,
 )
-from dg_sqlmesh_component.protocol.formatting import counted, plan_block, unquoted, utc_text
-from dg_sqlmesh_component.worker.commands import how_to_finish_plan, plan_command
+from dg_sqlmesh_component.protocol.formatting import plan_block, unquoted, utc_text
+from dg_sqlmesh_component.worker.commands import plan_command
 from dg_sqlmesh_component.worker.context import closed_on_error, open_context
 from dg_sqlmesh_component.worker.environment import (
     promoted_version,
@@ -51,14 +50,16 @@ from dg_sqlmesh_component.worker.environment import (
     sharing_a_table,
     stored_environment,
 )
+from dg_sqlmesh_component.worker.evaluate.idle_nodes import idle_nodes
 from dg_sqlmesh_component.worker.evaluate.stale_manifest import refuse_changed_defaults, refuse_unknown_upstream
-from dg_sqlmesh_component.worker.explain import describe_error, explain, unfinished_plan
+from dg_sqlmesh_component.worker.evaluate.unfinished_plan import await_finalized_environment, name_unfinished_plan
+from dg_sqlmesh_component.worker.explain import describe_error, explain
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables, KnownToDagster
 from dg_sqlmesh_component.worker.intervals.records import Comparison
 from dg_sqlmesh_component.worker.intervals.tables import deployability
 from dg_sqlmesh_component.worker.observe.audits import audit_alone, record_audits
-from dg_sqlmesh_component.worker.observe.tracker import Tracker
+from dg_sqlmesh_component.worker.observe.run_tracker import Observed, RunTracker
 from dg_sqlmesh_component.worker.own_bugs import own_bug
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.project_exits import exits_as_exceptions
@@ -100,7 +101,7 @@ def _serve(context: EvaluationContext) -> None:
 
 def _open(request: msg.EvaluationRequest, pipe: Pipe, context_type: type[EvaluationContext]) -> EvaluationContext:
     """Open the project, then its state. A locked DuckDB file raises an error here."""
-    tracker = Tracker(pipe)
+    tracker = RunTracker(pipe)
     context = open_context(
         request.project,
         tracker,
@@ -123,14 +124,12 @@ def _evaluate(context: EvaluationContext) -> msg.EvaluationFinished:
         pipe.log("info", f"The run config asks for the range {asked_for}.")
     pipe.send(msg.StateLocked(context.reads_of_promoted()))
     context.records = pipe.receive_records()
-    context.name_unfinished_plan()
+    name_unfinished_plan(context)
     context.prepare()
     context.open_environment()
     status: msg.Status = "not_run"
     late_error: Exception | None = None
     pipe.begin()
-    if context.request.restate is None:  # else it has been given already
-        tracker.await_go_ahead = pipe.receive_go_ahead
     if context.requested:
         try:
             with exits_as_exceptions():
@@ -158,7 +157,7 @@ def _evaluate(context: EvaluationContext) -> msg.EvaluationFinished:
             "succeeds without executing it."
         ) from late_error
     if context.request.audit_only:
-        context.await_finalized_environment()
+        await_finalized_environment(context)
         audit_alone(context.request, context.scheduler(environment=context.request.environment), context.known, pipe)
     return msg.EvaluationFinished(status)
 
@@ -208,7 +207,7 @@ class EvaluationContext(Context):
     promoted: Set[str]
     """Nodes that have views in the environment. In a development environment, only changed nodes have views."""
 
-    def __init__(self, request: msg.EvaluationRequest, tracker: Tracker, **options: Any) -> None:
+    def __init__(self, request: msg.EvaluationRequest, tracker: RunTracker, **options: Any) -> None:
         super().__init__(**options)
         self.request = request
         self.tracker = tracker
@@ -230,6 +229,27 @@ class EvaluationContext(Context):
         """Called with each new scheduler, before it is used."""
         raise NotImplementedError
 
+    def may_be_idle(self) -> Set[str]:
+        """The nodes that are explained if SQLMesh has planned no batch of them."""
+        raise NotImplementedError
+
+    def restated(self, snapshots: Mapping[str, Snapshot]) -> Iterable[Snapshot]:
+        """Those from which SQLMesh has removed the intervals that it restates."""
+        raise NotImplementedError
+
+    def observed(self, scheduler: Scheduler) -> Observed:
+        """What the tracker has to know about the nodes of a scheduler."""
+        count = self.request.count_rows
+        return Observed(
+            partial(self._explain_idle, scheduler.snapshots_by_name),
+            count_rows=row_counter(self, scheduler) if count else lambda _: None,
+            sources=self.known.tables.awaited.keys(),
+        )
+
+    def _explain_idle(self, snapshots: Mapping[str, Snapshot]) -> tuple[Coverages, Iterable[msg.Event]]:
+        coverages = self.coverages(snapshots)
+        return coverages, idle_nodes(self.request, self.may_be_idle(), snapshots, self.tracker, coverages)
+
     def create_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:
         """SQLMesh calls this before it computes, before it starts over, and before audits are evaluated."""
         pipe = self.tracker.pipe
@@ -241,10 +261,8 @@ class EvaluationContext(Context):
         if any(info.name not in scheduler.snapshots_by_name for info in self.environment.snapshots):
             # Read again: if a plan has landed, the scheduler has the versions of the new environment.
             refuse_lost_versions(self.stored_environment(), scheduler.snapshots_by_name)
-        if self.request.count_rows:
-            index = deployability(self.request.environment, scheduler.snapshots.values(), self.request.start)
-            self.tracker.count_rows = partial(self._count_rows, snapshot_evaluator, index)
         self.watch(scheduler)
+        self.tracker.observe(self.observed(scheduler))
         return scheduler
 
     # -- the environment --------------------------------------------------------------------------
@@ -264,34 +282,6 @@ class EvaluationContext(Context):
                 f"{plan_block(self._plan_command)}"
             )
         return environment
-
-    def name_unfinished_plan(self) -> None:
-        """Log which plan is updating the environment. SQLMesh waits for it without a word."""
-        request, environment = self.request, self.stored_environment()
-        if environment.finalized_ts is None:
-            apply_job = request.deploy_jobs[1] if request.deploy_jobs else None
-            remedy = how_to_finish_plan(request.project, request.environment, environment.plan_id, apply_job)
-            self.tracker.pipe.log(
-                "warning",
-                f"Plan {environment.plan_id} is updating environment {request.environment}. This run waits for it, for "
-                f"{counted(request.environment_timeout, 'second')} at most (`execution.environment_timeout` in "
-                f"defs.yaml). {remedy}",
-            )
-
-    def await_finalized_environment(self) -> None:
-        """Wait for a plan that is updating the environment, as SQLMesh's run does: until then, views may mix two plans.
-
-        Raises:
-            EnvironmentNotReadyError: The plan has not finished in time.
-        """
-        wait = self.config.run
-        for _ in range(max(1, wait.environment_check_max_wait // wait.environment_check_interval)):
-            if self.stored_environment().finalized_ts:
-                return
-            if self.tracker.pipe.is_cancelled:
-                raise EvaluationError("The evaluation of audits was cancelled.")
-            time.sleep(wait.environment_check_interval)
-        raise unfinished_plan(self.request.project, self.request.environment)
 
     def open_environment(self) -> None:
         """Read the environment, report its versions, and drop requested nodes that it does not have."""
@@ -339,9 +329,7 @@ class EvaluationContext(Context):
 
     def read_tables(self, environment: Environment) -> ExternalTables:
         """The tables for which the promoted versions wait."""
-        tables = ExternalTables.of_promoted(self.request.tables, environment, self, self.tracker.pipe)
-        self.tracker.sources = tables.awaited.keys()
-        return tables
+        return ExternalTables.of_promoted(self.request.tables, environment, self, self.tracker.pipe)
 
     def reads_of_promoted(self) -> dict[str, msg.PromotedReads]:
         """What the promoted versions read, if tables are awaited."""
@@ -369,42 +357,44 @@ class EvaluationContext(Context):
 
     # -- its tables -------------------------------------------------------------------------------
 
-    def coverages(self, snapshots: Mapping[str, Snapshot], restated: Iterable[Snapshot]) -> Coverages:
-        """The coverages as in the state.
-
-        Args:
-            snapshots: A scheduler's, by name.
-            restated: Those from which SQLMesh has removed the intervals that it restates.
-        """
-        copies = {snapshot.name: snapshot.copy() for snapshot in restated}
+    def coverages(self, snapshots: Mapping[str, Snapshot]) -> Coverages:
+        """The coverages of a scheduler's snapshots, as in the state."""
+        copies = {snapshot.name: snapshot.copy() for snapshot in self.restated(snapshots)}
         self.state_reader.refresh_snapshot_intervals(copies.values())
         snapshots = {**snapshots, **copies}
         index = deployability(self.request.environment, snapshots.values(), self.request.start)
         request = self.request
         return Coverages(snapshots, index, request.execution_time, self.known, ignore_cron=True)
 
-    def _count_rows(self, evaluator: SnapshotEvaluator, index: DeployabilityIndex, snapshot: Snapshot) -> None:
-        """Count the rows of the table that the environment shows. The catalog of its view may not be attached."""
-        if self._view(snapshot) is None:
-            return
-        table = exp.to_table(snapshot.table_name(is_deployable=index.is_representative(snapshot)))
-        query = exp.select(exp.Count(this=exp.Star())).from_(table)
-        try:
-            [(rows,)] = evaluator.get_adapter(snapshot.model_gateway).fetchall(query, quote_identifiers=True)
-        except Exception as error:  # noqa: BLE001  # any driver's: a model that was executed does not fail for a count
-            text = f"The rows of {unquoted(snapshot.name)} could not be counted: {describe_error(error)}"
-            self.tracker.pipe.log("warning", text)
-        else:
-            self.tracker.pipe.send(msg.RowsCounted(snapshot.name, int(rows)))
-
     def _table_name(self, snapshot: SnapshotTableInfo) -> str | None:
         """The name of the model's view, unquoted and dotted."""
-        view = self._view(snapshot)
+        view = self.view(snapshot)
         return None if view is None else ".".join(part.name for part in view.parts)
 
-    def _view(self, snapshot: Snapshot | SnapshotTableInfo) -> exp.Table | None:
+    def view(self, snapshot: Snapshot | SnapshotTableInfo) -> exp.Table | None:
         """The view of a model that consumers read in the environment; None if it has no such view."""
         if not snapshot.is_model or snapshot.is_symbolic or snapshot.name not in self.promoted:
             return None
         dialect = self.config.get_connection(snapshot.model_gateway or self.selected_gateway).DIALECT
         return snapshot.qualified_view_name.table_for_environment(self.environment.naming_info, dialect=dialect)
+
+
+def row_counter(context: EvaluationContext, scheduler: Scheduler) -> Callable[[Snapshot], None]:
+    """Reports the rows of the table of a model that the environment shows."""
+    index = deployability(context.request.environment, scheduler.snapshots.values(), context.request.start)
+
+    def count(snapshot: Snapshot) -> None:
+        if context.view(snapshot) is None:
+            return
+        # Not the view: its catalog may not be attached.
+        table = exp.to_table(snapshot.table_name(is_deployable=index.is_representative(snapshot)))
+        query = exp.select(exp.Count(this=exp.Star())).from_(table)
+        pipe, adapter = context.tracker.pipe, scheduler.snapshot_evaluator.get_adapter(snapshot.model_gateway)
+        try:
+            [(rows,)] = adapter.fetchall(query, quote_identifiers=True)
+        except Exception as error:  # noqa: BLE001  # any driver's: a model that was executed does not fail for a count
+            pipe.log("warning", f"The rows of {unquoted(snapshot.name)} could not be counted: {describe_error(error)}")
+        else:
+            pipe.send(msg.RowsCounted(snapshot.name, int(rows)))
+
+    return count

@@ -15,7 +15,7 @@ from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
 from dg_sqlmesh_component.worker.intervals.tables import altered_at, computed_intervals, upstream
 from dg_sqlmesh_component.worker.observe.audits import audited
-from dg_sqlmesh_component.worker.observe.tracker import Tracker
+from dg_sqlmesh_component.worker.observe.run_tracker import RunTracker
 
 _MAX_NAMED = 5
 """How many models a message names."""
@@ -25,7 +25,7 @@ def idle_nodes(
     request: msg.EvaluationRequest,
     nodes: Set[str],
     snapshots: Mapping[str, Snapshot],
-    tracker: Tracker,
+    tracker: RunTracker,
     coverages: Coverages,
 ) -> Iterator[msg.NodeIdle | msg.IntervalCoverage]:
     """Explain each node for which SQLMesh has planned no batch. The coverage of an incremental model comes first.
@@ -61,7 +61,7 @@ def idle_nodes(
 
 
 def _waiting(
-    fqn: str, tracker: Tracker, snapshots: Mapping[str, Snapshot], graph: Mapping[str, Iterable[str]]
+    fqn: str, tracker: RunTracker, snapshots: Mapping[str, Snapshot], graph: Mapping[str, Iterable[str]]
 ) -> msg.NodeIdle:
     unready, unselected = tracker.unready_signals, tracker.held_back_by.get(fqn, frozenset())
     unselected_with_signals = {name for name in unselected & snapshots.keys() - {fqn} if snapshots[name].model.signals}
@@ -90,7 +90,7 @@ def _up_to_date(snapshot: Snapshot, is_pending: bool, request: msg.EvaluationReq
 
 
 def _warn_of_computed_range(
-    request: msg.EvaluationRequest, up_to_date: Iterable[Snapshot], coverages: Coverages, tracker: Tracker
+    request: msg.EvaluationRequest, up_to_date: Iterable[Snapshot], coverages: Coverages, tracker: RunTracker
 ) -> None:
     """Log that the range of the run config is computed: who asks for it may expect that it is computed again."""
     restatable = [

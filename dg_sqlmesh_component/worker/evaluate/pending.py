@@ -23,7 +23,7 @@ from dg_sqlmesh_component.worker.intervals.held_back import has_signals, held_ba
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables
 from dg_sqlmesh_component.worker.intervals.records import Comparison
 from dg_sqlmesh_component.worker.intervals.tables import upstream
-from dg_sqlmesh_component.worker.observe.tracker import Tracker
+from dg_sqlmesh_component.worker.observe.run_tracker import RunTracker
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sqlmesh_internals import stored_names
 
@@ -42,7 +42,7 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         # A tick before may have kept their contents, and the state have lost them since.
         refuse_lost_versions(environment, stored_names(context, environment.snapshots))
         snapshots = read_snapshots(context, environment, request.now)
-        context.console = tracker = Tracker(pipe)
+        context.console = tracker = RunTracker(pipe)
         scheduler = context.create_scheduler(snapshots, context.snapshot_evaluator)
         tables = ExternalTables.of_promoted(request.tables, environment, context, pipe)
         waited_for = tables.without(request.made_between)
@@ -96,7 +96,7 @@ def _is_restatable(snapshot: Snapshot, request: msg.PendingRequest) -> bool:
     )
 
 
-def _awaited(fqn: str, tracker: Tracker, tables: ExternalTables) -> tuple[str, ...]:
+def _awaited(fqn: str, tracker: RunTracker, tables: ExternalTables) -> tuple[str, ...]:
     """The own signals of a model that are not ready, or the awaited tables that are not complete."""
     sources = tracker.held_back_by.get(fqn, frozenset()) & tables.awaited.keys()
     return tuple(tracker.unready_signals.get(fqn, ())) or tuple(sorted(sources))

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from sqlmesh.core import constants as c
@@ -32,11 +31,11 @@ from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext, resolved_range
-from dg_sqlmesh_component.worker.evaluate.idle_nodes import idle_nodes
+from dg_sqlmesh_component.worker.evaluate.unfinished_plan import await_finalized_environment
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.intervals.held_back import hold_back_pending_upstream
 from dg_sqlmesh_component.worker.intervals.tables import is_incremental, upstream
-from dg_sqlmesh_component.worker.observe.tracker import Replaced, Tracker
+from dg_sqlmesh_component.worker.observe.run_tracker import Observed, Replaced, RunTracker
 from dg_sqlmesh_component.worker.sqlmesh_internals import (
     check_before_stages,
     forget_intervals,
@@ -59,12 +58,12 @@ class RestatementContext(EvaluationContext):
 
     restatement: Plan
 
-    def __init__(self, request: msg.EvaluationRequest, tracker: Tracker, **options: Any) -> None:
+    def __init__(self, request: msg.EvaluationRequest, tracker: RunTracker, **options: Any) -> None:
         super().__init__(request, tracker, selector=_ExactSelector, **options)
 
     def prepare(self) -> None:
         """Plan the restatement. From then on, the models that SQLMesh adds count as requested."""
-        self.await_finalized_environment()
+        await_finalized_environment(self)
         self.restatement = _planned(self)
         computed = {missing.snapshot_id.name for missing in self.restatement.missing_intervals if missing.intervals}
         self.request = replace(self.request, models=tuple(dict.fromkeys([*self.request.models, *sorted(computed)])))
@@ -87,11 +86,12 @@ class RestatementContext(EvaluationContext):
 
     def watch(self, scheduler: Scheduler) -> None:
         self.current_scheduler = scheduler
-        self.tracker.coverages = coverages = self.coverages(scheduler.snapshots_by_name, scheduler.snapshots.values())
+        pending = self.coverages(scheduler.snapshots_by_name).pending
         # SQLMesh restates a model that it computes as a whole up to now, whatever the range.
-        hold_back_pending_upstream(scheduler, self.tracker.held_back_by, self.known.tables, coverages.pending)
+        hold_back_pending_upstream(scheduler, self.tracker.held_back_by, self.known.tables, pending)
         self._forget_what_waits(scheduler)
-        self.tracker.idle_nodes = partial(self._waiting_nodes, scheduler)
+
+    def observed(self, scheduler: Scheduler) -> Observed:
         incremental = [snapshot for snapshot in scheduler.snapshots.values() if is_incremental(snapshot)]
         replaces_table = {snapshot.name for snapshot in incremental if snapshot.full_history_restatement_only}
         replaces_rows = {
@@ -100,7 +100,7 @@ class RestatementContext(EvaluationContext):
             if snapshot.name not in replaces_table
             and not scheduler.snapshot_evaluator.get_adapter(snapshot.model_gateway).SUPPORTS_TRANSACTIONS
         }
-        self.tracker.replaced = Replaced(replaces_table, replaces_rows)
+        return replace(super().observed(scheduler), replaced=Replaced(replaces_table, replaces_rows))
 
     def _forget_what_waits(self, scheduler: Scheduler) -> None:
         """Forget the computed intervals that the restatement leaves out.
@@ -162,12 +162,12 @@ class RestatementContext(EvaluationContext):
         }
         return {node: intervals for node, intervals in computed.items() if intervals}
 
-    def _waiting_nodes(self, scheduler: Scheduler) -> Iterable[msg.Event]:
-        """Why models wait: all their intervals are left out."""
-        snapshots = scheduler.snapshots_by_name
-        waiting = {fqn for fqn, batches in self.tracker.planned.items() if not batches} & set(self.request.models)
-        self.tracker.coverages = self.coverages(snapshots, scheduler.snapshots.values())
-        return idle_nodes(self.request, waiting, snapshots, self.tracker, self.tracker.coverages)
+    def may_be_idle(self) -> Set[str]:
+        """The models that wait: all their intervals are left out."""
+        return {fqn for fqn, batches in self.tracker.planned.items() if not batches} & set(self.request.models)
+
+    def restated(self, snapshots: Mapping[str, Snapshot]) -> Iterable[Snapshot]:
+        return snapshots.values()
 
 
 def _planned(context: EvaluationContext) -> Plan:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
 from contextlib import ExitStack
-from functools import partial
+from dataclasses import replace
 from graphlib import TopologicalSorter
 from typing import Any
 
@@ -21,10 +21,9 @@ from dg_sqlmesh_component.protocol.formatting import unquoted
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.worker.evaluate.circuit_breaker import cached_circuit_breaker
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext
-from dg_sqlmesh_component.worker.evaluate.idle_nodes import idle_nodes
 from dg_sqlmesh_component.worker.intervals import planner
 from dg_sqlmesh_component.worker.intervals.tables import upstream
-from dg_sqlmesh_component.worker.observe.tracker import Tracker
+from dg_sqlmesh_component.worker.observe.run_tracker import Observed, RunTracker
 from dg_sqlmesh_component.worker.sqlmesh_internals import (
     plan_only_what_is_computed,
     read_nodes_from_cache,
@@ -44,7 +43,7 @@ _STATUS: dict[CompletionStatus, msg.Status] = {
 class RunContext(EvaluationContext):
     """A context that computes the pending intervals of the requested nodes."""
 
-    def __init__(self, request: msg.EvaluationRequest, tracker: Tracker, **options: Any) -> None:
+    def __init__(self, request: msg.EvaluationRequest, tracker: RunTracker, **options: Any) -> None:
         super().__init__(request, tracker, **options)
         read_snapshots_without_cache()
 
@@ -94,7 +93,6 @@ class RunContext(EvaluationContext):
             )
             return run_all(*args, **kwargs)
 
-        self.tracker.idle_nodes = partial(self._idle_nodes, scheduler.snapshots_by_name)
         replace_run(scheduler, run_requested)
         planner.watch(scheduler, self.known.tables, self.tracker.held_back_by, self.tracker.report_forgotten)
         self._read_queries_of_pending_models(scheduler)
@@ -110,10 +108,14 @@ class RunContext(EvaluationContext):
 
         replace_intervals(scheduler, scheduler.merged_missing_intervals, batch_intervals)
 
-    def _idle_nodes(self, snapshots: Mapping[str, Snapshot]) -> Iterable[msg.Event]:
-        restated = [node for node in snapshots.values() if node.is_model and node.pending_restatement_intervals]
-        self.tracker.coverages = self.coverages(snapshots, restated)
-        return idle_nodes(self.request, self.requested, snapshots, self.tracker, self.tracker.coverages)
+    def observed(self, scheduler: Scheduler) -> Observed:
+        return replace(super().observed(scheduler), await_go_ahead=self.tracker.pipe.receive_go_ahead)
+
+    def may_be_idle(self) -> Set[str]:
+        return self.requested
+
+    def restated(self, snapshots: Mapping[str, Snapshot]) -> Iterable[Snapshot]:
+        return [node for node in snapshots.values() if node.is_model and node.pending_restatement_intervals]
 
     def may_restate_automatically(self, scheduler: Scheduler) -> bool:
         model = restated_before_its_source(scheduler.snapshots_by_name, self.requested, self.request.execution_time)

@@ -53,7 +53,11 @@ class PlanTracker(Tracker):
         self, batched_intervals: dict[Snapshot, list[msg.Interval]], *args: Any, **kwargs: Any
     ) -> None:
         """A plan computes in two stages, before and after it promotes. The second one adds to the first."""
-        self.plan_more({snapshot.name: tuple(intervals) for snapshot, intervals in batched_intervals.items()})
+        batches = {snapshot.name: tuple(intervals) for snapshot, intervals in batched_intervals.items()}
+        self.planned = {**self.planned, **batches}
+        self._progress.plan(self.planned, keeps_finished=True)
+        self._start_reports()
+        self.pipe.send(msg.EvaluationPlanned(batches, continues=True))
 
     def log_test_results(self, result: Any, *_: Any, **__: Any) -> None:
         self.unit_tests = result.testsRun

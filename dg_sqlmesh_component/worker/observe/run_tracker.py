@@ -1,0 +1,183 @@
+"""SQLMesh's console during a run or a restatement. It explains the nodes without batches, and reports coverages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+from sqlmesh.core.snapshot import Snapshot
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.errors import EvaluationError, SQLMeshComponentError
+from dg_sqlmesh_component.protocol.formatting import listed, unquoted
+from dg_sqlmesh_component.protocol.intervals import subtract
+from dg_sqlmesh_component.worker.explain import describe_error
+from dg_sqlmesh_component.worker.intervals.coverage import Coverages
+from dg_sqlmesh_component.worker.observe.tracker import Tracker
+from dg_sqlmesh_component.worker.pipe import Pipe
+from dg_sqlmesh_component.worker.transient_errors import is_transient
+
+_MAX_NAMED = 5
+"""How many models a message names."""
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """The models that may lose rows if a restatement ends before their last batch.
+
+    Attributes:
+        tables: The models whose first batch replaces the whole table.
+        rows: The models whose engine has no transactions: SQLMesh deletes rows, then inserts the new ones.
+    """
+
+    tables: Set[str]
+    rows: Set[str]
+
+    def may_have_changed(self, fqn: str, finished: Collection[msg.Interval]) -> bool:
+        """Whether a model that has started may now lack rows of its unfinished intervals."""
+        return fqn in self.rows or (fqn in self.tables and bool(finished))
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a context knows about the nodes of one scheduler.
+
+    Attributes:
+        explain_idle: Finds the coverages, and the events that explain why nodes without planned batches have nothing to
+            do. Called when SQLMesh has planned.
+        await_go_ahead: Waits until the planned batches may be computed.
+        count_rows: Reports the rows of a model's table after its last batch.
+        sources: The awaited tables.
+        replaced: What a restatement replaces; None in a run.
+    """
+
+    explain_idle: Callable[[], tuple[Coverages | None, Iterable[msg.Event]]] = lambda: (None, ())
+    await_go_ahead: Callable[[], None] = lambda: None
+    count_rows: Callable[[Snapshot], None] = lambda _: None
+    sources: Set[str] = frozenset()
+    replaced: Replaced | None = None
+
+
+class RunTracker(Tracker):
+    """SQLMesh's console during a run or a restatement.
+
+    Attributes:
+        unready_signals: By node, its signals that held back an interval.
+    """
+
+    def __init__(self, pipe: Pipe) -> None:
+        super().__init__(pipe)
+        self.unready_signals: dict[str, list[str]] = {}
+        self._observed = Observed()
+        self._coverages: Coverages | None = None
+        self._idle: list[msg.Event] | None = None
+        self._idle_lock = Lock()
+        self._forgotten: dict[str, Sequence[msg.Interval]] = {}
+        self._signal_owner: Snapshot | None = None
+
+    def observe(self, observed: Observed) -> None:
+        """Watch another scheduler from now on."""
+        self._observed = observed
+
+    # -- before the first batch ---------------------------------------------------------------------
+
+    def start_signal_progress(self, snapshot: Snapshot, *_: Any, **__: Any) -> None:
+        self._signal_owner = snapshot
+
+    def stop_signal_progress(self) -> None:
+        self._signal_owner = None
+
+    def update_signal_progress(
+        self, snapshot: Snapshot, signal_name: str, *_: Any, ready_intervals: Any, check_intervals: Any, **__: Any
+    ) -> None:
+        if list(ready_intervals) != list(check_intervals):
+            self.unready_signals.setdefault(snapshot.name, []).append(signal_name)
+
+    def fail_signal(self, error: Exception) -> SQLMeshComponentError:
+        """Report the model whose signal raised. SQLMesh checks all signals before it computes, and ends at an error."""
+        if self._signal_owner is None:
+            return EvaluationError(f"A signal raised an error: {describe_error(error)}")
+        fqn = self._signal_owner.name
+        self._fail(fqn, error)
+        text = f"A signal of {unquoted(fqn)} raised an error, and SQLMesh ended the run before it computed anything."
+        return EvaluationError(text, is_transient=is_transient(error))
+
+    def start_evaluation_progress(
+        self, batched_intervals: dict[Snapshot, list[msg.Interval]], *_: Any, **__: Any
+    ) -> None:
+        self.planned = {snapshot.name: tuple(batches) for snapshot, batches in batched_intervals.items()}
+        self._progress.plan(self.planned)
+        self._start_reports()
+        upstream = (by - {fqn} for fqn, by in self.held_back_by.items())
+        if unselected := sorted(set().union(*upstream) - self._observed.sources):
+            named = listed(list(map(unquoted, unselected)), _MAX_NAMED)
+            text = f"Not in this run, with pending intervals: {named}. Models downstream are computed up to them."
+            self.pipe.log("info", text)
+        partly = {fqn: tuple(sorted(by)) for fqn, by in self.held_back_by.items() if self.planned.get(fqn)}
+        self.pipe.send(msg.EvaluationPlanned(self.planned, partly))
+        if self.planned:
+            self._observed.await_go_ahead()
+            self.require_locks()  # statements before all models follow
+        self._idle = self._explain_idle()
+
+    def _explain_idle(self) -> list[msg.Event]:
+        self._coverages, events = self._observed.explain_idle()
+        return list(events)
+
+    def report_idle_nodes(self) -> None:
+        """Report them once: before the first batch, so that these outcomes survive if the process is killed.
+
+        SQLMesh plans, and then executes the statements of `before_all`. If one of them fails, nothing has begun.
+        """
+        with self._idle_lock:
+            events, self._idle = self._explain_idle() if self._idle is None else self._idle, []
+            for event in events:
+                self.pipe.send(event)
+
+    def start_over(self) -> None:
+        """A plan has landed during the run: what SQLMesh planned before is void."""
+        self.planned = {}
+        self.is_through = False
+        self._idle = None
+        for record in (
+            self.unready_signals,
+            self.held_back_by,
+            self._failed,
+            self._blocked,
+            self._forgotten,
+            self._reported,
+        ):
+            record.clear()
+        self.pipe.send(msg.EvaluationPlanned({}))
+        text = "A plan changed the environment during the run: SQLMesh starts over with the models promoted now."
+        self.pipe.log("warning", text)
+
+    # -- batches: called from pool threads ----------------------------------------------------------
+
+    def before_batch(self) -> None:
+        self.report_idle_nodes()
+
+    def after_last_batch(self, snapshot: Snapshot) -> None:
+        self._report_coverage(snapshot.name)
+        self._observed.count_rows(snapshot)
+
+    def report_forgotten(self, fqn: str, intervals: Sequence[msg.Interval]) -> None:
+        """Send the coverage of a node without the computed intervals that it begins to compute again."""
+        self._forgotten[fqn] = intervals
+        self._report_coverage(fqn)
+
+    def _report_coverage(self, fqn: str) -> None:
+        if self._coverages is None:
+            return
+        finished, replaced = self._progress.finished(fqn), self._observed.replaced
+        is_replaced = replaced is not None and (fqn in self._failed_audits or replaced.may_have_changed(fqn, finished))
+        undone = subtract(self.planned[fqn], finished) if is_replaced and self._progress.has_started(fqn) else ()
+        if coverage := self._coverages.of(fqn, finished, undone, self._forgotten.get(fqn, ())):
+            self.pipe.send(coverage)
+
+    def report_unfinished_coverage(self) -> None:
+        """Send the coverage of planned models whose last batch has not finished."""
+        for fqn in self._progress.unfinished:
+            self._report_coverage(fqn)
