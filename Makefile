@@ -69,12 +69,14 @@ bench: $(VENV)/.test  ## the tables of docs/benchmarks.md; hours, on a machine t
 	$(BIN)/python benchmarks/janitor.py
 	$(BIN)/python benchmarks/restatements.py --work 3000000
 
-# The core packages of MariaDB have the server and no service: nothing is started outside of the tests.
-services:  ## PostgreSQL and MariaDB, from Debian's packages; without a server, the tests that start it are skipped
+# The core packages of MariaDB have the server and no service. Tests start servers of their own.
+services:  ## PostgreSQL, MariaDB and PgBouncer, from Debian's packages; without one, the tests that start it are skipped
 	@command -v postgres || ls /usr/lib/postgresql/*/bin/postgres 2>/dev/null || \
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql; }
 	@command -v mariadbd || ls /usr/sbin/mariadbd 2>/dev/null || \
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends mariadb-server-core mariadb-client-core; }
+	@command -v pgbouncer || ls /usr/sbin/pgbouncer 2>/dev/null || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends pgbouncer; }
 
 browser:  ## Chromium, from Debian's packages; without it, the stories in a browser are skipped
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || \

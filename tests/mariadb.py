@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from dg_sqlmesh_component.worker.lock_sessions import MySQL
+
 CONFIG = """
 gateways:
   local:
@@ -28,14 +30,15 @@ gateways:
       password: ''
       concurrent_tasks: 2
     state_connection:
-      type: duckdb
-      database: state.duckdb
+      {state}
 default_gateway: local
 model_defaults:
   dialect: mysql
   start: {start}
 disable_anonymized_analytics: true
 """
+
+STATE_IN_DUCKDB = "{type: duckdb, database: state.duckdb}"
 
 SYSTEM = ("information_schema", "mysql", "performance_schema", "sys")
 
@@ -46,14 +49,36 @@ class Server:
 
     port: int
 
-    def config(self, start: str = "6 days ago") -> str:
+    def config(self, start: str = "6 days ago", state: str = STATE_IN_DUCKDB) -> str:
         """Return the config of a SQLMesh project with its tables on the server, and its state in `state.duckdb`."""
-        return CONFIG.format(port=self.port, start=start)
+        return CONFIG.format(port=self.port, start=start, state=state)
+
+    @property
+    def connection(self) -> str:
+        """A connection to the server in a SQLMesh project's config."""
+        return f"{{type: mysql, host: 127.0.0.1, port: {self.port}, user: root, password: ''}}"
+
+    def with_state(self, config: str) -> str:
+        """The config of a project on another server, with its state on this one."""
+        return config.replace("default_gateway", f"    state_connection: {self.connection}\ndefault_gateway", 1)
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         with self.session() as cursor:
             cursor.execute(sql)
             return list(cursor.fetchall())
+
+    def held_locks(self) -> int:
+        """How many of the two locks on a state in schema `sqlmesh` are held."""
+        names = [MySQL.key(f"dg_sqlmesh sqlmesh{scope}") for scope in ("", " changes")]
+        return sum(self.query(f"SELECT IS_USED_LOCK('{name}') IS NOT NULL")[0][0] for name in names)
+
+    def copy(self, schema: str, target: str) -> None:
+        """Replace a schema by a copy of another one."""
+        self.query(f"DROP DATABASE IF EXISTS `{target}`")
+        self.query(f"CREATE DATABASE `{target}`")
+        for (table,) in self.query(f"SHOW TABLES FROM `{schema}`"):
+            self.query(f"CREATE TABLE `{target}`.`{table}` LIKE `{schema}`.`{table}`")
+            self.query(f"INSERT INTO `{target}`.`{table}` SELECT * FROM `{schema}`.`{table}`")
 
     @contextmanager
     def session(self) -> Iterator[Any]:
@@ -99,7 +124,7 @@ def mariadb_server() -> Iterator[Server]:
 
 @cache
 def _shared_server() -> Server:
-    return _shared.enter_context(_new_mariadb_server())
+    return _shared.enter_context(new_mariadb_server())
 
 
 def stop_shared_server() -> None:
@@ -109,7 +134,7 @@ def stop_shared_server() -> None:
 
 
 @contextmanager
-def _new_mariadb_server() -> Iterator[Server]:
+def new_mariadb_server() -> Iterator[Server]:
     """Start a server. If MariaDB is not installed, skip the test with a message."""
     install, mariadbd = (
         shutil.which("mariadb-install-db"),

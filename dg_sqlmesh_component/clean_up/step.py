@@ -30,7 +30,7 @@ def clean_up(context: dg.OpExecutionContext, settings: Settings, janitor: Janito
     request = msg.JanitorRequest(
         settings.project.open_request,
         janitor.environment,
-        job=settings.attributes.execution.job_settings(context.run.run_id),
+        job=settings.job(context.run.run_id),
     )
     step = JanitorStep(context, settings.project, request)
     yield from step.session.drive(step.run())

@@ -21,7 +21,7 @@ from dg_sqlmesh_component.config.templates import TemplateScope
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import did_you_mean
 from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, Audit, Limits, Model
-from dg_sqlmesh_component.protocol.messages import JobSettings, Sampling
+from dg_sqlmesh_component.protocol.messages import Sampling
 
 Selection: TypeAlias = str | list[str] | None
 
@@ -434,7 +434,3 @@ class Execution(
         is_optional=True,
         shorthand=("max_retries", StrictInt),
     )
-
-    def job_settings(self, run_id: str) -> JobSettings:
-        """What the requests of one Dagster run have in common."""
-        return JobSettings(run_id, self.overlap_timeout, self.concurrent_tasks)

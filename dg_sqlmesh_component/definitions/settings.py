@@ -10,7 +10,7 @@ import dagster as dg
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
-from dg_sqlmesh_component.protocol.messages import Sampling
+from dg_sqlmesh_component.protocol.messages import JobSettings, Sampling
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Settings:
     def environment(self) -> str:
         """The environment that the component declares."""
         return self.assets.manifest.environment
+
+    def job(self, run_id: str) -> JobSettings:
+        """What the requests of one Dagster run have in common."""
+        execution = self.attributes.execution
+        return JobSettings(run_id, execution.overlap_timeout, execution.concurrent_tasks, self.pool)
 
     def awaited(self, tables: Iterable[str]) -> dict[str, dg.AssetKey]:
         """The keys of those tables, by fqn, that models wait for, also if no model of the manifest reads them."""

@@ -50,7 +50,7 @@ def close_preview(context: dg.OpExecutionContext, settings: Settings) -> Iterato
     request = msg.ClosePreviewRequest(
         settings.project.open_request,
         environment,
-        job=settings.attributes.execution.job_settings(context.run.run_id),
+        job=settings.job(context.run.run_id),
     )
     step = JanitorStep(context, settings.project, request, f"the deletion of the preview {environment}")
     report = PlanReport(environment, is_preview=True)
@@ -110,7 +110,7 @@ class _PreviewStep:
         return msg.PreviewRequest(
             self._settings.project.open_request,
             self._name,
-            job=attributes.execution.job_settings(self._context.run.run_id),
+            job=self._settings.job(self._context.run.run_id),
             sampling=self._settings.sampling,
             tables=self.planning.tables,
             max_rows=attributes.preview.diff.max_rows,

@@ -105,7 +105,7 @@ class _PlanStep:
             settings.project.open_request,
             settings.environment,
             applies=self._applies,
-            job=settings.attributes.execution.job_settings(self._context.run.run_id),
+            job=settings.job(self._context.run.run_id),
             sampling=settings.sampling,
             tables=self.planning.tables,
         )

@@ -120,7 +120,7 @@ def build_request(
         ignore_cron=config.ignore_cron,
         skip_janitor=config.skip_janitor,
         count_rows="row_count" in attributes.include_metadata,
-        job=execution.job_settings(context.run.run_id),
+        job=settings.job(context.run.run_id),
         deploy_jobs=(settings.plan_job, settings.apply_job)
         if attributes.deploy is not None and environment == settings.environment
         else None,

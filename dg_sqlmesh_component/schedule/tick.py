@@ -108,7 +108,7 @@ def choose_assets(
             f"{listed(sorted(assets.name(fqn) for fqn in pending))}."
         )
     if changes := [run for run in active if run.is_change]:
-        context.log.info(f"Run {run_ids(changes)} applies a plan. If the state is in PostgreSQL, runs go on meanwhile.")
+        context.log.info(f"Run {run_ids(changes)} applies a plan. If the state is on a server, runs go on meanwhile.")
     if runs := [run for run in active if not run.is_change]:
         context.log.info(f"Run {run_ids(runs)} has not finished. The requested run waits until it ends.")
     between = assets_between(context.repository_def, requested.keys()) - assets.fqn_by_key.keys()

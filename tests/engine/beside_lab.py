@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import dagster as dg
+import mariadb
 from engine.plan_jobs import APPLY, planned
 from forked import ForkedProcess
 from harness import NewShop, RunRecord, Shop, reconstructable_job, wait_until
@@ -38,15 +39,23 @@ def day(ago: int) -> str:
 
 @dataclass
 class Warehouse:
-    """A shop in a database of its own. Two days are computed, and three are pending."""
+    """A shop in a database of its own. Two days are computed, and three are pending.
+
+    Attributes:
+        state: The server of SQLMesh's state, if that is not in the same database.
+    """
 
     server: Server
     database: str
     shop: Shop
     is_killed: bool = False
+    state: mariadb.Server | None = None
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         return self.server.query(sql, self.database)
+
+    def query_state(self, sql: str) -> list[tuple[Any, ...]]:
+        return self.query(sql) if self.state is None else self.state.query(sql)
 
     def last_log(self) -> str:
         """The log of the newest run."""
@@ -126,7 +135,13 @@ class Warehouse:
         return record
 
 
-def new_warehouse(server: Server, new_shop: NewShop, settings: str = "", **attributes: Any) -> Warehouse:
+def new_warehouse(
+    server: Server,
+    new_shop: NewShop,
+    settings: str = "",
+    state: mariadb.Server | None = None,
+    **attributes: Any,
+) -> Warehouse:
     database = f"beside_{uuid4().hex[:8]}"
     server.query(f"CREATE DATABASE {database}")
     server.query("CREATE SCHEMA raw; CREATE TABLE raw.orders (day date, n int)", database)
@@ -134,8 +149,11 @@ def new_warehouse(server: Server, new_shop: NewShop, settings: str = "", **attri
     for ago in range(5, 0, -1):
         server.query(f"INSERT INTO raw.orders VALUES ('{day(ago)}', {ago})", database)
     config = server.config(database, start=day(5)) + settings
+    if state is not None:
+        state.clear()
+        config = state.with_state(config)
     options = {"deploy": True, "restate": True, "janitor": True, "execution": {"overlap_timeout": 10}, **attributes}
-    return Warehouse(server, database, new_shop(FILES, config, **options))
+    return Warehouse(server, database, new_shop(FILES, config, **options), state=state)
 
 
 ALL = [(day(ago), ago) for ago in range(5, 0, -1)]

@@ -6,6 +6,7 @@ Four of these stories run in CI, and all of them each night.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import datetime, timezone
 
 import dagster as dg
@@ -26,7 +27,8 @@ from engine.beside_lab import (
     new_warehouse,
 )
 from engine.plan_jobs import APPLY, failure_of, launch, planned
-from harness import NewShop, needs_previews, processes_in, reconstructable_job, wait_until
+from harness import NewShop, at_night, needs_previews, processes_in, reconstructable_job, wait_until
+from mariadb import mariadb_server
 from postgres import Server, postgres_server
 
 
@@ -36,9 +38,11 @@ def server() -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture
-def warehouse(server: Server, new_shop: NewShop) -> Warehouse:
-    return new_warehouse(server, new_shop)
+@pytest.fixture(params=["postgres", *at_night("mariadb")])
+def warehouse(server: Server, new_shop: NewShop, request: pytest.FixtureRequest) -> Iterator[Warehouse]:
+    """A shop whose state is in PostgreSQL, as its tables are, or in MariaDB."""
+    with mariadb_server() if request.param == "mariadb" else nullcontext() as state:
+        yield new_warehouse(server, new_shop, state=state)
 
 
 def test_a_run_does_not_wait_for_the_backfill_and_the_plan_computes_what_the_run_has_computed(
@@ -108,7 +112,7 @@ def test_behind_a_new_view_only_the_rewritten_intervals_are_read_again(warehouse
     warehouse.change("shown", "n FROM", "n + 1 AS n FROM")
     versions = "SELECT count(DISTINCT version) FROM sqlmesh._intervals WHERE name LIKE '%behind%'"
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
-        wait_until(lambda: warehouse.query(versions) == [(2,)], process)
+        wait_until(lambda: warehouse.query_state(versions) == [(2,)], process)
         warehouse.query(f"UPDATE raw.orders SET n = 50 WHERE day = '{day(5)}'")
         restate = {"sqlmesh_shop": {"restate": {"start": day(5), "end": day(5)}}}
         assert shop.launch(ops=restate, assets=["t/orders"]).status is SUCCESS

@@ -6,14 +6,16 @@ import os
 import re
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta, timezone
 from importlib.metadata import version
 
 import dagster as dg
+import mariadb
 import pytest
 from engine.plan_jobs import APPLY, change, failure_of, launch, planned
-from harness import NewShop, RunRecord, Shop, processes_in, python_model, wait_until
+from harness import NewShop, RunRecord, Shop, at_night, processes_in, python_model, wait_until
+from mariadb import mariadb_server
 from postgres import Server, postgres_server
 
 # Append-only: an interval that is computed twice has its rows twice.
@@ -101,6 +103,29 @@ def test_overlapping_runs_on_postgres_compute_every_interval_once(server: Server
     assert "correct-horse" not in everything
 
 
+def test_with_the_state_in_mariadb_overlapping_runs_compute_each_interval_once_and_a_failed_wait_names_the_holder(
+    server: Server, new_shop: NewShop
+) -> None:
+    server.query("CREATE DATABASE appending_too")
+    with mariadb_server() as maria:
+        shop = new_shop(project_files(), maria.with_state(server.config("appending_too")))
+        [(planned_rows,)] = server.query("SELECT count(*) FROM t.appended", "appending_too")
+        with two_runs(shop) as records:
+            shop.configure(execution={"overlap_timeout": 1})
+            impatient = shop.launch()
+        assert [record.status for record in records] == [dg.DagsterRunStatus.SUCCESS] * 2, [
+            record.failures for record in records
+        ]
+        [(rows,)] = server.query("SELECT count(*) FROM t.appended", "appending_too")
+        assert rows == planned_rows + 1
+        waiter, other = sorted(records, key=lambda record: len(record.materializations))
+        assert not waiter.materializations
+        assert f"is held by Dagster run {other.run_id} since " in waiter.log
+        held_by = f"SQLMesh's state in schema 'sqlmesh' is held by Dagster run {other.run_id} since "
+        assert held_by in impatient.failures[0]
+        assert "This run has waited for 1 second (`execution.overlap_timeout` in defs.yaml)." in impatient.failures[0]
+
+
 def outside_records(instance: dg.DagsterInstance) -> dict[str, int]:
     """The number of materializations of data that was computed outside of Dagster, by asset."""
     return {
@@ -128,17 +153,25 @@ if Path("fork").exists():
 """
 
 
+@pytest.mark.parametrize("state", ["postgres", *at_night("mariadb")])
 @pytest.mark.parametrize("victims", ["run process", "run and SQLMesh processes"])
-def test_lock_of_killed_run_is_released(server: Server, new_shop: NewShop, victims: str) -> None:
-    database = f"killed_{len(victims)}"
+def test_lock_of_killed_run_is_released(server: Server, new_shop: NewShop, victims: str, state: str) -> None:
+    with mariadb_server() if state == "mariadb" else nullcontext() as maria:
+        check_lock_of_killed_run(server, new_shop, victims, maria)
+
+
+def check_lock_of_killed_run(server: Server, new_shop: NewShop, victims: str, state: mariadb.Server | None) -> None:
+    database = f"killed_{len(victims)}_{state is None}".lower()
     server.query(f"CREATE DATABASE {database}")
     config = server.config(database, password="correct-horse-battery")
+    config = config if state is None else state.with_state(config)
     files = {**project_files(), "models/slow.py": python_model("t.slow", PRINT_PASSWORDS + FORK, ["t.appended"])}
     shop = new_shop(files, config, execution={"overlap_timeout": 120})
     (shop.project / "fork").touch()
     first = shop.start()
     wait_until((shop.project / "forked").exists, first)
-    assert server.query("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'", database)
+    if state is None:
+        assert server.query("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'", database)
     first.kill()
     if victims != "run process":
         for pid in processes_in(shop.project):
@@ -184,6 +217,32 @@ def test_a_run_and_a_plan_that_lose_their_lock_begin_no_further_model(server: Se
     assert "The plan failed before it was promoted: environment prod is as it was before." in failure
     assert "The lock of changes on SQLMesh's state in schema 'sqlmesh' is lost" in failure
     assert "Not started: t.second." in failure
+
+
+@pytest.mark.slow
+def test_a_run_whose_session_is_killed_in_mariadb_begins_no_further_model(new_shop: NewShop) -> None:
+    models = {
+        "models/slow.py": python_model("t.slow", "Path('begun').touch()" + HOLD),
+        "models/second.sql": "MODEL (name t.second, kind FULL); SELECT count(*) AS x FROM t.slow",
+    }
+    with mariadb_server() as maria:
+        shop = new_shop(models, maria.config(state=maria.connection))
+        (shop.project / "begun").unlink()
+        (shop.project / "hold").touch()
+        run = shop.start()
+        wait_until((shop.project / "begun").exists, run)
+        waiting = shop.start()
+        wait_until(lambda: any("Waiting" in shop.run_record(r.run_id).log for r in shop.instance.get_runs()), run)
+        [log] = [log for r in shop.instance.get_runs() if "Waiting" in (log := shop.run_record(r.run_id).log)]
+        [session] = set(re.findall(r"in session (\d+)\.", log))
+        maria.query(f"KILL {session}")
+        (shop.project / "hold").unlink()
+        records = [shop.run_record(process.communicate(timeout=300)[0].split()[-1]) for process in (run, waiting)]
+    [lost] = [record for record in records if record.status is dg.DagsterRunStatus.FAILURE]
+    [other] = [record for record in records if record is not lost]
+    assert "The lock of runs on SQLMesh's state in schema 'sqlmesh' is lost" in lost.failures[0]
+    assert lost.materializations.keys() == {"t/slow"}
+    assert other.status is dg.DagsterRunStatus.SUCCESS
 
 
 def test_second_run_on_duckdb_waits_for_the_file(new_shop: NewShop) -> None:

@@ -40,6 +40,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dagster as dg
 import duckdb
+import mariadb
 import worker_zygote
 from computed_hours import HOUR, State, recorded_hours, text_of
 from dagster._utils.interrupts import setup_interrupt_handlers
@@ -76,6 +77,22 @@ PLAN, APPLY, PREVIEW, JANITOR = (f"{OP}_{job}" for job in ("plan", "apply", "pre
 ROLE = "STORY_ROLE"
 
 
+HELD_LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"
+
+
+@dataclass
+class Servers:
+    """Where stories are told.
+
+    Attributes:
+        tables: None: on DuckDB.
+        state: The server of SQLMesh's state, if that is not where the tables are.
+    """
+
+    tables: Server | None = None
+    state: mariadb.Server | None = None
+
+
 @dataclass
 class Warehouse:
     """Where a story's tables and SQLMesh's state are.
@@ -83,11 +100,12 @@ class Warehouse:
     Attributes:
         config: The text of `config.yaml`.
         ask: Runs SQL. On DuckDB, it waits until no process has the file.
+        held_locks: The number of locks on the state that are held. None: on DuckDB, whose file is the lock.
     """
 
     config: str
     ask: Callable[[str], list[tuple[Any, ...]]]
-    is_duckdb: bool
+    held_locks: Callable[[], int] | None = None
 
 
 # -- one story ------------------------------------------------------------------------------------
@@ -212,12 +230,8 @@ class Story:
 
     def runs_wait(self) -> bool:
         """Whether a plan or the janitor keeps runs from starting."""
-        if self.warehouse.is_duckdb:
-            return True
-        held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"
-        database = "database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-        [(locks,)] = self.warehouse.ask(f"{held} AND {database}")
-        return bool(locks > 1)  # that of changes, and that of runs
+        held_locks = self.warehouse.held_locks
+        return held_locks is None or held_locks() > 1  # that of changes, and that of runs
 
     # -- checks
 
@@ -778,20 +792,20 @@ ACTIONS: dict[Callable[[Story], None], int] = {
 
 
 @contextmanager
-def told(seed: int, folder: Path, server: Server | None, kind: str | None) -> Iterator[Story]:
+def told(seed: int, folder: Path, servers: Servers, kind: str | None) -> Iterator[Story]:
     """Create the project of a story, and plan it as of three days ago."""
     rng = random.Random(seed)
     today = datetime.now(timezone.utc).date()
     source = {str(today - timedelta(days=ago)): rng.randint(1, 9) for ago in range(DAYS, 0, -1)}
     models = random_models(rng, kind)
-    warehouse = open_warehouse(folder / "shop", server, min(source), tasks=rng.choice((1, 1, 2)))
+    warehouse = open_warehouse(folder / "shop", servers, min(source), tasks=rng.choice((1, 1, 2)))
     shown = [name for name, model in models.items() if model.kind != "EMBEDDED"]
     alone = StandaloneAudit("alone", rng.choice(shown))
     files = texts_of(models, source, alone)
     files |= {"seeds/none": "", "held/none": "", "signals/__init__.py": SIGNAL}
     files |= {"macros/__init__.py": "", "macros/gate.py": MACRO, "audits/fine.sql": AUDIT}
     for role in ("apply", "preview", "run", "killed"):
-        files[f"gates/{role}/seconds"] = "2" if server is None else "200"
+        files[f"gates/{role}/seconds"] = "2" if servers.tables is None else "200"
     project = write_project(folder / "shop", files, warehouse.config)
     values = ", ".join(f"(DATE '{of_day}', {n})" for of_day, n in source.items())
     for sql in (
@@ -821,13 +835,19 @@ def told(seed: int, folder: Path, server: Server | None, kind: str | None) -> It
         yield Story(rng, shop, warehouse, models, dict(models), source, alone)
 
 
-def open_warehouse(project: Path, server: Server | None, start: str, tasks: int) -> Warehouse:
+def open_warehouse(project: Path, servers: Servers, start: str, tasks: int) -> Warehouse:
+    server, state = servers.tables, servers.state
     if server is None:
-        return Warehouse(CONFIG.replace("6 days ago", start), partial(ask_duckdb, project), is_duckdb=True)
+        return Warehouse(CONFIG.replace("6 days ago", start), partial(ask_duckdb, project))
     database = f"story_{uuid.uuid4().hex[:8]}"
     server.query(f"CREATE DATABASE {database}")
     config = server.config(database, start=start).replace("concurrent_tasks: 2", f"concurrent_tasks: {tasks}")
-    return Warehouse(config, lambda sql: server.query(sql, database), is_duckdb=False)
+    held = f"{HELD_LOCKS} AND database = (SELECT oid FROM pg_database WHERE datname = '{database}')"
+    held_locks: Callable[[], int] = lambda: server.query(held)[0][0]  # noqa: E731
+    if state is not None:
+        state.clear()
+        config, held_locks = state.with_state(config), state.held_locks
+    return Warehouse(config, lambda sql: server.query(sql, database), held_locks)
 
 
 def ask_duckdb(project: Path, sql: str) -> list[tuple[Any, ...]]:
@@ -842,7 +862,7 @@ def ask_duckdb(project: Path, sql: str) -> list[tuple[Any, ...]]:
             time.sleep(0.05)
 
 
-def try_story(seed: int, folder: Path, server: Server | None, kind: str | None = None) -> Story:
+def try_story(seed: int, folder: Path, servers: Servers, kind: str | None = None) -> Story:
     """Tell one story.
 
     Args:
@@ -852,7 +872,7 @@ def try_story(seed: int, folder: Path, server: Server | None, kind: str | None =
         AssertionError: Rows or records are wrong. The message has the whole story.
     """
     with ExitStack() as stack:
-        story = stack.enter_context(told(seed, folder, server, kind))
+        story = stack.enter_context(told(seed, folder, servers, kind))
         texts = [model.text for model in story.prod.values()]
         os.environ[ROLE] = "run"
         try:
@@ -882,17 +902,22 @@ def main() -> None:
     parser.add_argument("--stories", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1, help="the seed of the first story; the next has the next")
     parser.add_argument("--duckdb", action="store_true", help="tell the stories on DuckDB, whose file is the lock")
+    parser.add_argument("--state", choices=("postgres", "mariadb"), default="postgres", help="where SQLMesh's state is")
     parser.add_argument("--kind", choices=KINDS, help="the kind of the second model; otherwise any")
     arguments = parser.parse_args()
     begin, failed, counts = time.monotonic(), [], Counter[str]()
     with ExitStack() as stack:
         stack.enter_context(worker_zygote.forked_workers())
-        server = None if arguments.duckdb else stack.enter_context(new_postgres_server())
+        servers = Servers()
+        if not arguments.duckdb:
+            servers.tables = stack.enter_context(new_postgres_server())
+        if arguments.state == "mariadb":
+            servers.state = stack.enter_context(mariadb.new_mariadb_server())
         for seed in range(arguments.seed, arguments.seed + arguments.stories):
             since = time.monotonic()
             with tempfile.TemporaryDirectory() as folder:
                 try:
-                    story = try_story(seed, Path(folder).resolve(), server, arguments.kind)
+                    story = try_story(seed, Path(folder).resolve(), servers, arguments.kind)
                 except KeyboardInterrupt:
                     break
                 except AssertionError as error:  # the next stories are told too

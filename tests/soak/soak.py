@@ -1,10 +1,10 @@
 """Kill runs at random points and let runs overlap, and check that nothing is lost or done twice.
 
-    python tests/soak/soak.py --kills 200 --pairs 50 --seed 1
+    python tests/soak/soak.py --kills 200 --pairs 50 --seed 1 --engines duckdb postgres mariadb
 
-Each trial starts from the same planned project on DuckDB or PostgreSQL, with three pending days. At its end, the trial
-compares SQLMesh's intervals and the rows of every table with those of an undisturbed run, and Dagster's records with
-both.
+Each trial starts from the same planned project on DuckDB or PostgreSQL, with three pending days. On the engine mariadb,
+the tables are in PostgreSQL and SQLMesh's state is in MariaDB. At its end, the trial compares SQLMesh's intervals and
+the rows of every table with those of an undisturbed run, and Dagster's records with both. No lock is held any more.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
 from functools import cache, partial
@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dagster as dg
 from harness import EXECUTORS, RunRecord, Shop, planned_shop, processes_in
+from mariadb import new_mariadb_server
 from postgres import new_postgres_server
 
 DAYS = """
@@ -54,6 +55,8 @@ COUNTS = (
     "SELECT (SELECT count(*) FROM t.days), (SELECT count(*) FROM t.keyed), (SELECT days FROM t.total), "
     "(SELECT count(DISTINCT day) FROM t.appended), (SELECT count(*) FROM t.appended)"
 )
+HELD_LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+ENGINES = ("duckdb", "postgres", "mariadb")
 VICTIMS = ("SQLMesh's process", "the step's process", "the run's process", "all of them")
 
 
@@ -64,6 +67,7 @@ class Testbed:
     shop: Shop
     restore: Callable[[], None]
     query: Callable[[str], list[tuple[Any, ...]]]
+    held_locks: Callable[[], int] = int
     day: date | None = None
     expected: dict[str, Any] = field(default_factory=dict)
 
@@ -109,18 +113,26 @@ class Testbed:
 def create_testbed(engine: str, folder: Path) -> Iterator[Testbed]:
     """Create a project that was planned as of three days ago, with a component in a Dagster project."""
     folder.mkdir()
-    if engine == "postgres":
-        with new_postgres_server() as server:
+    if engine != "duckdb":
+        with new_postgres_server() as server, new_mariadb_server() if engine == "mariadb" else nullcontext() as state:
             server.query("CREATE DATABASE trial")
             files = {path: text.format(pause="pg_sleep(0.05)::text") for path, text in FILES.items()}
-            with planned_shop(folder, files, server.config("trial", start="8 days ago")) as shop:
+            config = server.config("trial", start="8 days ago")
+            with planned_shop(folder, files, state.with_state(config) if state else config) as shop:
                 server.query("CREATE DATABASE baseline TEMPLATE trial")
+                if state:
+                    state.copy("sqlmesh", "baseline")
 
                 def restore_database() -> None:
                     server.query("DROP DATABASE trial WITH (FORCE)")
                     server.query("CREATE DATABASE trial TEMPLATE baseline")
+                    if state:
+                        state.copy("baseline", "sqlmesh")
 
-                yield Testbed(shop, restore_database, lambda sql: server.query(sql, "trial"))
+                def held_locks() -> int:
+                    return state.held_locks() if state else server.query(HELD_LOCKS)[0][0]
+
+                yield Testbed(shop, restore_database, lambda sql: server.query(sql, "trial"), held_locks)
     else:
         files = {path: text.format(pause="''") for path, text in FILES.items()}
         with planned_shop(folder, files) as shop:
@@ -208,6 +220,7 @@ def _compare(testbed: Testbed, records: list[RunRecord]) -> Counter[str]:
     counts["materialized twice"] += sum(number > 1 for number in Counter(executed).values())
     counts["executed, recorded by no run"] += len(MODELS - set(executed))
     last = {key: records[-1].status_of(f"t/{key}") for key in MODELS}
+    counts["a lock is left"] += testbed.held_locks()
     counts["wrong final status in Dagster"] += sum(status not in ("executed", "up_to_date") for status in last.values())
     return counts
 
@@ -248,6 +261,7 @@ FAULTS = (
     "append-only rows lost",
     "materialized twice",
     "wrong final status in Dagster",
+    "a lock is left",
 )
 """Counts that must be zero.
 
@@ -258,7 +272,7 @@ FAULTS = (
 def soak(
     engines: Sequence[str], kills: int, pairs: int, seed: int, report: Callable[[str], None] = print
 ) -> dict[str, Counter[str]]:
-    """Run kill trials on these engines and overlap trials on PostgreSQL. Return the counts by kind of trial."""
+    """Run kill trials on these engines, and overlap trials on servers. Return the counts by kind of trial."""
     rng = random.Random(seed)
     results: dict[str, Counter[str]] = {}
     for engine in engines:
@@ -275,13 +289,12 @@ def soak(
                 )
                 results[f"{engine}: kill {victim}"] = results.get(f"{engine}: kill {victim}", Counter()) + outcome
                 _report_faults(report, f"{engine}, {victim}, {executor}, number {number}", outcome)
-            for number in range(pairs if engine == "postgres" else 0):
+            for number in range(pairs if engine != "duckdb" else 0):
                 outcome = testbed.try_on_one_day(
                     partial(overlap_once, testbed, EXECUTORS[number % 3 == 0], rng.uniform(0.0, usual("in_process")))
                 )
-                results["postgres: two runs at a time"] = (
-                    results.get("postgres: two runs at a time", Counter()) + outcome
-                )
+                story = f"{engine}: two runs at a time"
+                results[story] = results.get(story, Counter()) + outcome
                 _report_faults(report, f"pair, number {number}", outcome)
     return results
 
@@ -308,7 +321,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--pairs", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--engines", nargs="+", choices=("duckdb", "postgres"), default=("duckdb", "postgres"))
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=("duckdb", "postgres"))
     arguments = parser.parse_args()
     start = time.monotonic()
     results = soak(

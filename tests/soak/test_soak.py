@@ -67,10 +67,10 @@ def test_no_interval_is_computed_before_its_source_is_loaded(tmp_path: Path) -> 
 @needs_previews
 def test_nothing_is_left_out_if_runs_go_on_while_a_plan_is_applied(tmp_path: Path) -> None:
     with worker_zygote.forked_workers(), postgres_server() as server:
-        assert random_changes.try_story(205, tmp_path, server).counts["applied"]
+        assert random_changes.try_story(205, tmp_path, random_changes.Servers(server)).counts["applied"]
 
 
 @needs_previews
 def test_nothing_is_left_out_if_runs_wait_for_a_plan_on_duckdb(tmp_path: Path) -> None:
     with worker_zygote.forked_workers():
-        assert random_changes.try_story(1, tmp_path, None).counts["applied"]
+        assert random_changes.try_story(1, tmp_path, random_changes.Servers()).counts["applied"]

@@ -133,11 +133,13 @@ class JobSettings:
         run_id: The id of the Dagster run.
         overlap_timeout: Seconds to wait for another run on the same state, or for a locked database file.
         concurrent_tasks: What SQLMesh computes or deletes at once; None for the project's own setting.
+        pool: The concurrency pool whose limit stands in for a lock, if the state cannot be locked.
     """
 
     run_id: str = "of a test"
     overlap_timeout: float = 0.0
     concurrent_tasks: int | None = None
+    pool: str = "of_a_test"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,17 +1,21 @@
-"""The waits of a run for locks share one limit, and only waiting counts."""
+"""The waits of a run for locks share one limit, and only waiting counts. A state without locks is named once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from sqlmesh.core.config import Config, GatewayConfig
+from sqlmesh.core.config.connection import DuckDBConnectionConfig, MotherDuckConnectionConfig
 
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
+from dg_sqlmesh_component.protocol.messages import JobSettings, OpenProject, PlanRequest
 from dg_sqlmesh_component.worker import state_lock
 from dg_sqlmesh_component.worker.pipe import Pipe
-from dg_sqlmesh_component.worker.state_lock import LockWait
+from dg_sqlmesh_component.worker.state_lock import CHANGES, RUNS, LockWait, StateLock
 
 BACKFILL = 3_600.0
 
@@ -83,3 +87,19 @@ def test_a_run_says_that_it_waits_once_a_minute_and_how_long_it_still_will(clock
         "Waiting, for 90 seconds",
         "Waiting, for 30 seconds",
     ]
+
+
+def test_a_state_without_locks_is_named_once_with_the_command_that_lets_dagster_start_one_run_at_a_time(
+    clock: Clock,
+) -> None:
+    gateway = GatewayConfig(
+        connection=DuckDBConnectionConfig(), state_connection=MotherDuckConnectionConfig(token="x", database="state")
+    )
+    context: Any = SimpleNamespace(config=Config(gateways={"local": gateway}), selected_gateway="local")
+    plan = PlanRequest(OpenProject(("shop",), None, None, None), "prod", job=JobSettings(pool="sqlmesh_shop_prod"))
+    for scope in (CHANGES, RUNS):  # an apply takes both
+        with StateLock(context, plan, lock_wait(clock, 10), scope).held():
+            pass
+    [said] = clock.said
+    assert said.startswith("SQLMesh's state in motherduck cannot be locked")
+    assert said.endswith("\n\n    dagster instance concurrency set sqlmesh_shop_prod 1")
