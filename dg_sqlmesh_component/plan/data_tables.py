@@ -22,6 +22,7 @@ _NO_MATCH = {
     "no_columns": "prod and the preview have no column in common",
     "duplicate_keys": "several rows share a key ({keys})",
     "null_keys": "some rows have no key ({keys})",
+    "engine": "no test has done that on this engine",
 }
 
 
@@ -219,7 +220,9 @@ def _sentences(compared: msg.ModelCompared) -> Iterator[str]:
         yield f"Rows were not matched, because {_NO_MATCH[compared.key_problem].format(keys=', '.join(compared.keys))}."
         if compared.key_problem == "no_columns":
             return
-        if compared.added is None:
+        if compared.key_problem == "engine":
+            yield "They were only counted."
+        elif compared.added is None:
             yield "There are too many rows to compare them without a key, so they were only counted."
         else:
             yield "A changed row counts as removed and as added."

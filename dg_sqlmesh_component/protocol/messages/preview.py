@@ -11,7 +11,7 @@ from dg_sqlmesh_component.protocol.messages.requests import Interval
 from dg_sqlmesh_component.protocol.messages.run import Sample
 from dg_sqlmesh_component.protocol.texts import ProjectText, Query
 
-KeyProblem = Literal["no_grain", "other_columns", "no_columns", "duplicate_keys", "null_keys"]
+KeyProblem = Literal["no_grain", "other_columns", "no_columns", "duplicate_keys", "null_keys", "engine"]
 """Why the rows of a model cannot be matched by a key."""
 
 

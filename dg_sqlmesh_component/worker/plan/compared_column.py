@@ -20,19 +20,6 @@ _AS_TEXT = {_Type.JSON, _Type.XML, _Type.GEOMETRY, _Type.GEOGRAPHY, _Type.MAP, _
 """Types whose values some engines cannot compare."""
 
 _TEXTS = exp.DataType.TEXT_TYPES | {_Type.TINYTEXT, _Type.MEDIUMTEXT, _Type.LONGTEXT}
-_WITH_CASE = {
-    "mysql": lambda text: exp.cast(exp.cast(text, "TEXT"), "BINARY"),
-    "tsql": lambda text: exp.Collate(this=text, expression=exp.var("Latin1_General_BIN2")),
-}
-"""Engines for which `a` and `A` are equal, unless a table has another collation."""
-
-_AS_JSON = {_Type.ARRAY, _Type.STRUCT, _Type.MAP, _Type.JSON, _Type.GEOGRAPHY}
-_TO_JSON = {
-    "bigquery": lambda value: exp.func("TO_JSON_STRING", value),
-    "trino": lambda value: exp.func("JSON_FORMAT", exp.cast(value, "JSON")),
-    "athena": lambda value: exp.func("JSON_FORMAT", exp.cast(value, "JSON")),
-}
-"""Engines that cannot cast the values of those types to text, nor compare all of them."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +44,6 @@ class ComparedColumn:
         column = exp.column(self.name, quoted=True)
         if self._are(_NUMBERS):
             return column if self._is_exact or self.old == self.new else exp.cast(column, "DOUBLE")
-        if self.dialect in _TO_JSON and _has(own, _AS_JSON):
-            return _TO_JSON[self.dialect](column)
         if self._are(_TEXTS):
             return self._with_case(column)
         if self.old == self.new and not _has(own, _AS_TEXT):
@@ -83,7 +68,8 @@ class ComparedColumn:
         return equal.else_(zero)
 
     def _with_case(self, text: exp.Expression) -> exp.Expression:
-        return _WITH_CASE[self.dialect](text) if self.dialect in _WITH_CASE else text
+        """For MySQL, `a` and `A` are equal, unless a table has another collation."""
+        return exp.cast(exp.cast(text, "TEXT"), "BINARY") if self.dialect == "mysql" else text
 
     @property
     def is_amount(self) -> bool:

@@ -29,7 +29,7 @@ from dg_sqlmesh_component.worker.intervals.tables import is_incremental
 from dg_sqlmesh_component.worker.observe.samples import sample_of
 from dg_sqlmesh_component.worker.plan.column_changes import column_changes
 from dg_sqlmesh_component.worker.plan.compared_column import INTEGERS
-from dg_sqlmesh_component.worker.plan.table_comparison_queries import IN_PROD, CountQueries, Table
+from dg_sqlmesh_component.worker.plan.table_comparison_queries import IN_PROD, UNTRIED, CountQueries, Table
 from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange, computed_ranges
 
 
@@ -275,7 +275,7 @@ class _Comparison:
         if problem is None:
             return self._matched(replace(compared, keys=keys, sample=sample), keys)
         compared = replace(compared, key_problem=problem, keys=keys)
-        if sample is not None or not queries.common:
+        if sample is not None or problem in ("no_columns", "engine"):
             return compared
         added, removed = self._integers(queries.surplus())
         return replace(compared, added=added, removed=removed)
@@ -298,6 +298,8 @@ class _Comparison:
         """
         if not self._queries.common:
             return "no_columns"
+        if self._queries.dialect in UNTRIED:
+            return "engine"
         if not keys:
             return "no_grain"
         usable = [key for key in keys if key is not None]

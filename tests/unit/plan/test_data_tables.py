@@ -54,6 +54,10 @@ def test_a_row_of_the_table_has_all_counts_and_the_columns_that_differ() -> None
             "without a key, so they were only counted.",
         ),
         (
+            {"key_problem": "engine", "added": None, "removed": None, "changed": None},
+            "Rows were not matched, because no test has done that on this engine. They were only counted.",
+        ),
+        (
             {"reads_partial": ("t.b",)},
             "These are not the rows that prod will have: the preview has computed only a part of t.b, which this model "
             "reads.",

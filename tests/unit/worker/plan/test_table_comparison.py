@@ -139,6 +139,18 @@ def test_rows_are_not_matched_without_a_usable_key(
     assert (compared.key_problem, compared.changed, compared.columns) == (problem, None, {})
 
 
+def test_rows_are_only_counted_on_an_engine_whose_queries_no_test_executes(adapter: DuckDBEngineAdapter) -> None:
+    prod = version(adapter, FULL, "SELECT 1 AS id", "SELECT i AS id FROM range(3) t(i)")
+    preview = version(adapter, FULL, "SELECT 2 AS id", "SELECT i AS id, 1 AS x FROM range(5) t(i)")
+    warehouse = Warehouse(adapter)
+    warehouse.dialect = "trino"  # whose queries for counts DuckDB can execute
+    compared = ComparedModel("t.x", prod, preview, is_own_table=True).compare(warehouse, LIMITS)
+    assert (compared.key_problem, compared.error) == ("engine", None)
+    assert (compared.rows, compared.rows_prod, compared.added, compared.changed) == (5, 3, None, None)
+    assert [change.name for change in compared.schema] == ["x"]
+    assert compared.amounts["id"] == (Amounts(0, 10, 0, 4), Amounts(0, 3, 0, 2))
+
+
 def test_grain_is_found_in_columns_of_another_case(adapter: DuckDBEngineAdapter) -> None:
     prod = version(adapter, "kind FULL, grain ID", "SELECT 1 AS id", 'SELECT 1 AS "Id"')
     compared = compare(adapter, prod, version(adapter, "kind FULL, grain ID", "SELECT 2 AS id", 'SELECT 1 AS "Id"'))

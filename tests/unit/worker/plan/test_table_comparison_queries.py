@@ -18,9 +18,9 @@ from postgres import postgres_server
 from sqlglot import exp, parse
 from sqlmesh.core.engine_adapter import DIALECT_TO_ENGINE_ADAPTER
 
-from dg_sqlmesh_component.worker.plan.table_comparison_queries import CountQueries, Table
+from dg_sqlmesh_component.worker.plan.table_comparison_queries import UNTRIED, CountQueries, Table
 
-DIALECTS = sorted({adapter.DIALECT for adapter in DIALECT_TO_ENGINE_ADAPTER.values()})
+DIALECTS = sorted({adapter.DIALECT for adapter in DIALECT_TO_ENGINE_ADAPTER.values()} - set(UNTRIED))
 COLUMNS = {
     "Id": "BIGINT",
     "part": "VARCHAR",
@@ -58,7 +58,6 @@ def test_each_query_is_one_select_of_aggregates_without_a_union_around_it(dialec
         assert isinstance(query, exp.Select)
         assert all(isinstance(selected, exp.Sum | exp.Count | exp.Min | exp.Max) for selected in query.selects)
         assert "NOT NOT" not in sql
-        assert re.search(r"\bNOT\b(?! EXISTS)", sql) is None, "T-SQL has no booleans to negate"
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -71,31 +70,16 @@ def test_every_name_is_quoted(dialect: str) -> None:
         assert [name.sql() for name in names if not name.quoted] == []
 
 
-HEX = {
-    "athena": "LOWER(TO_HEX(MD5(TO_UTF8(",
-    "trino": "LOWER(TO_HEX(MD5(TO_UTF8(",
-    "bigquery": "TO_HEX(MD5(",
-    "clickhouse": "LOWER(HEX(MD5(",
-    "fabric": "LOWER(CONVERT(VARCHAR(32), HASHBYTES('MD5', ",
-    "tsql": "LOWER(CONVERT(VARCHAR(32), HASHBYTES('MD5', ",
-}
-"""Engines whose MD5 returns bytes. All others return hex digits in small letters."""
-
-
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_sampled_keys_are_chosen_by_hex_digits_and_never_by_bytes(dialect: str) -> None:
     sql = queries_of(dialect).matched(["Id"], 0.25, 6).sql(dialect, identify=True)
     hashed = re.findall(r"SUBSTR(?:ING)?\((.*?)(?:, 1, 8| FROM 1 FOR 8)\) < '40000000'", sql)
     assert len(hashed) in (2, 5), "on both sides; for MySQL once more in each of its joins"
-    assert all(expression.startswith(HEX.get(dialect, "MD5(")) for expression in hashed)
-    if dialect in ("tsql", "fabric"):
-        assert sql.count(", 2)), 1, 8)") == len(hashed), "style 2 is hex digits without 0x"
+    start = "LOWER(HEX(MD5(" if dialect == "clickhouse" else "MD5("  # ClickHouse returns bytes
+    assert all(expression.startswith(start) for expression in hashed)
 
 
 TEXT_OF = {
-    "bigquery": "TO_JSON_STRING(`{}`)",
-    "trino": 'JSON_FORMAT(CAST("{}" AS JSON))',
-    "athena": 'JSON_FORMAT(CAST("{}" AS JSON))',
     "spark": "CAST(`{}` AS STRING)",
     "databricks": "CAST(`{}` AS STRING)",
     "duckdb": 'CAST("{}" AS TEXT)',
@@ -111,15 +95,7 @@ def test_values_that_an_engine_cannot_compare_are_compared_as_text(dialect: str)
     ):
         for column in ("document", "attributes", "pairs"):
             assert sql.count(TEXT_OF[dialect].format(column)) == 2
-        has_json = dialect in ("bigquery", "trino", "athena")
-        assert sql.count(TEXT_OF[dialect].format("tags")) == (2 if has_json else 0), "others compare arrays"
-
-
-def test_case_counts_where_an_engine_ignores_it() -> None:
-    sql = queries_of("tsql", label="TEXT").matched(["Id"], None, 6).sql("tsql", identify=True)
-    assert sql.count("[label] COLLATE Latin1_General_BIN2 AS [c4]") == 2
-    sql = queries_of("tsql", label="INT").matched(["Id"], None, 6).sql("tsql", identify=True)
-    assert sql.count("CAST([label] AS VARCHAR(MAX)) COLLATE Latin1_General_BIN2 AS [c4]") == 2
+        assert sql.count(TEXT_OF[dialect].format("tags")) == 0, "arrays can be compared"
 
 
 # -- counts, on engines ---------------------------------------------------------------------------
