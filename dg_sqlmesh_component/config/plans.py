@@ -98,6 +98,12 @@ class PreviewDiff(Attributes, path="preview.diff", least={"max_rows": 1, "decima
         "Default: 6.",
         2,
     )
+    ignore: list[str] = attribute(
+        list,
+        "Columns that are not compared, because they always differ, in which `*` matches any characters. The report "
+        "names them. Columns of the key are never ignored. Default: none.",
+        ["*_loaded_at"],
+    )
 
 
 @dataclass

@@ -86,7 +86,7 @@ def changed_columns(
     if compared is None:
         return lost
     if compared.added or compared.removed:
-        names = {*columns, *compared.amounts, *compared.keys}
+        names = set(compared.clock) or {*columns, *compared.amounts, *compared.keys}
         return lost | names if names else None
     return lost | {name for name, equal in compared.columns.items() if equal < 1}
 

@@ -46,6 +46,8 @@ def as_json(compared: msg.ModelCompared, planned: msg.PlannedModel | None = None
         },
         "note": note(compared, planned),
         "schema": list(map(described, compared.schema)),
+        "ignored": list(compared.ignored),
+        "clock": list(compared.clock),
         "sample": compared.sample,
         "examples": {
             kind: [dict(zip(sample.columns, values, strict=True)) for values in sample.rows]
@@ -56,13 +58,28 @@ def as_json(compared: msg.ModelCompared, planned: msg.PlannedModel | None = None
 
 def row(compared: msg.ModelCompared, planned: msg.PlannedModel | None = None) -> list[str]:
     """The cells of `HEAD`."""
-    counts = (compared.rows, compared.rows_prod, compared.added, compared.removed, compared.changed)
-    return [compared.name, *("" if count is None else f"{count:,}" for count in counts), note(compared, planned)]
+    return [
+        compared.name,
+        *map(_count, (compared.rows, compared.rows_prod)),
+        *(_count(count) + without_key(compared, count) for count in (compared.added, compared.removed)),
+        _count(compared.changed),
+        note(compared, planned),
+    ]
+
+
+def _count(count: int | None) -> str:
+    return "" if count is None else f"{count:,}"
+
+
+def without_key(compared: msg.ModelCompared, count: int | None) -> str:
+    """What to write after a number of added or removed rows that may be changed rows."""
+    return " (no key)" if count and compared.key_problem else ""
 
 
 def lacks_rows(compared: msg.ModelCompared) -> bool:
     """Whether prod has rows that the preview does not have, although it has computed the same part of the model."""
-    return bool(compared.removed and compared.rows is not None) and not (compared.is_partial or compared.reads_partial)
+    is_other = compared.is_partial or compared.reads_partial or compared.clock
+    return bool(compared.removed and compared.rows is not None) and not is_other
 
 
 # -- columns --------------------------------------------------------------------------------------
@@ -92,11 +109,11 @@ def column_rows(compared: msg.ModelCompared) -> Iterator[list[str]]:
         ]
 
 
-def _total(new: float | None, old: float | None) -> str:
+def _total(new: msg.Amount | None, old: msg.Amount | None) -> str:
     if new is None and old is None:
         return ""
     text = _was(number(new), number(old))
-    if new is None or old is None or new == old or not old:
+    if not (isinstance(new, float) and isinstance(old, float)) or new == old or not old:
         return text
     percent = (new - old) / abs(old) * 100
     return f"{text}, {'+' if percent > 0 else '−'}{_percent(abs(percent))}"
@@ -111,10 +128,12 @@ def _was(new: str, old: str) -> str:
     return new if new == old else f"{new}, was {old}"
 
 
-def number(value: float | None) -> str:
+def number(value: msg.Amount | None) -> str:
     """A number with three digits, for people."""
     if value is None:
         return "none"
+    if isinstance(value, str):
+        return value
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6)):
         if abs(value) >= size:
             return f"{value / size:.3g} {unit}" if abs(value) < 1e15 else f"{value:.3g}"
@@ -201,6 +220,10 @@ def _sentences(compared: msg.ModelCompared) -> Iterator[str]:
         yield "Removed in the preview."
     if compared.schema:
         yield f"The new table {', '.join(map(described, compared.schema))}."
+    if compared.ignored:
+        yield f"Not compared, because `preview.diff.ignore` names them: {listed(compared.ignored)}."
+    if compared.clock:
+        yield f"Rows differ only in columns that have another value each time: {listed(compared.clock)}."
     if compared.ranges:
         yield f"Only {ranges(compared.ranges)} was compared, which both have computed."
     if compared.only_its_time:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from dg_sqlmesh_component.plan.affected import Affected
+from dg_sqlmesh_component.plan.data_tables import without_key
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted
 from dg_sqlmesh_component.protocol.graph import reachable
@@ -86,7 +87,8 @@ def _class(model: msg.PlannedModel) -> str:
 def _label(model: msg.PlannedModel, compared: msg.ModelCompared | None) -> str:
     differences = ((compared.added, "+"), (compared.removed, "−"), (compared.changed, "±")) if compared else ()
     rows = " ".join(f"{sign}{number:,}" for number, sign in differences if number)
-    return f"{model.name}\n{model.change}" + (f", rows {rows}" if rows else "")
+    no_key = without_key(compared, 1) if compared else ""
+    return f"{model.name}\n{model.change}" + (f", rows {rows}{no_key}" if rows else "")
 
 
 def _node(name: str, label: str, of_class: str) -> str:

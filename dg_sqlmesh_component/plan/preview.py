@@ -115,6 +115,7 @@ class _PreviewStep:
             tables=self.planning.tables,
             max_rows=attributes.preview.diff.max_rows,
             decimals=attributes.preview.diff.decimals,
+            ignore=tuple(attributes.preview.diff.ignore),
             examples=attributes.preview.sampling,
         )
 
@@ -138,7 +139,8 @@ class _PreviewStep:
             report.affected = self.planning.affected(report.prod.plan, report.diff)
         result = "The files are the same as in prod, so there is nothing to preview."
         if planned is not None:
-            differing = counted(len(report.diff), "model")
+            differing, by_clock = counted(len(report.diff), "model"), sum(bool(of.clock) for of in report.diff)
+            differing += f", {by_clock} of them only by the clock" if by_clock else ""
             result = f"The preview is ready. {self.planning.cost(planned)} Differ from prod: {differing}."
         models = planned.plan.models if planned is not None else ()
         result += "".join(f" {sentence}" for sentence in made_up_for(self.planning.went_on, models))

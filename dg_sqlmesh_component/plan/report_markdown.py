@@ -223,7 +223,11 @@ def _tables(report: PlanReport, plan: msg.PlanBuilt) -> Iterator[_Table]:
     cells = [[code(model), code(column), *map(literal, others)] for model, column, *others in columns]
     yield _Table("Columns that differ", data_tables.COLUMNS_HEAD, cells, data_tables.COLUMNS_HEAD[2:])
     yield _affected(report, planned)
-    yield _Table("Models", ("Model", "Change", "What readers see", "Computes", "Owner"), _models(report, plan))
+    head = ("Model", "Change", "What readers see", "Computes", "Owner")
+    unchanged = [model for model in plan.models if not model.change and (model.intervals or model.waiting)]
+    yield _Table("Models", head, [_model(report, model) for model in plan.models if model not in unchanged])
+    missing = [_model(report, model) for model in unchanged]
+    yield _Table("Unchanged models with missing intervals", head, missing)
 
 
 def _affected(report: PlanReport, planned: dict[str, msg.PlannedModel]) -> _Table:
@@ -241,16 +245,13 @@ def _affected(report: PlanReport, planned: dict[str, msg.PlannedModel]) -> _Tabl
     return _Table("Affected outside of SQLMesh", head, rows, remark=remark)
 
 
-def _models(report: PlanReport, plan: msg.PlanBuilt) -> list[list[str]]:
+def _model(report: PlanReport, model: msg.PlannedModel) -> list[str]:
     return [
-        [
-            code(model.name),
-            literal(sentences.change(model)),
-            literal(sentences.effect(model, report.columns(model))),
-            literal(sentences.computes(model, report.seconds(model))),
-            literal(model.owner or ""),
-        ]
-        for model in plan.models
+        code(model.name),
+        literal(sentences.change(model)),
+        literal(sentences.effect(model, report.columns(model))),
+        literal(sentences.computes(model, report.seconds(model))),
+        literal(model.owner or ""),
     ]
 
 

@@ -244,3 +244,36 @@ def test_a_model_that_cannot_be_compared_fails_the_job_without_a_value_in_its_re
     broken = diffs(report_of_last(record))["t.broken"]
     assert broken["note"].startswith("Not compared: the engine raised ")
     assert "secret" not in json.dumps(broken)
+
+
+LOADED = """
+MODEL (name t.{name}, kind FULL{grain});
+SELECT id, {x} AS x, {clock} AS {column} FROM raw.orders WHERE day = CURRENT_DATE
+"""
+
+
+@pytest.mark.attribute("preview.diff.ignore")
+@on_duckdb
+def test_what_differs_by_the_clock_alone_is_told_or_ignored(lab: Lab) -> None:
+    lab.shop.configure(preview={"environment": ENVIRONMENT, "diff": {"ignore": ["*_LOADED_AT"]}}, deploy=True)
+
+    def write(x: str) -> None:
+        lab.change(
+            ignored=LOADED.format(name="ignored", grain=", grain id", x=x, clock="random()", column="_loaded_at"),
+            clock=LOADED.format(name="clock", grain="", x=x, clock="now()::TEXT", column="at"),
+            reader="MODEL (name t.reader, kind FULL, grain id); SELECT c.id, c.at || '!' AS seen FROM t.clock AS c",
+        )
+
+    write("1")
+    lab.shop.plan(at=None)
+    write("1::INT")
+
+    record = lab.job(PREVIEW)
+
+    assert record.status is dg.DagsterRunStatus.SUCCESS, record.log
+    assert "Differ from prod: 3 models, 2 of them only by the clock." in record.log
+    found = diffs(report_of_last(record))
+    assert (found["t.ignored"]["changed"], found["t.ignored"]["columns"]) == (0, {"x": 1.0})
+    assert found["t.ignored"]["note"] == "Not compared, because `preview.diff.ignore` names them: _loaded_at."
+    for name, column in (("t.clock", "at"), ("t.reader", "seen")):
+        assert f"Rows differ only in columns that have another value each time: {column}." in found[name]["note"]

@@ -15,14 +15,18 @@ KeyProblem = Literal["no_grain", "other_columns", "no_columns", "duplicate_keys"
 """Why the rows of a model cannot be matched by a key."""
 
 
+Amount = float | str
+"""A number; as text if it is not finite."""
+
+
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """What a column of one table has. None: it is no number, it has no values, or the result is not finite."""
+    """What a column of one table has. None: it is no number, or it has no values."""
 
     nulls: int
-    sum: float | None = None
-    minimum: float | None = None
-    maximum: float | None = None
+    sum: Amount | None = None
+    minimum: Amount | None = None
+    maximum: Amount | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,9 @@ class ModelCompared(Event):
         sample: The share of keys that was compared; None if all were.
         amounts: By column of both: those of the preview, and those of prod.
         examples: Some of the added, removed and changed rows, if the request asks for them.
+        ignored: Columns of both that were left out, because the request ignores them.
+        clock: Columns that have another value each time they are computed, by the clock or by chance, if rows differ in
+            these only; else empty.
         only_its_time: Whether only the time from the first to the last row of the preview was compared.
         is_recomputed: Whether prod will get another table than the preview's, which an apply computes.
         error: The class of the engine's error if the model could not be compared; None if it was. Its message is left
@@ -68,6 +75,8 @@ class ModelCompared(Event):
     sample: float | None = None
     amounts: dict[str, tuple[Amounts, Amounts]] = field(default_factory=dict)
     examples: dict[str, Sample] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    clock: tuple[str, ...] = ()
     only_its_time: bool = False
     is_recomputed: bool = False
     error: str | None = None

@@ -385,6 +385,7 @@ class PreviewRequest(PlanRequest):
     Attributes:
         max_rows: A model with more rows on one side is compared on a sample of its keys.
         decimals: Numbers that differ by less than one unit of this decimal place are equal.
+        ignore: Columns that are not compared. Patterns: `*` matches any characters.
         examples: Which added, removed and changed rows to send; None for none.
     """
 
@@ -392,6 +393,7 @@ class PreviewRequest(PlanRequest):
     applies: bool = True
     max_rows: int = 10_000_000
     decimals: int = 6
+    ignore: tuple[str, ...] = ()
     examples: Sampling | None = None
 
 

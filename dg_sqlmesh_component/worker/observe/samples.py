@@ -33,7 +33,7 @@ def sample_of(adapter: EngineAdapter, query: exp.Query, sampling: msg.Sampling) 
     first_rows = exp.select(*_as_printed(shape)).from_(failing).limit(sampling.rows)
     rows = adapter.fetchdf(first_rows, quote_identifiers=True)  # in a transaction of its own
     position_of = {str(name): position for position, name in enumerate(rows.columns)}  # a join may repeat a name
-    names = [name for name in position_of if _matches(name, sampling.columns or ["*"])][:MAX_COLUMNS]
+    names = [name for name in position_of if matches(name, sampling.columns or ["*"])][:MAX_COLUMNS]
     if rows.empty or not names:
         return None
     rows = rows.iloc[:, [position_of[name] for name in names]]
@@ -95,10 +95,11 @@ def masked_names(query: exp.Query, mask: Collection[str]) -> Set[str]:
 
 
 def _is_masked(name: str, mask: Collection[str]) -> bool:
-    return _matches(name, mask) or SECRET_NAME.search(name) is not None
+    return matches(name, mask) or SECRET_NAME.search(name) is not None
 
 
-def _matches(name: str, patterns: Collection[str]) -> bool:
+def matches(name: str, patterns: Collection[str]) -> bool:
+    """Whether one of the patterns stands for the name, in any case. `*` matches any characters."""
     return any(fnmatchcase(name.casefold(), pattern.casefold()) for pattern in patterns)
 
 

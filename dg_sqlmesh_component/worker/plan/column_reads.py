@@ -18,6 +18,9 @@ from dg_sqlmesh_component.protocol.messages import ROWS, ColumnReads
 _Column = tuple[str, str]
 """The fqn of a table, and the name of a column."""
 
+CLOCK = "dg_sqlmesh clock"
+"""A table that no query has: `clock_columns` writes its column in place of the functions of the clock."""
+
 _DECIDES_ROWS = ("where", "having", "qualify", "group", "distinct", "connect")
 
 
@@ -47,6 +50,21 @@ def column_reads(model: Model) -> ColumnReads | None:
         return reads
     except (_UntracedError, SqlglotError, SQLMeshError):
         return None
+
+
+def traced_columns(query: exp.Query) -> Iterator[tuple[_Column, str]]:
+    """What each column of a query is made of. Columns that cannot be traced are left out.
+
+    Raises:
+        SqlglotError: sqlglot cannot analyze the query.
+    """
+    scope = build_scope(query)
+    for name in scope.expression.named_selects if scope is not None else ():
+        try:
+            origins = list(_of_output(scope, name))
+        except _UntracedError:
+            continue
+        yield from ((origin, name) for origin in origins)
 
 
 def _pairs(scope: Scope) -> Iterator[tuple[_Column, str]]:
@@ -91,6 +109,9 @@ def _of_expression(scope: Scope, expression: exp.Expression) -> Iterator[_Column
 def _of_column(scope: Scope, column: exp.Column) -> Iterator[_Column]:
     if isinstance(column.this, exp.Star):
         raise _UntracedError
+    if column.table == CLOCK:
+        yield CLOCK, column.name
+        return
     within = (inner for subquery in scope.subquery_scopes for inner in subquery.traverse())
     owner = next((s for s in within if column.table in s.sources and any(c is column for c in s.columns)), scope)
     source = owner.sources.get(column.table)

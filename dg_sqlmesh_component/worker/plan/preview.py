@@ -98,7 +98,7 @@ def preview(request: msg.PreviewRequest, context: PlanContext, runs: StateLock) 
         delete_unused(own, context)
     pipe.send(_plan_of_prod(context))
     watch_queries(pipe, context.engine_adapters)
-    limits = ComparisonLimits(request.max_rows, request.decimals, request.examples)
+    limits = ComparisonLimits(request.max_rows, request.decimals, request.ignore, request.examples)
     for compared in chain(compare_audits(plan, prod, context), compare_environments(plan, prod, context, limits)):
         pipe.send(compared)
         if pipe.is_cancelled:

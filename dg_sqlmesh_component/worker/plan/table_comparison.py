@@ -8,8 +8,9 @@ model, and counts each pair of rows that share a key.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -26,7 +27,8 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.intervals.tables import is_incremental
-from dg_sqlmesh_component.worker.observe.samples import sample_of
+from dg_sqlmesh_component.worker.observe.samples import matches, sample_of
+from dg_sqlmesh_component.worker.plan.clock_columns import clock_columns
 from dg_sqlmesh_component.worker.plan.column_changes import column_changes
 from dg_sqlmesh_component.worker.plan.compared_column import INTEGERS
 from dg_sqlmesh_component.worker.plan.table_comparison_queries import IN_PROD, UNTRIED, CountQueries, Table
@@ -39,6 +41,7 @@ class ComparisonLimits:
 
     max_rows: int
     decimals: int
+    ignore: tuple[str, ...] = ()
     examples: msg.Sampling | None = None
 
 
@@ -65,22 +68,22 @@ def compare_environments(
     loaded = context.state_reader.get_snapshots([shown[name] for name in differing if name in shown])
     promoted = {snapshot.name: snapshot for snapshot in loaded.values()}
     recorded = computed_ranges(context)
-    partial: set[str] = set()
+    parts: set[str] = set()
+    clock: dict[str, frozenset[str]] = {}
     for name in differing:
         old, new = promoted.get(name), previews.get(name)
         either = new or promoted[name]
         adapter = context.engine_adapters[either.model_gateway or context.selected_gateway]
         display = display_name(either.node, context)
-        model = ComparedModel(display, old, new, is_own_table=new is not None and index.is_representative(new))
+        is_own_table = new is not None and index.is_representative(new)
+        model = ComparedModel(display, old, new, is_own_table=is_own_table, clock=clock)
         if new is not None:
             upstream = {s_id.name for s_id in graph.upstream(new.snapshot_id)}
-            model.reads_partial = tuple(
-                display_name(previews[read].node, context) for read in sorted(partial & upstream)
-            )
+            model.reads_partial = tuple(display_name(previews[read].node, context) for read in sorted(parts & upstream))
             model.recorded = recorded.get((name, new.dev_version, True), [])
         compared = model.compare(Warehouse(adapter), limits)
         if not model.is_own_table and (compared.ranges or compared.is_partial or compared.only_its_time):
-            partial.add(name)
+            parts.add(name)
         yield compared
 
 
@@ -92,6 +95,7 @@ class ComparedModel:
         is_own_table: Whether the preview shows the table that prod will show.
         reads_partial: As in `ModelCompared`.
         recorded: What SQLMesh has recorded for a table that only the preview shows.
+        clock: By fqn, the `clock_columns` of models whose rows differ. `compare` adds this one: parents come first.
     """
 
     name: str
@@ -100,6 +104,7 @@ class ComparedModel:
     is_own_table: bool
     reads_partial: tuple[str, ...] = ()
     recorded: Sequence[ComputedRange] = ()
+    clock: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def compare(self, queries: Warehouse, limits: ComparisonLimits) -> msg.ModelCompared:
         """Compare both tables, or count the rows of the only one."""
@@ -126,9 +131,20 @@ class ComparedModel:
             if conditions is None:  # nothing of it was computed
                 return compared
             before, after = (replace(side, condition=only) for side, only in zip((before, after), conditions))
-            return _Comparison(queries, CountQueries(queries.dialect, before, after), limits).of(compared, _keys(new))
+            keys = _keys(new)
+            # A time that rows are matched or computed by is no time of the load.
+            of_key = {key.casefold() for key in keys}
+            both = [name for name in before.columns if name in after.columns]
+            ignored = [name for name in both if matches(name, limits.ignore) and name.casefold() not in of_key]
+            of_both = CountQueries(queries.dialect, before, after, ignored)
+            compared = replace(compared, ignored=tuple(ignored))
+            return _Comparison(queries, of_both, limits, partial(self._clock, new)).of(compared, keys)
         except Exception as error:  # noqa: BLE001  # any driver's; the step fails with it after all others are compared
             return replace(compared, error=type(error).__name__, query=queries.last)
+
+    def _clock(self, new: Snapshot) -> frozenset[str]:
+        self.clock[new.name] = clock_columns(new.model, self.clock)
+        return self.clock[new.name]
 
 
 def _has_table(snapshot: Snapshot) -> bool:
@@ -242,19 +258,29 @@ def _keys(snapshot: Snapshot) -> tuple[str, ...]:
     return ()
 
 
-def _finite(value: Any) -> float | None:
-    """The number; None if there is none, and for an infinite one, which JSON has no text for."""
-    return float(value) if value is not None and isfinite(value) else None
+def _amount(value: Any) -> msg.Amount | None:
+    """The number. JSON has none that is not finite, so that is a text: `inf`, `-inf` or `nan`."""
+    if value is None:
+        return None
+    number = float(value)
+    return number if isfinite(number) else str(number)
 
 
 class _Comparison:
     """Compares two tables by the queries for them."""
 
-    def __init__(self, warehouse: Warehouse, queries: CountQueries, limits: ComparisonLimits) -> None:
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        queries: CountQueries,
+        limits: ComparisonLimits,
+        clock: Callable[[], frozenset[str]],
+    ) -> None:
         self._warehouse = warehouse
         self._integers = warehouse.integers
         self._queries = queries
         self._limits = limits
+        self._clock = clock  # it renders the model, so only models whose rows differ are asked
 
     def of(self, compared: msg.ModelCompared, keys: tuple[str, ...]) -> msg.ModelCompared:
         """The result, with these ranges."""
@@ -278,13 +304,17 @@ class _Comparison:
         if sample is not None or problem in ("no_columns", "engine"):
             return compared
         added, removed = self._integers(queries.surplus())
-        return replace(compared, added=added, removed=removed)
+        compared = replace(compared, added=added, removed=removed)
+        clock = self._clock() & queries.common.keys() if added or removed else frozenset()
+        if not clock or len(clock) == len(queries.common) or any(self._integers(queries.surplus(clock))):
+            return compared
+        return replace(compared, clock=tuple(sorted(clock)))
 
     def _amounts(self, side: Table) -> tuple[int, dict[str, msg.Amounts]]:
         """The rows of a table, and the amounts of each column of both."""
         rows, *values = self._warehouse.values(self._queries.values(side))
         names, numbers = list(self._queries.common), self._queries.amounts
-        filled, aggregates = values[: len(names)], list(map(_finite, values[len(names) :]))
+        filled, aggregates = values[: len(names)], list(map(_amount, values[len(names) :]))
         of_number = {name: aggregates[3 * i : 3 * i + 3] for i, name in enumerate(numbers)}
         return int(rows), {
             name: msg.Amounts(int(rows) - int(number), *of_number.get(name, ())) for name, number in zip(names, filled)
@@ -320,6 +350,10 @@ class _Comparison:
         names = [name for name in self._queries.common if name not in keys]
         shares = {name: n / matched for name, n in zip(names, of_columns)} if matched else {}
         compared = replace(compared, added=added, removed=removed, changed=matched - unchanged, columns=shares)
+        differing = {name for name, equal in shares.items() if equal < 1}
+        clock = self._clock() if differing or added or removed else frozenset()
+        if differing and differing <= clock and not added and not removed:
+            compared = replace(compared, clock=tuple(sorted(differing)))
         return replace(compared, examples=dict(self._examples(compared))) if self._limits.examples else compared
 
     def _examples(self, compared: msg.ModelCompared) -> Iterator[tuple[str, msg.Sample]]:

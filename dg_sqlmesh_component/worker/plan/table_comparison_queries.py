@@ -6,7 +6,7 @@ inside of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sqlglot import exp
@@ -41,18 +41,22 @@ class CountQueries:
     Attributes:
         before: The table of prod.
         after: The table of the preview.
-        common: The columns of both, by name.
+        ignored: Columns that are not compared.
+        common: The compared columns of both, by name.
     """
 
     dialect: str
     before: Table
     after: Table
+    ignored: Collection[str] = ()
     common: dict[str, ComparedColumn] = field(init=False)
 
     def __post_init__(self) -> None:
         old, new = self.before.columns, self.after.columns
         self.common = {
-            name: ComparedColumn(name, type_, new[name], self.dialect) for name, type_ in old.items() if name in new
+            name: ComparedColumn(name, type_, new[name], self.dialect)
+            for name, type_ in old.items()
+            if name in new and name not in self.ignored
         }
 
     @property
@@ -66,11 +70,9 @@ class CountQueries:
 
     def values(self, side: Table) -> exp.Select:
         """The rows of a table; for each column of both, its values; then sum, minimum and maximum of each amount."""
-        columns = {name: exp.column(name, quoted=True) for name in self.common}
-        values = [exp.Count(this=column.copy()) for column in columns.values()]
+        values = [exp.Count(this=exp.column(name, quoted=True)) for name in self.common]
         for name in self.amounts:
-            number = exp.cast(columns[name], "DOUBLE")  # no sum of integers is too large for a float
-            values += [aggregate(this=number.copy()) for aggregate in (exp.Sum, exp.Min, exp.Max)]
+            values += self.common[name].amounts(side.columns[name])
         query = exp.select(exp.Count(this=exp.Star()), *values).from_(exp.to_table(side.name))
         return query.where(side.condition) if side.condition is not None else query
 
@@ -155,11 +157,16 @@ class CountQueries:
         rows = exp.select(*selected).from_(old.subquery("o")).join(new.subquery("n"), on=on, join_type="inner")
         return rows.where(some)
 
-    def surplus(self) -> exp.Select:
-        """The rows that the preview has more often than prod, and those that prod has more often, by all columns."""
-        names = [f"c{i}" for i in range(len(self.common))]
+    def surplus(self, without: Collection[str] = ()) -> exp.Select:
+        """The rows that the preview has more often than prod, and those that prod has more often, by all columns.
+
+        Args:
+            without: Columns that do not count.
+        """
+        counted = [name for name in self.common if name not in without]
+        names = [f"c{i}" for i in range(len(counted))]
         old, new = (
-            self._source(side, list(self.common), "c").select(exp.alias_(exp.Literal.number(sign), "side"))
+            self._source(side, counted, "c").select(exp.alias_(exp.Literal.number(sign), "side"))
             for side, sign in zip(self.sides, (-1, 1))
         )
         surplus = exp.alias_(exp.Sum(this=exp.column("side")), "surplus")

@@ -59,6 +59,11 @@ def test_other_rows_change_all_columns_and_a_part_of_the_rows_tells_of_none(
     assert changed_columns(LOST_X, replace(SAME, **counts), "xyz", is_compared=True) == changed
 
 
+def test_rows_that_differ_only_by_the_clock_change_no_other_column() -> None:
+    by_clock = replace(SAME, added=5, removed=5, clock=("z",))
+    assert changed_columns(LOST_X, by_clock, "xyz", is_compared=True) == {"x", "z"}
+
+
 def test_rows_that_prod_keeps_may_change_later() -> None:
     kept = replace(LOST_X, kept=msg.KeptRows("@daily", 0, False))
     assert changed_columns(kept, None, "xyz", is_compared=True) is None

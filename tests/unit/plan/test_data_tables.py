@@ -9,7 +9,7 @@ import pytest
 from unit.builders import days
 from unit.plan.plans import ORDERS, drops, plan
 
-from dg_sqlmesh_component.plan.data_tables import HEAD, as_json, lacks_rows, note, row
+from dg_sqlmesh_component.plan.data_tables import HEAD, as_json, column_rows, lacks_rows, note, row
 from dg_sqlmesh_component.plan.gate import Refusal, preview_refusals
 from dg_sqlmesh_component.plan.report import Planned, PlanReport
 from dg_sqlmesh_component.plan.report_markdown import markdown
@@ -28,6 +28,15 @@ def test_a_row_of_the_table_has_all_counts_and_the_columns_that_differ() -> None
     }  # fmt: skip
 
 
+def test_added_and_removed_rows_without_a_key_say_so_in_their_cells() -> None:
+    assert row(compared(key_problem="no_grain", removed=0, changed=None))[3:6] == ["1 (no key)", "0", ""]
+
+
+def test_amounts_that_are_not_finite_are_shown() -> None:
+    amounts = {"x": (msg.Amounts(0, "inf", 1.0, "inf"), msg.Amounts(0, 3.0, 1.0, 2.0))}
+    assert [cells[3:5] for cells in column_rows(compared(amounts=amounts))] == [["inf, was 3", "1 to inf, was 1 to 2"]]
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
@@ -43,6 +52,8 @@ def test_a_row_of_the_table_has_all_counts_and_the_columns_that_differ() -> None
             {"is_partial": True, "rows": None, "rows_prod": None},
             "The preview has computed nothing of it, so there is nothing to compare.",
         ),
+        ({"ignored": ("a_at", "b_at")}, "Not compared, because `preview.diff.ignore` names them: a_at, b_at."),
+        ({"clock": ("at",)}, "Rows differ only in columns that have another value each time: at."),
         ({"sample": 0.01}, "A sample of 1 % of the keys: it has these added, removed and changed rows."),
         (
             {"key_problem": "no_grain", "changed": None},
@@ -104,7 +115,15 @@ def test_json_has_the_names_that_scripts_use() -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [{"removed": 0}, {"removed": None}, {"is_partial": True}, {"reads_partial": ("t.b",)}, {"rows": None}]
+    "more",
+    [
+        {"removed": 0},
+        {"removed": None},
+        {"is_partial": True},
+        {"reads_partial": ("t.b",)},
+        {"rows": None},
+        {"clock": ("at",)},
+    ],
 )
 def test_rows_that_a_preview_has_not_computed_are_not_removed(more: dict[str, Any]) -> None:
     assert lacks_rows(compared())

@@ -222,6 +222,13 @@ def test_a_model_that_is_only_computed_is_no_change() -> None:
     assert found["catch_up"] == [{"name": "core.orders", "intervals": 3, "seconds": 12.4}]
 
 
+def test_missing_intervals_of_unchanged_models_have_a_heading_of_their_own() -> None:
+    changed, missing = markdown(report(SALES, replace(ORDERS, change=None))).split("### Models")[1].split("\n### Unch")
+    assert ("marts.sales" in changed, "core.orders" in changed) == (True, False)
+    assert missing.startswith("anged models with missing intervals\n\n| Model |")
+    assert ("marts.sales" in missing, "core.orders" in missing) == (False, True)
+
+
 def test_markdown_begins_with_refusals_and_losses() -> None:
     removed = msg.PlannedModel('"db"."old"."gone"', "old.gone", "removed")
     text = markdown(report(SALES, removed, refused=(Refusal("destructive", (), "First.\n\n    second"),)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 
 import duckdb
@@ -149,6 +150,35 @@ def test_rows_are_only_counted_on_an_engine_whose_queries_no_test_executes(adapt
     assert (compared.rows, compared.rows_prod, compared.added, compared.changed) == (5, 3, None, None)
     assert [change.name for change in compared.schema] == ["x"]
     assert compared.amounts["id"] == (Amounts(0, 10, 0, 4), Amounts(0, 3, 0, 2))
+
+
+def test_ignored_columns_are_left_out_and_named_but_never_those_of_the_key(adapter: DuckDBEngineAdapter) -> None:
+    rows = "SELECT i AS id, 1 AS x, i + {} AS _loaded_at FROM range(3) t(i)"
+    prod = version(adapter, FULL, "SELECT 1 AS id", rows.format(0))
+    preview = version(adapter, FULL, "SELECT 2 AS id", rows.format(9))
+    compared = compare(adapter, prod, preview, replace(LIMITS, ignore=("*_LOADED_AT", "id")))
+    assert (compared.ignored, compared.keys) == (("_loaded_at",), ("id",))
+    assert (compared.changed, compared.columns, [*compared.amounts]) == (0, {"x": 1.0}, ["id", "x"])
+
+
+@pytest.mark.parametrize("properties", [FULL, "kind FULL"], ids=["by key", "without a key"])
+@pytest.mark.parametrize(("x", "clock"), [(1, ("at",)), (2, ())], ids=["only the clock", "another column too"])
+def test_rows_that_differ_only_by_the_clock_are_told_from_others(
+    adapter: DuckDBEngineAdapter, properties: str, x: int, clock: tuple[str, ...]
+) -> None:
+    query, rows = "SELECT {} AS id, 1 AS x, now() AS at", "SELECT i AS id, {} AS x, {} AS at FROM range(3) t(i)"
+    prod = version(adapter, properties, query.format(1), rows.format(1, 1))
+    compared = compare(adapter, prod, version(adapter, properties, query.format(2), rows.format(x, 2)))
+    assert (compared.clock, compared.changed, compared.added) == (
+        (clock, 3, 0) if properties == FULL else (clock, None, 3)
+    )
+
+
+def test_amounts_may_be_infinite_or_no_number(adapter: DuckDBEngineAdapter) -> None:
+    rows = "SELECT i AS id, CASE i WHEN 1 THEN '{}'::DOUBLE ELSE 1 END AS x FROM range(2) t(i)"
+    prod = version(adapter, FULL, "SELECT 1 AS id", rows.format("nan"))
+    compared = compare(adapter, prod, version(adapter, FULL, "SELECT 2 AS id", rows.format("-inf")))
+    assert compared.amounts["x"] == (Amounts(0, "-inf", "-inf", 1), Amounts(0, "nan", 1, "nan"))
 
 
 def test_grain_is_found_in_columns_of_another_case(adapter: DuckDBEngineAdapter) -> None:
