@@ -68,6 +68,7 @@ class ProjectAssets:
             fails; None if there are no such checks.
         awaited: The keys of the external tables for which runs and ticks may have to wait, by fqn.
         external_key: The key of any external table.
+        max_columns: How many columns of a model are shown.
     """
 
     manifest: Manifest
@@ -83,6 +84,7 @@ class ProjectAssets:
     intervals_slack: timedelta | None
     awaited: Mapping[str, dg.AssetKey]
     external_key: Callable[[str], dg.AssetKey]
+    max_columns: int
 
     def with_problem(self, problem: str) -> ProjectAssets:
         """The same assets, whose descriptions begin with the error of a project that cannot be loaded any more.
@@ -151,6 +153,7 @@ class ProjectAssets:
             intervals_slack=own.intervals_slack,
             awaited=translator.upstream.awaited,
             external_key=translator.upstream.external_key,
+            max_columns=translator.max_columns,
         )
 
     @cached_property

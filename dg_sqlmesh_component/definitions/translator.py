@@ -120,6 +120,7 @@ class Translator:
     def __init__(self, manifest: Manifest, attributes: ComponentAttributes) -> None:
         self.manifest = manifest
         self._attributes = attributes
+        self.max_columns = attributes.metadata_limits.columns
         self._properties = {model.fqn: _TagProperties.of(model, attributes.tag_convention) for model in manifest.models}
         prefixes = {fqn: properties.key_prefix for fqn, properties in self._properties.items()}
         self.upstream = Upstream(manifest, attributes.external_models, prefixes)

@@ -107,7 +107,7 @@ class OutsideData:
         intervals: Empty if a plan has only promoted the recorded data again, with a change upstream that does not
             affect it.
         computed_at: When the last interval was computed, epoch milliseconds.
-        computed_by: As in `ComputedData`.
+        computed_by, columns: As in `ComputedData`.
     """
 
     fqn: str
@@ -116,6 +116,7 @@ class OutsideData:
     computed_at: int
     coverage: msg.IntervalCoverage | None
     computed_by: str
+    columns: Mapping[str, str]
 
     @property
     def record(self) -> msg.RecordedData:
@@ -138,7 +139,7 @@ def outside_data(
         record, promoted = recorded.get(data.fqn), data.promoted
         up_to = record.up_to if record and record.version == promoted.version else -1
         if not data.ranges and record and up_to >= 0 and record.identifier != promoted.identifier:
-            outside.append(OutsideData(data.fqn, promoted, (), up_to, data.coverage, data.computed_by))
+            outside.append(OutsideData(data.fqn, promoted, (), up_to, data.coverage, data.computed_by, data.columns))
         unrecorded = [(interval, at) for interval, at in data.ranges if at > up_to]
         ours = [(interval, at) for interval, at in unrecorded if any(run.has_computed(data.fqn, at) for run in active)]
         others = [found for found in unrecorded if found not in ours]
@@ -146,5 +147,8 @@ def outside_data(
             left_to_runs.append(data.fqn)
         if others:
             intervals, computed_at = merged(interval for interval, _ in others), max(at for _, at in others)
-            outside.append(OutsideData(data.fqn, promoted, intervals, computed_at, data.coverage, data.computed_by))
+            found = OutsideData(
+                data.fqn, promoted, intervals, computed_at, data.coverage, data.computed_by, data.columns
+            )
+            outside.append(found)
     return outside, left_to_runs

@@ -227,4 +227,5 @@ class _PlanStep:
         # A plan creates changed views again without computing a batch.
         is_new = outcome is not None or (data.intervals and data.computed_at >= self._computing_since)
         origin = f"computed {by_plan}" if is_new else f"promoted {by_plan}; computed before"
+        data = replace(data, columns=outcome.columns if outcome else data.columns)
         return outside_materialization(self._settings.assets, data, versions, of_outcome, origin)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -14,6 +14,9 @@ from dg_sqlmesh_component.protocol.formatting import fenced
 from dg_sqlmesh_component.report.coverage import coverage_metadata
 from dg_sqlmesh_component.report.outcomes import AuditResult, NodeOutcome
 from dg_sqlmesh_component.report.wording import Wording, computed_text
+
+_SCHEMA, _LINEAGE = "dagster/column_schema", "dagster/column_lineage"
+"""Dagster's names. Its checks of schemas, and exporters of events, look for them in materializations."""
 
 
 def outcome_metadata(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
@@ -27,6 +30,33 @@ def outcome_metadata(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
         **_promoted(wording, outcome),
         **_queries(wording.query_history_url, outcome.correlation_id),
     }
+
+
+def column_metadata(
+    assets: ProjectAssets, fqn: str, promoted: msg.PromotedVersion | None, computed: Mapping[str, str]
+) -> dict[str, Any]:
+    """The columns of the version that ran, and their lineage if the asset has it.
+
+    Pages show them in place of those of the asset. So they have its descriptions.
+
+    Args:
+        computed: As `NodeOutcome.columns`. If they are not known, those of the asset are shown, unless another version
+            ran.
+    """
+    of_asset = assets.specs[fqn].metadata
+    is_of_asset = promoted is not None and unapplied_change(assets, fqn, promoted) != "data"
+    shown = {name: of_asset[name] for name in (_SCHEMA, _LINEAGE) if name in of_asset and is_of_asset}
+    if computed:
+        schema, shown_columns = of_asset.get(_SCHEMA), [*computed.items()][: assets.max_columns]
+        known = {column.name: column for column in schema.columns} if isinstance(schema, dg.TableSchema) else {}
+        shown[_SCHEMA] = dg.TableSchema([_column(name, text, known.get(name)) for name, text in shown_columns])
+    return shown
+
+
+def _column(name: str, type_: str, known: dg.TableColumn | None) -> dg.TableColumn:
+    if known is None:
+        return dg.TableColumn(name, type_)
+    return dg.TableColumn(name, type_, known.description, known.constraints, known.tags)
 
 
 def status_metadata(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:

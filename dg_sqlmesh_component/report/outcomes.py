@@ -7,7 +7,7 @@ the sentence of each kind, and `failure.py` groups some of them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from dg_sqlmesh_component.protocol import messages as msg
@@ -160,6 +160,7 @@ class NodeOutcome:
         duration_ms: The sum over finished batches.
         rows, bytes: The sum over finished batches; None unless the engine reported each of them.
         row_count: Rows of the whole table after the last batch; None unless they were counted.
+        columns: The type of each column of that table; empty if they are not known.
         audits: The audit results of this run, in the model's order.
         errors: SQLMesh's error messages, each distinct one once.
         failed_audits: Names of the blocking audits that caused the failure.
@@ -187,6 +188,7 @@ class NodeOutcome:
     rows: int | None = None
     bytes: int | None = None
     row_count: int | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
     audits: tuple[AuditResult, ...] = ()
     errors: tuple[str, ...] = ()
     failed_audits: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.history.records import OutsideData, record_metadata
 from dg_sqlmesh_component.protocol.formatting import utc_text
 from dg_sqlmesh_component.report.coverage import coverage_metadata
-from dg_sqlmesh_component.report.metadata import intervals_metadata, unapplied_change
+from dg_sqlmesh_component.report.metadata import column_metadata, intervals_metadata, unapplied_change
 
 
 def outside_materialization(
@@ -41,6 +41,7 @@ def outside_materialization(
             "sqlmesh/origin": f"{origin}, at {computed_at}",
             **intervals_metadata(assets, data.fqn, data.intervals),
             **coverage_metadata(data.coverage),
+            **column_metadata(assets, data.fqn, promoted, data.columns),
             **({"sqlmesh/unapplied_change": change} if change else {}),
             **record_metadata(assets.manifest.environment, data.record),
         },

@@ -7,7 +7,7 @@ import dagster as dg
 from dg_sqlmesh_component.history.records import record_metadata
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import utc_text
-from dg_sqlmesh_component.report.metadata import outcome_metadata
+from dg_sqlmesh_component.report.metadata import column_metadata, outcome_metadata
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
 from dg_sqlmesh_component.report.wording import Wording
 
@@ -25,7 +25,11 @@ def materialization(
     version = outcome.promoted.version if outcome.promoted else "unknown"
     return dg.MaterializeResult(
         asset_key=wording.assets.key(outcome.fqn),
-        metadata={**outcome_metadata(wording, outcome), **record_metadata(wording.environment, recorded)},
+        metadata={
+            **outcome_metadata(wording, outcome),
+            **column_metadata(wording.assets, outcome.fqn, outcome.promoted, outcome.columns),
+            **record_metadata(wording.environment, recorded),
+        },
         data_version=dg.DataVersion(f"{version}@{utc_text(now)}"),
         # Dagster would record the local file's version, but the promoted version was executed.
         tags={"dagster/code_version": outcome.promoted.data_hash} if outcome.promoted else None,

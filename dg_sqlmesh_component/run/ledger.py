@@ -73,7 +73,7 @@ class _Entry:
     coverage: msg.IntervalCoverage | None = None
     settled: Outcome | None = None
     is_second_outcome: bool = False
-    row_count: int | None = None
+    table: msg.TableComputed | None = None
     attempts: int = 1
     earlier_errors: tuple[str, ...] = ()
     computed_until: int | None = None
@@ -96,7 +96,7 @@ class _Entry:
         finished = {batch.interval for batch in self.earlier}
         for position, evaluations in self.audits.items():
             self.audits[position] = [evaluation for evaluation in evaluations if evaluation.interval in finished]
-        self.planned, self.unselected, self.failed_upstream, self.row_count, self.running = None, (), (), None, 0
+        self.planned, self.unselected, self.failed_upstream, self.table, self.running = None, (), (), None, 0
         self.idle, self.coverage = None, None
         self.failures.clear()
 
@@ -143,7 +143,8 @@ class _Entry:
             duration_ms=sum(batch.duration_ms or 0 for batch in done),
             rows=_total([batch.rows for batch in done]),
             bytes=_total([batch.bytes for batch in done]),
-            row_count=self.row_count,
+            row_count=self.table.rows if self.table else None,
+            columns=self.table.columns if self.table else {},
             audits=_audit_results(self.audits),
             errors=errors,
             failed_audits=tuple(dict.fromkeys(name for failure in self.failures for name in failure.failed_audits)),
@@ -229,8 +230,8 @@ class Ledger:
                 audits.setdefault(event.position, []).append(event)
             case msg.BatchFinished():
                 return self._finish_batch(event)
-            case msg.RowsCounted():
-                self._entry(event.fqn).row_count = event.rows
+            case msg.TableComputed():
+                self._entry(event.fqn).table = event
             case msg.NodeFailed():
                 self._fail(event)
             case msg.BatchStarted():

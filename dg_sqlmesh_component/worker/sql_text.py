@@ -11,6 +11,7 @@ from sqlglot import exp
 from sqlglot.dialects.dialect import Dialect
 from sqlglot.errors import SqlglotError
 from sqlmesh.core.audit import Audit
+from sqlmesh.core.model import Model
 
 
 def plain_sql(expression: Any, dialect: str | None) -> str:
@@ -30,6 +31,12 @@ def audit_arguments(args: Mapping[str, exp.Expr], dialect: str | None) -> dict[s
 def is_blocking(audit: Audit, args: Mapping[str, exp.Expr]) -> bool:
     """Whether a failure of this use of an audit stops the model. The use decides, before the audit."""
     return args["blocking"] == exp.true() if "blocking" in args else audit.blocking
+
+
+def column_types(model: Model, columns: Mapping[str, exp.DataType] | None) -> dict[str, str]:
+    """The type of each column in the dialect of its model; empty if they are not known."""
+    dialect = model.dialect or None
+    return {name: type_.sql(dialect=dialect, comments=False) for name, type_ in (columns or {}).items()}
 
 
 @lru_cache(maxsize=10_000)

@@ -67,6 +67,7 @@ class ComputedData:
         coverage: The coverage of an incremental model, if it was requested.
         computed_by: The data hash of the definition that has computed the newest range. It differs from the promoted
             one if a plan has changed the definition and has kept the rows.
+        columns: As in `TableComputed`. Only if the definition is another one than that of the record.
     """
 
     fqn: str
@@ -74,6 +75,7 @@ class ComputedData:
     ranges: tuple[tuple[Interval, int], ...]
     coverage: IntervalCoverage | None = None
     computed_by: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,11 +329,17 @@ class BatchesRunning(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class RowsCounted(Event):
-    """The rows of a model's table after its last batch. Sent before that batch's `BatchFinished`."""
+class TableComputed(Event):
+    """What a model's table has after its last batch. Sent before that batch's `BatchFinished`.
+
+    Attributes:
+        rows: None unless they were counted.
+        columns: The type of each column, in the dialect of the model. Empty if they are not known.
+    """
 
     fqn: str
-    rows: int
+    rows: int | None
+    columns: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

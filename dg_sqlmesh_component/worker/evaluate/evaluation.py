@@ -18,7 +18,7 @@ Facts come from two sources: SQLMesh calls its console while it works (`RunTrack
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -41,7 +41,7 @@ from dg_sqlmesh_component.protocol.errors import (
     SQLMeshComponentError,
     StatementError,
 )
-from dg_sqlmesh_component.protocol.formatting import plan_block, unquoted, utc_text
+from dg_sqlmesh_component.protocol.formatting import plan_block, utc_text
 from dg_sqlmesh_component.worker.commands import plan_command
 from dg_sqlmesh_component.worker.context import closed_on_error, open_context
 from dg_sqlmesh_component.worker.environment import (
@@ -59,6 +59,7 @@ from dg_sqlmesh_component.worker.intervals.known import ExternalTables, KnownToD
 from dg_sqlmesh_component.worker.intervals.records import Comparison
 from dg_sqlmesh_component.worker.intervals.tables import deployability
 from dg_sqlmesh_component.worker.observe.audits import audit_alone, record_audits
+from dg_sqlmesh_component.worker.observe.computed_table import ComputedTables
 from dg_sqlmesh_component.worker.observe.run_tracker import Observed, RunTracker
 from dg_sqlmesh_component.worker.own_bugs import own_bug
 from dg_sqlmesh_component.worker.pipe import Pipe
@@ -239,10 +240,11 @@ class EvaluationContext(Context):
 
     def observed(self, scheduler: Scheduler) -> Observed:
         """What the tracker has to know about the nodes of a scheduler."""
-        count = self.request.count_rows
+        index = deployability(self.request.environment, scheduler.snapshots.values(), self.request.start)
+        tables = ComputedTables(self.tracker.pipe, scheduler.snapshot_evaluator, index, self.request.count_rows)
         return Observed(
             partial(self._explain_idle, scheduler.snapshots_by_name),
-            count_rows=row_counter(self, scheduler) if count else lambda _: None,
+            report_table=tables.report,
             sources=self.known.tables.awaited.keys(),
         )
 
@@ -377,24 +379,3 @@ class EvaluationContext(Context):
             return None
         dialect = self.config.get_connection(snapshot.model_gateway or self.selected_gateway).DIALECT
         return snapshot.qualified_view_name.table_for_environment(self.environment.naming_info, dialect=dialect)
-
-
-def row_counter(context: EvaluationContext, scheduler: Scheduler) -> Callable[[Snapshot], None]:
-    """Reports the rows of the table of a model that the environment shows."""
-    index = deployability(context.request.environment, scheduler.snapshots.values(), context.request.start)
-
-    def count(snapshot: Snapshot) -> None:
-        if context.view(snapshot) is None:
-            return
-        # Not the view: its catalog may not be attached.
-        table = exp.to_table(snapshot.table_name(is_deployable=index.is_representative(snapshot)))
-        query = exp.select(exp.Count(this=exp.Star())).from_(table)
-        pipe, adapter = context.tracker.pipe, scheduler.snapshot_evaluator.get_adapter(snapshot.model_gateway)
-        try:
-            [(rows,)] = adapter.fetchall(query, quote_identifiers=True)
-        except Exception as error:  # noqa: BLE001  # any driver's: a model that was executed does not fail for a count
-            pipe.log("warning", f"The rows of {unquoted(snapshot.name)} could not be counted: {describe_error(error)}")
-        else:
-            pipe.send(msg.RowsCounted(snapshot.name, int(rows)))
-
-    return count

@@ -28,6 +28,7 @@ from dg_sqlmesh_component.worker.intervals.tables import (
     whole_intervals,
 )
 from dg_sqlmesh_component.worker.pipe import Pipe
+from dg_sqlmesh_component.worker.sql_text import column_types
 from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange, computed_ranges
 
 
@@ -104,7 +105,8 @@ class Comparison:
             if ranges or self._is_unaffected(self._infos[fqn]):
                 coverage = coverages.of(fqn) if coverages else None
                 promoted = promoted_version(self._infos[fqn])
-                unrecorded.append(msg.ComputedData(fqn, promoted, ranges, coverage, self._computed_by(snapshot)))
+                by, columns = self._computed_by(snapshot), self._columns(snapshot)
+                unrecorded.append(msg.ComputedData(fqn, promoted, ranges, coverage, by, columns))
         return msg.DataComparedWithRecords(tuple(unrecorded), tuple(sorted(self.finished_runs)))
 
     def coverages(self, now: int) -> Coverages:
@@ -138,6 +140,12 @@ class Comparison:
         if not unrecorded and info.is_view and self._since(info) and not self._is_unaffected(info):
             return tuple((interval, self._finalized_at) for interval in computed_intervals(snapshot, self._index))
         return unrecorded
+
+    def _columns(self, snapshot: Snapshot) -> dict[str, str]:
+        """As in `ComputedData`. To know the columns, SQLMesh may have to render the query."""
+        recorded, info = self._records.data[snapshot.name], self._infos[snapshot.name]
+        is_same = recorded is None or recorded.data_hash == info.fingerprint.data_hash
+        return {} if is_same else column_types(snapshot.model, snapshot.model.columns_to_types)
 
     def _computed_by(self, snapshot: Snapshot) -> str:
         """As in `ComputedData`. A view has no rows of its own."""

@@ -45,7 +45,7 @@ from dg_sqlmesh_component.worker.load.check_names import check_names
 from dg_sqlmesh_component.worker.load.lineage_and_links import SourceUrls, column_lineage
 from dg_sqlmesh_component.worker.load.selections import answer_again, selected_models
 from dg_sqlmesh_component.worker.pipe import Pipe
-from dg_sqlmesh_component.worker.sql_text import audit_arguments, is_blocking, plain_sql
+from dg_sqlmesh_component.worker.sql_text import audit_arguments, column_types, is_blocking, plain_sql
 from dg_sqlmesh_component.worker.sqlmesh_internals import file_of, watch_loaders
 
 
@@ -151,7 +151,7 @@ class _ManifestNodes:
     def model(self, model: SQLMeshModel) -> Model:
         table = model.fully_qualified_table
         dialect = model.dialect or None
-        columns = self._columns(model, dialect)
+        columns = self._columns(model)
         lineage, lineage_cut = (
             column_lineage(self._context, model, self._limits.lineage_pairs)
             if "column_lineage" in self._include
@@ -223,12 +223,9 @@ class _ManifestNodes:
         )
 
     @staticmethod
-    def _columns(model: SQLMeshModel, dialect: str | None) -> tuple[Column, ...]:
-        descriptions = model.column_descriptions
-        return tuple(
-            Column(name, type_.sql(dialect=dialect, comments=False), descriptions.get(name))
-            for name, type_ in (model.columns_to_types or {}).items()
-        )
+    def _columns(model: SQLMeshModel) -> tuple[Column, ...]:
+        descriptions, types = model.column_descriptions, column_types(model, model.columns_to_types)
+        return tuple(Column(name, type_, descriptions.get(name)) for name, type_ in types.items())
 
     def _audits(self, model: SQLMeshModel, dialect: str | None) -> tuple[Audit, ...]:
         uses = [

@@ -48,14 +48,14 @@ class Observed:
         explain_idle: Finds the coverages, and the events that explain why nodes without planned batches have nothing to
             do. Called when SQLMesh has planned.
         await_go_ahead: Waits until the planned batches may be computed.
-        count_rows: Reports the rows of a model's table after its last batch.
+        report_table: Reports what a model's table has after its last batch.
         sources: The awaited tables.
         replaced: What a restatement replaces; None in a run.
     """
 
     explain_idle: Callable[[], tuple[Coverages | None, Iterable[msg.Event]]] = lambda: (None, ())
     await_go_ahead: Callable[[], None] = lambda: None
-    count_rows: Callable[[Snapshot], None] = lambda _: None
+    report_table: Callable[[Snapshot], None] = lambda _: None
     sources: Set[str] = frozenset()
     replaced: Replaced | None = None
 
@@ -161,7 +161,7 @@ class RunTracker(Tracker):
 
     def after_last_batch(self, snapshot: Snapshot) -> None:
         self._report_coverage(snapshot.name)
-        self._observed.count_rows(snapshot)
+        self._observed.report_table(snapshot)
 
     def report_forgotten(self, fqn: str, intervals: Sequence[msg.Interval]) -> None:
         """Send the coverage of a node without the computed intervals that it begins to compute again."""

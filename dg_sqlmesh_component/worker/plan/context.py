@@ -10,7 +10,7 @@ from sqlmesh.core.context import Context
 from sqlmesh.core.environment import EnvironmentSummary
 from sqlmesh.core.plan import Plan
 from sqlmesh.core.scheduler import Scheduler
-from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotId
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotEvaluator, SnapshotId
 from sqlmesh.utils.date import now_timestamp
 from sqlmesh.utils.errors import LinterError, PlanError
 
@@ -29,6 +29,7 @@ from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.intervals import planner
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables
 from dg_sqlmesh_component.worker.observe.audits import record_audits
+from dg_sqlmesh_component.worker.observe.computed_table import ComputedTables
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.running_queries import watch_queries
@@ -42,12 +43,17 @@ class PlanTracker(Tracker):
     Attributes:
         violations: What SQLMesh reports before it refuses to build a plan, by the class of our error.
         unit_tests: How many SQLMesh has executed.
+        report_table: Reports what a model's table has after its last batch.
     """
 
     def __init__(self, pipe: Pipe) -> None:
         super().__init__(pipe)
         self.violations: dict[type[ProjectRuleError], list[str]] = {}
         self.unit_tests = 0
+        self.report_table: Callable[[Snapshot], None] = lambda _: None
+
+    def after_last_batch(self, snapshot: Snapshot) -> None:
+        self.report_table(snapshot)
 
     def start_evaluation_progress(
         self, batched_intervals: dict[Snapshot, list[msg.Interval]], *args: Any, **kwargs: Any
@@ -116,6 +122,9 @@ class PlanContext(Context):
         watch_queries(pipe, snapshot_evaluator.adapters, partial(self.tracker.running, self.selected_gateway))
         record_audits(snapshot_evaluator, self.request.sampling, pipe)
         scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
+        if not isinstance(self.request, msg.PreviewRequest):  # Dagster gets no materialization of what it shows
+            index = DeployabilityIndex.all_deployable()
+            self.tracker.report_table = ComputedTables(pipe, snapshot_evaluator, index).report
         tables = ExternalTables.of(self.request.tables)
         planner.watch(scheduler, tables, self.tracker.held_back_by, self.tracker.report_forgotten, self.pending)
         watch_evaluations(scheduler, self._note_start)

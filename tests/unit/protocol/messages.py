@@ -47,7 +47,7 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.BatchStarted("a"),
     msg.QueriesNotCancelled({"a": "there is no way to cancel a query of the driver pymssql"}),
     msg.BatchesRunning({"a": (3, 12, 61.5)}, finished=2, planned=5),
-    msg.RowsCounted("a", 1_234),
+    msg.TableComputed("a", 1_234),
     msg.NodeFailed("a", "NodeAuditsErrors", "Audit not_null failed", ("not_null",), is_transient=True),
     msg.NodesBlocked({"b": ("a",), "c": ()}),
     msg.NodeIdle("a", "its cron '@daily' is not due", D2[0]),

@@ -209,7 +209,7 @@ def test_rows_and_bytes_are_known_only_if_every_batch_reports_them(
     ("counts", "row_count"), [((), None), ((0,), 0), ((7,), 7), ((7, 9), 9)], ids=["never", "none", "once", "twice"]
 )
 def test_row_count_is_the_last_count(counts: tuple[int, ...], row_count: int | None) -> None:
-    (outcome,) = outcomes_of([ONE_BATCH, *(msg.RowsCounted(ORDERS, rows) for rows in counts), batch(0, D1)])
+    (outcome,) = outcomes_of([ONE_BATCH, *(msg.TableComputed(ORDERS, rows) for rows in counts), batch(0, D1)])
     assert (outcome.outcome, outcome.row_count, outcome.rows) == (Outcome.EXECUTED, row_count, 10)
 
 
@@ -218,14 +218,14 @@ def test_row_counts_belong_to_their_own_model() -> None:
     work = [
         event
         for node, rows in ((STAGING, 1), (ORDERS, 2))
-        for event in (msg.RowsCounted(node, rows), batch(0, D1, node=node))
+        for event in (msg.TableComputed(node, rows), batch(0, D1, node=node))
     ]
     outcomes = outcomes_of([plan, *work, batch(0, D1, node=REVENUE), SUCCEEDED], requested=[STAGING, ORDERS, REVENUE])
     assert [event.row_count for event in outcomes if isinstance(event, NodeOutcome)] == [1, 2, None]
 
 
 def test_row_count_alone_does_not_mean_executed() -> None:
-    (outcome,) = outcomes_of([OPENED, ONE_BATCH, msg.RowsCounted(ORDERS, 7), failing_batch(0, D1), DIVISION, FAILED])
+    (outcome,) = outcomes_of([OPENED, ONE_BATCH, msg.TableComputed(ORDERS, 7), failing_batch(0, D1), DIVISION, FAILED])
     assert outcome.outcome is Outcome.FAILED
 
 
@@ -508,8 +508,8 @@ def up_to_date_again() -> msg.NodeIdle:
 
 
 def test_executed_model_that_is_planned_again_is_returned_again() -> None:
-    work: Events = [audited("recent", D1), msg.RowsCounted(ORDERS, 7), batch(0, D1)]
-    more: Events = [audited("recent", D2), msg.RowsCounted(ORDERS, 9), batch(0, D2, rows=20)]
+    work: Events = [audited("recent", D1), msg.TableComputed(ORDERS, 7), batch(0, D1)]
+    more: Events = [audited("recent", D2), msg.TableComputed(ORDERS, 9), batch(0, D2, rows=20)]
     second = msg.EvaluationPlanned({ORDERS: (D2,)})
     first, again = outcomes_of([OPENED, ONE_BATCH, *work, EMPTY_PLAN, second, *more, SUCCEEDED])
     assert (first.is_second_outcome, first.intervals, first.rows, first.row_count) == (False, (D1,), 10, 7)
@@ -518,7 +518,7 @@ def test_executed_model_that_is_planned_again_is_returned_again() -> None:
 
 
 def test_row_count_of_the_first_pass_is_not_used_for_the_second() -> None:
-    first: Events = [ONE_BATCH, msg.RowsCounted(ORDERS, 7), batch(0, D1)]
+    first: Events = [ONE_BATCH, msg.TableComputed(ORDERS, 7), batch(0, D1)]
     second: Events = [EMPTY_PLAN, msg.EvaluationPlanned({ORDERS: (D2,)}), batch(0, D2)]
     once, again = outcomes_of([OPENED, *first, *second, SUCCEEDED])
     assert isinstance(once, NodeOutcome)
@@ -554,7 +554,7 @@ def test_execution_of_an_unrequested_model_is_a_contradiction() -> None:
 
 def test_row_count_of_an_unrequested_model_is_a_contradiction() -> None:
     ledger = Ledger([ORDERS])
-    assert ledger.feed(msg.RowsCounted(REVENUE, 7)) == []
+    assert ledger.feed(msg.TableComputed(REVENUE, 7)) == []
     assert ledger.contradictions == (f"SQLMesh executed {REVENUE}, which was not requested.",)
 
 
@@ -617,7 +617,7 @@ evidence = st.one_of(
     st.builds(
         msg.AuditEvaluated, nodes, texts, st.integers(0, 1), st.just({}), st.booleans(), amounts, texts, intervals
     ),
-    st.builds(msg.RowsCounted, nodes, st.integers(0, 9)),
+    st.builds(msg.TableComputed, nodes, st.integers(0, 9)),
     st.builds(msg.NodeFailed, nodes, texts, texts, names, st.booleans()),
     st.builds(msg.NodesBlocked, st.dictionaries(nodes, st.lists(nodes, max_size=2).map(tuple), max_size=2)),
     st.builds(msg.NodeIdle, nodes, texts, amounts, last_interval_end=amounts),

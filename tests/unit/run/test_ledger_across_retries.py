@@ -397,8 +397,8 @@ def test_audit_failure_in_the_second_attempt_is_the_outcome() -> None:
 
 @pytest.mark.parametrize(("counts", "row_count"), [((), None), ((9,), 9)], ids=["not counted again", "counted again"])
 def test_row_count_is_that_of_the_last_attempt(counts: tuple[int, ...], row_count: int | None) -> None:
-    first: Events = [TWO_BATCHES, msg.RowsCounted(ORDERS, 7), batch(0, D1), LOST]
-    second: Events = [planned(ORDERS, interval=D2), *(msg.RowsCounted(ORDERS, rows) for rows in counts), batch(0, D2)]
+    first: Events = [TWO_BATCHES, msg.TableComputed(ORDERS, 7), batch(0, D1), LOST]
+    second: Events = [planned(ORDERS, interval=D2), *(msg.TableComputed(ORDERS, rows) for rows in counts), batch(0, D2)]
     (outcome,) = outcomes_of_last(first, second)
     assert outcome.row_count == row_count
 

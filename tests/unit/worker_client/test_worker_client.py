@@ -110,7 +110,7 @@ def test_error_for_a_killed_worker_names_the_signal_and_what_to_do(
     assert str(died.value).endswith(" It printed nothing.")
 
 
-COUNTED = msg.RowsCounted("a", 3)
+COUNTED = msg.TableComputed("a", 3)
 
 
 def printing(*lines: str) -> str:

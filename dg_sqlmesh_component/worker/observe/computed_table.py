@@ -1,0 +1,48 @@
+"""What a model's table has after its last batch: its columns, and its rows if they are to be counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlglot import exp
+from sqlmesh.core.engine_adapter import EngineAdapter
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotEvaluator
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.formatting import unquoted
+from dg_sqlmesh_component.worker.explain import describe_error
+from dg_sqlmesh_component.worker.pipe import Pipe
+from dg_sqlmesh_component.worker.sql_text import column_types
+
+
+@dataclass(frozen=True)
+class ComputedTables:
+    """Sends what the table of a computed model has. Pool threads call it."""
+
+    pipe: Pipe
+    evaluator: SnapshotEvaluator
+    index: DeployabilityIndex
+    counts_rows: bool = False
+
+    def report(self, snapshot: Snapshot) -> None:
+        """Send the columns of the version that was computed, and the rows of its table."""
+        if not snapshot.is_model or snapshot.is_symbolic:
+            return
+        table = exp.to_table(snapshot.table_name(is_deployable=self.index.is_representative(snapshot)))
+        adapter = self.evaluator.get_adapter(snapshot.model_gateway)
+        columns, rows = snapshot.model.columns_to_types, None
+        try:
+            if columns is None:  # SQLMesh does not know what `SELECT *` reads
+                columns = adapter.columns(table)
+            if self.counts_rows:
+                rows = _count(adapter, table)
+        except Exception as error:  # noqa: BLE001  # any driver's: a model that was executed does not fail for this
+            text = f"The table of {unquoted(snapshot.name)} could not be described: {describe_error(error)}"
+            self.pipe.log("warning", text)
+        self.pipe.send(msg.TableComputed(snapshot.name, rows, column_types(snapshot.model, columns)))
+
+
+def _count(adapter: EngineAdapter, table: exp.Table) -> int:
+    """The rows of a physical table. The catalog of its view may not be attached."""
+    (rows,) = adapter.fetchone(exp.select(exp.Count(this=exp.Star())).from_(table), quote_identifiers=True)
+    return int(rows)
