@@ -250,7 +250,12 @@ def test_environment_variables_are_resolved_for_every_part(monkeypatch: pytest.M
         ({}, {}),
         ({"ignore_cron": True}, {"sqlmesh/ignore_cron": "true"}),
         (
-            {"start": "2026-01-01", "end": "yesterday", "skip_janitor": False, "concurrent_tasks": 4},
+            {
+                "start": "2026-01-01",
+                "end": "yesterday",
+                "skip_janitor": False,
+                "job": msg.JobSettings(concurrent_tasks=4),
+            },
             {"sqlmesh/start": "2026-01-01", "sqlmesh/end": "yesterday", "sqlmesh/skip_janitor": "false"},
         ),
     ],
