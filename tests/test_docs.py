@@ -149,12 +149,28 @@ def test_package_has_the_message_that_troubleshooting_explains(message: str) -> 
     assert any(pattern.search(text) for source in sources for text in texts_in(source))
 
 
+def test_metadata_page_has_every_key() -> None:
+    page = (REPOSITORY / "docs" / "metadata.md").read_text()
+    sources = [path.read_text() for path in (REPOSITORY / "dg_sqlmesh_component").rglob("*.py")]
+    keys = {text for source in sources for text in texts_in(source) if re.fullmatch("sqlmesh/[a-z_]*[a-z]", text)}
+    assert {key for key in keys if f"`{key}`" not in page} == set()
+
+
 def test_every_page_is_in_the_navigation_of_the_site() -> None:
     navigation = (REPOSITORY / "mkdocs.yml").read_text().split("nav:")[1]
     pages = {page.name for page in (REPOSITORY / "docs").glob("*.md")}
     assert pages == set(re.findall(r"([\w-]+\.md)", navigation)) - {"README.md"}
     records = (REPOSITORY / "docs/adr/README.md").read_text()
     assert all(f"]({record.name})" in records for record in (REPOSITORY / "docs/adr").glob("0*.md"))
+
+
+def test_docs_are_short_outside_of_reference() -> None:
+    """A page is read from its first word to its last. Reference is looked up."""
+    navigation = (REPOSITORY / "mkdocs.yml").read_text().split("nav:")[1].split("- Reference:")[0]
+    pages = re.findall(r"([\w-]+\.md)", navigation)
+    words = {page: len((REPOSITORY / "docs" / page).read_text().split()) for page in pages}
+    assert {page: number for page, number in words.items() if number > 1_200} == {}
+    assert sum(words.values()) <= 25_000
 
 
 def test_links_between_documents_exist() -> None:

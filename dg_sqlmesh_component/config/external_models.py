@@ -93,7 +93,8 @@ def _as_key(rendered: object, where: str, hint: str = "") -> dg.AssetKey:
 class Wait(Attributes, path="external_models.wait"):
     """Whether an interval is computed only if the assets that load its external tables are complete for it.
 
-    Write true, or a mapping with options. Default: it is computed all the same.
+    Write true, or a mapping with options. By default, intervals are computed whether or not their sources are
+    complete.
     """
 
     tables: list[str] | None = attribute(
@@ -104,8 +105,8 @@ class Wait(Attributes, path="external_models.wait"):
     )
     lag: Duration = attribute(
         timedelta(0),
-        "How much earlier than its last run an asset without partitions is complete: seconds, or text such as 30m. "
-        "Default: 0.",
+        "Without partitions, data is complete up to the start of the last load, minus this: seconds, or text such as "
+        "30m. Default: 0.",
         "30m",
         1800,
         written_as=WrittenDuration,

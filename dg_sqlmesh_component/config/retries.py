@@ -36,7 +36,7 @@ class Retries(Attributes, path="execution.retries", least={"max_retries": 0, "de
         ["WarehouseSuspended"],
     )
     persistent_errors: list[str] = attribute(
-        list, "Regular expressions of errors not to retry. They win over `transient_errors`.", ["OutOfMemory"]
+        list, "Regular expressions of errors not to retry. They override `transient_errors`.", ["OutOfMemory"]
     )
 
     def __post_init__(self) -> None:

@@ -183,7 +183,7 @@ class Wording:
     def awaited(self, outcome: NodeOutcome) -> str:
         """What a model waits for: the text after "is waiting:", without the last full stop. It may end with advice."""
         if outcome.idle.signals:
-            return f"its signal {', '.join(outcome.idle.signals)} has no interval ready"
+            return f"its signal {', '.join(outcome.idle.signals)} reports no ready interval"
         if outcome.idle.upstream:
             return f"upstream of it, {self.names(outcome.idle.upstream)} waits for a signal"
         if not outcome.idle.unselected:

@@ -84,7 +84,7 @@ def test_failing_query_shows_the_file_and_the_error_of_the_engine(site: Site) ->
 
 def test_waiting_model_names_its_signal_and_is_a_warning(site: Site) -> None:
     site.check("raw/visits")
-    site.sees("raw.visits is waiting: its signal landed has no interval ready.")
+    site.sees("raw.visits is waiting: its signal landed reports no ready interval.")
     assert site.severity_of("raw/visits", STATUS) == "WARN"
 
 

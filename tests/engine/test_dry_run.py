@@ -83,7 +83,7 @@ def test_dry_run_gives_the_reason_of_each_prediction_in_a_table_and_in_the_log(n
     reasons = {model: row["why"] for model, row in predictions(record).items()}
     assert reasons["raw.orders"].startswith("1 batch to compute: 20")
     assert reasons["raw.yearly"].startswith("Nothing to do: all complete intervals are computed. Next due at 20")
-    assert reasons["raw.late"] == "It waits: its signal never has no interval ready."
+    assert reasons["raw.late"] == "It waits: its signal never reports no ready interval."
     table = record.logged["sqlmesh/dry_run"]
     columns = ("model", "outcome", "why", "seconds")
     assert [row.data for row in table.records] == [
@@ -91,7 +91,7 @@ def test_dry_run_gives_the_reason_of_each_prediction_in_a_table_and_in_the_log(n
     ]
     fields = {"model", "outcome", "why", "intervals", "batches", "seconds", "changed_locally"}
     assert all(row.keys() == fields for row in predictions(record).values())
-    assert "    raw.late: waiting. It waits: its signal never has no interval ready." in record.log
+    assert "    raw.late: waiting. It waits: its signal never reports no ready interval." in record.log
     assert "Outcomes of a run now: 1 executed, 1 waiting, 1 up to date. Nothing was computed." in record.log
 
 

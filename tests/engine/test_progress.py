@@ -83,7 +83,9 @@ def test_log_shows_a_running_model_and_the_end_shows_every_model(shop: Shop) -> 
         ("t.late", "waiting"),
         ("t.idle", "up to date"),
     ]
-    assert tables["sqlmesh/not_executed"][0]["reason"] == ("t.late is waiting: its signal never has no interval ready.")
+    assert tables["sqlmesh/not_executed"][0]["reason"] == (
+        "t.late is waiting: its signal never reports no ready interval."
+    )
 
 
 def test_quick_run_of_another_environment_has_no_progress_and_a_summary(shop: Shop) -> None:

@@ -429,11 +429,11 @@ OUTCOME_TABLE = (
             coverage=MANY_GAPS,
         ),
         Reported(
-            "core.orders is waiting: its signal files_arrived, bank_holiday has no interval ready.",
+            "core.orders is waiting: its signal files_arrived, bank_holiday reports no ready interval.",
             False,
             WARN,
             {
-                "sqlmesh/waiting_for": "its signal files_arrived, bank_holiday has no interval ready",
+                "sqlmesh/waiting_for": "its signal files_arrived, bank_holiday reports no ready interval",
                 "sqlmesh/gaps": 3,
                 "sqlmesh/missing_intervals": 5,
                 "sqlmesh/coverage": "2026-01-01",

@@ -107,7 +107,7 @@ def test_check_of_a_waiting_model_says_what_it_waits_for() -> None:
         )
     )
     assert not passed
-    assert str(description).endswith("core.orders is waiting: its signal files_arrived has no interval ready.")
+    assert str(description).endswith("core.orders is waiting: its signal files_arrived reports no ready interval.")
 
 
 def test_result_of_a_run_of_checks_only_has_the_coverage() -> None:
