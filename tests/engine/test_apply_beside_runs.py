@@ -88,7 +88,7 @@ def test_an_interval_of_the_old_version_that_is_restated_is_computed_again_by_th
     assert warehouse.rows("days")[0] == (day(5), 50)
 
 
-def test_models_downstream_of_a_new_version_and_whole_tables_are_made_up_for_too(warehouse: Warehouse) -> None:
+def test_models_downstream_of_a_new_version_and_whole_tables_catch_up_too(warehouse: Warehouse) -> None:
     shop = warehouse.shop
     warehouse.add(
         total="MODEL (name t.total, kind FULL); SELECT sum(n) AS n FROM t.days",

@@ -11,7 +11,6 @@ from sqlmesh.core.environment import EnvironmentSummary
 from sqlmesh.core.plan import Plan
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotEvaluator, SnapshotId
-from sqlmesh.utils.date import now_timestamp
 from sqlmesh.utils.errors import LinterError, PlanError
 
 from dg_sqlmesh_component.protocol import messages as msg
@@ -33,7 +32,7 @@ from dg_sqlmesh_component.worker.observe.computed_table import ComputedTables
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.running_queries import watch_queries
-from dg_sqlmesh_component.worker.sqlmesh_internals import promote_in_one_transaction, watch_evaluations
+from dg_sqlmesh_component.worker.sqlmesh_internals import promote_in_one_transaction
 from dg_sqlmesh_component.worker.state_lock import refuse_unlockable
 
 
@@ -104,8 +103,7 @@ class PlanContext(Context):
     """A Context that sends batches and audit results while it applies a plan.
 
     Attributes:
-        started: When the first batch of each node has begun, epoch milliseconds, by name.
-        pending: What the plan lacks, by name. It holds back what is downstream.
+        pending: What the plan lacks, by name. It holds back what is downstream. The caller sets it before a stage.
     """
 
     def __init__(self, request: msg.PlanRequest, tracker: PlanTracker, **options: Any) -> None:
@@ -113,7 +111,6 @@ class PlanContext(Context):
         self.request = request
         self.tracker = tracker
         self.nodes: dict[str, Snapshot] = {}
-        self.started: dict[str, int] = {}
         self.pending: Mapping[str, Sequence[msg.Interval]] = {}
 
     def create_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:
@@ -127,12 +124,8 @@ class PlanContext(Context):
             self.tracker.report_table = ComputedTables(pipe, snapshot_evaluator, index).report
         tables = ExternalTables.of(self.request.tables)
         planner.watch(scheduler, tables, self.tracker.held_back_by, self.tracker.report_forgotten, self.pending)
-        watch_evaluations(scheduler, self._note_start)
         self.nodes.update(scheduler.snapshots_by_name)
         return scheduler
-
-    def _note_start(self, snapshot: Snapshot) -> None:
-        self.started.setdefault(snapshot.name, now_timestamp())
 
 
 def open_plan_context(request: msg.PlanRequest, pipe: Pipe) -> PlanContext:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from graphlib import TopologicalSorter
+from types import MappingProxyType
 from typing import Any
 
 from sqlmesh.core.engine_adapter import EngineAdapter
@@ -27,37 +28,33 @@ _ALL = [(0, sys.maxsize)]
 Rows = Mapping[Any, Sequence[ComputedRange]]
 """Rows of the state, by table."""
 
-Filled = Mapping[str, Sequence[Interval]]
-"""By name, intervals of tables of prod that the plan has filled."""
-
 
 @dataclass(frozen=True)
 class Rewritten:
     """What runs have rewritten, and which intervals new versions compute again because of it.
 
     Attributes:
-        rows: The computed ranges of the state.
+        rows: The computed ranges of the state. One that was not there before is the evidence of a computation.
         seen: Those that were there before.
-        lost: By name, intervals that restatements have taken from the new versions.
+        lost: By name, intervals that the versions that prod shows had before, and do not have.
+        lost_by_new: The same of new versions.
         torn: The names of tables of prod that have no rows while they are replaced.
-        own: Rows of what the plan itself has computed of tables of prod.
-        kept: By name, what new versions had at the last look, and have not computed again since.
     """
 
     versions: Versions
     rows: Rows
     seen: Rows
-    filled: Filled = field(default_factory=dict)
     lost: Mapping[str, Sequence[Interval]] = field(default_factory=dict)
+    lost_by_new: Mapping[str, Sequence[Interval]] = field(default_factory=dict)
     torn: Set[str] = frozenset()
-    own: Rows = field(default_factory=dict)
-    kept: Mapping[str, Sequence[Interval]] = field(default_factory=dict)
 
-    def again(self, since: Mapping[str, int], *, others_since: int = 0) -> dict[str, tuple[Interval, ...]]:
-        """By name, the lost intervals, and those whose source was rewritten.
+    def again(
+        self, since: Mapping[str, int] = MappingProxyType({}), *, others_since: int = 0
+    ) -> dict[str, tuple[Interval, ...]]:
+        """By name, the lost intervals of new versions, and those whose source was rewritten or lost.
 
         Args:
-            since: When new versions have begun to read, epoch milliseconds, by name.
+            since: Rows count from then on, epoch milliseconds, by the name of the new version that may have read them.
             others_since: The same for all others.
         """
         found: dict[str, tuple[Interval, ...]] = {}
@@ -65,23 +62,25 @@ class Rewritten:
             snapshot = self.versions.new.get(name)
             if snapshot is None or not _is_table(snapshot):
                 continue
-            lost = self.lost.get(name, ())
+            lost = self.lost_by_new.get(name, ())
             computed = merged([*self.versions.computed.get(name, ()), *lost])
             altered = [*lost, *(interval for parent in self._tables_read(name) for interval in found.get(parent, ()))]
             altered += self._altered_since(snapshot, since.get(name, others_since))
-            if kept := self.kept.get(name):  # it has read nothing of this since the begin
-                altered += common(self._altered_since(snapshot, 0), kept)
             if not (parts := common(altered, computed)):
                 continue
-            if not is_incremental(snapshot) or snapshot.full_history_restatement_only:
-                parts = computed
-            elif snapshot.depends_on_past:
-                parts = ((parts[0][0], computed[-1][1]),)
+            if snapshot.depends_on_past or not is_incremental(snapshot):
+                # What was computed after an interval has read it. One missing interval lets SQLMesh compute a whole
+                # table of kind FULL. It inserts into other whole tables unless it has forgotten everything.
+                in_parts = is_incremental(snapshot) and not snapshot.full_history_restatement_only
+                parts = ((parts[0][0] if in_parts or snapshot.is_full else computed[0][0], computed[-1][1]),)
             found[name] = common([whole_intervals(snapshot, part) for part in parts], computed)
         return found
 
     def _altered_since(self, snapshot: Snapshot, since: int) -> Iterator[Interval]:
-        """The rewritten intervals of the tables that a new version reads, and of its old version."""
+        """The rewritten and lost intervals of the tables that a new version reads, and of its old version.
+
+        If its old version is computed again, a table outside of the project has changed.
+        """
         for parent in self._tables_read(snapshot.name) & self.versions.others.keys():
             yield from self.altered(self.versions.others[parent], since, only_rewritten=not is_incremental(snapshot))
         if snapshot.name in self.versions.shown:
@@ -90,22 +89,22 @@ class Rewritten:
     def altered(
         self, snapshot: Snapshot | SnapshotTableInfo, since: int, *, only_rewritten: bool
     ) -> Sequence[Interval]:
-        """The intervals of a table of prod that were computed since.
+        """The intervals of a table of prod that were computed since, or are lost.
 
         Args:
             only_rewritten: Leave out those that the table did not have before.
         """
         table = (snapshot.name, snapshot.version, False)
-        rows, seen, own = self.rows.get(table, ()), set(self.seen.get(table, ())), set(self.own.get(table, ()))
-        after = [row for row in rows if row not in seen and row.at > since - (0 if row in own else _SLACK)]
-        filled = self.filled.get(snapshot.name, ())
+        rows, seen = self.rows.get(table, ()), set(self.seen.get(table, ()))
+        after = [row for row in rows if row not in seen and row.at > since - _SLACK]
+        lost = self.lost.get(snapshot.name, ())
         if after and snapshot.name in self.torn:
             return _ALL
         if not only_rewritten:
-            return [*filled, *(row.interval for row in after)]
+            return [*lost, *(row.interval for row in after)]
         before = merged(row.interval for row in rows if row not in after)
-        whole = [row.interval for row in after if row.is_merged]
-        return [*filled, *whole, *common((row.interval for row in after if not row.is_merged), before)]
+        whole = [row.interval for row in after if row.is_merged]  # the janitor has merged it with older ones
+        return [*lost, *whole, *common((row.interval for row in after if not row.is_merged), before)]
 
     def _tables_read(self, name: str) -> Set[str]:
         def behind(node: str) -> Iterable[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -95,21 +95,15 @@ class Versions:
         return BackfillStage(by_node, {*selected, *(node.snapshot_id for node in by_node)}, {**self.nodes}, self.index)
 
 
-def in_turns(needed: Set[str], new: Set[str], parents: Mapping[str, Iterable[str]]) -> Iterator[Set[str]]:
-    """The names of needed tables of prod, and of new versions, in turns: each after the tables that it reads.
+def behind_gaps(new: Set[str], gaps: Set[str], parents: Mapping[str, Iterable[str]]) -> Set[str]:
+    """Those of the new versions that read a gap which waits for another one of them. Each interval is computed once.
 
-    A table of prod that reads a new version is left out if no needed new version reads it.
+    Args:
+        new, gaps: The names of new versions, and of tables of prod, that lack intervals.
     """
 
-    def read(names: Iterable[str]) -> Set[str]:
-        """These and all upstream of them."""
-        return reachable(names, parents.__getitem__)
+    def read(name: str) -> Set[str]:
+        return reachable(parents[name], parents.__getitem__)
 
-    by_new = read(needed & new)
-    rest = {name for name in needed if name in by_new or read([name]).isdisjoint(new)}
-    while rest:
-        for these in (rest - new, rest & new):
-            others = rest - these
-            if turn := {name for name in these if read([name]).isdisjoint(others)}:
-                rest -= turn
-                yield turn
+    waiting = {gap for gap in gaps if not new.isdisjoint(read(gap))}
+    return {name for name in new if waiting and not waiting.isdisjoint(read(name))}

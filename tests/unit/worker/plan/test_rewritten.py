@@ -60,8 +60,7 @@ def again(
     since: Mapping[str, int] | None = None,
     lost: Mapping[str, Sequence[Interval]] | None = None,
     torn: frozenset[str] = frozenset(),
-    own: Mapping[str, Sequence[ComputedRange]] | None = None,
-    kept: Mapping[str, Sequence[Interval]] | None = None,
+    lost_by_new: Mapping[str, Sequence[Interval]] | None = None,
 ) -> dict[str, list[Interval]]:
     """What is computed again if the state has these rows of the tables of prod, by the name of the model."""
     tables = {"orders": ORDERS, "dim": DIM, "days": OLD_DAYS}
@@ -74,9 +73,7 @@ def again(
     nodes = {node.name: node for node in (ORDERS, DIM, *new)}
     versions = Versions(nodes, INDEX, {node.name: node.table_info for node in (ORDERS, DIM, OLD_DAYS)}, is_dev=False)
     seen = by_table({"orders": [BEFORE], "dim": [BEFORE], "days": [BEFORE]})
-    rewritten = Rewritten(
-        versions, by_table(rows), seen, lost=lost or {}, torn=torn, own=by_table(own or {}), kept=kept or {}
-    )
+    rewritten = Rewritten(versions, by_table(rows), seen, lost or {}, lost_by_new or {}, torn)
     found = rewritten.again(since or {})
     return {name.split(".")[-1].strip('"'): list(intervals) for name, intervals in found.items()}
 
@@ -86,8 +83,8 @@ def test_nothing_is_computed_again_if_the_state_is_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("table", ["orders", "days"])
-def test_a_rewritten_interval_is_read_again_downstream_and_whole_tables_as_a_whole(table: str) -> None:
-    assert again({table: [BEFORE, row(2, 2, LATER)]}) == {"days": [days(2, 2)], "total": [days(1, 5)]}
+def test_a_rewritten_interval_is_read_again_downstream_and_whole_tables_from_there_on(table: str) -> None:
+    assert again({table: [BEFORE, row(2, 2, LATER)]}) == {"days": [days(2, 2)], "total": [days(2, 5)]}
 
 
 def test_what_was_rewritten_before_a_version_has_begun_to_read_is_not_read_again() -> None:
@@ -100,19 +97,20 @@ def test_a_row_counts_although_its_time_is_a_moment_before_the_begin() -> None:
     assert again({"orders": [BEFORE, row(2, 2, LATER)]}, new=[DAYS], since=begun) == {"days": [days(2, 2)]}
 
 
-def test_what_the_plan_itself_has_computed_before_is_not_read_again() -> None:
-    begun, own = {DAYS.name: LATER + 1_000}, {"orders": [row(2, 2, LATER)]}
-    assert again({"orders": [BEFORE, *own["orders"]]}, new=[DAYS], since=begun, own=own) == {}
+@pytest.mark.parametrize("table", [ORDERS, OLD_DAYS])
+def test_what_has_read_a_lost_interval_is_forgotten_although_nobody_has_computed_it_again(table: Snapshot) -> None:
+    assert again({}, lost={table.name: [days(2, 2)]}) == {"days": [days(2, 2)], "total": [days(2, 5)]}
 
 
-@pytest.mark.parametrize(("kept", "found"), [((1, 3), {"days": [days(2, 2)]}), ((3, 4), {})])
-def test_what_a_version_had_and_has_not_computed_since_is_read_again(
-    kept: tuple[int, int], found: dict[str, list[Interval]]
+@pytest.mark.parametrize(
+    ("kind", "first"),
+    [("FULL", 3), ("INCREMENTAL_UNMANAGED", 1), ("SCD_TYPE_2_BY_COLUMN (unique_key n, columns [n])", 1)],
+)
+def test_a_whole_table_is_forgotten_as_a_whole_unless_one_interval_lets_sqlmesh_compute_all(
+    kind: str, first: int
 ) -> None:
-    """It had these intervals when it began. What it has computed since then has read the rewritten data."""
-    begun_later = {DAYS.name: LATER + 60_000}
-    rows = {"orders": [BEFORE, row(2, 2, LATER)]}
-    assert again(rows, new=[DAYS], since=begun_later, kept={DAYS.name: [days(*kept)]}) == found
+    whole = snapshot("days", f"kind {kind}, start '2026-03-01'", "SELECT n FROM t.orders", [ORDERS])
+    assert again({"orders": [BEFORE, row(3, 3, LATER)]}, new=[whole]) == {"days": [days(first, 5)]}
 
 
 def test_a_merged_row_counts_as_a_whole() -> None:
@@ -121,7 +119,7 @@ def test_a_merged_row_counts_as_a_whole() -> None:
 
 def test_intervals_that_a_restatement_has_taken_are_computed_again_and_downstream_too() -> None:
     short = snapshot("days", DAILY, OF_DAYS, [ORDERS, DIM], first=2)
-    found = again({}, new=[short, TOTAL], lost={short.name: [days(1, 1)]})
+    found = again({}, new=[short, TOTAL], lost_by_new={short.name: [days(1, 1)]})
     assert found == {"days": [days(1, 1)], "total": [days(1, 5)]}
 
 
@@ -151,8 +149,8 @@ COMPUTED_LATER = row(1, 5, LATER)
     [
         ([COMPUTED_LATER], [BEFORE], {}),
         ([COMPUTED_LATER, row(6, 7, LATER + 1)], [BEFORE], {}),
-        ([COMPUTED_LATER, row(3, 3, LATER + 1)], [BEFORE], {"days": [days(3, 3)], "total": [days(1, 5)]}),
-        ([COMPUTED_LATER], [BEFORE, row(2, 2, LATER)], {"days": [days(2, 2)], "total": [days(1, 5)]}),
+        ([COMPUTED_LATER, row(3, 3, LATER + 1)], [BEFORE], {"days": [days(3, 3)], "total": [days(3, 5)]}),
+        ([COMPUTED_LATER], [BEFORE, row(2, 2, LATER)], {"days": [days(2, 2)], "total": [days(2, 5)]}),
         ([row(1, 5, LATER + 1, is_merged=True)], [row(1, 5, LATER, is_merged=True)], {}),
     ],
     ids=["computed once", "newer days", "restated", "source restated", "merged by the janitor"],
