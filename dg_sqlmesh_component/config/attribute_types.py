@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,7 +14,7 @@ from dagster.components.utils.translation import TranslationFn, TranslationFnRes
 from pydantic import StrictInt
 
 from dg_sqlmesh_component.config.durations import Duration, OptionalDuration, WrittenDuration
-from dg_sqlmesh_component.config.mappings import Attributes, attribute, described, mapping, not_a_mapping
+from dg_sqlmesh_component.config.mappings import Attributes, described, mapping, not_a_mapping
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.config.templates import TemplateScope
@@ -41,38 +41,49 @@ class SQLMeshProjectArgs(Attributes, path="project", secret={"env"}):
             ["../../../core", "../../../marketing"],
         ),
     ]
-    gateway: str | None = attribute(
-        None, "Gateway to use, as `sqlmesh --gateway`. Default: SQLMESH_GATEWAY, else the project's own.", "warehouse"
-    )
-    environment: str | None = attribute(
-        None,
-        "Environment whose promoted models a run executes. Default: the project's own default target environment, "
-        "which is `prod` unless its configuration sets another.",
-        "prod",
-        "{{ env.SQLMESH_ENVIRONMENT }}",
-    )
-    config: str | None = attribute(
-        None, "Name of the configuration object in `config.py`, as `sqlmesh --config`.", "local_config"
-    )
-    working_directory: str | None = attribute(
-        None,
-        "Folder in which SQLMesh runs, relative to this file. Relative paths in SQLMesh's configuration start there. "
-        "Default: the (first) project folder, as for the `sqlmesh` command in it.",
-        "../../..",
-    )
-    python: str | None = attribute(
-        None,
-        "Python interpreter with SQLMesh: a command, or a path relative to this file. It needs no Dagster. Default: "
-        "the interpreter that runs Dagster.",
-        "../../../.venv-sqlmesh/bin/python",
-    )
-    env: dict[str, str] = attribute(
-        dict,
-        "Environment variables for SQLMesh's process only, in addition to those of Dagster's process. Their values are "
-        "never stored. If the file `.env` in the project's folder sets the same variable to another value, the file "
-        "has priority, as for the `sqlmesh` command, and the log warns.",
-        {"WAREHOUSE_PASSWORD": "{{ env.WAREHOUSE_PASSWORD }}"},
-    )
+    gateway: Annotated[
+        str | None,
+        described(
+            "Gateway to use, as `sqlmesh --gateway`. Default: SQLMESH_GATEWAY, else the project's own.", "warehouse"
+        ),
+    ] = None
+    environment: Annotated[
+        str | None,
+        described(
+            "Environment whose promoted models a run executes. Default: the project's own default target environment, "
+            "which is `prod` unless its configuration sets another.",
+            "prod",
+            "{{ env.SQLMESH_ENVIRONMENT }}",
+        ),
+    ] = None
+    config: Annotated[
+        str | None, described("Name of the configuration object in `config.py`, as `sqlmesh --config`.", "local_config")
+    ] = None
+    working_directory: Annotated[
+        str | None,
+        described(
+            "Folder in which SQLMesh runs, relative to this file. Relative paths in SQLMesh's configuration start "
+            "there. Default: the (first) project folder, as for the `sqlmesh` command in it.",
+            "../../..",
+        ),
+    ] = None
+    python: Annotated[
+        str | None,
+        described(
+            "Python interpreter with SQLMesh: a command, or a path relative to this file. It needs no Dagster. "
+            "Default: the interpreter that runs Dagster.",
+            "../../../.venv-sqlmesh/bin/python",
+        ),
+    ] = None
+    env: Annotated[
+        dict[str, str],
+        described(
+            "Environment variables for SQLMesh's process only, in addition to those of Dagster's process. Their values "
+            "are never stored. If the file `.env` in the project's folder sets the same variable to another value, the "
+            "file has priority, as for the `sqlmesh` command, and the log warns.",
+            {"WAREHOUSE_PASSWORD": "{{ env.WAREHOUSE_PASSWORD }}"},
+        ),
+    ] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, value in self.env.items() if isinstance(self.env, dict) else ():
@@ -177,21 +188,25 @@ TRANSLATION = dg.Resolver(
 class MetadataLimits(Attributes, path="metadata_limits", least={"characters": 100, "columns": 0, "lineage_pairs": 0}):
     """Limits for large metadata."""
 
-    characters: int = attribute(
-        DEFAULT_LIMITS.characters,
-        "Characters of a query (`sql`, audits) and of dbt's `meta`. Longer text is cut, with a note. At least 100. "
-        "Default: 4000.",
-        20_000,
-    )
-    columns: int = attribute(
-        DEFAULT_LIMITS.columns, "Columns of a model's schema; more are left out, and counted. Default: 1000.", 100
-    )
-    lineage_pairs: int = attribute(
-        DEFAULT_LIMITS.lineage_pairs,
-        "Pairs of columns (one here, one upstream) of a model's column lineage; more are left out, and counted. "
-        "Default: 1000.",
-        10_000,
-    )
+    characters: Annotated[
+        int,
+        described(
+            "Characters of a query (`sql`, audits) and of dbt's `meta`. Longer text is cut, with a note. At least 100. "
+            "Default: 4000.",
+            20_000,
+        ),
+    ] = DEFAULT_LIMITS.characters
+    columns: Annotated[
+        int, described("Columns of a model's schema; more are left out, and counted. Default: 1000.", 100)
+    ] = DEFAULT_LIMITS.columns
+    lineage_pairs: Annotated[
+        int,
+        described(
+            "Pairs of columns (one here, one upstream) of a model's column lineage; more are left out, and counted. "
+            "Default: 1000.",
+            10_000,
+        ),
+    ] = DEFAULT_LIMITS.lineage_pairs
 
     @property
     def limits(self) -> Limits:
@@ -206,23 +221,29 @@ MAX_SAMPLE_ROWS = 20
 class SampledRows(Attributes):
     """Whether rows are shown as examples, and which of their columns."""
 
-    sample_rows: int = attribute(
-        0,
-        "How many rows are shown as examples: of those that an audit finds, or of those that a preview adds, removes "
-        "and changes; at most 20 each. They are stored in Dagster's database. Default: 0, only numbers are shown.",
-        5,
-    )
-    columns: list[str] = attribute(
-        list,
-        "Columns of the shown rows, in which `*` matches any characters. Default: all.",
-        ["order_id", "*_at"],
-    )
-    mask: list[str] = attribute(
-        list,
-        "Columns whose values are shown as ***, where `*` matches any characters; also expressions of these columns. "
-        "Columns with names such as password or api_key are always masked. Default: none.",
-        ["email", "*_name"],
-    )
+    sample_rows: Annotated[
+        int,
+        described(
+            "How many rows are shown as examples: of those that an audit finds, or of those that a preview adds, "
+            "removes and changes; at most 20 each. They are stored in Dagster's database. Default: 0, only numbers are "
+            "shown.",
+            5,
+        ),
+    ] = 0
+    columns: Annotated[
+        list[str],
+        described(
+            "Columns of the shown rows, in which `*` matches any characters. Default: all.", ["order_id", "*_at"]
+        ),
+    ] = field(default_factory=list)
+    mask: Annotated[
+        list[str],
+        described(
+            "Columns whose values are shown as ***, where `*` matches any characters; also expressions of these "
+            "columns. Columns with names such as password or api_key are always masked. Default: none.",
+            ["email", "*_name"],
+        ),
+    ] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -247,14 +268,16 @@ class SampledRows(Attributes):
 class Audits(SampledRows, path="audits", least={"sample_rows": 0}):
     """Which audits have a check, and whether a check shows failing rows. SQLMesh evaluates all audits."""
 
-    checks: Literal["all", "blocking", "none"] | list[str] = attribute(
-        "all",
-        "Audits that are asset checks. all; blocking: audits whose failure stops the model; none; or a list of audit "
-        "names, in which `*` matches any characters. SQLMesh evaluates the other audits too: a failure shows in the "
-        "step's failure or in the run's log. Default: all.",
-        "blocking",
-        ["not_null", "unique_*"],
-    )
+    checks: Annotated[
+        Literal["all", "blocking", "none"] | list[str],
+        described(
+            "Audits that are asset checks. all; blocking: audits whose failure stops the model; none; or a list of "
+            "audit names, in which `*` matches any characters. SQLMesh evaluates the other audits too: a failure shows "
+            "in the step's failure or in the run's log. Default: all.",
+            "blocking",
+            ["not_null", "unique_*"],
+        ),
+    ] = "all"
 
     def has_check(self, audit: Audit) -> bool:
         """Whether the audit is an asset check."""
@@ -284,14 +307,16 @@ class IntervalsCheck(Attributes, path="intervals_check"):
     checks.
     """
 
-    slack: Duration = attribute(
-        timedelta(0),
-        "How long an interval may be missing before the check fails, from the first tick of the model's cron after its "
-        "end: seconds, or text such as 2h, 90m, 1 day or PT1H30M (ISO 8601). Default: 0.",
-        "6h",
-        3600,
-        written_as=WrittenDuration,
-    )
+    slack: Annotated[
+        Duration,
+        described(
+            "How long an interval may be missing before the check fails, from the first tick of the model's cron after "
+            "its end: seconds, or text such as 2h, 90m, 1 day or PT1H30M (ISO 8601). Default: 0.",
+            "6h",
+            3600,
+            written_as=WrittenDuration,
+        ),
+    ] = timedelta(0)
 
 
 @dataclass
@@ -313,12 +338,14 @@ class Freshness(Attributes, path="freshness"):
             written_as=WrittenDuration,
         ),
     ]
-    warn_slack: OptionalDuration = attribute(
-        None,
-        "A shorter slack, after which Dagster shows a warning. Default: no warning.",
-        "1h",
-        written_as=WrittenDuration | None,
-    )
+    warn_slack: Annotated[
+        OptionalDuration,
+        described(
+            "A shorter slack, after which Dagster shows a warning. Default: no warning.",
+            "1h",
+            written_as=WrittenDuration | None,
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -341,8 +368,10 @@ class TagConvention(Attributes, path="tag_convention"):
     Properties: group_name, owner, kind, tag, key_prefix.
     """
 
-    prefix: str = attribute("dagster", "The beginning of such a tag.", "dagster", "dg")
-    separator: str = attribute(":", "The text between the parts of such a tag; the value may contain it.", ":", "/")
+    prefix: Annotated[str, described("The beginning of such a tag.", "dagster", "dg")] = "dagster"
+    separator: Annotated[
+        str, described("The text between the parts of such a tag; the value may contain it.", ":", "/")
+    ] = ":"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -365,9 +394,10 @@ class Restate(Attributes, path="restate", least={"max_intervals": 1}):
     Write true, or a mapping with a limit. Default: it may not.
     """
 
-    max_intervals: int | None = attribute(
-        None, "Refuse a restatement of more intervals, counted over all its models. Default: no limit.", 500
-    )
+    max_intervals: Annotated[
+        int | None,
+        described("Refuse a restatement of more intervals, counted over all its models. Default: no limit.", 500),
+    ] = None
 
 
 @dataclass
@@ -378,9 +408,11 @@ class Budget(Attributes, path="budget"):
     without a record do not count. Default: no limit.
     """
 
-    seconds: float | None = attribute(None, "Seconds of computation. Default: no limit.", 1800)
-    rows: float | None = attribute(None, "Rows, if the engine reports them. Default: no limit.", 10_000_000)
-    bytes: float | None = attribute(None, "Bytes, if the engine reports them. Default: no limit.", 1_000_000_000)
+    seconds: Annotated[float | None, described("Seconds of computation. Default: no limit.", 1800)] = None
+    rows: Annotated[float | None, described("Rows, if the engine reports them. Default: no limit.", 10_000_000)] = None
+    bytes: Annotated[
+        float | None, described("Bytes, if the engine reports them. Default: no limit.", 1_000_000_000)
+    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -399,38 +431,50 @@ class Execution(
 ):
     """How SQLMesh runs."""
 
-    concurrent_tasks: int | None = attribute(
-        None, "Batches that SQLMesh computes at once. Default: the setting of the project's connection.", 4
-    )
-    environments: list[str] = attribute(
-        list,
-        "Environments that a run may name in its config instead of the one of this component. `*` matches any "
-        "characters. Default: none.",
-        ["dev", "pr_*"],
-    )
-    overlap_timeout: float = attribute(
-        3600.0,
-        "Seconds that a run waits for another run on the same SQLMesh state, or for a DuckDB file that another process "
-        "holds. Default: 3600.",
-        600,
-    )
-    environment_timeout: int = attribute(
-        300,
-        "Seconds that a run waits for a plan that is updating its environment; SQLMesh's own default is six hours. "
-        "Default: 300.",
-        60,
-    )
-    record_unchanged: bool = attribute(
-        True,
-        "Whether to record an observation, with the reason, and the earlier audit results for models without pending "
-        "intervals. false: only the run's log counts them. If the run has no other step, their checks are left out too "
-        "and show as skipped, which makes large runs with little to do fast. Default: true.",
-        False,
-    )
-    retries: Retries | None = mapping(
-        Retries,
-        3,
-        {"max_retries": 3, "delay": 30, "backoff": "exponential"},
-        is_optional=True,
-        shorthand=("max_retries", StrictInt),
-    )
+    concurrent_tasks: Annotated[
+        int | None,
+        described("Batches that SQLMesh computes at once. Default: the setting of the project's connection.", 4),
+    ] = None
+    environments: Annotated[
+        list[str],
+        described(
+            "Environments that a run may name in its config instead of the one of this component. `*` matches any "
+            "characters. Default: none.",
+            ["dev", "pr_*"],
+        ),
+    ] = field(default_factory=list)
+    overlap_timeout: Annotated[
+        float,
+        described(
+            "Seconds that a run waits for another run on the same SQLMesh state, or for a DuckDB file that another "
+            "process holds. Default: 3600.",
+            600,
+        ),
+    ] = 3600.0
+    environment_timeout: Annotated[
+        int,
+        described(
+            "Seconds that a run waits for a plan that is updating its environment; SQLMesh's own default is six hours. "
+            "Default: 300.",
+            60,
+        ),
+    ] = 300
+    record_unchanged: Annotated[
+        bool,
+        described(
+            "Whether to record an observation, with the reason, and the earlier audit results for models without "
+            "pending intervals. false: only the run's log counts them. If the run has no other step, their checks are "
+            "left out too and show as skipped, which makes large runs with little to do fast. Default: true.",
+            False,
+        ),
+    ] = True
+    retries: Annotated[
+        Retries | None,
+        mapping(
+            Retries,
+            3,
+            {"max_retries": 3, "delay": 30, "backoff": "exponential"},
+            is_optional=True,
+            shorthand=("max_retries", StrictInt),
+        ),
+    ] = None

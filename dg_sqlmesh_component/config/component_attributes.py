@@ -1,6 +1,6 @@
 """Everything under `attributes` in `defs.yaml`: each attribute with its type, default and description."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import dagster as dg
@@ -24,7 +24,7 @@ from dg_sqlmesh_component.config.attribute_types import (
 )
 from dg_sqlmesh_component.config.durations import WrittenDuration
 from dg_sqlmesh_component.config.external_models import ExternalModels
-from dg_sqlmesh_component.config.mappings import Attributes, attribute, mapping, resolved_by
+from dg_sqlmesh_component.config.mappings import Attributes, described, mapping
 from dg_sqlmesh_component.config.plans import Deploy, Preview, ProjectTests
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.scheduling import Janitor, PollingSensor, Schedule
@@ -77,89 +77,124 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
             examples=["../../../shop", {"path": "../../../shop", "gateway": "warehouse", "environment": "prod"}],
         ),
     ]
-    select: Selection = attribute(
-        None,
-        "Models to expose, in SQLMesh's model selection language; a list is a union. Default: all.",
-        "tag:finance",
-        ["marts.*", "+staging.orders"],
+    select: Annotated[
+        Selection,
+        described(
+            "Models to expose, in SQLMesh's model selection language; a list is a union. Default: all.",
+            "tag:finance",
+            ["marts.*", "+staging.orders"],
+        ),
+    ] = None
+    exclude: Annotated[
+        Selection,
+        described("Models to leave out of `select`, in the same language.", "tag:experimental", ["scratch.*"]),
+    ] = None
+    translation: Annotated[TranslationFn[Model] | None, TRANSLATION] = None
+    tag_convention: Annotated[TagConvention, mapping(TagConvention, {"prefix": "dagster", "separator": ":"})] = field(
+        default_factory=TagConvention
     )
-    exclude: Selection = attribute(
-        None, "Models to leave out of `select`, in the same language.", "tag:experimental", ["scratch.*"]
+    external_models: Annotated[
+        ExternalModels,
+        mapping(ExternalModels, {"key": "landing/{{ external.name }}", "keys": {"raw.orders": "dlt/shop/orders"}}),
+    ] = field(default_factory=ExternalModels)
+    include_metadata: Annotated[
+        list[MetadataAddition],
+        described(
+            "Optional metadata, which costs time or space. column_lineage: the columns that each column is made of, "
+            "computed when the project is loaded; sql: the query as its file has it; links: the model's file on the "
+            "web page of its git repository; storage_kind: the engine that holds the table; row_count: the rows of "
+            "each executed model, by one query per model if the engine does not report them.",
+            ["column_lineage", "sql"],
+        ),
+    ] = field(default_factory=list)
+    metadata_limits: Annotated[
+        MetadataLimits, mapping(MetadataLimits, {"characters": 20_000, "lineage_pairs": 10_000})
+    ] = field(default_factory=MetadataLimits)
+    virtual_views: Annotated[
+        bool,
+        described(
+            "Whether views are virtual assets (Dagster 1.13 and later). A virtual asset is never stale by itself; "
+            "staleness and automation look through it. Default: true.",
+            False,
+        ),
+    ] = True
+    query_history_url: Annotated[
+        str | None,
+        described(
+            "Web page with the engine's queries of one run, as a URL with `{run_id}`. Each executed model links to it. "
+            "SQLMesh (from 0.236) adds the id of the Dagster run to its queries. Default: no link.",
+            "https://warehouse.example.com/queries?text={run_id}",
+        ),
+    ] = None
+    audits: Annotated[Audits, mapping(Audits, {"checks": "blocking"})] = field(default_factory=Audits)
+    execution_status_check: Annotated[
+        bool,
+        described(
+            "Whether every model has the check `sqlmesh_execution_status`, which shows its outcome. false: only audits "
+            "are checks, which saves one event per model in every run. Default: true.",
+            False,
+        ),
+    ] = True
+    intervals_check: Annotated[IntervalsCheck | None, mapping(IntervalsCheck, True, {"slack": "6h"})] = None
+    freshness: Annotated[
+        Freshness | None, mapping(Freshness, {"slack": "2h"}, {"slack": "2h", "warn_slack": "1h"}, is_optional=True)
+    ] = None
+    execution: Annotated[Execution, mapping(Execution, {"concurrent_tasks": 4, "environments": ["dev", "pr_*"]})] = (
+        field(default_factory=Execution)
     )
-    translation: TranslationFn[Model] | None = resolved_by(TRANSLATION, None)
-    tag_convention: TagConvention = mapping(TagConvention, {"prefix": "dagster", "separator": ":"})
-    external_models: ExternalModels = mapping(
-        ExternalModels, {"key": "landing/{{ external.name }}", "keys": {"raw.orders": "dlt/shop/orders"}}
-    )
-    include_metadata: list[MetadataAddition] = attribute(
-        list,
-        "Optional metadata, which costs time or space. column_lineage: the columns that each column is made of, "
-        "computed when the project is loaded; sql: the query as its file has it; links: the model's file on the web "
-        "page of its git repository; storage_kind: the engine that holds the table; row_count: the rows of each "
-        "executed model, by one query per model if the engine does not report them.",
-        ["column_lineage", "sql"],
-    )
-    metadata_limits: MetadataLimits = mapping(MetadataLimits, {"characters": 20_000, "lineage_pairs": 10_000})
-    virtual_views: bool = attribute(
-        True,
-        "Whether views are virtual assets (Dagster 1.13 and later). A virtual asset is never stale by itself; "
-        "staleness and automation look through it. Default: true.",
-        False,
-    )
-    query_history_url: str | None = attribute(
-        None,
-        "Web page with the engine's queries of one run, as a URL with `{run_id}`. Each executed model links to it. "
-        "SQLMesh (from 0.236) adds the id of the Dagster run to its queries. Default: no link.",
-        "https://warehouse.example.com/queries?text={run_id}",
-    )
-    audits: Audits = mapping(Audits, {"checks": "blocking"})
-    execution_status_check: bool = attribute(
-        True,
-        "Whether every model has the check `sqlmesh_execution_status`, which shows its outcome. false: only audits are "
-        "checks, which saves one event per model in every run. Default: true.",
-        False,
-    )
-    intervals_check: IntervalsCheck | None = mapping(IntervalsCheck, True, {"slack": "6h"})
-    freshness: Freshness | None = mapping(
-        Freshness, {"slack": "2h"}, {"slack": "2h", "warn_slack": "1h"}, is_optional=True
-    )
-    execution: Execution = mapping(Execution, {"concurrent_tasks": 4, "environments": ["dev", "pr_*"]})
-    restate: Restate | None = mapping(Restate, True, {"max_intervals": 500})
-    budget: Budget = mapping(Budget, {"seconds": 1800})
-    op: OpSpec | None = mapping(
-        OpSpec,
-        {"name": "shop", "pool": "warehouse", "tags": {"team": "data"}},
-        is_optional=True,
-        path="op",
-        description="The op that runs SQLMesh. name: the key of its run config, by default `sqlmesh_<folder of this "
-        "file>`; tags: for example for the Kubernetes executor; description; pool: its concurrency pool, for which the "
-        "deployment sets a limit, by default `sqlmesh_<project folder>_<environment>`.",
-    )
-    schedule: Schedule | None = mapping(Schedule, True, {"default_status": "RUNNING", "tags": {"team": "data"}})
-    automation: Literal["cron"] | None = attribute(
-        None,
-        "Automation condition of each asset. cron: Dagster requests a model after each tick of its own cron, in its "
-        "own time zone. Turn on the automation sensor in Dagster. Default: none.",
-        "cron",
-    )
-    polling_sensor: PollingSensor | None = mapping(
-        PollingSensor,
-        True,
-        "10m",
-        {"interval": "10m", "default_status": "RUNNING"},
-        shorthand=("interval", WrittenDuration),
-    )
-    janitor: Janitor | None = mapping(
-        Janitor, True, {"cron": "30 2 * * 0", "timezone": "Europe/Berlin", "default_status": "RUNNING"}
-    )
-    test: ProjectTests | None = mapping(ProjectTests, True, {"tags": {"team": "data"}})
-    deploy: Deploy | None = mapping(Deploy, True, {"tags": {"team": "data"}})
-    preview: Preview | None = mapping(Preview, {"environment": "pr_{{ env.PULL_REQUEST }}"}, is_optional=True)
-    webserver_base_url: str | None = attribute(
-        None,
-        "Address of Dagster's web pages. Reports of plans and previews link to their run. Default: they have its id.",
-        "https://dagster.example.com",
-    )
+    restate: Annotated[Restate | None, mapping(Restate, True, {"max_intervals": 500})] = None
+    budget: Annotated[Budget, mapping(Budget, {"seconds": 1800})] = field(default_factory=Budget)
+    op: Annotated[
+        OpSpec | None,
+        mapping(
+            OpSpec,
+            {"name": "shop", "pool": "warehouse", "tags": {"team": "data"}},
+            is_optional=True,
+            path="op",
+            description="The op that runs SQLMesh. name: the key of its run config, by default `sqlmesh_<folder of "
+            "this file>`; tags: for example for the Kubernetes executor; description; pool: its "
+            "concurrency pool, for which the deployment sets a limit, by default `sqlmesh_<project "
+            "folder>_<environment>`.",
+        ),
+    ] = None
+    schedule: Annotated[
+        Schedule | None, mapping(Schedule, True, {"default_status": "RUNNING", "tags": {"team": "data"}})
+    ] = None
+    automation: Annotated[
+        Literal["cron"] | None,
+        described(
+            "Automation condition of each asset. cron: Dagster requests a model after each tick of its own cron, in "
+            "its own time zone. Turn on the automation sensor in Dagster. Default: none.",
+            "cron",
+        ),
+    ] = None
+    polling_sensor: Annotated[
+        PollingSensor | None,
+        mapping(
+            PollingSensor,
+            True,
+            "10m",
+            {"interval": "10m", "default_status": "RUNNING"},
+            shorthand=("interval", WrittenDuration),
+        ),
+    ] = None
+    janitor: Annotated[
+        Janitor | None,
+        mapping(Janitor, True, {"cron": "30 2 * * 0", "timezone": "Europe/Berlin", "default_status": "RUNNING"}),
+    ] = None
+    test: Annotated[ProjectTests | None, mapping(ProjectTests, True, {"tags": {"team": "data"}})] = None
+    deploy: Annotated[Deploy | None, mapping(Deploy, True, {"tags": {"team": "data"}})] = None
+    preview: Annotated[
+        Preview | None, mapping(Preview, {"environment": "pr_{{ env.PULL_REQUEST }}"}, is_optional=True)
+    ] = None
+    webserver_base_url: Annotated[
+        str | None,
+        described(
+            "Address of Dagster's web pages. Reports of plans and previews link to their run. Default: they have its "
+            "id.",
+            "https://dagster.example.com",
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         """Refuse attributes that have no effect, or a wrong one, together with others."""

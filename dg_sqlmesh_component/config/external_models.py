@@ -1,16 +1,16 @@
 """Asset keys of the tables that SQLMesh reads and does not compute."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from fnmatch import fnmatchcase
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import dagster as dg
 from dagster.components.resolved.errors import ResolutionException
 
 from dg_sqlmesh_component.config.durations import Duration, WrittenDuration
-from dg_sqlmesh_component.config.mappings import Attributes, attribute, mapping, not_a_mapping, resolved_by
+from dg_sqlmesh_component.config.mappings import Attributes, described, mapping, not_a_mapping
 from dg_sqlmesh_component.config.templates import TemplateScope
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import did_you_mean
@@ -97,20 +97,24 @@ class Wait(Attributes, path="external_models.wait"):
     complete.
     """
 
-    tables: list[str] | None = attribute(
-        None,
-        "Wait for these external tables only: names or patterns, with or without a catalog. Default: those that an "
-        "asset of the code location produces.",
-        ["raw.*"],
-    )
-    lag: Duration = attribute(
-        timedelta(0),
-        "Without partitions, data is complete up to the start of the last load, minus this: seconds, or text such as "
-        "30m. Default: 0.",
-        "30m",
-        1800,
-        written_as=WrittenDuration,
-    )
+    tables: Annotated[
+        list[str] | None,
+        described(
+            "Wait for these external tables only: names or patterns, with or without a catalog. Default: those that an "
+            "asset of the code location produces.",
+            ["raw.*"],
+        ),
+    ] = None
+    lag: Annotated[
+        Duration,
+        described(
+            "Without partitions, data is complete up to the start of the last load, minus this: seconds, or text such "
+            "as 30m. Default: 0.",
+            "30m",
+            1800,
+            written_as=WrittenDuration,
+        ),
+    ] = timedelta(0)
 
     def chosen(self, fqns: Collection[str]) -> set[str]:
         """The tables to wait for.
@@ -149,7 +153,8 @@ class ExternalModels(Attributes, path="external_models"):
     By default Dagster links a dependency to the asset with that `dagster/table_name`.
     """
 
-    key: KeyOfTable | None = resolved_by(
+    key: Annotated[
+        KeyOfTable | None,
         dg.Resolver(
             _resolve_key,
             model_field_type=str | None,
@@ -158,9 +163,9 @@ class ExternalModels(Attributes, path="external_models"):
             "and `external.table_name`. Default: `schema/name`.",
             examples=["landing/{{ external.schema }}/{{ external.name }}"],
         ),
-        None,
-    )
-    keys: Mapping[str, dg.AssetKey] = resolved_by(
+    ] = None
+    keys: Annotated[
+        Mapping[str, dg.AssetKey],
         dg.Resolver(
             _resolve_keys,
             model_field_type=dict[str, str],
@@ -168,24 +173,28 @@ class ExternalModels(Attributes, path="external_models"):
             "over `key`, and several tables may belong to one asset.",
             examples=[{"raw.orders": "dlt/shop/orders"}],
         ),
-        dict,
-    )
-    assets: bool = attribute(
-        False,
-        "Whether tables that no asset of the code location produces are assets themselves, with a kind, a group (the "
-        "table's schema), a description and columns; those that `keys` names are not. false: Dagster shows them "
-        "without these, in the group `default`. Default: false, since Dagster refuses a code location in which another "
-        "asset has the key of one of them.",
-        True,
-    )
-    wait: Wait | None = mapping(Wait, True, {"tables": ["raw.*"], "lag": "30m"})
-    late: Late = attribute(
-        "ignore",
-        "What to do if a partition of an awaited table is loaded again after an interval of it was computed. warn: the "
-        "check `sqlmesh_no_late_data` of each incremental model that read it warns until it is computed again. "
-        "restate: as warn, and a tick requests that restatement. It needs `restate` and `schedule`. Default: ignore.",
-        "warn",
-    )
+    ] = field(default_factory=dict)
+    assets: Annotated[
+        bool,
+        described(
+            "Whether tables that no asset of the code location produces are assets themselves, with a kind, a group "
+            "(the table's schema), a description and columns; those that `keys` names are not. false: Dagster shows "
+            "them without these, in the group `default`. Default: false, since Dagster refuses a code location in "
+            "which another asset has the key of one of them.",
+            True,
+        ),
+    ] = False
+    wait: Annotated[Wait | None, mapping(Wait, True, {"tables": ["raw.*"], "lag": "30m"})] = None
+    late: Annotated[
+        Late,
+        described(
+            "What to do if a partition of an awaited table is loaded again after an interval of it was computed. warn: "
+            "the check `sqlmesh_no_late_data` of each incremental model that read it warns until it is computed again. "
+            "restate: as warn, and a tick requests that restatement. It needs `restate` and `schedule`. Default: "
+            "ignore.",
+            "warn",
+        ),
+    ] = "ignore"
 
     def mapped(self, fqns: Iterable[str]) -> dict[str, dg.AssetKey]:
         """The keys that the attribute `keys` gives to these tables, by fqn.

@@ -2,11 +2,10 @@
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import Field, field, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import cache
-from inspect import get_annotations
 from math import isfinite
-from typing import Annotated, Any, ClassVar, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 import dagster as dg
 from pydantic import ConfigDict, StrictBool, TypeAdapter, ValidationError
@@ -18,10 +17,7 @@ _SWITCHES = {"true": True, "false": False}
 
 
 class Attributes(dg.Resolvable):
-    """A dataclass whose fields are the keys of a mapping in `defs.yaml`. Its docstring describes the mapping.
-
-    Dagster reads the resolver of a field in its annotation, so that of an `attribute` or a `mapping` is added there.
-    """
+    """A dataclass whose fields are the keys of a mapping in `defs.yaml`. Its docstring describes the mapping."""
 
     yaml_path: ClassVar[str]
     _declaring: ClassVar[type]
@@ -49,14 +45,6 @@ class Attributes(dg.Resolvable):
         if path is not None:
             cls.yaml_path, cls._declaring, cls._secret = path, cls, secret
             cls._least, cls._most = least or {}, most or {}
-        resolvers = {
-            name: value.metadata[_RESOLVER]
-            for name, value in vars(cls).items()
-            if isinstance(value, Field) and _RESOLVER in value.metadata
-        }
-        if resolvers:
-            types = get_annotations(cls)
-            cls.__annotations__ = types | {name: Annotated[types[name], resolvers[name]] for name in resolvers}
 
     def __post_init__(self) -> None:
         """Convert fields to their declared types, and refuse values that cannot be converted or are too small.
@@ -101,9 +89,6 @@ def _adapters(declaring: type) -> dict[str, TypeAdapter[Any]]:
 
 _ARBITRARY = ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True)
 
-_RESOLVER = "resolver"
-"""The key of a field's metadata."""
-
 
 def described(description: str, *examples: Any, written_as: Any = None) -> dg.Resolver:
     """Dagster's default resolver of an attribute, with its description and examples.
@@ -117,19 +102,6 @@ def described(description: str, *examples: Any, written_as: Any = None) -> dg.Re
     return resolver
 
 
-def attribute(default: Any, description: str, *examples: Any, written_as: Any = None) -> Any:
-    """A field with a default, which is `described`. If the default is a class, it is called for each instance."""
-    return resolved_by(described(description, *examples, written_as=written_as), default)
-
-
-def resolved_by(resolver: dg.Resolver, default: Any) -> Any:
-    """A field with a default and this resolver."""
-    metadata = {_RESOLVER: resolver}
-    if isinstance(default, type):
-        return field(default_factory=default, metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
 def mapping(
     attributes: type[dg.Resolvable],
     *examples: Any,
@@ -137,8 +109,8 @@ def mapping(
     description: str = "",
     is_optional: bool = False,
     shorthand: tuple[str, Any] | None = None,
-) -> Any:
-    """A field whose value is a mapping. It resolves to an instance of a class. Its default is None or has all defaults.
+) -> dg.Resolver:
+    """The resolver of an attribute whose value is a mapping. It resolves to an instance of a class.
 
     Dagster accepts text for every attribute, because text may be a template. Its own resolver of a mapping fails for
     text with an error that names neither the attribute nor the value.
@@ -178,14 +150,13 @@ def mapping(
     field_type: Any = StrictBool | model | None if is_switch else model | None if is_optional else model
     if key is not None:
         field_type = field_type | key_type
-    resolver = dg.Resolver(
+    return dg.Resolver(
         resolve,
         model_field_type=field_type,
         inject_before_resolve=False,
         description=description,
         examples=list(examples),
     )
-    return resolved_by(resolver, None if is_optional or is_switch else attributes)
 
 
 def not_a_mapping(

@@ -2,15 +2,15 @@
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import dagster as dg
 
 from dg_sqlmesh_component.config.attribute_types import SampledRows
-from dg_sqlmesh_component.config.mappings import Attributes, attribute, mapping
+from dg_sqlmesh_component.config.mappings import Attributes, described, mapping
 from dg_sqlmesh_component.config.run_config import sanitized_environment
-from dg_sqlmesh_component.config.scheduling import run_tags
+from dg_sqlmesh_component.config.scheduling import RunTags
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 _VARIABLE = re.compile(r"""\benv\.(\w+)|\benv\(\s*['"](\w+)['"]\s*\)""")
@@ -25,7 +25,7 @@ class ProjectTests(Attributes, path="test"):
     Default: no such job.
     """
 
-    tags: dict[str, str] = run_tags()
+    tags: RunTags = field(default_factory=dict)
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Deploy(Attributes, path="deploy"):
     the plan with an approved digest. Write true, or a mapping with options. Default: no such jobs.
     """
 
-    tags: dict[str, str] = run_tags()
+    tags: RunTags = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,21 +89,25 @@ def _environment(name: str) -> PreviewEnvironment:
 class PreviewDiff(Attributes, path="preview.diff", least={"max_rows": 1, "decimals": 0}, most={"decimals": 30}):
     """How a preview is compared with prod."""
 
-    max_rows: int = attribute(
-        10_000_000, "A model with more rows is compared on a sample of its keys. Default: 10,000,000.", 1_000_000
-    )
-    decimals: int = attribute(
-        6,
-        "Numbers are equal if they differ by less than one unit of this decimal place and one of them is a float. "
-        "Default: 6.",
-        2,
-    )
-    ignore: list[str] = attribute(
-        list,
-        "Columns that are not compared, because they always differ, in which `*` matches any characters. The report "
-        "names them. Columns of the key are never ignored. Default: none.",
-        ["*_loaded_at"],
-    )
+    max_rows: Annotated[
+        int, described("A model with more rows is compared on a sample of its keys. Default: 10,000,000.", 1_000_000)
+    ] = 10_000_000
+    decimals: Annotated[
+        int,
+        described(
+            "Numbers are equal if they differ by less than one unit of this decimal place and one of them is a float. "
+            "Default: 6.",
+            2,
+        ),
+    ] = 6
+    ignore: Annotated[
+        list[str],
+        described(
+            "Columns that are not compared, because they always differ, in which `*` matches any characters. The "
+            "report names them. Columns of the key are never ignored. Default: none.",
+            ["*_loaded_at"],
+        ),
+    ] = field(default_factory=list)
 
 
 @dataclass
@@ -124,8 +128,10 @@ class Preview(SampledRows, path="preview", least={"sample_rows": 0}):
             examples=["pr_{{ env.PULL_REQUEST }}"],
         ),
     ]
-    diff: PreviewDiff = mapping(PreviewDiff, {"max_rows": 1_000_000, "decimals": 2})
-    tags: dict[str, str] = run_tags()
+    diff: Annotated[PreviewDiff, mapping(PreviewDiff, {"max_rows": 1_000_000, "decimals": 2})] = field(
+        default_factory=PreviewDiff
+    )
+    tags: RunTags = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.environment, str):  # made in Python

@@ -1,12 +1,12 @@
 """Retries inside the step: which errors are retried, and after which delay."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, TypeVar
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.mappings import Attributes, attribute, described
+from dg_sqlmesh_component.config.mappings import Attributes, described
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
@@ -22,22 +22,27 @@ class Retries(Attributes, path="execution.retries", least={"max_retries": 0, "de
     """
 
     max_retries: Annotated[int, described("How many attempts may follow the first one.", 3)]
-    delay: float = attribute(10.0, "Seconds before the next attempt. Default: 10.", 30)
-    backoff: Literal["linear", "exponential"] | None = attribute(
-        None, "How the delay grows with each attempt. Default: it stays the same.", "exponential"
-    )
-    jitter: Literal["full", "plus_minus"] | None = attribute(
-        None, "How the delay is varied by chance. Default: not at all.", "full"
-    )
-    transient_errors: list[str] = attribute(
-        list,
-        "Regular expressions, matched against `<error class>: <message>`: errors to retry in addition to the known "
-        "transient ones.",
-        ["WarehouseSuspended"],
-    )
-    persistent_errors: list[str] = attribute(
-        list, "Regular expressions of errors not to retry. They override `transient_errors`.", ["OutOfMemory"]
-    )
+    delay: Annotated[float, described("Seconds before the next attempt. Default: 10.", 30)] = 10.0
+    backoff: Annotated[
+        Literal["linear", "exponential"] | None,
+        described("How the delay grows with each attempt. Default: it stays the same.", "exponential"),
+    ] = None
+    jitter: Annotated[
+        Literal["full", "plus_minus"] | None,
+        described("How the delay is varied by chance. Default: not at all.", "full"),
+    ] = None
+    transient_errors: Annotated[
+        list[str],
+        described(
+            "Regular expressions, matched against `<error class>: <message>`: errors to retry in addition to the known "
+            "transient ones.",
+            ["WarehouseSuspended"],
+        ),
+    ] = field(default_factory=list)
+    persistent_errors: Annotated[
+        list[str],
+        described("Regular expressions of errors not to retry. They override `transient_errors`.", ["OutOfMemory"]),
+    ] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()

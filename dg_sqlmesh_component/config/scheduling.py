@@ -1,39 +1,33 @@
 """The attributes of `defs.yaml` that have Dagster's daemon do something: `schedule`, `polling_sensor` and `janitor`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import dagster as dg
 
 from dg_sqlmesh_component.config.durations import Duration, WrittenDuration
-from dg_sqlmesh_component.config.mappings import Attributes, attribute
+from dg_sqlmesh_component.config.mappings import Attributes, described
 from dg_sqlmesh_component.config.run_config import sanitized_environment
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 SHORTEST_INTERVAL = timedelta(seconds=30)
 """How often Dagster's daemon evaluates a sensor at most."""
 
-DefaultStatus: TypeAlias = Literal["RUNNING", "STOPPED"]
-
-
-def _default_status() -> Any:
-    return attribute(
-        "STOPPED",
+DefaultStatus: TypeAlias = Annotated[
+    Literal["RUNNING", "STOPPED"],
+    described(
         'RUNNING: on before anybody has switched it on or off in Dagster. STOPPED: turn it on under "Automation" in '
         "Dagster's UI. Default: STOPPED.",
         "RUNNING",
-    )
-
-
-def _time_zone() -> Any:
-    return attribute(None, "Time zone of `cron`. Default: UTC.", "Europe/Berlin")
-
-
-def run_tags() -> Any:
-    """The attribute `tags` of a job's runs."""
-    description = "Tags of the runs, without keys that Dagster or this component sets. Default: none."
-    return attribute(dict, description, {"team": "data"})
+    ),
+]
+TimeZone: TypeAlias = Annotated[str | None, described("Time zone of `cron`. Default: UTC.", "Europe/Berlin")]
+RunTags: TypeAlias = Annotated[
+    dict[str, str],
+    described("Tags of the runs, without keys that Dagster or this component sets. Default: none.", {"team": "data"}),
+]
+"""The attribute `tags` of a job's runs."""
 
 
 @dataclass
@@ -43,26 +37,32 @@ class Schedule(Attributes, path="schedule"):
     Write true, or a mapping with options. Default: none.
     """
 
-    name: str | None = attribute(
-        None,
-        "Name of the schedule. A schedule for a time zone other than UTC adds its name: `<name>_europe_berlin`. "
-        "Default: `<op name>_schedule`.",
-        "shop",
-    )
-    default_status: DefaultStatus = _default_status()
-    tags: dict[str, str] = run_tags()
-    cron: str | None = attribute(
-        None,
-        "When to look for pending intervals, as a cron expression. Default: whenever the cron of a model ticks.",
-        "0 6 * * *",
-    )
-    timezone: str | None = _time_zone()
-    on_sources: bool = attribute(
-        False,
-        "Whether a sensor, `<name>_on_sources`, also requests the models that an asset makes ready when it loads one "
-        "of their sources, within a minute. It needs `external_models.wait`. Default: false.",
-        True,
-    )
+    name: Annotated[
+        str | None,
+        described(
+            "Name of the schedule. A schedule for a time zone other than UTC adds its name: `<name>_europe_berlin`. "
+            "Default: `<op name>_schedule`.",
+            "shop",
+        ),
+    ] = None
+    default_status: DefaultStatus = "STOPPED"
+    tags: RunTags = field(default_factory=dict)
+    cron: Annotated[
+        str | None,
+        described(
+            "When to look for pending intervals, as a cron expression. Default: whenever the cron of a model ticks.",
+            "0 6 * * *",
+        ),
+    ] = None
+    timezone: TimeZone = None
+    on_sources: Annotated[
+        bool,
+        described(
+            "Whether a sensor, `<name>_on_sources`, also requests the models that an asset makes ready when it loads "
+            "one of their sources, within a minute. It needs `external_models.wait`. Default: false.",
+            True,
+        ),
+    ] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,14 +82,16 @@ class PollingSensor(Attributes, path="polling_sensor"):
     Write true, the time between two ticks, or a mapping with options. Default: none.
     """
 
-    interval: Duration = attribute(
-        timedelta(minutes=5),
-        "The time between two ticks: seconds, or text such as 10m, 1h or PT5M (ISO 8601). Default: 5m.",
-        "10m",
-        600,
-        written_as=WrittenDuration,
-    )
-    default_status: DefaultStatus = _default_status()
+    interval: Annotated[
+        Duration,
+        described(
+            "The time between two ticks: seconds, or text such as 10m, 1h or PT5M (ISO 8601). Default: 5m.",
+            "10m",
+            600,
+            written_as=WrittenDuration,
+        ),
+    ] = timedelta(minutes=5)
+    default_status: DefaultStatus = "STOPPED"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,22 +110,28 @@ class Janitor(Attributes, path="janitor"):
     options. Default: no janitor.
     """
 
-    cron: str = attribute("0 4 * * *", "When the job runs. Default: every day at 4:00.", "0 4 * * *", "30 2 * * 0")
-    timezone: str | None = _time_zone()
-    default_status: DefaultStatus = _default_status()
-    name: str | None = attribute(
-        None,
-        "Name of the job. Its op is `<name>_op`, and the schedule is `<name>_schedule`. Default: `<op>_janitor`, for "
-        "example `sqlmesh_shop_janitor`.",
-        "clean_up_shop",
+    cron: Annotated[str, described("When the job runs. Default: every day at 4:00.", "0 4 * * *", "30 2 * * 0")] = (
+        "0 4 * * *"
     )
-    tags: dict[str, str] = run_tags()
-    environment: str | None = attribute(
-        None,
-        "Delete only this environment, if it has expired. SQLMesh then deletes no tables of models and does not "
-        "compact intervals. It needs SQLMesh 0.236.0. Default: everything that has expired.",
-        "dev",
-    )
+    timezone: TimeZone = None
+    default_status: DefaultStatus = "STOPPED"
+    name: Annotated[
+        str | None,
+        described(
+            "Name of the job. Its op is `<name>_op`, and the schedule is `<name>_schedule`. Default: `<op>_janitor`, "
+            "for example `sqlmesh_shop_janitor`.",
+            "clean_up_shop",
+        ),
+    ] = None
+    tags: RunTags = field(default_factory=dict)
+    environment: Annotated[
+        str | None,
+        described(
+            "Delete only this environment, if it has expired. SQLMesh then deletes no tables of models and does not "
+            "compact intervals. It needs SQLMesh 0.236.0. Default: everything that has expired.",
+            "dev",
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
