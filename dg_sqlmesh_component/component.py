@@ -21,10 +21,11 @@ from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig
 from dg_sqlmesh_component.config.schema import with_named_errors
 from dg_sqlmesh_component.dagster_internals import was_started_for_a_step_of
+from dg_sqlmesh_component.definitions.build_assets import OwnChecks, build_assets
 from dg_sqlmesh_component.definitions.code_location import CodeLocation, component_label
 from dg_sqlmesh_component.definitions.lookup import key_of_model, selected
 from dg_sqlmesh_component.definitions.op import ComponentOp
-from dg_sqlmesh_component.definitions.project_assets import OwnChecks, ProjectAssets
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.definitions.translator import Translator
 from dg_sqlmesh_component.plan.job import build_deploy_jobs, build_preview_jobs
@@ -271,7 +272,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         self._translator = Translator(manifest, self)
         self._is_translating = True
         try:
-            self._assets = ProjectAssets.build(
+            self._assets = build_assets(
                 self._translator,
                 self.get_asset_spec,
                 lambda spec, node, audit: (

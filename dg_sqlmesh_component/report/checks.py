@@ -22,7 +22,7 @@ from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.report.coverage import coverage_metadata, coverage_sentences, is_complete
 from dg_sqlmesh_component.report.metadata import audit_metadata, status_metadata
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Verdict
-from dg_sqlmesh_component.report.wording import Wording
+from dg_sqlmesh_component.report.wording import Wording, uncorrected_sentence
 
 Reported: TypeAlias = NodeOutcome | AuditOnlyOutcome | OutsideData
 """What a step or a tick reports about one node."""
@@ -152,8 +152,7 @@ class Checks:
             check_name=check.name,
             passed=audit.passed and not before,
             severity=dg.AssetCheckSeverity.WARN if before and audit.passed else severity,
-            description=self.wording.audit_result(node.fqn, audit)
-            + (self.wording.uncorrected(before) if before else ""),
+            description=self.wording.audit_result(node.fqn, audit) + (uncorrected_sentence(before) if before else ""),
             metadata={**audit_metadata(audit), **data_metadata(data), **(kept.metadata if kept else {})},
         )
 

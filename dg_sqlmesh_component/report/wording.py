@@ -129,17 +129,6 @@ class Wording:
         where = "the whole table" if audit.of_whole_table else computed_text(self.assets, fqn, audit.intervals)
         return f"{rows} failed in {where}."
 
-    def uncorrected(self, failed: FailedIntervals) -> str:
-        """What an audit of other intervals found in an earlier run, as a further sentence."""
-        where, at = ranges(failed.intervals), utc_text(failed.at)
-        found = f"some of the rows that failed at {at} may be in {where}"
-        if failed.rows:
-            found = f"{counted(failed.rows, 'row')} failed in {where} at {at}"
-        return (
-            f" Other intervals: {found}, and no run has audited them since. Execute this check alone to audit all "
-            "intervals."
-        )
-
     def why_not_evaluated(self, outcome: NodeOutcome) -> str:
         """Why a node's audits have no result."""
         if outcome.outcome.is_failure:
@@ -249,6 +238,18 @@ def correction_advice(*, is_restatement: bool, plan_command: str | None) -> str:
         f"Correct the model or its data, then {again}If you change a file of the project, apply a plan before that run"
     )
     return f"{advice}:{plan_block(plan_command)}" if plan_command else f"{advice}."
+
+
+def uncorrected_sentence(failed: FailedIntervals) -> str:
+    """What an audit of other intervals found in an earlier run, as a further sentence."""
+    where, at = ranges(failed.intervals), utc_text(failed.at)
+    found = f"some of the rows that failed at {at} may be in {where}"
+    if failed.rows:
+        found = f"{counted(failed.rows, 'row')} failed in {where} at {at}"
+    return (
+        f" Other intervals: {found}, and no run has audited them since. Execute this check alone to audit all "
+        "intervals."
+    )
 
 
 def computed_text(assets: ProjectAssets, fqn: str, intervals: Sequence[msg.Interval]) -> str:

@@ -10,7 +10,8 @@ from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.retries import Retries
-from dg_sqlmesh_component.definitions.project_assets import OwnChecks, ProjectAssets
+from dg_sqlmesh_component.definitions.build_assets import OwnChecks, build_assets
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import Translator
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.manifest import MANIFEST_VERSION, Audit, Column, Manifest, Model, StandaloneAudit
@@ -167,7 +168,7 @@ def project_assets(
         check: An overridden `get_asset_check_spec`; it gets the default spec.
     """
     default_translator = Translator(project, attributes(external_models=outside or ExternalModels()))
-    return ProjectAssets.build(
+    return build_assets(
         default_translator,
         lambda model: asset(default_translator.asset_spec(model), model),
         lambda spec, node, audit: check(default_translator.audit_check_spec(node, audit, spec.key), audit),
