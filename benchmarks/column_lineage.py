@@ -12,11 +12,11 @@ from pathlib import Path
 import generate
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.protocol.messages import Addition, LoadRequest
+from dg_sqlmesh_component.protocol.messages import LoadRequest, OptionalContent
 from dg_sqlmesh_component.worker_client.calls import load_project
 
 
-def seconds(project: SQLMeshProject, include: Sequence[Addition]) -> tuple[float, int, int]:
+def seconds(project: SQLMeshProject, include: Sequence[OptionalContent]) -> tuple[float, int, int]:
     start = time.perf_counter()
     manifest = load_project(project, LoadRequest(project.open_request, include=tuple(include))).manifest
     took = time.perf_counter() - start

@@ -32,7 +32,7 @@ from dg_sqlmesh_component.plan.job import build_deploy_jobs, build_preview_jobs
 from dg_sqlmesh_component.project_tests.job import build_test_job
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError, WorkerError
 from dg_sqlmesh_component.protocol.manifest import Audit, Manifest, Model, StandaloneAudit
-from dg_sqlmesh_component.protocol.messages import Addition
+from dg_sqlmesh_component.protocol.messages import OptionalContent
 from dg_sqlmesh_component.run.recorder import recorded
 from dg_sqlmesh_component.run.step import execute_step
 from dg_sqlmesh_component.scaffolder import SQLMeshProjectComponentScaffolder
@@ -82,7 +82,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             self.project,
             _selectors(self.select),
             _selectors(self.exclude),
-            tuple(addition for addition in get_args(Addition) if addition in self.include_metadata),
+            tuple(content for content in get_args(OptionalContent) if content in self.include_metadata),
             self.metadata_limits.limits,
             root=None,
         )

@@ -1,4 +1,4 @@
-"""Errors in `defs.yaml` that name the wrong key: in its JSON schema, for `dg check yaml`, and when Dagster loads it."""
+"""Errors that point at the offending key of `defs.yaml`: in its JSON schema, for `dg check yaml`, and in a load."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ _WRONG_TYPES = {"bool_type", "dict_type", "float_type", "int_type", "list_type",
 
 @cache
 def with_named_errors(model: type[BaseModel]) -> type[BaseModel]:
-    """A subclass of the attributes' model whose errors name the wrong key."""
+    """A subclass of the attributes' model whose errors point at the offending key."""
 
     def model_json_schema(_: type[BaseModel], *args: Any, **options: Any) -> Schema:
         return {**name_errors(model.model_json_schema(*args, **options)), "examples": [EXAMPLE]}
@@ -144,7 +144,7 @@ def _written_path(location: tuple[int | str, ...], written: Any) -> tuple[int | 
 
 
 def name_errors(schema: Schema) -> Schema:
-    """A schema whose errors name the wrong key. It accepts the same values, except wrong words of an enumeration.
+    """A schema whose errors point at the offending key. It accepts the same values, except wrong words of an enum.
 
     Dagster accepts a template for every value, so every value is a union (`anyOf`). If no member of a union fits, a
     validator does not report why. Here a value must fit the member of its own type (`if`, `then`), and a value of

@@ -90,7 +90,7 @@ class ProjectAssets:
     def external_models_with_audits(self, models: Iterable[str]) -> set[str]:
         """External models with audits that these models read, also through embedded models.
 
-        They are not assets of ours. SQLMesh runs their audits all the same, and a blocking audit stops each model that
+        They are not assets of ours. SQLMesh still runs their audits, and a blocking audit stops each model that
         reads the table.
         """
         return {external for model in models for external in audited_externals_of(model, self.models)}

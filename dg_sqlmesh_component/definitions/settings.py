@@ -48,7 +48,7 @@ class Settings:
         return JobSettings(run_id, execution.overlap_timeout, execution.concurrent_tasks, self.pool)
 
     def awaited(self, tables: Iterable[str]) -> dict[str, dg.AssetKey]:
-        """The keys of those tables, by fqn, that models wait for, also if no model of the manifest reads them."""
+        """The keys of those tables, by fqn, that models wait for, even if no model of the manifest reads them."""
         wait = self.attributes.external_models.wait
         return {fqn: self.assets.external_key(fqn) for fqn in tables if wait is not None and wait.has(fqn)}
 

@@ -35,7 +35,7 @@ INTERVALS_CHECK = "sqlmesh_intervals_complete"
 LATE_DATA_CHECK = "sqlmesh_no_late_data"
 """The optional check of every incremental model that shows whether a source was loaded again after it was computed."""
 
-WHEN_SKIPPED = "Skipped if no result is known for the current data: then execute it alone."
+WHEN_SKIPPED = "No result yet? Execute the check."
 """Part of the description of each audit's check: Dagster shows no reason for a skipped check."""
 
 PARTITIONS_REFUSED = (

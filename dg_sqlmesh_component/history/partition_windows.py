@@ -31,7 +31,7 @@ class WindowsUntil:
 
     @cached_property
     def first(self) -> int:
-        """When the first window begins, also if it does not exist yet. The definition may start before."""
+        """When the first window begins, even if it does not exist yet. The definition may start before."""
         window = self.definition.get_next_partition_window(self.definition.start, respect_bounds=False)
         assert window is not None, "without bounds, there is always a next window"
         return _milliseconds(window.start)

@@ -65,7 +65,7 @@ def awaited_sources(
 
 
 @dataclass(frozen=True)
-class News:
+class LatestLoad:
     """The last materialization of an asset that loads a table, and the last result of its blocking checks.
 
     Attributes:
@@ -78,19 +78,21 @@ class News:
     at: int
 
 
-def news_of_sources(instance: dg.DagsterInstance, location: HasAssets | None, settings: Settings) -> dict[str, News]:
-    """The news of each awaited table that was loaded, by fqn, in one query, and one for checks."""
+def latest_loads(instance: dg.DagsterInstance, location: HasAssets | None, settings: Settings) -> dict[str, LatestLoad]:
+    """The latest load of each awaited table that was loaded, by fqn: one query for loads, and one for checks."""
     found = awaited_loaders(location, settings, settings.assets.awaited)
     last = last_materializations(instance, {loader.key for loader in found.values()})
     loaded = {fqn: loader for fqn, loader in found.items() if loader.key in last}
     results = last_results(instance, [check for loader in loaded.values() for check in loader.blocking_checks])
-    return {fqn: _news(loader, last[loader.key], results) for fqn, loader in loaded.items()}
+    return {fqn: _latest_load(loader, last[loader.key], results) for fqn, loader in loaded.items()}
 
 
-def _news(loader: Loader, last: dg.EventLogRecord, results: Mapping[dg.AssetCheckKey, tuple[float, int]]) -> News:
+def _latest_load(
+    loader: Loader, last: dg.EventLogRecord, results: Mapping[dg.AssetCheckKey, tuple[float, int]]
+) -> LatestLoad:
     of_checks = [results[check] for check in loader.blocking_checks if check in results]
     mark = " ".join(map(str, [last.storage_id, *(storage_id for _, storage_id in of_checks)]))
-    return News(loader.key, mark, round(max([last.timestamp, *(at for at, _ in of_checks)]) * 1000))
+    return LatestLoad(loader.key, mark, round(max([last.timestamp, *(at for at, _ in of_checks)]) * 1000))
 
 
 def awaited_loaders(

@@ -87,7 +87,7 @@ def coverage_sentences(
         return f"{missing} {since}, which is within the slack of {duration_text(slack)}."
     longer = f", longer ago than the slack of {duration_text(slack)}" if slack else ""
     advice = (
-        " Launch a run of the model, without `start` and `end` in the run config. It computes the intervals, also if "
+        " Launch a run of the model, without `start` and `end` in the run config. It computes the intervals even if "
         "newer ones are computed. No restatement is needed."
     )
     return f"{missing} {since}{longer}.{advice if advises else ''}"

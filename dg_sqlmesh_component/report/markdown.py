@@ -15,7 +15,7 @@ LIMIT = 60_000
 _SPLIT = "<!-- -->"
 
 _MARKUP = re.compile(
-    r"(?P<linked>[@#]|:(?=\S)|(?<=www)\.)"  # mentions, links and emojis, also if they are written as entities
+    r"(?P<linked>[@#]|:(?=\S)|(?<=www)\.)"  # mentions, links and emojis, even if they are written as entities
     r"|[\\`*\[\]<>|~&$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])",
     re.IGNORECASE,
 )

@@ -16,7 +16,7 @@ from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import active_runs
 from dg_sqlmesh_component.history.earlier_results import evaluation_of
 from dg_sqlmesh_component.history.source_loads import source_loads
-from dg_sqlmesh_component.history.sources import News, news_of_sources
+from dg_sqlmesh_component.history.sources import LatestLoad, latest_loads
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import listed, short_hash
 from dg_sqlmesh_component.schedule.late_data import late_results, restatements
@@ -48,10 +48,10 @@ def build_source_sensor(configured: Schedule, name: str, job: str, settings: Set
 def evaluate_tick(
     context: dg.SensorEvaluationContext, name: str, tags: Mapping[str, str], settings: Settings
 ) -> dg.SensorResult | dg.SkipReason:
-    """Request a run of the models that are ready and read a source with news.
+    """Request a run of the models that are ready and read a source with a new load.
 
-    SQLMesh is started only if a source has news. The cursor has the newest events of each source. It moves on when a
-    run is requested, or when no run is needed, so a backfill of many partitions makes few runs.
+    SQLMesh is started only if a source has a new load. The cursor has the newest events of each source. It moves on
+    when a run is requested, or when no run is needed, so a backfill of many partitions makes few runs.
 
     Late data is compared too (`external_models.late`): the checks of models with late data warn, and a run of the
     oldest late range is requested if no run is in progress. Until each range was requested, the cursor stays.
@@ -60,23 +60,23 @@ def evaluate_tick(
         SQLMeshComponentError: The state cannot be read. The next tick looks again.
     """
     seen: dict[str, str] = json.loads(context.cursor) if context.cursor else {}
-    events = news_of_sources(context.instance, context.repository_def, settings)
-    news = {fqn: event for fqn, event in events.items() if seen.get(fqn) != event.mark}
-    if not news:
+    events = latest_loads(context.instance, context.repository_def, settings)
+    new_loads = {fqn: event for fqn, event in events.items() if seen.get(fqn) != event.mark}
+    if not new_loads:
         return dg.SkipReason("No source was loaded or checked since the last tick.")
     assets, active = settings.assets, active_runs(context.instance, settings.assets)
     if full := too_many(active):
         return full
     loads = source_loads(context.instance, context.repository_def, settings)
-    compared = loads.since_last_compared(assets.downstream_of(news)) if loads else {}
+    compared = loads.since_last_compared(assets.downstream_of(new_loads)) if loads else {}
     try:
         ready = ready_models(context, settings, int(time.time() * 1000), compared)
     except DatabaseInUseError as error:
         return dg.SkipReason(f"{error} The next tick looks again.")
     cursor = json.dumps({fqn: event.mark for fqn, event in events.items()}, sort_keys=True)
-    named = listed(sorted({event.asset.to_user_string() for event in news.values()}))
+    named = listed(sorted({event.asset.to_user_string() for event in new_loads.values()}))
     requests, reason = [], f"Loaded or checked: {named}. It makes no model ready."
-    if made_ready := _made_ready(ready.pending, news, settings):
+    if made_ready := _made_ready(ready.pending, new_loads, settings):
         chosen = choose_assets(context, assets, active, made_ready)
         if isinstance(chosen, dg.SkipReason):
             reason = chosen.skip_message or reason
@@ -93,11 +93,11 @@ def evaluate_tick(
 
 
 def _made_ready(
-    pending: Mapping[str, tuple[int, str]], news: Mapping[str, News], settings: Settings
+    pending: Mapping[str, tuple[int, str]], new_loads: Mapping[str, LatestLoad], settings: Settings
 ) -> dict[str, tuple[int, str]]:
-    """The ready models downstream of sources with news. A run that began before the news does not compute them."""
+    """The ready models downstream of sources with a new load. A run that began before it does not compute them."""
     newest: dict[str, int] = {}
-    for fqn, event in news.items():
+    for fqn, event in new_loads.items():
         for model in settings.assets.downstream_of([fqn]):
             newest[model] = max(newest.get(model, 0), event.at)
     return {fqn: (max(tick, newest[fqn]), why) for fqn, (tick, why) in pending.items() if fqn in newest}

@@ -27,7 +27,7 @@ from dg_sqlmesh_component.dagster_internals import is_rebuilding_definitions, se
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.formatting import block, short_hash
 from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, AnsweredSelection, Limits, Manifest
-from dg_sqlmesh_component.protocol.messages import Addition, LoadRequest
+from dg_sqlmesh_component.protocol.messages import LoadRequest, OptionalContent
 from dg_sqlmesh_component.state.fingerprint import fingerprint_of
 from dg_sqlmesh_component.state.manifest_file import read_manifest, unusable, write_manifest
 from dg_sqlmesh_component.worker_client.calls import load_project
@@ -48,7 +48,7 @@ class ManifestSource:
     project: SQLMeshProject
     select: tuple[str, ...]
     exclude: tuple[str, ...]
-    include: tuple[Addition, ...]
+    include: tuple[OptionalContent, ...]
     limits: Limits
     root: Path | None  # of the Dagster project; None if it is not known yet
 

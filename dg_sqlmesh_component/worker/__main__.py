@@ -1,6 +1,6 @@
 """The worker process: it reads one request, sends events and exits.
 
-Exit status 0 means that the last event contains the result of the request, also if the request failed.
+Exit status 0 means that the last event contains the result of the request, even if the request failed.
 The check of the interpreter (`installation_problem`) needs only the standard library.
 """
 

@@ -222,10 +222,10 @@ class StateLock:
         )
 
     def _name_change(self, session: LockSession) -> None:
-        """Log that a plan goes on, for which a run does not wait."""
+        """Log which plan is running. A run does not wait for it."""
         other = session.holder(self._name(CHANGES))
         if other and other.name != self._request.holder:
-            text = f"The {other.name} goes on since {other.started}. This run does not wait for it."
+            text = f"The {other.name} has been running since {other.started}; this run does not wait for it."
             self._wait.pipe.log("info", text)
 
     def _why_lost(self) -> str | None:

@@ -287,7 +287,7 @@ def _advice_after_death(status: int | None) -> str:
     """What to do, as sentences; empty if only the last lines can tell."""
     if status is None or status >= 0:
         return ""
-    asked = "Something has asked it to end, such as a restart of the host. Launch it again."
+    asked = "Something terminated it, for example a host restart. Launch it again."
     return f" {_ADVICE.get(-status, asked)}"
 
 

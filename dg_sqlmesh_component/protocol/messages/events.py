@@ -78,7 +78,7 @@ class JanitorFinished(Event):
 
 @dataclass(frozen=True, slots=True)
 class TestsFinished(Event):
-    """The last event of a `TestRequest` that was served, also if a test failed.
+    """The last event of a `TestRequest` that was served, even if a test failed.
 
     Attributes:
         tests: How many unit tests were executed.

@@ -16,7 +16,7 @@ Sources = dict[str, tuple[Interval, ...]]
 FOREVER = 253_402_300_800_000
 """The end of a range without an end: the year 10000."""
 
-Addition = Literal["column_lineage", "sql", "links"]
+OptionalContent = Literal["column_lineage", "sql", "links"]
 """Contents of the manifest that are optional because they cost time or space."""
 
 
@@ -57,7 +57,7 @@ class LoadRequest(Request):
 
     select: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
-    include: tuple[Addition, ...] = ()
+    include: tuple[OptionalContent, ...] = ()
     limits: Limits = DEFAULT_LIMITS
     files: frozenset[str] = frozenset()
     models: frozenset[str] = frozenset()

@@ -60,7 +60,7 @@ class RunContext(EvaluationContext):
         return _STATUS[status]
 
     def _is_changing(self, stack: ExitStack) -> bool:
-        """Whether a plan goes on. If none does, none begins before the stack is closed.
+        """Whether a plan is running. If none is, none begins before the stack is closed.
 
         The janitor must not work during a plan: it merges the intervals in which the plan finds what runs rewrote.
         """

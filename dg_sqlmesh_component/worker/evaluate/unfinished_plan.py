@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def name_unfinished_plan(context: EvaluationContext) -> None:
-    """Log which plan is updating the environment. SQLMesh waits for it without a word."""
+    """Log which plan is updating the environment. SQLMesh waits for it and logs nothing."""
     request, environment = context.request, context.stored_environment()
     if environment.finalized_ts is None:
         apply_job = request.deploy_jobs[1] if request.deploy_jobs else None

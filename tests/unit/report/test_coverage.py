@@ -84,7 +84,7 @@ def test_failed_check_names_gaps_and_what_to_do_although_the_model_was_executed(
             False,
             dg.AssetCheckSeverity.ERROR,
             "core.orders lacks 1 interval: 2026-01-02. The oldest one became due at 2026-01-03T00:00:00Z."
-            " Launch a run of the model, without `start` and `end` in the run config. It computes the intervals, also "
+            " Launch a run of the model, without `start` and `end` in the run config. It computes the intervals even "
             "if newer ones are computed. No restatement is needed.",
         )
     ]

@@ -97,7 +97,7 @@ def test_cancelled_worker_that_does_not_end_raises_stopped_error(fake_worker: Fa
     ("signal", "name", "advice"),
     [
         (9, "SIGKILL) (out of memory?)", "If memory ran out, `dmesg` or the container's status (`OOMKilled`) shows it"),
-        (15, "SIGTERM)", "Something has asked it to end, such as a restart of the host. Launch it again."),
+        (15, "SIGTERM)", "Something terminated it, for example a host restart. Launch it again."),
         (11, "SIGSEGV)", "A native library, such as the driver of a database, has crashed."),
     ],
 )
