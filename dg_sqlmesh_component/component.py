@@ -101,6 +101,12 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
 
         It is called for a model after those upstream of it, so the asset's dependencies have their final keys.
 
+        ```python
+        class LayerTags(SQLMeshProjectComponent):
+            def get_asset_spec(self, model):
+                return super().get_asset_spec(model).merge_attributes(tags={"layer": model.schema})
+        ```
+
         Raises:
             ProjectLoadError: Dagster refuses a property of the model.
             ConfigurationError: `translation` cannot be applied, or Dagster refuses its result.
@@ -114,6 +120,12 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
 
         SQLMesh runs the audit in any case. Without a check, a failure shows only in the step's failure.
 
+        ```python
+        class WithoutRowCounts(SQLMeshProjectComponent):
+            def get_asset_check_spec(self, asset_spec, node, audit):
+                return None if audit.name == "number_of_rows" else super().get_asset_check_spec(asset_spec, node, audit)
+        ```
+
         Args:
             asset_spec: The asset of the check.
             node: The owner of the audit: the asset's model, an external model that it reads, or a standalone audit.
@@ -123,6 +135,13 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
     def execute(self, context: dg.AssetExecutionContext) -> Iterator[Any]:
         """Run SQLMesh for the selected assets and checks, and yield the results. Override it to do more around it.
 
+        ```python
+        class Announced(SQLMeshProjectComponent):
+            def execute(self, context):
+                yield from super().execute(context)
+                context.log.info("Tell the team: everything is computed.")  # not if a model has failed
+        ```
+
         Raises:
             dagster.Failure: At the end, if a selected asset or check failed or could not be computed.
         """
@@ -131,7 +150,18 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
 
     @property
     def op_config_schema(self) -> type[SQLMeshRunConfig] | None:
-        """The run config, as the launchpad shows it. Override it to return a subclass with more fields, or None."""
+        """The run config, as the launchpad shows it. Override it to return a subclass with more fields, or None.
+
+        ```python
+        class TicketConfig(SQLMeshRunConfig):
+            ticket: str | None = None
+
+        class WithTicket(SQLMeshProjectComponent):
+            @property
+            def op_config_schema(self):
+                return TicketConfig
+        ```
+        """
         return SQLMeshRunConfig
 
     # -- for other components, jobs and schedules -----------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -167,33 +168,34 @@ def test_error_of_invalid_translation_names_the_model(
         shop.specs(translation=translation)
 
 
-CUSTOM_COMPONENT = """
+HOOKS = ("get_asset_spec", "get_asset_check_spec", "execute", "op_config_schema")
+
+
+def example(hook: str) -> str:
+    """The subclass in the docstring of a public hook."""
+    documented = inspect.getdoc(getattr(SQLMeshProjectComponent, hook))
+    assert documented is not None
+    return documented.partition("```python\n")[2].partition("```")[0]
+
+
+CUSTOM_COMPONENT = f"""
 import dagster as dg
 
 from dg_sqlmesh_component import SQLMeshProjectComponent, SQLMeshRunConfig
 
+{"".join(map(example, HOOKS))}
 
-class OurConfig(SQLMeshRunConfig):
-    ticket: str | None = None
-
-
-class Ours(SQLMeshProjectComponent):
+class Ours(LayerTags, WithoutRowCounts, Announced, WithTicket):
     def get_asset_spec(self, model):
         spec = super().get_asset_spec(model)
-        return spec.merge_attributes(tags={"by_override": spec.tags["by_translation"], "last": "override"})
+        return spec.merge_attributes(tags={{"by_override": spec.tags["by_translation"], "last": "override"}})
 
     def get_asset_check_spec(self, asset_spec, node, audit):
-        if audit.name == "number_of_rows":
-            return None
         spec = super().get_asset_check_spec(asset_spec, node, audit)
-        return spec._replace(name=f"our_{spec.name}", description=f"Ask {node.name} about it.")
-
-    @property
-    def op_config_schema(self):
-        return OurConfig
+        return spec and spec._replace(name=f"our_{{spec.name}}", description=f"Ask {{node.name}} about it.")
 
     def execute(self, context):
-        context.log.info(f"ticket {context.op_execution_context.op_config['ticket']}")
+        context.log.info(f"ticket {{context.op_execution_context.op_config['ticket']}}")
         yield from super().execute(context)
 """
 PRECEDENCE = {
@@ -270,6 +272,7 @@ def test_precedence_is_defaults_tags_translation_override_post_processing(overri
     assert spec.tags["first"] == "tag"
     assert spec.tags["by_translation"] == "by_tag"
     assert spec.tags["by_override"] == "by_tag"
+    assert spec.tags["layer"] == "shop"  # the example of a docstring, as are the next ones in the run
     assert spec.tags["last"] == "override"
     assert spec.group_name == "at_last"
     assert "```sql\nSELECT" in str(spec.description)
@@ -290,6 +293,7 @@ def test_run_config_and_overrides_reach_the_run(overridden: DagsterProject) -> N
     on_cron = overridden.launch(assets=assets, ops={"shop": {"ticket": "T-1"}})
     assert on_cron.status == dg.DagsterRunStatus.SUCCESS, on_cron.failures
     assert "ticket T-1" in on_cron.log
+    assert "Tell the team: everything is computed." in on_cron.log
     assert {asset: on_cron.status_of(asset) for asset in assets} == dict(zip(assets, ["executed", "up_to_date"]))
     assert on_cron.checks["shop/orders:our_not_null_id"].passed
     assert not any("number_of_rows" in check for check in on_cron.checks)
