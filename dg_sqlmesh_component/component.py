@@ -15,6 +15,7 @@ from dagster_shared.serdes.objects.models.defs_state_info import DefsStateManage
 from pydantic import BaseModel
 from typing_extensions import Self
 
+from dg_sqlmesh_component.backfill.job import build_backfill_job
 from dg_sqlmesh_component.clean_up.job import build_janitor
 from dg_sqlmesh_component.config.attribute_types import Selection, refuse_unset_variable
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
@@ -23,8 +24,8 @@ from dg_sqlmesh_component.config.schema import with_named_errors
 from dg_sqlmesh_component.dagster_internals import was_started_for_a_step_of
 from dg_sqlmesh_component.definitions.build_assets import OwnChecks, build_assets
 from dg_sqlmesh_component.definitions.code_location import CodeLocation, component_label
-from dg_sqlmesh_component.definitions.lookup import key_of_model, selected
-from dg_sqlmesh_component.definitions.op import ComponentOp
+from dg_sqlmesh_component.definitions.lookup import key_of_model, selected, selected_models
+from dg_sqlmesh_component.definitions.op import ComponentOp, Compute
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.definitions.translator import Translator
@@ -187,10 +188,14 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             ConfigurationError: The selection is invalid, or matches no asset of this component.
         """
         selectors = _checked_selectors("select", select), _checked_selectors("exclude", exclude)
+        return selected(self._with_answer(*selectors), *selectors)
+
+    def _with_answer(self, select: tuple[str, ...], exclude: tuple[str, ...] = ()) -> ProjectAssets:
+        """The assets, whose manifest has SQLMesh's answer to a selection."""
         assets = self._project_assets
-        if any(selectors) and assets.manifest.answer_to(*selectors) is None:
-            assets = self._assets = replace(assets, manifest=self._source.answer(assets.manifest, *selectors))
-        return selected(assets, *selectors)
+        if (select or exclude) and assets.manifest.answer_to(select, exclude) is None:
+            assets = self._assets = replace(assets, manifest=self._source.answer(assets.manifest, select, exclude))
+        return assets
 
     # -- loading; Dagster calls these -----------------------------------------------------------------
 
@@ -267,17 +272,17 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         code_location = CodeLocation.of(context)
         code_location.add_manifest(label, self.defs_state_config.key, self.project.env)
         assets = self._translate(self._source.read_or_load(state_path, self._storage_problem))
-        op = self._op.build(
-            op_name,
-            assets,
-            lambda context: recorded(context, self.execute(context)),
-            self.op_config_schema,
-        )
+
+        def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
+            return recorded(context, self.execute(context))
+
+        op = self._op.build(op_name, assets, compute, self.op_config_schema)
         pool, project_tag = self._op.pool(assets.manifest.environment), self._op.project_tag(assets.manifest)
-        self._settings = Settings(self, assets, op_name, pool, project_tag, code_location.models)
+        self._settings = settings = Settings(self, assets, op_name, pool, project_tag, code_location.models)
         code_location.add(label, op_name, assets.specs)
         definitions = [dg.Definitions(assets=[op, *code_location.external_assets(label, assets.external_specs)])]
-        for attribute, automation in self._automation(self._settings):
+        backfills = ("restate.jobs.name", self._backfill_jobs(settings, op, compute))
+        for attribute, automation in (*self._automation(settings), backfills):
             code_location.add_definitions(label, attribute, automation)
             definitions.append(automation)
         return dg.Definitions.merge(*definitions)
@@ -296,6 +301,14 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             yield "op.name", build_deploy_jobs(self.deploy, settings)
         if self.preview is not None:
             yield "op.name", build_preview_jobs(self.preview, settings)
+
+    def _backfill_jobs(self, settings: Settings, op: dg.AssetsDefinition, compute: Compute) -> dg.Definitions:
+        jobs = []
+        for configured in self.restate.jobs if self.restate and settings.assets.specs else ():
+            select = _selectors(configured.select)
+            models = selected_models(self._with_answer(select), select)
+            jobs.append(build_backfill_job(configured, models, settings, op, compute, self.op_config_schema))
+        return dg.Definitions(jobs=jobs)
 
     def _translate(self, manifest: Manifest) -> ProjectAssets:
         self.audits.refuse_unmatched(manifest.audit_names)

@@ -265,9 +265,38 @@ def planned_assets(instance: dg.DagsterInstance, runs: Iterable[dg.DagsterRun]) 
     return [of_run(run) for run in runs]
 
 
+class JobOfAssets(dg.AssetExecutionContext):
+    """The context of an op without outputs of assets that computes some assets of another op.
+
+    Dagster gives such an op no assets, and accepts no `MaterializeResult` of it. Its results are events of the run.
+    """
+
+    def __init__(self, context: dg.OpExecutionContext, assets: dg.AssetsDefinition, keys: Set[dg.AssetKey]) -> None:
+        super().__init__(context)
+        self._assets, self._keys = assets, keys
+
+    @property
+    def assets_def(self) -> dg.AssetsDefinition:
+        return self._assets
+
+    @property
+    def selected_asset_keys(self) -> Set[dg.AssetKey]:
+        return self._keys
+
+    @property
+    def selected_asset_check_keys(self) -> Set[dg.AssetCheckKey]:
+        return {spec.key for spec in self._assets.check_specs if spec.asset_key in self._keys}
+
+    @property
+    def has_partition_key(self) -> bool:
+        """The partition is a range to restate. The assets have none."""
+        return False
+
+
 def assets_of_run(context: dg.AssetExecutionContext) -> Set[dg.AssetKey]:
     """The assets that all steps of the run materialize. The public API has only those of the step itself."""
-    return context.job_def.asset_layer.selected_asset_keys
+    of_job = isinstance(context, JobOfAssets)
+    return context.selected_asset_keys if of_job else context.job_def.asset_layer.selected_asset_keys
 
 
 def repeats_failed_assets(run: dg.DagsterRun) -> bool:

@@ -19,7 +19,7 @@ import yaml
 from dagster_shared.yaml_utils import load_run_config_yaml
 from harness import COMPONENT, REPOSITORY, dagster_project, load
 from stored_manifest import store_manifest
-from unit.builders import fqn, manifest, model
+from unit.builders import day, fqn, manifest, model
 
 from dg_sqlmesh_component.protocol.manifest import AnsweredSelection
 from dg_sqlmesh_component.report.outcomes import Outcome
@@ -29,11 +29,19 @@ README = REPOSITORY / "README.md"
 SKILL = REPOSITORY / "skills" / "dg-sqlmesh" / "SKILL.md"
 DOCUMENTS = [README, SKILL, *sorted((REPOSITORY / "docs").rglob("*.md"))]
 SHOP = manifest(
-    model("core.orders", reads=["raw.orders", "raw.customers"]),
+    model(
+        "core.orders",
+        reads=["raw.orders", "raw.customers"],
+        kind="INCREMENTAL_BY_TIME_RANGE",
+        starts_at=day(1),
+    ),
     model("marts.revenue", reads=["core.orders"], kind="VIEW"),
 )
-ANSWER = AnsweredSelection(("tag:finance+",), ("scratch.*",), (fqn("marts.revenue"),))
-"""SQLMesh's answer to the selection in an example, so that loading it does not start SQLMesh."""
+ANSWERS = (
+    AnsweredSelection(("tag:finance+",), ("scratch.*",), (fqn("marts.revenue"),)),
+    AnsweredSelection(("tag:finance+",), (), (fqn("core.orders"), fqn("marts.revenue"))),
+)
+"""SQLMesh's answers to the selections in examples, so that loading them does not start SQLMesh."""
 CRM = model("crm.customers")
 """The model of another component, to which an example refers."""
 
@@ -71,7 +79,7 @@ def definitions_of(folder: Path, component: dict[str, Any], **modules: str) -> d
         for name, code in modules.items():
             dagster.add_module(name, code)
         store_manifest(dagster, "crm", manifest(CRM))
-        store_manifest(dagster, "shop", replace(SHOP, selections=(ANSWER,)))
+        store_manifest(dagster, "shop", replace(SHOP, selections=ANSWERS))
         return load(dagster.root)
 
 

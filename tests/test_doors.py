@@ -42,6 +42,7 @@ ALLOWED_IMPORTS = {
         "plan",
         INTERNALS,
     },
+    "backfill": {"protocol", "config", "definitions", "history", "report", "backfill", INTERNALS},
     "schedule": {"protocol", "config", "worker_client", "definitions", "history", "report", "schedule", INTERNALS},
     "sensor": {"protocol", "config", "worker_client", "definitions", "history", "report", "sensor", INTERNALS},
 }

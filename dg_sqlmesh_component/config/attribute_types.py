@@ -388,16 +388,55 @@ class TagConvention(Attributes, path="tag_convention"):
 
 
 @dataclass
+class RestateJob(Attributes, path="restate.jobs"):
+    """A job whose partitions are ranges of time. Each run restates its range of the selected incremental models."""
+
+    by: Annotated[
+        Literal["hour", "day", "week", "month"],
+        described("The range of one run, in UTC. A week begins on Monday. Default: day.", "day", "month"),
+    ] = "day"
+    select: Annotated[
+        Selection,
+        described(
+            "Models to restate, in SQLMesh's model selection language; a list is a union. Default: all.", "tag:finance"
+        ),
+    ] = None
+    name: Annotated[
+        str | None,
+        described(
+            "Name of the job. Default: `<op>_restate_<by>`, for example `sqlmesh_shop_restate_day`.", "restate_shop"
+        ),
+    ] = None
+
+
+@dataclass
 class Restate(Attributes, path="restate", least={"max_intervals": 1}):
     """Whether `restate` in the run config may compute a range again.
 
-    Write true, or a mapping with a limit. Default: it may not.
+    Write true, or a mapping with options. Default: it may not.
     """
 
     max_intervals: Annotated[
         int | None,
         described("Refuse a restatement of more intervals, counted over all its models. Default: no limit.", 500),
     ] = None
+    jobs: Annotated[
+        list[RestateJob],
+        described(
+            "Jobs for backfills in Dagster's UI. by: hour, day (default), week or month in UTC, which each run "
+            "restates; select: models in SQLMesh's model selection language, by default all; name, by default "
+            "`<op>_restate_<by>`. Default: none.",
+            [{"by": "day", "select": "tag:finance"}],
+        ),
+    ] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = [job.name or f"<op>_restate_{job.by}" for job in self.jobs]
+        if taken := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise ConfigurationError(
+                f"`restate.jobs` in defs.yaml has two jobs of the name {taken[0]}. Set another `name` for one of them."
+            )
 
 
 @dataclass

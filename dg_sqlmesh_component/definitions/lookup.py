@@ -11,10 +11,15 @@ from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import did_you_mean
 
 
+def selected_models(assets: ProjectAssets, select: tuple[str, ...], exclude: tuple[str, ...] = ()) -> list[str]:
+    """The models of a selection that are assets, by fqn; all if it is empty. SQLMesh has evaluated it before."""
+    models = assets.manifest.answer_to(select, exclude) if select or exclude else assets.specs
+    return [fqn for fqn in models or () if fqn in assets.specs]
+
+
 def selected(assets: ProjectAssets, select: tuple[str, ...], exclude: tuple[str, ...]) -> dg.AssetSelection:
     """The assets of a selection whose models are in the manifest; all assets if it is empty. Refuse one of none."""
-    models = assets.manifest.answer_to(select, exclude) if select or exclude else assets.specs
-    keys = [assets.key(fqn) for fqn in models or () if fqn in assets.specs]
+    keys = [assets.key(fqn) for fqn in selected_models(assets, select, exclude)]
     if not keys:
         raise ConfigurationError(
             f"get_asset_selection(select={list(select)}, exclude={list(exclude)}) matches no asset of the SQLMesh "

@@ -126,6 +126,35 @@ class ComponentOp:
         return f"{project.name}_{short_hash(opened_with)}"
 
 
+def graph_of_op(
+    name: str,
+    description: str,
+    compute: Callable[[dg.OpExecutionContext], Iterator[Any]],
+    config: Mapping[str, Any],
+    pool: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> dg.GraphDefinition:
+    """The graph of a job that has one op of its own name."""
+
+    def run_op(context: dg.OpExecutionContext) -> Iterator[Any]:
+        with failures_without_traceback(context):
+            yield from compute(context)
+
+    # Dagster looks at the annotation itself to decide which kind of context to pass.
+    run_op.__annotations__ = {"context": dg.OpExecutionContext}
+    # Dagster allows no op of the job's own name, but its use in the job may have it. The run config names the use.
+    op = dg.op(
+        name=f"{name}_op",
+        description=description,
+        config_schema=dict(config),
+        pool=pool,
+        tags=tags,
+        out=dg.Out(dg.Nothing),
+    )(run_op)
+    use = dg.NodeInvocation(op.name, alias=name)
+    return dg.GraphDefinition(name=name, node_defs=[op], dependencies={use: {}}, description=description)
+
+
 def default_op_name(component: str, instance: int | str | None) -> str:
     """A name that differs between any two components of one code location.
 

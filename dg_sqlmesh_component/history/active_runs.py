@@ -19,6 +19,9 @@ COMPUTING_SINCE_TAG = f"{HIDDEN_TAGS}sqlmesh_computing_since"
 APPLIES_TAG = f"{HIDDEN_TAGS}sqlmesh_applies_plan_of"
 """Tag of a run that applies a plan: a hash of its project. Such a run has no assets, and may compute any model."""
 
+RESTATES_TAG = f"{HIDDEN_TAGS}sqlmesh_restates_models_of"
+"""Tag of a run of a job that restates its partition: a hash of its project. Such a run has no assets."""
+
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -38,6 +41,7 @@ class ActiveRun:
         computes_all: Whether it computes all intervals that are pending when it starts.
         models: The models that it computes, by fqn; None if they may be more than its assets, as in a restatement.
         is_change: Whether it applies a plan. Runs go on meanwhile.
+        is_backfill: Whether it restates a partition. A backfill launches many of them at once.
         computing_since: When it has first taken a lock on a SQLMesh state, epoch milliseconds; None if it has not.
     """
 
@@ -48,6 +52,7 @@ class ActiveRun:
     models: frozenset[str] | None
     computing_since: int | None
     is_change: bool = False
+    is_backfill: bool = False
 
     def covers(self, asset: dg.AssetKey, ticked_at: int) -> bool:
         """Whether it computes the pending intervals of a model whose cron ticked last at an instant."""
@@ -65,7 +70,8 @@ def active_runs(instance: dg.DagsterInstance, assets: ProjectAssets) -> list[Act
     records = instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED))
     runs = [record.dagster_run for record in records]
     for record, run, planned in zip(records, runs, planned_assets(instance, runs)):
-        if planned & assets.fqn_by_key.keys() or run.tags.get(APPLIES_TAG) == project_hash(assets):
+        tagged = run.tags.get(APPLIES_TAG), run.tags.get(RESTATES_TAG)
+        if planned & assets.fqn_by_key.keys() or project_hash(assets) in tagged:
             active.append(
                 ActiveRun(
                     run.run_id,
@@ -78,6 +84,7 @@ def active_runs(instance: dg.DagsterInstance, assets: ProjectAssets) -> list[Act
                     else frozenset(assets.fqn_by_key[key] for key in planned & assets.fqn_by_key.keys()),
                     computing_since=computing_since(record),
                     is_change=APPLIES_TAG in run.tags,
+                    is_backfill=RESTATES_TAG in run.tags,
                 )
             )
     return active

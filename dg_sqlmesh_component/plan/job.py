@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
-
 import dagster as dg
 
 from dg_sqlmesh_component.config.plans import Deploy, Preview
-from dg_sqlmesh_component.dagster_internals import failures_without_traceback
-from dg_sqlmesh_component.definitions.op import refuse_reserved_tags
+from dg_sqlmesh_component.definitions.op import graph_of_op, refuse_reserved_tags
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.plan.preview import close_preview, show_preview
 from dg_sqlmesh_component.plan.step import apply_plan, show_plan
@@ -41,14 +37,13 @@ def build_deploy_jobs(configured: Deploy, settings: Settings) -> dg.Definitions:
         "allow_drop_dependents": allow_drop_dependents,
         "allow_lost_intervals": allow_lost_intervals,
     }
-    plan = _graph(
+    plan = graph_of_op(
         settings.plan_job,
         f"Shows what the files of this deployment would do to environment {environment}, and applies nothing.",
         lambda context: show_plan(context, settings),
         allowed,
-        pool=None,
     )
-    apply = _graph(
+    apply = graph_of_op(
         settings.apply_job,
         f"Applies the plan of this deployment's files to environment {environment}, if its digest is approved.",
         lambda context: apply_plan(context, settings),
@@ -70,7 +65,7 @@ def build_preview_jobs(configured: Preview, settings: Settings) -> dg.Definition
     """The jobs `<op>_preview` and `<op>_preview_close`. No schedule or sensor starts them: CI or a person does."""
     refuse_reserved_tags("preview.tags", configured.tags)
     name = settings.job_name("preview")
-    preview = _graph(
+    preview = graph_of_op(
         name,
         "Creates or updates the environment of a pull request from prod, and compares its data with prod.",
         lambda context: show_preview(context, settings),
@@ -84,7 +79,7 @@ def build_preview_jobs(configured: Preview, settings: Settings) -> dg.Definition
         },
         pool=settings.pool,
     )
-    close = _graph(
+    close = graph_of_op(
         f"{name}_close",
         "Deletes the environment of a pull request, with the tables that only it uses.",
         lambda context: close_preview(context, settings),
@@ -92,26 +87,3 @@ def build_preview_jobs(configured: Preview, settings: Settings) -> dg.Definition
         pool=settings.pool,
     )
     return dg.Definitions(jobs=[graph.to_job(tags=dict(configured.tags)) for graph in (preview, close)])
-
-
-def _graph(
-    name: str,
-    description: str,
-    compute: Callable[[dg.OpExecutionContext], Iterator[Any]],
-    config: Mapping[str, Any],
-    pool: str | None,
-) -> dg.GraphDefinition:
-    """One op of the same name."""
-
-    def run_plan(context: dg.OpExecutionContext) -> Iterator[Any]:
-        with failures_without_traceback(context):
-            yield from compute(context)
-
-    # Dagster looks at the annotation itself to decide which kind of context to pass.
-    run_plan.__annotations__ = {"context": dg.OpExecutionContext}
-    # Dagster allows no op of the job's own name, but its use in the job may have it. The run config names the use.
-    op = dg.op(
-        name=f"{name}_op", description=description, config_schema=dict(config), pool=pool, out=dg.Out(dg.Nothing)
-    )(run_plan)
-    use = dg.NodeInvocation(op.name, alias=name)
-    return dg.GraphDefinition(name=name, node_defs=[op], dependencies={use: {}}, description=description)

@@ -136,6 +136,7 @@ class Model:
         owner: As written. `owner_email` is set if the project's `users` contain that name. Keys and groups are made of
             owner and tags, so no secret is hidden in them: a password may be a word like `postgres`.
         start: As written in the model or the project's defaults.
+        starts_at: The same as epoch milliseconds, when the manifest was made: it may be `1 year ago`.
         grains, references, partitioned_by, clustered_by: SQL text, one entry per expression.
         depends_on: The `fqn`s that it reads, sorted; also of tables that no model declares.
         table_name: The table or view that consumers read in the manifest's environment, unquoted, with dots.
@@ -196,6 +197,7 @@ class Model:
     source_url: str | None = None
     dbt: DbtNode | None = None
     name_with_catalog: str | None = None
+    starts_at: int | None = None
 
     @property
     def display_name(self) -> str:

@@ -18,6 +18,9 @@ def restatement_log(wording: Wording, planned: msg.RestatementPlanned, costs: Ma
     Args:
         costs: The estimate of each model, by fqn. Models that Dagster has no record of are missing.
     """
+    left_out = [f"{wording.assets.name(fqn)} ({why})" for fqn, why in planned.left_out.items()]
+    if not planned.ranges:
+        return f"This run restates nothing. Left out: {listed(left_out)}."
     intervals = sum(number for _, number in planned.ranges.values())
     lines = [
         f"This run restates {counted(len(planned.ranges), 'model')}, {counted(intervals, 'interval')}. "
@@ -31,6 +34,8 @@ def restatement_log(wording: Wording, planned: msg.RestatementPlanned, costs: Ma
     if planned.added:
         names = listed(list(map(wording.assets.name, planned.added)))
         lines.append(f"Not selected, but downstream of a restated model, so SQLMesh computes them again: {names}.")
+    if left_out:
+        lines.append(f"Left out: {listed(left_out)}.")
     if planned.environments:
         names = ", ".join(f"{name} ({counted(number, 'model')})" for name, number in planned.environments.items())
         lines.append(f"These environments lose the same intervals of their own versions: {names}.")

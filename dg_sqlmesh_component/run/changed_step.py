@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import planned_selection
+from dg_sqlmesh_component.dagster_internals import JobOfAssets, planned_selection
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import listed
 
@@ -22,6 +22,8 @@ def refuse_changed_step(context: dg.AssetExecutionContext) -> None:
     Raises:
         ConfigurationError: With the assets and checks that are missing or new.
     """
+    if isinstance(context, JobOfAssets):
+        return  # the plan of its run has no assets
     selected = {*context.selected_asset_keys, *context.selected_asset_check_keys}
     planned = planned_selection(context, context.run)
     if planned is not None and planned != selected:

@@ -87,6 +87,7 @@ def _outcomes_if_all_succeed(
             session.answer(awaited.answer(event))
         elif isinstance(event, msg.RestatementPlanned):
             ledger.add(event.added)
+            ledger.leave_out(event.left_out)
             if why := limits.refuse_restatement(event, log):
                 raise ConfigurationError(why)
             session.answer(msg.GoAhead())

@@ -216,6 +216,11 @@ class Ledger:
         for fqn in nodes:
             self._entries.setdefault(fqn, _Entry())
 
+    def leave_out(self, nodes: Iterable[str]) -> None:
+        """Expect no outcomes of these nodes: a restatement leaves them out."""
+        for fqn in nodes:
+            self._entries.pop(fqn, None)
+
     def feed(self, event: msg.Event) -> list[NodeOutcome | AuditOnlyOutcome]:
         """Add one event; return the nodes that it settles, parents before children."""
         self._has_begun = self._has_begun or isinstance(event, _BEGUN)

@@ -17,7 +17,7 @@ from dg_sqlmesh_component.config.run_config import (
     refuse_restatement,
     run_config,
 )
-from dg_sqlmesh_component.dagster_internals import assets_of, assets_of_run, repeats_failed_assets
+from dg_sqlmesh_component.dagster_internals import JobOfAssets, assets_of, assets_of_run, repeats_failed_assets
 from dg_sqlmesh_component.definitions.op import NOT_SET, RESTATE_TAG
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
@@ -99,7 +99,8 @@ def build_request(
         )
     restate = None
     if config.restate is not None and models:
-        restate = msg.Restatement(config.restate.start, config.restate.end)
+        leaves_out = isinstance(context, JobOfAssets)
+        restate = msg.Restatement(config.restate.start, config.restate.end, leaves_out)
         # A restatement computes models only. The audits of all other nodes are evaluated after it.
         audit_only |= {*standalone, *(nodes - models)}
         nodes, standalone = models, set()

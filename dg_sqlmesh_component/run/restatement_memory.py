@@ -10,7 +10,7 @@ from dg_sqlmesh_component.definitions.op import PROJECT_TAG
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.history import unfinished_restatements
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.intervals import subtract
+from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
 from dg_sqlmesh_component.report.wording import Wording
 
@@ -32,7 +32,7 @@ class RestatementMemory:
 
     def begin(self, promoted: Mapping[str, msg.PromotedVersion]) -> None:
         """Remember all ranges, before SQLMesh computes anything."""
-        if self.planned is None:
+        if self.planned is None or not self.planned.ranges:
             return
         self._versions |= {fqn: version.version for fqn, version in promoted.items()}
         incremental = {fqn: [interval] for fqn, (interval, _) in self.planned.ranges.items() if self._loses_rows(fqn)}
@@ -43,7 +43,7 @@ class RestatementMemory:
         """Remember only the ranges that were not computed. Return texts about those without a coverage."""
         if self.planned is None or not self._versions:
             return []
-        reported = {outcome.fqn: outcome.coverage.unrestated for outcome in outcomes if outcome.coverage}
+        reported = {outcome.fqn: self.own(outcome.fqn, outcome.unrestated) for outcome in outcomes if outcome.coverage}
         unreported = {
             outcome.fqn: subtract([self.planned.ranges[outcome.fqn][0]], outcome.intervals)
             for outcome in outcomes
@@ -57,6 +57,12 @@ class RestatementMemory:
         if not unfinished_restatements.has_left(instance, run_id):  # of no other step of the run either
             unfinished_restatements.finish(instance, [run_id])
         return [sentence for fqn, ranges in unreported.items() for sentence in wording.unrestated(fqn, ranges)]
+
+    def own(self, fqn: str, unrestated: Sequence[msg.Interval]) -> Sequence[msg.Interval]:
+        """Those of the ranges that are this restatement's; all of them if the step restates nothing."""
+        if self.planned is None:
+            return unrestated
+        return common(unrestated, [self.planned.ranges[fqn][0]]) if fqn in self.planned.ranges else ()
 
     def _loses_rows(self, fqn: str) -> bool:
         return fqn in self._assets.models and self._assets.models[fqn].is_incremental

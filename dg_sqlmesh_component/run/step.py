@@ -6,12 +6,13 @@ events alone.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence, Set
+from collections.abc import Generator, Iterator, Mapping, Set
 from dataclasses import replace
 from typing import Any
 
 import dagster as dg
 
+from dg_sqlmesh_component.dagster_internals import JobOfAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import mark_as_computing
 from dg_sqlmesh_component.history.awaited import Awaited
@@ -103,8 +104,8 @@ def repeated_checks(
 ) -> Iterator[Any]:
     """The last result of each check, for a step that evaluates none of them.
 
-    Dagster plans the checks of a run that it launches. If a check has no evaluation, Dagster shows it as skipped or, if
-    the run fails, as failed without a reason.
+    Dagster plans the checks of a run that it launches, except of a job of ops. If a check has no evaluation, Dagster
+    shows it as skipped or, if the run fails, as failed without a reason.
 
     Args:
         why: Why the step evaluates none, as a clause after "because".
@@ -113,6 +114,8 @@ def repeated_checks(
         reported: Checks that have a result already.
     """
     checks = reported_checks(context) - reported
+    if isinstance(context, JobOfAssets):
+        return
     if not fails:
         yield from shown_evaluations(context.instance, checks, why, context.run.run_id).values()
         return
@@ -160,6 +163,7 @@ class _Step:
             execution.record_unchanged,
             settings.attributes.restate is not None,
             self._loads,
+            self._restatement,
         )
 
     def run(self) -> Iterator[Any]:
@@ -266,8 +270,7 @@ class _Step:
             case msg.OtherTablesFound():
                 self.session.answer(self._awaited.answer(event))
             case msg.RestatementPlanned():
-                self._add(event.added)
-                self._restatement.planned = event
+                self._plan_restatement(event)
             case msg.QueriesNotCancelled():
                 self._not_cancelled = event
             case msg.EnvironmentOpened():
@@ -288,11 +291,14 @@ class _Step:
         loads = self._loads.since_last_compared(requested | added, reads) if self._loads else {}
         return msg.Records(self._records.read(models), unfinished, loads)
 
-    def _add(self, models: Sequence[str]) -> None:
+    def _plan_restatement(self, planned: msg.RestatementPlanned) -> None:
         """Report models that SQLMesh adds to a restatement like the requested ones."""
-        self._ledger.add(models)
-        self._request = replace(self._request, models=tuple(dict.fromkeys([*self._request.models, *models])))
-        self._results.select_checks_of(models)
+        self._ledger.add(planned.added)
+        self._ledger.leave_out(planned.left_out)
+        models = dict.fromkeys([*self._request.models, *planned.added])
+        self._request = replace(self._request, models=tuple(fqn for fqn in models if fqn not in planned.left_out))
+        self._results.select_checks_of(planned.added)
+        self._restatement.planned = planned
 
     def _next_attempt(self, finished_attempts: int, end: retry_decision.End) -> msg.EvaluationRequest | None:
         if self._retries is None or finished_attempts > self._retries.max_retries or self.session.is_cancelled:

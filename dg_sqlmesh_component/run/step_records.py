@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import DataVersions, forget_data_version
+from dg_sqlmesh_component.dagster_internals import DataVersions, JobOfAssets, forget_data_version
 from dg_sqlmesh_component.history.active_runs import ActiveRun, active_runs, run_ids
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, record_of, recorded_data
 from dg_sqlmesh_component.protocol import messages as msg
@@ -115,7 +115,8 @@ class StepRecords:
 
     def is_selected(self, fqn: str) -> bool:
         """Whether the model's asset is an output of this step. A restatement computes other models too."""
-        return self.wording.assets.key(fqn) in self.context.selected_asset_keys
+        is_output = not isinstance(self.context, JobOfAssets)
+        return is_output and self.wording.assets.key(fqn) in self.context.selected_asset_keys
 
     @cached_property
     def data_versions(self) -> DataVersions:

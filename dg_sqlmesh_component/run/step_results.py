@@ -21,6 +21,7 @@ from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
 from dg_sqlmesh_component.report.results import materialization, observation
 from dg_sqlmesh_component.run.downstream_release import DownstreamRelease
 from dg_sqlmesh_component.run.last_check_results import LastCheckResults
+from dg_sqlmesh_component.run.restatement_memory import RestatementMemory
 from dg_sqlmesh_component.run.run_log import RunLog
 from dg_sqlmesh_component.run.step_records import StepRecords
 
@@ -35,6 +36,7 @@ class StepResults:
             its checks are not reported either.
         unobserved: Outcomes of models that had nothing to do and are not observed.
         loads: Compares the loads of sources with what models have computed; None if late data is ignored.
+        restatement: That of the step. It fails for its own ranges only, and other runs for all that are not restated.
         known_failures: What earlier runs have left in a bad state, each as a sentence.
         reported: The checks that have a result.
     """
@@ -47,6 +49,7 @@ class StepResults:
     record_unchanged: bool
     allows_restatement: bool
     loads: SourceLoads | None
+    restatement: RestatementMemory
     outcomes: list[NodeOutcome] = field(default_factory=list)
     audited: list[AuditOnlyOutcome] = field(default_factory=list)
     unobserved: list[NodeOutcome] = field(default_factory=list)
@@ -69,7 +72,8 @@ class StepResults:
         earlier = self._earlier.of_unchanged([outcome for outcome in settled if self._reports_unchanged(outcome)])
         earlier |= self._earlier.of_others(settled, self.selected)
         for outcome in settled:
-            self.known_failures += self._wording.unrestated(outcome.fqn, outcome.unrestated)
+            unrestated = self.restatement.own(outcome.fqn, outcome.unrestated)
+            self.known_failures += self._wording.unrestated(outcome.fqn, unrestated)
             self.log.audits(outcome)
             if isinstance(outcome, AuditOnlyOutcome):
                 self.audited.append(outcome)

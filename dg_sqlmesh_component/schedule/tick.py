@@ -76,7 +76,7 @@ def evaluate_tick(
 
 def too_many(active: Sequence[ActiveRun]) -> dg.SkipReason | None:
     """Why no run is requested, if two runs have not finished."""
-    runs = [run for run in active if not run.is_change]
+    runs = [run for run in active if not run.is_change and not run.is_backfill]
     if len(runs) < MOST_RUNS:
         return None
     return dg.SkipReason(

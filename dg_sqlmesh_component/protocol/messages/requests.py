@@ -104,10 +104,12 @@ class Restatement:
 
     Attributes:
         start, end: The range, as the arguments of `sqlmesh plan --restate-model`.
+        leaves_out: Whether models that cannot be restated are left out. If not, the restatement is refused.
     """
 
     start: str
     end: str
+    leaves_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,6 +204,7 @@ class RestatementPlanned(Event):
         asked_for: The range of the run config, as SQLMesh resolves it.
         not_loaded: Awaited tables that are not complete for a range in which an incremental model reads them, each with
             that range.
+        left_out: Requested models that are not restated, with the reason.
 
     Source: `Plan.missing_intervals` of a plan with `restate_models`.
     """
@@ -214,6 +215,7 @@ class RestatementPlanned(Event):
     asked_for: str
     planned_at: int = 0
     not_loaded: tuple[tuple[str, Interval], ...] = ()
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,14 +20,14 @@ from sqlmesh.core.plan import EvaluatablePlan, Plan
 from sqlmesh.core.plan.common import identify_restatement_intervals_across_snapshot_versions
 from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
 from sqlmesh.core.selector import NativeSelector
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, start_date
 from sqlmesh.core.snapshot.definition import Interval
-from sqlmesh.utils.date import now_timestamp
+from sqlmesh.utils.date import now_timestamp, to_timestamp
 from sqlmesh.utils.errors import PlanError
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
-from dg_sqlmesh_component.protocol.formatting import listed
+from dg_sqlmesh_component.protocol.formatting import listed, utc_text
 from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext, resolved_range
@@ -64,8 +64,9 @@ class RestatementContext(EvaluationContext):
     def prepare(self) -> None:
         """Plan the restatement. From then on, the models that SQLMesh adds count as requested."""
         await_finalized_environment(self)
-        self.restatement = _planned(self)
-        computed = {missing.snapshot_id.name for missing in self.restatement.missing_intervals if missing.intervals}
+        self.restatement = plan = _planned(self)
+        computed = {missing.snapshot_id.name for missing in plan.missing_intervals if missing.intervals}
+        computed = computed if plan.restatements else set()
         self.request = replace(self.request, models=tuple(dict.fromkeys([*self.request.models, *sorted(computed)])))
 
     def compute(self) -> msg.Status:
@@ -179,6 +180,11 @@ def _planned(context: EvaluationContext) -> Plan:
     request, restate = context.request, context.request.restate
     assert restate is not None, "the request restates"
     requested = [fqn for fqn in request.models if fqn not in request.external_models]
+    left_out: dict[str, str] = {}
+    if restate.leaves_out:
+        promoted = {info.name for info in context.stored_environment().snapshots}
+        left_out = {fqn: "not promoted" for fqn in requested if fqn not in promoted}
+        requested = [fqn for fqn in requested if fqn in promoted]
     try:
         plan = context.plan_builder(
             request.environment,
@@ -204,7 +210,17 @@ def _planned(context: EvaluationContext) -> Plan:
         for missing in plan.missing_intervals
         if missing.intervals
     }
-    _refuse_unrestatable(request, requested, ranges.keys(), snapshots, context)
+    reasons = {
+        fqn: _why_not(snapshots[fqn], request.environment, plan)
+        for fqn in requested
+        if fqn in snapshots and fqn not in ranges
+    }
+    if not restate.leaves_out:
+        _refuse_unrestatable(reasons, snapshots, context)
+    left_out |= reasons
+    if not plan.restatements:
+        ranges = {}  # it is a plan of pending intervals
+    context.request = replace(request, models=tuple(fqn for fqn in request.models if fqn not in left_out))
     planned = msg.RestatementPlanned(
         ranges=ranges,
         added=tuple(sorted(ranges.keys() - set(request.models))),
@@ -212,6 +228,7 @@ def _planned(context: EvaluationContext) -> Plan:
         asked_for=resolved_range(request),
         planned_at=now_timestamp(),
         not_loaded=_not_loaded({fqn: interval for fqn, (interval, _) in ranges.items()}, snapshots, context),
+        left_out=left_out,
     )
     context.tracker.pipe.send(planned)
     context.tracker.pipe.receive_go_ahead()
@@ -234,30 +251,25 @@ def _not_loaded(
 
 
 def _refuse_unrestatable(
-    request: msg.EvaluationRequest,
-    requested: list[str],
-    restated: Set[str],
-    snapshots: Mapping[str, Snapshot],
-    context: EvaluationContext,
+    reasons: Mapping[str, str], snapshots: Mapping[str, Snapshot], context: EvaluationContext
 ) -> None:
-    reasons = [
-        f"{display_name(snapshots[fqn].node, context)} ({_why_not(snapshots[fqn], request.environment)})"
-        for fqn in requested
-        if fqn in snapshots and fqn not in restated
-    ]
     if reasons:
+        named = [f"{display_name(snapshots[fqn].node, context)} ({why})" for fqn, why in reasons.items()]
         raise ConfigurationError(
-            f"SQLMesh cannot restate {listed(reasons)}. Nothing was computed. Leave these models out of the run."
+            f"SQLMesh cannot restate {listed(named)}. Nothing was computed. Leave these models out of the run."
         )
 
 
-def _why_not(snapshot: Snapshot, environment: str) -> str:
+def _why_not(snapshot: Snapshot, environment: str, plan: Plan) -> str:
     if snapshot.is_seed:
         return "a seed: to load it again, change its file and apply a plan"
     if environment != c.PROD and not snapshot.is_paused:
         return f"environment {environment} shows the table of prod: restate it in prod"
     if snapshot.disable_restatement:
         return f"kind {snapshot.model.kind.name.value}: `disable_restatement` is true"
+    start = start_date(snapshot, plan.context_diff.snapshots)
+    if plan.restatements[snapshot.snapshot_id][1] <= to_timestamp(start):
+        return f"it starts at {utc_text(to_timestamp(start))}, after this range"
     unit = snapshot.node.interval_unit.value
     return f"no complete interval of its unit, {unit}, lies in this range: choose a longer one"
 

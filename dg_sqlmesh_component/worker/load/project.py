@@ -28,6 +28,7 @@ from sqlmesh.core.environment import EnvironmentNamingInfo
 from sqlmesh.core.loader import LoadedProject
 from sqlmesh.core.model import Model as SQLMeshModel
 from sqlmesh.core.snapshot.definition import QualifiedViewName
+from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol.errors import ProjectLoadError
 from dg_sqlmesh_component.protocol.manifest import (
@@ -174,6 +175,7 @@ class _ManifestNodes:
             cron_tz=str(model.cron_tz) if model.cron_tz else None,
             interval_unit=model.interval_unit.value,
             start=str(model.start) if model.start is not None else None,
+            starts_at=to_timestamp(model.start) if model.start is not None else None,
             end=str(model.end) if model.end is not None else None,
             lookback=model.lookback,
             batch_size=model.batch_size,

@@ -1,0 +1,1 @@
+"""Jobs for backfills in Dagster's UI."""

@@ -1,0 +1,113 @@
+"""The jobs for backfills in Dagster's UI: each run restates one range of time of some models.
+
+The assets have no partitions (ADR-0033), and Dagster accepts a partition of the run of a job of assets only if they
+have them. So these are jobs of ops, which compute the assets as the component's own op does (ADR-0061).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from typing import Any
+
+import dagster as dg
+
+from dg_sqlmesh_component.config.attribute_types import RestateJob
+from dg_sqlmesh_component.config.run_config import config_fields
+from dg_sqlmesh_component.dagster_internals import JobOfAssets
+from dg_sqlmesh_component.definitions.op import PROJECT_TAG, Compute, graph_of_op, refuse_op_name
+from dg_sqlmesh_component.definitions.settings import Settings
+from dg_sqlmesh_component.history.active_runs import RESTATES_TAG, project_hash
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.protocol.formatting import block
+from dg_sqlmesh_component.report.wording import restate_bounds
+
+_PARTITIONS: dict[str, Callable[..., dg.TimeWindowPartitionsDefinition]] = {
+    "hour": dg.HourlyPartitionsDefinition,
+    "day": dg.DailyPartitionsDefinition,
+    "week": partial(dg.WeeklyPartitionsDefinition, day_offset=1),
+    "month": dg.MonthlyPartitionsDefinition,
+}
+
+_TAGS = {"dagster/priority": "-1"}
+"""A run of a schedule begins before the queued runs of a backfill."""
+
+
+def build_backfill_job(
+    configured: RestateJob,
+    models: list[str],
+    settings: Settings,
+    op: dg.AssetsDefinition,
+    compute: Compute,
+    config_schema: object,
+) -> dg.JobDefinition:
+    """A job with one run for each range of time.
+
+    Args:
+        models: The models of its selection, by fqn.
+        op: The component's op.
+        compute: What the op does.
+        config_schema: The run config of the op, as for `ComponentOp.build`.
+
+    Raises:
+        ConfigurationError: None of the models is incremental, or none has a start.
+    """
+    if configured.name is not None:
+        refuse_op_name(configured.name, "restate.jobs.name")
+    name = configured.name or settings.job_name(f"restate_{configured.by}")
+    assets = settings.assets
+    restated = [fqn for fqn in models if assets.models[fqn].is_incremental]
+    keys = frozenset(assets.key(fqn) for fqn in restated)
+    partitions = _PARTITIONS[configured.by](start_date=_first_start(name, restated, settings, configured.by))
+
+    def restate_partition(context: dg.OpExecutionContext) -> Iterator[Any]:
+        yield from compute(JobOfAssets(context, op, keys))
+        yield dg.Output(None)
+
+    def config_of(partition: str) -> dict[str, Any]:
+        window = partitions.time_window_for_partition_key(partition)
+        start, end = restate_bounds(*(int(bound.timestamp() * 1000) for bound in (window.start, window.end)))
+        return {"ops": {name: {"config": {"restate": {"start": start, "end": end}}}}}
+
+    graph = graph_of_op(
+        name,
+        f"Each run restates one {configured.by} (UTC) of SQLMesh's models, with all models downstream. A bar is the "
+        "last run of this job for a partition. Missing means that none was launched, not that data is missing: each "
+        "asset's events show its computed intervals.",
+        restate_partition,
+        config_fields(config_schema),
+        settings.pool,
+        {PROJECT_TAG: settings.project_tag},
+    )
+    return graph.to_job(
+        config=dg.PartitionedConfig(partitions_def=partitions, run_config_for_partition_key_fn=config_of),
+        tags={**_TAGS, RESTATES_TAG: project_hash(assets)},
+    )
+
+
+def _first_start(job: str, models: list[str], settings: Settings, by: str) -> datetime:
+    """The start of the partition that contains the earliest start of the models, or of models upstream of them."""
+    known = settings.assets.models
+    if not models:
+        raise ConfigurationError(
+            f"The job {job} of `restate.jobs` in defs.yaml selects no incremental model, so no range of one can be "
+            "restated. Choose another `select`."
+        )
+    # A model without a start has that of the models upstream of it.
+    inherits = [fqn for fqn in models if known[fqn].starts_at is None]
+    found = [known[fqn].starts_at for fqn in (*models, *settings.assets.with_upstream(inherits))]
+    starts = [start for start in found if start is not None]
+    if not starts:
+        raise ConfigurationError(
+            f"The job {job} of `restate.jobs` in defs.yaml needs a first partition, and none of its models has a "
+            "start. Set one in SQLMesh's configuration:" + block("model_defaults:\n  start: '2026-01-01'")
+        )
+    return floor(datetime.fromtimestamp(min(starts) / 1000, timezone.utc), by)
+
+
+def floor(instant: datetime, by: str) -> datetime:
+    """The start of the hour, day, week (Monday) or month that contains an instant."""
+    hour = instant.replace(minute=0, second=0, microsecond=0)
+    day = hour.replace(hour=0)
+    return {"hour": hour, "day": day, "week": day - timedelta(days=day.weekday()), "month": day.replace(day=1)}[by]

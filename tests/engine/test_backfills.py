@@ -1,0 +1,92 @@
+"""`restate.jobs`: a backfill in Dagster restates each of its partitions in a run of its own."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from engine.backfills import backfills
+from harness import CONFIG, NewShop, Shop, plan, query
+
+BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)"
+NO_NULLS = "audits (not_null(columns := (n)))"
+READS = "WHERE ds BETWEEN @start_ds AND @end_ds"
+MODELS = {
+    "models/orders.sql": f"MODEL (name raw.orders, {BY_DAY}, tags (finance), {NO_NULLS}); "
+    f"SELECT ds, n FROM ctl.source {READS}",
+    "models/revenue.sql": f"MODEL (name marts.revenue, {BY_DAY}, {NO_NULLS}); SELECT ds, n FROM raw.orders {READS}",
+    "models/total.sql": "MODEL (name marts.total, kind FULL); SELECT sum(n) AS n FROM marts.revenue",
+    "models/late.sql": f"MODEL (name raw.late, {BY_DAY}, start '2026-02-12'); SELECT ds, n FROM ctl.source {READS}",
+    "models/alone.sql": "MODEL (name raw.alone, kind FULL); SELECT 1 AS n",
+    "models/seed.sql": "MODEL (name raw.countries, kind SEED (path '../seeds/countries.csv')); ",
+    "seeds/countries.csv": "code\nDE\n",
+}
+SOURCE = "SELECT d::DATE AS ds, 1 AS n FROM range(DATE '2026-02-01', DATE '2026-03-01', INTERVAL 1 DAY) AS r(d)"
+JOB = "sqlmesh_shop_restate_day"
+DAYS = ["2026-02-10", "2026-02-11", "2026-02-12"]
+
+
+@pytest.fixture
+def shop(new_shop: NewShop) -> Shop:
+    """A project whose source was corrected in three days, after everything was computed."""
+    shop = new_shop(
+        MODELS,
+        CONFIG.replace("6 days ago", "'2026-02-05'"),
+        tables={"ctl.source": SOURCE},
+        planned_at="2026-03-01",
+        restate={"jobs": [{"by": "day"}]},
+    )
+    shop.query("UPDATE ctl.source SET n = 7 WHERE ds BETWEEN '2026-02-10' AND '2026-02-12'")
+    return shop
+
+
+def rows(project: Path) -> list[tuple[object, ...]]:
+    return query(project, "SELECT ds::DATE::TEXT, n FROM marts.revenue ORDER BY ds") + query(
+        project, "SELECT * FROM marts.total"
+    )
+
+
+def restated_twin(shop: Shop, folder: Path) -> Path:
+    """A copy of the project, restated by SQLMesh."""
+    twin = shutil.copytree(shop.project, folder / "twin")
+    models = [f"--restate-model={name}" for name in ("raw.orders", "raw.late", "marts.revenue")]
+    plan(twin, *models, "--start", DAYS[0], "--end", DAYS[-1], at=None)
+    return twin
+
+
+@pytest.mark.attribute("restate.jobs")
+def test_backfill_with_a_failing_day_is_finished_by_its_retry_alone(shop: Shop, tmp_path: Path) -> None:
+    twin = rows(restated_twin(shop, tmp_path))
+    assert twin != rows(shop.project)
+    shop.query("UPDATE ctl.source SET n = NULL WHERE ds = '2026-02-11'")
+    with backfills(shop, JOB) as jobs:
+        backfill = jobs.launch(DAYS)
+        jobs.execute(jobs.queued())
+        assert jobs.status_of(backfill) == "COMPLETED_FAILED"
+        failed = {day: "FAILURE" if day == "2026-02-11" else "SUCCESS" for day in DAYS}
+        assert jobs.bars(backfill) == failed
+        runs = jobs.runs_of(backfill)
+        [failure] = runs["2026-02-11"].failures
+        assert "1 audit failed" in failure
+        first = runs["2026-02-10"]
+        assert set(first.materializations) == {"raw/orders", "marts/revenue", "marts/total"}
+        assert first.materializations["raw/orders"].metadata["sqlmesh/intervals"].value == "2026-02-10"
+        assert first.checks["marts/revenue:not_null_n"].passed
+        assert first.checks["raw/orders:sqlmesh_execution_status"].passed
+        assert "Left out: raw.late (it starts at 2026-02-12T00:00:00Z, after this range)." in first.log
+        # The day after it succeeds, and its models still show what the failed day has left.
+        after = runs["2026-02-12"]
+        assert set(after.materializations) == {"raw/orders", "raw/late", "marts/revenue", "marts/total"}
+        assert "has not finished for 2026-02-11" in after.description_of("raw/orders:sqlmesh_execution_status")
+
+        shop.query("UPDATE ctl.source SET n = 7 WHERE ds = '2026-02-11'")
+        retry = jobs.launch(DAYS, from_failure=True)
+        jobs.execute(jobs.queued())
+        assert jobs.status_of(retry) == "COMPLETED_SUCCESS"
+        assert jobs.bars(retry) == {"2026-02-11": "SUCCESS"}
+        assert rows(shop.project) == twin
+    after = shop.launch()
+    assert after.status is dg.DagsterRunStatus.SUCCESS, after.failures
+    assert "raw/orders" not in {**after.computed_outside, **after.reported_outside}

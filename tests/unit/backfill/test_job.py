@@ -1,0 +1,96 @@
+"""The partitions of a job for backfills, and the run config of each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster.components.resolved.core_models import OpSpec
+from unit.builders import DAY, HOUR, day, fqn, manifest, model, project_assets
+from unit.config.attributes import EVERYTHING, loaded
+
+from dg_sqlmesh_component import SQLMeshProject
+from dg_sqlmesh_component.backfill.job import build_backfill_job
+from dg_sqlmesh_component.config.attribute_types import RestateJob
+from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
+from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig
+from dg_sqlmesh_component.definitions.op import ComponentOp
+from dg_sqlmesh_component.definitions.settings import Settings
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
+
+BY_TIME: dict[str, Any] = {"kind": "INCREMENTAL_BY_TIME_RANGE"}
+PROJECT = manifest(
+    model("raw.orders", **BY_TIME, starts_at=day(14) + 12 * HOUR),  # a Wednesday
+    model("raw.early", **BY_TIME, starts_at=day(14) - 400 * DAY),
+    model("marts.inherits", **BY_TIME, reads=["raw.orders"]),
+    model("marts.total", reads=["raw.orders"], starts_at=day(1)),
+    model("raw.unknown", **BY_TIME),
+)
+
+
+def built(configured: RestateJob, *models: str) -> dg.JobDefinition:
+    project, assets = SQLMeshProject((Path("/shop"),)), project_assets(PROJECT)
+    settings = Settings(ComponentAttributes(project), assets, "sqlmesh_shop", "pool", "x", frozenset())
+    op = ComponentOp(OpSpec(), project).build("sqlmesh_shop", assets, lambda _: iter(()), SQLMeshRunConfig)
+    return build_backfill_job(configured, list(map(fqn, models)), settings, op, lambda _: iter(()), SQLMeshRunConfig)
+
+
+@pytest.mark.parametrize(
+    ("by", "first", "start", "end"),
+    [
+        ("hour", "2026-01-14-12:00", "2026-01-14T12:00:00Z", "2026-01-14T13:00:00Z"),
+        ("day", "2026-01-14", "2026-01-14", "2026-01-14"),
+        ("week", "2026-01-12", "2026-01-12", "2026-01-18"),
+        ("month", "2026-01-01", "2026-01-01", "2026-01-31"),
+    ],
+)
+def test_first_partition_contains_the_start_and_each_restates_its_range(
+    by: Any, first: str, start: str, end: str
+) -> None:
+    job = built(RestateJob(by=by), "marts.inherits", "marts.total")
+    assert job.partitions_def is not None
+    assert job.partitions_def.get_first_partition_key() == first
+    assert job.partitioned_config is not None
+    config = job.partitioned_config.get_run_config_for_partition_key(first)
+    assert config == {"ops": {job.name: {"config": {"restate": {"start": start, "end": end}}}}}
+    assert dg.validate_run_config(job, config)
+    assert job.name == f"sqlmesh_shop_restate_{by}"
+
+
+def test_job_begins_with_its_earliest_model_and_has_its_name() -> None:
+    job = built(RestateJob(name="again"), "raw.orders", "raw.early", "raw.unknown")
+    assert job.name == "again"
+    assert job.partitions_def is not None
+    assert job.partitions_def.get_first_partition_key() == "2024-12-10"
+
+
+@pytest.mark.parametrize(
+    ("configured", "models", "error"),
+    [
+        (RestateJob(), ["marts.total"], "sqlmesh_shop_restate_day of `restate.jobs` .* selects no incremental model"),
+        (RestateJob(), ["raw.unknown"], r"none of its models has a start\. Set one in SQLMesh's configuration:"),
+        (RestateJob(name="a_1"), ["raw.orders"], r"`restate\.jobs\.name` in defs\.yaml is 'a_1'"),
+    ],
+)
+def test_job_without_anything_to_restate_or_a_wrong_name_is_refused(
+    configured: RestateJob, models: list[str], error: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=error):
+        built(configured, *models)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "error"),
+    [
+        ([{"by": "year"}], r"`restate\.jobs\.by` in defs\.yaml is 'year'"),
+        ([{"bye": "day"}], r"(?s)restate\.jobs\.0\.bye.*Did you mean by\?"),
+        ({"by": "day"}, r"(?s)restate\.jobs.*write a list"),
+        ([{}, {"by": "day"}], "two jobs .* `name`"),
+    ],
+    ids=str,
+)
+def test_wrong_jobs_are_refused_by_their_path(jobs: Any, error: str) -> None:
+    with pytest.raises(Exception, match=error):  # pydantic's or ours
+        loaded({**EVERYTHING, "restate": {"jobs": jobs}})
