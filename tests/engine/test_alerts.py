@@ -15,9 +15,11 @@ from harness import REPOSITORY, NewShop, RunRecord, Shop
 FILES = {
     "models/orders.sql": "MODEL (name t.orders, kind FULL, audits (not_null(columns := (id), blocking := false))); "
     "SELECT id FROM ctl.orders",
-    "models/cast.sql": "MODEL (name t.cast, kind FULL); SELECT id::INT AS id FROM ctl.text",
+    "models/paid.sql": "MODEL (name t.paid, kind FULL, tags ('dagster:tag:team=finance'), "
+    "audits (not_null(columns := (id)))); SELECT id FROM ctl.paid",
+    "models/cast.sql": "MODEL (name t.cast, kind FULL, owner ann); SELECT id::INT AS id FROM ctl.text",
 }
-TABLES = {"ctl.orders": "SELECT 1 AS id", "ctl.text": "SELECT '1' AS id"}
+TABLES = {"ctl.orders": "SELECT 1 AS id", "ctl.text": "SELECT '1' AS id", "ctl.paid": "SELECT 1 AS id"}
 
 
 @pytest.fixture
@@ -43,10 +45,13 @@ def posted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def evaluate(shop: Shop, name: str, record: RunRecord, ended: dg.DagsterEventType) -> None:
-    sensor = shop.refresh().get_repository_def().get_sensor_def(name)
+    repository = shop.refresh().get_repository_def()
+    sensor = repository.get_sensor_def(name)
     run = shop.instance.get_run_by_id(record.run_id)
     assert run is not None
-    context = dg.build_run_status_sensor_context(name, record.events(ended)[0], shop.instance, run)
+    context = dg.build_run_status_sensor_context(
+        name, record.events(ended)[0], shop.instance, run, repository_def=repository
+    )
     sensor(context.for_run_failure() if ended is dg.DagsterEventType.RUN_FAILURE else context)
 
 
@@ -67,8 +72,15 @@ def test_a_failed_run_and_new_warnings_of_audits_are_posted_once(new_shop: NewSh
 
     shop.query("INSERT INTO ctl.text VALUES ('x')")
     again = {"restate": {"start": "2 days ago", "end": "1 day ago"}}
-    failed = shop.launch(ops={"sqlmesh_shop": again}, assets=["t/cast"])
+    shop.query("INSERT INTO ctl.paid VALUES (NULL)")
+    failed = shop.launch(ops={"sqlmesh_shop": again}, assets=["t/cast", "t/paid"])
     assert failed.status is dg.DagsterRunStatus.FAILURE, failed.log
     evaluate(shop, "alert_failed_run", failed, dg.DagsterEventType.RUN_FAILURE)
     assert "t.cast (models/cast.sql) failed." in posted[1]
     assert "Could not convert string 'x' to INT32" in posted[1]
+
+    del posted[:]
+    evaluate(shop, "alert_owners", failed, dg.DagsterEventType.RUN_FAILURE)
+    assert {text.partition(": ")[0] for text in posted} == {"team:ann", "finance"}
+    assert any(text.startswith("finance: t/paid, not_null_id: 1 row failed") for text in posted)
+    assert any("Could not convert string 'x' to INT32" in text for text in posted if text.startswith("team:ann"))
