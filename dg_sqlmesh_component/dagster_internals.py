@@ -687,7 +687,10 @@ class DataVersions:
 
 
 def cache_output_keys(context: dg.AssetExecutionContext) -> None:
-    """Compute the step's asset keys once. Dagster computes them from all outputs again for each output."""
+    """Compute the step's asset keys once. Dagster computes them from all outputs again for each output.
+
+    In a profile of 150 models with two checks each, that was 2 % of the recording. It grows with the square.
+    """
     step_context = _step_context(context)
     keys = step_context.get_output_asset_keys()
     step_context.get_output_asset_keys = lambda: keys  # type: ignore[method-assign]
