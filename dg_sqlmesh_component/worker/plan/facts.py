@@ -12,13 +12,12 @@ from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import Plan
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotId
 from sqlmesh.core.snapshot.definition import Interval, SnapshotDataVersion
-from sqlmesh.utils.dag import DAG
 from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.commands import sqlmesh_command
-from dg_sqlmesh_component.worker.context import display_name
+from dg_sqlmesh_component.worker.context import display_name, snapshot_graph
 from dg_sqlmesh_component.worker.intervals.held_back import held_back_from
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables
 from dg_sqlmesh_component.worker.intervals.tables import due_at, is_incremental, missing_now
@@ -105,11 +104,11 @@ class _Models:
     def __iter__(self) -> Iterator[msg.PlannedModel]:
         """Parents before children, removed models last."""
         diff = self._diff
-        order: DAG[SnapshotId] = DAG({s_id: set(snapshot.parents) for s_id, snapshot in diff.snapshots.items()})
+        graph = snapshot_graph(diff.snapshots)
         kept: dict[SnapshotId, str] = {}
-        for s_id in order.sorted:
-            snapshot = diff.snapshots.get(s_id)
-            if snapshot is None or not (
+        for s_id in graph.sorted:
+            snapshot = diff.snapshots[s_id]
+            if not (
                 _change(diff, snapshot)
                 or s_id in self._missing
                 or s_id.name in self._losses
@@ -118,7 +117,7 @@ class _Models:
                 continue
             model = self._left_behind(snapshot) or self._model(snapshot)
             if model.kept is None:
-                upstream = order.upstream(s_id)
+                upstream = graph.upstream(s_id)
                 model = replace(model, reads_kept=tuple(name for read, name in kept.items() if read in upstream))
             elif model.kept.are_all_computed:
                 kept[s_id] = model.name
@@ -224,10 +223,10 @@ def _left(plan: Plan, context: PlanContext) -> dict[str, tuple[list[Interval], S
 
 def _reads(diff: ContextDiff) -> dict[str, msg.ColumnReads | None]:
     """What each model downstream of a changed or removed one reads."""
-    graph: DAG[SnapshotId] = DAG({s_id: set(snapshot.parents) for s_id, snapshot in diff.snapshots.items()})
+    graph = snapshot_graph(diff.snapshots)
     changed = [s_id for s_id, snapshot in diff.snapshots.items() if _change(diff, snapshot) in ("added", "changed")]
     downstream = {s_id for of_changed in changed for s_id in graph.downstream(of_changed)}
-    models = [diff.snapshots[s_id] for s_id in graph.sorted if s_id in downstream and s_id in diff.snapshots]
+    models = [diff.snapshots[s_id] for s_id in graph.sorted if s_id in downstream]
     return {model.name: column_reads(model.model) for model in models if model.is_model}
 
 

@@ -20,10 +20,10 @@ from sqlmesh.core.engine_adapter import EngineAdapter
 from sqlmesh.core.plan import Plan
 from sqlmesh.core.snapshot import Snapshot, SnapshotId
 from sqlmesh.core.state_sync import StateReader
-from sqlmesh.utils.dag import DAG
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
+from dg_sqlmesh_component.worker.context import snapshot_graph
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.plan.column_changes import Columns, column_change, is_known
 
@@ -52,9 +52,8 @@ def migrated_snapshots(snapshots: Mapping[SnapshotId, Snapshot]) -> list[Snapsho
 
     These are versions that keep a table, and the versions upstream of them that prod does not show yet.
     """
-    order: DAG[SnapshotId] = DAG({s_id: set(snapshot.parents) for s_id, snapshot in snapshots.items()})
     altered = [s_id for s_id, snapshot in snapshots.items() if snapshot.requires_schema_migration_in_prod]
-    found = [snapshots[s_id] for s_id in order.subdag(*altered).sorted if s_id in snapshots]
+    found = [snapshots[s_id] for s_id in snapshot_graph(snapshots).subdag(*altered).sorted]
     return [s for s in found if s.supports_schema_migration_in_prod and s.is_materialized and s.version]
 
 

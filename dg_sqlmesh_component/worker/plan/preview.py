@@ -16,15 +16,14 @@ from sqlmesh.core import constants as c
 from sqlmesh.core.context import Context
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import Plan
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotId, earliest_start_date
-from sqlmesh.utils.dag import DAG
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, earliest_start_date
 from sqlmesh.utils.date import now_timestamp
 from sqlmesh.utils.errors import NoChangesPlanError
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, EnvironmentNotReadyError, EvaluationError
 from dg_sqlmesh_component.protocol.formatting import counted
-from dg_sqlmesh_component.worker.context import display_name
+from dg_sqlmesh_component.worker.context import display_name, snapshot_graph
 from dg_sqlmesh_component.worker.environment import stored_environment
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
 from dg_sqlmesh_component.worker.intervals.known import KnownToDagster
@@ -217,8 +216,7 @@ def _pending_upstream(plan: Plan, prod: Environment, context: Context) -> tuple[
     if not computed:
         return {}, {}
     end = max(intervals[-1][1] for intervals in computed.values())
-    graph: DAG[SnapshotId] = DAG({s_id: set(snapshot.parents) for s_id, snapshot in snapshots.items()})
-    read = {s_id.name for s_id in graph.subdag(*computed).sorted} - {s_id.name for s_id in computed}
+    read = {s_id.name for s_id in snapshot_graph(snapshots).subdag(*computed).sorted} - {s_id.name for s_id in computed}
     promoted = {s.name: s for s in context.state_reader.get_snapshots(prod.snapshots).values()}
     coverages = Coverages(promoted, DeployabilityIndex.all_deployable(), now_timestamp(), KnownToDagster())
     lacking = {
