@@ -167,15 +167,13 @@ def _unfinished(plan: msg.PlanBuilt, apply_job: str) -> Iterator[Refusal]:
 
 
 def _takes_back(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> Iterator[Refusal]:
-    allowed = _named(decision.allow_revert, names)
-    reverted = [m for m in plan.models if m.takes_back and m.fqn not in allowed]
-    older = [names.to_write(m.fqn) for m in reverted]
-    again = [f"{names.to_write(m.fqn)} ({utc_text(m.shows_again)})" for m in reverted if m.shows_again is not None]
+    older = _not_accepted("stale_branch", (m for m in plan.models if m.takes_back), decision, names)
+    again = [f"{name} ({utc_text(m.shows_again)})" for name, m in older.items() if m.shows_again is not None]
     if older:
         message = (
-            f"This deployment's files have an older definition or older audits of {listed(older)}. The plan would take "
-            f"back a newer change, which environment {plan.environment} shows. Merge the newest main branch and plan "
-            "again. To go back on purpose, name these models in `allow_revert` in the run config."
+            f"This deployment's files have an older definition or older audits of {listed([*older])}. The plan would "
+            f"take back a newer change, which environment {plan.environment} shows. Merge the newest main branch and "
+            f"plan again. To go back on purpose, {_name_them('stale_branch')}"
         )
         if again:
             message += (
@@ -187,31 +185,28 @@ def _takes_back(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> I
 
 
 def _destructive(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> Iterator[Refusal]:
-    allowed = _named(decision.allow_destructive, names)
-    refused = [m for m in plan.models if m.destructive and not m.may_destroy and m.fqn not in allowed]
-    if refused:
-        details = "; ".join(f"{names.to_write(m.fqn)}: SQLMesh {all_dropped(m.destructive)}" for m in refused)
+    destroyed = (m for m in plan.models if m.destructive and not m.may_destroy)
+    if refused := _not_accepted("destructive", destroyed, decision, names):
+        details = "; ".join(f"{name}: SQLMesh {all_dropped(m.destructive)}" for name, m in refused.items())
         message = (
             f"The plan would remove data from tables that environment {plan.environment} shows. {details}. The values "
-            "of these columns are lost. To apply it all the same, name these models in `allow_destructive` in the run "
-            "config."
+            f"of these columns are lost. To apply it all the same, {_name_them('destructive')}"
         )
-        yield Refusal("destructive", tuple(names.to_write(m.fqn) for m in refused), message)
+        yield Refusal("destructive", tuple(refused), message)
 
 
 def _drops_dependents(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> Iterator[Refusal]:
-    allowed = _named(decision.allow_drop_dependents, names)
     read = [m for m in plan.models if m.dependents]
     removed = [m for m in read if m.change == "removed"]
-    replaced = [m for m in read if m.change != "removed" and m.fqn not in allowed]
-    if replaced:
-        details = "; ".join(f"with {names.to_write(m.fqn)}: {', '.join(m.dependents or ())}" for m in replaced)
+    replaced = (m for m in read if m.change != "removed")
+    if refused := _not_accepted("drops_dependents", replaced, decision, names):
+        details = "; ".join(f"with {name}: {', '.join(m.dependents or ())}" for name, m in refused.items())
         message = (
             "The plan would drop views of others, because PostgreSQL drops what reads a view that SQLMesh replaces: "
-            f"{details}. Nothing creates them again. Keep their definitions, and to apply the plan all the same, name "
-            "these models in `allow_drop_dependents` in the run config."
+            f"{details}. Nothing creates them again. Keep their definitions, and to apply the plan all the same, "
+            f"{_name_them('drops_dependents')}"
         )
-        yield Refusal("drops_dependents", tuple(names.to_write(m.fqn) for m in replaced), message)
+        yield Refusal("drops_dependents", tuple(refused), message)
     if removed:
         details = "; ".join(f"{m.name} is read by {', '.join(m.dependents or ())}" for m in removed)
         message = (
@@ -234,17 +229,14 @@ def _uncategorized(plan: msg.PlanBuilt) -> Iterator[Refusal]:
 
 
 def _lost_intervals(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> Iterator[Refusal]:
-    allowed = _named(decision.allow_lost_intervals, names)
-    lost = [model for model in plan.models if lost_for_good(model) and model.fqn not in allowed]
-    if lost:
-        details = "; ".join(f"{names.to_write(m.fqn)} for {ranges(lost_for_good(m))}" for m in lost)
+    if lost := _not_accepted("lost_intervals", filter(lost_for_good, plan.models), decision, names):
+        details = "; ".join(f"{name} for {ranges(lost_for_good(m))}" for name, m in lost.items())
         message = (
             f"Models would lose rows that environment {plan.environment} shows: {details}. The plan computes nothing "
             "for these ranges, and neither does the next run. Causes are a later `start`, an earlier `end`, or a "
-            "`cron` with longer intervals. To apply it all the same, name these models in `allow_lost_intervals` in "
-            "the run config."
+            f"`cron` with longer intervals. To apply it all the same, {_name_them('lost_intervals')}"
         )
-        yield Refusal("lost_intervals", tuple(m.name for m in lost), message)
+        yield Refusal("lost_intervals", tuple(lost), message)
 
 
 def lost_for_good(model: msg.PlannedModel) -> tuple[msg.Interval, ...]:
@@ -286,6 +278,18 @@ def _unknown_names(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -
                 f"`{option}` in the run config names {listed(unknown)}, which the plan does not change. Remove it."
             )
             yield Refusal("unknown_model", unknown, message)
+
+
+def _not_accepted(
+    kind: str, models: Iterable[msg.PlannedModel], decision: Decision, names: ModelNames
+) -> dict[str, msg.PlannedModel]:
+    """By the name to write in the run config, the models that it does not accept for this kind of refusal."""
+    accepted = _named(decision.lists[_ACCEPTED_BY[kind]], names)
+    return {names.to_write(model.fqn): model for model in models if model.fqn not in accepted}
+
+
+def _name_them(kind: str) -> str:
+    return f"name these models in `{_ACCEPTED_BY[kind]}` in the run config."
 
 
 def _names(plan: msg.PlanBuilt, project: Mapping[str, str]) -> ModelNames:

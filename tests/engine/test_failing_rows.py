@@ -52,7 +52,7 @@ def stored(record: RunRecord, root: Path) -> str:
 def test_dates_and_decimals_of_a_sample_are_as_the_engine_prints_them(new_shop: NewShop) -> None:
     values = "DATE '2026-11-24' AS day, 10.50::DECIMAL(10, 2) AS price, TIMESTAMP '2026-11-24 05:06:07' AS at, 1 AS n"
     files = {
-        "models/customers.sql": "MODEL (name t.customers, kind FULL, audits (found)); "
+        "models/customers.sql": "MODEL (name t.customers, kind FULL, grain N, audits (found)); "
         f"SELECT {values}, 0.25::DOUBLE AS x",
         "audits/found.sql": "AUDIT (name found, blocking false); SELECT * FROM @this_model",
     }
@@ -60,6 +60,9 @@ def test_dates_and_decimals_of_a_sample_are_as_the_engine_prints_them(new_shop: 
     assert rows_of(record) == [
         {"day": "2026-11-24", "price": "10.50", "at": "2026-11-24 05:06:07", "n": "1", "x": "0.25"}
     ]
+    table = record.checks[CHECK].metadata["sqlmesh/failing_rows"]
+    assert isinstance(table, dg.TableMetadataValue)
+    assert [column.name for column in table.schema.columns] == ["n", "day", "price", "at", "x"], "the grain comes first"
 
 
 @pytest.mark.attribute("audits.sample_rows")

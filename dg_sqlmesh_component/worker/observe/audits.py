@@ -21,7 +21,7 @@ from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
 from dg_sqlmesh_component.worker.intervals.known import KnownToDagster
 from dg_sqlmesh_component.worker.intervals.tables import altered_at, computed_intervals, deployability, shown_version
-from dg_sqlmesh_component.worker.observe.samples import sample_of
+from dg_sqlmesh_component.worker.observe.samples import key_columns, sample_of
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sql_text import audit_arguments
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_audits
@@ -98,7 +98,7 @@ class _Results:
             interval=(to_timestamp(given["start"]), to_timestamp(given["end"])),
             of_whole_table=snapshot.is_model and snapshot.model.time_column is None,
             audited_data=audited(snapshot, index) if is_only_about_node else None,
-            sample=self._sample(adapter, result) if result.count else None,
+            sample=self._sample(adapter, result, snapshot) if result.count else None,
         )
 
     def not_evaluated(self, given: Mapping[str, Any], position: int, cause: Exception) -> msg.AuditEvaluated:
@@ -116,11 +116,12 @@ class _Results:
             error=describe_error(cause),
         )
 
-    def _sample(self, adapter: EngineAdapter, result: Any) -> msg.Sample | None:
+    def _sample(self, adapter: EngineAdapter, result: Any, snapshot: Snapshot) -> msg.Sample | None:
         if self.sampling is None:
             return None
         try:
-            return sample_of(adapter, result.query, self.sampling)
+            keys = key_columns(snapshot.model) if snapshot.is_model else ()
+            return sample_of(adapter, result.query, self.sampling, keys)
         except Exception as error:  # noqa: BLE001  # any driver's: the audit's result does not depend on its sample
             text = f"The failing rows of the audit {result.audit.name} could not be read: {describe_error(error)}"
             self.pipe.log("warning", text)

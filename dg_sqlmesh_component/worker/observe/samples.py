@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Set
+from collections.abc import Collection, Sequence, Set
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -10,6 +10,7 @@ import pandas as pd
 from pandas.api.types import is_datetime64_any_dtype, is_float_dtype
 from sqlglot import exp
 from sqlmesh.core.engine_adapter import EngineAdapter
+from sqlmesh.core.model import Model
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.redaction import HIDDEN, SECRET_NAME
@@ -22,8 +23,21 @@ _ANY = ""
 """In a set of names: it stands for all of them."""
 
 
-def sample_of(adapter: EngineAdapter, query: exp.Query, sampling: msg.Sampling) -> msg.Sample | None:
+def key_columns(model: Model) -> tuple[str, ...]:
+    """The columns of the model's first grain, or of its unique key, which tell its rows apart."""
+    for grain in (*model.grains, exp.Tuple(expressions=list(model.unique_key))):
+        if names := tuple(column.name for column in grain.find_all(exp.Column)):
+            return names
+    return ()
+
+
+def sample_of(
+    adapter: EngineAdapter, query: exp.Query, sampling: msg.Sampling, keys: Sequence[str] = ()
+) -> msg.Sample | None:
     """Some rows of an audit's query; None if it has none of the wanted columns.
+
+    Args:
+        keys: Columns that come first. Otherwise, `MAX_COLUMNS` might leave them out.
 
     Raises:
         Exception: The engine's driver may raise any.
@@ -33,7 +47,9 @@ def sample_of(adapter: EngineAdapter, query: exp.Query, sampling: msg.Sampling) 
     first_rows = exp.select(*_as_printed(shape)).from_(failing).limit(sampling.rows)
     rows = adapter.fetchdf(first_rows, quote_identifiers=True)  # in a transaction of its own
     position_of = {str(name): position for position, name in enumerate(rows.columns)}  # a join may repeat a name
-    names = [name for name in position_of if matches(name, sampling.columns or ["*"])][:MAX_COLUMNS]
+    first = {key.casefold() for key in keys}
+    wanted = (name for name in position_of if matches(name, sampling.columns or ["*"]))
+    names = sorted(wanted, key=lambda name: name.casefold() not in first)[:MAX_COLUMNS]
     if rows.empty or not names:
         return None
     rows = rows.iloc[:, [position_of[name] for name in names]]

@@ -19,15 +19,14 @@ from sqlmesh.core.context import Context
 from sqlmesh.core.engine_adapter import EngineAdapter
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import Plan
-from sqlmesh.core.snapshot import Snapshot, SnapshotId
+from sqlmesh.core.snapshot import Snapshot
 from sqlmesh.core.snapshot.definition import merge_intervals
-from sqlmesh.utils.dag import DAG
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import common, subtract
-from dg_sqlmesh_component.worker.context import display_name
+from dg_sqlmesh_component.worker.context import display_name, snapshot_graph
 from dg_sqlmesh_component.worker.intervals.tables import is_incremental
-from dg_sqlmesh_component.worker.observe.samples import matches, sample_of
+from dg_sqlmesh_component.worker.observe.samples import key_columns, matches, sample_of
 from dg_sqlmesh_component.worker.plan.clock_columns import clock_columns
 from dg_sqlmesh_component.worker.plan.column_changes import column_changes
 from dg_sqlmesh_component.worker.plan.compared_column import INTEGERS
@@ -54,10 +53,8 @@ def compare_environments(
     """
     snapshots, index = plan.context_diff.snapshots, plan.deployability_index
     context.state_sync.refresh_snapshot_intervals(snapshots.values())
-    graph: DAG[SnapshotId] = DAG({s_id: set(snapshot.parents) for s_id, snapshot in snapshots.items()})
-    previews = {
-        s_id.name: snapshots[s_id] for s_id in graph.sorted if s_id in snapshots and _has_table(snapshots[s_id])
-    }
+    graph = snapshot_graph(snapshots)
+    previews = {s_id.name: snapshots[s_id] for s_id in graph.sorted if _has_table(snapshots[s_id])}
     shown = {info.name: info for info in prod.snapshots if info.is_model and not info.is_symbolic}
     same = {
         name
@@ -131,7 +128,7 @@ class ComparedModel:
             if conditions is None:  # nothing of it was computed
                 return compared
             before, after = (replace(side, condition=only) for side, only in zip((before, after), conditions))
-            keys = _keys(new)
+            keys = key_columns(new.model)
             # A time that rows are matched or computed by is no time of the load.
             of_key = {key.casefold() for key in keys}
             both = [name for name in before.columns if name in after.columns]
@@ -247,15 +244,6 @@ def _conditions(
         for column, (snapshot, table) in zip(columns, (prod, preview))
     ]
     return replace(compared, ranges=ranges), (filters[0], filters[1])
-
-
-def _keys(snapshot: Snapshot) -> tuple[str, ...]:
-    """The columns of the model's first grain, or of its unique key."""
-    model = snapshot.model
-    for grain in (*model.grains, exp.Tuple(expressions=list(model.unique_key))):
-        if names := tuple(column.name for column in grain.find_all(exp.Column)):
-            return names
-    return ()
 
 
 def _amount(value: Any) -> msg.Amount | None:

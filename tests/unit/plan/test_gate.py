@@ -164,6 +164,13 @@ def test_a_name_that_fits_two_models_is_refused_with_both_full_names_and_allows_
     assert found["destructive"].models == tuple(model.fqn for model in in_plan), "the command has names that fit one"
 
 
+def test_lost_intervals_are_refused_by_names_that_the_run_config_accepts() -> None:
+    twins = [replace(twin, destructive=(), takes_back=False, loses=DAY) for twin in TWINS]
+    [refusal] = refusals(plan(*twins), Decision(), "shop_apply", {})
+    assert refusal.models == tuple(twin.fqn for twin in twins)
+    assert kinds(plan(*twins), Decision(allow_lost_intervals=refusal.models)) == []
+
+
 def test_a_full_name_names_one_of_two_models() -> None:
     first, second = TWINS
     decision = Decision(digest_of(plan(*TWINS), ()), allow_destructive=(second.fqn,), allow_revert=(first.fqn,))
