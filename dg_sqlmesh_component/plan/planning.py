@@ -60,7 +60,7 @@ class Planning:
         report.upstream, report.origin = upstream, _origin(context, settings)
         self.report = report
         self.outcomes: list[NodeOutcome] = []
-        self.went_on: msg.RunsWentOn | None = None
+        self.went_on: msg.ConcurrentRuns | None = None
         self.ended_at = 0.0
         self.session = WorkerSession(context, settings.project, settings.query_characters)
 
@@ -83,7 +83,7 @@ class Planning:
         """
         begin_report(self.report)
         for event in self.session.events(request):
-            if isinstance(event, msg.RunsWentOn):
+            if isinstance(event, msg.ConcurrentRuns):
                 self.went_on = event
             elif isinstance(event, (msg.PlanBuilt, msg.DataComparedWithRecords, msg.ModelCompared, msg.AuditsCompared)):
                 yield event

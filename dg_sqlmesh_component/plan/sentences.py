@@ -145,7 +145,7 @@ def why_runs_wait(plan: msg.PlanBuilt) -> str:
     return f"Runs wait while the plan computes {listed(following)}, which SQLMesh does after the promotion."
 
 
-def caught_up(went_on: msg.RunsWentOn | None, models: Iterable[msg.PlannedModel]) -> Iterator[str]:
+def caught_up(went_on: msg.ConcurrentRuns | None, models: Iterable[msg.PlannedModel]) -> Iterator[str]:
     """How long runs had to wait for a plan, and what it has computed because of them."""
     if went_on is None:
         return

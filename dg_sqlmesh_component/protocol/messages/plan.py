@@ -159,7 +159,7 @@ class PlanBuilt(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class RunsWentOn(Event):
+class ConcurrentRuns(Event):
     """Sent after a plan or a preview was applied while runs could go on.
 
     Attributes:

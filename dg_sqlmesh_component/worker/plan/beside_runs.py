@@ -239,11 +239,11 @@ class BesideRuns:
         }
         return now
 
-    def event(self) -> msg.RunsWentOn | None:
+    def event(self) -> msg.ConcurrentRuns | None:
         """What the plan computed because of runs; None if the state's file is the lock."""
         if self._lock.is_file:
             return None
-        return msg.RunsWentOn(round(self._lock.seconds_held, 1), *self._changes.caught_up())
+        return msg.ConcurrentRuns(round(self._lock.seconds_held, 1), *self._changes.caught_up())
 
     def _now(self, plan: EvaluatablePlan) -> BackfillStage:
         """One stage with all that is missing now: runs may have computed some of it since the plan was built.
