@@ -88,7 +88,7 @@ class JanitorStep:
 
 
 def _deleted_snapshots(end: msg.JanitorFinished) -> int:
-    # Not below 0: `sqlmesh plan` does not take the lock in PostgreSQL, and may have added some.
+    # Not below 0: `sqlmesh plan` takes no lock on a server, and may have added some.
     return max(end.before.snapshots - end.after.snapshots, 0)
 
 

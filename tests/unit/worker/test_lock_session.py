@@ -209,6 +209,8 @@ class FakeServer:
 
     def close(self) -> None:
         self.statements.append("CLOSE")
+        if isinstance(self.answers.get("CLOSE"), Exception):
+            raise self.answers["CLOSE"]
 
 
 def test_sql_server_takes_a_lock_of_the_session_and_releases_it_before_a_driver_pools_the_connection() -> None:
@@ -224,6 +226,9 @@ def test_sql_server_takes_a_lock_of_the_session_and_releases_it_before_a_driver_
     )
     assert release == "EXEC sp_releaseapplock @Resource = N'dg_sqlmesh 334ae02c1ded09bf', @LockOwner = 'Session'"
     assert server.statements[-1] == "CLOSE"
+
+    server.answers = dict.fromkeys(("sp_releaseapplock", "CLOSE"), RuntimeError("The connection is broken."))
+    session.close()
 
 
 def test_sql_server_names_the_holder_if_the_login_may_see_it() -> None:
