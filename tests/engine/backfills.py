@@ -57,6 +57,13 @@ class Backfills:
         errors = [error for error in execute_backfill_iteration(self.workspace, logger) if error is not None]
         assert not errors, errors
 
+    def cancel(self, backfill: str) -> None:
+        """Cancel a backfill, as its page does."""
+        found = self.shop.instance.get_backfill(backfill)
+        assert found is not None
+        self.shop.instance.update_backfill(found.with_status(BulkActionStatus.CANCELING))
+        self.tick()
+
     def queued(self) -> list[dg.DagsterRun]:
         """The runs that wait in the queue, in the order in which they were requested."""
         queued = self.shop.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED]), ascending=True)

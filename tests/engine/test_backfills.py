@@ -90,3 +90,27 @@ def test_backfill_with_a_failing_day_is_finished_by_its_retry_alone(shop: Shop, 
     after = shop.launch()
     assert after.status is dg.DagsterRunStatus.SUCCESS, after.failures
     assert "raw/orders" not in {**after.computed_outside, **after.reported_outside}
+
+
+def test_cancelled_backfill_is_continued_by_its_missing_partitions(shop: Shop) -> None:
+    """The job is one of a selection. The second day is above the budget, as the first one was recorded."""
+    jobs = [{"by": "day", "select": "tag:finance"}]
+    shop.configure(restate={"jobs": jobs}, budget={"seconds": 0.000001})
+    with backfills(shop, JOB) as of_job:
+        backfill = of_job.launch(DAYS)
+        first, *others = of_job.queued()
+        of_job.execute([first])
+        of_job.cancel(backfill)
+        assert of_job.status_of(backfill) == "CANCELED"
+        assert list(of_job.bars(backfill).values()) == ["SUCCESS", *["CANCELED" for _ in others]]
+        run = of_job.runs_of(backfill)[DAYS[0]]
+        assert set(run.materializations) == {"raw/orders", "marts/revenue", "marts/total"}
+        assert "raw.late" not in run.log, "it is not selected"
+
+        rest = of_job.launch(DAYS[1:2])
+        of_job.execute(of_job.queued())
+        assert of_job.status_of(rest) == "COMPLETED_FAILED"
+        [failure] = of_job.runs_of(rest)[DAYS[1]].failures
+        assert "`budget.seconds` in defs.yaml is 0.000001. Nothing was computed." in failure
+        assert not of_job.runs_of(rest)[DAYS[1]].checks, "it has planned none"
+    assert [day for day, n in rows(shop.project)[:-1] if n == 7] == DAYS[:1]
