@@ -61,7 +61,8 @@ class Backfills:
         """Cancel a backfill, as its page does."""
         found = self.shop.instance.get_backfill(backfill)
         assert found is not None
-        self.shop.instance.update_backfill(found.with_status(BulkActionStatus.CANCELING))
+        canceling = found.with_status(BulkActionStatus.CANCELING)  # type: ignore[no-untyped-call]
+        self.shop.instance.update_backfill(canceling)
         self.tick()
 
     def queued(self) -> list[dg.DagsterRun]:
