@@ -106,7 +106,7 @@ def _needed(
     ready: SnapshotToIntervals, scheduler: Scheduler, index: DeployabilityIndex, tables: ExternalTables
 ) -> dict[str, tuple[str, ...]]:
     """The tables without which no interval of a model is ready, although it is with them."""
-    held_back = held_back_from(ready, scheduler, index, tables)
+    held_back = held_back_from(ready, scheduler.snapshots_by_name, index, tables)
     return {fqn: tuple(sorted(by)) for fqn, (left, by) in held_back.items() if not left}
 
 

@@ -10,7 +10,8 @@ SQLMesh's scheduler calls two methods to find missing intervals and then to batc
 1. `merged_missing_intervals`, called without the selection, finds the missing intervals of all promoted models. The
    replacement returns those of the selected models and remembers the rest.
 2. `batch_intervals`, for each requested model in the order of the graph: intervals that overlap with intervals pending
-   upstream are held back (`_remaining`). Intervals held back from a model are held back from its downstream models too.
+   upstream are held back (`_Availability`). Intervals held back from a model are held back from its downstream models
+   too.
 
 An interval counts as pending upstream if it is missing, not computed, and not part of this run. Intervals that are only
 computed again, because of a `lookback` or because they are not over, hold nothing back. A model that runs within bounds
@@ -18,7 +19,7 @@ computed again, because of a `lookback` or because they are not over, hold nothi
 
 Held back from a model are: the overlapping intervals; with `depends_on_past`, also all intervals after the first of
 them (`without`), and after the first interval that is pending in the model itself (`_behind_own`); all intervals of a
-model that reads whole tables, if an upstream table has lost older rows (`_forgotten_upstream`); with a `lookback`, also
+model that reads whole tables, if an upstream table has lost older rows (`_rows_lost`); with a `lookback`, also
 newer intervals that would compute a held-back interval again (`within_lookback`). If a newer interval were computed,
 SQLMesh would never ask for the older interval.
 
@@ -36,22 +37,34 @@ A signal may also look at models that do not run: see `_altered_since`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence, Set
+from dataclasses import dataclass
+from functools import cached_property
 from graphlib import TopologicalSorter
-from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
 from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
-from sqlmesh.core.snapshot.definition import Interval, expand_range, merge_intervals
+from sqlmesh.core.snapshot.definition import Interval, merge_intervals
 
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.protocol.intervals import common, subtract, without
+from dg_sqlmesh_component.protocol.intervals import common, merged, subtract, without
 from dg_sqlmesh_component.protocol.messages import FOREVER
 from dg_sqlmesh_component.worker.intervals.forgotten import forgotten_intervals
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables, lost_to_readers
-from dg_sqlmesh_component.worker.intervals.tables import altered_at, computed_intervals, is_incremental, upstream
+from dg_sqlmesh_component.worker.intervals.tables import (
+    altered_at,
+    computed_intervals,
+    is_incremental,
+    shows_others,
+    single_intervals,
+    tables_read,
+    upstream,
+)
 from dg_sqlmesh_component.worker.sqlmesh_internals import leave_out_after_unready, replace_intervals
+
+Remaining = dict[Snapshot, tuple[list[Interval], Set[str]]]
+"""By requested model, the intervals that it may compute, and the models and tables that hold back the others."""
 
 FindReady = Callable[[SnapshotToIntervals, DeployabilityIndex | None], SnapshotToIntervals]
 """Finds which of the missing intervals of requested models are not held back."""
@@ -104,16 +117,12 @@ def hold_back_pending_upstream(
         }
 
     def find_ready(requested: SnapshotToIntervals, index: DeployabilityIndex | None) -> SnapshotToIntervals:
-        index_or_all = index or DeployabilityIndex.all_deployable()
-        pending = {
-            snapshot.name: intervals
-            for snapshot in missing
-            if snapshot.is_model
-            and not snapshot.is_symbolic
-            and (intervals := subtract(missing[snapshot], _not_pending(snapshot, requested, index_or_all)))
-        }
+        nodes, index_or_all = scheduler.snapshots_by_name, index or DeployabilityIndex.all_deployable()
         lacked = {snapshot.name: intervals for snapshot, intervals in missing.items()}
-        remaining = _remaining(requested, pending, lacked, tables, index_or_all, scheduler)
+        available = _Availability(nodes, index_or_all, tables, requested, lacked)
+        pending = [nodes[name] for name in available.pending]
+        forgotten = forgotten_intervals(pending, index_or_all, scheduler.state_sync) if pending else ()
+        remaining = available.remaining({snapshot.name for snapshot in forgotten})
         held_back_by.update({snapshot.name: by for snapshot, (_, by) in remaining.items() if by})
         ready = {**requested, **{snapshot: left for snapshot, (left, _) in remaining.items()}}
         return _with_new_ones(ready, requested, index_or_all)
@@ -132,17 +141,12 @@ def hold_back_pending_upstream(
 
 
 def held_back_from(
-    requested: SnapshotToIntervals, scheduler: Scheduler, index: DeployabilityIndex, tables: ExternalTables
+    requested: SnapshotToIntervals, nodes: Mapping[str, Snapshot], index: DeployabilityIndex, tables: ExternalTables
 ) -> dict[str, tuple[list[Interval], Set[str]]]:
     """By model, the requested intervals that are left if awaited tables hold back others, and these tables."""
     lacked = {snapshot.name: intervals for snapshot, intervals in requested.items()}
-    remaining = _remaining(requested, {}, lacked, tables, index, scheduler)
+    remaining = _Availability(nodes, index, tables, requested, lacked).remaining()
     return {snapshot.name: (left, by) for snapshot, (left, by) in remaining.items() if by}
-
-
-def _not_pending(snapshot: Snapshot, requested: SnapshotToIntervals, index: DeployabilityIndex) -> Sequence[Interval]:
-    """What a model has computed, and what this run computes."""
-    return merge_intervals([*computed_intervals(snapshot, index), *requested.get(snapshot, ())])
 
 
 def has_signals(snapshot: Snapshot) -> bool:
@@ -159,7 +163,7 @@ def _with_new_ones(
     again = _computed_again(requested, index)
 
     def is_new(snapshot: Snapshot, intervals: Iterable[Interval]) -> bool:
-        return not again[snapshot.name].issuperset(_single(intervals, snapshot))
+        return not again[snapshot.name].issuperset(single_intervals(snapshot, intervals))
 
     return {
         snapshot: intervals
@@ -176,15 +180,9 @@ def _computed_again(requested: SnapshotToIntervals, index: DeployabilityIndex) -
         if snapshot.is_model and snapshot.model.lookback:
             done = computed_intervals(snapshot, index)
             again[snapshot.name] = {
-                interval for interval in _single(intervals, snapshot) if not subtract([interval], done)
+                interval for interval in single_intervals(snapshot, intervals) if not subtract([interval], done)
             }
     return again
-
-
-def _single(intervals: Iterable[Interval], snapshot: Snapshot) -> list[Interval]:
-    """Longer intervals, split into the single intervals of the model."""
-    bounds = [expand_range(start, end, snapshot.node.interval_unit) for start, end in intervals]
-    return [pair for instants in bounds for pair in pairwise(instants)]
 
 
 def within_lookback(
@@ -208,136 +206,142 @@ def within_lookback(
     return all_denied
 
 
-def _remaining(
-    requested: SnapshotToIntervals,
-    pending: Mapping[str, Sequence[Interval]],
-    lacked: Mapping[str, Sequence[Interval]],
-    tables: ExternalTables,
-    index: DeployabilityIndex,
-    scheduler: Scheduler,
-) -> dict[Snapshot, tuple[list[Interval], Set[str]]]:
-    """What each requested model downstream of a pending model or an awaited table may compute, and what holds it back.
+@dataclass
+class _Availability:
+    """Which intervals requested models may compute, because everything that they read is there.
 
-    Intervals held back from a model are held back from its downstream models too. They may be more than the intervals
-    pending upstream: a whole day because of one hour, or everything after a gap.
+    `remaining` visits models upstream of the requested ones, then these, parents first. Intervals held back from a
+    model are held back from its downstream models too. They may be more than the intervals pending upstream: a whole
+    day because of one hour, or everything after a gap.
 
-    Args:
-        pending: What each model lacks and does not compute in this run.
-        lacked: What each model lacks before this run. A restatement also requests what it does not lack.
+    Attributes:
+        lacked: What each node lacks before this run. A restatement also requests what it does not lack.
     """
-    sources = tables.awaited
-    if not pending and not any(sources.values()):
-        return {}
-    all_pending = {**sources, **pending}
-    by_name = scheduler.snapshots_by_name
-    running = {snapshot.name: snapshot for snapshot in requested}
-    again = _computed_again(requested, index)
-    forgotten = forgotten_intervals(map(by_name.__getitem__, pending), index, scheduler.state_sync) if pending else ()
-    with_rows = [node for node in requested if altered_at(node, index) or node.pending_restatement_intervals]
-    forgotten_upstream = _forgotten_upstream(with_rows, {snapshot.name for snapshot in forgotten}, by_name)
-    remaining: dict[Snapshot, tuple[list[Interval], Set[str]]] = {}
-    nearest: dict[str, frozenset[str]] = {}
-    lacking: dict[str, list[Interval]] = {}  # by model, the intervals for which its source is not there
-    unloaded: dict[str, list[Interval]] = {}  # by model, the ranges for which tables that it reads are not loaded
-    parents_of = upstream(by_name)
-    graph = {name: parents_of[name] for name in reachable(running, parents_of.__getitem__)}
-    for name in TopologicalSorter(graph).static_order():
-        # An external table with audits is a node too. Its audits wait, and its readers wait for the table themselves.
-        of_table = sources.get(name, ())
-        parents, read = graph[name], {name} if of_table else tables.awaited_by(by_name[name])
-        nearest[name] = frozenset(read).union(*(_nearest(parent, nearest, lacking, pending) for parent in parents))
-        lacking[name] = merge_intervals(
-            [interval for parent in parents for interval in (*lacking[parent], *pending.get(parent, ()))]
+
+    nodes: Mapping[str, Snapshot]
+    index: DeployabilityIndex
+    tables: ExternalTables
+    requested: SnapshotToIntervals
+    lacked: Mapping[str, Sequence[Interval]]
+
+    def __post_init__(self) -> None:
+        self._running = {snapshot.name: snapshot for snapshot in self.requested}
+        self._again = _computed_again(self.requested, self.index)
+        self._parents = upstream(self.nodes)
+        self._lacking: dict[str, Sequence[Interval]] = {}
+        """By visited node, the intervals for which its source is not there."""
+        self._unloaded: dict[str, Sequence[Interval]] = {}
+        """By visited node, the ranges for which tables that it reads are not loaded, also through views."""
+        self._nearest: dict[str, Set[str]] = {}
+        """By visited node, the nearest pending models and awaited tables upstream."""
+
+    @cached_property
+    def pending(self) -> dict[str, Sequence[Interval]]:
+        """What each model lacks and does not compute in this run."""
+        pending = {}
+        for name, intervals in self.lacked.items():
+            node = self.nodes[name]
+            if node.is_model and not node.is_symbolic:
+                pending[name] = subtract(intervals, [*computed_intervals(node, self.index), *self._requested(name)])
+        return {name: intervals for name, intervals in pending.items() if intervals}
+
+    def remaining(self, forgotten: Set[str] = frozenset()) -> Remaining:
+        """What each requested model downstream of a pending model or an awaited table may compute.
+
+        Args:
+            forgotten: The pending models that have lost rows which they had.
+        """
+        remaining: Remaining = {}
+        if not self.pending and not any(self.tables.awaited.values()):
+            return remaining
+        graph = {name: self._parents[name] for name in reachable(self._running, self._parents.__getitem__)}
+        for name in TopologicalSorter(graph).static_order():
+            not_loaded = self._not_loaded(name)
+            self._look_upstream(name, not_loaded)
+            if name in self._running and (self._lacking[name] or not_loaded or name in self.pending):
+                remaining[self._running[name]] = self._held_back(name, self._rows_lost(name, forgotten))
+            self._hand_on(name, not_loaded)
+        return remaining
+
+    def _requested(self, name: str) -> Sequence[Interval]:
+        return self.requested[self._running[name]] if name in self._running else ()
+
+    def _not_loaded(self, name: str) -> Sequence[Interval]:
+        """The ranges for which a node itself waits. An external table with audits is a node too: its audits wait."""
+        return self.tables.awaited.get(name) or self.tables.not_loaded(self.nodes[name])
+
+    def _look_upstream(self, name: str, not_loaded: Sequence[Interval]) -> None:
+        parents = self._parents[name]
+        read = {name} if self.tables.awaited.get(name) else self.tables.awaited_by(self.nodes[name])
+        self._nearest[name] = frozenset(read).union(*map(self._nearest_through, parents))
+        self._lacking[name] = merged(
+            interval for parent in parents for interval in (*self._lacking[parent], *self.pending.get(parent, ()))
         )
-        not_loaded = of_table or tables.not_loaded(by_name[name])
-        views = [parent for parent in parents if by_name[parent].is_view or by_name[parent].is_symbolic]
-        unloaded[name] = merge_intervals([*not_loaded, *(found for view in views for found in unloaded[view])])
-        if name in running and (lacking[name] or not_loaded or name in pending):
-            snapshot = running[name]
-            single = _single(requested[snapshot], snapshot)
-            done = subtract([*computed_intervals(snapshot, index), *single], lacked.get(name, ()))
-            possible = _possible(snapshot, single, lacking[name], unloaded[name], done)
-            behind_own = _behind_own(snapshot, single, pending.get(name, ()))
-            denied = set(single) if name in forgotten_upstream else set(single) - set(possible) | behind_own
-            if name in again:
-                denied = within_lookback(single, again[name], denied, snapshot.model.lookback)
-            held_back_by: Set[str] = frozenset()
-            if denied:
-                concerned = {
-                    source
-                    for source in nearest[name]
-                    if without(all_pending[source], sorted(denied), uninterrupted=False) != list(all_pending[source])
-                }
-                own = {name} if behind_own else set()
-                held_back_by = concerned | forgotten_upstream.get(name, set()) | own or nearest[name]
-                lacking[name] = merge_intervals([*lacking[name], *denied])
-            remaining[snapshot] = [interval for interval in single if interval not in denied], held_back_by
-        lost = lost_to_readers(by_name[name], not_loaded, index)
-        lacking[name] = [] if of_table else merge_intervals([*lacking[name], *lost])
-    return remaining
+        views = [parent for parent in parents if shows_others(self.nodes[parent])]
+        self._unloaded[name] = merged([*not_loaded, *(found for view in views for found in self._unloaded[view])])
 
+    def _nearest_through(self, parent: str) -> Set[str]:
+        """The nearest pending models through a parent. Its own pending intervals hide those further upstream."""
+        if parent not in self.pending:
+            return self._nearest[parent]
+        lacks_more = subtract(self._lacking[parent], self.pending[parent])
+        return {parent, *self._nearest[parent]} if lacks_more else {parent}
 
-def _possible(
-    snapshot: Snapshot,
-    single: list[Interval],
-    lacking: Sequence[Interval],
-    unloaded: Sequence[Interval],
-    done: Sequence[Interval],
-) -> list[Interval]:
-    """The single intervals for which everything is there.
+    def _held_back(self, name: str, rows_lost: Set[str]) -> tuple[list[Interval], Set[str]]:
+        """The single intervals that a requested model may compute, and what holds back the others."""
+        snapshot = self._running[name]
+        single = single_intervals(snapshot, self._requested(name))
+        behind_own = self._behind_own(name, single)
+        denied = set(single) if rows_lost else {*behind_own, *set(single).difference(self._possible(name, single))}
+        if name in self._again:
+            denied = within_lookback(single, self._again[name], denied, snapshot.model.lookback)
+        if not denied:
+            return single, frozenset()
+        self._lacking[name] = merged([*self._lacking[name], *denied])
+        by = self._concerned(name, sorted(denied)) | rows_lost | ({name} if behind_own else set())
+        return [interval for interval in single if interval not in denied], by or self._nearest[name]
 
-    Args:
-        done: What the model has computed before this run.
-    """
-    if unloaded and not (is_incremental(snapshot) or snapshot.is_view or snapshot.is_symbolic):
-        # A computation of a whole table reads all rows, so it needs everything before its end.
-        unloaded = [(unloaded[0][0], FOREVER)]
-        if common(unloaded, done):
-            return []  # its rows are there, and it would read those that are refused or loaded again
-    taken = merge_intervals([*lacking, *unloaded])
-    possible = without(single, taken, uninterrupted=False)
-    if possible == single[: len(possible)]:
-        return possible  # SQLMesh renders a query to find out whether the model depends on its past
-    return without(single, taken, uninterrupted=snapshot.depends_on_past)
+    def _concerned(self, name: str, denied: Sequence[Interval]) -> Set[str]:
+        """The nearest models and tables that lack one of these intervals."""
+        lacked = {**self.tables.awaited, **self.pending}
+        return {of for of in self._nearest[name] if without(lacked[of], denied, uninterrupted=False) != [*lacked[of]]}
 
+    def _hand_on(self, name: str, not_loaded: Sequence[Interval]) -> None:
+        """Note what downstream models lack. Those of an awaited table wait for the table themselves."""
+        lost = lost_to_readers(self.nodes[name], not_loaded, self.index)
+        self._lacking[name] = () if self.tables.awaited.get(name) else merged([*self._lacking[name], *lost])
 
-def _behind_own(snapshot: Snapshot, single: Sequence[Interval], pending: Sequence[Interval]) -> set[Interval]:
-    """The single intervals that would be computed before an older one of the model, although it depends on its past.
+    def _possible(self, name: str, single: list[Interval]) -> list[Interval]:
+        """The single intervals for which everything is there."""
+        snapshot, unloaded = self._running[name], self._unloaded[name]
+        if unloaded and not (is_incremental(snapshot) or shows_others(snapshot)):
+            # A computation of a whole table reads all rows, so it needs everything before its end.
+            unloaded = [(unloaded[0][0], FOREVER)]
+            done = subtract([*computed_intervals(snapshot, self.index), *single], self.lacked.get(name, ()))
+            if common(unloaded, done):
+                return []  # its rows are there, and it would read those that are refused or loaded again
+        taken = merged([*self._lacking[name], *unloaded])
+        possible = without(single, taken, uninterrupted=False)
+        if possible == single[: len(possible)]:
+            return possible  # SQLMesh renders a query to find out whether the model depends on its past
+        return without(single, taken, uninterrupted=snapshot.depends_on_past)
 
-    Args:
-        pending: What the model lacks and does not compute in this run.
-    """
-    newer = {interval for interval in single if pending and interval[0] >= pending[0][0]}
-    return newer if newer and is_incremental(snapshot) and snapshot.depends_on_past else set()
+    def _behind_own(self, name: str, single: Sequence[Interval]) -> Set[Interval]:
+        """The single intervals that would be computed before an older one of the model, although it depends on it."""
+        snapshot, pending = self._running[name], self.pending.get(name)
+        newer = {interval for interval in single if pending and interval[0] >= pending[0][0]}
+        return newer if newer and is_incremental(snapshot) and snapshot.depends_on_past else frozenset()
 
+    def _rows_lost(self, name: str, forgotten: Set[str]) -> Set[str]:
+        """The tables that a model reads as a whole, and that lack rows because of a `lookback` that did not finish.
 
-def _forgotten_upstream(
-    requested: Iterable[Snapshot], forgotten: Set[str], by_name: Mapping[str, Snapshot]
-) -> dict[str, set[str]]:
-    """By model that reads whole tables, the tables that lack rows because of a `lookback` that did not finish.
-
-    The model would lose these rows too, although its own intervals are newer.
-    """
-    parents_of = upstream(by_name)
-
-    def behind_view(name: str) -> Sequence[str]:
-        return parents_of[name] if by_name[name].is_view or by_name[name].is_symbolic else ()
-
-    readers = [node.name for node in requested if node.is_model and not node.is_view and not is_incremental(node)]
-    found = {name: reachable(parents_of[name], behind_view) & forgotten for name in readers}
-    return {name: tables for name, tables in found.items() if tables}
-
-
-def _nearest(
-    parent: str,
-    nearest: Mapping[str, frozenset[str]],
-    lacking: Mapping[str, list[Interval]],
-    pending: Mapping[str, Sequence[Interval]],
-) -> Set[str]:
-    """The nearest pending models through a parent. Its own pending intervals hide those further upstream."""
-    if parent not in pending:
-        return nearest[parent]
-    return {parent, *nearest[parent]} if subtract(lacking[parent], pending[parent]) else {parent}
+        The model would lose these rows too, although its own intervals are newer.
+        """
+        node = self.nodes[name]
+        has_rows = altered_at(node, self.index) or node.pending_restatement_intervals
+        if not (forgotten and has_rows and node.is_model) or node.is_view or is_incremental(node):
+            return frozenset()
+        return tables_read(name, self.nodes, self._parents) & forgotten
 
 
 def _altered_since(

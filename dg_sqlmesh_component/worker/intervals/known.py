@@ -13,7 +13,13 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import merged, subtract
 from dg_sqlmesh_component.protocol.manifest import INCREMENTAL_KINDS
-from dg_sqlmesh_component.worker.intervals.tables import computed_intervals, upstream
+from dg_sqlmesh_component.worker.intervals.tables import (
+    computed_intervals,
+    is_incremental,
+    shows_others,
+    tables_read,
+    upstream,
+)
 from dg_sqlmesh_component.worker.pipe import Pipe
 
 
@@ -91,12 +97,8 @@ class ExternalTables:
         Args:
             parents: Of each node, by name.
         """
-
-        def is_behind(node: str) -> bool:
-            return nodes[node].is_view or nodes[node].is_symbolic
-
-        read = reachable(parents[name], lambda node: parents[node] if is_behind(node) else ())
-        through = {name, *filter(is_behind, read)} & self.known.keys()
+        read = tables_read(name, nodes, parents)
+        through = {name, *(node for node in read if shows_others(nodes[node]))} & self.known.keys()
         return {table for node in through for table in self.known[node].tables}
 
     def reads_of(self, environment: Environment) -> dict[str, msg.PromotedReads]:
@@ -117,8 +119,7 @@ class ExternalTables:
         found = merged(interval for table in self.awaited_by(snapshot) for interval in self.awaited[table])
         if not found:
             return ()  # a standalone audit awaits no table, and has no kind
-        shows_rows = snapshot.is_view or snapshot.is_symbolic or snapshot.model_kind_name.value in INCREMENTAL_KINDS
-        return found if shows_rows else ((found[0][0], msg.FOREVER),)
+        return found if shows_others(snapshot) or is_incremental(snapshot) else ((found[0][0], msg.FOREVER),)
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,6 @@ def lost_to_readers(
 
     A view shows the table as it is now, whatever was computed.
     """
-    if not not_loaded or snapshot.is_view or snapshot.is_symbolic:
+    if not not_loaded or shows_others(snapshot):
         return not_loaded
     return subtract(not_loaded, computed_intervals(snapshot, index))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from sqlmesh.core import constants as c
 from sqlmesh.core.context import Context
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotIdLike, SnapshotTableInfo, missing_intervals
-from sqlmesh.core.snapshot.definition import Interval
+from sqlmesh.core.snapshot.definition import Interval, expand_range
 from sqlmesh.utils.date import now_timestamp, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.protocol.manifest import INCREMENTAL_KINDS
 
@@ -22,6 +24,29 @@ def upstream(snapshots: Mapping[str, Snapshot] | Mapping[str, SnapshotTableInfo]
         name: [parent.name for parent in snapshot.parents if parent.name in snapshots]
         for name, snapshot in snapshots.items()
     }
+
+
+def shows_others(node: Snapshot | SnapshotTableInfo) -> bool:
+    """Whether a model has no rows of its own, and shows those of the nodes that it reads: a view, or an embedded model.
+
+    External tables count too: SQLMesh's state knows nothing about their rows.
+    """
+    return node.is_view or node.is_symbolic
+
+
+def tables_read(
+    name: str,
+    nodes: Mapping[str, Snapshot] | Mapping[str, SnapshotTableInfo],
+    parents: Mapping[str, Iterable[str]],
+) -> set[str]:
+    """The nodes that a node reads, also through views and embedded models, by name."""
+    return reachable(parents[name], lambda node: parents[node] if shows_others(nodes[node]) else ())
+
+
+def single_intervals(snapshot: Snapshot, intervals: Iterable[Interval]) -> list[Interval]:
+    """Longer intervals, split into the single intervals of the model."""
+    bounds = [expand_range(start, end, snapshot.node.interval_unit) for start, end in intervals]
+    return [pair for instants in bounds for pair in pairwise(instants)]
 
 
 def is_incremental(snapshot: Snapshot) -> bool:

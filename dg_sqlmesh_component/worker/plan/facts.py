@@ -216,9 +216,8 @@ def _left(plan: Plan, context: PlanContext) -> dict[str, tuple[list[Interval], S
         return {}
     snapshots = plan.context_diff.snapshots
     requested = {snapshots[missing.snapshot_id]: missing.intervals for missing in plan.missing_intervals}
-    # The scheduler of `PlanContext` would also record batches and audits.
-    scheduler = Context.create_scheduler(context, snapshots.values(), context.snapshot_evaluator)
-    return held_back_from(requested, scheduler, plan.deployability_index, ExternalTables.of(context.request.tables))
+    nodes, tables = plan.context_diff.snapshots_by_name, ExternalTables.of(context.request.tables)
+    return held_back_from(requested, nodes, plan.deployability_index, tables)
 
 
 def _reads(diff: ContextDiff) -> dict[str, msg.ColumnReads | None]:
