@@ -166,7 +166,7 @@ def _queries(url: str | None, correlation_id: str | None) -> dict[str, Any]:
 
 def _causes(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
     """Why a model was not executed. A run's page in Dagster shows metadata, but no descriptions."""
-    waits = outcome.outcome.rule.waits or outcome.idle.unselected
+    waits = outcome.outcome.rule.waits or outcome.idle.held_back_by
     is_waiting = waits and not outcome.outcome.is_failure
     error = "\n".join(outcome.errors)
     metadata = {

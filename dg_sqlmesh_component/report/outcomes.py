@@ -166,8 +166,8 @@ class NodeOutcome:
         failed_audits: Names of the blocking audits that caused the failure.
         needs_correction: Whether it failed for a cause in the project or its data that a retry alone does not remove.
         failed_upstream: For `blocked`: the failed nodes upstream.
-        idle: Why it had nothing to do, or what it waits for. For `executed`, only `unselected` is set: the models for
-            which some of its intervals have to wait.
+        idle: Why it had nothing to do, or what it waits for. For `executed`, only `held_back_by` is set:
+            what some of its intervals have to wait for.
         is_cancelled: Whether the run was being cancelled when the outcome became certain.
         was_started: Whether a batch of it was started in this run.
         computed_until: When the last batch of this run ended, epoch milliseconds; None if no batch was started.

@@ -78,8 +78,7 @@ def _why(wording: Wording, outcome: NodeOutcome) -> str:
         case Outcome.EXECUTED:
             text = computed_text(wording.assets, outcome.fqn, outcome.intervals)
             pending = f"{counted(outcome.finished_batches, 'batch', 'batches')} to compute: {text}."
-            others = f" Its other intervals are waiting: {wording.awaited(outcome)}." if outcome.idle.unselected else ""
-            return pending + others
+            return pending + wording.others_waiting(outcome)
         case Outcome.UP_TO_DATE:
             due = f" Next due at {utc_text(outcome.idle.next_due)}." if outcome.idle.next_due else ""
             return as_sentence(f"Nothing to do: {outcome.idle.reason}") + due

@@ -63,10 +63,8 @@ class Wording:
         name = self.assets.name(outcome.fqn)
         match outcome.outcome:
             case Outcome.EXECUTED:
-                pending = (
-                    f" Its other intervals are waiting: {self.awaited(outcome)}." if outcome.idle.unselected else ""
-                )
-                return f"{name} was executed for {computed_text(self.assets, outcome.fqn, outcome.intervals)}.{pending}"
+                computed = computed_text(self.assets, outcome.fqn, outcome.intervals)
+                return f"{name} was executed for {computed}.{self.others_waiting(outcome)}"
             case Outcome.UP_TO_DATE:
                 due = f" Next due at {utc_text(outcome.idle.next_due)}." if outcome.idle.next_due else ""
                 return f"{name} had nothing to do: {outcome.idle.reason}.{due}"
@@ -169,32 +167,37 @@ class Wording:
             f"model with `{restate_config(intervals[0][0], intervals[-1][1])}` in the run config."
         ]
 
+    def others_waiting(self, outcome: NodeOutcome) -> str:
+        """What the other intervals of an executed model wait for; empty if all are computed."""
+        return f" Its other intervals are waiting: {self.awaited(outcome)}." if outcome.idle.held_back_by else ""
+
     def awaited(self, outcome: NodeOutcome) -> str:
         """What a model waits for: the text after "is waiting:", without the last full stop. It may end with advice."""
         if outcome.idle.signals:
             return f"its signal {', '.join(outcome.idle.signals)} reports no ready interval"
         if outcome.idle.upstream:
             return f"upstream of it, {self.names(outcome.idle.upstream)} waits for a signal"
-        if not outcome.idle.unselected:
+        by = outcome.idle.held_back_by
+        if not by:
             return "none of its pending intervals is ready"
-        sources = [self.sources[fqn] for fqn in outcome.idle.unselected if fqn in self.sources]
+        sources = [self.sources[table] for table in by.tables]
         awaited = outcome.coverage.waiting if outcome.coverage else ()
         not_complete = [source.sentence(awaited) for source in sources[:MAX_CAUSES]]
         if len(sources) > MAX_CAUSES:
             not_complete.append(f"and {counted(len(sources) - MAX_CAUSES, 'more source')}")
-        own = [_PENDING_ITSELF] if outcome.fqn in outcome.idle.unselected else []
-        upstream = [fqn for fqn in outcome.idle.unselected if fqn not in self.sources and fqn != outcome.fqn]
+        own = [_PENDING_ITSELF] if outcome.fqn in by.models else []
+        upstream = [fqn for fqn in by.models if fqn != outcome.fqn]
         return "; ".join([*not_complete, *own, *([self._pending_upstream(upstream)] if upstream else [])])
 
-    def _pending_upstream(self, unselected: Sequence[str]) -> str:
-        others = [self.assets.name(fqn) for fqn in unselected if fqn not in self.assets.specs]
+    def _pending_upstream(self, models: Sequence[str]) -> str:
+        others = [self.assets.name(fqn) for fqn in models if fqn not in self.assets.specs]
         advice = (
             f"Not in this component: {listed(others)}. If the file was deleted, promote the deletion with "
             "`sqlmesh plan`. If not, run the model with its own component or with `sqlmesh run`"
             if others
             else "Select them too, with all models upstream of them"
         )
-        pending = listed([self.assets.name(fqn) for fqn in unselected])
+        pending = listed([self.assets.name(fqn) for fqn in models])
         return f"models upstream have pending intervals and are not part of this step: {pending}. {advice}"
 
     def names(self, nodes: Iterable[str]) -> str:
@@ -218,7 +221,7 @@ class Wording:
     def _details(self, outcome: NodeOutcome) -> str:
         """The audits that raised the error, which does not name them, and why a later attempt left out the model."""
         names = ", ".join(audit.name for audit in outcome.audits if audit.error)
-        is_waiting = outcome.idle.signals or outcome.idle.upstream or outcome.idle.unselected
+        is_waiting = outcome.idle.signals or outcome.idle.upstream or outcome.idle.held_back_by
         raised = f" Its audit {names} raised the error." if names else ""
         return raised + (f" Another attempt left it out: {self.awaited(outcome)}." if is_waiting else "")
 

@@ -63,7 +63,7 @@ class _Entry:
     """
 
     planned: tuple[msg.Interval, ...] | None = None
-    unselected: tuple[str, ...] = ()
+    held_back_by: msg.HeldBackBy = field(default_factory=msg.HeldBackBy)
     finished: dict[int, msg.BatchFinished] = field(default_factory=dict)
     earlier: list[msg.BatchFinished] = field(default_factory=list)
     audits: dict[int, list[msg.AuditEvaluated]] = field(default_factory=dict)
@@ -96,8 +96,8 @@ class _Entry:
         finished = {batch.interval for batch in self.earlier}
         for position, evaluations in self.audits.items():
             self.audits[position] = [evaluation for evaluation in evaluations if evaluation.interval in finished]
-        self.planned, self.unselected, self.failed_upstream, self.table, self.running = None, (), (), None, 0
-        self.idle, self.coverage = None, None
+        self.planned, self.failed_upstream, self.table, self.running = None, (), None, 0
+        self.idle, self.coverage, self.held_back_by = None, None, msg.HeldBackBy()
         self.failures.clear()
 
     def forget(self) -> None:
@@ -133,7 +133,7 @@ class _Entry:
 
     def outcome(self, fqn: str, outcome: Outcome, errors: tuple[str, ...]) -> NodeOutcome:
         done = self.done
-        is_held_back = bool(self.unselected) and outcome is Outcome.EXECUTED
+        is_held_back = bool(self.held_back_by) and outcome is Outcome.EXECUTED
         return NodeOutcome(
             fqn=fqn,
             outcome=outcome,
@@ -152,7 +152,7 @@ class _Entry:
                 not failure.is_transient and failure.error_type != WorkerError.__name__ for failure in self.failures
             ),
             failed_upstream=self.failed_upstream,
-            idle=self.idle or (msg.NodeIdle(fqn, unselected=self.unselected) if is_held_back else NOT_IDLE),
+            idle=self.idle or (msg.NodeIdle(fqn, held_back_by=self.held_back_by) if is_held_back else NOT_IDLE),
             was_started=self.was_started,
             computed_until=self.computed_until,
             coverage=self.coverage,
@@ -370,7 +370,7 @@ class Ledger:
             entry.start_over()
         for fqn, batches in event.batches.items():
             entry = self._entry(fqn)
-            entry.planned, entry.unselected = batches, event.unselected.get(fqn, ())
+            entry.planned, entry.held_back_by = batches, event.held_back_by.get(fqn, msg.HeldBackBy())
             if not entry.is_open:
                 entry.settled, entry.is_second_outcome = None, True
                 entry.forget()

@@ -18,6 +18,7 @@ from dg_sqlmesh_component.report.outcomes import AuditResult, NodeOutcome, Outco
 from dg_sqlmesh_component.run.ledger import Ledger
 
 STAGING = fqn("staging.orders")
+AFTER_STAGING = msg.HeldBackBy((STAGING,))
 ORDERS = fqn("core.orders")
 PROMOTED = msg.PromotedVersion(version="3117", data_hash="1001", metadata_hash="2001")
 
@@ -225,7 +226,7 @@ OUTCOME_TABLE = (
         "executed as far as what it reads: more is due, and a model upstream lacks it that is not selected",
         (
             OPENED,
-            msg.EvaluationPlanned({ORDERS: (D1,)}, {ORDERS: (STAGING,)}),
+            msg.EvaluationPlanned({ORDERS: (D1,)}, {ORDERS: AFTER_STAGING}),
             audited("not_null", D1),
             audited("recent", D1),
             batch(0, D1),
@@ -242,7 +243,7 @@ OUTCOME_TABLE = (
             rows=10,
             bytes=100,
             audits=(audit_result("not_null", D1), audit_result("recent", D1)),
-            idle=msg.NodeIdle(ORDERS, unselected=(STAGING,)),
+            idle=msg.NodeIdle(ORDERS, held_back_by=AFTER_STAGING),
         ),
         Reported(
             f"core.orders was executed for 2026-01-01. Its other intervals are waiting: {UNSELECTED}.",
@@ -455,8 +456,13 @@ OUTCOME_TABLE = (
     ),
     Row(
         "waiting: planned without a ready interval, a model upstream is due and not selected",
-        (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeIdle(ORDERS, unselected=(STAGING,)), SUCCEEDED),
-        NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, idle=msg.NodeIdle(ORDERS, unselected=(STAGING,))),
+        (
+            OPENED,
+            msg.EvaluationPlanned({ORDERS: ()}),
+            msg.NodeIdle(ORDERS, held_back_by=AFTER_STAGING),
+            SUCCEEDED,
+        ),
+        NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, idle=msg.NodeIdle(ORDERS, held_back_by=AFTER_STAGING)),
         Reported(f"core.orders is waiting: {UNSELECTED}.", False, WARN, {"sqlmesh/waiting_for": UNSELECTED}),
     ),
     Row(
@@ -541,13 +547,18 @@ OUTCOME_TABLE = (
     ),
     Row(
         "failed in the first attempt, and left out of the second: a plan has made due what it reads",
-        (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeIdle(ORDERS, unselected=(STAGING,)), SUCCEEDED),
+        (
+            OPENED,
+            msg.EvaluationPlanned({ORDERS: ()}),
+            msg.NodeIdle(ORDERS, held_back_by=AFTER_STAGING),
+            SUCCEEDED,
+        ),
         NodeOutcome(
             ORDERS,
             Outcome.FAILED,
             PROMOTED,
             errors=("OperationalError: the connection was lost",),
-            idle=msg.NodeIdle(ORDERS, unselected=(STAGING,)),
+            idle=msg.NodeIdle(ORDERS, held_back_by=AFTER_STAGING),
             attempts=2,
         ),
         Reported(

@@ -219,6 +219,24 @@ class RestatementPlanned(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class HeldBackBy:
+    """What lacks the intervals for which a node waits.
+
+    Attributes:
+        models: The nearest upstream models that have them pending and do not run. If it depends on its past, the node
+            itself may be one of them.
+        tables: The awaited tables that are not complete.
+    """
+
+    models: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether anything lacks them."""
+        return bool(self.models or self.tables)
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationPlanned(Event):
     """Sent when SQLMesh has planned the batches of the run, before it computes the first one.
 
@@ -226,15 +244,14 @@ class EvaluationPlanned(Event):
 
     Attributes:
         batches: Batches by node. An empty tuple: intervals are pending, but none of them is ready.
-        unselected: For nodes with batches that do not get all pending intervals: the nearest upstream models that lack
-            the other intervals and were not requested.
+        held_back_by: Of nodes with batches that do not get all pending intervals: what lacks the others.
         continues: Whether these batches come in addition to the planned ones. A `PlanRequest` plans in two stages.
 
     Source: `Console.start_evaluation_progress`.
     """
 
     batches: dict[str, tuple[Interval, ...]]
-    unselected: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    held_back_by: dict[str, HeldBackBy] = field(default_factory=dict)
     continues: bool = False
 
 
@@ -388,7 +405,7 @@ class NodeIdle(Event):
         next_due: When its cron ticks next; None if it waits, or has nothing further to compute.
         signals: Its own signals that were not ready.
         upstream: Upstream nodes whose signals were not ready.
-        unselected: Nearest unrequested pending upstream models that have no signals.
+        held_back_by: What lacks the intervals, without models that have signals.
         last_interval_end: The end of its last computed interval; None if nothing was ever computed.
         audited_data: What its audits would be about.
         altered_at: When its data was last altered; for a view or an audit, when the data that it reads was.
@@ -399,7 +416,7 @@ class NodeIdle(Event):
     next_due: int | None = None
     signals: tuple[str, ...] = ()
     upstream: tuple[str, ...] = ()
-    unselected: tuple[str, ...] = ()
+    held_back_by: HeldBackBy = field(default_factory=HeldBackBy)
     last_interval_end: int | None = None
     audited_data: AuditedData | None = None
     altered_at: int | None = None

@@ -245,7 +245,6 @@ class EvaluationContext(Context):
         return Observed(
             partial(self._explain_idle, scheduler.snapshots_by_name),
             report_table=tables.report,
-            sources=self.known.tables.awaited.keys(),
         )
 
     def _explain_idle(self, snapshots: Mapping[str, Snapshot]) -> tuple[Coverages, Iterable[msg.Event]]:

@@ -63,14 +63,14 @@ def idle_nodes(
 def _waiting(
     fqn: str, tracker: RunTracker, snapshots: Mapping[str, Snapshot], graph: Mapping[str, Iterable[str]]
 ) -> msg.NodeIdle:
-    unready, unselected = tracker.unready_signals, tracker.held_back_by.get(fqn, frozenset())
-    unselected_with_signals = {name for name in unselected & snapshots.keys() - {fqn} if snapshots[name].model.signals}
+    unready, by = tracker.unready_signals, tracker.held_back_by.get(fqn, msg.HeldBackBy())
+    with_signals = {name for name in by.models if name != fqn and snapshots[name].model.signals}
     unready_upstream = reachable(graph[fqn], graph.__getitem__) & unready.keys() if unready else set()
     return msg.NodeIdle(
         fqn,
         signals=tuple(unready.get(fqn, ())),
-        upstream=tuple(sorted(unready_upstream | unselected_with_signals)),
-        unselected=tuple(sorted(unselected - unselected_with_signals)),
+        upstream=tuple(sorted(unready_upstream | with_signals)),
+        held_back_by=replace(by, models=tuple(name for name in by.models if name not in with_signals)),
     )
 
 

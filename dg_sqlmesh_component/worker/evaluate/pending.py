@@ -63,9 +63,7 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
             except Exception as error:  # noqa: BLE001  # a project's signals and its engine's driver raise anything
                 signal_error = f"{type(error).__name__}: {plain(error)}"
             else:
-                waiting = {
-                    node.name: _awaited(node.name, tracker, tables) for node, found in ready.items() if not found
-                }
+                waiting = {node.name: _awaited(node.name, tracker) for node, found in ready.items() if not found}
                 needed = _needed({node: found for node, found in ready.items() if found}, scheduler, index, tables)
     pending = {snapshot.name for snapshot in intervals} - waiting.keys()
     ours = [snapshot for snapshot in snapshots if snapshot.name in request.models and not snapshot.is_symbolic]
@@ -96,10 +94,9 @@ def _is_restatable(snapshot: Snapshot, request: msg.PendingRequest) -> bool:
     )
 
 
-def _awaited(fqn: str, tracker: RunTracker, tables: ExternalTables) -> tuple[str, ...]:
+def _awaited(fqn: str, tracker: RunTracker) -> tuple[str, ...]:
     """The own signals of a model that are not ready, or the awaited tables that are not complete."""
-    sources = tracker.held_back_by.get(fqn, frozenset()) & tables.awaited.keys()
-    return tuple(tracker.unready_signals.get(fqn, ())) or tuple(sorted(sources))
+    return tuple(tracker.unready_signals.get(fqn, ())) or tracker.held_back_by.get(fqn, msg.HeldBackBy()).tables
 
 
 def _needed(
@@ -107,7 +104,7 @@ def _needed(
 ) -> dict[str, tuple[str, ...]]:
     """The tables without which no interval of a model is ready, although it is with them."""
     held_back = held_back_from(ready, scheduler.snapshots_by_name, index, tables)
-    return {fqn: tuple(sorted(by)) for fqn, (left, by) in held_back.items() if not left}
+    return {fqn: by.tables for fqn, (left, by) in held_back.items() if not left}
 
 
 @contextmanager

@@ -138,9 +138,8 @@ class RestatementContext(EvaluationContext):
         One pending interval is enough to compute a whole table again. If older ones were pending too, the next run
         would compute the table for these, from the rows for which it waits.
         """
-        awaited = self.known.tables.awaited
-        tables = self.tracker.held_back_by.get(node.name, frozenset()) & awaited.keys()
-        not_loaded = common(left_out, [interval for table in tables for interval in awaited[table]])
+        tables = self.tracker.held_back_by.get(node.name, msg.HeldBackBy()).tables
+        not_loaded = common(left_out, [part for table in tables for part in self.known.tables.awaited[table]])
         return left_out if is_incremental(node) or not not_loaded else not_loaded
 
     def _left_out(

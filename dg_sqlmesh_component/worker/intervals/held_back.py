@@ -49,7 +49,7 @@ from sqlmesh.core.snapshot.definition import Interval, merge_intervals
 
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import common, merged, subtract, without
-from dg_sqlmesh_component.protocol.messages import FOREVER
+from dg_sqlmesh_component.protocol.messages import FOREVER, HeldBackBy
 from dg_sqlmesh_component.worker.intervals.forgotten import forgotten_intervals
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables, lost_to_readers
 from dg_sqlmesh_component.worker.intervals.tables import (
@@ -63,22 +63,16 @@ from dg_sqlmesh_component.worker.intervals.tables import (
 )
 from dg_sqlmesh_component.worker.sqlmesh_internals import leave_out_after_unready, replace_intervals
 
-Remaining = dict[Snapshot, tuple[list[Interval], Set[str]]]
-"""By requested model, the intervals that it may compute, and the models and tables that hold back the others."""
+Remaining = dict[Snapshot, tuple[list[Interval], HeldBackBy]]
+"""By requested model, the intervals that it may compute, and what holds back the others."""
 
 FindReady = Callable[[SnapshotToIntervals, DeployabilityIndex | None], SnapshotToIntervals]
 """Finds which of the missing intervals of requested models are not held back."""
 
-HeldBackBy = MutableMapping[str, Set[str]]
-"""By model with held-back intervals, the nearest upstream models and tables that lack them.
-
-A model that depends on its past may be held back by itself.
-"""
-
 
 def hold_back_pending_upstream(
     scheduler: Scheduler,
-    held_back_by: HeldBackBy,
+    held_back_by: MutableMapping[str, HeldBackBy],
     tables: ExternalTables,
     pending: Mapping[str, Sequence[Interval]] = MappingProxyType({}),
 ) -> FindReady:
@@ -88,7 +82,7 @@ def hold_back_pending_upstream(
     ran.
 
     Args:
-        held_back_by: Gets the models with held-back intervals.
+        held_back_by: Gets the models with held-back intervals, and what lacks these.
         pending: What each node lacks, by name. A plan does not ask the scheduler.
     """
     find_missing, batch = scheduler.merged_missing_intervals, scheduler.batch_intervals
@@ -142,7 +136,7 @@ def hold_back_pending_upstream(
 
 def held_back_from(
     requested: SnapshotToIntervals, nodes: Mapping[str, Snapshot], index: DeployabilityIndex, tables: ExternalTables
-) -> dict[str, tuple[list[Interval], Set[str]]]:
+) -> dict[str, tuple[list[Interval], HeldBackBy]]:
     """By model, the requested intervals that are left if awaited tables hold back others, and these tables."""
     lacked = {snapshot.name: intervals for snapshot, intervals in requested.items()}
     remaining = _Availability(nodes, index, tables, requested, lacked).remaining()
@@ -287,7 +281,7 @@ class _Availability:
         lacks_more = subtract(self._lacking[parent], self.pending[parent])
         return {parent, *self._nearest[parent]} if lacks_more else {parent}
 
-    def _held_back(self, name: str, rows_lost: Set[str]) -> tuple[list[Interval], Set[str]]:
+    def _held_back(self, name: str, rows_lost: Set[str]) -> tuple[list[Interval], HeldBackBy]:
         """The single intervals that a requested model may compute, and what holds back the others."""
         snapshot = self._running[name]
         single = single_intervals(snapshot, self._requested(name))
@@ -296,10 +290,13 @@ class _Availability:
         if name in self._again:
             denied = within_lookback(single, self._again[name], denied, snapshot.model.lookback)
         if not denied:
-            return single, frozenset()
+            return single, HeldBackBy()
         self._lacking[name] = merged([*self._lacking[name], *denied])
-        by = self._concerned(name, sorted(denied)) | rows_lost | ({name} if behind_own else set())
-        return [interval for interval in single if interval not in denied], by or self._nearest[name]
+        own = {name} if behind_own else set()
+        by = self._concerned(name, sorted(denied)) | rows_lost | own or self._nearest[name]
+        tables = by & self.tables.awaited.keys()
+        held_back_by = HeldBackBy(tuple(sorted(by - tables)), tuple(sorted(tables)))
+        return [interval for interval in single if interval not in denied], held_back_by
 
     def _concerned(self, name: str, denied: Sequence[Interval]) -> Set[str]:
         """The nearest models and tables that lack one of these intervals."""

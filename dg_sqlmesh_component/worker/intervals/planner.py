@@ -7,7 +7,7 @@ write automatic restatements to the state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -16,8 +16,9 @@ from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, apply_auto_restatements
 from sqlmesh.core.snapshot.definition import Interval
 
+from dg_sqlmesh_component.protocol.messages import HeldBackBy
 from dg_sqlmesh_component.worker.intervals.forgotten import Report, forget_before_computing
-from dg_sqlmesh_component.worker.intervals.held_back import FindReady, HeldBackBy, hold_back_pending_upstream
+from dg_sqlmesh_component.worker.intervals.held_back import FindReady, hold_back_pending_upstream
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables
 from dg_sqlmesh_component.worker.intervals.tables import deployability
 
@@ -25,7 +26,7 @@ from dg_sqlmesh_component.worker.intervals.tables import deployability
 def watch(
     scheduler: Scheduler,
     tables: ExternalTables,
-    held_back_by: HeldBackBy,
+    held_back_by: MutableMapping[str, HeldBackBy],
     report_forgotten: Report,
     pending: Mapping[str, Sequence[Interval]] = MappingProxyType({}),
 ) -> FindReady:

@@ -49,14 +49,12 @@ class Observed:
             do. Called when SQLMesh has planned.
         await_go_ahead: Waits until the planned batches may be computed.
         report_table: Reports what a model's table has after its last batch.
-        sources: The awaited tables.
         replaced: What a restatement replaces; None in a run.
     """
 
     explain_idle: Callable[[], tuple[Coverages | None, Iterable[msg.Event]]] = lambda: (None, ())
     await_go_ahead: Callable[[], None] = lambda: None
     report_table: Callable[[Snapshot], None] = lambda _: None
-    sources: Set[str] = frozenset()
     replaced: Replaced | None = None
 
 
@@ -110,12 +108,11 @@ class RunTracker(Tracker):
         self.planned = {snapshot.name: tuple(batches) for snapshot, batches in batched_intervals.items()}
         self._progress.plan(self.planned)
         self._start_reports()
-        upstream = (by - {fqn} for fqn, by in self.held_back_by.items())
-        if unselected := sorted(set().union(*upstream) - self._observed.sources):
-            named = listed(list(map(unquoted, unselected)), _MAX_NAMED)
+        if upstream := {name for fqn, by in self.held_back_by.items() for name in by.models if name != fqn}:
+            named = listed([unquoted(name) for name in sorted(upstream)], _MAX_NAMED)
             text = f"Not in this run, with pending intervals: {named}. Models downstream are computed up to them."
             self.pipe.log("info", text)
-        partly = {fqn: tuple(sorted(by)) for fqn, by in self.held_back_by.items() if self.planned.get(fqn)}
+        partly = {fqn: by for fqn, by in self.held_back_by.items() if self.planned.get(fqn)}
         self.pipe.send(msg.EvaluationPlanned(self.planned, partly))
         if self.planned:
             self._observed.await_go_ahead()

@@ -43,8 +43,7 @@ class Tracker(PipeConsole):
 
     Attributes:
         planned: The planned batches of each node. An empty tuple: intervals are missing, but none of them is ready.
-        held_back_by: By model with held-back intervals, the nearest upstream models that lack them and do not run, and
-            the awaited tables that are not complete. A model that depends on its past may be held back by itself.
+        held_back_by: By model with held-back intervals, what lacks them.
         was_cancelled: Whether a batch was not started, or was cancelled, because Dagster cancelled the run.
         lost_lock: Why a lock was lost, if SQLMesh was stopped because of it.
         cut_off: Nodes with a batch in flight that was cancelled.
@@ -54,7 +53,7 @@ class Tracker(PipeConsole):
     def __init__(self, pipe: Pipe) -> None:
         super().__init__(pipe)
         self.planned: dict[str, tuple[msg.Interval, ...]] = {}
-        self.held_back_by: dict[str, Set[str]] = {}
+        self.held_back_by: dict[str, msg.HeldBackBy] = {}
         self.was_cancelled = False
         self.lost_lock: LockLostError | None = None
         self.cut_off: set[str] = set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -151,7 +151,7 @@ class _Models:
     def _model(self, snapshot: Snapshot) -> msg.PlannedModel:
         diff, change = self._diff, _change(self._diff, snapshot)
         all_missing = self._missing.get(snapshot.snapshot_id, [])
-        missing, waits_for = self._left.get(snapshot.name, (all_missing, frozenset()))
+        missing, waits_for = self._left.get(snapshot.name, (all_missing, msg.HeldBackBy()))
         _, old = diff.modified_snapshots.get(snapshot.name, (None, None))
         taken_back = old if old is not None and _takes_back(snapshot, old, self._context) else None
         loses = lost_intervals(snapshot, old, missing) if self._index.is_representative(snapshot) else ()
@@ -174,7 +174,7 @@ class _Models:
             intervals=len(missing) if is_incremental(snapshot) else min(len(missing), 1),
             follows_promotion=self._follows_promotion(snapshot) and bool(missing),
             waiting=len(all_missing) - len(missing) if is_incremental(snapshot) else int(missing != all_missing),
-            waits_for=tuple(sorted(waits_for)),
+            waits_for=waits_for.tables,
             loses=loses,
             loses_not_loaded=not_loaded,
             loses_until_run=brought_back(snapshot, subtract(loses, not_loaded), pending),
@@ -210,7 +210,7 @@ class _Models:
         return snapshot.qualified_view_name.for_environment(self._naming, dialect=dialect)
 
 
-def _left(plan: Plan, context: PlanContext) -> dict[str, tuple[list[Interval], Set[str]]]:
+def _left(plan: Plan, context: PlanContext) -> dict[str, tuple[list[Interval], msg.HeldBackBy]]:
     """By model that waits for an awaited table, the intervals that the plan computes all the same, and the tables."""
     if not context.request.tables.incomplete:
         return {}

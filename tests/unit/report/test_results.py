@@ -760,7 +760,7 @@ def test_model_running_when_the_run_was_cancelled_is_interrupted() -> None:
 def test_a_waiting_model_names_what_is_missing_in_the_ranges_that_it_waits_for() -> None:
     sources = {"t": Source(dg.AssetKey("t"), (), lambda awaited: f"has nothing for {awaited}")}
     coverage = msg.IntervalCoverage(ORDERS, None, waiting=((1, 2),))
-    idle = msg.NodeIdle(ORDERS, unselected=("t",))
+    idle = msg.NodeIdle(ORDERS, held_back_by=msg.HeldBackBy(tables=("t",)))
     waiting = NodeOutcome(ORDERS, Outcome.WAITING, idle=idle, coverage=coverage)
     assert "t has nothing for ((1, 2),)" in Wording(ASSETS, "prod", sources=sources).sentence(waiting)
 
@@ -769,7 +769,8 @@ def test_a_model_that_waits_for_many_sources_names_three_and_counts_the_others()
     """A thousand models may wait for the same hundred sources: each check would have a hundred sentences."""
     tables = [f"t{number}" for number in range(5)]
     sources = {table: Source(dg.AssetKey(table), (), lambda _: "was never materialized") for table in tables}
-    waiting = NodeOutcome(ORDERS, Outcome.WAITING, idle=msg.NodeIdle(ORDERS, unselected=tuple(tables)))
+    idle = msg.NodeIdle(ORDERS, held_back_by=msg.HeldBackBy(tables=tuple(tables)))
+    waiting = NodeOutcome(ORDERS, Outcome.WAITING, idle=idle)
     assert Wording(ASSETS, "prod", sources=sources).sentence(waiting) == (
         "core.orders is waiting: t0 was never materialized; t1 was never materialized; t2 was never materialized; "
         "and 2 more sources."

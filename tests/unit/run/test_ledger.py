@@ -621,7 +621,7 @@ evidence = st.one_of(
     st.builds(msg.NodeFailed, nodes, texts, texts, names, st.booleans()),
     st.builds(msg.NodesBlocked, st.dictionaries(nodes, st.lists(nodes, max_size=2).map(tuple), max_size=2)),
     st.builds(msg.NodeIdle, nodes, texts, amounts, last_interval_end=amounts),
-    st.builds(msg.NodeIdle, nodes, signals=names, upstream=names, unselected=names),
+    st.builds(msg.NodeIdle, nodes, signals=names, upstream=names, held_back_by=st.builds(msg.HeldBackBy, names, names)),
     st.builds(msg.LogLine, st.just("info"), texts, texts),
 )
 finishes = st.builds(msg.EvaluationFinished, st.sampled_from(get_args(msg.Status)))
