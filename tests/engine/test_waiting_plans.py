@@ -76,3 +76,14 @@ def test_a_preview_leaves_out_the_day_that_is_not_loaded(new_shop: NewShop) -> N
     load(shop, 2)
     assert outcomes(run(shop))["days"] == "executed"
     assert rows(shop) == [day(3), day(2), day(1)]
+
+
+def test_a_preview_that_reads_a_day_which_prod_waits_for_is_not_refused(new_shop: NewShop) -> None:
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), deploy=True, preview={"environment": "pr_1"})
+    for ago in (3, 1):
+        load(shop, ago)
+    run(shop)
+    change(shop, "total", "sum(n)", "sum(n) + 1")
+    record = launch(shop, "sqlmesh_shop_preview")
+    assert record.status is dg.DagsterRunStatus.SUCCESS, failure_of(record)
+    assert shop.query("SELECT n FROM t__pr_1.total") == [(3,)]

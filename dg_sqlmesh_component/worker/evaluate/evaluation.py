@@ -216,7 +216,7 @@ class EvaluationContext(Context):
         """What Dagster has recorded, or knows from this worker."""
         self.current_scheduler: Scheduler | None = None
         """The scheduler that computes or has computed the nodes. SQLMesh makes another one when it starts over."""
-        self.known = KnownToDagster(tables=ExternalTables.of(request.tables))
+        self.known = KnownToDagster(ExternalTables.of(request.tables))
         self._correlation_id = _correlation_id(request)
 
     def prepare(self) -> None:
@@ -364,8 +364,7 @@ class EvaluationContext(Context):
         self.state_reader.refresh_snapshot_intervals(copies.values())
         snapshots = {**snapshots, **copies}
         index = deployability(self.request.environment, snapshots.values(), self.request.start)
-        request = self.request
-        return Coverages(snapshots, index, request.execution_time, self.known, ignore_cron=True)
+        return Coverages(snapshots, index, self.request.execution_time, self.known)
 
     def _table_name(self, snapshot: SnapshotTableInfo) -> str | None:
         """The name of the model's view, unquoted and dotted."""

@@ -127,14 +127,14 @@ class KnownToDagster:
     """Ranges about which Dagster knows more than SQLMesh's state.
 
     Attributes:
+        tables: The awaited tables, with the ranges that are not loaded.
         unrestated: By model, computed ranges whose restatement by a Dagster run has not finished.
         late: By model, computed ranges whose source was loaded afterwards.
-        tables: The awaited tables, with the ranges that are not loaded.
     """
 
+    tables: ExternalTables
     unrestated: Mapping[str, Sequence[msg.Interval]] = field(default_factory=dict)
     late: Mapping[str, Sequence[msg.Interval]] = field(default_factory=dict)
-    tables: ExternalTables = field(default_factory=ExternalTables)
 
 
 def lost_to_readers(

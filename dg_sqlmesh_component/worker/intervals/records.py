@@ -89,7 +89,7 @@ class Comparison:
         self.finished_runs = {restatement.run_id for restatement in records.unfinished} - open_runs
         late = {fqn: self._late(self._snapshots[fqn]) for fqn in records.loads.keys() & self._snapshots.keys()}
         late = {fqn: intervals for fqn, intervals in late.items() if intervals}
-        self.known = KnownToDagster(unrestated, late, tables)
+        self.known = KnownToDagster(tables, unrestated, late)
 
     def event(self, coverages: Coverages | None = None) -> msg.DataComparedWithRecords:
         """The comparison as an event.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from typing import Any
 
 from sqlglot import exp
@@ -172,7 +172,8 @@ def audit_alone(request: msg.EvaluationRequest, scheduler: Scheduler, known: Kno
                 pipe.send(_evaluate_alone(snapshot, position, given, results))
         if coverage := coverages.of(fqn):
             pipe.send(coverage)
-        pipe.send(msg.NodeAudited(fqn, coverages.pending.get(fqn, ()), error, at, altered_at(snapshot, index)))
+        missing = sorted(chain(*coverages.missing(fqn)))
+        pipe.send(msg.NodeAudited(fqn, tuple(missing), error, at, altered_at(snapshot, index)))
 
 
 def _positions(snapshot: Snapshot, uses: tuple[msg.AuditUse, ...], evaluator: SnapshotEvaluator) -> list[int]:

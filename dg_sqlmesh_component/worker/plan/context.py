@@ -26,7 +26,7 @@ from dg_sqlmesh_component.worker.commands import sqlmesh_command
 from dg_sqlmesh_component.worker.context import closed_on_error, open_context
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.intervals import planner
-from dg_sqlmesh_component.worker.intervals.known import ExternalTables
+from dg_sqlmesh_component.worker.intervals.known import ExternalTables, KnownToDagster
 from dg_sqlmesh_component.worker.observe.audits import record_audits
 from dg_sqlmesh_component.worker.observe.computed_table import ComputedTables
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
@@ -110,6 +110,7 @@ class PlanContext(Context):
         super().__init__(**options)
         self.request = request
         self.tracker = tracker
+        self.known = KnownToDagster(ExternalTables.of(request.tables))
         self.nodes: dict[str, Snapshot] = {}
         self.pending: Mapping[str, Sequence[msg.Interval]] = {}
 
@@ -122,8 +123,9 @@ class PlanContext(Context):
         if not isinstance(self.request, msg.PreviewRequest):  # Dagster gets no materialization of what it shows
             index = DeployabilityIndex.all_deployable()
             self.tracker.report_table = ComputedTables(pipe, snapshot_evaluator, index).report
-        tables = ExternalTables.of(self.request.tables)
-        planner.watch(scheduler, tables, self.tracker.held_back_by, self.tracker.report_forgotten, self.pending)
+        planner.watch(
+            scheduler, self.known.tables, self.tracker.held_back_by, self.tracker.report_forgotten, self.pending
+        )
         self.nodes.update(scheduler.snapshots_by_name)
         return scheduler
 

@@ -19,7 +19,6 @@ from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.commands import sqlmesh_command
 from dg_sqlmesh_component.worker.context import display_name, snapshot_graph
 from dg_sqlmesh_component.worker.intervals.held_back import held_back_from
-from dg_sqlmesh_component.worker.intervals.known import ExternalTables
 from dg_sqlmesh_component.worker.intervals.tables import due_at, is_incremental, missing_now
 from dg_sqlmesh_component.worker.observe.audits import audited
 from dg_sqlmesh_component.worker.plan.column_changes import column_changes
@@ -212,12 +211,10 @@ class _Models:
 
 def _left(plan: Plan, context: PlanContext) -> dict[str, tuple[list[Interval], msg.HeldBackBy]]:
     """By model that waits for an awaited table, the intervals that the plan computes all the same, and the tables."""
-    if not context.request.tables.incomplete:
-        return {}
     snapshots = plan.context_diff.snapshots
     requested = {snapshots[missing.snapshot_id]: missing.intervals for missing in plan.missing_intervals}
-    nodes, tables = plan.context_diff.snapshots_by_name, ExternalTables.of(context.request.tables)
-    return held_back_from(requested, nodes, plan.deployability_index, tables)
+    nodes = plan.context_diff.snapshots_by_name
+    return held_back_from(requested, nodes, plan.deployability_index, context.known.tables)
 
 
 def _reads(diff: ContextDiff) -> dict[str, msg.ColumnReads | None]:

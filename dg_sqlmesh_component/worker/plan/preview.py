@@ -26,7 +26,6 @@ from dg_sqlmesh_component.protocol.formatting import counted
 from dg_sqlmesh_component.worker.context import display_name, snapshot_graph
 from dg_sqlmesh_component.worker.environment import stored_environment
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
-from dg_sqlmesh_component.worker.intervals.known import KnownToDagster
 from dg_sqlmesh_component.worker.plan.beside_runs import BesideRuns
 from dg_sqlmesh_component.worker.plan.close import (
     CAN_CLOSE,
@@ -204,7 +203,7 @@ def _narrowed(plan: Plan, prod: Environment, own: OwnVersions) -> Plan:
     return plan.copy(update={"models_to_backfill": computed, "context_diff": plan.context_diff.copy(update=unfinished)})
 
 
-def _pending_upstream(plan: Plan, prod: Environment, context: Context) -> tuple[dict[str, int], dict[str, int]]:
+def _pending_upstream(plan: Plan, prod: Environment, context: PlanContext) -> tuple[dict[str, int], dict[str, int]]:
     """By name, the missing intervals of prod's models that the computed models read, directly or not.
 
     Returns:
@@ -218,12 +217,10 @@ def _pending_upstream(plan: Plan, prod: Environment, context: Context) -> tuple[
     end = max(intervals[-1][1] for intervals in computed.values())
     read = {s_id.name for s_id in snapshot_graph(snapshots).subdag(*computed).sorted} - {s_id.name for s_id in computed}
     promoted = {s.name: s for s in context.state_reader.get_snapshots(prod.snapshots).values()}
-    coverages = Coverages(promoted, DeployabilityIndex.all_deployable(), now_timestamp(), KnownToDagster())
-    lacking = {
-        display_name(promoted[name].node, context): intervals
-        for name, intervals in sorted(coverages.pending.items())
-        if name in read
-    }
+    coverages = Coverages(promoted, DeployabilityIndex.all_deployable(), now_timestamp(), context.known)
+    # What waits for a table of prod is no hole: the preview waits for the same table.
+    missing = {name: coverages.missing(name)[0] for name in sorted(read & promoted.keys())}
+    lacking = {display_name(promoted[name].node, context): found for name, found in missing.items() if found}
     holes = {name: sum(start < end for start, _ in intervals) for name, intervals in lacking.items()}
     pending = {name: len(intervals) for name, intervals in lacking.items()}
     return pending, {name: number for name, number in holes.items() if number}

@@ -16,7 +16,6 @@ from dg_sqlmesh_component.protocol.column_changes import lost_values
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
 from dg_sqlmesh_component.worker.environment import missing_environment, refuse_lost_versions, stored_environment
 from dg_sqlmesh_component.worker.explain import explain
-from dg_sqlmesh_component.worker.intervals.known import ExternalTables
 from dg_sqlmesh_component.worker.intervals.records import Comparison
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.plan.beside_runs import BesideRuns
@@ -90,10 +89,9 @@ def _planned(request: msg.PlanRequest, context: PlanContext, runs: StateLock) ->
         replace_apply(context, beside_runs.apply)
         apply_approved(context, plan, approval)
         environment = stored_environment(request.project, request.environment, context)
-        tables = ExternalTables.of(request.tables)
-        found = Comparison(approval.records, tables, environment, context)
+        found = Comparison(approval.records, context.known.tables, environment, context)
         compared = found.event(coverages=found.coverages(now_timestamp()))
-    pipe.send(replace(compared, reads=tables.reads_of(environment)))
+    pipe.send(replace(compared, reads=context.known.tables.reads_of(environment)))
     if went_on := beside_runs.event():
         pipe.send(went_on)
     return msg.EvaluationFinished("success")

@@ -60,18 +60,8 @@ def coverage(
         snapshot.add_interval(day(first), day(last + 1))
     snapshot.pending_restatement_intervals = list(restated_by_sqlmesh)
     index = DeployabilityIndex.all_deployable()
-    answers = {
-        Coverages(
-            {snapshot.name: snapshot},
-            index,
-            now,
-            KnownToDagster({snapshot.name: unrestated}),
-            ignore_cron=ignore_cron,
-        ).of(snapshot.name, done, undone, forgotten)
-        for ignore_cron in (True, False)
-    }
-    [answer] = answers  # the same for both
-    return answer
+    known = KnownToDagster(ExternalTables(), {snapshot.name: unrestated})
+    return Coverages({snapshot.name: snapshot}, index, now, known).of(snapshot.name, done, undone, forgotten)
 
 
 FQN = '"t"."days"'
@@ -181,7 +171,32 @@ def test_day_that_an_upstream_model_has_computed_does_not_wait_for_its_source() 
         nodes[snapshot.name] = snapshot
     nodes['"t"."days"'].add_interval(day(1), day(3))
     tables = ExternalTables({'"raw"."orders"': ((day(2), msg.FOREVER),)})
-    coverages = Coverages(nodes, DeployabilityIndex.all_deployable(), day(5), KnownToDagster(tables=tables))
+    coverages = Coverages(nodes, DeployabilityIndex.all_deployable(), day(5), KnownToDagster(tables))
     found = coverages.of('"t"."behind"')
     assert found is not None
     assert (found.gaps, found.waiting) == (((day(1), day(3)),), ((day(3), day(5)),))
+
+
+def test_days_after_one_that_is_not_loaded_wait_too_if_a_model_is_built_from_its_first_day_on() -> None:
+    """A run holds them back, so they are no gap."""
+    header = "name t.days, kind INCREMENTAL_BY_UNIQUE_KEY (unique_key ds), start '2026-03-01', dialect duckdb"
+    parsed = parse(f"MODEL ({header}); SELECT ds FROM raw.orders", dialect="duckdb")
+    snapshot = Snapshot.from_node(load_sql_based_model(parsed), nodes={})
+    tables = ExternalTables({'"raw"."orders"': ((day(2), day(3)), (day(8), msg.FOREVER))})
+    found = Coverages(
+        {snapshot.name: snapshot}, DeployabilityIndex.all_deployable(), day(6), KnownToDagster(tables)
+    ).of(snapshot.name)
+    assert found is not None
+    assert (found.gaps, found.waiting) == (((day(1), day(2)),), ((day(2), day(6)),))
+
+
+def test_days_that_a_lookback_would_compute_again_are_not_missing() -> None:
+    """A preview is not refused for them, and an audit is not of older data because of them."""
+    kind = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds, lookback 2)"
+    parsed = parse(f"MODEL (name t.days, {kind}, start '2026-03-01', dialect duckdb); SELECT 1 AS ds", dialect="duckdb")
+    snapshot = Snapshot.from_node(load_sql_based_model(parsed), nodes={})
+    snapshot.add_interval(day(1), day(5))
+    known = KnownToDagster(ExternalTables())
+    coverages = Coverages({snapshot.name: snapshot}, DeployabilityIndex.all_deployable(), day(6), known)
+    assert coverages.pending[snapshot.name] == ((day(3), day(4)), (day(4), day(5)), (day(5), day(6)))
+    assert coverages.missing(snapshot.name) == ([(day(5), day(6))], [])
