@@ -53,7 +53,9 @@ def main() -> None:
 def ours(project: SQLMeshProject, *, applies: bool) -> float:
     """Seconds from the start of the worker to its last event."""
     since = time.perf_counter()
-    with serving(project, msg.PlanRequest(project.open_request, "prod", applies=applies)) as worker:
+    with serving(
+        project, msg.PlanRequest(project.open_request, "prod", msg.AwaitedTables(), applies=applies)
+    ) as worker:
         for event in worker:
             if isinstance(event, msg.PlanBuilt):
                 assert [model.change for model in event.models].count("changed") == 1

@@ -108,7 +108,7 @@ def _preview(project: SQLMeshProject) -> tuple[float, list[msg.ModelCompared]]:
     If the preview is complete already, only the comparison is timed: it begins after the plan of prod.
     """
     since, compared, is_complete = time.perf_counter(), [], False
-    with serving(project, msg.PreviewRequest(project.open_request, "pr_1")) as worker:
+    with serving(project, msg.PreviewRequest(project.open_request, "pr_1", msg.AwaitedTables())) as worker:
         for event in worker:
             if isinstance(event, msg.PlanBuilt) and event.environment == "pr_1":
                 is_complete = not event.models

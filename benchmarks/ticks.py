@@ -60,7 +60,8 @@ def main() -> None:
                 if is_first:
                     shutil.rmtree(lab.project / ".cache" / "dg_sqlmesh_tick", ignore_errors=True)
                 now = int((time.time() + days * DAY) * 1000)
-                found = find_pending(project, msg.PendingRequest(project.open_request, "prod", models, now))
+                request = msg.PendingRequest(project.open_request, "prod", models, now, msg.AwaitedTables())
+                found = find_pending(project, request)
                 assert len(found.pending) in expected, len(found.pending)
 
             return find

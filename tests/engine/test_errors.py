@@ -41,7 +41,7 @@ from dg_sqlmesh_component.protocol.errors import (
     SQLMeshComponentError,
     WorkerError,
 )
-from dg_sqlmesh_component.protocol.messages import LoadRequest, PendingRequest
+from dg_sqlmesh_component.protocol.messages import AwaitedTables, LoadRequest, PendingRequest
 from dg_sqlmesh_component.worker_client.calls import find_pending, load_project
 
 ONE_MODEL = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
@@ -421,7 +421,7 @@ def test_error_of_state_from_another_sqlmesh_version_says_what_to_do(shop: Shop,
 def test_each_job_names_the_promoted_models_whose_versions_the_state_has_lost(new_shop: NewShop) -> None:
     shop = new_shop({**ONE_MODEL, "models/fine.sql": "MODEL (name t.fine, kind FULL); SELECT 1 AS id"}, deploy=True)
     project = SQLMeshProject((shop.project,))
-    tick = PendingRequest(project.open_request, "prod", frozenset(), 0)
+    tick = PendingRequest(project.open_request, "prod", frozenset(), 0, AwaitedTables())
     find_pending(project, tick)  # it keeps the snapshots for the next tick
     shop.query("DELETE FROM sqlmesh._snapshots WHERE name LIKE '%one%'")
     with pytest.raises(EnvironmentNotReadyError, match=r"state is damaged: .* shows warehouse\.t\.one"):

@@ -206,7 +206,7 @@ from dg_sqlmesh_component.worker_client.calls import serving
 
 project = SQLMeshProject((Path(sys.argv[1]),))
 models = ('"warehouse"."t"."first"', '"warehouse"."t"."mortal"')
-request = msg.EvaluationRequest(project.open_request, "prod", models, (), {}, int(sys.argv[2]))
+request = msg.EvaluationRequest(project.open_request, "prod", models, (), {}, int(sys.argv[2]), msg.AwaitedTables())
 with serving(project, request) as worker:
     for event in worker:
         if isinstance(event, msg.StateLocked):

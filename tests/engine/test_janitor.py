@@ -257,7 +257,7 @@ def test_janitor_fails_after_the_overlap_timeout_if_a_run_holds_the_lock(new_sho
 @pytest.mark.skipif(HAS_PREVIEWS, reason="this SQLMesh has previews")
 def test_preview_is_refused_by_a_sqlmesh_that_has_none(tmp_path: Path) -> None:
     project = SQLMeshProject((write_project(tmp_path / "shop", MODELS),))
-    with serving(project, msg.PreviewRequest(project.open_request, "pr_1")) as events:
+    with serving(project, msg.PreviewRequest(project.open_request, "pr_1", msg.AwaitedTables())) as events:
         [*_, last] = events
     assert isinstance(last, msg.RequestFailed)
     assert "Previews need SQLMesh 0.236.0 or later" in last.message

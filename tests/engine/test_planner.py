@@ -59,7 +59,8 @@ def test_tick_dry_run_and_run_of_a_drawn_project_agree(seed: int, tmp_path: Path
         fqn_of = {name.split('"')[-2]: name for name in shop.state()["versions"]}
         fqns = {model.name: fqn_of[model.name] for model in models}
         project = SQLMeshProject((shop.project,))
-        request = msg.PendingRequest(project.open_request, "prod", frozenset(fqns.values()), int(time.time() * 1000))
+        nodes, now = frozenset(fqns.values()), int(time.time() * 1000)
+        request = msg.PendingRequest(project.open_request, "prod", nodes, now, msg.AwaitedTables())
         tick, next_tick = find_pending(project, request), find_pending(project, request)
         predicted = shop.launch(ops={"sqlmesh_shop": {"dry_run": True}})
         run = shop.launch()

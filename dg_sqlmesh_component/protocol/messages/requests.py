@@ -219,6 +219,7 @@ class EvaluationRequest(LockRequest):
     standalone_audits: tuple[str, ...]
     audit_only: dict[str, tuple[AuditUse, ...]]
     execution_time: int
+    tables: AwaitedTables
     external_models: frozenset[str] = frozenset()
     start: str | None = None
     end: str | None = None
@@ -231,7 +232,6 @@ class EvaluationRequest(LockRequest):
     dry_run: bool = False
     sampling: Sampling | None = None
     deploy_jobs: tuple[str, str] | None = None
-    tables: AwaitedTables = field(default_factory=AwaitedTables)
 
     @property
     def locks(self) -> tuple[str, ...]:
@@ -253,7 +253,7 @@ class PendingRequest(Request):
     environment: str
     models: frozenset[str]
     now: int
-    tables: AwaitedTables = field(default_factory=AwaitedTables)
+    tables: AwaitedTables
     made_between: frozenset[str] = frozenset()
     loads: Loads = field(default_factory=dict)
 
@@ -372,9 +372,9 @@ class PlanRequest(LockRequest):
     HOLDER = "plan of run"
     LOCKS: ClassVar[tuple[str, ...]] = ("changes",)
     environment: str
+    tables: AwaitedTables
     applies: bool = False
     sampling: Sampling | None = None
-    tables: AwaitedTables = field(default_factory=AwaitedTables)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ REQUESTS: tuple[msg.Request, ...] = (
         ("add_up",),
         {'"db"."core"."refunds"': (msg.AuditUse("not_null", {"columns": "(id)"}, 0, is_requested=True),)},
         execution_time=1_767_225_600_000,
+        tables=TABLES,
         start="2026-01-01",
         end="1 day ago",
         ignore_cron=True,
@@ -45,13 +46,15 @@ REQUESTS: tuple[msg.Request, ...] = (
         ),
         restate=msg.Restatement("2026-01-01", "2026-01-02"),
     ),
-    msg.PendingRequest(PROJECT, "prod", frozenset({"a", "b"}), now=D1[0]),
+    msg.PendingRequest(PROJECT, "prod", frozenset({"a", "b"}), D1[0], TABLES),
     msg.ChangesRequest(PROJECT, "prod", RECORDS, TABLES, now=D2[1]),
     msg.JanitorRequest(PROJECT, "dev", job=msg.JobSettings("c0ffee", 2.5, 4)),
     msg.TestRequest(PROJECT),
     msg.ClosePreviewRequest(PROJECT, "pr_1", job=msg.JobSettings("c0ffee")),
-    msg.PreviewRequest(PROJECT, "pr_1", max_rows=5, decimals=2),
-    msg.PlanRequest(PROJECT, "prod", applies=True, job=msg.JobSettings("c0ffee", 2.5), sampling=msg.Sampling(5)),
+    msg.PreviewRequest(PROJECT, "pr_1", TABLES, max_rows=5, decimals=2),
+    msg.PlanRequest(
+        PROJECT, "prod", TABLES, applies=True, job=msg.JobSettings("c0ffee", 2.5), sampling=msg.Sampling(5)
+    ),
 )
 
 MESSAGES: tuple[Any, ...] = (*REQUESTS, *EVENTS, RECORDS, TABLES)
@@ -133,7 +136,7 @@ def test_wrong_or_missing_field_is_refused_by_name_unless_it_has_a_default(messa
 
 def test_defaults_of_requests_and_errors() -> None:
     assert defaults(msg.LoadRequest).items() >= {"include": (), "limits": Limits(4_000, 1_000, 1_000)}.items()
-    pending: dict[str, Any] = {"tables": msg.AwaitedTables(), "made_between": frozenset(), "loads": {}}
+    pending: dict[str, Any] = {"made_between": frozenset(), "loads": {}}
     assert (defaults(msg.PendingRequest), defaults(msg.ChangesRequest)) == (pending, {})
     assert defaults(msg.JanitorRequest) == {"environment": None, "job": msg.JobSettings("of a test", 0.0, None)}
     assert defaults(msg.EvaluationRequest) == {
@@ -150,7 +153,6 @@ def test_defaults_of_requests_and_errors() -> None:
         "dry_run": False,
         "sampling": None,
         "deploy_jobs": None,
-        "tables": msg.AwaitedTables(),
     }
     assert defaults(msg.NodeFailed) == defaults(msg.RequestFailed) == {"is_transient": False}
 

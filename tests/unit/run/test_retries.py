@@ -258,7 +258,8 @@ def next_request(*events: msg.Event, end: msg.EvaluationFinished | msg.RequestFa
     """Return the request of the next attempt in a project in which `marts.revenue` reads `staging.orders`."""
     project = manifest(model("staging.orders"), model(DOWNSTREAM, reads=["staging.orders"]), model(AUDITED))
     nodes = (fqn("staging.orders"), fqn(DOWNSTREAM))
-    request = msg.EvaluationRequest(msg.OpenProject(("/shop",), None, None, None), "prod", nodes, (), {AUDITED: ()}, 0)
+    opened = msg.OpenProject(("/shop",), None, None, None)
+    request = msg.EvaluationRequest(opened, "prod", nodes, (), {AUDITED: ()}, 0, msg.AwaitedTables())
     ledger = Ledger(nodes, [AUDITED])
     for event in events:
         ledger.feed(event)

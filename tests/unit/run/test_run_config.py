@@ -263,5 +263,5 @@ def test_environment_variables_are_resolved_for_every_part(monkeypatch: pytest.M
 )
 def test_run_config_is_written_to_run_tags(options: dict[str, Any], tags: dict[str, str]) -> None:
     project = msg.OpenProject(("/shop",), None, None, None)
-    request = msg.EvaluationRequest(project, "dev", (fqn("core.orders"),), (), {}, execution_time=0, **options)
+    request = msg.EvaluationRequest(project, "dev", (fqn("core.orders"),), (), {}, 0, msg.AwaitedTables(), **options)
     assert run_tags(request, ()) == {"sqlmesh/environment": "dev", **tags}

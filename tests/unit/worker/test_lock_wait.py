@@ -12,7 +12,7 @@ from sqlmesh.core.config import Config, GatewayConfig
 from sqlmesh.core.config.connection import DuckDBConnectionConfig, MotherDuckConnectionConfig
 
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
-from dg_sqlmesh_component.protocol.messages import JobSettings, OpenProject, PlanRequest
+from dg_sqlmesh_component.protocol.messages import AwaitedTables, JobSettings, OpenProject, PlanRequest
 from dg_sqlmesh_component.worker import state_lock
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.state_lock import CHANGES, RUNS, LockWait, StateLock
@@ -96,7 +96,8 @@ def test_a_state_without_locks_is_named_once_with_the_command_that_lets_dagster_
         connection=DuckDBConnectionConfig(), state_connection=MotherDuckConnectionConfig(token="x", database="state")
     )
     context: Any = SimpleNamespace(config=Config(gateways={"local": gateway}), selected_gateway="local")
-    plan = PlanRequest(OpenProject(("shop",), None, None, None), "prod", job=JobSettings(pool="sqlmesh_shop_prod"))
+    project, job = OpenProject(("shop",), None, None, None), JobSettings(pool="sqlmesh_shop_prod")
+    plan = PlanRequest(project, "prod", AwaitedTables(), job=job)
     for scope in (CHANGES, RUNS):  # an apply takes both
         with StateLock(context, plan, lock_wait(clock, 10), scope).held():
             pass

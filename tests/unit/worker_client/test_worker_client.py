@@ -26,7 +26,8 @@ from dg_sqlmesh_component.worker_client.worker import LONGEST_LINE
 FakeWorker = Callable[[str], SQLMeshProject]
 """Creates a project whose interpreter runs the given code."""
 
-REQUEST = msg.EvaluationRequest(msg.OpenProject(("/shop",), None, None, None), "prod", ('"a"',), (), {}, 0)
+PROJECT = msg.OpenProject(("/shop",), None, None, None)
+REQUEST = msg.EvaluationRequest(PROJECT, "prod", ('"a"',), (), {}, 0, msg.AwaitedTables())
 LAST_EVENT = wire.encode(msg.EvaluationFinished("success"))
 EVENTS = [
     wire.encode(event)
@@ -275,9 +276,9 @@ def shown_messages(stderr: str) -> list[tuple[str, str, int]]:
     [
         REQUEST,
         msg.LoadRequest(OPEN),
-        msg.PendingRequest(OPEN, "prod", frozenset(), now=0),
+        msg.PendingRequest(OPEN, "prod", frozenset(), 0, msg.AwaitedTables()),
         msg.ChangesRequest(OPEN, "prod", msg.Records({}, ()), msg.AwaitedTables(), now=0),
-        msg.PlanRequest(OPEN, "prod"),
+        msg.PlanRequest(OPEN, "prod", msg.AwaitedTables()),
         msg.JanitorRequest(OPEN),
     ],
     ids=lambda request: type(request).__name__,
