@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
+from graphlib import TopologicalSorter
 from typing import TypeVar
 
 _Node = TypeVar("_Node", bound=Hashable)
@@ -18,3 +19,15 @@ def reachable(starts: Iterable[_Node], neighbours: Callable[[_Node], Iterable[_N
             reached.add(node)
             to_visit.extend(neighbours(node))
     return reached
+
+
+def parents_first(starts: Iterable[str], parents: Callable[[str], Iterable[str]]) -> list[str]:
+    """The starts and every node that they depend on, each after its parents. Equally deep ones are in order."""
+    sorter = TopologicalSorter({node: parents(node) for node in reachable(starts, parents)})
+    sorter.prepare()
+    found: list[str] = []
+    while sorter.is_active():
+        ready = sorted(sorter.get_ready())
+        found += ready
+        sorter.done(*ready)
+    return found

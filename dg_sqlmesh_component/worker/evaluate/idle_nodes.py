@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
-from graphlib import TopologicalSorter
 
 from sqlmesh.core.snapshot import Snapshot
 from sqlmesh.utils.date import now_timestamp, to_datetime, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, listed, unquoted, utc_text
-from dg_sqlmesh_component.protocol.graph import reachable
+from dg_sqlmesh_component.protocol.graph import parents_first, reachable
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
-from dg_sqlmesh_component.worker.intervals.tables import altered_at, computed_intervals, upstream
+from dg_sqlmesh_component.worker.intervals.tables import altered_at, computed_intervals, shows_others, upstream
 from dg_sqlmesh_component.worker.observe.audits import audited
 from dg_sqlmesh_component.worker.observe.run_tracker import RunTracker
 
@@ -117,7 +116,7 @@ def _has_audits(snapshot: Snapshot) -> bool:
 
 def _shows_others(snapshot: Snapshot) -> bool:
     """Whether it has no data of its own, and shows that of the nodes that it reads."""
-    return bool(snapshot.is_audit or snapshot.is_view or snapshot.is_symbolic)
+    return snapshot.is_audit or shows_others(snapshot)
 
 
 def _data_altered_at(
@@ -140,7 +139,7 @@ def _data_altered_at(
 
     now, tables = now_timestamp(), coverages.known.tables
     altered: dict[str, int] = {}
-    for name in TopologicalSorter({name: shown(name) for name in reachable(nodes, shown)}).static_order():
+    for name in parents_first(nodes, shown):
         snapshot = snapshots[name]
         is_external = snapshot.is_model and snapshot.model.kind.is_external
         reads_external = _shows_others(snapshot) and not tables.read_by(snapshot) <= snapshots.keys()

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Set
 from contextlib import ExitStack
 from dataclasses import replace
-from graphlib import TopologicalSorter
 from typing import Any
 
 from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
@@ -18,7 +17,7 @@ from sqlmesh.utils import CompletionStatus
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import unquoted
-from dg_sqlmesh_component.protocol.graph import reachable
+from dg_sqlmesh_component.protocol.graph import parents_first, reachable
 from dg_sqlmesh_component.worker.evaluate.circuit_breaker import cached_circuit_breaker
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext
 from dg_sqlmesh_component.worker.intervals import planner
@@ -141,7 +140,7 @@ def restated_before_its_source(snapshots: Mapping[str, Snapshot], requested: Set
     """
     graph = upstream(snapshots)
     restated: set[str] = set()
-    for name in TopologicalSorter(graph).static_order():
+    for name in parents_first(graph, graph.__getitem__):
         snapshot = snapshots[name]
         if not snapshot.is_model or snapshot.model.disable_restatement:
             continue

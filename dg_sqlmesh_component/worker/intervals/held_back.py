@@ -39,7 +39,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
-from graphlib import TopologicalSorter
 from types import MappingProxyType
 from typing import Any
 
@@ -47,7 +46,7 @@ from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.snapshot.definition import Interval, merge_intervals
 
-from dg_sqlmesh_component.protocol.graph import reachable
+from dg_sqlmesh_component.protocol.graph import parents_first
 from dg_sqlmesh_component.protocol.intervals import common, merged, subtract, without
 from dg_sqlmesh_component.protocol.messages import FOREVER, HeldBackBy
 from dg_sqlmesh_component.worker.intervals.forgotten import forgotten_intervals
@@ -248,8 +247,7 @@ class _Availability:
         remaining: Remaining = {}
         if not self.pending and not any(self.tables.awaited.values()):
             return remaining
-        graph = {name: self._parents[name] for name in reachable(self._running, self._parents.__getitem__)}
-        for name in TopologicalSorter(graph).static_order():
+        for name in parents_first(self._running, self._parents.__getitem__):
             not_loaded = self._not_loaded(name)
             self._look_upstream(name, not_loaded)
             if name in self._running and (self._lacking[name] or not_loaded or name in self.pending):
