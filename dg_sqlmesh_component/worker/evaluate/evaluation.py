@@ -216,7 +216,7 @@ class EvaluationContext(Context):
         """What Dagster has recorded, or knows from this worker."""
         self.current_scheduler: Scheduler | None = None
         """The scheduler that computes or has computed the nodes. SQLMesh makes another one when it starts over."""
-        self.known = KnownToDagster(ExternalTables.of(request.tables))
+        self.known = KnownToDagster(ExternalTables(request.tables.incomplete, request.tables.read))
         self._correlation_id = _correlation_id(request)
 
     def prepare(self) -> None:

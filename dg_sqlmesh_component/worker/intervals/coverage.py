@@ -55,8 +55,8 @@ class Coverages:
         missing = uncovered(self.pending.get(fqn, ()), self._computed(snapshot, done, forgotten))
         if missing:
             expected_until = _expected_until(snapshot, self._execution_time)
-            again = contained(missing, merged([*forgotten_intervals(snapshot, self.index), *forgotten]))
-            missing = [interval for interval in missing if interval[1] <= expected_until or interval in again]
+            never = uncovered(missing, merged([*forgotten_intervals(snapshot, self.index), *forgotten]))
+            missing = [interval for interval in missing if interval[1] <= expected_until or interval not in never]
         waiting = self._waiting.get(fqn, frozenset()) if missing else frozenset()
         return [of for of in missing if of not in waiting], [of for of in missing if of in waiting]
 
@@ -120,11 +120,6 @@ def uncovered(intervals: Iterable[msg.Interval], covered: Sequence[msg.Interval]
         if position < 0 or covered[position][1] < interval[1]:
             missing.append(interval)
     return missing
-
-
-def contained(intervals: Sequence[msg.Interval], ranges: Sequence[msg.Interval]) -> set[msg.Interval]:
-    """The intervals that lie in one of these ranges, which are in order and apart."""
-    return set(intervals).difference(uncovered(intervals, ranges))
 
 
 def _expected_until(snapshot: Snapshot, now: int) -> int:

@@ -28,11 +28,8 @@ from dg_sqlmesh_component.protocol.messages import Interval
 from dg_sqlmesh_component.worker.intervals import tables
 from dg_sqlmesh_component.worker.sqlmesh_internals import forget_intervals, replace_intervals, watch_evaluations
 
-Report = Callable[[str, Sequence[Interval]], None]
-"""Gets the name of a model, and the intervals that were just forgotten."""
 
-
-def forget_before_computing(scheduler: Scheduler, report: Report) -> None:
+def forget_before_computing(scheduler: Scheduler, report: Callable[[str, Sequence[Interval]], None]) -> None:
     """Let the scheduler forget the computed intervals of each model that it computes, and find forgotten ones again.
 
     All intervals of a model are forgotten before its first batch: another batch may finish and be recorded although

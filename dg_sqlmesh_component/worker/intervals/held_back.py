@@ -50,7 +50,7 @@ from dg_sqlmesh_component.protocol.graph import parents_first
 from dg_sqlmesh_component.protocol.intervals import common, merged, subtract, without
 from dg_sqlmesh_component.protocol.messages import FOREVER, HeldBackBy
 from dg_sqlmesh_component.worker.intervals.forgotten import forgotten_intervals
-from dg_sqlmesh_component.worker.intervals.known import ExternalTables, lost_to_readers
+from dg_sqlmesh_component.worker.intervals.known import ExternalTables
 from dg_sqlmesh_component.worker.intervals.tables import (
     altered_at,
     computed_intervals,
@@ -137,6 +137,8 @@ def held_back_from(
     requested: SnapshotToIntervals, nodes: Mapping[str, Snapshot], index: DeployabilityIndex, tables: ExternalTables
 ) -> dict[str, tuple[list[Interval], HeldBackBy]]:
     """By model, the requested intervals that are left if awaited tables hold back others, and these tables."""
+    if not tables.awaited:
+        return {}
     lacked = {snapshot.name: intervals for snapshot, intervals in requested.items()}
     remaining = _Availability(nodes, index, tables, requested, lacked).remaining()
     return {snapshot.name: (left, by) for snapshot, (left, by) in remaining.items() if by}
@@ -302,9 +304,14 @@ class _Availability:
         return {of for of in self._nearest[name] if without(lacked[of], denied, uninterrupted=False) != [*lacked[of]]}
 
     def _hand_on(self, name: str, not_loaded: Sequence[Interval]) -> None:
-        """Note what downstream models lack. Those of an awaited table wait for the table themselves."""
-        lost = lost_to_readers(self.nodes[name], not_loaded, self.index)
-        self._lacking[name] = () if self.tables.awaited.get(name) else merged([*self._lacking[name], *lost])
+        """Note what downstream models lack. What a model has computed before, it has, also if its table is not loaded.
+
+        A view shows the table as it is now. The downstream models of an awaited table wait for the table themselves.
+        """
+        node = self.nodes[name]
+        has = () if shows_others(node) else computed_intervals(node, self.index)
+        lost = [*self._lacking[name], *subtract(not_loaded, has)]
+        self._lacking[name] = () if self.tables.awaited.get(name) else merged(lost)
 
     def _possible(self, name: str, single: list[Interval]) -> list[Interval]:
         """The single intervals for which everything is there."""

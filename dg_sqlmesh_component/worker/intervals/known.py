@@ -7,14 +7,13 @@ from dataclasses import dataclass, field, replace
 
 from sqlmesh.core.context import Context
 from sqlmesh.core.environment import Environment
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotTableInfo
+from sqlmesh.core.snapshot import Snapshot, SnapshotTableInfo
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.protocol.intervals import merged, subtract
-from dg_sqlmesh_component.protocol.manifest import INCREMENTAL_KINDS
+from dg_sqlmesh_component.protocol.intervals import merged
 from dg_sqlmesh_component.worker.intervals.tables import (
-    computed_intervals,
+    Nodes,
     is_incremental,
     shows_others,
     tables_read,
@@ -36,10 +35,6 @@ class ExternalTables:
     known: Mapping[str, msg.TablesRead] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, tables: msg.AwaitedTables) -> ExternalTables:
-        return cls(tables.incomplete, tables.read)
-
-    @classmethod
     def of_promoted(
         cls, tables: msg.AwaitedTables, environment: Environment, context: Context, pipe: Pipe
     ) -> ExternalTables:
@@ -48,7 +43,7 @@ class ExternalTables:
         Raises:
             EvaluationError: The run was cancelled meanwhile.
         """
-        found = cls.of(tables)
+        found = cls(tables.incomplete, tables.read)
         if tables.are_all:
             return found
         infos = {info.name: info for info in environment.snapshots}
@@ -86,12 +81,7 @@ class ExternalTables:
         """The awaited tables that a model reads itself."""
         return self.awaited.keys() & self.read_by(snapshot) if snapshot.is_model and self.awaited else frozenset()
 
-    def behind_views(
-        self,
-        name: str,
-        nodes: Mapping[str, Snapshot] | Mapping[str, SnapshotTableInfo],
-        parents: Mapping[str, list[str]],
-    ) -> Set[str]:
+    def behind_views(self, name: str, nodes: Nodes, parents: Mapping[str, list[str]]) -> Set[str]:
         """The tables that a promoted model reads, also through views and embedded models.
 
         Args:
@@ -108,7 +98,7 @@ class ExternalTables:
         return {
             name: msg.PromotedReads(info.version, tuple(sorted(self.behind_views(name, infos, parents))))
             for name, info in infos.items()
-            if info.is_model and self.knows(info) and info.model_kind_name.value in INCREMENTAL_KINDS
+            if self.knows(info) and is_incremental(info)
         }
 
     def not_loaded(self, snapshot: Snapshot) -> Sequence[msg.Interval]:
@@ -135,15 +125,3 @@ class KnownToDagster:
     tables: ExternalTables
     unrestated: Mapping[str, Sequence[msg.Interval]] = field(default_factory=dict)
     late: Mapping[str, Sequence[msg.Interval]] = field(default_factory=dict)
-
-
-def lost_to_readers(
-    snapshot: Snapshot, not_loaded: Sequence[msg.Interval], index: DeployabilityIndex
-) -> Sequence[msg.Interval]:
-    """What the readers of a model lack if a table that it reads is not loaded: all but what it has computed before.
-
-    A view shows the table as it is now, whatever was computed.
-    """
-    if not not_loaded or shows_others(snapshot):
-        return not_loaded
-    return subtract(not_loaded, computed_intervals(snapshot, index))

@@ -7,17 +7,17 @@ write automatic restatements to the state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from sqlmesh.core import constants as c
 from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, apply_auto_restatements
+from sqlmesh.core.snapshot import DeployabilityIndex, apply_auto_restatements
 from sqlmesh.core.snapshot.definition import Interval
 
 from dg_sqlmesh_component.protocol.messages import HeldBackBy
-from dg_sqlmesh_component.worker.intervals.forgotten import Report, forget_before_computing
+from dg_sqlmesh_component.worker.intervals.forgotten import forget_before_computing
 from dg_sqlmesh_component.worker.intervals.held_back import FindReady, hold_back_pending_upstream
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables
 from dg_sqlmesh_component.worker.intervals.tables import deployability
@@ -27,7 +27,7 @@ def watch(
     scheduler: Scheduler,
     tables: ExternalTables,
     held_back_by: MutableMapping[str, HeldBackBy],
-    report_forgotten: Report,
+    report_forgotten: Callable[[str, Sequence[Interval]], None],
     pending: Mapping[str, Sequence[Interval]] = MappingProxyType({}),
 ) -> FindReady:
     """Let the scheduler find forgotten intervals, and hold back intervals whose source is pending or not loaded.
@@ -42,10 +42,6 @@ def watch(
     return hold_back_pending_upstream(scheduler, held_back_by, tables, pending)
 
 
-def _restates_itself(snapshot: Snapshot) -> bool:
-    return snapshot.is_model and snapshot.model.auto_restatement_cron is not None
-
-
 def find_missing(
     scheduler: Scheduler, environment: str, now: int, *, restates: bool = True, **run_config: Any
 ) -> tuple[SnapshotToIntervals, DeployabilityIndex]:
@@ -57,7 +53,8 @@ def find_missing(
         run_config: `start`, `end`, `ignore_cron` and `selected_snapshots`, as for the scheduler.
     """
     # SQLMesh looks through the whole graph, also if no model has a cron for this.
-    if environment == c.PROD and restates and any(map(_restates_itself, scheduler.snapshots.values())):
+    nodes = scheduler.snapshots.values()
+    if environment == c.PROD and restates and any(n.is_model and n.model.auto_restatement_cron for n in nodes):
         apply_auto_restatements(scheduler.snapshots, now)  # removes intervals of these objects
-    index = deployability(environment, scheduler.snapshots.values(), run_config.get("start"))
+    index = deployability(environment, nodes, run_config.get("start"))
     return scheduler.merged_missing_intervals(execution_time=now, deployability_index=index, **run_config), index

@@ -17,13 +17,13 @@ from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.protocol.manifest import INCREMENTAL_KINDS
 
+Nodes = Mapping[str, Snapshot] | Mapping[str, SnapshotTableInfo]
+"""The nodes of an environment or a plan, by name."""
 
-def upstream(snapshots: Mapping[str, Snapshot] | Mapping[str, SnapshotTableInfo]) -> dict[str, list[str]]:
-    """The nodes that each node of the environment reads, as far as they are in it too, by name."""
-    return {
-        name: [parent.name for parent in snapshot.parents if parent.name in snapshots]
-        for name, snapshot in snapshots.items()
-    }
+
+def upstream(nodes: Nodes) -> dict[str, list[str]]:
+    """The nodes that each node reads, as far as they are among them, by name."""
+    return {name: [parent.name for parent in node.parents if parent.name in nodes] for name, node in nodes.items()}
 
 
 def shows_others(node: Snapshot | SnapshotTableInfo) -> bool:
@@ -34,11 +34,7 @@ def shows_others(node: Snapshot | SnapshotTableInfo) -> bool:
     return node.is_view or node.is_symbolic
 
 
-def tables_read(
-    name: str,
-    nodes: Mapping[str, Snapshot] | Mapping[str, SnapshotTableInfo],
-    parents: Mapping[str, Iterable[str]],
-) -> set[str]:
+def tables_read(name: str, nodes: Nodes, parents: Mapping[str, Iterable[str]]) -> set[str]:
     """The nodes that a node reads, also through views and embedded models, by name."""
     return reachable(parents[name], lambda node: parents[node] if shows_others(nodes[node]) else ())
 
@@ -49,7 +45,7 @@ def single_intervals(snapshot: Snapshot, intervals: Iterable[Interval]) -> list[
     return [pair for instants in bounds for pair in pairwise(instants)]
 
 
-def is_incremental(snapshot: Snapshot) -> bool:
+def is_incremental(snapshot: Snapshot | SnapshotTableInfo) -> bool:
     """Whether SQLMesh computes a node range by range."""
     return snapshot.is_model and snapshot.model_kind_name.value in INCREMENTAL_KINDS
 

@@ -110,7 +110,7 @@ class PlanContext(Context):
         super().__init__(**options)
         self.request = request
         self.tracker = tracker
-        self.known = KnownToDagster(ExternalTables.of(request.tables))
+        self.known = KnownToDagster(ExternalTables(request.tables.incomplete, request.tables.read))
         self.nodes: dict[str, Snapshot] = {}
         self.pending: Mapping[str, Sequence[msg.Interval]] = {}
 

@@ -82,7 +82,7 @@ class _Models:
         stored: The environment as it is now; None if the plan creates it.
     """
 
-    def __init__(self, plan: Plan, diff: ContextDiff, stored: Environment | None, context: Context) -> None:
+    def __init__(self, plan: Plan, diff: ContextDiff, stored: Environment | None, context: PlanContext) -> None:
         self._diff = diff
         self._context = context
         self._is_dev = plan.is_dev
@@ -96,7 +96,10 @@ class _Models:
         self._naming = plan.environment_naming_info
         self._projects = {config.project for config in context.configs.values()}
         self._missing = {of_model.snapshot_id: of_model.intervals for of_model in plan.missing_intervals}
-        self._left = _left(plan, context)
+        lacking = {plan.context_diff.snapshots[s_id]: intervals for s_id, intervals in self._missing.items()}
+        nodes, tables = plan.context_diff.snapshots_by_name, context.known.tables
+        self._left = held_back_from(lacking, nodes, self._index, tables)
+        """By model that waits for a table, the intervals that the plan computes all the same, and the tables."""
         self._losses = losses(plan, diff, context)
         self._dependents = dependents(plan, stored, self._losses, context)
 
@@ -207,14 +210,6 @@ class _Models:
             return ""
         dialect = snapshot.model.dialect
         return snapshot.qualified_view_name.for_environment(self._naming, dialect=dialect)
-
-
-def _left(plan: Plan, context: PlanContext) -> dict[str, tuple[list[Interval], msg.HeldBackBy]]:
-    """By model that waits for an awaited table, the intervals that the plan computes all the same, and the tables."""
-    snapshots = plan.context_diff.snapshots
-    requested = {snapshots[missing.snapshot_id]: missing.intervals for missing in plan.missing_intervals}
-    nodes = plan.context_diff.snapshots_by_name
-    return held_back_from(requested, nodes, plan.deployability_index, context.known.tables)
 
 
 def _reads(diff: ContextDiff) -> dict[str, msg.ColumnReads | None]:
