@@ -99,12 +99,14 @@ class Warehouse:
 
     Attributes:
         config: The text of `config.yaml`.
-        ask: Runs SQL. On DuckDB, it waits until no process has the file.
+        ask: Runs SQL on the tables. On DuckDB, it waits until no process has the file.
+        ask_state: Runs SQL on SQLMesh's state.
         held_locks: The number of locks on the state that are held. None: on DuckDB, whose file is the lock.
     """
 
     config: str
     ask: Callable[[str], list[tuple[Any, ...]]]
+    ask_state: Callable[[str], list[tuple[Any, ...]]]
     held_locks: Callable[[], int] | None = None
 
 
@@ -287,7 +289,7 @@ class Story:
 
     def check_state(self) -> State:
         """Days that the state has as computed have their rows."""
-        state = State.read(self.warehouse.ask)
+        state = State.read(self.warehouse.ask_state)
         for name, model in self.prod.items():
             if model.is_table:
                 found = {str(row[0]) for row in self.warehouse.ask(f"SELECT day FROM t.{name}")}
@@ -838,16 +840,17 @@ def told(seed: int, folder: Path, servers: Servers, kind: str | None) -> Iterato
 def open_warehouse(project: Path, servers: Servers, start: str, tasks: int) -> Warehouse:
     server, state = servers.tables, servers.state
     if server is None:
-        return Warehouse(CONFIG.replace("6 days ago", start), partial(ask_duckdb, project))
+        ask = partial(ask_duckdb, project)
+        return Warehouse(CONFIG.replace("6 days ago", start), ask, ask)
     database = f"story_{uuid.uuid4().hex[:8]}"
     server.query(f"CREATE DATABASE {database}")
     config = server.config(database, start=start).replace("concurrent_tasks: 2", f"concurrent_tasks: {tasks}")
-    held = f"{HELD_LOCKS} AND database = (SELECT oid FROM pg_database WHERE datname = '{database}')"
-    held_locks: Callable[[], int] = lambda: server.query(held)[0][0]  # noqa: E731
+    ask = partial(server.query, database=database)
     if state is not None:
         state.clear()
-        config, held_locks = state.with_state(config), state.held_locks
-    return Warehouse(config, lambda sql: server.query(sql, database), held_locks)
+        return Warehouse(state.with_state(config), ask, state.query, state.held_locks)
+    held = f"{HELD_LOCKS} AND database = (SELECT oid FROM pg_database WHERE datname = '{database}')"
+    return Warehouse(config, ask, ask, lambda: server.query(held)[0][0])
 
 
 def ask_duckdb(project: Path, sql: str) -> list[tuple[Any, ...]]:
