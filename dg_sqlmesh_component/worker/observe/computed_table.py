@@ -44,5 +44,5 @@ class ComputedTables:
 
 def _count(adapter: EngineAdapter, table: exp.Table) -> int:
     """The rows of a physical table. The catalog of its view may not be attached."""
-    (rows,) = adapter.fetchone(exp.select(exp.Count(this=exp.Star())).from_(table), quote_identifiers=True)
+    [(rows,)] = adapter.fetchall(exp.select(exp.Count(this=exp.Star())).from_(table), quote_identifiers=True)
     return int(rows)
