@@ -269,7 +269,8 @@ def test_clean_up_and_previews_refuse_a_state_that_cannot_be_locked(tmp_path: Pa
     config = CONFIG.replace("default_gateway", f"{state}default_gateway")
     project = SQLMeshProject((write_project(tmp_path / "shop", MODELS, config),))
     environment = None if request_type is msg.JanitorRequest else "pr_1"
-    with serving(project, request_type(project.open_request, environment)) as events:
+    tables = {"tables": msg.AwaitedTables()} if request_type is msg.PreviewRequest else {}
+    with serving(project, request_type(project.open_request, environment, **tables)) as events:
         [*_, last] = events
     assert isinstance(last, msg.RequestFailed)
     assert last.error == "ConfigurationError"

@@ -241,11 +241,12 @@ class EvaluationContext(Context):
     def observed(self, scheduler: Scheduler) -> Observed:
         """What the tracker has to know about the nodes of a scheduler."""
         index = deployability(self.request.environment, scheduler.snapshots.values(), self.request.start)
-        tables = ComputedTables(self.tracker.pipe, scheduler.snapshot_evaluator, index, self.request.count_rows)
-        return Observed(
-            partial(self._explain_idle, scheduler.snapshots_by_name),
-            report_table=tables.report,
-        )
+        tables = ComputedTables(self.tracker.pipe, scheduler.snapshot_evaluator, index, self._counts_rows)
+        return Observed(partial(self._explain_idle, scheduler.snapshots_by_name), report_table=tables.report)
+
+    def _counts_rows(self, snapshot: Snapshot) -> bool:
+        """An environment without a view of a model shows none of its rows."""
+        return self.request.count_rows and self._view(snapshot) is not None
 
     def _explain_idle(self, snapshots: Mapping[str, Snapshot]) -> tuple[Coverages, Iterable[msg.Event]]:
         coverages = self.coverages(snapshots)
@@ -368,10 +369,10 @@ class EvaluationContext(Context):
 
     def _table_name(self, snapshot: SnapshotTableInfo) -> str | None:
         """The name of the model's view, unquoted and dotted."""
-        view = self.view(snapshot)
+        view = self._view(snapshot)
         return None if view is None else ".".join(part.name for part in view.parts)
 
-    def view(self, snapshot: Snapshot | SnapshotTableInfo) -> exp.Table | None:
+    def _view(self, snapshot: Snapshot | SnapshotTableInfo) -> exp.Table | None:
         """The view of a model that consumers read in the environment; None if it has no such view."""
         if not snapshot.is_model or snapshot.is_symbolic or snapshot.name not in self.promoted:
             return None

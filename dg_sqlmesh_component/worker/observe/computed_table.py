@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlglot import exp
@@ -17,12 +18,16 @@ from dg_sqlmesh_component.worker.sql_text import column_types
 
 @dataclass(frozen=True)
 class ComputedTables:
-    """Sends what the table of a computed model has. Pool threads call it."""
+    """Sends what the table of a computed model has. Pool threads call it.
+
+    Attributes:
+        counts_rows: Whether to count the rows of a model.
+    """
 
     pipe: Pipe
     evaluator: SnapshotEvaluator
     index: DeployabilityIndex
-    counts_rows: bool = False
+    counts_rows: Callable[[Snapshot], bool] = lambda _: False
 
     def report(self, snapshot: Snapshot) -> None:
         """Send the columns of the version that was computed, and the rows of its table."""
@@ -34,7 +39,7 @@ class ComputedTables:
         try:
             if columns is None:  # SQLMesh does not know what `SELECT *` reads
                 columns = adapter.columns(table)
-            if self.counts_rows:
+            if self.counts_rows(snapshot):
                 rows = _count(adapter, table)
         except Exception as error:  # noqa: BLE001  # any driver's: a model that was executed does not fail for this
             text = f"The table of {unquoted(snapshot.name)} could not be described: {describe_error(error)}"
