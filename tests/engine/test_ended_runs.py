@@ -42,6 +42,7 @@ def stop(processes: list[int], shop: Shop) -> None:
             os.kill(process, signal.SIGSTOP)
 
 
+# More than ten seconds: two runs in processes of their own, the second of which waits for the first.
 def test_step_stops_after_the_process_of_its_run_was_killed_and_whoever_waits_for_it_says_so(new_shop: NewShop) -> None:
     with postgres_server() as server:
         server.query("CREATE DATABASE ended")

@@ -228,6 +228,7 @@ def _write_twin_project(folder: Path, name: str) -> Path:
     return write_project(folder / name, files, CONFIG + "variables:\n  from_env: {{ env_var('FROM_ENV') }}\n")
 
 
+# More than ten seconds: a host process of its own, and two plans that load other packages.
 def test_two_components_with_same_file_and_package_names_do_not_collide(tmp_path: Path) -> None:
     """The host process has its own packages `models` and `macros` and its own FROM_ENV."""
     projects = [_write_twin_project(tmp_path, name) for name in ("left_shop", "right_shop")]

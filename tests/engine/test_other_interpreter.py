@@ -16,6 +16,7 @@ FILES = {
 }
 
 
+# More than ten seconds: it installs SQLMesh, and no process of it is forked from one that has imported SQLMesh.
 def test_sqlmesh_runs_in_environment_without_this_package_and_with_compiled_sqlglot(tmp_path: Path) -> None:
     """As with dagster-dbt, which installs `sqlglotc`. There `import sqlmesh` raises a TypeError."""
     environment = tmp_path / "environment"

@@ -135,6 +135,7 @@ AUTUMN_NIGHT = {
 """The evaluated ticks. All others are missed."""
 
 
+# More than ten seconds: each tick is compared with what SQLMesh computes then, on a copy of the project and its state.
 @pytest.mark.parametrize(
     ("start", "hours", "is_evaluated"),
     [

@@ -51,6 +51,7 @@ def made():
 """
 
 
+# More than ten seconds: each step starts Python, as on a machine of a user.
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_asset_between_two_models_splits_the_run_into_steps_with_same_execution_time(
     executor: str, tmp_path: Path
@@ -82,6 +83,7 @@ exec {python} "$@"
 """
 
 
+# More than ten seconds: each step and the worker start Python, as on a machine of a user.
 def test_worker_starts_before_its_step_and_for_no_other_step(tmp_path: Path, new_shop: NewShop) -> None:
     shop = new_shop({"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"})
     starts, python = tmp_path / "starts", tmp_path / "python"
