@@ -41,7 +41,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project `analytics` as `dg` creates it, with two components."""
     root = tmp_path_factory.mktemp("analytics")
     package = root / "src" / "analytics"
-    of_shop = "\n  restate: true\n  janitor: true\n  deploy: true"
+    of_shop = "\n  restate: true\n  janitor: true\n  deploy: true\n  test: true"
     of_shop += "\n  preview: {environment: 'pr_{{ env.PULL_REQUEST }}'}"
     for name, attributes in (("shop", of_shop), ("marketing", "")):
         models, defs = root / name / "models", package / "defs" / name
