@@ -10,7 +10,7 @@ from harness import COMPONENT, DagsterProject, json_in, run, write_project
 from scaffolded import ONE_MODEL, commands_in, dg, read_defs_yaml
 
 
-# More than ten seconds: each command starts Python, imports Dagster, and loads the definitions in one more process.
+# More than ten seconds: each `dg` command starts Python and imports Dagster.
 def test_commands_printed_by_init_materialize_every_asset_of_the_starter(dagster: DagsterProject) -> None:
     _, output = dg(dagster, "scaffold", "defs", COMPONENT, "shop", "--init")
     assert f"Created a SQLMesh project at {dagster.root / 'sqlmesh_project'}." in output
@@ -38,7 +38,7 @@ def test_commands_printed_by_init_materialize_every_asset_of_the_starter(dagster
     assert not (dagster.root / dagster.root.name / "defs" / "again").exists()
 
 
-# More than ten seconds: each command starts Python, imports Dagster, and loads the definitions in one more process.
+# More than ten seconds: each `dg` command starts Python and imports Dagster.
 def test_scaffold_writes_relative_path_of_existing_project_and_dg_check_passes(dagster: DagsterProject) -> None:
     project = write_project(dagster.root.parent / "my shop", ONE_MODEL)
     params = {"project_path": "../my shop", "gateway": "local", "environment": "prod"}
@@ -65,7 +65,6 @@ def test_scaffold_writes_relative_path_of_existing_project_and_dg_check_passes(d
     dg(dagster, "check", "defs")
 
 
-# More than ten seconds: each command starts Python, imports Dagster, and loads the definitions in one more process.
 def test_python_format_loads(dagster: DagsterProject) -> None:
     write_project(dagster.root / "shop", ONE_MODEL)
     dg(dagster, "scaffold", "defs", COMPONENT, "shop", "--project-path", "shop", "--format", "python")

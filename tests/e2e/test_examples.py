@@ -81,7 +81,6 @@ def test_jaffle_shop_runs_landing_models_and_report_in_one_run(tmp_path: Path, i
     assert mart.metadata["dagster/column_lineage"].deps_by_column["pieces"]
 
 
-# More than ten seconds: it plans and runs two repositories of models.
 def test_multi_repo_runs_models_of_both_repositories(tmp_path: Path, instance: dg.DagsterInstance) -> None:
     root = copy_example("multi_repo", tmp_path)
     folder = root / "repositories"

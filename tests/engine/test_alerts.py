@@ -55,7 +55,6 @@ def evaluate(shop: Shop, name: str, record: RunRecord, ended: dg.DagsterEventTyp
     sensor(context.for_run_failure() if ended is dg.DagsterEventType.RUN_FAILURE else context)
 
 
-# More than ten seconds: a run for each kind of result that is posted, or not.
 def test_a_failed_run_and_new_warnings_of_audits_are_posted_once(new_shop: NewShop, posted: list[str]) -> None:
     shop = new_shop(FILES, tables=TABLES, restate=True)
     [code] = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / "alerts.md").read_text(), re.DOTALL)

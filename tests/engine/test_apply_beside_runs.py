@@ -45,7 +45,6 @@ def warehouse(server: Server, new_shop: NewShop, request: pytest.FixtureRequest)
         yield new_warehouse(server, new_shop, state=state)
 
 
-# More than ten seconds: an apply and two runs in processes of their own, which wait for each other.
 def test_a_run_does_not_wait_for_the_backfill_and_the_plan_computes_what_the_run_has_computed(
     warehouse: Warehouse,
 ) -> None:
@@ -184,7 +183,7 @@ def test_a_model_that_keeps_its_table_reads_the_new_version_of_another_one(wareh
     assert warehouse.rows("days") == ALL[:2]
 
 
-# More than ten seconds: an apply and a run in processes of their own, which wait for each other.
+# More than ten seconds: an apply in a process of its own, two plans, and a run that waits for its time-out.
 def test_what_follows_the_promotion_stops_runs_and_the_report_says_so(warehouse: Warehouse) -> None:
     shop = warehouse.shop
     kept = f"MODEL (name t.kept, {LOOKBACK}); SELECT day, n / {SWITCH} AS n FROM t.orders {WITHIN}"

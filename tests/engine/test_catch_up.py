@@ -227,7 +227,7 @@ def test_late_data_of_an_old_version_reaches_a_version_that_a_preview_has_finish
     assert warehouse.rows("direct") == [ALL[0], (day(4), 40), *ALL[2:]]
 
 
-# More than ten seconds: an apply and a run in processes of their own, which wait for each other.
+# More than ten seconds: a preview, an apply in a process of its own, and a run that waits for its time-out.
 def test_a_run_of_another_environment_waits_for_a_plan(warehouse: Warehouse) -> None:
     """It may show the very versions that the plan computes."""
     warehouse.change("days", "day, n", f"day, n {PAUSES}")

@@ -216,7 +216,7 @@ with serving(project, request) as worker:
 """
 
 
-# More than ten seconds: a process of its own is killed, and its worker has to notice it.
+# More than ten seconds: a new process imports the package, and its worker imports SQLMesh.
 def test_worker_ends_if_its_parent_is_killed(new_shop: NewShop) -> None:
     project = new_shop(FILES).project
     (project / "die").write_text("sleep")

@@ -269,7 +269,6 @@ def test_a_commit_that_takes_everything_back_shows_the_versions_of_prod(lab: Lab
     assert lab.left_over() == before
 
 
-# More than ten seconds: two previews, two applies and a close.
 @on_duckdb
 def test_closing_leaves_the_version_that_prod_has_shown_before(lab: Lab) -> None:
     """It is needed to go back. SQLMesh's janitor deletes it when it expires."""

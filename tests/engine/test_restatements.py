@@ -113,7 +113,6 @@ def test_thirty_missing_days_and_then_one_restated_day_are_one_sqlmesh_run_each(
     )
 
 
-# More than ten seconds: a run for each way in which a range is refused.
 @pytest.mark.attribute("restate.max_intervals", "budget")
 def test_refused_restatement_computes_nothing(shop: Shop) -> None:
     shop.configure()

@@ -83,7 +83,6 @@ exec {python} "$@"
 """
 
 
-# More than ten seconds: each step and the worker start Python, as on a machine of a user.
 def test_worker_starts_before_its_step_and_for_no_other_step(tmp_path: Path, new_shop: NewShop) -> None:
     shop = new_shop({"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"})
     starts, python = tmp_path / "starts", tmp_path / "python"

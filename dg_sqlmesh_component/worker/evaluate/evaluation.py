@@ -18,6 +18,7 @@ Facts come from two sources: SQLMesh calls its console while it works (`RunTrack
 from __future__ import annotations
 
 import sys
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from functools import partial
@@ -222,21 +223,21 @@ class EvaluationContext(Context):
     def prepare(self) -> None:
         """Called before the environment is opened."""
 
+    @abstractmethod
     def compute(self) -> msg.Status:
         """Compute the requested nodes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def watch(self, scheduler: Scheduler) -> None:
         """Called with each new scheduler, before it is used."""
-        raise NotImplementedError
 
+    @abstractmethod
     def may_be_idle(self) -> Set[str]:
         """The nodes that are explained if SQLMesh has planned no batch of them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def restated(self, snapshots: Mapping[str, Snapshot]) -> Iterable[Snapshot]:
         """Those from which SQLMesh has removed the intervals that it restates."""
-        raise NotImplementedError
 
     def observed(self, scheduler: Scheduler) -> Observed:
         """What the tracker has to know about the nodes of a scheduler."""
