@@ -37,10 +37,7 @@ class Server:
     def repository(self) -> dict[str, str]:
         """The selector of the repository."""
         [repository] = self.ask(LOCATION)["repositoriesOrError"]["nodes"]
-        return {
-            "repositoryName": repository["name"],
-            "repositoryLocationName": repository["location"]["name"],
-        }
+        return {"repositoryName": repository["name"], "repositoryLocationName": repository["location"]["name"]}
 
     def ask(self, query: str, **variables: Any) -> Any:
         body = json.dumps({"query": query, "variables": variables}).encode()

@@ -140,11 +140,7 @@ def new_postgres_server() -> Iterator[Server]:
     options += ["-c", "log_statement=mod", "-c", "logging_collector=on", "-c", "log_filename=statements.log"]
     running = Server(port, data / "log" / "statements.log")
     server = subprocess.Popen(
-        [postgres, "-D", data, *options],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        **as_user,
+        [postgres, "-D", data, *options], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **as_user
     )
     try:
         _wait_until_ready(running, server)

@@ -29,12 +29,7 @@ README = REPOSITORY / "README.md"
 SKILL = REPOSITORY / "skills" / "dg-sqlmesh" / "SKILL.md"
 DOCUMENTS = [README, SKILL, *sorted((REPOSITORY / "docs").rglob("*.md"))]
 SHOP = manifest(
-    model(
-        "core.orders",
-        reads=["raw.orders", "raw.customers"],
-        kind="INCREMENTAL_BY_TIME_RANGE",
-        starts_at=day(1),
-    ),
+    model("core.orders", reads=["raw.orders", "raw.customers"], kind="INCREMENTAL_BY_TIME_RANGE", starts_at=day(1)),
     model("marts.revenue", reads=["core.orders"], kind="VIEW"),
 )
 ANSWERS = (

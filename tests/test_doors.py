@@ -58,14 +58,7 @@ WORKER_ROOMS: dict[str, set[str]] = {
 }
 """The folders of the worker that each of them may import. Its entry may import all."""
 
-WITHOUT_DAGSTER = (
-    "protocol",
-    "worker",
-    "report/outcomes.py",
-    "plan/gate.py",
-    "run/ledger.py",
-    "run/retry_decision.py",
-)
+WITHOUT_DAGSTER = ("protocol", "worker", "report/outcomes.py", "plan/gate.py", "run/ledger.py", "run/retry_decision.py")
 """Folders and modules that never import Dagster, neither directly nor through modules of the package."""
 
 

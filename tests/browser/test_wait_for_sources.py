@@ -20,10 +20,7 @@ pytestmark = pytest.mark.slow
 
 TODAY = datetime.now(timezone.utc).date()
 LOADED, FIRST_LATE, SECOND_LATE = (str(TODAY - timedelta(days=ago)) for ago in (3, 2, 1))
-UNTIL_LOADED = {
-    "dagster/asset_partition_range_start": "2026-11-01",
-    "dagster/asset_partition_range_end": LOADED,
-}
+UNTIL_LOADED = {"dagster/asset_partition_range_start": "2026-11-01", "dagster/asset_partition_range_end": LOADED}
 """The tags of a run that loads a range of partitions."""
 AT_ONCE = "run_coordinator: {module: dagster._core.run_coordinator, class: DefaultRunCoordinator}\n"
 TICKS_MS = 180_000

@@ -30,10 +30,7 @@ def test_benchmarks_warn_if_they_would_measure_the_compiler(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("command", "headings"),
     [
-        (
-            ["definitions.py", "--models", "3"],
-            ["### 3 models, definitions", "/ the same by hand**"],
-        ),
+        (["definitions.py", "--models", "3"], ["### 3 models, definitions", "/ the same by hand**"]),
         (
             ["runs.py", "--models", "3", "--measure", "steps", "memory", "launches"],
             ["### 3 models, all pending", "### 3 models, peak memory", "**dg launch / sqlmesh run**"],
@@ -46,14 +43,8 @@ def test_benchmarks_warn_if_they_would_measure_the_compiler(tmp_path: Path) -> N
             ["stored.py", "--models", "3"],
             ["### 3 models, nothing pending, 1 runs", "kilobytes of a model, `execution.record_unchanged: false`"],
         ),
-        (
-            ["plans.py", "--models", "20"],
-            ["### 20 models, 1 rounds", "our apply / `sqlmesh plan --auto-apply`"],
-        ),
-        (
-            ["ticks.py", "--models", "8"],
-            ["### 8 models, 1 rounds", "a tick / `sqlmesh run`, nothing pending"],
-        ),
+        (["plans.py", "--models", "20"], ["### 20 models, 1 rounds", "our apply / `sqlmesh plan --auto-apply`"]),
+        (["ticks.py", "--models", "8"], ["### 8 models, 1 rounds", "a tick / `sqlmesh run`, nothing pending"]),
         (
             ["waiting_ticks.py", "--models", "8", "--sources", "3", "--partitions", "8"],
             ["### 8 models, 3 sources with 8 partitions, nothing pending", "**later tick, with / without, seconds**"],

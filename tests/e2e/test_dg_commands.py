@@ -55,9 +55,7 @@ def test_scaffold_writes_relative_path_of_existing_project_and_dg_check_passes(d
     written = read_defs_yaml(dagster, "shop")
     assert written == {
         "type": COMPONENT,
-        "attributes": {
-            "project": {"path": "../../../../my shop", "gateway": "local", "environment": "prod"},
-        },
+        "attributes": {"project": {"path": "../../../../my shop", "gateway": "local", "environment": "prod"}},
     }
     folder = dagster.root / dagster.root.name / "defs" / "shop"
     assert (folder / "../../../../my shop").resolve() == project

@@ -80,10 +80,7 @@ no_wheels = pytest.mark.skipif(sys.version_info >= (3, 13), reason="the lowest d
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "resolution",
-    ["highest", pytest.param("lowest-direct", marks=no_wheels)],
-)
+@pytest.mark.parametrize("resolution", ["highest", pytest.param("lowest-direct", marks=no_wheels)])
 def test_wheel_scaffolds_and_loads_starter_in_fresh_environment(wheel: Path, resolution: str, tmp_path: Path) -> None:
     python = tmp_path / "fresh" / "bin" / "python"
     run([sys.executable, "-m", "venv", tmp_path / "fresh", "--without-pip"], cwd=tmp_path)

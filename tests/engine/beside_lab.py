@@ -136,11 +136,7 @@ class Warehouse:
 
 
 def new_warehouse(
-    server: Server,
-    new_shop: NewShop,
-    settings: str = "",
-    state: mariadb.Server | None = None,
-    **attributes: Any,
+    server: Server, new_shop: NewShop, settings: str = "", state: mariadb.Server | None = None, **attributes: Any
 ) -> Warehouse:
     database = f"beside_{uuid4().hex[:8]}"
     server.query(f"CREATE DATABASE {database}")

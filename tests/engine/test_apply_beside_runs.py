@@ -318,10 +318,7 @@ def test_each_interval_is_recorded_although_runs_end_while_a_plan_goes_on(wareho
     warehouse.end(process)
     records = shop.instance.fetch_materializations(key, limit=9).records
     recorded = [record.asset_materialization.metadata for record in records if record.asset_materialization]
-    assert [metadata["sqlmesh/intervals"].value for metadata in recorded] == [
-        day(5),
-        f"{day(5)} to {day(1)} (5 days)",
-    ]
+    assert [metadata["sqlmesh/intervals"].value for metadata in recorded] == [day(5), f"{day(5)} to {day(1)} (5 days)"]
     assert str(recorded[1]["sqlmesh/origin"].value).startswith("while run ")
 
 

@@ -51,11 +51,7 @@ def restate(project: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "carried_over"),
-    [
-        (do_nothing, {"t/kept:soft", "t/kept:hard"}),
-        (change_an_audit, set()),
-        (restate, set()),
-    ],
+    [(do_nothing, {"t/kept:soft", "t/kept:hard"}), (change_an_audit, set()), (restate, set())],
 )
 def test_result_is_carried_over_until_data_or_audit_changes(
     new_shop: NewShop, change: Callable[[Path], None], carried_over: set[str]

@@ -80,9 +80,7 @@ def test_environment_from_variable_changes_tables_but_not_keys(
 
 
 @pytest.mark.attribute("project.gateway", "project.env")
-def test_sqlmesh_variables_set_gateway_and_env_file(
-    dagster: DagsterProject,
-) -> None:
+def test_sqlmesh_variables_set_gateway_and_env_file(dagster: DagsterProject) -> None:
     other = "gateways:\n  other:\n    connection:\n      type: duckdb\n      database: \"{{ env_var('IN_FILE') }}\""
     project = write_project(dagster.root / "shop", ONE_MODEL, CONFIG.replace("gateways:", other))
     (project / "production.env").write_text("IN_FILE=other.duckdb")
@@ -315,12 +313,7 @@ def test_configured_selection_tag_convention_and_op_are_used(dagster: DagsterPro
             "select": ["tag:one", "tag:two", "+t.below"],
             "exclude": "t.two",
             "tag_convention": {"prefix": "own", "separator": "/"},
-            "op": {
-                "name": "our_op",
-                "description": "Ours.",
-                "pool": "our_pool",
-                "tags": {"a": "b"},
-            },
+            "op": {"name": "our_op", "description": "Ours.", "pool": "our_pool", "tags": {"a": "b"}},
         },
     )
     definitions = dagster.refresh()
@@ -348,9 +341,7 @@ def page(): ...
 
 
 @pytest.mark.attribute("execution.record_unchanged", "execution_status_check")
-def test_record_unchanged_false_counts_up_to_date_models_and_runs_downstream_assets(
-    dagster: DagsterProject,
-) -> None:
+def test_record_unchanged_false_counts_up_to_date_models_and_runs_downstream_assets(dagster: DagsterProject) -> None:
     model = "MODEL (name t.one, kind FULL, audits (not_null(columns := (id)))); SELECT 1 AS id"
     two = "MODEL (name t.two, kind FULL); SELECT id FROM t.one"
     plan(write_project(dagster.root / "shop", {"models/one.sql": model, "models/two.sql": two}))

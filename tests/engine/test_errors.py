@@ -48,10 +48,7 @@ ONE_MODEL = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
 
 
 def project_load_error(
-    project: SQLMeshProject,
-    kind: type[SQLMeshComponentError],
-    select: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    project: SQLMeshProject, kind: type[SQLMeshComponentError], select: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> str:
     with pytest.raises(kind) as caught:
         load_project(project, LoadRequest(project.open_request, tuple(select), tuple(exclude)))

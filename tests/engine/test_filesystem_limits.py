@@ -27,10 +27,7 @@ def execute(context, start, end, execution_time, **kwargs: t.Any) -> pd.DataFram
     print("x" * 3_000_000)
     return pd.DataFrame({"id": [1] * 200, "text": [str(start) * 500] * 200})
 """
-FILES = {
-    "models/first.sql": "MODEL (name t.first, kind FULL); SELECT 1 AS id",
-    "models/talkative.py": VERBOSE_MODEL,
-}
+FILES = {"models/first.sql": "MODEL (name t.first, kind FULL); SELECT 1 AS id", "models/talkative.py": VERBOSE_MODEL}
 ALL_MODELS = {"t/first", "t/talkative"}
 
 

@@ -128,9 +128,7 @@ def test_retry_from_asset_failure_reports_non_blocking_checks_again(new_shop: Ne
     second_run = shop.launch(assets_without_checks=["t/days"], tags={ASSET_RESUME_RETRY_TAG: "true"})
     # Dagster gives a retry of only checks the config of the failed run.
     checks_only = shop.launch(
-        checks=["t/days:few"],
-        tags={ASSET_RESUME_RETRY_TAG: "true"},
-        ops={"sqlmesh_shop": {"ignore_cron": True}},
+        checks=["t/days:few"], tags={ASSET_RESUME_RETRY_TAG: "true"}, ops={"sqlmesh_shop": {"ignore_cron": True}}
     )
     keys = [dg.AssetCheckKey(dg.AssetKey(["t", "days"]), name) for name in ("few", "sqlmesh_execution_status")]
     last = shop.instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)

@@ -115,7 +115,7 @@ def test_janitor_deletes_and_reports_what_has_expired_and_changes_no_models(new_
     promote_changed_model(shop, "dev", added=2)
     [(changed_table,)] = shop.query(
         "SELECT table_name FROM information_schema.tables WHERE table_schema = 'sqlmesh__t' "
-        f"AND 'sqlmesh__t.' || table_name NOT IN {(*tables_of_prod, '')}",
+        f"AND 'sqlmesh__t.' || table_name NOT IN {(*tables_of_prod, '')}"
     )
     shop.query(f"DROP VIEW t__dev.counted; DROP TABLE sqlmesh__t.{changed_table}")
     shop.query(f"CREATE VIEW sqlmesh__t.{changed_table} AS SELECT 1 AS id")

@@ -68,11 +68,7 @@ OWN_JOB = {"op": {"name": "shop"}, "schedule": True}
         ([{"op": {"name": "clean_op"}, "janitor": {"name": "clean"}}], "janitor.name", "clean_op"),
         ([{"op": {"name": "x_job"}, "schedule": {"name": "x"}}], "schedule.name", "x_job"),
         ([{"schedule": {"name": "x_schedule"}, "janitor": {"name": "x"}}], "janitor.name", "x_schedule"),
-        (
-            [{"op": {"name": "x"}, "schedule": {"name": "x_sensor"}, "polling_sensor": True}],
-            "op.name",
-            "x_sensor",
-        ),
+        ([{"op": {"name": "x"}, "schedule": {"name": "x_sensor"}, "polling_sensor": True}], "op.name", "x_sensor"),
         ([{"op": {"name": "x"}}, {"op": {"name": "x"}}], "op.name", "x"),
         ([{"op": {"name": "x_job"}}, {"op": {"name": "x"}, "schedule": True}], "schedule.name", "x_job"),
         ([{"schedule": {"name": "x"}}, {"schedule": {"name": "x"}}], "schedule.name", "x_job"),

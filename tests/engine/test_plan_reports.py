@@ -113,9 +113,7 @@ def test_removed_uncategorized_and_metadata_changes_are_reported(shop: Shop) -> 
     assert [(refusal["kind"], refusal["models"]) for refusal in report["refusals"]] == [("uncategorized", ["t.total"])]
 
 
-def test_a_failing_unit_test_is_reported_with_its_difference(
-    shop: Shop,
-) -> None:
+def test_a_failing_unit_test_is_reported_with_its_difference(shop: Shop) -> None:
     (shop.project / "tests").mkdir()
     (shop.project / "tests" / "test_other.yaml").write_text(
         "test_other: {model: t.other, inputs: {}, outputs: {query: [{x: 2}]}}\n"

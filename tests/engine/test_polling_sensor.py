@@ -184,7 +184,7 @@ def test_plans_are_recorded_as_observations_of_their_models(new_sensed: NewShop)
 def test_batches_of_a_failed_run_are_not_recorded_as_computed_elsewhere(new_sensed: NewShop) -> None:
     models = {
         "models/days.sql": "MODEL (name t.days, kind INCREMENTAL_BY_TIME_RANGE (time_column ds, batch_size 1, "
-        f"batch_concurrency 1), start '{day(6)}'); SELECT @start_ds::DATE AS ds, {FAILING} AS n",
+        f"batch_concurrency 1), start '{day(6)}'); SELECT @start_ds::DATE AS ds, {FAILING} AS n"
     }
     shop = new_sensed(models)
     sensor = Sensor(shop)
@@ -254,7 +254,7 @@ def test_batches_of_a_run_in_progress_on_postgres_are_left_to_that_run(new_sense
     pause = f"CASE WHEN @start_ds = '{day(1)}' THEN pg_advisory_xact_lock(7)::text ELSE '' END"
     models = {
         "models/slow.sql": "MODEL (name t.slow, kind INCREMENTAL_BY_TIME_RANGE (time_column ds, batch_size 1, "
-        f"batch_concurrency 1), start '{day(6)}'); SELECT @start_ds::DATE AS ds, {pause} AS paused",
+        f"batch_concurrency 1), start '{day(6)}'); SELECT @start_ds::DATE AS ds, {pause} AS paused"
     }
     with postgres_server() as server:
         server.query("CREATE DATABASE sensed")

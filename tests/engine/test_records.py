@@ -31,9 +31,7 @@ def outside(run: RunRecord) -> dict[str, str]:
 # -- outside data -------------------------------------------------------------------------------------
 
 
-def test_outside_restatement_is_recorded_although_a_run_computes_the_newest_day_first(
-    new_recorded: NewShop,
-) -> None:
+def test_outside_restatement_is_recorded_although_a_run_computes_the_newest_day_first(new_recorded: NewShop) -> None:
     shop = new_recorded(planned_at=f"{day(1)} 12:00:00")
     assert outside(shop.launch(ops={OP: {"end": day(2)}}))["t/days"] == f"{day(8)} to {day(2)} (7 days)"
     restate_in_a_shell(shop, day(6), day(5))
@@ -43,9 +41,7 @@ def test_outside_restatement_is_recorded_although_a_run_computes_the_newest_day_
     assert not outside(shop.launch())
 
 
-def test_batches_of_a_failed_run_are_never_outside_data_however_many_observations_follow(
-    new_recorded: NewShop,
-) -> None:
+def test_batches_of_a_failed_run_are_never_outside_data_however_many_observations_follow(new_recorded: NewShop) -> None:
     shop = new_recorded()
     shop.launch(assets=["t/alone"])
     broken(shop, day(1))

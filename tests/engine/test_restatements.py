@@ -221,9 +221,7 @@ def test_downstream_model_run_alone_is_not_restated_before_its_upstream_model(ne
     shop = new_shop(AUTOMATIC, tables={"raw.numbers": "SELECT 1 AS v"})
     shop.launch()
     shop.query("UPDATE raw.numbers SET v = 2")
-    shop.query(
-        "UPDATE sqlmesh._auto_restatements SET next_auto_restatement_ts = next_auto_restatement_ts - 7200000",
-    )
+    shop.query("UPDATE sqlmesh._auto_restatements SET next_auto_restatement_ts = next_auto_restatement_ts - 7200000")
     alone = shop.launch(assets=["t/reader"])
     everything = shop.launch()
     assert alone.status_of("t/reader") == "up_to_date"

@@ -9,16 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster._core.execution.api import execute_run
-from harness import (
-    DagsterProject,
-    NewShop,
-    dagster_project,
-    plan,
-    query,
-    reconstructable_job,
-    sqlmesh,
-    write_project,
-)
+from harness import DagsterProject, NewShop, dagster_project, plan, query, reconstructable_job, sqlmesh, write_project
 
 ASSET_BETWEEN = """
 import dagster as dg
@@ -119,9 +110,7 @@ def test_run_fails_if_promoted_model_reads_model_missing_from_manifest(new_shop:
     assert count_rows(shop.project, "first") == count_rows(shop.project, "last") == before + 3
 
 
-def test_run_fails_if_dependency_between_two_components_is_missing_from_manifest(
-    tmp_path: Path,
-) -> None:
+def test_run_fails_if_dependency_between_two_components_is_missing_from_manifest(tmp_path: Path) -> None:
     files = {
         "first": daily_model("first", ""),
         "middle": daily_model("middle", "t.first"),

@@ -106,10 +106,7 @@ def test_process_without_stored_manifest_loads_project_once_and_warns(
 
 @pytest.mark.parametrize(
     "config",
-    [
-        {"config": CONFIG + "project: shop\n"},
-        {"files": {**ONE_MODEL, "config.py": PYTHON_CONFIG}},
-    ],
+    [{"config": CONFIG + "project: shop\n"}, {"files": {**ONE_MODEL, "config.py": PYTHON_CONFIG}}],
     ids=["with project name", "as a module"],
 )
 def test_project_is_loaded_once_per_process_if_its_files_do_not_show_every_change(

@@ -20,7 +20,7 @@ MODEL_BETWEEN = {
     "an embedded model": {"models/way.sql": "MODEL (name mid.way, kind EMBEDDED); SELECT ds FROM raw.landing"},
     "a model whose cron is not due": {
         "models/way.sql": f"MODEL (name mid.way, kind FULL, cron '{YEARLY_CRON}', start '2 years ago'); "
-        "SELECT ds FROM raw.landing",
+        "SELECT ds FROM raw.landing"
     },
 }
 WAITING_REASON = (

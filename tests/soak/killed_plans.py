@@ -197,10 +197,7 @@ def create_testbed(engine: str, folder: Path) -> Iterator[Testbed]:
                 shutil.copy(source, target)
 
             testbed = Testbed(
-                shop,
-                shop.query,
-                lambda name: copy(database, folder / name),
-                lambda name: copy(folder / name, database),
+                shop, shop.query, lambda name: copy(database, folder / name), lambda name: copy(folder / name, database)
             )
             testbed.twin()
             yield testbed
@@ -220,10 +217,7 @@ def create_testbed(engine: str, folder: Path) -> Iterator[Testbed]:
 
                 shop.plan(at=None)
                 testbed = Testbed(
-                    shop,
-                    lambda sql: server.query(sql, "trial"),
-                    save,
-                    lambda name: replace("trial", f"saved_{name}"),
+                    shop, lambda sql: server.query(sql, "trial"), save, lambda name: replace("trial", f"saved_{name}")
                 )
                 testbed.twin()
                 yield testbed

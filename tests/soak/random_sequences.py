@@ -57,13 +57,7 @@ CHECKS = {
     "errors": "no action raises an error",
     "stale": "no asset is stale whose upstream models were computed before it",
 }
-ATTRIBUTES = {
-    "schedule": True,
-    "polling_sensor": True,
-    "janitor": True,
-    "intervals_check": True,
-    "restate": True,
-}
+ATTRIBUTES = {"schedule": True, "polling_sensor": True, "janitor": True, "intervals_check": True, "restate": True}
 RETRIES = {"max_retries": 1, "delay": 0}
 OP = "sqlmesh_shop"
 STARTS = ("2025-10-22", "2025-10-30", "2026-01-14", "2026-03-05", "2026-03-26")

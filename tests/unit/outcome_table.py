@@ -284,11 +284,7 @@ OUTCOME_TABLE = (
             "core.orders was executed for 2026-01-01.",
             True,
             ERROR,
-            {
-                "sqlmesh/intervals": "2026-01-01",
-                "sqlmesh/computed_intervals": 1,
-                "sqlmesh/seconds": 0.005,
-            },
+            {"sqlmesh/intervals": "2026-01-01", "sqlmesh/computed_intervals": 1, "sqlmesh/seconds": 0.005},
             {
                 "not_null": (True, ERROR, "No row failed in 2026-01-01."),
                 "recent": (False, WARN, "1 row failed in 2026-01-01."),
@@ -456,12 +452,7 @@ OUTCOME_TABLE = (
     ),
     Row(
         "waiting: planned without a ready interval, a model upstream is due and not selected",
-        (
-            OPENED,
-            msg.EvaluationPlanned({ORDERS: ()}),
-            msg.NodeIdle(ORDERS, held_back_by=AFTER_STAGING),
-            SUCCEEDED,
-        ),
+        (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeIdle(ORDERS, held_back_by=AFTER_STAGING), SUCCEEDED),
         NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, idle=msg.NodeIdle(ORDERS, held_back_by=AFTER_STAGING)),
         Reported(f"core.orders is waiting: {UNSELECTED}.", False, WARN, {"sqlmesh/waiting_for": UNSELECTED}),
     ),
@@ -547,12 +538,7 @@ OUTCOME_TABLE = (
     ),
     Row(
         "failed in the first attempt, and left out of the second: a plan has made due what it reads",
-        (
-            OPENED,
-            msg.EvaluationPlanned({ORDERS: ()}),
-            msg.NodeIdle(ORDERS, held_back_by=AFTER_STAGING),
-            SUCCEEDED,
-        ),
+        (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeIdle(ORDERS, held_back_by=AFTER_STAGING), SUCCEEDED),
         NodeOutcome(
             ORDERS,
             Outcome.FAILED,
@@ -849,12 +835,7 @@ OUTCOME_TABLE = (
     ),
     Row(
         "interrupted: it was planned and not run, though SQLMesh also says that it had nothing to do",
-        (
-            OPENED,
-            ONE_BATCH,
-            msg.NodeIdle(ORDERS, "all complete intervals are computed"),
-            FAILED,
-        ),
+        (OPENED, ONE_BATCH, msg.NodeIdle(ORDERS, "all complete intervals are computed"), FAILED),
         NodeOutcome(
             ORDERS,
             Outcome.INTERRUPTED,
@@ -876,16 +857,7 @@ OUTCOME_TABLE = (
     Row(
         "not in environment: in the project, not promoted",
         (opened(missing=(ORDERS,)), msg.EvaluationFinished("not_run")),
-        NodeOutcome(
-            ORDERS,
-            Outcome.NOT_IN_ENVIRONMENT,
-            errors=(NOT_PROMOTED,),
-        ),
-        Reported(
-            f"core.orders: {NOT_PROMOTED}",
-            False,
-            ERROR,
-            {"sqlmesh/error": code(NOT_PROMOTED)},
-        ),
+        NodeOutcome(ORDERS, Outcome.NOT_IN_ENVIRONMENT, errors=(NOT_PROMOTED,)),
+        Reported(f"core.orders: {NOT_PROMOTED}", False, ERROR, {"sqlmesh/error": code(NOT_PROMOTED)}),
     ),
 )

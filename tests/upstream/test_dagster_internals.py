@@ -295,8 +295,7 @@ def test_dagster_distinguishes_rebuild_from_load_of_definitions(load_type: Defin
 
 
 @pytest.mark.parametrize(
-    "cron",
-    ["0 9 * * 1-5", "@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"],
+    "cron", ["0 9 * * 1-5", "@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"]
 )
 def test_cron_of_five_fields_and_aliases_are_accepted(cron: str) -> None:
     assert internals.is_accepted_cron(cron)

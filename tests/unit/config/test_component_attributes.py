@@ -33,10 +33,7 @@ def test_template_of_translation_can_keep_the_condition_that_automation_gives() 
     condition = "{{ dg.AutomationCondition.eager() if model.schema == 'marts' else spec.automation_condition }}"
     component = loaded({**EVERYTHING, "automation": "cron", "translation": {"automation_condition": condition}})
     conditions = {spec.key.path[0]: spec.automation_condition for spec in component._project_assets.specs.values()}
-    assert conditions == {
-        "core": cron_tick_condition("@daily", "UTC"),
-        "marts": dg.AutomationCondition.eager(),
-    }
+    assert conditions == {"core": cron_tick_condition("@daily", "UTC"), "marts": dg.AutomationCondition.eager()}
 
 
 # Dagster checks types before it renders templates, so a template may give any of these values.
@@ -85,9 +82,7 @@ def test_template_that_renders_a_wrong_type_is_refused_with_its_attribute(path: 
     assert refusal in str(raised.value)
 
 
-def test_text_of_an_environment_variable_becomes_number_or_boolean(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_text_of_an_environment_variable_becomes_number_or_boolean(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TASKS", "7")
     monkeypatch.setenv("CHECKS", "false")
     attributes = {**EVERYTHING, "execution": {"concurrent_tasks": "{{ env.TASKS }}"}}

@@ -240,11 +240,7 @@ def test_table_named_twice_in_keys_is_refused(first: str, second: str) -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [
-        model("staging.orders"),
-        model("staging.orders", kind="EMBEDDED"),
-        model("staging.orders", kind="EXTERNAL"),
-    ],
+    [model("staging.orders"), model("staging.orders", kind="EMBEDDED"), model("staging.orders", kind="EXTERNAL")],
     ids=["computed", "embedded", "external, which no model reads"],
 )
 def test_keys_refuse_models_that_are_no_external_tables_of_a_model(other: Model) -> None:

@@ -52,8 +52,7 @@ def test_first_component_in_a_file_is_named_like_a_single_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "rule"),
-    [("my op", "A-Za-z0-9_"), ("context", "reserved"), ("shop_2", "parts of an op that it splits")],
+    ("name", "rule"), [("my op", "A-Za-z0-9_"), ("context", "reserved"), ("shop_2", "parts of an op that it splits")]
 )
 def test_invalid_op_name_is_refused(name: str, rule: str) -> None:
     with pytest.raises(ConfigurationError, match=f"`op.name` in defs.yaml is '{name}'.*{rule}"):

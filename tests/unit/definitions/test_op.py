@@ -29,10 +29,7 @@ def materialize_selection(context: dg.AssetExecutionContext) -> Iterator[Any]:
 
 
 def built(
-    project: Manifest,
-    compute: Compute = materialize_selection,
-    config_schema: object = None,
-    **configured: Any,
+    project: Manifest, compute: Compute = materialize_selection, config_schema: object = None, **configured: Any
 ) -> dg.AssetsDefinition:
     op = ComponentOp(OpSpec(**configured), SQLMeshProject((Path("/shop"),)))
     name, assets = configured.get("name", "shop"), project_assets(project)

@@ -627,10 +627,7 @@ def test_audits_of_an_external_model_are_checks_on_its_first_downstream_model() 
 
 
 EVENTS = audited("raw.events")
-READERS = [
-    model("core.orders", reads=["raw.events", "marts.revenue"]),
-    model("marts.revenue", reads=["raw.events"]),
-]
+READERS = [model("core.orders", reads=["raw.events", "marts.revenue"]), model("marts.revenue", reads=["raw.events"])]
 THROUGH_EMBEDDED = [
     model("core.orders", reads=["core.outer"]),
     model("core.outer", reads=["core.inner"], kind="EMBEDDED"),

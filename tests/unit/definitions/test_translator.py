@@ -10,12 +10,7 @@ from hypothesis import strategies as st
 from unit.builders import EVERYTHING, attributes, audit, external_models, manifest, model, plain, stored, translator
 
 from dg_sqlmesh_component.config.attribute_types import TagConvention
-from dg_sqlmesh_component.definitions.translator import (
-    STATUS_CHECK,
-    WHEN_SKIPPED,
-    Translator,
-    sql_metadata,
-)
+from dg_sqlmesh_component.definitions.translator import STATUS_CHECK, WHEN_SKIPPED, Translator, sql_metadata
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.manifest import Model
 
@@ -79,11 +74,7 @@ def test_asset_key_is_schema_and_name_without_catalog(name: str, key: list[str])
                 model("staging.customers"),
                 model("staging.refunds"),
             ],
-            {
-                "raw/events": {"dagster/table_name": "db.raw.events"},
-                "staging/customers": {},
-                "staging/refunds": {},
-            },
+            {"raw/events": {"dagster/table_name": "db.raw.events"}, "staging/customers": {}, "staging/refunds": {}},
         ),
     ],
     ids=["model", "model with a key prefix", "external model", "external model with a key prefix", "embedded models"],
@@ -95,8 +86,7 @@ def test_dependency_has_the_key_of_the_upstream_node_and_the_table_name_of_an_ex
 
 
 @pytest.mark.parametrize(
-    ("table", "key"),
-    [("raw.events", "raw/events"), ("lake.raw.events", "raw/events"), ("events", "events")],
+    ("table", "key"), [("raw.events", "raw/events"), ("lake.raw.events", "raw/events"), ("events", "events")]
 )
 def test_undeclared_external_table_is_a_dependency_with_its_table_name(table: str, key: str) -> None:
     orders = model("core.orders", depends_on=(".".join(f'"{part}"' for part in table.split(".")),))
@@ -494,8 +484,7 @@ def test_kinds_are_sqlmesh_the_engine_and_python_for_python_models(properties: d
 
 
 @pytest.mark.parametrize(
-    ("kind", "tag"),
-    [("FULL", "full"), ("VIEW", "view"), ("INCREMENTAL_BY_TIME_RANGE", "incremental_by_time_range")],
+    ("kind", "tag"), [("FULL", "full"), ("VIEW", "view"), ("INCREMENTAL_BY_TIME_RANGE", "incremental_by_time_range")]
 )
 def test_model_kind_is_a_tag(kind: str, tag: str) -> None:
     assert spec(model(kind=kind)).tags["sqlmesh/kind"] == tag
@@ -577,11 +566,7 @@ def test_asset_metadata_has_the_properties_that_dagster_does_not_show_elsewhere(
 
 
 def test_unset_model_properties_have_no_metadata() -> None:
-    assert set(spec(model(path=None)).metadata) == {
-        "sqlmesh/cron",
-        "sqlmesh/interval_unit",
-        "dagster/table_name",
-    }
+    assert set(spec(model(path=None)).metadata) == {"sqlmesh/cron", "sqlmesh/interval_unit", "dagster/table_name"}
 
 
 def test_query_is_a_code_block_in_the_description_and_links_are_urls() -> None:

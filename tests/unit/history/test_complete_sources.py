@@ -143,7 +143,7 @@ CASES: dict[str, list[Case]] = {
         ),
     ],
     "two time dimensions": [
-        Case(TWO_TIMES, [load(1, "2026-11-01|2026-11-01")], NOTHING, "has two dimensions of time windows"),
+        Case(TWO_TIMES, [load(1, "2026-11-01|2026-11-01")], NOTHING, "has two dimensions of time windows")
     ],
     "no load yet": [Case(of, [], NOTHING, "was never materialized") for of in (None, DAYS, BOTH, TWO_TIMES)],
     "of a partition": [
@@ -152,7 +152,7 @@ CASES: dict[str, list[Case]] = {
             [ONE, load(9, "2026-11-01", at("2026-11-01T08:00"))],
             until(at("2026-11-01T08:00")),
             "before its window",
-        ),
+        )
     ],
     "refused": [Case(None, [load(1, instant=FIRST), load(2)], NOTHING, "its check ok", [result(9, "failed", load(2))])],
     "without a partition": [Case(DAYS, [ONE, load(9)], until(at("2026-11-02")), "2026-11-19")],
@@ -176,11 +176,7 @@ CASES: dict[str, list[Case]] = {
         Case(
             WEEKDAYS,
             [load(1, "2026-11-05"), load(2, "2026-11-07")],
-            (
-                (at("2026-11-06"), at("2026-11-07")),
-                (at("2026-11-09"), at("2026-11-14")),
-                (at("2026-11-16"), FOREVER),
-            ),
+            ((at("2026-11-06"), at("2026-11-07")), (at("2026-11-09"), at("2026-11-14")), (at("2026-11-16"), FOREVER)),
             "2026-11-19",
         ),
         Case(COUNTRIES, [DE, US, load(9, "fr")], until(at("2026-11-10")), "in partition de"),

@@ -77,9 +77,7 @@ def test_windows_without_a_materialization_are_incomplete_and_everything_before_
     assert found.sentence().startswith("load/orders has no materialization of ")
 
 
-def test_a_window_that_was_loaded_before_it_was_over_is_complete_up_to_that_load(
-    instance: dg.DagsterInstance,
-) -> None:
+def test_a_window_that_was_loaded_before_it_was_over_is_complete_up_to_that_load(instance: dg.DagsterInstance) -> None:
     now = datetime.now(timezone.utc)
     days = dg.DailyPartitionsDefinition(f"{now - timedelta(days=1):%Y-%m-%d}", end_offset=1)
     before = round(now.timestamp() * 1000)

@@ -9,14 +9,7 @@ import pytest
 from unit.plan.plans import ORDERS, drops, plan
 
 from dg_sqlmesh_component.plan.digest import PARTS, digest_of
-from dg_sqlmesh_component.plan.gate import (
-    Decision,
-    Refusal,
-    allowed_fqns,
-    apply_config,
-    headline,
-    refusals,
-)
+from dg_sqlmesh_component.plan.gate import Decision, Refusal, allowed_fqns, apply_config, headline, refusals
 from dg_sqlmesh_component.plan.report import Planned, PlanReport
 from dg_sqlmesh_component.plan.report_markdown import markdown
 from dg_sqlmesh_component.protocol import messages as msg

@@ -638,11 +638,7 @@ NEEDS_CORRECTION = NodeOutcome(ORDERS, Outcome.FAILED, errors=("boom",), needs_c
 def test_failure_ends_with_one_advice_and_the_plan_command() -> None:
     outcomes = [NEEDS_CORRECTION, replace(NEEDS_CORRECTION, fqn=STAGING)]
     failure = build_failure(
-        wording(),
-        outcomes,
-        [],
-        [],
-        correction_advice(is_restatement=False, plan_command="cd /shop && sqlmesh plan"),
+        wording(), outcomes, [], [], correction_advice(is_restatement=False, plan_command="cd /shop && sqlmesh plan")
     )
     assert failure is not None
     assert (failure.description or "").endswith(
@@ -714,10 +710,7 @@ def test_failure_with_many_models_describes_some_and_names_all() -> None:
         f"{name} (models/{name.split('.')[1]}.sql) failed." for name in failed[:MAX_LISTED]
     ]
     assert last == f"Failed as well: {', '.join(failed[MAX_LISTED:])}."
-    assert plain(dict(failure.metadata)) == {
-        "sqlmesh/failed": ", ".join(failed),
-        "sqlmesh/blocked": ", ".join(blocked),
-    }
+    assert plain(dict(failure.metadata)) == {"sqlmesh/failed": ", ".join(failed), "sqlmesh/blocked": ", ".join(blocked)}
 
 
 def test_cause_that_interrupts_many_models_is_reported_once() -> None:

@@ -312,11 +312,7 @@ def test_audits_that_could_not_be_evaluated_have_the_error() -> None:
 @pytest.mark.parametrize(
     ("events", "worker_death", "error"),
     [
-        (
-            [opened(missing=(ORDERS,)), msg.EvaluationFinished("not_run")],
-            None,
-            NOT_PROMOTED,
-        ),
+        ([opened(missing=(ORDERS,)), msg.EvaluationFinished("not_run")], None, NOT_PROMOTED),
         ([OPENED, SUCCEEDED], None, "SQLMesh ended the run without evaluating them."),
         (
             [OPENED, msg.NodeAudited(STAGING, (), None), msg.RequestFailed("EvaluationError", "cancelled")],
@@ -468,14 +464,7 @@ def test_audits_of_batches_that_finished_in_the_first_pass_count() -> None:
 
 
 def test_executed_model_that_is_not_planned_again_is_returned_once() -> None:
-    events: Events = [
-        OPENED,
-        ONE_BATCH,
-        batch(0, D1),
-        EMPTY_PLAN,
-        msg.NodeIdle(ORDERS, "done"),
-        SUCCEEDED,
-    ]
+    events: Events = [OPENED, ONE_BATCH, batch(0, D1), EMPTY_PLAN, msg.NodeIdle(ORDERS, "done"), SUCCEEDED]
     assert node_outcomes(outcomes_of(events)) == [(ORDERS, Outcome.EXECUTED)]
 
 

@@ -282,9 +282,7 @@ def test_retry_computes_the_nodes_that_it_can_complete(ended_attempt: EndedAttem
 
 
 @every_ended_attempt
-def test_other_nodes_are_settled_before_the_retry_in_requested_order(
-    ended_attempt: EndedAttempt,
-) -> None:
+def test_other_nodes_are_settled_before_the_retry_in_requested_order(ended_attempt: EndedAttempt) -> None:
     ledger = ended_attempt.ledger()
     assert open_nodes(ledger) == {*ended_attempt.open_after, *ended_attempt.settled}
     outcomes = ledger.pause(ended_attempt.open_after)

@@ -108,9 +108,7 @@ def content_of(data: Any, materializations: dict[Any, Any]) -> Any:
 @pytest.mark.parametrize(
     "selection", [EVERYTHING, A_AND_C, WITHOUT_CHECKS], ids=["everything", "a subset", "without checks"]
 )
-def test_recorded_events_equal_dagsters_own_without_outputs_of_checks(
-    selection: dg.AssetSelection,
-) -> None:
+def test_recorded_events_equal_dagsters_own_without_outputs_of_checks(selection: dg.AssetSelection) -> None:
     cheaper = events_of(lambda context: recorded(context, results(context)), selection)
     ordinary = events_of(results, selection)
     assert cheaper == (ordinary if selection is WITHOUT_CHECKS else without_outputs_of_checks(ordinary))

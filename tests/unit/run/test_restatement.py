@@ -93,10 +93,7 @@ def test_recorded_cost_is_that_of_one_interval_of_each_model_with_a_record() -> 
             {"max_intervals": 3},
             "^The restatement from a to b would compute 4 intervals of 2 models; `restate.max_intervals` in .* is 3",
         ),
-        (
-            {"budget": Budget(seconds=0.5)},
-            "1.0 seconds, and `budget.seconds` in defs.yaml is 0.5.*over_budget: true",
-        ),
+        ({"budget": Budget(seconds=0.5)}, "1.0 seconds, and `budget.seconds` in defs.yaml is 0.5.*over_budget: true"),
         ({"max_intervals": 4, "budget": Budget(seconds=1.0)}, None),
     ],
 )

@@ -123,12 +123,7 @@ def test_environment_name_is_sanitized_like_sqlmesh(name: str, stored: str) -> N
 @pytest.mark.parametrize("blank", ["", " ", "\n"])
 @pytest.mark.parametrize(
     ("option", "remedy"),
-    [
-        ("start", ", or leave it out."),
-        ("end", ", or leave it out."),
-        ("restate.start", "."),
-        ("restate.end", "."),
-    ],
+    [("start", ", or leave it out."), ("end", ", or leave it out."), ("restate.start", "."), ("restate.end", ".")],
 )
 def test_blank_bound_is_refused_with_its_option(option: str, blank: str, remedy: str) -> None:
     name = option.rpartition(".")[2]

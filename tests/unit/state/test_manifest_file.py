@@ -122,9 +122,7 @@ def test_file_damaged_anywhere_is_refused(damage: Callable[[bytes], bytes], tmp_
 
 
 @pytest.mark.parametrize(
-    "content",
-    [b"", b"{}", b"null", b"[]", b"version: 1", b'{"version": 1}', b'{"version": 1, "models": 7}'],
-    ids=ascii,
+    "content", [b"", b"{}", b"null", b"[]", b"version: 1", b'{"version": 1}', b'{"version": 1, "models": 7}'], ids=ascii
 )
 def test_file_with_other_content_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "state"
