@@ -175,13 +175,13 @@ def plan(project: Path, *arguments: str, at: str | None = "3 days ago") -> str:
     return sqlmesh(project, "plan", *arguments, "--auto-apply", "--no-prompts", *time_of_plan)
 
 
-def state(folder: Path, environment: str = "prod", path: str = ".") -> dict[str, Any]:
+def state(folder: Path, path: str = ".") -> dict[str, Any]:
     """Return what the SQLMesh state contains: computed milliseconds by model, and more.
 
     Args:
         path: The project, relative to `folder`.
     """
-    content: dict[str, Any] = script("sqlmesh_state.py", folder, environment, path)
+    content: dict[str, Any] = script("sqlmesh_state.py", folder, path)
     return content
 
 

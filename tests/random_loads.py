@@ -125,7 +125,7 @@ class RandomSource:
     def complete(self, now: datetime, countries: Sequence[str] = COUNTRIES) -> Slots:
         """The half hours since the start for which the page says that it is complete."""
         definition, instant = self._definition(countries), int(now.timestamp() * 1000)
-        history = page.History(definition, None, tuple(self.events), tuple(self.results), 0, True, instant)
+        history = page.History(definition, tuple(self.events), tuple(self.results), 0, True, instant)
         slots = range(slot_of(self.start), slot_of(now) + 1)
         return frozenset(slot for slot in slots if page.is_complete(history, (slot + 1) * SLOT * 1000 - 1))
 

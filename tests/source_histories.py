@@ -6,8 +6,6 @@ that implements the page. It is slow on purpose, and computes windows with its o
 - `histories()` draws a `History`.
 - `is_complete(history, instant)` is the verdict of the page on one instant, `instants(history)` are those to ask for.
 - `dagster_definition(definition)` and `dynamic_keys(definition)` build what the implementation under test needs.
-- `kinds(history)` names the rules that a history exercises.
-- `disagreements_with_dagster(definition, now)` compares the windows here with those of Dagster.
 
 Where the page says nothing:
 
@@ -38,13 +36,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta, timezone
 from functools import cache, lru_cache
-from itertools import pairwise, product, takewhile
+from itertools import product, takewhile
 from random import Random
-from typing import Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -141,7 +139,6 @@ class CheckResult:
 @dataclass(frozen=True)
 class History:
     definition: Definition
-    earlier: Definition | None  # its keys also occur among the loads: the definition has changed
     loads: tuple[Load, ...]
     results: tuple[CheckResult, ...]
     lag: int  # ms
@@ -174,86 +171,35 @@ def _dynamic_name(dimension: str) -> str:
     return f"keys_of_{dimension}"
 
 
+CALENDARS: dict[Kind, Callable[..., dg.PartitionsDefinition[str]]] = {
+    "hourly": dg.HourlyPartitionsDefinition,
+    "daily": dg.DailyPartitionsDefinition,
+    "weekly": dg.WeeklyPartitionsDefinition,
+    "monthly": dg.MonthlyPartitionsDefinition,
+}
+
+
 def _dagster_dimension(name: str, dimension: Dimension) -> dg.PartitionsDefinition[str]:
     if isinstance(dimension, Keys):
         if dimension.dynamic:
             return dg.DynamicPartitionsDefinition(name=_dynamic_name(name))
         return dg.StaticPartitionsDefinition(list(dimension.keys))
     schedule = dimension.schedule
-    exclusions = [item.cron if isinstance(item, Schedule) else item for item in dimension.exclusions] or None
-    if dimension.kind == "hourly":
-        return dg.HourlyPartitionsDefinition(
-            start_date=dimension.start,
-            end_date=dimension.end,
-            minute_offset=schedule.minutes[0],
-            timezone=dimension.zone,
-            fmt=dimension.fmt,
-            end_offset=dimension.end_offset,
-            exclusions=exclusions,
+    options: dict[str, Any] = {
+        "timezone": dimension.zone,
+        "fmt": dimension.fmt,
+        "end_offset": dimension.end_offset,
+        "exclusions": [item.cron if isinstance(item, Schedule) else item for item in dimension.exclusions] or None,
+    }
+    if dimension.kind == "cron":
+        return dg.TimeWindowPartitionsDefinition(
+            start=dimension.start, end=dimension.end, cron_schedule=schedule.cron, **options
         )
-    assert schedule.hours is not None or dimension.kind == "cron"
-    if dimension.kind == "daily" and schedule.hours:
-        return dg.DailyPartitionsDefinition(
-            start_date=dimension.start,
-            end_date=dimension.end,
-            minute_offset=schedule.minutes[0],
-            hour_offset=schedule.hours[0],
-            timezone=dimension.zone,
-            fmt=dimension.fmt,
-            end_offset=dimension.end_offset,
-            exclusions=exclusions,
-        )
-    if dimension.kind == "weekly" and schedule.hours and schedule.weekdays:
-        return dg.WeeklyPartitionsDefinition(
-            start_date=dimension.start,
-            end_date=dimension.end,
-            minute_offset=schedule.minutes[0],
-            hour_offset=schedule.hours[0],
-            day_offset=schedule.weekdays[0],
-            timezone=dimension.zone,
-            fmt=dimension.fmt,
-            end_offset=dimension.end_offset,
-            exclusions=exclusions,
-        )
-    if dimension.kind == "monthly" and schedule.hours and schedule.days:
-        return dg.MonthlyPartitionsDefinition(
-            start_date=dimension.start,
-            end_date=dimension.end,
-            minute_offset=schedule.minutes[0],
-            hour_offset=schedule.hours[0],
-            day_offset=schedule.days[0],
-            timezone=dimension.zone,
-            fmt=dimension.fmt,
-            end_offset=dimension.end_offset,
-            exclusions=exclusions,
-        )
-    return dg.TimeWindowPartitionsDefinition(
-        start=dimension.start,
-        end=dimension.end,
-        cron_schedule=schedule.cron,
-        timezone=dimension.zone,
-        fmt=dimension.fmt,
-        end_offset=dimension.end_offset,
-        exclusions=exclusions,
+    offsets = {"hour_offset": schedule.hours, "day_offset": schedule.days or schedule.weekdays}
+    options |= {name: values[0] for name, values in offsets.items() if values}
+    return CALENDARS[dimension.kind](
+        start_date=dimension.start, end_date=dimension.end, minute_offset=schedule.minutes[0], **options
     )
-
-
-def disagreements_with_dagster(definition: Definition, now: int) -> list[str]:
-    """Compare the windows of time dimensions here with those of Dagster. A test of the oracle itself."""
-    problems = []
-    for name, dimension in definition.dimensions:
-        if not isinstance(dimension, Windows):
-            continue
-        built = _dagster_dimension(name, dimension)
-        assert isinstance(built, dg.TimeWindowPartitionsDefinition)
-        theirs = {}
-        for key in built.get_partition_keys(current_time=datetime.fromtimestamp(now / 1000, tz=timezone.utc)):
-            window = built.time_window_for_partition_key(key)
-            theirs[key] = (round(window.start.timestamp() * 1000), round(window.end.timestamp() * 1000))
-        ours = {_key(dimension, window): (window.begin, window.end) for window in _windows_today(dimension, now)}
-        if ours != theirs:
-            problems.append(f"{dimension} at {now}: here {ours}, Dagster {theirs}")
-    return problems
 
 
 # The arithmetic of windows --------------------------------------------------------------------------------------------
@@ -1010,7 +956,6 @@ def history_of(seed: int) -> History:
             story.run([dice.one(of_earlier)], story.moment(), checked)
     return History(
         definition=definition,
-        earlier=earlier,
         loads=tuple(story.loads),
         results=tuple(story.results),
         lag=dice.one((0, 0, 10 * MINUTE, HOUR, 30 * HOUR)),
@@ -1028,177 +973,3 @@ def _moments(definition: Definition, now: int) -> list[int]:
                 middle = (window.begin + window.end) // 2
                 moments |= {window.begin, middle, window.end - MINUTE, window.end, window.end + MINUTE}
     return sorted(moment for moment in moments if moment <= now)
-
-
-# What a history exercises ---------------------------------------------------------------------------------------------
-
-
-def kinds(history: History) -> set[str]:
-    """The rules that a history exercises."""
-    definition = history.definition
-    dimensions = definition.in_order
-    found = {f"shape: {_shape(definition)}", "known here" if history.known_here else "not known here"}
-    if history.lag:
-        found.add("lag")
-    for dimension in dimensions:
-        if isinstance(dimension, Windows):
-            found |= _kinds_of_windows(dimension, history.now)
-        elif not dimension.keys:
-            found.add("dynamic without keys")
-    if history.earlier is not None:
-        found.add("changed")
-        found.add(f"changed: {_change(history.earlier)} to {_change(definition)}")
-    found |= _kinds_of_loads(history) | _kinds_of_checks(history)
-    return found
-
-
-def _shape(definition: Definition) -> str:
-    names = []
-    for _, dimension in definition.dimensions:
-        names.append("time" if isinstance(dimension, Windows) else "dynamic" if dimension.dynamic else "static")
-    if len(names) == 1 and isinstance(dimension := definition.dimensions[0][1], Windows):
-        return dimension.kind
-    return " x ".join(names) or "none"
-
-
-def _change(definition: Definition) -> str:
-    return "two dimensions" if len(definition.dimensions) == 2 else _shape(definition)
-
-
-def _kinds_of_windows(windows: Windows, now: int) -> set[str]:
-    today = _windows_today(windows, now)
-    schedule = windows.schedule
-    found = {f"zone: {windows.zone}"}
-    if windows.kind == "cron":
-        found.add(
-            "cron: every hour or several a day" if schedule.hours is None or len(schedule.hours) > 1 else "cron: days"
-        )
-    if schedule.minutes != (0,) or schedule.hours not in (None, (0,)):
-        found.add("offset")
-    if not today:
-        found.add("no windows today")
-        return found
-    first = _first(windows, 1)[0]
-    if first.begin != _instant(windows.start, windows.zone):
-        found.add("start is no begin of a window")
-    if windows.end is not None:
-        found.add("end")
-        if today[-1].end <= _instant(windows.end, windows.zone) < now:
-            found.add("end before today")
-    if windows.end_offset:
-        found.add("end_offset > 0" if windows.end_offset > 0 else "end_offset < 0")
-    scheduled = [window for window in _scheduled(windows, now) if window.begin < today[-1].end]
-    if any(window.excluded for window in scheduled):
-        found |= {f"exclusion: {'cron' if isinstance(item, Schedule) else 'date'}" for item in windows.exclusions}
-    if any(window.excluded and window.begin >= today[-1].end for window in _scheduled(windows, now)):
-        found.add("exclusion after the last window")
-    before, after = (_local(edge, windows.zone).utcoffset() for edge in (scheduled[0].begin, today[-1].end))
-    if before is not None and after is not None and before != after:
-        found.add("clock forward" if after > before else "clock back")
-    for window in scheduled:
-        clock = _local(window.begin, windows.zone)
-        if clock.fold:
-            found.add("begin at a time shown twice")
-        usual = schedule.hours is None or clock.hour in schedule.hours
-        if not usual or clock.minute not in schedule.minutes:
-            found.add("begin at a time that is skipped")
-    return found
-
-
-def _kinds_of_loads(history: History) -> set[str]:
-    definition = history.definition
-    times = [dimension for dimension in definition.in_order if isinstance(dimension, Windows)]
-    found: set[str] = set()
-    counting = counting_loads(history)
-    last = {load.partition: load for load in counting}
-    for load in history.loads:
-        if load.run_id == "":
-            found.add("reported load")
-        fits = _fits(definition, load.partition)
-        if fits and not _has_partition_today(definition, load.partition, history.now):
-            found.add("load fits, but no such partition today")
-        if not fits and load.partition is not None:
-            found.add("load does not fit")
-        if load.partition is None and definition.dimensions:
-            found.add("load without partition, asset with partitions")
-        if load.partition is not None and not definition.dimensions:
-            found.add("load with partition, asset without partitions")
-        if load not in counting and _has_partition_today(definition, load.partition, history.now):
-            found.add("load older than one that does not fit")
-        older = last.get(load.partition)
-        if load in counting and older is not None and older != load:
-            found.add("several loads of a partition")
-            if load.instant > older.instant:
-                found.add("last load of a partition has an earlier instant")
-    of_runs = [load.run_id for load in counting if load.run_id]
-    if any(of_runs.count(run_id) > 1 for run_id in of_runs):
-        found.add("a run loads several partitions")
-    for load in last.values():
-        if load.complete_until is not None and (not times or not history.known_here):
-            good = timestamp(load.complete_until) is not None
-            found.add("complete_until" if good else "complete_until: bad value")
-        if load.complete_until is not None and times and history.known_here:
-            found.add("complete_until with windows")
-    if not history.known_here and any(load.partition is not None for load in history.loads):
-        found.add("not known here, load with partition")
-    if history.known_here and len(times) < 2:
-        wanted = _partitions_today(definition, history.now)
-        if wanted and any(partition not in last for partition in wanted):
-            found.add("a partition has no load")
-        if wanted and all(partition in last for partition in wanted):
-            found.add("each partition has a load")
-        if len(times) == 1:
-            for partition, load in last.items():
-                window = _window_in(definition, times[0], partition)
-                if window.begin < load.instant < window.end:
-                    found.add("last load before the end of its window")
-                if load.instant <= window.begin:
-                    found.add("last load before the begin of its window")
-                if load.instant == window.end:
-                    found.add("last load at the end of its window")
-    return found
-
-
-def _window_in(definition: Definition, windows: Windows, partition: str | None) -> Window:
-    keys = (partition or "").split("|")
-    window = _window_of(windows, keys[definition.in_order.index(windows)])
-    assert window is not None
-    return window
-
-
-def _kinds_of_checks(history: History) -> set[str]:
-    found = {f"check: {result.status}" for result in history.results}
-    counting = counting_loads(history)
-    last = {load.partition if history.known_here else None: load for load in counting}
-    refused = [load for load in last.values() if _is_refused(history, load)]
-    if refused:
-        found.add("last load is refused")
-    if any(load not in refused for load in last.values()):
-        found.add("last load is not refused")
-    if any(load.run_id == "" for load in refused):
-        found.add("reported load is refused")
-    for check in sorted({result.check for result in history.results}):
-        records = sorted((item for item in history.results if item.check == check), key=lambda item: item.storage_id)
-        results = [record for record in records if record.status not in ("planned", "unevaluated")]
-        targetless = [result for result in results if result.target is None]
-        if targetless:
-            found.add("check: no target" if results[-1].target is None else "check: result after one without target")
-        if targetless and results[-1].target is None and results[-1].status != "failed":
-            found.add("check: no target, not failed")
-        if any(record.partitions is not None for record in records):
-            found.add("check: of partitions")
-        for load in last.values():
-            statuses = [record.status for record in records if _concerns(record, history, load)]
-            for before, after in pairwise(statuses):
-                found.add(f"check: {after} after {before}")
-        for record in records:
-            if record.status == "failed" and record.target is not None:
-                about = [load for load in counting if _concerns(record, history, load)]
-                if len(about) > 1:
-                    found.add("check: failed for several loads")
-                if record.partitions is not None and any(
-                    _concerns(replace(record, partitions=None), history, load) and load not in about
-                    for load in last.values()
-                ):
-                    found.add("check: failed for a part of a run")
-    return found

@@ -1,4 +1,4 @@
-"""Print the content of the SQLMesh state as JSON. Arguments: ENVIRONMENT PROJECT.
+"""Print the content of the SQLMesh state as JSON. Argument: PROJECT.
 
 Run it in the folder in which you would run SQLMesh.
 """
@@ -9,9 +9,9 @@ import sys
 from sqlmesh import Context
 
 
-def main(environment: str, path: str) -> None:
+def main(path: str) -> None:
     context = Context(paths=[path], load=False)
-    stored_environment = context.state_reader.get_environment(environment)
+    stored_environment = context.state_reader.get_environment("prod")
     snapshots = context.state_reader.get_snapshots(stored_environment.snapshots).values() if stored_environment else []
     content = {
         "intervals": {snapshot.name: sum(end - start for start, end in snapshot.intervals) for snapshot in snapshots},

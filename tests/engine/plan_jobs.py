@@ -80,11 +80,11 @@ def kinds(report: dict[str, Any]) -> list[str]:
     return [refusal["kind"] for refusal in report["refusals"]]
 
 
-def edit_config(text: str, old: str = "", new: str = "") -> Callable[[Shop], None]:
-    """An edit of the project's `config.yaml`: replace a text, and add one."""
+def edit_config(text: str) -> Callable[[Shop], None]:
+    """An edit of the project's `config.yaml`: add a text."""
 
     def edit(shop: Shop) -> None:
         config = shop.project / "config.yaml"
-        config.write_text(config.read_text().replace(old, new) + text)
+        config.write_text(config.read_text() + text)
 
     return edit

@@ -114,8 +114,8 @@ def kinds(report: dict[str, Any]) -> list[str]:
     return [refusal["kind"] for refusal in report["refusals"]]
 
 
-def make_gap(lab: Lab, after: int, before: int, models: str = "%orders%") -> None:
-    """Let the state forget the days of these models between the first and the last ones."""
+def make_gap(lab: Lab, after: int, before: int) -> None:
+    """Let the state forget the days of t.orders between the first and the last ones."""
     columns = "name, identifier, version, dev_version, is_dev, is_removed, is_compacted, last_altered_ts, created_ts"
     [row] = lab.ask(f"SELECT {columns}, start_ts, end_ts FROM sqlmesh._intervals WHERE name LIKE '%orders%'")
     start, end = row[-2:]

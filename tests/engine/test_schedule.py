@@ -58,9 +58,9 @@ class Scheduler:
     def schedules(self) -> dict[str, dg.ScheduleDefinition]:
         return {schedule.name: schedule for schedule in self.repository.schedule_defs}
 
-    def tick(self, schedule: str, when: datetime, evaluated_at: datetime | None = None) -> Any:
+    def tick(self, schedule: str, when: datetime) -> Any:
         """Evaluate one tick and return a `RunRequest`, or the reason of a skipped tick."""
-        with time_machine.travel(evaluated_at or when):
+        with time_machine.travel(when):
             context = dg.build_schedule_context(self.dagster.instance, when, repository_def=self.repository)
             result = self.schedules[schedule].evaluate_tick(context)
         assert len(result.run_requests or ()) <= 1

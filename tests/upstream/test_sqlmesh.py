@@ -173,9 +173,9 @@ class Shop:
         finally:
             connection.close()
 
-    def turn_on(self, flag: str, *, on: bool = True) -> None:
+    def turn_on(self, flag: str) -> None:
         assert flag in FLAGS
-        self.sql(f"UPDATE control.flags SET is_on = {on} WHERE name = '{flag}'")
+        self.sql(f"UPDATE control.flags SET is_on = True WHERE name = '{flag}'")
 
 
 @pytest.fixture(scope="module")

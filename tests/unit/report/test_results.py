@@ -36,7 +36,6 @@ from dg_sqlmesh_component.report.wording import Wording, correction_advice
 
 ASSETS = project_assets(SHOP)
 KEY = dg.AssetKey(["core", "orders"])
-STATUS = dg.AssetCheckKey(KEY, STATUS_CHECK)
 NOT_NULL, RECENT = dg.AssetCheckKey(KEY, "not_null"), dg.AssetCheckKey(KEY, "recent")
 STARTED_AT = day(3) + 4_567
 

@@ -23,10 +23,6 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.run.limits import restatement_refusal
 
-DAY_MS = 86_400_000
-D1_START = days(1, 1)[0]
-
-
 PLANNED = msg.RestatementPlanned({"a": (days(1, 2), 2), "b": (days(1, 2), 2)}, (), {}, "from a to b")
 
 
