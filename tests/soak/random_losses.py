@@ -5,7 +5,8 @@ python tests/soak/random_losses.py --projects 100 --seed 1
 Each model gets a random change: of its columns, kind, start, end or cron; it is removed, or goes back to an earlier
 version, also after one day of the source was corrected. The plan is applied with the command of its report. Each
 column, day, order and view that prod does not show any more must be in the report, and each lost interval of the report
-must be gone. A model without a change must show what it showed before.
+must be gone. A model without a change must show what it showed before. Some models stand in a second catalog, under the
+name of a model in the first.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dagster as dg
+import duckdb
 import worker_zygote
 from drawn import try_many
 from engine.plan_jobs import APPLY, PLAN, failure_of, launch, report_of
@@ -36,6 +38,7 @@ COLUMNS = {
     '"Größe"': "2",
     "unknown_type": "LIST_DISTINCT([1])",
 }
+CATALOGS = CONFIG.replace("database: warehouse.duckdb", "catalogs: {warehouse: warehouse.duckdb, other: other.duckdb}")
 RAW = {"raw.days": "SELECT CURRENT_DATE - range::INT AS day, 1 AS amount FROM RANGE(10)"}
 ANCHOR = "MODEL (name t.anchor, kind FULL); SELECT 1 AS x"
 """A project without a model that is computed has no assets."""
@@ -46,7 +49,7 @@ class LossyModel:
     """A model of one row per day.
 
     Attributes:
-        name: As in its file.
+        name: As in its file. Models of the catalog `other` have assets with a prefix.
         columns: By name, the expressions after `day` and `amount`, in order.
     """
 
@@ -61,7 +64,17 @@ class LossyModel:
         columns = "".join(f", {expression} AS {name}" for name, expression in self.columns.items())
         where = " WHERE day BETWEEN @start_ds AND @end_ds" if "INCREMENTAL" in self.kind else ""
         query = f"SELECT day::DATE AS day, (amount * {self.factor})::INT AS amount{columns} FROM raw.days{where}"
-        return f"MODEL (name {self.name}, kind {self.kind}{self.properties}); {query}"
+        prefix = ", tags ('dagster:key_prefix:other')" if self.catalog == "other" else ""
+        return f"MODEL (name {self.name}, kind {self.kind}{prefix}{self.properties}); {query}"
+
+    @property
+    def catalog(self) -> str:
+        return "other" if self.name.startswith("other.") else "warehouse"
+
+    @property
+    def view(self) -> tuple[str, str]:
+        """The catalog and the name of its view. DuckDB ignores case."""
+        return self.catalog, self.name.split(".")[-1].strip('"').lower()
 
 
 Shown = tuple[dict[str, str], list[tuple[Any, ...]]]
@@ -70,7 +83,8 @@ Shown = tuple[dict[str, str], list[tuple[Any, ...]]]
 
 def random_model(rng: random.Random, number: int) -> LossyModel:
     mode = rng.choice(("", ", on_destructive_change allow", ", on_destructive_change ignore"))
-    name = rng.choice(("t.m{}", "warehouse.t.m{}", 't."M{}"')).format(number)
+    first, second = (f"t.m{number}", f"warehouse.t.m{number}", f't."M{number}"'), (f"other.t.m{number - 1}",)
+    name = rng.choice(first + second * (number % 2))
     kind = rng.choice((DAILY, DAILY, KEPT.format(mode), "FULL", "VIEW"))
     drawn = rng.sample([*COLUMNS], rng.randint(1, len(COLUMNS)))
     return LossyModel(name, kind, {name: COLUMNS[name] for name in drawn})
@@ -121,7 +135,7 @@ def try_random_losses(rng: random.Random, folder: Path) -> str:
     changes = [rng.choice(CHANGES) for _ in models]
     is_corrected = rng.random() < 0.7
     files = {_file(number): model.text for number, model in enumerate(models)}
-    with planned_shop(folder, {**files, "models/anchor.sql": ANCHOR}, CONFIG, RAW, deploy=True) as shop:
+    with planned_shop(folder, {**files, "models/anchor.sql": ANCHOR}, CATALOGS, RAW, deploy=True) as shop:
         _plan_between(shop, models, changes, is_corrected=is_corrected)
         before = [_shown(shop, model) for model in models]
         for number, (model, change) in enumerate(zip(models, changes)):
@@ -161,7 +175,7 @@ def _plan_between(shop: Shop, models: Sequence[LossyModel], changes: Sequence[st
     for number in gone:
         _write(shop, number, "")
     shop.plan(at=None)
-    restated = [f"t.m{number}" for number in newer if models[number].kind != "VIEW"]
+    restated = ["{}.t.{}".format(*models[number].view) for number in newer if models[number].kind != "VIEW"]
     if is_corrected and restated:
         [(day,)] = shop.query("SELECT (CURRENT_DATE - 5)::TEXT")
         shop.query(f"UPDATE raw.days SET amount = 7 WHERE day = '{day}'")
@@ -169,21 +183,24 @@ def _plan_between(shop: Shop, models: Sequence[LossyModel], changes: Sequence[st
         shop.plan(*options, "-s", day, "-e", day, at=None)
 
 
-def _view(name: str) -> str:
-    """The name of a model's view. DuckDB ignores case."""
-    return name.split(".")[-1].strip('"').lower()
-
-
 def _shown(shop: Shop, model: LossyModel) -> Shown | None:
     """What the view of a model shows; None if there is no view."""
-    columns = shop.query(
-        "SELECT column_name, data_type FROM information_schema.columns "
-        f"WHERE table_schema = 't' AND lower(table_name) = '{_view(model.name)}' ORDER BY ordinal_position"
+    catalog, view = model.view
+    columns = _ask(
+        shop,
+        "SELECT column_name, data_type FROM information_schema.columns WHERE table_schema = 't' "
+        f"AND table_catalog = '{catalog}' AND lower(table_name) = '{view}' ORDER BY ordinal_position",
     )
     if not columns:
         return None
-    rows = sorted(shop.query(f'SELECT * FROM t."{_view(model.name)}"'), key=str)
+    rows = sorted(_ask(shop, f'SELECT * FROM {catalog}.t."{view}"'), key=str)
     return {name.lower(): type_ for name, type_ in columns}, rows
+
+
+def _ask(shop: Shop, sql: str) -> list[tuple[Any, ...]]:
+    with duckdb.connect(str(shop.project / "warehouse.duckdb")) as connection:
+        connection.execute(f"ATTACH '{shop.project / 'other.duckdb'}' AS other")
+        return connection.sql(sql).fetchall()
 
 
 def _planned(shop: Shop) -> tuple[str, dict[str, Any]]:
@@ -200,7 +217,7 @@ def _planned(shop: Shop) -> tuple[str, dict[str, Any]]:
 
 def _compare(shop: Shop, model: LossyModel, before: Shown | None, report: Mapping[str, Any], change: str) -> bool:
     """Whether prod has lost something of a model."""
-    reported = {_view(planned["name"]): planned for planned in report["models"]}.get(_view(model.name))
+    reported = {LossyModel(planned["name"], "", {}).view: planned for planned in report["models"]}.get(model.view)
     after = _shown(shop, model)
     case = (change, model.text, before, after, reported)
     if reported is None or reported["change"] == "metadata":
