@@ -190,15 +190,11 @@ def replace_signal_installer(installer: SignalInstaller) -> None:
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """Another step of the run.
-
-    Attributes:
-        assets: The assets that the step materializes.
-    """
+    """Another step of the run."""
 
     key: str
     tags: Mapping[str, str]
-    assets: frozenset[dg.AssetKey]
+    assets: frozenset[dg.AssetKey]  # the assets that the step materializes
 
 
 def step_key(context: dg.AssetExecutionContext) -> str:
@@ -384,16 +380,12 @@ EXTERNAL_TAG = {"sqlmesh/kind": "external"}
 
 @dataclass(frozen=True)
 class Loader:
-    """An asset that loads an external table.
-
-    Attributes:
-        partitions: None without any.
-        is_known: Whether the code location defines or declares the asset. Otherwise, its partitions are not known here.
-    """
+    """An asset that loads an external table."""
 
     key: dg.AssetKey
-    partitions: dg.PartitionsDefinition[str] | None
+    partitions: dg.PartitionsDefinition[str] | None  # None without any
     blocking_checks: tuple[dg.AssetCheckKey, ...]
+    # Whether the code location defines or declares the asset. Otherwise, its partitions are not known here.
     is_known: bool = True
 
 
@@ -763,13 +755,10 @@ def _check_records(
 
 
 class CheckState(NamedTuple):
-    """The evaluations of a check with one status, in short: it changes if one of them does.
-
-    Attributes:
-        last: The newest one: when it was evaluated or planned in seconds, and the storage id of its event.
-    """
+    """The evaluations of a check with one status, in short: it changes if one of them does."""
 
     number: int
+    # The newest one: when it was evaluated or planned in seconds, and the storage id of its event.
     last: tuple[float, int]
 
 

@@ -27,17 +27,12 @@ CheckSpecOf = Callable[[dg.AssetSpec, Model | StandaloneAudit, Audit], dg.AssetC
 
 @dataclass(frozen=True)
 class OwnChecks:
-    """Which checks models have that belong to no audit.
+    """Which checks models have that belong to no audit."""
 
-    Attributes:
-        status: Whether each model has the check of its execution.
-        intervals_slack: How long an interval may be missing before the intervals check fails; None for no check.
-        late_data: Whether models that read awaited tables have the check for late data.
-    """
-
-    status: bool = True
+    status: bool = True  # whether each model has the check of its execution
+    # How long an interval may be missing before the intervals check fails; None for no check.
     intervals_slack: timedelta | None = None
-    late_data: bool = False
+    late_data: bool = False  # whether models that read awaited tables have the check for late data
 
 
 def build_assets(translator: Translator, spec_of: SpecOf, check_spec_of: CheckSpecOf, own: OwnChecks) -> ProjectAssets:

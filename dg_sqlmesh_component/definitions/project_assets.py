@@ -33,39 +33,29 @@ class ProjectAssets:
     """The assets and checks of a project, and the SQLMesh nodes that they belong to.
 
     A node is a model, by its fqn, or a standalone audit, by its name.
-
-    Attributes:
-        specs: The assets by fqn: one for each selected, executable model.
-        checks: All checks by key, in definition order.
-        external_specs: The external tables that are shown as assets: all that the assets read, if that is configured.
-        models: Every model of the project by fqn.
-        standalone_audits: The standalone audits that read one of the assets, by name.
-        unchecked_standalone_audits: The model with which each standalone audit runs that has no check.
-        fqn_by_key: The model of each asset.
-        node_by_check: The node of each check. The check of an external model or a standalone audit belongs to that
-            node, and not to the model of its asset.
-        check_by_audit: The check of each audit that has one, by the audit's node and position.
-        intervals_slack: How long an interval may be missing before the check of intervals of an incremental model
-            fails; None if there are no such checks.
-        awaited: The keys of the external tables for which runs and ticks may have to wait, by fqn.
-        external_key: The key of any external table.
-        max_columns: How many columns of a model are shown.
     """
 
     manifest: Manifest
-    specs: Mapping[str, dg.AssetSpec]
-    checks: Mapping[dg.AssetCheckKey, dg.AssetCheckSpec]
+    specs: Mapping[str, dg.AssetSpec]  # the assets by fqn: one for each selected, executable model
+    checks: Mapping[dg.AssetCheckKey, dg.AssetCheckSpec]  # all checks by key, in definition order
+    # The external tables that are shown as assets: all that the assets read, if that is configured.
     external_specs: Sequence[dg.AssetSpec]
-    models: Mapping[str, Model]
-    standalone_audits: Mapping[str, StandaloneAudit]
-    unchecked_standalone_audits: Mapping[str, str]
-    fqn_by_key: Mapping[dg.AssetKey, str]
+    models: Mapping[str, Model]  # every model of the project by fqn
+    standalone_audits: Mapping[str, StandaloneAudit]  # the standalone audits that read one of the assets, by name
+    unchecked_standalone_audits: Mapping[str, str]  # the model with which each standalone audit runs that has no check
+    fqn_by_key: Mapping[dg.AssetKey, str]  # the model of each asset
+    # The node of each check. The check of an external model or a standalone audit belongs to that node, and not to the
+    # model of its asset.
     node_by_check: Mapping[dg.AssetCheckKey, str]
+    # The check of each audit that has one, by the audit's node and position.
     check_by_audit: Mapping[tuple[str, int], dg.AssetCheckKey]
+    # How long an interval may be missing before the check of intervals of an incremental model fails; None if there are
+    # no such checks.
     intervals_slack: timedelta | None
+    # The keys of the external tables for which runs and ticks may have to wait, by fqn.
     awaited: Mapping[str, dg.AssetKey]
-    external_key: Callable[[str], dg.AssetKey]
-    max_columns: int
+    external_key: Callable[[str], dg.AssetKey]  # the key of any external table
+    max_columns: int  # how many columns of a model are shown
 
     def with_problem(self, problem: str) -> ProjectAssets:
         """The same assets, whose descriptions begin with the error of a project that cannot be loaded any more.

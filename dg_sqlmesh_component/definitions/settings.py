@@ -15,22 +15,15 @@ from dg_sqlmesh_component.protocol.messages import JobSettings, Sampling
 
 @dataclass(frozen=True)
 class Settings:
-    """A component with its assets.
+    """A component with its assets."""
 
-    Attributes:
-        attributes: Those of `defs.yaml`.
-        op: The name of the component's op. Names of jobs, schedules and the sensor begin with it.
-        pool: The concurrency pool of the op, and of jobs that write.
-        project_tag: The tag of the op that identifies its project.
-        owned: The models that are assets of any component of the code location, by fqn. While Dagster loads the code
-            location, components are still being added to it.
-    """
-
-    attributes: ComponentAttributes
+    attributes: ComponentAttributes  # those of `defs.yaml`
     assets: ProjectAssets
-    op: str
-    pool: str
-    project_tag: str
+    op: str  # the name of the component's op. Names of jobs, schedules and the sensor begin with it.
+    pool: str  # the concurrency pool of the op, and of jobs that write
+    project_tag: str  # the tag of the op that identifies its project
+    # The models that are assets of any component of the code location, by fqn. While Dagster loads the code location,
+    # components are still being added to it.
     owned: Set[str]
 
     @property

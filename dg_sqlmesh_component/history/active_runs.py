@@ -33,26 +33,18 @@ _UNFINISHED = [
 
 @dataclass(frozen=True)
 class ActiveRun:
-    """An unfinished run of some of the component's assets.
-
-    Attributes:
-        assets: All assets of the run.
-        started_at: Epoch milliseconds; None if it has not started.
-        computes_all: Whether it computes all intervals that are pending when it starts.
-        models: The models that it computes, by fqn; None if they may be more than its assets, as in a restatement.
-        is_change: Whether it applies a plan. Runs go on meanwhile.
-        is_backfill: Whether it restates a partition. A backfill launches many of them at once.
-        computing_since: When it has first taken a lock on a SQLMesh state, epoch milliseconds; None if it has not.
-    """
+    """An unfinished run of some of the component's assets."""
 
     run_id: str
-    assets: frozenset[dg.AssetKey]
-    started_at: int | None
-    computes_all: bool
+    assets: frozenset[dg.AssetKey]  # all assets of the run
+    started_at: int | None  # epoch milliseconds; None if it has not started
+    computes_all: bool  # whether it computes all intervals that are pending when it starts
+    # The models that it computes, by fqn; None if they may be more than its assets, as in a restatement.
     models: frozenset[str] | None
+    # When it has first taken a lock on a SQLMesh state, epoch milliseconds; None if it has not.
     computing_since: int | None
-    is_change: bool = False
-    is_backfill: bool = False
+    is_change: bool = False  # whether it applies a plan. Runs go on meanwhile.
+    is_backfill: bool = False  # whether it restates a partition. A backfill launches many of them at once.
 
     def covers(self, asset: dg.AssetKey, ticked_at: int) -> bool:
         """Whether it computes the pending intervals of a model whose cron ticked last at an instant."""

@@ -19,17 +19,13 @@ class Awaited:
     """The tables that one request waits for.
 
     A run computes promoted versions. If they read tables that no local file reads, SQLMesh's process asks for these.
-
-    Attributes:
-        location: None in a test that has none.
-        waits: Whether the request waits for tables. None are awaited if `external_models.wait` is not set.
-        sources: The awaited tables by fqn. Those that SQLMesh's process asks for are added.
     """
 
     instance: dg.DagsterInstance
-    location: HasAssets | None
+    location: HasAssets | None  # None in a test that has none
     settings: Settings
-    waits: bool = True
+    waits: bool = True  # whether the request waits for tables. None are awaited if `external_models.wait` is not set.
+    # The awaited tables by fqn. Those that SQLMesh's process asks for are added.
     sources: dict[str, Source] = field(init=False)
 
     def __post_init__(self) -> None:

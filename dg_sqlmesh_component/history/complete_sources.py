@@ -24,20 +24,14 @@ from dg_sqlmesh_component.protocol.messages import FOREVER, Interval
 
 
 class Load(NamedTuple):
-    """A materialization.
+    """A materialization."""
 
-    Attributes:
-        storage_id: Later loads have a greater one.
-        instant: When its run began, or when it was reported, in epoch milliseconds; None if its run was deleted.
-        run_id: Empty if it was reported.
-        complete_until: The value of `sqlmesh/complete_until` as it is; None without.
-    """
-
-    storage_id: int
+    storage_id: int  # later loads have a greater one
     partition: str | None
+    # When its run began, or when it was reported, in epoch milliseconds; None if its run was deleted.
     instant: int | None
-    run_id: str = ""
-    complete_until: object | None = None
+    run_id: str = ""  # empty if it was reported
+    complete_until: object | None = None  # the value of `sqlmesh/complete_until` as it is; None without
 
     @property
     def about(self) -> str | int:
@@ -67,20 +61,13 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class CheckResult:
-    """A result of a blocking check, or its plan.
-
-    Attributes:
-        run_id: The run that has planned the check.
-        order: Later results have a greater one.
-        target: None without a result, and if the result names no load that Dagster knows.
-        partitions: None if the check has none.
-    """
+    """A result of a blocking check, or its plan."""
 
     check: str
-    run_id: str
-    order: int
-    target: Target | None
-    partitions: frozenset[str] | None
+    run_id: str  # the run that has planned the check
+    order: int  # later results have a greater one
+    target: Target | None  # None without a result, and if the result names no load that Dagster knows
+    partitions: frozenset[str] | None  # None if the check has none
     status: CheckStatus
 
     @property
@@ -93,23 +80,16 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class SourceHistory:
-    """What the rule needs to know of an asset that loads a table.
+    """What the rule needs to know of an asset that loads a table."""
 
-    Attributes:
-        partitions: The definition of its partitions.
-        is_known: Whether the code location defines or declares the asset. Otherwise, its partitions are not known.
-        dynamic_keys: The keys of each dynamic dimension, by its name.
-        loads: Those before the last one of a partition may be left out.
-        now: In epoch milliseconds.
-    """
-
-    partitions: dg.PartitionsDefinition[str] | None
-    is_known: bool
-    loads: Sequence[Load]
+    partitions: dg.PartitionsDefinition[str] | None  # the definition of its partitions
+    is_known: bool  # whether the code location defines or declares the asset. Otherwise, its partitions are not known.
+    loads: Sequence[Load]  # those before the last one of a partition may be left out
     results: Sequence[CheckResult] = ()
+    # The keys of each dynamic dimension, by its name.
     dynamic_keys: Mapping[str, Collection[str]] = field(default_factory=dict)
     lag: timedelta = timedelta(0)
-    now: int = 0
+    now: int = 0  # in epoch milliseconds
 
 
 class Refusal(NamedTuple):
@@ -122,21 +102,15 @@ class Refusal(NamedTuple):
 
 @dataclass(frozen=True)
 class Completeness:
-    """The answer, and what explains it.
+    """The answer, and what explains it."""
 
-    Attributes:
-        incomplete: The ranges for which the source is not complete, in order. The last one has no end (`FOREVER`).
-        loads: The last load of each partition, of those that count.
-        refusals: The refused ones of them.
-        keys: All partitions of an asset without time windows. Each of them must be loaded.
-        has_earlier: Whether it was materialized, but only before its partitions have changed.
-    """
-
+    # The ranges for which the source is not complete, in order. The last one has no end (`FOREVER`).
     incomplete: tuple[Interval, ...]
+    # The last load of each partition, of those that count.
     loads: Mapping[str | None, Load] = field(default_factory=dict)
-    refusals: Mapping[str | None, Refusal] = field(default_factory=dict)
-    keys: Collection[str | None] = ()
-    has_earlier: bool = False
+    refusals: Mapping[str | None, Refusal] = field(default_factory=dict)  # the refused ones of them
+    keys: Collection[str | None] = ()  # all partitions of an asset without time windows. Each of them must be loaded.
+    has_earlier: bool = False  # whether it was materialized, but only before its partitions have changed
 
 
 NOTHING: tuple[Interval, ...] = ((0, FOREVER),)

@@ -24,16 +24,11 @@ Data: TypeAlias = tuple[str, msg.AuditedData, int]
 
 @dataclass(frozen=True)
 class FailedIntervals:
-    """Where rows have failed an audit of an incremental model, and when that was found.
-
-    Attributes:
-        rows: 0 if only some of the intervals have been computed again.
-        at: Epoch milliseconds; 0 if it is found now.
-    """
+    """Where rows have failed an audit of an incremental model, and when that was found."""
 
     intervals: tuple[msg.Interval, ...]
-    rows: int
-    at: int = 0
+    rows: int  # 0 if only some of the intervals have been computed again
+    at: int = 0  # epoch milliseconds; 0 if it is found now
 
     def with_earlier(self, earlier: FailedIntervals | None) -> FailedIntervals:
         """Both together, for later runs."""
@@ -50,23 +45,15 @@ class FailedIntervals:
 
 @dataclass(frozen=True)
 class EarlierResult:
-    """The last known result of a check whose model was not executed in this run.
-
-    Attributes:
-        run_id: The run in which the audit was evaluated.
-        evaluated_at: When it was evaluated, in epoch seconds.
-        audited_data: The data that was audited; None if it is not stored.
-        metadata: The metadata with which it was reported.
-        text: The description with which it was reported.
-    """
+    """The last known result of a check whose model was not executed in this run."""
 
     passed: bool
     severity: dg.AssetCheckSeverity
-    run_id: str
-    evaluated_at: float
-    audited_data: Data | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
-    text: str = ""
+    run_id: str  # the run in which the audit was evaluated
+    evaluated_at: float  # when it was evaluated, in epoch seconds
+    audited_data: Data | None = None  # the data that was audited; None if it is not stored
+    metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)  # the metadata with which it was reported
+    text: str = ""  # the description with which it was reported
 
     @property
     def failed_in(self) -> FailedIntervals | None:

@@ -20,14 +20,10 @@ from dg_sqlmesh_component.protocol.messages import Interval
 
 @dataclass(frozen=True)
 class WindowsUntil:
-    """The windows that a definition has at an instant.
-
-    Attributes:
-        now: The instant, in epoch milliseconds.
-    """
+    """The windows that a definition has at an instant."""
 
     definition: dg.TimeWindowPartitionsDefinition
-    now: int
+    now: int  # the instant, in epoch milliseconds
 
     @cached_property
     def first(self) -> int:

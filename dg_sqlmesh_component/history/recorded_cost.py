@@ -11,15 +11,12 @@ class RecordedCost:
     """What one interval of a model costs, by its last computations in Dagster.
 
     A model that is always computed as a whole has one interval. None if the engine does not report it.
-
-    Attributes:
-        fixed_seconds: What a computation costs in addition, however many intervals it has.
     """
 
     seconds: float
     rows: float | None = None
     bytes: float | None = None
-    fixed_seconds: float = 0.0
+    fixed_seconds: float = 0.0  # what a computation costs in addition, however many intervals it has
 
     def of(self, intervals: float) -> RecordedCost:
         """What one computation of so many intervals costs."""

@@ -101,21 +101,15 @@ def _newest(events: Iterator[dg.EventLogRecord], environment: str) -> msg.Record
 
 @dataclass(frozen=True)
 class OutsideData:
-    """Data of a model that was computed outside of Dagster, and that no record describes.
-
-    Attributes:
-        intervals: Empty if a plan has only promoted the recorded data again, with a change upstream that does not
-            affect it.
-        computed_at: When the last interval was computed, epoch milliseconds.
-        computed_by, columns: As in `ComputedData`.
-    """
+    """Data of a model that was computed outside of Dagster, and that no record describes."""
 
     fqn: str
     promoted: msg.PromotedVersion
+    # Empty if a plan has only promoted the recorded data again, with a change upstream that does not affect it.
     intervals: tuple[msg.Interval, ...]
-    computed_at: int
+    computed_at: int  # when the last interval was computed, epoch milliseconds
     coverage: msg.IntervalCoverage | None
-    computed_by: str
+    computed_by: str  # as in `ComputedData`, like the columns
     columns: Mapping[str, str]
 
     @property

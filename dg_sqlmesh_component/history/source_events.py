@@ -61,17 +61,13 @@ def _records(instance: dg.DagsterInstance, key: dg.AssetKey, storage_ids: Iterab
 
 @dataclass(frozen=True)
 class SourceReader:
-    """Reads the events of all loaders together: few queries for many assets.
-
-    Attributes:
-        last: The last materialization of each asset that has one.
-        states: The evaluations of the blocking checks, in short; None if there is no cheap way to tell.
-    """
+    """Reads the events of all loaders together: few queries for many assets."""
 
     instance: dg.DagsterInstance
     lag: timedelta
     now: int
-    last: Mapping[dg.AssetKey, dg.EventLogRecord]
+    last: Mapping[dg.AssetKey, dg.EventLogRecord]  # the last materialization of each asset that has one
+    # The evaluations of the blocking checks, in short; None if there is no cheap way to tell.
     states: Mapping[dg.AssetCheckKey, CheckStates] | None
     _starts: dict[str, int] = field(default_factory=dict)
 

@@ -37,20 +37,13 @@ _NOTHING_READ = msg.PromotedReads("", ())
 
 @dataclass(frozen=True)
 class Compared:
-    """The result of a comparison of a model with the loads of its sources. Later runs and ticks read its metadata.
+    """The result of a comparison of a model with the loads of its sources. Later runs and ticks read its metadata."""
 
-    Attributes:
-        newest: The storage id of the newest load that was compared.
-        late: Computed ranges whose source was loaded after they were computed.
-        at: Nobody had computed these ranges again until then, epoch milliseconds.
-        reads: The version of the model that was compared, and the tables that it reads.
-        computed: What the model had computed then. Loads of these ranges that are newer than `newest` came later.
-    """
-
-    newest: int = 0
-    late: tuple[msg.Interval, ...] = ()
-    at: int = 0
-    reads: msg.PromotedReads = _NOTHING_READ
+    newest: int = 0  # the storage id of the newest load that was compared
+    late: tuple[msg.Interval, ...] = ()  # computed ranges whose source was loaded after they were computed
+    at: int = 0  # nobody had computed these ranges again until then, epoch milliseconds
+    reads: msg.PromotedReads = _NOTHING_READ  # the version of the model that was compared, and the tables that it reads
+    # What the model had computed then. Loads of these ranges that are newer than `newest` came later.
     computed: tuple[msg.Interval, ...] = ()
 
     @property
@@ -91,14 +84,11 @@ def source_loads(instance: dg.DagsterInstance, location: HasAssets | None, setti
 
 @dataclass
 class SourceLoads:
-    """Compares the loads of sources with the intervals of models, for one step or tick.
-
-    Attributes:
-        loaders_of: The asset that loads each of these tables, by fqn, if the table is awaited.
-    """
+    """Compares the loads of sources with the intervals of models, for one step or tick."""
 
     instance: dg.DagsterInstance
     assets: ProjectAssets
+    # The asset that loads each of these tables, by fqn, if the table is awaited.
     loaders_of: Callable[[frozenset[str]], Mapping[str, Loader]]
     _reads: dict[str, msg.PromotedReads] = field(default_factory=dict)
     _before: dict[str, Compared] = field(default_factory=dict)

@@ -23,16 +23,12 @@ from dg_sqlmesh_component.protocol.messages import Interval
 
 @dataclass(frozen=True)
 class Source:
-    """An external table that is awaited, and the asset that loads it.
-
-    Attributes:
-        incomplete: The ranges for which it is not complete, in order. The last one has no end.
-        explain: Says why, as a clause after the asset's name. To list missing partitions takes time, and few sources
-            make a model wait. Many models may wait for the same one.
-    """
+    """An external table that is awaited, and the asset that loads it."""
 
     asset: dg.AssetKey
-    incomplete: tuple[Interval, ...]
+    incomplete: tuple[Interval, ...]  # the ranges for which it is not complete, in order. The last one has no end.
+    # Says why, as a clause after the asset's name. To list missing partitions takes time, and few sources make a model
+    # wait. Many models may wait for the same one.
     explain: Callable[[Sequence[Interval]], str] = field(compare=False)
     _sentences: dict[Sequence[Interval], str] = field(default_factory=dict, compare=False, repr=False)
 
@@ -66,16 +62,11 @@ def awaited_sources(
 
 @dataclass(frozen=True)
 class LatestLoad:
-    """The last materialization of an asset that loads a table, and the last result of its blocking checks.
-
-    Attributes:
-        mark: Another text after each of them.
-        at: The instant of the last one, in epoch milliseconds.
-    """
+    """The last materialization of an asset that loads a table, and the last result of its blocking checks."""
 
     asset: dg.AssetKey
-    mark: str
-    at: int
+    mark: str  # another text after each of them
+    at: int  # the instant of the last one, in epoch milliseconds
 
 
 def latest_loads(instance: dg.DagsterInstance, location: HasAssets | None, settings: Settings) -> dict[str, LatestLoad]:

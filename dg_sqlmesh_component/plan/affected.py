@@ -30,17 +30,12 @@ KeyReads = Mapping[dg.AssetKey, Mapping[str, Sequence[str]]]
 
 @dataclass(frozen=True)
 class Affected:
-    """An asset downstream of a model, which is no SQLMesh model.
+    """An asset downstream of a model, which is no SQLMesh model."""
 
-    Attributes:
-        asset: Its key, with slashes.
-        owner: The first one; None without any.
-        columns: The lost or changed columns of the model that it reads; None if that is not known.
-    """
-
-    asset: str
+    asset: str  # its key, with slashes
     group: str
-    owner: str | None
+    owner: str | None  # the first one; None without any
+    # The lost or changed columns of the model that it reads; None if that is not known.
     columns: tuple[str, ...] | None = None
 
     @property

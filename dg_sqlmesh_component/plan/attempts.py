@@ -19,13 +19,10 @@ _MAX_RUNS = 20
 
 @dataclass(frozen=True)
 class Attempt:
-    """A run that has begun to apply the plan and has not finished it.
-
-    Attributes:
-        losses: By name of the model, what SQLMesh had yet to drop when this attempt began.
-    """
+    """A run that has begun to apply the plan and has not finished it."""
 
     run_id: str
+    # By name of the model, what SQLMesh had yet to drop when this attempt began.
     losses: Mapping[str, tuple[msg.ColumnChange, ...]]
 
 

@@ -15,38 +15,23 @@ from dg_sqlmesh_component.protocol.manifest import ModelNames
 
 @dataclass(frozen=True)
 class Refusal:
-    """A reason not to apply a plan.
+    """A reason not to apply a plan."""
 
-    Attributes:
-        kind: One word of the docs' table of refusals.
-        models: The models that it is about.
-        message: The problem and the next action, in sentences.
-    """
-
-    kind: str
-    models: tuple[str, ...]
-    message: str
+    kind: str  # one word of the docs' table of refusals
+    models: tuple[str, ...]  # the models that it is about
+    message: str  # the problem and the next action, in sentences
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a person or CI has decided: the run config of the job that plans or applies.
+    """What a person or CI has decided: the run config of the job that plans or applies."""
 
-    Attributes:
-        digest: The approved plan; None if the job only plans.
-        allow_destructive: Names of models whose tables may lose columns.
-        allow_revert: Names of models that may go back to an older definition.
-        allow_drop_dependents: Names of models whose views may be replaced although others read them.
-        allow_lost_intervals: Names of models that may show fewer intervals than before.
-        over_budget: Whether the plan may cost more than `budget` in defs.yaml.
-    """
-
-    digest: str | None = None
-    allow_destructive: tuple[str, ...] = ()
-    allow_revert: tuple[str, ...] = ()
-    allow_drop_dependents: tuple[str, ...] = ()
-    allow_lost_intervals: tuple[str, ...] = ()
-    over_budget: bool = False
+    digest: str | None = None  # the approved plan; None if the job only plans
+    allow_destructive: tuple[str, ...] = ()  # names of models whose tables may lose columns
+    allow_revert: tuple[str, ...] = ()  # names of models that may go back to an older definition
+    allow_drop_dependents: tuple[str, ...] = ()  # names of models whose views may be replaced although others read them
+    allow_lost_intervals: tuple[str, ...] = ()  # names of models that may show fewer intervals than before
+    over_budget: bool = False  # whether the plan may cost more than `budget` in defs.yaml
 
     @property
     def lists(self) -> dict[str, tuple[str, ...]]:

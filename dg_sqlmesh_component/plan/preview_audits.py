@@ -21,14 +21,10 @@ _MAX_RUNS = 50
 
 @dataclass(frozen=True)
 class PreviewedAudits:
-    """The audits of a model that a preview has evaluated.
-
-    Attributes:
-        outcome: Its audits are about the model's table alone, as it was computed at `evaluated_at`.
-    """
+    """The audits of a model that a preview has evaluated."""
 
     run_id: str
-    outcome: AuditOnlyOutcome
+    outcome: AuditOnlyOutcome  # its audits are about the model's table alone, as it was computed at `evaluated_at`
 
     def results(self, checks: Checks) -> Iterator[dg.AssetCheckResult]:
         """The results of the audits' checks, each with its run and time."""

@@ -17,35 +17,24 @@ from dg_sqlmesh_component.protocol.formatting import utc_text
 
 @dataclass(frozen=True)
 class Origin:
-    """What made a report.
-
-    Attributes:
-        url: The page of the run; None without `webserver_base_url` in defs.yaml.
-        commit: Of the project's files; None outside of a repository.
-        at: When the job began, epoch milliseconds.
-    """
+    """What made a report."""
 
     run_id: str
-    url: str | None
-    commit: str | None
-    at: int
+    url: str | None  # the page of the run; None without `webserver_base_url` in defs.yaml
+    commit: str | None  # of the project's files; None outside of a repository
+    at: int  # when the job began, epoch milliseconds
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, before it is applied.
-
-    Attributes:
-        seconds: By fqn, the estimated seconds of models with a record of an earlier computation.
-        refusals: Why it may not be applied.
-        digest: Empty for the plan of a preview, which nobody approves.
-        apply_command: The shell command that applies this plan, with all its losses; None if no run config does.
-    """
+    """A plan, before it is applied."""
 
     plan: msg.PlanBuilt
+    # By fqn, the estimated seconds of models with a record of an earlier computation.
     seconds: Mapping[str, float] = field(default_factory=dict)
-    refusals: Sequence[Refusal] = ()
-    digest: str = ""
+    refusals: Sequence[Refusal] = ()  # why it may not be applied
+    digest: str = ""  # empty for the plan of a preview, which nobody approves
+    # The shell command that applies this plan, with all its losses; None if no run config does.
     apply_command: str | None = None
 
     @property
@@ -56,34 +45,24 @@ class Planned:
 
 @dataclass
 class PlanReport:
-    """What a job reports about a plan. The job fills it while it works.
+    """What a job reports about a plan. The job fills it while it works."""
 
-    Attributes:
-        environment: The environment of the job: for a preview, that of the pull request.
-        is_apply: Whether the job applies `prod`.
-        is_preview: Whether the job makes or deletes a preview.
-        prod: The plan that the job shows or applies; for a preview, what the apply after it would do. None if SQLMesh
-            could not build one, or has not yet.
-        preview: The plan of a preview, which the job applies; None for other jobs, or if there is nothing to preview.
-        problems: Why the job failed or was refused, apart from the refusals of its plans.
-        result: What the job has done.
-        diff: How the data of a preview differs from prod.
-        audits: The audits of a preview's models.
-        affected: By fqn, the assets downstream of each changed model that are no SQLMesh models.
-        upstream: The models that each model reads, by fqn.
-    """
-
-    environment: str
-    is_apply: bool = False
-    is_preview: bool = False
+    environment: str  # the environment of the job: for a preview, that of the pull request
+    is_apply: bool = False  # whether the job applies `prod`
+    is_preview: bool = False  # whether the job makes or deletes a preview
+    # The plan that the job shows or applies; for a preview, what the apply after it would do. None if SQLMesh could not
+    # build one, or has not yet.
     prod: Planned | None = None
+    # The plan of a preview, which the job applies; None for other jobs, or if there is nothing to preview.
     preview: Planned | None = None
+    # Why the job failed or was refused, apart from the refusals of its plans.
     problems: list[Refusal] = field(default_factory=list)
-    result: str | None = None
-    diff: list[msg.ModelCompared] = field(default_factory=list)
-    audits: list[msg.AuditsCompared] = field(default_factory=list)
+    result: str | None = None  # what the job has done
+    diff: list[msg.ModelCompared] = field(default_factory=list)  # how the data of a preview differs from prod
+    audits: list[msg.AuditsCompared] = field(default_factory=list)  # the audits of a preview's models
+    # By fqn, the assets downstream of each changed model that are no SQLMesh models.
     affected: Mapping[str, Sequence[Affected]] = field(default_factory=dict)
-    upstream: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    upstream: Mapping[str, Sequence[str]] = field(default_factory=dict)  # the models that each model reads, by fqn
     origin: Origin | None = None
 
     @property

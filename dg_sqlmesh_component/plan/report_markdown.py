@@ -24,17 +24,12 @@ _REMARK = 100
 
 @dataclass(frozen=True)
 class _Table:
-    """A section with a table.
-
-    Attributes:
-        numbers: The columns that are aligned to the right.
-        rows: Cells that are Markdown already.
-    """
+    """A section with a table."""
 
     title: str
     head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    numbers: Sequence[str] = ()
+    rows: Sequence[Sequence[str]]  # cells that are Markdown already
+    numbers: Sequence[str] = ()  # the columns that are aligned to the right
     remark: str = ""
 
 

@@ -30,14 +30,10 @@ Reported: TypeAlias = NodeOutcome | AuditOnlyOutcome | OutsideData
 
 @dataclass(frozen=True)
 class Checks:
-    """Decides the results of checks.
-
-    Attributes:
-        now: The instant of the run or tick, epoch milliseconds.
-    """
+    """Decides the results of checks."""
 
     wording: Wording
-    now: int
+    now: int  # the instant of the run or tick, epoch milliseconds
 
     def result(
         self, check: dg.AssetCheckKey, node: Reported, earlier: EarlierResult | None = None

@@ -68,24 +68,17 @@ class Released(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What one outcome means.
-
-    Attributes:
-        verdict_if_cancelled: The verdict if the run was cancelled.
-        verdict_if_untouched: The verdict if the run has not begun with the node.
-        repeats: Whether the data is unchanged, so that the last results of the model's audits are repeated.
-        waits: Whether pending intervals wait for something, which the metadata names.
-        is_cause: For a failure: whether the step's Failure describes it with its error. Otherwise, the Failure lists it
-            below what caused it.
-    """
+    """What one outcome means."""
 
     verdict: Verdict
-    verdict_if_cancelled: Verdict = Verdict.FAILED
-    verdict_if_untouched: Verdict = Verdict.FAILED
+    verdict_if_cancelled: Verdict = Verdict.FAILED  # the verdict if the run was cancelled
+    verdict_if_untouched: Verdict = Verdict.FAILED  # the verdict if the run has not begun with the node
     event: Event = Event.OBSERVATION
     releases: Released = Released.NONE
-    repeats: bool = False
-    waits: bool = False
+    repeats: bool = False  # whether the data is unchanged, so that the last results of the model's audits are repeated
+    waits: bool = False  # whether pending intervals wait for something, which the metadata names
+    # For a failure: whether the step's Failure describes it with its error. Otherwise, the Failure lists it below what
+    # caused it.
     is_cause: bool = False
 
     @property
@@ -116,29 +109,19 @@ RULES: Mapping[Outcome, Rule] = {
 
 @dataclass(frozen=True, slots=True)
 class AuditResult:
-    """The result of one audit of one node, over all batches on which it was evaluated in this run.
-
-    Attributes:
-        failing_rows: The sum over all batches; 0 if the audit passed.
-        query: The rendered SQL of a failing batch if there is one, else of the last batch.
-        intervals: The intervals on which it was evaluated; adjoining ones are merged.
-        of_whole_table: Whether each evaluation looked at the whole table, whatever the intervals.
-        audited_data: The version of the data and of the audits.
-        error: Why it could not be evaluated; None if it was evaluated.
-        sample: Some of the failing rows of the batch whose query is shown.
-    """
+    """The result of one audit of one node, over all batches on which it was evaluated in this run."""
 
     name: str
     position: int
     args: dict[str, str]
     blocking: bool
-    failing_rows: int
-    query: str | None
-    intervals: tuple[msg.Interval, ...]
-    of_whole_table: bool = False
-    audited_data: msg.AuditedData | None = None
-    error: str | None = None
-    sample: msg.Sample | None = None
+    failing_rows: int  # the sum over all batches; 0 if the audit passed
+    query: str | None  # the rendered SQL of a failing batch if there is one, else of the last batch
+    intervals: tuple[msg.Interval, ...]  # the intervals on which it was evaluated; adjoining ones are merged
+    of_whole_table: bool = False  # whether each evaluation looked at the whole table, whatever the intervals
+    audited_data: msg.AuditedData | None = None  # the version of the data and of the audits
+    error: str | None = None  # why it could not be evaluated; None if it was evaluated
+    sample: msg.Sample | None = None  # some of the failing rows of the batch whose query is shown
 
     @property
     def passed(self) -> bool:
@@ -151,56 +134,40 @@ NOT_IDLE = msg.NodeIdle("")
 
 @dataclass(frozen=True, slots=True)
 class NodeOutcome:
-    """What SQLMesh did with one requested node in this run.
-
-    Attributes:
-        promoted: The version that the environment has promoted; None if state was never read.
-        intervals: The intervals computed in this run; adjoining ones are merged.
-        planned_batches, finished_batches: They differ only if something went wrong.
-        duration_ms: The sum over finished batches.
-        rows, bytes: The sum over finished batches; None unless the engine reported each of them.
-        row_count: Rows of the whole table after the last batch; None unless they were counted.
-        columns: The type of each column of that table; empty if they are not known.
-        audits: The audit results of this run, in the model's order.
-        errors: SQLMesh's error messages, each distinct one once.
-        failed_audits: Names of the blocking audits that caused the failure.
-        needs_correction: Whether it failed for a cause in the project or its data that a retry alone does not remove.
-        failed_upstream: For `blocked`: the failed nodes upstream.
-        idle: Why it had nothing to do, or what it waits for. For `executed`, only `held_back_by` is set:
-            what some of its intervals have to wait for.
-        is_cancelled: Whether the run was being cancelled when the outcome became certain.
-        was_started: Whether a batch of it was started in this run.
-        computed_until: When the last batch of this run ended, epoch milliseconds; None if no batch was started.
-        correlation_id: What SQLMesh adds to each query of this run; None if no batch was started.
-        coverage: The coverage of an incremental model after this run; None if it was not reported.
-        attempts: The number of attempts, with retries inside the step.
-        is_second_outcome: Whether this is the node's second outcome in this run, because a plan landed and SQLMesh
-            computed the node again.
-    """
+    """What SQLMesh did with one requested node in this run."""
 
     fqn: str
     outcome: Outcome
+    # The version that the environment has promoted; None if state was never read.
     promoted: msg.PromotedVersion | None = None
-    intervals: tuple[msg.Interval, ...] = ()
-    planned_batches: int = 0
+    intervals: tuple[msg.Interval, ...] = ()  # the intervals computed in this run; adjoining ones are merged
+    planned_batches: int = 0  # differs from `finished_batches` only if something went wrong
     finished_batches: int = 0
-    duration_ms: int = 0
+    duration_ms: int = 0  # the sum over finished batches
+    # Rows and bytes: the sum over finished batches; None unless the engine reported each of them.
     rows: int | None = None
     bytes: int | None = None
-    row_count: int | None = None
+    row_count: int | None = None  # rows of the whole table after the last batch; None unless they were counted
+    # The type of each column of that table; empty if they are not known.
     columns: Mapping[str, str] = field(default_factory=dict)
-    audits: tuple[AuditResult, ...] = ()
-    errors: tuple[str, ...] = ()
-    failed_audits: tuple[str, ...] = ()
+    audits: tuple[AuditResult, ...] = ()  # the audit results of this run, in the model's order
+    errors: tuple[str, ...] = ()  # SQLMesh's error messages, each distinct one once
+    failed_audits: tuple[str, ...] = ()  # names of the blocking audits that caused the failure
+    # Whether it failed for a cause in the project or its data that a retry alone does not remove.
     needs_correction: bool = False
-    failed_upstream: tuple[str, ...] = ()
+    failed_upstream: tuple[str, ...] = ()  # for `blocked`: the failed nodes upstream
+    # Why it had nothing to do, or what it waits for. For `executed`, only `held_back_by` is set: what some of its
+    # intervals have to wait for.
     idle: msg.NodeIdle = NOT_IDLE
-    is_cancelled: bool = False
-    was_started: bool = False
+    is_cancelled: bool = False  # whether the run was being cancelled when the outcome became certain
+    was_started: bool = False  # whether a batch of it was started in this run
+    # When the last batch of this run ended, epoch milliseconds; None if no batch was started.
     computed_until: int | None = None
-    correlation_id: str | None = None
+    correlation_id: str | None = None  # what SQLMesh adds to each query of this run; None if no batch was started
+    # The coverage of an incremental model after this run; None if it was not reported.
     coverage: msg.IntervalCoverage | None = None
-    attempts: int = 1
+    attempts: int = 1  # the number of attempts, with retries inside the step
+    # Whether this is the node's second outcome in this run, because a plan landed and SQLMesh computed the node again.
     is_second_outcome: bool = False
 
     @property
@@ -229,22 +196,15 @@ class NodeOutcome:
 
 @dataclass(frozen=True, slots=True)
 class AuditOnlyOutcome:
-    """The result of a node whose audits were requested without running it.
-
-    Attributes:
-        missing: The node's pending intervals.
-        error: Why no audit was evaluated; None if they were evaluated.
-        coverage: The coverage of an incremental model; None if it was not reported.
-        evaluated_at: When the first audit began, epoch milliseconds.
-        altered_at: When the model was last computed, epoch milliseconds; None if it was never, or if it is not known.
-    """
+    """The result of a node whose audits were requested without running it."""
 
     fqn: str
     audits: tuple[AuditResult, ...]
-    missing: tuple[msg.Interval, ...]
-    error: str | None
-    coverage: msg.IntervalCoverage | None = None
-    evaluated_at: int | None = None
+    missing: tuple[msg.Interval, ...]  # the node's pending intervals
+    error: str | None  # why no audit was evaluated; None if they were evaluated
+    coverage: msg.IntervalCoverage | None = None  # the coverage of an incremental model; None if it was not reported
+    evaluated_at: int | None = None  # when the first audit began, epoch milliseconds
+    # When the model was last computed, epoch milliseconds; None if it was never, or if it is not known.
     altered_at: int | None = None
 
     @property

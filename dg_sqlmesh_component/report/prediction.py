@@ -16,21 +16,15 @@ from dg_sqlmesh_component.report.wording import Wording, computed_text
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a run would do with one node.
-
-    Attributes:
-        outcome: The outcome, if no batch and no audit fails that did not fail last time.
-        intervals: The range that it would compute, as in the metadata of a materialization.
-        seconds: The estimate for the sum of the batches; None if Dagster has no record of the model.
-        changed_locally: What differs between the manifest and the promoted version: "data", "metadata" or None.
-    """
+    """What a run would do with one node."""
 
     model: str
-    outcome: str
+    outcome: str  # the outcome, if no batch and no audit fails that did not fail last time
     why: str
-    intervals: str
+    intervals: str  # the range that it would compute, as in the metadata of a materialization
     batches: int
-    seconds: float | None
+    seconds: float | None  # the estimate for the sum of the batches; None if Dagster has no record of the model
+    # What differs between the manifest and the promoted version: "data", "metadata" or None.
     changed_locally: str | None
 
 

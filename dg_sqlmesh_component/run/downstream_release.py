@@ -21,14 +21,11 @@ from dg_sqlmesh_component.report.outcomes import NodeOutcome, Released
 
 @dataclass
 class DownstreamRelease:
-    """Releases the outputs of one step for which there is no result.
-
-    Attributes:
-        healthy: The assets that were materialized or whose output was released.
-    """
+    """Releases the outputs of one step for which there is no result."""
 
     context: dg.AssetExecutionContext
     assets: ProjectAssets
+    # The assets that were materialized or whose output was released.
     healthy: set[dg.AssetKey] = field(default_factory=set)
 
     def asset(self, outcome: NodeOutcome) -> Iterator[dg.DagsterEvent]:

@@ -49,36 +49,28 @@ from dg_sqlmesh_component.report.outcomes import NOT_IDLE, AuditOnlyOutcome, Aud
 
 @dataclass(slots=True)
 class _Entry:
-    """The evidence about one node so far.
+    """The evidence about one node so far."""
 
-    Attributes:
-        planned: The batches that SQLMesh plans now; None until it plans the node, and again when it starts over.
-        finished: Finished batches of the current plan, by index.
-        earlier: Batches that finished before SQLMesh started over, or in an earlier attempt.
-        earlier_errors: The errors of earlier attempts.
-        settled: The outcome; None while the entry is open.
-        computed_until: When its last batch ended, with or without an error.
-        running: The number of batches that run.
-        was_started: Whether a batch has started in this run.
-    """
-
+    # The batches that SQLMesh plans now; None until it plans the node, and again when it starts over.
     planned: tuple[msg.Interval, ...] | None = None
     held_back_by: msg.HeldBackBy = field(default_factory=msg.HeldBackBy)
+    # Finished batches of the current plan, by index.
     finished: dict[int, msg.BatchFinished] = field(default_factory=dict)
+    # Batches that finished before SQLMesh started over, or in an earlier attempt.
     earlier: list[msg.BatchFinished] = field(default_factory=list)
     audits: dict[int, list[msg.AuditEvaluated]] = field(default_factory=dict)
     failures: list[msg.NodeFailed] = field(default_factory=list)
     failed_upstream: tuple[str, ...] = ()
     idle: msg.NodeIdle | None = None
     coverage: msg.IntervalCoverage | None = None
-    settled: Outcome | None = None
+    settled: Outcome | None = None  # the outcome; None while the entry is open
     is_second_outcome: bool = False
     table: msg.TableComputed | None = None
     attempts: int = 1
-    earlier_errors: tuple[str, ...] = ()
-    computed_until: int | None = None
-    running: int = 0
-    was_started: bool = False
+    earlier_errors: tuple[str, ...] = ()  # the errors of earlier attempts
+    computed_until: int | None = None  # when its last batch ended, with or without an error
+    running: int = 0  # the number of batches that run
+    was_started: bool = False  # whether a batch has started in this run
 
     @property
     def is_open(self) -> bool:

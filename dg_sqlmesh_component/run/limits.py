@@ -20,17 +20,13 @@ from dg_sqlmesh_component.run.run_log import RunLog
 
 @dataclass(frozen=True)
 class Limits:
-    """What a step may compute.
-
-    Attributes:
-        sources: The awaited tables that are not complete.
-    """
+    """What a step may compute."""
 
     instance: dg.DagsterInstance
     assets: ProjectAssets
     restate: Restate
     budget: Budget
-    sources: Mapping[str, Source]
+    sources: Mapping[str, Source]  # the awaited tables that are not complete
 
     def refuse_restatement(self, planned: msg.RestatementPlanned, log: RunLog) -> str | None:
         """Log what a restatement computes. Return why it is not computed; None if it is."""

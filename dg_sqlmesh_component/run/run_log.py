@@ -30,17 +30,12 @@ RESULT_TAG = "sqlmesh/result"
 
 @dataclass(frozen=True)
 class RunLog:
-    """Writes to the log of one step.
-
-    Attributes:
-        reported_checks: The checks that the step reports.
-        owned: The models that are assets of any component of the code location, by fqn.
-    """
+    """Writes to the log of one step."""
 
     context: dg.AssetExecutionContext | dg.OpExecutionContext
     wording: Wording
-    reported_checks: Set[dg.AssetCheckKey]
-    owned: Set[str]
+    reported_checks: Set[dg.AssetCheckKey]  # the checks that the step reports
+    owned: Set[str]  # the models that are assets of any component of the code location, by fqn
 
     def event(self, event: msg.Event) -> None:
         log = self.context.log

@@ -23,14 +23,11 @@ from dg_sqlmesh_component.run.recorder import RecordedOutside
 
 @dataclass
 class StepRecords:
-    """Reads and extends the records of one step's models.
-
-    Attributes:
-        materialized_outside: Models whose outside data is materialized as an event of this run.
-    """
+    """Reads and extends the records of one step's models."""
 
     context: dg.AssetExecutionContext
     wording: Wording
+    # Models whose outside data is materialized as an event of this run.
     materialized_outside: set[str] = field(default_factory=set)
     _recorded: dict[str, msg.RecordedData | None] = field(default_factory=dict)
     _outside: dict[str, OutsideData] = field(default_factory=dict)

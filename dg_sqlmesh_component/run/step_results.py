@@ -28,33 +28,29 @@ from dg_sqlmesh_component.run.step_records import StepRecords
 
 @dataclass
 class StepResults:
-    """Yields the results of one step, and remembers which outcomes and checks it has reported.
-
-    Attributes:
-        selected: The checks that the step reports. A restatement adds the checks of downstream models.
-        record_unchanged: Whether each model that had nothing to do is observed. If not, and the run has no other step,
-            its checks are not reported either.
-        unobserved: Outcomes of models that had nothing to do and are not observed.
-        loads: Compares the loads of sources with what models have computed; None if late data is ignored.
-        restatement: That of the step. It fails for its own ranges only, and other runs for all that are not restated.
-        known_failures: What earlier runs have left in a bad state, each as a sentence.
-        reported: The checks that have a result.
-    """
+    """Yields the results of one step, and remembers which outcomes and checks it has reported."""
 
     context: dg.AssetExecutionContext
     checks: Checks
     records: StepRecords
     log: RunLog
+    # The checks that the step reports. A restatement adds the checks of downstream models.
     selected: set[dg.AssetCheckKey]
+    # Whether each model that had nothing to do is observed. If not, and the run has no other step, its checks are not
+    # reported either.
     record_unchanged: bool
     allows_restatement: bool
+    # Compares the loads of sources with what models have computed; None if late data is ignored.
     loads: SourceLoads | None
+    # That of the step. It fails for its own ranges only, and other runs for all that are not restated.
     restatement: RestatementMemory
     outcomes: list[NodeOutcome] = field(default_factory=list)
     audited: list[AuditOnlyOutcome] = field(default_factory=list)
+    # Outcomes of models that had nothing to do and are not observed.
     unobserved: list[NodeOutcome] = field(default_factory=list)
+    # What earlier runs have left in a bad state, each as a sentence.
     known_failures: list[str] = field(default_factory=list)
-    reported: set[dg.AssetCheckKey] = field(default_factory=set)
+    reported: set[dg.AssetCheckKey] = field(default_factory=set)  # the checks that have a result
 
     def __post_init__(self) -> None:
         self._wording = self.checks.wording

@@ -26,19 +26,14 @@ from dg_sqlmesh_component.worker_client.start import EARLY_WORKERS
 
 @dataclass(frozen=True)
 class Ready:
-    """What a tick has found in SQLMesh's state.
+    """What a tick has found in SQLMesh's state."""
 
-    Attributes:
-        pending: The pending models that are ready, each with its last tick (epoch milliseconds) and why it is pending.
-        why_none: Why none of them is ready.
-        late: The ranges of each model whose source was loaded after they were computed.
-        incomplete: The ranges for which the awaited tables are not complete.
-    """
-
+    # The pending models that are ready, each with its last tick (epoch milliseconds) and why it is pending.
     pending: Mapping[str, tuple[int, str]]
-    why_none: str
+    why_none: str  # why none of them is ready
+    # The ranges of each model whose source was loaded after they were computed.
     late: Mapping[str, Sequence[msg.Interval]] = field(default_factory=dict)
-    incomplete: msg.Sources = field(default_factory=dict)
+    incomplete: msg.Sources = field(default_factory=dict)  # the ranges for which the awaited tables are not complete
 
 
 def ready_models(

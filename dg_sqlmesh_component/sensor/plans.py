@@ -17,15 +17,11 @@ from dg_sqlmesh_component.report.metadata import unapplied_change
 
 @dataclass(frozen=True)
 class LastPlan:
-    """The plan at the previous tick. The sensor's cursor contains it.
-
-    Attributes:
-        unpromoted: The models of the definitions that it had not promoted, by fqn.
-    """
+    """The plan at the previous tick. The sensor's cursor contains it."""
 
     environment: str
     plan_id: str
-    unpromoted: tuple[str, ...]
+    unpromoted: tuple[str, ...]  # the models of the definitions that it had not promoted, by fqn
 
     @classmethod
     def of(cls, environment: str, found: msg.ChangesFound, assets: ProjectAssets) -> LastPlan:
@@ -38,15 +34,12 @@ CURSOR = TypeAdapter(LastPlan)
 
 @dataclass(frozen=True)
 class PlanChanges:
-    """What plans have changed since the previous tick.
-
-    Attributes:
-        by_model: `added`, `changed`, `changed upstream` or `removed`, by fqn. A model is `changed upstream` if only its
-            version differs, because a model upstream of it has changed.
-    """
+    """What plans have changed since the previous tick."""
 
     plan_id: str
     environment: str
+    # `added`, `changed`, `changed upstream` or `removed`, by fqn. A model is `changed upstream` if only its version
+    # differs, because a model upstream of it has changed.
     by_model: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
