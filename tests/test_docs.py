@@ -27,6 +27,7 @@ from dg_sqlmesh_component.worker.__main__ import SQLMESH_FLOOR
 
 README = REPOSITORY / "README.md"
 SKILL = REPOSITORY / "skills" / "dg-sqlmesh" / "SKILL.md"
+RECORDS = {path.name: path.read_text() for path in sorted((REPOSITORY / "docs/adr").glob("0*.md"))}
 DOCUMENTS = [README, SKILL, *sorted((REPOSITORY / "docs").rglob("*.md"))]
 SHOP = manifest(
     model("core.orders", reads=["raw.orders", "raw.customers"], kind="INCREMENTAL_BY_TIME_RANGE", starts_at=day(1)),
@@ -163,8 +164,36 @@ def test_every_page_is_in_the_navigation_of_the_site() -> None:
     navigation = (REPOSITORY / "mkdocs.yml").read_text().split("nav:")[1]
     pages = {page.name for page in (REPOSITORY / "docs").glob("*.md")}
     assert pages == set(re.findall(r"([\w-]+\.md)", navigation)) - {"README.md"}
-    records = (REPOSITORY / "docs/adr/README.md").read_text()
-    assert all(f"]({record.name})" in records for record in (REPOSITORY / "docs/adr").glob("0*.md"))
+
+
+def test_each_record_is_once_in_the_index_by_question() -> None:
+    index = (REPOSITORY / "docs/adr/README.md").read_text().split("## Index by question")[1].split("\n## ")[0]
+    titles = {name: record.split("\n")[0].split(" ", 2)[2] for name, record in RECORDS.items()}
+    entries = re.findall(r"^- \[(\d{4})\]\((.+?)\) (.+)$", index, re.MULTILINE)
+    assert sorted(entries) == [(name[:4], name, title) for name, title in titles.items()]
+    for question, *of_question in (part.split("\n- ") for part in index.split("\n### ")[1:]):
+        assert question.strip().endswith("?") and of_question, question
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_record_begins_with_its_decision_in_at_most_three_sentences(name: str) -> None:
+    first = RECORDS[name].split("\n\n")[1]
+    assert not first.startswith(("#", "-", "|", "```")), "the first paragraph says the decision and the reason"
+    sentences = re.findall(r"[.?!](?= |$)", re.sub("`.*?`", "", first))
+    assert 1 <= len(sentences) <= 3
+    assert first.endswith(".")
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_record_that_another_one_changes_links_to_it(name: str) -> None:
+    def status(of: str) -> str:
+        return RECORDS[of].split("## Status")[1].split("\n## ")[0]
+
+    changes = re.findall(r"(?i)\b(?:amends|extends|supersedes) [^.]*", status(name).replace(".md", ""))
+    for other in re.findall(r"\]\((\d{4}-[\w-]+)\)", " ".join(changes)):
+        assert f"]({name})" in status(f"{other}.md"), f"the status of {other} names {name[:4]} in no link"
+    for sentence in re.findall(r"(?i)superseded[^.]*", status(name).replace(".md", "")):
+        assert re.search(r"\]\(\d{4}-", sentence), f"no successor: {sentence}"
 
 
 def test_docs_are_short_outside_of_reference() -> None:
