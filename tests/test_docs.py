@@ -172,7 +172,8 @@ def test_each_record_is_once_in_the_index_by_question() -> None:
     entries = re.findall(r"^- \[(\d{4})\]\((.+?)\) (.+)$", index, re.MULTILINE)
     assert sorted(entries) == [(name[:4], name, title) for name, title in titles.items()]
     for question, *of_question in (part.split("\n- ") for part in index.split("\n### ")[1:]):
-        assert question.strip().endswith("?") and of_question, question
+        assert question.strip().endswith("?")
+        assert of_question, question
 
 
 @pytest.mark.parametrize("name", RECORDS)
