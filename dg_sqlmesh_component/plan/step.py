@@ -16,8 +16,8 @@ from dg_sqlmesh_component.history.active_runs import APPLIES_TAG, active_runs, m
 from dg_sqlmesh_component.history.check_results import results_of_same_data
 from dg_sqlmesh_component.history.earlier_results import evaluation_of
 from dg_sqlmesh_component.history.interrupted_changes import interrupted_changes
+from dg_sqlmesh_component.history.late_loads import late_loads
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, recorded_data
-from dg_sqlmesh_component.history.source_loads import source_loads
 from dg_sqlmesh_component.history.unfinished_restatements import finish, unfinished_restatements
 from dg_sqlmesh_component.plan.attempts import DIGEST_TAG, all_losses, earlier_attempts
 from dg_sqlmesh_component.plan.gate import Decision, allowed_fqns, headline
@@ -79,7 +79,7 @@ class _PlanStep:
         self._decision = decision
         self._applies = decision.digest is not None
         self._compared = msg.DataComparedWithRecords()
-        self._loads = source_loads(context.instance, assets_of(context), settings)
+        self._loads = late_loads(context.instance, assets_of(context), settings)
         self._computing_since = 0
         self._report = PlanReport(settings.environment, is_apply=self._applies)
         self.planning = Planning(context, settings, self._report, _ADVICE)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from dg_sqlmesh_component.history.source_loads import Compared
+from dg_sqlmesh_component.history.late_loads import Compared
 from dg_sqlmesh_component.protocol.formatting import listed, ranges
 from dg_sqlmesh_component.report.wording import Wording, restate_config
 

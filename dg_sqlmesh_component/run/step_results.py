@@ -13,7 +13,7 @@ from dg_sqlmesh_component.dagster_internals import forget_data_version, is_only_
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
 from dg_sqlmesh_component.history.check_results import last_evaluations
 from dg_sqlmesh_component.history.earlier_results import EarlierResult, key_of, not_evaluated
-from dg_sqlmesh_component.history.source_loads import SourceLoads
+from dg_sqlmesh_component.history.late_loads import LateLoads
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.late_data import late_data_result
@@ -41,7 +41,7 @@ class StepResults:
     record_unchanged: bool
     allows_restatement: bool
     # Compares the loads of sources with what models have computed; None if late data is ignored.
-    loads: SourceLoads | None
+    loads: LateLoads | None
     # That of the step. It fails for its own ranges only, and other runs for all that are not restated.
     restatement: RestatementMemory
     outcomes: list[NodeOutcome] = field(default_factory=list)

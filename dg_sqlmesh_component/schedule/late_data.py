@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.history.source_loads import SourceLoads
+from dg_sqlmesh_component.history.late_loads import LateLoads
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import short_hash
 from dg_sqlmesh_component.protocol.intervals import merged, subtract
@@ -21,7 +21,7 @@ _RUN_KEY_TAG = "dagster/run_key"
 
 
 def restatements(
-    instance: dg.DagsterInstance, settings: Settings, loads: SourceLoads, ready: Ready
+    instance: dg.DagsterInstance, settings: Settings, loads: LateLoads, ready: Ready
 ) -> Iterator[dg.RunRequest]:
     """Request a run for each late range without a request, the oldest first. Ranges that are not loaded are left out.
 
@@ -51,7 +51,7 @@ def restatements(
         )
 
 
-def late_results(settings: Settings, loads: SourceLoads, ready: Ready) -> Iterator[dg.AssetCheckResult]:
+def late_results(settings: Settings, loads: LateLoads, ready: Ready) -> Iterator[dg.AssetCheckResult]:
     """The results of the checks of the models with late data that their last results do not name."""
     wording = Wording(settings.assets, settings.environment)
     for fqn, late in ready.late.items():

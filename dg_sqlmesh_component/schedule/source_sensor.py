@@ -15,7 +15,7 @@ from dg_sqlmesh_component.config.scheduling import SHORTEST_INTERVAL, Schedule
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import active_runs
 from dg_sqlmesh_component.history.earlier_results import evaluation_of
-from dg_sqlmesh_component.history.source_loads import source_loads
+from dg_sqlmesh_component.history.late_loads import late_loads
 from dg_sqlmesh_component.history.sources import LatestLoad, latest_loads
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import listed, short_hash
@@ -67,7 +67,7 @@ def evaluate_tick(
     assets, active = settings.assets, active_runs(context.instance, settings.assets)
     if full := too_many(active):
         return full
-    loads = source_loads(context.instance, context.repository_def, settings)
+    loads = late_loads(context.instance, context.repository_def, settings)
     compared = loads.since_last_compared(assets.downstream_of(new_loads)) if loads else {}
     try:
         ready = ready_models(context, settings, int(time.time() * 1000), compared)

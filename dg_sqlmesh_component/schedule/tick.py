@@ -21,7 +21,7 @@ from dg_sqlmesh_component.dagster_internals import assets_between, last_cron_tic
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import ActiveRun, active_runs, run_ids
-from dg_sqlmesh_component.history.source_loads import SourceLoads, source_loads
+from dg_sqlmesh_component.history.late_loads import LateLoads, late_loads
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted, listed, utc_text
 from dg_sqlmesh_component.protocol.manifest import Model
@@ -58,7 +58,7 @@ def evaluate_tick(
     if full := too_many(active):
         return [full]
     restates = settings.attributes.external_models.late == "restate" and not active
-    loads = source_loads(context.instance, context.repository_def, settings) if restates else None
+    loads = late_loads(context.instance, context.repository_def, settings) if restates else None
     ready = _ready(context, timetable, settings, loads)
     late = next(restatements(context.instance, settings, loads, ready), None) if loads else None
     request: dg.RunRequest | dg.SkipReason = dg.SkipReason(ready.why_none)
@@ -117,7 +117,7 @@ def choose_assets(
 
 
 def _ready(
-    context: dg.ScheduleEvaluationContext, timetable: Timetable, settings: Settings, loads: SourceLoads | None
+    context: dg.ScheduleEvaluationContext, timetable: Timetable, settings: Settings, loads: LateLoads | None
 ) -> Ready:
     """What the state has; if it cannot be read, the models whose cron has ticked."""
     assets = settings.assets

@@ -6,8 +6,9 @@ recorded. So this module handles both signals while the op yields results and Da
 
 States: *running*; *cancelled* (`is_cancelled` is true) after the first signal; *over* after the generator has ended.
 
-- The signal handler sets `is_cancelled` and wakes a thread, which calls `on_interruption` once to stop the worker. The
-  handler does nothing else, because the thread that it interrupts may hold a lock.
+- The signal handler sets `is_cancelled` and wakes a thread, which calls `on_interruption` once: `WorkerSession` then
+  stops the worker in three stages (`Worker.cancel`). The handler does nothing else, because the thread that it
+  interrupts may hold a lock.
 - The same thread asks every `RUN_CHECK_SECONDS` whether the step still belongs to a run. If the process of the run was
   killed, the processes of its steps live on, and nobody sends them a signal (ADR-0022).
 - The op yields results until the worker has ended, and then raises `DagsterExecutionInterruptedError` itself.

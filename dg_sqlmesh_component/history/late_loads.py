@@ -1,9 +1,10 @@
 """The partitions that were loaded again after models had read them, as far as Dagster knows.
 
 A load is the last materialization of a partition. A model has not read it if the model's interval was computed before.
-SQLMesh keeps when an interval was computed, but its janitor merges these times. So the last result of each model's
-check `sqlmesh_no_late_data` remembers which loads were compared, and which intervals are late until somebody computes
-them again. It remembers this for one version of the model and the tables that this version reads: a run of another one
+SQLMesh keeps when an interval was computed, and the worker compares these times with the loads (`Comparison` in
+`worker/intervals/records.py`). But SQLMesh's janitor merges these times. So the last result of each model's check
+`sqlmesh_no_late_data` remembers which loads were compared, and which intervals are late until somebody computes them
+again. It remembers this for one version of the model and the tables that this version reads: a run of another one
 compares all partitions once.
 """
 
@@ -71,7 +72,7 @@ class _Load:
     at: int
 
 
-def source_loads(instance: dg.DagsterInstance, location: HasAssets | None, settings: Settings) -> SourceLoads | None:
+def late_loads(instance: dg.DagsterInstance, location: HasAssets | None, settings: Settings) -> LateLoads | None:
     """Compares loads, unless `external_models.late` ignores them."""
     if settings.attributes.external_models.late == "ignore":
         return None
@@ -79,11 +80,11 @@ def source_loads(instance: dg.DagsterInstance, location: HasAssets | None, setti
     def loaders_of(tables: Iterable[str]) -> Mapping[str, Loader]:
         return awaited_loaders(location, settings, settings.awaited(tables))
 
-    return SourceLoads(instance, settings.assets, cache(loaders_of))
+    return LateLoads(instance, settings.assets, cache(loaders_of))
 
 
 @dataclass
-class SourceLoads:
+class LateLoads:
     """Compares the loads of sources with the intervals of models, for one step or tick."""
 
     instance: dg.DagsterInstance
