@@ -13,11 +13,10 @@ class SQLMeshComponentError(Exception):
     """Base class. Catch it to catch every error that this package raises on purpose.
 
     Attributes:
-        kind: The kind of refusal in a plan's report, if the error comes before there is a plan.
         is_transient: Whether a retry may succeed.
     """
 
-    kind: ClassVar[str] = "error"
+    kind: ClassVar[str] = "error"  # the kind of refusal in a plan's report, if the error comes before there is a plan
 
     def __init__(self, message: str, *, is_transient: bool = False) -> None:
         super().__init__(message)

@@ -26,17 +26,11 @@ MANIFEST_VERSION = 5
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits for large parts of the manifest.
+    """Limits for large parts of the manifest."""
 
-    Attributes:
-        characters: Of a query, or of dbt's `meta`. Longer text is cut, with a note.
-        columns: Of a model's schema. More are left out and counted.
-        lineage_pairs: Pairs of columns in a model's column lineage. More are left out and counted.
-    """
-
-    characters: int = 4_000
-    columns: int = 1_000
-    lineage_pairs: int = 1_000
+    characters: int = 4_000  # Of a query, or of dbt's `meta`. Longer text is cut, with a note.
+    columns: int = 1_000  # Of a model's schema. More are left out and counted.
+    lineage_pairs: int = 1_000  # Pairs of columns in a model's column lineage. More are left out and counted.
 
 
 DEFAULT_LIMITS = Limits()
@@ -53,45 +47,27 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """One use of an audit by a model, or a standalone audit.
+    """One use of an audit by a model, or a standalone audit."""
 
-    Attributes:
-        name: The audit's name in SQLMesh.
-        position: Its index in `model.audits_with_args`.
-        check_name: Name of its asset check, made of its name and arguments; unique for the model.
-        blocking: Whether a failure stops the model, after any `blocking := false` on the model.
-        args: Arguments as SQL text, without `blocking`.
-        query: The audit's SQL as written; None if SQLMesh cannot print it.
-        path: File that defines it; None for SQLMesh's built-in audits.
-        description: The audit's own description, if any.
-    """
-
-    name: str
-    position: int
-    check_name: str
-    blocking: bool
-    args: dict[str, ProjectText]
-    query: Query | None
-    path: str | None
-    description: ProjectText | None
+    name: str  # the audit's name in SQLMesh
+    position: int  # its index in `model.audits_with_args`
+    check_name: str  # name of its asset check, made of its name and arguments; unique for the model
+    blocking: bool  # whether a failure stops the model, after any `blocking := false` on the model
+    args: dict[str, ProjectText]  # arguments as SQL text, without `blocking`
+    query: Query | None  # the audit's SQL as written; None if SQLMesh cannot print it
+    path: str | None  # file that defines it; None for SQLMesh's built-in audits
+    description: ProjectText | None  # the audit's own description, if any
 
 
 @dataclass(frozen=True, slots=True)
 class DbtNode:
-    """dbt's properties of a model or test that SQLMesh has loaded from a dbt project.
+    """dbt's properties of a model or test that SQLMesh has loaded from a dbt project."""
 
-    Attributes:
-        unique_id: As in dbt's own manifest.
-        meta: `meta` as JSON text.
-        severity: `error` or `warn`, for a test.
-        tests: The fqn of the model that a test belongs to.
-    """
-
-    unique_id: str
+    unique_id: str  # as in dbt's own manifest
     group: str | None = None
-    meta: Query | None = None
-    severity: str | None = None
-    tests: str | None = None
+    meta: Query | None = None  # `meta` as JSON text
+    severity: str | None = None  # `error` or `warn`, for a test
+    tests: str | None = None  # the fqn of the model that a test belongs to
 
 
 INCREMENTAL_KINDS = frozenset(
@@ -124,56 +100,33 @@ _UNIT_MILLISECONDS = {
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One SQLMesh model.
+    """One SQLMesh model."""
 
-    Attributes:
-        fqn: SQLMesh's quoted, fully qualified name; the identity of the model everywhere.
-        name: The name as its author wrote it.
-        name_with_catalog: The same after its catalog, if that is not the project's default one and not in `name`.
-        catalog, schema, table: The parts of `fqn`, unquoted; catalog is None if the engine has none.
-        kind: `FULL`, `VIEW`, `SEED`, `INCREMENTAL_BY_TIME_RANGE`, `EMBEDDED`, `EXTERNAL` ...
-        source_type: `sql`, `python`, `seed` or `external`.
-        owner: As written. `owner_email` is set if the project's `users` contain that name. Keys and groups are made of
-            owner and tags, so no secret is hidden in them: a password may be a word like `postgres`.
-        start: As written in the model or the project's defaults.
-        starts_at: The same as epoch milliseconds, when the manifest was made: it may be `1 year ago`.
-        grains, references, partitioned_by, clustered_by: SQL text, one entry per expression.
-        depends_on: The `fqn`s that it reads, sorted; also of tables that no model declares.
-        table_name: The table or view that consumers read in the manifest's environment, unquoted, with dots.
-        gateway: As written; None if the project's gateway runs it.
-        engine: Connection type of the gateway that runs it (`duckdb`, `snowflake` ...).
-        data_hash: SQLMesh's hash of what determines the model's data.
-        metadata_hash: SQLMesh's hash of its other properties (description, owner, audits ...).
-        path: The file that defines it; None for a model from another project's state.
-        columns_cut: Number of columns that were left out, to keep the manifest small.
-        query: The SQL as its file has it; only on request, and only for SQL models.
-        column_lineage: The columns that each column is made of, as (fqn, column); only on request.
-        column_lineage_cut: Number of such pairs that were left out, to keep the manifest small.
-        source_url: The file on the web page of its repository; only on request.
-        dbt: dbt's properties, for a model of a dbt project.
-    """
-
-    fqn: str
-    name: str
+    fqn: str  # SQLMesh's quoted, fully qualified name; the identity of the model everywhere
+    name: str  # the name as its author wrote it
+    # catalog, schema, table: The parts of `fqn`, unquoted; catalog is None if the engine has none.
     catalog: str | None
     schema: str
     table: str
-    kind: str
-    source_type: str
+    kind: str  # `FULL`, `VIEW`, `SEED`, `INCREMENTAL_BY_TIME_RANGE`, `EMBEDDED`, `EXTERNAL` ...
+    source_type: str  # `sql`, `python`, `seed` or `external`
     dialect: str
     description: ProjectText | None
+    # As written. `owner_email` is set if the project's `users` contain that name. Keys and groups are made of owner and
+    # tags, so no secret is hidden in them: a password may be a word like `postgres`.
     owner: str | None
     owner_email: str | None
     tags: tuple[str, ...]
     cron: str
     cron_tz: str | None
     interval_unit: str
-    start: str | None
+    start: str | None  # as written in the model or the project's defaults
     end: str | None
     lookback: int
     batch_size: int | None
     time_column: str | None
     unique_key: tuple[str, ...]
+    # grains, references, partitioned_by, clustered_by: SQL text, one entry per expression.
     grains: tuple[str, ...]
     references: tuple[str, ...]
     partitioned_by: tuple[str, ...]
@@ -182,22 +135,24 @@ class Model:
     signals: tuple[str, ...]
     columns: tuple[Column, ...]
     audits: tuple[Audit, ...]
-    depends_on: tuple[str, ...]
-    table_name: str
-    gateway: str | None
-    engine: str
+    depends_on: tuple[str, ...]  # the `fqn`s that it reads, sorted; also of tables that no model declares
+    table_name: str  # the table or view that consumers read in the manifest's environment, unquoted, with dots
+    gateway: str | None  # as written; None if the project's gateway runs it
+    engine: str  # connection type of the gateway that runs it (`duckdb`, `snowflake` ...)
     project: str
-    data_hash: str
-    metadata_hash: str
-    path: str | None
-    columns_cut: int = 0
-    query: Query | None = None
+    data_hash: str  # SQLMesh's hash of what determines the model's data
+    metadata_hash: str  # SQLMesh's hash of its other properties (description, owner, audits ...)
+    path: str | None  # the file that defines it; None for a model from another project's state
+    columns_cut: int = 0  # number of columns that were left out, to keep the manifest small
+    query: Query | None = None  # the SQL as its file has it; only on request, and only for SQL models
+    # The columns that each column is made of, as (fqn, column); only on request.
     column_lineage: dict[str, tuple[tuple[str, str], ...]] | None = None
-    column_lineage_cut: int = 0
-    source_url: str | None = None
-    dbt: DbtNode | None = None
+    column_lineage_cut: int = 0  # number of such pairs that were left out, to keep the manifest small
+    source_url: str | None = None  # the file on the web page of its repository; only on request
+    dbt: DbtNode | None = None  # dbt's properties, for a model of a dbt project
+    # `name` after its catalog, if that is not the project's default one and not in `name`.
     name_with_catalog: str | None = None
-    starts_at: int | None = None
+    starts_at: int | None = None  # `start` in epoch milliseconds, when the manifest was made: it may be `1 year ago`
 
     @property
     def display_name(self) -> str:
@@ -231,15 +186,10 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class StandaloneAudit:
-    """An audit that belongs to no model. SQLMesh runs it as a node with its own cron.
+    """An audit that belongs to no model. SQLMesh runs it as a node with its own cron."""
 
-    Attributes:
-        audit: Its check; `audit.name` also identifies it in SQLMesh.
-        depends_on: The `fqn`s that it reads, sorted.
-    """
-
-    audit: Audit
-    depends_on: tuple[str, ...]
+    audit: Audit  # its check; `audit.name` also identifies it in SQLMesh
+    depends_on: tuple[str, ...]  # the `fqn`s that it reads, sorted
     cron: str
     owner: str | None
     dbt: DbtNode | None = None
@@ -247,15 +197,10 @@ class StandaloneAudit:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """The fingerprint of a project, taken without SQLMesh.
+    """The fingerprint of a project, taken without SQLMesh."""
 
-    Attributes:
-        model_files: Size and time of change of the SQL files below `models`, by path.
-        rest: A digest of everything else: other files, configuration, versions, selection.
-    """
-
-    model_files: dict[str, str]
-    rest: str
+    model_files: dict[str, str]  # size and time of change of the SQL files below `models`, by path
+    rest: str  # a digest of everything else: other files, configuration, versions, selection
 
     def files_changed_since(self, before: Fingerprint) -> frozenset[str] | None:
         """The SQL files of models that have changed; None if anything else has changed too."""
@@ -266,16 +211,12 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class AnsweredSelection:
-    """A selection of a job or schedule, with SQLMesh's answer.
+    """A selection of a job or schedule, with SQLMesh's answer."""
 
-    Attributes:
-        select, exclude: Selections in SQLMesh's language, as written.
-        models: The `fqn`s of the selected models, sorted.
-    """
-
+    # select, exclude: Selections in SQLMesh's language, as written.
     select: tuple[str, ...]
     exclude: tuple[str, ...]
-    models: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()  # the `fqn`s of the selected models, sorted
 
 
 _HasPath = TypeVar("_HasPath", Model, Audit)
@@ -283,36 +224,23 @@ _HasPath = TypeVar("_HasPath", Model, Audit)
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A whole project, for one gateway and one environment.
+    """A whole project, for one gateway and one environment."""
 
-    Attributes:
-        version: `MANIFEST_VERSION` of the writer.
-        paths: Absolute project folders, in the order given.
-        gateway: The gateway that was selected.
-        environment: The environment whose promoted models a run executes.
-        models: Every model, sorted by `fqn`. Models that are not selected are included, because lineage leads through
-            them.
-        selected: The `fqn`s of the models that `select` and `exclude` leave; only these become assets.
-        standalone_audits: Sorted by name.
-        reads_state: Whether SQLMesh added models of other projects that share the state. They change without a file.
-        sources: The project's fingerprint; None if it cannot show every change.
-        state_key: Dagster's key of the manifest; None before it is stored.
-        selections: Answers to selections of the code location, so that no later process starts SQLMesh for them.
-        problem: Why SQLMesh could not load the project later, if `dg dev` has kept this manifest.
-    """
-
-    version: int
-    paths: tuple[str, ...]
-    gateway: str
-    environment: str
+    version: int  # `MANIFEST_VERSION` of the writer
+    paths: tuple[str, ...]  # absolute project folders, in the order given
+    gateway: str  # the gateway that was selected
+    environment: str  # the environment whose promoted models a run executes
+    # Every model, sorted by `fqn`. Models that are not selected are included, because lineage leads through them.
     models: tuple[Model, ...]
-    selected: tuple[str, ...]
-    standalone_audits: tuple[StandaloneAudit, ...]
+    selected: tuple[str, ...]  # the `fqn`s of the models that `select` and `exclude` leave; only these become assets
+    standalone_audits: tuple[StandaloneAudit, ...]  # sorted by name
+    # Whether SQLMesh added models of other projects that share the state. They change without a file.
     reads_state: bool = False
-    sources: Fingerprint | None = None
-    state_key: str | None = None
+    sources: Fingerprint | None = None  # the project's fingerprint; None if it cannot show every change
+    state_key: str | None = None  # Dagster's key of the manifest; None before it is stored
+    # Answers to selections of the code location, so that no later process starts SQLMesh for them.
     selections: tuple[AnsweredSelection, ...] = ()
-    problem: str | None = None
+    problem: str | None = None  # why SQLMesh could not load the project later, if `dg dev` has kept this manifest
 
     @property
     def audit_names(self) -> frozenset[str]:
@@ -371,13 +299,9 @@ _NAME_PART = re.compile(r""""((?:[^"]|"")*)"|`([^`]*)`|([^."`]+)""")
 
 @dataclass(frozen=True)
 class ModelNames:
-    """Finds models by the names that people write.
+    """Finds models by the names that people write."""
 
-    Attributes:
-        by_fqn: The display name of each model.
-    """
-
-    by_fqn: Mapping[str, str]
+    by_fqn: Mapping[str, str]  # the display name of each model
 
     def fitting(self, written: str) -> list[str]:
         """The models that a written name fits, by fqn. Whoever needs one model refuses a name that fits several.

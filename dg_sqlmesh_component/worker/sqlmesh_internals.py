@@ -269,17 +269,12 @@ def check_before_stages(evaluator: Any, check: Callable[[], None]) -> None:
 
 @dataclass(frozen=True)
 class ComputedRange:
-    """A range of a table that SQLMesh has computed.
-
-    Attributes:
-        at: When it was computed (epoch milliseconds); the newest instant if SQLMesh's janitor has merged ranges.
-        identifier: The snapshot that has computed it; None if SQLMesh has deleted that snapshot.
-    """
+    """A range of a table that SQLMesh has computed."""
 
     interval: tuple[int, int]
-    at: int
+    at: int  # when it was computed (epoch milliseconds); the newest instant if SQLMesh's janitor has merged ranges
     is_merged: bool
-    identifier: str | None
+    identifier: str | None  # the snapshot that has computed it; None if SQLMesh has deleted that snapshot
 
 
 def computed_ranges(context: Context) -> dict[tuple[str, str, bool], list[ComputedRange]]:

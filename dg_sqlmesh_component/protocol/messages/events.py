@@ -18,25 +18,17 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class StateHeld(Event):
-    """Sent with each line that logs the wait for the lock on the SQLMesh state.
+    """Sent with each line that logs the wait for the lock on the SQLMesh state."""
 
-    Attributes:
-        run_id: The Dagster run that holds the lock.
-    """
-
-    run_id: str
+    run_id: str  # the Dagster run that holds the lock
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectLoaded(Event):
-    """The answer to a `LoadRequest`.
-
-    Attributes:
-        is_whole: True if the manifest has every model, False if it has only the requested models.
-    """
+    """The answer to a `LoadRequest`."""
 
     manifest: Manifest
-    is_whole: bool = True
+    is_whole: bool = True  # True if the manifest has every model, False if it has only the requested models
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,50 +43,32 @@ class ObjectDropped(Event):
 
 @dataclass(frozen=True, slots=True)
 class StateSize:
-    """The size of the SQLMesh state.
+    """The size of the SQLMesh state."""
 
-    Attributes:
-        snapshots: Versions of models.
-        interval_rows: Rows of the `_intervals` table. Each run adds rows.
-    """
-
-    snapshots: int
-    interval_rows: int
+    snapshots: int  # versions of models
+    interval_rows: int  # Rows of the `_intervals` table. Each run adds rows.
 
 
 @dataclass(frozen=True, slots=True)
 class JanitorFinished(Event):
-    """The last event of a `JanitorRequest` that was served. An `ObjectDropped` for each object precedes it.
+    """The last event of a `JanitorRequest` that was served. An `ObjectDropped` for each object precedes it."""
 
-    Attributes:
-        environments: The expired environments that were deleted.
-        before, after: The size of the state before and after the deletion.
-    """
-
-    environments: tuple[str, ...]
+    environments: tuple[str, ...]  # the expired environments that were deleted
+    # before, after: The size of the state before and after the deletion.
     before: StateSize
     after: StateSize
 
 
 @dataclass(frozen=True, slots=True)
 class TestsFinished(Event):
-    """The last event of a `TestRequest` that was served, even if a test failed.
+    """The last event of a `TestRequest` that was served, even if a test failed."""
 
-    Attributes:
-        tests: How many unit tests were executed.
-        failed_tests: How many of them failed.
-        failures: Each with the differences. A test may have several: for its query and its CTEs.
-        linted_models: How many models the linter checked; 0 if it is off.
-        lint_errors: Each with the model and the rule.
-        lint_warnings: How many. The log has them.
-    """
-
-    tests: int
-    failed_tests: int
-    failures: tuple[ErrorText, ...]
-    linted_models: int
-    lint_errors: tuple[ErrorText, ...]
-    lint_warnings: int
+    tests: int  # how many unit tests were executed
+    failed_tests: int  # how many of them failed
+    failures: tuple[ErrorText, ...]  # Each with the differences. A test may have several: for its query and its CTEs.
+    linted_models: int  # how many models the linter checked; 0 if it is off
+    lint_errors: tuple[ErrorText, ...]  # each with the model and the rule
+    lint_warnings: int  # How many. The log has them.
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,26 +86,17 @@ class LogLine(Event):
     """Text for the run's log: a warning of SQLMesh or a driver, or the output of a `print` in a Python model.
 
     The worker sends log messages at any time. Dagster's process creates it for lines of stdout and stderr.
-
-    Attributes:
-        source: The logger's name, or `output` for lines of stdout and stderr.
     """
 
     level: Level
     text: Text
-    source: str
+    source: str  # the logger's name, or `output` for lines of stdout and stderr
 
 
 @dataclass(frozen=True, slots=True)
 class RequestFailed(Event):
-    """The last event of a request that could not be served.
+    """The last event of a request that could not be served."""
 
-    Attributes:
-        error: Name of a class in `errors`.
-        message: Complete sentences for the user.
-        is_transient: Whether a retry may succeed.
-    """
-
-    error: str
-    message: ErrorText
-    is_transient: bool = False
+    error: str  # name of a class in `errors`
+    message: ErrorText  # complete sentences for the user
+    is_transient: bool = False  # whether a retry may succeed

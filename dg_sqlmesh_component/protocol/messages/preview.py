@@ -31,74 +31,54 @@ class Amounts:
 
 @dataclass(frozen=True, slots=True)
 class ModelCompared(Event):
-    """How the data of a model differs between prod and a preview. Of its values, it has `amounts` and `examples`.
-
-    Attributes:
-        rows: Rows of the preview, in the compared ranges; None if the preview has no such model.
-        rows_prod: Rows of prod, in the compared ranges; None if prod has no such model.
-        added, removed: Rows that only the preview has, and that only prod has. None if they are not known.
-        changed: Rows of both whose values differ. None without a key.
-        columns: By column of both, except the key: the share of matched rows with equal values.
-        schema: The columns that the table of the preview gains, loses or has with another type.
-        keys: The columns of the key; empty if rows are not matched.
-        key_problem: Why rows are not matched; None if they are.
-        ranges: The ranges that were compared; empty if whole tables were.
-        is_partial: Whether the preview has computed only a part of the model, and rows have no time to tell which.
-        reads_partial: Upstream models of this one that the preview has computed only in part.
-        sample: The share of keys that was compared; None if all were.
-        amounts: By column of both: those of the preview, and those of prod.
-        examples: Some of the added, removed and changed rows, if the request asks for them.
-        ignored: Columns of both that were left out, because the request ignores them.
-        clock: Columns that have another value each time they are computed, by the clock or by chance, if rows differ in
-            these only; else empty.
-        only_its_time: Whether only the time from the first to the last row of the preview was compared.
-        is_recomputed: Whether prod will get another table than the preview's, which an apply computes.
-        error: The class of the engine's error if the model could not be compared; None if it was. Its message is left
-            out, because it may contain values.
-        query: The query that raised it.
-    """
+    """How the data of a model differs between prod and a preview. Of its values, it has `amounts` and `examples`."""
 
     fqn: str
     name: str
-    rows: int | None = None
-    rows_prod: int | None = None
+    rows: int | None = None  # rows of the preview, in the compared ranges; None if the preview has no such model
+    rows_prod: int | None = None  # rows of prod, in the compared ranges; None if prod has no such model
+    # added, removed: Rows that only the preview has, and that only prod has. None if they are not known.
     added: int | None = None
     removed: int | None = None
-    changed: int | None = None
+    changed: int | None = None  # Rows of both whose values differ. None without a key.
+    # By column of both, except the key: the share of matched rows with equal values.
     columns: dict[str, float] = field(default_factory=dict)
+    # The columns that the table of the preview gains, loses or has with another type.
     schema: tuple[ColumnChange, ...] = ()
-    keys: tuple[str, ...] = ()
-    key_problem: KeyProblem | None = None
-    ranges: tuple[Interval, ...] = ()
+    keys: tuple[str, ...] = ()  # the columns of the key; empty if rows are not matched
+    key_problem: KeyProblem | None = None  # why rows are not matched; None if they are
+    ranges: tuple[Interval, ...] = ()  # the ranges that were compared; empty if whole tables were
+    # Whether the preview has computed only a part of the model, and rows have no time to tell which.
     is_partial: bool = False
-    reads_partial: tuple[str, ...] = ()
-    sample: float | None = None
+    reads_partial: tuple[str, ...] = ()  # upstream models of this one that the preview has computed only in part
+    sample: float | None = None  # the share of keys that was compared; None if all were
+    # By column of both: those of the preview, and those of prod.
     amounts: dict[str, tuple[Amounts, Amounts]] = field(default_factory=dict)
+    # Some of the added, removed and changed rows, if the request asks for them.
     examples: dict[str, Sample] = field(default_factory=dict)
-    ignored: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()  # columns of both that were left out, because the request ignores them
+    # Columns that have another value each time they are computed, by the clock or by chance, if rows differ in these
+    # only; else empty.
     clock: tuple[str, ...] = ()
-    only_its_time: bool = False
-    is_recomputed: bool = False
+    only_its_time: bool = False  # whether only the time from the first to the last row of the preview was compared
+    is_recomputed: bool = False  # whether prod will get another table than the preview's, which an apply computes
+    # The class of the engine's error if the model could not be compared; None if it was. Its message is left out,
+    # because it may contain values.
     error: str | None = None
-    query: Query | None = None
+    query: Query | None = None  # the query that raised it
 
 
 @dataclass(frozen=True, slots=True)
 class ComparedAudit:
-    """An audit of a preview, evaluated on its table and on prod's.
-
-    Attributes:
-        failing_rows: In the preview; None if it could not be evaluated.
-        failing_rows_prod: In prod; None if prod has no such table, or one without a column that the audit reads.
-        error: The class of the engine's error if it could not be evaluated in the preview.
-    """
+    """An audit of a preview, evaluated on its table and on prod's."""
 
     name: str
     args: dict[str, ProjectText]
     blocking: bool
-    failing_rows: int | None
+    failing_rows: int | None  # in the preview; None if it could not be evaluated
+    # In prod; None if prod has no such table, or one without a column that the audit reads.
     failing_rows_prod: int | None
-    error: str | None = None
+    error: str | None = None  # the class of the engine's error if it could not be evaluated in the preview
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,19 +22,13 @@ OptionalContent = Literal["column_lineage", "sql", "links"]
 
 @dataclass(frozen=True, slots=True)
 class OpenProject:
-    """How to open a SQLMesh project. None means the project's own default.
+    """How to open a SQLMesh project. None means the project's own default."""
 
-    Attributes:
-        paths: Absolute project folders.
-        config: Name of the config object, as `sqlmesh --config`.
-        working_directory: Where SQLMesh runs, if not in the first project folder.
-    """
-
-    paths: tuple[str, ...]
+    paths: tuple[str, ...]  # absolute project folders
     gateway: str | None
     environment: str | None
-    config: str | None
-    working_directory: str | None = None
+    config: str | None  # name of the config object, as `sqlmesh --config`
+    working_directory: str | None = None  # where SQLMesh runs, if not in the first project folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,114 +40,76 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class LoadRequest(Request):
-    """Load the project. Dagster's process sends it to load, reload or refresh; the answer is one `ProjectLoaded`.
-
-    Attributes:
-        files: SQL files of models that have changed since the previous manifest.
-        models: The models in these files and their downstream models, to be loaded again. Empty: all.
-        selections: Selections to answer too. Those that SQLMesh refuses or that match nothing are left out.
-        asked_by: Where `select` and `exclude` are written, for error messages.
-    """
+    """Load the project. Dagster's process sends it to load, reload or refresh; the answer is one `ProjectLoaded`."""
 
     select: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     include: tuple[OptionalContent, ...] = ()
     limits: Limits = DEFAULT_LIMITS
-    files: frozenset[str] = frozenset()
+    files: frozenset[str] = frozenset()  # SQL files of models that have changed since the previous manifest
+    # The models in these files and their downstream models, to be loaded again. Empty: all.
     models: frozenset[str] = frozenset()
+    # Selections to answer too. Those that SQLMesh refuses or that match nothing are left out.
     selections: tuple[AnsweredSelection, ...] = ()
-    asked_by: str = "defs.yaml"
+    asked_by: str = "defs.yaml"  # where `select` and `exclude` are written, for error messages
 
 
 @dataclass(frozen=True, slots=True)
 class AuditUse:
-    """One use of an audit by a node, in the local project or in the environment.
-
-    Attributes:
-        args: Arguments as SQL text, without `blocking`.
-        position: Its index in the node's list of audits.
-        is_requested: Whether to evaluate it.
-    """
+    """One use of an audit by a node, in the local project or in the environment."""
 
     name: str
-    args: dict[str, str]
-    position: int
-    is_requested: bool = False
+    args: dict[str, str]  # arguments as SQL text, without `blocking`
+    position: int  # its index in the node's list of audits
+    is_requested: bool = False  # whether to evaluate it
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestFacts:
-    """Facts of the manifest that the worker compares with the project before a run.
+    """Facts of the manifest that the worker compares with the project before a run."""
 
-    Attributes:
-        gateway: The gateway that was used.
-        environment: The project's default target environment; None if `defs.yaml` names an environment.
-        assets: The models that are assets.
-        upstream_outside_assets: By node, the models that it reads and that are not assets.
-    """
-
-    gateway: str
-    environment: str | None
-    assets: frozenset[str]
-    upstream_outside_assets: dict[str, tuple[str, ...]]
+    gateway: str  # the gateway that was used
+    environment: str | None  # the project's default target environment; None if `defs.yaml` names an environment
+    assets: frozenset[str]  # the models that are assets
+    upstream_outside_assets: dict[str, tuple[str, ...]]  # by node, the models that it reads and that are not assets
 
 
 @dataclass(frozen=True, slots=True)
 class Restatement:
-    """Compute a range of the requested models again, and of the models downstream of them.
+    """Compute a range of the requested models again, and of the models downstream of them."""
 
-    Attributes:
-        start, end: The range, as the arguments of `sqlmesh plan --restate-model`.
-        leaves_out: Whether models that cannot be restated are left out. If not, the restatement is refused.
-    """
-
+    # start, end: The range, as the arguments of `sqlmesh plan --restate-model`.
     start: str
     end: str
-    leaves_out: bool = False
+    leaves_out: bool = False  # Whether models that cannot be restated are left out. If not, the restatement is refused.
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Which rows of a failed audit to send. Columns are patterns: `*` matches any characters.
+    """Which rows of a failed audit to send. Columns are patterns: `*` matches any characters."""
 
-    Attributes:
-        rows: At most so many.
-        columns: Only these; empty for all.
-        mask: Columns whose values are replaced.
-    """
-
-    rows: int
-    columns: tuple[str, ...] = ()
-    mask: tuple[str, ...] = ()
+    rows: int  # at most so many
+    columns: tuple[str, ...] = ()  # only these; empty for all
+    mask: tuple[str, ...] = ()  # columns whose values are replaced
 
 
 @dataclass(frozen=True, slots=True)
 class JobSettings:
-    """What every job sets. The defaults are for tests.
+    """What every job sets. The defaults are for tests."""
 
-    Attributes:
-        run_id: The id of the Dagster run.
-        overlap_timeout: Seconds to wait for another run on the same state, or for a locked database file.
-        concurrent_tasks: What SQLMesh computes or deletes at once; None for the project's own setting.
-        pool: The concurrency pool whose limit stands in for a lock, if the state cannot be locked.
-    """
-
-    run_id: str = "of a test"
-    overlap_timeout: float = 0.0
-    concurrent_tasks: int | None = None
-    pool: str = "of_a_test"
+    run_id: str = "of a test"  # the id of the Dagster run
+    overlap_timeout: float = 0.0  # seconds to wait for another run on the same state, or for a locked database file
+    concurrent_tasks: int | None = None  # what SQLMesh computes or deletes at once; None for the project's own setting
+    pool: str = "of_a_test"  # the concurrency pool whose limit stands in for a lock, if the state cannot be locked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockRequest(Request):
-    """A request that takes the lock of runs if it writes.
+    """A request that takes the lock of runs if it writes."""
 
-    Attributes:
-        HOLDER: What holds the lock. Runs that wait for it log this text, with the id of the run.
-        LOCKS: The scopes of the locks that it holds all the time, in the order in which they are taken.
-    """
-
+    # What holds the lock. Runs that wait for it log this text, with the id of the run.
     HOLDER: ClassVar[str]  # short: a name of PostgreSQL's sessions has 63 characters
+    # The scopes of the locks that it holds all the time, in the order in which they are taken.
     LOCKS: ClassVar[tuple[str, ...]] = ("runs",)
     job: JobSettings = JobSettings()
 
@@ -181,56 +137,41 @@ class TablesRead:
 
 @dataclass(frozen=True, slots=True)
 class AwaitedTables:
-    """The external tables that models wait for. Each request that reads intervals has them.
+    """The external tables that models wait for. Each request that reads intervals has them."""
 
-    Attributes:
-        incomplete: The ranges for which each of them is not complete, by fqn.
-        read: Which tables models read, as the manifest has it: of all models if they wait for tables, else of views.
-        are_all: Whether no others are awaited. Else the worker asks for those that only promoted versions read.
-    """
-
-    incomplete: Sources = field(default_factory=dict)
+    incomplete: Sources = field(default_factory=dict)  # the ranges for which each of them is not complete, by fqn
+    # Which tables models read, as the manifest has it: of all models if they wait for tables, else of views.
     read: dict[str, TablesRead] = field(default_factory=dict)
+    # Whether no others are awaited. Else the worker asks for those that only promoted versions read.
     are_all: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRequest(LockRequest):
-    """Run the requested nodes once, then audit others. A step sends it once, and again for each retry inside the step.
-
-    Attributes:
-        models: Models to run: exactly these, no upstream models are added.
-        standalone_audits: Standalone audits to run with the models, if due.
-        audit_only: Nodes to audit without running them, with their audits in the local project.
-        execution_time: The instant that counts as now: the Dagster run's start.
-        external_models: The nodes that SQLMesh audits and does not compute.
-        start, end, ignore_cron, skip_janitor: The arguments of `Context.run`.
-        environment_timeout: Seconds to wait for a plan that is updating the environment.
-        manifest_facts: Facts of the manifest that must still hold; None to compare nothing.
-        restate: Compute a range again instead of the pending intervals.
-        dry_run: Plan as a run would, and compute nothing.
-        sampling: Which rows of failed audits to send; None for none.
-        deploy_jobs: The jobs that show and apply a plan of this environment; None if there are none.
-    """
+    """Run the requested nodes once, then audit others. A step sends it once, and again for each of its retries."""
 
     HOLDER = "Dagster run"
     environment: str
-    models: tuple[str, ...]
-    standalone_audits: tuple[str, ...]
+    models: tuple[str, ...]  # models to run: exactly these, no upstream models are added
+    standalone_audits: tuple[str, ...]  # standalone audits to run with the models, if due
+    # Nodes to audit without running them, with their audits in the local project.
     audit_only: dict[str, tuple[AuditUse, ...]]
-    execution_time: int
+    execution_time: int  # the instant that counts as now: the Dagster run's start
     tables: AwaitedTables
-    external_models: frozenset[str] = frozenset()
+    external_models: frozenset[str] = frozenset()  # the nodes that SQLMesh audits and does not compute
+    # start, end, ignore_cron, skip_janitor: The arguments of `Context.run`.
     start: str | None = None
     end: str | None = None
     ignore_cron: bool = False
     skip_janitor: bool = True
     count_rows: bool = False
+    # Seconds to wait for a plan that is updating the environment.
     environment_timeout: int = 1  # for tests: a step always sets it
-    manifest_facts: ManifestFacts | None = None
-    restate: Restatement | None = None
-    dry_run: bool = False
-    sampling: Sampling | None = None
+    manifest_facts: ManifestFacts | None = None  # facts of the manifest that must still hold; None to compare nothing
+    restate: Restatement | None = None  # compute a range again instead of the pending intervals
+    dry_run: bool = False  # plan as a run would, and compute nothing
+    sampling: Sampling | None = None  # which rows of failed audits to send; None for none
+    # The jobs that show and apply a plan of this environment; None if there are none.
     deploy_jobs: tuple[str, str] | None = None
 
     @property
@@ -245,31 +186,25 @@ class PendingRequest(Request):
 
     The worker reads the state, and evaluates signals of pending models. It does not load the project, and it does not
     take the lock of runs.
-
-    Attributes:
-        made_between: Those of the awaited tables that a run may make between two of its models.
     """
 
     environment: str
     models: frozenset[str]
     now: int
     tables: AwaitedTables
+    # Those of the awaited tables that a run may make between two of its models.
     made_between: frozenset[str] = frozenset()
     loads: Loads = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedData:
-    """The data of a model that Dagster's last record of it describes.
+    """The data of a model that Dagster's last record of it describes."""
 
-    Attributes:
-        version, data_hash, metadata_hash, identifier: As in `PromotedVersion`. The hashes and the identifier are empty
-            if the worker itself takes all data of a version for recorded.
-        up_to: Everything that was computed until this instant is recorded.
-    """
-
+    # version, data_hash, metadata_hash, identifier: As in `PromotedVersion`. The hashes and the identifier are empty if
+    # the worker itself takes all data of a version for recorded.
     version: str
-    up_to: int
+    up_to: int  # everything that was computed until this instant is recorded
     data_hash: str = ""
     metadata_hash: str = ""
     identifier: str = ""
@@ -280,32 +215,22 @@ class UnfinishedRestatement:
     """Ranges that a restatement was to compute again, and that it did not.
 
     SQLMesh counts these ranges as computed. Rows of them may be missing.
-
-    Attributes:
-        run_id: The Dagster run that has restated.
-        version: SQLMesh's snapshot version of the table.
-        since: When the restatement began.
     """
 
-    run_id: str
+    run_id: str  # the Dagster run that has restated
     fqn: str
-    version: str
+    version: str  # SQLMesh's snapshot version of the table
     ranges: tuple[Interval, ...]
-    since: int
+    since: int  # when the restatement began
 
 
 @dataclass(frozen=True, slots=True)
 class SourceLoad:
-    """A range of a table that an asset has loaded again, perhaps after a model has read it.
-
-    Attributes:
-        at: When it was loaded. A computation that ended before has not read it.
-        is_late: Whether it is known that it was loaded after the model had read it.
-    """
+    """A range of a table that an asset has loaded again, perhaps after a model has read it."""
 
     interval: Interval
-    at: int
-    is_late: bool = False
+    at: int  # When it was loaded. A computation that ended before has not read it.
+    is_late: bool = False  # whether it is known that it was loaded after the model had read it
 
 
 Loads = dict[str, tuple[SourceLoad, ...]]
@@ -314,15 +239,11 @@ Loads = dict[str, tuple[SourceLoad, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """What Dagster knows about the data of models. Part of a `ChangesRequest`, and the answer to `StateLocked`.
+    """What Dagster knows about the data of models. Part of a `ChangesRequest`, and the answer to `StateLocked`."""
 
-    Attributes:
-        data: By model to look at, the data that Dagster has recorded; None if there is no record.
-        unfinished: Restatements that may not have computed all of their ranges.
-    """
-
+    # By model to look at, the data that Dagster has recorded; None if there is no record.
     data: dict[str, RecordedData | None] = field(default_factory=dict)
-    unfinished: tuple[UnfinishedRestatement, ...] = ()
+    unfinished: tuple[UnfinishedRestatement, ...] = ()  # restatements that may not have computed all of their ranges
     loads: Loads = field(default_factory=dict)
 
 
@@ -331,27 +252,21 @@ class ChangesRequest(Request):
     """Find data that Dagster has not recorded, and the promoted models. A sensor sends it at each tick.
 
     The worker reads the state. It does not load the project, and it does not take the lock of runs.
-
-    Attributes:
-        now: The instant for the interval coverage.
     """
 
     environment: str
     records: Records
     tables: AwaitedTables
-    now: int
+    now: int  # the instant for the interval coverage
 
 
 @dataclass(frozen=True, slots=True)
 class JanitorRequest(LockRequest):
-    """Run SQLMesh's janitor once; the answer is one `JanitorFinished`.
-
-    Attributes:
-        environment: The only environment to clean up, if it has expired. None: everything that has expired.
-    """
+    """Run SQLMesh's janitor once; the answer is one `JanitorFinished`."""
 
     HOLDER = "janitor run"
     LOCKS: ClassVar[tuple[str, ...]] = ("changes", "runs")
+    # The only environment to clean up, if it has expired. None: everything that has expired.
     environment: str | None = None
 
 
@@ -362,19 +277,15 @@ class TestRequest(Request):
 
 @dataclass(frozen=True, slots=True)
 class PlanRequest(LockRequest):
-    """Build the plan that the project's files make of an environment. The worker answers with a `PlanBuilt`.
-
-    Attributes:
-        applies: Whether to hold the lock of runs, to wait for a `PlanApproval` after the `PlanBuilt`, and to apply it.
-        sampling: As in `EvaluationRequest`.
-    """
+    """Build the plan that the project's files make of an environment. The worker answers with a `PlanBuilt`."""
 
     HOLDER = "plan of run"
     LOCKS: ClassVar[tuple[str, ...]] = ("changes",)
     environment: str
     tables: AwaitedTables
+    # Whether to hold the lock of runs, to wait for a `PlanApproval` after the `PlanBuilt`, and to apply it.
     applies: bool = False
-    sampling: Sampling | None = None
+    sampling: Sampling | None = None  # as in `EvaluationRequest`
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,20 +294,14 @@ class PreviewRequest(PlanRequest):
 
     The worker answers with a `PlanBuilt` of that environment and waits for a `PlanApproval`. When that plan is applied,
     it sends a `PlanBuilt` of prod and a `ModelCompared` for each model that the two environments show differently.
-
-    Attributes:
-        max_rows: A model with more rows on one side is compared on a sample of its keys.
-        decimals: Numbers that differ by less than one unit of this decimal place are equal.
-        ignore: Columns that are not compared. Patterns: `*` matches any characters.
-        examples: Which added, removed and changed rows to send; None for none.
     """
 
     HOLDER = "preview of run"
     applies: bool = True
-    max_rows: int = 10_000_000
-    decimals: int = 6
-    ignore: tuple[str, ...] = ()
-    examples: Sampling | None = None
+    max_rows: int = 10_000_000  # a model with more rows on one side is compared on a sample of its keys
+    decimals: int = 6  # numbers that differ by less than one unit of this decimal place are equal
+    ignore: tuple[str, ...] = ()  # Columns that are not compared. Patterns: `*` matches any characters.
+    examples: Sampling | None = None  # which added, removed and changed rows to send; None for none
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,16 +321,11 @@ class GoAhead:
 
 @dataclass(frozen=True, slots=True)
 class PlanApproval:
-    """The answer to a `PlanBuilt`: the plan is to be applied. If it is refused, the worker is stopped instead.
+    """The answer to a `PlanBuilt`: the plan is to be applied. If it is refused, the worker is stopped instead."""
 
-    Attributes:
-        allow_destructive: The models, by fqn, whose tables may lose columns.
-        records: What Dagster knows about the data of models.
-        interrupted: The times in which plans and previews computed that were interrupted, epoch milliseconds.
-    """
-
-    allow_destructive: tuple[str, ...]
-    records: Records
+    allow_destructive: tuple[str, ...]  # the models, by fqn, whose tables may lose columns
+    records: Records  # what Dagster knows about the data of models
+    # The times in which plans and previews computed that were interrupted, epoch milliseconds.
     interrupted: tuple[Interval, ...] = ()
 
 

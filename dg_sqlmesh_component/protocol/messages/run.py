@@ -33,90 +33,69 @@ class OtherTablesFound(Event):
 
 @dataclass(frozen=True, slots=True)
 class PendingFound(Event):
-    """The answer to a `PendingRequest`.
+    """The answer to a `PendingRequest`."""
 
-    Attributes:
-        pending: The models with pending intervals that are ready, and when the cron of each has ticked last.
-        next_due: The next tick of the requested models' crons, and its model; None if no model is promoted.
-        waiting: The models of which no pending interval is ready, and the names of their own signals that are not
-            ready, or the awaited tables. None of either: a model upstream of it waits.
-        signal_error: Why SQLMesh could not evaluate the signals. Then no model waits: a run reports the error.
-        needed: The tables in `made_between` without which a ready model would wait.
-        intervals: The pending intervals of each model that are ready; adjoining ones are merged.
-        late: By model, the computed ranges whose source was loaded after they were computed.
-    """
-
+    # The models with pending intervals that are ready, and when the cron of each has ticked last.
     pending: dict[str, int]
+    # The next tick of the requested models' crons, and its model; None if no model is promoted.
     next_due: tuple[int, str] | None
+    # The models of which no pending interval is ready, and the names of their own signals that are not ready, or the
+    # awaited tables. None of either: a model upstream of it waits.
     waiting: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    # The tables in `made_between` without which a ready model would wait.
     needed: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    # Why SQLMesh could not evaluate the signals. Then no model waits: a run reports the error.
     signal_error: ErrorText | None = None
+    # The pending intervals of each model that are ready; adjoining ones are merged.
     intervals: dict[str, tuple[Interval, ...]] = field(default_factory=dict)
+    # By model, the computed ranges whose source was loaded after they were computed.
     late: dict[str, tuple[Interval, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class ComputedData:
-    """Data of a model that Dagster has not recorded.
-
-    Attributes:
-        ranges: The ranges that were computed since the record, each with the instant of its computation. If there is no
-            record of this version, or if a plan has created the view again: all computed intervals, with the last
-            instant. Empty: since the record, plans have only changed models upstream, and none of these changes affects
-            this data.
-        coverage: The coverage of an incremental model, if it was requested.
-        computed_by: The data hash of the definition that has computed the newest range. It differs from the promoted
-            one if a plan has changed the definition and has kept the rows.
-        columns: As in `TableComputed`. Only if the definition is another one than that of the record.
-    """
+    """Data of a model that Dagster has not recorded."""
 
     fqn: str
     promoted: PromotedVersion
+    # The ranges that were computed since the record, each with the instant of its computation. If there is no record of
+    # this version, or if a plan has created the view again: all computed intervals, with the last instant. Empty: since
+    # the record, plans have only changed models upstream, and none of these changes affects this data.
     ranges: tuple[tuple[Interval, int], ...]
-    coverage: IntervalCoverage | None = None
+    coverage: IntervalCoverage | None = None  # the coverage of an incremental model, if it was requested
+    # The data hash of the definition that has computed the newest range. It differs from the promoted one if a plan has
+    # changed the definition and has kept the rows.
     computed_by: str = ""
+    # As in `TableComputed`. Only if the definition is another one than that of the record.
     columns: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class PromotedReads:
-    """What the promoted version of an incremental model reads.
+    """What the promoted version of an incremental model reads."""
 
-    Attributes:
-        version: As in `PromotedVersion`.
-        tables: The tables that SQLMesh does not compute, also those behind views.
-    """
-
-    version: str
-    tables: tuple[str, ...]
+    version: str  # as in `PromotedVersion`
+    tables: tuple[str, ...]  # the tables that SQLMesh does not compute, also those behind views
 
 
 @dataclass(frozen=True, slots=True)
 class DataComparedWithRecords(Event):
-    """How the state differs from Dagster's records. Sent before anything runs, and part of `ChangesFound`.
-
-    Attributes:
-        finished_runs: The Dagster runs whose unfinished restatements were finished since, by any run or plan.
-        reads: After a plan, what the promoted versions read, if tables are awaited.
-    """
+    """How the state differs from Dagster's records. Sent before anything runs, and part of `ChangesFound`."""
 
     unrecorded: tuple[ComputedData, ...] = ()
+    # The Dagster runs whose unfinished restatements were finished since, by any run or plan.
     finished_runs: tuple[str, ...] = ()
+    # After a plan, what the promoted versions read, if tables are awaited.
     reads: dict[str, PromotedReads] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class ChangesFound(Event):
-    """The answer to a `ChangesRequest`.
+    """The answer to a `ChangesRequest`."""
 
-    Attributes:
-        plan_id: The last plan of the environment.
-        is_finalized: False if that plan is still updating the environment. Then nothing else is found.
-        promoted: The promoted models, without external and embedded ones.
-    """
-
-    plan_id: str
-    is_finalized: bool
+    plan_id: str  # the last plan of the environment
+    is_finalized: bool  # False if that plan is still updating the environment. Then nothing else is found.
+    # The promoted models, without external and embedded ones.
     promoted: dict[str, PromotedVersion] = field(default_factory=dict)
     compared: DataComparedWithRecords = field(default_factory=DataComparedWithRecords)
 
@@ -127,42 +106,30 @@ class StateLocked(Event):
 
     From now on, Dagster's records of data that other runs have computed are complete: a run holds the lock until its
     results are stored.
-
-    Attributes:
-        reads: By incremental model; empty if no tables are awaited.
     """
 
+    # By incremental model; empty if no tables are awaited.
     reads: dict[str, PromotedReads] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class AuditedData:
-    """The table version and audit definitions that an audit result is about.
+    """The table version and audit definitions that an audit result is about."""
 
-    Attributes:
-        version: Version of the table that the environment shows: the snapshot's, or a preview's in development.
-        audits: A hash of the definitions and arguments of the node's audits.
-    """
-
-    version: str
-    audits: str
+    version: str  # version of the table that the environment shows: the snapshot's, or a preview's in development
+    audits: str  # a hash of the definitions and arguments of the node's audits
 
 
 @dataclass(frozen=True, slots=True)
 class PromotedVersion:
-    """The promoted version of one node, which a run executes.
+    """The promoted version of one node, which a run executes."""
 
-    Attributes:
-        version: SQLMesh's snapshot version, the suffix of the physical table.
-        data_hash, metadata_hash: They differ from the manifest's if the local files or the environment have changed.
-        table_name: The table or view that consumers read in this environment; None for an audit.
-        identifier: SQLMesh's identifier of the snapshot. Each change of the model or of a model upstream gives another.
-    """
-
-    version: str
+    version: str  # SQLMesh's snapshot version, the suffix of the physical table
+    # data_hash, metadata_hash: They differ from the manifest's if the local files or the environment have changed.
     data_hash: str
     metadata_hash: str
-    table_name: str | None = None
+    table_name: str | None = None  # the table or view that consumers read in this environment; None for an audit
+    # SQLMesh's identifier of the snapshot. Each change of the model or of a model upstream gives another.
     identifier: str = ""
 
 
@@ -171,23 +138,18 @@ class EnvironmentOpened(Event):
     """Sent after the worker has read the environment from the state, before anything runs.
 
     It is sent again if a plan changes the environment during the run and SQLMesh starts over.
-
-    Attributes:
-        promoted: The promoted versions of the requested nodes.
-        missing: Requested nodes that are not promoted in the environment; the others run.
-        plan_command: The `sqlmesh plan` that promotes them.
-        others: Promoted models, executed by SQLMesh, that are not assets of the requesting component.
-        correlation_id: The comment, or on BigQuery the label, that SQLMesh adds to each query of this run; None if
-            this version of SQLMesh has none for runs.
-        refused: Requested models that cannot be computed, with the reason; the others run.
     """
 
     environment: str
-    promoted: dict[str, PromotedVersion]
-    missing: tuple[str, ...]
-    plan_command: str
+    promoted: dict[str, PromotedVersion]  # the promoted versions of the requested nodes
+    missing: tuple[str, ...]  # requested nodes that are not promoted in the environment; the others run
+    plan_command: str  # the `sqlmesh plan` that promotes them
+    # Promoted models, executed by SQLMesh, that are not assets of the requesting component.
     others: tuple[str, ...] = ()
+    # The comment, or on BigQuery the label, that SQLMesh adds to each query of this run; None if this version of
+    # SQLMesh has none for runs.
     correlation_id: str | None = None
+    # Requested models that cannot be computed, with the reason; the others run.
     refused: dict[str, str] = field(default_factory=dict)
 
 
@@ -197,39 +159,28 @@ class RestatementPlanned(Event):
 
     The worker waits for a `GoAhead`.
 
-    Attributes:
-        ranges: By model, the range that SQLMesh will compute again, and its number of intervals.
-        added: Models that were not requested, and have to be computed again because they are downstream.
-        environments: Other environments that lose intervals of these models, with the number of models.
-        asked_for: The range of the run config, as SQLMesh resolves it.
-        not_loaded: Awaited tables that are not complete for a range in which an incremental model reads them, each with
-            that range.
-        left_out: Requested models that are not restated, with the reason.
-
     Source: `Plan.missing_intervals` of a plan with `restate_models`.
     """
 
+    # By model, the range that SQLMesh will compute again, and its number of intervals.
     ranges: dict[str, tuple[Interval, int]]
-    added: tuple[str, ...]
-    environments: dict[str, int]
-    asked_for: str
+    added: tuple[str, ...]  # models that were not requested, and have to be computed again because they are downstream
+    environments: dict[str, int]  # other environments that lose intervals of these models, with the number of models
+    asked_for: str  # the range of the run config, as SQLMesh resolves it
     planned_at: int = 0
+    # Awaited tables that are not complete for a range in which an incremental model reads them, each with that range.
     not_loaded: tuple[tuple[str, Interval], ...] = ()
-    left_out: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)  # requested models that are not restated, with the reason
 
 
 @dataclass(frozen=True, slots=True)
 class HeldBackBy:
-    """What lacks the intervals for which a node waits.
+    """What lacks the intervals for which a node waits."""
 
-    Attributes:
-        models: The nearest upstream models that have them pending and do not run. If it depends on its past, the node
-            itself may be one of them.
-        tables: The awaited tables that are not complete.
-    """
-
+    # The nearest upstream models that have them pending and do not run. If it depends on its past, the node itself may
+    # be one of them.
     models: tuple[str, ...] = ()
-    tables: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()  # the awaited tables that are not complete
 
     def __bool__(self) -> bool:
         """Whether anything lacks them."""
@@ -242,16 +193,14 @@ class EvaluationPlanned(Event):
 
     If a plan changes the environment during the run, it is sent without batches, and again when SQLMesh starts over.
 
-    Attributes:
-        batches: Batches by node. An empty tuple: intervals are pending, but none of them is ready.
-        held_back_by: Of nodes with batches that do not get all pending intervals: what lacks the others.
-        continues: Whether these batches come in addition to the planned ones. A `PlanRequest` plans in two stages.
-
     Source: `Console.start_evaluation_progress`.
     """
 
+    # Batches by node. An empty tuple: intervals are pending, but none of them is ready.
     batches: dict[str, tuple[Interval, ...]]
+    # Of nodes with batches that do not get all pending intervals: what lacks the others.
     held_back_by: dict[str, HeldBackBy] = field(default_factory=dict)
+    # Whether these batches come in addition to the planned ones. A `PlanRequest` plans in two stages.
     continues: bool = False
 
 
@@ -261,53 +210,39 @@ class AuditEvaluated(Event):
 
     It is also sent for each requested audit of an `audit_only` node, before the `NodeAudited` of that node.
 
-    Attributes:
-        position: Index in the promoted model's list of audits; 0 for a standalone audit.
-        blocking: Whether a failure stops the node, as SQLMesh decided for this run.
-        failing_rows: 0 if it passed; None if SQLMesh left it out (`skip true`) or it could not be evaluated.
-        query: The rendered SQL that selects the failing rows.
-        interval: The batch on which it was evaluated.
-        of_whole_table: True if it looked at the whole table, as for a model without a time column; else at the batch.
-        error: Why it could not be evaluated. In a run, this also fails the node.
-        sample: Some of the failing rows, if the request asks for them.
-
     Source: the results of `SnapshotEvaluator.audit`.
     """
 
     fqn: str
     name: str
-    position: int
+    position: int  # index in the promoted model's list of audits; 0 for a standalone audit
     args: dict[str, ProjectText]
-    blocking: bool
-    failing_rows: int | None
-    query: Query | None
-    interval: Interval
+    blocking: bool  # whether a failure stops the node, as SQLMesh decided for this run
+    failing_rows: int | None  # 0 if it passed; None if SQLMesh left it out (`skip true`) or it could not be evaluated
+    query: Query | None  # the rendered SQL that selects the failing rows
+    interval: Interval  # the batch on which it was evaluated
+    # True if it looked at the whole table, as for a model without a time column; else at the batch.
     of_whole_table: bool = False
     audited_data: AuditedData | None = None
-    error: ErrorText | None = None
-    sample: Sample | None = None
+    error: ErrorText | None = None  # Why it could not be evaluated. In a run, this also fails the node.
+    sample: Sample | None = None  # some of the failing rows, if the request asks for them
 
 
 @dataclass(frozen=True, slots=True)
 class BatchFinished(Event):
     """Sent when one batch of one node has ended, with or without an error.
 
-    Attributes:
-        batch_index: Index in the planned batches, from 0. Batches end in any order.
-        duration_ms: Wall time; None if the batch raised an error.
-        rows, bytes: As the engine reports them; None if it does not.
-        at: When it ended, after SQLMesh has written the interval to its state.
-
     Source: `Console.update_snapshot_evaluation_progress`, which SQLMesh calls for a failing batch too.
     """
 
     fqn: str
-    batch_index: int
+    batch_index: int  # Index in the planned batches, from 0. Batches end in any order.
     interval: Interval
-    duration_ms: int | None
+    duration_ms: int | None  # wall time; None if the batch raised an error
+    # rows, bytes: As the engine reports them; None if it does not.
     rows: int | None
     bytes: int | None
-    at: int = 0
+    at: int = 0  # when it ended, after SQLMesh has written the interval to its state
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,42 +257,32 @@ class BatchStarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class QueriesNotCancelled(Event):
-    """Sent when a cancelled run is cut off, if queries in flight may still run in the engine after the worker's end.
+    """Sent when a cancelled run is cut off, if queries in flight may still run in the engine after the worker's end."""
 
-    Attributes:
-        reasons: Why they were not cancelled, by node with a batch in flight.
-    """
-
-    reasons: dict[str, ErrorText]
+    reasons: dict[str, ErrorText]  # why they were not cancelled, by node with a batch in flight
 
 
 @dataclass(frozen=True, slots=True)
 class BatchesRunning(Event):
     """Sent from time to time while batches run, if a batch has started or ended since the last one.
 
-    Attributes:
-        running: By node with a batch in flight: finished batches, planned batches, seconds since its first one started.
-        finished, planned: Nodes whose planned batches have all finished, and all nodes with planned batches.
-
     Source: `Console.start_snapshot_evaluation_progress` and `Console.update_snapshot_evaluation_progress`.
     """
 
+    # By node with a batch in flight: finished batches, planned batches, seconds since its first one started.
     running: dict[str, tuple[int, int, float]]
+    # finished, planned: Nodes whose planned batches have all finished, and all nodes with planned batches.
     finished: int
     planned: int
 
 
 @dataclass(frozen=True, slots=True)
 class TableComputed(Event):
-    """What a model's table has after its last batch. Sent before that batch's `BatchFinished`.
-
-    Attributes:
-        rows: None unless they were counted.
-        columns: The type of each column, in the dialect of the model. Empty if they are not known.
-    """
+    """What a model's table has after its last batch. Sent before that batch's `BatchFinished`."""
 
     fqn: str
-    rows: int | None
+    rows: int | None  # None unless they were counted
+    # The type of each column, in the dialect of the model. Empty if they are not known.
     columns: dict[str, str] = field(default_factory=dict)
 
 
@@ -365,33 +290,25 @@ class TableComputed(Event):
 class NodeFailed(Event):
     """Sent for each error of a node, as soon as it is raised.
 
-    Attributes:
-        error_type: Class name of the cause; `WorkerError` if the cause is a bug of this package.
-        failed_audits: Names of the blocking audits that are the cause; empty for any other cause.
-        is_transient: Whether a retry may succeed.
-
     Source: the error with which a batch ends, `Console.log_failed_models` for a node without a batch, or the error of a
         signal.
     """
 
     fqn: str
-    error_type: str
+    error_type: str  # class name of the cause; `WorkerError` if the cause is a bug of this package
     message: ErrorText
-    failed_audits: tuple[str, ...]
-    is_transient: bool = False
+    failed_audits: tuple[str, ...]  # names of the blocking audits that are the cause; empty for any other cause
+    is_transient: bool = False  # whether a retry may succeed
 
 
 @dataclass(frozen=True, slots=True)
 class NodesBlocked(Event):
     """Sent after the run if SQLMesh left nodes out because upstream nodes failed.
 
-    Attributes:
-        failed_upstream: The failed upstream nodes, by blocked node.
-
     Source: `Console.log_skipped_models`; the failed upstream nodes come from the environment's graph.
     """
 
-    failed_upstream: dict[str, tuple[str, ...]]
+    failed_upstream: dict[str, tuple[str, ...]]  # the failed upstream nodes, by blocked node
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,26 +316,18 @@ class NodeIdle(Event):
     """Sent for each requested node without a batch to compute, after `EvaluationPlanned`. Void if SQLMesh starts over.
 
     If SQLMesh plans nothing at all, there is no `EvaluationPlanned` before it.
-
-    Attributes:
-        reason: Why there was nothing to do, as a sentence fragment; None if pending intervals wait.
-        next_due: When its cron ticks next; None if it waits, or has nothing further to compute.
-        signals: Its own signals that were not ready.
-        upstream: Upstream nodes whose signals were not ready.
-        held_back_by: What lacks the intervals, without models that have signals.
-        last_interval_end: The end of its last computed interval; None if nothing was ever computed.
-        audited_data: What its audits would be about.
-        altered_at: When its data was last altered; for a view or an audit, when the data that it reads was.
     """
 
     fqn: str
-    reason: str | None = None
-    next_due: int | None = None
-    signals: tuple[str, ...] = ()
-    upstream: tuple[str, ...] = ()
+    reason: str | None = None  # why there was nothing to do, as a sentence fragment; None if pending intervals wait
+    next_due: int | None = None  # when its cron ticks next; None if it waits, or has nothing further to compute
+    signals: tuple[str, ...] = ()  # its own signals that were not ready
+    upstream: tuple[str, ...] = ()  # upstream nodes whose signals were not ready
+    # What lacks the intervals, without models that have signals.
     held_back_by: HeldBackBy = field(default_factory=HeldBackBy)
-    last_interval_end: int | None = None
-    audited_data: AuditedData | None = None
+    last_interval_end: int | None = None  # the end of its last computed interval; None if nothing was ever computed
+    audited_data: AuditedData | None = None  # what its audits would be about
+    # When its data was last altered; for a view or an audit, when the data that it reads was.
     altered_at: int | None = None
 
     @property
@@ -438,46 +347,33 @@ class IntervalCoverage(Event):
     Sent for each requested incremental model: before its `NodeIdle` or `NodeAudited`, or before the
     `BatchFinished` of its last batch. If that batch does not finish, it is sent after the run. Void if SQLMesh starts
     over.
-
-    Attributes:
-        computed: From the start of the first to the end of the last computed interval; None if there is none.
-        gaps: The oldest gaps, in order; at most `MAX_GAPS`.
-        gap_count: The number of all gaps.
-        missing_intervals: The number of single intervals in all gaps.
-        missing_since: When the oldest missing interval became due: the first tick of the cron at or after its end, or
-            its end if that tick is later than now. None if there are no gaps.
-        unrestated: Computed ranges whose restatement has not finished. Rows of them may be missing.
-        waiting: Ranges that are not computed because an awaited table is not complete for them. They are no gaps.
-        late: Computed ranges whose source was loaded after they were computed.
     """
 
     fqn: str
+    # From the start of the first to the end of the last computed interval; None if there is none.
     computed: Interval | None
-    gaps: tuple[Interval, ...] = ()
-    gap_count: int = 0
-    missing_intervals: int = 0
+    gaps: tuple[Interval, ...] = ()  # the oldest gaps, in order; at most `MAX_GAPS`
+    gap_count: int = 0  # the number of all gaps
+    missing_intervals: int = 0  # the number of single intervals in all gaps
+    # When the oldest missing interval became due: the first tick of the cron at or after its end, or its end if that
+    # tick is later than now. None if there are no gaps.
     missing_since: int | None = None
+    # Computed ranges whose restatement has not finished. Rows of them may be missing.
     unrestated: tuple[Interval, ...] = ()
+    # Ranges that are not computed because an awaited table is not complete for them. They are no gaps.
     waiting: tuple[Interval, ...] = ()
-    late: tuple[Interval, ...] = ()
+    late: tuple[Interval, ...] = ()  # computed ranges whose source was loaded after they were computed
 
 
 @dataclass(frozen=True, slots=True)
 class NodeAudited(Event):
-    """Sent when the audits of an `audit_only` node are finished.
-
-    Attributes:
-        missing: Pending intervals, without which the audits are about older data.
-        error: Why no audits were evaluated; None if they were, each with its own `AuditEvaluated`.
-        at: When the first of them began.
-        altered_at: When the node's table was last computed; None if it was never.
-    """
+    """Sent when the audits of an `audit_only` node are finished."""
 
     fqn: str
-    missing: tuple[Interval, ...]
-    error: ErrorText | None
-    at: int = 0
-    altered_at: int | None = None
+    missing: tuple[Interval, ...]  # pending intervals, without which the audits are about older data
+    error: ErrorText | None  # why no audits were evaluated; None if they were, each with its own `AuditEvaluated`
+    at: int = 0  # when the first of them began
+    altered_at: int | None = None  # when the node's table was last computed; None if it was never
 
 
 @dataclass(frozen=True, slots=True)

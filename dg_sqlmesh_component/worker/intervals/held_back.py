@@ -208,15 +208,13 @@ class _Availability:
     `remaining` visits models upstream of the requested ones, then these, parents first. Intervals held back from a
     model are held back from its downstream models too. They may be more than the intervals pending upstream: a whole
     day because of one hour, or everything after a gap.
-
-    Attributes:
-        lacked: What each node lacks before this run. A restatement also requests what it does not lack.
     """
 
     nodes: Mapping[str, Snapshot]
     index: DeployabilityIndex
     tables: ExternalTables
     requested: SnapshotToIntervals
+    # What each node lacks before this run. A restatement also requests what it does not lack.
     lacked: Mapping[str, Sequence[Interval]]
 
     def __post_init__(self) -> None:

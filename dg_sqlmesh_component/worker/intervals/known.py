@@ -24,14 +24,10 @@ from dg_sqlmesh_component.worker.pipe import Pipe
 
 @dataclass(frozen=True)
 class ExternalTables:
-    """The tables that SQLMesh reads and does not compute.
+    """The tables that SQLMesh reads and does not compute."""
 
-    Attributes:
-        awaited: The ranges for which awaited tables are not complete.
-        known: Which tables models read, as the request has it, or as the promoted versions have it.
-    """
-
-    awaited: msg.Sources = field(default_factory=dict)
+    awaited: msg.Sources = field(default_factory=dict)  # the ranges for which awaited tables are not complete
+    # Which tables models read, as the request has it, or as the promoted versions have it.
     known: Mapping[str, msg.TablesRead] = field(default_factory=dict)
 
     @classmethod
@@ -114,14 +110,10 @@ class ExternalTables:
 
 @dataclass(frozen=True)
 class KnownToDagster:
-    """Ranges about which Dagster knows more than SQLMesh's state.
+    """Ranges about which Dagster knows more than SQLMesh's state."""
 
-    Attributes:
-        tables: The awaited tables, with the ranges that are not loaded.
-        unrestated: By model, computed ranges whose restatement by a Dagster run has not finished.
-        late: By model, computed ranges whose source was loaded afterwards.
-    """
-
-    tables: ExternalTables
+    tables: ExternalTables  # the awaited tables, with the ranges that are not loaded
+    # By model, computed ranges whose restatement by a Dagster run has not finished.
     unrestated: Mapping[str, Sequence[msg.Interval]] = field(default_factory=dict)
+    # By model, computed ranges whose source was loaded afterwards.
     late: Mapping[str, Sequence[msg.Interval]] = field(default_factory=dict)

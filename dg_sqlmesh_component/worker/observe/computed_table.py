@@ -18,16 +18,12 @@ from dg_sqlmesh_component.worker.sql_text import column_types
 
 @dataclass(frozen=True)
 class ComputedTables:
-    """Sends what the table of a computed model has. Pool threads call it.
-
-    Attributes:
-        counts_rows: Whether to count the rows of a model.
-    """
+    """Sends what the table of a computed model has. Pool threads call it."""
 
     pipe: Pipe
     evaluator: SnapshotEvaluator
     index: DeployabilityIndex
-    counts_rows: Callable[[Snapshot], bool] = lambda _: False
+    counts_rows: Callable[[Snapshot], bool] = lambda _: False  # whether to count the rows of a model
 
     def report(self, snapshot: Snapshot) -> None:
         """Send the columns of the version that was computed, and the rows of its table."""

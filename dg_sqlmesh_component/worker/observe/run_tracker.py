@@ -25,15 +25,10 @@ _MAX_NAMED = 5
 
 @dataclass(frozen=True)
 class Replaced:
-    """The models that may lose rows if a restatement ends before their last batch.
+    """The models that may lose rows if a restatement ends before their last batch."""
 
-    Attributes:
-        tables: The models whose first batch replaces the whole table.
-        rows: The models whose engine has no transactions: SQLMesh deletes rows, then inserts the new ones.
-    """
-
-    tables: Set[str]
-    rows: Set[str]
+    tables: Set[str]  # the models whose first batch replaces the whole table
+    rows: Set[str]  # the models whose engine has no transactions: SQLMesh deletes rows, then inserts the new ones
 
     def may_have_changed(self, fqn: str, finished: Collection[msg.Interval]) -> bool:
         """Whether a model that has started may now lack rows of its unfinished intervals."""
@@ -42,20 +37,14 @@ class Replaced:
 
 @dataclass(frozen=True)
 class Observed:
-    """What a context knows about the nodes of one scheduler.
+    """What a context knows about the nodes of one scheduler."""
 
-    Attributes:
-        explain_idle: Finds the coverages, and the events that explain why nodes without planned batches have nothing to
-            do. Called when SQLMesh has planned.
-        await_go_ahead: Waits until the planned batches may be computed.
-        report_table: Reports what a model's table has after its last batch.
-        replaced: What a restatement replaces; None in a run.
-    """
-
+    # Finds the coverages, and the events that explain why nodes without planned batches have nothing to do. Called when
+    # SQLMesh has planned.
     explain_idle: Callable[[], tuple[Coverages | None, Iterable[msg.Event]]] = lambda: (None, ())
-    await_go_ahead: Callable[[], None] = lambda: None
-    report_table: Callable[[Snapshot], None] = lambda _: None
-    replaced: Replaced | None = None
+    await_go_ahead: Callable[[], None] = lambda: None  # waits until the planned batches may be computed
+    report_table: Callable[[Snapshot], None] = lambda _: None  # reports what a model's table has after its last batch
+    replaced: Replaced | None = None  # what a restatement replaces; None in a run
 
 
 class RunTracker(Tracker):

@@ -102,13 +102,11 @@ class OwnVersions:
     """The versions of models that only a preview has used, with those of its commits before that were not deleted yet.
 
     All other versions that it shows were those of prod when it was made.
-
-    Attributes:
-        used_since: Those that another environment has begun or ceased to show since the preview was finalized: prod, if
-            they were applied and reverted. SQLMesh deletes them when they expire.
     """
 
     snapshots: tuple[Snapshot, ...] = ()
+    # Those that another environment has begun or ceased to show since the preview was finalized: prod, if they were
+    # applied and reverted. SQLMesh deletes them when they expire.
     used_since: frozenset[SnapshotId] = frozenset()
 
     @staticmethod

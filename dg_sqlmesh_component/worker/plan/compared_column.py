@@ -24,16 +24,11 @@ _TEXTS = exp.DataType.TEXT_TYPES | {_Type.TINYTEXT, _Type.MEDIUMTEXT, _Type.LONG
 
 @dataclass(frozen=True)
 class ComparedColumn:
-    """A column of both tables.
-
-    Attributes:
-        old: Its type in prod.
-        new: Its type in the preview.
-    """
+    """A column of both tables."""
 
     name: str
-    old: exp.DataType
-    new: exp.DataType
+    old: exp.DataType  # its type in prod
+    new: exp.DataType  # its type in the preview
     dialect: str
 
     def value(self, own: exp.DataType) -> exp.Expression:

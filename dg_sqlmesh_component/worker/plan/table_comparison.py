@@ -86,21 +86,15 @@ def compare_environments(
 
 @dataclass
 class ComparedModel:
-    """A model in prod and in the preview; None in an environment that does not have it.
-
-    Attributes:
-        is_own_table: Whether the preview shows the table that prod will show.
-        reads_partial: As in `ModelCompared`.
-        recorded: What SQLMesh has recorded for a table that only the preview shows.
-        clock: By fqn, the `clock_columns` of models whose rows differ. `compare` adds this one: parents come first.
-    """
+    """A model in prod and in the preview; None in an environment that does not have it."""
 
     name: str
     old: Snapshot | None
     new: Snapshot | None
-    is_own_table: bool
-    reads_partial: tuple[str, ...] = ()
-    recorded: Sequence[ComputedRange] = ()
+    is_own_table: bool  # whether the preview shows the table that prod will show
+    reads_partial: tuple[str, ...] = ()  # as in `ModelCompared`
+    recorded: Sequence[ComputedRange] = ()  # what SQLMesh has recorded for a table that only the preview shows
+    # By fqn, the `clock_columns` of models whose rows differ. `compare` adds this one: parents come first.
     clock: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def compare(self, queries: Warehouse, limits: ComparisonLimits) -> msg.ModelCompared:

@@ -23,33 +23,22 @@ UNTRIED = ("athena", "bigquery", "fabric", "trino", "tsql")
 
 @dataclass(frozen=True)
 class Table:
-    """A table of one side, as its engine describes it.
-
-    Attributes:
-        condition: The rows that are compared. None is all of them.
-    """
+    """A table of one side, as its engine describes it."""
 
     name: str
     columns: Mapping[str, exp.DataType]
-    condition: exp.Expression | None = None
+    condition: exp.Expression | None = None  # The rows that are compared. None is all of them.
 
 
 @dataclass
 class CountQueries:
-    """The queries for two tables.
-
-    Attributes:
-        before: The table of prod.
-        after: The table of the preview.
-        ignored: Columns that are not compared.
-        common: The compared columns of both, by name.
-    """
+    """The queries for two tables."""
 
     dialect: str
-    before: Table
-    after: Table
-    ignored: Collection[str] = ()
-    common: dict[str, ComparedColumn] = field(init=False)
+    before: Table  # the table of prod
+    after: Table  # the table of the preview
+    ignored: Collection[str] = ()  # columns that are not compared
+    common: dict[str, ComparedColumn] = field(init=False)  # the compared columns of both, by name
 
     def __post_init__(self) -> None:
         old, new = self.before.columns, self.after.columns
