@@ -307,7 +307,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         for configured in self.restate.jobs if self.restate and settings.assets.specs else ():
             select = _selectors(configured.select)
             models = selected_models(self._with_answer(select), select)
-            jobs.append(build_backfill_job(configured, models, settings, op, compute, self.op_config_schema))
+            jobs.append(build_backfill_job(configured, models, settings, op, compute))
         return dg.Definitions(jobs=jobs)
 
     def _translate(self, manifest: Manifest) -> ProjectAssets:

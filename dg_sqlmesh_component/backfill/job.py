@@ -14,9 +14,8 @@ from typing import Any
 import dagster as dg
 
 from dg_sqlmesh_component.config.attribute_types import RestateJob
-from dg_sqlmesh_component.config.run_config import config_fields
 from dg_sqlmesh_component.dagster_internals import JobOfAssets
-from dg_sqlmesh_component.definitions.op import PROJECT_TAG, Compute, graph_of_op, refuse_op_name
+from dg_sqlmesh_component.definitions.op import Compute, graph_of_op, refuse_op_name
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import RESTATES_TAG, project_hash
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -35,20 +34,9 @@ _TAGS = {"dagster/priority": "-1"}
 
 
 def build_backfill_job(
-    configured: RestateJob,
-    models: list[str],
-    settings: Settings,
-    op: dg.AssetsDefinition,
-    compute: Compute,
-    config_schema: object,
+    configured: RestateJob, models: list[str], settings: Settings, op: dg.AssetsDefinition, compute: Compute
 ) -> dg.JobDefinition:
-    """A job with one run for each range of time.
-
-    Args:
-        models: The models of its selection, by fqn.
-        op: The component's op.
-        compute: What the op does.
-        config_schema: The run config of the op, as for `ComponentOp.build`.
+    """A job with one run for each range of time of these models, by fqn. `compute` is what the component's op does.
 
     Raises:
         ConfigurationError: None of the models is incremental, or none has a start.
@@ -76,9 +64,8 @@ def build_backfill_job(
         "last run of this job for a partition. Missing means that none was launched, not that data is missing: each "
         "asset's events show its computed intervals.",
         restate_partition,
-        config_fields(config_schema),
+        op.op.config_schema,
         settings.pool,
-        {PROJECT_TAG: settings.project_tag},
     )
     return graph.to_job(
         config=dg.PartitionedConfig(partitions_def=partitions, run_config_for_partition_key_fn=config_of),

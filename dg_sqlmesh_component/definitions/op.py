@@ -130,9 +130,8 @@ def graph_of_op(
     name: str,
     description: str,
     compute: Callable[[dg.OpExecutionContext], Iterator[Any]],
-    config: Mapping[str, Any],
+    config: Any,
     pool: str | None = None,
-    tags: Mapping[str, str] | None = None,
 ) -> dg.GraphDefinition:
     """The graph of a job that has one op of its own name."""
 
@@ -143,16 +142,9 @@ def graph_of_op(
     # Dagster looks at the annotation itself to decide which kind of context to pass.
     run_op.__annotations__ = {"context": dg.OpExecutionContext}
     # Dagster allows no op of the job's own name, but its use in the job may have it. The run config names the use.
-    op = dg.op(
-        name=f"{name}_op",
-        description=description,
-        config_schema=dict(config),
-        pool=pool,
-        tags=tags,
-        out=dg.Out(dg.Nothing),
-    )(run_op)
-    use = dg.NodeInvocation(op.name, alias=name)
-    return dg.GraphDefinition(name=name, node_defs=[op], dependencies={use: {}}, description=description)
+    op = dg.op(name=f"{name}_op", description=description, config_schema=config, pool=pool, out=dg.Out(dg.Nothing))
+    use = dg.NodeInvocation(f"{name}_op", alias=name)
+    return dg.GraphDefinition(name=name, node_defs=[op(run_op)], dependencies={use: {}}, description=description)
 
 
 def default_op_name(component: str, instance: int | str | None) -> str:

@@ -8,54 +8,33 @@ from dg_sqlmesh_component.config.plans import Deploy, Preview
 from dg_sqlmesh_component.definitions.op import graph_of_op, refuse_reserved_tags
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.plan.preview import close_preview, show_preview
-from dg_sqlmesh_component.plan.step import apply_plan, show_plan
+from dg_sqlmesh_component.plan.step import execute_plan_step
 
-_NAMES = dg.Array(str)
+_ALLOWED = {
+    "allow_destructive": "Models whose tables may lose columns with their values.",
+    "allow_revert": "Models that may go back to an older definition, on purpose.",
+    "allow_drop_dependents": "Models whose views may be replaced although PostgreSQL then drops others.",
+    "allow_lost_intervals": "Models that may show fewer intervals than before.",
+}
 
 
 def build_deploy_jobs(configured: Deploy, settings: Settings) -> dg.Definitions:
     """The jobs. No schedule or sensor starts them: a person or CI does."""
     refuse_reserved_tags("deploy.tags", configured.tags)
-    environment = settings.environment
-    allow_destructive = dg.Field(
-        _NAMES, default_value=[], description="Models whose tables may lose columns with their values."
-    )
-    allow_revert = dg.Field(
-        _NAMES, default_value=[], description="Models that may go back to an older definition, on purpose."
-    )
-    allow_drop_dependents = dg.Field(
-        _NAMES,
-        default_value=[],
-        description="Models whose views may be replaced although PostgreSQL then drops others.",
-    )
-    allow_lost_intervals = dg.Field(
-        _NAMES, default_value=[], description="Models that may show fewer intervals than before."
-    )
-    allowed = {
-        "allow_destructive": allow_destructive,
-        "allow_revert": allow_revert,
-        "allow_drop_dependents": allow_drop_dependents,
-        "allow_lost_intervals": allow_lost_intervals,
-    }
+    environment, execute = settings.environment, lambda context: execute_plan_step(context, settings)
+    allowed = {option: dg.Field(dg.Array(str), default_value=[], description=text) for option, text in _ALLOWED.items()}
+    digest = dg.Field(dg.StringSource, description=f"The digest of the reviewed plan, from {settings.plan_job}.")
     plan = graph_of_op(
         settings.plan_job,
         f"Shows what the files of this deployment would do to environment {environment}, and applies nothing.",
-        lambda context: show_plan(context, settings),
+        execute,
         allowed,
     )
     apply = graph_of_op(
         settings.apply_job,
         f"Applies the plan of this deployment's files to environment {environment}, if its digest is approved.",
-        lambda context: apply_plan(context, settings),
-        {
-            "digest": dg.Field(
-                dg.StringSource, description=f"The digest of the reviewed plan, from {settings.plan_job}."
-            ),
-            **allowed,
-            "over_budget": dg.Field(
-                bool, default_value=False, description="Whether to apply a plan above `budget` in defs.yaml."
-            ),
-        },
+        execute,
+        {"digest": digest, **allowed, "over_budget": _switch("Whether to apply a plan above `budget` in defs.yaml.")},
         pool=settings.pool,
     )
     return dg.Definitions(jobs=[graph.to_job(tags=dict(configured.tags)) for graph in (plan, apply)])
@@ -70,12 +49,8 @@ def build_preview_jobs(configured: Preview, settings: Settings) -> dg.Definition
         "Creates or updates the environment of a pull request from prod, and compares its data with prod.",
         lambda context: show_preview(context, settings),
         {
-            "allow_pending": dg.Field(
-                bool, default_value=False, description="Whether models of prod that it reads may lack intervals."
-            ),
-            "over_budget": dg.Field(
-                bool, default_value=False, description="Whether to compute a preview above `budget` in defs.yaml."
-            ),
+            "allow_pending": _switch("Whether models of prod that it reads may lack intervals."),
+            "over_budget": _switch("Whether to compute a preview above `budget` in defs.yaml."),
         },
         pool=settings.pool,
     )
@@ -87,3 +62,7 @@ def build_preview_jobs(configured: Preview, settings: Settings) -> dg.Definition
         pool=settings.pool,
     )
     return dg.Definitions(jobs=[graph.to_job(tags=dict(configured.tags)) for graph in (preview, close)])
+
+
+def _switch(description: str) -> dg.Field:
+    return dg.Field(bool, default_value=False, description=description)

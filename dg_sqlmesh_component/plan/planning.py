@@ -212,7 +212,7 @@ class Planning:
             end = dg.DagsterExecutionInterruptedError(text)
         else:
             problems = [*problems, *self._ledger.contradictions]
-            end = build_failure(self.wording, self.outcomes, [], problems, self._advice)
+            end = build_failure(self.wording, self.outcomes, problems, self._advice)
             assert end is not None, "there is a problem"
             text = f"Failed. {end.description}"
         if self.report.shown is None:

@@ -38,30 +38,19 @@ PLAN_TAG = "sqlmesh/plan_id"
 """Tag of a run: SQLMesh's id of the plan that it applies."""
 
 
-def show_plan(context: dg.OpExecutionContext, settings: Settings) -> Iterator[Any]:
-    """Build the plan, and report it with the reasons for which applying it would be refused.
+def execute_plan_step(context: dg.OpExecutionContext, settings: Settings) -> Iterator[Any]:
+    """Build the plan and report it, with the reasons for which applying it would be refused.
+
+    If the run config has a digest, apply the plan if it is the approved one and no rule refuses it.
 
     Raises:
-        dagster.Failure: SQLMesh cannot build a plan.
-    """
-    step = _PlanStep(context, settings, _decision(context.op_config))
-    yield from step.planning.session.drive(step.run())
-
-
-def apply_plan(context: dg.OpExecutionContext, settings: Settings) -> Iterator[Any]:
-    """Build the plan again, and apply it if it is the approved one and nothing speaks against it.
-
-    Raises:
-        dagster.Failure: The plan was refused, and nothing was computed; or it failed.
+        dagster.Failure: SQLMesh cannot build a plan; or the plan was refused, and nothing was computed; or it failed.
         dagster.DagsterExecutionInterruptedError: At the end, if the step was cancelled (SIGINT, SIGTERM).
     """
-    step = _PlanStep(context, settings, _decision(context.op_config))
+    config: dict[str, Any] = context.op_config
+    values: dict[str, Any] = {key: tuple(of) if isinstance(of, list) else of for key, of in config.items()}
+    step = _PlanStep(context, settings, Decision(**values))
     yield from step.planning.session.drive(step.run())
-
-
-def _decision(config: dict[str, Any]) -> Decision:
-    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
-    return Decision(**values)
 
 
 _ADVICE = (

@@ -15,8 +15,7 @@ from dg_sqlmesh_component.report.wording import Wording
 
 def build_failure(
     wording: Wording,
-    outcomes: Sequence[NodeOutcome],
-    audited: Sequence[AuditOnlyOutcome],
+    reported: Sequence[NodeOutcome | AuditOnlyOutcome],
     problems: Sequence[str],
     advice: str | None = None,
     materialized: Collection[str] = (),
@@ -28,6 +27,8 @@ def build_failure(
         advice: What to do if a model or its data needs a correction.
         materialized: Models with a materialization in the run, although it has not executed them.
     """
+    outcomes = [outcome for outcome in reported if isinstance(outcome, NodeOutcome)]
+    audited = [outcome for outcome in reported if isinstance(outcome, AuditOnlyOutcome)]
     # Models that are not promoted have an advice of their own, which comes first.
     is_promoted = all(outcome.outcome is not Outcome.NOT_IN_ENVIRONMENT for outcome in outcomes)
     needs_correction = is_promoted and any(outcome.needs_correction for outcome in outcomes)
@@ -86,11 +87,7 @@ def _not_promoted_lines(wording: Wording, outcomes: Sequence[NodeOutcome]) -> li
 
 
 def _not_failed_lines(wording: Wording, outcomes: Sequence[NodeOutcome], materialized: Collection[str]) -> list[str]:
-    """How many models look failed that are not. If a step fails, so does each planned asset without a materialization.
-
-    Args:
-        materialized: As for `build_failure`.
-    """
+    """How many models look failed and are not: if a step fails, each planned asset without a materialization does."""
     healthy = [
         outcome.outcome.words
         for outcome in outcomes

@@ -23,7 +23,6 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.definitions.translator import PARTITIONS_REFUSED
 from dg_sqlmesh_component.history.awaited import Awaited
-from dg_sqlmesh_component.history.late_loads import LateLoads, late_loads
 from dg_sqlmesh_component.history.sources import Source, not_awaited
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -154,11 +153,6 @@ def awaited_by(context: dg.AssetExecutionContext, settings: Settings) -> Awaited
             "If one does, set its key in `external_models.keys` in defs.yaml."
         )
     return awaited
-
-
-def loads_of(context: dg.AssetExecutionContext, settings: Settings) -> LateLoads | None:
-    """Compares the loads of the sources with what models have computed, unless late data is ignored."""
-    return late_loads(context.instance, assets_of(context.op_execution_context), settings)
 
 
 def limits_of(context: dg.AssetExecutionContext, settings: Settings, sources: Mapping[str, Source]) -> Limits:

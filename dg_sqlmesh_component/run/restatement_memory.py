@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-from dg_sqlmesh_component.definitions.op import PROJECT_TAG
-from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history import unfinished_restatements
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import common, subtract
@@ -18,15 +17,12 @@ from dg_sqlmesh_component.report.wording import Wording
 class RestatementMemory:
     """Remembers the ranges of one step's restatement. If the step restates nothing, it does nothing.
 
-    Attributes:
-        project: The tag of the op that identifies its project.
-        planned: The restatement; None until SQLMesh has planned it.
+    `planned` is the restatement; None until SQLMesh has planned it.
     """
 
-    def __init__(self, context: dg.AssetExecutionContext, assets: ProjectAssets) -> None:
+    def __init__(self, context: dg.AssetExecutionContext, settings: Settings) -> None:
         self._context = context
-        self._assets = assets
-        self.project = context.op_execution_context.op_def.tags[PROJECT_TAG]
+        self._assets, self._project = settings.assets, settings.project_tag
         self.planned: msg.RestatementPlanned | None = None
         self._versions: dict[str, str] = {}
 
@@ -37,7 +33,7 @@ class RestatementMemory:
         self._versions |= {fqn: version.version for fqn, version in promoted.items()}
         incremental = {fqn: [interval] for fqn, (interval, _) in self.planned.ranges.items() if self._loses_rows(fqn)}
         self._log("Ranges that this run restates", incremental)
-        unfinished_restatements.begin(self._context.instance, self._context.run.run_id, self.project)
+        unfinished_restatements.begin(self._context.instance, self._context.run.run_id, self._project)
 
     def end(self, outcomes: Sequence[NodeOutcome], wording: Wording) -> list[str]:
         """Remember only the ranges that were not computed. Return texts about those without a coverage."""

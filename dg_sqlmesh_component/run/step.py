@@ -12,12 +12,13 @@ from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import JobOfAssets
+from dg_sqlmesh_component.dagster_internals import JobOfAssets, assets_of
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import mark_as_computing
 from dg_sqlmesh_component.history.awaited import Awaited
 from dg_sqlmesh_component.history.check_results import last_evaluations, shown_evaluations
 from dg_sqlmesh_component.history.earlier_results import not_evaluated
+from dg_sqlmesh_component.history.late_loads import late_loads
 from dg_sqlmesh_component.history.unfinished_restatements import finish, unfinished_restatements
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import (
@@ -28,6 +29,7 @@ from dg_sqlmesh_component.protocol.errors import (
 )
 from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.failure import build_failure
+from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
 from dg_sqlmesh_component.report.running import killed, not_cancelled
 from dg_sqlmesh_component.report.wording import Wording, correction_advice
 from dg_sqlmesh_component.run import retry_decision
@@ -39,7 +41,6 @@ from dg_sqlmesh_component.run.request import (
     build_request,
     ignores_sources,
     limits_of,
-    loads_of,
     reported_checks,
     run_tags,
 )
@@ -134,15 +135,14 @@ class _Step:
         request: msg.EvaluationRequest,
         awaited: Awaited,
     ) -> None:
-        assets, execution = settings.assets, settings.attributes.execution
-        self._context = context
-        self.session = WorkerSession(context.op_execution_context, settings.project, settings.query_characters)
-        self._assets = assets
+        op, assets = context.op_execution_context, settings.assets
+        self._context, self._settings, self._assets = context, settings, assets
+        self.session = WorkerSession(op, settings.project, settings.query_characters)
         self._request = request
-        self._retries = execution.retries
+        self._retries = settings.attributes.execution.retries
         self._limits = limits_of(context, settings, awaited.sources)
         self._computing_since: int | None = None
-        self._restatement = RestatementMemory(context, assets)
+        self._restatement = RestatementMemory(context, settings)
         self._not_cancelled: msg.QueriesNotCancelled | None = None
         self._problems: list[str] = []
         self._ledger = Ledger([*request.models, *request.standalone_audits], request.audit_only)
@@ -153,17 +153,10 @@ class _Step:
         self._records = StepRecords(context, wording)
         checks = set(reported_checks(context)) if wording.is_declared else set()
         self._log = RunLog(context, wording, checks, settings.owned)
-        self._loads = loads_of(context, settings) if wording.is_declared else None
+        self._loads = late_loads(context.instance, assets_of(op), settings) if wording.is_declared else None
+        of_checks = Checks(wording, request.execution_time)
         self._results = StepResults(
-            context,
-            Checks(wording, request.execution_time),
-            self._records,
-            self._log,
-            checks,
-            execution.record_unchanged,
-            settings.attributes.restate is not None,
-            self._loads,
-            self._restatement,
+            context, settings.attributes, of_checks, self._records, self._log, checks, self._loads, self._restatement
         )
 
     def run(self) -> Iterator[Any]:
@@ -202,16 +195,10 @@ class _Step:
         return failure
 
     def _failure(self) -> dg.Failure | None:
+        reported: list[NodeOutcome | AuditOnlyOutcome] = [*self._results.outcomes, *self._results.audited]
         problems = [*self._problems, *self._results.known_failures]
         advice = correction_advice(is_restatement=self._request.restate is not None, plan_command=self._plan_command)
-        return build_failure(
-            self._wording,
-            self._results.outcomes,
-            self._results.audited,
-            problems,
-            advice,
-            self._records.materialized_outside,
-        )
+        return build_failure(self._wording, reported, problems, advice, self._records.materialized_outside)
 
     # -- attempts ---------------------------------------------------------------------------------
 
@@ -236,8 +223,7 @@ class _Step:
         """Run SQLMesh once and report each node as soon as it is settled. The worker stays open."""
         for event in self.session.events(request):
             event = self._retries.classify(event) if self._retries else event
-            self._note(event)
-            if refusal := self._refusal(event):
+            if refusal := self._answer(event):
                 return msg.RequestFailed(ConfigurationError.__name__, refusal)
             self._log.event(event)
             if isinstance(event, msg.DataComparedWithRecords):
@@ -250,32 +236,28 @@ class _Step:
         assert isinstance(end, retry_decision.End), "it was asked to evaluate"
         return end
 
-    def _refusal(self, event: msg.Event) -> str | None:
-        """Why the planned intervals are not computed. If they are, the worker gets its answer."""
-        match event:
-            case msg.RestatementPlanned():
-                refusal = self._limits.refuse_restatement(event, self._log)
-            case msg.EvaluationPlanned() if event.batches and self._request.restate is None:
-                refusal = self._limits.refuse_run(event)
-            case _:
-                return None
-        if refusal is None:
-            self.session.answer(msg.GoAhead())
-        return refusal
-
-    def _note(self, event: msg.Event) -> None:
+    def _answer(self, event: msg.Event) -> str | None:
+        """Give the worker the answer that it waits for. Return why the planned intervals are not computed."""
+        answer: msg.Answer | None = None
+        refusal = None
         match event:
             case msg.StateLocked():
-                self.session.answer(self._recorded(event.reads))
+                answer = self._recorded(event.reads)
             case msg.OtherTablesFound():
-                self.session.answer(self._awaited.answer(event))
+                answer = self._awaited.answer(event)
             case msg.RestatementPlanned():
                 self._plan_restatement(event)
+                answer, refusal = msg.GoAhead(), self._limits.refuse_restatement(event, self._log)
+            case msg.EvaluationPlanned() if event.batches and self._request.restate is None:
+                answer, refusal = msg.GoAhead(), self._limits.refuse_run(event)
             case msg.QueriesNotCancelled():
                 self._not_cancelled = event
             case msg.EnvironmentOpened():
                 self._plan_command = event.plan_command
                 self._restatement.begin(event.promoted)
+        if answer is not None and refusal is None:
+            self.session.answer(answer)
+        return refusal
 
     def _recorded(self, reads: Mapping[str, msg.PromotedReads]) -> msg.Records:
         """What Dagster has recorded. The run gets a tag: data that is computed from now on is this run's."""
@@ -287,7 +269,7 @@ class _Step:
         requested = {*self._request.models, *self._request.audit_only}
         added = self._assets.downstream_of(requested) if self._request.restate else set()
         models = self._assets.with_upstream(requested | added)
-        unfinished = unfinished_restatements(instance, self._restatement.project, except_run=run.run_id)
+        unfinished = unfinished_restatements(instance, self._settings.project_tag, except_run=run.run_id)
         loads = self._loads.since_last_compared(requested | added, reads) if self._loads else {}
         return msg.Records(self._records.read(models), unfinished, loads)
 

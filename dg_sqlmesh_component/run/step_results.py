@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.dagster_internals import forget_data_version, is_only_step
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
 from dg_sqlmesh_component.history.check_results import last_evaluations
@@ -31,15 +32,12 @@ class StepResults:
     """Yields the results of one step, and remembers which outcomes and checks it has reported."""
 
     context: dg.AssetExecutionContext
+    attributes: ComponentAttributes
     checks: Checks
     records: StepRecords
     log: RunLog
     # The checks that the step reports. A restatement adds the checks of downstream models.
     selected: set[dg.AssetCheckKey]
-    # Whether each model that had nothing to do is observed. If not, and the run has no other step, its checks are not
-    # reported either.
-    record_unchanged: bool
-    allows_restatement: bool
     # Compares the loads of sources with what models have computed; None if late data is ignored.
     loads: LateLoads | None
     # That of the step. It fails for its own ranges only, and other runs for all that are not restated.
@@ -122,7 +120,8 @@ class StepResults:
             self.unobserved.append(outcome)
         elif is_asset and outcome.fqn not in self.records.materialized_outside:
             recorded = self.records.after(outcome)
-            yield observation(self._wording, outcome, recorded, allows_restatement=self.allows_restatement)
+            allows_restatement = self.attributes.restate is not None
+            yield observation(self._wording, outcome, recorded, allows_restatement=allows_restatement)
         if self._is_observed(outcome) or not self._is_only_step:
             yield from self._check_results(outcome, earlier)
         elif outcome.coverage is not None and (outcome.coverage.late or self._was_late(outcome.fqn)):
@@ -147,7 +146,7 @@ class StepResults:
         forget_data_version(self.context, key)
 
     def _is_observed(self, outcome: NodeOutcome) -> bool:
-        return self.record_unchanged or not outcome.outcome.rule.may_stay_silent
+        return self.attributes.execution.record_unchanged or not outcome.outcome.rule.may_stay_silent
 
     @cached_property
     def _is_only_step(self) -> bool:

@@ -34,7 +34,7 @@ def built(configured: RestateJob, *models: str) -> dg.JobDefinition:
     project, assets = SQLMeshProject((Path("/shop"),)), project_assets(PROJECT)
     settings = Settings(ComponentAttributes(project), assets, "sqlmesh_shop", "pool", "x", frozenset())
     op = ComponentOp(OpSpec(), project).build("sqlmesh_shop", assets, lambda _: iter(()), SQLMeshRunConfig)
-    return build_backfill_job(configured, list(map(fqn, models)), settings, op, lambda _: iter(()), SQLMeshRunConfig)
+    return build_backfill_job(configured, list(map(fqn, models)), settings, op, lambda _: iter(()))
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def test_outcome_table_covers_every_metadata_key() -> None:
 
 @every_row
 def test_step_fails_as_the_outcome_table_states(row: Row) -> None:
-    failure = build_failure(wording(), [row.outcome], [], [])
+    failure = build_failure(wording(), [row.outcome], [])
     assert (failure is not None) == row.outcome.outcome.is_failure
 
 
@@ -291,7 +291,7 @@ def test_node_without_a_table_in_another_environment_has_no_table_name() -> None
 
 
 def test_failure_names_the_environment() -> None:
-    failure = build_failure(wording(environment="dev"), [BLOCKED], [], [])
+    failure = build_failure(wording(environment="dev"), [BLOCKED], [])
     assert failure is not None
     assert failure.description == "SQLMesh in environment dev: 1 blocked."
 
@@ -568,7 +568,7 @@ def test_audit_without_a_check_has_no_result() -> None:
 
 def test_healthy_step_has_no_failure() -> None:
     passed = AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1),), (D2,), None)
-    assert build_failure(wording(), [EXECUTED], [passed], []) is None
+    assert build_failure(wording(), [EXECUTED, passed], []) is None
 
 
 def test_failure_names_failed_models_errors_and_blocked_models() -> None:
@@ -582,7 +582,7 @@ def test_failure_names_failed_models_errors_and_blocked_models() -> None:
         NodeOutcome(b_child, Outcome.BLOCKED, failed_upstream=(b,)),
         NodeOutcome(of_both, Outcome.BLOCKED, failed_upstream=(a, b)),
     ]
-    failure = build_failure(wording(assets), outcomes, [], [])
+    failure = build_failure(wording(assets), outcomes, [])
     assert failure is not None
     assert failure.description == (
         "SQLMesh in environment prod: 1 failed, 1 audit failed, 3 blocked.\n"
@@ -598,7 +598,7 @@ def test_failure_names_failed_models_errors_and_blocked_models() -> None:
 
 
 def test_model_blocked_from_outside_of_the_step_fails_the_step() -> None:
-    failure = build_failure(wording(), [BLOCKED], [], [])
+    failure = build_failure(wording(), [BLOCKED], [])
     assert failure is not None
     assert failure.description == "SQLMesh in environment prod: 1 blocked."
 
@@ -612,17 +612,17 @@ def test_failure_counts_models_that_dagster_shows_as_failed_and_that_are_not() -
         *(NodeOutcome(name, Outcome.UP_TO_DATE, idle=IDLE.idle) for name in (idle, materialized, idle_again)),
         NodeOutcome(waiting, Outcome.WAITING),
     ]
-    failure = build_failure(wording(assets), outcomes, [], [], materialized=[materialized])
+    failure = build_failure(wording(assets), outcomes, [], materialized=[materialized])
     assert failure is not None
     assert str(failure.description).endswith(
         "\n\nNot failed, although Dagster's lineage graph and catalog show it: 2 up to date, 1 waiting. Their checks "
         "are right."
     )
-    assert build_failure(wording(assets), outcomes[1:], [], []) is None
+    assert build_failure(wording(assets), outcomes[1:], []) is None
 
 
 def test_failure_counts_executed_models() -> None:
-    failure = build_failure(wording(), [EXECUTED, replace(FAILED, fqn=STAGING, needs_correction=False)], [], [])
+    failure = build_failure(wording(), [EXECUTED, replace(FAILED, fqn=STAGING, needs_correction=False)], [])
     assert failure is not None
     assert failure.description == (
         "SQLMesh in environment prod: 1 failed, 1 executed.\n"
@@ -637,7 +637,7 @@ NEEDS_CORRECTION = NodeOutcome(ORDERS, Outcome.FAILED, errors=("boom",), needs_c
 def test_failure_ends_with_one_advice_and_the_plan_command() -> None:
     outcomes = [NEEDS_CORRECTION, replace(NEEDS_CORRECTION, fqn=STAGING)]
     failure = build_failure(
-        wording(), outcomes, [], [], correction_advice(is_restatement=False, plan_command="cd /shop && sqlmesh plan")
+        wording(), outcomes, [], correction_advice(is_restatement=False, plan_command="cd /shop && sqlmesh plan")
     )
     assert failure is not None
     assert (failure.description or "").endswith(
@@ -657,33 +657,33 @@ NOT_PROMOTED_MODEL = NodeOutcome(STAGING, Outcome.NOT_IN_ENVIRONMENT, errors=("N
     ids=["a retry may help", "a plan comes first"],
 )
 def test_failure_has_no_advice_if_another_action_comes_first(outcomes: list[NodeOutcome]) -> None:
-    failure = build_failure(wording(), outcomes, [], [])
+    failure = build_failure(wording(), outcomes, [])
     assert failure is not None
     assert "Correct the model" not in (failure.description or "")
 
 
 def test_problem_of_the_whole_run_fails_the_step_even_if_all_models_were_executed() -> None:
-    failure = build_failure(wording(), [EXECUTED], [], ["SQLMesh's process was killed."])
+    failure = build_failure(wording(), [EXECUTED], ["SQLMesh's process was killed."])
     assert failure is not None
     assert failure.description == "SQLMesh in environment prod: 1 executed.\nSQLMesh's process was killed."
 
 
 def test_problem_without_outcomes_is_the_whole_failure() -> None:
-    failure = build_failure(wording(), [], [], ["There is no folder /shop."])
+    failure = build_failure(wording(), [], ["There is no folder /shop."])
     assert failure is not None
     assert (failure.description, dict(failure.metadata)) == ("There is no folder /shop.", {})
 
 
 def test_only_blocking_audits_selected_alone_fail_the_step() -> None:
     failed = [audit_result("not_null", D1, failing_rows=3), audit_result("recent", D1, failing_rows=9)]
-    failure = build_failure(wording(), [], [AuditOnlyOutcome(ORDERS, tuple(failed), (), None)], [])
+    failure = build_failure(wording(), [AuditOnlyOutcome(ORDERS, tuple(failed), (), None)], [])
     assert failure is not None
     assert failure.description == "core.orders: audit not_null failed: 3 rows."
-    assert build_failure(wording(), [], [AuditOnlyOutcome(ORDERS, (failed[1],), (), None)], []) is None
+    assert build_failure(wording(), [AuditOnlyOutcome(ORDERS, (failed[1],), (), None)], []) is None
 
 
 def test_audits_that_could_not_be_evaluated_fail_the_step() -> None:
-    failure = build_failure(wording(), [], [AuditOnlyOutcome(ORDERS, (), (), "no such table")], [])
+    failure = build_failure(wording(), [AuditOnlyOutcome(ORDERS, (), (), "no such table")], [])
     assert failure is not None
     assert failure.description == "core.orders: its audits could not be evaluated: no such table"
 
@@ -694,7 +694,7 @@ def test_failure_with_many_models_describes_some_and_names_all() -> None:
     assets = project_assets(manifest(*map(model, [*failed, *blocked])))
     outcomes = [NodeOutcome(fqn(name), Outcome.FAILED, errors=("boom",)) for name in failed]
     outcomes += [NodeOutcome(fqn(name), Outcome.BLOCKED, failed_upstream=(fqn(failed[0]),)) for name in blocked]
-    failure = build_failure(wording(assets), outcomes, [], [])
+    failure = build_failure(wording(assets), outcomes, [])
     assert failure is not None
     head, *lines, last = (failure.description or "").splitlines()
     assert head == f"SQLMesh in environment prod: {count} failed, {count} blocked."
@@ -720,9 +720,8 @@ def test_cause_that_interrupts_many_models_is_reported_once() -> None:
         NodeOutcome(b, Outcome.INTERRUPTED, errors=("The database is locked.",), was_started=True),
         NodeOutcome(c, Outcome.INTERRUPTED, errors=("The database is locked.",), intervals=(D1,)),
     ]
-    failure = build_failure(
-        wording(project_assets(manifest(*map(model, names)))), outcomes, [], ["The database is locked."]
-    )
+    assets = project_assets(manifest(*map(model, names)))
+    failure = build_failure(wording(assets), outcomes, ["The database is locked."])
     assert failure is not None
     assert (failure.description or "").splitlines() == [
         "SQLMesh in environment prod: 3 interrupted.",
@@ -771,7 +770,7 @@ def test_a_model_that_waits_for_many_sources_names_three_and_counts_the_others()
 
 def test_failure_of_a_cancelled_run_lists_models_not_started_in_one_line() -> None:
     outcomes = [replace(CANCELLED, fqn=STAGING, was_started=True), CANCELLED]
-    failure = build_failure(wording(), outcomes, [], ["The run was cancelled."])
+    failure = build_failure(wording(), outcomes, ["The run was cancelled."])
     assert failure is not None
     assert failure.description is not None
     assert failure.description.splitlines()[1:] == [
