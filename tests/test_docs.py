@@ -162,8 +162,9 @@ def test_metadata_page_has_every_key() -> None:
 
 def test_every_page_is_in_the_navigation_of_the_site() -> None:
     navigation = (REPOSITORY / "mkdocs.yml").read_text().split("nav:")[1]
-    pages = {page.name for page in (REPOSITORY / "docs").glob("*.md")}
-    assert pages == set(re.findall(r"([\w-]+\.md)", navigation)) - {"README.md"}
+    docs = REPOSITORY / "docs"
+    pages = {str(page.relative_to(docs)) for page in docs.rglob("*.md")} - {f"adr/{name}" for name in RECORDS}
+    assert pages == set(re.findall(r"([\w/-]+\.md)", navigation))
 
 
 def test_each_record_is_once_in_the_index_by_question() -> None:

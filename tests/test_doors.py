@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ PACKAGE = REPOSITORY / "dg_sqlmesh_component"
 NAME = PACKAGE.name
 SQLMESH = {"sqlmesh", "sqlglot"}
 INTERNALS = "dagster_internals.py"
+ARCHITECTURE = REPOSITORY / "docs" / "contributing" / "architecture.md"
 ALLOWED_IMPORTS = {
     "protocol": {"protocol"},
     "config": {"protocol", "config"},
@@ -104,6 +106,20 @@ def test_every_folder_has_an_import_rule() -> None:
     assert folders == set(ALLOWED_IMPORTS)
     rooms = {path.name for path in (PACKAGE / "worker").iterdir() if (path / "__init__.py").is_file()}
     assert rooms == WORKER_ROOMS.keys() - {"."}
+
+
+def test_page_of_the_architecture_has_the_floors_in_the_order_of_imports() -> None:
+    rows = re.findall(r"^\| (\d) \| (.+?) \|", ARCHITECTURE.read_text(), re.MULTILINE)
+    floors = {name.strip("/"): int(floor) for floor, names in rows for name in re.findall("`(.+?)`", names)}
+    allowed = {**ALLOWED_IMPORTS, "component.py": ALLOWED_IMPORTS.keys() - {"worker"}}
+    assert floors.keys() == allowed.keys() - {"worker"}
+    for name, floor in floors.items():
+        assert all(floors[other] <= floor for other in allowed[name] - {INTERNALS}), name
+
+
+def test_page_of_the_architecture_names_modules_that_exist() -> None:
+    names = re.findall(r"`([\w/]+(?:\.py|/))`", ARCHITECTURE.read_text())
+    assert [name for name in names if not any((place / name).exists() for place in (PACKAGE, REPOSITORY))] == []
 
 
 @pytest.mark.parametrize("folder", ALLOWED_IMPORTS)
