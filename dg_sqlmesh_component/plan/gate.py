@@ -153,20 +153,27 @@ def _unfinished(plan: msg.PlanBuilt, apply_job: str) -> Iterator[Refusal]:
 
 def _takes_back(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> Iterator[Refusal]:
     older = _not_accepted("stale_branch", (m for m in plan.models if m.takes_back), decision, names)
-    again = [f"{name} ({utc_text(m.shows_again)})" for name, m in older.items() if m.shows_again is not None]
     if older:
         message = (
             f"This deployment's files have an older definition or older audits of {listed([*older])}. The plan would "
             f"take back a newer change, which environment {plan.environment} shows. Merge the newest main branch and "
             f"plan again. To go back on purpose, {_name_them('stale_branch')}"
         )
-        if again:
-            message += (
-                f" Then {plan.environment} shows rows again that SQLMesh has computed before, the last at this time: "
-                f"{listed(again)}. The plan computes those again that were restated since, as far as SQLMesh's state "
-                "tells. If you corrected others, restate them after the apply."
-            )
+        if again := shown_again(older):
+            message += f" Then {plan.environment} {again}"
         yield Refusal("stale_branch", tuple(older), message)
+
+
+def shown_again(models: Mapping[str, msg.PlannedModel]) -> str:
+    """What an environment does if a plan shows old rows of these models, by name; empty if of none."""
+    again = [f"{name} ({utc_text(m.shows_again)})" for name, m in models.items() if m.shows_again is not None]
+    if not again:
+        return ""
+    return (
+        f"shows rows again that SQLMesh has computed before, the last at this time: {listed(again)}. The plan computes "
+        "those again that were restated since, as far as SQLMesh's state tells. If you corrected others, restate them "
+        "after the apply."
+    )
 
 
 def _destructive(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> Iterator[Refusal]:

@@ -126,6 +126,12 @@ class PlanReport:
         """The changed models that may lose columns: SQLMesh does not know their columns before it computes them."""
         return [model for model in self.prod.plan.models if self.columns(model) is None] if self.prod else []
 
+    @property
+    def added_again(self) -> list[msg.PlannedModel]:
+        """The added models whose rows were computed before prod was planned last. For others, there is a refusal."""
+        models = self.prod.plan.models if self.prod else ()
+        return [model for model in models if model.change == "added" and model.shows_again is not None]
+
     def _model(self, model: msg.PlannedModel) -> dict[str, Any]:
         return {
             "name": model.name,

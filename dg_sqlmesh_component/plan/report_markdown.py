@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dg_sqlmesh_component.plan import data_tables, sentences
 from dg_sqlmesh_component.plan.affected import by_asset
-from dg_sqlmesh_component.plan.gate import headline
+from dg_sqlmesh_component.plan.gate import headline, shown_again
 from dg_sqlmesh_component.plan.picture import mermaid
 from dg_sqlmesh_component.plan.report import PlanReport
 from dg_sqlmesh_component.protocol import messages as msg
@@ -76,6 +76,7 @@ def _decision(report: PlanReport) -> list[str]:
         *_refusals(report),
         *_losses(report),
         *_unknown_columns(report),
+        *_shown_again(report),
         *([literal(waiting)] if (waiting := sentences.why_runs_wait(shown.plan)) else []),
         *([f"Digest of this plan: `{shown.digest}`"] if shown.digest else []),
     ]
@@ -105,6 +106,7 @@ def _to_decide(report: PlanReport) -> str:
             (len(report.refusals) - failures, "refusal", None),
             (sum(map(data_tables.lacks_rows, report.diff)), "model with removed rows", "models with removed rows"),
             (len(report.with_unknown_columns), "model with unknown columns", "models with unknown columns"),
+            (len(report.added_again), "model with rows of an earlier time", "models with rows of an earlier time"),
             (failing, "failing audit", None),
             (affected, "asset outside of SQLMesh affected", "assets outside of SQLMesh affected"),
         )
@@ -155,6 +157,13 @@ def _unknown_columns(report: PlanReport) -> list[str]:
         f"Whether {listed(names)} would lose columns is not known before it is computed. SQLMesh knows them if a query "
         "names its columns in place of `*`, or if `sqlmesh create_external_models` has stored those of the tables."
     ]
+
+
+def _shown_again(report: PlanReport) -> list[str]:
+    if report.prod is None or not report.added_again:
+        return []
+    again = shown_again({model.name: model for model in report.added_again})
+    return [literal(f"Environment {report.prod.plan.environment} then {again}")]
 
 
 def _loss_lines(report: PlanReport) -> list[str]:

@@ -171,6 +171,27 @@ def test_corrected_rows_stay_corrected_if_a_plan_shows_an_earlier_version_again(
     assert shop.query("SELECT amount FROM t.everything") == [(7,)]
 
 
+def test_rows_of_a_removed_model_that_is_added_again_are_named_with_their_time(new_shop: NewShop) -> None:
+    """Nothing in the state tells that a table which SQLMesh does not compute was corrected."""
+    shop = new_shop(
+        {"models/source.sql": SOURCE, "models/days.sql": DAYS.format(head="")},
+        tables={**AMOUNTS, **RAW_DAYS},
+        deploy=True,
+    )
+    (shop.project / "models" / "days.sql").unlink()
+    shop.plan(at=None)
+    shop.query("DELETE FROM raw.days")
+    change(shop, days=DAYS.format(head=""), new="MODEL (name t.new, kind FULL); SELECT 1 AS x")
+
+    record = launch(shop, PLAN)
+
+    text, models = text_of(record), {model["name"]: model for model in report_of(record)["models"]}
+    assert models["t.days"]["intervals"] == 0
+    assert models["t.new"]["shows_again"] is None
+    assert "**To decide:** 1 model with rows of an earlier time." in text
+    assert f"computed before, the last at this time: t.days ({models['t.days']['shows_again'][:10]}" in text
+
+
 AUDIT = "AUDIT (name alone, standalone true{more}); SELECT * FROM t.orders WHERE id < {least}"
 
 

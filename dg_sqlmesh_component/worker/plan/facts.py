@@ -86,6 +86,7 @@ class _Models:
         self._diff = diff
         self._context = context
         self._is_dev = plan.is_dev
+        self._promoted_at = stored.finalized_ts if stored is not None else None
         self._index = plan.deployability_index
         # SQLMesh decides by this index what it computes after the promotion. A plan of prod has another one.
         self._before_promotion = (
@@ -182,7 +183,7 @@ class _Models:
             loses_until_run=brought_back(snapshot, subtract(loses, not_loaded), pending),
             milliseconds=sum(end - start for start, end in missing),
             takes_back=taken_back is not None,
-            shows_again=_computed_at(snapshot, taken_back) if taken_back is not None else None,
+            shows_again=self._shows_again(snapshot, taken_back, missing),
             owner=snapshot.node.owner,
             other_project=project if project not in self._projects else None,
             has_one_table=_has_one_table(snapshot, is_dev=self._is_dev),
@@ -199,6 +200,20 @@ class _Models:
     def _pending(self) -> Mapping[str, Sequence[Interval]]:
         """What a run would compute right after the plan, by name, also what the plan itself computes."""
         return missing_now(self._diff.snapshots_by_name)
+
+    def _shows_again(
+        self, snapshot: Snapshot, taken_back: Snapshot | None, missing: Sequence[msg.Interval]
+    ) -> int | None:
+        """When the rows of an earlier version were computed last, if the plan leaves some of them."""
+        is_computed = bool(missing) and not is_incremental(snapshot)
+        computed_at = snapshot.last_altered_ts
+        if not snapshot.is_materialized or snapshot.is_seed or not snapshot.intervals or is_computed or not computed_at:
+            return None
+        if taken_back is not None:
+            return computed_at if snapshot.version != taken_back.version else None
+        # A removed model was computed before the plan that removed it. Rows of a failed attempt are newer than prod.
+        is_older = self._promoted_at is not None and computed_at < self._promoted_at
+        return computed_at if is_older and not self._is_dev and snapshot.snapshot_id in self._diff.added else None
 
     def _follows_promotion(self, snapshot: Snapshot) -> bool:
         if self._before_promotion is None or snapshot.is_seed:
@@ -292,11 +307,6 @@ def _takes_back(new: Snapshot, old: Snapshot, context: Context) -> bool:
             return True
     is_older = _hashes(new) in map(_hashes, old.previous_versions)
     return is_older and new.node.render_definition(render_query=False) != old.node.render_definition(render_query=False)
-
-
-def _computed_at(snapshot: Snapshot, taken_back: Snapshot) -> int | None:
-    """When the older version was computed last, if it has a table of its own with rows."""
-    return snapshot.last_altered_ts if snapshot.intervals and snapshot.version != taken_back.version else None
 
 
 def _audits(snapshot: Snapshot) -> str | None:
