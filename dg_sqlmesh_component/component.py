@@ -17,7 +17,7 @@ from typing_extensions import Self
 
 from dg_sqlmesh_component.backfill.job import build_backfill_job
 from dg_sqlmesh_component.clean_up.job import build_janitor
-from dg_sqlmesh_component.config.attribute_types import Selection, refuse_unset_variable
+from dg_sqlmesh_component.config.attribute_types import Selection, refuse_unset_variable, selectors
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig
 from dg_sqlmesh_component.config.schema import with_named_errors
@@ -81,8 +81,8 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         super().__post_init__()
         self._source = ManifestSource(
             self.project,
-            _selectors(self.select),
-            _selectors(self.exclude),
+            selectors(self.select),
+            selectors(self.exclude),
             tuple(content for content in get_args(OptionalContent) if content in self.include_metadata),
             self.metadata_limits.limits,
             root=None,
@@ -305,7 +305,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
     def _backfill_jobs(self, settings: Settings, op: dg.AssetsDefinition, compute: Compute) -> dg.Definitions:
         jobs = []
         for configured in self.restate.jobs if self.restate and settings.assets.specs else ():
-            select = _selectors(configured.select)
+            select = selectors(configured.select)
             models = selected_models(self._with_answer(select), select)
             jobs.append(build_backfill_job(configured, models, settings, op, compute))
         return dg.Definitions(jobs=jobs)
@@ -371,16 +371,12 @@ def _without_traceback(error: Exception) -> Exception:
     return original.with_traceback(None)
 
 
-def _selectors(selection: Selection) -> tuple[str, ...]:
-    return (selection,) if isinstance(selection, str) else tuple(selection or ())
-
-
 def _checked_selectors(argument: str, selection: Selection) -> tuple[str, ...]:
-    selectors = _selectors(selection) if selection is None or isinstance(selection, Iterable) else ()
-    is_valid = selectors and all(isinstance(selector, str) and selector for selector in selectors)
+    checked = selectors(selection) if selection is None or isinstance(selection, Iterable) else ()
+    is_valid = checked and all(isinstance(selector, str) and selector for selector in checked)
     if selection is not None and not is_valid:
         raise ConfigurationError(
             f"get_asset_selection was given {argument}={selection!r}. Pass a selection such as 'tag:finance', a list "
             "of selections, or None."
         )
-    return selectors
+    return checked

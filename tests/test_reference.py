@@ -33,7 +33,7 @@ from dg_sqlmesh_component.config.attribute_types import (
 )
 from dg_sqlmesh_component.config.component_attributes import GROUPS
 from dg_sqlmesh_component.config.external_models import ExternalModels
-from dg_sqlmesh_component.config.plans import Preview, PreviewDiff, ProjectTests
+from dg_sqlmesh_component.config.plans import Deploy, Preview, PreviewDiff, ProjectTests
 from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.config.scheduling import Janitor, PollingSensor, Schedule
 
@@ -55,6 +55,7 @@ MAPPINGS: dict[str, type[dg.Resolvable]] = {
     "polling_sensor": PollingSensor,
     "janitor": Janitor,
     "test": ProjectTests,
+    "deploy": Deploy,
     "preview": Preview,
     "preview.diff": PreviewDiff,
 }

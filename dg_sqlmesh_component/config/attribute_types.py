@@ -25,6 +25,11 @@ from dg_sqlmesh_component.protocol.messages import Sampling
 
 Selection: TypeAlias = str | list[str] | None
 
+
+def selectors(selection: Selection) -> tuple[str, ...]:
+    return (selection,) if isinstance(selection, str) else tuple(selection or ())
+
+
 MetadataAddition: TypeAlias = Literal["column_lineage", "links", "row_count", "sql", "storage_kind"]
 
 

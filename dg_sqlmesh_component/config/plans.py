@@ -3,15 +3,24 @@
 import os
 import re
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.attribute_types import SampledRows
+from dg_sqlmesh_component.config.attribute_types import SampledRows, Selection
 from dg_sqlmesh_component.config.mappings import Attributes, described, mapping
 from dg_sqlmesh_component.config.run_config import sanitized_environment
 from dg_sqlmesh_component.config.scheduling import RunTags
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
+
+PlannedSelection: TypeAlias = Annotated[
+    Selection,
+    described(
+        "Models that are taken from the files, in SQLMesh's model selection language; a list is a union. All others "
+        "stay as they are in prod. `select` in the run config replaces it. Default: all.",
+        "tag:finance",
+    ),
+]
 
 _VARIABLE = re.compile(r"""\benv\.(\w+)|\benv\(\s*['"](\w+)['"]\s*\)""")
 """A variable without a default in a template."""
@@ -36,6 +45,7 @@ class Deploy(Attributes, path="deploy"):
     the plan with an approved digest. Write true, or a mapping with options. Default: no such jobs.
     """
 
+    select: PlannedSelection = None
     tags: RunTags = field(default_factory=dict)
 
 
@@ -131,6 +141,7 @@ class Preview(SampledRows, path="preview", least={"sample_rows": 0}):
     diff: Annotated[PreviewDiff, mapping(PreviewDiff, {"max_rows": 1_000_000, "decimals": 2})] = field(
         default_factory=PreviewDiff
     )
+    select: PlannedSelection = None
     tags: RunTags = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from dg_sqlmesh_component.protocol import messages as msg
 
 PREVIOUS_MODELS, ALLOW_LIST = "previous models", "allow-list"
 
-PARTS = ("models", "categories", "statements", "requirements", "settings", PREVIOUS_MODELS)
+PARTS = ("models", "categories", "statements", "requirements", "settings", "selection", PREVIOUS_MODELS)
 """The parts of `PlanBuilt.parts`, in the order of the digest's fields. The allow-list is the last field."""
 
 MEANINGS = {
@@ -22,6 +22,7 @@ MEANINGS = {
     "statements": "the statements before or after all models differ",
     "requirements": "the versions of required Python packages differ",
     "settings": "the settings of the environment or of plans differ",
+    "selection": "`select` in the run config differs",
     PREVIOUS_MODELS: "the environment showed other versions when a plan had finished last",
     ALLOW_LIST: "`allow_destructive` names other models than the plan's run config did",
 }

@@ -32,6 +32,7 @@ class Decision:
     allow_drop_dependents: tuple[str, ...] = ()  # names of models whose views may be replaced although others read them
     allow_lost_intervals: tuple[str, ...] = ()  # names of models that may show fewer intervals than before
     over_budget: bool = False  # whether the plan may cost more than `budget` in defs.yaml
+    select: tuple[str, ...] = ()  # the selections of models that the plan takes from the files; empty for all
 
     @property
     def lists(self) -> dict[str, tuple[str, ...]]:

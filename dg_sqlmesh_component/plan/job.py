@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
+from dg_sqlmesh_component.config.attribute_types import Selection, selectors
 from dg_sqlmesh_component.config.plans import Deploy, Preview
 from dg_sqlmesh_component.definitions.op import graph_of_op, refuse_reserved_tags
 from dg_sqlmesh_component.definitions.settings import Settings
@@ -23,6 +24,7 @@ def build_deploy_jobs(configured: Deploy, settings: Settings) -> dg.Definitions:
     refuse_reserved_tags("deploy.tags", configured.tags)
     environment, execute = settings.environment, lambda context: execute_plan_step(context, settings)
     allowed = {option: dg.Field(dg.Array(str), default_value=[], description=text) for option, text in _ALLOWED.items()}
+    allowed["select"] = _select(configured.select)
     digest = dg.Field(dg.StringSource, description=f"The digest of the reviewed plan, from {settings.plan_job}.")
     plan = graph_of_op(
         settings.plan_job,
@@ -40,6 +42,15 @@ def build_deploy_jobs(configured: Deploy, settings: Settings) -> dg.Definitions:
     return dg.Definitions(jobs=[graph.to_job(tags=dict(configured.tags)) for graph in (plan, apply)])
 
 
+def _select(default: Selection) -> dg.Field:
+    return dg.Field(
+        dg.Array(str),
+        default_value=list(selectors(default)),
+        description="Models that are taken from the files, in SQLMesh's model selection language. All others stay as "
+        "they are in prod. Empty: all models are taken from the files.",
+    )
+
+
 def build_preview_jobs(configured: Preview, settings: Settings) -> dg.Definitions:
     """The jobs `<op>_preview` and `<op>_preview_close`. No schedule or sensor starts them: CI or a person does."""
     refuse_reserved_tags("preview.tags", configured.tags)
@@ -51,6 +62,7 @@ def build_preview_jobs(configured: Preview, settings: Settings) -> dg.Definition
         {
             "allow_pending": _switch("Whether models of prod that it reads may lack intervals."),
             "over_budget": _switch("Whether to compute a preview above `budget` in defs.yaml."),
+            "select": _select(configured.select),
         },
         pool=settings.pool,
     )

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.attribute_types import Budget
+from dg_sqlmesh_component.config.attribute_types import Budget, selectors
 from dg_sqlmesh_component.dagster_internals import assets_of, log_step_metadata, repository_of
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.awaited import Awaited
@@ -150,7 +150,7 @@ class Planning:
         found = refusals(plan, decision, self._settings.apply_job, self._settings.assets.names.by_fqn, excess)
         if decision.digest and not any(refusal.kind in ("digest", "moved") for refusal in found):
             digest = decision.digest  # the reviewed one, also if the run config has an allow-list in addition
-        return Planned(plan, seconds, found, digest, self._apply_command(digest, found))
+        return Planned(plan, seconds, found, digest, self._apply_command(plan, digest, found))
 
     def publish(self, headline: str) -> None:
         """Show the report on the step's page, log its refusals, and write it to the file that somebody asked for."""
@@ -172,12 +172,14 @@ class Planning:
             text = "\n\n".join(f"{refusal.kind}: {refusal.message}" for refusal in self.report.refusals)
             raise dg.Failure(f"The {what} was refused, and nothing was computed.\n\n{text}", allow_retries=False)
 
-    def _apply_command(self, digest: str, found: Sequence[Refusal]) -> str | None:
-        if self._settings.attributes.deploy is None:
+    def _apply_command(self, plan: msg.PlanBuilt, digest: str, found: Sequence[Refusal]) -> str | None:
+        if (deploy := self._settings.attributes.deploy) is None:
             return None
         config = apply_config(digest, found)
         if config is None:
             return None
+        if plan.select != selectors(deploy.select):
+            config["select"] = list(plan.select)
         config = {"ops": {self._settings.apply_job: {"config": config}}}
         return f"dg launch --job {self._settings.apply_job} --config-json {shlex.quote(json.dumps(config))}"
 

@@ -113,6 +113,7 @@ class _PreviewStep:
             job=self._settings.job(self._context.run.run_id),
             sampling=self._settings.sampling,
             tables=self.planning.tables,
+            select=tuple(self._context.op_config["select"]),
             max_rows=attributes.preview.diff.max_rows,
             decimals=attributes.preview.diff.decimals,
             ignore=tuple(attributes.preview.diff.ignore),
@@ -137,7 +138,8 @@ class _PreviewStep:
         report, planned = self._report, self._report.preview
         if report.prod is not None:
             report.affected = self.planning.affected(report.prod.plan, report.diff)
-        result = "The files are the same as in prod, so there is nothing to preview."
+        files = "selected models" if self._context.op_config["select"] else "files"
+        result = f"The {files} are the same as in prod, so there is nothing to preview."
         if planned is not None:
             differing, by_clock = counted(len(report.diff), "model"), sum(bool(of.clock) for of in report.diff)
             differing += f", {by_clock} of them only by the clock" if by_clock else ""

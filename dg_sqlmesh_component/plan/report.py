@@ -88,6 +88,8 @@ class PlanReport:
                 for model in models
                 if model.change is None
             ],
+            "select": list(shown.plan.select) if shown else [],
+            "left_out": [{"name": name, "change": kind} for name, kind in shown.plan.left_out.items()] if shown else [],
             "statements": shown.plan.statements if shown else "",
             "refusals": [
                 {"kind": refusal.kind, "models": list(refusal.models), "message": refusal.message}

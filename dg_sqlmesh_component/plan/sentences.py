@@ -120,6 +120,14 @@ def left_out(models: Iterable[msg.PlannedModel]) -> Iterator[str]:
         yield f"Left out, because {tables} is not loaded: {names}. Runs compute it when it is."
 
 
+def not_selected(plan: msg.PlanBuilt) -> str:
+    """Name the changes of the files that are no part of the plan; empty if it has no selection."""
+    if not plan.select:
+        return ""
+    others = listed([f"{name} ({_CHANGES[kind]})" for name, kind in plan.left_out.items()])
+    return f"Only {', '.join(plan.select)} is taken from the files. Changed and left out: {others or 'nothing'}."
+
+
 def kept_rows(models: Iterable[msg.PlannedModel], environment: str) -> Iterator[str]:
     """The models whose rows are those of another definition after the apply, and until when."""
     names: dict[int | None, list[str]] = {}

@@ -97,6 +97,7 @@ class _PlanStep:
             job=settings.job(self._context.run.run_id),
             sampling=settings.sampling,
             tables=self.planning.tables,
+            select=self._decision.select,
         )
 
     def _answer(self, plan: msg.PlanBuilt) -> msg.PlanApproval | None:

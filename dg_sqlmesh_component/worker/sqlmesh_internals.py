@@ -27,8 +27,9 @@ from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotId, Snaps
 from sqlmesh.core.snapshot.cache import SnapshotCache
 from sqlmesh.core.snapshot.definition import Interval, SnapshotIdLike, SnapshotTableCleanupTask, merge_intervals
 from sqlmesh.core.snapshot.evaluator import ViewStrategy
-from sqlmesh.core.state_sync import StateSync
+from sqlmesh.core.state_sync import StateReader, StateSync
 from sqlmesh.core.state_sync.db.interval import _interval_to_df
+from sqlmesh.utils import UniqueKeyDict
 from sqlmesh.utils.cron import CroniterCache
 
 from dg_sqlmesh_component.protocol.intervals import without
@@ -59,10 +60,20 @@ def watch_loaders(context: Context, on_loaded: Callable[[LoadedProject], None]) 
         loader.load = watched(loader.load)
 
 
-def selector_of(context: Context) -> NativeSelector:
+def plan_models(context: Context, models: UniqueKeyDict[str, Model]) -> None:
+    """Let all plans of a context have these models, instead of those in the files. Unit tests and the linter do not.
+
+    SQLMesh asks the selector for all models of a plan, and finds a version of each.
+    """
+    snapshots, selector = context._snapshots, context._new_selector
+    context._snapshots = lambda _=None: snapshots(models)
+    context._new_selector = lambda *_: selector(models)
+
+
+def selector_of(context: Context, state: StateReader | None = None) -> NativeSelector:
     """A parser of SQLMesh's selection language. The context's own opens the state, which loading must not touch."""
     return NativeSelector(
-        None,  # only `git:` selections read the state, for removed models
+        state,  # only `git:` selections and `select_models` read it
         models=context._models,
         context_path=context.path,
         dag=context.dag,

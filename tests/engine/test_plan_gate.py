@@ -31,7 +31,7 @@ def shop(new_shop: NewShop) -> Shop:
     return new_shop(MODELS, deploy=True)
 
 
-@pytest.mark.attribute("deploy")
+@pytest.mark.attribute("deploy", "deploy.tags")
 def test_jobs_have_the_tags_of_deploy(shop: Shop) -> None:
     for job in (PLAN, APPLY):
         definition = shop.configure(deploy={"tags": {"team": "data"}}).resolve_job_def(job)
@@ -74,6 +74,43 @@ def test_an_apply_of_the_reviewed_digest_promotes_it_and_records_each_version_on
     }
     assert planned(shop)["models"] == []
     assert shop.launch().computed_outside == {}, "the next run records nothing again"
+
+
+@pytest.mark.attribute("deploy.select")
+def test_a_plan_of_a_selection_applies_only_that_and_names_the_changes_that_it_leaves_out(shop: Shop) -> None:
+    change(shop, total=TOTAL.format(added=" + 1"), other="MODEL (name t.other, kind FULL, owner eve); SELECT 2 AS x")
+    change(shop, new="MODEL (name t.new, kind FULL); SELECT 1 AS x", newer="MODEL (name t.newer); SELECT x FROM t.new")
+    assert "leaves out t.new, which t.newer reads" in failure_of(launch(shop, PLAN, select=["t.newer"]))
+    whole = planned(shop)["digest"]
+    shop.configure(deploy={"select": "t.other"})
+    report = planned(shop)
+    assert [(model["name"], model["intervals"]) for model in report["models"]] == [("t.other", 1)]
+    assert report["select"] == ["t.other"]
+    assert {model["name"]: model["change"] for model in report["left_out"]} == {
+        "t.new": "added",
+        "t.newer": "added",
+        "t.total": "changed",
+    }
+    for digest, select in ((whole, ["t.other"]), (report["digest"], [])):
+        assert "`select` in the run config differs" in failure_of(launch(shop, APPLY, digest=digest, select=select))
+
+    record = launch(shop, APPLY, digest=report["digest"])
+
+    assert record.status is dg.DagsterRunStatus.SUCCESS, failure_of(record)
+    assert "Computed: 1 model." in record.log
+    assert [model["name"] for model in planned(shop, select=[])["models"]] == ["t.new", "t.newer", "t.total"]
+
+
+def test_models_downstream_of_a_selected_one_are_planned_as_they_are_in_prod(shop: Shop) -> None:
+    """With its own `--select-model`, SQLMesh would promote t.total without rows."""
+    change(shop, daily=DAILY.replace("id, amount", "id, amount * 2 AS amount").replace(", forward_only true", ""))
+    change(shop, total=TOTAL.format(added=" + 1"))
+
+    report = planned(shop, select=["t.daily"])
+
+    changes = {model["name"]: (model["change"], bool(model["intervals"])) for model in report["models"]}
+    assert changes == {"t.daily": ("changed", True), "t.total": ("indirect", True)}
+    assert report["left_out"] == [{"name": "t.total", "change": "changed"}]
 
 
 def test_a_job_that_is_launched_again_does_not_show_the_plan_of_the_first_run(shop: Shop) -> None:

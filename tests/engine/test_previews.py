@@ -62,6 +62,22 @@ def test_applying_a_previewed_plan_by_its_digest_computes_nothing(lab: Lab) -> N
     assert lab.ask("SELECT DISTINCT amount FROM t.orders WHERE id = 1") == [(3.0,)]
 
 
+@on_duckdb
+@pytest.mark.attribute("preview.select")
+def test_a_preview_of_a_selection_leaves_the_other_changes_out(lab: Lab) -> None:
+    """The commit before has previewed the change that this one leaves out."""
+    lab.change(orders=ORDERS.format(factor=3), other="MODEL (name t.other, kind FULL); SELECT 2 AS x")
+    lab.preview()
+
+    report = lab.preview(select=["t.other"])
+
+    assert list(diffs(report)) == ["t.other"]
+    assert [model["name"] for model in report["models"]] == ["t.other"]
+    assert report["left_out"] == [{"name": "t.orders", "change": "changed"}]
+    assert '"select": ["t.other"]' in report["command"]
+    assert "selected models are the same as in prod" in lab.preview(2, select=["t.revenue"])["result"]
+
+
 def test_the_second_commit_is_compared_with_prod_and_replaces_the_tables_of_the_first(lab: Lab) -> None:
     lab.change(orders=ORDERS.format(factor=3))
     lab.preview()

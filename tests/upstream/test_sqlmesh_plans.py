@@ -195,3 +195,14 @@ def test_equal_plans_have_different_ids_and_versions_keep_the_hashes_of_older_de
     new, promoted = built(context).context_diff.modified_snapshots[TOTAL_FQN]
     assert new.fingerprint.data_hash in {version.fingerprint.data_hash for version in promoted.previous_versions}
     context.close()
+
+
+def test_a_selection_of_sqlmesh_itself_promotes_a_model_downstream_without_rows(project: Path) -> None:
+    """So `worker/plan/selection.py` builds a plan of other files instead."""
+    write(project, "base", BASE.format(type="INT"))
+    context = opened(project)
+    plan = built(context, select_models=["t.base"])
+    assert plan.context_diff.indirectly_modified(TOTAL_FQN)
+    assert TOTAL_FQN not in {of_model.snapshot_id.name for of_model in plan.missing_intervals}
+    assert TOTAL_FQN in {of_model.snapshot_id.name for of_model in built(context).missing_intervals}
+    context.close()

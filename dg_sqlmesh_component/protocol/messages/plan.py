@@ -115,6 +115,8 @@ class PlanBuilt(Event):
     unit_tests: int = 0  # The number of unit tests that SQLMesh has executed. All have passed.
     # By fqn, what each model downstream of a changed one reads; None if that is not known.
     reads: dict[str, ColumnReads | None] = field(default_factory=dict)
+    select: tuple[str, ...] = ()  # of the request
+    left_out: dict[str, Change] = field(default_factory=dict)  # by name, the changes of the files that it leaves out
     # Whether runs can go on while the plan is applied. If the state's file is the lock, they cannot.
     runs_go_on: bool = False
 

@@ -286,6 +286,7 @@ class PlanRequest(LockRequest):
     # Whether to hold the lock of runs, to wait for a `PlanApproval` after the `PlanBuilt`, and to apply it.
     applies: bool = False
     sampling: Sampling | None = None  # as in `EvaluationRequest`
+    select: tuple[str, ...] = ()  # the selections of models that the plan takes from the files; empty for all
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,8 +44,8 @@ from dg_sqlmesh_component.protocol.messages import LoadRequest, ProjectLoaded
 from dg_sqlmesh_component.worker.context import PipeConsole, environment_name, name_with_catalog, open_context
 from dg_sqlmesh_component.worker.load.check_names import check_names
 from dg_sqlmesh_component.worker.load.lineage_and_links import SourceUrls, column_lineage
-from dg_sqlmesh_component.worker.load.selections import answer_again, selected_models
 from dg_sqlmesh_component.worker.pipe import Pipe
+from dg_sqlmesh_component.worker.selections import answer_again, selected_models
 from dg_sqlmesh_component.worker.sql_text import audit_arguments, column_types, is_blocking, plain_sql
 from dg_sqlmesh_component.worker.sqlmesh_internals import file_of, watch_loaders
 

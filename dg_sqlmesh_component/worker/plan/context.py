@@ -104,6 +104,7 @@ class PlanContext(Context):
 
     Attributes:
         pending: What the plan lacks, by name. It holds back what is downstream. The caller sets it before a stage.
+        left_out: By name, the changes of the files that are no part of plans.
     """
 
     def __init__(self, request: msg.PlanRequest, tracker: PlanTracker, **options: Any) -> None:
@@ -113,6 +114,7 @@ class PlanContext(Context):
         self.known = KnownToDagster(ExternalTables(request.tables.incomplete, request.tables.read))
         self.nodes: dict[str, Snapshot] = {}
         self.pending: Mapping[str, Sequence[msg.Interval]] = {}
+        self.left_out: dict[str, msg.Change] = {}
 
     def create_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:
         """SQLMesh calls this before each stage that computes or audits."""

@@ -42,20 +42,23 @@ def plan_built(plan: Plan, context: PlanContext) -> msg.PlanBuilt:
     )
     unfinished = diff.previous_plan_id if stored is not None and stored.finalized_ts is None else None
     changes = _since_finished(diff, context) if is_shown and unfinished else diff
+    options = [word for selection in context.request.select for word in ("--select-model", selection)]
     return msg.PlanBuilt(
         environment=diff.environment,
         plan_id=plan.plan_id,
         previous_plan_id=diff.previous_plan_id,
-        parts=plan_parts(plan),
+        parts=plan_parts(plan, context.request.select),
         models=tuple(_Models(plan, changes, stored, context)),
         has_changes=diff.has_changes,
         uncategorized=tuple(snapshot.name for snapshot in plan.uncategorized),
         statements=_other_differences(plan),
         unfinished_plan_id=unfinished,
         resumes=is_shown,
-        plan_command=sqlmesh_command(context.request.project, "plan", diff.environment),
+        plan_command=sqlmesh_command(context.request.project, "plan", diff.environment, *options),
         unit_tests=context.tracker.unit_tests,
         reads=_reads(changes),
+        select=context.request.select,
+        left_out=context.left_out,
         runs_go_on=is_lockable(context) and not is_file_locked(context),
     )
 
@@ -112,7 +115,7 @@ class _Models:
         for s_id in graph.sorted:
             snapshot = diff.snapshots[s_id]
             if not (
-                _change(diff, snapshot)
+                change_of(diff, snapshot)
                 or s_id in self._missing
                 or s_id.name in self._losses
                 or self._dependents.get(s_id.name)
@@ -152,7 +155,7 @@ class _Models:
         )
 
     def _model(self, snapshot: Snapshot) -> msg.PlannedModel:
-        diff, change = self._diff, _change(self._diff, snapshot)
+        diff, change = self._diff, change_of(self._diff, snapshot)
         all_missing = self._missing.get(snapshot.snapshot_id, [])
         missing, waits_for = self._left.get(snapshot.name, (all_missing, msg.HeldBackBy()))
         _, old = diff.modified_snapshots.get(snapshot.name, (None, None))
@@ -230,13 +233,13 @@ class _Models:
 def _reads(diff: ContextDiff) -> dict[str, msg.ColumnReads | None]:
     """What each model downstream of a changed or removed one reads."""
     graph = snapshot_graph(diff.snapshots)
-    changed = [s_id for s_id, snapshot in diff.snapshots.items() if _change(diff, snapshot) in ("added", "changed")]
+    changed = [s_id for s_id, snapshot in diff.snapshots.items() if change_of(diff, snapshot) in ("added", "changed")]
     downstream = {s_id for of_changed in changed for s_id in graph.downstream(of_changed)}
     models = [diff.snapshots[s_id] for s_id in graph.sorted if s_id in downstream]
     return {model.name: column_reads(model.model) for model in models if model.is_model}
 
 
-def _change(diff: ContextDiff, snapshot: Snapshot) -> msg.Change | None:
+def change_of(diff: ContextDiff, snapshot: Snapshot) -> msg.Change | None:
     if snapshot.snapshot_id in diff.added:
         return "added"
     if diff.directly_modified(snapshot.name):

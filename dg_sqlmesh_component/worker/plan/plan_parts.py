@@ -16,7 +16,7 @@ from sqlmesh.core.plan import Plan
 from sqlmesh.core.snapshot import SnapshotInfoLike
 
 
-def plan_parts(plan: Plan) -> dict[str, str]:
+def plan_parts(plan: Plan, select: Iterable[str]) -> dict[str, str]:
     """A hash of each part.
 
     The parts are about everything that the environment will show, not about the difference. So an apply that was killed
@@ -35,6 +35,7 @@ def plan_parts(plan: Plan) -> dict[str, str]:
         "statements": _hash(sorted(map(_statements, diff.environment_statements))),
         "requirements": _hash(diff.requirements),
         "settings": _hash([naming.dict(), plan.forward_only, plan.no_gaps, plan.skip_backfill, plan.empty_backfill]),
+        "selection": _hash(sorted(set(select))),
         "previous models": _versions(sorted(finished or (), key=lambda snapshot: snapshot.name)),
     }
 

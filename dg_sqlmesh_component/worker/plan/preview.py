@@ -39,6 +39,7 @@ from dg_sqlmesh_component.worker.plan.facts import plan_built
 from dg_sqlmesh_component.worker.plan.missing_tables import forget_missing_tables
 from dg_sqlmesh_component.worker.plan.outdated import forget_outdated_rows
 from dg_sqlmesh_component.worker.plan.promotion import Promotion
+from dg_sqlmesh_component.worker.plan.selection import take_only_selected
 from dg_sqlmesh_component.worker.plan.table_comparison import ComparisonLimits, compare_environments
 from dg_sqlmesh_component.worker.running_queries import watch_queries
 from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges, replace_apply
@@ -64,6 +65,7 @@ def preview(request: msg.PreviewRequest, context: PlanContext, runs: StateLock) 
             "`preview` in defs.yaml."
         )
     prod = _finalized_prod(request, context)
+    take_only_selected(context, c.PROD)
     before = without_leftovers(context.state_reader.get_environment(request.environment), context)
     # Else SQLMesh would compare the second commit with the first one, and categorize its changes by that alone.
     context.config.plan.always_recreate_environment = True

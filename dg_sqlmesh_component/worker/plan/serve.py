@@ -25,6 +25,7 @@ from dg_sqlmesh_component.worker.plan.missing_tables import forget_missing_table
 from dg_sqlmesh_component.worker.plan.outdated import forget_outdated_rows
 from dg_sqlmesh_component.worker.plan.preview import preview
 from dg_sqlmesh_component.worker.plan.promotion import Promotion
+from dg_sqlmesh_component.worker.plan.selection import take_only_selected
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_apply
 from dg_sqlmesh_component.worker.state_lock import RUNS, LockWait, StateLock, locked_context
 
@@ -73,6 +74,7 @@ def _planned(request: msg.PlanRequest, context: PlanContext, runs: StateLock) ->
     else:
         missing = missing_environment(request.project, request.environment, context)
         pipe.log("warning", f"{missing} The plan creates it.")
+    take_only_selected(context, request.environment)
     plan = built(context, request.environment)
     forget_missing_tables(plan, context, in_state=request.applies)
     if not plan.is_dev:

@@ -278,6 +278,15 @@ def test_markdown_promises_an_old_version_only_if_versions_have_tables_of_their_
     assert kept not in text
 
 
+def test_markdown_names_the_changes_that_a_selection_leaves_out() -> None:
+    left_out: dict[str, msg.Change] = {"core.orders": "changed", "old.gone": "removed"}
+    text = markdown(report(select=("b", "a+"), left_out=left_out))
+    assert (
+        "Only b, a+ is taken from the files. Changed and left out: core.orders (changed), old.gone (removed)." in text
+    )
+    assert "Changed and left out: nothing." in markdown(report(select=("tag:x",)))
+
+
 def test_headline_and_json_have_changed_statements() -> None:
     changed = report(statements="before_all:\n+ GRANT")
     assert changed.as_json()["statements"] == "before_all:\n+ GRANT"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import replace
 
 from sqlmesh.core.context import Context
+from sqlmesh.core.model import Model
 
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.formatting import did_you_mean, listed
@@ -28,9 +29,9 @@ def selected_models(
         ProjectLoadError: SQLMesh executes no model of the project.
     """
     models = own & context.models.keys()
-    chosen = models & _expand(context, f"`select` in {asked_by}", select) if select else models
+    chosen = models & expanded(context, f"`select` in {asked_by}", select) if select else models
     if exclude:
-        chosen = chosen - _expand(context, f"`exclude` in {asked_by}", exclude)
+        chosen = chosen - expanded(context, f"`exclude` in {asked_by}", exclude)
     if all(context.models[fqn].kind.is_symbolic for fqn in chosen):
         if select or exclude:
             raise ConfigurationError(
@@ -59,19 +60,31 @@ def answer_again(
         yield replace(selection, models=models)
 
 
-def _expand(context: Context, origin: str, selections: tuple[str, ...]) -> set[str]:
+def expanded(
+    context: Context, origin: str, selections: tuple[str, ...], removed: Mapping[str, Model] | None = None
+) -> set[str]:
+    """The models that fit a selection, by fqn.
+
+    Args:
+        origin: Where the selection is written, for error messages.
+        removed: Models that are not in the files and may be selected too.
+
+    Raises:
+        ConfigurationError: A selection is wrong, or matches no model.
+    """
+    known_models = {**(removed or {}), **context.models}
     selector = selector_of(context)
     chosen: set[str] = set()
     for selection in selections:
         try:
-            matched = selector.expand_model_selections([selection])
+            matched = selector.expand_model_selections([selection], models=known_models)
         except Exception as error:  # the parser's, git's for `git:`, and whatever else SQLMesh raises
             raise ConfigurationError(
                 f"{origin} is not a SQLMesh model selection: {selection!r}. "
                 f"{describe_error(error)} Examples: my_schema.my_model, my_schema.*, tag:finance, +my_schema.my_model."
             ) from error
         if not matched:
-            models = context.models.values()
+            models = known_models.values()
             tags = {f"tag:{tag}" for model in models for tag in model.tags}
             known = tags if "tag:" in selection else {model.name for model in models}
             advice = did_you_mean(selection, known) or " No model has a tag."

@@ -1,0 +1,61 @@
+"""Plan only a selection of models, as `sqlmesh plan --select-model`.
+
+With that option, SQLMesh computes the selected models alone: prod would show changed models downstream of them without
+rows, and a preview would not show these. So a plan here is that of other files: those of the selected models, and of
+all others those that the environment shows.
+"""
+
+from __future__ import annotations
+
+from sqlmesh.core import constants as c
+from sqlmesh.core.context_diff import ContextDiff
+from sqlmesh.core.environment import Environment
+from sqlmesh.utils.errors import SQLMeshError
+
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.protocol.formatting import listed
+from dg_sqlmesh_component.worker.context import display_name
+from dg_sqlmesh_component.worker.explain import describe_error
+from dg_sqlmesh_component.worker.plan.context import PlanContext
+from dg_sqlmesh_component.worker.plan.facts import change_of
+from dg_sqlmesh_component.worker.selections import expanded
+from dg_sqlmesh_component.worker.sqlmesh_internals import plan_models, selector_of
+
+_ORIGIN = "`select` in the run config"
+
+
+def take_only_selected(context: PlanContext, environment: str) -> None:
+    """Let the plans of a context have the selected models of the files, and all others as the environment shows them.
+
+    Raises:
+        ConfigurationError: The selection is wrong, matches no model, or leaves out a new model that a selected one
+            reads.
+    """
+    select = context.request.select
+    if not select:
+        return
+    diff = ContextDiff.create(Environment.sanitize_name(environment), context.snapshots, c.PROD, context.state_reader)
+    removed = context.state_reader.get_snapshots(diff.removed_snapshots.values()).values()
+    selected = expanded(context, _ORIGIN, select, {old.name: old.model for old in removed if old.is_model})
+    try:
+        models, _ = selector_of(context, context.state_reader).select_models(
+            select, environment, c.PROD, context.config.plan.use_finalized_state
+        )
+    except SQLMeshError as error:
+        raise ConfigurationError(f"{_ORIGIN} leaves no valid project: {describe_error(error)}") from error
+    changes = {snapshot: change_of(diff, snapshot) for snapshot in diff.snapshots.values()}
+    changes |= dict.fromkeys(removed, "removed")
+    left_out = {
+        snapshot.name: (display_name(snapshot.node, context), change)
+        for snapshot, change in changes.items()
+        if change not in (None, "indirect") and snapshot.is_model and snapshot.name not in selected
+    }
+    added = {fqn: name for fqn, (name, change) in left_out.items() if change == "added"}
+    for model in models.values():
+        if new := sorted(added[read] for read in model.depends_on & added.keys()):
+            raise ConfigurationError(
+                f"{_ORIGIN} leaves out {listed(new)}, which {display_name(model, context)} reads, and environment "
+                f"{environment} does not have. Select it too, for example with +{model.name}."
+            )
+    plan_models(context, models)
+    context.left_out = dict(sorted(left_out.values()))
