@@ -14,10 +14,9 @@ from dagster.components.utils.translation import TranslationFn, TranslationFnRes
 from pydantic import StrictInt
 
 from dg_sqlmesh_component.config.durations import Duration, OptionalDuration, WrittenDuration
-from dg_sqlmesh_component.config.mappings import Attributes, described, mapping, not_a_mapping
+from dg_sqlmesh_component.config.mappings import Attributes, TemplateScope, described, mapping, not_a_mapping
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.retries import Retries
-from dg_sqlmesh_component.config.templates import TemplateScope
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import did_you_mean
 from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, Audit, Limits, Model

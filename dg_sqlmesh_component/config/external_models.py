@@ -10,8 +10,7 @@ import dagster as dg
 from dagster.components.resolved.errors import ResolutionException
 
 from dg_sqlmesh_component.config.durations import Duration, WrittenDuration
-from dg_sqlmesh_component.config.mappings import Attributes, described, mapping, not_a_mapping
-from dg_sqlmesh_component.config.templates import TemplateScope
+from dg_sqlmesh_component.config.mappings import Attributes, TemplateScope, described, mapping, not_a_mapping
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import did_you_mean
 from dg_sqlmesh_component.protocol.manifest import split_fqn

@@ -1,4 +1,4 @@
-"""How attributes of `defs.yaml` are declared and resolved."""
+"""How attributes of `defs.yaml` are declared and resolved, and the values in their templates."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -8,10 +8,11 @@ from math import isfinite
 from typing import Any, ClassVar, get_type_hints
 
 import dagster as dg
+from dagster.components.resolved.errors import ResolutionException
 from pydantic import ConfigDict, StrictBool, TypeAdapter, ValidationError
 
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
-from dg_sqlmesh_component.protocol.formatting import block
+from dg_sqlmesh_component.protocol.formatting import block, did_you_mean
 
 _SWITCHES = {"true": True, "false": False}
 
@@ -182,3 +183,20 @@ def shortened(value: object) -> str:
 
 
 _LONGEST_VALUE = 60
+
+
+class TemplateScope:
+    """A dataclass in a template. A wrong attribute is an error; Jinja would render an empty text."""
+
+    def __init__(self, name: str, value: Any) -> None:
+        self._name = name
+        self._value = value
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("_") or hasattr(self._value, attribute):
+            return getattr(self._value, attribute)
+        suggestion = did_you_mean(attribute, [field.name for field in fields(self._value)])
+        raise ResolutionException(f"`{self._name}` has no attribute {attribute!r} in a template.{suggestion}")
+
+    def __str__(self) -> str:
+        return str(self._value)

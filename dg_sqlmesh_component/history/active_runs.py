@@ -1,16 +1,19 @@
-"""The unfinished runs of a component's models."""
+"""The unfinished runs of a component's models, and the interrupted ones that have computed new versions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import pairwise
 
 import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import HIDDEN_TAGS, planned_assets
 from dg_sqlmesh_component.definitions.op import NOT_SET, RESTATE_TAG
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.definitions.settings import Settings
+from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed, short_hash
 
 COMPUTING_SINCE_TAG = f"{HIDDEN_TAGS}sqlmesh_computing_since"
@@ -21,6 +24,8 @@ APPLIES_TAG = f"{HIDDEN_TAGS}sqlmesh_applies_plan_of"
 
 RESTATES_TAG = f"{HIDDEN_TAGS}sqlmesh_restates_models_of"
 """Tag of a run of a job that restates its partition: a hash of its project. Such a run has no assets."""
+
+_MAX_CHANGES = 200
 
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -116,3 +121,23 @@ def _instant(text: str) -> int | None:
 
 def run_ids(runs: Sequence[ActiveRun]) -> str:
     return listed([run.run_id for run in runs])
+
+
+def interrupted_changes(instance: dg.DagsterInstance, settings: Settings, now: int) -> tuple[msg.Interval, ...]:
+    """The times of applies and previews that have computed and not succeeded, epoch milliseconds, the oldest first.
+
+    An apply or a preview looks for intervals that runs have rewritten meanwhile before it ends. One that has failed,
+    was cancelled or was killed may not have looked. The next one has to look as far back as that one began.
+
+    One that Dagster still shows as running has ended too: there is one at a time. It has ended when the next one began.
+
+    Args:
+        now: When the own run began to compute.
+    """
+    began: list[tuple[int, bool]] = [(now, True)]
+    for job in (settings.apply_job, settings.job_name("preview")):
+        for record in instance.get_run_records(dg.RunsFilter(job_name=job), limit=_MAX_CHANGES):
+            since = computing_since(record)
+            if since is not None and since < now:
+                began.append((since, record.dagster_run.is_success))
+    return tuple((begin, end) for (begin, is_success), (end, _) in pairwise(sorted(began)) if not is_success)

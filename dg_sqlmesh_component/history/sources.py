@@ -15,9 +15,11 @@ import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import HasAssets, Loader, check_states, last_results, loaders
 from dg_sqlmesh_component.definitions.settings import Settings
+from dg_sqlmesh_component.definitions.upstream import external_tables_read
 from dg_sqlmesh_component.history.complete_sources import completeness
 from dg_sqlmesh_component.history.source_events import SourceReader, last_materializations
 from dg_sqlmesh_component.history.source_sentences import why_incomplete
+from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.messages import Interval
 
 
@@ -44,20 +46,44 @@ class Source:
         return self._sentences[ranges]
 
 
-def awaited_sources(
-    instance: dg.DagsterInstance,
-    location: HasAssets | None,
-    settings: Settings,
-    tables: Mapping[str, dg.AssetKey],
-) -> dict[str, Source]:
-    """Those of the tables that a component waits for, by fqn; none if `external_models.wait` is not set.
+@dataclass
+class Awaited:
+    """The tables that one request waits for.
 
-    Args:
-        location: None in a test that has none.
-        tables: The key of each table, by fqn.
+    A run computes promoted versions. If they read tables that no local file reads, SQLMesh's process asks for these.
     """
-    wait = settings.attributes.external_models.wait
-    return read_sources(instance, awaited_loaders(location, settings, tables), wait.lag) if wait else {}
+
+    instance: dg.DagsterInstance
+    location: HasAssets | None  # None in a test that has none
+    settings: Settings
+    waits: bool = True  # whether the request waits for tables. None are awaited if `external_models.wait` is not set.
+    # The awaited tables by fqn. Those that SQLMesh's process asks for are added.
+    sources: dict[str, Source] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sources = self._found(self.settings.assets.awaited)
+
+    @property
+    def tables(self) -> msg.AwaitedTables:
+        """What the request has of them."""
+        models, is_configured = self.settings.assets.models, self.settings.attributes.external_models.wait is not None
+        needed = [model for model in models.values() if is_configured or model.kind == "VIEW"]
+        return msg.AwaitedTables(_incomplete(self.sources), external_tables_read(needed, models), not is_configured)
+
+    def answer(self, found: msg.OtherTablesFound) -> msg.AwaitedTables:
+        """What SQLMesh's process asks for."""
+        others = self._found(self.settings.awaited(found.tables))
+        self.sources |= others
+        return msg.AwaitedTables(_incomplete(others))
+
+    def _found(self, tables: Mapping[str, dg.AssetKey]) -> dict[str, Source]:
+        wait = self.settings.attributes.external_models.wait
+        loaders_of_tables = awaited_loaders(self.location, self.settings, tables) if self.waits else {}
+        return read_sources(self.instance, loaders_of_tables, wait.lag) if wait else {}
+
+
+def _incomplete(sources: Mapping[str, Source]) -> msg.Sources:
+    return {fqn: source.incomplete for fqn, source in sources.items()}
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import dagster as dg
 from dg_sqlmesh_component.config.attribute_types import Budget, selectors
 from dg_sqlmesh_component.dagster_internals import assets_of, log_step_metadata, repository_of
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.history.awaited import Awaited
 from dg_sqlmesh_component.history.costs import estimates
+from dg_sqlmesh_component.history.sources import Awaited
 from dg_sqlmesh_component.plan.affected import Affected, KeyReads, affected_assets, lineage_in
 from dg_sqlmesh_component.plan.digest import digest_of
 from dg_sqlmesh_component.plan.gate import Decision, Refusal, apply_config, refusals

@@ -9,8 +9,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.clean_up.step import JanitorStep
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.history.active_runs import mark_as_computing
-from dg_sqlmesh_component.history.interrupted_changes import interrupted_changes
+from dg_sqlmesh_component.history.active_runs import interrupted_changes, mark_as_computing
 from dg_sqlmesh_component.plan.gate import Decision, Refusal, headline, preview_refusals
 from dg_sqlmesh_component.plan.planning import Planning
 from dg_sqlmesh_component.plan.preview_audits import keep_audits

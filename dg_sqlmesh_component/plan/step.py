@@ -12,10 +12,15 @@ import dagster as dg
 from dg_sqlmesh_component.dagster_internals import DataVersions, assets_of
 from dg_sqlmesh_component.definitions.op import NOT_SET
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.history.active_runs import APPLIES_TAG, active_runs, mark_as_computing, project_hash
+from dg_sqlmesh_component.history.active_runs import (
+    APPLIES_TAG,
+    active_runs,
+    interrupted_changes,
+    mark_as_computing,
+    project_hash,
+)
 from dg_sqlmesh_component.history.check_results import results_of_same_data
 from dg_sqlmesh_component.history.earlier_results import evaluation_of
-from dg_sqlmesh_component.history.interrupted_changes import interrupted_changes
 from dg_sqlmesh_component.history.late_loads import late_loads
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, recorded_data
 from dg_sqlmesh_component.history.unfinished_restatements import finish, unfinished_restatements
@@ -28,11 +33,10 @@ from dg_sqlmesh_component.plan.sentences import caught_up, kept_rows, left_out
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.column_changes import all_dropped
 from dg_sqlmesh_component.protocol.formatting import listed, ranges
-from dg_sqlmesh_component.report.checks import Checks
-from dg_sqlmesh_component.report.late_data import late_data_result
+from dg_sqlmesh_component.report.checks import Checks, late_data_result
 from dg_sqlmesh_component.report.metadata import outcome_metadata, timestamp
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
-from dg_sqlmesh_component.report.outside_data import outside_materialization
+from dg_sqlmesh_component.report.results import outside_materialization
 
 PLAN_TAG = "sqlmesh/plan_id"
 """Tag of a run: SQLMesh's id of the plan that it applies."""

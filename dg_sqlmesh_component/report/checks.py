@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -17,12 +17,14 @@ from dg_sqlmesh_component.history.earlier_results import (
     not_evaluated,
     repeated,
 )
+from dg_sqlmesh_component.history.late_loads import Compared
 from dg_sqlmesh_component.history.records import OutsideData
+from dg_sqlmesh_component.protocol.formatting import listed, ranges
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.report.coverage import coverage_metadata, coverage_sentences, is_complete
 from dg_sqlmesh_component.report.metadata import audit_metadata, status_metadata
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Verdict
-from dg_sqlmesh_component.report.wording import Wording, uncorrected_sentence
+from dg_sqlmesh_component.report.wording import Wording, restate_config, uncorrected_sentence
 
 Reported: TypeAlias = NodeOutcome | AuditOnlyOutcome | OutsideData
 """What a step or a tick reports about one node."""
@@ -186,3 +188,31 @@ def _has_evaluated_all(node: NodeOutcome | AuditOnlyOutcome) -> bool:
 
 def _has_failed(node: NodeOutcome | AuditOnlyOutcome) -> bool:
     return node.outcome.is_failure if isinstance(node, NodeOutcome) else node.error is not None
+
+
+def late_data_result(
+    wording: Wording, check: dg.AssetCheckKey, compared: Compared, sources: tuple[Sequence[str], Sequence[str]]
+) -> dg.AssetCheckResult:
+    """Whether a source was loaded after a model had read it. `sources` are as in `SourceLoads.names_of`."""
+    name = wording.assets.name(wording.assets.node_by_check[check])
+    with_windows, others = sources
+    if compared.late:
+        text = (
+            f"{listed(with_windows)} was loaded after {name} was computed for {ranges(compared.late)}. "
+            "To read the new rows, launch a run of the model with "
+            f"`{restate_config(compared.late[0][0], compared.late[-1][1])}` in the run config."
+        )
+    elif with_windows:
+        text = f"No partition of {listed(with_windows)} was loaded after {name} was computed for it."
+    else:
+        text = f"No asset with time-window partitions loads what {name} reads."
+    if others:
+        text += f" Not compared, because it has no time-window partitions: {listed(others)}."
+    return dg.AssetCheckResult(
+        asset_key=check.asset_key,
+        check_name=check.name,
+        passed=not compared.late,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=text,
+        metadata={**({"sqlmesh/late": ranges(compared.late)} if compared.late else {}), **compared.metadata},
+    )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from dg_sqlmesh_component.history.recorded_cost import RecordedCost
+from dg_sqlmesh_component.history.costs import RecordedCost
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, decimal_text, listed
 from dg_sqlmesh_component.report.wording import Wording, computed_text

@@ -5,12 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.history.earlier_results import EarlierResult, FailedIntervals
 from dg_sqlmesh_component.history.sources import Source
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import as_sentence, block, counted, listed, plan_block, ranges, utc_text
+from dg_sqlmesh_component.protocol.formatting import (
+    as_sentence,
+    block,
+    counted,
+    duration_text,
+    listed,
+    plan_block,
+    ranges,
+    utc_text,
+)
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
 
 MAX_CAUSES = 3
@@ -280,3 +290,30 @@ def restate_bounds(start: int, end: int) -> tuple[str, str]:
     if all(bound.endswith("T00:00:00Z") for bound in bounds):
         return utc_text(start)[:10], utc_text(end - 1)[:10]
     return bounds
+
+
+def progress(assets: ProjectAssets, event: msg.BatchesRunning) -> str:
+    """Which nodes run, the longest-running ones first, and how many have finished."""
+    running = [
+        f"{assets.name(fqn)} for {duration_text(timedelta(seconds=int(seconds)))}"
+        + (f" ({finished} of {planned} batches finished)" if planned > 1 else "")
+        for fqn, (finished, planned, seconds) in sorted(event.running.items(), key=lambda item: -item[1][2])
+    ]
+    return f"Running: {listed(running)}. Finished: {event.finished} of {event.planned}."
+
+
+def not_cancelled(assets: ProjectAssets, event: msg.QueriesNotCancelled) -> str:
+    """Which queries the engine may still execute after a cancelled run, and why."""
+    return " ".join(
+        f"A query of {assets.name(fqn)} was not cancelled: {as_sentence(reason)} End it in the engine."
+        for fqn, reason in sorted(event.reasons.items())
+    )
+
+
+def killed(assets: ProjectAssets, seconds: float, running: Sequence[str]) -> str:
+    """The problem of a cancelled run whose worker had to be killed, while these nodes still ran."""
+    names = listed([assets.name(node) for node in running]) or "it"
+    return (
+        f"The run was cancelled. SQLMesh's process was killed after {seconds:.0f} seconds, because {names} was still "
+        "running."
+    )

@@ -8,10 +8,9 @@ import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import log_step_metadata
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.history.awaited import Awaited
 from dg_sqlmesh_component.history.check_results import last_results
-from dg_sqlmesh_component.history.costs import estimates
-from dg_sqlmesh_component.history.recorded_cost import RecordedCost
+from dg_sqlmesh_component.history.costs import RecordedCost, estimates
+from dg_sqlmesh_component.history.sources import Awaited
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import REFUSALS, ConfigurationError, SQLMeshComponentError
 from dg_sqlmesh_component.protocol.formatting import block

@@ -10,8 +10,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.config.attribute_types import Budget, Restate
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
-from dg_sqlmesh_component.history.costs import computed_range, estimates, restatement_costs
-from dg_sqlmesh_component.history.recorded_cost import RecordedCost
+from dg_sqlmesh_component.history.costs import RecordedCost, computed_range, estimates, restatement_costs
 from dg_sqlmesh_component.history.sources import Source
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, decimal_text, listed

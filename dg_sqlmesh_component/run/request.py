@@ -22,8 +22,7 @@ from dg_sqlmesh_component.definitions.op import NOT_SET, RESTATE_TAG
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.definitions.translator import PARTITIONS_REFUSED
-from dg_sqlmesh_component.history.awaited import Awaited
-from dg_sqlmesh_component.history.sources import Source, not_awaited
+from dg_sqlmesh_component.history.sources import Awaited, Source, not_awaited
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import listed, unquoted

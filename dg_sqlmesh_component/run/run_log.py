@@ -9,15 +9,14 @@ from dataclasses import dataclass
 import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import is_part_of_backfill, log_step_metadata
-from dg_sqlmesh_component.history.recorded_cost import RecordedCost
+from dg_sqlmesh_component.history.costs import RecordedCost
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, counted, listed, plan_block, unquoted
 from dg_sqlmesh_component.report.metadata import unapplied_change
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
 from dg_sqlmesh_component.report.restatement import restatement_log, restatement_metadata
-from dg_sqlmesh_component.report.running import not_cancelled, progress
 from dg_sqlmesh_component.report.summary import summary_counts, summary_line, summary_metadata
-from dg_sqlmesh_component.report.wording import Wording
+from dg_sqlmesh_component.report.wording import Wording, not_cancelled, progress
 
 _IF_STALE = "\n\nIf the plan reports no changes, the manifest is stale. Refresh it:" + block(
     "dg utils refresh-defs-state"

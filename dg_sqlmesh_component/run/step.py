@@ -15,10 +15,10 @@ import dagster as dg
 from dg_sqlmesh_component.dagster_internals import JobOfAssets, assets_of
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import mark_as_computing
-from dg_sqlmesh_component.history.awaited import Awaited
 from dg_sqlmesh_component.history.check_results import last_evaluations, shown_evaluations
 from dg_sqlmesh_component.history.earlier_results import not_evaluated
 from dg_sqlmesh_component.history.late_loads import late_loads
+from dg_sqlmesh_component.history.sources import Awaited
 from dg_sqlmesh_component.history.unfinished_restatements import finish, unfinished_restatements
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import (
@@ -30,8 +30,7 @@ from dg_sqlmesh_component.protocol.errors import (
 from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.failure import build_failure
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
-from dg_sqlmesh_component.report.running import killed, not_cancelled
-from dg_sqlmesh_component.report.wording import Wording, correction_advice
+from dg_sqlmesh_component.report.wording import Wording, correction_advice, killed, not_cancelled
 from dg_sqlmesh_component.run import retry_decision
 from dg_sqlmesh_component.run.changed_step import refuse_changed_step
 from dg_sqlmesh_component.run.dry_run import predict

@@ -16,7 +16,7 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.report.metadata import outcome_metadata
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
-from dg_sqlmesh_component.report.outside_data import outside_materialization
+from dg_sqlmesh_component.report.results import outside_materialization
 from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.run.recorder import RecordedOutside
 

@@ -12,7 +12,7 @@ from dg_sqlmesh_component.history.late_loads import LateLoads
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import short_hash
 from dg_sqlmesh_component.protocol.intervals import merged, subtract
-from dg_sqlmesh_component.report.late_data import late_data_result
+from dg_sqlmesh_component.report.checks import late_data_result
 from dg_sqlmesh_component.report.wording import Wording, restate_bounds
 from dg_sqlmesh_component.schedule.ready import Ready
 

@@ -15,8 +15,7 @@ import dagster as dg
 from dg_sqlmesh_component.dagster_internals import assets_between, assets_downstream
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.history.awaited import Awaited
-from dg_sqlmesh_component.history.sources import Source
+from dg_sqlmesh_component.history.sources import Awaited, Source
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, listed, ranges
 from dg_sqlmesh_component.report.wording import MAX_CAUSES

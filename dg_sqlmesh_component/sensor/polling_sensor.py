@@ -17,15 +17,15 @@ from dg_sqlmesh_component.dagster_internals import DataVersions
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import ActiveRun, active_runs, run_ids
-from dg_sqlmesh_component.history.awaited import Awaited
 from dg_sqlmesh_component.history.check_results import results_of_same_data
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, recorded_data
+from dg_sqlmesh_component.history.sources import Awaited
 from dg_sqlmesh_component.history.unfinished_restatements import finish, unfinished_restatements
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
 from dg_sqlmesh_component.report.checks import Checks
-from dg_sqlmesh_component.report.outside_data import outside_materialization
+from dg_sqlmesh_component.report.results import outside_materialization
 from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.sensor.plans import CURSOR, LastPlan, PlanChanges, difference
 from dg_sqlmesh_component.worker_client.calls import find_changes

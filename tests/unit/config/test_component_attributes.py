@@ -20,7 +20,7 @@ from dg_sqlmesh_component.config.attribute_types import Audits, Budget
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.definitions.automation import cron_tick_condition
-from dg_sqlmesh_component.history.recorded_cost import RecordedCost
+from dg_sqlmesh_component.history.costs import RecordedCost
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError
 from dg_sqlmesh_component.run.limits import over_budget
 

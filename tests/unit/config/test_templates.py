@@ -5,7 +5,7 @@ from dagster.components.resolved.context import ResolutionContext
 from dagster.components.resolved.errors import ResolutionException
 from unit.builders import model
 
-from dg_sqlmesh_component.config.templates import TemplateScope
+from dg_sqlmesh_component.config.mappings import TemplateScope
 
 
 def rendered(template: str) -> object:

@@ -11,9 +11,8 @@ from unit.outcome_table import OUTCOME_TABLE
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.report.outcomes import NodeOutcome, Outcome
-from dg_sqlmesh_component.report.running import progress
 from dg_sqlmesh_component.report.summary import MAX_ROWS, summary_line, summary_metadata
-from dg_sqlmesh_component.report.wording import Wording
+from dg_sqlmesh_component.report.wording import Wording, progress
 
 NAMES = [f"core.m{number}" for number in range(100)]
 WORDING = Wording(project_assets(manifest(*map(model, NAMES))), "prod")

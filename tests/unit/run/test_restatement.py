@@ -17,8 +17,7 @@ from dg_sqlmesh_component.config.run_config import (
     refuse_options_without_effect,
     refuse_restatement,
 )
-from dg_sqlmesh_component.history.costs import recorded_costs
-from dg_sqlmesh_component.history.recorded_cost import RecordedCost
+from dg_sqlmesh_component.history.costs import RecordedCost, recorded_costs
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.run.limits import restatement_refusal
