@@ -20,7 +20,6 @@ from dg_sqlmesh_component.history.earlier_results import (
     EarlierResult,
     data_in,
     evaluation_of,
-    not_evaluated,
     repeated,
 )
 from dg_sqlmesh_component.history.records import OutsideData
@@ -102,14 +101,10 @@ def _again(
     evaluations = {}
     for check, record in records.items():
         evaluation, earlier = _evaluation(record), _earlier_result(record)
-        if evaluation is None:
-            continue
-        target = evaluation.target_materialization_data
-        if earlier is None:
-            result = not_evaluated(check, (evaluation.description or "").removeprefix("Not evaluated: "))
-        else:
-            result = repeated(check, earlier, why, evaluation.metadata)
-        evaluations[check] = evaluation_of(result, target)
+        if evaluation is not None:
+            target = evaluation.target_materialization_data
+            again = repeated(check, earlier, why, evaluation.metadata) if earlier else None
+            evaluations[check] = evaluation_of(again, target) if again else evaluation
     return evaluations
 
 
