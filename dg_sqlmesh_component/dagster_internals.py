@@ -715,10 +715,7 @@ def last_check_records(
 
     Dagster+ answers for all checks at once. Dagster's SQL storages would query each check twice.
     """
-    from dagster._core.storage.event_log import SqlEventLogStorage  # imports SQLAlchemy
-
-    storage = instance.event_log_storage
-    if isinstance(storage, SqlEventLogStorage):
+    if (storage := _sql_event_log(instance)) is not None:
         last = {check: storage.get_asset_check_execution_history(check, limit=1, status=_COMPLETED) for check in checks}
         return {check: records[0] for check, records in last.items() if records}
     summaries = instance.event_log_storage.get_asset_check_summary_records(list(checks)) if checks else {}
@@ -730,22 +727,12 @@ def last_check_records(
 
 
 def check_records(
-    instance: dg.DagsterInstance, check: dg.AssetCheckKey, *, also_planned: bool = False
-) -> Iterator[CheckRecord]:
-    """The evaluations of a check, the last one first.
-
-    Args:
-        also_planned: Include those that a run has planned and not completed.
-    """
-    return _check_records(instance, check, None if also_planned else _COMPLETED, _PAGE)
-
-
-def _check_records(
     instance: dg.DagsterInstance,
     check: dg.AssetCheckKey,
-    status: Set[AssetCheckExecutionRecordStatus] | None,
-    page: int,
+    status: Set[AssetCheckExecutionRecordStatus] | None = _COMPLETED,
+    page: int = _PAGE,
 ) -> Iterator[CheckRecord]:
+    """The evaluations of a check with these statuses, the last one first; None for all: also those without a result."""
     cursor = None
     while records := instance.event_log_storage.get_asset_check_execution_history(
         check, limit=page, cursor=cursor, status=status
@@ -820,7 +807,7 @@ def has_only_passed(states: CheckStates) -> bool:
 
 def not_passed_check_records(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> Iterator[CheckRecord]:
     """The evaluations of a check that have failed, or were planned and have no result."""
-    yield from _check_records(instance, check, set(AssetCheckExecutionRecordStatus) - _PASSED, _IDS_PER_QUERY)
+    return check_records(instance, check, set(AssetCheckExecutionRecordStatus) - _PASSED, _IDS_PER_QUERY)
 
 
 def check_records_of_loads(
@@ -863,7 +850,7 @@ def shown_check_records(
 
     shown = {}
     for check in checks:
-        records = (r for r in check_records(instance, check, also_planned=True) if r.run_id != except_run)
+        records = (r for r in check_records(instance, check, status=None) if r.run_id != except_run)
         last = next((r for r in records if r.status in _COMPLETED or skips(r.run_id)), None)
         if last is not None and last.status in _COMPLETED:
             shown[check] = last
