@@ -1,6 +1,6 @@
 """`SQLMeshProjectComponent`: YAML in, Dagster definitions out."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -289,18 +289,10 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
 
     def _automation(self, settings: Settings) -> Iterator[tuple[str, dg.Definitions]]:
         """The schedules, the sensor and the jobs, each with the attribute that sets its names."""
-        if self.schedule is not None:
-            yield "schedule.name", build_schedules(self.schedule, settings)
-        if self.polling_sensor is not None:
-            yield "op.name", build_sensor(self.polling_sensor, settings)
-        if self.janitor is not None:
-            yield "janitor.name", build_janitor(self.janitor, settings)
-        if self.test is not None:
-            yield "op.name", build_test_job(self.test, settings)
-        if self.deploy is not None:
-            yield "op.name", build_deploy_jobs(self.deploy, settings)
-        if self.preview is not None:
-            yield "op.name", build_preview_jobs(self.preview, settings)
+        for attribute, build in _BUILDERS.items():
+            if (configured := getattr(self, attribute)) is not None:
+                is_named = attribute in ("schedule", "janitor")
+                yield f"{attribute if is_named else 'op'}.name", build(configured, settings)
 
     def _backfill_jobs(self, settings: Settings, op: dg.AssetsDefinition, compute: Compute) -> dg.Definitions:
         jobs = []
@@ -348,6 +340,16 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             self._load_context.build_defs(self._load_context.component_path)  # Dagster keeps the result
         assert self._assets is not None, "build_defs_from_state builds the assets"
         return self._assets
+
+
+_BUILDERS: Mapping[str, Callable[[Any, Settings], dg.Definitions]] = {
+    "schedule": build_schedules,
+    "polling_sensor": build_sensor,
+    "janitor": build_janitor,
+    "test": build_test_job,
+    "deploy": build_deploy_jobs,
+    "preview": build_preview_jobs,
+}
 
 
 def _refuse_unset_variables(component: SQLMeshProjectComponent, attributes: BaseModel) -> None:

@@ -213,32 +213,20 @@ class Translator:
 
     @staticmethod
     def status_check_spec(key: dg.AssetKey) -> dg.AssetCheckSpec:
-        """The check that shows the outcome of a model."""
-        return dg.AssetCheckSpec(
-            STATUS_CHECK,
-            asset=key,
-            description="Passes if SQLMesh executed the model or had nothing to do.",
-        )
+        text = "Passes if SQLMesh executed the model or had nothing to do."
+        return dg.AssetCheckSpec(STATUS_CHECK, asset=key, description=text)
 
     @staticmethod
     def intervals_check_spec(key: dg.AssetKey, slack: timedelta) -> dg.AssetCheckSpec:
-        """The check that shows whether an incremental model has intervals that are missing for longer than `slack`."""
         longer = f"for longer than {duration_text(slack)} " if slack else ""
-        return dg.AssetCheckSpec(
-            INTERVALS_CHECK,
-            asset=key,
-            description=f"Fails if an expected interval is missing {longer}after its cron tick.",
-            metadata={"sqlmesh/slack_seconds": slack.total_seconds()},
-        )
+        text = f"Fails if an expected interval is missing {longer}after its cron tick."
+        metadata = {"sqlmesh/slack_seconds": slack.total_seconds()}
+        return dg.AssetCheckSpec(INTERVALS_CHECK, asset=key, description=text, metadata=metadata)
 
     @staticmethod
     def late_data_check_spec(key: dg.AssetKey) -> dg.AssetCheckSpec:
-        """The check that shows whether a source was loaded after an incremental model had read it."""
-        return dg.AssetCheckSpec(
-            LATE_DATA_CHECK,
-            asset=key,
-            description="Warns if a partition of a source was loaded after the model was computed for it.",
-        )
+        text = "Warns if a partition of a source was loaded after the model was computed for it."
+        return dg.AssetCheckSpec(LATE_DATA_CHECK, asset=key, description=text)
 
     def audit_check_spec(self, node: Model | StandaloneAudit, audit: Audit, key: dg.AssetKey) -> dg.AssetCheckSpec:
         """The check of one audit. It blocks if a failed audit stops the model and its downstream models.

@@ -75,10 +75,8 @@ class WindowsUntil:
         return max(last, begins if self.definition.end is None else min(begins, _milliseconds(self.definition.end)))
 
 
-@lru_cache(maxsize=100)
-def windows_until(definition: dg.TimeWindowPartitionsDefinition, now: int) -> WindowsUntil:
-    """The windows that a definition has at an instant. Many assets have the same partitions."""
-    return WindowsUntil(definition, now)
+windows_until = lru_cache(maxsize=100)(WindowsUntil)
+"""Many assets have the same partitions."""
 
 
 def windows_of(definition: dg.PartitionsDefinition[str], keys: Iterable[str]) -> dict[str, Interval]:

@@ -108,7 +108,15 @@ def affected_assets(
         lineage: The columns that an asset reads which is no SQLMesh model.
     """
     differences = {of_model.fqn: of_model for of_model in compared or ()}
-    reads = _Reads(plan, assets, lineage)
+    lineage = cache(lineage)
+
+    def reads_of(key: dg.AssetKey) -> KeyReads | None:
+        """What an asset reads; None if it is not known."""
+        if key not in assets.fqn_by_key:
+            return lineage(key)
+        reads = plan.reads.get(assets.fqn_by_key[key])
+        return None if reads is None else {_key(fqn, assets): columns for fqn, columns in reads.items()}
+
     affected: dict[str, Sequence[Affected]] = {}
     for model in plan.models:
         if model.change in (None, "metadata"):
@@ -120,7 +128,7 @@ def affected_assets(
         start: Found = None if changed is None else {column: {column} for column in changed}
         affected[model.fqn] = [
             _affected(graph.get(asset), found)
-            for asset, found in _follow(graph, key, start, reads.of)
+            for asset, found in _follow(graph, key, start, reads_of)
             if asset not in assets.fqn_by_key
         ]
     return affected
@@ -129,22 +137,6 @@ def affected_assets(
 def _key(fqn: str, assets: ProjectAssets) -> dg.AssetKey:
     """The key of a model; of a removed one, which has no asset any more, the key that assets without a prefix have."""
     return assets.key(fqn) if fqn in assets.specs else dg.AssetKey(list(split_fqn(fqn)[-2:]))
-
-
-class _Reads:
-    """What each asset reads."""
-
-    def __init__(
-        self, plan: msg.PlanBuilt, assets: ProjectAssets, lineage: Callable[[dg.AssetKey], KeyReads | None]
-    ) -> None:
-        self._plan, self._assets, self._lineage = plan, assets, cache(lineage)
-
-    def of(self, key: dg.AssetKey) -> KeyReads | None:
-        """None if it is not known."""
-        if key not in self._assets.fqn_by_key:
-            return self._lineage(key)
-        reads = self._plan.reads.get(self._assets.fqn_by_key[key])
-        return None if reads is None else {_key(fqn, self._assets): columns for fqn, columns in reads.items()}
 
 
 def _follow(

@@ -55,7 +55,7 @@ class Checks:
         if audit is not None:
             return not_evaluated(check, audit.error) if audit.error else self._audited(check, node, audit, earlier)
         if _has_evaluated_all(node):
-            return not_evaluated(check, self.wording.why_not_promoted(node.fqn))
+            return not_evaluated(check, self.wording.promoted_version(node.fqn, "does not have this audit"))
         if isinstance(node, NodeOutcome) and earlier is not None and self.why_not_repeated(node, earlier) is None:
             why = f"{self.wording.assets.name(node.fqn)} was not executed, and its data is unchanged"
             # A failure is repeated with its rows and query. They are left out of the many results that have passed.
@@ -113,7 +113,8 @@ class Checks:
         wording, coverage = self.wording, node.coverage
         if coverage is None:
             has_result = not isinstance(node, OutsideData) and not _has_failed(node)
-            return not_evaluated(check, wording.why_no_coverage(node.fqn)) if has_result else None
+            why = wording.promoted_version(node.fqn, "is not incremental")
+            return not_evaluated(check, why) if has_result else None
         slack = wording.assets.intervals_slack
         assert slack is not None, "there are no such checks without it"
         is_waiting = isinstance(node, NodeOutcome) and node.outcome.rule.waits

@@ -153,15 +153,8 @@ class Wording:
             f"{result.run_id}), and nothing has been computed since. Execute the check alone to evaluate it again."
         )
 
-    def why_no_coverage(self, fqn: str) -> str:
-        """Why a model that did not fail has no coverage."""
-        return self._promoted_version(fqn, "is not incremental")
-
-    def why_not_promoted(self, fqn: str) -> str:
-        """Why an audit of a model was not evaluated with the model's other audits."""
-        return self._promoted_version(fqn, "does not have this audit")
-
-    def _promoted_version(self, fqn: str, difference: str) -> str:
+    def promoted_version(self, fqn: str, difference: str) -> str:
+        """In what the promoted version of a model differs, so that a check has no result."""
         return (
             f"the version of {self.assets.name(fqn)} that environment {self.environment} has promoted {difference}. "
             "If the local file is newer, apply a plan. If not, refresh the manifest: `dg utils refresh-defs-state`."

@@ -31,13 +31,10 @@ def build_source_sensor(configured: Schedule, name: str, job: str, settings: Set
         name: The name of its schedule.
     """
 
-    def request_ready(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        return evaluate_tick(context, name, configured.tags, settings)
-
     return dg.SensorDefinition(
         name=f"{name}_on_sources",
         job_name=job,
-        evaluation_fn=request_ready,
+        evaluation_fn=lambda context: evaluate_tick(context, name, configured.tags, settings),
         minimum_interval_seconds=SHORTEST_INTERVAL.seconds,
         default_status=dg.DefaultSensorStatus[configured.default_status],
         description=f"Runs the SQLMesh models of {settings.project.name} that are ready after an asset has loaded one "

@@ -55,8 +55,8 @@ class PlanChanges:
                     by_model[fqn] = "removed"
             elif fqn in before.unpromoted:
                 by_model[fqn] = "added"
-            elif record and _differs(record, promoted):
-                by_model[fqn] = "changed"
+            elif record and (record.data_hash, record.metadata_hash) != (promoted.data_hash, promoted.metadata_hash):
+                by_model[fqn] = "changed"  # its own definition
             elif record and record.version != promoted.version:
                 by_model[fqn] = "changed upstream"
         return cls(found.plan_id, before.environment, by_model)
@@ -109,11 +109,6 @@ CHANGES = {
     "removed": "removed",
 }
 """The kinds of changes, and what a plan has done."""
-
-
-def _differs(record: msg.RecordedData, promoted: msg.PromotedVersion) -> bool:
-    """Whether the model's own definition has changed."""
-    return (record.data_hash, record.metadata_hash) != (promoted.data_hash, promoted.metadata_hash)
 
 
 def difference(

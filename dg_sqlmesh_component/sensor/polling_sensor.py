@@ -36,12 +36,9 @@ def build_sensor(configured: PollingSensor, settings: Settings) -> dg.Definition
     if not settings.assets.specs:
         return dg.Definitions()
 
-    def record_changes(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        return evaluate_tick(context, settings)
-
     sensor = dg.SensorDefinition(
         name=f"{settings.op}_sensor",
-        evaluation_fn=record_changes,
+        evaluation_fn=lambda context: evaluate_tick(context, settings),
         minimum_interval_seconds=int(configured.interval.total_seconds()),
         default_status=dg.DefaultSensorStatus[configured.default_status],
         description=f"Records runs, restatements and plans of {settings.project.name} that were made outside of "
@@ -116,10 +113,8 @@ def _outside_data(
     if not compared:
         return [], [], []
     active = active_runs(instance, assets)
-    outside, left_to_runs = outside_data(
-        compared, recorded_data(instance, assets, [data.fqn for data in compared]), active
-    )
-    return outside, left_to_runs, active
+    recorded = recorded_data(instance, assets, [data.fqn for data in compared])
+    return *outside_data(compared, recorded, active), active
 
 
 def _data_versions(context: dg.SensorEvaluationContext) -> DataVersions:
