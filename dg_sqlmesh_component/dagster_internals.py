@@ -334,16 +334,12 @@ class WithAssetsBetween(dg.AssetSelection):
 
 
 def assets_between(repository: dg.RepositoryDefinition | None, keys: Collection[dg.AssetKey]) -> Set[dg.AssetKey]:
-    """The assets downstream of one of these assets and upstream of another, as in `WithAssetsBetween`.
-
-    Args:
-        repository: The assets of the code location; None in a test that has none.
-    """
+    """The assets downstream of one of these and upstream of another (`WithAssetsBetween`); none without definitions."""
     return frozenset() if repository is None else _between(repository.asset_graph, keys)
 
 
 def assets_downstream(repository: dg.RepositoryDefinition | None, keys: Collection[dg.AssetKey]) -> Set[dg.AssetKey]:
-    """These assets and all assets downstream of them. The arguments are those of `assets_between`."""
+    """These assets and all assets downstream of them; none without definitions."""
     selection = dg.AssetSelection.assets(*keys).downstream()
     return frozenset() if repository is None else selection.resolve(repository.asset_graph)
 
@@ -394,9 +390,7 @@ def loaders(
 ) -> dict[str, Loader]:
     """The asset that loads each table, by fqn: by its key, or by the table name that it declares.
 
-    Args:
-        tables: The key of each table, by fqn.
-        also_elsewhere: The tables whose assets count although this code location does not materialize them, by fqn.
+    The assets of `also_elsewhere`, by fqn, count although this code location does not materialize them.
     """
     graph = location.asset_graph
     by_table = {
@@ -643,9 +637,6 @@ class DataVersions:
     """The tags with which Dagster decides whether an asset is in sync with the assets upstream of it.
 
     Dagster adds them to a `MaterializeResult`, and has no public way to add them to an `AssetMaterialization`.
-
-    Args:
-        upstream: Returns the assets that an asset depends on.
     """
 
     def __init__(

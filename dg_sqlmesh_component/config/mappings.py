@@ -92,11 +92,7 @@ _ARBITRARY = ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True
 
 
 def described(description: str, *examples: Any, written_as: Any = None) -> dg.Resolver:
-    """Dagster's default resolver of an attribute, with its description and examples.
-
-    Args:
-        written_as: The type in YAML, if it differs from that of the field.
-    """
+    """Dagster's default resolver of an attribute. `written_as` is the type in YAML, if it is not that of the field."""
     resolver: dg.Resolver = dg.Resolver.default(
         description=description, examples=list(examples), model_field_type=written_as
     )

@@ -173,11 +173,7 @@ def config_of_run(
 
 
 def refuse_config_of_other_ops(run_config: Mapping[str, Any], ops: Collection[str]) -> None:
-    """Refuse a run config that names other ops only. Dagster ignores it, so what should be a dry run would compute.
-
-    Args:
-        ops: The names of the run's ops.
-    """
+    """Refuse a run config that names other ops only. Dagster ignores it, so what should be a dry run would compute."""
     configured = run_config.get("ops") or {}
     if configured and configured.keys().isdisjoint(ops):
         raise ConfigurationError(

@@ -166,14 +166,11 @@ def name_errors(schema: Schema) -> Schema:
 
 
 class _Shaper:
-    """Rewrites the unions of a schema.
-
-    Attributes:
-        mappings: Definitions of mappings that are members of a union. They accept every value that is no mapping.
-    """
+    """Rewrites the unions of a schema."""
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
+        # Definitions of mappings that are members of a union. They accept every value that is no mapping.
         self.mappings: dict[str, Schema] = {}
 
     def shaped(self, node: Any) -> Any:

@@ -67,13 +67,10 @@ class CodeLocation:
             )
 
     def add(self, component: str, op_name: str, specs: Mapping[str, dg.AssetSpec]) -> None:
-        """Register a component's op and assets. Warn if another component has another table under one asset key.
+        """Register a component's op and its assets, by fqn. Warn if another component has another table under one key.
 
         Dagster refuses two such tables without naming them, unless an asset has that key or declares one of the
         tables as its own. That is only known when everything is loaded, so this is a warning.
-
-        Args:
-            specs: The component's assets, by the fqn of their models.
 
         Raises:
             ConfigurationError: The op's name is taken, or another component has one of these assets, or shows one of

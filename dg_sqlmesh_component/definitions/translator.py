@@ -130,9 +130,6 @@ class Translator:
 
         An upstream model that is not selected has the key that it would have as an asset. So two components that share
         a project and its translation fit together.
-
-        Args:
-            spec_of: Returns the asset of a model: `asset_spec`, or an override.
         """
         upstream, models = self.upstream, self.upstream.models
         for fqn in upstream.tables_read:
@@ -231,9 +228,7 @@ class Translator:
     def audit_check_spec(self, node: Model | StandaloneAudit, audit: Audit, key: dg.AssetKey) -> dg.AssetCheckSpec:
         """The check of one audit. It blocks if a failed audit stops the model and its downstream models.
 
-        Args:
-            key: The asset of the check. For an external model or a standalone audit, which is not an asset of
-                ours, it is the asset of a model that reads it.
+        An external model or a standalone audit is no asset of ours: its check has the key of a model that reads it.
         """
         metadata: dict[str, Any] = {"sqlmesh/audit": audit.name, "sqlmesh/blocking": audit.blocking}
         if audit.args:
@@ -398,11 +393,7 @@ _SHOWN_PROPERTIES = (
 
 
 def _column_schema(model: Model, sources: Mapping[str, Sequence[tuple[dg.AssetKey, str]]]) -> dict[str, Any]:
-    """The columns. Dagster draws no lineage of a column, so a column's description names those it is made of.
-
-    Args:
-        sources: As in `Upstream.column_sources`.
-    """
+    """The columns. Dagster draws no lineage of a column, so a column's description names those it is made of."""
     columns = []
     for column in model.columns:
         made_of = ", ".join(f"{key.path[-1]}.{name}" for key, name in sources.get(column.name, ()))

@@ -18,12 +18,7 @@ from dg_sqlmesh_component.protocol.manifest import Manifest, Model, split_fqn
 
 
 class Upstream:
-    """The upstream models and tables of a manifest's models, each by its fqn.
-
-    Attributes:
-        configured_keys: The keys that `external_models.keys` sets.
-        keys: The final keys of the assets that are made so far. `translation` and overrides change the default ones.
-    """
+    """The upstream models and tables of a manifest's models, each by its fqn."""
 
     def __init__(
         self, manifest: Manifest, external_models: ExternalModels, prefixes: Mapping[str, Sequence[str]]
@@ -34,6 +29,7 @@ class Upstream:
         self._external_models = external_models
         self._prefixes = prefixes
         self.configured_keys = external_models.mapped(filter(self.is_external, self.tables_read))
+        # The final keys of the assets that are made so far. `translation` and overrides change the default ones.
         self.keys: dict[str, dg.AssetKey] = {}
 
     def of(self, model: Model) -> list[str]:

@@ -127,12 +127,9 @@ def interrupted_changes(instance: dg.DagsterInstance, settings: Settings, now: i
     """The times of applies and previews that have computed and not succeeded, epoch milliseconds, the oldest first.
 
     An apply or a preview looks for intervals that runs have rewritten meanwhile before it ends. One that has failed,
-    was cancelled or was killed may not have looked. The next one has to look as far back as that one began.
-
-    One that Dagster still shows as running has ended too: there is one at a time. It has ended when the next one began.
-
-    Args:
-        now: When the own run began to compute.
+    was cancelled or was killed may not have looked. The next one, which begins `now`, has to look as far back as that
+    one began. One that Dagster still shows as running has ended too: there is one at a time. It has ended when the next
+    one began.
     """
     began: list[tuple[int, bool]] = [(now, True)]
     for job in (settings.apply_job, settings.job_name("preview")):

@@ -61,9 +61,6 @@ def last_evaluations(
     """The last evaluation of each check, to be recorded again by a run that evaluates none of them and fails.
 
     None of them is blocking: a failure has already stopped the step in which it was evaluated.
-
-    Args:
-        why: Why the run evaluates none, as a clause after "because".
     """
     return _again(last_check_records(instance, checks), why)
 

@@ -58,11 +58,7 @@ def recorded_costs(
 def estimates(
     instance: dg.DagsterInstance, assets: ProjectAssets, computed: Mapping[str, int]
 ) -> dict[str, RecordedCost]:
-    """The estimated cost of computing a range of each model. Models without a record in Dagster are left out.
-
-    Args:
-        computed: The length of each model's range in milliseconds, by fqn.
-    """
+    """The estimated cost of computing ranges of these lengths (ms), by fqn. Models without a record are left out."""
     costs = recorded_costs(instance, assets, computed)
     return {fqn: cost.of(assets.models[fqn].interval_count(computed[fqn])) for fqn, cost in costs.items()}
 

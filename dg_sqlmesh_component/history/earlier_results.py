@@ -106,11 +106,7 @@ def data_in(metadata: Mapping[str, dg.MetadataValue]) -> Data | None:
 def repeated(
     check: dg.AssetCheckKey, earlier: EarlierResult, why: str, metadata: Mapping[str, Any]
 ) -> dg.AssetCheckResult:
-    """An earlier result once more, labelled with its run and time.
-
-    Args:
-        why: Why the check was not evaluated, as a clause after "because".
-    """
+    """An earlier result once more, labelled with its run and time, and with why the check was not evaluated."""
     return dg.AssetCheckResult(
         asset_key=check.asset_key,
         check_name=check.name,
@@ -123,11 +119,7 @@ def repeated(
 
 
 def not_evaluated(check: dg.AssetCheckKey, reason: str) -> dg.AssetCheckResult:
-    """A warning instead of a result.
-
-    Args:
-        reason: Follows "Not evaluated:" in the description.
-    """
+    """A warning instead of a result. The reason follows "Not evaluated:" in the description."""
     return dg.AssetCheckResult(
         asset_key=check.asset_key,
         check_name=check.name,
@@ -141,12 +133,7 @@ def not_evaluated(check: dg.AssetCheckKey, reason: str) -> dg.AssetCheckResult:
 def evaluation_of(
     result: dg.AssetCheckResult, target: Any = None, *, blocking: bool = False
 ) -> dg.AssetCheckEvaluation:
-    """The result as an event.
-
-    Args:
-        target: The materialization that the result is about.
-        blocking: Whether a failure stops steps downstream.
-    """
+    """The result as an event about a materialization. `blocking`: whether a failure stops steps downstream."""
     check = key_of(result)
     return dg.AssetCheckEvaluation(
         asset_key=check.asset_key,

@@ -118,9 +118,8 @@ class LateLoads:
     ) -> msg.Loads:
         """The loads of the models' sources that were not compared yet, and the ranges that are known as late.
 
-        Args:
-            reads: What the promoted versions read. Versions that were never compared are compared with all partitions,
-                which takes long. If None, only the versions that were compared last are compared.
+        `reads` is what the promoted versions read. Versions that were never compared are compared with all partitions,
+        which takes long. If it is None, only the versions that were compared last are compared.
         """
         checks = {check: fqn for fqn in models if (check := self.assets.late_data_check(fqn)) is not None}
         self._at = round(time.time() * 1000)

@@ -33,11 +33,7 @@ def record_metadata(environment: str, recorded: msg.RecordedData | None) -> dict
 
 
 def record_of(promoted: msg.PromotedVersion, up_to: int) -> msg.RecordedData:
-    """The record of a promoted version.
-
-    Args:
-        up_to: Everything that was computed until then is recorded, epoch milliseconds.
-    """
+    """The record of a promoted version: everything that was computed until `up_to` (epoch milliseconds) is recorded."""
     return msg.RecordedData(promoted.version, up_to, promoted.data_hash, promoted.metadata_hash, promoted.identifier)
 
 
@@ -123,10 +119,7 @@ def outside_data(
 ) -> tuple[list[OutsideData], list[str]]:
     """The data to record, and the models with data that unfinished runs have computed and will record.
 
-    Args:
-        compared: Data that older records do not describe.
-        recorded: The records, read after the unfinished runs.
-        active: The unfinished runs, read after the state.
+    The unfinished runs (`active`) are read after the state, and the records after both.
     """
     outside, left_to_runs = [], []
     for data in compared:

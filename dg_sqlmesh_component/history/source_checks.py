@@ -26,10 +26,7 @@ def results_about(
     """The results of a check that may refuse one of the loads, and the newer ones about the same loads.
 
     A check may have thousands of results that have passed. They are read only for the runs of loads on which it has
-    failed, or has no result yet.
-
-    Args:
-        states: See `check_states`.
+    failed, or has no result yet. `states` are those of `check_states`.
     """
     not_passed = [_result(record) for record in not_passed_check_records(instance, check)]
     refusing = {result.about for result in not_passed if result.status is not CheckStatus.WARNED}

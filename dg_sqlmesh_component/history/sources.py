@@ -35,11 +35,7 @@ class Source:
     _sentences: dict[Sequence[Interval], str] = field(default_factory=dict, compare=False, repr=False)
 
     def sentence(self, awaited: Sequence[Interval] = ()) -> str:
-        """The asset and why it is not complete, without the full stop.
-
-        Args:
-            awaited: The ranges that a model waits for; empty if they are not known.
-        """
+        """The asset and why it is not complete for awaited ranges, or at all if none is known. It has no full stop."""
         ranges = tuple(awaited)
         if ranges not in self._sentences:
             self._sentences[ranges] = f"{self.asset.to_user_string()} {self.explain(ranges)}"
@@ -115,11 +111,7 @@ def _latest_load(
 def awaited_loaders(
     location: HasAssets | None, settings: Settings, tables: Mapping[str, dg.AssetKey]
 ) -> dict[str, Loader]:
-    """The assets that load those of the tables that a component waits for, by fqn.
-
-    Args:
-        tables: The key of each table, by fqn.
-    """
+    """The assets that load those of the tables (keys by fqn) that a component waits for, by fqn."""
     wait = settings.attributes.external_models.wait
     if wait is None or location is None:
         return {}
@@ -138,11 +130,9 @@ def not_awaited(location: HasAssets | None, settings: Settings) -> list[str]:
 def read_sources(
     instance: dg.DagsterInstance, found: Mapping[str, Loader], lag: timedelta = timedelta(0)
 ) -> dict[str, Source]:
-    """For which ranges tables are not complete, by fqn.
+    """For which ranges tables are not complete, by fqn, with the asset that loads each.
 
-    Args:
-        found: The asset that loads each table, by fqn.
-        lag: How much earlier than its last run an asset without partitions is complete.
+    Without partitions, an asset is complete up to its last run, minus the lag.
     """
     if not found:
         return {}

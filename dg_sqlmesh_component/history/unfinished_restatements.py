@@ -55,9 +55,7 @@ def remember(
 ) -> None:
     """Log what a step has to restate: this is its memory, in place of an earlier one.
 
-    Args:
-        since: When the restatement began.
-        left: By fqn, SQLMesh's version of the table, and the ranges.
+    It restates since an instant, by fqn, SQLMesh's version of the table, and the ranges.
     """
     models = {fqn: _Left(version, tuple(intervals)) for fqn, (version, intervals) in left.items()}
     stored = _STORED.dump_python(_StepMemory(since, models), mode="json")

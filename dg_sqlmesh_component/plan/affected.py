@@ -64,10 +64,7 @@ def changed_columns(
 ) -> set[str] | None:
     """The lost and changed columns of a model; None if they are not known.
 
-    Args:
-        compared: How its data differs; None if the tables are the same.
-        columns: All columns.
-        is_compared: Whether the data of the models was compared at all.
+    `compared` is None if the tables are the same, or if no data was compared at all (`is_compared`).
     """
     # Values that were not compared may differ, and so may those that prod computes later.
     if model.kept or (compared and not _is_whole(compared)):
@@ -102,10 +99,8 @@ def affected_assets(
 ) -> dict[str, Sequence[Affected]]:
     """By fqn, the assets downstream of each changed model that are none of its project, in the order of their keys.
 
-    Args:
-        compared: The data of a preview; None if nothing was compared.
-        graph: The asset graph. It has the assets of this code location only.
-        lineage: The columns that an asset reads which is no SQLMesh model.
+    `compared` is the data of a preview; None if nothing was compared. `graph` has the assets of this code location
+    only. `lineage` returns the columns that an asset reads which is no SQLMesh model.
     """
     differences = {of_model.fqn: of_model for of_model in compared or ()}
     lineage = cache(lineage)

@@ -27,11 +27,7 @@ class Attempt:
 
 
 def earlier_attempts(instance: dg.DagsterInstance, apply_job: str, digest: str, run_id: str) -> list[Attempt]:
-    """The attempts since the plan was applied last, the oldest first.
-
-    Args:
-        run_id: Of the own run, which does not count.
-    """
+    """The attempts since the plan was applied last, the oldest first, without the own run (`run_id`)."""
     of_plan = dg.RunsFilter(job_name=apply_job, tags={DIGEST_TAG: digest})
     attempts = []
     for record in instance.get_run_records(of_plan, limit=_MAX_RUNS):

@@ -27,11 +27,7 @@ _NO_MATCH = {
 
 
 def as_json(compared: msg.ModelCompared, planned: msg.PlannedModel | None = None) -> dict[str, Any]:
-    """The result for programs.
-
-    Args:
-        planned: The model in the plan for prod.
-    """
+    """The result for programs. `planned` is the model in the plan for prod."""
     return {
         "model": compared.name,
         "rows": compared.rows,

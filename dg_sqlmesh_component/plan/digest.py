@@ -29,11 +29,7 @@ MEANINGS = {
 
 
 def digest_of(plan: msg.PlanBuilt, allow_destructive: Collection[str]) -> str:
-    """The digest of a plan. Two plans have the same one if a reviewer of one has approved all of the other.
-
-    Args:
-        allow_destructive: Names of models, in any order.
-    """
+    """The digest of a plan: equal for two plans if a reviewer of one has approved all of the other."""
     return "-".join([*(plan.parts[part] for part in PARTS), _short_hash(sorted(set(allow_destructive)))])
 
 

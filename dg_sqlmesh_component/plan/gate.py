@@ -58,10 +58,7 @@ def refusals(
 ) -> list[Refusal]:
     """Why the plan may not be applied; empty if it may.
 
-    Args:
-        apply_job: The name of the job that applies plans.
-        project: The display names of all models of the project, by fqn.
-        budget: Why the plan is over the budget, as a sentence; None if it is not.
+    `project` has the display names of all its models, by fqn. `budget` says why the plan is over it; None if it is not.
     """
     names = _names(plan, project)
     return [
@@ -82,12 +79,7 @@ def refusals(
 def preview_refusals(
     plan: msg.PlanBuilt, *, allow_pending: bool, over_budget: bool, budget: str | None = None
 ) -> list[Refusal]:
-    """Why a preview may not be computed; empty if it may.
-
-    Args:
-        allow_pending: Whether models of prod that it reads may lack intervals.
-        budget: As in `refusals`.
-    """
+    """Why a preview may not be computed; empty if it may. The arguments are its run config, and as in `refusals`."""
     found = [*_uncategorized(plan), *_not_loaded(plan)]
     lacking = plan.holes_upstream if allow_pending else plan.pending_upstream
     if lacking:
@@ -296,11 +288,7 @@ def _named(written: Iterable[str], names: ModelNames) -> set[str]:
 
 
 def allowed_fqns(plan: msg.PlanBuilt, decision: Decision, project: Mapping[str, str]) -> tuple[str, ...]:
-    """The models whose tables may lose columns, by fqn.
-
-    Args:
-        project: As in `refusals`.
-    """
+    """The models whose tables may lose columns, by fqn. The arguments are those of `refusals`."""
     allowed = _named(decision.allow_destructive, _names(plan, project))
     return tuple(model.fqn for model in plan.models if model.fqn in allowed)
 

@@ -27,11 +27,7 @@ def mermaid(
     compared: Sequence[msg.ModelCompared],
     affected: Mapping[str, Sequence[Affected]],
 ) -> str:
-    """The changed models and the affected assets; empty without an arrow between two of them.
-
-    Args:
-        upstream: The models that each model reads, by fqn.
-    """
+    """The changed models and the affected assets; empty without an arrow between two of them. `upstream` is by fqn."""
     changed = [model for model in plan.models if model.change not in (None, "metadata")]
     nodes = {model.fqn: number for number, model in enumerate(changed[:MOST_NODES])}
     differences = {of_model.fqn: of_model for of_model in compared}

@@ -37,17 +37,7 @@ from dg_sqlmesh_component.worker_client.session import WorkerSession
 
 
 class Planning:
-    """One request, with its report.
-
-    Args:
-        advice: What to do after a failure, as sentences.
-
-    Attributes:
-        report: What the job reports so far.
-        outcomes: The models that SQLMesh has computed or audited, in the order in which they were settled.
-        went_on: What runs did meanwhile; None if they could do nothing.
-        ended_at: When the worker had done everything. While a plan is applied, it holds the lock until the step ends.
-    """
+    """One request, with its report. `advice` says what to do after a failure, as sentences."""
 
     def __init__(self, context: dg.OpExecutionContext, settings: Settings, report: PlanReport, advice: str) -> None:
         self._context = context
@@ -59,9 +49,9 @@ class Planning:
         upstream = {model.fqn: model.depends_on for model in models}
         report.upstream, report.origin = upstream, _origin(context, settings)
         self.report = report
-        self.outcomes: list[NodeOutcome] = []
-        self.went_on: msg.ConcurrentRuns | None = None
-        self.ended_at = 0.0
+        self.outcomes: list[NodeOutcome] = []  # computed or audited, in the order in which they were settled
+        self.went_on: msg.ConcurrentRuns | None = None  # what runs did meanwhile; None if they could do nothing
+        self.ended_at = 0.0  # of the worker's work. While a plan is applied, it holds the lock until the step ends.
         self.session = WorkerSession(context, settings.project, settings.query_characters)
 
     @property
@@ -116,11 +106,7 @@ class Planning:
     def affected(
         self, plan: msg.PlanBuilt, compared: Sequence[msg.ModelCompared] | None = None
     ) -> dict[str, Sequence[Affected]]:
-        """By fqn, the assets downstream of each changed model that are no SQLMesh models.
-
-        Args:
-            compared: The data of a preview; None if nothing was compared.
-        """
+        """As `affected_assets`, in this code location."""
         repository = repository_of(self._context)
         if repository is None:
             return {}
@@ -202,11 +188,7 @@ class Planning:
         return text
 
     def _fail(self, problems: list[str], error: type[SQLMeshComponentError] | None = None) -> NoReturn:
-        """Report the problems and raise them.
-
-        Args:
-            error: Its class decides, while there is no plan, whether the job was refused.
-        """
+        """Report the problems and raise them. While there is no plan, the error's class decides about a refusal."""
         end: dg.Failure | dg.DagsterExecutionInterruptedError | None
         if self.session.is_cancelled:
             problems = ["The run was cancelled.", *problems]

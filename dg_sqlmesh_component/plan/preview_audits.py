@@ -63,11 +63,7 @@ def keep_audits(context: dg.OpExecutionContext, outcomes: Iterable[NodeOutcome])
 def previewed_audits(
     instance: dg.DagsterInstance, job: str, models: Sequence[msg.PlannedModel]
 ) -> dict[str, PreviewedAudits]:
-    """By fqn, the newest audits of the very table and audits that a plan promotes.
-
-    Args:
-        job: The job for previews.
-    """
+    """By fqn, the newest audits of the very table and audits that a plan promotes, by runs of the job for previews."""
     wanted = {model.fqn: model.audited for model in models if model.audited is not None}
     found: dict[str, PreviewedAudits] = {}
     for run in instance.get_runs(dg.RunsFilter(job_name=job), limit=_MAX_RUNS) if wanted else ():

@@ -55,21 +55,13 @@ def change(model: msg.PlannedModel) -> str:
 
 
 def columns_seen(model: msg.PlannedModel, changes: Sequence[msg.ColumnChange] | None) -> list[str] | None:
-    """What consumers see of the columns; None if that is not known.
-
-    Args:
-        changes: As in `PlannedModel.columns`, or as a preview has computed them.
-    """
+    """What consumers see of the columns, by the plan or as a preview has computed them; None if that is not known."""
     order = ["changes the order of columns"] if model.is_reordered else []
     return None if changes is None else [*map(described, changes), *order]
 
 
 def effect(model: msg.PlannedModel, changes: Sequence[msg.ColumnChange] | None) -> str:
-    """What consumers see, also of the rows.
-
-    Args:
-        changes: As in `columns_seen`.
-    """
+    """What consumers see, also of the rows. The arguments are those of `columns_seen`."""
     rows = [f"loses the rows of {ranges(model.loses)}"] if model.loses else []
     if model.destructive:
         return "; ".join([*(f"{dropped(column)}: values are lost" for column in model.destructive), *rows])

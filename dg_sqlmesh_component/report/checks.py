@@ -42,8 +42,7 @@ class Checks:
     ) -> dg.AssetCheckResult | None:
         """The result of a check after what was reported about its node; None if there is none.
 
-        Args:
-            earlier: The last result of the check. It is repeated if the node's data is unchanged.
+        The last result (`earlier`) is repeated if the node's data is unchanged.
         """
         if check.name == INTERVALS_CHECK:
             return self._intervals(check, node)

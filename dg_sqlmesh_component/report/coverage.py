@@ -57,11 +57,7 @@ def _strip(coverage: msg.IntervalCoverage) -> str:
 
 
 def is_complete(coverage: msg.IntervalCoverage, slack: timedelta, now: int) -> bool:
-    """True if no interval is missing for longer than the slack.
-
-    Args:
-        now: The instant of the run, epoch milliseconds.
-    """
+    """True if no interval is missing for longer than the slack at the instant of the run, epoch milliseconds."""
     since = coverage.missing_since
     return since is None or since + slack / timedelta(milliseconds=1) >= now
 
@@ -69,12 +65,7 @@ def is_complete(coverage: msg.IntervalCoverage, slack: timedelta, now: int) -> b
 def coverage_sentences(
     name: str, coverage: msg.IntervalCoverage, slack: timedelta, now: int, *, advises: bool = True
 ) -> str:
-    """What a model lacks, since when, and what to do.
-
-    Args:
-        name: The name of the model.
-        advises: Whether to advise a run of the model.
-    """
+    """What a model of this name lacks, since when, and what to do. `advises`: whether to advise a run of the model."""
     waits = f" Waiting for its sources: {ranges(coverage.waiting)}." if coverage.waiting else ""
     if coverage.missing_since is None:
         covered = f" in {ranges([coverage.computed])}" if coverage.computed else ""

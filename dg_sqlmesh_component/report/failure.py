@@ -22,10 +22,8 @@ def build_failure(
 ) -> dg.Failure | None:
     """One Failure with the first failed models, their errors and the models that they blocked; None if nothing failed.
 
-    Args:
-        problems: Sentences about the whole step.
-        advice: What to do if a model or its data needs a correction.
-        materialized: Models with a materialization in the run, although it has not executed them.
+    `problems` are about the whole step. `advice` says what to do if a model or its data needs a correction. The run has
+    `materialized` models although it has not executed them.
     """
     outcomes = [outcome for outcome in reported if isinstance(outcome, NodeOutcome)]
     audited = [outcome for outcome in reported if isinstance(outcome, AuditOnlyOutcome)]

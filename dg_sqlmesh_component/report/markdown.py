@@ -57,11 +57,7 @@ def _entity(char: str) -> str:
 
 
 def table_start(head: Sequence[str], numbers: Collection[str] = ()) -> str:
-    """The head of a table. Its rows follow, each on a line.
-
-    Args:
-        numbers: The columns that are aligned to the right.
-    """
+    """The head of a table. Its rows follow, each on a line. Columns with numbers are aligned to the right."""
     return f"{table_row(head)}\n{table_row(['---:' if name in numbers else '---' for name in head])}"
 
 

@@ -37,11 +37,8 @@ def column_metadata(
 ) -> dict[str, Any]:
     """The columns of the version that ran, and their lineage if the asset has it.
 
-    Pages show them in place of those of the asset. So they have its descriptions.
-
-    Args:
-        computed: As `NodeOutcome.columns`. If they are not known, those of the asset are shown, unless another version
-            ran.
+    Pages show them in place of those of the asset. So they have its descriptions. If the computed columns are not
+    known, those of the asset are shown, unless another version ran.
     """
     of_asset = assets.specs[fqn].metadata
     is_of_asset = promoted is not None and unapplied_change(assets, fqn, promoted) != "data"

@@ -35,13 +35,10 @@ def predicted(
     failed_audits: Sequence[str],
     blocked_by: Sequence[str],
 ) -> Prediction:
-    """The prediction of one node.
+    """The prediction of one node, by its outcome if each planned batch finishes.
 
-    Args:
-        outcome: Its outcome if each planned batch finishes.
-        seconds: As in `Prediction`.
-        failed_audits: Its blocking audits that failed when they were last evaluated.
-        blocked_by: The nodes upstream that would be executed and have such audits.
+    `failed_audits` are its blocking audits that failed when they were last evaluated, `blocked_by` the nodes upstream
+    that would be executed and have such audits.
     """
     reasons = [_why(wording, outcome)]
     kind = outcome.outcome

@@ -13,11 +13,7 @@ from dg_sqlmesh_component.report.wording import Wording, computed_text
 
 
 def restatement_log(wording: Wording, planned: msg.RestatementPlanned, costs: Mapping[str, RecordedCost]) -> str:
-    """The log line of a planned restatement: each model with its range, and what else it means.
-
-    Args:
-        costs: The estimate of each model, by fqn. Models that Dagster has no record of are missing.
-    """
+    """The log line of a planned restatement: each model with its range, and what else it means. Costs are by fqn."""
     left_out = [f"{wording.assets.name(fqn)} ({why})" for fqn, why in planned.left_out.items()]
     if not planned.ranges:
         return f"This run restates nothing. Left out: {listed(left_out)}."

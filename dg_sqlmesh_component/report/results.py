@@ -21,12 +21,7 @@ from dg_sqlmesh_component.report.wording import Wording
 def materialization(
     wording: Wording, outcome: NodeOutcome, now: int, recorded: msg.RecordedData | None = None
 ) -> dg.MaterializeResult[None]:
-    """An executed model.
-
-    Args:
-        now: The instant of the run, epoch milliseconds.
-        recorded: What Dagster knows of the model's data after this outcome.
-    """
+    """An executed model. `now` is the instant of the run (epoch milliseconds), `recorded` what Dagster knows then."""
     assert outcome.outcome.rule.materializes, outcome
     version = outcome.promoted.version if outcome.promoted else "unknown"
     return dg.MaterializeResult(
@@ -49,12 +44,7 @@ def observation(
     *,
     allows_restatement: bool = True,
 ) -> dg.AssetObservation:
-    """A model that was not executed, or not in the declared environment, and why.
-
-    Args:
-        recorded: As in `materialization`.
-        allows_restatement: Whether `restate` in the run config is allowed.
-    """
+    """A model that was not executed, or not in the declared environment, and why. `recorded`: see `materialization`."""
     description = wording.sentence(outcome)
     model = wording.assets.models.get(outcome.fqn)
     is_idle = outcome.outcome.rule.may_stay_silent
@@ -77,11 +67,9 @@ def outside_materialization(
 ) -> dg.AssetMaterialization:
     """The materialization of a model whose data no run of SQLMesh in Dagster has computed.
 
-    This is no `MaterializeResult`: Dagster accepts one only for assets of the step, and only one for each.
-
-    Args:
-        of_outcome: Metadata of the model's outcome in the run that records the data.
-        origin: What has computed or promoted it; None: something outside of Dagster.
+    This is no `MaterializeResult`: Dagster accepts one only for assets of the step, and only one for each. `of_outcome`
+    is metadata of the model's outcome in the run that records the data. `origin` has computed or promoted the data;
+    None for something outside of Dagster.
     """
     key, promoted, computed_at = assets.key(data.fqn), data.promoted, utc_text(data.computed_at)
     version = f"{promoted.version}@{computed_at}" if data.intervals else versions.current(key)

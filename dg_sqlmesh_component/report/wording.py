@@ -232,8 +232,7 @@ class Wording:
 def correction_advice(*, is_restatement: bool, plan_command: str | None) -> str:
     """What to do after models failed for a cause that a retry alone does not remove.
 
-    Args:
-        plan_command: It updates the environment; None if the worker has not read the environment.
+    There is no `plan_command` if the worker has not read the environment.
     """
     again = (
         "launch the same restatement again: SQLMesh does not count the failed intervals as pending. "

@@ -46,9 +46,6 @@ class DownstreamRelease:
         Downstream steps wait for the outputs of blocking checks too. An audit that was last evaluated outside of
         Dagster has no earlier result to repeat. Without its output, Dagster would skip the steps downstream. With
         `require_upstream_step_success: false` it would fail with an error of its own.
-
-        Args:
-            reported: The checks that have a result.
         """
         if not self._awaited:
             return

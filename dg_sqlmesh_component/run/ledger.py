@@ -101,8 +101,7 @@ class _Entry:
     def judge(self, interruption: str | None) -> tuple[Outcome, tuple[str, ...]]:
         """The outcome and errors of an open node at the end of the run. The strongest evidence comes first.
 
-        Args:
-            interruption: Why the run was cut off; None if SQLMesh ended it.
+        `interruption` says why the run was cut off; None if SQLMesh ended it.
         """
         if self.failures:
             errors = _messages(self.failures)
@@ -264,8 +263,7 @@ class Ledger:
     def close(self, interruption: str | None) -> list[NodeOutcome | AuditOnlyOutcome]:
         """Settle every open node, unless the run never began.
 
-        Args:
-            interruption: Why no more events will come; None if SQLMesh ended the run.
+        `interruption` says why no more events will come; None if SQLMesh ended the run.
         """
         if self._closed:
             return []

@@ -35,8 +35,7 @@ def run_tags(
 ) -> dict[str, str]:
     """The run's settings as tags, so that people can find runs by them.
 
-    Args:
-        inherited: The tags that the run has. If it was launched again, Dagster has copied those of the first run.
+    If the run was launched again, Dagster has copied the tags of the first run: they are `inherited`.
     """
     settings = {
         "sqlmesh/environment": request.environment,

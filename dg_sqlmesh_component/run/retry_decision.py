@@ -27,12 +27,9 @@ def next_attempt(
     is_transient: Callable[[str, bool], bool],
     downstream_of: Callable[[Collection[str]], Set[str]],
 ) -> msg.EvaluationRequest | None:
-    """The request of the next attempt; None if no retry helps.
+    """The request of the next attempt, made from the step's first one; None if no retry helps.
 
-    Args:
-        request: The step's first request.
-        is_transient: Decides whether an error is transient, by its class and message and by the worker's own decision.
-        downstream_of: Returns all nodes downstream of the given ones.
+    `is_transient` decides about an error by its class and message and by the worker's own decision.
     """
     if isinstance(end, msg.EvaluationFinished) and end.status == "not_run":
         return None  # no requested node is promoted, and a retry does not change that
@@ -56,11 +53,7 @@ def next_attempt(
 
 
 def announcement(end: End, following: msg.EvaluationRequest, name: Callable[[str], str]) -> str:
-    """The reason for another attempt, as a clause after "because". A sentence about what it computes follows.
-
-    Args:
-        name: Returns the name of a node.
-    """
+    """The reason for another attempt, as a clause after "because". A sentence about what it computes follows."""
     if isinstance(end, msg.EvaluationFinished) or (failed_statement(end) and following.models):
         cause = "of transient errors"
     else:

@@ -58,11 +58,7 @@ class RunLog:
                 )
 
     def restatement(self, planned: msg.RestatementPlanned, costs: Mapping[str, RecordedCost]) -> None:
-        """Log a planned restatement.
-
-        Args:
-            costs: The estimate of each model, by fqn.
-        """
+        """Log a planned restatement, with the estimate of each model, by fqn."""
         self.context.log.warning(restatement_log(self.wording, planned, costs))
         log_step_metadata(self.context, "Planned restatement", restatement_metadata(self.wording, planned, costs))
 

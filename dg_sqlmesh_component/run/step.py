@@ -102,16 +102,11 @@ def _dry_run(
 def repeated_checks(
     context: dg.AssetExecutionContext, why: str, *, fails: bool, reported: Set[dg.AssetCheckKey] = frozenset()
 ) -> Iterator[Any]:
-    """The last result of each check, for a step that evaluates none of them.
+    """The last result of each check that has none (`reported`), for a step that evaluates none of them.
 
     Dagster plans the checks of a run that it launches, except of a job of ops. If a check has no evaluation, Dagster
-    shows it as skipped or, if the run fails, as failed without a reason.
-
-    Args:
-        why: Why the step evaluates none, as a clause after "because".
-        fails: Whether the run fails. If it does, a check without an earlier result gets a reason too. If it does not, a
-            check that was skipped stays skipped.
-        reported: Checks that have a result already.
+    shows it as skipped or, if the run fails, as failed without a reason. So, if the run fails, a check without an
+    earlier result gets a reason too: `why`, a clause after "because". Otherwise, a skipped check stays skipped.
     """
     checks = reported_checks(context) - reported
     if isinstance(context, JobOfAssets):

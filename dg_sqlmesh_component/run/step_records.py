@@ -41,9 +41,7 @@ class StepRecords:
     def note_outside_data(self, compared: Sequence[msg.ComputedData], computing_since: int | None) -> None:
         """Find the data that was computed outside of Dagster. Each model's is recorded before its own outcome.
 
-        Args:
-            computing_since: When this step has taken the lock, epoch milliseconds. Another step of the run may have
-                computed before.
+        This step took the lock at `computing_since` (epoch milliseconds). Another step may have computed before.
         """
         if not compared:
             return
@@ -84,9 +82,8 @@ class StepRecords:
     ) -> Iterator[dg.AssetMaterialization | RecordedOutside]:
         """Record the data of these models that was computed outside of Dagster.
 
-        Args:
-            in_run: Further metadata, if the materializations are events of this run. To Dagster, the run has then
-                materialized the assets. This is right only for models that had nothing to do.
+        With `in_run`, further metadata, the materializations are events of this run. To Dagster, the run has then
+        materialized the assets. This is right only for models that had nothing to do.
         """
         assets = self.wording.assets
         for data in [self._outside.pop(fqn) for fqn in models if fqn in self._outside]:

@@ -25,11 +25,7 @@ from dg_sqlmesh_component.schedule.tick import choose_assets, too_many
 
 
 def build_source_sensor(configured: Schedule, name: str, job: str, settings: Settings) -> dg.SensorDefinition:
-    """The sensor of a component.
-
-    Args:
-        name: The name of its schedule.
-    """
+    """The sensor of a component, named after its schedule."""
 
     return dg.SensorDefinition(
         name=f"{name}_on_sources",

@@ -93,8 +93,7 @@ def choose_assets(
 ) -> list[dg.AssetKey] | dg.SkipReason:
     """The assets of pending models, and those between them, without the models that a run in progress computes.
 
-    Args:
-        pending: Since when each model is pending (epoch milliseconds), and why, by fqn.
+    `pending` says since when each model is pending (epoch milliseconds), and why, by fqn.
     """
     requested = {
         assets.key(fqn): f"{assets.name(fqn)}: {why}"
