@@ -43,7 +43,8 @@ class Planning:
         self._context = context
         self._settings = settings
         self._advice = advice
-        self._log = RunLog(context, Wording(settings.assets, report.environment), set(), frozenset())
+        self.wording = Wording(settings.assets, report.environment)
+        self._log = RunLog(context, self.wording, set(), frozenset())
         self._ledger = Ledger(())
         models = settings.assets.models.values()
         upstream = {model.fqn: model.depends_on for model in models}
@@ -53,10 +54,6 @@ class Planning:
         self.went_on: msg.ConcurrentRuns | None = None  # what runs did meanwhile; None if they could do nothing
         self.ended_at = 0.0  # of the worker's work. While a plan is applied, it holds the lock until the step ends.
         self.session = WorkerSession(context, settings.project, settings.query_characters)
-
-    @property
-    def wording(self) -> Wording:
-        return self._log.wording
 
     @property
     def tables(self) -> msg.AwaitedTables:

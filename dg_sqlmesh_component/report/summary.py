@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import dagster as dg
 
@@ -36,38 +37,29 @@ def summary_metadata(wording: Wording, outcomes: Collection[NodeOutcome]) -> dic
     executed = [outcome for outcome in outcomes if outcome.outcome.rule.materializes]
     others = [outcome for outcome in outcomes if outcome not in executed]
     slowest_ms = max((outcome.duration_ms for outcome in executed), default=0) or 1
+    name = wording.assets.name
     slowest = [
-        dg.TableRecord(
-            {
-                "model": wording.assets.name(outcome.fqn),
-                "seconds": round(outcome.duration_ms / 1000, 1),
-                "bar": "█" * max(round(_BAR * outcome.duration_ms / slowest_ms), 1),
-                "batches": outcome.finished_batches,
-            }
-        )
+        {
+            "model": name(outcome.fqn),
+            "seconds": round(outcome.duration_ms / 1000, 1),
+            "bar": "█" * max(round(_BAR * outcome.duration_ms / slowest_ms), 1),
+            "batches": outcome.finished_batches,
+        }
         for outcome in sorted(executed, key=lambda outcome: -outcome.duration_ms)
     ]
+    others.sort(key=lambda outcome: (_WORST_FIRST.index(outcome.outcome.rule.verdict), name(outcome.fqn)))
     not_executed = [
-        dg.TableRecord(
-            {
-                "model": wording.assets.name(outcome.fqn),
-                "outcome": outcome.outcome.words,
-                "reason": wording.summary(outcome),
-            }
-        )
-        for outcome in sorted(
-            others,
-            key=lambda outcome: (_WORST_FIRST.index(outcome.outcome.rule.verdict), wording.assets.name(outcome.fqn)),
-        )
+        {"model": name(outcome.fqn), "outcome": outcome.outcome.words, "reason": wording.summary(outcome)}
+        for outcome in others
     ]
     return {**_table("sqlmesh/slowest", slowest), **_table("sqlmesh/not_executed", not_executed)}
 
 
-def _table(name: str, records: Sequence[dg.TableRecord]) -> dict[str, dg.MetadataValue]:
-    """The first records as a table, and the number of those that it leaves out."""
+def _table(name: str, rows: Sequence[dict[str, Any]]) -> dict[str, dg.MetadataValue]:
+    """The first rows as a table, and the number of those that it leaves out."""
     metadata: dict[str, dg.MetadataValue] = {}
-    if records:
-        metadata[name] = dg.MetadataValue.table(records[:MAX_ROWS])
-    if len(records) > MAX_ROWS:
-        metadata[f"{name}_cut"] = dg.MetadataValue.int(len(records) - MAX_ROWS)
+    if rows:
+        metadata[name] = dg.MetadataValue.table(list(map(dg.TableRecord, rows[:MAX_ROWS])))
+    if len(rows) > MAX_ROWS:
+        metadata[f"{name}_cut"] = dg.MetadataValue.int(len(rows) - MAX_ROWS)
     return metadata

@@ -182,7 +182,7 @@ class _Step:
         elif self._ledger.never_began:
             why = _why_never_began(end, is_cancelled=self.session.is_cancelled)
             yield from repeated_checks(self._context, why, fails=True, reported=self._results.reported)
-        yield from self._results.release_checks()
+        yield from self._results.release.checks_without_a_result(self._results.reported)
         self._log.nothing_to_do(self._results.unobserved)
         self._log.backfill(self._results.outcomes)
         self._log.end(self._results.outcomes)

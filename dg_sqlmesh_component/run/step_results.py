@@ -101,12 +101,8 @@ class StepResults:
                 self.reported.add(check)
                 yield repeated.get(check) or not_evaluated(check, self._wording.why_not_evaluated(outcome))
 
-    def release_checks(self) -> Iterator[Any]:
-        """Release steps that wait for a blocking check without a result, if the check's asset is up to date."""
-        yield from self._release.checks_without_a_result(self.reported)
-
     @cached_property
-    def _release(self) -> DownstreamRelease:
+    def release(self) -> DownstreamRelease:
         return DownstreamRelease(self.context, self._assets)
 
     # -- models -----------------------------------------------------------------------------------
@@ -130,14 +126,14 @@ class StepResults:
             yield from self._late_data(outcome)
         is_materialized = materializes and self._wording.is_declared
         if is_asset and self.records.is_selected(outcome.fqn) and not is_materialized:
-            yield from self._release.asset(outcome)
+            yield from self.release.asset(outcome)
 
     def _materialization(self, outcome: NodeOutcome) -> Iterator[Any]:
         result = materialization(self._wording, outcome, self.checks.now, self.records.after(outcome))
         assert result.data_version is not None, "our results always have a data version"
         key, versions, version = self._assets.key(outcome.fqn), self.records.data_versions, result.data_version.value
         if self.records.is_selected(outcome.fqn):
-            self._release.healthy.add(key)
+            self.release.healthy.add(key)
             versions.materialized(key, version)
             yield result
             return
@@ -158,11 +154,8 @@ class StepResults:
     # -- checks -----------------------------------------------------------------------------------
 
     def _check_results(
-        self,
-        outcome: NodeOutcome | AuditOnlyOutcome,
-        earlier: Mapping[dg.AssetCheckKey, EarlierResult] | None = None,
+        self, outcome: NodeOutcome | AuditOnlyOutcome, earlier: Mapping[dg.AssetCheckKey, EarlierResult]
     ) -> Iterator[dg.AssetCheckResult]:
-        earlier = earlier or {}
         yield from self._late_data(outcome)
         for check in self._selected_of(outcome.fqn):
             result = self.checks.result(check, outcome, earlier.get(check))

@@ -73,7 +73,9 @@ def evaluate_tick(context: dg.SensorEvaluationContext, settings: Settings) -> dg
         )
     finish(instance, found.compared.finished_runs)
     new, left_to_runs, active = _outside_data(instance, assets, found.compared.unrecorded)
-    versions = _data_versions(context)
+    assert context.repository_def is not None, "Dagster evaluates a sensor with its definitions"
+    graph = context.repository_def.asset_graph
+    versions = DataVersions(instance, lambda key: graph.get(key).parent_keys)
     checks = Checks(Wording(assets, environment), now)
     events: list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation] = []
     for data in new:
@@ -115,12 +117,6 @@ def _outside_data(
     active = active_runs(instance, assets)
     recorded = recorded_data(instance, assets, [data.fqn for data in compared])
     return *outside_data(compared, recorded, active), active
-
-
-def _data_versions(context: dg.SensorEvaluationContext) -> DataVersions:
-    assert context.repository_def is not None, "Dagster evaluates a sensor with its definitions"
-    graph = context.repository_def.asset_graph
-    return DataVersions(context.instance, lambda key: graph.get(key).parent_keys)
 
 
 def _earlier_plan(context: dg.SensorEvaluationContext) -> LastPlan | None:

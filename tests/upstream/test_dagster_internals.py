@@ -199,7 +199,9 @@ def test_the_last_evaluation_is_read_in_one_query_although_a_run_has_planned_the
     event.listen(Engine, "before_cursor_execute", collect)
     last = internals.last_check_records(instance, [FINE])
     assert (last[FINE].run_id, len(queries)) == (evaluated.run_id, 1)
-    monkeypatch.setattr("dagster._core.storage.event_log.sql_event_log.SqlEventLogStorage", Path)  # as if it was that of Dagster+
+    monkeypatch.setattr(
+        "dagster._core.storage.event_log.sql_event_log.SqlEventLogStorage", Path
+    )  # as if it was that of Dagster+
     assert internals.last_check_records(instance, [FINE]) == last
     assert len(queries) == 3, "Dagster asks twice"
     event.remove(Engine, "before_cursor_execute", collect)
