@@ -228,9 +228,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
     def defs_state_config(self) -> DefsStateConfig:
         """Where Dagster keeps the manifest."""
         return DefsStateConfig(
-            key=self._source.key,
-            management_type=DefsStateManagementType.LOCAL_FILESYSTEM,
-            refresh_if_dev=True,
+            key=self._source.key, management_type=DefsStateManagementType.LOCAL_FILESYSTEM, refresh_if_dev=True
         )
 
     def write_state_to_path(self, state_path: Path) -> None:

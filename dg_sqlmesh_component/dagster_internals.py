@@ -56,11 +56,7 @@ from dagster._core.storage.tags import (
 )
 from dagster._utils import interrupts
 from dagster._utils.error import SerializableErrorInfo  # type: ignore[attr-defined]
-from dagster._utils.schedules import (
-    cron_string_iterator,
-    is_valid_cron_string,
-    reverse_cron_string_iterator,
-)
+from dagster._utils.schedules import cron_string_iterator, is_valid_cron_string, reverse_cron_string_iterator
 
 from dg_sqlmesh_component.protocol.graph import reachable
 

@@ -186,11 +186,7 @@ def _index_keys(chosen: list[Model], specs: Mapping[str, dg.AssetSpec]) -> dict[
     return {key: model.fqn for key, model in by_key.items()}
 
 
-def _refuse_key_collisions(
-    chosen: list[Model],
-    fqn_by_key: Mapping[dg.AssetKey, str],
-    upstream: Upstream,
-) -> None:
+def _refuse_key_collisions(chosen: list[Model], fqn_by_key: Mapping[dg.AssetKey, str], upstream: Upstream) -> None:
     """Refuse an external table, or a model that is not selected, with the key of one of our assets."""
     for model in chosen:
         for fqn in upstream.of(model):

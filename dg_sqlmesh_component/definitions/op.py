@@ -69,13 +69,7 @@ class ComponentOp:
         """The concurrency pool of the op."""
         return self.configured.pool or re.sub(r"[^A-Za-z0-9_]", "_", f"sqlmesh_{self.project.name}_{environment}")
 
-    def build(
-        self,
-        name: str,
-        assets: ProjectAssets,
-        compute: Compute,
-        config_schema: object,
-    ) -> dg.AssetsDefinition:
+    def build(self, name: str, assets: ProjectAssets, compute: Compute, config_schema: object) -> dg.AssetsDefinition:
         """The op, which yields every asset and check of the project, or a subset of them."""
         namer = _Namer()
         key_by_output = {namer.name("__".join(spec.key.path)): spec.key for spec in assets.specs.values()}

@@ -48,10 +48,7 @@ def begin(instance: dg.DagsterInstance, run_id: str, project: str) -> None:
 
 
 def remember(
-    context: dg.AssetExecutionContext,
-    message: str,
-    since: int,
-    left: Mapping[str, tuple[str, Sequence[msg.Interval]]],
+    context: dg.AssetExecutionContext, message: str, since: int, left: Mapping[str, tuple[str, Sequence[msg.Interval]]]
 ) -> None:
     """Log what a step has to restate: this is its memory, in place of an earlier one.
 

@@ -50,11 +50,7 @@ _ACCEPTED_BY = {
 
 
 def refusals(
-    plan: msg.PlanBuilt,
-    decision: Decision,
-    apply_job: str,
-    project: Mapping[str, str],
-    budget: str | None = None,
+    plan: msg.PlanBuilt, decision: Decision, apply_job: str, project: Mapping[str, str], budget: str | None = None
 ) -> list[Refusal]:
     """Why the plan may not be applied; empty if it may.
 

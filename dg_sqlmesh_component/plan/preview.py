@@ -46,11 +46,7 @@ def close_preview(context: dg.OpExecutionContext, settings: Settings) -> Iterato
     """
     environment = _required_environment(context, settings)
     context.instance.add_run_tags(context.run.run_id, {PREVIEW_TAG: environment})
-    request = msg.ClosePreviewRequest(
-        settings.project.open_request,
-        environment,
-        job=settings.job(context.run.run_id),
-    )
+    request = msg.ClosePreviewRequest(settings.project.open_request, environment, job=settings.job(context.run.run_id))
     step = JanitorStep(context, settings.project, request, f"the deletion of the preview {environment}")
     report = PlanReport(environment, is_preview=True)
     begin_report(report)

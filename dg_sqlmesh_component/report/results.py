@@ -38,11 +38,7 @@ def materialization(
 
 
 def observation(
-    wording: Wording,
-    outcome: NodeOutcome,
-    recorded: msg.RecordedData | None = None,
-    *,
-    allows_restatement: bool = True,
+    wording: Wording, outcome: NodeOutcome, recorded: msg.RecordedData | None = None, *, allows_restatement: bool = True
 ) -> dg.AssetObservation:
     """A model that was not executed, or not in the declared environment, and why. `recorded`: see `materialization`."""
     description = wording.sentence(outcome)

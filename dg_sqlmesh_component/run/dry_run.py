@@ -120,10 +120,7 @@ def _computed(outcomes: Sequence[NodeOutcome]) -> dict[str, int]:
 
 
 def _predictions(
-    instance: dg.DagsterInstance,
-    wording: Wording,
-    outcomes: Sequence[NodeOutcome],
-    costs: Mapping[str, RecordedCost],
+    instance: dg.DagsterInstance, wording: Wording, outcomes: Sequence[NodeOutcome], costs: Mapping[str, RecordedCost]
 ) -> list[Prediction]:
     """The predictions, parents first and standalone audits last."""
     assets = wording.assets

@@ -21,12 +21,7 @@ from dg_sqlmesh_component.history.late_loads import late_loads
 from dg_sqlmesh_component.history.sources import Awaited
 from dg_sqlmesh_component.history.unfinished_restatements import finish, unfinished_restatements
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import (
-    ERRORS_BY_NAME,
-    REFUSALS,
-    ConfigurationError,
-    StoppedError,
-)
+from dg_sqlmesh_component.protocol.errors import ERRORS_BY_NAME, REFUSALS, ConfigurationError, StoppedError
 from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.failure import build_failure
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
@@ -123,11 +118,7 @@ class _Step:
     """One request, in as many attempts as `execution.retries` allows, and at most one Failure."""
 
     def __init__(
-        self,
-        context: dg.AssetExecutionContext,
-        settings: Settings,
-        request: msg.EvaluationRequest,
-        awaited: Awaited,
+        self, context: dg.AssetExecutionContext, settings: Settings, request: msg.EvaluationRequest, awaited: Awaited
     ) -> None:
         op, assets = context.op_execution_context, settings.assets
         self._context, self._settings, self._assets = context, settings, assets

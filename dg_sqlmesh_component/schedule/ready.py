@@ -36,10 +36,7 @@ class Ready:
 
 
 def ready_models(
-    context: dg.ScheduleEvaluationContext | dg.SensorEvaluationContext,
-    settings: Settings,
-    now: int,
-    loads: msg.Loads,
+    context: dg.ScheduleEvaluationContext | dg.SensorEvaluationContext, settings: Settings, now: int, loads: msg.Loads
 ) -> Ready:
     """The pending models that are ready, and the late data of these loads.
 
