@@ -136,13 +136,22 @@ TWO_BATCHES = msg.EvaluationPlanned({ORDERS: (D1, D2)})
 ONE_BATCH = msg.EvaluationPlanned({ORDERS: (D1,)})
 SUCCEEDED = msg.EvaluationFinished("success")
 FAILED = msg.EvaluationFinished("failure")
-DIVISION = msg.NodeFailed(ORDERS, "ConversionException", "ConversionException: cannot cast 'x'", ())
+CANNOT_CAST = "ConversionException: cannot cast 'x'"
+CAST_FAILED = f"core.orders (models/orders.sql) failed.\n\n    {CANNOT_CAST}"
+CAST_ERROR = {"errors": (CANNOT_CAST,), "needs_correction": True}
+DIVISION = msg.NodeFailed(ORDERS, "ConversionException", CANNOT_CAST, ())
 NOT_PROMOTED = (
     "Not promoted in environment prod, so not run. To promote the project's files:\n\n    cd /shop && sqlmesh plan"
     "\n\nIf its file was deleted, refresh the manifest, and then reload the definitions:\n\n"
     "    dg utils refresh-defs-state"
 )
-AUDITS = msg.NodeFailed(ORDERS, "NodeAuditsErrors", "Audit not_null failed: 3 rows", ("not_null",))
+THREE_ROWS = "Audit not_null failed: 3 rows"
+AUDITS = msg.NodeFailed(ORDERS, "NodeAuditsErrors", THREE_ROWS, ("not_null",))
+KILLED = "SQLMesh's process was killed."
+UNREPORTED = "SQLMesh ended the run without reporting an outcome for it."
+NOT_DUE = "its cron '@daily' is not due"
+SEED = "the seed has not changed since it was loaded"
+ALL_COMPUTED = "all complete intervals are computed"
 LOST = msg.NodeFailed(ORDERS, "OperationalError", "OperationalError: the connection was lost", (), is_transient=True)
 UNSELECTED = (
     "models upstream have pending intervals and are not part of this step: staging.orders. "
@@ -172,54 +181,88 @@ def at(milliseconds: int) -> float:
     return milliseconds / 1000
 
 
+# The first of two batches, and both: what the ledger knows of them, and their metadata.
+FIRST_BATCH = {
+    "intervals": (D1,),
+    "planned_batches": 2,
+    "finished_batches": 1,
+    "duration_ms": 5,
+    "rows": 10,
+    "bytes": 100,
+}
+FIRST_DAY = {
+    "sqlmesh/intervals": "2026-01-01",
+    "sqlmesh/computed_intervals": 1,
+    "sqlmesh/seconds": 0.005,
+    "sqlmesh/rows": 10,
+    "sqlmesh/bytes": 100,
+}
+BOTH_BATCHES = {
+    "intervals": (days(1, 2),),
+    "planned_batches": 2,
+    "finished_batches": 2,
+    "duration_ms": 12,
+    "rows": 30,
+    "bytes": 300,
+}
+BOTH_DAYS = {
+    "sqlmesh/intervals": "2026-01-01 to 2026-01-02 (2 days)",
+    "sqlmesh/computed_intervals": 2,
+    "sqlmesh/batches": 2,
+    "sqlmesh/seconds": 0.012,
+    "sqlmesh/rows": 30,
+    "sqlmesh/bytes": 300,
+}
+
+
+def outcome(kind: Outcome, **known: Any) -> NodeOutcome:
+    return NodeOutcome(ORDERS, kind, PROMOTED, **known)
+
+
+def passed(sentence: str, *more: Mapping[str, Any]) -> Reported:
+    """Return what Dagster gets if the status check passes: the sentence, the metadata and the audits' checks."""
+    return Reported(sentence, True, ERROR, *more)
+
+
+def failed(sentence: str, *more: Mapping[str, Any]) -> Reported:
+    return Reported(sentence, False, ERROR, *more)
+
+
+def warned(sentence: str, *more: Mapping[str, Any]) -> Reported:
+    return Reported(sentence, False, WARN, *more)
+
+
+def both_audited(interval: msg.Interval) -> Events:
+    return [audited(name, interval) for name in SEVERITIES]
+
+
+def both_passed(interval: msg.Interval) -> tuple[AuditResult, ...]:
+    return tuple(audit_result(name, interval) for name in SEVERITIES)
+
+
+def both_checks(intervals: str) -> dict[str, tuple[bool, dg.AssetCheckSeverity, str | None]]:
+    return {name: (True, severity, f"No row failed in {intervals}.") for name, severity in SEVERITIES.items()}
+
+
 OUTCOME_TABLE = (
     Row(
         "executed: every planned batch finished with a duration",
         (
             OPENED,
             TWO_BATCHES,
-            audited("not_null", D1),
-            audited("recent", D1),
+            *both_audited(D1),
             batch(0, D1, duration_ms=5, rows=10, bytes=100),
-            audited("not_null", D2),
-            audited("recent", D2),
+            *both_audited(D2),
             COMPLETE,
             msg.TableComputed(ORDERS, 1_234),
             batch(1, D2, duration_ms=7, rows=20, bytes=200),
             SUCCEEDED,
         ),
-        NodeOutcome(
-            ORDERS,
-            Outcome.EXECUTED,
-            PROMOTED,
-            intervals=(days(1, 2),),
-            planned_batches=2,
-            finished_batches=2,
-            duration_ms=12,
-            rows=30,
-            bytes=300,
-            row_count=1_234,
-            audits=(audit_result("not_null", days(1, 2)), audit_result("recent", days(1, 2))),
-            coverage=COMPLETE,
-        ),
-        Reported(
+        outcome(Outcome.EXECUTED, **BOTH_BATCHES, row_count=1_234, audits=both_passed(days(1, 2)), coverage=COMPLETE),
+        passed(
             "core.orders was executed for 2026-01-01 to 2026-01-02 (2 days).",
-            True,
-            ERROR,
-            {
-                "sqlmesh/intervals": "2026-01-01 to 2026-01-02 (2 days)",
-                "sqlmesh/computed_intervals": 2,
-                "sqlmesh/batches": 2,
-                "sqlmesh/seconds": 0.012,
-                "sqlmesh/rows": 30,
-                "sqlmesh/bytes": 300,
-                "dagster/row_count": 1_234,
-                "sqlmesh/coverage": "2026-01-01 to 2026-01-02 (2 days)",
-            },
-            {
-                name: (True, severity, "No row failed in 2026-01-01 to 2026-01-02 (2 days).")
-                for name, severity in SEVERITIES.items()
-            },
+            {**BOTH_DAYS, "dagster/row_count": 1_234, "sqlmesh/coverage": "2026-01-01 to 2026-01-02 (2 days)"},
+            both_checks("2026-01-01 to 2026-01-02 (2 days)"),
         ),
     ),
     Row(
@@ -227,37 +270,25 @@ OUTCOME_TABLE = (
         (
             OPENED,
             msg.EvaluationPlanned({ORDERS: (D1,)}, {ORDERS: AFTER_STAGING}),
-            audited("not_null", D1),
-            audited("recent", D1),
+            *both_audited(D1),
             batch(0, D1),
             SUCCEEDED,
         ),
-        NodeOutcome(
-            ORDERS,
+        outcome(
             Outcome.EXECUTED,
-            PROMOTED,
             intervals=(D1,),
             planned_batches=1,
             finished_batches=1,
             duration_ms=5,
             rows=10,
             bytes=100,
-            audits=(audit_result("not_null", D1), audit_result("recent", D1)),
+            audits=both_passed(D1),
             idle=msg.NodeIdle(ORDERS, held_back_by=AFTER_STAGING),
         ),
-        Reported(
+        passed(
             f"core.orders was executed for 2026-01-01. Its other intervals are waiting: {UNSELECTED}.",
-            True,
-            ERROR,
-            {
-                "sqlmesh/intervals": "2026-01-01",
-                "sqlmesh/computed_intervals": 1,
-                "sqlmesh/seconds": 0.005,
-                "sqlmesh/rows": 10,
-                "sqlmesh/bytes": 100,
-                "sqlmesh/waiting_for": UNSELECTED,
-            },
-            {name: (True, severity, "No row failed in 2026-01-01.") for name, severity in SEVERITIES.items()},
+            {**FIRST_DAY, "sqlmesh/waiting_for": UNSELECTED},
+            both_checks("2026-01-01"),
         ),
     ),
     Row(
@@ -270,20 +301,16 @@ OUTCOME_TABLE = (
             batch(0, D1, rows=None, bytes=None),
             SUCCEEDED,
         ),
-        NodeOutcome(
-            ORDERS,
+        outcome(
             Outcome.EXECUTED,
-            PROMOTED,
             intervals=(D1,),
             planned_batches=1,
             finished_batches=1,
             duration_ms=5,
             audits=(audit_result("not_null", D1), audit_result("recent", D1, failing_rows=1, query="SELECT 2")),
         ),
-        Reported(
+        passed(
             "core.orders was executed for 2026-01-01.",
-            True,
-            ERROR,
             {"sqlmesh/intervals": "2026-01-01", "sqlmesh/computed_intervals": 1, "sqlmesh/seconds": 0.005},
             {
                 "not_null": (True, ERROR, "No row failed in 2026-01-01."),
@@ -296,50 +323,21 @@ OUTCOME_TABLE = (
         (
             OPENED,
             msg.EvaluationPlanned({ORDERS: (D2,)}),
-            audited("not_null", D2),
-            audited("recent", D2),
+            *both_audited(D2),
             msg.TableComputed(ORDERS, 30),
             batch(0, D2, duration_ms=7, rows=20, bytes=200),
             SUCCEEDED,
         ),
-        NodeOutcome(
-            ORDERS,
-            Outcome.EXECUTED,
-            PROMOTED,
-            intervals=(days(1, 2),),
-            planned_batches=2,
-            finished_batches=2,
-            duration_ms=12,
-            rows=30,
-            bytes=300,
-            row_count=30,
-            audits=(audit_result("not_null", days(1, 2)), audit_result("recent", days(1, 2))),
-            attempts=2,
-        ),
-        Reported(
+        outcome(Outcome.EXECUTED, **BOTH_BATCHES, row_count=30, audits=both_passed(days(1, 2)), attempts=2),
+        passed(
             "core.orders was executed for 2026-01-01 to 2026-01-02 (2 days).",
-            True,
-            ERROR,
-            {
-                "sqlmesh/intervals": "2026-01-01 to 2026-01-02 (2 days)",
-                "sqlmesh/computed_intervals": 2,
-                "sqlmesh/batches": 2,
-                "sqlmesh/seconds": 0.012,
-                "sqlmesh/rows": 30,
-                "sqlmesh/bytes": 300,
-                "dagster/row_count": 30,
-                "sqlmesh/attempts": 2,
-            },
-            {
-                name: (True, severity, "No row failed in 2026-01-01 to 2026-01-02 (2 days).")
-                for name, severity in SEVERITIES.items()
-            },
+            {**BOTH_DAYS, "dagster/row_count": 30, "sqlmesh/attempts": 2},
+            both_checks("2026-01-01 to 2026-01-02 (2 days)"),
         ),
         earlier_events=(
             OPENED,
             TWO_BATCHES,
-            audited("not_null", D1),
-            audited("recent", D1),
+            *both_audited(D1),
             batch(0, D1),
             audited("not_null", D2, 3),
             failing_batch(1, D2),
@@ -351,62 +349,29 @@ OUTCOME_TABLE = (
         (
             OPENED,
             msg.EvaluationPlanned({}),
-            msg.NodeIdle(ORDERS, "its cron '@daily' is not due", day(4), last_interval_end=day(3)),
+            msg.NodeIdle(ORDERS, NOT_DUE, day(4), last_interval_end=day(3)),
             msg.EvaluationFinished("nothing_to_do"),
         ),
-        NodeOutcome(
-            ORDERS,
-            Outcome.UP_TO_DATE,
-            PROMOTED,
-            idle=msg.NodeIdle(ORDERS, "its cron '@daily' is not due", day(4), last_interval_end=day(3)),
-        ),
-        Reported(
+        outcome(Outcome.UP_TO_DATE, idle=msg.NodeIdle(ORDERS, NOT_DUE, day(4), last_interval_end=day(3))),
+        passed(
             "core.orders had nothing to do: its cron '@daily' is not due. Next due at 2026-01-04T00:00:00Z.",
-            True,
-            ERROR,
-            {
-                "sqlmesh/reason": "its cron '@daily' is not due",
-                "sqlmesh/next_due": at(day(4)),
-                "sqlmesh/computed_up_to": at(day(3)),
-            },
+            {"sqlmesh/reason": NOT_DUE, "sqlmesh/next_due": at(day(4)), "sqlmesh/computed_up_to": at(day(3))},
         ),
     ),
     Row(
         "up to date: not planned, and SQLMesh's process was killed before it was done with the others",
-        (
-            OPENED,
-            msg.EvaluationPlanned({STAGING: (D1,)}),
-            msg.NodeIdle(ORDERS, "its cron '@daily' is not due"),
-            msg.BatchStarted(STAGING),
-        ),
-        NodeOutcome(ORDERS, Outcome.UP_TO_DATE, PROMOTED, idle=msg.NodeIdle(ORDERS, "its cron '@daily' is not due")),
-        Reported(
-            "core.orders had nothing to do: its cron '@daily' is not due.",
-            True,
-            ERROR,
-            {"sqlmesh/reason": "its cron '@daily' is not due"},
-        ),
+        (OPENED, msg.EvaluationPlanned({STAGING: (D1,)}), msg.NodeIdle(ORDERS, NOT_DUE), msg.BatchStarted(STAGING)),
+        outcome(Outcome.UP_TO_DATE, idle=msg.NodeIdle(ORDERS, NOT_DUE)),
+        passed("core.orders had nothing to do: its cron '@daily' is not due.", {"sqlmesh/reason": NOT_DUE}),
         worker_death="The run was cancelled.",
         other_models=(STAGING,),
     ),
     Row(
         "up to date: SQLMesh planned nothing at all, and it is never due again",
-        (
-            OPENED,
-            msg.NodeIdle(ORDERS, "the seed has not changed since it was loaded"),
-            msg.EvaluationFinished("nothing_to_do"),
-        ),
-        NodeOutcome(
-            ORDERS,
-            Outcome.UP_TO_DATE,
-            PROMOTED,
-            idle=msg.NodeIdle(ORDERS, "the seed has not changed since it was loaded"),
-        ),
-        Reported(
-            "core.orders had nothing to do: the seed has not changed since it was loaded.",
-            True,
-            ERROR,
-            {"sqlmesh/reason": "the seed has not changed since it was loaded"},
+        (OPENED, msg.NodeIdle(ORDERS, SEED), msg.EvaluationFinished("nothing_to_do")),
+        outcome(Outcome.UP_TO_DATE, idle=msg.NodeIdle(ORDERS, SEED)),
+        passed(
+            "core.orders had nothing to do: the seed has not changed since it was loaded.", {"sqlmesh/reason": SEED}
         ),
     ),
     Row(
@@ -418,17 +383,11 @@ OUTCOME_TABLE = (
             msg.NodeIdle(ORDERS, signals=("files_arrived", "bank_holiday")),
             SUCCEEDED,
         ),
-        NodeOutcome(
-            ORDERS,
-            Outcome.WAITING,
-            PROMOTED,
-            idle=msg.NodeIdle(ORDERS, signals=("files_arrived", "bank_holiday")),
-            coverage=MANY_GAPS,
+        outcome(
+            Outcome.WAITING, idle=msg.NodeIdle(ORDERS, signals=("files_arrived", "bank_holiday")), coverage=MANY_GAPS
         ),
-        Reported(
+        warned(
             "core.orders is waiting: its signal files_arrived, bank_holiday reports no ready interval.",
-            False,
-            WARN,
             {
                 "sqlmesh/waiting_for": "its signal files_arrived, bank_holiday reports no ready interval",
                 "sqlmesh/gaps": 3,
@@ -442,72 +401,54 @@ OUTCOME_TABLE = (
     Row(
         "waiting: planned without a ready interval, a signal upstream is not ready",
         (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeIdle(ORDERS, upstream=(STAGING,)), SUCCEEDED),
-        NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, idle=msg.NodeIdle(ORDERS, upstream=(STAGING,))),
-        Reported(
+        outcome(Outcome.WAITING, idle=msg.NodeIdle(ORDERS, upstream=(STAGING,))),
+        warned(
             "core.orders is waiting: upstream of it, staging.orders waits for a signal.",
-            False,
-            WARN,
             {"sqlmesh/waiting_for": "upstream of it, staging.orders waits for a signal"},
         ),
     ),
     Row(
         "waiting: planned without a ready interval, a model upstream is due and not selected",
         (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeIdle(ORDERS, held_back_by=AFTER_STAGING), SUCCEEDED),
-        NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, idle=msg.NodeIdle(ORDERS, held_back_by=AFTER_STAGING)),
-        Reported(f"core.orders is waiting: {UNSELECTED}.", False, WARN, {"sqlmesh/waiting_for": UNSELECTED}),
+        outcome(Outcome.WAITING, idle=msg.NodeIdle(ORDERS, held_back_by=AFTER_STAGING)),
+        warned(f"core.orders is waiting: {UNSELECTED}.", {"sqlmesh/waiting_for": UNSELECTED}),
     ),
     Row(
         "waiting: planned without a ready interval, and no signal is known to be the reason",
         (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeIdle(ORDERS), SUCCEEDED),
-        NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, idle=msg.NodeIdle(ORDERS)),
-        Reported(
+        outcome(Outcome.WAITING, idle=msg.NodeIdle(ORDERS)),
+        warned(
             "core.orders is waiting: none of its pending intervals is ready.",
-            False,
-            WARN,
             {"sqlmesh/waiting_for": "none of its pending intervals is ready"},
         ),
     ),
     Row(
         "blocked: left out because something upstream failed",
         (OPENED, ONE_BATCH, msg.NodesBlocked({ORDERS: (STAGING,)}), FAILED),
-        NodeOutcome(ORDERS, Outcome.BLOCKED, PROMOTED, planned_batches=1, failed_upstream=(STAGING,)),
-        Reported(
+        outcome(Outcome.BLOCKED, planned_batches=1, failed_upstream=(STAGING,)),
+        warned(
             "core.orders was not executed, because a model upstream of it failed: staging.orders.",
-            False,
-            WARN,
             {"sqlmesh/blocked_by": "staging.orders"},
         ),
     ),
     Row(
         "blocked: the worker died, but not before SQLMesh had said so",
         (OPENED, ONE_BATCH, msg.NodesBlocked({ORDERS: (STAGING,)})),
-        NodeOutcome(ORDERS, Outcome.BLOCKED, PROMOTED, planned_batches=1, failed_upstream=(STAGING,)),
-        Reported(
+        outcome(Outcome.BLOCKED, planned_batches=1, failed_upstream=(STAGING,)),
+        warned(
             "core.orders was not executed, because a model upstream of it failed: staging.orders.",
-            False,
-            WARN,
             {"sqlmesh/blocked_by": "staging.orders"},
         ),
-        worker_death="SQLMesh's process was killed.",
+        worker_death=KILLED,
     ),
     Row(
         "failed: its batch ended without a duration and the failure list names it",
         (OPENED, ONE_BATCH, failing_batch(0, D1), DIVISION, ONE_GAP, FAILED),
-        NodeOutcome(
-            ORDERS,
-            Outcome.FAILED,
-            PROMOTED,
-            planned_batches=1,
-            coverage=ONE_GAP,
-            errors=("ConversionException: cannot cast 'x'",),
-            needs_correction=True,
-        ),
-        Reported(
-            "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'",
-            False,
-            ERROR,
+        outcome(Outcome.FAILED, planned_batches=1, coverage=ONE_GAP, **CAST_ERROR),
+        failed(
+            CAST_FAILED,
             {
-                "sqlmesh/error": "ConversionException: cannot cast 'x'",
+                "sqlmesh/error": CANNOT_CAST,
                 "sqlmesh/coverage_strip": "█░ 2026-01-01 to 2026-01-02 (2 days)",
                 "sqlmesh/gaps": 1,
                 "sqlmesh/missing_intervals": 1,
@@ -519,39 +460,22 @@ OUTCOME_TABLE = (
     Row(
         "failed in the second attempt: what the first one said is void",
         (OPENED, ONE_BATCH, failing_batch(0, D1), DIVISION, FAILED),
-        NodeOutcome(
-            ORDERS,
-            Outcome.FAILED,
-            PROMOTED,
-            planned_batches=1,
-            errors=("ConversionException: cannot cast 'x'",),
-            needs_correction=True,
-            attempts=2,
-        ),
-        Reported(
-            "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'",
-            False,
-            ERROR,
-            {"sqlmesh/error": "ConversionException: cannot cast 'x'", "sqlmesh/attempts": 2},
-        ),
+        outcome(Outcome.FAILED, planned_batches=1, **CAST_ERROR, attempts=2),
+        failed(CAST_FAILED, {"sqlmesh/error": CANNOT_CAST, "sqlmesh/attempts": 2}),
         earlier_events=(OPENED, ONE_BATCH, failing_batch(0, D1), LOST),
     ),
     Row(
         "failed in the first attempt, and left out of the second: a plan has made due what it reads",
         (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeIdle(ORDERS, held_back_by=AFTER_STAGING), SUCCEEDED),
-        NodeOutcome(
-            ORDERS,
+        outcome(
             Outcome.FAILED,
-            PROMOTED,
             errors=("OperationalError: the connection was lost",),
             idle=msg.NodeIdle(ORDERS, held_back_by=AFTER_STAGING),
             attempts=2,
         ),
-        Reported(
+        failed(
             f"core.orders (models/orders.sql) failed. Another attempt left it out: {UNSELECTED}."
             "\n\n    OperationalError: the connection was lost",
-            False,
-            ERROR,
             {"sqlmesh/error": "OperationalError: the connection was lost", "sqlmesh/attempts": 2},
         ),
         earlier_events=(OPENED, ONE_BATCH, failing_batch(0, D1), LOST),
@@ -559,57 +483,29 @@ OUTCOME_TABLE = (
     Row(
         "failed: the worker died, but not before SQLMesh had named it",
         (OPENED, ONE_BATCH, failing_batch(0, D1), DIVISION),
-        NodeOutcome(
-            ORDERS,
-            Outcome.FAILED,
-            PROMOTED,
-            planned_batches=1,
-            errors=("ConversionException: cannot cast 'x'",),
-            needs_correction=True,
-        ),
-        Reported(
-            "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'",
-            False,
-            ERROR,
-            {"sqlmesh/error": "ConversionException: cannot cast 'x'"},
-        ),
-        worker_death="SQLMesh's process was killed.",
+        outcome(Outcome.FAILED, planned_batches=1, **CAST_ERROR),
+        failed(CAST_FAILED, {"sqlmesh/error": CANNOT_CAST}),
+        worker_death=KILLED,
     ),
     Row(
         "failed: SQLMesh also lists it as left out, but its own failure is the stronger evidence",
         (OPENED, ONE_BATCH, failing_batch(0, D1), DIVISION, msg.NodesBlocked({ORDERS: ()}), FAILED),
-        NodeOutcome(
-            ORDERS,
-            Outcome.FAILED,
-            PROMOTED,
-            planned_batches=1,
-            errors=("ConversionException: cannot cast 'x'",),
-            needs_correction=True,
-        ),
-        Reported(
-            "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'",
-            False,
-            ERROR,
-            {"sqlmesh/error": "ConversionException: cannot cast 'x'"},
-        ),
+        outcome(Outcome.FAILED, planned_batches=1, **CAST_ERROR),
+        failed(CAST_FAILED, {"sqlmesh/error": CANNOT_CAST}),
     ),
     Row(
         "failed: one batch failed an audit and another one raised, in the same words twice",
         (OPENED, TWO_BATCHES, failing_batch(0, D1), failing_batch(1, D2), DIVISION, DIVISION, AUDITS, FAILED),
-        NodeOutcome(
-            ORDERS,
+        outcome(
             Outcome.FAILED,
-            PROMOTED,
             planned_batches=2,
-            errors=("ConversionException: cannot cast 'x'", "Audit not_null failed: 3 rows"),
+            errors=(CANNOT_CAST, THREE_ROWS),
             failed_audits=("not_null",),
             needs_correction=True,
         ),
-        Reported(
+        failed(
             "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'\n\n"
             "    Audit not_null failed: 3 rows",
-            False,
-            ERROR,
             {
                 "sqlmesh/error": code("ConversionException: cannot cast 'x'\nAudit not_null failed: 3 rows"),
                 "sqlmesh/failed_audits": "not_null",
@@ -627,22 +523,18 @@ OUTCOME_TABLE = (
             AUDITS,
             FAILED,
         ),
-        NodeOutcome(
-            ORDERS,
+        outcome(
             Outcome.AUDIT_FAILED,
-            PROMOTED,
             planned_batches=1,
             audits=(audit_result("not_null", D1, failing_rows=3, query="SELECT 3"), audit_result("recent", D1)),
-            errors=("Audit not_null failed: 3 rows",),
+            errors=(THREE_ROWS,),
             failed_audits=("not_null",),
             needs_correction=True,
         ),
-        Reported(
+        failed(
             "core.orders (models/orders.sql) failed its audit not_null (3 rows).",
-            False,
-            ERROR,
-            {"sqlmesh/error": "Audit not_null failed: 3 rows", "sqlmesh/failed_audits": "not_null"},
-            audits={
+            {"sqlmesh/error": THREE_ROWS, "sqlmesh/failed_audits": "not_null"},
+            {
                 "not_null": (False, ERROR, "3 rows failed in 2026-01-01."),
                 "recent": (True, WARN, "No row failed in 2026-01-01."),
             },
@@ -651,170 +543,79 @@ OUTCOME_TABLE = (
     Row(
         "partly executed: some batches finished, one failed",
         (OPENED, TWO_BATCHES, batch(0, D1), failing_batch(1, D2), DIVISION, FAILED),
-        NodeOutcome(
-            ORDERS,
-            Outcome.PARTLY_EXECUTED,
-            PROMOTED,
-            intervals=(D1,),
-            planned_batches=2,
-            finished_batches=1,
-            duration_ms=5,
-            rows=10,
-            bytes=100,
-            errors=("ConversionException: cannot cast 'x'",),
-            needs_correction=True,
-        ),
-        Reported(
+        outcome(Outcome.PARTLY_EXECUTED, **FIRST_BATCH, **CAST_ERROR),
+        failed(
             "core.orders (models/orders.sql) failed after 1 of 2 batches. "
             "The computed intervals are kept: 2026-01-01."
             "\n\n    ConversionException: cannot cast 'x'",
-            False,
-            ERROR,
-            {
-                "sqlmesh/intervals": "2026-01-01",
-                "sqlmesh/computed_intervals": 1,
-                "sqlmesh/seconds": 0.005,
-                "sqlmesh/rows": 10,
-                "sqlmesh/bytes": 100,
-                "sqlmesh/error": "ConversionException: cannot cast 'x'",
-            },
+            {**FIRST_DAY, "sqlmesh/error": CANNOT_CAST},
         ),
     ),
     Row(
         "partly executed: some batches finished, and the audit of the next one failed",
         (OPENED, TWO_BATCHES, batch(0, D1), audited("not_null", D2, 3), failing_batch(1, D2), AUDITS, FAILED),
-        NodeOutcome(
-            ORDERS,
+        outcome(
             Outcome.PARTLY_EXECUTED,
-            PROMOTED,
-            intervals=(D1,),
-            planned_batches=2,
-            finished_batches=1,
-            duration_ms=5,
-            rows=10,
-            bytes=100,
+            **FIRST_BATCH,
             audits=(audit_result("not_null", D2, failing_rows=3),),
-            errors=("Audit not_null failed: 3 rows",),
+            errors=(THREE_ROWS,),
             failed_audits=("not_null",),
             needs_correction=True,
         ),
-        Reported(
+        failed(
             "core.orders (models/orders.sql) failed after 1 of 2 batches. "
             "The computed intervals are kept: 2026-01-01."
             "\n\n    Audit not_null failed: 3 rows",
-            False,
-            ERROR,
-            {
-                "sqlmesh/intervals": "2026-01-01",
-                "sqlmesh/computed_intervals": 1,
-                "sqlmesh/seconds": 0.005,
-                "sqlmesh/rows": 10,
-                "sqlmesh/bytes": 100,
-                "sqlmesh/error": "Audit not_null failed: 3 rows",
-                "sqlmesh/failed_audits": "not_null",
-            },
+            {**FIRST_DAY, "sqlmesh/error": THREE_ROWS, "sqlmesh/failed_audits": "not_null"},
             {"not_null": (False, ERROR, "3 rows failed in 2026-01-02.")},
         ),
     ),
     Row(
         "interrupted: the worker died between two batches",
         (OPENED, TWO_BATCHES, batch(0, D1)),
-        NodeOutcome(
-            ORDERS,
-            Outcome.INTERRUPTED,
-            PROMOTED,
-            intervals=(D1,),
-            planned_batches=2,
-            finished_batches=1,
-            duration_ms=5,
-            rows=10,
-            bytes=100,
-            errors=("SQLMesh's process was killed.",),
-        ),
-        Reported(
+        outcome(Outcome.INTERRUPTED, **FIRST_BATCH, errors=(KILLED,)),
+        failed(
             "core.orders was interrupted: SQLMesh's process was killed. Finished before that: 2026-01-01.",
-            False,
-            ERROR,
-            {
-                "sqlmesh/intervals": "2026-01-01",
-                "sqlmesh/computed_intervals": 1,
-                "sqlmesh/seconds": 0.005,
-                "sqlmesh/rows": 10,
-                "sqlmesh/bytes": 100,
-                "sqlmesh/error": "SQLMesh's process was killed.",
-            },
+            {**FIRST_DAY, "sqlmesh/error": KILLED},
         ),
-        worker_death="SQLMesh's process was killed.",
+        worker_death=KILLED,
     ),
     Row(
         "interrupted: it had nothing to do in the first pass, and the worker died while SQLMesh planned the second",
         (
             OPENED,
             msg.EvaluationPlanned({STAGING: (D1,)}),
-            msg.NodeIdle(ORDERS, "all complete intervals are computed"),
+            msg.NodeIdle(ORDERS, ALL_COMPUTED),
             msg.EvaluationPlanned({}),
             OPENED,
         ),
-        NodeOutcome(ORDERS, Outcome.INTERRUPTED, PROMOTED, errors=("SQLMesh's process was killed.",)),
-        Reported(
-            "core.orders was not started: SQLMesh's process was killed.",
-            False,
-            WARN,
-            {"sqlmesh/error": "SQLMesh's process was killed."},
-        ),
-        worker_death="SQLMesh's process was killed.",
+        outcome(Outcome.INTERRUPTED, errors=(KILLED,)),
+        warned("core.orders was not started: SQLMesh's process was killed.", {"sqlmesh/error": KILLED}),
+        worker_death=KILLED,
         other_models=(STAGING,),
     ),
     Row(
         "interrupted: the request failed as a whole while a batch ran",
         (OPENED, ONE_BATCH, msg.BatchStarted(ORDERS), msg.RequestFailed("EvaluationError", "The run was cancelled.")),
-        NodeOutcome(
-            ORDERS,
-            Outcome.INTERRUPTED,
-            PROMOTED,
-            planned_batches=1,
-            errors=("The run was cancelled.",),
-            was_started=True,
-        ),
-        Reported(
-            "core.orders was interrupted: The run was cancelled.",
-            False,
-            ERROR,
-            {"sqlmesh/error": "The run was cancelled."},
-        ),
+        outcome(Outcome.INTERRUPTED, planned_batches=1, errors=("The run was cancelled.",), was_started=True),
+        failed("core.orders was interrupted: The run was cancelled.", {"sqlmesh/error": "The run was cancelled."}),
     ),
     Row(
         "interrupted: SQLMesh came to its end without a word about it",
         (OPENED, SUCCEEDED),
-        NodeOutcome(
-            ORDERS,
-            Outcome.INTERRUPTED,
-            PROMOTED,
-            errors=("SQLMesh ended the run without reporting an outcome for it.",),
-        ),
-        Reported(
+        outcome(Outcome.INTERRUPTED, errors=(UNREPORTED,)),
+        warned(
             "core.orders was not started: SQLMesh ended the run without reporting an outcome for it.",
-            False,
-            WARN,
-            {"sqlmesh/error": "SQLMesh ended the run without reporting an outcome for it."},
+            {"sqlmesh/error": UNREPORTED},
         ),
     ),
     Row(
         "interrupted: a batch ended without a duration, and the failure list does not name it",
         (OPENED, ONE_BATCH, msg.BatchStarted(ORDERS), failing_batch(0, D1), SUCCEEDED),
-        NodeOutcome(
-            ORDERS,
-            Outcome.INTERRUPTED,
-            PROMOTED,
-            planned_batches=1,
-            errors=("SQLMesh ended the run without reporting an outcome for it.",),
-            was_started=True,
-        ),
-        Reported(
+        outcome(Outcome.INTERRUPTED, planned_batches=1, errors=(UNREPORTED,), was_started=True),
+        failed(
             "core.orders was interrupted: SQLMesh ended the run without reporting an outcome for it.",
-            False,
-            ERROR,
-            {"sqlmesh/error": "SQLMesh ended the run without reporting an outcome for it."},
+            {"sqlmesh/error": UNREPORTED},
         ),
     ),
     Row(
@@ -825,39 +626,22 @@ OUTCOME_TABLE = (
             msg.NodesBlocked({ORDERS: ()}),
             msg.RequestFailed("EvaluationError", "The run was cancelled."),
         ),
-        NodeOutcome(ORDERS, Outcome.INTERRUPTED, PROMOTED, planned_batches=1, errors=("The run was cancelled.",)),
-        Reported(
-            "core.orders was not started: The run was cancelled.",
-            False,
-            WARN,
-            {"sqlmesh/error": "The run was cancelled."},
-        ),
+        outcome(Outcome.INTERRUPTED, planned_batches=1, errors=("The run was cancelled.",)),
+        warned("core.orders was not started: The run was cancelled.", {"sqlmesh/error": "The run was cancelled."}),
     ),
     Row(
         "interrupted: it was planned and not run, though SQLMesh also says that it had nothing to do",
-        (OPENED, ONE_BATCH, msg.NodeIdle(ORDERS, "all complete intervals are computed"), FAILED),
-        NodeOutcome(
-            ORDERS,
-            Outcome.INTERRUPTED,
-            PROMOTED,
-            planned_batches=1,
-            errors=("SQLMesh ended the run without reporting an outcome for it.",),
-            idle=msg.NodeIdle(ORDERS, "all complete intervals are computed"),
-        ),
-        Reported(
+        (OPENED, ONE_BATCH, msg.NodeIdle(ORDERS, ALL_COMPUTED), FAILED),
+        outcome(Outcome.INTERRUPTED, planned_batches=1, errors=(UNREPORTED,), idle=msg.NodeIdle(ORDERS, ALL_COMPUTED)),
+        warned(
             "core.orders was not started: SQLMesh ended the run without reporting an outcome for it.",
-            False,
-            WARN,
-            {
-                "sqlmesh/reason": "all complete intervals are computed",
-                "sqlmesh/error": "SQLMesh ended the run without reporting an outcome for it.",
-            },
+            {"sqlmesh/reason": ALL_COMPUTED, "sqlmesh/error": UNREPORTED},
         ),
     ),
     Row(
         "not in environment: in the project, not promoted",
         (opened(missing=(ORDERS,)), msg.EvaluationFinished("not_run")),
         NodeOutcome(ORDERS, Outcome.NOT_IN_ENVIRONMENT, errors=(NOT_PROMOTED,)),
-        Reported(f"core.orders: {NOT_PROMOTED}", False, ERROR, {"sqlmesh/error": code(NOT_PROMOTED)}),
+        failed(f"core.orders: {NOT_PROMOTED}", {"sqlmesh/error": code(NOT_PROMOTED)}),
     ),
 )
