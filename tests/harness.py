@@ -703,6 +703,16 @@ class RunRecord:
         assert run is not None
         return run.status
 
+    def succeeded(self) -> RunRecord:
+        """Return this record of a run, which must have succeeded."""
+        assert self.status is dg.DagsterRunStatus.SUCCESS, [*self.failures, self.log]
+        return self
+
+    def failed(self) -> RunRecord:
+        """Return this record of a run, which must have failed."""
+        assert self.status is dg.DagsterRunStatus.FAILURE, self.log
+        return self
+
     def events(self, kind: dg.DagsterEventType) -> list[Any]:
         return [
             entry.dagster_event
@@ -715,6 +725,14 @@ class RunRecord:
         """The values of the metadata that steps have logged, by name."""
         found = step_metadata(self.instance, self.run_id)
         return {name: value.value for step, logged in found if step is not None for name, value in logged.items()}
+
+    @property
+    def job_metadata(self) -> dict[str, Any]:
+        """The metadata of the output of a job with one op or, if it failed, of its failure, without `sqlmesh/`."""
+        kinds = (dg.DagsterEventType.STEP_OUTPUT, dg.DagsterEventType.STEP_FAILURE)
+        [data] = [event.event_specific_data for kind in kinds for event in self.events(kind)]
+        metadata = (getattr(data, "user_failure_data", None) or data).metadata
+        return {name.removeprefix("sqlmesh/"): entry.value for name, entry in metadata.items()}
 
     def _materializations(self, *, is_outside: bool) -> dict[str, dg.AssetMaterialization]:
         materializations = [

@@ -85,8 +85,7 @@ def test_dbt_project_runs_in_sqlmesh_and_its_tests_are_checks(dbt_environment: P
     with dg.instance_for_test(temp_dir=str(tmp_path / "dagster_home")) as instance:
         dagster = DagsterProject(root, instance)
         definitions = dagster.refresh()
-        record = dagster.launch()
-        assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+        record = dagster.launch().succeeded()
     require_fresh_readme("dbt_flavoured", definitions)
     models = {"library/books", "library/loans", "library/loans_by_day", "library/popular_books"}
     assert set(record.materializations) == models

@@ -38,8 +38,7 @@ def launch_example(
     dagster = DagsterProject(root, instance)
     definitions = dagster.refresh()
     require_fresh_readme(root.name, definitions)
-    record = dagster.launch()
-    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+    record = dagster.launch().succeeded()
     assert record.checks
     assert [name for name, check in record.checks.items() if not check.passed] == []
     after = state(folder, path=path)["intervals"]

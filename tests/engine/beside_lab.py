@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -11,12 +11,12 @@ from uuid import uuid4
 
 import dagster as dg
 import mariadb
-from engine.plan_jobs import APPLY, planned
+from engine.plan_jobs import APPLY, applied, change, executed, launch, planned
+from engine.preview_lab import PREVIEW
 from forked import ForkedProcess
-from harness import NewShop, RunRecord, Shop, reconstructable_job, wait_until
+from harness import NewShop, RunRecord, Shop, wait_until
 from postgres import Server
 
-IN_PROCESS: dict[str, Any] = {"execution": {"config": {"in_process": {}}}}
 LOCK = 7
 """The advisory lock for which a query with `PAUSES` waits."""
 DAILY = "kind INCREMENTAL_BY_TIME_RANGE (time_column day)"
@@ -28,13 +28,20 @@ FILES = {
 }
 LOOKBACK = "kind INCREMENTAL_BY_TIME_RANGE (time_column day, lookback 1)"
 SWITCH = "(SELECT x FROM raw.switch)"
-SUCCESS = dg.DagsterRunStatus.SUCCESS
+KEPT = f"MODEL (name t.kept, {LOOKBACK}); SELECT day, n / {SWITCH} AS n FROM t.orders {WITHIN}"
+"""A model of which `leave_gap` leaves a gap."""
+SUCCESS, FAILURE = dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE
 PAUSES = f", pg_advisory_xact_lock({LOCK})::text AS paused"
 TODAY = datetime.now(timezone.utc).date()
 
 
 def day(ago: int) -> str:
     return str(TODAY - timedelta(days=ago))
+
+
+def days(first: int, last: int | None = None) -> dict[str, str]:
+    """The range of a restatement, from one of these days ago to the other."""
+    return {"start": day(first), "end": day(first if last is None else last)}
 
 
 @dataclass
@@ -91,20 +98,44 @@ class Warehouse:
         assert old in text
         file.write_text(text.replace(old, new))
 
+    def write(self, **models: str) -> None:
+        change(self.shop, **models)
+
     def add(self, **models: str) -> None:
-        for name, text in models.items():
-            (self.shop.project / "models" / f"{name}.sql").write_text(text)
+        self.write(**models)
         self.shop.plan()
+
+    def run(self, *assets: str, **config: Any) -> RunRecord:
+        """Run all assets or some, with a config of the run."""
+        options = {"assets": [*assets]} if assets else {}
+        return self.shop.launch(ops={"sqlmesh_shop": config}, **options).succeeded()
+
+    def restate_oldest(self) -> None:
+        """Change the oldest day of the source, and restate it."""
+        self.query(f"UPDATE raw.orders SET n = 50 WHERE day = '{day(5)}'")
+        self.run("t/orders", restate=days(5))
+
+    def preview(self, **config: bool) -> None:
+        launch(self.shop, PREVIEW, **config).succeeded()
+
+    def apply(self) -> RunRecord:
+        return applied(self.shop)
 
     @contextmanager
     def applying(self, model: str, old: str, new: str) -> Iterator[ForkedProcess]:
         """Change a model and apply the plan in a process of its own, which waits for a lock until the block ends."""
         self.change(model, old, new)
-        with self.server.advisory_lock(LOCK, self.database):
-            process = self.start_apply()
-            wait_until(lambda: self.waits_for(LOCK), process)
+        with self.holding(LOCK, self.start_apply) as process:
             yield process
             assert self.is_killed or process.poll() is None, "the apply waits for the lock"
+
+    @contextmanager
+    def holding(self, lock: int, start: Callable[[], ForkedProcess]) -> Iterator[ForkedProcess]:
+        """Start a process, which waits for an advisory lock until the block ends."""
+        with self.server.advisory_lock(lock, self.database):
+            process = start()
+            wait_until(lambda: self.waits_for(lock), process)
+            yield process
 
     def leave_gap(self, model: str) -> None:
         """Let a run of a model with a lookback fail. It has forgotten its last day before, to compute it again.
@@ -112,22 +143,19 @@ class Warehouse:
         That needs a new day to compute: the run begins with what the model reads.
         """
         self.query("UPDATE raw.switch SET x = 0")
-        assert self.shop.launch(assets=sorted({"t/orders", f"t/{model}"})).status is dg.DagsterRunStatus.FAILURE
+        assert self.shop.launch(assets=sorted({"t/orders", f"t/{model}"})).status is FAILURE
         self.query("UPDATE raw.switch SET x = 1")
 
     def start_apply(self) -> ForkedProcess:
-        config = {"digest": planned(self.shop)["digest"]}
-        return self.start(APPLY, {**IN_PROCESS, "ops": {APPLY: {"config": config}}})
+        return self.start_job(APPLY, digest=planned(self.shop)["digest"])
 
-    def start(self, job: str, config: dict[str, Any], **selection: Any) -> ForkedProcess:
-        """Launch a job in a process of its own."""
-        definition = reconstructable_job(self.shop.root, {**selection, "launch": [uuid4().hex]}, job)
+    def start_job(self, job: str, **config: Any) -> ForkedProcess:
+        """Launch a job of plans in a process of its own."""
+        return self.shop.start_fork(lambda instance: executed(self.shop, instance, job, config))
 
-        def launch(instance: dg.DagsterInstance) -> str:
-            with dg.execute_job(definition, instance=instance, run_config=config) as result:
-                return result.run_id
-
-        return self.shop.start_fork(launch)
+    def start_restatement(self, first: int, last: int) -> ForkedProcess:
+        """Restate t.orders from the first of these days ago to the last one, in a process of its own."""
+        return self.shop.start(ops={"sqlmesh_shop": {"restate": days(first, last)}}, assets=["t/orders"])
 
     def end(self, process: ForkedProcess, status: dg.DagsterRunStatus = SUCCESS) -> RunRecord:
         record = self.shop.run_record(process.communicate(timeout=300)[0].split()[-1])

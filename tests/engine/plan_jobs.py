@@ -44,25 +44,36 @@ def killed_shop(new_shop: NewShop) -> Shop:
 def launch(shop: Shop, job: str, **config: Any) -> RunRecord:
     """Launch a job of the gate in this process, and return what Dagster recorded."""
     shop.refresh()
+    return shop.run_record(executed(shop, shop.instance, job, config))
+
+
+def executed(shop: Shop, instance: dg.DagsterInstance, job: str, config: dict[str, Any]) -> str:
+    """Execute a job of the gate on an instance, and return the id of the run."""
     definition = reconstructable_job(shop.root, {"launch": [uuid4().hex]}, job)
     run_config = {"execution": {"config": {"in_process": {}}}, "ops": {job: {"config": config}}}
-    with dg.execute_job(definition, instance=shop.instance, run_config=run_config) as result:
-        return shop.run_record(result.run_id)
+    with dg.execute_job(definition, instance=instance, run_config=run_config) as result:
+        return result.run_id
+
+
+def reports_of(record: RunRecord) -> list[dict[str, Any]]:
+    """The JSON reports that a job has published."""
+    events = [event.event_specific_data.metadata for event in record.events(dg.DagsterEventType.ENGINE_EVENT)]
+    return [metadata["sqlmesh/plan_json"].value for metadata in events if "sqlmesh/plan_json" in metadata]
 
 
 def report_of(record: RunRecord) -> dict[str, Any]:
-    """The JSON report of a job."""
-    return next(
-        event.event_specific_data.metadata["sqlmesh/plan_json"].value
-        for event in record.events(dg.DagsterEventType.ENGINE_EVENT)
-        if "sqlmesh/plan_json" in event.event_specific_data.metadata
-    )
+    """The JSON report that a job has published first."""
+    return reports_of(record)[0]
 
 
 def planned(shop: Shop, **config: Any) -> dict[str, Any]:
-    record = launch(shop, PLAN, **config)
-    assert record.status is dg.DagsterRunStatus.SUCCESS, record.log
+    record = launch(shop, PLAN, **config).succeeded()
     return report_of(record)
+
+
+def applied(shop: Shop) -> RunRecord:
+    """Apply the plan of the project's files as it is now."""
+    return launch(shop, APPLY, digest=planned(shop)["digest"]).succeeded()
 
 
 def failure_of(record: RunRecord) -> str:

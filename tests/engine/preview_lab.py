@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import dagster as dg
 import pytest
-from engine.plan_jobs import launch
+from engine.plan_jobs import change, launch, reports_of
 from harness import RunRecord, Shop
 
 PREVIEW, CLOSE, APPLY = "sqlmesh_shop_preview", "sqlmesh_shop_preview_close", "sqlmesh_shop_apply"
@@ -43,8 +42,7 @@ class Lab:
     monkeypatch: pytest.MonkeyPatch
 
     def change(self, **models: str) -> None:
-        for name, text in models.items():
-            (self.shop.project / "models" / f"{name}.sql").write_text(text)
+        change(self.shop, **models)
 
     def job(self, name: str, pull_request: int | None = 1, **config: Any) -> RunRecord:
         if pull_request is None:
@@ -54,14 +52,11 @@ class Lab:
         return launch(self.shop, name, **config)
 
     def preview(self, pull_request: int = 1, **config: Any) -> dict[str, Any]:
-        record = self.job(PREVIEW, pull_request, **config)
-        assert record.status is dg.DagsterRunStatus.SUCCESS, record.log
+        record = self.job(PREVIEW, pull_request, **config).succeeded()
         return report_of_last(record)
 
     def close(self, pull_request: int = 1) -> RunRecord:
-        record = self.job(CLOSE, pull_request)
-        assert record.status is dg.DagsterRunStatus.SUCCESS, record.log
-        return record
+        return self.job(CLOSE, pull_request).succeeded()
 
     def prod(self) -> dict[str, Any]:
         """Everything that must not change: the rows and views of prod, and its rows of SQLMesh's state."""
@@ -97,21 +92,11 @@ class Lab:
 
 def report_of_last(record: RunRecord) -> dict[str, Any]:
     """The JSON report that a job has published last."""
-    reports = [
-        event.event_specific_data.metadata["sqlmesh/plan_json"].value
-        for event in record.events(dg.DagsterEventType.ENGINE_EVENT)
-        if "sqlmesh/plan_json" in event.event_specific_data.metadata
-    ]
-    report: dict[str, Any] = reports[-1]
-    return report
+    return reports_of(record)[-1]
 
 
 def diffs(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {diff["model"]: diff for diff in report["diff"]}
-
-
-def kinds(report: dict[str, Any]) -> list[str]:
-    return [refusal["kind"] for refusal in report["refusals"]]
 
 
 def make_gap(lab: Lab, after: int, before: int) -> None:

@@ -61,8 +61,7 @@ def test_a_failed_run_and_new_warnings_of_audits_are_posted_once(new_shop: NewSh
     shop.add_module("alerts", code)
     shop.query("INSERT INTO ctl.orders VALUES (NULL)")
 
-    warned = shop.launch()
-    assert warned.status is dg.DagsterRunStatus.SUCCESS
+    warned = shop.launch().succeeded()
     evaluate(shop, "alert_failed_checks", warned, dg.DagsterEventType.RUN_SUCCESS)
     [text] = posted
     assert text.startswith(f"Run {warned.run_id} succeeded, and these checks failed:\nt/orders, not_null_id: ")
@@ -73,8 +72,7 @@ def test_a_failed_run_and_new_warnings_of_audits_are_posted_once(new_shop: NewSh
     shop.query("INSERT INTO ctl.text VALUES ('x')")
     again = {"restate": {"start": "2 days ago", "end": "1 day ago"}}
     shop.query("INSERT INTO ctl.paid VALUES (NULL)")
-    failed = shop.launch(ops={"sqlmesh_shop": again}, assets=["t/cast", "t/paid"])
-    assert failed.status is dg.DagsterRunStatus.FAILURE, failed.log
+    failed = shop.launch(ops={"sqlmesh_shop": again}, assets=["t/cast", "t/paid"]).failed()
     evaluate(shop, "alert_failed_run", failed, dg.DagsterEventType.RUN_FAILURE)
     assert "t.cast (models/cast.sql) failed." in posted[1]
     assert "Could not convert string 'x' to INT32" in posted[1]

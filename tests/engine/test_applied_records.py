@@ -8,18 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import clock
-import dagster as dg
 import pytest
-from engine.plan_jobs import APPLY, change, failure_of, launch, planned
+from engine.plan_jobs import applied, change
 from engine.preview_lab import DAY
 from engine.recorded_models import LOST, MODELS, broken, day, health, restate, tick, unsynced
 from harness import CONFIG, NewShop, RunRecord, Shop, at_night
-
-
-def applied(shop: Shop) -> RunRecord:
-    record = launch(shop, APPLY, digest=planned(shop)["digest"])
-    assert record.status is dg.DagsterRunStatus.SUCCESS, failure_of(record)
-    return record
 
 
 @pytest.fixture

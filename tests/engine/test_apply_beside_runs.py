@@ -14,28 +14,24 @@ import pytest
 from engine.beside_lab import (
     ALL,
     DAILY,
+    FAILURE,
     FILES,
-    IN_PROCESS,
+    KEPT,
     LOCK,
     LOOKBACK,
     PAUSES,
-    SUCCESS,
     SWITCH,
     WITHIN,
     Warehouse,
     day,
+    days,
     new_warehouse,
 )
 from engine.plan_jobs import APPLY, failure_of, launch, planned
-from harness import NewShop, at_night, needs_previews, processes_in, reconstructable_job, wait_until
+from engine.preview_lab import CLOSE
+from harness import NewShop, at_night, needs_previews, processes_in, wait_until
 from mariadb import mariadb_server
-from postgres import Server, postgres_server
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with postgres_server() as server:
-        yield server
+from postgres import Server
 
 
 @pytest.fixture(params=["postgres", *at_night("mariadb")])
@@ -50,9 +46,7 @@ def test_a_run_does_not_wait_for_the_backfill_and_the_plan_computes_what_the_run
 ) -> None:
     shop = warehouse.shop
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
-        run = shop.launch()
-        assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
-        assert "Waiting" not in run.log
+        assert "Waiting" not in warehouse.run().log
         assert warehouse.rows("days") == ALL, "by the old version"
     applied = warehouse.end(process)
     assert f"for the old versions meanwhile: t.days ({day(3)} to {day(1)} (3 days))." in applied.log
@@ -63,12 +57,8 @@ def test_a_run_does_not_wait_for_the_backfill_and_the_plan_computes_what_the_run
 
 @pytest.mark.slow
 def test_an_interval_that_is_restated_while_a_new_version_reads_it_is_computed_again(warehouse: Warehouse) -> None:
-    shop = warehouse.shop
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
-        warehouse.query(f"UPDATE raw.orders SET n = 50 WHERE day = '{day(5)}'")
-        restate = {"sqlmesh_shop": {"restate": {"start": day(5), "end": day(5)}}}
-        run = shop.launch(ops=restate, assets=["t/orders"])
-        assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
+        warehouse.restate_oldest()
     applied = warehouse.end(process)
     assert f"runs rewrote the source meanwhile: t.days ({day(5)})." in applied.log
     assert warehouse.rows("days")[0] == (day(5), 50)
@@ -76,12 +66,8 @@ def test_an_interval_that_is_restated_while_a_new_version_reads_it_is_computed_a
 
 @pytest.mark.slow
 def test_an_interval_of_the_old_version_that_is_restated_is_computed_again_by_the_new_one(warehouse: Warehouse) -> None:
-    shop = warehouse.shop
     with warehouse.applying("orders", "day, n", f"day, n {PAUSES}") as process:
-        warehouse.query(f"UPDATE raw.orders SET n = 50 WHERE day = '{day(5)}'")
-        restate = {"sqlmesh_shop": {"restate": {"start": day(5), "end": day(5)}}}
-        run = shop.launch(ops=restate, assets=["t/orders"])
-        assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
+        warehouse.restate_oldest()
     applied = warehouse.end(process)
     assert warehouse.rows("orders")[0] == (day(5), 50), "the new version had read the source before it has changed"
     assert f"t.orders ({day(5)})" in applied.log
@@ -89,13 +75,12 @@ def test_an_interval_of_the_old_version_that_is_restated_is_computed_again_by_th
 
 
 def test_models_downstream_of_a_new_version_and_whole_tables_catch_up_too(warehouse: Warehouse) -> None:
-    shop = warehouse.shop
     warehouse.add(
         total="MODEL (name t.total, kind FULL); SELECT sum(n) AS n FROM t.days",
         kept=f"MODEL (name t.kept, kind INCREMENTAL_UNMANAGED); SELECT day, n FROM t.days {WITHIN}",
     )
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
-        assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
+        warehouse.run()
     warehouse.end(process)
     assert warehouse.rows("days") == ALL
     assert warehouse.query("SELECT n FROM t.total") == [(sum(range(1, 6)),)]
@@ -104,7 +89,6 @@ def test_models_downstream_of_a_new_version_and_whole_tables_catch_up_too(wareho
 
 @pytest.mark.slow
 def test_behind_a_new_view_only_the_rewritten_intervals_are_read_again(warehouse: Warehouse) -> None:
-    shop = warehouse.shop
     warehouse.add(
         shown="MODEL (name t.shown, kind VIEW); SELECT day, n FROM t.orders",
         behind=f"MODEL (name t.behind, {DAILY}); SELECT day, n FROM t.shown {WITHIN}",
@@ -113,9 +97,7 @@ def test_behind_a_new_view_only_the_rewritten_intervals_are_read_again(warehouse
     versions = "SELECT count(DISTINCT version) FROM sqlmesh._intervals WHERE name LIKE '%behind%'"
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
         wait_until(lambda: warehouse.query_state(versions) == [(2,)], process)
-        warehouse.query(f"UPDATE raw.orders SET n = 50 WHERE day = '{day(5)}'")
-        restate = {"sqlmesh_shop": {"restate": {"start": day(5), "end": day(5)}}}
-        assert shop.launch(ops=restate, assets=["t/orders"]).status is SUCCESS
+        warehouse.restate_oldest()
     applied = warehouse.end(process)
     assert f"runs rewrote the source meanwhile: t.behind ({day(5)}), t.days ({day(5)})." in applied.log
     assert warehouse.rows("behind") == [(day(5), 51), (day(4), 5)]
@@ -125,9 +107,7 @@ def test_behind_a_new_view_only_the_rewritten_intervals_are_read_again(warehouse
 def test_another_apply_waits_for_the_first_and_names_it(warehouse: Warehouse) -> None:
     shop = warehouse.shop
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
-        report = planned(shop)
-        record = launch(shop, APPLY, digest=report["digest"])
-        assert record.status is dg.DagsterRunStatus.FAILURE
+        record = launch(shop, APPLY, digest=planned(shop)["digest"]).failed()
         assert "is held by plan of run" in failure_of(record)
     warehouse.end(process)
 
@@ -137,29 +117,22 @@ def test_a_killed_apply_is_finished_with_the_same_digest_and_reads_again_what_wa
 ) -> None:
     shop = warehouse.shop
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
-        warehouse.query(f"UPDATE raw.orders SET n = 50 WHERE day = '{day(5)}'")
-        restate = {"sqlmesh_shop": {"restate": {"start": day(5), "end": day(5)}}}
-        assert shop.launch(ops=restate, assets=["t/orders"]).status is dg.DagsterRunStatus.SUCCESS
+        warehouse.restate_oldest()
         process.kill()
         wait_until(lambda: not processes_in(shop.project))
-        assert shop.launch().status is dg.DagsterRunStatus.SUCCESS, "the locks are free"
+        warehouse.run()  # the locks are free
         warehouse.is_killed = True
-    report = planned(shop)
-    record = launch(shop, APPLY, digest=report["digest"])
-    assert record.status is dg.DagsterRunStatus.SUCCESS, failure_of(record)
+    warehouse.apply()
     assert warehouse.rows("days") == [(day(5), 50), *ALL[1:]]
 
 
 @pytest.mark.slow
 def test_a_gap_that_a_run_fills_while_the_plan_waits_for_it_is_not_filled_again(warehouse: Warehouse) -> None:
     shop = warehouse.shop
-    kept = f"MODEL (name t.kept, {LOOKBACK}); SELECT day, n / {SWITCH} AS n {PAUSES} FROM t.orders {WITHIN}"
-    warehouse.add(kept=kept)
+    warehouse.add(kept=KEPT.replace(" FROM t.", f" {PAUSES} FROM t."))
     warehouse.leave_gap("kept")
     warehouse.change("days", "day, n", "day, n + 1 AS n")
-    with warehouse.server.advisory_lock(LOCK, warehouse.database):
-        run = shop.start()
-        wait_until(lambda: warehouse.waits_for(LOCK), run)
+    with warehouse.holding(LOCK, shop.start) as run:
         process = warehouse.start_apply()
         wait_until(lambda: "Waiting" in warehouse.last_log(), process)
     run.communicate(timeout=300)
@@ -186,17 +159,14 @@ def test_a_model_that_keeps_its_table_reads_the_new_version_of_another_one(wareh
 # More than ten seconds: an apply in a process of its own, two plans, and a run that waits for its time-out.
 def test_what_follows_the_promotion_stops_runs_and_the_report_says_so(warehouse: Warehouse) -> None:
     shop = warehouse.shop
-    kept = f"MODEL (name t.kept, {LOOKBACK}); SELECT day, n / {SWITCH} AS n FROM t.orders {WITHIN}"
-    warehouse.add(kept=kept.replace("day,", "day, forward_only true,", 1))
+    warehouse.add(kept=KEPT.replace("day,", "day, forward_only true,", 1))
     warehouse.leave_gap("kept")
     assert planned(shop)["why_runs_wait"] == ""
     warehouse.change("kept", " FROM t", f"{PAUSES} FROM t")
     assert planned(shop)["why_runs_wait"] == (
         "Runs wait while the plan computes t.kept, which SQLMesh does after the promotion."
     )
-    with warehouse.server.advisory_lock(LOCK, warehouse.database):
-        process = warehouse.start_apply()
-        wait_until(lambda: warehouse.waits_for(LOCK), process)
+    with warehouse.holding(LOCK, warehouse.start_apply) as process:
         assert "is held by plan of run" in str(shop.launch(assets=["t/other"]).failures)
     warehouse.end(process)
     assert warehouse.rows("kept") == ALL[:2]
@@ -220,7 +190,7 @@ def test_the_plan_of_a_person_stops_the_apply(warehouse: Warehouse) -> None:
         warehouse.change("other", "1 AS x", "2 AS x")
         shop.plan(at=None)
         shown = warehouse.rows("days")
-    record = warehouse.end(process, dg.DagsterRunStatus.FAILURE)
+    record = warehouse.end(process, FAILURE)
     assert "Another plan has changed environment prod" in str(record.failures)
     assert warehouse.query("SELECT x FROM t.other") == [(2,)]
     assert warehouse.rows("days") == shown == ALL[:2]
@@ -230,14 +200,10 @@ def test_the_plan_of_a_person_stops_the_apply(warehouse: Warehouse) -> None:
 def test_the_janitor_waits_for_a_plan_and_a_run_leaves_it_out(warehouse: Warehouse) -> None:
     shop = warehouse.shop
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
-        run = shop.launch(ops={"sqlmesh_shop": {"skip_janitor": False}})
-        assert run.status is SUCCESS, run.failures
+        run = warehouse.run(skip_janitor=False)
         assert "This run leaves out SQLMesh's janitor." in run.log
         assert "has been running since" in run.log, "a run names the plan"
-        with dg.execute_job(
-            reconstructable_job(shop.root, {}, "sqlmesh_shop_janitor"), instance=shop.instance
-        ) as result:
-            assert "is held by plan of run" in str(shop.run_record(result.run_id).failures)
+        assert "is held by plan of run" in str(launch(shop, "sqlmesh_shop_janitor").failures)
     warehouse.end(process)
     assert "leaves out" not in shop.launch(ops={"sqlmesh_shop": {"skip_janitor": False}}).log
 
@@ -257,14 +223,11 @@ def test_a_gap_that_a_failed_run_leaves_is_filled_and_read_again(warehouse: Ware
 @pytest.mark.slow
 def test_what_was_read_between_the_delete_and_the_insert_of_a_run_is_read_again(warehouse: Warehouse) -> None:
     """An engine without transactions shows a range without rows while a run computes it again."""
-    shop = warehouse.shop
     slow = f"day, n, pg_advisory_xact_lock({LOCK + 1})::text AS held"
     warehouse.add(orders=FILES["models/orders.sql"].replace("day, n", slow))
-    restate = {"restate": {"start": day(5), "end": day(5)}}
-    config = {**IN_PROCESS, "ops": {"sqlmesh_shop": {"config": restate}}}
     with warehouse.server.advisory_lock(LOCK + 1, warehouse.database):
         warehouse.query(f"DELETE FROM {warehouse.table('orders')} WHERE day = '{day(5)}'")
-        run = warehouse.start("everything", config, assets=["t/orders"])
+        run = warehouse.start_restatement(5, 5)
         wait_until(lambda: warehouse.waits_for(LOCK + 1), run)
         with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
             warehouse.release(LOCK + 1)
@@ -272,7 +235,7 @@ def test_what_was_read_between_the_delete_and_the_insert_of_a_run_is_read_again(
     applied = warehouse.end(process)
     assert warehouse.rows("days") == ALL[:2]
     assert f"runs rewrote the source meanwhile: t.days ({day(5)})." in applied.log
-    assert shop.launch().status is SUCCESS
+    warehouse.run()
 
 
 @pytest.mark.slow
@@ -280,14 +243,12 @@ def test_what_was_read_between_the_delete_and_the_insert_of_a_run_is_read_again(
 def test_the_close_of_a_preview_waits_for_a_plan(server: Server, new_shop: NewShop) -> None:
     warehouse = new_warehouse(server, new_shop, preview={"environment": "pr_1"})
     warehouse.change("orders", "day, n", "day, n, 1 AS added")
-    assert launch(warehouse.shop, "sqlmesh_shop_preview", allow_pending=True).status is SUCCESS
+    warehouse.preview(allow_pending=True)
     with warehouse.applying("other", "1 AS x", f"1 AS x {PAUSES}") as process:
-        refused = launch(warehouse.shop, "sqlmesh_shop_preview_close")
-        assert refused.status is dg.DagsterRunStatus.FAILURE
+        refused = launch(warehouse.shop, CLOSE).failed()
         assert "is held by plan of run" in failure_of(refused)
     warehouse.end(process)
-    closed = launch(warehouse.shop, "sqlmesh_shop_preview_close")
-    assert closed.status is SUCCESS, failure_of(closed)
+    launch(warehouse.shop, CLOSE).succeeded()
     assert warehouse.query("SELECT count(added) FROM t.orders") == [(2,)], "prod shows the table of the preview"
 
 
@@ -297,12 +258,9 @@ def test_what_a_restatement_takes_from_a_previewed_version_is_computed_again(ser
     """SQLMesh then also forgets these intervals of each version that another environment shows."""
     warehouse = new_warehouse(server, new_shop, preview={"environment": "pr_1"})
     warehouse.change("orders", "day, n", "day, n, 1 AS added")
-    previewed = launch(warehouse.shop, "sqlmesh_shop_preview", allow_pending=True)
-    assert previewed.status is SUCCESS, failure_of(previewed)
+    warehouse.preview(allow_pending=True)
     with warehouse.applying("other", "1 AS x", f"1 AS x {PAUSES}") as process:
-        warehouse.query(f"UPDATE raw.orders SET n = 50 WHERE day = '{day(5)}'")
-        restate = {"sqlmesh_shop": {"restate": {"start": day(5), "end": day(5)}}}
-        assert warehouse.shop.launch(ops=restate, assets=["t/orders"]).status is SUCCESS
+        warehouse.restate_oldest()
     applied = warehouse.end(process)
     assert warehouse.query(f"SELECT n, added FROM t.orders WHERE day = '{day(5)}'") == [(50, 1)]
     assert f"runs rewrote the source meanwhile: t.orders ({day(5)})." in applied.log
@@ -313,8 +271,7 @@ def test_each_interval_is_recorded_although_runs_end_while_a_plan_goes_on(wareho
     shop, key = warehouse.shop, dg.AssetKey(["t", "orders"])
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
         shop.sqlmesh("run")  # outside of Dagster, as the data of a run that was killed
-        restate = {"sqlmesh_shop": {"restate": {"start": day(5), "end": day(5)}}}
-        assert shop.launch(ops=restate, assets=["t/orders"]).status is SUCCESS
+        warehouse.run("t/orders", restate=days(5))
     warehouse.end(process)
     records = shop.instance.fetch_materializations(key, limit=9).records
     recorded = [record.asset_materialization.metadata for record in records if record.asset_materialization]

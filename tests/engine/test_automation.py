@@ -93,8 +93,7 @@ def test_run_after_ticks_materializes_exactly_the_models_with_a_policy(dagster: 
     with_policy = {
         spec.key.to_user_string() for spec in dagster.refresh().resolve_all_asset_specs() if spec.freshness_policy
     }
-    record = dagster.launch()  # the plan was three days ago
-    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+    record = dagster.launch()  # the plan was three days ago.succeeded()
     on_weekends = {"t/office"}
     assert record.materializations.keys() | on_weekends == with_policy
     assert {"t/colours", "t/ended"} <= record.computed_outside.keys(), "the plan has computed them for good"

@@ -5,18 +5,17 @@ Three of these stories run in CI, and all of them each night.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import datetime, time, timezone
 from unittest.mock import ANY
 
-import dagster as dg
 import pytest
 from engine.beside_lab import (
     ALL,
     DAILY,
+    FAILURE,
     FILES,
-    IN_PROCESS,
+    KEPT,
     LOCK,
     LOOKBACK,
     PAUSES,
@@ -25,24 +24,18 @@ from engine.beside_lab import (
     WITHIN,
     Warehouse,
     day,
+    days,
     new_warehouse,
 )
 from engine.plan_jobs import APPLY, failure_of, launch, planned
+from engine.preview_lab import PREVIEW
 from forked import ForkedProcess
-from harness import NewShop, RunRecord, needs_previews, processes_in, wait_until
-from postgres import Server, postgres_server
+from harness import NewShop, needs_previews, processes_in, wait_until
+from postgres import Server
 
 pytestmark = needs_previews
 
-FAILURE = dg.DagsterRunStatus.FAILURE
-PREVIEW = "sqlmesh_shop_preview"
 COUNTS = "MODEL (name t.late, kind FULL); SELECT count(*) AS x FROM t.days"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with postgres_server() as server:
-        yield server
 
 
 @pytest.fixture
@@ -62,49 +55,20 @@ def milliseconds(ago: int) -> int:
     return int(datetime.fromisoformat(f"{day(ago)}T00:00+00:00").timestamp() * 1000)
 
 
-def run(warehouse: Warehouse, *assets: str) -> RunRecord:
-    record = warehouse.shop.launch(**({"assets": list(assets)} if assets else {}))
-    assert record.status is SUCCESS, record.failures
-    return record
-
-
-def restate_oldest(warehouse: Warehouse) -> None:
-    """Change the oldest day of the source, and restate it."""
-    warehouse.query(f"UPDATE raw.orders SET n = 50 WHERE day = '{day(5)}'")
-    config = {"sqlmesh_shop": {"restate": {"start": day(5), "end": day(5)}}}
-    assert warehouse.shop.launch(ops=config, assets=["t/orders"]).status is SUCCESS
-
-
-def preview(warehouse: Warehouse, **config: bool) -> RunRecord:
-    record = launch(warehouse.shop, PREVIEW, **config)
-    assert record.status is SUCCESS, failure_of(record)
-    return record
-
-
-def apply(warehouse: Warehouse) -> RunRecord:
-    record = launch(warehouse.shop, APPLY, digest=planned(warehouse.shop)["digest"])
-    assert record.status is SUCCESS, failure_of(record)
-    return record
-
-
-@contextmanager
-def previewing(warehouse: Warehouse, **config: bool) -> Iterator[ForkedProcess]:
+def previewing(warehouse: Warehouse, **config: bool) -> AbstractContextManager[ForkedProcess]:
     """Preview in a process of its own, which waits for a lock until the block ends."""
     warehouse.shop.refresh()
-    with warehouse.server.advisory_lock(LOCK, warehouse.database):
-        process = warehouse.start(PREVIEW, {**IN_PROCESS, "ops": {PREVIEW: {"config": config}} if config else {}})
-        wait_until(lambda: warehouse.waits_for(LOCK), process)
-        yield process
+    return warehouse.holding(LOCK, lambda: warehouse.start_job(PREVIEW, **config))
 
 
 def test_a_preview_computes_a_forward_only_model_behind_a_new_version_and_holds_no_run(warehouse: Warehouse) -> None:
     kept = "kind INCREMENTAL_BY_TIME_RANGE (time_column day, forward_only true)"
     warehouse.add(kept=f"MODEL (name t.kept, {kept}); SELECT day, n FROM t.orders {WITHIN}")
-    run(warehouse)
+    warehouse.run()
     warehouse.change("orders", "day, n", "day, n * 10 AS n")
     warehouse.change("kept", "day, n", f"day, n + 1 AS n {PAUSES}")
     with previewing(warehouse) as process:
-        assert "Waiting" not in run(warehouse).log
+        assert "Waiting" not in warehouse.run().log
     warehouse.end(process)
     assert warehouse.query("SELECT n FROM t__pr_1.kept") == [(11,)], "the last day"
 
@@ -114,13 +78,13 @@ def test_a_preview_of_versions_that_share_one_table_holds_no_run_and_reads_rewri
     dev_only: Warehouse,
 ) -> None:
     """SQLMesh computes only the last day for such a preview."""
-    run(dev_only)
+    dev_only.run()
     before = dev_only.rows("days")
     dev_only.change("orders", "day, n", "day, n * 10 AS n")
     dev_only.change("days", "day, n", f"day, n + 1 AS n {PAUSES}")
     with previewing(dev_only) as process:
-        restate_oldest(dev_only)
-        assert "Waiting" not in run(dev_only).log
+        dev_only.restate_oldest()
+        assert "Waiting" not in dev_only.run().log
     dev_only.end(process)
     assert dev_only.query("SELECT n FROM t__pr_1.days ORDER BY day") == [(501,), (11,)]
     assert dev_only.rows("days") == [(day(5), 50), *before[1:]]
@@ -133,7 +97,7 @@ def test_what_runs_compute_of_a_day_that_has_not_ended_is_computed_too(warehouse
     with warehouse.applying("part", "day, n", f"day, n {PAUSES}") as process:
         warehouse.query(f"INSERT INTO raw.orders VALUES ('{day(0)}', 60)")
         is_due = datetime.now(timezone.utc).time() >= time(0, 5)
-        run(warehouse)
+        warehouse.run()
         of_run = warehouse.rows("part")
     warehouse.end(process)
     assert warehouse.rows("part") == of_run
@@ -148,7 +112,7 @@ def test_the_rest_of_today_does_not_count_as_computed(warehouse: Warehouse) -> N
     of_query = f"SELECT at::timestamp AS at, (SELECT count(*) FROM t.orders)::int AS n FROM {series}"
     warehouse.add(hours=f"MODEL (name t.hours, {hours}); {of_query}")
     with warehouse.applying("orders", "day, n", f"day, n + 0 AS n {PAUSES}") as process:
-        run(warehouse)
+        warehouse.run()
     warehouse.end(process)
     ends = "SELECT to_timestamp(max(end_ts) / 1000)::date::text FROM sqlmesh._intervals WHERE name LIKE '%orders%'"
     assert warehouse.query(ends) == [(day(0),)]
@@ -157,14 +121,14 @@ def test_the_rest_of_today_does_not_count_as_computed(warehouse: Warehouse) -> N
 @pytest.mark.slow
 def test_an_apply_that_dagster_still_shows_as_running_was_interrupted(warehouse: Warehouse) -> None:
     warehouse.add(late=COUNTS)
-    run(warehouse)
+    warehouse.run()
     warehouse.change("days", "day, n", "day, n + 1 AS n")
     warehouse.is_killed = True
     with warehouse.applying("late", "count(*) AS x", f"count(*) AS x {PAUSES}") as process:
-        restate_oldest(warehouse)
+        warehouse.restate_oldest()
         process.kill()
         wait_until(lambda: not processes_in(warehouse.shop.project))
-    applied = apply(warehouse)
+    applied = warehouse.apply()
     assert warehouse.rows("days")[0] == (day(5), 51)
     assert f"t.days gets back a table whose rows were corrected since, for {day(5)}." in applied.log
 
@@ -172,20 +136,20 @@ def test_an_apply_that_dagster_still_shows_as_running_was_interrupted(warehouse:
 @pytest.mark.slow
 def test_an_interrupted_preview_is_remembered_although_another_change_was_applied(warehouse: Warehouse) -> None:
     warehouse.add(late=COUNTS)
-    run(warehouse)
+    warehouse.run()
     warehouse.change("days", "day, n", "day, n + 1 AS n")
     warehouse.change("late", "count(*) AS x", f"count(*) AS x {PAUSES}")
     with previewing(warehouse) as process:
-        restate_oldest(warehouse)
+        warehouse.restate_oldest()
         process.terminate()
         process.communicate(timeout=300)
         wait_until(lambda: not processes_in(warehouse.shop.project))
     warehouse.change("days", "day, n + 1 AS n", "day, n")
     warehouse.change("late", f" {PAUSES}", "")
     warehouse.change("other", "1 AS x", "2 AS x")
-    apply(warehouse)
+    warehouse.apply()
     warehouse.change("days", "day, n", "day, n + 1 AS n")
-    preview(warehouse)
+    warehouse.preview()
     assert warehouse.query("SELECT n FROM t__pr_1.days ORDER BY day LIMIT 1") == [(51,)]
 
 
@@ -194,23 +158,22 @@ def test_a_refused_preview_is_no_interrupted_one(warehouse: Warehouse) -> None:
     warehouse.add(total="MODEL (name t.total, kind FULL); SELECT sum(n) AS n FROM t.days")
     warehouse.change("days", "day, n", "day, n + 0 AS n")
     assert launch(warehouse.shop, PREVIEW).status is FAILURE, "prod has pending intervals"
-    run(warehouse)
-    preview(warehouse)
-    assert "omputed again" not in apply(warehouse).log
+    warehouse.run()
+    warehouse.preview()
+    assert "omputed again" not in warehouse.apply().log
 
 
 @pytest.mark.slow
 def test_a_model_that_reads_itself_is_computed_again_from_the_rewritten_day_on(warehouse: Warehouse) -> None:
-    run(warehouse)
+    warehouse.run()
     before = "COALESCE((SELECT max(r.n) FROM t.running AS r WHERE r.day = o.day - 1), 0)"
     query = f"SELECT o.day, (o.n + {before})::int AS n FROM t.orders AS o {WITHIN.replace('day', 'o.day')}"
     columns = "batch_size 1), columns (day date, n int)"
     text = f"MODEL (name t.running, {DAILY.replace(')', ', ' + columns)}); {query}"
     late = COUNTS.replace("t.days", "t.running").replace("AS x", f"AS x {PAUSES}")
-    for name, model in (("running", text), ("late", late)):
-        (warehouse.shop.project / "models" / f"{name}.sql").write_text(model)
+    warehouse.write(running=text, late=late)
     with warehouse.applying("other", "1 AS x", "2 AS x") as process:
-        restate_oldest(warehouse)
+        warehouse.restate_oldest()
     warehouse.end(process)
     assert [n for _, n in warehouse.rows("running")] == [50, 54, 57, 59, 60]
 
@@ -219,10 +182,10 @@ def test_a_model_that_reads_itself_is_computed_again_from_the_rewritten_day_on(w
 def test_late_data_of_an_old_version_reaches_a_version_that_a_preview_has_finished(warehouse: Warehouse) -> None:
     warehouse.add(direct=f"MODEL (name t.direct, {LOOKBACK}); SELECT day, n FROM raw.orders {WITHIN}")
     warehouse.change("direct", "day, n", "day, n + 0 AS n")
-    preview(warehouse, allow_pending=True)
+    warehouse.preview(allow_pending=True)
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
         warehouse.query(f"UPDATE raw.orders SET n = 40 WHERE day = '{day(4)}'")
-        run(warehouse)
+        warehouse.run()
     warehouse.end(process)
     assert warehouse.rows("direct") == [ALL[0], (day(4), 40), *ALL[2:]]
 
@@ -231,21 +194,18 @@ def test_late_data_of_an_old_version_reaches_a_version_that_a_preview_has_finish
 def test_a_run_of_another_environment_waits_for_a_plan(warehouse: Warehouse) -> None:
     """It may show the very versions that the plan computes."""
     warehouse.change("days", "day, n", f"day, n {PAUSES}")
-    preview(warehouse, allow_pending=True)
-    run(warehouse)
-    with warehouse.server.advisory_lock(LOCK, warehouse.database):
-        process = warehouse.start_apply()
-        wait_until(lambda: warehouse.waits_for(LOCK), process)
-        waited = warehouse.shop.launch(ops={"sqlmesh_shop": {"environment": "pr_1"}})
-        assert waited.status is FAILURE
+    warehouse.preview(allow_pending=True)
+    warehouse.run()
+    with warehouse.holding(LOCK, warehouse.start_apply) as process:
+        waited = warehouse.shop.launch(ops={"sqlmesh_shop": {"environment": "pr_1"}}).failed()
         assert "is held by plan of run" in str(waited.failures)
     warehouse.end(process)
 
 
 @pytest.mark.slow
 def test_a_gap_that_a_preview_does_not_read_does_not_stop_it(warehouse: Warehouse) -> None:
-    warehouse.add(kept=f"MODEL (name t.kept, {LOOKBACK}); SELECT day, n / {SWITCH} AS n FROM t.orders {WITHIN}")
-    run(warehouse, "t/orders", "t/days")
+    warehouse.add(kept=KEPT)
+    warehouse.run("t/orders", "t/days")
     warehouse.change("days", "day, n", f"day, n {PAUSES}")
     with previewing(warehouse, allow_pending=True) as process:
         warehouse.leave_gap("kept")
@@ -270,20 +230,19 @@ def test_a_persons_plan_of_statements_stops_the_apply(warehouse: Warehouse) -> N
 @pytest.mark.slow
 def test_a_row_of_the_state_counts_although_its_time_is_before_the_last_look(warehouse: Warehouse) -> None:
     """SQLMesh takes the time of a row before it writes it."""
-    run(warehouse)
+    warehouse.run()
     warehouse.query(
         "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.name LIKE '%orders%' THEN "
         f"PERFORM pg_advisory_xact_lock({LOCK + 1}); END IF; RETURN NEW; END $$; "
         "CREATE TRIGGER slow BEFORE INSERT ON sqlmesh._intervals FOR EACH ROW EXECUTE FUNCTION slow()"
     )
-    (warehouse.shop.project / "models" / "fresh.sql").write_text(FILES["models/days.sql"].replace("t.days", "t.fresh"))
+    warehouse.write(fresh=FILES["models/days.sql"].replace("t.days", "t.fresh"))
     warehouse.query(f"UPDATE raw.orders SET n = 50 WHERE day = '{day(5)}'")
-    restate = {"ops": {"sqlmesh_shop": {"config": {"restate": {"start": day(5), "end": day(5)}}}}}
     computed = "SELECT count(*) > 0 FROM sqlmesh._intervals WHERE name LIKE '%fresh%'"
     with warehouse.server.advisory_lock(LOCK + 1, warehouse.database):
         with warehouse.applying("other", "1 AS x", f"1 AS x {PAUSES}") as process:
             wait_until(lambda: warehouse.query(computed) == [(True,)], process)
-            restated = warehouse.start("everything", {**IN_PROCESS, **restate}, assets=["t/orders"])
+            restated = warehouse.start_restatement(5, 5)
             wait_until(lambda: warehouse.waits_for(LOCK + 1), restated)
         wait_until(lambda: "is held by Dagster run" in warehouse.log_of(APPLY), process)
     assert restated.wait(300) == 0
@@ -296,18 +255,17 @@ def test_runs_do_not_wait_while_a_plan_catches_up(warehouse: Warehouse) -> None:
     warehouse.add(
         orders=FILES["models/orders.sql"].replace("day, n", f"day, n, pg_advisory_xact_lock({LOCK + 1})::text AS held")
     )
-    run(warehouse)
-    config = {"ops": {"sqlmesh_shop": {"config": {"restate": {"start": day(5), "end": day(1)}}}}}
+    warehouse.run()
     with warehouse.server.advisory_lock(LOCK + 1, warehouse.database):
         with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
-            restated = warehouse.start("everything", {**IN_PROCESS, **config}, assets=["t/orders"])
+            restated = warehouse.start_restatement(5, 1)
             wait_until(lambda: warehouse.waits_for(LOCK + 1), restated)
         wait_until(lambda: "is held by Dagster run" in warehouse.log_of(APPLY), process)
         with warehouse.server.advisory_lock(LOCK, warehouse.database):
             warehouse.release(LOCK + 1)
             assert restated.wait(300) == 0
             wait_until(lambda: warehouse.waits_for(LOCK), process)
-            assert "Waiting" not in run(warehouse, "t/other").log
+            assert "Waiting" not in warehouse.run("t/other").log
     warehouse.end(process)
 
 
@@ -316,8 +274,7 @@ def test_a_day_that_only_a_lookback_computes_again_is_not_missing(warehouse: War
     """A run computes days of the old version, but not up to now. The new version needs them too."""
     warehouse.add(orders=f"MODEL (name t.orders, {LOOKBACK}); SELECT day, n FROM raw.orders {WITHIN}")
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
-        config = {"sqlmesh_shop": {"end": day(2)}}
-        assert warehouse.shop.launch(ops=config).status is SUCCESS
+        warehouse.run(end=day(2))
     warehouse.end(process)
     assert warehouse.rows("days") == ALL[:4]
 
@@ -336,7 +293,7 @@ def test_a_model_that_is_computed_after_the_promotion_has_what_runs_computed_of_
     warehouse.change("kept", "day, n", "day, n, n::int AS more")
     warehouse.change("tail", "day, n", "day, COALESCE(more, n) AS n")
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
-        run(warehouse)
+        warehouse.run()
         assert warehouse.rows("tail") == ALL, "by the old version"
     applied = warehouse.end(process)
     assert warehouse.rows("tail") == ALL
@@ -345,10 +302,10 @@ def test_a_model_that_is_computed_after_the_promotion_has_what_runs_computed_of_
 
 @pytest.mark.slow
 def test_a_table_that_all_versions_share_is_computed_again_if_its_kind_changes(dev_only: Warehouse) -> None:
-    run(dev_only)
+    dev_only.run()
     dev_only.change("days", DAILY, "kind FULL")
     dev_only.change("days", f"day, n FROM t.orders {WITHIN}", "day, n + 1 AS n FROM t.orders")
-    apply(dev_only)
+    dev_only.apply()
     assert dev_only.rows("days") == [(of_day, n + 1) for of_day, n in ALL]
 
 
@@ -361,11 +318,10 @@ def test_what_runs_rewrite_before_a_model_begins_to_compute_again_counts(warehou
         days=f"MODEL (name t.days, {DAILY}); SELECT day, o.n + s.n AS n FROM t.orders AS o "
         f"JOIN t.side AS s USING (day) {WITHIN}",
     )
-    run(warehouse)
-    config = {"ops": {"sqlmesh_shop": {"config": {"restate": {"start": day(5), "end": day(5)}}}}}
+    warehouse.run()
     with warehouse.server.advisory_lock(LOCK + 1, warehouse.database):
         with warehouse.applying("orders", held, PAUSES) as process:
-            restated = warehouse.start("everything", {**IN_PROCESS, **config}, assets=["t/orders"])
+            restated = warehouse.start_restatement(5, 5)
             wait_until(lambda: warehouse.waits_for(LOCK + 1), restated)
         wait_until(lambda: "is held by Dagster run" in warehouse.log_of(APPLY), process)
         with warehouse.server.advisory_lock(LOCK, warehouse.database):
@@ -373,8 +329,7 @@ def test_what_runs_rewrite_before_a_model_begins_to_compute_again_counts(warehou
             assert restated.wait(300) == 0
             wait_until(lambda: warehouse.waits_for(LOCK), process)
             warehouse.query(f"UPDATE raw.orders SET n = 40 WHERE day = '{day(4)}'")
-            ops = {"sqlmesh_shop": {"restate": {"start": day(4), "end": day(4)}}}
-            assert warehouse.shop.launch(ops=ops, assets=["t/side"]).status is SUCCESS
+            warehouse.run("t/side", restate=days(4))
             of_day = f"to_timestamp(start_ts / 1000)::date = '{day(4)}'"
             warehouse.query(f"UPDATE sqlmesh._intervals SET last_altered_ts = last_altered_ts - 60000 WHERE {of_day}")
     warehouse.end(process)
@@ -385,14 +340,14 @@ def test_what_runs_rewrite_before_a_model_begins_to_compute_again_counts(warehou
 def test_a_new_model_behind_a_view_that_keeps_its_version_is_computed_again(warehouse: Warehouse) -> None:
     """SQLMesh computes it in a table of the preview, because it creates the view again."""
     warehouse.add(shown="MODEL (name t.shown, kind VIEW); SELECT day, n FROM t.orders")
-    run(warehouse)
+    warehouse.run()
     warehouse.change("orders", "day, n", "day, n, n AS also")
     fresh = FILES["models/days.sql"].replace("t.days", "t.fresh").replace("t.orders", "t.shown")
-    (warehouse.shop.project / "models" / "fresh.sql").write_text(fresh)
+    warehouse.write(fresh=fresh)
     late = COUNTS.replace("t.days", "t.fresh").replace("AS x", f"AS x {PAUSES}")
-    (warehouse.shop.project / "models" / "late.sql").write_text(late)
+    warehouse.write(late=late)
     with previewing(warehouse) as process:
-        restate_oldest(warehouse)
+        warehouse.restate_oldest()
     warehouse.end(process)
     assert warehouse.query("SELECT n FROM t__pr_1.fresh ORDER BY day") == [(n,) for n in (50, 4, 3, 2, 1)]
 
@@ -400,7 +355,7 @@ def test_a_new_model_behind_a_view_that_keeps_its_version_is_computed_again(ware
 @pytest.mark.slow
 def test_what_a_plan_catches_up_with_has_the_time_at_which_it_is_computed(warehouse: Warehouse) -> None:
     with warehouse.applying("days", "day, n", f"day, n, @execution_ts::text AS at {PAUSES}") as process:
-        run(warehouse)
+        warehouse.run()
     warehouse.end(process)
     assert warehouse.query("SELECT at, count(*) FROM t.days GROUP BY at ORDER BY at") == [(ANY, 2), (ANY, 3)]
 
@@ -408,7 +363,7 @@ def test_what_a_plan_catches_up_with_has_the_time_at_which_it_is_computed(wareho
 @pytest.mark.slow
 def test_a_new_version_waits_for_a_gap_of_a_table_that_reads_another_new_version(warehouse: Warehouse) -> None:
     warehouse.add(
-        kept=f"MODEL (name t.kept, {LOOKBACK}); SELECT day, n / {SWITCH} AS n FROM t.orders {WITHIN}",
+        kept=KEPT,
         total="MODEL (name t.total, kind FULL, audits accepted_range(column := x, min_v := 2)); "
         "SELECT count(*) AS x FROM t.kept",
         behind=f"MODEL (name t.behind, {DAILY}); SELECT day, n FROM t.kept {WITHIN}",
@@ -417,7 +372,7 @@ def test_a_new_version_waits_for_a_gap_of_a_table_that_reads_another_new_version
     warehouse.change("orders", "day, n", "day, n, n AS also")
     warehouse.change("total", "count(*)", "count(*) + 0")
     warehouse.change("behind", "day, n", "day, n + 0 AS n")
-    applied = apply(warehouse)
+    applied = warehouse.apply()
     assert warehouse.query("SELECT x FROM t.total") == [(2,)]
     assert warehouse.rows("behind") == ALL[:2]
     assert "omputed again" not in applied.log, "each day once"
@@ -435,20 +390,19 @@ def add_signal(warehouse: Warehouse, ready: str = "not Path(name).exists()") -> 
 def test_a_gap_waits_for_the_signal_of_a_new_version_that_its_table_reads(warehouse: Warehouse) -> None:
     """Its model keeps its table. The signal lets the new version compute its first day only."""
     add_signal(warehouse, f"[day for day in batch if not Path(name).exists() or str(day[0].date()) == '{day(5)}']")
-    signals = DAILY.replace("kind", "signals [is_open()], kind")
     warehouse.add(
-        orders=f"MODEL (name t.orders, {signals}); SELECT day, n FROM raw.orders {WITHIN}",
-        kept=f"MODEL (name t.kept, {LOOKBACK}); SELECT day, n / {SWITCH} AS n FROM t.orders {WITHIN}",
+        orders=f"MODEL (name t.orders, signals [is_open()], {DAILY}); SELECT day, n FROM raw.orders {WITHIN}",
+        kept=KEPT,
         behind=f"MODEL (name t.behind, {DAILY}); SELECT day, n FROM t.kept {WITHIN}",
     )
-    run(warehouse, "t/orders", "t/days")
+    warehouse.run("t/orders", "t/days")
     warehouse.leave_gap("kept")
     warehouse.change("orders", "day, n", "day, n, n AS also")
     warehouse.change("behind", "day, n", "day, n + 0 AS n")
     (warehouse.shop.project / "closed").touch()
-    apply(warehouse)
+    warehouse.apply()
     (warehouse.shop.project / "closed").unlink()
-    run(warehouse)
+    warehouse.run()
     for model in ("orders", "kept", "behind"):
         assert [row[:2] for row in warehouse.query(f"SELECT day::text, n FROM t.{model} ORDER BY day")] == ALL, model
 
@@ -458,23 +412,22 @@ def test_a_day_that_a_restatement_forgets_and_that_waits_for_a_signal_is_forgott
 ) -> None:
     """Nobody computes it again before the promotion. The run after the signal computes it of both."""
     add_signal(warehouse)
-    signals = DAILY.replace("kind", "signals [is_open()], kind")
     warehouse.add(
-        orders=f"MODEL (name t.orders, {signals}); SELECT day, n FROM raw.orders {WITHIN}",
+        orders=f"MODEL (name t.orders, signals [is_open()], {DAILY}); SELECT day, n FROM raw.orders {WITHIN}",
         shown="MODEL (name t.shown, kind VIEW); SELECT day, n FROM t.orders",
         days=f"MODEL (name t.days, {DAILY}); SELECT day, n FROM t.shown {WITHIN}",
         total="MODEL (name t.total, kind FULL); SELECT sum(n) AS n FROM t.days",
     )
-    run(warehouse)
+    warehouse.run()
     closed = warehouse.shop.project / "closed"
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
         closed.touch()
-        restate_oldest(warehouse)
+        warehouse.restate_oldest()
     applied = warehouse.end(process)
     assert "omputed again" not in applied.log
     assert warehouse.rows("days") == ALL, "the rows stay until then"
     closed.unlink()
-    assert run(warehouse).status_of("t/days") == "executed"
+    assert warehouse.run().status_of("t/days") == "executed"
     assert warehouse.rows("days") == [(day(5), 50), *ALL[1:]]
     assert warehouse.query("SELECT n FROM t.total") == [(60,)]
 
@@ -482,8 +435,7 @@ def test_a_day_that_a_restatement_forgets_and_that_waits_for_a_signal_is_forgott
 @pytest.mark.slow
 def test_no_empty_version_replaces_a_table_with_rows(warehouse: Warehouse) -> None:
     add_signal(warehouse)
-    signals = DAILY.replace("kind", "signals [is_open()], kind")
-    warehouse.add(days=f"MODEL (name t.days, {signals}); SELECT day, n FROM t.orders {WITHIN}")
+    warehouse.add(days=f"MODEL (name t.days, signals [is_open()], {DAILY}); SELECT day, n FROM t.orders {WITHIN}")
     warehouse.change("days", "day, n", "day, n + 1 AS n")
     closed = warehouse.shop.project / "closed"
     closed.touch()
@@ -499,16 +451,15 @@ def test_no_empty_version_replaces_a_table_with_rows(warehouse: Warehouse) -> No
 @pytest.mark.slow
 def test_a_gap_whose_signal_is_not_ready_lets_nothing_be_computed_again(warehouse: Warehouse) -> None:
     add_signal(warehouse)
-    signals = LOOKBACK.replace("kind", "signals [is_open()], kind")
     warehouse.add(
-        kept=f"MODEL (name t.kept, {signals}); SELECT day, n / {SWITCH} AS n FROM t.orders {WITHIN}",
+        kept=KEPT.replace("kind", "signals [is_open()], kind"),
         total="MODEL (name t.total, kind FULL); SELECT sum(n) AS n FROM t.kept",
     )
-    run(warehouse)
+    warehouse.run()
     warehouse.query(f"DELETE FROM sqlmesh._intervals WHERE name LIKE '%kept%' AND end_ts > {milliseconds(2)}")
     (warehouse.shop.project / "closed").touch()
     warehouse.change("total", "sum(n)", "sum(n) + 0")
-    assert "omputed again" not in apply(warehouse).log
+    assert "omputed again" not in warehouse.apply().log
     assert warehouse.query("SELECT n FROM t.total") == [(15,)]
 
 
@@ -521,13 +472,12 @@ def test_a_gap_behind_a_new_version_is_filled_after_what_runs_rewrote_meanwhile(
         kept=f"MODEL (name t.kept, {LOOKBACK}); SELECT day, n / {SWITCH} AS n FROM t.first {WITHIN}",
         behind=f"MODEL (name t.behind, {DAILY}); SELECT day, n FROM t.kept {WITHIN}",
     )
-    run(warehouse, "t/orders", "t/days", "t/side", "t/first")
+    warehouse.run("t/orders", "t/days", "t/side", "t/first")
     warehouse.leave_gap("kept")
     warehouse.change("behind", "day, n", "day, n + 0 AS n")
     warehouse.query(f"UPDATE raw.orders SET n = 7 WHERE day = '{day(1)}'")
     with warehouse.applying("first", "day, n", f"day, n {PAUSES}") as process:
-        ops = {"sqlmesh_shop": {"restate": {"start": day(1), "end": day(1)}}}
-        assert warehouse.shop.launch(ops=ops, assets=["t/side"]).status is SUCCESS
+        warehouse.run("t/side", restate=days(1))
         warehouse.query("UPDATE raw.switch SET x = 1")
     warehouse.end(process)
     for model in ("first", "kept", "behind"):
@@ -537,12 +487,12 @@ def test_a_gap_behind_a_new_version_is_filled_after_what_runs_rewrote_meanwhile(
 @pytest.mark.slow
 def test_a_restatement_takes_from_a_previewed_version_whose_metadata_has_changed(warehouse: Warehouse) -> None:
     """It has another identifier, and shares the table. The state does not have it when the plan begins."""
-    run(warehouse)
+    warehouse.run()
     warehouse.change("days", "day, n", "day, n + 0 AS n")
-    preview(warehouse)
+    warehouse.preview()
     warehouse.change("days", DAILY, f"{DAILY}, owner someone")
     with warehouse.applying("other", "1 AS x", f"1 AS x {PAUSES}") as process:
-        restate_oldest(warehouse)
+        warehouse.restate_oldest()
     warehouse.end(process)
     assert warehouse.rows("days") == [(day(5), 50), *ALL[1:]]
 
@@ -555,6 +505,6 @@ def test_a_new_model_reads_a_changed_seed_of_versions_that_share_one_table(dev_o
     (seeds / "names.csv").write_text("id,v\n1,10\n")
     dev_only.add(names="MODEL (name t.names, kind SEED (path '../seeds/names.csv'));")
     (seeds / "names.csv").write_text("id,v\n1,10\n2,20\n")
-    (dev_only.shop.project / "models" / "more.sql").write_text("MODEL (name t.more, kind FULL); SELECT id FROM t.names")
-    apply(dev_only)
+    dev_only.write(more="MODEL (name t.more, kind FULL); SELECT id FROM t.names")
+    dev_only.apply()
     assert dev_only.query("SELECT id FROM t.more ORDER BY id") == [(1,), (2,)]

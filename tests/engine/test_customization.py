@@ -290,15 +290,13 @@ def test_other_definitions_can_use_model_keys_and_sqlmesh_selections(overridden:
 @pytest.mark.attribute("execution.environments")
 def test_run_config_and_overrides_reach_the_run(overridden: DagsterProject) -> None:
     assets = ["shop/orders", "shop/rare"]
-    on_cron = overridden.launch(assets=assets, ops={"shop": {"ticket": "T-1"}})
-    assert on_cron.status == dg.DagsterRunStatus.SUCCESS, on_cron.failures
+    on_cron = overridden.launch(assets=assets, ops={"shop": {"ticket": "T-1"}}).succeeded()
     assert "ticket T-1" in on_cron.log
     assert "Tell the team: everything is computed." in on_cron.log
     assert {asset: on_cron.status_of(asset) for asset in assets} == dict(zip(assets, ["executed", "up_to_date"]))
     assert on_cron.checks["shop/orders:our_not_null_id"].passed
     assert not any("number_of_rows" in check for check in on_cron.checks)
-    record = overridden.launch(assets=assets, ops={"shop": {"ignore_cron": True, "environment": "dev"}})
-    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+    record = overridden.launch(assets=assets, ops={"shop": {"ignore_cron": True, "environment": "dev"}}).succeeded()
     assert {asset: record.status_of(asset) for asset in assets} == dict(zip(assets, ["up_to_date", "executed"]))
     assert not record.materializations
     metadata = record.observations["shop/rare"].metadata
@@ -327,8 +325,7 @@ def test_run_config_and_overrides_reach_the_run(overridden: DagsterProject) -> N
 def test_invalid_run_config_fails_with_clear_error(
     overridden: DagsterProject, config: dict[str, Any], message: str
 ) -> None:
-    record = overridden.launch(assets=["shop/orders"], ops={"shop": config})
-    assert record.status == dg.DagsterRunStatus.FAILURE
+    record = overridden.launch(assets=["shop/orders"], ops={"shop": config}).failed()
     assert message in record.failures[0]
     assert not record.materializations
 
@@ -339,8 +336,7 @@ def test_concurrent_tasks_sets_number_of_parallel_batches(overridden: DagsterPro
     for file in project.glob("*_is_at_work"):
         file.unlink()
     (project / "together").touch()
-    record = overridden.launch(assets=["shop/left", "shop/right"])
-    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+    record = overridden.launch(assets=["shop/left", "shop/right"]).succeeded()
     assert set(record.materializations) == {"shop/left", "shop/right"}
 
 

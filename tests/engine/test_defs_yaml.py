@@ -353,8 +353,7 @@ def test_record_unchanged_false_counts_up_to_date_models_and_runs_downstream_ass
     assert set(executed.materializations) == {"t/one", "t/two", "page"}
     assert list(executed.checks) == ["t/one:not_null_id"]
 
-    unchanged = dagster.launch("multiprocess")
-    assert unchanged.status == dg.DagsterRunStatus.SUCCESS
+    unchanged = dagster.launch("multiprocess").succeeded()
     assert (list(unchanged.materializations), unchanged.observations) == (["page"], {})
     assert unchanged.checks["t/one:not_null_id"].passed, "if `page` failed, Dagster would show this check as failed"
     released = [event.event_specific_data.output_name for event in unchanged.events(dg.DagsterEventType.STEP_OUTPUT)]
@@ -365,15 +364,12 @@ def test_record_unchanged_false_counts_up_to_date_models_and_runs_downstream_ass
     write_project(dagster.root / "shop", {"models/broken.sql": broken})
     plan(dagster.root / "shop", "--skip-backfill")
     dagster.refresh()
-    failed = dagster.launch()
-    assert failed.status == dg.DagsterRunStatus.FAILURE
+    failed = dagster.launch().failed()
     assert "t/one:not_null_id" in failed.checks, "Dagster would show it as failed"
-    alone = dagster.launch(assets=["t/one", "t/two"])
-    assert alone.status == dg.DagsterRunStatus.SUCCESS
+    alone = dagster.launch(assets=["t/one", "t/two"]).succeeded()
     assert (alone.materializations, alone.observations, alone.checks) == ({}, {}, {})
     assert "Nothing to do: 2 models. 2: all complete intervals are computed." in alone.log
-    failed_alone = dagster.launch(assets=["t/one", "t/two", "t/broken"])
-    assert failed_alone.status == dg.DagsterRunStatus.FAILURE
+    failed_alone = dagster.launch(assets=["t/one", "t/two", "t/broken"]).failed()
     assert "t/one:not_null_id" in failed_alone.checks, "Dagster would show it as failed"
 
 

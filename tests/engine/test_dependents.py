@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import dagster as dg
 import pytest
 from engine.plan_jobs import APPLY, PLAN, change, failure_of, launch, planned, report_of
 from harness import CONFIG, NewShop, Shop
-from postgres import Server, postgres_server
+from postgres import Server
 
 ORDERS = "MODEL (name t.orders, kind FULL{more}); SELECT 1 AS id, {amount} AS amount"
 STOCK = "MODEL (name t.stock, kind FULL); SELECT 1 AS id"
@@ -19,12 +17,6 @@ OF_OTHERS = (
     "CREATE VIEW bi.stock AS SELECT id FROM t.stock",
 )
 DEPENDENTS = ["bi.Daily orders", "bi.months"]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with postgres_server() as server:
-        yield server
 
 
 @pytest.fixture
@@ -59,8 +51,7 @@ def test_views_of_others_are_dropped_only_if_the_run_config_names_the_model(shop
     assert "The plan would drop views of others" in failure_of(refused)
     assert views(server) == {"Daily orders", "months", "stock"}
 
-    applied = launch(shop, APPLY, digest=report["digest"], allow_drop_dependents=["t.orders"])
-    assert applied.status is dg.DagsterRunStatus.SUCCESS, failure_of(applied)
+    launch(shop, APPLY, digest=report["digest"], allow_drop_dependents=["t.orders"]).succeeded()
     assert server.query("SELECT amount FROM t.orders", "shop") == [(3,)]
     assert views(server) == {"stock"}, "SQLMesh #5954"
 
@@ -102,8 +93,7 @@ def test_a_view_of_the_table_is_dropped_with_its_column(new_shop: NewShop, serve
     change(shop, days=BY_DAY.format(columns=""))
     report = planned(shop)
     assert [model["dependents"] for model in report["models"]] == [["bi.amounts"]]
-    applied = launch(shop, APPLY, digest=report["digest"], allow_drop_dependents=["t.days"])
-    assert applied.status is dg.DagsterRunStatus.SUCCESS, failure_of(applied)
+    launch(shop, APPLY, digest=report["digest"], allow_drop_dependents=["t.days"]).succeeded()
     assert views(server) == set()
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 
-import dagster as dg
 import pytest
-from engine.plan_jobs import APPLY, failure_of, launch
+from engine.plan_jobs import APPLY, launch
 from engine.preview_lab import DAY, ENVIRONMENT, PREVIEW, RAW, Lab, diffs, report_of_last
 from harness import CONFIG, NewShop, needs_previews, query
 
@@ -71,9 +70,7 @@ def test_a_preview_says_which_rows_prod_will_not_have_and_an_apply_until_when(la
     whole = {"cron": "@daily", "all": True}
     assert kept == {"t.full": whole, "t.days": {"cron": "@daily", "all": False}, "t.total": whole}
 
-    record = launch(lab.shop, APPLY, digest=report["digest"])
-
-    assert record.status is dg.DagsterRunStatus.SUCCESS, failure_of(record)
+    record = launch(lab.shop, APPLY, digest=report["digest"]).succeeded()
     assert rows_of_prod(lab) == {"full": 1, "days": 1, "shown": 2, "total": 70, "listed": 2, "added": 2}
     midnight = datetime.fromtimestamp((datetime.now(timezone.utc).timestamp() // (DAY / 1000) + 1) * DAY / 1000)
     until = f"until the first run after {midnight:%Y-%m-%d}T00:00:00Z computes them."
@@ -91,9 +88,7 @@ def test_in_the_other_mode_prod_has_the_rows_of_the_preview(lab: Lab) -> None:
     notes = [diff["note"] for diff in report["diff"]]
     assert not [note for note in notes if "Prod keeps" in note or "Prod will" in note]
 
-    record = launch(lab.shop, APPLY, digest=report["digest"])
-
-    assert record.status is dg.DagsterRunStatus.SUCCESS, failure_of(record)
+    record = launch(lab.shop, APPLY, digest=report["digest"]).succeeded()
     assert rows_of_prod(lab) == {"full": 2, "days": 2, "shown": 4, "total": 140, "listed": 2, "added": 2}
     assert "keeps" not in record.log
     assert set(record.observations) == set()

@@ -115,8 +115,7 @@ def test_dry_run_names_a_blocking_audit_that_failed_and_what_it_may_block(new_sh
     files = {**MODELS, "models/orders.sql": audited, "audits/as_said.sql": audit}
     shop = new_shop(files, tables={"ctl.fails": "SELECT 0 AS n"})
     shop.query("UPDATE ctl.fails SET n = 1")
-    failed = shop.launch()
-    assert failed.status is dg.DagsterRunStatus.FAILURE
+    shop.launch().failed()
     record = dry_run(shop)
     rows = predictions(record)
     assert rows["raw.orders"]["outcome"] == "executed"
@@ -196,8 +195,7 @@ def test_dry_run_of_a_restatement_shows_its_ranges_and_what_it_adds(new_shop: Ne
 def test_refusal_is_the_answer_of_a_dry_run_and_no_asset_turns_red(new_shop: NewShop) -> None:
     shop = new_shop(MODELS, restate={"max_intervals": 1})
     config = {"restate": {"start": "6 days ago", "end": "4 days ago"}}
-    record = dry_run(shop, config=config, assets=["raw/orders"])
-    assert record.status is dg.DagsterRunStatus.SUCCESS
+    record = dry_run(shop, config=config, assets=["raw/orders"]).succeeded()
     assert "`restate.max_intervals` in defs.yaml is 1. Nothing was computed." in record.logged["sqlmesh/refusal"]
     assert "a run would be refused" in record.log
 
@@ -205,8 +203,7 @@ def test_refusal_is_the_answer_of_a_dry_run_and_no_asset_turns_red(new_shop: New
 def test_dry_run_without_a_result_fails(new_shop: NewShop) -> None:
     shop = new_shop(MODELS)
     (shop.project / "broken").touch()
-    record = dry_run(shop)
-    assert record.status is dg.DagsterRunStatus.FAILURE
+    record = dry_run(shop).failed()
     assert "The dry run has no result. A signal of warehouse.raw.late raised an error" in record.failures[0]
     assert record.not_evaluated_reasons == {"Not evaluated: this was a dry run."}
 
@@ -233,8 +230,7 @@ def test_run_config_of_another_op_is_refused_and_computes_nothing(new_shop: NewS
         run = job.execute_in_process(instance=shop.instance, run_config=config, raise_on_error=False)
         return shop.run_record(run.run_id)
 
-    record = launch("sqlmesh_shopp")
-    assert record.status is dg.DagsterRunStatus.FAILURE
+    record = launch("sqlmesh_shopp").failed()
     [failure] = record.failures
     assert "configures sqlmesh_shopp under `ops`, and this run has no such op" in failure
     assert "Did you mean sqlmesh_shop?" in failure
@@ -254,6 +250,5 @@ def test_dry_run_in_another_environment_predicts_that_environment(new_shop: NewS
 
 def test_dry_run_of_checks_only_is_refused(new_shop: NewShop) -> None:
     shop = new_shop(MODELS)
-    record = dry_run(shop, checks=["raw/orders:sqlmesh_execution_status"])
-    assert record.status is dg.DagsterRunStatus.FAILURE
+    record = dry_run(shop, checks=["raw/orders:sqlmesh_execution_status"]).failed()
     assert "The run config sets dry_run, but only checks are selected" in record.failures[0]

@@ -202,8 +202,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 
 
 def failure_of_run(shop: Shop, **selection: Any) -> str:
-    record = shop.launch(**selection)
-    assert record.status == dg.DagsterRunStatus.FAILURE
+    record = shop.launch(**selection).failed()
     assert not record.materializations
     [description] = record.failures
     return description
@@ -309,8 +308,7 @@ def test_model_promoted_as_external_or_embedded_is_not_in_environment(new_shop: 
     (shop.project / "external_models.yaml").unlink()
     for name in ("landed", "inlined"):
         (shop.project / f"models/{name}.sql").write_text(f"MODEL (name t.{name}, kind FULL); SELECT 1 AS id")
-    record = shop.launch()
-    assert record.status == dg.DagsterRunStatus.FAILURE
+    record = shop.launch().failed()
     assert {record.status_of(f"t/{name}") for name in ("landed", "inlined")} == {"not_in_environment"}
     assert set(record.materializations) == {"t/reader"}
 
@@ -648,8 +646,7 @@ def test_signal_that_raises_fails_its_model(new_shop: NewShop) -> None:
     # The signal is part of the model's code, so a plan must promote the signal that raises.
     (shop.project / "signals" / "landed.py").write_text(SIGNAL_THAT_RAISES)
     shop.plan("--skip-backfill")
-    record = shop.launch()
-    assert record.status == dg.DagsterRunStatus.FAILURE
+    record = shop.launch().failed()
     assert record.status_of("t/gated") == "failed"
     assert record.status_of("t/fine") == "interrupted"
     [failure] = record.failures

@@ -69,8 +69,7 @@ def test_dates_and_decimals_of_a_sample_are_as_the_engine_prints_them(new_shop: 
 @pytest.mark.attribute("audits.mask")
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_check_of_a_failed_audit_shows_bounded_rows_without_masked_values(new_shop: NewShop, executor: str) -> None:
-    record = failing_shop(new_shop, FILES, audits=MASKED).launch(executor)
-    assert record.status is dg.DagsterRunStatus.FAILURE
+    record = failing_shop(new_shop, FILES, audits=MASKED).launch(executor).failed()
     rows = rows_of(record)
     assert rows is not None
     assert len(rows) == 3
@@ -123,8 +122,7 @@ def test_sample_that_the_engine_refuses_is_a_warning_and_other_audits_go_on(new_
     }
     with postgres_server() as server:
         server.query("CREATE DATABASE samples")
-        record = failing_shop(new_shop, files, config=server.config("samples"), audits=MASKED).launch()
-        assert record.status is dg.DagsterRunStatus.SUCCESS, record.failures
+        record = failing_shop(new_shop, files, config=server.config("samples"), audits=MASKED).launch().succeeded()
     assert rows_of(record, "t/customers:broken") is None
     assert record.description_of("t/customers:broken").startswith("3 rows failed")
     assert "The failing rows of the audit broken could not be read: " in record.log

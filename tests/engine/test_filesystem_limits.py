@@ -9,7 +9,6 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import dagster as dg
 import pytest
 from harness import CONFIG, Shop, planned_shop
 
@@ -52,8 +51,7 @@ def test_project_in_read_only_folder_runs(shop: Shop) -> None:
     folder = shlex.quote(str(shop.project))
     wrapper = in_namespace(f"mount --bind {folder} {folder}", f"mount -o remount,ro,bind {folder} {folder}")
     run_id = shop.start_new_process(wrapper=wrapper).communicate(timeout=200)[0].split()[-1]
-    record = shop.run_record(run_id)
-    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+    record = shop.run_record(run_id).succeeded()
     assert set(record.materializations) == ALL_MODELS
     assert f"{shop.project} cannot be written to, so SQLMesh's cache is kept in " in record.log
 
@@ -68,19 +66,16 @@ def test_full_disk_fails_the_run_and_next_run_computes_the_rest(shop: Shop) -> N
         f"cp {shlex.quote(str(data.parent / 'copy'))} {shlex.quote(str(data / 'warehouse.duckdb'))}",
     )
     run_id = shop.start_new_process(wrapper=wrapper).communicate(timeout=200)[0].split()[-1]
-    record = shop.run_record(run_id)
-    assert record.status == dg.DagsterRunStatus.FAILURE
+    record = shop.run_record(run_id).failed()
     assert "No space left on device" in record.failures[0]
-    second_run = shop.launch()
-    assert second_run.status == dg.DagsterRunStatus.SUCCESS, second_run.failures
+    second_run = shop.launch().succeeded()
     assert set(second_run.materializations) == ALL_MODELS
 
 
 @pytest.mark.slow
 def test_run_needs_no_home_folder_and_very_long_line_is_cut(shop: Shop) -> None:
     run_id = shop.start_new_process(HOME="/nobody/lives/here").communicate(timeout=200)[0].split()[-1]
-    record = shop.run_record(run_id)
-    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+    record = shop.run_record(run_id).succeeded()
     assert set(record.materializations) == ALL_MODELS
     assert f"x [{3_000_000 - LONGEST_LINE} more characters]" in record.log
     assert len(record.log) < 2 * LONGEST_LINE

@@ -60,8 +60,7 @@ def reports(record: RunRecord) -> set[str]:
 
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_healthy_branches_continue_if_executor_allows_it(shop: Shop, executor: str) -> None:
-    record = shop.launch(executor, executor_config=CONTINUE_AFTER_FAILURE)
-    assert record.status == dg.DagsterRunStatus.FAILURE
+    record = shop.launch(executor, executor_config=CONTINUE_AFTER_FAILURE).failed()
     assert record.status_of("t/idle") == "up_to_date"
     assert record.status_of("t/below_broken") == "blocked"
     assert reports(record) == HEALTHY_REPORTS
@@ -70,12 +69,10 @@ def test_healthy_branches_continue_if_executor_allows_it(shop: Shop, executor: s
 
 
 def test_retry_from_failure_runs_all_downstream_assets(shop: Shop) -> None:
-    record = shop.launch()
-    assert record.status == dg.DagsterRunStatus.FAILURE
+    record = shop.launch().failed()
     assert reports(record) == set()
     shop.query("UPDATE ctl.flags SET is_up = false")
-    second_run = shop.launch(retry_of=record.run_id)
-    assert second_run.status == dg.DagsterRunStatus.SUCCESS, second_run.failures
+    second_run = shop.launch(retry_of=record.run_id).succeeded()
     assert set(second_run.materializations) == {
         "t/broken",
         "t/below_broken",
@@ -91,12 +88,10 @@ def test_run_of_unmaterialized_assets_runs_those_that_read_executed_models_and_t
     record = shop.launch()
     everything = ["t/fine", "t/broken", "t/idle", "t/below_broken", *HEALTHY_REPORTS, "report_of_broken"]
     left = [key for key in everything if key not in record.materializations]
-    failed_again = shop.launch(assets=left)
-    assert failed_again.status == dg.DagsterRunStatus.FAILURE
+    failed_again = shop.launch(assets=left).failed()
     assert set(failed_again.materializations) == {"report_of_fine"}
     shop.query("UPDATE ctl.flags SET is_up = false")
-    last_run = shop.launch(assets=[key for key in left if key != "report_of_fine"])
-    assert last_run.status == dg.DagsterRunStatus.SUCCESS, last_run.failures
+    last_run = shop.launch(assets=[key for key in left if key != "report_of_fine"]).succeeded()
     assert set(last_run.materializations) == {"t/broken", "t/below_broken", "report_of_idle", "report_of_broken"}
     assert "t/fine" in record.materializations
 
@@ -209,8 +204,7 @@ def test_documented_condition_runs_assets_after_a_run_in_which_another_model_fai
     automated_shop.add_module("reports", DOCUMENTED_REPORTS)
     ticks = Ticks(automated_shop)
     assert ticks.requested() == MODELS
-    failed = automated_shop.launch(assets=[*MODELS])
-    assert failed.status == dg.DagsterRunStatus.FAILURE
+    failed = automated_shop.launch(assets=[*MODELS]).failed()
     assert failed.materializations.keys() == {"core/orders"}
     requested = ticks.requested()
     assert requested == {"stock_report", "summary"}

@@ -11,7 +11,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from engine.plan_jobs import launch, planned
+from engine.plan_jobs import applied, launch, planned
 from engine.preview_lab import APPLY, CLOSE, FORWARD_ONLY, ORDERS, PREVIEW, Lab, on_duckdb
 from harness import needs_previews, processes_in, wait_until
 from postgres import Server
@@ -36,8 +36,7 @@ def rows(lab: Lab, schema: str = "t") -> list[tuple[object, ...]]:
 
 
 def apply(lab: Lab) -> None:
-    record = launch(lab.shop, APPLY, digest=planned(lab.shop)["digest"])
-    assert record.status is dg.DagsterRunStatus.SUCCESS, record.log
+    applied(lab.shop)
 
 
 def previewed(lab: Lab, **models: str) -> str:
@@ -135,9 +134,7 @@ def test_a_plan_computes_a_table_again_that_is_missing_although_the_state_has_it
 
     shown = planned(lab.shop)
     assert {model["name"]: model["intervals"] for model in shown["models"]} == {"t.orders": 6, "t.revenue": 0}
-    record = launch(lab.shop, APPLY, digest=shown["digest"])
-
-    assert record.status is dg.DagsterRunStatus.SUCCESS, record.log
+    record = launch(lab.shop, APPLY, digest=shown["digest"]).succeeded()
     assert "of t.orders is missing, although SQLMesh's state has its intervals" in record.log
     assert rows(lab) == [(60, 6 * 55 * 3.0, 60)]
 
@@ -148,9 +145,7 @@ def test_a_preview_computes_its_missing_table_again_and_an_empty_table_is_not_mi
     orders = previewed(lab, orders=CHANGED, empty=empty)
     lab.ask(f"DROP TABLE sqlmesh__t.{orders} CASCADE")
 
-    record = lab.job(PREVIEW)
-
-    assert record.status is dg.DagsterRunStatus.SUCCESS, record.log
+    record = lab.job(PREVIEW).succeeded()
     assert "Computed: 1 model." in record.log
     assert rows(lab, "t__pr_1") == [(60, 6 * 55 * 3.0, 60)]
     assert lab.prod() == before

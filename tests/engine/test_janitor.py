@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -37,17 +36,6 @@ def run_janitor(shop: Shop) -> RunRecord:
     """Run the janitor's job, and return what Dagster recorded."""
     job = shop.refresh().resolve_job_def(JANITOR)
     return shop.run_record(job.execute_in_process(instance=shop.instance, raise_on_error=False).run_id)
-
-
-def metadata_of(record: RunRecord) -> dict[str, Any]:
-    """Return the metadata of the output or, if the janitor failed, of the failure."""
-    [data] = [
-        event.event_specific_data
-        for kind in (dg.DagsterEventType.STEP_OUTPUT, dg.DagsterEventType.STEP_FAILURE)
-        for event in record.events(kind)
-    ]
-    metadata = (getattr(data, "user_failure_data", None) or data).metadata
-    return {name.removeprefix("sqlmesh/"): entry.value for name, entry in metadata.items()}
 
 
 def promote_changed_model(shop: Shop, environment: str, added: int) -> None:
@@ -94,7 +82,7 @@ def test_janitor_deletes_and_reports_what_has_expired_and_changes_no_models(new_
 
     shop.configure(janitor=True)
     record = run_janitor(shop)
-    metadata = metadata_of(record)
+    metadata = record.job_metadata
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     assert metadata["deleted_environments"] == ["dev"]
     assert metadata["deleted_snapshots"] == 1
@@ -106,8 +94,7 @@ def test_janitor_deletes_and_reports_what_has_expired_and_changes_no_models(new_
     assert shop.query("SELECT count(*) FROM sqlmesh._intervals") == [(2,)]
     assert "Deleted: 1 environment (dev) and 1 version of a model; dropped: " in record.log
 
-    after = shop.launch()
-    assert after.status == dg.DagsterRunStatus.SUCCESS
+    after = shop.launch().succeeded()
     assert set(after.observations) == {"t/daily", "t/counted"}, "nothing is pending"
     assert not after.computed_outside, "the janitor computes nothing"
     assert {after.status_of(model) for model in after.observations} == {"up_to_date"}
@@ -120,7 +107,7 @@ def test_janitor_deletes_and_reports_what_has_expired_and_changes_no_models(new_
     shop.query(f"DROP VIEW t__dev.counted; DROP TABLE sqlmesh__t.{changed_table}")
     shop.query(f"CREATE VIEW sqlmesh__t.{changed_table} AS SELECT 1 AS id")
     record = run_janitor(shop)
-    metadata = metadata_of(record)
+    metadata = record.job_metadata
     assert record.status == dg.DagsterRunStatus.FAILURE
     [failure] = record.failures
     assert failure.startswith("SQLMesh's janitor ended with an error: ")
@@ -130,7 +117,7 @@ def test_janitor_deletes_and_reports_what_has_expired_and_changes_no_models(new_
     assert any(name.endswith(".t__dev") for name in metadata["dropped_object_names"]), "dropped before the error"
     shop.query(f"DROP VIEW sqlmesh__t.{changed_table}")
     record = run_janitor(shop)
-    metadata = metadata_of(record)
+    metadata = record.job_metadata
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     assert (metadata["deleted_snapshots"], metadata["interval_rows_after"]) == (1, 2)
 
@@ -141,7 +128,7 @@ def test_janitor_of_one_environment_deletes_only_that_one(new_shop: NewShop) -> 
     promote_changed_model(shop, "one", added=1)
     promote_changed_model(shop, "two", added=2)
     record = run_janitor(shop)
-    metadata = metadata_of(record)
+    metadata = record.job_metadata
     if version("sqlmesh").startswith("0.235."):
         [failure] = record.failures
         assert "`janitor.environment` in defs.yaml is 'One', but SQLMesh 0.235." in failure
@@ -181,7 +168,7 @@ def test_janitor_deletes_a_removed_model_with_a_materialization_of_the_project(n
     (shop.project / "materializations/own.py").write_text(OWN_KIND)
     record = run_janitor(shop)
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
-    assert metadata_of(record)["deleted_snapshots"] == 1
+    assert record.job_metadata["deleted_snapshots"] == 1
     assert not any("__own__" in name for name in tables(shop))
 
 
@@ -198,7 +185,7 @@ def test_janitor_leaves_and_names_the_table_of_a_removed_model_in_dev_only_mode(
     shop.plan()
     record = run_janitor(shop)
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
-    assert metadata_of(record)["deleted_snapshots"] == 2
+    assert record.job_metadata["deleted_snapshots"] == 2
     assert tables(shop) == {"t.daily", "t.counted", "t.other"}
     assert "SQLMesh does not delete its table. If nobody uses it, drop it:" in record.log
     assert 'DROP TABLE "warehouse"."t"."other"' in record.log
@@ -217,8 +204,7 @@ def paused_run(shop: Shop) -> Iterator[ForkedProcess]:
         yield process
     finally:
         (shop.project / "pause").unlink(missing_ok=True)
-    run = shop.run_record(process.communicate(timeout=300)[0].split()[-1])
-    assert run.status == dg.DagsterRunStatus.SUCCESS
+    run = shop.run_record(process.communicate(timeout=300)[0].split()[-1]).succeeded()
     assert set(run.materializations) == {"t/pause"}
 
 
@@ -248,10 +234,10 @@ def test_janitor_fails_after_the_overlap_timeout_if_a_run_holds_the_lock(new_sho
         assert f"SQLMesh's state in schema 'sqlmesh' is held by Dagster run {run.run_id} since " in failure
         assert "Only one run, or the janitor, may use it at a time. This run has waited for 0 seconds" in failure
         assert "(`execution.overlap_timeout` in defs.yaml)." in failure
-        assert metadata_of(record)["dropped_objects"] == 0
+        assert record.job_metadata["dropped_objects"] == 0
         record = run_janitor(shop)
         assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
-        assert metadata_of(record)["interval_rows_after"] == 1
+        assert record.job_metadata["interval_rows_after"] == 1
 
 
 @pytest.mark.skipif(HAS_PREVIEWS, reason="this SQLMesh has previews")

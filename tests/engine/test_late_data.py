@@ -35,8 +35,7 @@ def test_a_partition_that_is_loaded_again_is_a_warning_until_it_is_computed_agai
     assert first.checks[CHECK].description == "No partition of load/orders was loaded after t.days was computed for it."
     load(shop, 2)
     for config in ({}, {"ignore_sources": True}):
-        late = run(shop, executor, **config)
-        assert late.status is dg.DagsterRunStatus.SUCCESS
+        late = run(shop, executor, **config).succeeded()
         assert not late.checks[CHECK].passed
         assert late.checks[CHECK].description == (
             f"load/orders was loaded after t.days was computed for {day(2)}. To read the new rows, launch a run "
@@ -243,8 +242,7 @@ def test_a_tick_requests_the_restatement_of_the_oldest_late_range_once(new_shop:
 
     [request] = late_requests(shop)
     assert request.asset_selection == [dg.AssetKey(["t", "days"])]
-    restated = launch_request(shop, request)
-    assert restated.status is dg.DagsterRunStatus.SUCCESS, restated.failures
+    restated = launch_request(shop, request).succeeded()
     assert {restated.status_of(f"t/{name}") for name in ("days", "shown", "total")} == {"executed"}
     assert restated.checks[CHECK].metadata["sqlmesh/late"].value == day(1)
     [request] = late_requests(shop)

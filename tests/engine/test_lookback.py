@@ -7,6 +7,7 @@ import signal
 
 import dagster as dg
 import pytest
+from engine.plan_jobs import APPLY, applied, launch, planned
 from harness import PAUSE, NewShop, RunRecord, Shop, at_night, plan, wait_until
 from postgres import postgres_server
 
@@ -75,14 +76,12 @@ def test_failed_batch_of_lookback_is_computed_again_by_the_next_run(new_shop: Ne
     shop = new_shop({"models/days.sql": model}, tables=SOURCE, planned_at="1 day ago", intervals_check=True)
     break_day(shop)
     for _ in range(3):  # no attempt reaches further into the past
-        failed = shop.launch()
-        assert failed.status == dg.DagsterRunStatus.FAILURE
+        failed = shop.launch().failed()
         assert not failed.checks[CHECK].passed
         assert f": {ago(3)}{'.' if batch_size else f' to {ago(1)}'}" in failed.description_of(CHECK)
         assert computed_days(shop) == (5 if batch_size else 3)
     shop.query("UPDATE ctl.source SET n = '2'")
-    healed = shop.launch()
-    assert healed.status == dg.DagsterRunStatus.SUCCESS, healed.failures
+    healed = shop.launch().succeeded()
     assert healed.checks[CHECK].passed
     assert rows(shop) == HEALED
     assert shop.launch().status_of("t/days") == "up_to_date"
@@ -96,17 +95,14 @@ def test_failed_batch_of_interval_that_was_computed_early_is_computed_again_befo
     shop = new_shop({"models/days.sql": model}, tables=SOURCE, planned_at="now", intervals_check=True)
     assert not rows(shop)
     early = {"ignore_cron": True}
-    first = shop.launch(ops={"sqlmesh_shop": {**early, "end": f"{ago(2)}"}})
-    assert first.status == dg.DagsterRunStatus.SUCCESS, first.failures
+    shop.launch(ops={"sqlmesh_shop": {**early, "end": f"{ago(2)}"}}).succeeded()
     break_day(shop)
-    failed = shop.launch(ops={"sqlmesh_shop": early})
-    assert failed.status == dg.DagsterRunStatus.FAILURE
+    failed = shop.launch(ops={"sqlmesh_shop": early}).failed()
     assert f"lacks 1 interval: {ago(3)}. The oldest one became due at {ago(2)}" in failed.description_of(CHECK)
     shop.query("UPDATE ctl.source SET n = '2'")
     alone = shop.launch(checks=[CHECK])
     assert not alone.checks[CHECK].passed
-    healed = shop.launch()
-    assert healed.status == dg.DagsterRunStatus.SUCCESS, healed.failures
+    healed = shop.launch().succeeded()
     assert healed.checks[CHECK].passed
     assert {day: n for day, n in rows(shop).items() if day < 7} == HEALED
     assert shop.launch().status_of("t/days") == "up_to_date"
@@ -123,14 +119,12 @@ def test_old_rows_of_a_batch_that_was_rolled_back_are_computed_again(new_shop: N
             {"models/days.sql": BY_DAY}, server.config("days"), planned_at="1 day ago", intervals_check=True
         )
         server.query(f"UPDATE ctl.source SET n = CASE WHEN ds = '{ago(3)}' THEN 'broken' ELSE '2' END", "days")
-        failed = shop.launch()
-        assert failed.status == dg.DagsterRunStatus.FAILURE
+        failed = shop.launch().failed()
         assert f"lacks 1 interval: {ago(3)}." in failed.description_of(CHECK)
         values = "SELECT n FROM t.days ORDER BY ds"
         assert server.query(values, "days") == [(1,), (1,), (1,), (1,), (2,), (2,)]
         server.query("UPDATE ctl.source SET n = '2'", "days")
-        healed = shop.launch()
-        assert healed.status == dg.DagsterRunStatus.SUCCESS, healed.failures
+        healed = shop.launch().succeeded()
         assert healed.checks[CHECK].passed
         assert server.query(values, "days") == [(1,), (1,), (1,), (2,), (2,), (2,)]
 
@@ -158,8 +152,7 @@ if str(start.date()) == '{ago(3)}' and Path("flaky").exists():
     shop = new_shop(python_files(code), planned_at="1 day ago", execution=retries)
     (shop.project / "n").write_text("2")
     (shop.project / "flaky").touch()
-    record = shop.launch()
-    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+    shop.launch().succeeded()
     assert not (shop.project / "flaky").exists()
     assert rows(shop) == HEALED
 
@@ -183,8 +176,7 @@ def test_bad_rows_of_failed_audit_in_lookback_block_downstream_until_they_are_re
     alone = shop.launch(assets=["t/total"])
     assert alone.status_of("t/total") == "waiting"
     shop.query("UPDATE ctl.source SET n = '2'")
-    healed = shop.launch()
-    assert healed.status == dg.DagsterRunStatus.SUCCESS, healed.failures
+    healed = shop.launch().succeeded()
     assert all(check.passed for check in healed.checks.values())
     assert rows(shop) == HEALED
     assert shop.query("SELECT n FROM t.total") == [(9,)]
@@ -195,8 +187,7 @@ def assert_interrupted_days_are_missing_and_then_computed(shop: Shop, record: Ru
     assert computed_days(shop) == 3 + finished
     assert not record.checks[CHECK].passed
     assert f"lacks {3 - finished} intervals: {ago(3 - finished)} to {ago(1)} (" in record.description_of(CHECK)
-    healed = shop.launch()
-    assert healed.status == dg.DagsterRunStatus.SUCCESS, healed.failures
+    healed = shop.launch().succeeded()
     assert healed.checks[CHECK].passed
     assert rows(shop) == HEALED
 
@@ -239,28 +230,12 @@ def test_failed_batch_of_lookback_in_a_dev_table_is_computed_again(new_shop: New
     before, in_dev = rows(shop), {"sqlmesh_shop": {"environment": "dev"}}
     assert rows(shop, "t__dev") == before
     break_day(shop)
-    failed = shop.launch(ops=in_dev)
-    assert failed.status == dg.DagsterRunStatus.FAILURE, failed.log
+    shop.launch(ops=in_dev).failed()
     shop.query("UPDATE ctl.source SET n = '2'")
-    healed = shop.launch(ops=in_dev)
-    assert healed.status == dg.DagsterRunStatus.SUCCESS, healed.failures
+    shop.launch(ops=in_dev).succeeded()
     assert {day: n for day, n in rows(shop, "t__dev").items() if day < 4} == {3: 2, 2: 2, 1: 2}
     assert len(rows(shop, "t__dev")) == 6
     assert rows(shop) == before
-
-
-def apply(shop: Shop) -> bool:
-    """Plan and apply with the jobs of `deploy`. Return whether the apply has succeeded."""
-    definitions = shop.refresh()
-    plan_job = definitions.resolve_job_def("sqlmesh_shop_plan").execute_in_process(instance=shop.instance)
-    (digest,) = (
-        event.event_specific_data.metadata["sqlmesh/plan_json"].value["digest"]
-        for event in shop.run_record(plan_job.run_id).events(dg.DagsterEventType.ENGINE_EVENT)
-        if "sqlmesh/plan_json" in event.event_specific_data.metadata
-    )
-    job = definitions.resolve_job_def("sqlmesh_shop_apply")
-    config = {"ops": {"sqlmesh_shop_apply": {"config": {"digest": digest}}}}
-    return job.execute_in_process(instance=shop.instance, run_config=config, raise_on_error=False).success
 
 
 @pytest.mark.slow
@@ -269,11 +244,11 @@ def test_failed_batch_of_lookback_in_a_repeated_apply_is_computed_by_the_next_on
     shop = new_shop({"models/days.sql": BY_DAY}, tables=SOURCE, planned_at="now", deploy=True)
     (shop.project / "models/days.sql").write_text(CHANGED)
     break_day(shop, days_ago=3)
-    assert not apply(shop)
+    launch(shop, APPLY, digest=planned(shop)["digest"]).failed()
     break_day(shop, days_ago=5)
-    assert not apply(shop)
+    launch(shop, APPLY, digest=planned(shop)["digest"]).failed()
     break_day(shop, value="2")
-    assert apply(shop)
+    applied(shop)
     assert rows(shop) == dict.fromkeys(range(1, 7), 2)
 
 
@@ -290,8 +265,7 @@ def test_the_next_run_computes_days_that_a_restatement_has_held_back(new_shop: N
     assert shop.launch().status == dg.DagsterRunStatus.FAILURE
     shop.query(f"UPDATE ctl.source SET n = '5' WHERE ds = '{ago(5)}'")
     restate = {"sqlmesh_shop": {"restate": {"start": str(ago(5)), "end": str(ago(5))}}}
-    restated = shop.launch(ops=restate, assets=["t/days"])
-    assert restated.status == dg.DagsterRunStatus.SUCCESS, restated.failures
+    restated = shop.launch(ops=restate, assets=["t/days"]).succeeded()
     assert restated.status_of("t/tail") == "waiting"
     shop.query(f"UPDATE ctl.source SET n = '2' WHERE ds = '{ago(3)}'")
     assert shop.launch().status == dg.DagsterRunStatus.SUCCESS

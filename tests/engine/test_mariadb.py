@@ -99,8 +99,7 @@ def test_each_outcome_of_a_run_is_that_of_the_database(server: Server, new_shop:
     server.query("DELETE FROM ctl.single WHERE n = 2")
     server.query("DELETE FROM ctl.single_of_day WHERE n = 2")
     server.query("INSERT INTO ctl.audited SELECT 3")
-    second = shop.launch()
-    assert second.status is dg.DagsterRunStatus.SUCCESS, second.failures
+    shop.launch().succeeded()
     assert server.query("SELECT COUNT(*) FROM t.orders") == server.query("SELECT COUNT(*) FROM t.batched")
 
 
@@ -112,9 +111,7 @@ def test_restatement_computes_one_day_again(server: Server, new_shop: NewShop) -
     day = str(datetime.datetime.now(datetime.timezone.utc).date() - datetime.timedelta(3))
     config = {"sqlmesh_shop": {"restate": {"start": day, "end": day}}}
 
-    run = shop.launch(ops=config, assets=["t/orders"])
-
-    assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
+    run = shop.launch(ops=config, assets=["t/orders"]).succeeded()
     assert set(run.materializations) == {"t/orders", "t/revenue"}
     assert [(str(ds), n) for ds, n in server.query("SELECT ds, n FROM t.orders WHERE n <> 1")] == [(day, 7)]
     assert server.query("SELECT COUNT(*), (SELECT n FROM t.revenue) FROM t.orders") == [(rows, rows - 1 + 7)]

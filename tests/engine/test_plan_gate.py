@@ -15,6 +15,7 @@ from engine.plan_jobs import (
     MODELS,
     PLAN,
     TOTAL,
+    applied,
     change,
     failure_of,
     kinds,
@@ -56,14 +57,11 @@ def test_a_plan_lists_direct_and_indirect_changes_and_applies_nothing(shop: Shop
 
 
 def test_an_apply_of_the_reviewed_digest_promotes_it_and_records_each_version_once(shop: Shop) -> None:
-    launched = shop.launch()
-    assert launched.status is dg.DagsterRunStatus.SUCCESS, launched.log
+    shop.launch().succeeded()
     change(shop, total=TOTAL.format(added=" + 1"))
     digest = planned(shop)["digest"]
 
-    record = launch(shop, APPLY, digest=digest)
-
-    assert record.status is dg.DagsterRunStatus.SUCCESS, record.log
+    record = launch(shop, APPLY, digest=digest).succeeded()
     [event] = record.events(dg.DagsterEventType.ASSET_MATERIALIZATION)
     assert event.asset_key == dg.AssetKey(["t", "total"])
     assert "plan" in event.event_specific_data.materialization.metadata["sqlmesh/origin"].value
@@ -131,9 +129,7 @@ def test_an_applied_digest_can_be_applied_again_and_does_nothing(shop: Shop) -> 
     assert launch(shop, APPLY, digest=digest).status is dg.DagsterRunStatus.SUCCESS
     before = shop.state()
 
-    again = launch(shop, APPLY, digest=digest)
-
-    assert again.status is dg.DagsterRunStatus.SUCCESS, failure_of(again)
+    again = launch(shop, APPLY, digest=digest).succeeded()
     assert again.computed_outside == {}
     assert shop.state() == before
 
@@ -147,9 +143,7 @@ def test_a_model_whose_audits_alone_have_changed_is_audited_and_not_reported_as_
         ("t.other", "metadata", 0)
     ]
 
-    record = launch(shop, APPLY, digest=report["digest"])
-
-    assert record.status is dg.DagsterRunStatus.SUCCESS, failure_of(record)
+    record = launch(shop, APPLY, digest=report["digest"]).succeeded()
     evaluations = [event.event_specific_data for event in record.events(dg.DagsterEventType.ASSET_CHECK_EVALUATION)]
     assert {evaluation.check_name: evaluation.passed for evaluation in evaluations} == {"not_null_x": True}
     assert record.computed_outside == {}
@@ -163,9 +157,7 @@ def test_an_added_audit_that_fails_leaves_prod_on_its_versions(shop: Shop) -> No
     failing = "accepted_values(column := x, is_in := (2))"
     change(shop, other=f"MODEL (name t.other, kind FULL, audits ({failing})); SELECT 1 AS x")
 
-    record = launch(shop, APPLY, digest=planned(shop)["digest"])
-
-    assert record.status is dg.DagsterRunStatus.FAILURE
+    record = launch(shop, APPLY, digest=planned(shop)["digest"]).failed()
     assert "accepted_values" in failure_of(record)
     assert "environment prod is as it was before" in failure_of(record)
 
@@ -173,9 +165,7 @@ def test_an_added_audit_that_fails_leaves_prod_on_its_versions(shop: Shop) -> No
 def test_a_table_that_cannot_be_created_is_named(shop: Shop) -> None:
     change(shop, new="MODEL (name t.new, kind FULL); SELECT 1 AS x, no_such_function() AS y")
 
-    record = launch(shop, APPLY, digest=planned(shop)["digest"])
-
-    assert record.status is dg.DagsterRunStatus.FAILURE
+    record = launch(shop, APPLY, digest=planned(shop)["digest"]).failed()
     assert "no_such_function" in failure_of(record)
     assert "t.new" in failure_of(record)
     assert "not requested" not in failure_of(record)
@@ -187,9 +177,7 @@ def test_another_digest_is_refused_before_anything_is_computed(shop: Shop) -> No
     change(shop, total=TOTAL.format(added=" + 2"))
     before = shop.state()
 
-    record = launch(shop, APPLY, digest=digest)
-
-    assert record.status is dg.DagsterRunStatus.FAILURE
+    record = launch(shop, APPLY, digest=digest).failed()
     assert "the files of the project differ" in failure_of(record)
     assert digest in failure_of(record)
     assert shop.state() == before
@@ -216,8 +204,7 @@ def test_an_approval_of_no_changes_can_be_applied_twice_and_a_later_merge_moves_
     assert report["models"] == []
 
     for _ in range(2):
-        applied = launch(shop, APPLY, digest=report["digest"])
-        assert applied.status is dg.DagsterRunStatus.SUCCESS, failure_of(applied)
+        launch(shop, APPLY, digest=report["digest"]).succeeded()
     change(shop, total=TOTAL.format(added=" + 2"))
     refused = launch(shop, APPLY, digest=report["digest"])
 
@@ -263,14 +250,12 @@ def test_an_indirect_destructive_change_is_refused_by_name(shop: Shop) -> None:
     assert report["refusals"][0]["models"] == ["t.daily"]
     daily = next(model for model in report["models"] if model["name"] == "t.daily")
     assert (daily["change"], daily["destructive"]) == ("indirect", ["drops amount and adds it again as INT"])
-    record = launch(shop, APPLY, digest=report["digest"])
-    assert record.status is dg.DagsterRunStatus.FAILURE
+    launch(shop, APPLY, digest=report["digest"]).failed()
     shop.launch()  # prod is whole: a run does not wait for an unfinished plan
 
     change(shop, total="MODEL (name t.total, kind FULL); SELECT max(amount) AS amount FROM t.daily")
     digest = planned(shop)["digest"]
-    allowed = launch(shop, APPLY, digest=digest, allow_destructive=["t.daily"])
-    assert allowed.status is dg.DagsterRunStatus.SUCCESS, failure_of(allowed)
+    allowed = launch(shop, APPLY, digest=digest, allow_destructive=["t.daily"]).succeeded()
     assert report_of(allowed)["digest"] == digest, "the report names the reviewed digest"
     assert "Values are lost: t.daily (drops amount and adds it again as INT)." in allowed.log
     assert "To compute the values of the added columns again, restate t.daily." in allowed.log
@@ -312,9 +297,7 @@ def test_models_of_one_name_in_two_catalogs_are_told_apart_and_named_one_by_one(
 def test_a_dropped_column_is_gone_and_no_restatement_is_advised(shop: Shop) -> None:
     change(shop, daily=DAILY.replace("id, amount", "id"), total="MODEL (name t.total, kind FULL); SELECT 1 AS amount")
     report = planned(shop)
-    allowed = launch(shop, APPLY, digest=report["digest"], allow_destructive=["t.daily"])
-
-    assert allowed.status is dg.DagsterRunStatus.SUCCESS, failure_of(allowed)
+    allowed = launch(shop, APPLY, digest=report["digest"], allow_destructive=["t.daily"]).succeeded()
     assert "Values are lost: t.daily (drops amount)." in allowed.log
     assert "To compute the values of the added columns again" not in allowed.log
 
@@ -334,8 +317,7 @@ def test_a_column_that_only_the_table_has_is_refused_by_name(shop: Shop) -> None
     assert [(refusal["kind"], refusal["models"]) for refusal in report["refusals"]] == [("destructive", ["t.daily"])]
     assert launch(shop, APPLY, digest=report["digest"]).status is dg.DagsterRunStatus.FAILURE
     shop.launch()  # prod is whole: a run does not wait for an unfinished plan
-    allowed = launch(shop, APPLY, digest=report["digest"], allow_destructive=["t.daily"])
-    assert allowed.status is dg.DagsterRunStatus.SUCCESS, failure_of(allowed)
+    launch(shop, APPLY, digest=report["digest"], allow_destructive=["t.daily"]).succeeded()
 
 
 def test_a_revert_on_purpose_is_applied_and_recorded_as_promoted_only(shop: Shop) -> None:
@@ -347,9 +329,7 @@ def test_a_revert_on_purpose_is_applied_and_recorded_as_promoted_only(shop: Shop
     assert kinds(report) == ["stale_branch"]
     assert '"allow_revert": ["t.total"]' in report["command"]
 
-    reverted = launch(shop, APPLY, digest=report["digest"], allow_revert=["t.total"])
-
-    assert reverted.status is dg.DagsterRunStatus.SUCCESS, failure_of(reverted)
+    reverted = launch(shop, APPLY, digest=report["digest"], allow_revert=["t.total"]).succeeded()
     origin = reverted.computed_outside["t/total"].metadata["sqlmesh/origin"].value
     assert str(origin).startswith("promoted by plan ")
 
@@ -358,9 +338,7 @@ def test_a_blocking_audit_that_fails_leaves_prod_on_its_versions(shop: Shop) -> 
     change(shop, total=TOTAL.format(added=" + NULL"))
     digest = planned(shop)["digest"]
 
-    record = launch(shop, APPLY, digest=digest)
-
-    assert record.status is dg.DagsterRunStatus.FAILURE
+    record = launch(shop, APPLY, digest=digest).failed()
     assert "not_null" in failure_of(record)
     assert "environment prod is as it was before" in failure_of(record)
     assert record.events(dg.DagsterEventType.ASSET_MATERIALIZATION) == []
@@ -399,8 +377,7 @@ def test_a_plan_over_the_budget_is_refused_and_computes_nothing(shop: Shop) -> N
 
 def test_a_run_over_the_budget_is_refused_before_it_computes_anything(new_shop: NewShop) -> None:
     shop = new_shop(MODELS)
-    first = shop.launch(assets=["t/base", "t/other"])
-    assert first.status is dg.DagsterRunStatus.SUCCESS
+    shop.launch(assets=["t/base", "t/other"]).succeeded()
     shop.launch(assets=["t/daily"])
     shop.query("DELETE FROM sqlmesh._intervals WHERE name LIKE '%daily%'")
     shop.configure(budget={"seconds": 0.000001})
@@ -425,9 +402,7 @@ def test_the_first_plan_of_an_environment_is_applied(new_shop: NewShop) -> None:
     report = planned(shop)
     assert {model["change"] for model in report["models"]} == {"added"}
 
-    record = launch(shop, APPLY, digest=report["digest"])
-
-    assert record.status is dg.DagsterRunStatus.SUCCESS, failure_of(record)
+    record = launch(shop, APPLY, digest=report["digest"]).succeeded()
     assert set(record.computed_outside) == {"t/base", "t/daily", "t/total", "t/other"}
     assert planned(shop)["models"] == []
 
@@ -440,9 +415,7 @@ def test_an_environment_other_than_prod_is_planned_and_applied(shop: Shop) -> No
     report = planned(shop)
     assert (report["environment"], kinds(report)) == ("dev", []), "dev shows previews in tables of their own"
 
-    record = launch(shop, APPLY, digest=report["digest"])
-
-    assert record.status is dg.DagsterRunStatus.SUCCESS, failure_of(record)
+    record = launch(shop, APPLY, digest=report["digest"]).succeeded()
     assert "t/total" in record.computed_outside
     assert planned(shop)["models"] == []
     assert shop.query("SELECT typeof(amount) FROM t__dev.base") == [("INTEGER",)]
@@ -494,9 +467,7 @@ def test_on_postgresql_a_reviewed_plan_is_applied_and_recorded_once(new_shop: Ne
         files = {"models/slow.sql": SLOW.format(id=1), "models/last.sql": LAST}
         shop = new_shop(files, server.config("landing"), deploy=True)
         change(shop, slow=SLOW.format(id=2))
-        record = launch(shop, APPLY, digest=planned(shop)["digest"])
-
-        assert record.status is dg.DagsterRunStatus.SUCCESS, failure_of(record)
+        record = applied(shop)
         assert set(record.computed_outside) == {"t/slow", "t/last"}
         assert server.query("SELECT id FROM t.last", "landing") == [(3,)]
         assert shop.launch().computed_outside == {}, "the apply has recorded them"

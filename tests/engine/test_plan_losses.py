@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from engine.plan_jobs import APPLY, PLAN, change, failure_of, launch, planned, report_of
+from engine.plan_jobs import APPLY, PLAN, applied, change, failure_of, launch, planned, report_of
 from engine.preview_lab import PREVIEW, report_of_last
 from harness import NewShop, RunRecord, Shop, needs_previews
 
@@ -24,8 +24,7 @@ def text_of(record: RunRecord) -> str:
 
 def reported(shop: Shop) -> tuple[list[Any], str]:
     """The columns of each changed model, and the report."""
-    record = launch(shop, PLAN)
-    assert record.status is dg.DagsterRunStatus.SUCCESS, record.log
+    record = launch(shop, PLAN).succeeded()
     return [model["columns"] for model in report_of(record)["models"]], text_of(record)
 
 
@@ -80,9 +79,7 @@ def test_days_that_a_plan_takes_from_readers_are_named_and_refused_until_they_ar
     assert shop.query(shown) == [(3,)]
     change(shop, days=DAYS.format(head=", cron '@yearly'"))
 
-    previewed = launch(shop, PREVIEW)
-
-    assert previewed.status is dg.DagsterRunStatus.SUCCESS, previewed.log
+    previewed = launch(shop, PREVIEW).succeeded()
     text, report = text_of(previewed), report_of_last(previewed)
     assert "**To decide:** 1 loss, 1 refusal." in text
     assert "`t.days`: the rows of 20" in text
@@ -92,8 +89,7 @@ def test_days_that_a_plan_takes_from_readers_are_named_and_refused_until_they_ar
     assert [(refusal["kind"], refusal["models"]) for refusal in report["refusals"]] == [("lost_intervals", ["t.days"])]
     assert '"allow_lost_intervals": ["t.days"]' in report["command"]
     assert shop.query(shown) == [(3,)]
-    allowed = launch(shop, APPLY, digest=report["digest"], allow_lost_intervals=["t.days"])
-    assert allowed.status is dg.DagsterRunStatus.SUCCESS, failure_of(allowed)
+    allowed = launch(shop, APPLY, digest=report["digest"], allow_lost_intervals=["t.days"]).succeeded()
     assert "Rows that it does not show any more: t.days (" in allowed.log
     assert shop.query(shown) == [(0,)]
 
@@ -109,9 +105,7 @@ def test_a_version_without_an_interval_is_promoted_with_one_that_is_computed(new
         view=yearly.format(kind="VIEW").replace("t.yearly", "t.view"),
     )
 
-    applied = launch(shop, APPLY, digest=planned(shop)["digest"])
-
-    assert applied.status is dg.DagsterRunStatus.SUCCESS, failure_of(applied)
+    applied(shop)
     assert shop.query("SELECT (SELECT count(*) FROM t.yearly), id FROM t.view") == [(0, 2)]
 
 
@@ -133,8 +127,7 @@ def test_a_model_that_loses_its_table_is_reported_as_removed_and_its_view_stays(
     assert sorted(removed) == [("t.orders", "removed", "EMBEDDED"), ("t.other", "removed", "EXTERNAL")]
     assert "**To decide:** 2 losses." in text
     assert "`t.orders` is removed: its kind is EMBEDDED now, so SQLMesh computes nothing for it. Its view stays" in text
-    applied = launch(shop, APPLY, digest=report["digest"])
-    assert applied.status is dg.DagsterRunStatus.SUCCESS, failure_of(applied)
+    launch(shop, APPLY, digest=report["digest"]).succeeded()
     assert shop.query("SELECT orders.id, other.id FROM t.orders, t.other") == [(1, 1)]
 
 
@@ -204,8 +197,7 @@ def test_a_changed_standalone_audit_is_planned_and_applied(new_shop: NewShop, mo
     (shop.project / "audits" / "alone.sql").write_text(AUDIT.format(more=more, least=least))
     change(shop, orders=ORDERS.format(columns="id, amount"))
     digest = planned(shop)["digest"]
-    applied = launch(shop, APPLY, digest=digest)
-    assert applied.status is dg.DagsterRunStatus.SUCCESS, failure_of(applied)
+    launch(shop, APPLY, digest=digest).succeeded()
     assert shop.query("SELECT amount FROM t.orders") == [(2,)]
 
 
@@ -222,5 +214,4 @@ def test_a_standalone_audit_can_be_previewed_in_each_state(new_shop: NewShop, st
     else:
         file.write_text(AUDIT.format(more="", least=1))
     change(shop, orders=ORDERS.format(columns="id, amount"))
-    preview = launch(shop, PREVIEW)
-    assert preview.status is dg.DagsterRunStatus.SUCCESS, preview.log
+    launch(shop, PREVIEW).succeeded()

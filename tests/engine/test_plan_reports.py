@@ -157,8 +157,7 @@ def test_a_new_column_that_a_model_does_not_allow_is_reported(shop: Shop) -> Non
     assert "warehouse.t.daily gains columns (ALTER TABLE" in refusal["message"]
     assert "set `on_additive_change: allow` in the model" in refusal["message"]
     change(shop, daily=config["warn"].replace("amount FROM", "amount, 1 AS added FROM"))
-    record = launch(shop, PLAN)
-    assert record.status is dg.DagsterRunStatus.SUCCESS, record.log
+    record = launch(shop, PLAN).succeeded()
     assert "Its `on_additive_change` asks for this warning." in record.log
 
 
@@ -183,9 +182,7 @@ def test_report_names_why_sqlmesh_died_before_it_had_a_plan(
     )
     monkeypatch.setenv("DG_SQLMESH_REPORT", str(tmp_path / "report.json"))
     for job, config in ((PLAN, {}), (APPLY, {"digest": "of-another-plan"})):
-        record = launch(shop, job, **config)
-
-        assert record.status is dg.DagsterRunStatus.FAILURE
+        record = launch(shop, job, **config).failed()
         [failure] = record.failures
         report = json.loads((tmp_path / "report.json").read_text())
         assert kinds(report) == ["error"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import dagster as dg
 import pytest
 from engine.plan_jobs import failure_of
 from engine.preview_lab import (
@@ -236,9 +235,7 @@ def test_a_model_that_cannot_be_compared_fails_the_job_without_a_value_in_its_re
     lab.shop.plan(at=None)
     lab.change(broken=view.format(x="(label || 'secret')::INT"))
 
-    record = lab.job(PREVIEW)
-
-    assert record.status is dg.DagsterRunStatus.FAILURE
+    record = lab.job(PREVIEW).failed()
     assert "Could not be compared: t.broken." in failure_of(record)
     assert "SELECT" in failure_of(record)
     broken = diffs(report_of_last(record))["t.broken"]
@@ -268,9 +265,7 @@ def test_what_differs_by_the_clock_alone_is_told_or_ignored(lab: Lab) -> None:
     lab.shop.plan(at=None)
     write("1::INT")
 
-    record = lab.job(PREVIEW)
-
-    assert record.status is dg.DagsterRunStatus.SUCCESS, record.log
+    record = lab.job(PREVIEW).succeeded()
     assert "Differ from prod: 3 models, 2 of them only by the clock." in record.log
     found = diffs(report_of_last(record))
     assert (found["t.ignored"]["changed"], found["t.ignored"]["columns"]) == (0, {"x": 1.0})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from engine.plan_jobs import PLAN, failure_of, launch, planned
+from engine.plan_jobs import PLAN, failure_of, kinds, launch, planned
 from engine.preview_lab import (
     APPLY,
     CLOSE,
@@ -20,7 +20,6 @@ from engine.preview_lab import (
     REVENUE,
     Lab,
     diffs,
-    kinds,
     make_gap,
     on_duckdb,
     report_of_last,
@@ -55,9 +54,7 @@ def test_applying_a_previewed_plan_by_its_digest_computes_nothing(lab: Lab) -> N
 
     assert {model["name"]: model["intervals"] for model in report["models"]} == {"t.orders": 0, "t.revenue": 0}
     assert planned(lab.shop)["digest"] == report["digest"]
-    record = launch(lab.shop, APPLY, digest=report["digest"])
-
-    assert record.status is dg.DagsterRunStatus.SUCCESS, record.log
+    record = launch(lab.shop, APPLY, digest=report["digest"]).succeeded()
     assert "Computed: 0 models" in record.log
     assert lab.ask("SELECT DISTINCT amount FROM t.orders WHERE id = 1") == [(3.0,)]
 
@@ -120,9 +117,7 @@ def test_a_preview_is_refused_if_prod_lacks_intervals_that_it_would_read(lab: La
     prod = lab.prod()
     lab.change(revenue=REVENUE.replace("count(*)", "count(*) + 1"))
 
-    record = lab.job(PREVIEW)
-
-    assert record.status is dg.DagsterRunStatus.FAILURE
+    record = lab.job(PREVIEW).failed()
     report = report_of_last(record)
     assert kinds(report) == ["pending_upstream"]
     assert report["refusals"][0]["models"] == ["t.orders"]
@@ -151,9 +146,7 @@ def test_intervals_that_are_later_than_those_of_the_preview_can_be_allowed(lab: 
 @on_duckdb
 def test_an_unset_variable_breaks_no_code_location_and_the_jobs_name_it(lab: Lab) -> None:
     for name in (PREVIEW, CLOSE):
-        record = lab.job(name, None)
-
-        assert record.status is dg.DagsterRunStatus.FAILURE
+        record = lab.job(name, None).failed()
         assert "needs the environment variable PULL_REQUEST, which is not set here" in failure_of(record)
 
 
@@ -189,9 +182,7 @@ def test_a_failed_audit_of_a_preview_is_named_and_prod_stays(lab: Lab, tmp_path:
     audited = REVENUE.replace("grain day", "grain day, audits (forall(criteria := (amount < 0)))")
     lab.change(revenue=audited)
 
-    record = lab.job(PREVIEW)
-
-    assert record.status is dg.DagsterRunStatus.FAILURE
+    record = lab.job(PREVIEW).failed()
     assert "there is no environment pr_1 yet" in failure_of(record)
     assert "forall" in failure_of(record)
     [refusal] = json.loads((tmp_path / "report.json").read_text())["refusals"]
@@ -239,9 +230,7 @@ def test_each_job_refuses_a_report_that_cannot_be_written_before_it_does_anythin
     lab.monkeypatch.setenv("DG_SQLMESH_REPORT", str(tmp_path / name))
 
     for job in (PLAN, APPLY, PREVIEW, CLOSE):
-        record = lab.job(job, **({"digest": digest} if job == APPLY else {}))
-
-        assert record.status is dg.DagsterRunStatus.FAILURE
+        record = lab.job(job, **({"digest": digest} if job == APPLY else {})).failed()
         [failure] = record.failures
         assert str(tmp_path / name) in failure
         assert "DG_SQLMESH_REPORT" in failure
@@ -291,8 +280,7 @@ def test_closing_leaves_the_version_that_prod_has_shown_before(lab: Lab) -> None
 
     def apply(factor: int, pull_request: int) -> None:
         lab.change(orders=ORDERS.format(factor=factor))
-        record = launch(lab.shop, APPLY, digest=lab.preview(pull_request)["digest"])
-        assert record.status is dg.DagsterRunStatus.SUCCESS, record.log
+        launch(lab.shop, APPLY, digest=lab.preview(pull_request)["digest"]).succeeded()
 
     apply(5, pull_request=1)
     apply(6, pull_request=2)
@@ -312,8 +300,7 @@ def test_closing_leaves_the_version_that_prod_has_shown_and_taken_back(lab: Lab)
     shown = lab.left_over()
     lab.change(orders=ORDERS.format(factor=2))
     back = planned(lab.shop, allow_revert=["t.orders"])
-    record = launch(lab.shop, APPLY, digest=back["digest"], allow_revert=["t.orders"])
-    assert record.status is dg.DagsterRunStatus.SUCCESS, record.log
+    launch(lab.shop, APPLY, digest=back["digest"], allow_revert=["t.orders"]).succeeded()
     lab.change(other=OTHER.replace("1 AS x", "2 AS x"))
     launch(lab.shop, APPLY, digest=planned(lab.shop)["digest"])
 
@@ -368,9 +355,7 @@ def test_a_forward_only_change_whose_preview_has_failed_is_computed_on_its_last_
     assert lab.job(PREVIEW).status is dg.DagsterRunStatus.FAILURE
     lab.ask("ALTER TABLE raw.away RENAME TO orders")
 
-    record = lab.job(PREVIEW)
-
-    assert record.status is dg.DagsterRunStatus.SUCCESS, record.log
+    record = lab.job(PREVIEW).succeeded()
     assert "is missing" not in record.log
     assert lab.ask("SELECT count(*), sum(amount) FROM t__pr_1.orders") == [(10, 55 * 3.0)]
     assert "Computed: 0 models" in lab.job(PREVIEW).log, "it is computed once"

@@ -71,8 +71,7 @@ def test_log_shows_a_running_model_and_the_end_shows_every_model(shop: Shop) -> 
     pause.unlink()
     process.wait(300)
     [run] = shop.instance.get_runs()
-    record = shop.run_record(run.run_id)
-    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+    record = shop.run_record(run.run_id).succeeded()
     assert " (1 of 3 batches finished). Finished: 0 of 2." in record.log
     line, tables = summary_of(record)
     assert line == "SQLMesh in environment prod: 2 executed, 1 up to date, 1 waiting."
@@ -90,8 +89,7 @@ def test_log_shows_a_running_model_and_the_end_shows_every_model(shop: Shop) -> 
 
 def test_quick_run_of_another_environment_has_no_progress_and_a_summary(shop: Shop) -> None:
     shop.plan("dev", "--include-unmodified")
-    record = shop.launch(ops={"sqlmesh_shop": {"environment": "dev"}})
-    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+    record = shop.launch(ops={"sqlmesh_shop": {"environment": "dev"}}).succeeded()
     line, tables = summary_of(record)
     assert line == "SQLMesh in environment dev: 2 executed, 1 up to date, 1 waiting."
     assert {row["model"] for row in tables["sqlmesh/slowest"]} == {"t.pause", "t.after"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import duckdb
@@ -34,27 +33,15 @@ def run_tests(dagster: DagsterProject, job: dg.JobDefinition) -> RunRecord:
     return dagster.run_record(job.execute_in_process(instance=dagster.instance, raise_on_error=False).run_id)
 
 
-def numbers(record: RunRecord) -> dict[str, Any]:
-    """Return the metadata of the output or of the failure."""
-    [data] = [
-        event.event_specific_data
-        for kind in (dg.DagsterEventType.STEP_OUTPUT, dg.DagsterEventType.STEP_FAILURE)
-        for event in record.events(kind)
-    ]
-    metadata = (getattr(data, "user_failure_data", None) or data).metadata
-    return {name.removeprefix("sqlmesh/"): entry.value for name, entry in metadata.items()}
-
-
 @pytest.mark.attribute("test")
 def test_unit_tests_and_linter_run_without_a_plan_and_fail_with_the_differences(tmp_path: Path) -> None:
     project = write_project(tmp_path / "shop", MODELS)
     with dagster_project(tmp_path / "dagster") as dagster:
         dagster.add_component("shop", {"project": str(project), "test": True})
         job = dagster.refresh().resolve_job_def(JOB)
-        passed = run_tests(dagster, job)
-        assert passed.status is dg.DagsterRunStatus.SUCCESS, passed.log
+        passed = run_tests(dagster, job).succeeded()
         assert "2 unit tests passed. The linter is off." in passed.log
-        assert numbers(passed) == {
+        assert passed.job_metadata == {
             "unit_tests": 2,
             "failed_unit_tests": 0,
             "linted_models": 0,
@@ -74,7 +61,7 @@ def test_unit_tests_and_linter_run_without_a_plan_and_fail_with_the_differences(
         assert "exp act\n    0      7   2" in failure
         assert "t.total: noselectstar: " in failure
         assert "t.total: nomissingaudits: " in failed.log
-        assert numbers(failed)["failed_unit_tests"] == numbers(failed)["lint_errors"] == 1
+        assert failed.job_metadata["failed_unit_tests"] == failed.job_metadata["lint_errors"] == 1
 
         (project / "models/total.sql").write_text("MODEL (name t.total, kind FULL); SELEC 1")
         [refused] = run_tests(dagster, job).failures

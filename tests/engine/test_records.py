@@ -122,8 +122,7 @@ def test_failed_restatement_fails_the_checks_until_the_range_is_computed_again(
     else:
         restate_in_a_shell(shop, day(5), day(5))
     assert shop.query("SELECT count(*) FROM t.days") == [(8,)]
-    healthy = shop.launch()
-    assert healthy.status == dg.DagsterRunStatus.SUCCESS, healthy.failures
+    healthy = shop.launch().succeeded()
     assert health(healthy) == HEALTHY
     tags = shop.instance.get_run_by_id(failed.run_id)
     assert tags is not None
@@ -138,8 +137,7 @@ def test_failed_automatic_restatement_fails_the_checks_and_shows_no_gaps(new_rec
     shop.sqlmesh("run", "--ignore-cron")
     shop.query("UPDATE sqlmesh._auto_restatements SET next_auto_restatement_ts = 1")
     broken(shop, day(2))
-    failed = shop.launch()
-    assert failed.status == dg.DagsterRunStatus.FAILURE
+    failed = shop.launch().failed()
     assert health(failed) == LOST
     description = failed.description_of("t/days:sqlmesh_intervals_complete")
     unfinished = f"The restatement of t.days has not finished for {day(2)}"

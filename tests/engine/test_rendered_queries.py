@@ -68,8 +68,7 @@ def test_an_idle_run_renders_no_query_and_a_run_of_one_model_renders_that_one(ne
     rest = shop.launch()
     assert set(rest.materializations) == {"t/adding", "t/itself"}, rest.failures
     assert rendered(shop) == {"adding", "itself"}
-    idle = shop.launch()
-    assert idle.status is dg.DagsterRunStatus.SUCCESS, idle.failures
+    idle = shop.launch().succeeded()
     assert {idle.status_of(f"t/{name}") for name in ("daily", "whole", "shown", "adding")} == {"up_to_date"}
     assert rendered(shop) == set()
 

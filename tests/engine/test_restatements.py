@@ -59,8 +59,7 @@ def shop(new_shop: NewShop) -> Shop:
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_thirty_missing_days_and_then_one_restated_day_are_one_sqlmesh_run_each(shop: Shop, executor: str) -> None:
     planned = {model: days_of(shop, model) for model in BY_DAY_MODELS}
-    run = shop.launch(executor)
-    assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
+    run = shop.launch(executor).succeeded()
     assert run.step_keys == [OP]
     assert set(run.materializations) == {"raw/orders", "marts/revenue", "marts/total", "raw/other"}
     for model in BY_DAY_MODELS:
@@ -75,8 +74,7 @@ def test_thirty_missing_days_and_then_one_restated_day_are_one_sqlmesh_run_each(
     shop.query("UPDATE ctl.source SET n = 7")
     before = shop.state()
 
-    run = shop.launch(executor, ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"])
-    assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
+    run = shop.launch(executor, ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"]).succeeded()
     assert rows(shop) == {"2026-02-10": 7}
     assert set(run.materializations) == {"raw/orders", "marts/revenue", "marts/total"}
     intervals = {key: event.metadata["sqlmesh/intervals"].value for key, event in run.materializations.items()}
@@ -159,8 +157,7 @@ def test_restatement_in_dev_leaves_prod_as_it_is_and_one_in_prod_names_dev(shop:
     shop.plan("dev")
     shop.query("UPDATE ctl.source SET n = 7")
     in_dev = restate("2026-02-10", "2026-02-10", environment="dev")
-    run = shop.launch(ops=in_dev, assets=["raw/orders"])
-    assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
+    run = shop.launch(ops=in_dev, assets=["raw/orders"]).succeeded()
     assert (rows(shop, "marts__dev"), rows(shop)) == ({"2026-02-10": 7}, {})
     assert not run.materializations
     assert set(run.observations) == {"raw/orders", "marts/revenue", "marts/total"}
@@ -168,8 +165,7 @@ def test_restatement_in_dev_leaves_prod_as_it_is_and_one_in_prod_names_dev(shop:
     assert "raw.other (environment dev shows the table of prod: restate it in prod)" in failure
 
     # In prod, the promoted version of raw.orders is restated, and not the changed file.
-    run = shop.launch(ops=restate("2026-02-11", "2026-02-11"), assets=["raw/orders"])
-    assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
+    run = shop.launch(ops=restate("2026-02-11", "2026-02-11"), assets=["raw/orders"]).succeeded()
     assert "These environments lose the same intervals of their own versions: dev (3 models)." in run.log
     assert "The manifest differs from environment prod. This run executes the promoted version of raw.orders" in run.log
     assert rows(shop) == {"2026-02-11": 7}
@@ -188,8 +184,7 @@ def test_failed_restatement_says_to_launch_it_again(shop: Shop) -> None:
     assert not run.checks["marts/revenue:sqlmesh_execution_status"].passed
 
     shop.query("UPDATE ctl.source SET n = 7")
-    run = shop.launch(ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"])
-    assert run.status is dg.DagsterRunStatus.SUCCESS
+    run = shop.launch(ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"]).succeeded()
     assert rows(shop) == {"2026-02-10": 7}
     assert messages_of_ranges(run) == [
         "Ranges that this run restates",
@@ -234,8 +229,7 @@ def test_downstream_model_run_alone_is_not_restated_before_its_upstream_model(ne
 def test_a_restated_whole_table_does_not_count_as_computed_for_what_its_upstream_models_lack(shop: Shop) -> None:
     """SQLMesh would count it as computed up to now, and not compute it when the upstream models are."""
     [first] = shop.query("SELECT min(ds)::DATE::TEXT FROM marts.revenue")[0]
-    restated = shop.launch(ops=restate(first, first), assets=["marts/revenue"])
-    assert restated.status is dg.DagsterRunStatus.SUCCESS, restated.failures
+    shop.launch(ops=restate(first, first), assets=["marts/revenue"]).succeeded()
     assert shop.launch().status_of("marts/total") == "executed"
     assert shop.query("SELECT n FROM marts.total") == shop.query("SELECT sum(n) FROM marts.revenue")
 
@@ -253,8 +247,7 @@ def test_the_next_run_computes_restated_days_whose_signal_was_not_ready(new_shop
     shop.query("UPDATE ctl.source SET n = 7")
     closed = shop.project / "closed"
     closed.touch()
-    run = shop.launch(ops=restate("2026-02-10", "2026-02-11"), assets=["raw/orders"])
-    assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
+    run = shop.launch(ops=restate("2026-02-10", "2026-02-11"), assets=["raw/orders"]).succeeded()
     assert run.status_of("marts/revenue") == "waiting"
     assert "2026-02-10 to 2026-02-11" in run.description_of("marts/revenue:sqlmesh_intervals_complete")
     assert not rows(shop)
@@ -282,13 +275,11 @@ def test_a_table_that_is_only_restated_as_a_whole_is_not_restated_if_it_waits(ne
     shop.query("UPDATE ctl.source SET n = 7")
     closed = shop.project / "closed"
     closed.touch()
-    first = shop.launch(ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"])
-    assert first.status is dg.DagsterRunStatus.FAILURE
+    first = shop.launch(ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"]).failed()
     assert "The restatement of marts.newest has not finished for" in " ".join(first.failures)
     assert shop.query("SELECT * FROM marts.newest") == rows_before
     closed.unlink()
-    second = shop.launch(ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"])
-    assert second.status is dg.DagsterRunStatus.SUCCESS, second.failures
+    shop.launch(ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"]).succeeded()
     assert shop.query("SELECT ds, n FROM marts.newest") == [(rows_before[0][1], 7)]
 
 
@@ -306,8 +297,7 @@ def test_a_restatement_forgets_nothing_of_a_model_that_it_does_not_restate(new_s
     before = shop.state()["intervals"]
     (shop.project / "closed").touch()
     yesterday = str(datetime.datetime.now(datetime.timezone.utc).date() - DAY)
-    run = shop.launch(ops=restate("2026-02-10", yesterday), assets=["marts/revenue"])
-    assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
+    shop.launch(ops=restate("2026-02-10", yesterday), assets=["marts/revenue"]).succeeded()
     assert _orders(shop.state()["intervals"]) == _orders(before)
 
 
@@ -327,8 +317,7 @@ def test_a_model_that_reads_itself_is_not_computed_beyond_its_own_pending_days(n
     check = "t/running:sqlmesh_execution_status"
     yesterday = str(datetime.datetime.now(datetime.timezone.utc).date() - DAY)
     for config in ({"start": yesterday}, {"restate": {"start": yesterday, "end": yesterday}}):
-        record = shop.launch(ops={OP: config}, assets=["t/running", "t/below"])
-        assert record.status is dg.DagsterRunStatus.SUCCESS, record.failures
+        record = shop.launch(ops={OP: config}, assets=["t/running", "t/below"]).succeeded()
         assert record.status_of("t/running") == record.status_of("t/below") == "waiting"
         assert "its own older intervals are pending, outside of the range" in record.description_of(check)
     assert shop.launch().status is dg.DagsterRunStatus.SUCCESS

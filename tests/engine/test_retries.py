@@ -68,8 +68,7 @@ def test_retry_computes_only_models_with_transient_errors_and_their_downstream_m
 
 def test_retry_after_killed_worker_computes_the_rest(flaky: Shop) -> None:
     (flaky.project / "kill").touch()
-    record = flaky.launch("in_process", assets=HEALTHY_MODELS)
-    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+    record = flaky.launch("in_process", assets=HEALTHY_MODELS).succeeded()
     assert set(record.materializations) == set(HEALTHY_MODELS)
     assert "sqlmesh/attempts" not in record.materializations["t/fine"].metadata
     assert (flaky.project / "attempts").read_text() == ".."
@@ -107,8 +106,7 @@ def test_selected_checks_are_evaluated_although_after_all_statement_failed(new_s
         files, f"{CONFIG}\nafter_all:\n  - {statement}\n", execution={"retries": {"max_retries": 1, "delay": 0}}
     )
     (shop.project / "is_late").touch()
-    record = shop.launch(assets=["t/fine"], checks=["t/audited:not_null_id"])
-    assert record.status == dg.DagsterRunStatus.FAILURE
+    record = shop.launch(assets=["t/fine"], checks=["t/audited:not_null_id"]).failed()
     assert "too late" in record.failures[0]
     assert record.checks["t/audited:not_null_id"].passed
 
@@ -116,8 +114,7 @@ def test_selected_checks_are_evaluated_although_after_all_statement_failed(new_s
 def test_transient_error_fails_at_once_without_retries(flaky: Shop) -> None:
     flaky.configure()
     (flaky.project / "lose_connection").touch()
-    record = flaky.launch("in_process", assets=HEALTHY_MODELS)
-    assert record.status == dg.DagsterRunStatus.FAILURE
+    record = flaky.launch("in_process", assets=HEALTHY_MODELS).failed()
     assert (record.status_of("t/flaky"), record.status_of("t/below_flaky")) == ("failed", "blocked")
     second_run = flaky.launch("in_process", assets=HEALTHY_MODELS)
     assert (second_run.status_of("t/fine"), set(second_run.materializations)) == (

@@ -38,15 +38,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 
 @pytest.mark.parametrize("check", ["soft", "not_null_id", "sqlmesh_execution_status"])
 def test_run_of_one_check_ignores_other_audits_of_the_model(shop: Shop, check: str) -> None:
-    record = shop.launch(checks=[f"t/model:{check}"])
-    assert record.status == dg.DagsterRunStatus.SUCCESS
+    record = shop.launch(checks=[f"t/model:{check}"]).succeeded()
     assert list(record.checks) == [f"t/model:{check}"]
     assert record.checks[f"t/model:{check}"].passed
 
 
 def test_audit_that_raises_does_not_lose_results_of_other_audits(shop: Shop) -> None:
-    record = shop.launch(checks=["t/model:soft", "t/model:broken", "t/model:hard", "t/model:not_null_id"])
-    assert record.status == dg.DagsterRunStatus.FAILURE
+    record = shop.launch(checks=["t/model:soft", "t/model:broken", "t/model:hard", "t/model:not_null_id"]).failed()
     assert {name: result.passed for name, result in record.checks.items()} == {
         "t/model:soft": True,
         "t/model:broken": False,
@@ -64,8 +62,7 @@ def test_failed_audit_without_its_check_in_the_run_is_logged(new_shop: NewShop) 
     files = {name: FILES[name] for name in FILES if "model.sql" not in name}
     files["models/second.sql"] = "MODEL (name t.second, kind FULL); SELECT id FROM raw.source"
     tables = {"raw.source": "SELECT 1 AS id", "raw.flags": "SELECT 1 AS is_fine, 0 AS is_known"}
-    record = new_shop(files, tables=tables).launch(assets=["t/second"])
-    assert record.status == dg.DagsterRunStatus.SUCCESS
+    record = new_shop(files, tables=tables).launch(assets=["t/second"]).succeeded()
     assert "raw.source: audit known failed: 1 row. Its check t/first:raw_source__known is not part" in record.log
 
 
@@ -172,8 +169,7 @@ def test_run_of_checks_repeats_the_failure_of_a_model_until_somebody_has_compute
     assert failed.status_of("t/ill") == failed.status_of("t/bare") == "failed"
 
     for _ in range(2):
-        audited = shop.launch(checks=checks)
-        assert audited.status == dg.DagsterRunStatus.FAILURE
+        audited = shop.launch(checks=checks).failed()
         assert audited.checks["t/ill:soft"].passed
         for check in checks[1:]:
             result = audited.checks[check]
@@ -183,6 +179,5 @@ def test_run_of_checks_repeats_the_failure_of_a_model_until_somebody_has_compute
 
     shop.query("UPDATE raw.source SET text = '1'")
     shop.sqlmesh("run")
-    audited = shop.launch(checks=checks)
-    assert audited.status == dg.DagsterRunStatus.SUCCESS, audited.failures
+    audited = shop.launch(checks=checks).succeeded()
     assert all(result.passed for result in audited.checks.values())

@@ -313,8 +313,7 @@ def test_signal_that_raises_leads_to_a_run_that_reports_the_error(
     request = scheduler.tick(SCHEDULE, MIDNIGHT)
     assert requested_models(request) == {"raw.plain", "raw.landing", "marts.reader"}
     assert f"{UNEVALUATED}SignalEvalError: " in capsys.readouterr().err
-    run = scheduler.launch(request, MIDNIGHT)
-    assert run.status == dg.DagsterRunStatus.FAILURE
+    run = scheduler.launch(request, MIDNIGHT).failed()
     assert run.status_of("raw/landing") == "failed"
     assert "A signal of warehouse.raw.landing raised an error" in str(run.failures)
 

@@ -34,8 +34,7 @@ def test_step_fails_if_reload_removed_a_requested_model(new_shop: NewShop) -> No
     (shop.project / "models/third.sql").unlink()
     shop.refresh()
     execute_run(build_job(shop), run, shop.instance)
-    record = shop.run_record(run.run_id)
-    assert record.status == dg.DagsterRunStatus.FAILURE
+    record = shop.run_record(run.run_id).failed()
     assert record.failures == [
         "The project was reloaded after this run was created. No longer part of this step: t/third, "
         "t/third:sqlmesh_execution_status. Nothing was run in this step. Launch a new run."
@@ -122,8 +121,7 @@ def test_run_fails_if_dependency_between_two_components_is_missing_from_manifest
         dagster.add_component("ours", {"project": str(project), "select": "tag:a"})
         dagster.add_component("theirs", {"project": str(project), "select": "tag:b"})
         dagster.refresh()
-        record = dagster.launch()
-        assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+        dagster.launch().succeeded()
         (project / "models/last.sql").write_text(daily_model("last", "t.middle"))
         plan(project)
         refused = dagster.launch()

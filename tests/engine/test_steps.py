@@ -62,8 +62,7 @@ def test_asset_between_two_models_splits_the_run_into_steps_with_same_execution_
         dagster.add_component("shop", {"project": str(project)})
         dagster.add_module("between", ASSET_BETWEEN.format(file=str(project / "warehouse.duckdb")))
         dagster.refresh()
-        record = dagster.launch(executor, ops={"sqlmesh_shop": {"ignore_cron": True}}, spawns_steps=True)
-        assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+        record = dagster.launch(executor, ops={"sqlmesh_shop": {"ignore_cron": True}}, spawns_steps=True).succeeded()
         assert record.log.count("ignore_cron true") == 2  # the run config of the first step also applies to the second
         assert {"t/first", "t/beside", "mid/made", "t/last"} == set(record.materializations)
         assert len([step for step in record.step_keys if step.startswith("sqlmesh_shop")]) == 2
@@ -92,8 +91,7 @@ def test_worker_starts_before_its_step_and_for_no_other_step(tmp_path: Path, new
     shop.add_module("plain", page)
     shop.configure(project={"path": str(shop.project), "python": str(python)})
     starts.unlink()
-    record = shop.launch("multiprocess", spawns_steps=True)
-    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+    record = shop.launch("multiprocess", spawns_steps=True).succeeded()
     assert set(record.materializations) == {"t/one", "page"}
     [started] = map(float, starts.read_text().split())
     [began] = [
@@ -297,8 +295,7 @@ def test_failure_remains_if_checks_of_other_models_are_evaluated_after_it(new_sh
     yesterday = (datetime.now(timezone.utc) - timedelta(days=1)).strftime("%Y-%m-%d")
     files = {name: text.replace("{yesterday}", yesterday) for name, text in FAILING_DAYS_FILES.items()}
     shop = new_shop(files)
-    record = shop.launch("in_process", assets=["t/days", "t/total"], checks=["t/audited:not_null_id"])
-    assert record.status == dg.DagsterRunStatus.FAILURE
+    record = shop.launch("in_process", assets=["t/days", "t/total"], checks=["t/audited:not_null_id"]).failed()
     assert (record.status_of("t/days"), record.status_of("t/total")) == ("partly_executed", "blocked")
     assert not record.materializations
     [failure] = record.failures
@@ -369,15 +366,12 @@ def test_run_that_is_launched_again_writes_its_own_tags(new_shop: NewShop) -> No
     model = "MODEL (name t.one, kind FULL); SELECT text::INT AS id FROM raw.source"
     shop = new_shop({"models/one.sql": model}, tables={"raw.source": "SELECT '1' AS text"})
     shop.query("UPDATE raw.source SET text = 'one'")
-    first = shop.launch(ops={"sqlmesh_shop": {"ignore_cron": True, "start": "2 days ago"}})
-    assert first.status == dg.DagsterRunStatus.FAILURE
+    first = shop.launch(ops={"sqlmesh_shop": {"ignore_cron": True, "start": "2 days ago"}}).failed()
     shop.query("UPDATE raw.source SET text = '1'")
 
     [copied] = shop.instance.get_runs(dg.RunsFilter(run_ids=[first.run_id]))
     own = {name: value for name, value in copied.tags.items() if name.startswith("sqlmesh/")}
-    again = shop.launch(retry_of=first.run_id, tags=own)
-
-    assert again.status == dg.DagsterRunStatus.SUCCESS, again.failures
+    again = shop.launch(retry_of=first.run_id, tags=own).succeeded()
     [record] = shop.instance.get_run_records(dg.RunsFilter(run_ids=[again.run_id]))
     tags, started = record.dagster_run.tags, record.start_time
     assert tags["sqlmesh/ignore_cron"] == tags["sqlmesh/start"] == "not set"

@@ -36,13 +36,10 @@ def test_an_apply_killed_in_the_backfill_leaves_prod_whole_and_the_same_digest_f
     change(shop, added=added)
     digest = planned(shop)["digest"]
 
-    killed = launch(shop, APPLY, digest=digest)
-
-    assert killed.status is dg.DagsterRunStatus.FAILURE
+    launch(shop, APPLY, digest=digest).failed()
     assert shop.query("SELECT id FROM t.total") == [(1,)]
     (shop.project / "kill").unlink()
-    finished = launch(shop, APPLY, digest=digest)
-    assert finished.status is dg.DagsterRunStatus.SUCCESS, failure_of(finished)
+    launch(shop, APPLY, digest=digest).succeeded()
     assert shop.query("SELECT id FROM t.total") == [(2,)]
     assert planned(shop)["models"] == []
 
@@ -52,17 +49,13 @@ def test_an_apply_killed_in_the_promotion_is_finished_by_the_same_digest(new_sho
     change(shop, base=BASE.format(type="DOUBLE").replace("2.5", "3.5"))
     digest = planned(shop)["digest"]
 
-    killed = launch(shop, APPLY, digest=digest)
-
-    assert killed.status is dg.DagsterRunStatus.FAILURE
+    launch(shop, APPLY, digest=digest).failed()
     (shop.project / "kill").unlink()
     shop.configure(deploy=True, execution={"environment_timeout": 1})
-    waiting = shop.launch()
-    assert waiting.status is dg.DagsterRunStatus.FAILURE
+    waiting = shop.launch().failed()
     assert "launch that run again" in waiting.log
     assert APPLY in waiting.log
-    finished = launch(shop, APPLY, digest=digest)
-    assert finished.status is dg.DagsterRunStatus.SUCCESS, failure_of(finished)
+    launch(shop, APPLY, digest=digest).succeeded()
     assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
 
 
@@ -77,9 +70,7 @@ def test_the_same_digest_is_accepted_however_often_the_promotion_fails(new_shop:
         assert "killed by signal 9" in failure_of(launch(shop, APPLY, digest=digest))
     (shop.project / "kill").unlink()
 
-    finished = launch(shop, APPLY, digest=digest)
-
-    assert finished.status is dg.DagsterRunStatus.SUCCESS, failure_of(finished)
+    launch(shop, APPLY, digest=digest).succeeded()
     assert shop.launch().status is dg.DagsterRunStatus.SUCCESS, "prod is whole again"
 
 
@@ -153,12 +144,9 @@ def test_a_destructive_plan_that_fails_in_its_migration_is_finished_by_the_same_
     ], "the report has what the plan changes, also while it is unfinished"
     assert kinds(resumed) == ["destructive"]
 
-    finished = launch(shop, APPLY, **config)
-
-    assert finished.status is dg.DagsterRunStatus.SUCCESS, failure_of(finished)
+    launch(shop, APPLY, **config).succeeded()
     assert shop.query("SELECT DISTINCT typeof(amount) FROM t.daily") == [("INTEGER",)]
-    again = launch(shop, APPLY, **config)
-    assert again.status is dg.DagsterRunStatus.SUCCESS, failure_of(again)
+    launch(shop, APPLY, **config).succeeded()
 
 
 def test_a_view_that_cannot_be_promoted_is_finished_by_the_same_run_config(shop: Shop) -> None:
@@ -173,8 +161,7 @@ def test_a_view_that_cannot_be_promoted_is_finished_by_the_same_run_config(shop:
     assert "which is now between two plans" in failure_of(failed)
     assert "correct the cause and launch this job again with the same run config" in failure_of(failed)
     shop.query("CREATE TABLE t.promotions (x INT)")
-    finished = launch(shop, APPLY, digest=digest)
-    assert finished.status is dg.DagsterRunStatus.SUCCESS, failure_of(finished)
+    launch(shop, APPLY, digest=digest).succeeded()
     assert shop.query("SELECT x FROM t.promotions") == [(1,)]
 
 
@@ -211,8 +198,7 @@ def test_an_apply_whose_database_fails_in_the_promotion_says_so_and_the_next_one
         assert "Values are lost: t.kept (drops y)." in failure_of(failed)
         assert "correct the cause and launch this job again with the same run config" in failure_of(failed)
         server.query("DELETE FROM t.failing", "failing")
-        finished = launch(shop, APPLY, **config)
-        assert finished.status is dg.DagsterRunStatus.SUCCESS, failure_of(finished)
+        finished = launch(shop, APPLY, **config).succeeded()
         assert f"Earlier attempts: run {failed.run_id}. Values are lost: t.kept (drops y)." in finished.log
 
 

@@ -32,9 +32,7 @@ def test_without_wait_a_day_that_is_loaded_late_is_lost_and_everything_is_green(
 def test_days_wait_until_their_partitions_are_materialized(new_shop: NewShop, executor: str) -> None:
     shop = waiting_shop(new_shop, DAILY.format(start=day(3)))
 
-    nothing = run(shop, executor)
-
-    assert nothing.status is dg.DagsterRunStatus.SUCCESS, nothing.failures
+    nothing = run(shop, executor).succeeded()
     assert outcomes(nothing) == {"days": "waiting", "shown": "waiting", "total": "waiting", "alone": "executed"}
     assert nothing.checks[STATUS].description == (
         "t.days is waiting: load/orders was never materialized: materialize it once."
@@ -207,8 +205,7 @@ def test_a_restatement_does_not_compute_a_whole_table_whose_source_is_not_loaded
     shop.plan()
     load(shop, 3)
     run(shop)
-    restated = run(shop, restate={"start": day(3), "end": day(3)})
-    assert restated.status is dg.DagsterRunStatus.SUCCESS, restated.failures
+    restated = run(shop, restate={"start": day(3), "end": day(3)}).succeeded()
     assert set(outcomes(restated).values()) == {"executed"}
     load(shop, 2)
     load(shop, 1)
@@ -323,8 +320,7 @@ def test_a_restatement_does_not_read_rows_that_a_check_has_refused_and_the_next_
     assert outcomes(run(shop))["alone"] == "executed"
     shop.query(f"INSERT INTO raw.orders VALUES ('{day(1)}', -1)")
     evaluate_complete(shop, 1, passed=False)
-    restated = run(shop, restate={"start": day(3), "end": day(3)})
-    assert restated.status is dg.DagsterRunStatus.SUCCESS, restated.failures
+    restated = run(shop, restate={"start": day(3), "end": day(3)}).succeeded()
     assert outcomes(restated) == {"days": "executed", "shown": "executed", "total": "executed", "alone": "waiting"}
     assert f"load/orders has failed its check complete in partition {day(1)}" in restated.description_of(
         "t/alone:sqlmesh_execution_status"
@@ -350,8 +346,7 @@ def test_a_blocking_audit_of_a_table_waits_until_the_table_is_loaded(new_shop: N
     query = "SELECT 1 AS no_rows FROM (SELECT count(*) AS n FROM raw.orders) WHERE n = 0"
     (shop.project / "audits" / "has_rows.sql").write_text(f"AUDIT (name has_rows); {query}")
     shop.plan("--skip-backfill")
-    early = run(shop)
-    assert early.status is dg.DagsterRunStatus.SUCCESS, early.failures
+    early = run(shop).succeeded()
     assert outcomes(early)["days"] == "waiting"
     load(shop, 3)
     loaded = run(shop)
@@ -363,8 +358,7 @@ def test_a_blocking_audit_of_a_table_waits_until_the_table_is_loaded(new_shop: N
 def test_a_source_without_partitions_is_complete_up_to_the_start_of_its_run(new_shop: NewShop) -> None:
     shop = waiting_shop(new_shop)
     assert outcomes(run(shop))["days"] == "waiting"
-    together = shop.launch("multiprocess")
-    assert together.status is dg.DagsterRunStatus.SUCCESS, together.failures
+    together = shop.launch("multiprocess").succeeded()
     assert "t.days was executed" in str(together.checks[STATUS].description)
     until = datetime.fromisoformat(day(1)).replace(tzinfo=timezone.utc)
     stated = {"sqlmesh/complete_until": dg.MetadataValue.timestamp(until)}
@@ -387,8 +381,7 @@ def test_an_asset_between_two_models_is_a_source_too(new_shop: NewShop) -> None:
     assert alone.status_of("t/last") == "waiting"
     assert "py/middle was never materialized" in alone.description_of("t/last:sqlmesh_execution_status")
     assert tick(shop) == {"t/first", "py/middle", "t/last"}, "a tick requests it with them"
-    everything = shop.launch("multiprocess")
-    assert everything.status is dg.DagsterRunStatus.SUCCESS, everything.failures
+    everything = shop.launch("multiprocess").succeeded()
     assert everything.status_of("t/last") == "executed"
 
 
@@ -465,8 +458,7 @@ def test_another_environment_waits_for_the_same_sources(new_shop: NewShop) -> No
     days.write_text(days.read_text().replace("day, n FROM", "day, n + 1 AS n FROM"))
     shop.sqlmesh("plan", "dev", "--auto-apply", "--no-prompts", "--execution-time", "3 days ago")
     load(shop, 3)
-    record = run(shop, environment="dev")
-    assert record.status is dg.DagsterRunStatus.SUCCESS, record.failures
+    run(shop, environment="dev").succeeded()
     assert shop.query("SELECT DISTINCT day::TEXT FROM t__dev.days") == [(day(3),)]
     load(shop, 2)
     load(shop, 1)

@@ -43,8 +43,7 @@ def test_model_run_alone_waits_for_pending_upstream_intervals(new_shop: NewShop,
     source = "raw.landing" if between == "nothing" else "mid.way"
     files = {"models/landing.sql": LANDING, "models/reader.sql": DOWNSTREAM.replace("raw.landing", source)}
     shop = new_shop({**files, **MODEL_BETWEEN[between]})
-    alone = shop.launch(assets=["marts/reader"])
-    assert alone.status == dg.DagsterRunStatus.SUCCESS
+    alone = shop.launch(assets=["marts/reader"]).succeeded()
     assert alone.status_of("marts/reader") == "waiting"
     nearest = "mid.way" if between == "a view" else "raw.landing"
     status = alone.checks["marts/reader:sqlmesh_execution_status"]
@@ -88,8 +87,7 @@ def test_standalone_audit_waits_until_all_its_models_are_computed(new_shop: NewS
     shop = new_shop(files)
     shop.refresh()
     check = "mid/other:as_many"
-    alone = shop.launch(assets=["mid/other"])
-    assert alone.status == dg.DagsterRunStatus.SUCCESS, alone.failures
+    alone = shop.launch(assets=["mid/other"]).succeeded()
     assert check not in alone.checks
     assert f"as_many is waiting: {WAITING_REASON}" in alone.log
     assert shop.launch().checks[check].passed
@@ -131,8 +129,7 @@ def test_plan_between_failed_run_and_retry_leaves_no_gap(tmp_path: Path, new_sho
     flag = tmp_path / "the asset between fails"
     flag.touch()
     shop.add_module("between", PLAIN_ASSET.format(flag=flag))
-    first = shop.launch()
-    assert first.status == dg.DagsterRunStatus.FAILURE
+    first = shop.launch().failed()
     assert first.status_of("raw/landing") == "executed"
     flag.unlink()
     (shop.project / "models/landing.sql").write_text(LANDING.replace("AS ds FROM", "AS ds, 2 AS version FROM"))
@@ -209,8 +206,7 @@ def test_no_row_is_lost_downstream_of_waiting_models(new_shop: NewShop, case: st
     models, runs = SCENARIOS[case]
     shop = new_shop({f"models/{name}.sql": text for name, text in models.items()})
     for assets, config in runs:
-        record = shop.launch(assets=assets, ops={"sqlmesh_shop": config})
-        assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+        shop.launch(assets=assets, ops={"sqlmesh_shop": config}).succeeded()
     assert shop.launch().status == dg.DagsterRunStatus.SUCCESS
     before_today = f"WHERE ts < '{ago(0)}'"
     assert shop.query(f"SELECT count(*), min(n) FROM marts.reader {before_today}") == [(6 * 24, 1)]
@@ -291,8 +287,7 @@ def test_waiting_model_names_only_upstream_models_that_lack_its_intervals(new_sh
     today = f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d} 00:00:00"
     shop.refresh()
     sources = ["raw/landing", "mid/way", "raw/other"]
-    before = shop.launch(assets=sources, ops={"sqlmesh_shop": {"end": today}})
-    assert before.status == dg.DagsterRunStatus.SUCCESS, before.failures
+    shop.launch(assets=sources, ops={"sqlmesh_shop": {"end": today}}).succeeded()
     (shop.project / "models/landing.sql").write_text(landing.format(more=", 7 AS more"))
     shop.plan()
     shop.refresh()
@@ -373,8 +368,7 @@ def test_a_model_waits_for_what_one_upstream_leaves_out_behind_a_day_that_is_not
     (shop.project / "held").write_text(
         str(datetime.datetime.now(datetime.timezone.utc).date() - datetime.timedelta(days=2))
     )
-    first = shop.launch()
-    assert first.status == dg.DagsterRunStatus.SUCCESS
+    shop.launch().succeeded()
     assert stored_days(shop, "t.reader") == stored_days(shop, "t.sums")
     (shop.project / "held").unlink()
     assert shop.launch().status == dg.DagsterRunStatus.SUCCESS

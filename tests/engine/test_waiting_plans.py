@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dagster as dg
 import pytest
-from engine.plan_jobs import APPLY, PLAN, failure_of, kinds, launch, planned, report_of
-from harness import NewShop, RunRecord, Shop
+from engine.plan_jobs import APPLY, PLAN, applied, failure_of, kinds, launch, planned, report_of
+from harness import NewShop, Shop
 from waiting import DAILY, day, load, outcomes, rows, run, waiting_shop
 
 
@@ -22,12 +22,6 @@ def shop(new_shop: NewShop) -> Shop:
 def change(shop: Shop, model: str, old: str, new: str) -> None:
     file = shop.project / "models" / f"{model}.sql"
     file.write_text(file.read_text().replace(old, new))
-
-
-def applied(shop: Shop) -> RunRecord:
-    record = launch(shop, APPLY, digest=planned(shop)["digest"])
-    assert record.status is dg.DagsterRunStatus.SUCCESS, failure_of(record)
-    return record
 
 
 def test_a_plan_of_another_model_does_not_compute_a_day_that_is_not_loaded(shop: Shop) -> None:
@@ -69,8 +63,7 @@ def test_a_preview_leaves_out_the_day_that_is_not_loaded(new_shop: NewShop) -> N
         load(shop, ago)
     run(shop)
     change(shop, "days", "day, n FROM", "day, n + 1 AS n FROM")
-    record = launch(shop, "sqlmesh_shop_preview")
-    assert record.status is dg.DagsterRunStatus.SUCCESS, failure_of(record)
+    launch(shop, "sqlmesh_shop_preview").succeeded()
     assert shop.query("SELECT day::TEXT FROM t__pr_1.days ORDER BY day") == [(day(3),), (day(1),)]
     applied(shop)
     load(shop, 2)
@@ -84,6 +77,5 @@ def test_a_preview_that_reads_a_day_which_prod_waits_for_is_not_refused(new_shop
         load(shop, ago)
     run(shop)
     change(shop, "total", "sum(n)", "sum(n) + 1")
-    record = launch(shop, "sqlmesh_shop_preview")
-    assert record.status is dg.DagsterRunStatus.SUCCESS, failure_of(record)
+    launch(shop, "sqlmesh_shop_preview").succeeded()
     assert shop.query("SELECT n FROM t__pr_1.total") == [(3,)]

@@ -123,9 +123,7 @@ class Testbed:
         return self.shop.run_record(run.run_id)
 
     def succeed(self, job: str, **config: Any) -> RunRecord:
-        record = self.launch(job, **config)
-        assert record.status is dg.DagsterRunStatus.SUCCESS, f"{job}:\n{record.log}"
-        return record
+        return self.launch(job, **config).succeeded()
 
     def digest(self) -> str:
         run = self.shop.instance.get_run_by_id(self.succeed(PLAN).run_id)
@@ -269,8 +267,7 @@ def go_on(testbed: Testbed, story: str, after: int, digest: str, *, is_previewed
     if not digest:
         testbed.succeed(APPLY, digest=testbed.digest())
     assert testbed.rows() == expected["rows", after], "prod differs from its twin after the apply"
-    run = testbed.shop.launch()
-    assert run.status is dg.DagsterRunStatus.SUCCESS, run.log
+    testbed.shop.launch().succeeded()
     assert testbed.rows() == expected["rows", after], "prod differs from its twin after the run"
     testbed.succeed(CLOSE)
     assert testbed.rows() == expected["rows", after], "prod differs from its twin after the close"

@@ -22,7 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dagster as dg
-from engine.beside_lab import IN_PROCESS, WITHIN, Warehouse, day
+from engine.beside_lab import WITHIN, Warehouse, day, days
 from engine.plan_jobs import APPLY, launch, planned
 from harness import RunRecord, planned_shop
 from postgres import Server, new_postgres_server
@@ -51,7 +51,7 @@ class Project(Warehouse):
             return {}
         ago = 1 + number % DAYS
         self.query(f"UPDATE raw.orders SET n = {number} WHERE day = '{day(ago)}'")
-        return {"restate": {"start": day(ago), "end": day(ago)}}
+        return {"restate": days(ago)}
 
     def all_rows(self) -> dict[str, list[tuple[Any, ...]]]:
         names = ["slow", *(other.split("/")[1] for other in OTHERS)]
@@ -128,8 +128,7 @@ def apply_beside(project: Project, number: int, seconds: float) -> tuple[RunReco
     runs = []
     for run in range(number):
         time.sleep(max(0.0, begin + run * seconds - time.monotonic()))
-        config = {"ops": {OP: {"config": project.prepare(run)}}}
-        process = project.start("everything", {**IN_PROCESS, **config}, assets=OTHERS)
+        process = project.shop.start(ops={OP: project.prepare(run)}, assets=OTHERS)
         runs.append(project.shop.run_record(process.communicate()[0].split()[-1]))
         print(f"run {run + 1}: {runs[-1].status.value}, the plan {'goes on' if apply.poll() is None else 'has ended'}")
     return project.shop.run_record(apply.communicate()[0].split()[-1]), runs
@@ -139,8 +138,7 @@ def serially(twin: Project, number: int) -> None:
     twin.change_slow()
     assert launch(twin.shop, APPLY, digest=planned(twin.shop)["digest"]).status is dg.DagsterRunStatus.SUCCESS
     for run in range(number):
-        record = twin.shop.launch(ops={OP: twin.prepare(run)}, assets=OTHERS)
-        assert record.status is dg.DagsterRunStatus.SUCCESS, record.failures
+        twin.shop.launch(ops={OP: twin.prepare(run)}, assets=OTHERS).succeeded()
 
 
 def report(applied: RunRecord, runs: list[RunRecord]) -> None:

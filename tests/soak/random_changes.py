@@ -444,8 +444,7 @@ class Story:
         raise AssertionError("the apply does not succeed")
 
     def digest(self) -> str:
-        record = self.job(PLAN)
-        assert record.status is dg.DagsterRunStatus.SUCCESS, failure_of(record)
+        record = self.job(PLAN).succeeded()
         run = self.shop.instance.get_run_by_id(record.run_id)
         assert run is not None
         return run.tags["sqlmesh/plan_digest"]
@@ -560,8 +559,7 @@ class Story:
         restated = [name for name, model in self.prod.items() if model.is_restated]
         record = self.launch(
             [f"t/{name}" for name in restated], restate={"start": min(self.source), "end": max(self.source)}
-        )
-        assert record.status is dg.DagsterRunStatus.SUCCESS, record.failures
+        ).succeeded()
         self.mixed = {name for name, model in self.prod.items() if model.is_protected}
         self.check(self.prod, is_end=True)
         self.check_records()

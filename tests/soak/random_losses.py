@@ -26,7 +26,7 @@ import dagster as dg
 import duckdb
 import worker_zygote
 from drawn import try_many
-from engine.plan_jobs import APPLY, PLAN, failure_of, launch, report_of
+from engine.plan_jobs import APPLY, PLAN, launch, report_of
 from harness import CONFIG, Shop, planned_shop
 
 DAILY = "INCREMENTAL_BY_TIME_RANGE (time_column day)"
@@ -143,8 +143,7 @@ def try_random_losses(rng: random.Random, folder: Path) -> str:
         planned, report = _planned(shop)
         config = json.loads(shlex.split(report["command"])[-1])["ops"][APPLY]["config"] if report["command"] else {}
         if report["models"]:
-            applied = launch(shop, APPLY, **config)
-            assert applied.status is dg.DagsterRunStatus.SUCCESS, (changes, failure_of(applied))
+            launch(shop, APPLY, **config).succeeded()
         lost = [
             _compare(shop, model, shown, report, change)
             for model, shown, change in zip(models, before, changes, strict=True)
@@ -205,8 +204,7 @@ def _ask(shop: Shop, sql: str) -> list[tuple[Any, ...]]:
 
 def _planned(shop: Shop) -> tuple[str, dict[str, Any]]:
     """The report as Markdown and as JSON."""
-    record = launch(shop, PLAN)
-    assert record.status is dg.DagsterRunStatus.SUCCESS, record.log
+    record = launch(shop, PLAN).succeeded()
     texts = [
         str(event.event_specific_data.metadata["sqlmesh/report"].value)
         for event in record.events(dg.DagsterEventType.ENGINE_EVENT)

@@ -332,8 +332,7 @@ class History:
 
     def run(self, assets: Collection[str], **config: Any) -> RunRecord:
         """Run models, and never the assets that load. Nothing may fail."""
-        record = self.launch(assets, **config)
-        assert record.status is dg.DagsterRunStatus.SUCCESS, record.failures
+        record = self.launch(assets, **config).succeeded()
         self.actions.append(f"run {[(asset, record.status_of(asset)) for asset in sorted(assets)]} {config or ''}")
         self.counts.update(f"outcome {record.status_of(asset)}" for asset in assets)
         return record
