@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -106,6 +107,13 @@ def event_of(outcome: NodeOutcome, environment: str = "prod") -> dg.MaterializeR
 
 def materialized(outcome: NodeOutcome) -> dg.MaterializeResult[None]:
     return materialization(wording(), outcome, STARTED_AT)
+
+
+def failure_of(*arguments: Any, **options: Any) -> dg.Failure:
+    """Return the failure of a step that must fail."""
+    failure = build_failure(*arguments, **options)
+    assert failure is not None
+    return failure
 
 
 def check_summary(result: dg.AssetCheckResult) -> tuple[bool, dg.AssetCheckSeverity, str | None]:
@@ -291,9 +299,7 @@ def test_node_without_a_table_in_another_environment_has_no_table_name() -> None
 
 
 def test_failure_names_the_environment() -> None:
-    failure = build_failure(wording(environment="dev"), [BLOCKED], [])
-    assert failure is not None
-    assert failure.description == "SQLMesh in environment dev: 1 blocked."
+    assert failure_of(wording(environment="dev"), [BLOCKED], []).description == "SQLMesh in environment dev: 1 blocked."
 
 
 def test_audit_missing_from_another_environment_names_that_environment() -> None:
@@ -582,8 +588,7 @@ def test_failure_names_failed_models_errors_and_blocked_models() -> None:
         NodeOutcome(b_child, Outcome.BLOCKED, failed_upstream=(b,)),
         NodeOutcome(of_both, Outcome.BLOCKED, failed_upstream=(a, b)),
     ]
-    failure = build_failure(wording(assets), outcomes, [])
-    assert failure is not None
+    failure = failure_of(wording(assets), outcomes, [])
     assert failure.description == (
         "SQLMesh in environment prod: 1 failed, 1 audit failed, 3 blocked.\n"
         "core.a (models/a.sql) failed.\n\n    cannot cast 'x'\n\nBlocked by it: core.a_child, core.of_both.\n\n"
@@ -598,9 +603,7 @@ def test_failure_names_failed_models_errors_and_blocked_models() -> None:
 
 
 def test_model_blocked_from_outside_of_the_step_fails_the_step() -> None:
-    failure = build_failure(wording(), [BLOCKED], [])
-    assert failure is not None
-    assert failure.description == "SQLMesh in environment prod: 1 blocked."
+    assert failure_of(wording(), [BLOCKED], []).description == "SQLMesh in environment prod: 1 blocked."
 
 
 def test_failure_counts_models_that_dagster_shows_as_failed_and_that_are_not() -> None:
@@ -612,8 +615,7 @@ def test_failure_counts_models_that_dagster_shows_as_failed_and_that_are_not() -
         *(NodeOutcome(name, Outcome.UP_TO_DATE, idle=IDLE.idle) for name in (idle, materialized, idle_again)),
         NodeOutcome(waiting, Outcome.WAITING),
     ]
-    failure = build_failure(wording(assets), outcomes, [], materialized=[materialized])
-    assert failure is not None
+    failure = failure_of(wording(assets), outcomes, [], materialized=[materialized])
     assert str(failure.description).endswith(
         "\n\nNot failed, although Dagster's lineage graph and catalog show it: 2 up to date, 1 waiting. Their checks "
         "are right."
@@ -622,8 +624,7 @@ def test_failure_counts_models_that_dagster_shows_as_failed_and_that_are_not() -
 
 
 def test_failure_counts_executed_models() -> None:
-    failure = build_failure(wording(), [EXECUTED, replace(FAILED, fqn=STAGING, needs_correction=False)], [])
-    assert failure is not None
+    failure = failure_of(wording(), [EXECUTED, replace(FAILED, fqn=STAGING, needs_correction=False)], [])
     assert failure.description == (
         "SQLMesh in environment prod: 1 failed, 1 executed.\n"
         "staging.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'"
@@ -636,10 +637,9 @@ NEEDS_CORRECTION = NodeOutcome(ORDERS, Outcome.FAILED, errors=("boom",), needs_c
 
 def test_failure_ends_with_one_advice_and_the_plan_command() -> None:
     outcomes = [NEEDS_CORRECTION, replace(NEEDS_CORRECTION, fqn=STAGING)]
-    failure = build_failure(
+    failure = failure_of(
         wording(), outcomes, [], correction_advice(is_restatement=False, plan_command="cd /shop && sqlmesh plan")
     )
-    assert failure is not None
     assert (failure.description or "").endswith(
         "\n\n    boom\n\n"
         "Correct the model or its data, then launch the run again. It computes only the pending intervals. "
@@ -657,34 +657,29 @@ NOT_PROMOTED_MODEL = NodeOutcome(STAGING, Outcome.NOT_IN_ENVIRONMENT, errors=("N
     ids=["a retry may help", "a plan comes first"],
 )
 def test_failure_has_no_advice_if_another_action_comes_first(outcomes: list[NodeOutcome]) -> None:
-    failure = build_failure(wording(), outcomes, [])
-    assert failure is not None
+    failure = failure_of(wording(), outcomes, [])
     assert "Correct the model" not in (failure.description or "")
 
 
 def test_problem_of_the_whole_run_fails_the_step_even_if_all_models_were_executed() -> None:
-    failure = build_failure(wording(), [EXECUTED], ["SQLMesh's process was killed."])
-    assert failure is not None
+    failure = failure_of(wording(), [EXECUTED], ["SQLMesh's process was killed."])
     assert failure.description == "SQLMesh in environment prod: 1 executed.\nSQLMesh's process was killed."
 
 
 def test_problem_without_outcomes_is_the_whole_failure() -> None:
-    failure = build_failure(wording(), [], ["There is no folder /shop."])
-    assert failure is not None
+    failure = failure_of(wording(), [], ["There is no folder /shop."])
     assert (failure.description, dict(failure.metadata)) == ("There is no folder /shop.", {})
 
 
 def test_only_blocking_audits_selected_alone_fail_the_step() -> None:
     failed = [audit_result("not_null", D1, failing_rows=3), audit_result("recent", D1, failing_rows=9)]
-    failure = build_failure(wording(), [AuditOnlyOutcome(ORDERS, tuple(failed), (), None)], [])
-    assert failure is not None
+    failure = failure_of(wording(), [AuditOnlyOutcome(ORDERS, tuple(failed), (), None)], [])
     assert failure.description == "core.orders: audit not_null failed: 3 rows."
     assert build_failure(wording(), [AuditOnlyOutcome(ORDERS, (failed[1],), (), None)], []) is None
 
 
 def test_audits_that_could_not_be_evaluated_fail_the_step() -> None:
-    failure = build_failure(wording(), [AuditOnlyOutcome(ORDERS, (), (), "no such table")], [])
-    assert failure is not None
+    failure = failure_of(wording(), [AuditOnlyOutcome(ORDERS, (), (), "no such table")], [])
     assert failure.description == "core.orders: its audits could not be evaluated: no such table"
 
 
@@ -694,8 +689,7 @@ def test_failure_with_many_models_describes_some_and_names_all() -> None:
     assets = project_assets(manifest(*map(model, [*failed, *blocked])))
     outcomes = [NodeOutcome(fqn(name), Outcome.FAILED, errors=("boom",)) for name in failed]
     outcomes += [NodeOutcome(fqn(name), Outcome.BLOCKED, failed_upstream=(fqn(failed[0]),)) for name in blocked]
-    failure = build_failure(wording(assets), outcomes, [])
-    assert failure is not None
+    failure = failure_of(wording(assets), outcomes, [])
     head, *lines, last = (failure.description or "").splitlines()
     assert head == f"SQLMesh in environment prod: {count} failed, {count} blocked."
     assert lines[:5] == [
@@ -721,8 +715,7 @@ def test_cause_that_interrupts_many_models_is_reported_once() -> None:
         NodeOutcome(c, Outcome.INTERRUPTED, errors=("The database is locked.",), intervals=(D1,)),
     ]
     assets = project_assets(manifest(*map(model, names)))
-    failure = build_failure(wording(assets), outcomes, ["The database is locked."])
-    assert failure is not None
+    failure = failure_of(wording(assets), outcomes, ["The database is locked."])
     assert (failure.description or "").splitlines() == [
         "SQLMesh in environment prod: 3 interrupted.",
         "The database is locked.",
@@ -770,10 +763,8 @@ def test_a_model_that_waits_for_many_sources_names_three_and_counts_the_others()
 
 def test_failure_of_a_cancelled_run_lists_models_not_started_in_one_line() -> None:
     outcomes = [replace(CANCELLED, fqn=STAGING, was_started=True), CANCELLED]
-    failure = build_failure(wording(), outcomes, ["The run was cancelled."])
-    assert failure is not None
-    assert failure.description is not None
-    assert failure.description.splitlines()[1:] == [
+    failure = failure_of(wording(), outcomes, ["The run was cancelled."])
+    assert (failure.description or "").splitlines()[1:] == [
         "The run was cancelled.",
         "Not started: core.orders. The next run executes them.",
         "Interrupted: staging.orders.",
