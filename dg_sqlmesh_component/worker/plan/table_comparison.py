@@ -29,8 +29,7 @@ from dg_sqlmesh_component.worker.intervals.tables import is_incremental
 from dg_sqlmesh_component.worker.observe.samples import key_columns, matches, sample_of
 from dg_sqlmesh_component.worker.plan.clock_columns import clock_columns
 from dg_sqlmesh_component.worker.plan.column_changes import column_changes
-from dg_sqlmesh_component.worker.plan.compared_column import INTEGERS
-from dg_sqlmesh_component.worker.plan.table_comparison_queries import IN_PROD, UNTRIED, CountQueries, Table
+from dg_sqlmesh_component.worker.plan.table_comparison_queries import IN_PROD, INTEGERS, UNTRIED, CountQueries, Table
 from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange, computed_ranges
 
 
