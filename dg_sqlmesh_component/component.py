@@ -22,7 +22,7 @@ from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig
 from dg_sqlmesh_component.config.schema import with_named_errors
 from dg_sqlmesh_component.dagster_internals import was_started_for_a_step_of
-from dg_sqlmesh_component.definitions.build_assets import OwnChecks, build_assets
+from dg_sqlmesh_component.definitions.build_assets import build_assets
 from dg_sqlmesh_component.definitions.code_location import CodeLocation, component_label
 from dg_sqlmesh_component.definitions.lookup import key_of_model, selected, selected_models
 from dg_sqlmesh_component.definitions.op import ComponentOp, Compute
@@ -305,18 +305,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         self._translator = Translator(manifest, self)
         self._is_translating = True
         try:
-            self._assets = build_assets(
-                self._translator,
-                self.get_asset_spec,
-                lambda spec, node, audit: (
-                    self.get_asset_check_spec(spec, node, audit) if self.audits.has_check(audit) else None
-                ),
-                OwnChecks(
-                    self.execution_status_check,
-                    self.intervals_check.slack if self.intervals_check else None,
-                    late_data=self.external_models.late != "ignore",
-                ),
-            )
+            self._assets = build_assets(self._translator, self.get_asset_spec, self.get_asset_check_spec)
         finally:
             self._is_translating = False
         if manifest.problem is not None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import timedelta
 from functools import cached_property
 
 import dagster as dg
@@ -25,30 +23,24 @@ SpecOf = Callable[[Model], dg.AssetSpec]
 CheckSpecOf = Callable[[dg.AssetSpec, Model | StandaloneAudit, Audit], dg.AssetCheckSpec | None]
 
 
-@dataclass(frozen=True)
-class OwnChecks:
-    """Which checks models have that belong to no audit."""
-
-    status: bool = True  # whether each model has the check of its execution
-    # How long an interval may be missing before the intervals check fails; None for no check.
-    intervals_slack: timedelta | None = None
-    late_data: bool = False  # whether models that read awaited tables have the check for late data
-
-
-def build_assets(translator: Translator, spec_of: SpecOf, check_spec_of: CheckSpecOf, own: OwnChecks) -> ProjectAssets:
+def build_assets(translator: Translator, spec_of: SpecOf, check_spec_of: CheckSpecOf) -> ProjectAssets:
     """Translate the selected models. Refuse assets that share a key, and overridden specs that cannot be used."""
-    manifest, models = translator.manifest, translator.upstream.models
+    manifest, models, attributes = translator.manifest, translator.upstream.models, translator.attributes
+    slack = attributes.intervals_check.slack if attributes.intervals_check else None
+    compares_loads = attributes.external_models.late != "ignore"
     specs = translator.asset_specs(spec_of)
     chosen = [models[fqn] for fqn in specs]
     fqn_by_key = _index_keys(chosen, specs)
     _refuse_key_collisions(chosen, fqn_by_key, translator.upstream)
-    checks = _Checks(check_spec_of)
+    checks = _Checks(
+        lambda asset, owner, audit: check_spec_of(asset, owner, audit) if attributes.audits.has_check(audit) else None
+    )
     for model in chosen:
-        if own.status:
+        if attributes.execution_status_check:
             checks.add_own(translator.status_check_spec(specs[model.fqn].key), model)
-        if own.intervals_slack is not None and model.is_incremental:
-            checks.add_own(translator.intervals_check_spec(specs[model.fqn].key, own.intervals_slack), model)
-        tables = tables_behind_views(model, models) if own.late_data and model.is_incremental else set()
+        if slack is not None and model.is_incremental:
+            checks.add_own(translator.intervals_check_spec(specs[model.fqn].key, slack), model)
+        tables = tables_behind_views(model, models) if compares_loads and model.is_incremental else set()
         if not tables.isdisjoint(translator.upstream.awaited):
             checks.add_own(translator.late_data_check_spec(specs[model.fqn].key), model)
         for audit in model.audits:
@@ -77,7 +69,7 @@ def build_assets(translator: Translator, spec_of: SpecOf, check_spec_of: CheckSp
         fqn_by_key=fqn_by_key,
         node_by_check=checks.node_by_check,
         check_by_audit=checks.check_by_audit,
-        intervals_slack=own.intervals_slack,
+        intervals_slack=slack,
         awaited=translator.upstream.awaited,
         external_key=translator.upstream.external_key,
         max_columns=translator.max_columns,

@@ -119,7 +119,7 @@ class Translator:
 
     def __init__(self, manifest: Manifest, attributes: ComponentAttributes) -> None:
         self.manifest = manifest
-        self._attributes = attributes
+        self.attributes = attributes
         self.max_columns = attributes.metadata_limits.columns
         self._properties = {model.fqn: _TagProperties.of(model, attributes.tag_convention) for model in manifest.models}
         prefixes = {fqn: properties.key_prefix for fqn, properties in self._properties.items()}
@@ -145,10 +145,10 @@ class Translator:
     def asset_spec(self, model: Model) -> dg.AssetSpec:
         """The asset of one model: the defaults, its tags, then `translation`."""
         spec = self._default_spec(model)
-        if self._attributes.translation is None:
+        if self.attributes.translation is None:
             return spec
         try:
-            return self._attributes.translation(spec, model)
+            return self.attributes.translation(spec, model)
         except _TRANSLATION_ERRORS as error:
             raise ConfigurationError(
                 f"`translation` in defs.yaml cannot be applied to {model_label(model)}: {error}"
@@ -157,13 +157,13 @@ class Translator:
     def _default_spec(self, model: Model) -> dg.AssetSpec:
         properties = self._properties[model.fqn]
         dbt = model.dbt or DbtNode("")
-        is_virtual = self._attributes.virtual_views and HAS_VIRTUAL_ASSETS and model.kind == "VIEW"
+        is_virtual = self.attributes.virtual_views and HAS_VIRTUAL_ASSETS and model.kind == "VIEW"
         virtual: dict[str, Any] = {"is_virtual": True} if is_virtual else {}
         owners = properties.owners or _default_owners(model)
         metadata = _definition_metadata(model)
         if model.owner and not any(model.owner in owner for owner in owners):  # a tag or Dagster prevents it
             metadata["sqlmesh/owner"] = model.owner
-        if "storage_kind" in self._attributes.include_metadata:
+        if "storage_kind" in self.attributes.include_metadata:
             metadata["dagster/storage_kind"] = model.engine
         deps: list[dg.AssetDep] = []
         if model.fqn in self.upstream.selected:  # of another model, only the key is used
@@ -196,17 +196,17 @@ class Translator:
             raise ProjectLoadError(f"{model_label(model)}: Dagster refuses its asset: {error}") from error
 
     def _automation_condition(self, model: Model) -> dg.AutomationCondition[dg.AssetKey] | None:
-        if self._attributes.automation is None:
+        if self.attributes.automation is None:
             return None
         _require_five_fields(model, "automation")
         return cron_tick_condition(model.cron, model.cron_tz or "UTC")
 
     def _freshness_policy(self, model: Model) -> dg.FreshnessPolicy | None:
         """The policy by the model's cron; None for a model that SQLMesh does not execute after every tick."""
-        if self._attributes.freshness is None or model.kind == "SEED" or model.end is not None:
+        if self.attributes.freshness is None or model.kind == "SEED" or model.end is not None:
             return None
         _require_five_fields(model, "freshness")
-        return self._attributes.freshness.policy(longest_gap(model.cron, model.cron_tz or "UTC"))
+        return self.attributes.freshness.policy(longest_gap(model.cron, model.cron_tz or "UTC"))
 
     @staticmethod
     def status_check_spec(key: dg.AssetKey) -> dg.AssetCheckSpec:
@@ -239,7 +239,7 @@ class Translator:
             metadata["sqlmesh/path"] = dg.MetadataValue.path(audit.path)
         arguments = f" ({', '.join(f'{name} := {value}' for name, value in audit.args.items())})" if audit.args else ""
         description = f"SQLMesh audit {audit.name}{arguments}"
-        check_name, query = audit.check_name, audit.query if "sql" in self._attributes.include_metadata else None
+        check_name, query = audit.check_name, audit.query if "sql" in self.attributes.include_metadata else None
         if isinstance(node, Model) and node.is_external:
             # With its schema: a model may read tables of the same name in several schemas.
             check_name = f"{_identifier('_'.join(split_fqn(node.fqn)[-2:]))}__{check_name}"
@@ -260,7 +260,7 @@ class Translator:
         Without `external_models.assets` there are none. Tables in `external_models.keys` are left out, because they
         belong to other assets, and so are tables that share a key.
         """
-        if not self._attributes.external_models.assets:
+        if not self.attributes.external_models.assets:
             return []
         tables: dict[dg.AssetKey, dict[str, Model]] = {}
         for model in models:

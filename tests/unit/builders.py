@@ -10,7 +10,7 @@ from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.retries import Retries
-from dg_sqlmesh_component.definitions.build_assets import OwnChecks, build_assets
+from dg_sqlmesh_component.definitions.build_assets import build_assets
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import Translator
 from dg_sqlmesh_component.protocol import messages as msg
@@ -172,7 +172,6 @@ def project_assets(
         default_translator,
         lambda model: asset(default_translator.asset_spec(model), model),
         lambda spec, node, audit: check(default_translator.audit_check_spec(node, audit, spec.key), audit),
-        OwnChecks(),
     )
 
 

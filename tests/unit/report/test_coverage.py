@@ -10,7 +10,8 @@ import pytest
 from unit.builders import HOUR, attributes, day, days, fqn, manifest, model, plain
 from unit.outcome_table import COMPLETE, MANY_GAPS, ONE_GAP, ORDERS, PROMOTED
 
-from dg_sqlmesh_component.definitions.build_assets import OwnChecks, build_assets
+from dg_sqlmesh_component.config.attribute_types import IntervalsCheck
+from dg_sqlmesh_component.definitions.build_assets import build_assets
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK, Translator
 from dg_sqlmesh_component.protocol import messages as msg
@@ -25,12 +26,11 @@ KEY = dg.AssetCheckKey(dg.AssetKey(["core", "orders"]), INTERVALS_CHECK)
 
 
 def assets(project: Manifest, slack: timedelta | None = timedelta(0)) -> ProjectAssets:
-    translator = Translator(project, attributes())
+    translator = Translator(project, attributes(intervals_check=None if slack is None else IntervalsCheck(slack)))
     return build_assets(
         translator,
         translator.asset_spec,
         lambda spec, node, audit: translator.audit_check_spec(node, audit, spec.key),
-        OwnChecks(intervals_slack=slack),
     )
 
 
