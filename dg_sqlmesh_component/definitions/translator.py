@@ -396,7 +396,7 @@ def _column_schema(model: Model, sources: Mapping[str, Sequence[tuple[dg.AssetKe
     """The columns. Dagster draws no lineage of a column, so a column's description names those it is made of."""
     columns = []
     for column in model.columns:
-        made_of = ", ".join(f"{key.path[-1]}.{name}" for key, name in sources.get(column.name, ()))
+        made_of = ", ".join(f"{'.'.join(key.path[-2:])}.{name}" for key, name in sources.get(column.name, ()))
         text = column.description
         if made_of:
             text = f"{as_sentence(text)} From {made_of}." if text else f"From {made_of}."

@@ -8,15 +8,13 @@ from typing import Any, TypeAlias
 
 import dagster as dg
 
-from dg_sqlmesh_component.history.stored_record import StoredRecord, stored_record
+from dg_sqlmesh_component.history.stored_record import StoredRecord, internal, internal_part, stored_record
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import utc_text
 from dg_sqlmesh_component.protocol.intervals import merged
 
 NOT_EVALUATED = "sqlmesh/not_evaluated"
 """Metadata of a check result that only says why the audit was not evaluated."""
-
-_FAILED_IN = "sqlmesh/failed_in"
 
 Data: TypeAlias = tuple[str, msg.AuditedData, int]
 """The data that a result describes: environment, version of data and audits, everything computed until then (ms)."""
@@ -38,9 +36,9 @@ class FailedIntervals:
         return FailedIntervals(merged([*earlier.intervals, *self.intervals]), rows, self.at)
 
     @property
-    def metadata(self) -> dict[str, Any]:
+    def stored(self) -> list[Any]:
         """It stays with the results of the check until the intervals are computed again."""
-        return {_FAILED_IN: dg.MetadataValue.json([[list(i) for i in self.intervals], self.rows, self.at])}
+        return [[list(interval) for interval in self.intervals], self.rows, self.at]
 
 
 @dataclass(frozen=True)
@@ -58,10 +56,10 @@ class EarlierResult:
     @property
     def failed_in(self) -> FailedIntervals | None:
         """Where rows have failed; None if it is not known."""
-        value = self.metadata.get(_FAILED_IN)
+        value = internal_part(self.metadata, "failed_in")
         if value is None:
             return None
-        intervals, rows, at = value.value
+        intervals, rows, at = value
         return FailedIntervals(
             tuple((start, end) for start, end in intervals), rows, at or round(self.evaluated_at * 1000)
         )
@@ -87,12 +85,13 @@ class EarlierResult:
         return self.text or f"The check {'passed' if self.passed else 'failed'}."
 
 
-def data_metadata(data: Data | None) -> dict[str, Any]:
-    """The audited data as a record for later runs; `data_in` reads it."""
-    if data is None:
-        return {}
-    environment, audited, up_to = data
-    return StoredRecord(environment, audited.version, up_to, (audited.audits,)).metadata
+def data_metadata(data: Data | None, failed_in: FailedIntervals | None = None) -> dict[str, Any]:
+    """The audited data as a record for later runs, and where rows have failed; `data_in` reads it."""
+    parts: dict[str, Any] = {} if failed_in is None else {"failed_in": failed_in.stored}
+    if data is not None:
+        environment, audited, up_to = data
+        parts["record"] = StoredRecord(environment, audited.version, up_to, (audited.audits,)).line
+    return internal(**parts) if parts else {}
 
 
 def data_in(metadata: Mapping[str, dg.MetadataValue]) -> Data | None:

@@ -25,7 +25,7 @@ from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.partition_windows import windows_of
 from dg_sqlmesh_component.history.source_events import last_loads, last_materializations
 from dg_sqlmesh_component.history.sources import awaited_loaders
-from dg_sqlmesh_component.history.stored_record import stored_value
+from dg_sqlmesh_component.history.stored_record import internal, internal_part
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import common, merged, subtract
 
@@ -51,11 +51,11 @@ class Compared:
     def metadata(self) -> dict[str, Any]:
         late, computed = ([list(interval) for interval in of] for of in (self.late, self.computed))
         stored = [self.newest, late, self.at, self.reads.version, list(self.reads.tables), computed]
-        return {"sqlmesh/compared_loads": dg.MetadataValue.json(stored)}
+        return internal(compared_loads=stored)
 
     @classmethod
     def stored_in(cls, metadata: Mapping[str, dg.MetadataValue]) -> Compared | None:
-        value = stored_value(metadata, "compared_loads")
+        value = internal_part(metadata, "compared_loads")
         if not isinstance(value, list) or len(value) != 6:  # another version of this package may have stored it
             return None
         newest, late, at, version, tables, computed = value

@@ -16,7 +16,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.history.active_runs import ActiveRun
-from dg_sqlmesh_component.history.stored_record import StoredRecord, stored_record
+from dg_sqlmesh_component.history.stored_record import StoredRecord, internal, stored_record
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import merged
 
@@ -29,7 +29,7 @@ def record_metadata(environment: str, recorded: msg.RecordedData | None) -> dict
     if recorded is None:
         return {}
     hashes = (recorded.data_hash, recorded.metadata_hash, recorded.identifier)
-    return StoredRecord(environment, recorded.version, recorded.up_to, hashes).metadata
+    return internal(record=StoredRecord(environment, recorded.version, recorded.up_to, hashes).line)
 
 
 def record_of(promoted: msg.PromotedVersion, up_to: int) -> msg.RecordedData:

@@ -1,4 +1,8 @@
-"""The metadata with which an event tells later runs which data it describes: one line of text. Pure.
+"""What an event tells later runs, in one key of its metadata, which pages show as `[Show JSON]`. Pure.
+
+Dagster has no place that pages hide: an event's tags allow 63 characters, and a check's result has none.
+
+The part `record` says which data the event describes, as one line of text:
 
     <environment> <version of the table> <instant> <hash> ...
 
@@ -15,7 +19,7 @@ from typing import Any
 
 import dagster as dg
 
-RECORD = "sqlmesh/record"
+INTERNAL = "sqlmesh/internal"
 
 
 @dataclass(frozen=True)
@@ -28,14 +32,24 @@ class StoredRecord:
     hashes: tuple[str, ...]
 
     @property
-    def metadata(self) -> dict[str, Any]:
-        # One line: Dagster shows it on the asset's page.
-        return {RECORD: " ".join((self.environment, self.version, str(self.up_to), *self.hashes))}
+    def line(self) -> str:
+        return " ".join((self.environment, self.version, str(self.up_to), *self.hashes))
+
+
+def internal(**parts: Any) -> dict[str, Any]:
+    """Metadata for later runs only. `internal_part` reads it."""
+    return {INTERNAL: dg.MetadataValue.json(parts)}
+
+
+def internal_part(metadata: Mapping[str, dg.MetadataValue], name: str) -> Any:
+    """One of the parts; None if there is none."""
+    parts = stored_value(metadata, "internal")
+    return parts.get(name) if isinstance(parts, dict) else None
 
 
 def stored_record(metadata: Mapping[str, dg.MetadataValue]) -> StoredRecord | None:
     """The record in an event's metadata."""
-    parts = str(stored_value(metadata, "record") or "").split(" ")
+    parts = str(internal_part(metadata, "record") or "").split(" ")
     if len(parts) not in (4, 6) or not parts[2].isdecimal():
         return None
     environment, version, up_to, *hashes = parts

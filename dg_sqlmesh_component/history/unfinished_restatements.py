@@ -16,11 +16,12 @@ import dagster as dg
 from pydantic import TypeAdapter, ValidationError
 
 from dg_sqlmesh_component.dagster_internals import log_step_metadata, step_metadata
+from dg_sqlmesh_component.history.stored_record import internal, internal_part
 from dg_sqlmesh_component.protocol import messages as msg
 
 _TAG = "sqlmesh/restatement"
 _FINISHED = "finished"
-_RANGES = "sqlmesh/unfinished_restatement"
+_RANGES = "unfinished_restatement"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def remember(
     """
     models = {fqn: _Left(version, tuple(intervals)) for fqn, (version, intervals) in left.items()}
     stored = _STORED.dump_python(_StepMemory(since, models), mode="json")
-    log_step_metadata(context, message, {_RANGES: dg.MetadataValue.json(stored)})
+    log_step_metadata(context, message, internal(**{_RANGES: stored}))
 
 
 def has_left(instance: dg.DagsterInstance, run_id: str) -> bool:
@@ -92,7 +93,9 @@ def _unfinished(project: str) -> str:
 def _ranges_of(instance: dg.DagsterInstance, run_id: str) -> list[msg.UnfinishedRestatement] | None:
     """The ranges in the last event of each step of a run; None if no step has remembered any."""
     stored = {
-        step: metadata[_RANGES].value for step, metadata in step_metadata(instance, run_id) if _RANGES in metadata
+        step: ranges
+        for step, metadata in step_metadata(instance, run_id)
+        if (ranges := internal_part(metadata, _RANGES)) is not None
     }
     if not stored:
         return None

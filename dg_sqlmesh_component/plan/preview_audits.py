@@ -10,11 +10,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from dg_sqlmesh_component.dagster_internals import log_step_metadata, step_metadata
 from dg_sqlmesh_component.history.earlier_results import EarlierResult, repeated
+from dg_sqlmesh_component.history.stored_record import internal, internal_part
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
 
-_KEY = "sqlmesh/audits_of_preview"
+_KEY = "audits_of_preview"
 _MAX_RUNS = 50
 """How many runs of the job for previews are searched."""
 
@@ -56,8 +57,8 @@ def keep_audits(context: dg.OpExecutionContext, outcomes: Iterable[NodeOutcome])
         if audits and outcome.computed_until is not None:
             kept.append(AuditOnlyOutcome(outcome.fqn, audits, (), None, evaluated_at=outcome.computed_until))
     if kept:
-        stored = dg.MetadataValue.json(_STORED.dump_python(kept, mode="json"))
-        log_step_metadata(context, "Audits that were evaluated, for an apply of the same tables.", {_KEY: stored})
+        stored = internal(**{_KEY: _STORED.dump_python(kept, mode="json")})
+        log_step_metadata(context, "Audits that were evaluated, for an apply of the same tables.", stored)
 
 
 def previewed_audits(
@@ -81,9 +82,7 @@ def _kept_in(instance: dg.DagsterInstance, run_id: str) -> Iterator[AuditOnlyOut
 
 
 def _read(metadata: Mapping[str, dg.MetadataValue]) -> list[AuditOnlyOutcome]:
-    if _KEY not in metadata:
-        return []
     try:
-        return _STORED.validate_python(metadata[_KEY].value)
+        return _STORED.validate_python(internal_part(metadata, _KEY) or [])
     except ValidationError:  # another version of the package has written it
         return []

@@ -145,13 +145,15 @@ class Checks:
         kept = failed.with_earlier(before) if failed else before
         # An older failure is a warning. It stops no downstream model: nothing that this run computed has failed.
         severity = self.wording.assets.severity(node.fqn, audit.blocking)
+        reads_intervals = not audit.of_whole_table and node.fqn not in self.wording.assets.standalone_audits
+        is_of_all = isinstance(node, AuditOnlyOutcome) and reads_intervals
         return dg.AssetCheckResult(
             asset_key=check.asset_key,
             check_name=check.name,
             passed=audit.passed and not before,
             severity=dg.AssetCheckSeverity.WARN if before and audit.passed else severity,
             description=self.wording.audit_result(node.fqn, audit) + (uncorrected_sentence(before) if before else ""),
-            metadata={**audit_metadata(audit), **data_metadata(data), **(kept.metadata if kept else {})},
+            metadata={**audit_metadata(audit, of_all_intervals=is_of_all), **data_metadata(data, kept)},
         )
 
 

@@ -21,7 +21,7 @@ _MAX_NAMED = 5
 
 
 def coverage_metadata(coverage: msg.IntervalCoverage | None) -> dict[str, Any]:
-    """The covered range. If something is missing: also the numbers, and a table of the gaps."""
+    """The covered range. If something is missing: also how much, and a table of the gaps."""
     if coverage is None:
         return {}
     metadata: dict[str, Any] = {}
@@ -32,8 +32,9 @@ def coverage_metadata(coverage: msg.IntervalCoverage | None) -> dict[str, Any]:
     if coverage.gaps:
         if coverage.gap_count == len(coverage.gaps):
             metadata["sqlmesh/coverage_strip"] = _strip(coverage)
-        metadata["sqlmesh/gaps"] = coverage.gap_count
-        metadata["sqlmesh/missing_intervals"] = coverage.missing_intervals
+        # Text: Dagster would plot a number of the few events that have one as a dot.
+        gaps = counted(coverage.gap_count, "gap")
+        metadata["sqlmesh/missing_intervals"] = f"{coverage.missing_intervals} in {gaps}"
         metadata["sqlmesh/gap_table"] = dg.MetadataValue.table(
             [dg.TableRecord(dict(zip(("from", "to"), interval_ends(gap)))) for gap in coverage.gaps],
             dg.TableSchema([dg.TableColumn("from", "timestamp"), dg.TableColumn("to", "timestamp")]),

@@ -66,7 +66,7 @@ def _interrupted_lines(wording: Wording, outcomes: Sequence[NodeOutcome], proble
     lines = [wording.sentence(outcome) for outcome in interrupted if outcome.intervals]
     cancelled = [outcome.fqn for outcome in interrupted if outcome.was_not_started and outcome.is_cancelled]
     if cancelled:
-        lines.append(f"Not started: {wording.names(cancelled)}. The next run executes them.")
+        lines.append(f"Not started: {wording.names(cancelled)}. {wording.next_step}")
     others = [outcome for outcome in interrupted if not outcome.intervals and outcome.fqn not in cancelled]
     for head, outcomes in (
         ("Interrupted", [outcome for outcome in others if not outcome.was_not_started]),
@@ -74,7 +74,8 @@ def _interrupted_lines(wording: Wording, outcomes: Sequence[NodeOutcome], proble
     ):
         for cause, nodes in _by_error(outcomes).items():
             reason = "" if cause in problems else f" {as_sentence(cause)}"
-            lines.append(f"{head}: {wording.names(nodes)}.{reason}")
+            next_step = f" {wording.next_step}" if any(outcome.is_cancelled for outcome in outcomes) else ""
+            lines.append(f"{head}: {wording.names(nodes)}.{reason}{next_step}")
     return lines
 
 

@@ -67,11 +67,13 @@ def intervals_metadata(assets: ProjectAssets, fqn: str, intervals: Sequence[msg.
     return {"sqlmesh/intervals": computed_text(assets, fqn, intervals)} if intervals else {}
 
 
-def audit_metadata(audit: AuditResult) -> dict[str, Any]:
+def audit_metadata(audit: AuditResult, *, of_all_intervals: bool = False) -> dict[str, Any]:
     """The number of failing rows, a sample of them and the query. The check's description has the rest."""
     query = {"sqlmesh/query": sql_metadata(audit.query)} if audit.query else {}
     sample = {"sqlmesh/failing_rows": _sample(audit.sample)} if audit.sample else {}
-    return {"sqlmesh/failing_row_count": audit.failing_rows, **sample, **query}
+    # Dagster plots both numbers. One is about the intervals of a run.
+    count = "failing_row_count_of_all_intervals" if of_all_intervals else "failing_row_count"
+    return {f"sqlmesh/{count}": audit.failing_rows, **sample, **query}
 
 
 def _sample(sample: msg.Sample) -> dg.TableMetadataValue:

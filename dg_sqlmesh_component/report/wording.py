@@ -43,11 +43,17 @@ class Wording:
     environment: str
     query_history_url: str | None = None
     sources: Mapping[str, Source] = field(default_factory=dict)
+    restates: bool = False  # whether the run computes a range again, which is not pending
 
     @property
     def is_declared(self) -> bool:
         """Whether the run is in the declared environment. Only there are assets materialized and checks evaluated."""
         return self.environment == self.assets.manifest.environment
+
+    @property
+    def next_step(self) -> str:
+        """What computes the models that a cancelled run has not."""
+        return "Launch the same restatement again." if self.restates else "The next run computes what is left."
 
     def sentence(self, outcome: NodeOutcome) -> str:
         """What SQLMesh did with a model, and the error if it failed."""
@@ -79,7 +85,7 @@ class Wording:
                 due = f" Next due at {utc_text(outcome.idle.next_due)}." if outcome.idle.next_due else ""
                 return f"{name} had nothing to do: {outcome.idle.reason}.{due}"
             case Outcome.WAITING:
-                return f"{name} is waiting: {self.awaited(outcome)}."
+                return f"{name} is waiting: {self.awaited(outcome)}.{self._when_loaded(outcome)}"
             case Outcome.BLOCKED:
                 failed = f": {self.names(outcome.failed_upstream)}" if outcome.failed_upstream else ""
                 return f"{name} was not executed, because a model upstream of it failed{failed}."
@@ -95,14 +101,15 @@ class Wording:
                     f"{self._details(outcome)}"
                 )
             case Outcome.INTERRUPTED if outcome.was_not_started and outcome.is_cancelled:
-                return f"{name} was not started: the run was cancelled. The next run executes it."
+                return f"{name} was not started: the run was cancelled. {self.next_step}"
             case Outcome.INTERRUPTED if outcome.was_not_started:
                 return f"{name} was not started: {' '.join(map(as_sentence, outcome.errors))}"
             case Outcome.INTERRUPTED:
                 cause = " ".join(map(as_sentence, outcome.errors))
-                finished = f"Finished before that: {ranges(outcome.intervals)}." if outcome.intervals else ""
+                finished = [f"Finished before that: {ranges(outcome.intervals)}."] if outcome.intervals else []
+                sentences = [*finished, *([self.next_step] if outcome.is_cancelled else [])]
                 separator = "\n\n" if "\n" in cause else " "
-                return f"{name} was interrupted: {cause}{separator}{finished}".rstrip()
+                return f"{name} was interrupted: {cause}{separator}{' '.join(sentences)}".rstrip()
             case Outcome.NOT_IN_ENVIRONMENT:
                 return f"{name}: {' '.join(outcome.errors)}"
 
@@ -169,6 +176,11 @@ class Wording:
             "or old there, and SQLMesh does not count these intervals as pending. To compute them, launch a run of the "
             f"model with `{restate_config(intervals[0][0], intervals[-1][1])}` in the run config."
         ]
+
+    def _when_loaded(self, outcome: NodeOutcome) -> str:
+        by = outcome.idle.held_back_by
+        is_due_to_sources = by and not by.models and not outcome.idle.signals and not outcome.idle.upstream
+        return " The first run after its sources are loaded computes it." if is_due_to_sources else ""
 
     def others_waiting(self, outcome: NodeOutcome) -> str:
         """What the other intervals of an executed model wait for; empty if all are computed."""

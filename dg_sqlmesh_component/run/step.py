@@ -134,7 +134,9 @@ class _Step:
         self._plan_command: str | None = None
         self._awaited = awaited
         history_url = settings.attributes.query_history_url
-        self._wording = wording = Wording(assets, request.environment, history_url, awaited.sources)
+        self._wording = wording = Wording(
+            assets, request.environment, history_url, awaited.sources, restates=request.restate is not None
+        )
         self._records = StepRecords(context, wording)
         checks = set(reported_checks(context)) if wording.is_declared else set()
         self._log = RunLog(context, wording, checks, settings.owned)

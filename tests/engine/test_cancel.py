@@ -103,7 +103,7 @@ def test_model_that_does_not_end_is_killed_after_both_grace_periods(new_shop: Ne
     assert failure.removeprefix("dagster._core.errors.DagsterExecutionInterruptedError: ").splitlines()[:3] == [
         "The run was cancelled. SQLMesh in environment prod: 2 interrupted, 1 executed, 1 up to date.",
         "The run was cancelled. SQLMesh's process was killed after 8 seconds, because t.pause was still running.",
-        "Not started: t.last. The next run executes them.",
+        "Not started: t.last. The next run computes what is left.",
     ]
     assert "SIGKILL" not in record.log
 

@@ -53,7 +53,7 @@ def test_each_materialization_has_the_columns_of_the_version_that_ran(new_shop: 
     assert schema_changes(shop) == {"t/star": "Previous materialization has no column schema metadata"}
     run = shop.launch(ops={OP: {"end": day(5)}})
     assert schema_changes(shop) == {}
-    assert columns(run, "t/days") == {"ds": ("DATE", None), "n": ("INT", "A number. From unit.n.")}
+    assert columns(run, "t/days") == {"ds": ("DATE", None), "n": ("INT", "A number. From t.unit.n.")}
     assert columns(run, "t/star") == {"a": ("INT", None), "b": ("TEXT", None)}, "the database knows them"
     lineage: Any = run.materializations["t/days"].metadata["dagster/column_lineage"].value
     assert lineage.deps_by_column["n"] == [dg.TableColumnDep(dg.AssetKey(["t", "unit"]), "n")]

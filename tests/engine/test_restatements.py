@@ -196,7 +196,7 @@ def messages_of_ranges(run: RunRecord) -> list[str | None]:
     return [
         event.message
         for event in run.events(dg.DagsterEventType.ENGINE_EVENT)
-        if "sqlmesh/unfinished_restatement" in event.event_specific_data.metadata
+        if "sqlmesh/internal" in event.event_specific_data.metadata
     ]
 
 

@@ -96,7 +96,7 @@ def test_forward_only_preview_in_dev_counts_as_computed(new_shop: NewShop) -> No
     assert carried.metadata["sqlmesh/carried_over"].value is True
     assert not carried.passed
     assert not checks_only.checks["t/days:not_null_id"].passed
-    assert checks_only.checks["t/days:not_null_id"].metadata["sqlmesh/failing_row_count"].value == 5
+    assert checks_only.checks["t/days:not_null_id"].metadata["sqlmesh/failing_row_count_of_all_intervals"].value == 5
     assert "has nothing to do" in str(checks_only.checks["t/days:sqlmesh_execution_status"].description)
 
 
@@ -120,10 +120,10 @@ def test_run_of_checks_in_dev_audits_the_table_that_dev_shows(new_shop: NewShop)
     checks_only = shop.launch(checks=["t/reader:soft"])
     record = shop.launch()
     assert checks_only.status == dg.DagsterRunStatus.SUCCESS
-    assert "sqlmesh/record" in checks_only.checks["t/reader:soft"].metadata
+    assert "sqlmesh/internal" in checks_only.checks["t/reader:soft"].metadata
     assert record.status_of("t/reader") == "executed"
     # Without this metadata, the result is never carried over.
-    assert "sqlmesh/record" not in record.checks["t/reader:soft"].metadata
+    assert "sqlmesh/internal" not in record.checks["t/reader:soft"].metadata
     # The plan has not changed t.apart, so dev has no view of it.
     counted = {key for key, event in record.materializations.items() if "dagster/row_count" in event.metadata}
     assert counted == {"t/source", "t/reader"}

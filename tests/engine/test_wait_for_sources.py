@@ -35,7 +35,8 @@ def test_days_wait_until_their_partitions_are_materialized(new_shop: NewShop, ex
     nothing = run(shop, executor).succeeded()
     assert outcomes(nothing) == {"days": "waiting", "shown": "waiting", "total": "waiting", "alone": "executed"}
     assert nothing.checks[STATUS].description == (
-        "t.days is waiting: load/orders was never materialized: materialize it once."
+        "t.days is waiting: load/orders was never materialized: materialize it once. "
+        "The first run after its sources are loaded computes it."
     )
     load(shop, 3)
     load(shop, 2)

@@ -390,8 +390,7 @@ OUTCOME_TABLE = (
             "core.orders is waiting: its signal files_arrived, bank_holiday reports no ready interval.",
             {
                 "sqlmesh/waiting_for": "its signal files_arrived, bank_holiday reports no ready interval",
-                "sqlmesh/gaps": 3,
-                "sqlmesh/missing_intervals": 5,
+                "sqlmesh/missing_intervals": "5 in 3 gaps",
                 "sqlmesh/coverage": "2026-01-01",
                 "sqlmesh/gap_table": GAP_TABLE,
                 "sqlmesh/gaps_cut": "2 newer gaps left out",
@@ -450,8 +449,7 @@ OUTCOME_TABLE = (
             {
                 "sqlmesh/error": CANNOT_CAST,
                 "sqlmesh/coverage_strip": "█░ 2026-01-01 to 2026-01-02 (2 days)",
-                "sqlmesh/gaps": 1,
-                "sqlmesh/missing_intervals": 1,
+                "sqlmesh/missing_intervals": "1 in 1 gap",
                 "sqlmesh/coverage": "2026-01-01",
                 "sqlmesh/gap_table": GAP_TABLE,
             },

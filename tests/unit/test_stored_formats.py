@@ -16,7 +16,7 @@ from dg_sqlmesh_component.dagster_internals import log_step_metadata
 from dg_sqlmesh_component.history.active_runs import COMPUTING_SINCE_TAG, mark_as_computing
 from dg_sqlmesh_component.history.earlier_results import data_in
 from dg_sqlmesh_component.history.records import record_in
-from dg_sqlmesh_component.history.stored_record import RECORD, StoredRecord, stored_record
+from dg_sqlmesh_component.history.stored_record import StoredRecord, internal, stored_record
 from dg_sqlmesh_component.history.unfinished_restatements import unfinished_restatements
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.manifest import MANIFEST_VERSION
@@ -46,21 +46,22 @@ def test_stored_records_are_read() -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        "",
-        "prod 7",
-        "prod 7 soon data text now",
-        "prod 7 30 data text",
-        "prod 7 30 data text now more",
-        dg.MetadataValue.json({"version": 2}),
-        dg.MetadataValue.json({"environment": "prod", "version": "7", "audits": "a", "computed_until": 30}),
-        dg.MetadataValue.json([2]),
-        dg.MetadataValue.int(30),
+        {"sqlmesh/record": "prod 7 30 data text now"},
+        {"sqlmesh/internal": "prod 7 30 data text now"},
+        {"sqlmesh/internal": dg.MetadataValue.json([2])},
+        internal(record=""),
+        internal(record="prod 7"),
+        internal(record="prod 7 soon data text now"),
+        internal(record="prod 7 30 data text"),
+        internal(record="prod 7 30 data text now more"),
+        internal(record={"version": 2}),
+        internal(another_part=2),
     ],
     ids=str,
 )
 def test_record_of_an_unknown_version_is_no_record(value: Any) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        instance.report_runless_asset_event(dg.AssetMaterialization("days", metadata={RECORD: value}))
+        instance.report_runless_asset_event(dg.AssetMaterialization("days", metadata=value))
         [event] = instance.fetch_materializations(dg.AssetKey("days"), limit=1).records
     assert event.asset_materialization is not None
     assert record_in(event, "prod") is None
@@ -71,7 +72,7 @@ def test_records_of_audits_and_of_data_are_told_apart() -> None:
     records = {"data": "prod 7 30 data text now", "audits": "prod 7 30 audits"}
     with dg.DagsterInstance.ephemeral() as instance:
         for asset, line in records.items():
-            instance.report_runless_asset_event(dg.AssetMaterialization(asset, metadata={RECORD: line}))
+            instance.report_runless_asset_event(dg.AssetMaterialization(asset, metadata=internal(record=line)))
         [data], [audits] = (instance.fetch_materializations(dg.AssetKey(name), limit=1).records for name in records)
     assert data.asset_materialization is not None
     assert audits.asset_materialization is not None
@@ -102,7 +103,7 @@ def run_with(instance: dg.DagsterInstance, tags: dict[str, str], remembered: Any
     @dg.op
     def restate(context: dg.OpExecutionContext) -> None:
         if remembered is not None:
-            metadata = {"sqlmesh/unfinished_restatement": dg.MetadataValue.json(remembered)}
+            metadata = internal(unfinished_restatement=remembered)
             log_step_metadata(context, "Ranges", metadata)
 
     @dg.job

@@ -527,7 +527,7 @@ def test_columns_become_the_column_schema_with_their_sources() -> None:
     schema = stored(dict(spec(EVERYTHING).metadata))["dagster/column_schema"].value
     assert isinstance(schema, dg.TableSchema)
     assert [(column.name, column.type, column.description) for column in schema.columns] == [
-        ("order_id", "INT", "Number of the order. From events.order, orders.id."),
+        ("order_id", "INT", "Number of the order. From raw.events.order, staging.orders.id."),
         ("payload", "STRUCT<a INT>", None),
     ]
 

@@ -9,7 +9,7 @@ from unit.builders import DAY, day, days
 
 from dg_sqlmesh_component.history.active_runs import ActiveRun
 from dg_sqlmesh_component.history.records import outside_data, record_metadata
-from dg_sqlmesh_component.history.stored_record import RECORD
+from dg_sqlmesh_component.history.stored_record import internal
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import merged, subtract
 
@@ -79,7 +79,7 @@ def test_data_that_a_plan_has_promoted_again_is_recorded_once(
 
 def test_record_is_one_line_of_metadata() -> None:
     recorded = msg.RecordedData("7", 30, "data", "text", "now")
-    assert record_metadata("prod", recorded) == {RECORD: "prod 7 30 data text now"}
+    assert record_metadata("prod", recorded) == internal(record="prod 7 30 data text now")
     assert record_metadata("prod", None) == {}
 
 

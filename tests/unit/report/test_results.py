@@ -64,8 +64,7 @@ METADATA_TYPES = {
     "sqlmesh/next_due": dg.TimestampMetadataValue,
     "sqlmesh/computed_up_to": dg.TimestampMetadataValue,
     "sqlmesh/coverage_strip": dg.TextMetadataValue,
-    "sqlmesh/gaps": dg.IntMetadataValue,
-    "sqlmesh/missing_intervals": dg.IntMetadataValue,
+    "sqlmesh/missing_intervals": dg.TextMetadataValue,
     "sqlmesh/coverage": dg.TextMetadataValue,
     "sqlmesh/gap_table": dg.TableMetadataValue,
     "sqlmesh/gaps_cut": dg.TextMetadataValue,
@@ -136,9 +135,7 @@ rows_executed = pytest.mark.parametrize(
 CAUSES = {f"sqlmesh/{name}" for name in ("waiting_for", "blocked_by", "failed_audits", "error")}
 """Metadata keys that explain why a model was not executed."""
 
-COVERAGE = {
-    f"sqlmesh/{name}" for name in ("gaps", "coverage_strip", "missing_intervals", "coverage", "gap_table", "gaps_cut")
-}
+COVERAGE = {f"sqlmesh/{name}" for name in ("coverage_strip", "missing_intervals", "coverage", "gap_table", "gaps_cut")}
 """Metadata keys of the coverage."""
 
 
@@ -320,7 +317,7 @@ def test_failed_audit_reports_number_of_rows_intervals_and_query() -> None:
     assert plain(dict(result.metadata)) == {
         "sqlmesh/failing_row_count": 3,
         "sqlmesh/query": "```sql\nSELECT * FROM t WHERE id IS NULL\n```",
-        "sqlmesh/failed_in": [[[day(1), day(2)], [day(2), day(3)]], 3, 0],
+        "sqlmesh/internal": {"failed_in": [[[day(1), day(2)], [day(2), day(3)]], 3, 0]},
     }
     types = {key: type(value) for key, value in stored(dict(result.metadata)).items()}
     assert types["sqlmesh/failing_row_count"] is dg.IntMetadataValue
@@ -351,7 +348,7 @@ def test_earlier_result_is_carried_over_with_its_run_and_time() -> None:
         "data is unchanged.",
     )
     assert plain(dict(result.metadata)) == {
-        "sqlmesh/record": f"prod {AUDITED.version} {day(2)} {AUDITED.audits}",
+        "sqlmesh/internal": {"record": f"prod {AUDITED.version} {day(2)} {AUDITED.audits}"},
         "sqlmesh/carried_over": True,
         "sqlmesh/evaluated_in_run": "run-7",
         "sqlmesh/evaluated_at": day(1) / 1000,
@@ -379,7 +376,7 @@ def test_repeated_failure_says_what_was_found_and_keeps_its_query() -> None:
     earlier = EarlierResult(False, WARN, "run-7", day(1) / 1000, DATA, metadata, "3 rows failed.")
     result = checks_of(IDLE, earlier={NOT_NULL: earlier})["not_null"]
     assert str(result.description).startswith("3 rows failed. Evaluated 2026-01-01T00:00:00Z. Repeated, because")
-    assert set(result.metadata) >= {"sqlmesh/query", "sqlmesh/failing_row_count", "sqlmesh/record"}
+    assert set(result.metadata) >= {"sqlmesh/query", "sqlmesh/failing_row_count", "sqlmesh/internal"}
 
 
 COVERED = replace(EXECUTED, coverage=msg.IntervalCoverage(ORDERS, computed=(D1[0], D2[1])))
@@ -732,13 +729,17 @@ CANCELLED = NodeOutcome(ORDERS, Outcome.INTERRUPTED, errors=("The run was cancel
 
 def test_model_not_started_by_a_cancelled_run_gets_a_warning() -> None:
     check = checks_of(CANCELLED)[STATUS_CHECK]
-    sentence = "core.orders was not started: the run was cancelled. The next run executes it."
+    sentence = "core.orders was not started: the run was cancelled. The next run computes what is left."
     assert check_summary(check) == (False, WARN, sentence)
 
 
 def test_model_running_when_the_run_was_cancelled_is_interrupted() -> None:
     running = replace(CANCELLED, was_started=True)
-    assert wording().sentence(running) == "core.orders was interrupted: The run was cancelled."
+    interrupted = "core.orders was interrupted: The run was cancelled."
+    assert wording().sentence(running) == f"{interrupted} The next run computes what is left."
+    restating = replace(wording(), restates=True)
+    assert restating.sentence(running) == f"{interrupted} Launch the same restatement again."
+    assert "Launch the same restatement again." in restating.sentence(CANCELLED)
 
 
 def test_a_waiting_model_names_what_is_missing_in_the_ranges_that_it_waits_for() -> None:
@@ -757,7 +758,7 @@ def test_a_model_that_waits_for_many_sources_names_three_and_counts_the_others()
     waiting = NodeOutcome(ORDERS, Outcome.WAITING, idle=idle)
     assert Wording(ASSETS, "prod", sources=sources).sentence(waiting) == (
         "core.orders is waiting: t0 was never materialized; t1 was never materialized; t2 was never materialized; "
-        "and 2 more sources."
+        "and 2 more sources. The first run after its sources are loaded computes it."
     )
 
 
@@ -766,8 +767,8 @@ def test_failure_of_a_cancelled_run_lists_models_not_started_in_one_line() -> No
     failure = failure_of(wording(), outcomes, ["The run was cancelled."])
     assert (failure.description or "").splitlines()[1:] == [
         "The run was cancelled.",
-        "Not started: core.orders. The next run executes them.",
-        "Interrupted: staging.orders.",
+        "Not started: core.orders. The next run computes what is left.",
+        "Interrupted: staging.orders. The next run computes what is left.",
     ]
 
 

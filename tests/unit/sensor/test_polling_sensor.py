@@ -71,7 +71,7 @@ def test_observation_names_the_change_of_its_model_and_all_models_of_the_plan() 
         "sqlmesh/models_added": "t.c",
         "sqlmesh/models_changed": "t.a",
         "sqlmesh/models_removed": "t.b",
-        "sqlmesh/record": "prod 2 5 other 1 ",
+        "sqlmesh/internal": {"record": "prod 2 5 other 1 "},
     }
     assert removed.asset_key == dg.AssetKey(["t", "b"])
     assert removed.metadata["sqlmesh/plan_change"].value == "removed"
