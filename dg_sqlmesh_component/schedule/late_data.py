@@ -11,7 +11,6 @@ from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.late_loads import LateLoads
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import short_hash
-from dg_sqlmesh_component.protocol.intervals import merged, subtract
 from dg_sqlmesh_component.report.checks import late_data_result
 from dg_sqlmesh_component.report.wording import Wording, restate_bounds
 from dg_sqlmesh_component.schedule.ready import Ready
@@ -23,7 +22,7 @@ _RUN_KEY_TAG = "dagster/run_key"
 def restatements(
     instance: dg.DagsterInstance, settings: Settings, loads: LateLoads, ready: Ready
 ) -> Iterator[dg.RunRequest]:
-    """Request a run for each late range without a request, the oldest first. Ranges that are not loaded are left out.
+    """Request a run for each late range without a request, the oldest first.
 
     Schedule and sensor give the same run key, so a restatement that failed is not requested again before the range is
     loaded again.
@@ -32,10 +31,8 @@ def restatements(
     if settings.attributes.external_models.late != "restate" or schedule is None:
         return
     models_by_range: defaultdict[msg.Interval, list[str]] = defaultdict(list)
-    for fqn, intervals in ready.late.items():
-        tables = loads.tables_of(fqn) & ready.incomplete.keys()
-        not_loaded = merged(interval for table in tables for interval in ready.incomplete[table])
-        for interval in subtract(intervals, not_loaded):
+    for fqn, intervals in ready.restatable.items():
+        for interval in intervals:
             models_by_range[interval].append(fqn)
     for (start, end), models in sorted(models_by_range.items()):
         newest = max(loads.newest_load(fqn, (start, end)) for fqn in models)

@@ -32,7 +32,8 @@ class Ready:
     why_none: str  # why none of them is ready
     # The ranges of each model whose source was loaded after they were computed.
     late: Mapping[str, Sequence[msg.Interval]] = field(default_factory=dict)
-    incomplete: msg.Sources = field(default_factory=dict)  # the ranges for which the awaited tables are not complete
+    # Those of them that a run can restate, because their sources are loaded.
+    restatable: Mapping[str, Sequence[msg.Interval]] = field(default_factory=dict)
 
 
 def ready_models(
@@ -85,7 +86,7 @@ def ready_models(
         due, fqn = found.next_due
         at = datetime.fromtimestamp(due / 1000, timezone.utc)
         why_none += f" The next is {assets.name(fqn)}, at {at:%Y-%m-%d %H:%M:%S} UTC."
-    return Ready(pending, why_none, found.late, {fqn: source.incomplete for fqn, source in sources.items()})
+    return Ready(pending, why_none, found.late, found.restatable)
 
 
 def _causes(names: Sequence[str], sources: Mapping[str, Source], pending: Sequence[msg.Interval]) -> str:

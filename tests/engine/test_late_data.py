@@ -333,6 +333,21 @@ def test_a_request_leaves_out_models_that_cannot_be_restated_for_a_range(new_sho
     assert not late.checks["t/keyed:sqlmesh_no_late_data"].passed
 
 
+def test_a_late_day_is_not_requested_before_both_of_its_halves_are_loaded(new_shop: NewShop) -> None:
+    halves = f'start="{day(2)}-00", fmt="%Y-%m-%d-%H", cron_schedule="0 0,12 * * *"'
+    partitions = f"days = dg.TimeWindowPartitionsDefinition({halves})"
+    shop = waiting_shop(new_shop, partitions, late="restate", restate=True, schedule={"cron": "@daily"})
+    for ago in (2, 1):
+        load_partition(shop, f"{day(ago)}-00")
+        load_partition(shop, f"{day(ago)}-12")
+    assert run(shop).status_of("t/days") == "executed"
+    shop.instance.wipe_assets([dg.AssetKey(["load", "orders"])])
+    for half in (f"{day(2)}-00", f"{day(1)}-00", f"{day(1)}-12"):
+        load_partition(shop, half)
+    [request] = late_requests(shop)
+    assert request.run_config["ops"]["sqlmesh_shop"]["config"]["restate"] == {"start": day(1), "end": day(1)}
+
+
 def test_the_warning_ends_also_if_models_without_changes_are_not_recorded(new_shop: NewShop) -> None:
     shop = late_shop(new_shop, execution={"record_unchanged": False})
     load(shop, 2)

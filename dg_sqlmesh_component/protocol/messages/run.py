@@ -50,6 +50,8 @@ class PendingFound(Event):
     intervals: dict[str, tuple[Interval, ...]] = field(default_factory=dict)
     # By model, the computed ranges whose source was loaded after they were computed.
     late: dict[str, tuple[Interval, ...]] = field(default_factory=dict)
+    # By model, those of them that a run can restate, because its sources are loaded.
+    restatable: dict[str, tuple[Interval, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

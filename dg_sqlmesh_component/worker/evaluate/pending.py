@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -54,7 +54,7 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         if tables.awaited or any(map(has_signals, intervals)):
             by_name = scheduler.snapshots_by_name  # a signal may look at any model upstream
             looked_at = reachable((node.name for node in intervals if has_signals(node)), upstream(by_name).__getitem__)
-            read_code(context, [*intervals, *map(by_name.__getitem__, looked_at)])
+            read_code(context, [*intervals, *map(by_name.__getitem__, {*looked_at, *late})])
             find_batches = partial(scheduler.batch_intervals, intervals, index, environment.naming_info)
             try:
                 with _at_most(MAX_SIGNAL_SECONDS):
@@ -65,6 +65,7 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
             else:
                 waiting = {node.name: _awaited(node.name, tracker) for node, found in ready.items() if not found}
                 needed = _needed({node: found for node, found in ready.items() if found}, scheduler, index, tables)
+        restatable = _loaded(late, scheduler, index, tables)
     pending = {snapshot.name for snapshot in intervals} - waiting.keys()
     ours = [snapshot for snapshot in snapshots if snapshot.name in request.models and not snapshot.is_symbolic]
     now = to_datetime(request.now)
@@ -80,7 +81,8 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         {name: made for name, made in needed.items() if name in crons},
         signal_error,
         {snapshot.name: merged(found) for snapshot, found in ready.items() if snapshot.name in crons},
-        {fqn: tuple(ranges) for fqn, ranges in late.items()},
+        {fqn: tuple(found) for fqn, found in late.items()},
+        restatable,
     )
 
 
@@ -105,6 +107,16 @@ def _needed(
     """The tables without which no interval of a model is ready, although it is with them."""
     held_back = held_back_from(ready, scheduler.snapshots_by_name, index, tables)
     return {fqn: by.tables for fqn, (left, by) in held_back.items() if not left}
+
+
+def _loaded(
+    late: Mapping[str, Sequence[msg.Interval]], scheduler: Scheduler, index: DeployabilityIndex, tables: ExternalTables
+) -> dict[str, tuple[msg.Interval, ...]]:
+    """The late ranges that a restatement would not hold back."""
+    requested = {scheduler.snapshots_by_name[fqn]: list(found) for fqn, found in late.items()}
+    held_back = held_back_from(requested, scheduler.snapshots_by_name, index, tables)
+    left = {fqn: merged(held_back[fqn][0]) if fqn in held_back else tuple(found) for fqn, found in late.items()}
+    return {fqn: found for fqn, found in left.items() if found}
 
 
 @contextmanager

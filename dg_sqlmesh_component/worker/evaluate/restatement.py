@@ -33,8 +33,8 @@ from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext, resolved_range
 from dg_sqlmesh_component.worker.evaluate.unfinished_plan import await_finalized_environment
 from dg_sqlmesh_component.worker.explain import describe_error
-from dg_sqlmesh_component.worker.intervals.held_back import hold_back_pending_upstream
-from dg_sqlmesh_component.worker.intervals.tables import is_incremental, upstream
+from dg_sqlmesh_component.worker.intervals.held_back import held_back_from, hold_back_pending_upstream
+from dg_sqlmesh_component.worker.intervals.tables import is_incremental
 from dg_sqlmesh_component.worker.observe.run_tracker import Observed, Replaced, RunTracker
 from dg_sqlmesh_component.worker.sqlmesh_internals import (
     check_before_stages,
@@ -226,7 +226,7 @@ def _planned(context: EvaluationContext) -> Plan:
         environments=_environments(plan, context) if request.environment == c.PROD else {},
         asked_for=resolved_range(request),
         planned_at=now_timestamp(),
-        not_loaded=_not_loaded({fqn: interval for fqn, (interval, _) in ranges.items()}, snapshots, context),
+        not_loaded=_not_loaded(plan, {fqn: interval for fqn, (interval, _) in ranges.items()}, snapshots, context),
         left_out=left_out,
     )
     context.tracker.pipe.send(planned)
@@ -235,18 +235,14 @@ def _planned(context: EvaluationContext) -> Plan:
 
 
 def _not_loaded(
-    ranges: Mapping[str, Interval], snapshots: Mapping[str, Snapshot], context: EvaluationContext
+    plan: Plan, ranges: Mapping[str, Interval], snapshots: Mapping[str, Snapshot], context: EvaluationContext
 ) -> tuple[tuple[str, Interval], ...]:
     """As in `RestatementPlanned`."""
-    tables, parents = context.read_tables(context.stored_environment()), upstream(snapshots)
-
-    read = {
-        (table, interval)
-        for fqn, interval in ranges.items()
-        if is_incremental(snapshots[fqn])
-        for table in tables.behind_views(fqn, snapshots, parents) & tables.awaited.keys()
-    }
-    return tuple(sorted((table, interval) for table, interval in read if common([interval], tables.awaited[table])))
+    requested = {snapshots[fqn]: [interval] for fqn, interval in ranges.items()}
+    tables = context.read_tables(context.stored_environment())
+    held_back = held_back_from(requested, snapshots, plan.deployability_index, tables)
+    incremental = {fqn: by.tables for fqn, (_, by) in held_back.items() if is_incremental(snapshots[fqn])}
+    return tuple(sorted({(table, ranges[fqn]) for fqn, of_model in incremental.items() for table in of_model}))
 
 
 def _refuse_unrestatable(
