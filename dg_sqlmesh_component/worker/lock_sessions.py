@@ -60,6 +60,8 @@ class LockSession(ABC):
         self._lock = lock
         self._guard = threading.Lock()
         self._is_held = True
+        self.error: Exception | None = None
+        """What the driver raised when the session was asked for its lock, if the lock is lost."""
         self._asked = time.monotonic()
         self._connection = connect()
         try:
@@ -123,7 +125,8 @@ class LockSession(ABC):
         self._asked = time.monotonic()
         try:
             [(has,)] = self._ask(self.HAS.format(key=self.key(self._lock)))
-        except Exception:  # noqa: BLE001  # any driver's
+        except Exception as error:  # noqa: BLE001  # any driver's
+            self.error = error
             return False
         return bool(has)
 

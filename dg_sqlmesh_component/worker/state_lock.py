@@ -22,6 +22,7 @@ from dg_sqlmesh_component.protocol.errors import ConfigurationError, DatabaseInU
 from dg_sqlmesh_component.protocol.formatting import block, counted
 from dg_sqlmesh_component.protocol.messages import LockRequest, StateHeld
 from dg_sqlmesh_component.worker.context import state_connection
+from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.lock_sessions import SESSIONS, LockSession
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sqlmesh_internals import new_connection
@@ -231,11 +232,13 @@ class StateLock:
     def _why_lost(self) -> str | None:
         if self._session is None or self._session.is_held():
             return None
+        error = self._session.error
+        cause = f" The driver's error: {describe_error(error).rstrip('.')}." if error is not None else ""
         return (
             f"The lock of {self._scope} on SQLMesh's state in schema {self._schema!r} is lost: the session that held "
             "it has ended, for example because somebody ended it in the database, or because of the time-out of a "
-            "proxy. Another run or plan may have begun to compute the same tables, so nothing more was begun. Finished "
-            "intervals are kept. Launch it again."
+            f"proxy.{cause} Another run or plan may have begun to compute the same tables, so nothing more was begun. "
+            "Finished intervals are kept. Launch it again."
         )
 
     def release(self) -> None:

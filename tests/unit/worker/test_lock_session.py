@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -112,6 +113,7 @@ def test_a_session_that_somebody_ends_is_noticed_and_was_not_asked_before(locks:
         time.sleep(0.1)
         assert not session.is_held()
         assert not session.is_held(), "it does not come back"
+        assert re.search("terminating connection|server closed|killed|Lost connection|gone away", str(session.error))
 
 
 def test_a_message_about_changed_settings_is_not_the_end_of_a_session() -> None:
