@@ -17,12 +17,12 @@ FILES = {
     """,
     "models/first.sql": "MODEL (name t.first, kind FULL); SELECT id FROM raw.source",
     "models/model.sql": "MODEL (name t.model, kind FULL, "
-    "audits (soft(), hard(), broken(), not_null(columns := (id)))); SELECT id FROM raw.source",
+    "audits (soft(), hard(), broken(blocking := false), not_null(columns := (id)))); SELECT id FROM raw.source",
     "audits/known.sql": "AUDIT (name known, blocking false); "
     "SELECT * FROM raw.source WHERE (SELECT is_known FROM raw.flags) = 0",
     "audits/soft.sql": "AUDIT (name soft, blocking false); SELECT * FROM @this_model WHERE id < 0",
     "audits/hard.sql": "AUDIT (name hard); SELECT * FROM @this_model WHERE (SELECT is_fine FROM raw.flags) = 0",
-    "audits/broken.sql": "AUDIT (name broken, blocking false); SELECT * FROM @this_model WHERE "
+    "audits/broken.sql": "AUDIT (name broken); SELECT * FROM @this_model WHERE "
     "CASE WHEN (SELECT is_fine FROM raw.flags) = 0 THEN error('the audit is broken') ELSE false END",
 }
 
@@ -51,6 +51,7 @@ def test_audit_that_raises_does_not_lose_results_of_other_audits(shop: Shop) -> 
         "t/model:hard": False,
         "t/model:not_null_id": True,
     }
+    assert record.checks["t/model:broken"].severity is dg.AssetCheckSeverity.WARN, "its use is not blocking"
     [failure] = record.failures
     assert "t.model: audit broken could not be evaluated" in failure
     assert "the audit is broken" in failure

@@ -23,7 +23,7 @@ from dg_sqlmesh_component.worker.intervals.known import KnownToDagster
 from dg_sqlmesh_component.worker.intervals.tables import altered_at, computed_intervals, deployability, shown_version
 from dg_sqlmesh_component.worker.observe.samples import key_columns, sample_of
 from dg_sqlmesh_component.worker.pipe import Pipe
-from dg_sqlmesh_component.worker.sql_text import audit_arguments
+from dg_sqlmesh_component.worker.sql_text import audit_arguments, is_blocking
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_audits
 
 
@@ -59,11 +59,12 @@ def record_audits(evaluator: SnapshotEvaluator, sampling: msg.Sampling | None, p
             if positions is None:  # `audit_alone` evaluates it and sends the result itself
                 return audit_one(**kwargs)
             position = next(positions)
+            given = {**kwargs, "audit_args": {**kwargs["audit_args"]}}  # SQLMesh removes `blocking`
             try:
                 result = audit_one(**kwargs)
             except Exception as cause:
                 if not pipe.is_cut_off:  # else the error is that its query was cancelled
-                    pipe.send(results.not_evaluated(kwargs, position, cause))
+                    pipe.send(results.not_evaluated(given, position, cause))
                 raise
             pipe.send(results.evaluated(kwargs, position, result))
             return result
@@ -109,7 +110,7 @@ class _Results:
             name=audit.name,
             position=position,
             args=audit_arguments(given["audit_args"], self.evaluator.get_adapter(snapshot.model_gateway).dialect),
-            blocking=audit.blocking,
+            blocking=is_blocking(audit, given["audit_args"]),
             failing_rows=None,
             query=None,
             interval=(to_timestamp(given["start"]), to_timestamp(given["end"])),
