@@ -14,13 +14,12 @@ ticked, if a run with `ignore_cron` has computed the interval early: its rows we
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from threading import Lock
 from typing import Any
 
 from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
-from sqlmesh.core.snapshot.definition import merge_intervals
 from sqlmesh.core.state_sync import StateReader
 
 from dg_sqlmesh_component.protocol.intervals import common
@@ -41,7 +40,7 @@ def forget_before_computing(scheduler: Scheduler, report: Callable[[str, Sequenc
     def merged_missing_intervals(*args: Any, **kwargs: Any) -> SnapshotToIntervals:
         index = kwargs.get("deployability_index") or DeployabilityIndex.all_deployable()
         forgotten = forgotten_intervals(scheduler.snapshots.values(), index, scheduler.state_sync)
-        return missing_with_forgotten(lambda **cron: find_missing(*args, **{**kwargs, **cron}), forgotten)
+        return tables.missing_with_forgotten(lambda **cron: find_missing(*args, **{**kwargs, **cron}), forgotten)
 
     def batch_intervals(
         requested: SnapshotToIntervals, index: DeployabilityIndex | None, *args: Any, **kwargs: Any
@@ -73,26 +72,3 @@ def forgotten_intervals(
     state_reader.refresh_snapshot_intervals(copies)
     forgotten = {snapshot: tables.forgotten_intervals(copy, index) for snapshot, copy in zip(marked, copies)}
     return {snapshot: intervals for snapshot, intervals in forgotten.items() if intervals}
-
-
-def missing_with_forgotten(
-    find_missing: Callable[..., SnapshotToIntervals], forgotten: Mapping[Snapshot, Sequence[Interval]]
-) -> SnapshotToIntervals:
-    """The missing intervals: those that SQLMesh would find if nothing was forgotten, and the forgotten ones.
-
-    Args:
-        find_missing: Finds them with SQLMesh's own `lookback`. It accepts `ignore_cron`.
-    """
-    if not forgotten:
-        return find_missing()
-    with_early = find_missing(ignore_cron=True)
-    before = {snapshot: snapshot.intervals for snapshot in forgotten}
-    for snapshot, intervals in forgotten.items():
-        snapshot.intervals = merge_intervals([*snapshot.intervals, *intervals])
-    found = find_missing()
-    for snapshot, intervals in before.items():
-        snapshot.intervals = intervals
-    for snapshot in forgotten.keys() & with_early.keys():
-        if lost := common(with_early[snapshot], forgotten[snapshot]):
-            found[snapshot] = merge_intervals([*found.get(snapshot, ()), *lost])
-    return found

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from sqlmesh.core import constants as c
 from sqlmesh.core.context import Context
+from sqlmesh.core.scheduler import SnapshotToIntervals
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotIdLike, SnapshotTableInfo, missing_intervals
-from sqlmesh.core.snapshot.definition import Interval, expand_range
+from sqlmesh.core.snapshot.definition import Interval, expand_range, merge_intervals
 from sqlmesh.utils.date import now_timestamp, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.protocol.intervals import subtract
+from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.protocol.manifest import INCREMENTAL_KINDS
 
 Nodes = Mapping[str, Snapshot] | Mapping[str, SnapshotTableInfo]
@@ -116,6 +117,32 @@ def snapshots_now(
 
 
 def missing_now(nodes: Mapping[str, Snapshot], *, ignore_cron: bool = False) -> dict[str, tuple[Interval, ...]]:
-    """What snapshots lack, by name, without what a `lookback` computes again."""
-    found = missing_intervals(nodes.values(), execution_time=now_timestamp(), ignore_cron=ignore_cron)
+    """What a run would compute of snapshots now, by name, without what a `lookback` computes again."""
+    index = DeployabilityIndex.all_deployable()
+    options = {"execution_time": now_timestamp(), "ignore_cron": ignore_cron}
+    forgotten = {node: found for node in nodes.values() if (found := forgotten_intervals(node, index))}
+    found = missing_with_forgotten(lambda **cron: missing_intervals(nodes.values(), **{**options, **cron}), forgotten)
     return {node.name: subtract(intervals, node.intervals) for node, intervals in found.items()}
+
+
+def missing_with_forgotten(
+    find_missing: Callable[..., SnapshotToIntervals], forgotten: Mapping[Snapshot, Sequence[Interval]]
+) -> SnapshotToIntervals:
+    """The missing intervals: those that SQLMesh would find if nothing was forgotten, and the forgotten ones.
+
+    Args:
+        find_missing: Finds them with SQLMesh's own `lookback`. It accepts `ignore_cron`.
+    """
+    if not forgotten:
+        return find_missing()
+    with_early = find_missing(ignore_cron=True)
+    before = {snapshot: snapshot.intervals for snapshot in forgotten}
+    for snapshot, intervals in forgotten.items():
+        snapshot.intervals = merge_intervals([*snapshot.intervals, *intervals])
+    found = find_missing()
+    for snapshot, intervals in before.items():
+        snapshot.intervals = intervals
+    for snapshot in forgotten.keys() & with_early.keys():
+        if lost := common(with_early[snapshot], forgotten[snapshot]):
+            found[snapshot] = merge_intervals([*found.get(snapshot, ()), *lost])
+    return found

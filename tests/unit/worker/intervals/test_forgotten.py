@@ -11,7 +11,8 @@ from sqlmesh.core.scheduler import merged_missing_intervals
 from sqlmesh.core.snapshot import Snapshot, SnapshotChangeCategory
 from sqlmesh.utils.date import to_timestamp
 
-from dg_sqlmesh_component.worker.intervals.forgotten import missing_with_forgotten
+from dg_sqlmesh_component.worker.intervals import tables
+from dg_sqlmesh_component.worker.intervals.tables import missing_now, missing_with_forgotten
 
 KIND = "INCREMENTAL_BY_TIME_RANGE (time_column ds, lookback 2)"
 Days = list[tuple[int, int]]
@@ -73,3 +74,11 @@ def test_forgotten_days_are_computed_before_their_cron_ticks(
     snapshot = daily_model(computed, "cron '@weekly'", "interval_unit 'day'")
     find_missing = partial(merged_missing_intervals, [snapshot], execution_time=day(now), end=day(now))
     assert missing_with_forgotten(find_missing, {snapshot: ranges(forgotten)}) == {snapshot: ranges(expected)}
+
+
+def test_a_plan_finds_forgotten_days_before_their_cron_ticks_as_a_run_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "now_timestamp", lambda: day(12))
+    snapshot = daily_model([(1, 8), (10, 10)], "cron '@weekly'", "interval_unit 'day'")
+    assert missing_now({"t.days": snapshot}) == {}
+    snapshot.pending_restatement_intervals = ranges([(9, 9)])
+    assert missing_now({"t.days": snapshot}) == {snapshot.name: tuple(ranges([(9, 9)]))}
