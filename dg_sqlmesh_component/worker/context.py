@@ -20,10 +20,8 @@ from sqlmesh.core.config.loader import load_configs
 from sqlmesh.core.console import NoopConsole, set_console
 from sqlmesh.core.context import Context
 from sqlmesh.core.environment import Environment
-from sqlmesh.core.snapshot import Snapshot, SnapshotId
 from sqlmesh.core.snapshot.definition import Node
 from sqlmesh.core.state_sync import StateSync
-from sqlmesh.utils.dag import DAG
 
 from dg_sqlmesh_component.protocol.errors import (
     ConfigurationError,
@@ -232,11 +230,6 @@ def state_connection(context: Context) -> ConnectionConfig:
     """The connection to the state: one of its own, or the gateway's."""
     gateway = context.selected_gateway
     return context.config.get_state_connection(gateway) or context.config.get_connection(gateway)
-
-
-def snapshot_graph(snapshots: Mapping[SnapshotId, Snapshot]) -> DAG[SnapshotId]:
-    """Which of these snapshots read which. In its order, parents come first."""
-    return DAG({s_id: {parent for parent in s.parents if parent in snapshots} for s_id, s in snapshots.items()})
 
 
 def display_name(node: Node, context: Context) -> str:

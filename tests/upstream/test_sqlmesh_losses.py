@@ -186,7 +186,7 @@ def test_the_compared_tables_are_those_that_sqlmesh_migrates(project: Project) -
         found = stages.build_plan_stages(plan.to_evaluatable(), context.state_reader, context.default_catalog)
         [migrating] = [stage for stage in found if isinstance(stage, stages.MigrateSchemasStage)]
         assert {s.name for s in migrating.snapshots} == {
-            s.name for s in migrated_snapshots(plan.context_diff.snapshots)
+            s.name for s in migrated_snapshots(plan.context_diff.snapshots_by_name)
         }
         assert {s.node.name for s in migrating.snapshots} == {"t.a", "t.b", "t.base"}
 

@@ -10,16 +10,17 @@ from sqlmesh.core.context import Context
 from sqlmesh.core.context_diff import ContextDiff
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import Plan
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotId
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.snapshot.definition import Interval, SnapshotDataVersion
 from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.graph import parents_first, reachable
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.commands import sqlmesh_command
-from dg_sqlmesh_component.worker.context import display_name, snapshot_graph
+from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.intervals.held_back import held_back_from
-from dg_sqlmesh_component.worker.intervals.tables import due_at, is_incremental, missing_now
+from dg_sqlmesh_component.worker.intervals.tables import due_at, is_incremental, missing_now, upstream
 from dg_sqlmesh_component.worker.observe.audits import audited
 from dg_sqlmesh_component.worker.plan.column_changes import column_changes
 from dg_sqlmesh_component.worker.plan.column_reads import column_reads
@@ -110,23 +111,20 @@ class _Models:
     def __iter__(self) -> Iterator[msg.PlannedModel]:
         """Parents before children, removed models last."""
         diff = self._diff
-        graph = snapshot_graph(diff.snapshots)
-        kept: dict[SnapshotId, str] = {}
-        for s_id in graph.sorted:
-            snapshot = diff.snapshots[s_id]
-            if not (
-                change_of(diff, snapshot)
-                or s_id in self._missing
-                or s_id.name in self._losses
-                or self._dependents.get(s_id.name)
-            ):
+        nodes = diff.snapshots_by_name
+        parents = upstream(nodes)
+        kept: dict[str, str] = {}
+        for name in parents_first(nodes, parents.__getitem__):
+            snapshot = nodes[name]
+            is_in_plan = change_of(diff, snapshot) or snapshot.snapshot_id in self._missing or name in self._losses
+            if not is_in_plan and not self._dependents.get(name):
                 continue
             model = self._left_behind(snapshot) or self._model(snapshot)
             if model.kept is None:
-                upstream = graph.upstream(s_id)
-                model = replace(model, reads_kept=tuple(name for read, name in kept.items() if read in upstream))
+                read = reachable(parents[name], parents.__getitem__)
+                model = replace(model, reads_kept=tuple(shown for fqn, shown in kept.items() if fqn in read))
             elif model.kept.are_all_computed:
-                kept[s_id] = model.name
+                kept[name] = model.name
             yield model
         removed = self._context.state_reader.get_snapshots(diff.removed_snapshots.values()).values()
         for snapshot in sorted(removed, key=lambda snapshot: snapshot.name):
@@ -232,11 +230,16 @@ class _Models:
 
 def _reads(diff: ContextDiff) -> dict[str, msg.ColumnReads | None]:
     """What each model downstream of a changed or removed one reads."""
-    graph = snapshot_graph(diff.snapshots)
-    changed = [s_id for s_id, snapshot in diff.snapshots.items() if change_of(diff, snapshot) in ("added", "changed")]
-    downstream = {s_id for of_changed in changed for s_id in graph.downstream(of_changed)}
-    models = [diff.snapshots[s_id] for s_id in graph.sorted if s_id in downstream]
-    return {model.name: column_reads(model.model) for model in models if model.is_model}
+    nodes = diff.snapshots_by_name
+    parents = upstream(nodes)
+    affected = {name for name, node in nodes.items() if change_of(diff, node) in ("added", "changed")}
+    reads = {}
+    for name in parents_first(nodes, parents.__getitem__):
+        if not affected.isdisjoint(parents[name]):
+            affected.add(name)
+            if nodes[name].is_model:
+                reads[name] = column_reads(nodes[name].model)
+    return reads
 
 
 def change_of(diff: ContextDiff, snapshot: Snapshot) -> msg.Change | None:

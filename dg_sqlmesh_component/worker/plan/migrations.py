@@ -18,13 +18,14 @@ from sqlmesh.core.context_diff import ContextDiff
 from sqlmesh.core.dialect import schema_
 from sqlmesh.core.engine_adapter import EngineAdapter
 from sqlmesh.core.plan import Plan
-from sqlmesh.core.snapshot import Snapshot, SnapshotId
+from sqlmesh.core.snapshot import Snapshot
 from sqlmesh.core.state_sync import StateReader
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
-from dg_sqlmesh_component.worker.context import snapshot_graph
+from dg_sqlmesh_component.protocol.graph import parents_first
 from dg_sqlmesh_component.worker.explain import describe_error
+from dg_sqlmesh_component.worker.intervals.tables import upstream
 from dg_sqlmesh_component.worker.plan.column_changes import Columns, column_change, is_known
 
 
@@ -40,20 +41,21 @@ def losses(plan: Plan, diff: ContextDiff, context: Context) -> dict[str, tuple[m
     if plan.is_dev:  # other environments show a preview of a forward-only change, in a table of its own
         return {}
     found = {}
-    for table in _existing_tables(migrated_snapshots(diff.snapshots), context):
+    for table in _existing_tables(migrated_snapshots(diff.snapshots_by_name), context):
         _, old = diff.modified_snapshots.get(table.snapshot.name, (None, None))
         if drops := tuple(dict.fromkeys(table.drops(old))):
             found[table.snapshot.name] = drops
     return found
 
 
-def migrated_snapshots(snapshots: Mapping[SnapshotId, Snapshot]) -> list[Snapshot]:
+def migrated_snapshots(snapshots: Mapping[str, Snapshot]) -> list[Snapshot]:
     """The versions whose tables SQLMesh alters when it promotes them in prod.
 
     These are versions that keep a table, and the versions upstream of them that prod does not show yet.
     """
-    altered = [s_id for s_id, snapshot in snapshots.items() if snapshot.requires_schema_migration_in_prod]
-    found = [snapshots[s_id] for s_id in snapshot_graph(snapshots).subdag(*altered).sorted]
+    altered = [name for name, snapshot in snapshots.items() if snapshot.requires_schema_migration_in_prod]
+    parents = upstream(snapshots)
+    found = [snapshots[name] for name in parents_first(altered, parents.__getitem__)]
     return [s for s in found if s.supports_schema_migration_in_prod and s.is_materialized and s.version]
 
 

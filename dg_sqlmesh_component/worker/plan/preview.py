@@ -23,9 +23,11 @@ from sqlmesh.utils.errors import NoChangesPlanError
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, EnvironmentNotReadyError, EvaluationError
 from dg_sqlmesh_component.protocol.formatting import counted
-from dg_sqlmesh_component.worker.context import display_name, snapshot_graph
+from dg_sqlmesh_component.protocol.graph import reachable
+from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.environment import stored_environment
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
+from dg_sqlmesh_component.worker.intervals.tables import upstream
 from dg_sqlmesh_component.worker.plan.beside_runs import BesideRuns
 from dg_sqlmesh_component.worker.plan.close import (
     CAN_CLOSE,
@@ -212,12 +214,11 @@ def _pending_upstream(plan: Plan, prod: Environment, context: PlanContext) -> tu
         All of them; and those that begin before the end of what the preview computes. It would read these holes: its
         own intervals would count as complete, although they were computed from incomplete data.
     """
-    snapshots = plan.context_diff.snapshots
-    computed = {of_model.snapshot_id: of_model.intervals for of_model in plan.missing_intervals if of_model.intervals}
+    computed = {found.snapshot_id.name: found.intervals for found in plan.missing_intervals if found.intervals}
     if not computed:
         return {}, {}
     end = max(intervals[-1][1] for intervals in computed.values())
-    read = {s_id.name for s_id in snapshot_graph(snapshots).subdag(*computed).sorted} - {s_id.name for s_id in computed}
+    read = reachable(computed, upstream(plan.context_diff.snapshots_by_name).__getitem__) - computed.keys()
     promoted = {s.name: s for s in context.state_reader.get_snapshots(prod.snapshots).values()}
     coverages = Coverages(promoted, DeployabilityIndex.all_deployable(), now_timestamp(), context.known)
     # What waits for a table of prod is no hole: the preview waits for the same table.

@@ -23,9 +23,10 @@ from sqlmesh.core.snapshot import Snapshot
 from sqlmesh.core.snapshot.definition import merge_intervals
 
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.graph import parents_first, reachable
 from dg_sqlmesh_component.protocol.intervals import common, subtract
-from dg_sqlmesh_component.worker.context import display_name, snapshot_graph
-from dg_sqlmesh_component.worker.intervals.tables import is_incremental
+from dg_sqlmesh_component.worker.context import display_name
+from dg_sqlmesh_component.worker.intervals.tables import is_incremental, upstream
 from dg_sqlmesh_component.worker.observe.samples import key_columns, matches, sample_of
 from dg_sqlmesh_component.worker.plan.clock_columns import clock_columns
 from dg_sqlmesh_component.worker.plan.column_changes import column_changes
@@ -50,10 +51,10 @@ def compare_environments(
 
     If the engine refuses a comparison, its result has the error.
     """
-    snapshots, index = plan.context_diff.snapshots, plan.deployability_index
-    context.state_sync.refresh_snapshot_intervals(snapshots.values())
-    graph = snapshot_graph(snapshots)
-    previews = {s_id.name: snapshots[s_id] for s_id in graph.sorted if _has_table(snapshots[s_id])}
+    nodes, index = plan.context_diff.snapshots_by_name, plan.deployability_index
+    context.state_sync.refresh_snapshot_intervals(nodes.values())
+    parents = upstream(nodes)
+    previews = {name: nodes[name] for name in parents_first(nodes, parents.__getitem__) if _has_table(nodes[name])}
     shown = {info.name: info for info in prod.snapshots if info.is_model and not info.is_symbolic}
     same = {
         name
@@ -74,8 +75,8 @@ def compare_environments(
         is_own_table = new is not None and index.is_representative(new)
         model = ComparedModel(display, old, new, is_own_table=is_own_table, clock=clock)
         if new is not None:
-            upstream = {s_id.name for s_id in graph.upstream(new.snapshot_id)}
-            model.reads_partial = tuple(display_name(previews[read].node, context) for read in sorted(parts & upstream))
+            read = reachable(parents[name], parents.__getitem__)
+            model.reads_partial = tuple(display_name(previews[part].node, context) for part in sorted(parts & read))
             model.recorded = recorded.get((name, new.dev_version, True), [])
         compared = model.compare(Warehouse(adapter), limits)
         if not model.is_own_table and (compared.ranges or compared.is_partial or compared.only_its_time):
