@@ -38,7 +38,7 @@ def test_schedule_is_off_and_daily_by_default() -> None:
     assert (job.name, schedule.name) == ("sqlmesh_shop_janitor", "sqlmesh_shop_janitor_schedule")
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("0 4 * * *", None)
     assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
-    assert [node.name for node in job.nodes] == ["sqlmesh_shop_janitor_op"]
+    assert [node.name for node in job.nodes] == ["sqlmesh_shop_janitor"]
 
 
 @pytest.mark.attribute("janitor.cron", "janitor.timezone", "janitor.default_status", "janitor.name", "janitor.tags")
