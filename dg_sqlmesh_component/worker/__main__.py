@@ -82,7 +82,7 @@ def _serve(pipe: Pipe) -> None:
     gc.freeze()  # imported objects stay, and forked processes share them
     gc.set_threshold(50_000)  # snapshots are many objects, and few of them are garbage: a tick takes a fifth less
     gc.enable()
-    request = pipe.receive()
+    request = pipe.receive(msg.Request)
     request = replace(request, project=with_default_gateway(request.project))
     answers: dict[type, Callable[[Any, Pipe], msg.Event]] = {
         msg.LoadRequest: load_project,

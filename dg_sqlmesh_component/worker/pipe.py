@@ -16,25 +16,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import TypeVar
 
 from dg_sqlmesh_component.protocol import wire
 from dg_sqlmesh_component.protocol.errors import EvaluationError, LockLostError, SQLMeshComponentError
-from dg_sqlmesh_component.protocol.messages import (
-    AwaitedTables,
-    Event,
-    GoAhead,
-    LastEvent,
-    Level,
-    LogLine,
-    PlanApproval,
-    Records,
-    Request,
-    RequestFailed,
-)
+from dg_sqlmesh_component.protocol.messages import Event, LastEvent, Level, LogLine, RequestFailed
 from dg_sqlmesh_component.worker.forked_processes import is_fork
 
 PARENT_GONE_GRACE_SECONDS = 10.0
 """How long batches in flight may take to finish after the parent is gone."""
+
+_Message = TypeVar("_Message")
 
 CANCELLED_BEFORE = "The run was cancelled before SQLMesh computed anything."
 
@@ -73,36 +65,15 @@ class Pipe:
             signal.signal(number, self._on_signal)
         threading.Thread(target=self._listen, name="dg-sqlmesh-listen", daemon=True).start()
 
-    def receive(self) -> Request:
-        return wire.decode(Request, self._messages.get())
-
-    def receive_records(self) -> Records:
-        """Wait for the answer to `StateLocked`. If the request is cancelled meanwhile, this process ends."""
-        return wire.decode(Records, self._messages.get())
-
-    def receive_tables(self) -> AwaitedTables:
-        """Wait for the answer to `OtherTablesFound`.
+    def receive(self, expected: type[_Message]) -> _Message:
+        """Wait for the request, or for the answer to an event. If it is cancelled before `begin`, this process ends.
 
         Raises:
             EvaluationError: The request was cancelled meanwhile.
         """
         if not (line := self._messages.get()):
             raise EvaluationError(CANCELLED_BEFORE)
-        return wire.decode(AwaitedTables, line)
-
-    def receive_go_ahead(self) -> None:
-        """Wait for the answer to `EvaluationPlanned` or `RestatementPlanned`.
-
-        Raises:
-            EvaluationError: The request was cancelled meanwhile.
-        """
-        if not (line := self._messages.get()):
-            raise EvaluationError(CANCELLED_BEFORE)
-        wire.decode(GoAhead, line)
-
-    def receive_approval(self) -> PlanApproval:
-        """Wait for the answer to `PlanBuilt`. If the request is cancelled meanwhile, this process ends."""
-        return wire.decode(PlanApproval, self._messages.get())
+        return wire.decode(expected, line)
 
     def await_release(self) -> None:
         """Wait, after the last event, until the parent has stored everything or is gone."""

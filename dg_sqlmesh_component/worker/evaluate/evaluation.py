@@ -125,7 +125,7 @@ def _evaluate(context: EvaluationContext) -> msg.EvaluationFinished:
     if asked_for := resolved_range(context.request):
         pipe.log("info", f"The run config asks for the range {asked_for}.")
     pipe.send(msg.StateLocked(context.reads_of_promoted()))
-    context.records = pipe.receive_records()
+    context.records = pipe.receive(msg.Records)
     name_unfinished_plan(context)
     context.prepare()
     context.open_environment()

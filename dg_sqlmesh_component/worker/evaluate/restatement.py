@@ -230,7 +230,7 @@ def _planned(context: EvaluationContext) -> Plan:
         left_out=left_out,
     )
     context.tracker.pipe.send(planned)
-    context.tracker.pipe.receive_go_ahead()
+    context.tracker.pipe.receive(msg.GoAhead)
     return plan
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Set
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
@@ -108,7 +109,7 @@ class RunContext(EvaluationContext):
         replace_intervals(scheduler, scheduler.merged_missing_intervals, batch_intervals)
 
     def observed(self, scheduler: Scheduler) -> Observed:
-        return replace(super().observed(scheduler), await_go_ahead=self.tracker.pipe.receive_go_ahead)
+        return replace(super().observed(scheduler), await_go_ahead=partial(self.tracker.pipe.receive, msg.GoAhead))
 
     def may_be_idle(self) -> Set[str]:
         return self.requested

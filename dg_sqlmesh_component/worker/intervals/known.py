@@ -57,7 +57,7 @@ class ExternalTables:
         awaited = found.awaited
         if asked:
             pipe.send(msg.OtherTablesFound(tuple(sorted(asked))))
-            awaited = {**awaited, **pipe.receive_tables().incomplete}
+            awaited = {**awaited, **pipe.receive(msg.AwaitedTables).incomplete}
         return cls(awaited, {**found.known, **read})
 
     def without(self, tables: Set[str]) -> ExternalTables:

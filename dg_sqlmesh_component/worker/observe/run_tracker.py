@@ -42,7 +42,7 @@ class Observed:
     # Finds the coverages, and the events that explain why nodes without planned batches have nothing to do. Called when
     # SQLMesh has planned.
     explain_idle: Callable[[], tuple[Coverages | None, Iterable[msg.Event]]] = lambda: (None, ())
-    await_go_ahead: Callable[[], None] = lambda: None  # waits until the planned batches may be computed
+    await_go_ahead: Callable[[], object] = lambda: None  # waits until the planned batches may be computed
     report_table: Callable[[Snapshot], None] = lambda _: None  # reports what a model's table has after its last batch
     replaced: Replaced | None = None  # what a restatement replaces; None in a run
 

@@ -88,7 +88,7 @@ def preview(request: msg.PreviewRequest, context: PlanContext, runs: StateLock) 
     forget_outdated_rows(plan, prod, context, in_state=True)
     pending, holes = _pending_upstream(plan, prod, context)
     pipe.send(replace(plan_built(plan, context), pending_upstream=pending, holes_upstream=holes))
-    approval = pipe.receive_approval()
+    approval = pipe.receive(msg.PlanApproval)
     pipe.begin()
     promotion = Promotion(plan, before, context, _AGAIN)
     with promotion.explained():

@@ -83,7 +83,7 @@ def _planned(request: msg.PlanRequest, context: PlanContext, runs: StateLock) ->
     pipe.send(facts)
     if not request.applies:
         return msg.EvaluationFinished("not_run")
-    approval = pipe.receive_approval()
+    approval = pipe.receive(msg.PlanApproval)
     pipe.begin()
     promotion = Promotion(plan, shown, context, _AGAIN, lost_values(facts.models), _MEANWHILE)
     with promotion.explained():
