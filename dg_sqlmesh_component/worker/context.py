@@ -36,11 +36,7 @@ from dg_sqlmesh_component.protocol.redaction import secrets_in
 from dg_sqlmesh_component.worker.explain import describe_error, explain
 from dg_sqlmesh_component.worker.find_secrets import secret_values
 from dg_sqlmesh_component.worker.pipe import Pipe
-from dg_sqlmesh_component.worker.sqlmesh_internals import (
-    check_opened_state,
-    require_existing_state,
-    tables_without_version,
-)
+from dg_sqlmesh_component.worker.sqlmesh_internals import require_existing_state, tables_without_version
 from dg_sqlmesh_component.worker.transient_errors import is_transient
 
 _Context = TypeVar("_Context", bound=Context)
@@ -109,8 +105,7 @@ def open_context(
                 _set_concurrency(config, project.gateway, concurrent_tasks)
         context = context_type(paths=list(project.paths), config=configs, gateway=project.gateway, load=False)
         context.console = console
-        require_existing_state(context)
-        check_opened_state(context, _refuse_state_without_version)
+        require_existing_state(context, _refuse_state_without_version)
         if load is not None:
             context.load(**({"model_fqns": set(load) or None, "use_project_index": True} if HAS_INDEX else {}))
         return context

@@ -179,12 +179,14 @@ def keep_bound_views() -> None:
 _is_materialized_view = ViewStrategy._is_materialized_view
 
 
-def require_existing_state(context: Context | type[Context]) -> None:
+def require_existing_state(
+    context: Context | type[Context], check: Callable[[StateSync], None] = lambda _: None
+) -> None:
     """Let the context, or all contexts of this process, raise an error if the state cannot be reached.
 
     SQLMesh queries the state's version and reads every error as "no such table"; it then creates the state. If that
     fails because a DuckDB file is locked, and the file is free at the next moment, SQLMesh deletes the tables of the
-    state, as if it had created them.
+    state, as if it had created them. `check` is called with the state before SQLMesh reads its version.
     """
     new_state_sync = context._new_state_sync
 
@@ -193,21 +195,10 @@ def require_existing_state(context: Context | type[Context]) -> None:
         adapter = getattr(state_sync, "engine_adapter", None)
         if adapter is not None:
             adapter.fetchone(exp.select("1"))  # opens the connection, which then stays open
-        return state_sync
-
-    context._new_state_sync = opened_state_sync
-
-
-def check_opened_state(context: Context, check: Callable[[StateSync], None]) -> None:
-    """Call `check` with the state before SQLMesh reads its version. SQLMesh creates a state that has none."""
-    new_state_sync = context._new_state_sync
-
-    def checked_state_sync() -> StateSync:
-        state_sync = new_state_sync()
         check(state_sync)
         return state_sync
 
-    context._new_state_sync = checked_state_sync
+    context._new_state_sync = opened_state_sync
 
 
 def tables_without_version(state_sync: StateSync) -> list[str]:

@@ -522,7 +522,7 @@ def test_sqlmesh_deletes_the_tables_of_a_state_that_has_no_version(planned: Open
         connection.execute("DELETE FROM sqlmesh._versions")
     context = planned(load=False)
     found: list[str] = []
-    internals.check_opened_state(context, lambda state: found.extend(internals.tables_without_version(state)))
+    internals.require_existing_state(context, lambda state: found.extend(internals.tables_without_version(state)))
     with pytest.raises(SQLMeshError, match="migration failed"):
         _ = context.state_sync
     assert {"sqlmesh._snapshots", "sqlmesh._environments"} <= set(found)
