@@ -27,13 +27,7 @@ class WireLog:
         self._lock = threading.Lock()
         self._last = time.monotonic()
 
-    def sent(self, line: bytes) -> None:
-        self._write("to worker", line)
-
-    def received(self, line: bytes) -> None:
-        self._write("from worker", line)
-
-    def _write(self, direction: str, line: bytes) -> None:
+    def write(self, direction: str, line: bytes) -> None:
         with self._lock:
             now = time.monotonic()
             milliseconds, self._last = round((now - self._last) * 1000), now

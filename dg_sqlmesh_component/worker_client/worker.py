@@ -183,7 +183,7 @@ class Worker:
     def _send(self, line: bytes) -> None:
         assert self._process.stdin is not None
         if self._wire_log is not None:
-            self._wire_log.sent(line)  # first: the worker may answer at once
+            self._wire_log.write("to worker", line)  # first: the worker may answer at once
         with suppress(BrokenPipeError):  # the worker has ended; its exit status becomes the error
             self._process.stdin.write(line)
             self._process.stdin.flush()
@@ -192,7 +192,7 @@ class Worker:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if self._wire_log is not None:
-                self._wire_log.received(line)
+                self._wire_log.write("from worker", line)
             self._queue.put(line)
         self._output_drain.join(timeout=1.0)  # its last lines first, unless a child process keeps stderr open
         self._queue.put(None)

@@ -198,7 +198,7 @@ class _ManifestNodes:
             data_hash=model.data_hash,
             metadata_hash=model.metadata_hash,
             path=_path_of(model),
-            query=self._query(model) if "sql" in self._include else None,
+            query=_query(model) if "sql" in self._include else None,
             column_lineage=lineage,
             column_lineage_cut=lineage_cut,
             dbt=self._dbt(model),
@@ -214,7 +214,7 @@ class _ManifestNodes:
                 check_name=check_names([(audit.name, {})])[0],
                 blocking=False,
                 args={},
-                query=self._audit_query(audit),
+                query=_query(audit),
                 path=_path_of(audit),
                 description=audit.description,
             ),
@@ -243,7 +243,7 @@ class _ManifestNodes:
                 check_name=check_name,
                 blocking=is_blocking(audit, args),
                 args=texts,
-                query=self._audit_query(audit),
+                query=_query(audit),
                 path=_path_of(audit),
                 description=None,
             )
@@ -273,16 +273,11 @@ class _ManifestNodes:
             tests=self._dbt_models.get(config.get("attached_node") or ""),
         )
 
-    @staticmethod
-    def _query(model: SQLMeshModel) -> str | None:
-        """The query as its file has it, with macros; None for a Python model."""
-        text = getattr(getattr(model, "query_", None), "sql", None)
-        return text.strip() if text else None
 
-    @staticmethod
-    def _audit_query(audit: Any) -> str | None:
-        text = getattr(audit.query_, "sql", None)
-        return text.strip() if text else None
+def _query(definition: Any) -> str | None:
+    """The query as its file has it, with macros; None for a Python model."""
+    text = getattr(getattr(definition, "query_", None), "sql", None)
+    return text.strip() if text else None
 
 
 def _path_of(definition: Any) -> str | None:
