@@ -81,11 +81,7 @@ def _letters(snapshot: SnapshotTableInfo) -> tuple[str, str]:
 
 
 def stored_environment(project: msg.OpenProject, name: str, context: Context) -> Environment:
-    """The environment, as in the state.
-
-    Raises:
-        EnvironmentNotReadyError: It does not exist.
-    """
+    """The environment, as in the state. Raises an EnvironmentNotReadyError if it does not exist."""
     environment = context.state_reader.get_environment(name)
     if environment is None:
         plan = plan_command(project, name, context, is_new=True)

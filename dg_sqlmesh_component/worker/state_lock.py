@@ -207,11 +207,7 @@ class StateLock:
         return f"dg_sqlmesh {self._schema}" + ("" if scope == RUNS else f" {scope}")
 
     def _take(self, session: LockSession) -> None:
-        """Take the lock.
-
-        Raises:
-            DatabaseInUseError: Another session holds it.
-        """
+        """Take the lock. Raises a DatabaseInUseError if another session holds it."""
         if session.take():
             return
         other = session.holder(self._name(self._scope))

@@ -47,11 +47,7 @@ def serving(
 
 
 def load_project(project: SQLMeshProject, request: msg.LoadRequest) -> msg.ProjectLoaded:
-    """Answer a `LoadRequest`.
-
-    Raises:
-        SQLMeshComponentError: The class says who must act.
-    """
+    """Answer a `LoadRequest`. Raises a SQLMeshComponentError, whose class says who must act."""
     return _answer(project, request, msg.ProjectLoaded, characters=request.limits.characters)
 
 

@@ -42,11 +42,7 @@ EARLY_WORKERS = EarlyWorkers()
 
 
 def start(project: SQLMeshProject) -> subprocess.Popen[bytes]:
-    """Start a worker, which waits for its request.
-
-    Raises:
-        InstallationError: The interpreter cannot be started.
-    """
+    """Start a worker, which waits for its request. Raises an InstallationError if the interpreter cannot be started."""
     python = project.python or sys.executable
     try:
         return subprocess.Popen(

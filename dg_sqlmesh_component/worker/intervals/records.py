@@ -92,11 +92,7 @@ class Comparison:
         self.known = KnownToDagster(tables, unrestated, late)
 
     def event(self, coverages: Coverages | None = None) -> msg.DataComparedWithRecords:
-        """The comparison as an event.
-
-        Args:
-            coverages: Adds the coverage of each model.
-        """
+        """The comparison as an event. `coverages` add that of each model."""
         unrecorded = []
         for fqn in self._records.data:
             if (snapshot := self._snapshots.get(fqn)) is None:
@@ -110,11 +106,7 @@ class Comparison:
         return msg.DataComparedWithRecords(tuple(unrecorded), tuple(sorted(self.finished_runs)))
 
     def coverages(self, now: int) -> Coverages:
-        """The coverages of the models with unrecorded data.
-
-        Args:
-            now: Epoch milliseconds.
-        """
+        """The coverages of the models with unrecorded data. `now` is in epoch milliseconds."""
         requested = {fqn: self._snapshots[fqn] for fqn in self._records.data if fqn in self._snapshots}
         if self.known.tables.awaited:  # a model waits also for tables that models upstream of it read
             names = reachable(requested, upstream(self._infos).__getitem__)

@@ -25,11 +25,7 @@ _SPELLINGS = ("1973-05-11", "19730511", "1059380")
 
 
 def clock_columns(model: Model, upstream: Mapping[str, Collection[str]]) -> frozenset[str]:
-    """Their names, as far as the query tells.
-
-    Args:
-        upstream: The same of upstream models, by fqn.
-    """
+    """Their names, as far as the query tells. `upstream` has those of upstream models, by fqn."""
     try:
         query = model.render_query(execution_time=_INSTANT) if model.is_sql else None
         if query is None:
