@@ -28,9 +28,7 @@ def clean_up(context: dg.OpExecutionContext, settings: Settings, janitor: Janito
         dagster.DagsterExecutionInterruptedError: At the end, if the step was cancelled (SIGINT, SIGTERM).
     """
     request = msg.JanitorRequest(
-        settings.project.open_request,
-        janitor.environment,
-        job=settings.job(context.run.run_id),
+        settings.project.open_request, janitor.environment, job=settings.job(context.run.run_id)
     )
     step = JanitorStep(context, settings.project, request)
     yield from step.session.drive(step.run())

@@ -71,12 +71,7 @@ class DbtNode:
 
 
 INCREMENTAL_KINDS = frozenset(
-    {
-        "INCREMENTAL_BY_TIME_RANGE",
-        "INCREMENTAL_BY_UNIQUE_KEY",
-        "INCREMENTAL_BY_PARTITION",
-        "INCREMENTAL_UNMANAGED",
-    }
+    {"INCREMENTAL_BY_TIME_RANGE", "INCREMENTAL_BY_UNIQUE_KEY", "INCREMENTAL_BY_PARTITION", "INCREMENTAL_UNMANAGED"}
 )
 """Kinds of models whose query is given an interval and may select the rows of that interval only.
 

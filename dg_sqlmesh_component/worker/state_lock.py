@@ -111,11 +111,7 @@ def refuse_unlockable(context: Context, what: str, advice: str) -> None:
 
 @contextmanager
 def locked_context(
-    request: LockRequest,
-    open_project: Callable[[], _Context],
-    pipe: Pipe,
-    *,
-    writes: bool = True,
+    request: LockRequest, open_project: Callable[[], _Context], pipe: Pipe, *, writes: bool = True
 ) -> Iterator[_Context]:
     """Open a project, wait for the locks on its state and hold them. At the end, the project is closed.
 

@@ -163,10 +163,7 @@ class Worker:
             self._kill_group()
             self._process.wait()
             _close(self._process.stdin)
-            for drain, pipe in (
-                (self._events_drain, self._process.stdout),
-                (self._output_drain, self._process.stderr),
-            ):
+            for drain, pipe in ((self._events_drain, self._process.stdout), (self._output_drain, self._process.stderr)):
                 drain.join(timeout=1.0)
                 if not drain.is_alive():  # else a process that left the group keeps it open, and closing would block
                     _close(pipe)

@@ -14,12 +14,7 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import common, merged, subtract
 from dg_sqlmesh_component.worker.intervals.held_back import held_back_from
 from dg_sqlmesh_component.worker.intervals.known import KnownToDagster
-from dg_sqlmesh_component.worker.intervals.tables import (
-    computed_intervals,
-    due_at,
-    forgotten_intervals,
-    is_incremental,
-)
+from dg_sqlmesh_component.worker.intervals.tables import computed_intervals, due_at, forgotten_intervals, is_incremental
 
 
 class Coverages:

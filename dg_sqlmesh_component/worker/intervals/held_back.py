@@ -88,11 +88,7 @@ def hold_back_pending_upstream(
     missing = {scheduler.snapshots_by_name[name]: list(intervals) for name, intervals in pending.items()}
 
     def merged_missing_intervals(
-        start: Any = None,
-        end: Any = None,
-        *args: Any,
-        selected_snapshots: set[str] | None = None,
-        **kwargs: Any,
+        start: Any = None, end: Any = None, *args: Any, selected_snapshots: set[str] | None = None, **kwargs: Any
     ) -> SnapshotToIntervals:
         within_bounds = find_missing(start, end, *args, **kwargs)
         missing.clear()

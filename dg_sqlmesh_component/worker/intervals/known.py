@@ -12,13 +12,7 @@ from sqlmesh.core.snapshot import Snapshot, SnapshotTableInfo
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import merged
-from dg_sqlmesh_component.worker.intervals.tables import (
-    Nodes,
-    is_incremental,
-    shows_others,
-    tables_read,
-    upstream,
-)
+from dg_sqlmesh_component.worker.intervals.tables import Nodes, is_incremental, shows_others, tables_read, upstream
 from dg_sqlmesh_component.worker.pipe import Pipe
 
 

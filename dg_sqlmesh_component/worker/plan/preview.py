@@ -29,12 +29,7 @@ from dg_sqlmesh_component.worker.environment import stored_environment
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
 from dg_sqlmesh_component.worker.intervals.tables import upstream
 from dg_sqlmesh_component.worker.plan.beside_runs import BesideRuns
-from dg_sqlmesh_component.worker.plan.close import (
-    CAN_CLOSE,
-    OwnVersions,
-    delete_unused,
-    without_leftovers,
-)
+from dg_sqlmesh_component.worker.plan.close import CAN_CLOSE, OwnVersions, delete_unused, without_leftovers
 from dg_sqlmesh_component.worker.plan.compared_audits import compare_audits
 from dg_sqlmesh_component.worker.plan.context import PlanContext, apply_approved, built
 from dg_sqlmesh_component.worker.plan.facts import plan_built

@@ -252,11 +252,7 @@ class _Comparison:
     """Compares two tables by the queries for them."""
 
     def __init__(
-        self,
-        warehouse: Warehouse,
-        queries: CountQueries,
-        limits: ComparisonLimits,
-        clock: Callable[[], frozenset[str]],
+        self, warehouse: Warehouse, queries: CountQueries, limits: ComparisonLimits, clock: Callable[[], frozenset[str]]
     ) -> None:
         self._warehouse = warehouse
         self._integers = warehouse.integers
