@@ -5,6 +5,7 @@ python scripts/reference.py
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields
@@ -15,8 +16,9 @@ from typing import Any, get_args, get_type_hints
 import dagster as dg
 import yaml
 
+from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.config.attribute_types import SQLMeshProjectArgs
-from dg_sqlmesh_component.config.component_attributes import GROUPS, ComponentAttributes
+from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.mappings import Attributes
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -104,10 +106,16 @@ def reference_yaml() -> str:
     )
 
 
+def names_by_topic() -> dict[str, list[str]]:
+    """The attributes by topic, as the component's docstring lists them."""
+    listed = (SQLMeshProjectComponent.__doc__ or "").partition("Attributes by topic:")[2].split("- **")[1:]
+    return {topic.partition("**: ")[0]: re.findall(r"`(\w+)`", topic) for topic in listed}
+
+
 def _groups() -> Iterator[tuple[str, list[Attribute]]]:
     """The attributes by topic."""
     attributes = {attribute.name: attribute for attribute in declared(ComponentAttributes)}
-    for group, names in GROUPS.items():
+    for group, names in names_by_topic().items():
         yield group, [attributes[name] for name in names]
 
 

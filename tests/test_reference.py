@@ -31,7 +31,6 @@ from dg_sqlmesh_component.config.attribute_types import (
     SQLMeshProjectArgs,
     TagConvention,
 )
-from dg_sqlmesh_component.config.component_attributes import GROUPS
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.plans import Deploy, Preview, PreviewDiff, ProjectTests
 from dg_sqlmesh_component.config.retries import Retries
@@ -86,10 +85,14 @@ def test_reference_lists_every_attribute() -> None:
 
 
 def test_attributes_are_declared_by_topic_and_the_components_page_lists_the_topics() -> None:
-    assert [name for names in GROUPS.values() for name in names] == list(TOP.model_fields)
+    topics = runpy.run_path(str(REPOSITORY / "scripts" / "reference.py"))["names_by_topic"]()
+    assert [name for names in topics.values() for name in names] == list(TOP.model_fields)
     description = " ".join((SQLMeshProjectComponent.__doc__ or "").split())
-    for group, names in GROUPS.items():
-        assert f"- **{group}**: {', '.join(f'`{name}`' for name in names)}" in description
+    assert list(topics) == [
+        "Project", "Assets", "Checks", "Runs", "Schedules and sensors", "Tests, plans and previews",
+    ]  # fmt: skip
+    for topic, names in topics.items():
+        assert f"- **{topic}**: {', '.join(f'`{name}`' for name in names)}" in description
 
 
 def test_example_in_dagsters_ui_loads(tmp_path: Path) -> None:

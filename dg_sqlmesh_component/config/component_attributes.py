@@ -32,24 +32,6 @@ from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import block
 from dg_sqlmesh_component.protocol.manifest import Model
 
-GROUPS = {
-    "Project": ("project", "select", "exclude"),
-    "Assets": (
-        "translation",
-        "tag_convention",
-        "external_models",
-        "include_metadata",
-        "metadata_limits",
-        "virtual_views",
-        "query_history_url",
-    ),
-    "Checks": ("audits", "execution_status_check", "intervals_check", "freshness"),
-    "Runs": ("execution", "restate", "budget", "op"),
-    "Schedules and sensors": ("schedule", "automation", "polling_sensor", "janitor"),
-    "Tests, plans and previews": ("test", "deploy", "preview", "webserver_base_url"),
-}
-"""The attributes by topic, in the order in which they are declared and shown."""
-
 EXAMPLE = {
     "project": "../../../shop",
     "select": "tag:finance",
@@ -65,7 +47,7 @@ EXAMPLE = {
 
 @dataclass
 class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env` may hold passwords
-    """The attributes of a `SQLMeshProjectComponent`."""
+    """The attributes of a `SQLMeshProjectComponent`, whose docstring has them by topic in the same order."""
 
     project: Annotated[
         SQLMeshProject,
