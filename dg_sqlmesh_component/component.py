@@ -24,9 +24,8 @@ from dg_sqlmesh_component.config.schema import with_named_errors
 from dg_sqlmesh_component.dagster_internals import was_started_for_a_step_of
 from dg_sqlmesh_component.definitions.build_assets import build_assets
 from dg_sqlmesh_component.definitions.code_location import CodeLocation, component_label
-from dg_sqlmesh_component.definitions.lookup import key_of_model, selected, selected_models
 from dg_sqlmesh_component.definitions.op import ComponentOp, Compute
-from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets, key_of_model, selected, selected_models
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.definitions.translator import Translator
 from dg_sqlmesh_component.plan.job import build_deploy_jobs, build_preview_jobs

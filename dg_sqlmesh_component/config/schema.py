@@ -27,16 +27,7 @@ _TYPES = {
 }
 """How an error names a type of JSON schema. Null is not named: no attribute needs it."""
 
-_WRONG_TYPES = {
-    "bool_type",
-    "dict_type",
-    "float_type",
-    "int_type",
-    "list_type",
-    "model_type",
-    "string_type",
-    "tuple_type",
-}
+_WRONG_TYPES = {f"{kind}_type" for kind in ("bool", "dict", "float", "int", "list", "model", "string", "tuple")}
 """Types of pydantic's errors for a value of another type. For a union, each of its members reports one."""
 
 

@@ -6,13 +6,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
+from pathlib import Path
 from typing import TypeVar
 
 import dagster as dg
 
 from dg_sqlmesh_component.definitions.translator import LATE_DATA_CHECK
 from dg_sqlmesh_component.definitions.upstream import parents_first, tables_read
-from dg_sqlmesh_component.protocol.formatting import fenced, unquoted
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.protocol.formatting import did_you_mean, fenced, unquoted
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.manifest import (
     Audit,
@@ -195,3 +197,44 @@ def audited_externals_of(model: str, models: Mapping[str, Model]) -> set[str]:
     """The external models with audits that a model reads, also through embedded models."""
     tables = tables_read(models[model].depends_on, models)
     return {fqn for fqn in tables if fqn in models and models[fqn].is_external and models[fqn].audits}
+
+
+def selected_models(assets: ProjectAssets, select: tuple[str, ...], exclude: tuple[str, ...] = ()) -> list[str]:
+    """The models of a selection that are assets, by fqn; all if it is empty. SQLMesh has evaluated it before."""
+    models = assets.manifest.answer_to(select, exclude) if select or exclude else assets.specs
+    return [fqn for fqn in models or () if fqn in assets.specs]
+
+
+def selected(assets: ProjectAssets, select: tuple[str, ...], exclude: tuple[str, ...]) -> dg.AssetSelection:
+    """The assets of a selection whose models are in the manifest; all assets if it is empty. Refuse one of none."""
+    keys = [assets.key(fqn) for fqn in selected_models(assets, select, exclude)]
+    if not keys:
+        raise ConfigurationError(
+            f"get_asset_selection(select={list(select)}, exclude={list(exclude)}) matches no asset of the SQLMesh "
+            f"project {_project_name(assets)!r}. External and embedded models are not assets, and neither are models "
+            "that `select` and `exclude` of the component leave out."
+        )
+    return dg.AssetSelection.assets(*keys)
+
+
+def key_of_model(assets: ProjectAssets, name: str) -> dg.AssetKey:
+    """The asset key of a model, by its name as written in SQLMesh, with or without its catalog."""
+    if not isinstance(name, str):  # a template may give anything
+        raise ConfigurationError(f"asset_key_for_model was given {name!r}. It takes the name of a model.")
+    matches = [fqn for fqn in assets.names.fitting(name) if fqn in assets.specs]
+    if len(matches) == 1:
+        return assets.key(matches[0])
+    if matches:
+        raise ConfigurationError(
+            f"{name!r} is the name of several models: {', '.join(sorted(matches))}. Write one of these instead."
+        )
+    known = did_you_mean(name, map(assets.name, assets.specs))
+    raise ConfigurationError(
+        f"No asset of the SQLMesh project {_project_name(assets)!r} is a model named {name!r}."
+        + (known or " The project has no assets.")
+    )
+
+
+def _project_name(assets: ProjectAssets) -> str:
+    """As `SQLMeshProject.name`, for messages."""
+    return Path(assets.manifest.paths[0]).name
