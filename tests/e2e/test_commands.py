@@ -31,7 +31,7 @@ TYPED = sorted(
         for page in PAGES
         for block in BASH.findall(page.read_text())
         for line in block.splitlines()
-        if re.match(r" *(\w+=\S+ )?dg (?!dev|scaffold)", line)
+        if re.match(r" *(\w+=\S+ )*dg (?!dev|scaffold)", line)
     }
 )
 
@@ -53,7 +53,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         schema = "raw" if name == "shop" else name
         (models / "orders.sql").write_text(
-            f"MODEL (name {schema}.orders, kind INCREMENTAL_BY_TIME_RANGE (time_column day));\n"
+            f"MODEL (name {schema}.orders, kind INCREMENTAL_BY_TIME_RANGE (time_column day), tags (finance));\n"
             "SELECT @start_date AS day, 1 AS amount"
         )
         (defs / "defs.yaml").write_text(
@@ -79,7 +79,9 @@ def test_pages_name_commands() -> None:
 @pytest.mark.parametrize("command", TYPED)
 def test_command_of_a_page_works(command: str, project: Path) -> None:
     words = shlex.split(command)
-    prefix = ["env", words.pop(0)] if "=" in words[0] else []
+    prefix = ["env"]
+    while "=" in words[0]:
+        prefix.append(words.pop(0))
     done = run(
         [*prefix, BIN / words[0], *words[1:]],
         cwd=project,
