@@ -616,7 +616,7 @@ def forget_data_version(context: dg.AssetExecutionContext, key: dg.AssetKey) -> 
 def remember_data_version(context: dg.AssetExecutionContext, key: dg.AssetKey, last: dg.EventLogRecord) -> None:
     """Let Dagster know the last materialization of an asset. It would query it for the first asset that reads this one.
 
-    For 100 models that read each other, these queries were a tenth of a step.
+    For 300 models that each read three others, a step that only records takes 29 % longer without this.
     """
     event = last.event_log_entry.dagster_event
     assert event is not None, "a materialization is an event"
@@ -668,7 +668,7 @@ class DataVersions:
 def cache_output_keys(context: dg.AssetExecutionContext) -> None:
     """Compute the step's asset keys once. Dagster computes them from all outputs again for each output.
 
-    In a profile of 150 models with two checks each, that was 2 % of the recording. It grows with the square.
+    For 300 models with two checks each, a step that only records takes 11 to 16 % longer without this.
     """
     step_context = _step_context(context)
     keys = step_context.get_output_asset_keys()
