@@ -60,8 +60,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def _servers() -> Iterator[None]:
     """End the database servers that tests of this process have started and shared."""
     yield
-    postgres.stop_shared_server()
-    mariadb.stop_shared_server()
+    postgres.shared.stop()
+    mariadb.shared.stop()
 
 
 @pytest.fixture(scope="session")

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
+import signal
 import subprocess
-import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import SharedServer, as_user, folder_of, free_port, running
 
 from dg_sqlmesh_component.worker.lock_sessions import MySQL
 
@@ -67,6 +64,14 @@ class Server:
             cursor.execute(sql)
             return list(cursor.fetchall())
 
+    def answers(self) -> bool:
+        import pymysql
+
+        try:
+            return bool(self.query("SELECT 1"))
+        except pymysql.OperationalError:
+            return False
+
     def held_locks(self) -> int:
         """How many of the two locks on a state in schema `sqlmesh` are held."""
         names = [MySQL.key(f"dg_sqlmesh sqlmesh{scope}") for scope in ("", " changes")]
@@ -109,82 +114,35 @@ class Server:
                 self.query(f"DROP DATABASE `{schema}`")
 
 
-_shared = ExitStack()
+@contextmanager
+def new_mariadb_server() -> Iterator[Server]:
+    """Start a server. If MariaDB is not installed, skip the test with a message."""
+    install = shutil.which("mariadb-install-db")
+    mariadbd = shutil.which("mariadbd") or shutil.which("/usr/sbin/mariadbd")
+    if install is None or mariadbd is None:
+        pytest.skip("MariaDB IS NOT INSTALLED, so nothing was tested on it: `make services` installs it on Debian")
+    user, port = as_user("nobody", "nogroup"), free_port()
+    with folder_of("mariadb", user) as folder:
+        user["env"] = {**os.environ, "TMPDIR": str(folder)}  # the folder of the tests belongs to somebody else
+        data = ["--no-defaults", f"--datadir={folder / 'data'}"]
+        create = [install, *data, "--auth-root-authentication-method=normal", "--skip-test-db"]
+        subprocess.run(create, check=True, capture_output=True, cwd=folder, **user)
+        options = [*data, f"--port={port}", "--bind-address=127.0.0.1", "--skip-name-resolve"]
+        options += [f"--socket={folder / 'socket'}", f"--pid-file={folder / 'pid'}", "--character-set-server=utf8mb4"]
+        options += ["--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=64M"]
+        server = Server(port)
+        with running([mariadbd, *options], folder, server.answers, signal.SIGTERM, **user):
+            yield server
+
+
+shared = SharedServer(new_mariadb_server)
 
 
 @contextmanager
 def mariadb_server() -> Iterator[Server]:
     """The server that the tests of this process share. All schemas are dropped at the end of the block."""
-    server = _shared_server()
+    server = shared.get()
     try:
         yield server
     finally:
         server.clear()
-
-
-@cache
-def _shared_server() -> Server:
-    return _shared.enter_context(new_mariadb_server())
-
-
-def stop_shared_server() -> None:
-    """End the server that `mariadb_server` has started, if any."""
-    _shared.close()
-    _shared_server.cache_clear()
-
-
-@contextmanager
-def new_mariadb_server() -> Iterator[Server]:
-    """Start a server. If MariaDB is not installed, skip the test with a message."""
-    install, mariadbd = (
-        shutil.which("mariadb-install-db"),
-        shutil.which("mariadbd") or shutil.which("/usr/sbin/mariadbd"),
-    )
-    if install is None or mariadbd is None:
-        pytest.skip("MariaDB IS NOT INSTALLED, so nothing was tested on it: `make services` installs it on Debian")
-    # The server refuses to run as root, and its user must be able to reach the folder.
-    user = "nobody" if os.geteuid() == 0 else None
-    as_user: dict[str, Any] = {"user": user, "group": "nogroup", "extra_groups": []} if user else {}
-    folder = Path(tempfile.mkdtemp(prefix="dg_sqlmesh_mariadb_"))
-    if user:
-        shutil.chown(folder, user)
-    as_user["env"] = {**os.environ, "TMPDIR": str(folder)}  # the folder of the tests belongs to somebody else
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    data = folder / "data"
-    subprocess.run(
-        [install, "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal", "--skip-test-db"],
-        check=True,
-        capture_output=True,
-        cwd=folder,
-        **as_user,
-    )
-    options = ["--no-defaults", f"--datadir={data}", f"--port={port}", "--bind-address=127.0.0.1"]
-    options += [f"--socket={folder / 'socket'}", f"--pid-file={folder / 'pid'}", "--skip-name-resolve"]
-    options += ["--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=64M", "--character-set-server=utf8mb4"]
-    running = Server(port)
-    server = subprocess.Popen(
-        [mariadbd, *options], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **as_user
-    )
-    try:
-        _wait_until_ready(running, server)
-        yield running
-    finally:
-        server.terminate()
-        server.wait(60)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _wait_until_ready(server: Server, process: subprocess.Popen[bytes]) -> None:
-    import pymysql
-
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "MariaDB did not start"
-        try:
-            server.query("SELECT 1")
-            return
-        except pymysql.OperationalError:
-            time.sleep(0.2)
-    raise AssertionError("MariaDB did not answer within two minutes")

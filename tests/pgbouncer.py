@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
+import signal
 import socket
-import subprocess
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import pytest
 from postgres import Server
+from servers import as_user, folder_of, free_port, running
 
 CONFIG = """
 [databases]
@@ -36,33 +32,14 @@ def pgbouncer(server: Server, mode: str) -> Iterator[Server]:
         pytest.skip(
             "PGBOUNCER IS NOT INSTALLED, so nothing was tested behind it: `make services` installs it on Debian"
         )
-    # It refuses to run as root.
-    as_user: dict[str, Any] = {"user": "postgres", "group": "postgres", "extra_groups": []} if not os.geteuid() else {}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
-        settings = Path(folder, "pgbouncer.ini")
-        settings.write_text(CONFIG.format(server=server.port, port=port, mode=mode))
-        if as_user:
-            shutil.chown(folder, "postgres")
-        process = subprocess.Popen(
-            [program, settings], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **as_user
-        )
-        try:
-            _wait_until_it_listens(port, process)
-            yield Server(port, server.log)
-        finally:
-            process.terminate()
-            process.wait(60)
+    user, port = as_user("postgres", "postgres"), free_port()
 
-
-def _wait_until_it_listens(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "PgBouncer did not start"
+    def listens() -> bool:
         with socket.socket() as client:
-            if client.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise AssertionError("PgBouncer did not listen within a minute")
+            return client.connect_ex(("127.0.0.1", port)) == 0
+
+    with folder_of("pgbouncer", user) as folder:
+        settings = folder / "pgbouncer.ini"
+        settings.write_text(CONFIG.format(server=server.port, port=port, mode=mode))
+        with running([program, settings], folder, listens, signal.SIGTERM, **user):
+            yield Server(port, server.log)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
-import socket
 import subprocess
-import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import SharedServer, as_user, folder_of, free_port, running
 
 
 def _binary(name: str) -> str | None:
@@ -67,6 +63,14 @@ class Server:
             cursor.execute(sql)
             return cursor.fetchall() if cursor.description else []
 
+    def answers(self) -> bool:
+        import psycopg2
+
+        try:
+            return bool(self.query("SELECT 1"))
+        except psycopg2.OperationalError:
+            return False
+
     @contextmanager
     def advisory_lock(self, number: int, database: str) -> Iterator[None]:
         """Hold an advisory lock. A query with `pg_advisory_xact_lock(number)` waits until the block ends."""
@@ -87,79 +91,35 @@ class Server:
             connection.close()
 
 
-_shared = ExitStack()
-
-
-@contextmanager
-def postgres_server() -> Iterator[Server]:
-    """The server that the tests of this process share. The databases that the block creates are dropped at its end."""
-    server = _shared_server()
-    before = server.databases
-    try:
-        yield server
-    finally:
-        for database in server.databases - before:
-            server.query(f'DROP DATABASE "{database}" WITH (FORCE)')
-
-
-@cache
-def _shared_server() -> Server:
-    return _shared.enter_context(new_postgres_server())
-
-
-def stop_shared_server() -> None:
-    """End the server that `postgres_server` has started, if any."""
-    _shared.close()
-    _shared_server.cache_clear()
-
-
 @contextmanager
 def new_postgres_server() -> Iterator[Server]:
     """Start a server. If PostgreSQL is not installed, skip the test with a message."""
     initdb, postgres = _binary("initdb"), _binary("postgres")
     if initdb is None or postgres is None:
         pytest.skip("PostgreSQL IS NOT INSTALLED, so nothing was tested on it: `make services` installs it on Debian")
-    # The server refuses to run as root, and its user must be able to reach the folder.
-    user = "postgres" if os.geteuid() == 0 else None
-    as_user: dict[str, Any] = {"user": user, "group": user, "extra_groups": []} if user else {}
-    folder = Path(tempfile.mkdtemp(prefix="dg_sqlmesh_postgres_"))
-    if user:
-        shutil.chown(folder, user)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    data = folder / "data"
-    subprocess.run(
-        [initdb, "-D", data, "-U", "postgres", "--auth=trust", "-E", "UTF8", "--no-sync"],
-        check=True,
-        capture_output=True,
-        cwd=folder,
-        **as_user,
-    )
-    options = ["-p", str(port), "-h", "127.0.0.1", "-k", str(folder), "-c", "fsync=off"]
-    options += ["-c", "log_statement=mod", "-c", "logging_collector=on", "-c", "log_filename=statements.log"]
-    running = Server(port, data / "log" / "statements.log")
-    server = subprocess.Popen(
-        [postgres, "-D", data, *options], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **as_user
-    )
+    user, port = as_user("postgres", "postgres"), free_port()
+    with folder_of("postgres", user) as folder:
+        data = folder / "data"
+        create = [initdb, "-D", str(data), "-U", "postgres", "--auth=trust", "-E", "UTF8", "--no-sync"]
+        subprocess.run(create, check=True, capture_output=True, cwd=folder, **user)
+        options = ["-p", str(port), "-h", "127.0.0.1", "-k", str(folder), "-c", "fsync=off"]
+        options += ["-c", "log_statement=mod", "-c", "logging_collector=on", "-c", "log_filename=statements.log"]
+        server = Server(port, data / "log" / "statements.log")
+        # SIGINT ends open sessions; SIGTERM would wait for them.
+        with running([postgres, "-D", data, *options], folder, server.answers, signal.SIGINT, **user):
+            yield server
+
+
+shared = SharedServer(new_postgres_server)
+
+
+@contextmanager
+def postgres_server() -> Iterator[Server]:
+    """The server that the tests of this process share. The databases that the block creates are dropped at its end."""
+    server = shared.get()
+    before = server.databases
     try:
-        _wait_until_ready(running, server)
-        yield running
+        yield server
     finally:
-        server.send_signal(signal.SIGINT)  # ends open sessions; SIGTERM would wait for them
-        server.wait(60)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _wait_until_ready(server: Server, process: subprocess.Popen[bytes]) -> None:
-    import psycopg2
-
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "PostgreSQL did not start"
-        try:
-            server.query("SELECT 1")
-            return
-        except psycopg2.OperationalError:
-            time.sleep(0.2)
-    raise AssertionError("PostgreSQL did not answer within two minutes")
+        for database in server.databases - before:
+            server.query(f'DROP DATABASE "{database}" WITH (FORCE)')

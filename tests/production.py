@@ -27,6 +27,7 @@ import dagster as dg
 import postgres
 from dev_server import LOCATION, Server
 from harness import BIN, RunRecord, Shop, plan, processes_in, sqlmesh, state, write_dagster_project, write_project
+from servers import free_port, parent_of
 
 # A URL, because SQLAlchemy 2.1 takes psycopg 3 for one without a driver, and dagster-postgres installs psycopg2.
 DAGSTER_YAML = """
@@ -88,20 +89,6 @@ _T = TypeVar("_T")
 
 class RefusedError(Exception):
     """Dagster does not launch a run."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def parent_of(pid: int) -> int | None:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-    except OSError:
-        return None
 
 
 def children_of(pid: int) -> list[int]:

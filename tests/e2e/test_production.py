@@ -12,7 +12,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ import yaml
 from dagster_ui import Site, browser_page
 from dev_server import LOCATION, RUN, Server
 from harness import BIN, REPOSITORY, run
+from servers import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -51,12 +51,6 @@ query { runsOrError(limit: 10) { ... on Runs { results { runId status tags { key
 TERMINATE = """
 mutation T($id: String!) { terminateRun(runId: $id, terminatePolicy: MARK_AS_CANCELED_IMMEDIATELY) { __typename } }
 """
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def as_user(uid: int) -> dict[str, Any]:
@@ -264,7 +258,7 @@ def services(database: postgres.Server) -> Iterator[Services]:
             os.chown(root / name, BUILDER, BUILDER)
     run([sys.executable, "-m", "build", "--wheel", "--outdir", root / "wheels", REPOSITORY], cwd=root)
     names = {"/app": f"{root}/app", "/var/lib/dagster": f"{root}/var/lib/dagster", "/tmp": f"{root}/tmp"}
-    names |= {"0.0.0.0": "127.0.0.1", CODE: free_port(), WEBSERVER: free_port()}
+    names |= {"0.0.0.0": "127.0.0.1", CODE: str(free_port()), WEBSERVER: str(free_port())}
     image = Image(root, names)
     variables = {"CODE_HOST": "127.0.0.1", "POSTGRES_HOST": "127.0.0.1", "POSTGRES_PORT": str(database.port)}
     services = Services(image, {**variables, "POSTGRES_PASSWORD": "any"})

@@ -48,9 +48,10 @@ def launch(shop: Shop, job: str, **config: Any) -> RunRecord:
 
 
 def executed(shop: Shop, instance: dg.DagsterInstance, job: str, config: dict[str, Any]) -> str:
-    """Execute a job of the gate on an instance, and return the id of the run."""
+    """Execute a job of the component on an instance, and return the id of the run."""
     definition = reconstructable_job(shop.root, {"launch": [uuid4().hex]}, job)
-    run_config = {"execution": {"config": {"in_process": {}}}, "ops": {job: {"config": config}}}
+    ops = {job: {"config": config}} if config else {}
+    run_config = {"execution": {"config": {"in_process": {}}}, "ops": ops}
     with dg.execute_job(definition, instance=instance, run_config=run_config) as result:
         return result.run_id
 

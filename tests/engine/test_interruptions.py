@@ -9,11 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import dagster as dg
 import pytest
 from harness import REPOSITORY, NewShop, Shop, planned_shop, python_model, wait_until
+from servers import is_alive
 
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
 
@@ -229,15 +229,7 @@ def test_worker_ends_if_its_parent_is_killed(new_shop: NewShop) -> None:
     parent.kill()
     parent.wait()
     try:
-        wait_until(lambda: not _is_alive(worker))
+        wait_until(lambda: not is_alive(worker))
     finally:
-        if _is_alive(worker):
+        if is_alive(worker):
             os.kill(worker, signal.SIGKILL)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z" if Path("/proc").exists() else True

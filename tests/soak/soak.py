@@ -32,6 +32,7 @@ import dagster as dg
 from harness import EXECUTORS, RunRecord, Shop, planned_shop, processes_in
 from mariadb import new_mariadb_server
 from postgres import new_postgres_server
+from servers import parent_of
 
 DAYS = """
 MODEL (
@@ -155,13 +156,6 @@ def await_worker(project: Path, run: int) -> None:
     """Wait until SQLMesh's process has started, or the run is over."""
     while not processes_in(project) and os.waitid(os.P_PID, run, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         time.sleep(0.01)
-
-
-def parent_of(pid: int) -> int | None:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-    except OSError:
-        return None
 
 
 def kill(victim: str, run: int, project: Path) -> bool:

@@ -134,6 +134,7 @@ D1, D2, D3 = days(1, 1), days(2, 2), days(3, 3)
 OPENED = opened(ORDERS)
 TWO_BATCHES = msg.EvaluationPlanned({ORDERS: (D1, D2)})
 ONE_BATCH = msg.EvaluationPlanned({ORDERS: (D1,)})
+EMPTY_PLAN = msg.EvaluationPlanned({})
 SUCCEEDED = msg.EvaluationFinished("success")
 FAILED = msg.EvaluationFinished("failure")
 CANNOT_CAST = "ConversionException: cannot cast 'x'"
@@ -348,7 +349,7 @@ OUTCOME_TABLE = (
         "up to date: not planned, its cron is not due",
         (
             OPENED,
-            msg.EvaluationPlanned({}),
+            EMPTY_PLAN,
             msg.NodeIdle(ORDERS, NOT_DUE, day(4), last_interval_end=day(3)),
             msg.EvaluationFinished("nothing_to_do"),
         ),
@@ -584,7 +585,7 @@ OUTCOME_TABLE = (
             OPENED,
             msg.EvaluationPlanned({STAGING: (D1,)}),
             msg.NodeIdle(ORDERS, ALL_COMPUTED),
-            msg.EvaluationPlanned({}),
+            EMPTY_PLAN,
             OPENED,
         ),
         outcome(Outcome.INTERRUPTED, errors=(KILLED,)),

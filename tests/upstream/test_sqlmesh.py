@@ -209,6 +209,13 @@ def run(context: Context, **options: Any) -> CompletionStatus:
     return context.run("prod", **{"execution_time": NOW, "skip_janitor": True, **options})
 
 
+def recorded(shop: Shop, status: CompletionStatus = CompletionStatus.SUCCESS, **options: Any) -> Recorder:
+    """Run with a console that records. The run must end with this status."""
+    console = Recorder()
+    assert run(shop.open(console), **options) is status
+    return console
+
+
 def promoted(context: Context) -> dict[str, Snapshot]:
     environment = context.state_reader.get_environment("prod")
     snapshots = context.state_reader.get_snapshots(environment.snapshots)
@@ -316,8 +323,7 @@ def test_noop_console_implements_every_method() -> None:
 
 def test_finished_batch_has_its_statistics_as_a_keyword(shop: Shop) -> None:
     """ADR-0005: rows and bytes of an execution, if the engine reports them."""
-    console = Recorder()
-    run(shop.open(console))
+    console = recorded(shop)
     (call,) = console.batches()[ORDERS]
     stats = call.arguments["execution_stats"]
     assert (stats.total_rows_processed, stats.total_bytes_processed) == (None, None)  # DuckDB reports neither
@@ -328,8 +334,7 @@ def test_finished_batch_has_its_statistics_as_a_keyword(shop: Shop) -> None:
 
 def test_every_batch_is_planned_and_then_finishes_with_a_duration(shop: Shop) -> None:
     """ADR-0005: `executed` is every planned batch finished with a duration."""
-    console = Recorder()
-    assert run(shop.open(console)) is CompletionStatus.SUCCESS
+    console = recorded(shop)
     planned = console.planned()
     assert planned[ORDERS] == [SINCE_THE_PLAN]
     assert planned[DAYS] == [(PLANNED_AT, PLANNED_AT + DAY), (PLANNED_AT + DAY, NOW)]
@@ -345,8 +350,7 @@ def test_every_batch_is_planned_and_then_finishes_with_a_duration(shop: Shop) ->
 def test_callbacks_come_from_pool_threads_if_tasks_are_concurrent(shop: Shop) -> None:
     """ADR-0005: the console has to be safe to use from any thread."""
     shop.write_config(concurrent_tasks="4")
-    console = Recorder()
-    run(shop.open(console))
+    console = recorded(shop)
     batch_calls = console.of("start_snapshot_evaluation_progress") + console.of("update_snapshot_evaluation_progress")
     assert threading.current_thread() not in {call.thread for call in batch_calls}
     assert {call.thread for call in console.of("start_evaluation_progress")} == {threading.current_thread()}
@@ -355,8 +359,7 @@ def test_callbacks_come_from_pool_threads_if_tasks_are_concurrent(shop: Shop) ->
 def test_failed_model_is_returned_not_raised_and_its_batch_has_no_duration(shop: Shop) -> None:
     """ADR-0004, ADR-0005: a callback alone does not mean that the model was executed."""
     shop.turn_on("orders break")
-    console = Recorder()
-    assert run(shop.open(console)) is CompletionStatus.FAILURE
+    console = recorded(shop, CompletionStatus.FAILURE)
     (batch,) = console.batches()[ORDERS]
     assert batch.arguments["duration_ms"] is None
     assert REVENUE not in console.batches()
@@ -370,8 +373,7 @@ def test_failed_model_is_returned_not_raised_and_its_batch_has_no_duration(shop:
 def test_skipped_models_are_reported_before_failed_models(shop: Shop) -> None:
     """ADR-0005: our console keeps the skipped set until the failures are known."""
     shop.turn_on("orders break")
-    console = Recorder()
-    run(shop.open(console))
+    console = recorded(shop, CompletionStatus.FAILURE)
     end = [call for call in console.calls if call.method in ("log_skipped_models", "log_failed_models")]
     assert [call.method for call in end] == ["log_skipped_models", "log_failed_models"]
     assert end[0].arguments["snapshot_names"] == {REVENUE, STANDALONE_AUDIT}
@@ -381,8 +383,7 @@ def test_model_can_be_executed_failed_and_skipped_in_one_run(shop: Shop) -> None
     """ADR-0005: a model's own failure outweighs its being in the skipped set."""
     shop.turn_on("2025-01-04 breaks")
     later = NOW + DAY
-    console = Recorder()
-    assert run(shop.open(console), execution_time=later) is CompletionStatus.FAILURE
+    console = recorded(shop, CompletionStatus.FAILURE, execution_time=later)
     assert [call.arguments["duration_ms"] is None for call in console.batches()[DAYS]] == [False, True]
     assert DAYS in console.of("log_skipped_models")[0].arguments["snapshot_names"]
     assert console.of("log_failed_models")[0].arguments["errors"][0].node.snapshot_name == DAYS
@@ -391,18 +392,16 @@ def test_model_can_be_executed_failed_and_skipped_in_one_run(shop: Shop) -> None
 
 def test_run_with_nothing_to_do_reports_it_and_plans_nothing(shop: Shop) -> None:
     """ADR-0005: `up_to_date` is a requested model that was not planned."""
-    console = Recorder()
-    status = run(shop.open(console), select_models=["shop.orders", "shop.revenue"], execution_time=PLANNED_AT)
-    assert status is CompletionStatus.NOTHING_TO_DO
+    console = recorded(
+        shop, CompletionStatus.NOTHING_TO_DO, select_models=["shop.orders", "shop.revenue"], execution_time=PLANNED_AT
+    )
     assert [call.method for call in console.calls] == ["log_status_update"]
     assert "No models are ready to run" in console.calls[0].arguments["message"]
 
 
 def test_model_waiting_for_a_signal_is_planned_without_batches_and_the_run_succeeds(shop: Shop) -> None:
     """ADR-0005: the model and its downstream models are `waiting`. SUCCESS alone proves nothing."""
-    console = Recorder()
-    status = run(shop.open(console), select_models=["shop.gated", "shop.after_gated"])
-    assert status is CompletionStatus.SUCCESS
+    console = recorded(shop, select_models=["shop.gated", "shop.after_gated"])
     assert console.planned() == {GATED: [], AFTER_GATED: []}
     assert not console.batches()
     (signal,) = console.of("update_signal_progress")
@@ -413,8 +412,7 @@ def test_model_waiting_for_a_signal_is_planned_without_batches_and_the_run_succe
 
 def test_model_run_without_its_upstream_model_ignores_the_upstream_signal(shop: Shop) -> None:
     """ADR-0028: so the worker leaves out intervals that such an upstream model has not computed."""
-    console = Recorder()
-    run(shop.open(console), select_models=["shop.after_gated"], no_auto_upstream=True)
+    console = recorded(shop, select_models=["shop.after_gated"], no_auto_upstream=True)
     assert console.planned() == {AFTER_GATED: [(to_timestamp("2025-01-01"), NOW)]}
     assert not console.of("update_signal_progress")
 
@@ -520,8 +518,7 @@ def test_run_needs_only_the_configuration_and_the_state(shop: Shop) -> None:
     for path in shop.folder.iterdir():
         if path.name not in ("config.yaml", "db.db"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    console = Recorder()
-    assert run(shop.open(console)) is CompletionStatus.SUCCESS
+    console = recorded(shop)
     assert console.executed() == {ORDERS, REVENUE, DAYS, TOTALS, STANDALONE_AUDIT}
 
 
@@ -632,8 +629,7 @@ def test_selection_language_fails_on_empty_and_very_long_selections(shop: Shop) 
 
 def test_selection_includes_upstream_models_by_default(shop: Shop) -> None:
     """ADR-0002: a subset in Dagster means that subset."""
-    console = Recorder()
-    run(shop.open(console), select_models=["shop.revenue"])
+    console = recorded(shop, select_models=["shop.revenue"])
     assert console.executed() == {ORDERS, REVENUE}
 
 

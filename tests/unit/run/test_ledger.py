@@ -1,9 +1,9 @@
 """The ledger: it takes events and returns one outcome for each requested node."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import permutations
-from typing import Any, get_args, overload
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -15,6 +15,7 @@ from unit.outcome_table import (
     D2,
     D3,
     DIVISION,
+    EMPTY_PLAN,
     FAILED,
     NOT_PROMOTED,
     ONE_BATCH,
@@ -40,28 +41,6 @@ from dg_sqlmesh_component.report.outcomes import NOT_IDLE, AuditOnlyOutcome, Nod
 from dg_sqlmesh_component.run.ledger import Ledger
 
 REVENUE = fqn("marts.revenue")
-EMPTY_PLAN = msg.EvaluationPlanned({})
-
-
-@overload
-def outcomes_of(
-    events: Iterable[msg.Event],
-    requested: Iterable[str] = (ORDERS,),
-    *,
-    worker_death: str | None = None,
-    earlier: Iterable[msg.Event] = (),
-) -> Sequence[NodeOutcome]: ...
-
-
-@overload
-def outcomes_of(
-    events: Iterable[msg.Event],
-    requested: Iterable[str] = (ORDERS,),
-    *,
-    audit_only: Iterable[str],
-    worker_death: str | None = None,
-    earlier: Iterable[msg.Event] = (),
-) -> Sequence[NodeOutcome | AuditOnlyOutcome]: ...
 
 
 def outcomes_of(
@@ -71,8 +50,8 @@ def outcomes_of(
     audit_only: Iterable[str] = (),
     worker_death: str | None = None,
     earlier: Iterable[msg.Event] = (),
-) -> Sequence[NodeOutcome | AuditOnlyOutcome]:
-    """Return all outcomes in the order in which the ledger returns them.
+) -> list[Any]:
+    """Return all `NodeOutcome` and, for `audit_only`, `AuditOnlyOutcome` in the order in which the ledger returns them.
 
     Args:
         worker_death: Why there is no last event.

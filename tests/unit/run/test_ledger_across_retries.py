@@ -13,6 +13,7 @@ from unit.outcome_table import (
     D2,
     D3,
     DIVISION,
+    EMPTY_PLAN,
     FAILED,
     LOST,
     ONE_BATCH,
@@ -38,7 +39,6 @@ from dg_sqlmesh_component.run.ledger import Ledger
 REFUNDS, REVENUE = fqn("staging.refunds"), fqn("marts.revenue")
 PARENTS_FIRST = (STAGING, REFUNDS, ORDERS, REVENUE)
 DOWNSTREAM = {STAGING: {ORDERS, REVENUE}, REFUNDS: {ORDERS, REVENUE}, ORDERS: {REVENUE}, REVENUE: set[str]()}
-EMPTY_PLAN = msg.EvaluationPlanned({})
 
 
 def planned(*nodes: str, interval: msg.Interval = D1) -> msg.EvaluationPlanned:

@@ -22,22 +22,19 @@ class DatabaseError(Exception):
 class InterfaceError(Exception): ...
 
 
-class OperationalError(DatabaseError): ...
-
-
-class ProgrammingError(DatabaseError): ...
-
-
-class IntegrityError(DatabaseError): ...
-
-
-class InternalError(DatabaseError): ...
+OperationalError, ProgrammingError, IntegrityError, InternalError = (
+    type(f"{name}Error", (DatabaseError,), {}) for name in ("Operational", "Programming", "Integrity", "Internal")
+)
 
 
 def named(name: str, *arguments: object, base: type[Exception] = Exception, **attributes: object) -> Exception:
     """Return an error of a class with this name, like that of a client library that is not installed here."""
     error: Exception = type(name, (base,), attributes)(*arguments)
     return error
+
+
+def some_errors(*texts: str) -> list[Exception]:
+    return [named("SomeError", text) for text in texts]
 
 
 def error_raised_by(action: Callable[[], object]) -> Exception:
@@ -152,24 +149,14 @@ TRANSIENT = [
     duckdb.HTTPException("HTTP Error: HTTP GET error on 'https://x/y' (HTTP 503)"),
     OperationalError("database is locked"),
     # Other drivers, recognized by the message
-    named("SomeError", "Transaction conflict: try again"),
-    named("SomeError", "FATAL: sorry, TOO MANY CONNECTIONS already"),
-    named("SomeError", "ConcurrentModification: concurrent append"),
-    named("SomeError", "there was a concurrent delete"),
-    named("SomeError", "deadlock found"),
-    named("SomeError", "the warehouse is temporarily unavailable"),
-    named("SomeError", "HTTP 503 Service Unavailable"),
-    named("SomeError", "Query ran out of memory"),
-    named("SomeError", "the connection timed out"),
-    named("SomeError", "the connection was lost"),
-    named("SomeError", "Connection closed by the remote host"),
-    named("SomeError", "('Connection aborted.', 'Connection reset by peer')"),
-    named("SomeError", "[Errno 111] Connection refused"),
-    named("SomeError", "connection already closed"),
-    named("SomeError", "server closed the connection unexpectedly"),
-    named("SomeError", 'IO Error: Could not set lock on file "/shop/db.duckdb"'),
-    named("SomeError", "429 Client Error: Too Many Requests for url"),
-    named("SomeError", "[Errno 32] Broken pipe"),
+    *some_errors("Transaction conflict: try again", "FATAL: sorry, TOO MANY CONNECTIONS already"),
+    *some_errors("ConcurrentModification: concurrent append", "there was a concurrent delete", "deadlock found"),
+    *some_errors("the warehouse is temporarily unavailable", "HTTP 503 Service Unavailable", "Query ran out of memory"),
+    *some_errors("the connection timed out", "the connection was lost", "Connection closed by the remote host"),
+    *some_errors("('Connection aborted.', 'Connection reset by peer')", "[Errno 111] Connection refused"),
+    *some_errors("connection already closed", "server closed the connection unexpectedly"),
+    *some_errors('IO Error: Could not set lock on file "/shop/db.duckdb"'),
+    *some_errors("429 Client Error: Too Many Requests for url", "[Errno 32] Broken pipe"),
 ]
 
 PERSISTENT = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import sys
@@ -13,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from servers import is_alive
 from unit.outcome_table import OUTCOME_TABLE
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
@@ -246,9 +246,9 @@ def test_worker_that_does_not_end_is_killed_with_its_children(fake_worker: FakeW
     assert events_from(fake_worker(code))[-1] == msg.EvaluationFinished("success")
     pids = [int(line) for line in (tmp_path / "pids").read_text().split()]
     deadline = time.monotonic() + 5
-    while any(map(_is_alive, pids)) and time.monotonic() < deadline:
+    while any(map(is_alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)  # the system takes a moment to kill a process
-    assert [pid for pid in pids if _is_alive(pid)] == []
+    assert [pid for pid in pids if is_alive(pid)] == []
 
 
 def test_worker_that_dies_at_once_does_not_hang_the_step(fake_worker: FakeWorker) -> None:
@@ -333,11 +333,3 @@ def test_messages_are_not_shown_unless_somebody_asked_for_it(
         monkeypatch.setenv("DG_SQLMESH_DEBUG", value)
     events_from(fake_worker(writing([LAST_EVENT])))
     assert capsys.readouterr().err == ""
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
