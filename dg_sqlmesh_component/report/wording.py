@@ -72,7 +72,7 @@ class Wording:
 
     def _errors(self, outcome: NodeOutcome) -> Sequence[str]:
         """The errors that the summary does not have."""
-        is_in_summary = outcome.outcome is Outcome.AUDIT_FAILED and self._failing_audits(outcome)
+        is_in_summary = outcome.outcome is Outcome.AUDIT_FAILED and _failing_audits(outcome)
         return outcome.errors if outcome.outcome.rule.is_cause and not is_in_summary else ()
 
     def _summary(self, outcome: NodeOutcome) -> str:
@@ -92,7 +92,7 @@ class Wording:
             case Outcome.FAILED:
                 return f"{name}{self._file(outcome)} failed.{self._details(outcome)}"
             case Outcome.AUDIT_FAILED:
-                return f"{name}{self._file(outcome)} failed its audit{self._failing_audits(outcome) or '.'}"
+                return f"{name}{self._file(outcome)} failed its audit{_failing_audits(outcome) or '.'}"
             case Outcome.PARTLY_EXECUTED:
                 return (
                     f"{name}{self._file(outcome)} failed after {outcome.finished_batches} of "
@@ -228,17 +228,18 @@ class Wording:
                 return f" ({os.path.relpath(path, folder)})"
         return ""
 
-    def _failing_audits(self, outcome: NodeOutcome) -> str:
-        failing = [audit for audit in outcome.audits if audit.blocking and not audit.passed]
-        names = ", ".join(f"{audit.name} ({counted(audit.failing_rows, 'row')})" for audit in failing)
-        return f" {names}." if names else ""
-
     def _details(self, outcome: NodeOutcome) -> str:
         """The audits that raised the error, which does not name them, and why a later attempt left out the model."""
         names = ", ".join(audit.name for audit in outcome.audits if audit.error)
         is_waiting = outcome.idle.signals or outcome.idle.upstream or outcome.idle.held_back_by
         raised = f" Its audit {names} raised the error." if names else ""
         return raised + (f" Another attempt left it out: {self.awaited(outcome)}." if is_waiting else "")
+
+
+def _failing_audits(outcome: NodeOutcome) -> str:
+    failing = [audit for audit in outcome.audits if audit.blocking and not audit.passed]
+    names = ", ".join(f"{audit.name} ({counted(audit.failing_rows, 'row')})" for audit in failing)
+    return f" {names}." if names else ""
 
 
 def correction_advice(*, is_restatement: bool, plan_command: str | None) -> str:
