@@ -26,6 +26,7 @@ from dg_sqlmesh_component.config.scheduling import Janitor as Janitor
 from dg_sqlmesh_component.config.scheduling import PollingSensor as PollingSensor
 from dg_sqlmesh_component.config.scheduling import Schedule as Schedule
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError as SQLMeshComponentError
+from dg_sqlmesh_component.resource import SQLMeshResource as SQLMeshResource
 from dg_sqlmesh_component.version import __version__ as __version__
 
 DagsterLibraryRegistry.register("dg-sqlmesh-component", __version__, is_dagster_package=False)

@@ -83,8 +83,10 @@ def _decision(report: PlanReport) -> list[str]:
     ]
     is_open = report.result is None or report.is_preview
     if is_open and shown.apply_command and (shown.plan.models or shown.plan.statements):
-        how = "To apply exactly this plan" if not report.refusals else "To apply exactly this plan all the same"
-        parts.append(f"{how}, and no other:\n\n{fenced(shown.apply_command, 'bash')}")
+        when = "after the merge, CI" if report.is_preview else "CI"
+        how = "exactly this plan all the same" if report.refusals else "exactly this plan"
+        who = f"{when} or a person who may deploy to {literal(shown.plan.environment)} applies {how}, and no other"
+        parts.append(f"**What to do:** {who}:\n\n{fenced(shown.apply_command, 'bash')}")
     return parts
 
 

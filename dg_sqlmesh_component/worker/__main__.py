@@ -70,6 +70,7 @@ def _serve(pipe: Pipe) -> None:
     from dg_sqlmesh_component.worker.plan.close import close_preview
     from dg_sqlmesh_component.worker.plan.serve import serve_plan
     from dg_sqlmesh_component.worker.project_tests import run_tests
+    from dg_sqlmesh_component.worker.query import run_query
     from dg_sqlmesh_component.worker.sqlmesh_internals import (
         keep_bound_views,
         read_right_snapshots_from_cache,
@@ -89,6 +90,7 @@ def _serve(pipe: Pipe) -> None:
         msg.PendingRequest: find_pending,
         msg.ChangesRequest: find_changes,
         msg.TestRequest: run_tests,
+        msg.QueryRequest: run_query,
     }
     serves: dict[type, Callable[[Any, Pipe], None]] = {
         msg.EvaluationRequest: serve_evaluation,

@@ -70,6 +70,11 @@ def find_changes(
     return _answer(project, request, msg.ChangesFound, tables=tables)
 
 
+def run_query(project: SQLMeshProject, request: msg.QueryRequest) -> None:
+    """Answer a `QueryRequest`. It raises the same errors as `find_pending`."""
+    _answer(project, request, msg.QueryFinished)
+
+
 def _answer(
     project: SQLMeshProject,
     request: msg.Request,

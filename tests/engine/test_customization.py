@@ -13,7 +13,7 @@ import pytest
 from dagster.components.testing.test_cases import TestOpCustomization, TestTranslation
 from harness import YEARLY_CRON, DagsterProject, dagster_project, load, plan, write_project
 
-from dg_sqlmesh_component import SQLMeshProjectComponent
+from dg_sqlmesh_component import SQLMeshComponentError, SQLMeshProjectComponent, SQLMeshResource
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.definitions.translator import HAS_VIRTUAL_ASSETS
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -424,3 +424,23 @@ def test_overridden_method_with_wrong_return_type_is_named_in_error(
     component = InvalidComponent.from_attributes_dict(attributes={"project": str(shop.project)})
     with pytest.raises(ConfigurationError, match=message):
         component.build_defs_from_state(dg.ComponentTree.for_test().load_context, shop.state)
+
+
+# -- a resource for assets of the user's own ------------------------------------------------------
+
+
+def test_asset_of_the_users_own_reads_what_a_query_returns_through_the_gateway(tmp_path: Path) -> None:
+    project = write_project(tmp_path / "shop", {"models/days.sql": "MODEL (name t.days, kind FULL); SELECT 1 AS id"})
+    plan(project)
+
+    @dg.asset
+    def report(sqlmesh: SQLMeshResource) -> dict[str, Any]:
+        rows = sqlmesh.fetchdf("SELECT id, DATE '2026-01-01' AS day FROM t.days")
+        return {name: rows[name][0] for name in rows}
+
+    resource = SQLMeshResource(project=str(project))
+    result = dg.materialize([report], resources={"sqlmesh": resource})
+    row = result.output_for_node("report")
+    assert (row["id"], str(row["day"])[:10]) == (1, "2026-01-01")
+    with pytest.raises(SQLMeshComponentError, match="no_such_table"):
+        resource.fetchdf("SELECT * FROM no_such_table")

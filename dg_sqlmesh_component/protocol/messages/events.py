@@ -72,6 +72,11 @@ class TestsFinished(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class QueryFinished(Event):
+    """The last event of a `QueryRequest` that was served. The file has the rows."""
+
+
+@dataclass(frozen=True, slots=True)
 class SecretsKnown(Event):
     """Values of variables and connections that Dagster's process hides in all texts of the worker.
 

@@ -276,6 +276,14 @@ class TestRequest(Request):
 
 
 @dataclass(frozen=True, slots=True)
+class QueryRequest(Request):
+    """Run a query through the project's gateway; the answer is one `QueryFinished`. The files are not loaded."""
+
+    query: str
+    file: str  # for the rows, as a pickled DataFrame of pandas
+
+
+@dataclass(frozen=True, slots=True)
 class PlanRequest(LockRequest):
     """Build the plan that the project's files make of an environment. The worker answers with a `PlanBuilt`."""
 

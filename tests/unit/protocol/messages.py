@@ -75,6 +75,7 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.ConcurrentRuns(0.5, {'"w"."t"."a"': ((0, 1),)}, {}, ("t.a",)),
     msg.AuditsCompared("a", "t.a", (msg.ComparedAudit("few", {"n": "1"}, True, 3, None, "x"),)),
     msg.JanitorFinished(("dev",), before=msg.StateSize(9, 30), after=msg.StateSize(8, 10)),
+    msg.QueryFinished(),
     msg.TestsFinished(2, 1, ("The unit test a fails",), 3, ("t.a: noselectstar: x",), 4),
     msg.SecretsKnown(("hunter2", "")),
     msg.LogLine("warning", "text", "sqlmesh"),

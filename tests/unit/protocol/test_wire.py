@@ -50,6 +50,7 @@ REQUESTS: tuple[msg.Request, ...] = (
     msg.ChangesRequest(PROJECT, "prod", RECORDS, TABLES, now=D2[1]),
     msg.JanitorRequest(PROJECT, "dev", job=msg.JobSettings("c0ffee", 2.5, 4)),
     msg.TestRequest(PROJECT),
+    msg.QueryRequest(PROJECT, "SELECT 1", "/tmp/rows"),
     msg.ClosePreviewRequest(PROJECT, "pr_1", job=msg.JobSettings("c0ffee")),
     msg.PreviewRequest(PROJECT, "pr_1", TABLES, max_rows=5, decimals=2),
     msg.PlanRequest(
