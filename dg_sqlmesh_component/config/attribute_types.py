@@ -369,7 +369,7 @@ class Freshness(Attributes, path="freshness"):
 class TagConvention(Attributes, path="tag_convention"):
     """How tags of a SQLMesh model set properties of its asset: `<prefix><separator><property><separator><value>`.
 
-    Properties: group_name, owner, kind, tag, key_prefix.
+    Properties: group_name, owner, kind, tag, key_prefix, freshness (the slack of the model's policy, such as 2h).
     """
 
     prefix: Annotated[str, described("The beginning of such a tag.", "dagster", "dg")] = "dagster"

@@ -15,7 +15,8 @@ WrittenDuration: TypeAlias = str | StrictInt | StrictFloat
 _DURATION = TypeAdapter(timedelta)
 
 
-def _duration(value: object) -> timedelta:
+def duration_of(value: object) -> timedelta:
+    """A duration as `Duration` describes it. Raise pydantic's error if it is none."""
     spellings = [] if isinstance(value, bool) else [value]
     if isinstance(value, str):
         spellings.append(f"PT{value.strip().upper()}")  # `2h` is the ISO 8601 duration `PT2H` without its beginning
@@ -30,7 +31,7 @@ def _duration(value: object) -> timedelta:
     raise PydanticCustomError("duration", "Write seconds, or text such as 2h, 90m, 1 day or PT1H30M")
 
 
-Duration: TypeAlias = Annotated[timedelta, PlainValidator(_duration)]
+Duration: TypeAlias = Annotated[timedelta, PlainValidator(duration_of)]
 OptionalDuration: TypeAlias = Annotated[
-    timedelta | None, PlainValidator(lambda value: None if value is None else _duration(value))
+    timedelta | None, PlainValidator(lambda value: None if value is None else duration_of(value))
 ]

@@ -15,9 +15,11 @@ import dagster as dg
 from dagster.components.resolved.errors import ResolutionException
 from dagster_shared.check import CheckError
 from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
 
-from dg_sqlmesh_component.config.attribute_types import TagConvention
+from dg_sqlmesh_component.config.attribute_types import Freshness, TagConvention
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
+from dg_sqlmesh_component.config.durations import duration_of
 from dg_sqlmesh_component.config.external_models import ExternalTable
 from dg_sqlmesh_component.dagster_internals import EXTERNAL_TAG, is_accepted_cron
 from dg_sqlmesh_component.definitions.automation import cron_tick_condition, longest_gap
@@ -70,6 +72,7 @@ class _TagProperties:
     owners: list[str] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
+    freshness: timedelta | None = None
     ordinary_tags: list[str] = field(default_factory=list)
 
     @classmethod
@@ -86,8 +89,9 @@ class _TagProperties:
 
     def _set(self, name: str, value: str, convention: TagConvention) -> str | None:
         """Set a property to a value; the problem if that is impossible."""
-        if name not in ("group_name", "owner", "kind", "tag", "key_prefix"):
-            return f"there is no property {name!r}; the properties are group_name, owner, kind, tag and key_prefix."
+        *others, last = ("group_name", "owner", "kind", "tag", "key_prefix", "freshness")
+        if name not in (*others, last):
+            return f"there is no property {name!r}; the properties are {', '.join(others)} and {last}."
         if not value:
             separator = convention.separator
             return f"it has no value; write it as {convention.prefix}{separator}{name}{separator}<value>."
@@ -107,6 +111,15 @@ class _TagProperties:
             if self.tags.setdefault(key, content) != content:
                 return f"another tag has set {key!r} to {self.tags[key]!r} already."
             return _dagster_problem(tags=((key, content),))
+        if name == "freshness":
+            try:
+                slack = duration_of(value)
+            except PydanticCustomError as error:
+                return f"{error.message()}."
+            if self.freshness not in (None, slack):
+                return "another tag has set another one already."
+            self.freshness = slack
+            return None
         prefix = tuple(value.split("/"))
         if self.key_prefix not in ((), prefix):
             return f"another tag has set the prefix to {'/'.join(self.key_prefix)!r} already."
@@ -203,10 +216,12 @@ class Translator:
 
     def _freshness_policy(self, model: Model) -> dg.FreshnessPolicy | None:
         """The policy by the model's cron; None for a model that SQLMesh does not execute after every tick."""
-        if self.attributes.freshness is None or model.kind == "SEED" or model.end is not None:
+        slack = self._properties[model.fqn].freshness
+        configured = self.attributes.freshness if slack is None else Freshness(slack)
+        if configured is None or model.kind == "SEED" or model.end is not None:
             return None
         _require_five_fields(model, "freshness")
-        return self.attributes.freshness.policy(longest_gap(model.cron, model.cron_tz or "UTC"))
+        return configured.policy(longest_gap(model.cron, model.cron_tz or "UTC"))
 
     @staticmethod
     def status_check_spec(key: dg.AssetKey) -> dg.AssetCheckSpec:

@@ -10,7 +10,7 @@ import pytest
 from unit.builders import model, translator
 
 from dg_sqlmesh_component.config.attribute_types import Freshness
-from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.manifest import Model
 
 TWO_HOURS = timedelta(hours=2)
@@ -138,3 +138,23 @@ def test_translation_overrides_condition_and_policy() -> None:
     options: dict[str, Any] = {"automation": "cron", "freshness": Freshness(TWO_HOURS), "translation": translate}
     spec = translator(model(), **options).asset_spec(model())
     assert (spec.automation_condition, spec.freshness_policy) == (mine, week)
+
+
+def test_tag_of_a_model_sets_its_slack_in_place_of_the_one_in_yaml() -> None:
+    heavy = model(cron="@daily", tags=("dagster:freshness:2h",))
+    alone = translator(heavy).asset_spec(heavy).freshness_policy
+    assert alone == dg.FreshnessPolicy.time_window(timedelta(hours=26))
+    assert policy(heavy, slack="30m", warn_slack="10m") == alone
+    assert translator(model(cron="@daily")).asset_spec(model(cron="@daily")).freshness_policy is None
+
+
+@pytest.mark.parametrize(
+    ("tags", "problem"),
+    [
+        (("dagster:freshness:soon",), "'dagster:freshness:soon' cannot be used: Write seconds, or text such as 2h"),
+        (("dagster:freshness:1h", "dagster:freshness:2h"), "another tag has set another one already"),
+    ],
+)
+def test_tag_that_is_no_duration_or_contradicts_another_is_refused(tags: tuple[str, ...], problem: str) -> None:
+    with pytest.raises(ProjectLoadError, match=problem):
+        translator(model(tags=tags))

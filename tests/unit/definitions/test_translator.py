@@ -404,7 +404,7 @@ def test_empty_prefix_or_separator_is_refused(prefix: str, separator: str) -> No
 REFUSED_TAGS = (
     (
         "dagster:colour:red",
-        "there is no property 'colour'; the properties are group_name, owner, kind, tag and key_prefix.",
+        "there is no property 'colour'; the properties are group_name, owner, kind, tag, key_prefix and freshness.",
     ),
     ("dagster::red", "there is no property ''"),
     ("dagster:group_name", "it has no value; write it as dagster:group_name:<value>."),
