@@ -245,6 +245,22 @@ def promote_in_one_transaction(context: Context) -> None:
     state.promote = promote_at_once
 
 
+def end_as_before_an_unfinished_plan(context: Context) -> None:
+    """Let a plan that finishes another compute each model as far as prod did before that one.
+
+    SQLMesh asks for the versions that prod shows, which are the new ones. What the first attempt has not computed would
+    be left out, and a model without any interval would be computed up to now, without its source.
+    """
+    state: Any = context.state_sync
+    ends = state.max_interval_end_per_model
+
+    def ends_of_finished(environment: str, models: set[str] | None = None, **_: bool) -> dict[str, int]:
+        found: dict[str, int] = ends(environment, models, ensure_finalized_snapshots=True)
+        return found
+
+    state.max_interval_end_per_model = ends_of_finished
+
+
 def replace_apply(context: Context, apply: Callable[[Any, EvaluatablePlan, Callable[[], bool] | None], None]) -> None:
     """Let `Context.apply` call `apply` with SQLMesh's evaluator of plans. Nothing public comes between its stages."""
 

@@ -74,6 +74,45 @@ def test_the_same_digest_is_accepted_however_often_the_promotion_fails(new_shop:
     assert shop.launch().status is dg.DagsterRunStatus.SUCCESS, "prod is whole again"
 
 
+DAYS = "MODEL (name t.{name}, kind INCREMENTAL_BY_TIME_RANGE (time_column day{more})); SELECT {query}"
+BETWEEN = "WHERE day BETWEEN @start_ds AND @end_ds"
+
+
+def test_the_attempt_that_finishes_a_plan_computes_as_far_as_prod_did_before_the_first(new_shop: NewShop) -> None:
+    """A reader must not be computed beyond its source: no run would compute these days again."""
+    raw = {
+        "raw.days": "SELECT CURRENT_DATE - range::INT AS day, 1 AS n FROM range(9)",
+        "raw.bad": "SELECT CURRENT_DATE - 4 AS day",
+    }
+    late = f"day, IF(day IN (FROM raw.bad), error('bad day'), n) AS n FROM t.early {BETWEEN}"
+    files = {
+        "early": DAYS.format(name="early", more=", forward_only true", query=f"day, n FROM raw.days {BETWEEN}"),
+        "late": DAYS.format(name="late", more=", batch_size 1", query=f"day, n FROM t.early {BETWEEN}"),
+        "reader": DAYS.format(
+            name="reader",
+            more="",
+            query=f"day, early.n + late.n AS n FROM t.early LEFT JOIN t.late USING (day) {BETWEEN}",
+        ),
+    }
+    shop = new_shop({f"models/{name}.sql": text for name, text in files.items()}, tables=raw, deploy=True)
+    shop.launch(assets=["t/early"])
+    change(
+        shop,
+        early=files["early"].replace("day, n", "day, n, 1 AS more"),
+        late=DAYS.format(name="late", more=", batch_size 1", query=late),
+    )
+    digest = planned(shop)["digest"]
+
+    launch(shop, APPLY, digest=digest).failed()
+    shop.query("DELETE FROM raw.bad")
+    launch(shop, APPLY, digest=digest).succeeded()
+
+    days = "SELECT list(day ORDER BY day) FROM t."
+    assert shop.query(f"{days}reader") == shop.query(f"{days}late")
+    assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
+    assert shop.query("SELECT DISTINCT n FROM t.reader") == [(2,)]
+
+
 KILL_IN_PROMOTION = f'''
 import os
 import signal

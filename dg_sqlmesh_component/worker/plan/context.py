@@ -32,7 +32,7 @@ from dg_sqlmesh_component.worker.observe.computed_table import ComputedTables
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.running_queries import watch_queries
-from dg_sqlmesh_component.worker.sqlmesh_internals import promote_in_one_transaction
+from dg_sqlmesh_component.worker.sqlmesh_internals import end_as_before_an_unfinished_plan, promote_in_one_transaction
 from dg_sqlmesh_component.worker.state_lock import refuse_unlockable
 
 
@@ -151,6 +151,7 @@ def open_plan_context(request: msg.PlanRequest, pipe: Pipe) -> PlanContext:
             )
         context.state_reader.get_environments_summary()
         promote_in_one_transaction(context)
+        end_as_before_an_unfinished_plan(context)
     return context
 
 
