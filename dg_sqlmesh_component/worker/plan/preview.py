@@ -42,8 +42,6 @@ from dg_sqlmesh_component.worker.running_queries import watch_queries
 from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges, replace_apply
 from dg_sqlmesh_component.worker.state_lock import StateLock
 
-_AGAIN = "correct the cause and launch this job again"
-
 _HAS_PREVIEW_START = "preview_start" in inspect.signature(Context.plan_builder).parameters
 
 
@@ -85,7 +83,7 @@ def preview(request: msg.PreviewRequest, context: PlanContext, runs: StateLock) 
     pipe.send(replace(plan_built(plan, context), pending_upstream=pending, holes_upstream=holes))
     approval = pipe.receive(msg.PlanApproval)
     pipe.begin()
-    promotion = Promotion(plan, before, context, _AGAIN)
+    promotion = Promotion(plan, before, context)
     with promotion.explained():
         beside_runs = BesideRuns(context, prod, runs, promotion, approval.interrupted)
         replace_apply(context, beside_runs.apply)

@@ -40,26 +40,16 @@ class Promotion:
 
     Args:
         stored: The environment when the plan was built; None if the plan creates it.
-        again: What to do after a failure, as a clause that begins with a verb.
         losses: The models whose existing tables lose columns, in words.
-        meanwhile: What an unfinished plan prevents, as a sentence; empty if nothing.
     """
 
     def __init__(
-        self,
-        plan: Plan,
-        stored: Environment | None,
-        context: PlanContext,
-        again: str,
-        losses: tuple[str, ...] = (),
-        meanwhile: str = "",
+        self, plan: Plan, stored: Environment | None, context: PlanContext, losses: tuple[str, ...] = ()
     ) -> None:
         self._plan = plan
         self._stored = stored
         self._context = context
         self._losses = losses
-        self._again = again
-        self._meanwhile = meanwhile
         self._reached = Reached.BEFORE
 
     def watch(self, evaluator: Any) -> None:
@@ -128,10 +118,14 @@ class Promotion:
         if has_begun is not False and self._losses:
             are_lost = "are lost" if self._reached >= Reached.MIGRATED else "may be lost already"
             sentences.append(f"Values {are_lost}: {listed(self._losses)}.")
-        if is_unfinished and self._meanwhile:
-            sentences.append(self._meanwhile)
+        is_preview = isinstance(self._context.request, msg.PreviewRequest)
+        if is_unfinished and not is_preview:
+            sentences.append(
+                "Runs wait until it is finished. If the files have to change, apply a new plan with `sqlmesh plan`."
+            )
         if is_unfinished or not was_cancelled:
-            sentences.append(f"To finish it, {self._again}.")
+            same = "" if is_preview else " with the same run config"
+            sentences.append(f"To finish it, correct the cause and launch this job again{same}.")
         return " ".join(sentences)
 
     def _place(self, has_begun: bool | None) -> tuple[str, bool]:

@@ -29,10 +29,6 @@ from dg_sqlmesh_component.worker.plan.selection import take_only_selected
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_apply
 from dg_sqlmesh_component.worker.state_lock import RUNS, LockWait, StateLock, locked_context
 
-_AGAIN = "correct the cause and launch this job again with the same run config"
-
-_MEANWHILE = "Runs wait until it is finished. If the files have to change, apply a new plan with `sqlmesh plan`."
-
 
 def serve_plan(request: msg.PlanRequest, pipe: Pipe) -> None:
     """Build the plan, send it, and apply it if the request applies and an approval comes."""
@@ -85,7 +81,7 @@ def _planned(request: msg.PlanRequest, context: PlanContext, runs: StateLock) ->
         return msg.EvaluationFinished("not_run")
     approval = pipe.receive(msg.PlanApproval)
     pipe.begin()
-    promotion = Promotion(plan, shown, context, _AGAIN, lost_values(facts.models), _MEANWHILE)
+    promotion = Promotion(plan, shown, context, lost_values(facts.models))
     with promotion.explained():
         beside_runs = BesideRuns(context, shown, runs, promotion, approval.interrupted)
         replace_apply(context, beside_runs.apply)
