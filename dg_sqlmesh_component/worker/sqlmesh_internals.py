@@ -6,10 +6,10 @@ function depends on. No other module of the worker uses private attributes of SQ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from sqlmesh.core.engine_adapter import DuckDBEngineAdapter, EngineAdapter
 from sqlmesh.core.loader import LoadedProject
 from sqlmesh.core.model import Model
 from sqlmesh.core.plan import EvaluatablePlan, Plan
+from sqlmesh.core.plan.stages import PlanStage
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.selector import NativeSelector
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotId, SnapshotIntervals
@@ -268,6 +269,19 @@ def replace_apply(context: Context, apply: Callable[[Any, EvaluatablePlan, Calla
         apply(context._scheduler.create_plan_evaluator(context), plan.to_evaluatable(), circuit_breaker)
 
     context._apply = apply_with_evaluator
+
+
+EvaluateStages = Callable[[Sequence[PlanStage], EvaluatablePlan], None]
+
+
+def replace_stages(
+    evaluator: Any, apply: Callable[[EvaluateStages, Sequence[PlanStage], EvaluatablePlan], None]
+) -> None:
+    """Let SQLMesh's evaluator of plans call `apply` with the stages of a plan, and with what evaluates some of them.
+
+    SQLMesh builds all stages of a plan before the first one, with the intervals of that moment.
+    """
+    evaluator._evaluate_stages = partial(apply, evaluator._evaluate_stages)
 
 
 def check_before_stages(evaluator: Any, check: Callable[[], None]) -> None:

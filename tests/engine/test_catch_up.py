@@ -74,10 +74,10 @@ def test_a_preview_computes_a_forward_only_model_behind_a_new_version_and_holds_
 
 
 @pytest.mark.slow
-def test_a_preview_of_versions_that_share_one_table_holds_no_run_and_reads_rewritten_days_again(
+def test_a_preview_of_versions_that_share_one_table_holds_no_run_and_has_the_last_day_only(
     dev_only: Warehouse,
 ) -> None:
-    """SQLMesh computes only the last day for such a preview."""
+    """SQLMesh computes only that day for such a preview, so an older one has not been read."""
     dev_only.run()
     before = dev_only.rows("days")
     dev_only.change("orders", "day, n", "day, n * 10 AS n")
@@ -86,7 +86,7 @@ def test_a_preview_of_versions_that_share_one_table_holds_no_run_and_reads_rewri
         dev_only.restate_oldest()
         assert "Waiting" not in dev_only.run().log
     dev_only.end(process)
-    assert dev_only.query("SELECT n FROM t__pr_1.days ORDER BY day") == [(501,), (11,)]
+    assert dev_only.query("SELECT n FROM t__pr_1.days ORDER BY day") == [(11,)]
     assert dev_only.rows("days") == [(day(5), 50), *before[1:]]
 
 
@@ -376,6 +376,18 @@ def test_a_new_version_waits_for_a_gap_of_a_table_that_reads_another_new_version
     assert warehouse.query("SELECT x FROM t.total") == [(2,)]
     assert warehouse.rows("behind") == ALL[:2]
     assert "omputed again" not in applied.log, "each day once"
+
+
+@pytest.mark.slow
+def test_a_new_model_leaves_out_days_that_its_source_lacks(warehouse: Warehouse) -> None:
+    """SQLMesh plans a new model until where the newest model of prod has come."""
+    warehouse.add(side=FILES["models/orders.sql"].replace("t.orders", "t.side"))
+    warehouse.run("t/side")
+    (warehouse.shop.project / "models" / "fresh.sql").write_text(FILES["models/days.sql"].replace("t.days", "t.fresh"))
+    warehouse.apply()
+    assert warehouse.rows("fresh") == ALL[:2]
+    warehouse.run()
+    assert warehouse.rows("fresh") == ALL
 
 
 def add_signal(warehouse: Warehouse, ready: str = "not Path(name).exists()") -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -28,6 +28,7 @@ from sqlmesh.core.engine_adapter.bigquery import BigQueryEngineAdapter
 from sqlmesh.core.environment import EnvironmentNamingInfo
 from sqlmesh.core.loader import LoadedProject
 from sqlmesh.core.plan import EvaluatablePlan
+from sqlmesh.core.plan.stages import BackfillStage, EnvironmentRecordUpdateStage, PlanStage, build_plan_stages
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotIntervals, missing_intervals, snapshots_to_dag
 from sqlmesh.core.snapshot.cache import SnapshotCache
 from sqlmesh.core.snapshot.evaluator import ViewStrategy
@@ -661,6 +662,33 @@ def test_a_check_is_called_before_each_stage_of_a_plan_and_its_error_ends_the_pl
     assert environment.finalized_ts is None
     assert checks[-1]
     assert checks.count(False) >= 3, "records, tables and intervals come before the environment"
+
+
+def test_the_stages_of_a_plan_are_evaluated_in_parts_and_the_second_part_is_built_again(opened: Open) -> None:
+    context, plan_ids = opened(), []
+
+    def in_parts(evaluate: internals.EvaluateStages, stages: Sequence[PlanStage], plan: EvaluatablePlan) -> None:
+        plan_ids.append(plan.plan_id)
+        records = [number for number, stage in enumerate(stages) if isinstance(stage, EnvironmentRecordUpdateStage)]
+        assert len(records) == 1, "BesideRuns halves the stages there"
+        before = stages[: records[0]]
+        assert [stage for stage in before if isinstance(stage, BackfillStage)]
+        evaluate(before, plan)
+        assert context.state_reader.get_environment("prod") is None
+        again = build_plan_stages(plan, context.state_reader, context.default_catalog)
+        assert not [stage for stage in again if isinstance(stage, BackfillStage) and stage.snapshot_to_intervals]
+        evaluate(again[-len(stages[records[0] :]) :], plan)
+
+    def apply(evaluator: Any, plan: EvaluatablePlan, circuit_breaker: Callable[[], bool] | None) -> None:
+        internals.replace_stages(evaluator, in_parts)
+        evaluator.evaluate(plan, circuit_breaker=circuit_breaker)
+
+    internals.replace_apply(context, apply)
+    plan = context.plan(auto_apply=True, no_prompts=True, skip_tests=True)
+    environment = context.state_reader.get_environment("prod")
+    assert environment is not None
+    assert environment.finalized_ts is not None
+    assert plan_ids == [environment.plan_id] == [plan.plan_id]
 
 
 def test_names_of_the_state_are_quoted(folder: Path, opened: Open) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -116,12 +117,12 @@ def snapshots_now(
     return {snapshot.name: snapshot for snapshot in copies}
 
 
-def missing_now(nodes: Mapping[str, Snapshot], *, ignore_cron: bool = False) -> dict[str, tuple[Interval, ...]]:
+def missing_now(nodes: Mapping[str, Snapshot]) -> dict[str, tuple[Interval, ...]]:
     """What a run would compute of snapshots now, by name, without what a `lookback` computes again."""
     index = DeployabilityIndex.all_deployable()
-    options = {"execution_time": now_timestamp(), "ignore_cron": ignore_cron}
     forgotten = {node: found for node in nodes.values() if (found := forgotten_intervals(node, index))}
-    found = missing_with_forgotten(lambda **cron: missing_intervals(nodes.values(), **{**options, **cron}), forgotten)
+    find_missing = partial(missing_intervals, nodes.values(), execution_time=now_timestamp())
+    found = missing_with_forgotten(find_missing, forgotten)
     return {node.name: subtract(intervals, node.intervals) for node, intervals in found.items()}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlmesh.core.engine_adapter import EngineAdapter
 from sqlmesh.core.plan import EvaluatablePlan
@@ -14,11 +15,11 @@ from sqlmesh.core.snapshot.definition import Interval
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
 from dg_sqlmesh_component.protocol.formatting import listed, ranges
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.protocol.intervals import add, common, subtract
+from dg_sqlmesh_component.protocol.intervals import add, common, merged, subtract
 from dg_sqlmesh_component.worker.context import display_name
-from dg_sqlmesh_component.worker.intervals.tables import missing_now, snapshots_now, upstream
+from dg_sqlmesh_component.worker.intervals.tables import snapshots_now, upstream
 from dg_sqlmesh_component.worker.plan.context import PlanContext
-from dg_sqlmesh_component.worker.plan.rewritten import Rewritten, Rows, computed_in, is_torn, moved_on
+from dg_sqlmesh_component.worker.plan.rewritten import Rewritten, Rows, computed_in, is_torn
 from dg_sqlmesh_component.worker.plan.versions import Shown, Versions
 from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges, forget_intervals
 
@@ -30,36 +31,33 @@ class _Look:
     Attributes:
         rows: Its computed ranges.
         shown: The computed intervals of the versions that prod shows, by name.
-        new: Those of the plan's new versions that have some, by name.
+        versions: Those of the plan.
     """
 
     rows: Rows
     shown: Mapping[str, Sequence[Interval]]
-    new: Mapping[str, Sequence[Interval]]
+    versions: Versions
 
 
 class ConcurrentChanges:
-    """Compares the state of SQLMesh with that of the last look. A look needs the lock of runs.
-
-    Attributes:
-        index: Of the stages that SQLMesh has built. It depends on intervals, which change. The caller sets it before
-            each stage that computes. None if the plan is of prod and has computed nothing yet.
-    """
+    """Compares the state of SQLMesh with that of the last look. A look needs the lock of runs."""
 
     _plan: EvaluatablePlan
     _last: _Look
     """Each look replaces it. What happens to the state between two looks is seen by the second one, and once."""
 
     def __init__(self, context: PlanContext, shown: Shown) -> None:
-        self.index: DeployabilityIndex | None = None
-        self._asked: dict[str, tuple[Interval, ...]] = {}
-        """By name, what SQLMesh's first stage computes of new versions."""
-        self._rewritten: dict[str, tuple[Interval, ...]] = {}
-        """By name, what new versions have to compute again because of runs. Each look adds to it."""
-        self._newer: dict[str, tuple[Interval, ...]] = {}
-        """By name, what runs have computed of old versions since the plan was built. Each look adds to it."""
+        self._expected: dict[str, tuple[Interval, ...]] = {}
+        """By name, what new versions had or lacked. Set before the plan computes. The rest is newer."""
+        self._forgotten: dict[str, tuple[Interval, ...]] = {}
+        """By name, what new versions have to compute again because of runs. Each look adds to it. Read at the end."""
         self._context = context
         self._shown = shown
+
+    @property
+    def versions(self) -> Versions:
+        """The versions of the plan at the last look."""
+        return self._last.versions
 
     def begin(self, plan: EvaluatablePlan, index: DeployabilityIndex | None, interrupted: Sequence[Interval]) -> None:
         """Look for the first time, without the lock of runs: a plan must not wait for the run in flight.
@@ -67,83 +65,63 @@ class ConcurrentChanges:
         That run's rows come later, so the next look sees them.
 
         Args:
+            index: Of the stages that SQLMesh has built last; None if they compute nothing.
             interrupted: As in `PlanApproval`.
         """
-        self._plan, self.index = plan, index
-        rows, shown, versions = computed_ranges(self._context), self._shown_now(), self.versions()
+        self._plan = plan
+        rows, shown, versions = computed_ranges(self._context), self._shown_now(), self._read(index)
         if interrupted:
-            self._forget(self._read_before_interruption(interrupted, rows, shown, versions), versions)
-            versions = self.versions()
-        self._last = _Look(rows, _intervals(shown), versions.computed)
+            versions = self._forget(self._read_before_interruption(interrupted, rows, shown, versions), versions)
+        self._last = _Look(rows, _intervals(shown), versions)
 
-    def versions(self) -> Versions:
-        return Versions.read(self._context, self._plan, self._shown, self.index)
-
-    def look(self) -> None:
+    def look(self, index: DeployabilityIndex | None) -> None:
         """Find what runs have done since the last look, and forget what new versions have read of it.
+
+        Args:
+            index: As in `begin`. It depends on intervals, which change.
 
         Raises:
             EnvironmentNotReadyError: A preview has read what a run has not finished to compute again.
         """
-        rows, shown, versions = computed_ranges(self._context), _intervals(self._shown_now()), self.versions()
+        rows, shown, versions = computed_ranges(self._context), _intervals(self._shown_now()), self._read(index)
+
+        def lost(table: Any, before: Sequence[Interval], now: Sequence[Interval]) -> tuple[Interval, ...]:
+            """The intervals that a table had at the last look, or that were computed since, and that it has not."""
+            seen = set(self._last.rows.get(table, ()))
+            since = [row.interval for row in rows.get(table, ()) if row not in seen]
+            return subtract([*before, *since], now)
+
         # Whoever removes intervals has begun to compute them again, or lets them wait for a signal. What has read them
         # before is as old as they are, also if nobody computes them before the plan promotes.
         lost_by_shown = {
-            name: subtract([*before, *self._since(rows, (name, self._shown[name].version, False))], shown.get(name, ()))
+            name: lost((name, self._shown[name].version, False), before, shown.get(name, ()))
             for name, before in self._last.shown.items()
         }
         # A restatement also removes intervals of each version that another environment shows.
         lost_by_new = {
-            name: subtract(
-                [*self._last.new.get(name, ()), *self._since(rows, versions.table(node))],
-                versions.computed.get(name, ()),
-            )
+            name: lost(versions.table(node), self.versions.computed.get(name, ()), versions.computed.get(name, ()))
             for name, node in versions.new.items()
         }
         torn = {name for name, node in versions.others.items() if is_torn(node, self._adapter(node))}
         again = Rewritten(versions, rows, self._last.rows, lost_by_shown, lost_by_new, torn).again()
-        self._forget(again, versions)
+        forgotten = self._forget(again, versions)
         if self._plan.is_dev:
             self._refuse_gaps(lost_by_shown, versions)
-        else:
-            add(self._newer, self._computed_of_old(shown, versions))
-        if again:
-            versions = self.versions()
-        self._last = _Look(rows, shown, versions.computed)
+        self._last = _Look(rows, shown, forgotten)
 
-    def ask(self, intervals: Mapping[str, tuple[Interval, ...]]) -> None:
-        """Note what SQLMesh's first stage computes of new versions, by name."""
-        add(self._asked, intervals)
-
-    def lacking(self, versions: Versions) -> dict[str, tuple[Interval, ...]]:
-        """By name, what new versions have to compute and have not. Signals and gaps upstream may hold it back."""
-        needed: dict[str, tuple[Interval, ...]] = {}
-        for intervals in (self._asked, self._rewritten, self._newer):
-            add(needed, intervals)
-        lacking = {name: subtract(found, versions.computed.get(name, ())) for name, found in needed.items()}
-        return {name: intervals for name, intervals in lacking.items() if intervals}
+    def expect(self, missing: Mapping[str, Sequence[Interval]]) -> None:
+        """Note what new versions have or lack, by name, before the plan computes."""
+        versions = self.versions
+        self._expected = {
+            name: merged([*versions.computed.get(name, ()), *missing.get(name, ())]) for name in versions.new
+        }
 
     def caught_up(self) -> tuple[dict[str, tuple[Interval, ...]], dict[str, tuple[Interval, ...]]]:
         """By name, what new versions have computed again, and what they have computed of newer intervals."""
-        computed = self.versions().computed if self._rewritten or self._newer else {}
-        again, newer = (
-            {name: part for name, found in by_name.items() if (part := common(found, computed.get(name, ())))}
-            for by_name in (self._rewritten, self._newer)
-        )
-        return again, newer
-
-    def _since(self, rows: Rows, table: tuple[str, str | None, bool]) -> list[Interval]:
-        """The intervals of a table that were computed since the last look, and may have been lost since then."""
-        before = set(self._last.rows.get(table, ()))
-        return [row.interval for row in rows.get(table, ()) if row not in before]
-
-    def _computed_of_old(
-        self, shown: Mapping[str, Sequence[Interval]], versions: Versions
-    ) -> dict[str, tuple[Interval, ...]]:
-        """By name, the intervals of new versions that runs have computed of the old ones, since the last look."""
-        newer = moved_on(versions, self._last.shown, shown, missing_now(versions.others))
-        possible = missing_now(versions.new, ignore_cron=True) if newer else {}
-        return {name: part for name, found in newer.items() if (part := common(found, possible.get(name, ())))}
+        computed = self._read(self.versions.index).computed
+        again = {name: common(found, computed.get(name, ())) for name, found in self._forgotten.items()}
+        newer = {name: subtract(computed.get(name, ()), known) for name, known in self._expected.items()}
+        return _without_empty(again), _without_empty(newer)
 
     def _refuse_gaps(self, lost: Mapping[str, Sequence[Interval]], versions: Versions) -> None:
         """A preview fills no gaps of prod's tables."""
@@ -159,12 +137,16 @@ class ConcurrentChanges:
                 "prod, and then this job again."
             )
 
-    def _forget(self, intervals: Mapping[str, tuple[Interval, ...]], versions: Versions) -> None:
-        """Forget the intervals of new versions, to compute them again."""
+    def _forget(self, intervals: Mapping[str, tuple[Interval, ...]], versions: Versions) -> Versions:
+        """Forget the intervals of new versions, to compute them again. Returns the versions without them."""
         for name, of_model in intervals.items():
             node = versions.nodes[name]
             forget_intervals(self._context.state_sync, node, of_model, is_dev=versions.is_dev_table(node))
-        add(self._rewritten, intervals)
+        add(self._forgotten, intervals)
+        return self._read(versions.index) if intervals else versions
+
+    def _read(self, index: DeployabilityIndex | None) -> Versions:
+        return Versions.read(self._context, self._plan, self._shown, index)
 
     def _read_before_interruption(
         self, interrupted: Sequence[Interval], rows: Rows, shown: Mapping[str, Snapshot], versions: Versions
@@ -202,3 +184,7 @@ class ConcurrentChanges:
 
 def _intervals(shown: Mapping[str, Snapshot]) -> dict[str, list[Interval]]:
     return {name: node.intervals for name, node in shown.items()}
+
+
+def _without_empty(by_name: Mapping[str, tuple[Interval, ...]]) -> dict[str, tuple[Interval, ...]]:
+    return {name: intervals for name, intervals in by_name.items() if intervals}

@@ -15,7 +15,7 @@ from sqlmesh.core.snapshot import Snapshot, SnapshotTableInfo
 from sqlmesh.core.snapshot.definition import Interval
 
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.protocol.intervals import common, merged, subtract
+from dg_sqlmesh_component.protocol.intervals import common, merged
 from dg_sqlmesh_component.worker.intervals.tables import is_incremental, upstream, whole_intervals
 from dg_sqlmesh_component.worker.plan.versions import Versions
 from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange
@@ -134,35 +134,3 @@ def computed_in(times: Sequence[Interval], rows: Sequence[ComputedRange]) -> lis
     return sorted(
         begin for begin, end in times if any(row.at >= begin and (row.at < end or row.is_merged) for row in rows)
     )
-
-
-def moved_on(
-    versions: Versions,
-    before: Mapping[str, Sequence[Interval]],
-    now: Mapping[str, Sequence[Interval]],
-    pending: Mapping[str, Sequence[Interval]],
-) -> dict[str, tuple[Interval, ...]]:
-    """By name, the intervals that runs have computed of old versions since, for the new versions that lack them.
-
-    Args:
-        before, now: The intervals of the version that prod shows of each model, when the plan was built and now.
-        pending: What tables of prod lack. A new version may read a model that the old one did not read.
-    """
-    new, parents = versions.new.keys(), upstream(versions.nodes)
-    needed: dict[str, tuple[Interval, ...]] = {
-        name: subtract(now[name], before.get(name, ())) for name in new if name in now
-    }
-    order = [*TopologicalSorter({name: parents[name] for name in new}).static_order()]
-    for name in reversed(order):
-        for parent in new & set(parents[name]) if name in new else ():
-            needed[parent] = merged([*needed.get(parent, ()), *needed.get(name, ())])
-    found = {}
-    for name, intervals in needed.items():
-        snapshot = versions.nodes[name]
-        if snapshot.is_model and not snapshot.is_symbolic and intervals:
-            whole = [whole_intervals(snapshot, interval) for interval in intervals]
-            read = reachable(parents[name], parents.__getitem__)
-            not_there = [part for node in read for part in pending.get(node, ())]
-            if lacking := subtract(subtract(whole, snapshot.intervals), not_there):
-                found[name] = lacking
-    return found

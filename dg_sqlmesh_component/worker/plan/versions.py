@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from sqlmesh.core.context import Context
 from sqlmesh.core.plan import EvaluatablePlan
-from sqlmesh.core.plan.stages import BackfillStage
 from sqlmesh.core.snapshot import (
     DeployabilityIndex,
     Snapshot,
-    SnapshotId,
     SnapshotTableInfo,
 )
 from sqlmesh.core.snapshot.definition import Interval
 
-from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.worker.intervals.tables import computed_intervals, snapshots_now
 
 Shown = Mapping[str, SnapshotTableInfo]
@@ -52,11 +49,6 @@ class Versions:
             index = DeployabilityIndex.create(nodes.values(), start=plan.start)
         return cls(nodes, index or DeployabilityIndex.all_deployable(), shown, plan.is_dev)
 
-    @classmethod
-    def of_stage(cls, stage: BackfillStage, plan: EvaluatablePlan, shown: Shown) -> Versions:
-        nodes = {node.name: node for node in stage.all_snapshots.values()}
-        return cls(nodes, stage.deployability_index, shown, plan.is_dev)
-
     @cached_property
     def new(self) -> dict[str, Snapshot]:
         """Those whose tables prod does not show."""
@@ -86,24 +78,3 @@ class Versions:
         """The key of a table's rows in the state."""
         is_dev = self.is_dev_table(node)
         return node.name, node.dev_version if is_dev else node.version, is_dev
-
-    def stage(
-        self, intervals: Mapping[str, Sequence[Interval]], selected: Set[SnapshotId] = frozenset()
-    ) -> BackfillStage:
-        """A stage of SQLMesh that computes these intervals, and looks at the selected snapshots too."""
-        by_node = {self.nodes[name]: list(of_model) for name, of_model in intervals.items()}
-        return BackfillStage(by_node, {*selected, *(node.snapshot_id for node in by_node)}, {**self.nodes}, self.index)
-
-
-def behind_gaps(new: Set[str], gaps: Set[str], parents: Mapping[str, Iterable[str]]) -> Set[str]:
-    """Those of the new versions that read a gap which waits for another one of them. Each interval is computed once.
-
-    Args:
-        new, gaps: The names of new versions, and of tables of prod, that lack intervals.
-    """
-
-    def read(name: str) -> Set[str]:
-        return reachable(parents[name], parents.__getitem__)
-
-    waiting = {gap for gap in gaps if not new.isdisjoint(read(gap))}
-    return {name for name in new if waiting and not waiting.isdisjoint(read(name))}
