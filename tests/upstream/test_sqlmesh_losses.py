@@ -18,7 +18,7 @@ from sqlmesh.utils.errors import PlanError
 
 from dg_sqlmesh_component.protocol.column_changes import dropped
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
-from dg_sqlmesh_component.worker.plan.lost_intervals import lost_intervals
+from dg_sqlmesh_component.worker.plan.facts import lost_intervals
 from dg_sqlmesh_component.worker.plan.migrations import ExistingTable, losses, migrated_snapshots
 
 A = '"warehouse"."t"."a"'

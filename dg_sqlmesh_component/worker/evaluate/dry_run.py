@@ -11,10 +11,9 @@ from sqlmesh.core.snapshot import DeployabilityIndex
 from sqlmesh.core.snapshot.definition import merge_intervals
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext
+from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext, await_finalized_environment
 from dg_sqlmesh_component.worker.evaluate.restatement import RestatementContext
 from dg_sqlmesh_component.worker.evaluate.run import RunContext
-from dg_sqlmesh_component.worker.evaluate.unfinished_plan import await_finalized_environment
 from dg_sqlmesh_component.worker.intervals import planner
 
 

@@ -18,6 +18,7 @@ Facts come from two sources: SQLMesh calls its console while it works (`RunTrack
 from __future__ import annotations
 
 import sys
+import time
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
@@ -42,8 +43,8 @@ from dg_sqlmesh_component.protocol.errors import (
     SQLMeshComponentError,
     StatementError,
 )
-from dg_sqlmesh_component.protocol.formatting import plan_block, utc_text
-from dg_sqlmesh_component.worker.commands import plan_command
+from dg_sqlmesh_component.protocol.formatting import counted, plan_block, utc_text
+from dg_sqlmesh_component.worker.commands import how_to_finish_plan, plan_command
 from dg_sqlmesh_component.worker.context import closed_on_error, open_context
 from dg_sqlmesh_component.worker.environment import (
     promoted_version,
@@ -53,8 +54,7 @@ from dg_sqlmesh_component.worker.environment import (
 )
 from dg_sqlmesh_component.worker.evaluate.idle_nodes import idle_nodes
 from dg_sqlmesh_component.worker.evaluate.stale_manifest import refuse_changed_defaults, refuse_unknown_upstream
-from dg_sqlmesh_component.worker.evaluate.unfinished_plan import await_finalized_environment, name_unfinished_plan
-from dg_sqlmesh_component.worker.explain import describe_error, explain
+from dg_sqlmesh_component.worker.explain import describe_error, explain, unfinished_plan
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables, KnownToDagster
 from dg_sqlmesh_component.worker.intervals.records import Comparison
@@ -379,3 +379,33 @@ class EvaluationContext(Context):
             return None
         dialect = self.config.get_connection(snapshot.model_gateway or self.selected_gateway).DIALECT
         return snapshot.qualified_view_name.table_for_environment(self.environment.naming_info, dialect=dialect)
+
+
+def name_unfinished_plan(context: EvaluationContext) -> None:
+    """Log which plan is updating the environment. SQLMesh waits for it and logs nothing."""
+    request, environment = context.request, context.stored_environment()
+    if environment.finalized_ts is None:
+        apply_job = request.deploy_jobs[1] if request.deploy_jobs else None
+        remedy = how_to_finish_plan(request.project, request.environment, environment.plan_id, apply_job)
+        context.tracker.pipe.log(
+            "warning",
+            f"Plan {environment.plan_id} is updating environment {request.environment}. This run waits for it, for "
+            f"{counted(request.environment_timeout, 'second')} at most (`execution.environment_timeout` in "
+            f"defs.yaml). {remedy}",
+        )
+
+
+def await_finalized_environment(context: EvaluationContext) -> None:
+    """Wait for a plan that is updating the environment, as SQLMesh's run does: until then, views may mix two plans.
+
+    Raises:
+        EnvironmentNotReadyError: The plan has not finished in time.
+    """
+    wait = context.config.run
+    for _ in range(max(1, wait.environment_check_max_wait // wait.environment_check_interval)):
+        if context.stored_environment().finalized_ts:
+            return
+        if context.tracker.pipe.is_cancelled:
+            raise EvaluationError("The evaluation of audits was cancelled.")
+        time.sleep(wait.environment_check_interval)
+    raise unfinished_plan(context.request.project, context.request.environment)

@@ -30,8 +30,11 @@ from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import listed, utc_text
 from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.worker.context import display_name
-from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext, resolved_range
-from dg_sqlmesh_component.worker.evaluate.unfinished_plan import await_finalized_environment
+from dg_sqlmesh_component.worker.evaluate.evaluation import (
+    EvaluationContext,
+    await_finalized_environment,
+    resolved_range,
+)
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.intervals.held_back import held_back_from, hold_back_pending_upstream
 from dg_sqlmesh_component.worker.intervals.tables import is_incremental

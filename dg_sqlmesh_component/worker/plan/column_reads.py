@@ -5,7 +5,7 @@ SQLMesh's column lineage has only the first kind. A column that is read in a fil
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
@@ -134,3 +134,40 @@ def _of_output(scope: Scope, name: str) -> Iterator[_Column]:
             yield from _of_output(inner, inner.expression.named_selects[position])
     else:
         yield from _of_expression(scope, query.selects[position])
+
+
+_FUNCTIONS = {
+    "CLOCK_TIMESTAMP", "CURRENTDATE", "CURRENTDATETIME", "CURRENTTIME", "CURRENTTIMESTAMP", "CURRENTTIMESTAMPLTZ",
+    "GET_CURRENT_TIMESTAMP", "LOCALTIME", "LOCALTIMESTAMP", "NOW", "RAND", "RANDN", "STATEMENT_TIMESTAMP", "SYSDATE",
+    "SYSTIMESTAMP", "TIMEOFDAY", "TRANSACTION_TIMESTAMP", "UNIX_TIMESTAMP", "UTCDATE", "UTCTIME", "UTCTIMESTAMP",
+    "UUID",
+}  # fmt: skip
+"""Classes of sqlglot, and names of functions for which a dialect of sqlglot has none."""
+
+_INSTANT = "1973-05-11 03:14:15"
+_SPELLINGS = ("1973-05-11", "19730511", "1059380")
+"""What SQLMesh's macros, such as @execution_ts, make of this execution time. sqlglot adds up numbers."""
+
+
+def clock_columns(model: Model, upstream: Mapping[str, Collection[str]]) -> frozenset[str]:
+    """The columns of a model that have another value each time they are computed: by the clock, or by chance.
+
+    These are those that the query tells. `upstream` has those of upstream models, by fqn.
+    """
+    try:
+        query = model.render_query(execution_time=_INSTANT) if model.is_sql else None
+        if query is None:
+            return frozenset()
+        return frozenset(
+            own
+            for (table, column), own in traced_columns(query.transform(_marked))
+            if table == CLOCK or column in upstream.get(table, ())
+        )
+    except (SqlglotError, SQLMeshError):
+        return frozenset()
+
+
+def _marked(node: exp.Expression) -> exp.Expression:
+    name = node.name if isinstance(node, exp.Anonymous) else type(node).__name__
+    is_instant = isinstance(node, exp.Literal) and any(text in node.name for text in _SPELLINGS)
+    return exp.column("now", table=CLOCK) if is_instant or name.upper() in _FUNCTIONS else node

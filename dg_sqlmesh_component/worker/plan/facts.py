@@ -16,7 +16,7 @@ from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import parents_first, reachable
-from dg_sqlmesh_component.protocol.intervals import subtract
+from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.worker.commands import sqlmesh_command
 from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.intervals.held_back import held_back_from
@@ -26,7 +26,6 @@ from dg_sqlmesh_component.worker.plan.column_changes import column_changes
 from dg_sqlmesh_component.worker.plan.column_reads import column_reads
 from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.plan.dependents import dependents
-from dg_sqlmesh_component.worker.plan.lost_intervals import brought_back, lost_intervals
 from dg_sqlmesh_component.worker.plan.migrations import losses
 from dg_sqlmesh_component.worker.plan.plan_parts import plan_parts
 from dg_sqlmesh_component.worker.state_lock import is_file_locked, is_lockable
@@ -330,3 +329,31 @@ def _other_differences(plan: Plan) -> str:
     if diff.has_requirement_changes:
         parts.append(f"requirements:\n{diff.requirements_diff()}")
     return "\n\n".join(parts)
+
+
+def lost_intervals(snapshot: Snapshot, old: Snapshot | None, computes: Sequence[Interval]) -> tuple[Interval, ...]:
+    """The intervals that the old version of a model has, and the new one would not have.
+
+    SQLMesh computes a new version only for its own `start`, `end` and `cron`, and shows it in place of the old one.
+    A view needs none, and SQLMesh loads a seed when it creates its table. A model of another kind than the incremental
+    ones is computed as a whole, so it has everything up to its last interval.
+
+    Args:
+        computes: The missing intervals of the new version that the plan computes.
+    """
+    if old is None or not snapshot.is_model or snapshot.is_symbolic or snapshot.is_view or snapshot.is_seed:
+        return ()
+    if old.version == snapshot.version and old.model_kind_name == snapshot.model_kind_name:
+        return ()  # the table and its rows stay, also if SQLMesh forgets its intervals, as for another interval unit
+    if is_incremental(snapshot):
+        return subtract(old.intervals, [*snapshot.intervals, *computes])
+    if computes:
+        return ()
+    return subtract(old.intervals, [(0, end) for _, end in snapshot.intervals[-1:]])
+
+
+def brought_back(snapshot: Snapshot, lost: tuple[Interval, ...], computed: Sequence[Interval]) -> tuple[Interval, ...]:
+    """The lost intervals that a computation brings back. If SQLMesh computes a model as a whole, these are all."""
+    if is_incremental(snapshot):
+        return common(lost, computed)
+    return lost if computed else ()

@@ -28,8 +28,8 @@ from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.intervals.tables import is_incremental, upstream
 from dg_sqlmesh_component.worker.observe.samples import key_columns, matches, sample_of
-from dg_sqlmesh_component.worker.plan.clock_columns import clock_columns
 from dg_sqlmesh_component.worker.plan.column_changes import column_changes
+from dg_sqlmesh_component.worker.plan.column_reads import clock_columns
 from dg_sqlmesh_component.worker.plan.table_comparison_queries import IN_PROD, INTEGERS, UNTRIED, CountQueries, Table
 from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange, computed_ranges
 

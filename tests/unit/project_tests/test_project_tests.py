@@ -11,8 +11,7 @@ from unit.builders import manifest, project_assets
 from dg_sqlmesh_component import ProjectTests, SQLMeshProject
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.project_tests.job import build_test_job
-from dg_sqlmesh_component.project_tests.step import numbers, summary
+from dg_sqlmesh_component.project_tests.job import build_test_job, numbers, summary
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 

@@ -10,7 +10,7 @@ import pytest
 from harness import plan, write_project
 from sqlmesh.core.context import Context
 
-from dg_sqlmesh_component.worker.evaluate.circuit_breaker import cached_circuit_breaker
+from dg_sqlmesh_component.worker.evaluate.run import cached_circuit_breaker
 
 
 class CountedEnvironmentCheck:

@@ -6,7 +6,7 @@ import pytest
 from sqlmesh.core.dialect import parse
 from sqlmesh.core.model import load_sql_based_model
 
-from dg_sqlmesh_component.worker.plan.clock_columns import clock_columns
+from dg_sqlmesh_component.worker.plan.column_reads import clock_columns
 
 QUERIES = {
     "SELECT id, CURRENT_TIMESTAMP AS loaded_at FROM t.a": {"loaded_at"},
