@@ -50,10 +50,7 @@ def without(intervals: Iterable[Interval], taken: Sequence[Interval], *, uninter
     """The intervals that overlap with none of `taken`, which are in order and apart.
 
     SQLMesh's own `interval_diff` is wrong for intervals of different units: if one hour is taken from a day, it removes
-    the days after it as well, or nothing.
-
-    Args:
-        uninterrupted: Leave out everything after the first overlap.
+    the days after it as well, or nothing. `uninterrupted` leaves out everything after the first overlap.
     """
     ends = [end for _, end in taken]
     free = []

@@ -39,8 +39,7 @@ def how_to_finish_plan(
 ) -> str:
     """What to do if a plan was interrupted after it had begun to change the environment.
 
-    Args:
-        apply_job: The job that may have applied it.
+    `apply_job` is the job that may have applied it.
     """
     command = block(sqlmesh_command(project, "plan", environment))
     if apply_job is None or plan_id is None:

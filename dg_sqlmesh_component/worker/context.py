@@ -163,8 +163,7 @@ def _dotenv() -> Path | None:
 def _warn_of_overridden_variables(before: Mapping[str, str], dotenv: Path | None, pipe: Pipe) -> None:
     """Log which environment variables the file of variables has changed. SQLMesh gives it the last word.
 
-    Args:
-        before: The environment variables before the file was read.
+    `before` are the variables before the file was read.
     """
     names = sorted(name for name, value in before.items() if os.environ.get(name) != value)
     if names:

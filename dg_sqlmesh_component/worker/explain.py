@@ -67,8 +67,7 @@ def unfinished_plan(project: OpenProject, environment: str) -> EnvironmentNotRea
 def explain(error: Exception, project: OpenProject, environment: str | None = None) -> SQLMeshComponentError:
     """Turn an error that ended a whole request into the class that says who must act.
 
-    Args:
-        environment: The environment that runs; None while a project is loaded.
+    Without an `environment`, a project was loaded.
     """
     if bug := own_bug(error):
         return WorkerError(bug)

@@ -32,10 +32,7 @@ def is_fork() -> bool:
 def end_fork(error: BaseException | None) -> None:
     """End this process if it is a fork that has left the project's code, as Python would end it.
 
-    It must not go on with the worker's run, or close the worker's sessions.
-
-    Args:
-        error: How it has left the code; None if it has returned.
+    It must not go on with the worker's run, or close the worker's sessions. Without an `error`, the code has returned.
     """
     if not _is_fork:
         return

@@ -68,8 +68,7 @@ class Pipe:
     def receive(self, expected: type[_Message]) -> _Message:
         """Wait for the request, or for the answer to an event. If it is cancelled before `begin`, this process ends.
 
-        Raises:
-            EvaluationError: The request was cancelled meanwhile.
+        Raises an EvaluationError if it was cancelled later.
         """
         if not (line := self._messages.get()):
             raise EvaluationError(CANCELLED_BEFORE)
@@ -82,8 +81,7 @@ class Pipe:
     def begin(self) -> None:
         """Call this before the work starts. From now on, a cancelled request finishes its batches before it ends.
 
-        Raises:
-            EvaluationError: The request is cancelled already.
+        Raises an EvaluationError if it is cancelled already.
         """
         with self._beginning:
             if self.is_cancelled:
@@ -93,8 +91,7 @@ class Pipe:
     def require_locks(self) -> None:
         """Call this before anything is computed, promoted or deleted. It takes microseconds.
 
-        Raises:
-            LockLostError: Another process may hold a lock of this one by now.
+        Raises a LockLostError if another process may hold a lock of this one by now.
         """
         for why_lost in tuple(self.locks):
             if (reason := why_lost()) is not None:

@@ -51,10 +51,8 @@ class LockWait:
     def until(self, attempt: Callable[[], _T]) -> _T:
         """Call `attempt` until it no longer raises `DatabaseInUseError`.
 
-        If the run is cancelled meanwhile, the pipe ends the process.
-
-        Raises:
-            DatabaseInUseError: The last one, when the time is up.
+        If the run is cancelled meanwhile, the pipe ends the process. Raises the last DatabaseInUseError when the time
+        is up.
         """
         since: float | None = None
         while True:

@@ -30,8 +30,7 @@ class EarlyWorkers:
     def take(self, project: SQLMeshProject) -> subprocess.Popen[bytes]:
         """A process for one request: the early worker if it is still alive, else a new one.
 
-        Raises:
-            InstallationError: The interpreter cannot be started.
+        Raises an InstallationError if the interpreter cannot be started.
         """
         early = self._processes.pop(_key(project), None)
         return early if early is not None and early.poll() is None else start(project)

@@ -167,8 +167,7 @@ def _evaluate(context: EvaluationContext) -> msg.EvaluationFinished:
 def resolved_range(request: msg.EvaluationRequest) -> str:
     """`start` and `end` of the run config as SQLMesh resolves them, `from <instant> to <instant>`; empty without both.
 
-    Raises:
-        ConfigurationError: SQLMesh cannot parse them, or the range is empty.
+    Raises a ConfigurationError if SQLMesh cannot parse them, or if the range is empty.
     """
     wanted = request.restate or request
     bounds = {}
@@ -273,8 +272,7 @@ class EvaluationContext(Context):
     def stored_environment(self) -> Environment:
         """The environment, as in the state now.
 
-        Raises:
-            EnvironmentNotReadyError: It does not exist, or has promoted nothing of the project.
+        Raises an EnvironmentNotReadyError if it does not exist, or has promoted nothing of the project.
         """
         request, ours = self.request, {*self._nodes, *self._assets}
         environment = stored_environment(request.project, request.environment, self)
@@ -398,8 +396,7 @@ def name_unfinished_plan(context: EvaluationContext) -> None:
 def await_finalized_environment(context: EvaluationContext) -> None:
     """Wait for a plan that is updating the environment, as SQLMesh's run does: until then, views may mix two plans.
 
-    Raises:
-        EnvironmentNotReadyError: The plan has not finished in time.
+    Raises an EnvironmentNotReadyError if the plan has not finished in time.
     """
     wait = context.config.run
     for _ in range(max(1, wait.environment_check_max_wait // wait.environment_check_interval)):

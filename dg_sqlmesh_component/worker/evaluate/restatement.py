@@ -176,8 +176,7 @@ class RestatementContext(EvaluationContext):
 def _planned(context: EvaluationContext) -> Plan:
     """Plan the restatement and report it.
 
-    Raises:
-        ConfigurationError: A requested model cannot be restated, or the range is empty.
+    Raises a ConfigurationError if a requested model cannot be restated, or the range is empty.
     """
     request, restate = context.request, context.request.restate
     assert restate is not None, "the request restates"

@@ -41,10 +41,7 @@ class Coverages:
         """The intervals that a node should have and lacks: those without an excuse, and those that wait for tables.
 
         An interval is missing from the next tick of the cron on. One that was computed and forgotten is missing at
-        once: its rows were there.
-
-        Args:
-            done, forgotten: As in `of`.
+        once: its rows were there. `done` and `forgotten` are as in `of`.
         """
         snapshot = self._snapshots[fqn]
         missing = uncovered(self.pending.get(fqn, ()), self._computed(snapshot, done, forgotten))

@@ -237,8 +237,7 @@ class _Availability:
     def remaining(self, forgotten: Set[str] = frozenset()) -> Remaining:
         """What each requested model downstream of a pending model or an awaited table may compute.
 
-        Args:
-            forgotten: The pending models that have lost rows which they had.
+        The pending models in `forgotten` have lost rows which they had.
         """
         remaining: Remaining = {}
         if not self.pending and not any(self.tables.awaited.values()):

@@ -30,8 +30,7 @@ class ExternalTables:
     ) -> ExternalTables:
         """Those of an environment. Its versions may read other tables than the models of the manifest do.
 
-        Raises:
-            EvaluationError: The run was cancelled meanwhile.
+        Raises an EvaluationError if the run was cancelled meanwhile.
         """
         found = cls(tables.incomplete, tables.read)
         if tables.are_all:
@@ -74,8 +73,7 @@ class ExternalTables:
     def behind_views(self, name: str, nodes: Nodes, parents: Mapping[str, list[str]]) -> Set[str]:
         """The tables that a promoted model reads, also through views and embedded models.
 
-        Args:
-            parents: Of each node, by name.
+        `parents` has those of each node.
         """
         read = tables_read(name, nodes, parents)
         through = {name, *(node for node in read if shows_others(nodes[node]))} & self.known.keys()

@@ -108,8 +108,7 @@ def snapshots_now(
 ) -> dict[str, Snapshot]:
     """Snapshots with the intervals of the state, by name. SQLMesh keeps those that it has read once.
 
-    Args:
-        new: Those that a plan adds to the state. They may share a table with a version that it has.
+    A plan adds the `new` ones to the state. They may share a table with a version that it has.
     """
     stored = context.state_reader.get_snapshots(infos)
     copies = [snapshot.copy() for snapshot in {**{one.snapshot_id: one for one in new}, **stored}.values()]
@@ -131,8 +130,7 @@ def missing_with_forgotten(
 ) -> SnapshotToIntervals:
     """The missing intervals: those that SQLMesh would find if nothing was forgotten, and the forgotten ones.
 
-    Args:
-        find_missing: Finds them with SQLMesh's own `lookback`. It accepts `ignore_cron`.
+    `find_missing` finds them with SQLMesh's own `lookback`. It accepts `ignore_cron`.
     """
     if not forgotten:
         return find_missing()

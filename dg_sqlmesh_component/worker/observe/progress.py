@@ -36,8 +36,7 @@ class Progress:
     def plan(self, batches: Mapping[str, Sequence[msg.Interval]], *, keeps_finished: bool = False) -> None:
         """Note the batches of each node.
 
-        Args:
-            keeps_finished: Whether finished batches belong to them. If not, they belong to an earlier plan.
+        With `keeps_finished`, finished batches belong to them, else to an earlier plan.
         """
         with self._lock:
             self._planned = batches

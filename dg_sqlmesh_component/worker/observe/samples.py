@@ -70,8 +70,7 @@ def sample_of(
 def _as_printed(shape: pd.DataFrame) -> list[exp.Expression]:
     """The columns of a result. The engine prints dates and decimals: the driver has timestamps and floats for them.
 
-    Args:
-        shape: The result without rows.
+    `shape` is the result without rows.
     """
     names = list(map(str, shape.columns))
     if len(set(names)) < len(names):  # a join repeats a name

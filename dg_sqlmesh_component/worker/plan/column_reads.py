@@ -55,8 +55,7 @@ def column_reads(model: Model) -> ColumnReads | None:
 def traced_columns(query: exp.Query) -> Iterator[tuple[_Column, str]]:
     """What each column of a query is made of. Columns that cannot be traced are left out.
 
-    Raises:
-        SqlglotError: sqlglot cannot analyze the query.
+    Raises a SqlglotError if sqlglot cannot analyze the query.
     """
     scope = build_scope(query)
     for name in scope.expression.named_selects if scope is not None else ():

@@ -159,10 +159,7 @@ def built(context: PlanContext, environment: str, **options: Any) -> Plan:
     """The plan of `sqlmesh plan`, after the linter and the unit tests, as there.
 
     All destructive changes are allowed while it is built: SQLMesh's own error names no model. It is applied only with
-    the approved ones.
-
-    Args:
-        options: Of `Context.plan_builder`.
+    the approved ones. The `options` are those of `Context.plan_builder`.
     """
     try:
         return context.plan_builder(environment, allow_destructive_models=["*"], **options).build()

@@ -71,8 +71,7 @@ class ExistingTable:
     def drops(self, old: Snapshot | None) -> Iterator[msg.ColumnChange]:
         """The columns that SQLMesh drops from the table, as in `PlannedModel.destructive`.
 
-        Args:
-            old: The version that the environment shows.
+        The environment shows the `old` version.
         """
         model = self.snapshot.model
         before = self._named(self._columns())

@@ -25,8 +25,7 @@ from dg_sqlmesh_component.worker.sqlmesh_internals import forget_tables
 def forget_missing_tables(plan: Plan, context: PlanContext, *, in_state: bool) -> None:
     """Remove the intervals of tables that are missing from the plan's snapshots.
 
-    Args:
-        in_state: Whether to remove them from the state, too. A plan is applied with the intervals of the state.
+    They are removed `in_state` too if the plan is to be applied: it is applied with the intervals of the state.
     """
     index = plan.deployability_index if plan.is_dev else DeployabilityIndex.all_deployable()
     computed = [

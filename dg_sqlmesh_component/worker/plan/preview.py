@@ -116,11 +116,7 @@ def _computed_since(instant: int, prod: Environment, plan: Plan, context: Contex
 
 
 def _refuse_long_names(plan: Plan, context: Context) -> None:
-    """Refuse before anything is computed. SQLMesh creates the views last, and only then finds that a name is too long.
-
-    Raises:
-        ConfigurationError: The engine allows no names of this length.
-    """
+    """Refuse before anything is computed. SQLMesh creates views last, and only then finds that a name is too long."""
     naming = plan.environment_naming_info
     for info in plan.environment.promoted_snapshots:
         adapter = context.engine_adapters[info.model_gateway or context.selected_gateway]
@@ -178,8 +174,7 @@ def _forward_only_range() -> dict[str, Any]:
 def _narrowed(plan: Plan, prod: Environment, own: OwnVersions) -> Plan:
     """The plan, computing only tables that prod does not show.
 
-    Args:
-        own: The versions of the commits before. The environment remembers them, because they are deleted at the end.
+    `own` are the versions of the commits before. The environment remembers them, because they are deleted at the end.
     """
     shown = {info.name: info for info in prod.snapshots}
 

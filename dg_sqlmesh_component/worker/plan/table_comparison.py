@@ -301,8 +301,7 @@ class _Comparison:
     def _key_problem(self, keys: Sequence[str | None], sample: float | None) -> msg.KeyProblem | None:
         """Why rows cannot be matched by these columns. Rows that share a key would be counted in pairs.
 
-        Args:
-            keys: None is a column that not both tables have.
+        None among the `keys` is a column that not both tables have.
         """
         if not self._queries.common:
             return "no_columns"

@@ -232,8 +232,7 @@ class CountQueries:
     def surplus(self, without: Collection[str] = ()) -> exp.Select:
         """The rows that the preview has more often than prod, and those that prod has more often, by all columns.
 
-        Args:
-            without: Columns that do not count.
+        `without` are columns that do not count.
         """
         counted = [name for name in self.common if name not in without]
         names = [f"c{i}" for i in range(len(counted))]
