@@ -562,23 +562,11 @@ SHAPES = (
     *("time x static", "time x static", "time x dynamic", "time x dynamic"),
 )
 CHANGES_OF_DEFINITIONS = (
-    ("daily", "weekly"),
-    ("daily", "monthly"),
-    ("daily", "none"),
-    ("daily", "none"),
-    ("none", "daily"),
-    ("static", "daily"),
-    ("one of two", "daily x static"),
-    ("one of two", "time x dynamic"),
-    ("one of two", "static x static"),
-    ("two with it", "daily"),
-    ("two with it", "time"),
-    ("two with it", "static"),
-    ("other", "static"),
-    ("other", "dynamic"),
-    ("other", "time x dynamic"),
-    ("other", "time"),
-    ("other", "time x static"),
+    *(("daily", after) for after in ("weekly", "monthly", "none", "none")),
+    *((before, "daily") for before in ("none", "static")),
+    *(("one of two", after) for after in ("daily x static", "time x dynamic", "static x static")),
+    *(("two with it", after) for after in ("daily", "time", "static")),
+    *(("other", after) for after in ("static", "dynamic", "time x dynamic", "time", "time x static")),
     ("time x static", "none"),
 )
 BAD_VALUES: tuple[object, ...] = (

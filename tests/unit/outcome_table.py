@@ -581,13 +581,7 @@ OUTCOME_TABLE = (
     ),
     Row(
         "interrupted: it had nothing to do in the first pass, and the worker died while SQLMesh planned the second",
-        (
-            OPENED,
-            msg.EvaluationPlanned({STAGING: (D1,)}),
-            msg.NodeIdle(ORDERS, ALL_COMPUTED),
-            EMPTY_PLAN,
-            OPENED,
-        ),
+        (OPENED, msg.EvaluationPlanned({STAGING: (D1,)}), msg.NodeIdle(ORDERS, ALL_COMPUTED), EMPTY_PLAN, OPENED),
         outcome(Outcome.INTERRUPTED, errors=(KILLED,)),
         warned("core.orders was not started: SQLMesh's process was killed.", {"sqlmesh/error": KILLED}),
         worker_death=KILLED,

@@ -28,9 +28,7 @@ KEY = dg.AssetCheckKey(dg.AssetKey(["core", "orders"]), INTERVALS_CHECK)
 def assets(project: Manifest, slack: timedelta | None = timedelta(0)) -> ProjectAssets:
     translator = Translator(project, attributes(intervals_check=None if slack is None else IntervalsCheck(slack)))
     return build_assets(
-        translator,
-        translator.asset_spec,
-        lambda spec, node, audit: translator.audit_check_spec(node, audit, spec.key),
+        translator, translator.asset_spec, lambda spec, node, audit: translator.audit_check_spec(node, audit, spec.key)
     )
 
 
