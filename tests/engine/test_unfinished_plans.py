@@ -113,6 +113,26 @@ def test_the_attempt_that_finishes_a_plan_computes_as_far_as_prod_did_before_the
     assert shop.query("SELECT DISTINCT n FROM t.reader") == [(2,)]
 
 
+def test_an_added_model_is_not_computed_beyond_its_source(new_shop: NewShop) -> None:
+    """SQLMesh computes it as far as any model of prod: the days without a source would have no rows for good."""
+    raw = {"raw.days": "SELECT CURRENT_DATE - range::INT AS day, 1 AS n FROM range(9)"}
+    files = {
+        name: DAYS.format(name=name, more="", query=f"day, n FROM raw.days {BETWEEN}") for name in ("early", "late")
+    }
+    shop = new_shop({f"models/{name}.sql": text for name, text in files.items()}, tables=raw, deploy=True)
+    shop.launch(assets=["t/early"])
+    reads = f"day, early.n + late.n AS n FROM t.early LEFT JOIN t.late USING (day) {BETWEEN}"
+    change(shop, reader=DAYS.format(name="reader", more="", query=reads))
+
+    launch(shop, APPLY, digest=planned(shop)["digest"]).succeeded()
+
+    days = "SELECT list(day ORDER BY day) FROM t."
+    assert shop.query(f"{days}reader") == shop.query(f"{days}late")
+    shop.launch().succeeded()
+    assert shop.query(f"{days}reader") == shop.query(f"{days}early")
+    assert shop.query("SELECT DISTINCT n FROM t.reader") == [(2,)]
+
+
 KILL_IN_PROMOTION = f'''
 import os
 import signal

@@ -85,6 +85,8 @@ class BesideRuns:
             stages = self._stages(plan)
         before, promotion = _halves(stages)
         if self._lock.is_file:
+            if not plan.is_dev:
+                self._hold_back_behind(stages, Versions.read(self._context, plan, self._shown, _index(stages)))
             evaluate(before, plan)
         else:
             evaluate([stage for stage in before if not isinstance(stage, BackfillStage)], plan)
@@ -105,7 +107,7 @@ class BesideRuns:
         Raises:
             EnvironmentNotReadyError: A preview has read what a run has not finished to compute again.
         """
-        self._hold_back_behind(stages)
+        self._hold_back_behind(stages, self._changes.versions)
         self._changes.expect(_missing(stages))
         first = _missing(_halves(stages)[0])
         gaps = first.keys() & self._changes.versions.others.keys()
@@ -135,7 +137,7 @@ class BesideRuns:
         self._changes.look(_index(stages))
         plan = self._renewed(plan)
         stages = self._stages(plan)
-        self._hold_back_behind(stages)
+        self._hold_back_behind(stages, self._changes.versions)
         return plan, stages
 
     def _renewed(self, plan: EvaluatablePlan) -> EvaluatablePlan:
@@ -168,15 +170,16 @@ class BesideRuns:
             plan = plan.copy(update={"start": plan.environment.start_at})
         return build_plan_stages(plan, self._context.state_reader, self._context.default_catalog)
 
-    def _hold_back_behind(self, stages: Sequence[PlanStage]) -> None:
+    def _hold_back_behind(self, stages: Sequence[PlanStage], versions: Versions) -> None:
         """Let SQLMesh leave out intervals that are missing upstream. SQLMesh alone looks only within one stage.
 
+        It computes models as far as prod has them, and an added one as far as any: also beyond what this one reads.
         Without the lock of runs, also those that a run computes again are missing. Then the next round computes them.
         """
-        versions = self._changes.versions
         missing = _missing(stages)
         if not versions.is_dev:
-            add(missing, missing_now(versions.others))
+            # SQLMesh always finds a seed to be missing that the plan loads again, also after it has.
+            add(missing, missing_now({name: node for name, node in versions.nodes.items() if not node.is_seed}))
         self._context.pending = {
             name: left
             for name, found in missing.items()
@@ -185,8 +188,13 @@ class BesideRuns:
 
     def _lacking(self, stages: Sequence[PlanStage], names: Container[str]) -> dict[str, Sequence[Interval]]:
         """What these models compute before the promotion, except of those that only a `lookback` computes again."""
-        missing = _missing(_halves(stages)[0])
-        return {name: found for name, found in missing.items() if name in names and name in self._context.pending}
+        nodes, index = self._changes.versions.nodes, self._changes.versions.index
+        missing = _missing(_halves(stages)[0]).items()
+        return {
+            name: found
+            for name, found in missing
+            if name in names and subtract(found, computed_intervals(nodes[name], index))
+        }
 
     def _reading(self, names: Set[str]) -> Set[str]:
         """These models, and all that are downstream of them."""
