@@ -59,7 +59,7 @@ def _plan_another_change(shop: Shop) -> None:
 
 
 DIFFERENCES: dict[str, tuple[int, Callable[[Shop], object]]] = {
-    "moved prod": (5, _plan_another_change),
+    "moved prod": (6, _plan_another_change),
     "changed query": (0, lambda shop: change(shop, total=TOTAL.format(added=" + 2"))),
     "removed model": (0, lambda shop: (shop.project / "models" / "other.sql").unlink()),
     "category": (1, edit_config("plan: {auto_categorize_changes: {sql: 'off'}}\n")),

@@ -86,7 +86,8 @@ class BesideRuns:
         before, promotion = _halves(stages)
         if self._lock.is_file:
             if not plan.is_dev:
-                self._hold_back_behind(stages, Versions.read(self._context, plan, self._shown, _index(stages)))
+                planned, now = _missing(stages), _lacked_now(Versions.read(self._context, plan, self._shown))
+                self._context.pending = {name: subtract(found, planned.get(name, ())) for name, found in now.items()}
             evaluate(before, plan)
         else:
             evaluate([stage for stage in before if not isinstance(stage, BackfillStage)], plan)
@@ -178,8 +179,7 @@ class BesideRuns:
         """
         missing = _missing(stages)
         if not versions.is_dev:
-            # SQLMesh always finds a seed to be missing that the plan loads again, also after it has.
-            add(missing, missing_now({name: node for name, node in versions.nodes.items() if not node.is_seed}))
+            add(missing, _lacked_now(versions))
         self._context.pending = {
             name: left
             for name, found in missing.items()
@@ -248,6 +248,11 @@ class BesideRuns:
         if self._lock.is_file:
             return None
         return msg.ConcurrentRuns(round(self._lock.seconds_held, 1), *self._changes.caught_up())
+
+
+def _lacked_now(versions: Versions) -> dict[str, tuple[Interval, ...]]:
+    """What a run would compute now, by name. SQLMesh always finds a seed to be missing that the plan loads again."""
+    return missing_now({name: node for name, node in versions.nodes.items() if not node.is_seed})
 
 
 def _halves(stages: Sequence[PlanStage]) -> tuple[Sequence[PlanStage], Sequence[PlanStage]]:
