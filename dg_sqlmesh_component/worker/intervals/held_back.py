@@ -85,7 +85,8 @@ def hold_back_pending_upstream(
         pending: What each node lacks, by name. A plan does not ask the scheduler.
     """
     find_missing, batch = scheduler.merged_missing_intervals, scheduler.batch_intervals
-    missing = {scheduler.snapshots_by_name[name]: list(intervals) for name, intervals in pending.items()}
+    nodes = scheduler.snapshots_by_name  # a stage that only audits has those that it audits
+    missing = {nodes[name]: list(intervals) for name, intervals in pending.items() if name in nodes}
 
     def merged_missing_intervals(
         start: Any = None, end: Any = None, *args: Any, selected_snapshots: set[str] | None = None, **kwargs: Any
