@@ -211,7 +211,7 @@ class _Availability:
     index: DeployabilityIndex
     tables: ExternalTables
     requested: SnapshotToIntervals
-    # What each node lacks before this run. A restatement also requests what it does not lack.
+    # What each node lacks before this run. A restatement also requests intervals that are computed.
     lacked: Mapping[str, Sequence[Interval]]
 
     def __post_init__(self) -> None:

@@ -85,7 +85,7 @@ class BesideRuns:
             stages = self._stages(plan)
         before, promotion = _halves(stages)
         if self._lock.is_file:
-            if not plan.is_dev:
+            if not plan.is_dev:  # no run fills a gap meanwhile: what the plan does not compute itself, its models lack
                 planned, now = _missing(stages), _lacked_now(Versions.read(self._context, plan, self._shown))
                 self._context.pending = {name: subtract(found, planned.get(name, ())) for name, found in now.items()}
             evaluate(before, plan)
