@@ -20,7 +20,7 @@ from dg_sqlmesh_component.history.complete_sources import (
     Target,
     completeness,
 )
-from dg_sqlmesh_component.history.source_sentences import why_incomplete
+from dg_sqlmesh_component.history.sources import why_incomplete
 from dg_sqlmesh_component.protocol.messages import FOREVER, Interval
 
 HOUR = 3_600_000
