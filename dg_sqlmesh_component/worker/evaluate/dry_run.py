@@ -14,7 +14,7 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext, await_finalized_environment
 from dg_sqlmesh_component.worker.evaluate.restatement import RestatementContext
 from dg_sqlmesh_component.worker.evaluate.run import RunContext
-from dg_sqlmesh_component.worker.intervals import planner
+from dg_sqlmesh_component.worker.intervals.tables import find_missing
 
 
 class DryRunContext(RunContext):
@@ -26,7 +26,7 @@ class DryRunContext(RunContext):
     def compute(self) -> msg.Status:
         request = self.request
         scheduler = self.scheduler(environment=request.environment)
-        missing, index = planner.find_missing(
+        missing, index = find_missing(
             scheduler,
             request.environment,
             request.execution_time,

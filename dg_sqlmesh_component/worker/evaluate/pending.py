@@ -18,11 +18,10 @@ from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import merged
 from dg_sqlmesh_component.worker.environment import opened_without_lock, refuse_lost_versions
 from dg_sqlmesh_component.worker.evaluate.kept_snapshots import read_code, read_snapshots
-from dg_sqlmesh_component.worker.intervals import planner
-from dg_sqlmesh_component.worker.intervals.held_back import has_signals, held_back_from
+from dg_sqlmesh_component.worker.intervals.held_back import forget_and_hold_back, has_signals, held_back_from
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables
 from dg_sqlmesh_component.worker.intervals.records import Comparison
-from dg_sqlmesh_component.worker.intervals.tables import upstream
+from dg_sqlmesh_component.worker.intervals.tables import find_missing, upstream
 from dg_sqlmesh_component.worker.observe.run_tracker import RunTracker
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sqlmesh_internals import stored_names
@@ -46,8 +45,8 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         scheduler = context.create_scheduler(snapshots, context.snapshot_evaluator)
         tables = ExternalTables.of_promoted(request.tables, environment, context, pipe)
         waited_for = tables.without(request.made_between)
-        find_ready = planner.watch(scheduler, waited_for, tracker.held_back_by, tracker.report_forgotten)
-        intervals, index = planner.find_missing(scheduler, request.environment, request.now)
+        find_ready = forget_and_hold_back(scheduler, waited_for, tracker.held_back_by, tracker.report_forgotten)
+        intervals, index = find_missing(scheduler, request.environment, request.now)
         waiting, needed, signal_error, ready = {}, {}, None, intervals
         loads = {node.name: request.loads[node.name] for node in snapshots if _is_restatable(node, request)}
         late = Comparison(msg.Records(loads=loads), tables, environment, context).known.late if loads else {}

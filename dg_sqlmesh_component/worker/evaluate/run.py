@@ -22,7 +22,7 @@ from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import unquoted
 from dg_sqlmesh_component.protocol.graph import parents_first, reachable
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext
-from dg_sqlmesh_component.worker.intervals import planner
+from dg_sqlmesh_component.worker.intervals.held_back import forget_and_hold_back
 from dg_sqlmesh_component.worker.intervals.tables import upstream
 from dg_sqlmesh_component.worker.observe.run_tracker import Observed, RunTracker
 from dg_sqlmesh_component.worker.sqlmesh_internals import (
@@ -95,7 +95,7 @@ class RunContext(EvaluationContext):
             return run_all(*args, **kwargs)
 
         replace_run(scheduler, run_requested)
-        planner.watch(scheduler, self.known.tables, self.tracker.held_back_by, self.tracker.report_forgotten)
+        forget_and_hold_back(scheduler, self.known.tables, self.tracker.held_back_by, self.tracker.report_forgotten)
         self._read_queries_of_pending_models(scheduler)
         plan_only_what_is_computed(scheduler)
 

@@ -49,7 +49,7 @@ from sqlmesh.core.snapshot.definition import Interval, merge_intervals
 from dg_sqlmesh_component.protocol.graph import parents_first
 from dg_sqlmesh_component.protocol.intervals import common, merged, subtract, without
 from dg_sqlmesh_component.protocol.messages import FOREVER, HeldBackBy
-from dg_sqlmesh_component.worker.intervals.forgotten import forgotten_intervals
+from dg_sqlmesh_component.worker.intervals.forgotten import forget_before_computing, forgotten_intervals
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables
 from dg_sqlmesh_component.worker.intervals.tables import (
     altered_at,
@@ -67,6 +67,28 @@ Remaining = dict[Snapshot, tuple[list[Interval], HeldBackBy]]
 
 FindReady = Callable[[SnapshotToIntervals, DeployabilityIndex | None], SnapshotToIntervals]
 """Finds which of the missing intervals of requested models are not held back."""
+
+
+def forget_and_hold_back(
+    scheduler: Scheduler,
+    tables: ExternalTables,
+    held_back_by: MutableMapping[str, HeldBackBy],
+    report_forgotten: Callable[[str, Sequence[Interval]], None],
+    pending: Mapping[str, Sequence[Interval]] = MappingProxyType({}),
+) -> FindReady:
+    """Let the scheduler find forgotten intervals, and hold back intervals whose source is pending or not loaded.
+
+    It is one answer for a run, a dry run, a tick of a schedule and a plan. A run and a plan leave it to SQLMesh to find
+    the missing intervals and to batch them. A dry run and a tick do so themselves (`find_missing`).
+
+    Args:
+        held_back_by, pending: As in `hold_back_pending_upstream`.
+
+    Returns:
+        Finds the intervals that are not held back. Unlike SQLMesh, it evaluates no signals.
+    """
+    forget_before_computing(scheduler, report_forgotten)
+    return hold_back_pending_upstream(scheduler, held_back_by, tables, pending)
 
 
 def hold_back_pending_upstream(

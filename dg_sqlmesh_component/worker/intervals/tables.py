@@ -9,8 +9,15 @@ from typing import Any
 
 from sqlmesh.core import constants as c
 from sqlmesh.core.context import Context
-from sqlmesh.core.scheduler import SnapshotToIntervals
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotIdLike, SnapshotTableInfo, missing_intervals
+from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
+from sqlmesh.core.snapshot import (
+    DeployabilityIndex,
+    Snapshot,
+    SnapshotIdLike,
+    SnapshotTableInfo,
+    apply_auto_restatements,
+    missing_intervals,
+)
 from sqlmesh.core.snapshot.definition import Interval, expand_range, merge_intervals
 from sqlmesh.utils.date import now_timestamp, to_timestamp
 
@@ -145,3 +152,23 @@ def missing_with_forgotten(
         if lost := common(with_early[snapshot], forgotten[snapshot]):
             found[snapshot] = merge_intervals([*found.get(snapshot, ()), *lost])
     return found
+
+
+def find_missing(
+    scheduler: Scheduler, environment: str, now: int, *, restates: bool = True, **run_config: Any
+) -> tuple[SnapshotToIntervals, DeployabilityIndex]:
+    """The missing intervals that a run would batch, and which tables it would compute. The state is only read.
+
+    `Scheduler.run` would also compute, and write automatic restatements to the state.
+
+    Args:
+        now: The instant of the run, epoch milliseconds.
+        restates: Whether it does automatic restatements.
+        run_config: `start`, `end`, `ignore_cron` and `selected_snapshots`, as for the scheduler.
+    """
+    # SQLMesh looks through the whole graph, also if no model has a cron for this.
+    nodes = scheduler.snapshots.values()
+    if environment == c.PROD and restates and any(n.is_model and n.model.auto_restatement_cron for n in nodes):
+        apply_auto_restatements(scheduler.snapshots, now)  # removes intervals of these objects
+    index = deployability(environment, nodes, run_config.get("start"))
+    return scheduler.merged_missing_intervals(execution_time=now, deployability_index=index, **run_config), index

@@ -25,7 +25,7 @@ from dg_sqlmesh_component.protocol.formatting import block, listed, plain, unquo
 from dg_sqlmesh_component.worker.commands import sqlmesh_command
 from dg_sqlmesh_component.worker.context import closed_on_error, open_context
 from dg_sqlmesh_component.worker.explain import describe_error
-from dg_sqlmesh_component.worker.intervals import planner
+from dg_sqlmesh_component.worker.intervals.held_back import forget_and_hold_back
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables, KnownToDagster
 from dg_sqlmesh_component.worker.observe.audits import record_audits
 from dg_sqlmesh_component.worker.observe.computed_table import ComputedTables
@@ -125,7 +125,7 @@ class PlanContext(Context):
         if not isinstance(self.request, msg.PreviewRequest):  # Dagster gets no materialization of what it shows
             index = DeployabilityIndex.all_deployable()
             self.tracker.report_table = ComputedTables(pipe, snapshot_evaluator, index).report
-        planner.watch(
+        forget_and_hold_back(
             scheduler, self.known.tables, self.tracker.held_back_by, self.tracker.report_forgotten, self.pending
         )
         self.nodes.update(scheduler.snapshots_by_name)
