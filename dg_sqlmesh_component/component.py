@@ -301,6 +301,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
 
     def _translate(self, manifest: Manifest) -> ProjectAssets:
         self.audits.refuse_unmatched(manifest.audit_names)
+        self.execution.refuse_unmatched({tag for model in manifest.models for tag in model.tags})
         self._translator = Translator(manifest, self)
         self._is_translating = True
         try:

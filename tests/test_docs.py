@@ -31,7 +31,7 @@ RECORDS = {path.name: path.read_text() for path in sorted((REPOSITORY / "docs/ad
 DOCUMENTS = [README, SKILL, *sorted((REPOSITORY / "docs").rglob("*.md"))]
 SHOP = manifest(
     model("core.orders", reads=["raw.orders", "raw.customers"], kind="INCREMENTAL_BY_TIME_RANGE", starts_at=day(1)),
-    model("marts.revenue", reads=["core.orders"], kind="VIEW"),
+    model("marts.revenue", reads=["core.orders"], kind="VIEW", tags=("heavy",)),
 )
 ANSWERS = (
     AnsweredSelection(("tag:finance+",), ("scratch.*",), (fqn("marts.revenue"),)),

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import dagster as dg
 from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
-from pydantic import StrictInt
+from pydantic import PositiveInt, StrictInt
 
 from dg_sqlmesh_component.config.durations import Duration, OptionalDuration, WrittenDuration
 from dg_sqlmesh_component.config.mappings import Attributes, TemplateScope, described, mapping, not_a_mapping
@@ -365,6 +365,17 @@ class Freshness(Attributes, path="freshness"):
         return dg.FreshnessPolicy.time_window(longest_gap + self.slack, warn_window)
 
 
+NOT_OF_ONE_MODEL = {
+    "retries": "One step computes all models, so no model has its own. Set `execution.retries` in defs.yaml: the step "
+    "retries missing intervals.",
+    "timeout": "One process computes all models, and cannot stop one of them. Set a timeout of the engine in the "
+    "model, for example on PostgreSQL, before the query: SET LOCAL statement_timeout = '30min';",
+    "pool": "Dagster's pools count steps, and one step computes all models. Give the model a tag, and set a limit for "
+    "it in defs.yaml: `execution.tag_concurrency_limits`.",
+}
+"""Why a setting of Dagster's steps cannot be one of a model, and what to do, by name."""
+
+
 @dataclass(frozen=True)
 class TagConvention(Attributes, path="tag_convention"):
     """How tags of a SQLMesh model set properties of its asset: `<prefix><separator><property><separator><value>`.
@@ -478,6 +489,12 @@ class Execution(
         int | None,
         described("Batches that SQLMesh computes at once. Default: the setting of the project's connection.", 4),
     ] = None
+    tag_concurrency_limits: Annotated[
+        dict[str, PositiveInt],
+        described(
+            "By tag of promoted models, batches of them that SQLMesh computes at once. Default: none.", {"heavy": 1}
+        ),
+    ] = field(default_factory=dict)
     environments: Annotated[
         list[str],
         described(
@@ -521,3 +538,12 @@ class Execution(
             shorthand=("max_retries", StrictInt),
         ),
     ] = None
+
+    def refuse_unmatched(self, tags: Collection[str]) -> None:
+        """Refuse a limit for a tag that is not among `tags`, those of all models of the project."""
+        for tag in self.tag_concurrency_limits:
+            if tag not in tags:
+                raise ConfigurationError(
+                    f"`execution.tag_concurrency_limits` in defs.yaml names {tag!r}, but no model of the project has "
+                    f"that tag.{did_you_mean(tag, tags)}"
+                )

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler
 from pydantic_core import ErrorDetails, InitErrorDetails
 
+from dg_sqlmesh_component.config.attribute_types import NOT_OF_ONE_MODEL
 from dg_sqlmesh_component.config.component_attributes import EXAMPLE
 from dg_sqlmesh_component.protocol.formatting import did_you_mean
 
@@ -82,7 +83,8 @@ def _ours(path: tuple[int | str, ...], error: ErrorDetails, sentence: str) -> In
 def _unknown_key(path: tuple[int | str, ...], schema: Schema) -> str:
     members = _members(_at(path[:-1], schema), schema)
     known = [name for member in members for name in member.get("properties", {})]
-    return f"there is no such attribute.{did_you_mean(str(path[-1]), known)}"
+    reason = NOT_OF_ONE_MODEL.get(str(path[-1]))
+    return "there is no such attribute." + (f" {reason}" if reason else did_you_mean(str(path[-1]), known))
 
 
 def _at(path: Sequence[int | str], schema: Schema) -> Schema:

@@ -38,7 +38,8 @@ class Settings:
     def job(self, run_id: str) -> JobSettings:
         """What the requests of one Dagster run have in common."""
         execution = self.attributes.execution
-        return JobSettings(run_id, execution.overlap_timeout, execution.concurrent_tasks, self.pool)
+        limits = execution.tag_concurrency_limits
+        return JobSettings(run_id, execution.overlap_timeout, execution.concurrent_tasks, self.pool, limits)
 
     def awaited(self, tables: Iterable[str]) -> dict[str, dg.AssetKey]:
         """The keys of those tables, by fqn, that models wait for, even if no model of the manifest reads them."""

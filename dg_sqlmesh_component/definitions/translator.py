@@ -17,7 +17,7 @@ from dagster_shared.check import CheckError
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from dg_sqlmesh_component.config.attribute_types import Freshness, TagConvention
+from dg_sqlmesh_component.config.attribute_types import NOT_OF_ONE_MODEL, Freshness, TagConvention
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.durations import duration_of
 from dg_sqlmesh_component.config.external_models import ExternalTable
@@ -90,6 +90,8 @@ class _TagProperties:
     def _set(self, name: str, value: str, convention: TagConvention) -> str | None:
         """Set a property to a value; the problem if that is impossible."""
         *others, last = ("group_name", "owner", "kind", "tag", "key_prefix", "freshness")
+        if name in NOT_OF_ONE_MODEL:
+            return NOT_OF_ONE_MODEL[name]
         if name not in (*others, last):
             return f"there is no property {name!r}; the properties are {', '.join(others)} and {last}."
         if not value:

@@ -6,12 +6,15 @@ function depends on. No other module of the worker uses private attributes of SQ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache, partial
 from importlib import metadata
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from sqlglot import exp
@@ -22,7 +25,7 @@ from sqlmesh.core.loader import LoadedProject
 from sqlmesh.core.model import Model
 from sqlmesh.core.plan import EvaluatablePlan, Plan
 from sqlmesh.core.plan.stages import PlanStage
-from sqlmesh.core.scheduler import Scheduler
+from sqlmesh.core.scheduler import EvaluateNode, Scheduler
 from sqlmesh.core.selector import NativeSelector
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotId, SnapshotIntervals
 from sqlmesh.core.snapshot.cache import SnapshotCache
@@ -31,6 +34,7 @@ from sqlmesh.core.snapshot.evaluator import ViewStrategy
 from sqlmesh.core.state_sync import StateReader, StateSync
 from sqlmesh.core.state_sync.db.interval import _interval_to_df
 from sqlmesh.utils import UniqueKeyDict
+from sqlmesh.utils.concurrency import ConcurrentDAGExecutor
 from sqlmesh.utils.cron import CroniterCache
 
 from dg_sqlmesh_component.protocol.intervals import without
@@ -390,6 +394,38 @@ def plan_only_what_is_computed(scheduler: Scheduler) -> None:
         return build(batches, snapshot_dag=ordered, snapshots_to_create=snapshots_to_create)
 
     scheduler._dag = build_of_computed
+
+
+def limit_batches(scheduler: Scheduler, limits: Mapping[str, int]) -> None:
+    """Let SQLMesh compute at most so many batches at once of the models with a tag, by tag.
+
+    A thread puts a batch over a limit aside and takes another one. The batch is submitted again when one of a limited
+    tag has ended. Nothing public comes between the graph of batches and the threads.
+    """
+    tags = {name: limits.keys() & snapshot.node.tags for name, snapshot in scheduler.snapshots_by_name.items()}
+    running: Counter[str] = Counter()
+    put_aside: list[tuple[Any, Any]] = []
+    lock = Lock()
+
+    def process_node(executor: ConcurrentDAGExecutor[Any], node: Any, threads: Executor) -> None:
+        limited = tags[node.snapshot_name] if isinstance(node, EvaluateNode) else ()
+        with lock:
+            if any(running[tag] >= limits[tag] for tag in limited):
+                put_aside.append((node, threads))
+                return
+            running.update(limited)
+        _process_node(executor, node, threads)
+        with lock:
+            running.subtract(limited)
+            again = [put_aside.pop(0) for _ in range(len(put_aside) if limited else 0)]
+        for node, threads in again:
+            threads.submit(executor._process_node, node, threads)
+
+    if limits:
+        ConcurrentDAGExecutor._process_node = process_node
+
+
+_process_node = ConcurrentDAGExecutor._process_node
 
 
 def watch_evaluations(scheduler: Scheduler, before: Callable[[Snapshot], None]) -> None:

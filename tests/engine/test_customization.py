@@ -11,7 +11,8 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster.components.testing.test_cases import TestOpCustomization, TestTranslation
-from harness import YEARLY_CRON, DagsterProject, dagster_project, load, plan, write_project
+from engine.plan_jobs import applied
+from harness import YEARLY_CRON, DagsterProject, NewShop, at_night, dagster_project, load, plan, write_project
 
 from dg_sqlmesh_component import SQLMeshComponentError, SQLMeshProjectComponent, SQLMeshResource
 from dg_sqlmesh_component.config.project import SQLMeshProject
@@ -338,6 +339,52 @@ def test_concurrent_tasks_sets_number_of_parallel_batches(overridden: DagsterPro
     (project / "together").touch()
     record = overridden.launch(assets=["shop/left", "shop/right"]).succeeded()
     assert set(record.materializations) == {"shop/left", "shop/right"}
+
+
+# If the file `together` exists in the project, a heavy model waits until both light ones have run while it is at work.
+GROUPED_MODEL = """
+import time
+from pathlib import Path
+
+import pandas as pd
+from sqlmesh import model
+
+
+@model("t.{name}", kind="FULL", columns={{"id": "int"}}, tags={tags})
+def execute(context, start, end, execution_time, **kwargs):
+    if Path("together").exists():
+        at_work, deadline = Path("heavy_at_work"), time.monotonic() + 20
+        if {tags}:
+            at_work.touch(exist_ok=False)  # an error if another heavy model is at work
+        while not (all(Path(light).exists() for light in "yz") if {tags} else at_work.exists()):
+            assert time.monotonic() < deadline, "the others do not run"
+            time.sleep(0.02)
+        at_work.unlink() if {tags} else Path("{name}").touch()
+    return pd.DataFrame({{"id": [{id}]}})
+"""
+
+
+def grouped_models(id: int) -> dict[str, str]:
+    heavy = {f"models/{name}.py": GROUPED_MODEL.format(name=name, tags=["heavy", "slow"], id=id) for name in "abc"}
+    return heavy | {f"models/{name}.py": GROUPED_MODEL.format(name=name, tags=[], id=id) for name in "yz"}
+
+
+@pytest.mark.attribute("execution.tag_concurrency_limits")
+@pytest.mark.parametrize("what", ["run", *at_night("apply")])
+def test_models_of_a_limited_tag_run_one_after_the_other_and_leave_the_threads_to_others(
+    new_shop: NewShop, what: str
+) -> None:
+    """Three such models are ready before the other two, and SQLMesh has two threads."""
+    execution = {"concurrent_tasks": 2, "tag_concurrency_limits": {"heavy": 1, "slow": 2}}
+    shop = new_shop(grouped_models(1), execution=execution, deploy=True)
+    (shop.project / "together").touch()
+    if what == "apply":
+        write_project(shop.project, grouped_models(2))
+        applied(shop)
+        assert shop.query("SELECT id FROM t.c") == [(2,)]
+    else:
+        assert len(shop.launch().succeeded().materializations) == 5
+    assert all((shop.project / light).exists() for light in "yz")
 
 
 @pytest.mark.attribute("execution.retries.backoff", "execution.retries.jitter")

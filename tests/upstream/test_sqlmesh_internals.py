@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -29,12 +30,14 @@ from sqlmesh.core.environment import EnvironmentNamingInfo
 from sqlmesh.core.loader import LoadedProject
 from sqlmesh.core.plan import EvaluatablePlan
 from sqlmesh.core.plan.stages import BackfillStage, EnvironmentRecordUpdateStage, PlanStage, build_plan_stages
+from sqlmesh.core.scheduler import EvaluateNode
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotIntervals, missing_intervals, snapshots_to_dag
 from sqlmesh.core.snapshot.cache import SnapshotCache
 from sqlmesh.core.snapshot.evaluator import ViewStrategy
 from sqlmesh.utils import CompletionStatus
-from sqlmesh.utils.concurrency import NodeExecutionFailedError
+from sqlmesh.utils.concurrency import ConcurrentDAGExecutor, NodeExecutionFailedError, concurrent_apply_to_dag
 from sqlmesh.utils.cron import CroniterCache
+from sqlmesh.utils.dag import DAG
 from sqlmesh.utils.date import to_timestamp
 from sqlmesh.utils.errors import SQLMeshError
 
@@ -184,6 +187,36 @@ def test_run_requests_missing_intervals_then_batches_and_computes_them(planned: 
     snapshots = context.state_reader.get_snapshots(environment.snapshots).values()
     computed = {snapshot.name for snapshot in snapshots if snapshot.is_model and snapshot.intervals}
     assert computed == set(finished), "intervals removed before batching are not computed"
+
+
+def test_batch_over_the_limit_of_its_tag_is_put_aside_and_computed_later(
+    planned: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ConcurrentDAGExecutor, "_process_node", ConcurrentDAGExecutor._process_node)  # and set it back
+    scheduler = planned().scheduler(environment="prod")
+    internals.limit_batches(scheduler, {"finance": 1})
+    limited, other = [name for part in ("orders", "revenue") for name in scheduler.snapshots_by_name if part in name]
+    first, failing, *last = [EvaluateNode(limited, (i, i + 1), i) for i in range(6)]
+    others = [EvaluateNode(other, (i, i + 1), i) for i in range(6)]
+    skipped = EvaluateNode(other, (6, 7), 6)
+    is_at_work, others_are_done = threading.Lock(), threading.Event()
+    computed = []
+
+    def compute(node: Any) -> None:
+        computed.append(node)
+        if node.snapshot_name == limited:
+            assert is_at_work.acquire(blocking=False), "two at once"
+            assert others_are_done.wait(20), "no thread is left for the others"
+            is_at_work.release()
+        elif node == others[-1]:
+            others_are_done.set()
+        assert node != failing
+
+    chain = {node: {before} for before, node in pairwise(others)}
+    dag = DAG({**{node: set() for node in (first, failing, *last, others[0])}, **chain, skipped: {failing}})
+    errors, left_out = concurrent_apply_to_dag(dag, compute, 2, raise_on_error=False)
+    assert ([error.node for error in errors], left_out) == ([failing], [skipped])
+    assert sorted(computed) == sorted([first, failing, *last, *others])
 
 
 def test_run_evaluates_each_batch_and_audit_stage_evaluates_none(planned: Open) -> None:

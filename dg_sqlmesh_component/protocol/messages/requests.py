@@ -101,6 +101,7 @@ class JobSettings:
     overlap_timeout: float = 0.0  # seconds to wait for another run on the same state, or for a locked database file
     concurrent_tasks: int | None = None  # what SQLMesh computes or deletes at once; None for the project's own setting
     pool: str = "of_a_test"  # the concurrency pool whose limit stands in for a lock, if the state cannot be locked
+    tag_limits: dict[str, int] = field(default_factory=dict)  # by tag, how many batches of its models run at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

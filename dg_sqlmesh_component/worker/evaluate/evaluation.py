@@ -66,6 +66,7 @@ from dg_sqlmesh_component.worker.own_bugs import own_bug
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.project_exits import exits_as_exceptions
 from dg_sqlmesh_component.worker.running_queries import watch_queries
+from dg_sqlmesh_component.worker.sqlmesh_internals import limit_batches
 from dg_sqlmesh_component.worker.state_lock import locked_context
 
 ENVIRONMENT_CHECK_SECONDS = 5
@@ -263,6 +264,7 @@ class EvaluationContext(Context):
         if any(info.name not in scheduler.snapshots_by_name for info in self.environment.snapshots):
             # Read again: if a plan has landed, the scheduler has the versions of the new environment.
             refuse_lost_versions(self.stored_environment(), scheduler.snapshots_by_name)
+        limit_batches(scheduler, self.request.job.tag_limits)
         self.watch(scheduler)
         self.tracker.observe(self.observed(scheduler))
         return scheduler

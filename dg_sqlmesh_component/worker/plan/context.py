@@ -32,7 +32,11 @@ from dg_sqlmesh_component.worker.observe.computed_table import ComputedTables
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.running_queries import watch_queries
-from dg_sqlmesh_component.worker.sqlmesh_internals import end_as_before_an_unfinished_plan, promote_in_one_transaction
+from dg_sqlmesh_component.worker.sqlmesh_internals import (
+    end_as_before_an_unfinished_plan,
+    limit_batches,
+    promote_in_one_transaction,
+)
 from dg_sqlmesh_component.worker.state_lock import refuse_unlockable
 
 
@@ -122,6 +126,7 @@ class PlanContext(Context):
         watch_queries(pipe, snapshot_evaluator.adapters, partial(self.tracker.running, self.selected_gateway))
         record_audits(snapshot_evaluator, self.request.sampling, pipe)
         scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
+        limit_batches(scheduler, self.request.job.tag_limits)
         if not isinstance(self.request, msg.PreviewRequest):  # Dagster gets no materialization of what it shows
             index = DeployabilityIndex.all_deployable()
             self.tracker.report_table = ComputedTables(pipe, snapshot_evaluator, index).report

@@ -16,7 +16,7 @@ from unit.builders import audit
 from unit.config.attributes import ATTRIBUTE_PATHS, EVERYTHING, loaded, replaced, values
 
 import dg_sqlmesh_component
-from dg_sqlmesh_component.config.attribute_types import Audits, Budget
+from dg_sqlmesh_component.config.attribute_types import Audits, Budget, Execution
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.definitions.automation import cron_tick_condition
@@ -196,6 +196,15 @@ def test_names_of_no_audit_are_refused_only_in_a_list() -> None:
     Audits(checks=["not_*"]).refuse_unmatched(["NOT_NULL"])
     with pytest.raises(ConfigurationError, match=r"names 'not_nul', .* Did you mean not_null\?"):
         Audits(checks=["not_nul"]).refuse_unmatched(["not_null", "unique_values"])
+
+
+def test_limit_below_one_or_for_a_tag_of_no_model_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"`execution\.tag_concurrency_limits` in .* greater than 0"):
+        Execution(tag_concurrency_limits={"heavy": 0})
+    limited = Execution(tag_concurrency_limits={"heavy": 1})
+    limited.refuse_unmatched({"heavy", "light"})
+    with pytest.raises(ConfigurationError, match=r"names 'heavy', .* has that tag\. Did you mean Heavy\?"):
+        limited.refuse_unmatched({"Heavy", "light"})
 
 
 def _resolved_classes(declaring: type) -> set[type]:

@@ -114,6 +114,10 @@ def test_wrong_key_or_value_is_reported_by_name(attributes: dict[str, Any], expe
             ["translation.grup_name: Value error, there is no such attribute. Did y"],
         ),
         ({"virtual_views": {}}, ["virtual_views: Value error, write true or false"]),
+        (
+            {"execution": {"timeout": "30m"}},
+            ["execution.timeout: Value error, there is no such attribute. One process computes all models, and cannot"],
+        ),
     ],
     ids=str,
 )
