@@ -67,7 +67,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
 
     Attributes by topic:
 
-    - **Project**: `project`, `select`, `exclude`
+    - **Project**: `project`, `select`, `exclude`, `refresh_if_dev`
     - **Assets**: `translation`, `tag_convention`, `external_models`, `include_metadata`, `metadata_limits`,
       `virtual_views`, `query_history_url`
     - **Checks**: `audits`, `execution_status_check`, `intervals_check`, `freshness`
@@ -226,9 +226,8 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
     @property
     def defs_state_config(self) -> DefsStateConfig:
         """Where Dagster keeps the manifest."""
-        return DefsStateConfig(
-            key=self._source.key, management_type=DefsStateManagementType.LOCAL_FILESYSTEM, refresh_if_dev=True
-        )
+        storage = DefsStateManagementType.LOCAL_FILESYSTEM
+        return DefsStateConfig(key=self._source.key, management_type=storage, refresh_if_dev=self.refresh_if_dev)
 
     def write_state_to_path(self, state_path: Path) -> None:
         """Load the project and store its manifest. In development, Dagster calls this whenever it loads definitions."""

@@ -71,6 +71,9 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
         Selection,
         described("Models to leave out of `select`, in the same language.", "tag:experimental", ["scratch.*"]),
     ] = None
+    refresh_if_dev: Annotated[
+        bool, described("Whether `dg dev` and other `dg` commands reload a changed project. Default: true.", False)
+    ] = True
     translation: Annotated[TranslationFn[Model] | None, TRANSLATION] = None
     tag_convention: Annotated[TagConvention, mapping(TagConvention, {"prefix": "dagster", "separator": ":"})] = field(
         default_factory=TagConvention

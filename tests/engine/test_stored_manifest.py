@@ -62,6 +62,15 @@ def test_dev_reloads_project_only_if_it_has_changed(new_shop: NewShop) -> None:
     assert manifest_file(shop).stat().st_mtime_ns > written
 
 
+@pytest.mark.attribute("refresh_if_dev")
+def test_dev_reads_the_stored_manifest_of_a_changed_project_if_it_may_not_refresh_it(new_shop: NewShop) -> None:
+    shop = new_shop(ONE_MODEL, planned_at=None)
+    assert assets(shop.refresh()) == {"t/one"}
+    (shop.project / "models" / "two.sql").write_text(SECOND_MODEL)
+    assert assets(shop.configure(refresh_if_dev=False)) == {"t/one"}
+    assert assets(shop.configure(refresh_if_dev=True)) == {"t/one", "t/two"}
+
+
 @pytest.mark.parametrize(
     "damage",
     [
