@@ -91,7 +91,8 @@ def computes(model: msg.PlannedModel, seconds: float | None) -> str:
     estimate = f", about {seconds:.0f} s" if seconds is not None else ""
     computed = f"{counted(model.intervals, 'interval')}{estimate}" if model.intervals else "nothing"
     if model.waiting:
-        computed += f"; {counted(model.waiting, 'interval')} left out, waiting for {_tables(model.waits_for)}"
+        awaited = listed([*map(unquoted, model.waits_for), *model.behind])
+        computed += f"; {counted(model.waiting, 'interval')} left out, waiting for {awaited}"
     if model.kept is None:
         return computed
     if model.kept.are_all_computed:
@@ -106,10 +107,16 @@ def _tables(fqns: Iterable[str]) -> str:
 def left_out(models: Iterable[msg.PlannedModel]) -> Iterator[str]:
     """Name the models of which a plan has left out intervals."""
     waiting = [model for model in models if model.waiting]
-    if waiting:
-        tables = _tables(sorted({table for model in waiting for table in model.waits_for}))
-        names = listed([f"{model.name} ({counted(model.waiting, 'interval')})" for model in waiting])
-        yield f"Left out, because {tables} is not loaded: {names}. Runs compute it when it is."
+    if not_loaded := [model for model in waiting if model.waits_for]:
+        tables = _tables(sorted({table for model in not_loaded for table in model.waits_for}))
+        yield f"Left out, because {tables} is not loaded: {_counts(not_loaded)}. Runs compute it when it is."
+    if behind := [model for model in waiting if not model.waits_for]:
+        lacking = listed(sorted({name for model in behind for name in model.behind}))
+        yield f"Left out, because {lacking} is not computed: {_counts(behind)}. The next run computes both."
+
+
+def _counts(models: Iterable[msg.PlannedModel]) -> str:
+    return listed([f"{model.name} ({counted(model.waiting, 'interval')})" for model in models])
 
 
 def not_selected(plan: msg.PlanBuilt) -> str:

@@ -67,6 +67,14 @@ def report_of(record: RunRecord) -> dict[str, Any]:
     return reports_of(record)[0]
 
 
+def text_of(record: RunRecord) -> str:
+    return "\n".join(
+        str(event.event_specific_data.metadata["sqlmesh/report"].value)
+        for event in record.events(dg.DagsterEventType.ENGINE_EVENT)
+        if "sqlmesh/report" in event.event_specific_data.metadata
+    )
+
+
 def planned(shop: Shop, **config: Any) -> dict[str, Any]:
     record = launch(shop, PLAN, **config).succeeded()
     return report_of(record)

@@ -6,20 +6,12 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from engine.plan_jobs import APPLY, PLAN, applied, change, failure_of, launch, planned, report_of
+from engine.plan_jobs import APPLY, PLAN, applied, change, failure_of, launch, planned, report_of, text_of
 from engine.preview_lab import PREVIEW, report_of_last
-from harness import NewShop, RunRecord, Shop, needs_previews
+from harness import NewShop, Shop, needs_previews
 
 ORDERS = "MODEL (name t.orders, kind FULL); SELECT {columns} FROM raw.x"
 TABLES = {"raw.x": "SELECT 1 AS id, 2 AS amount"}
-
-
-def text_of(record: RunRecord) -> str:
-    return "\n".join(
-        str(event.event_specific_data.metadata["sqlmesh/report"].value)
-        for event in record.events(dg.DagsterEventType.ENGINE_EVENT)
-        if "sqlmesh/report" in event.event_specific_data.metadata
-    )
 
 
 def reported(shop: Shop) -> tuple[list[Any], str]:

@@ -10,6 +10,7 @@ from engine.plan_jobs import (
     DAILY,
     KILLED,
     MODELS,
+    PLAN,
     TOTAL,
     change,
     edit_config,
@@ -19,6 +20,7 @@ from engine.plan_jobs import (
     launch,
     planned,
     report_of,
+    text_of,
 )
 from harness import CONFIG, NewShop, Shop, at_night
 from postgres import postgres_server
@@ -124,13 +126,40 @@ def test_an_added_model_is_not_computed_beyond_its_source(new_shop: NewShop) -> 
     reads = f"day, early.n + late.n AS n FROM t.early LEFT JOIN t.late USING (day) {BETWEEN}"
     change(shop, reader=DAYS.format(name="reader", more="", query=reads))
 
-    launch(shop, APPLY, digest=planned(shop)["digest"]).succeeded()
+    report = planned(shop)
 
+    [model] = report["models"]
     days = "SELECT list(day ORDER BY day) FROM t."
+    launch(shop, APPLY, digest=report["digest"]).succeeded()
+
+    assert (model["name"], model["intervals"]) == ("t.reader", shop.query("SELECT count(*) FROM t.late")[0][0])
     assert shop.query(f"{days}reader") == shop.query(f"{days}late")
     shop.launch().succeeded()
     assert shop.query(f"{days}reader") == shop.query(f"{days}early")
     assert shop.query("SELECT DISTINCT n FROM t.reader") == [(2,)]
+
+
+def test_the_report_names_days_that_wait_for_an_upstream_model_that_has_lost_them(new_shop: NewShop) -> None:
+    raw = {"raw.days": "SELECT CURRENT_DATE - range::INT AS day, '1' AS n FROM range(9)"}
+    source = DAYS.format(name="source", more=", lookback 1", query=f"day, n::INT AS n FROM raw.days {BETWEEN}")
+    reader = DAYS.format(name="reader", more="", query=f"day, n FROM t.source {BETWEEN}")
+    shop = new_shop({"models/source.sql": source, "models/reader.sql": reader}, tables=raw, deploy=True)
+    [(last,)] = shop.query("SELECT max(day) FROM t.reader")
+    shop.query("UPDATE raw.days SET n = 'bad'")
+    assert shop.launch().status is dg.DagsterRunStatus.FAILURE  # its `lookback` has forgotten the last day
+    shop.query("UPDATE raw.days SET n = '1'")
+    shop.sqlmesh("janitor")  # merges ranges: only then SQLMesh sees that the last day is gone
+    change(shop, source=source.replace("n::INT", "n::INT + 1"))
+
+    record = launch(shop, PLAN).succeeded()
+    applied = launch(shop, APPLY, digest=report_of(record)["digest"]).succeeded()
+
+    assert f"the rows of {last} are not shown until the next run computes them" in text_of(record)
+    assert "2 intervals; 1 interval left out, waiting for t.source" in text_of(record)
+    assert "Left out, because t.source is not computed: t.reader (1 interval). The next run" in applied.log
+    assert shop.query(f"SELECT max(day) < '{last}' FROM t.reader") == [(True,)]
+    shop.launch().succeeded()
+    assert shop.query(f"SELECT max(day) > '{last}', min(n), max(n) FROM t.reader") == [(True, 2, 2)]
 
 
 KILL_IN_PROMOTION = f'''

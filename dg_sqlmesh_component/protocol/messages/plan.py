@@ -61,8 +61,9 @@ class PlannedModel:
     diff: Query = ""  # the difference of the definitions, as unified diff
     intervals: int = 0  # the missing intervals that the plan computes
     follows_promotion: bool = False  # whether it computes them after the promotion
-    waiting: int = 0  # those that it leaves out, because awaited tables are not complete for them
-    waits_for: tuple[str, ...] = ()  # these tables, by fqn
+    waiting: int = 0  # those that it leaves out, because tables that the model reads lack them
+    waits_for: tuple[str, ...] = ()  # the awaited tables among these, by fqn
+    behind: tuple[str, ...] = ()  # the nearest upstream models among these, by name, which the next run computes
     loses: tuple[Interval, ...] = ()  # the intervals that the environment shows now, and would not show after the plan
     # Those of them that the plan leaves out, because awaited tables are not complete for them.
     loses_not_loaded: tuple[Interval, ...] = ()

@@ -47,7 +47,7 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.snapshot.definition import Interval, merge_intervals
 
 from dg_sqlmesh_component.protocol.graph import parents_first
-from dg_sqlmesh_component.protocol.intervals import common, merged, subtract, without
+from dg_sqlmesh_component.protocol.intervals import add, common, merged, subtract, without
 from dg_sqlmesh_component.protocol.messages import FOREVER, HeldBackBy
 from dg_sqlmesh_component.worker.intervals.forgotten import forget_before_computing, forgotten_intervals
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables
@@ -153,12 +153,21 @@ def hold_back_pending_upstream(
 
 
 def held_back_from(
-    requested: SnapshotToIntervals, nodes: Mapping[str, Snapshot], index: DeployabilityIndex, tables: ExternalTables
+    requested: SnapshotToIntervals,
+    nodes: Mapping[str, Snapshot],
+    index: DeployabilityIndex,
+    tables: ExternalTables,
+    pending: Mapping[str, Sequence[Interval]] = MappingProxyType({}),
 ) -> dict[str, tuple[list[Interval], HeldBackBy]]:
-    """By model, the requested intervals that are left if awaited tables hold back others, and these tables."""
-    if not tables.awaited:
+    """By model, the requested intervals that are left if others are held back, and by which tables and models.
+
+    Args:
+        pending: What nodes lack, by name, also if it is not requested.
+    """
+    if not (tables.awaited or pending):
         return {}
-    lacked = {snapshot.name: intervals for snapshot, intervals in requested.items()}
+    lacked = {snapshot.name: tuple(intervals) for snapshot, intervals in requested.items()}
+    add(lacked, pending)
     remaining = _Availability(nodes, index, tables, requested, lacked).remaining()
     return {snapshot.name: (left, by) for snapshot, (left, by) in remaining.items() if by}
 

@@ -124,10 +124,14 @@ def snapshots_now(
 
 
 def missing_now(nodes: Mapping[str, Snapshot]) -> dict[str, tuple[Interval, ...]]:
-    """What a run would compute of snapshots now, by name, without what a `lookback` computes again."""
+    """What a run would compute of snapshots now, by name, without what a `lookback` computes again.
+
+    Seeds are left out: SQLMesh always finds one to be missing that a plan loads again.
+    """
     index = DeployabilityIndex.all_deployable()
-    forgotten = {node: found for node in nodes.values() if (found := forgotten_intervals(node, index))}
-    find_missing = partial(missing_intervals, nodes.values(), execution_time=now_timestamp())
+    tables = [node for node in nodes.values() if not node.is_seed]
+    forgotten = {node: found for node in tables if (found := forgotten_intervals(node, index))}
+    find_missing = partial(missing_intervals, tables, execution_time=now_timestamp())
     found = missing_with_forgotten(find_missing, forgotten)
     return {node.name: subtract(intervals, node.intervals) for node, intervals in found.items()}
 

@@ -86,7 +86,8 @@ class BesideRuns:
         before, promotion = _halves(stages)
         if self._lock.is_file:
             if not plan.is_dev:  # no run fills a gap meanwhile: what the plan does not compute itself, its models lack
-                planned, now = _missing(stages), _lacked_now(Versions.read(self._context, plan, self._shown))
+                versions = Versions.read(self._context, plan, self._shown)
+                planned, now = _missing(stages), missing_now(versions.nodes)
                 self._context.pending = {name: subtract(found, planned.get(name, ())) for name, found in now.items()}
             evaluate(before, plan)
         else:
@@ -179,7 +180,7 @@ class BesideRuns:
         """
         missing = _missing(stages)
         if not versions.is_dev:
-            add(missing, _lacked_now(versions))
+            add(missing, missing_now(versions.nodes))
         self._context.pending = {
             name: left
             for name, found in missing.items()
@@ -236,7 +237,7 @@ class BesideRuns:
         if refused := [
             display_name(node.node, self._context)
             for name, node in sorted(computed.items())
-            if name in pending and not (node.is_view or node.is_seed)
+            if name in pending and not node.is_view
         ]:
             raise EnvironmentNotReadyError(
                 f"Prod would lose all rows of {listed(refused)}: no interval of the new version is computed. Their "
@@ -248,11 +249,6 @@ class BesideRuns:
         if self._lock.is_file:
             return None
         return msg.ConcurrentRuns(round(self._lock.seconds_held, 1), *self._changes.caught_up())
-
-
-def _lacked_now(versions: Versions) -> dict[str, tuple[Interval, ...]]:
-    """What a run would compute now, by name. SQLMesh always finds a seed to be missing that the plan loads again."""
-    return missing_now({name: node for name, node in versions.nodes.items() if not node.is_seed})
 
 
 def _halves(stages: Sequence[PlanStage]) -> tuple[Sequence[PlanStage], Sequence[PlanStage]]:

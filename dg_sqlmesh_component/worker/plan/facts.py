@@ -102,8 +102,9 @@ class _Models:
         self._missing = {of_model.snapshot_id: of_model.intervals for of_model in plan.missing_intervals}
         lacking = {plan.context_diff.snapshots[s_id]: intervals for s_id, intervals in self._missing.items()}
         nodes, tables = plan.context_diff.snapshots_by_name, context.known.tables
-        self._left = held_back_from(lacking, nodes, self._index, tables)
-        """By model that waits for a table, the intervals that the plan computes all the same, and the tables."""
+        pending = {} if plan.is_dev else self._pending  # as `BesideRuns` holds back
+        self._left = held_back_from(lacking, nodes, self._index, tables, pending)
+        """By model with held-back intervals, those that the plan computes all the same, and what lacks the others."""
         self._losses = losses(plan, diff, context)
         self._dependents = dependents(plan, stored, self._losses, context)
 
@@ -154,11 +155,11 @@ class _Models:
     def _model(self, snapshot: Snapshot) -> msg.PlannedModel:
         diff, change = self._diff, change_of(self._diff, snapshot)
         all_missing = self._missing.get(snapshot.snapshot_id, [])
-        missing, waits_for = self._left.get(snapshot.name, (all_missing, msg.HeldBackBy()))
+        missing, held_back_by = self._left.get(snapshot.name, (all_missing, msg.HeldBackBy()))
         _, old = diff.modified_snapshots.get(snapshot.name, (None, None))
         taken_back = old if old is not None and _takes_back(snapshot, old, self._context) else None
         loses = lost_intervals(snapshot, old, missing) if self._index.is_representative(snapshot) else ()
-        not_loaded = brought_back(snapshot, loses, subtract(all_missing, missing))
+        not_loaded = brought_back(snapshot, loses, subtract(all_missing, missing)) if held_back_by.tables else ()
         pending = self._pending.get(snapshot.name, ()) if loses else ()
         category = snapshot.change_category
         project = snapshot.node.project
@@ -177,7 +178,8 @@ class _Models:
             intervals=len(missing) if is_incremental(snapshot) else min(len(missing), 1),
             follows_promotion=self._follows_promotion(snapshot) and bool(missing),
             waiting=len(all_missing) - len(missing) if is_incremental(snapshot) else int(missing != all_missing),
-            waits_for=waits_for.tables,
+            waits_for=held_back_by.tables,
+            behind=tuple(display_name(diff.snapshots_by_name[fqn].node, self._context) for fqn in held_back_by.models),
             loses=loses,
             loses_not_loaded=not_loaded,
             loses_until_run=brought_back(snapshot, subtract(loses, not_loaded), pending),
