@@ -115,25 +115,15 @@ class Wait(Attributes, path="external_models.wait"):
         ),
     ] = timedelta(0)
 
-    def chosen(self, fqns: Collection[str]) -> set[str]:
-        """The tables to wait for.
-
-        Raises:
-            ConfigurationError: A pattern matches no table.
-        """
-        if self.tables is None:
-            return set(fqns)
-        chosen: set[str] = set()
-        for pattern in self.tables:
-            found = {fqn for fqn in fqns if _matches(fqn, pattern)}
-            if not found:
+    def refuse_unknown(self, fqns: Collection[str]) -> None:
+        """Raise a ConfigurationError if a pattern matches none of the external tables that models read."""
+        for pattern in self.tables or ():
+            if not any(_matches(fqn, pattern) for fqn in fqns):
                 known = did_you_mean(pattern, {".".join(split_fqn(fqn)[-2:]) for fqn in fqns})
                 raise ConfigurationError(
                     f"`external_models.wait.tables` in defs.yaml has {pattern!r}, but no model reads an external table "
                     f"of that name.{known or ' The project has none.'}"
                 )
-            chosen |= found
-        return chosen
 
     def has(self, fqn: str) -> bool:
         """Whether to wait for a table if an asset makes it."""

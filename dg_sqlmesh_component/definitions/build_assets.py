@@ -70,8 +70,7 @@ def build_assets(translator: Translator, spec_of: SpecOf, check_spec_of: CheckSp
         node_by_check=checks.node_by_check,
         check_by_audit=checks.check_by_audit,
         intervals_slack=slack,
-        awaited=translator.upstream.awaited,
-        external_key=translator.upstream.external_key,
+        upstream=translator.upstream,
         max_columns=translator.max_columns,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
@@ -12,7 +12,7 @@ from typing import TypeVar
 import dagster as dg
 
 from dg_sqlmesh_component.definitions.translator import LATE_DATA_CHECK
-from dg_sqlmesh_component.definitions.upstream import parents_first, tables_read
+from dg_sqlmesh_component.definitions.upstream import Upstream, parents_first, tables_read
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import did_you_mean, fenced, unquoted
 from dg_sqlmesh_component.protocol.graph import reachable
@@ -54,9 +54,7 @@ class ProjectAssets:
     # How long an interval may be missing before the check of intervals of an incremental model fails; None if there are
     # no such checks.
     intervals_slack: timedelta | None
-    # The keys of the external tables for which runs and ticks may have to wait, by fqn.
-    awaited: Mapping[str, dg.AssetKey]
-    external_key: Callable[[str], dg.AssetKey]  # the key of any external table
+    upstream: Upstream  # what the models read, with the keys of external tables
     max_columns: int  # how many columns of a model are shown
 
     def with_problem(self, problem: str) -> ProjectAssets:

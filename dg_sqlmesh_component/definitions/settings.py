@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Set
 from dataclasses import dataclass
-
-import dagster as dg
 
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.project import SQLMeshProject
@@ -40,11 +38,6 @@ class Settings:
         execution = self.attributes.execution
         limits = execution.tag_concurrency_limits
         return JobSettings(run_id, execution.overlap_timeout, execution.concurrent_tasks, self.pool, limits)
-
-    def awaited(self, tables: Iterable[str]) -> dict[str, dg.AssetKey]:
-        """The keys of those tables, by fqn, that models wait for, even if no model of the manifest reads them."""
-        wait = self.attributes.external_models.wait
-        return {fqn: self.assets.external_key(fqn) for fqn in tables if wait is not None and wait.has(fqn)}
 
     @property
     def sampling(self) -> Sampling | None:

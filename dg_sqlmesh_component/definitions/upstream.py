@@ -72,9 +72,15 @@ class Upstream:
     @cached_property
     def awaited(self) -> dict[str, dg.AssetKey]:
         """The keys of the external tables that `external_models.wait` may wait for, by fqn."""
+        external = [fqn for fqn in self.tables_read if self.is_external(fqn)]
+        if self._external_models.wait is not None:
+            self._external_models.wait.refuse_unknown(external)
+        return self.awaited_of(external)
+
+    def awaited_of(self, tables: Iterable[str]) -> dict[str, dg.AssetKey]:
+        """The keys of those external tables that are awaited, by fqn, even if no model of the manifest reads them."""
         wait = self._external_models.wait
-        external = [] if wait is None else [fqn for fqn in self.tables_read if self.is_external(fqn)]
-        return {} if wait is None else {fqn: self.external_key(fqn) for fqn in sorted(wait.chosen(external))}
+        return {fqn: self.external_key(fqn) for fqn in tables if wait is not None and wait.has(fqn)}
 
     @cached_property
     def _external_names(self) -> Counter[tuple[str, ...]]:

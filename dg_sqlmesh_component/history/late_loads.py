@@ -78,7 +78,7 @@ def late_loads(instance: dg.DagsterInstance, location: HasAssets | None, setting
         return None
 
     def loaders_of(tables: Iterable[str]) -> Mapping[str, Loader]:
-        return awaited_loaders(location, settings, settings.awaited(tables))
+        return awaited_loaders(location, settings, tables)
 
     return LateLoads(instance, settings.assets, cache(loaders_of))
 
@@ -177,7 +177,7 @@ class LateLoads:
 
     def before_plan(self) -> None:
         """Note the newest loads, before a plan computes anything."""
-        keys = [loader.key for loader in self.loaders_of(frozenset(self.assets.awaited)).values()]
+        keys = [loader.key for loader in self.loaders_of(frozenset(self.assets.upstream.awaited)).values()]
         self._newest = {key: last.storage_id for key, last in last_materializations(self.instance, keys).items()}
 
     def computed_by_plan(self, fqn: str, reads: msg.PromotedReads, computed: Sequence[msg.Interval]) -> Compared | None:

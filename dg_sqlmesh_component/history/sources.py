@@ -78,7 +78,7 @@ class Awaited:
     sources: dict[str, Source] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.sources = self._found(self.settings.assets.awaited)
+        self.sources = self._found(self.settings.assets.upstream.awaited)
 
     @property
     def tables(self) -> msg.AwaitedTables:
@@ -89,11 +89,11 @@ class Awaited:
 
     def answer(self, found: msg.OtherTablesFound) -> msg.AwaitedTables:
         """What SQLMesh's process asks for."""
-        others = self._found(self.settings.awaited(found.tables))
+        others = self._found(found.tables)
         self.sources |= others
         return msg.AwaitedTables(_incomplete(others))
 
-    def _found(self, tables: Mapping[str, dg.AssetKey]) -> dict[str, Source]:
+    def _found(self, tables: Iterable[str]) -> dict[str, Source]:
         wait = self.settings.attributes.external_models.wait
         loaders_of_tables = awaited_loaders(self.location, self.settings, tables) if self.waits else {}
         return read_sources(self.instance, loaders_of_tables, wait.lag) if wait else {}
@@ -114,7 +114,7 @@ class LatestLoad:
 
 def latest_loads(instance: dg.DagsterInstance, location: HasAssets | None, settings: Settings) -> dict[str, LatestLoad]:
     """The latest load of each awaited table that was loaded, by fqn: one query for loads, and one for checks."""
-    found = awaited_loaders(location, settings, settings.assets.awaited)
+    found = awaited_loaders(location, settings, settings.assets.upstream.awaited)
     last = last_materializations(instance, {loader.key for loader in found.values()})
     loaded = {fqn: loader for fqn, loader in found.items() if loader.key in last}
     results = last_results(instance, [check for loader in loaded.values() for check in loader.blocking_checks])
@@ -129,22 +129,19 @@ def _latest_load(
     return LatestLoad(loader.key, mark, round(max([last.timestamp, *(at for at, _ in of_checks)]) * 1000))
 
 
-def awaited_loaders(
-    location: HasAssets | None, settings: Settings, tables: Mapping[str, dg.AssetKey]
-) -> dict[str, Loader]:
-    """The assets that load those of the tables (keys by fqn) that a component waits for, by fqn."""
-    wait = settings.attributes.external_models.wait
-    if wait is None or location is None:
+def awaited_loaders(location: HasAssets | None, settings: Settings, tables: Iterable[str]) -> dict[str, Loader]:
+    """The assets that load those of the tables that a component waits for, by fqn."""
+    configured, upstream = settings.attributes.external_models, settings.assets.upstream
+    if configured.wait is None or location is None:
         return {}
     # SQLMesh computes the tables of other components, and knows their intervals.
-    tables = {fqn: key for fqn, key in tables.items() if fqn not in settings.owned}
-    named = tables if wait.tables is not None else settings.attributes.external_models.mapped(settings.assets.awaited)
-    return loaders(location, tables, named)
+    awaited = upstream.awaited_of(fqn for fqn in tables if fqn not in settings.owned)
+    return loaders(location, awaited, awaited if configured.wait.tables is not None else upstream.configured_keys)
 
 
 def not_awaited(location: HasAssets | None, settings: Settings) -> list[str]:
     """The external tables for which a component does not wait, because no asset of the code location loads them."""
-    awaited = settings.assets.awaited
+    awaited = settings.assets.upstream.awaited
     return sorted(awaited.keys() - awaited_loaders(location, settings, awaited).keys() - settings.owned)
 
 

@@ -303,8 +303,9 @@ def test_a_table_is_awaited_if_an_asset_of_the_code_location_makes_it_by_key_or_
 def test_a_pattern_that_matches_no_table_is_refused() -> None:
     wait = Wait(tables=["raw.*", "rwa.*"])
     with pytest.raises(ConfigurationError, match=r"has 'rwa\.\*', but no model reads an external table of that name"):
-        wait.chosen([TABLE])
-    assert Wait(tables=["RAW.orders"]).chosen([TABLE]) == {TABLE}
+        wait.refuse_unknown([TABLE])
+    Wait(tables=["RAW.orders"]).refuse_unknown([TABLE])
+    assert Wait(tables=["RAW.orders"]).has(TABLE)
 
 
 Body = Callable[[dg.AssetCheckExecutionContext], bool]
