@@ -322,8 +322,8 @@ class EvaluationContext(Context):
 
     def _compare_with_records(self, environment: Environment) -> None:
         """Report data that Dagster has not recorded; after a plan has landed, only data of versions that are new."""
-        comparison = Comparison(self.records, self.read_tables(environment), environment, self)
-        self.known = comparison.known
+        comparison = Comparison(self.records, environment, self)
+        self.known = KnownToDagster(self.read_tables(environment), comparison.unrestated, comparison.late)
         self.tracker.pipe.send(comparison.event())
         # The run reports its own data itself.
         compared = {info.name: msg.RecordedData(info.version, sys.maxsize) for info in environment.snapshots}

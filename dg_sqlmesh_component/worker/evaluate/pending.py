@@ -49,7 +49,7 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         intervals, index = find_missing(scheduler, request.environment, request.now)
         waiting, needed, signal_error, ready = {}, {}, None, intervals
         loads = {node.name: request.loads[node.name] for node in snapshots if _is_restatable(node, request)}
-        late = Comparison(msg.Records(loads=loads), tables, environment, context).known.late if loads else {}
+        late = Comparison(msg.Records(loads=loads), environment, context).late if loads else {}
         if tables.awaited or any(map(has_signals, intervals)):
             by_name = scheduler.snapshots_by_name  # a signal may look at any model upstream
             looked_at = reachable((node.name for node in intervals if has_signals(node)), upstream(by_name).__getitem__)

@@ -43,7 +43,7 @@ def find_changes(request: msg.ChangesRequest, pipe: Pipe) -> msg.ChangesFound:
         if environment.finalized_ts is None:
             return msg.ChangesFound(environment.plan_id, is_finalized=False)
         tables = ExternalTables.of_promoted(request.tables, environment, context, pipe)
-        found = Comparison(request.records, tables, environment, context)
+        found = Comparison(request.records, environment, context)
         return msg.ChangesFound(
             environment.plan_id,
             is_finalized=True,
@@ -52,7 +52,7 @@ def find_changes(request: msg.ChangesRequest, pipe: Pipe) -> msg.ChangesFound:
                 for info in environment.snapshots
                 if info.is_model and not info.is_symbolic
             },
-            compared=found.event(coverages=found.coverages(request.now)),
+            compared=found.event(coverages=found.coverages(request.now, tables)),
         )
 
 
@@ -60,13 +60,11 @@ class Comparison:
     """The state of an environment, compared with Dagster's records.
 
     Attributes:
-        old: The computed ranges of each model whose rows are old or missing.
         finished_runs: The Dagster runs whose unfinished restatements somebody has finished since.
+        unrestated, late: As in `KnownToDagster`.
     """
 
-    def __init__(
-        self, records: msg.Records, tables: ExternalTables, environment: Environment, context: Context
-    ) -> None:
+    def __init__(self, records: msg.Records, environment: Environment, context: Context) -> None:
         self._records, self._context = records, context
         self._finalized_at = environment.finalized_ts or now_timestamp()
         self._ranges = computed_ranges(context)
@@ -80,16 +78,15 @@ class Comparison:
         else:  # which table a model shows depends on all models upstream of it
             self._snapshots = _read(context, environment.snapshots if requested else [])
         self._index = deployability(environment.name, self._snapshots.values())
-        unrestated: dict[str, list[msg.Interval]] = {}
+        self.unrestated: dict[str, list[msg.Interval]] = {}
         open_runs: set[str] = set()
         for restatement in records.unfinished:
             if left := self._left_of(restatement):
-                unrestated.setdefault(restatement.fqn, []).extend(left)
+                self.unrestated.setdefault(restatement.fqn, []).extend(left)
                 open_runs.add(restatement.run_id)
         self.finished_runs = {restatement.run_id for restatement in records.unfinished} - open_runs
         late = {fqn: self._late(self._snapshots[fqn]) for fqn in records.loads.keys() & self._snapshots.keys()}
-        late = {fqn: intervals for fqn, intervals in late.items() if intervals}
-        self.known = KnownToDagster(tables, unrestated, late)
+        self.late = {fqn: intervals for fqn, intervals in late.items() if intervals}
 
     def event(self, coverages: Coverages | None = None) -> msg.DataComparedWithRecords:
         """The comparison as an event. `coverages` add that of each model."""
@@ -105,14 +102,14 @@ class Comparison:
                 unrecorded.append(msg.ComputedData(fqn, promoted, ranges, coverage, by, columns))
         return msg.DataComparedWithRecords(tuple(unrecorded), tuple(sorted(self.finished_runs)))
 
-    def coverages(self, now: int) -> Coverages:
+    def coverages(self, now: int, tables: ExternalTables) -> Coverages:
         """The coverages of the models with unrecorded data. `now` is in epoch milliseconds."""
         requested = {fqn: self._snapshots[fqn] for fqn in self._records.data if fqn in self._snapshots}
-        if self.known.tables.awaited:  # a model waits also for tables that models upstream of it read
+        if tables.awaited:  # a model waits also for tables that models upstream of it read
             names = reachable(requested, upstream(self._infos).__getitem__)
             others = [self._infos[name] for name in names - self._snapshots.keys()]
             requested = {**_read(self._context, others), **{n: s for n, s in self._snapshots.items() if n in names}}
-        return Coverages(requested, self._index, now, self.known)
+        return Coverages(requested, self._index, now, KnownToDagster(tables, self.unrestated, self.late))
 
     def _unrecorded(self, snapshot: Snapshot) -> tuple[tuple[msg.Interval, int], ...]:
         """The ranges of a model's table that Dagster has not recorded, with times.

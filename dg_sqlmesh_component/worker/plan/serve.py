@@ -87,8 +87,8 @@ def _planned(request: msg.PlanRequest, context: PlanContext, runs: StateLock) ->
         replace_apply(context, beside_runs.apply)
         apply_approved(context, plan, approval)
         environment = stored_environment(request.project, request.environment, context)
-        found = Comparison(approval.records, context.known.tables, environment, context)
-        compared = found.event(coverages=found.coverages(now_timestamp()))
+        found = Comparison(approval.records, environment, context)
+        compared = found.event(coverages=found.coverages(now_timestamp(), context.known.tables))
     pipe.send(replace(compared, reads=context.known.tables.reads_of(environment)))
     if went_on := beside_runs.event():
         pipe.send(went_on)
