@@ -256,11 +256,16 @@ class SampledRows(Attributes):
             raise ConfigurationError(
                 f"`{path}.sample_rows` in defs.yaml is {self.sample_rows}. It can be at most {MAX_SAMPLE_ROWS}."
             )
-        if (self.columns or self.mask) and not self.sample_rows:
+        if (self.columns and not self.sample_rows) or (self.mask and not (self.sample_rows or self.profile)):
             raise ConfigurationError(
                 f"`{path}.columns` and `{path}.mask` in defs.yaml are about sampled rows, and there are none. Set "
                 f"`{path}.sample_rows`, or remove them."
             )
+
+    @property
+    def profile(self) -> Sampling | None:
+        """Which columns to profile, and how many values of each to show; None for none."""
+        return None
 
     @property
     def sampling(self) -> Sampling | None:

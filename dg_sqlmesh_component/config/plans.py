@@ -12,6 +12,7 @@ from dg_sqlmesh_component.config.mappings import Attributes, described, mapping
 from dg_sqlmesh_component.config.run_config import sanitized_environment
 from dg_sqlmesh_component.config.scheduling import RunTags
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.protocol.messages import DiffLimits, Sampling
 
 PlannedSelection: TypeAlias = Annotated[
     Selection,
@@ -118,6 +119,15 @@ class PreviewDiff(Attributes, path="preview.diff", least={"max_rows": 1, "decima
             ["*_loaded_at"],
         ),
     ] = field(default_factory=list)
+    profile: Annotated[
+        list[str],
+        described(
+            "Columns, or `<model>.<column>`, that are profiled if rows of the model differ, at most 20 of a model: the "
+            "number of different values, the most frequent ones, and ranges of numbers. A masked column has only the "
+            "first. `*` matches any characters. Default: none.",
+            ["status", "marts.orders.*"],
+        ),
+    ] = field(default_factory=list)
 
 
 @dataclass
@@ -148,3 +158,13 @@ class Preview(SampledRows, path="preview", least={"sample_rows": 0}):
         if isinstance(self.environment, str):  # made in Python
             self.environment = _environment(self.environment)
         super().__post_init__()
+
+    @property
+    def limits(self) -> DiffLimits:
+        """How to compare, as the worker needs it."""
+        diff = self.diff
+        return DiffLimits(diff.max_rows, diff.decimals, tuple(diff.ignore), self.sampling, self.profile)
+
+    @property
+    def profile(self) -> Sampling | None:
+        return Sampling(10, tuple(self.diff.profile), tuple(self.mask)) if self.diff.profile else None

@@ -45,11 +45,20 @@ def as_json(compared: msg.ModelCompared, planned: msg.PlannedModel | None = None
         "ignored": list(compared.ignored),
         "clock": list(compared.clock),
         "sample": compared.sample,
-        "examples": {
-            kind: [dict(zip(sample.columns, values, strict=True)) for values in sample.rows]
-            for kind, sample in compared.examples.items()
+        "examples": {kind: _rows(sample) for kind, sample in compared.examples.items()},
+        "profile": {
+            name: {
+                "distinct": profile.distinct,
+                "distinct_prod": profile.distinct_prod,
+                **{kind: _rows(table) for kind, table in profile.tables.items()},
+            }
+            for name, profile in compared.profile.items()
         },
     }
+
+
+def _rows(sample: msg.Sample) -> list[dict[str, str | None]]:
+    return [dict(zip(sample.columns, values, strict=True)) for values in sample.rows]
 
 
 def row(compared: msg.ModelCompared, planned: msg.PlannedModel | None = None) -> list[str]:
@@ -100,15 +109,15 @@ def column_rows(compared: msg.ModelCompared) -> Iterator[list[str]]:
             name,
             differing,
             _total(new.sum, old.sum),
-            _was(_range(new), _range(old)) if is_amount else "",
-            _was(f"{new.nulls:,}", f"{old.nulls:,}"),
+            was(_range(new), _range(old)) if is_amount else "",
+            was(f"{new.nulls:,}", f"{old.nulls:,}"),
         ]
 
 
 def _total(new: msg.Amount | None, old: msg.Amount | None) -> str:
     if new is None and old is None:
         return ""
-    text = _was(number(new), number(old))
+    text = was(number(new), number(old))
     if not (isinstance(new, float) and isinstance(old, float)) or new == old or not old:
         return text
     percent = (new - old) / abs(old) * 100
@@ -120,7 +129,7 @@ def _range(amounts: msg.Amounts) -> str:
     return " to ".join(ends)
 
 
-def _was(new: str, old: str) -> str:
+def was(new: str, old: str) -> str:
     return new if new == old else f"{new}, was {old}"
 
 

@@ -109,10 +109,7 @@ class _PreviewStep:
             sampling=self._settings.sampling,
             tables=self.planning.tables,
             select=tuple(self._context.op_config["select"]),
-            max_rows=attributes.preview.diff.max_rows,
-            decimals=attributes.preview.diff.decimals,
-            ignore=tuple(attributes.preview.diff.ignore),
-            examples=attributes.preview.sampling,
+            diff=attributes.preview.limits,
         )
 
     def _approval(self, plan: msg.PlanBuilt) -> msg.PlanApproval:

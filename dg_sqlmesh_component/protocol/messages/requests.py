@@ -299,6 +299,17 @@ class PlanRequest(LockRequest):
 
 
 @dataclass(frozen=True, slots=True)
+class DiffLimits:
+    """How a preview is compared with prod."""
+
+    max_rows: int = 10_000_000  # a model with more rows on one side is compared on a sample of its keys
+    decimals: int = 6  # numbers that differ by less than one unit of this decimal place are equal
+    ignore: tuple[str, ...] = ()  # Columns that are not compared. Patterns: `*` matches any characters.
+    examples: Sampling | None = None  # which added, removed and changed rows to send; None for none
+    profile: Sampling | None = None  # of which columns to send a `Profile`, and how many frequent values; None for none
+
+
+@dataclass(frozen=True, slots=True)
 class PreviewRequest(PlanRequest):
     """Create or update the environment of a pull request from prod, and compare its models with prod.
 
@@ -308,10 +319,7 @@ class PreviewRequest(PlanRequest):
 
     HOLDER = "preview of run"
     applies: bool = True
-    max_rows: int = 10_000_000  # a model with more rows on one side is compared on a sample of its keys
-    decimals: int = 6  # numbers that differ by less than one unit of this decimal place are equal
-    ignore: tuple[str, ...] = ()  # Columns that are not compared. Patterns: `*` matches any characters.
-    examples: Sampling | None = None  # which added, removed and changed rows to send; None for none
+    diff: DiffLimits = DiffLimits()
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ def sample_of(
         return None
     rows = rows.iloc[:, [position_of[name] for name in names]]
     hidden = masked_names(query, sampling.mask)
-    is_hidden = [_ANY in hidden or name.casefold() in hidden or _is_masked(name, sampling.mask) for name in names]
+    is_hidden = [_ANY in hidden or name.casefold() in hidden or is_masked(name, sampling.mask) for name in names]
     # The driver's frame has integers as floats where a column has nulls.
     whole = rows.convert_dtypes().astype(object)
     whole = whole.where(whole.notna(), None)
@@ -88,7 +88,7 @@ def masked_names(query: exp.Query, mask: Collection[str]) -> Set[str]:
 
     Empty text among them means that any column may: a name is given by position, or by the engine.
     """
-    hidden = {column.name.casefold() for column in query.find_all(exp.Column) if _is_masked(column.name, mask)}
+    hidden = {column.name.casefold() for column in query.find_all(exp.Column) if is_masked(column.name, mask)}
     renames = (
         query.find(exp.SetOperation)
         or any(alias.columns for alias in query.find_all(exp.TableAlias))
@@ -109,7 +109,7 @@ def masked_names(query: exp.Query, mask: Collection[str]) -> Set[str]:
     return hidden
 
 
-def _is_masked(name: str, mask: Collection[str]) -> bool:
+def is_masked(name: str, mask: Collection[str]) -> bool:
     return matches(name, mask) or SECRET_NAME.search(name) is not None
 
 

@@ -37,7 +37,7 @@ from dg_sqlmesh_component.worker.plan.missing_tables import forget_missing_table
 from dg_sqlmesh_component.worker.plan.outdated import forget_outdated_rows
 from dg_sqlmesh_component.worker.plan.promotion import Promotion
 from dg_sqlmesh_component.worker.plan.selection import take_only_selected
-from dg_sqlmesh_component.worker.plan.table_comparison import ComparisonLimits, compare_environments
+from dg_sqlmesh_component.worker.plan.table_comparison import compare_environments
 from dg_sqlmesh_component.worker.running_queries import watch_queries
 from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges, replace_apply
 from dg_sqlmesh_component.worker.state_lock import StateLock
@@ -93,8 +93,7 @@ def preview(request: msg.PreviewRequest, context: PlanContext, runs: StateLock) 
         delete_unused(own, context)
     pipe.send(_plan_of_prod(context))
     watch_queries(pipe, context.engine_adapters)
-    limits = ComparisonLimits(request.max_rows, request.decimals, request.ignore, request.examples)
-    for compared in chain(compare_audits(plan, prod, context), compare_environments(plan, prod, context, limits)):
+    for compared in chain(compare_audits(plan, prod, context), compare_environments(plan, prod, context, request.diff)):
         pipe.send(compared)
         if pipe.is_cancelled:
             raise EvaluationError("The preview is complete, and was cancelled while it was compared with prod.")

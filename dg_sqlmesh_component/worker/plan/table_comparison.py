@@ -1,6 +1,6 @@
 """Compare the tables of a preview with those of prod.
 
-Only counts, sums and extremes leave the warehouse, and examples of rows if somebody asks for them.
+Only counts, sums and extremes leave the warehouse, and examples of rows and values if somebody asks for them.
 
 Rows are matched by the model's grain, in one full join. SQLMesh's own `table_diff` is slower, needs a grain in every
 model, and counts each pair of rows that share a key.
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from math import isfinite
 from typing import Any
 
@@ -27,25 +28,15 @@ from dg_sqlmesh_component.protocol.graph import parents_first, reachable
 from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.intervals.tables import is_incremental, upstream
-from dg_sqlmesh_component.worker.observe.samples import key_columns, matches, sample_of
+from dg_sqlmesh_component.worker.observe.samples import is_masked, key_columns, matches, sample_of
 from dg_sqlmesh_component.worker.plan.column_changes import column_changes
 from dg_sqlmesh_component.worker.plan.column_reads import clock_columns
 from dg_sqlmesh_component.worker.plan.table_comparison_queries import IN_PROD, INTEGERS, UNTRIED, CountQueries, Table
 from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange, computed_ranges
 
 
-@dataclass(frozen=True)
-class ComparisonLimits:
-    """How to compare; as in `PreviewRequest`."""
-
-    max_rows: int
-    decimals: int
-    ignore: tuple[str, ...] = ()
-    examples: msg.Sampling | None = None
-
-
 def compare_environments(
-    plan: Plan, prod: Environment, context: Context, limits: ComparisonLimits
+    plan: Plan, prod: Environment, context: Context, limits: msg.DiffLimits
 ) -> Iterator[msg.ModelCompared]:
     """Compare each model for which the planned environment shows another table than prod, or that only one of them has.
 
@@ -97,7 +88,7 @@ class ComparedModel:
     # By fqn, the `clock_columns` of models whose rows differ. `compare` adds this one: parents come first.
     clock: dict[str, frozenset[str]] = field(default_factory=dict)
 
-    def compare(self, queries: Warehouse, limits: ComparisonLimits) -> msg.ModelCompared:
+    def compare(self, queries: Warehouse, limits: msg.DiffLimits) -> msg.ModelCompared:
         """Compare both tables, or count the rows of the only one."""
         old, new = self.old, self.new
         either = new or old
@@ -129,7 +120,8 @@ class ComparedModel:
             ignored = [name for name in both if matches(name, limits.ignore) and name.casefold() not in of_key]
             of_both = CountQueries(queries.dialect, before, after, ignored)
             compared = replace(compared, ignored=tuple(ignored))
-            return _Comparison(queries, of_both, limits, partial(self._clock, new)).of(compared, keys)
+            comparison = _Comparison(queries, of_both, limits, partial(self._clock, new))
+            return comparison.profiled(comparison.of(compared, keys))
         except Exception as error:  # noqa: BLE001  # any driver's; the step fails with it after all others are compared
             return replace(compared, error=type(error).__name__, query=queries.last)
 
@@ -248,11 +240,17 @@ def _amount(value: Any) -> msg.Amount | None:
     return number if isfinite(number) else str(number)
 
 
+_MAX_PROFILED = 20
+"""Columns of a model."""
+
+_RANGES = 10
+
+
 class _Comparison:
     """Compares two tables by the queries for them."""
 
     def __init__(
-        self, warehouse: Warehouse, queries: CountQueries, limits: ComparisonLimits, clock: Callable[[], frozenset[str]]
+        self, warehouse: Warehouse, queries: CountQueries, limits: msg.DiffLimits, clock: Callable[[], frozenset[str]]
     ) -> None:
         self._warehouse = warehouse
         self._integers = warehouse.integers
@@ -340,8 +338,8 @@ class _Comparison:
         of_both = replace(sampling, columns=(*sampling.columns, *(f"{name}{IN_PROD}" for name in sampling.columns)))
         differing = [name for name, equal in compared.columns.items() if equal < 1]
         for kind, number, query in (
-            ("added", compared.added, queries.added(compared.keys, compared.sample)),
-            ("removed", compared.removed, queries.removed(compared.keys, compared.sample)),
+            ("added", compared.added, queries.only(queries.after, compared.keys, compared.sample)),
+            ("removed", compared.removed, queries.only(queries.before, compared.keys, compared.sample)),
             (
                 "changed",
                 compared.changed,
@@ -350,3 +348,33 @@ class _Comparison:
         ):
             if number and (sample := self._warehouse.sample(query, of_both)):
                 yield kind, sample
+
+    def profiled(self, compared: msg.ModelCompared) -> msg.ModelCompared:
+        """The result with the profiles that somebody asks for, if rows differ."""
+        wanted = self._limits.profile
+        if wanted is None or not (compared.added or compared.removed or compared.changed):
+            return compared
+        named = {name: (name, f"{compared.name}.{name}") for name in self._queries.common}
+        names = [name for name, both in named.items() if any(matches(either, wanted.columns) for either in both)]
+        profiles = {name: self._profile(compared, name, wanted) for name in names[:_MAX_PROFILED]}
+        return replace(compared, profile=profiles)
+
+    def _profile(self, compared: msg.ModelCompared, name: str, wanted: msg.Sampling) -> msg.Profile:
+        of_column = name, compared.keys, compared.sample
+        ends = [end for side in compared.amounts[name] for end in (side.minimum, side.maximum) if end is not None]
+        low, high = min(ends, default=0), max(ends, default=0)
+        edges = []
+        if isinstance(low, float) and isinstance(high, float) and low < high:
+            edges = [low + (high - low) * i / _RANGES for i in range(_RANGES + 1)]
+        distinct, distinct_prod, *rows = self._integers(self._queries.distribution(*of_column, edges[1:-1]))
+        profile = msg.Profile(distinct, distinct_prod)
+        if is_masked(name, wanted.mask):
+            return profile
+        frequent = self._queries.frequent(*of_column, wanted.rows)
+        if values := self._warehouse.sample(frequent, replace(wanted, columns=())):
+            profile.tables["values"] = values
+        if edges:
+            between = (f"{low:.6g} to {high:.6g}" for low, high in pairwise(edges))
+            ranges = tuple(zip(between, map(str, rows[::2]), map(str, rows[1::2])))
+            profile.tables["ranges"] = msg.Sample((name, "rows", f"rows{IN_PROD}"), ranges)
+        return profile

@@ -192,15 +192,9 @@ class CountQueries:
         ]
         return exp.select(*counts).from_(rows.subquery("f"))
 
-    def added(self, keys: Sequence[str], sample: float | None) -> exp.Select:
-        """The rows with a key that only the preview has."""
-        return self._only(self.after, self.before, keys, sample)
-
-    def removed(self, keys: Sequence[str], sample: float | None) -> exp.Select:
-        """The rows with a key that only prod has."""
-        return self._only(self.before, self.after, keys, sample)
-
-    def _only(self, side: Table, other: Table, keys: Sequence[str], sample: float | None) -> exp.Select:
+    def only(self, side: Table, keys: Sequence[str], sample: float | None) -> exp.Select:
+        """The rows with a key that only this side has."""
+        other = self.before if side is self.after else self.after
         names = [*keys, *(name for name in self.common if name not in keys)]
         own, others = (
             self._source(table, columns, "c", sample, keys).select(exp.alias_(exp.Literal.number(1), "present"))
@@ -229,22 +223,48 @@ class CountQueries:
         rows = exp.select(*selected).from_(old.subquery("o")).join(new.subquery("n"), on=on, join_type="inner")
         return rows.where(some)
 
+    def frequent(self, name: str, keys: Sequence[str], sample: float | None, number: int) -> exp.Select:
+        """The most frequent values of a column, with their rows in the preview and in prod."""
+        value, (n, o) = exp.column("c0"), _ROWS
+        columns = {name: exp.cast(value, "TEXT"), "rows": n, f"rows{IN_PROD}": o}
+        return (
+            exp.select(*(exp.alias_(column, alias, quoted=True) for alias, column in columns.items()))
+            .from_(self._rows_of([name], keys, sample))
+            .order_by((n + o).desc(), value)
+            .limit(number)
+        )
+
+    def distribution(self, name: str, keys: Sequence[str], sample: float | None, edges: Sequence[float]) -> exp.Select:
+        """The numbers of different values on both sides; then their rows before, between and after these edges."""
+        value = exp.column("c0")
+        counts = [_sum_if(exp.and_(rows > 0, value.is_(exp.null()).not_())) for rows in _ROWS]
+        number = exp.cast(value, "DOUBLE")
+        for low, high in zip((None, *edges), (*edges, None)) if edges else ():
+            is_within = exp.and_(low is None or number >= low, high is None or number < high)
+            counts += [_sum_if(is_within, rows) for rows in _ROWS]
+        return exp.select(*counts).from_(self._rows_of([name], keys, sample))
+
     def surplus(self, without: Collection[str] = ()) -> exp.Select:
         """The rows that the preview has more often than prod, and those that prod has more often, by all columns.
 
         `without` are columns that do not count.
         """
-        counted = [name for name in self.common if name not in without]
-        names = [f"c{i}" for i in range(len(counted))]
+        n, o = _ROWS
+        groups = self._rows_of([name for name in self.common if name not in without])
+        return exp.select(_sum_if(n > o, n - o), _sum_if(o > n, o - n)).from_(groups)
+
+    def _rows_of(self, names: Sequence[str], keys: Sequence[str] = (), sample: float | None = None) -> exp.Subquery:
+        """The values of columns (`c` and a number) with their rows in the preview (`rows_n`) and in prod (`rows_o`)."""
         old, new = (
-            self._source(side, counted, "c").select(exp.alias_(exp.Literal.number(sign), "side"))
-            for side, sign in zip(self.sides, (-1, 1))
+            self._source(side, names, "c", sample, keys).select(
+                exp.alias_(exp.Literal.number(n), "n"), exp.alias_(exp.Literal.number(1 - n), "o")
+            )
+            for n, side in enumerate(self.sides)
         )
-        surplus = exp.alias_(exp.Sum(this=exp.column("side")), "surplus")
-        groups = exp.select(surplus).from_(exp.union(old, new, distinct=False).subquery("u")).group_by(*names)
-        column = exp.column("surplus")
-        counts = _sum_if(column > 0, column), _sum_if(column < 0, -column)
-        return exp.select(*counts).from_(groups.subquery("g"))
+        columns = [f"c{i}" for i in range(len(names))]
+        rows = (exp.alias_(exp.cast(exp.Sum(this=exp.column(side)), "BIGINT"), f"rows_{side}") for side in "no")
+        union = exp.union(old, new, distinct=False).subquery("u")
+        return exp.select(*columns, *rows).from_(union).group_by(*columns).subquery("g")
 
     def _source(
         self, side: Table, names: Sequence[str], start: str, sample: float | None = None, keys: Sequence[str] = ()
@@ -266,6 +286,9 @@ class CountQueries:
         limit = f"{int(sample * 16**_HASH_DIGITS):0{_HASH_DIGITS}x}"
         is_taken = exp.func("SUBSTRING", hashed, exp.Literal.number(1), exp.Literal.number(_HASH_DIGITS)) < limit
         return exp.or_(is_taken, *(exp.column(key, quoted=True).is_(exp.null()) for key in keys))
+
+
+_ROWS = exp.column("rows_n"), exp.column("rows_o")
 
 
 def _of(side: str, column: str) -> exp.Column:

@@ -13,11 +13,19 @@ from sqlmesh.core.engine_adapter import DuckDBEngineAdapter
 from sqlmesh.core.model import load_sql_based_model
 from sqlmesh.core.snapshot import Snapshot, SnapshotChangeCategory
 
-from dg_sqlmesh_component.protocol.messages import Amounts, Interval, ModelCompared
-from dg_sqlmesh_component.worker.plan.table_comparison import ComparedModel, ComparisonLimits, Warehouse
+from dg_sqlmesh_component.protocol.messages import (
+    Amounts,
+    DiffLimits,
+    Interval,
+    ModelCompared,
+    Profile,
+    Sample,
+    Sampling,
+)
+from dg_sqlmesh_component.worker.plan.table_comparison import ComparedModel, Warehouse
 from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange
 
-LIMITS = ComparisonLimits(max_rows=1_000, decimals=6)
+LIMITS = DiffLimits(max_rows=1_000, decimals=6)
 FULL = "kind FULL, grain id"
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column day), start '2026-03-01', grain id"
 BY_KEY = "kind INCREMENTAL_BY_UNIQUE_KEY (unique_key id), start '2026-03-01'"
@@ -57,7 +65,7 @@ def compare(
     adapter: DuckDBEngineAdapter,
     prod: Snapshot | None,
     preview: Snapshot | None,
-    limits: ComparisonLimits = LIMITS,
+    limits: DiffLimits = LIMITS,
     recorded: Sequence[ComputedRange] | None = None,
 ) -> ModelCompared:
     model = ComparedModel("t.x", prod, preview, is_own_table=recorded is None, recorded=recorded or ())
@@ -179,6 +187,28 @@ def test_amounts_may_be_infinite_or_no_number(adapter: DuckDBEngineAdapter) -> N
     prod = version(adapter, FULL, "SELECT 1 AS id", rows.format("nan"))
     compared = compare(adapter, prod, version(adapter, FULL, "SELECT 2 AS id", rows.format("-inf")))
     assert compared.amounts["x"] == (Amounts(0, "-inf", "-inf", 1), Amounts(0, "nan", 1, "nan"))
+
+
+def test_values_of_columns_are_profiled_on_request_and_those_of_masked_columns_not_shown(
+    adapter: DuckDBEngineAdapter,
+) -> None:
+    query = "SELECT i AS id, 's' || (i % {0}) AS state, (i * {0})::REAL AS x, CASE WHEN i > 5 THEN i END AS pin"
+    rows = query + " FROM range(10) t(i)"
+    prod = version(adapter, FULL, "SELECT 1 AS id", rows.format(2))
+    preview = version(adapter, FULL, "SELECT 2 AS id", rows.format(3))
+    wanted = Sampling(2, columns=("STATE", "t.x.x", "t.x.p*", "t.y.*"), mask=("pin",))
+    profile = compare(adapter, prod, preview, replace(LIMITS, profile=wanted)).profile
+    values = Sample(("state", "rows", "rows in prod"), (("s0", "4", "5"), ("s1", "3", "5")))
+    assert profile["state"] == Profile(3, 2, {"values": values})
+    assert profile["pin"] == Profile(4, 4), "masked, and NULL is no value"
+    x = profile["x"]
+    assert (x.distinct, x.distinct_prod, list(profile)) == (10, 10, ["state", "x", "pin"])
+    ranges = x.tables["ranges"].rows
+    assert ranges[:2] == (("0 to 2.7", "1", "2"), ("2.7 to 5.4", "1", "1"))
+    for side in (1, 2):
+        assert sum(int(row[side] or 0) for row in ranges) == 10, "each row is in one range"
+    same = version(adapter, FULL, "SELECT 3 AS id", rows.format(2))
+    assert compare(adapter, prod, same, replace(LIMITS, profile=wanted)).profile == {}, "nothing differs"
 
 
 def test_grain_is_found_in_columns_of_another_case(adapter: DuckDBEngineAdapter) -> None:
