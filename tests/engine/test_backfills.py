@@ -22,23 +22,29 @@ MODELS = {
     "models/seed.sql": "MODEL (name raw.countries, kind SEED (path '../seeds/countries.csv')); ",
     "seeds/countries.csv": "code\nDE\n",
 }
-SOURCE = "SELECT d::DATE AS ds, 1 AS n FROM range(DATE '2026-02-01', DATE '2026-03-01', INTERVAL 1 DAY) AS r(d)"
-JOB = "sqlmesh_shop_restate_day"
+SOURCE = "SELECT d::DATE AS ds, 1 AS n FROM range(DATE '{start}', DATE '2026-03-01', INTERVAL 1 DAY) AS r(d)"
+JOB = "sqlmesh_shop_restate_{by}"
 DAYS = ["2026-02-10", "2026-02-11", "2026-02-12"]
+MONTHS = [f"{month // 12}-{month % 12 + 1:02}-01" for month in range(2023 * 12 + 5, 2026 * 12 + 2)]
+
+
+def corrected_shop(new_shop: NewShop, by: str, start: str, corrected: tuple[str, str]) -> Shop:
+    """A project whose source was corrected, after everything was computed up to the end of February."""
+    shop = new_shop(
+        MODELS,
+        CONFIG.replace("6 days ago", f"'{start}'"),
+        tables={"ctl.source": SOURCE.format(start=start)},
+        planned_at="2026-03-01",
+        restate={"jobs": [{"by": by}]},
+    )
+    shop.query("UPDATE ctl.source SET n = 7 WHERE ds BETWEEN '{}' AND '{}'".format(*corrected))
+    return shop
 
 
 @pytest.fixture
 def shop(new_shop: NewShop) -> Shop:
-    """A project whose source was corrected in three days, after everything was computed."""
-    shop = new_shop(
-        MODELS,
-        CONFIG.replace("6 days ago", "'2026-02-05'"),
-        tables={"ctl.source": SOURCE},
-        planned_at="2026-03-01",
-        restate={"jobs": [{"by": "day"}]},
-    )
-    shop.query("UPDATE ctl.source SET n = 7 WHERE ds BETWEEN '2026-02-10' AND '2026-02-12'")
-    return shop
+    """A project whose source was corrected in three days."""
+    return corrected_shop(new_shop, "day", "2026-02-05", (DAYS[0], DAYS[-1]))
 
 
 def rows(project: Path) -> list[tuple[object, ...]]:
@@ -47,20 +53,20 @@ def rows(project: Path) -> list[tuple[object, ...]]:
     )
 
 
-def restated_twin(shop: Shop, folder: Path) -> Path:
-    """A copy of the project, restated by SQLMesh."""
+def restated_twin(shop: Shop, folder: Path, start: str, end: str) -> Path:
+    """A copy of the project, restated by SQLMesh in one plan."""
     twin = shutil.copytree(shop.project, folder / "twin")
     models = [f"--restate-model={name}" for name in ("raw.orders", "raw.late", "marts.revenue")]
-    plan(twin, *models, "--start", DAYS[0], "--end", DAYS[-1], at=None)
+    plan(twin, *models, "--start", start, "--end", end, at=None)
     return twin
 
 
 @pytest.mark.attribute("restate.jobs")
 def test_backfill_with_a_failing_day_is_finished_by_its_retry_alone(shop: Shop, tmp_path: Path) -> None:
-    twin = rows(restated_twin(shop, tmp_path))
+    twin = rows(restated_twin(shop, tmp_path, DAYS[0], DAYS[-1]))
     assert twin != rows(shop.project)
     shop.query("UPDATE ctl.source SET n = NULL WHERE ds = '2026-02-11'")
-    with backfills(shop, JOB) as jobs:
+    with backfills(shop, JOB.format(by="day")) as jobs:
         backfill = jobs.launch(DAYS)
         jobs.execute(jobs.queued())
         assert jobs.status_of(backfill) == "COMPLETED_FAILED"
@@ -94,7 +100,7 @@ def test_cancelled_backfill_is_continued_by_its_missing_partitions(shop: Shop) -
     """The job is one of a selection. The second day is above the budget, as the first one was recorded."""
     jobs = [{"by": "day", "select": "tag:finance"}]
     shop.configure(restate={"jobs": jobs}, budget={"seconds": 0.000001})
-    with backfills(shop, JOB) as of_job:
+    with backfills(shop, JOB.format(by="day")) as of_job:
         backfill = of_job.launch(DAYS)
         first, *others = of_job.queued()
         of_job.execute([first])
@@ -112,3 +118,37 @@ def test_cancelled_backfill_is_continued_by_its_missing_partitions(shop: Shop) -
         assert "`budget.seconds` in defs.yaml is 0.000001. Nothing was computed." in failure
         assert not of_job.runs_of(rest)[DAYS[1]].checks, "it has planned none"
     assert [day for day, n in rows(shop.project)[:-1] if n == 7] == DAYS[:1]
+
+
+@pytest.mark.slow
+def test_1000_days_in_monthly_runs_are_cancelled_continued_and_retried_until_they_equal_one_restatement(
+    new_shop: NewShop, tmp_path: Path
+) -> None:
+    start, end = "2023-06-05", "2026-02-28"
+    shop = corrected_shop(new_shop, "month", start, (start, end))
+    twin = rows(restated_twin(shop, tmp_path, start, end))
+    assert {n for _, n in twin[:-1]} == {7}
+    assert len(twin) - 1 == 1000
+    shop.query("UPDATE ctl.source SET n = NULL WHERE ds = '2024-10-15'")
+    with backfills(shop, JOB.format(by="month")) as jobs:
+        backfill = jobs.launch(MONTHS)
+        while len(jobs.queued()) < len(MONTHS):
+            jobs.tick()
+        jobs.execute(jobs.queued()[:20])
+        jobs.cancel(backfill)
+        assert jobs.status_of(backfill) == "CANCELED"
+        expected = {month: "SUCCESS" if month in MONTHS[:20] else "CANCELED" for month in MONTHS}
+        assert jobs.bars(backfill) == {**expected, "2024-10-01": "FAILURE"}
+
+        rest = jobs.launch(MONTHS[20:])
+        jobs.execute(jobs.queued())
+        assert (jobs.status_of(rest), len(jobs.bars(rest))) == ("COMPLETED_SUCCESS", 13)
+        lacking = [day for day, n in rows(shop.project)[:-1] if n != 7]
+        assert set(lacking) <= {f"2024-10-{day:02}" for day in range(1, 32)}
+
+        shop.query("UPDATE ctl.source SET n = 7 WHERE ds = '2024-10-15'")
+        retry = jobs.launch(MONTHS, from_failure=True)
+        jobs.execute(jobs.queued())
+        assert (jobs.status_of(retry), jobs.bars(retry)) == ("COMPLETED_SUCCESS", {"2024-10-01": "SUCCESS"})
+    assert rows(shop.project) == twin
+    assert not shop.launch(assets=["raw/orders"]).succeeded().computed_outside
