@@ -36,7 +36,7 @@ from dg_sqlmesh_component.worker.intervals.tables import computed_intervals, mis
 from dg_sqlmesh_component.worker.plan.concurrent_changes import ConcurrentChanges
 from dg_sqlmesh_component.worker.plan.context import PlanContext, versions_shown
 from dg_sqlmesh_component.worker.plan.promotion import Promotion
-from dg_sqlmesh_component.worker.plan.versions import Shown, Versions
+from dg_sqlmesh_component.worker.plan.rewritten import Shown, Versions
 from dg_sqlmesh_component.worker.sqlmesh_internals import EvaluateStages, replace_stages
 from dg_sqlmesh_component.worker.state_lock import StateLock
 

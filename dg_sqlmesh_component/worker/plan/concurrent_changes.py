@@ -19,8 +19,7 @@ from dg_sqlmesh_component.protocol.intervals import add, common, merged, subtrac
 from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.intervals.tables import snapshots_now, upstream
 from dg_sqlmesh_component.worker.plan.context import PlanContext
-from dg_sqlmesh_component.worker.plan.rewritten import Rewritten, Rows, computed_in, is_torn
-from dg_sqlmesh_component.worker.plan.versions import Shown, Versions
+from dg_sqlmesh_component.worker.plan.rewritten import Rewritten, Rows, Shown, Versions, computed_in, is_torn
 from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges, forget_intervals
 
 

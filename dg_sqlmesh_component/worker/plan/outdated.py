@@ -19,8 +19,7 @@ from sqlmesh.core.snapshot.definition import Interval
 from dg_sqlmesh_component.protocol.formatting import ranges
 from dg_sqlmesh_component.protocol.intervals import common, merged, subtract
 from dg_sqlmesh_component.worker.plan.context import PlanContext
-from dg_sqlmesh_component.worker.plan.rewritten import Rewritten, Rows
-from dg_sqlmesh_component.worker.plan.versions import Versions
+from dg_sqlmesh_component.worker.plan.rewritten import Rewritten, Rows, Versions
 from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange, computed_ranges, forget_intervals
 
 

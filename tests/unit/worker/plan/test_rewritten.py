@@ -12,8 +12,7 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotChangeCa
 
 from dg_sqlmesh_component.protocol.messages import Interval
 from dg_sqlmesh_component.worker.plan.outdated import corrected
-from dg_sqlmesh_component.worker.plan.rewritten import Rewritten
-from dg_sqlmesh_component.worker.plan.versions import Versions
+from dg_sqlmesh_component.worker.plan.rewritten import Rewritten, Versions
 from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange
 
 DAILY = "kind INCREMENTAL_BY_TIME_RANGE (time_column day), start '2026-03-01'"
