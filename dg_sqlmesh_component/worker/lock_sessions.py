@@ -6,6 +6,7 @@ A lock belongs to its session, and ends with it, however its owner ends.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import select
 import socket
@@ -15,9 +16,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from datetime import datetime, timedelta, timezone
+from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.protocol.formatting import block, plain
+
+_LOG = logging.getLogger(__name__)
 
 ASK_SECONDS = 5.0
 """How often a session is asked whose driver does not show its socket, such as those of Cloud SQL and SQL Server."""
@@ -30,12 +35,13 @@ class Holder(NamedTuple):
     """Who holds a lock: a name that ends with the id of a Dagster run, since when, and the server's number for it."""
 
     name: str
-    since: datetime
+    since: datetime | None  # None if the server does not show it to another login
     session: int
 
     @property
     def started(self) -> str:
-        return f"{self.since:%Y-%m-%d %H:%M:%S %Z}"
+        """The text after its name: since when; empty if that is not known."""
+        return f" since {self.since:%Y-%m-%d %H:%M:%S %Z}" if self.since else ""
 
 
 class LockSession(ABC):
@@ -83,7 +89,7 @@ class LockSession(ABC):
 
     @abstractmethod
     def holder(self, lock: str) -> Holder | None:
-        """The holder of a lock; None if nobody holds it, or the server does not tell."""
+        """The holder of a lock; None if nobody holds it, or SQL Server does not tell: then the log says why."""
 
     HAS: ClassVar[str]
     """A query for whether the session has the lock `{key}`: a true value or a false one."""
@@ -229,12 +235,12 @@ class MySQL(LockSession):
 
     def holder(self, lock: str) -> Holder | None:
         [(session,)] = self._ask(f"SELECT IS_USED_LOCK('{self.key(lock)}')")
-        idle = [row[5] for row in self._ask("SHOW PROCESSLIST") if row[0] == session]
-        if not idle:
+        if session is None:
             return None
+        idle = [row[5] for row in self._ask("SHOW PROCESSLIST") if row[0] == session]  # none of another login
         [(free,)] = self._ask(f"SELECT CONCAT({', '.join(f'IS_FREE_LOCK({bit!r})' for bit in self._bits(session))})")
         name = int(free.translate({ord("0"): "1", ord("1"): "0"}), 2).to_bytes(NAME_BYTES, "big")
-        return Holder(_text(name), _ago(idle[0]), session)
+        return Holder(_text(name), _ago(idle[0]) if idle else None, session)
 
     @staticmethod
     def _bits(session: int) -> list[str]:
@@ -265,8 +271,9 @@ class SQLServer(LockSession):
     def holder(self, lock: str) -> Holder | None:
         try:
             rows = self._ask(self.HOLDER.format(key=self.key(lock)))
-        except Exception:  # noqa: BLE001  # a driver's: the login may not see the sessions of others
+        except Exception as error:  # noqa: BLE001  # a driver's: the login may not see the sessions of others
             self._connection.rollback()
+            _log_hidden_holder(plain(error).rstrip("."))
             return None
         for name, seconds, session in rows:
             return Holder(_text(name), _ago(seconds), session)
@@ -287,6 +294,16 @@ SESSIONS: Mapping[str, type[LockSession]] = {
     "azuresql": SQLServer,
 }
 """By SQLMesh's type of the state's connection."""
+
+
+@cache  # a run that waits asks every second
+def _log_hidden_holder(error: str) -> None:
+    _LOG.warning(
+        "The run that holds SQLMesh's state cannot be named: %s. If the login of the state lacks the permission, run "
+        "this in SQL Server, or with VIEW DATABASE STATE in Azure SQL Database:%s",
+        error,
+        block("GRANT VIEW SERVER STATE TO [login]"),
+    )
 
 
 def _digest(lock: str) -> bytes:

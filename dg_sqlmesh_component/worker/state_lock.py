@@ -205,7 +205,7 @@ class StateLock:
         if session.take():
             return
         other = session.holder(self._name(self._scope))
-        who = f"{other.name} since {other.started}, in session {other.session}" if other else "another run or janitor"
+        who = f"{other.name}{other.started}, in session {other.session}" if other else "another run or janitor"
         raise DatabaseInUseError(
             f"SQLMesh's state in schema {self._schema!r} is held by {who}. "
             "Only one run, or the janitor, may use it at a time.",
@@ -216,8 +216,8 @@ class StateLock:
         """Log which plan is running. A run does not wait for it."""
         other = session.holder(self._name(CHANGES))
         if other and other.name != self._request.holder:
-            text = f"The {other.name} has been running since {other.started}; this run does not wait for it."
-            self._wait.pipe.log("info", text)
+            runs = f"has been running{other.started}" if other.since else "is running"
+            self._wait.pipe.log("info", f"The {other.name} {runs}; this run does not wait for it.")
 
     def _why_lost(self) -> str | None:
         if self._session is None or self._session.is_held():

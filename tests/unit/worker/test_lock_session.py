@@ -25,25 +25,26 @@ FIRST = "Dagster run 0f63b2c4-4d5e-4c3a-9a52-1f7a4f0a6b11"
 SECOND = "plan of run 7c1d0a36-93a3-4c5c-8ef6-6f1f6f0c9f22"
 
 
-def connect_to_postgres(server: Server, database: str) -> Any:
+def connect_to_postgres(server: Server, database: str, user: str = "postgres") -> Any:
     import psycopg2
 
-    return psycopg2.connect(host="127.0.0.1", port=server.port, user="postgres", dbname=database)
+    return psycopg2.connect(host="127.0.0.1", port=server.port, user=user, dbname=database)
 
 
 @dataclass
 class Locks:
-    """One kind of server, and how to see and end its sessions."""
+    """One kind of server, and how to see and end its sessions. `connect` may get another `user`."""
 
     kind: type[LockSession]
-    connect: Callable[[], Any]
+    connect: Callable[..., Any]
     query: Callable[[str], list[tuple[Any, ...]]]
     end: str
     last_statement: str
+    create_user: str
 
     @contextmanager
-    def session(self, lock: str = RUNS, holder: str = FIRST) -> Iterator[LockSession]:
-        with closing(self.kind(self.connect, lock, holder)) as session:
+    def session(self, lock: str = RUNS, holder: str = FIRST, **connection: str) -> Iterator[LockSession]:
+        with closing(self.kind(partial(self.connect, **connection), lock, holder)) as session:
             yield session
 
     def number(self, session: LockSession) -> int:
@@ -60,14 +61,15 @@ def locks(request: pytest.FixtureRequest) -> Iterator[Locks]:
             server.query("CREATE DATABASE sessions")
             connect = partial(connect_to_postgres, server, "sessions")
             shown = "SELECT query FROM pg_stat_activity WHERE pid = {}"
-            yield Locks(Postgres, connect, server.query, "SELECT pg_terminate_backend({}, 5000)", shown)
+            end = "SELECT pg_terminate_backend({}, 5000)"
+            yield Locks(Postgres, connect, server.query, end, shown, "CREATE ROLE {} LOGIN")
         else:
             import pymysql
 
             maria = stack.enter_context(mariadb_server())
             connect = partial(pymysql.connect, host="127.0.0.1", port=maria.port, user="root")
             shown = "SELECT time_ms > 100 FROM information_schema.processlist WHERE id = {}"
-            yield Locks(MySQL, connect, maria.query, "KILL {}", shown)
+            yield Locks(MySQL, connect, maria.query, "KILL {}", shown, "CREATE USER IF NOT EXISTS {}")
 
 
 def test_only_one_session_has_a_lock_and_the_others_learn_its_name_since_when_and_how_to_end_it(locks: Locks) -> None:
@@ -78,6 +80,7 @@ def test_only_one_session_has_a_lock_and_the_others_learn_its_name_since_when_an
         for session in (second, third):
             holder = session.holder(RUNS)
             assert holder is not None
+            assert holder.since is not None
             assert holder.name == FIRST
             assert abs(time.time() - holder.since.timestamp()) < 60
             assert holder.started.endswith("UTC") or "+" in holder.started
@@ -85,6 +88,18 @@ def test_only_one_session_has_a_lock_and_the_others_learn_its_name_since_when_an
         locks.query(locks.end.format(locks.number(second)))
         wait_until(second.take)  # MariaDB ends a session after `KILL` has returned
         wait_until(lambda: not first.is_held())
+
+
+def test_a_holder_with_another_login_is_named_although_the_server_does_not_show_since_when(locks: Locks) -> None:
+    for user in ("first_login", "second_login"):
+        locks.query(locks.create_user.format(user))
+    with locks.session(user="first_login") as first, locks.session(holder=SECOND, user="second_login") as second:
+        assert first.take()
+        assert not second.take()
+        holder = second.holder(RUNS)
+        assert holder is not None
+        assert (holder.name, holder.since, holder.started) == (FIRST, None, "")
+        assert holder.session == locks.number(first)
 
 
 def test_a_lock_is_free_as_soon_as_its_session_is_closed_and_a_waiter_that_goes_leaves_it_alone(locks: Locks) -> None:
@@ -240,12 +255,24 @@ def test_sql_server_names_the_holder_if_the_login_may_see_it() -> None:
     assert not session.take()
     holder = session.holder(RUNS)
     assert holder is not None
+    assert holder.since is not None
     assert (holder.name, holder.session) == (FIRST, 57)
     assert 85 < time.time() - holder.since.timestamp() < 95
 
-    server.answers["dm_tran_locks"] = RuntimeError("VIEW SERVER STATE permission was denied")
+    server.answers["dm_tran_locks"] = []
     assert session.holder(RUNS) is None
-    assert server.statements[-1] == "ROLLBACK"
+
+
+def test_sql_server_logs_once_why_it_does_not_name_the_holder(caplog: pytest.LogCaptureFixture) -> None:
+    server = FakeServer({"dm_tran_locks": RuntimeError("(300, 'VIEW SERVER STATE permission was denied (#1)')")})
+    for session in (SQLServer(lambda: server, RUNS, SECOND), SQLServer(lambda: server, CHANGES, SECOND)):
+        for _ in range(2):
+            assert session.holder(RUNS) is None
+            assert server.statements[-1] == "ROLLBACK"
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert "VIEW SERVER STATE permission was denied (#1)" in record.message
+    assert "GRANT VIEW SERVER STATE TO" in record.message
 
 
 def test_sql_server_is_asked_every_few_seconds_whether_the_session_still_has_the_lock(
