@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -25,6 +26,9 @@ from engine.plan_jobs import (
 )
 from harness import NewShop, Shop, at_night, sqlmesh, wait_until
 from postgres import postgres_server
+
+from dg_sqlmesh_component.history.active_runs import mark_as_computing
+from dg_sqlmesh_component.plan import step
 
 
 @pytest.fixture
@@ -435,6 +439,27 @@ def test_a_plan_that_creates_an_environment_names_those_that_exist(shop: Shop) -
 WAITING_QUERY = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND NOT granted"
 SLOW = "MODEL (name t.slow, kind FULL); SELECT {id} AS id, pg_advisory_xact_lock(7)::text AS paused"
 LAST = "MODEL (name t.last, kind FULL); SELECT id + 1 AS id FROM t.slow"
+
+
+def test_a_plan_that_lands_before_another_one_begins_to_compute_stops_it(
+    new_shop: NewShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with postgres_server() as server:
+        server.query("CREATE DATABASE landing")
+        shop = new_shop(MODELS, server.config("landing"), deploy=True)
+        change(shop, total=TOTAL.format(added=" + 1"))
+        digest = planned(shop)["digest"]
+
+        def land(*arguments: Any) -> int:
+            change(shop, total=TOTAL.format(added=""), other="MODEL (name t.other, kind FULL); SELECT 5 AS x")
+            shop.plan(at=None)
+            return mark_as_computing(*arguments)
+
+        monkeypatch.setattr(step, "mark_as_computing", land)  # after the plan is built, and before it is approved
+        record = launch(shop, APPLY, digest=digest)
+
+        assert "Another plan has changed environment prod since this one was built" in failure_of(record)
+        assert server.query("SELECT x FROM t.other", "landing") == [(5,)]
 
 
 def test_a_plan_that_lands_while_another_one_computes_stops_it(new_shop: NewShop) -> None:

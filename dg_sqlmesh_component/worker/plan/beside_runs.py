@@ -66,7 +66,6 @@ class BesideRuns:
         self._promotion = promotion
         self._interrupted = interrupted
         self._shown = {info.name: info for info in prod.snapshots} if prod else {}
-        self._state = versions_shown(context, prod.name) if prod else None
         self._changes = ConcurrentChanges(context, self._shown)
 
     def apply(self, evaluator: Any, plan: EvaluatablePlan, circuit_breaker: Callable[[], bool] | None) -> None:
@@ -150,10 +149,10 @@ class BesideRuns:
         """
         # The preview of a forward-only change is a restatement for SQLMesh, which is always missing.
         plan = plan.copy(update={"execution_time": now_timestamp(), "restatements": {}})
-        if plan.is_dev or self._state is None:
+        if plan.is_dev or not self._shown:
             return plan
-        name, state = plan.environment.name, self._context.state_reader
-        if (stored := state.get_environment(name)) is None or versions_shown(self._context, name) != self._state:
+        name, state, shown = plan.environment.name, self._context.state_reader, self._context.shown
+        if (stored := state.get_environment(name)) is None or versions_shown(self._context, name) != shown:
             raise CircuitBreakerError
         ends = state.max_interval_end_per_model(name, ensure_finalized_snapshots=plan.ensure_finalized_snapshots)
         seeds = {name for name, node in self._changes.versions.nodes.items() if node.is_seed}

@@ -109,6 +109,7 @@ class PlanContext(Context):
     Attributes:
         pending: What the plan lacks, by name. It holds back what is downstream. The caller sets it before a stage.
         left_out: By name, the changes of the files that are no part of plans.
+        shown: What the environment of the plan showed right before the plan was built.
     """
 
     def __init__(self, request: msg.PlanRequest, tracker: PlanTracker, **options: Any) -> None:
@@ -119,6 +120,7 @@ class PlanContext(Context):
         self.nodes: dict[str, Snapshot] = {}
         self.pending: Mapping[str, Sequence[msg.Interval]] = {}
         self.left_out: dict[str, msg.Change] = {}
+        self.shown = _NOTHING
 
     def create_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:
         """SQLMesh calls this before each stage that computes or audits."""
@@ -166,6 +168,7 @@ def built(context: PlanContext, environment: str, **options: Any) -> Plan:
     All destructive changes are allowed while it is built: SQLMesh's own error names no model. It is applied only with
     the approved ones. The `options` are those of `Context.plan_builder`.
     """
+    context.shown = versions_shown(context, environment)
     try:
         return context.plan_builder(environment, allow_destructive_models=["*"], **options).build()
     except (PlanError, LinterError) as error:
@@ -180,19 +183,18 @@ def apply_approved(context: PlanContext, plan: Plan, approval: msg.PlanApproval)
     context.apply(approved, circuit_breaker=_has_moved(context, plan))
 
 
-def _has_moved(context: Context, plan: Plan) -> Callable[[], bool]:
+def _has_moved(context: PlanContext, plan: Plan) -> Callable[[], bool]:
     """Whether another plan has landed since this one was built. SQLMesh asks this before each model.
 
     SQLMesh computes some models after it has promoted this plan itself. A restatement is a plan too, and changes
     nothing that the environment shows.
     """
     name, expected = plan.environment_naming_info.name, {plan.previous_plan_id, plan.plan_id}
-    shown = versions_shown(context, name)
 
     def has_moved() -> bool:
         summaries: list[EnvironmentSummary] = context.state_reader.get_environments_summary()
         plans = {summary.plan_id for summary in summaries if summary.name == name} - expected
-        if plans and versions_shown(context, name) == shown:
+        if plans and versions_shown(context, name) == context.shown:
             expected.update(plans)
             return False
         return bool(plans)
@@ -200,10 +202,13 @@ def _has_moved(context: Context, plan: Plan) -> Callable[[], bool]:
     return has_moved
 
 
+_NOTHING: tuple[Set[SnapshotId], Any, Any] = (set(), {}, [])
+
+
 def versions_shown(context: Context, environment: str) -> tuple[Set[SnapshotId], Any, Any]:
     """The versions, requirements and statements of an environment; empty if there is none."""
     stored = context.state_reader.get_environment(environment)
     if stored is None:
-        return set(), {}, []
+        return _NOTHING
     statements = context.state_reader.get_environment_statements(environment)
     return {info.snapshot_id for info in stored.snapshots}, stored.requirements, statements
