@@ -25,7 +25,7 @@ from lab import Lab, heading, measure, progress, ratio_row, row
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.worker_client.calls import find_changes, find_pending, load_project
+from dg_sqlmesh_component.worker_client.calls import answered, load_project
 
 DAY = 86_400
 
@@ -61,7 +61,7 @@ def main() -> None:
                     shutil.rmtree(lab.project / ".cache" / "dg_sqlmesh_tick", ignore_errors=True)
                 now = int((time.time() + days * DAY) * 1000)
                 request = msg.PendingRequest(project.open_request, "prod", models, now, msg.AwaitedTables())
-                found = find_pending(project, request)
+                found = answered(project, request, msg.PendingFound)
                 assert len(found.pending) in expected, len(found.pending)
 
             return find
@@ -104,7 +104,8 @@ def main() -> None:
 
 def _find_changes(project: SQLMeshProject, records: msg.Records) -> msg.ChangesFound:
     now = int(time.time() * 1000)
-    return find_changes(project, msg.ChangesRequest(project.open_request, "prod", records, msg.AwaitedTables(), now))
+    request = msg.ChangesRequest(project.open_request, "prod", records, msg.AwaitedTables(), now)
+    return answered(project, request, msg.ChangesFound)
 
 
 def copied_models(database: Path, copies: int) -> set[str]:

@@ -9,8 +9,8 @@ import dagster as dg
 from pydantic import Field
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.protocol.messages import QueryRequest
-from dg_sqlmesh_component.worker_client.calls import run_query
+from dg_sqlmesh_component.protocol.messages import QueryFinished, QueryRequest
+from dg_sqlmesh_component.worker_client.calls import answered
 
 
 class SQLMeshResource(dg.ConfigurableResource[Any]):
@@ -41,5 +41,5 @@ class SQLMeshResource(dg.ConfigurableResource[Any]):
         project = SQLMeshProject(folder, self.gateway, config=self.config, python=self.python, env=self.env)
         with TemporaryDirectory() as temporary:
             file = Path(temporary) / "rows"
-            run_query(project, QueryRequest(project.open_request, query, str(file)))
+            answered(project, QueryRequest(project.open_request, query, str(file)), QueryFinished)
             return pickle.loads(file.read_bytes())  # our own process has written it

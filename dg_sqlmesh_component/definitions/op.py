@@ -82,12 +82,6 @@ class ComponentOp:
         upstream = dict.fromkeys(dep.asset_key for spec in assets.specs.values() for dep in spec.deps)
         key_by_input = {namer.name("__".join(key.path)): key for key in upstream}
 
-        def run_sqlmesh(context: dg.AssetExecutionContext) -> Iterator[Any]:
-            with failures_without_traceback(context):
-                yield from compute(context)
-
-        # Dagster looks at the annotation itself to decide which kind of context to pass.
-        run_sqlmesh.__annotations__ = {"context": dg.AssetExecutionContext}
         environment = assets.manifest.environment
         op = dg.op(
             name=name,
@@ -100,7 +94,7 @@ class ComponentOp:
                 **{output: dg.Out(dg.Nothing, is_required=False) for output in key_by_output},
                 **{output: dg.Out(is_required=False) for output in check_by_output},
             },
-        )(run_sqlmesh)
+        )(_function_of_op(compute, dg.AssetExecutionContext))
         return dg.AssetsDefinition(
             node_def=op,
             keys_by_input_name=key_by_input,
@@ -120,6 +114,16 @@ class ComponentOp:
         return f"{project.name}_{short_hash(opened_with)}"
 
 
+def _function_of_op(compute: Callable[[Any], Iterator[Any]], context_type: type) -> Callable[..., Iterator[Any]]:
+    def run_op(context: Any) -> Iterator[Any]:
+        with failures_without_traceback(context):
+            yield from compute(context)
+
+    # Dagster looks at the annotation itself to decide which kind of context to pass.
+    run_op.__annotations__ = {"context": context_type}
+    return run_op
+
+
 def graph_of_op(
     name: str,
     description: str,
@@ -129,16 +133,15 @@ def graph_of_op(
 ) -> dg.GraphDefinition:
     """The graph of a job that has one op of its own name."""
 
-    def run_op(context: dg.OpExecutionContext) -> Iterator[Any]:
-        with failures_without_traceback(context):
-            yield from compute(context)
-
-    # Dagster looks at the annotation itself to decide which kind of context to pass.
-    run_op.__annotations__ = {"context": dg.OpExecutionContext}
     # Dagster allows no op of the job's own name, but its use in the job may have it. The run config names the use.
     op = dg.op(name=f"{name}_op", description=description, config_schema=config, pool=pool, out=dg.Out(dg.Nothing))
     use = dg.NodeInvocation(f"{name}_op", alias=name)
-    return dg.GraphDefinition(name=name, node_defs=[op(run_op)], dependencies={use: {}}, description=description)
+    return dg.GraphDefinition(
+        name=name,
+        node_defs=[op(_function_of_op(compute, dg.OpExecutionContext))],
+        dependencies={use: {}},
+        description=description,
+    )
 
 
 def default_op_name(component: str, instance: int | str | None) -> str:

@@ -28,14 +28,10 @@ _NO_MATCH = {
 
 def as_json(compared: msg.ModelCompared, planned: msg.PlannedModel | None = None) -> dict[str, Any]:
     """The result for programs. `planned` is the model in the plan for prod."""
+    plain = ("rows", "rows_prod", "added", "removed", "changed", "columns", "sample")
     return {
         "model": compared.name,
-        "rows": compared.rows,
-        "rows_prod": compared.rows_prod,
-        "added": compared.added,
-        "removed": compared.removed,
-        "changed": compared.changed,
-        "columns": compared.columns,
+        **{name: getattr(compared, name) for name in plain},
         "amounts": {
             name: {"preview": asdict(preview), "prod": asdict(prod)}
             for name, (preview, prod) in compared.amounts.items()
@@ -44,7 +40,6 @@ def as_json(compared: msg.ModelCompared, planned: msg.PlannedModel | None = None
         "schema": list(map(described, compared.schema)),
         "ignored": list(compared.ignored),
         "clock": list(compared.clock),
-        "sample": compared.sample,
         "examples": {kind: _rows(sample) for kind, sample in compared.examples.items()},
         "profile": {
             name: {

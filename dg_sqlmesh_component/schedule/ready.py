@@ -19,7 +19,7 @@ from dg_sqlmesh_component.history.sources import Awaited, Source
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, listed, ranges
 from dg_sqlmesh_component.report.wording import MAX_CAUSES
-from dg_sqlmesh_component.worker_client.calls import find_pending
+from dg_sqlmesh_component.worker_client.calls import answered
 from dg_sqlmesh_component.worker_client.start import EARLY_WORKERS
 
 
@@ -60,7 +60,7 @@ def ready_models(
         made_between=frozenset(fqn for fqn, source in sources.items() if source.asset in between),
         loads=loads,
     )
-    found = find_pending(project, request, awaited.answer)
+    found = answered(project, request, msg.PendingFound, awaited.answer)
     if found.signal_error is not None:
         context.log.warning(
             "SQLMesh could not evaluate the signals, so this tick requests all pending models, even those that wait: "

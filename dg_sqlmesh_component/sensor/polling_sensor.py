@@ -28,7 +28,7 @@ from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.results import outside_materialization
 from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.sensor.plans import CURSOR, LastPlan, PlanChanges, difference
-from dg_sqlmesh_component.worker_client.calls import find_changes
+from dg_sqlmesh_component.worker_client.calls import answered
 
 
 def build_sensor(configured: PollingSensor, settings: Settings) -> dg.Definitions:
@@ -63,7 +63,7 @@ def evaluate_tick(context: dg.SensorEvaluationContext, settings: Settings) -> dg
     awaited = Awaited(instance, context.repository_def, settings)
     request = msg.ChangesRequest(settings.project.open_request, environment, records, awaited.tables, now)
     try:
-        found = find_changes(settings.project, request, awaited.answer)
+        found = answered(settings.project, request, msg.ChangesFound, awaited.answer)
     except DatabaseInUseError as error:
         return dg.SensorResult(skip_reason=f"{error} The next tick looks again.")
     if not found.is_finalized:

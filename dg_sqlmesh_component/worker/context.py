@@ -6,6 +6,7 @@ import inspect
 import os
 import stat
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,11 +27,14 @@ from sqlmesh.core.state_sync import StateSync
 from dg_sqlmesh_component.protocol.errors import (
     ConfigurationError,
     EnvironmentNotReadyError,
+    LinterRuleError,
     ProjectLoadError,
+    ProjectRuleError,
     SQLMeshComponentError,
+    UnitTestError,
     WorkerError,
 )
-from dg_sqlmesh_component.protocol.formatting import listed, plain, short_hash
+from dg_sqlmesh_component.protocol.formatting import block, listed, plain, short_hash, unquoted
 from dg_sqlmesh_component.protocol.messages import OpenProject, SecretsKnown
 from dg_sqlmesh_component.protocol.redaction import secrets_in
 from dg_sqlmesh_component.worker.explain import describe_error, explain
@@ -46,11 +50,19 @@ HAS_INDEX = "use_project_index" in inspect.signature(Context.load).parameters
 
 
 class PipeConsole(NoopConsole):
-    """SQLMesh's console: its messages become log lines of the run. Everything else is ignored."""
+    """SQLMesh's console: its messages become log lines of the run. Everything else is ignored.
+
+    Attributes:
+        violations: The rules of the project that its files break, by the class of our error.
+        unit_tests: How many SQLMesh has executed.
+        lint_warnings: How many the linter has logged.
+    """
 
     def __init__(self, pipe: Pipe) -> None:
         super().__init__()
         self.pipe = pipe
+        self.violations: dict[type[ProjectRuleError], list[str]] = defaultdict(list)
+        self.unit_tests = self.lint_warnings = 0
 
     def log_warning(self, short_message: str, *_: Any, **__: Any) -> None:
         # The long message adds an audit's query, which its asset check shows.
@@ -61,6 +73,20 @@ class PipeConsole(NoopConsole):
 
     def log_status_update(self, message: str) -> None:
         self.pipe.log("info", plain(message), "sqlmesh")
+
+    def log_test_results(self, result: Any, *_: Any, **__: Any) -> None:
+        self.unit_tests = result.testsRun
+        for test, problem in [*result.failures, *result.errors]:
+            self.violations[UnitTestError].append(f"The unit test {test} fails:{block(plain(problem))}")
+
+    def show_linter_violations(self, violations: Any, model: Any, is_error: bool = False) -> None:
+        for violation in violations:
+            text = f"{unquoted(model.fqn)}: {violation.rule.name}: {violation.violation_msg}"
+            if is_error:
+                self.violations[LinterRuleError].append(text)
+            else:
+                self.lint_warnings += 1
+                self.pipe.log("warning", text, "sqlmesh linter")
 
 
 def open_context(

@@ -5,37 +5,17 @@ from __future__ import annotations
 import inspect
 from contextlib import closing
 from functools import partial
-from typing import Any
 
 from sqlmesh.core.context import Context
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import EvaluationError
-from dg_sqlmesh_component.protocol.formatting import block, plain, unquoted
+from dg_sqlmesh_component.protocol.errors import EvaluationError, LinterRuleError, UnitTestError
 from dg_sqlmesh_component.worker.context import PipeConsole, open_context
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.pipe import Pipe
 
 WITHOUT_STATE = {"load_state": False} if "load_state" in inspect.signature(Context.__init__).parameters else {}
 """SQLMesh 0.235 has no such option: if the project has a name, it adds the models of other projects from the state."""
-
-
-class TestsConsole(PipeConsole):
-    """SQLMesh's console while it tests the project. It keeps the errors of the linter, and logs its warnings."""
-
-    def __init__(self, pipe: Pipe) -> None:
-        super().__init__(pipe)
-        self.lint_errors: list[str] = []
-        self.lint_warnings = 0
-
-    def show_linter_violations(self, violations: Any, model: Any, is_error: bool = False) -> None:
-        for violation in violations:
-            text = f"{unquoted(model.fqn)}: {violation.rule.name}: {violation.violation_msg}"
-            if is_error:
-                self.lint_errors.append(text)
-            else:
-                self.lint_warnings += 1
-                self.pipe.log("warning", text, "sqlmesh linter")
 
 
 def run_tests(request: msg.TestRequest, pipe: Pipe) -> msg.TestsFinished:
@@ -45,7 +25,7 @@ def run_tests(request: msg.TestRequest, pipe: Pipe) -> msg.TestsFinished:
         ProjectLoadError: SQLMesh refuses the project's files.
         EvaluationError: SQLMesh cannot execute a test or a rule of the linter.
     """
-    console = TestsConsole(pipe)
+    console = PipeConsole(pipe)
     open_files = partial(Context, **WITHOUT_STATE)
     with closing(open_context(request.project, console, context_type=open_files, load=())) as context:
         try:
@@ -55,13 +35,10 @@ def run_tests(request: msg.TestRequest, pipe: Pipe) -> msg.TestsFinished:
             raise EvaluationError(f"SQLMesh cannot execute its tests and linter: {describe_error(error)}") from error
         linted = [model for model in context.models.values() if context.config_for_node(model).linter.enabled]
     return msg.TestsFinished(
-        tests=tested.testsRun,
+        tests=console.unit_tests,
         failed_tests=len(tested.get_fail_and_error_tests()),
-        failures=tuple(
-            f"The unit test {test} fails:{block(plain(problem))}"
-            for test, problem in (*tested.failures, *tested.errors)
-        ),
+        failures=tuple(console.violations[UnitTestError]),
         linted_models=len(linted),
-        lint_errors=tuple(console.lint_errors),
+        lint_errors=tuple(console.violations[LinterRuleError]),
         lint_warnings=console.lint_warnings,
     )

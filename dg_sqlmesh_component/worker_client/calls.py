@@ -47,43 +47,23 @@ def serving(
 
 
 def load_project(project: SQLMeshProject, request: msg.LoadRequest) -> msg.ProjectLoaded:
-    """Answer a `LoadRequest`. Raises a SQLMeshComponentError, whose class says who must act."""
-    return _answer(project, request, msg.ProjectLoaded, characters=request.limits.characters)
+    """Answer a `LoadRequest`. It raises as `answered`."""
+    return answered(project, request, msg.ProjectLoaded, characters=request.limits.characters)
 
 
-def find_pending(
-    project: SQLMeshProject, request: msg.PendingRequest, tables: AnswerTables | None = None
-) -> msg.PendingFound:
-    """Answer a `PendingRequest`.
+def answered(
+    project: SQLMeshProject,
+    request: msg.Request,
+    answer: type[_Answer],
+    tables: AnswerTables | None = None,
+    characters: int = DEFAULT_LIMITS.characters,
+) -> _Answer:
+    """The last event of a request, which is of this type. Log lines before it are dropped.
 
     Raises:
         DatabaseInUseError: The state is in a DuckDB file that another process has open.
         SQLMeshComponentError: Any other; the class says who must act.
     """
-    return _answer(project, request, msg.PendingFound, tables=tables)
-
-
-def find_changes(
-    project: SQLMeshProject, request: msg.ChangesRequest, tables: AnswerTables | None = None
-) -> msg.ChangesFound:
-    """Answer a `ChangesRequest`. It raises the same errors as `find_pending`."""
-    return _answer(project, request, msg.ChangesFound, tables=tables)
-
-
-def run_query(project: SQLMeshProject, request: msg.QueryRequest) -> None:
-    """Answer a `QueryRequest`. It raises the same errors as `find_pending`."""
-    _answer(project, request, msg.QueryFinished)
-
-
-def _answer(
-    project: SQLMeshProject,
-    request: msg.Request,
-    answer: type[_Answer],
-    *,
-    characters: int = DEFAULT_LIMITS.characters,
-    tables: AnswerTables | None = None,
-) -> _Answer:
-    """The last event of the request. Log lines before it are dropped."""
     with serving(project, request, characters) as events:
         for event in events:
             if isinstance(event, answer):

@@ -41,8 +41,8 @@ from dg_sqlmesh_component.protocol.errors import (
     SQLMeshComponentError,
     WorkerError,
 )
-from dg_sqlmesh_component.protocol.messages import AwaitedTables, LoadRequest, PendingRequest
-from dg_sqlmesh_component.worker_client.calls import find_pending, load_project
+from dg_sqlmesh_component.protocol.messages import AwaitedTables, LoadRequest, PendingFound, PendingRequest
+from dg_sqlmesh_component.worker_client.calls import answered, load_project
 
 ONE_MODEL = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
 
@@ -417,10 +417,10 @@ def test_each_job_names_the_promoted_models_whose_versions_the_state_has_lost(ne
     shop = new_shop({**ONE_MODEL, "models/fine.sql": "MODEL (name t.fine, kind FULL); SELECT 1 AS id"}, deploy=True)
     project = SQLMeshProject((shop.project,))
     tick = PendingRequest(project.open_request, "prod", frozenset(), 0, AwaitedTables())
-    find_pending(project, tick)  # it keeps the snapshots for the next tick
+    answered(project, tick, PendingFound)  # it keeps the snapshots for the next tick
     shop.query("DELETE FROM sqlmesh._snapshots WHERE name LIKE '%one%'")
     with pytest.raises(EnvironmentNotReadyError, match=r"state is damaged: .* shows warehouse\.t\.one"):
-        find_pending(project, tick)
+        answered(project, tick, PendingFound)
     definitions = shop.refresh()
     run = definitions.resolve_job_def("sqlmesh_shop_plan").execute_in_process(
         instance=shop.instance, raise_on_error=False

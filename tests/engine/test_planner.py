@@ -16,7 +16,7 @@ from random_models import random_models
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import ranges
-from dg_sqlmesh_component.worker_client.calls import find_pending
+from dg_sqlmesh_component.worker_client.calls import answered
 
 SIGNALS = """
 from sqlmesh import signal
@@ -61,7 +61,7 @@ def test_tick_dry_run_and_run_of_a_drawn_project_agree(seed: int, tmp_path: Path
         project = SQLMeshProject((shop.project,))
         nodes, now = frozenset(fqns.values()), int(time.time() * 1000)
         request = msg.PendingRequest(project.open_request, "prod", nodes, now, msg.AwaitedTables())
-        tick, next_tick = find_pending(project, request), find_pending(project, request)
+        tick, next_tick = (answered(project, request, msg.PendingFound) for _ in range(2))
         predicted = shop.launch(ops={"sqlmesh_shop": {"dry_run": True}})
         run = shop.launch()
 

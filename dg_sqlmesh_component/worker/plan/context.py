@@ -21,7 +21,7 @@ from dg_sqlmesh_component.protocol.errors import (
     ProjectRuleError,
     UnitTestError,
 )
-from dg_sqlmesh_component.protocol.formatting import block, listed, plain, unquoted
+from dg_sqlmesh_component.protocol.formatting import block, listed, unquoted
 from dg_sqlmesh_component.worker.commands import sqlmesh_command
 from dg_sqlmesh_component.worker.context import closed_on_error, open_context
 from dg_sqlmesh_component.worker.explain import describe_error
@@ -44,15 +44,11 @@ class PlanTracker(Tracker):
     """SQLMesh's console while a plan is built and applied.
 
     Attributes:
-        violations: What SQLMesh reports before it refuses to build a plan, by the class of our error.
-        unit_tests: How many SQLMesh has executed.
         report_table: Reports what a model's table has after its last batch.
     """
 
     def __init__(self, pipe: Pipe) -> None:
         super().__init__(pipe)
-        self.violations: dict[type[ProjectRuleError], list[str]] = {}
-        self.unit_tests = 0
         self.report_table: Callable[[Snapshot], None] = lambda _: None
 
     def after_last_batch(self, snapshot: Snapshot) -> None:
@@ -68,29 +64,14 @@ class PlanTracker(Tracker):
         self._start_reports()
         self.pipe.send(msg.EvaluationPlanned(batches, continues=True))
 
-    def log_test_results(self, result: Any, *_: Any, **__: Any) -> None:
-        self.unit_tests = result.testsRun
-        for test, problem in [*result.failures, *result.errors]:
-            self._violated(UnitTestError, f"The unit test {test} fails:{block(plain(problem))}")
-
-    def show_linter_violations(self, violations: Any, model: Any, is_error: bool = False) -> None:
-        for violation in violations:
-            text = f"{unquoted(model.fqn)}: {violation.rule.name}: {violation.violation_msg}"
-            if is_error:
-                self._violated(LinterRuleError, text)
-            else:
-                self.pipe.log("warning", text, "sqlmesh linter")
-
     def log_additive_change(self, snapshot_name: str, operations: Any, dialect: str, error: bool = True) -> None:
         alterations = listed([operation.expression.sql(dialect) for operation in operations])
         text = f"{unquoted(snapshot_name)} gains columns ({alterations})"
         if error:
-            self._violated(AdditiveChangeError, f"{text}, which its `on_additive_change` does not allow.")
+            refused = f"{text}, which its `on_additive_change` does not allow."
+            self.violations[AdditiveChangeError].append(refused)
         else:
             self.pipe.log("warning", f"{text}. Its `on_additive_change` asks for this warning.")
-
-    def _violated(self, rule: type[ProjectRuleError], text: str) -> None:
-        self.violations.setdefault(rule, []).append(text)
 
 
 def _violation(rule: type[ProjectRuleError], texts: Iterable[str], project: msg.OpenProject) -> ProjectRuleError:

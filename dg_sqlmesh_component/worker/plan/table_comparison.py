@@ -246,21 +246,18 @@ _MAX_PROFILED = 20
 _RANGES = 10
 
 
+@dataclass(frozen=True)
 class _Comparison:
     """Compares two tables by the queries for them."""
 
-    def __init__(
-        self, warehouse: Warehouse, queries: CountQueries, limits: msg.DiffLimits, clock: Callable[[], frozenset[str]]
-    ) -> None:
-        self._warehouse = warehouse
-        self._integers = warehouse.integers
-        self._queries = queries
-        self._limits = limits
-        self._clock = clock  # it renders the model, so only models whose rows differ are asked
+    warehouse: Warehouse
+    queries: CountQueries
+    limits: msg.DiffLimits
+    clock: Callable[[], frozenset[str]]  # it renders the model, so only models whose rows differ are asked
 
     def of(self, compared: msg.ModelCompared, keys: tuple[str, ...]) -> msg.ModelCompared:
         """The result, with these ranges."""
-        queries = self._queries
+        queries = self.queries
         (rows_prod, prod), (rows, preview) = (self._amounts(side) for side in queries.sides)
         compared = replace(
             compared,
@@ -270,7 +267,7 @@ class _Comparison:
             amounts={name: (preview[name], prod[name]) for name in queries.common},
         )
         largest = max(rows, rows_prod)
-        sample = self._limits.max_rows / largest if largest > self._limits.max_rows else None
+        sample = self.limits.max_rows / largest if largest > self.limits.max_rows else None
         by_small_name = {name.casefold(): name for name in queries.common}  # SQLMesh keeps a grain as it is written
         problem = self._key_problem(tuple(by_small_name.get(key.casefold()) for key in keys), sample)
         keys = tuple(by_small_name.get(key.casefold(), key) for key in keys)
@@ -279,17 +276,17 @@ class _Comparison:
         compared = replace(compared, key_problem=problem, keys=keys)
         if sample is not None or problem in ("no_columns", "engine"):
             return compared
-        added, removed = self._integers(queries.surplus())
+        added, removed = self.warehouse.integers(queries.surplus())
         compared = replace(compared, added=added, removed=removed)
-        clock = self._clock() & queries.common.keys() if added or removed else frozenset()
-        if not clock or len(clock) == len(queries.common) or any(self._integers(queries.surplus(clock))):
+        clock = self.clock() & queries.common.keys() if added or removed else frozenset()
+        if not clock or len(clock) == len(queries.common) or any(self.warehouse.integers(queries.surplus(clock))):
             return compared
         return replace(compared, clock=tuple(sorted(clock)))
 
     def _amounts(self, side: Table) -> tuple[int, dict[str, msg.Amounts]]:
         """The rows of a table, and the amounts of each column of both."""
-        rows, *values = self._warehouse.values(self._queries.values(side))
-        names, numbers = list(self._queries.common), self._queries.amounts
+        rows, *values = self.warehouse.values(self.queries.values(side))
+        names, numbers = list(self.queries.common), self.queries.amounts
         filled, aggregates = values[: len(names)], list(map(_amount, values[len(names) :]))
         of_number = {name: aggregates[3 * i : 3 * i + 3] for i, name in enumerate(numbers)}
         return int(rows), {
@@ -301,17 +298,17 @@ class _Comparison:
 
         None among the `keys` is a column that not both tables have.
         """
-        if not self._queries.common:
+        if not self.queries.common:
             return "no_columns"
-        if self._queries.dialect in UNTRIED:
+        if self.queries.dialect in UNTRIED:
             return "engine"
         if not keys:
             return "no_grain"
         usable = [key for key in keys if key is not None]
         if len(usable) < len(keys):
             return "other_columns"
-        for side in self._queries.sides:
-            duplicates, nulls = self._integers(self._queries.unusable_keys(side, usable, sample))
+        for side in self.queries.sides:
+            duplicates, nulls = self.warehouse.integers(self.queries.unusable_keys(side, usable, sample))
             if nulls:
                 return "null_keys"
             if duplicates:
@@ -320,20 +317,20 @@ class _Comparison:
 
     def _matched(self, compared: msg.ModelCompared, keys: Sequence[str]) -> msg.ModelCompared:
         """Match rows by the key, in one full join."""
-        query = self._queries.matched(keys, compared.sample, self._limits.decimals)
-        matched, added, removed, unchanged, *of_columns = self._integers(query)
-        names = [name for name in self._queries.common if name not in keys]
+        query = self.queries.matched(keys, compared.sample, self.limits.decimals)
+        matched, added, removed, unchanged, *of_columns = self.warehouse.integers(query)
+        names = [name for name in self.queries.common if name not in keys]
         shares = {name: n / matched for name, n in zip(names, of_columns)} if matched else {}
         compared = replace(compared, added=added, removed=removed, changed=matched - unchanged, columns=shares)
         differing = {name for name, equal in shares.items() if equal < 1}
-        clock = self._clock() if differing or added or removed else frozenset()
+        clock = self.clock() if differing or added or removed else frozenset()
         if differing and differing <= clock and not added and not removed:
             compared = replace(compared, clock=tuple(sorted(differing)))
-        return replace(compared, examples=dict(self._examples(compared))) if self._limits.examples else compared
+        return replace(compared, examples=dict(self._examples(compared))) if self.limits.examples else compared
 
     def _examples(self, compared: msg.ModelCompared) -> Iterator[tuple[str, msg.Sample]]:
         """Some of the added, removed and changed rows. A changed row has the columns that differ, of both sides."""
-        sampling, queries = self._limits.examples, self._queries
+        sampling, queries = self.limits.examples, self.queries
         assert sampling is not None, "somebody asked for examples"
         of_both = replace(sampling, columns=(*sampling.columns, *(f"{name}{IN_PROD}" for name in sampling.columns)))
         differing = [name for name, equal in compared.columns.items() if equal < 1]
@@ -343,18 +340,18 @@ class _Comparison:
             (
                 "changed",
                 compared.changed,
-                queries.changed(compared.keys, differing, compared.sample, self._limits.decimals),
+                queries.changed(compared.keys, differing, compared.sample, self.limits.decimals),
             ),
         ):
-            if number and (sample := self._warehouse.sample(query, of_both)):
+            if number and (sample := self.warehouse.sample(query, of_both)):
                 yield kind, sample
 
     def profiled(self, compared: msg.ModelCompared) -> msg.ModelCompared:
         """The result with the profiles that somebody asks for, if rows differ."""
-        wanted = self._limits.profile
+        wanted = self.limits.profile
         if wanted is None or not (compared.added or compared.removed or compared.changed):
             return compared
-        named = {name: (name, f"{compared.name}.{name}") for name in self._queries.common}
+        named = {name: (name, f"{compared.name}.{name}") for name in self.queries.common}
         names = [name for name, both in named.items() if any(matches(either, wanted.columns) for either in both)]
         profiles = {name: self._profile(compared, name, wanted) for name in names[:_MAX_PROFILED]}
         return replace(compared, profile=profiles)
@@ -366,12 +363,12 @@ class _Comparison:
         edges = []
         if isinstance(low, float) and isinstance(high, float) and low < high:
             edges = [low + (high - low) * i / _RANGES for i in range(_RANGES + 1)]
-        distinct, distinct_prod, *rows = self._integers(self._queries.distribution(*of_column, edges[1:-1]))
+        distinct, distinct_prod, *rows = self.warehouse.integers(self.queries.distribution(*of_column, edges[1:-1]))
         profile = msg.Profile(distinct, distinct_prod)
         if is_masked(name, wanted.mask):
             return profile
-        frequent = self._queries.frequent(*of_column, wanted.rows)
-        if values := self._warehouse.sample(frequent, replace(wanted, columns=())):
+        frequent = self.queries.frequent(*of_column, wanted.rows)
+        if values := self.warehouse.sample(frequent, replace(wanted, columns=())):
             profile.tables["values"] = values
         if edges:
             between = (f"{low:.6g} to {high:.6g}" for low, high in pairwise(edges))
