@@ -57,7 +57,7 @@ class PlanTracker(Tracker):
     def start_evaluation_progress(
         self, batched_intervals: dict[Snapshot, list[msg.Interval]], *args: Any, **kwargs: Any
     ) -> None:
-        """A plan computes in two stages, before and after it promotes. The second one adds to the first."""
+        """SQLMesh calls this in each stage that computes. A stage adds its batches to those of the stages before."""
         batches = {snapshot.name: tuple(intervals) for snapshot, intervals in batched_intervals.items()}
         self.planned = {**self.planned, **batches}
         self._progress.plan(self.planned, keeps_finished=True)
@@ -88,8 +88,10 @@ class PlanContext(Context):
     """A Context that sends batches and audit results while it applies a plan.
 
     Attributes:
-        pending: What the plan lacks, by name. It holds back what is downstream. The caller sets it before a stage.
-        left_out: By name, the changes of the files that are no part of plans.
+        nodes: The snapshots of all stages so far, by name.
+        pending: The intervals that each model lacks, by name. They hold back models downstream. `BesideRuns` sets it
+            before each stage.
+        left_out: By name, the changes of the files that `select` leaves out.
         shown: What the environment of the plan showed right before the plan was built.
     """
 
@@ -110,7 +112,7 @@ class PlanContext(Context):
         record_audits(snapshot_evaluator, self.request.sampling, pipe)
         scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
         limit_batches(scheduler, self.request.job.tag_limits)
-        if not isinstance(self.request, msg.PreviewRequest):  # Dagster gets no materialization of what it shows
+        if not isinstance(self.request, msg.PreviewRequest):  # no asset is materialized by a preview
             index = DeployabilityIndex.all_deployable()
             self.tracker.report_table = ComputedTables(pipe, snapshot_evaluator, index).report
         forget_and_hold_back(
@@ -121,12 +123,13 @@ class PlanContext(Context):
 
 
 def open_plan_context(request: msg.PlanRequest, pipe: Pipe) -> PlanContext:
+    """Open the project with all of its models, then its state. A locked DuckDB file raises an error here."""
     tracker = PlanTracker(pipe)
     context = open_context(
         request.project,
         tracker,
         context_type=partial(PlanContext, request, tracker),
-        load=(),
+        load=(),  # all models
         concurrent_tasks=request.job.concurrent_tasks,
     )
     with closed_on_error(context, request.project):
@@ -137,20 +140,21 @@ def open_plan_context(request: msg.PlanRequest, pipe: Pipe) -> PlanContext:
                 "Remove `preview` in defs.yaml. At a time without runs, use:"
                 f"{block(sqlmesh_command(request.project, 'plan', request.environment))}",
             )
-        context.state_reader.get_environments_summary()
+        context.state_reader.get_environments_summary()  # opens the state
         promote_in_one_transaction(context)
         end_as_before_an_unfinished_plan(context)
     return context
 
 
 def built(context: PlanContext, environment: str, **options: Any) -> Plan:
-    """The plan of `sqlmesh plan`, after the linter and the unit tests, as there.
+    """Build the plan that `sqlmesh plan` would build, after the linter and the unit tests.
 
-    All destructive changes are allowed while it is built: SQLMesh's own error names no model. It is applied only with
-    the approved ones. The `options` are those of `Context.plan_builder`.
+    The `options` are those of `Context.plan_builder`. Raises a ProjectRuleError if the project breaks a rule of its
+    own, or a ConfigurationError.
     """
     context.shown = versions_shown(context, environment)
     try:
+        # SQLMesh's own refusal of a destructive change names no model. `apply_approved` allows only the approved ones.
         return context.plan_builder(environment, allow_destructive_models=["*"], **options).build()
     except (PlanError, LinterError) as error:
         for rule, texts in context.tracker.violations.items():
@@ -165,20 +169,18 @@ def apply_approved(context: PlanContext, plan: Plan, approval: msg.PlanApproval)
 
 
 def _has_moved(context: PlanContext, plan: Plan) -> Callable[[], bool]:
-    """Whether another plan has landed since this one was built. SQLMesh asks this before each model.
-
-    SQLMesh computes some models after it has promoted this plan itself. A restatement is a plan too, and changes
-    nothing that the environment shows.
-    """
-    name, expected = plan.environment_naming_info.name, {plan.previous_plan_id, plan.plan_id}
+    """A circuit breaker: whether another plan has landed since this one was built. SQLMesh asks before each model."""
+    name = plan.environment_naming_info.name
+    # Its own id too: SQLMesh computes some models after it has promoted the plan.
+    expected = {plan.previous_plan_id, plan.plan_id}
 
     def has_moved() -> bool:
         summaries: list[EnvironmentSummary] = context.state_reader.get_environments_summary()
-        plans = {summary.plan_id for summary in summaries if summary.name == name} - expected
-        if plans and versions_shown(context, name) == context.shown:
-            expected.update(plans)
+        others = {summary.plan_id for summary in summaries if summary.name == name} - expected
+        if others and versions_shown(context, name) == context.shown:  # a restatement is a plan too
+            expected.update(others)
             return False
-        return bool(plans)
+        return bool(others)
 
     return has_moved
 

@@ -23,16 +23,17 @@ from dg_sqlmesh_component.worker.sqlmesh_internals import forget_tables
 
 
 def forget_missing_tables(plan: Plan, context: PlanContext, *, in_state: bool) -> None:
-    """Remove the intervals of tables that are missing from the plan's snapshots.
+    """Remove the intervals of models without a table from the plan's snapshots.
 
-    They are removed `in_state` too if the plan is to be applied: it is applied with the intervals of the state.
+    Args:
+        in_state: As in `forget_outdated_rows`.
     """
     index = plan.deployability_index if plan.is_dev else DeployabilityIndex.all_deployable()
     computed = [
         snapshot
         for snapshot in plan.context_diff.snapshots.values()
         if snapshot.is_model and not snapshot.is_symbolic and plan.is_selected_for_backfill(snapshot.name)
-        if computed_intervals(snapshot, index) and (index.is_representative(snapshot) or not _inherits(snapshot))
+        if computed_intervals(snapshot, index) and (index.is_representative(snapshot) or not _only_copies(snapshot))
     ]
     for snapshot, table in _missing(computed, index, context):
         context.tracker.pipe.log(
@@ -50,11 +51,11 @@ def forget_missing_tables(plan: Plan, context: PlanContext, *, in_state: bool) -
             snapshot.dev_intervals = []
 
 
-def _inherits(snapshot: Snapshot) -> bool:
-    """Whether the preview of a forward-only change has the intervals of prod only, without a time.
+def _only_copies(snapshot: Snapshot) -> bool:
+    """Whether the preview of a forward-only change has computed nothing, and so needs no table yet.
 
-    SQLMesh records them when it stores the version, and leaves out the last day, which it then computes. If that is
-    interrupted, there is no table yet, and the next preview computes that day.
+    SQLMesh copies the intervals of prod, except the last day, when it stores the version. Then it computes that day. If
+    it is interrupted before, the next preview computes the day.
     """
     return snapshot.is_forward_only and snapshot.dev_last_altered_ts is None
 
@@ -62,7 +63,7 @@ def _inherits(snapshot: Snapshot) -> bool:
 def _missing(
     snapshots: Iterable[Snapshot], index: DeployabilityIndex, context: Context
 ) -> Iterator[tuple[Snapshot, exp.Table]]:
-    """Snapshots without a table, with its name. Listing schemas is fast, and a second query confirms what they lack."""
+    """The snapshots whose table is missing, each with the name of that table."""
     by_schema: dict[tuple[str | None, exp.Table], dict[str, tuple[Snapshot, exp.Table]]] = defaultdict(dict)
     for snapshot in snapshots:
         name = snapshot.table_name(is_deployable=index.is_representative(snapshot))
@@ -72,4 +73,5 @@ def _missing(
         adapter = context.snapshot_evaluator.get_adapter(gateway)
         found = {data_object.name for data_object in adapter.get_data_objects(schema, set(tables))}
         missing = [tables[name] for name in sorted(tables.keys() - found)]
+        # One query for a schema is fast. A second one confirms each missing name.
         yield from ((snapshot, table) for snapshot, table in missing if not adapter.table_exists(table))

@@ -1,8 +1,9 @@
-"""Find rows of an earlier version that a plan shows again although they were corrected since, and compute them again.
+"""Find rows of an earlier version that a plan shows again, and that a restatement did not correct.
 
 A plan that goes back to a version, or adds a removed model again, shows the old table: SQLMesh computes only intervals
-that are missing. A restatement rewrites the versions that environments show, and not this one. The state has the
-evidence: the shown version, or a table upstream, has computed an interval again after the old table was computed.
+that are missing. A restatement rewrites the versions that environments show at that time, so not this one. The state
+has the evidence: the version that prod shows, or a table upstream, has computed an interval again after the old table
+was computed. Such intervals are forgotten, so the plan computes them.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange, compute
 
 
 def forget_outdated_rows(plan: Plan, prod: Environment | None, context: PlanContext, *, in_state: bool) -> None:
-    """Remove the intervals whose rows were corrected since from the plan's snapshots.
+    """Remove the intervals with outdated rows from the plan's snapshots.
 
     Args:
         prod: None if the plan creates it.
-        in_state: Whether to remove them from the state, too. A plan is applied with the intervals of the state.
+        in_state: Whether the plan is to be applied. SQLMesh applies it with the intervals of the state, so they are
+            removed there, too.
     """
     index = plan.deployability_index if plan.is_dev else DeployabilityIndex.all_deployable()
     shown = {info.name: info for info in prod.snapshots} if prod else {}
@@ -58,30 +60,33 @@ def _outdated(versions: Versions, context: PlanContext) -> dict[str, tuple[Inter
     earlier = {
         name: node
         for name, node in versions.new.items()
+        # Restatements correct a version that an environment shows.
         if name in versions.computed and not versions.is_dev_table(node) and node.name_version not in in_use
     }
     if not earlier:
         return {}
     rows = computed_ranges(context)
     of_table = {name: rows.get(versions.table(node), ()) for name, node in earlier.items()}
-    since = {name: max(row.at for row in computed) for name, computed in of_table.items() if computed}
-    found = corrected(versions, rows, since)
+    computed_at = {name: max(row.at for row in computed) for name, computed in of_table.items() if computed}
+    found = corrected(versions, rows, computed_at)
+    # SQLMesh never computes rows again of a model with `disable_restatement`.
     return {name: intervals for name, intervals in found.items() if not versions.nodes[name].model.disable_restatement}
 
 
-def corrected(versions: Versions, rows: Rows, since: Mapping[str, int]) -> dict[str, tuple[Interval, ...]]:
-    """By name, the intervals whose rows were corrected since, and those that read them.
+def corrected(versions: Versions, rows: Rows, computed_at: Mapping[str, int]) -> dict[str, tuple[Interval, ...]]:
+    """By name, the intervals of earlier versions that were corrected after these were computed, and what read them.
 
     Args:
         rows: The computed ranges of the state.
-        since: When earlier versions were computed last, epoch milliseconds, by name.
+        computed_at: When earlier versions were computed last, epoch milliseconds, by name.
     """
-    return _Corrected(versions, rows, {}).again(since, others_since=sys.maxsize)
+    # No row is newer than `maxsize`, so other new versions count only if they read one of these.
+    return _Corrected(versions, rows, seen={}).again(computed_at, others_since=sys.maxsize)
 
 
 @dataclass(frozen=True)
 class _Corrected(Rewritten):
-    """Counts rows of the state only if they replace others of their table: a newer version has computed all once.
+    """Counts only intervals that a table has computed twice: each version computes all of its intervals once.
 
     A row that SQLMesh's janitor has merged does not tell, so it does not count.
     """
@@ -90,11 +95,11 @@ class _Corrected(Rewritten):
         self, snapshot: Snapshot | SnapshotTableInfo, since: int, *, only_rewritten: bool
     ) -> Sequence[Interval]:
         rows = self.rows.get((snapshot.name, snapshot.version, False), ())
-        return [interval for row, interval in _replaced(rows) if row.at > since]
+        return [interval for row, interval in _computed_again(rows) if row.at > since]
 
 
-def _replaced(rows: Sequence[ComputedRange]) -> Iterator[tuple[ComputedRange, Interval]]:
-    """The ranges that were computed again, each with the row that did."""
+def _computed_again(rows: Sequence[ComputedRange]) -> Iterator[tuple[ComputedRange, Interval]]:
+    """The ranges that a table has computed again, each with the row of the later computation."""
     before: tuple[Interval, ...] = ()
     for row in sorted(rows, key=lambda row: row.at):
         if not row.is_merged:

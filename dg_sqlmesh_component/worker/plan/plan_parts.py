@@ -1,7 +1,7 @@
 """Hashes of the parts of a plan that an approval covers. Equal plans have equal hashes, wherever they are built.
 
-A plan also contains its id, instants, and intervals. These differ between two equal plans, and each run of prod changes
-the intervals, so they are no part of it.
+A plan also has an id, instants and intervals. Two equal plans differ in these, and each run of prod changes the
+intervals. So no hash covers them.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ from sqlmesh.core.snapshot import SnapshotInfoLike
 
 
 def plan_parts(plan: Plan, select: Iterable[str]) -> dict[str, str]:
-    """A hash of each part.
+    """A hash of each part, by its name.
 
-    The parts are about everything that the environment will show, not about the difference. So an apply that was killed
-    while it promoted has the same hashes when it is repeated, although nothing differs any more: the previous models
-    stay those that the environment showed when a plan had finished last. The previous plan is no part: a restatement is
-    a plan too, and so is each attempt.
+    The parts are about everything that the environment will show, not about the difference. So if an apply was killed
+    while it promoted, its repetition has the same hashes, although nothing differs any more.
     """
     diff, naming = plan.context_diff, plan.environment_naming_info
     snapshots = sorted(diff.snapshots.values(), key=lambda snapshot: snapshot.name)
+    # As the last finished plan has left them. Its id is no part: a restatement and each attempt are plans too.
     finished = diff.previous_finalized_snapshots if diff.is_unfinalized_environment else diff.environment_snapshots
     return {
         "models": _versions(snapshots),

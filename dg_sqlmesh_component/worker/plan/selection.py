@@ -1,8 +1,8 @@
 """Plan only a selection of models, as `sqlmesh plan --select-model`.
 
 With that option, SQLMesh computes the selected models alone: prod would show changed models downstream of them without
-rows, and a preview would not show these. So a plan here is that of other files: those of the selected models, and of
-all others those that the environment shows.
+rows, and a preview would not show these. So the plan here is built as if only the files of the selected models had
+changed. All other models are as the environment shows them.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ def take_only_selected(context: PlanContext, environment: str) -> None:
     left_out = {
         snapshot.name: (display_name(snapshot.node, context), change)
         for snapshot, change in changes.items()
+        # An indirect change is none of the model's file, so nothing of the file is left out.
         if change not in (None, "indirect") and snapshot.is_model and snapshot.name not in selected
     }
     added = {fqn: name for fqn, (name, change) in left_out.items() if change == "added"}
