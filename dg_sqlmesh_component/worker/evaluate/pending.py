@@ -18,7 +18,7 @@ from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import merged
 from dg_sqlmesh_component.worker.environment import opened_without_lock, refuse_lost_versions
 from dg_sqlmesh_component.worker.evaluate.kept_snapshots import read_code, read_snapshots
-from dg_sqlmesh_component.worker.intervals.held_back import forget_and_hold_back, has_signals, held_back_from
+from dg_sqlmesh_component.worker.intervals.held_back import HeldBack, forget_and_hold_back, has_signals, held_back_from
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables
 from dg_sqlmesh_component.worker.intervals.records import Comparison
 from dg_sqlmesh_component.worker.intervals.tables import find_missing, upstream
@@ -45,7 +45,7 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         scheduler = context.create_scheduler(snapshots, context.snapshot_evaluator)
         tables = ExternalTables.of_promoted(request.tables, environment, context, pipe)
         waited_for = tables.without(request.made_between)
-        find_ready = forget_and_hold_back(scheduler, waited_for, tracker.held_back_by, tracker.report_forgotten)
+        held = forget_and_hold_back(scheduler, waited_for, tracker.report_forgotten)
         intervals, index = find_missing(scheduler, request.environment, request.now)
         waiting, needed, signal_error, ready = {}, {}, None, intervals
         loads = {node.name: request.loads[node.name] for node in snapshots if _is_restatable(node, request)}
@@ -58,11 +58,11 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
             try:
                 with _at_most(MAX_SIGNAL_SECONDS):
                     # To batch intervals, SQLMesh renders the query of each model.
-                    ready = find_batches() if any(map(has_signals, intervals)) else find_ready(intervals, index)
+                    ready = find_batches() if any(map(has_signals, intervals)) else held.find_ready(intervals, index)
             except Exception as error:  # noqa: BLE001  # a project's signals and its engine's driver raise anything
                 signal_error = f"{type(error).__name__}: {plain(error)}"
             else:
-                waiting = {node.name: _awaited(node.name, tracker) for node, found in ready.items() if not found}
+                waiting = {node.name: _awaited(node.name, tracker, held) for node, found in ready.items() if not found}
                 needed = _needed({node: found for node, found in ready.items() if found}, scheduler, index, tables)
         restatable = _loaded(late, scheduler, index, tables)
     pending = {snapshot.name for snapshot in intervals} - waiting.keys()
@@ -95,9 +95,9 @@ def _is_restatable(snapshot: Snapshot, request: msg.PendingRequest) -> bool:
     )
 
 
-def _awaited(fqn: str, tracker: RunTracker) -> tuple[str, ...]:
+def _awaited(fqn: str, tracker: RunTracker, held: HeldBack) -> tuple[str, ...]:
     """The own signals of a model that are not ready, or the awaited tables that are not complete."""
-    return tuple(tracker.unready_signals.get(fqn, ())) or tracker.held_back_by.get(fqn, msg.HeldBackBy()).tables
+    return tuple(tracker.unready_signals.get(fqn, ())) or held.by.get(fqn, msg.HeldBackBy()).tables
 
 
 def _needed(

@@ -92,7 +92,7 @@ class RestatementContext(EvaluationContext):
         self.current_scheduler = scheduler
         pending = self.coverages(scheduler.snapshots_by_name).pending
         # SQLMesh restates a model that it computes as a whole up to now, whatever the range.
-        hold_back_pending_upstream(scheduler, self.tracker.held_back_by, self.known.tables, pending)
+        self.tracker.held_back_by = hold_back_pending_upstream(scheduler, self.known.tables, pending).by
         self._forget_what_waits(scheduler)
 
     def observed(self, scheduler: Scheduler) -> Observed:

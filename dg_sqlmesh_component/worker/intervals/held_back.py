@@ -36,7 +36,7 @@ A signal may also look at models that do not run: see `_altered_since`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -65,47 +65,43 @@ from dg_sqlmesh_component.worker.sqlmesh_internals import leave_out_after_unread
 Remaining = dict[Snapshot, tuple[list[Interval], HeldBackBy]]
 """By requested model, the intervals that it may compute, and what holds back the others."""
 
-FindReady = Callable[[SnapshotToIntervals, DeployabilityIndex | None], SnapshotToIntervals]
-"""Finds which of the missing intervals of requested models are not held back."""
+
+@dataclass(frozen=True)
+class HeldBack:
+    """What a scheduler holds back."""
+
+    # Finds which of the missing intervals of requested models are not held back. It evaluates no signals.
+    find_ready: Callable[[SnapshotToIntervals, DeployabilityIndex | None], SnapshotToIntervals]
+    by: Mapping[str, HeldBackBy]  # by model, what lacks the held-back intervals; empty until SQLMesh batches intervals
 
 
 def forget_and_hold_back(
     scheduler: Scheduler,
     tables: ExternalTables,
-    held_back_by: MutableMapping[str, HeldBackBy],
     report_forgotten: Callable[[str, Sequence[Interval]], None],
     pending: Mapping[str, Sequence[Interval]] = MappingProxyType({}),
-) -> FindReady:
+) -> HeldBack:
     """Let the scheduler find forgotten intervals, and hold back intervals whose source is pending or not loaded.
 
     It is one answer for a run, a dry run, a tick of a schedule and a plan. A run and a plan leave it to SQLMesh to find
     the missing intervals and to batch them. A dry run and a tick do so themselves (`find_missing`).
-
-    Args:
-        held_back_by, pending: As in `hold_back_pending_upstream`.
-
-    Returns:
-        Finds the intervals that are not held back. Unlike SQLMesh, it evaluates no signals.
+    `pending` is as in `hold_back_pending_upstream`.
     """
     forget_before_computing(scheduler, report_forgotten)
-    return hold_back_pending_upstream(scheduler, held_back_by, tables, pending)
+    return hold_back_pending_upstream(scheduler, tables, pending)
 
 
 def hold_back_pending_upstream(
-    scheduler: Scheduler,
-    held_back_by: MutableMapping[str, HeldBackBy],
-    tables: ExternalTables,
-    pending: Mapping[str, Sequence[Interval]] = MappingProxyType({}),
-) -> FindReady:
+    scheduler: Scheduler, tables: ExternalTables, pending: Mapping[str, Sequence[Interval]] = MappingProxyType({})
+) -> HeldBack:
     """Make the scheduler hold back intervals that are pending in upstream models which do not run, or not loaded yet.
 
     Signals of models that do not run are not checked: they may now report a model as ready that was not ready when it
     ran.
 
-    Args:
-        held_back_by: Gets the models with held-back intervals, and what lacks these.
-        pending: What each node lacks, by name. A plan does not ask the scheduler.
+    `pending` is what each node lacks, by name: a plan does not ask the scheduler.
     """
+    held_back_by: dict[str, HeldBackBy] = {}
     find_missing, batch = scheduler.merged_missing_intervals, scheduler.batch_intervals
     nodes = scheduler.snapshots_by_name  # a stage that only audits has those that it audits
     missing = {nodes[name]: list(intervals) for name, intervals in pending.items() if name in nodes}
@@ -135,6 +131,7 @@ def hold_back_pending_upstream(
         pending = [nodes[name] for name in available.pending]
         forgotten = forgotten_intervals(pending, index_or_all, scheduler.state_sync) if pending else ()
         remaining = available.remaining({snapshot.name for snapshot in forgotten})
+        held_back_by.clear()
         held_back_by.update({snapshot.name: by for snapshot, (_, by) in remaining.items() if by})
         ready = {**requested, **{snapshot: left for snapshot, (left, _) in remaining.items()}}
         return _with_new_ones(ready, requested, index_or_all)
@@ -149,7 +146,7 @@ def hold_back_pending_upstream(
         return _with_new_ones(of_requested, requested, index or DeployabilityIndex.all_deployable())
 
     replace_intervals(scheduler, merged_missing_intervals, batch_intervals)
-    return find_ready
+    return HeldBack(find_ready, held_back_by)
 
 
 def held_back_from(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
 
@@ -12,6 +12,7 @@ from sqlmesh.core.snapshot import Snapshot
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EvaluationError, SQLMeshComponentError
 from dg_sqlmesh_component.protocol.formatting import listed, unquoted
+from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
@@ -52,11 +53,13 @@ class RunTracker(Tracker):
 
     Attributes:
         unready_signals: By node, its signals that held back an interval.
+        held_back_by: What the last scheduler holds back, as in `HeldBack`.
     """
 
     def __init__(self, pipe: Pipe) -> None:
         super().__init__(pipe)
         self.unready_signals: dict[str, list[str]] = {}
+        self.held_back_by: Mapping[str, msg.HeldBackBy] = {}
         self._observed = Observed()
         self._coverages: Coverages | None = None
         self._idle: list[msg.Event] | None = None
@@ -127,18 +130,23 @@ class RunTracker(Tracker):
         self.planned = {}
         self.is_through = False
         self._idle = None
-        for record in (
-            self.unready_signals,
-            self.held_back_by,
-            self._failed,
-            self._blocked,
-            self._forgotten,
-            self._reported,
-        ):
+        for record in (self.unready_signals, self._failed, self._blocked, self._forgotten, self._reported):
             record.clear()
         self.pipe.send(msg.EvaluationPlanned({}))
         text = "A plan changed the environment during the run: SQLMesh starts over with the models promoted now."
         self.pipe.log("warning", text)
+
+    def waiting(self, fqn: str, snapshots: Mapping[str, Snapshot], graph: Mapping[str, Iterable[str]]) -> msg.NodeIdle:
+        """What a node waits for: intervals are pending, and none of them is ready. `graph` has the parents."""
+        unready, by = self.unready_signals, self.held_back_by.get(fqn, msg.HeldBackBy())
+        with_signals = {name for name in by.models if name != fqn and snapshots[name].model.signals}
+        unready_upstream = reachable(graph[fqn], graph.__getitem__) & unready.keys() if unready else set()
+        return msg.NodeIdle(
+            fqn,
+            signals=tuple(unready.get(fqn, ())),
+            upstream=tuple(sorted(unready_upstream | with_signals)),
+            held_back_by=replace(by, models=tuple(name for name in by.models if name not in with_signals)),
+        )
 
     # -- batches: called from pool threads ----------------------------------------------------------
 

@@ -43,7 +43,6 @@ class Tracker(PipeConsole):
 
     Attributes:
         planned: The planned batches of each node. An empty tuple: intervals are missing, but none of them is ready.
-        held_back_by: By model with held-back intervals, what lacks them.
         was_cancelled: Whether a batch was not started, or was cancelled, because Dagster cancelled the run.
         lost_lock: Why a lock was lost, if SQLMesh was stopped because of it.
         cut_off: Nodes with a batch in flight that was cancelled.
@@ -53,7 +52,6 @@ class Tracker(PipeConsole):
     def __init__(self, pipe: Pipe) -> None:
         super().__init__(pipe)
         self.planned: dict[str, tuple[msg.Interval, ...]] = {}
-        self.held_back_by: dict[str, msg.HeldBackBy] = {}
         self.was_cancelled = False
         self.lost_lock: LockLostError | None = None
         self.cut_off: set[str] = set()
