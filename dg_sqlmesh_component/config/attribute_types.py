@@ -497,7 +497,7 @@ class Execution(
     tag_concurrency_limits: Annotated[
         dict[str, PositiveInt],
         described(
-            "By tag of promoted models, batches of them that SQLMesh computes at once. Default: none.", {"heavy": 1}
+            "By tag, how many batches of promoted models with it SQLMesh computes at once. Default: none.", {"heavy": 1}
         ),
     ] = field(default_factory=dict)
     environments: Annotated[
