@@ -53,7 +53,7 @@ class _Entry:
 
     # The batches that SQLMesh plans now; None until it plans the node, and again when it starts over.
     planned: tuple[msg.Interval, ...] | None = None
-    held_back_by: msg.HeldBackBy = field(default_factory=msg.HeldBackBy)
+    others_wait: msg.NodeIdle = NOT_IDLE  # what the intervals wait for that are pending and not planned
     # Finished batches of the current plan, by index.
     finished: dict[int, msg.BatchFinished] = field(default_factory=dict)
     # Batches that finished before SQLMesh started over, or in an earlier attempt.
@@ -89,7 +89,7 @@ class _Entry:
         for position, evaluations in self.audits.items():
             self.audits[position] = [evaluation for evaluation in evaluations if evaluation.interval in finished]
         self.planned, self.failed_upstream, self.table, self.running = None, (), None, 0
-        self.idle, self.coverage, self.held_back_by = None, None, msg.HeldBackBy()
+        self.idle, self.coverage, self.others_wait = None, None, NOT_IDLE
         self.failures.clear()
 
     def forget(self) -> None:
@@ -124,7 +124,6 @@ class _Entry:
 
     def outcome(self, fqn: str, outcome: Outcome, errors: tuple[str, ...]) -> NodeOutcome:
         done = self.done
-        is_held_back = bool(self.held_back_by) and outcome is Outcome.EXECUTED
         return NodeOutcome(
             fqn=fqn,
             outcome=outcome,
@@ -143,7 +142,7 @@ class _Entry:
                 not failure.is_transient and failure.error_type != WorkerError.__name__ for failure in self.failures
             ),
             failed_upstream=self.failed_upstream,
-            idle=self.idle or (msg.NodeIdle(fqn, held_back_by=self.held_back_by) if is_held_back else NOT_IDLE),
+            idle=self.idle or (self.others_wait if outcome is Outcome.EXECUTED else NOT_IDLE),
             was_started=self.was_started,
             computed_until=self.computed_until,
             coverage=self.coverage,
@@ -360,7 +359,7 @@ class Ledger:
             entry.start_over()
         for fqn, batches in event.batches.items():
             entry = self._entry(fqn)
-            entry.planned, entry.held_back_by = batches, event.held_back_by.get(fqn, msg.HeldBackBy())
+            entry.planned, entry.others_wait = batches, event.others_wait.get(fqn, NOT_IDLE)
             if not entry.is_open:
                 entry.settled, entry.is_second_outcome = None, True
                 entry.forget()

@@ -270,7 +270,7 @@ OUTCOME_TABLE = (
         "executed as far as what it reads: more is due, and a model upstream lacks it that is not selected",
         (
             OPENED,
-            msg.EvaluationPlanned({ORDERS: (D1,)}, {ORDERS: AFTER_STAGING}),
+            msg.EvaluationPlanned({ORDERS: (D1,)}, {ORDERS: msg.NodeIdle(ORDERS, held_back_by=AFTER_STAGING)}),
             *both_audited(D1),
             batch(0, D1),
             SUCCEEDED,

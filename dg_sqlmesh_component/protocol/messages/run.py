@@ -200,8 +200,8 @@ class EvaluationPlanned(Event):
 
     # Batches by node. An empty tuple: intervals are pending, but none of them is ready.
     batches: dict[str, tuple[Interval, ...]]
-    # Of nodes with batches that do not get all pending intervals: what lacks the others.
-    held_back_by: dict[str, HeldBackBy] = field(default_factory=dict)
+    # Of nodes with batches that do not get all pending intervals: what the others wait for.
+    others_wait: dict[str, NodeIdle] = field(default_factory=dict)
     # Whether these batches come in addition to the planned ones. A `PlanRequest` plans in two stages.
     continues: bool = False
 

@@ -104,8 +104,9 @@ class RunTracker(Tracker):
             named = listed([unquoted(name) for name in sorted(upstream)], _MAX_NAMED)
             text = f"Not in this run, with pending intervals: {named}. Models downstream are computed up to them."
             self.pipe.log("info", text)
-        partly = {fqn: by for fqn, by in self.held_back_by.items() if self.planned.get(fqn)}
-        self.pipe.send(msg.EvaluationPlanned(self.planned, partly))
+        partly = [fqn for fqn in self.held_back_by if self.planned.get(fqn)]
+        others_wait = {fqn: msg.NodeIdle(fqn, held_back_by=self.held_back_by[fqn]) for fqn in partly}
+        self.pipe.send(msg.EvaluationPlanned(self.planned, others_wait))
         if self.planned:
             self._observed.await_go_ahead()
             self.require_locks()  # statements before all models follow

@@ -40,7 +40,7 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.DataComparedWithRecords((msg.ComputedData("a", PROMOTED, ((D1, D2[1]),)),), ("c0ffee",)),
     msg.RestatementPlanned({"a": (D1, 1)}, ("a",), {"dev": 2}, "from a to b", not_loaded=(("b", (0, 1)),)),
     msg.EnvironmentOpened("prod", {"a": PROMOTED, "add_up": ADD_UP}, ("b",), "cd /shop && sqlmesh plan"),
-    msg.EvaluationPlanned({"a": (D1, D2), "b": ()}, {"a": msg.HeldBackBy(("c",), ("d",))}),
+    msg.EvaluationPlanned({"a": (D1, D2), "b": ()}, {"a": msg.NodeIdle("a", held_back_by=msg.HeldBackBy(("c",)))}),
     msg.AuditEvaluated("a", "not_null", 1, {"columns": "(id)"}, True, None, None, D1),
     msg.AuditEvaluated("a", "n", 0, {}, True, 1, None, D1, sample=msg.Sample(("id", "x"), (("1", None),))),
     msg.BatchFinished("a", 0, D1, duration_ms=None, rows=10, bytes=None),
