@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import cached_property, partial
+from functools import partial
 
 import dagster as dg
 
@@ -154,44 +154,30 @@ def read_sources(
     """
     if not found:
         return {}
-    sources = _Sources(instance, lag, list({loader.key: loader for loader in found.values()}.values()))
-    by_key = {loader.key: sources.of(loader) for loader in found.values()}
+    of_key = {loader.key: loader for loader in found.values()}  # all are read together
+    checks = [check for loader in of_key.values() for check in loader.blocking_checks]
+    states = check_states(instance, checks) if checks else {}
+    reader = SourceReader(instance, lag, round(time.time() * 1000), last_materializations(instance, of_key), states)
+
+    def explain(loader: Loader, awaited: Sequence[Interval]) -> str:
+        [(_, history)] = reader.histories([loader])
+        return why_incomplete(history, completeness(history), awaited)
+
+    ranges = _incomplete_ranges(reader, list(of_key.values()))
+    by_key = {key: Source(key, ranges[key], partial(explain, loader)) for key, loader in of_key.items()}
     return {fqn: by_key[loader.key] for fqn, loader in found.items()}
 
 
-class _Sources:
-    """Reads all loaders together. Those without news are not read."""
-
-    def __init__(self, instance: dg.DagsterInstance, lag: timedelta, found: Sequence[Loader]) -> None:
-        now = round(time.time() * 1000)
-        checks = [check for loader in found for check in loader.blocking_checks]
-        self._loaders = found
-        self._reader = SourceReader(
-            instance,
-            lag,
-            now,
-            last_materializations(instance, {loader.key for loader in found}),
-            check_states(instance, checks) if checks else {},
-        )
-
-    def of(self, loader: Loader) -> Source:
-        return Source(loader.key, self._incomplete[loader.key], partial(self._explain, loader))
-
-    def _explain(self, loader: Loader, awaited: Sequence[Interval]) -> str:
-        [(_, history)] = self._reader.histories([loader])
-        return why_incomplete(history, completeness(history), awaited)
-
-    @cached_property
-    def _incomplete(self) -> dict[dg.AssetKey, tuple[Interval, ...]]:
-        """The ranges of each asset."""
-        lag, marks = self._reader.lag, self._reader.marks(self._loaders)
-        known = {key: _INCOMPLETE[key, lag] for key in marks if (key, lag) in _INCOMPLETE}
-        found = {key: ranges for key, (mark, ranges) in known.items() if mark == marks[key]}
-        for key, history in self._reader.histories([of for of in self._loaders if of.key not in found]):
-            found[key] = completeness(history).incomplete
-            if marks[key] is not None:
-                _INCOMPLETE[key, lag] = marks[key], found[key]
-        return found
+def _incomplete_ranges(reader: SourceReader, sources: Sequence[Loader]) -> dict[dg.AssetKey, tuple[Interval, ...]]:
+    """The ranges for which each asset is not complete. Assets without news are not read."""
+    lag, marks = reader.lag, reader.marks(sources)
+    known = {key: _INCOMPLETE[key, lag] for key in marks if (key, lag) in _INCOMPLETE}
+    found = {key: ranges for key, (mark, ranges) in known.items() if mark == marks[key]}
+    for key, history in reader.histories([loader for loader in sources if loader.key not in found]):
+        found[key] = completeness(history).incomplete
+        if marks[key] is not None:
+            _INCOMPLETE[key, lag] = marks[key], found[key]
+    return found
 
 
 _INCOMPLETE: dict[tuple[dg.AssetKey, timedelta], tuple[object, tuple[Interval, ...]]] = {}

@@ -201,7 +201,7 @@ def _planned(context: EvaluationContext) -> Plan:
             f"SQLMesh refuses the restatement: {describe_error(error).rstrip('.')}. Nothing was computed. Correct "
             "`restate` in the run config."
         ) from error
-    snapshots = {snapshot.name: snapshot for snapshot in plan.context_diff.snapshots.values()}
+    snapshots = plan.context_diff.snapshots_by_name
     ranges = {
         missing.snapshot_id.name: (
             (missing.intervals[0][0], missing.intervals[-1][1]),

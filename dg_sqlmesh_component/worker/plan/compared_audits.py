@@ -24,8 +24,8 @@ def compare_audits(plan: Plan, prod: Environment, context: Context) -> Iterator[
 
     Both tables are audited over what the preview has computed. A result says nothing about other intervals.
     """
-    context.state_sync.refresh_snapshot_intervals(plan.context_diff.snapshots.values())
-    snapshots = {snapshot.name: snapshot for snapshot in plan.context_diff.snapshots.values()}
+    snapshots = plan.context_diff.snapshots_by_name
+    context.state_sync.refresh_snapshot_intervals(snapshots.values())
     promoted = {snapshot.name: snapshot for snapshot in context.state_reader.get_snapshots(prod.snapshots).values()}
     for name, snapshot in snapshots.items():
         old = promoted.get(name)
