@@ -87,6 +87,11 @@ class Awaited:
         needed = [model for model in models.values() if is_configured or model.kind == "VIEW"]
         return msg.AwaitedTables(_incomplete(self.sources), external_tables_read(needed, models), not is_configured)
 
+    @property
+    def without_asset(self) -> list[str]:
+        """The tables for which nothing waits, because no asset of the code location loads them."""
+        return sorted(self.settings.assets.upstream.awaited.keys() - self.sources.keys() - self.settings.owned)
+
     def answer(self, found: msg.OtherTablesFound) -> msg.AwaitedTables:
         """What SQLMesh's process asks for."""
         others = self._found(found.tables)
@@ -137,12 +142,6 @@ def awaited_loaders(location: HasAssets | None, settings: Settings, tables: Iter
     # SQLMesh computes the tables of other components, and knows their intervals.
     awaited = upstream.awaited_of(fqn for fqn in tables if fqn not in settings.owned)
     return loaders(location, awaited, awaited if configured.wait.tables is not None else upstream.configured_keys)
-
-
-def not_awaited(location: HasAssets | None, settings: Settings) -> list[str]:
-    """The external tables for which a component does not wait, because no asset of the code location loads them."""
-    awaited = settings.assets.upstream.awaited
-    return sorted(awaited.keys() - awaited_loaders(location, settings, awaited).keys() - settings.owned)
 
 
 def read_sources(

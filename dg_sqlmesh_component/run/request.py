@@ -22,7 +22,7 @@ from dg_sqlmesh_component.definitions.op import NOT_SET, RESTATE_TAG
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.definitions.translator import PARTITIONS_REFUSED
-from dg_sqlmesh_component.history.sources import Awaited, Source, not_awaited
+from dg_sqlmesh_component.history.sources import Awaited, Source
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import listed, unquoted
@@ -136,16 +136,11 @@ def build_request(
     )
 
 
-def ignores_sources(context: dg.AssetExecutionContext) -> bool:
-    """Whether the run computes intervals although their sources are not complete."""
-    return _run_config(context).ignore_sources
-
-
 def awaited_by(context: dg.AssetExecutionContext, settings: Settings) -> Awaited:
     """The external tables that the run waits for; none if its run config ignores them."""
-    location = assets_of(context.op_execution_context)
-    awaited = Awaited(context.instance, location, settings, waits=not ignores_sources(context))
-    if awaited.waits and (tables := not_awaited(location, settings)):
+    waits = not _run_config(context).ignore_sources
+    awaited = Awaited(context.instance, assets_of(context.op_execution_context), settings, waits)
+    if waits and (tables := awaited.without_asset):
         context.log.info(
             f"Not awaited, because no asset of this code location loads them: {listed([*map(unquoted, tables)])}. "
             "If one does, set its key in `external_models.keys` in defs.yaml."

@@ -33,7 +33,6 @@ from dg_sqlmesh_component.run.ledger import Ledger
 from dg_sqlmesh_component.run.request import (
     awaited_by,
     build_request,
-    ignores_sources,
     limits_of,
     reported_checks,
     run_tags,
@@ -66,7 +65,7 @@ def execute_step(context: dg.AssetExecutionContext, settings: Settings) -> Itera
     except ConfigurationError as error:
         yield from repeated_checks(context, _REFUSED, fails=True)
         raise dg.Failure(description=str(error), allow_retries=False) from None
-    tags = run_tags(request, context.run.tags, ignores_sources=ignores_sources(context))
+    tags = run_tags(request, context.run.tags, ignores_sources=not awaited.waits)
     context.instance.add_run_tags(context.run.run_id, tags)
     context.log.info("SQLMesh runs: " + ", ".join(f"{name.split('/')[1]} {value}" for name, value in tags.items()))
     if request.dry_run:
