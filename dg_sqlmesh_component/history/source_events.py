@@ -210,7 +210,8 @@ def _result(record: CheckRecord) -> CheckResult:
     if entry is not None and entry.dagster_event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
         evaluation = entry.asset_check_evaluation
     order = round((entry.timestamp if entry else record.create_timestamp) * 1_000_000)
-    partitions = None if record.partition is None else frozenset([record.partition])
+    partition = getattr(record, "partition", None)  # older versions of Dagster have no checks of partitions
+    partitions = None if partition is None else frozenset([partition])
     if evaluation is None:
         return CheckResult(record.key.name, record.run_id, order, None, partitions, CheckStatus.PLANNED)
     data = evaluation.target_materialization_data

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 import pytest
 from engine.plan_jobs import APPLY, PLAN, applied, failure_of, kinds, launch, planned, report_of
-from harness import NewShop, Shop
+from harness import NewShop, Shop, needs_previews
 from waiting import DAILY, day, load, outcomes, rows, run, waiting_shop
 
 
@@ -56,6 +56,7 @@ def test_a_plan_that_would_lose_a_day_because_its_source_is_not_loaded_now_is_re
     assert rows(shop) == [day(3), day(1)]
 
 
+@needs_previews
 def test_a_preview_leaves_out_the_day_that_is_not_loaded(new_shop: NewShop) -> None:
     preview = {"environment": "pr_1"}
     shop = waiting_shop(new_shop, DAILY.format(start=day(3)), deploy=True, preview=preview)
@@ -71,6 +72,7 @@ def test_a_preview_leaves_out_the_day_that_is_not_loaded(new_shop: NewShop) -> N
     assert rows(shop) == [day(3), day(2), day(1)]
 
 
+@needs_previews
 def test_a_preview_that_reads_a_day_which_prod_waits_for_is_not_refused(new_shop: NewShop) -> None:
     shop = waiting_shop(new_shop, DAILY.format(start=day(3)), deploy=True, preview={"environment": "pr_1"})
     for ago in (3, 1):
