@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import shutil
@@ -14,12 +15,14 @@ from typing import Any
 
 from dev_server import RUN, Server
 from harness import wait_until
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import FloatRect, Page, expect, sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 WAIT_MS = 30_000
 """How long a page may take to show a result: the run must end, and the UI asks from time to time."""
+
+TERMINAL = "height: 100vh; background: #1e1e1e; color: #e4e4e4; font: 20px/1.5 monospace"
 
 CHECKS = """
 query C($key: AssetKeyInput!) { assetNodes(assetKeys: [$key]) { assetChecksOrError { ... on AssetChecks { checks {
@@ -103,6 +106,10 @@ class Site:
         self.page.wait_for_url("**/runs/*")
         return self.page.url.rpartition("/")[2].partition("?")[0]
 
+    def terminal(self, text: str) -> None:
+        """Show the text of a terminal, for a picture."""
+        self.page.set_content(f"<pre style='margin: -8px; padding: 24px; {TERMINAL}'>{html.escape(text)}</pre>")
+
     # -- what a person sees -----------------------------------------------------------------------
 
     def sees(self, *texts: str | re.Pattern[str], wait_ms: int = WAIT_MS) -> None:
@@ -112,11 +119,18 @@ class Site:
     def sees_nowhere(self, text: str) -> None:
         expect(self.page.get_by_text(text)).to_have_count(0)
 
-    def picture(self, name: str) -> None:
-        """Store the page as a picture of the docs, if `make screenshots` runs the stories."""
+    def picture(self, name: str, height: int | None = None) -> None:
+        """Store the page as a picture of the docs, if `make screenshots` runs the stories.
+
+        Args:
+            height: How many pixels from the top; None for all that are visible.
+        """
         if folder := os.environ.get("DG_SQLMESH_SCREENSHOTS"):
             self.page.wait_for_timeout(1000)  # animations end
-            self.page.screenshot(path=Path(folder) / f"{name}.png")
+            size = self.page.viewport_size
+            assert size is not None
+            clip = FloatRect(x=0, y=0, width=size["width"], height=height or size["height"])
+            self.page.screenshot(path=Path(folder) / f"{name}.png", clip=clip)
 
     # -- what the UI asks for ---------------------------------------------------------------------
 

@@ -207,6 +207,13 @@ def test_docs_are_short_outside_of_reference() -> None:
     assert sum(words.values()) <= 25_000
 
 
+def test_pictures_are_shown_and_load_fast() -> None:
+    shown = " ".join(document.read_text() for document in DOCUMENTS)
+    for picture in (REPOSITORY / "docs/images").iterdir():
+        assert f"images/{picture.name})" in shown, picture.name
+        assert picture.stat().st_size <= 150 * 1024, picture.name
+
+
 def test_links_between_documents_exist() -> None:
     for document in [*DOCUMENTS, REPOSITORY / "CONTRIBUTING.md"]:
         for target in re.findall(r"\]\(([^)#\s]+)", document.read_text()):

@@ -61,8 +61,8 @@ def build_backfill_job(
     graph = graph_of_op(
         name,
         f"Each run restates one {configured.by} (UTC) of SQLMesh's models, with all models downstream. A bar is the "
-        "last run of this job for a partition. Missing means that none was launched, not that data is missing: each "
-        "asset's events show its computed intervals.",
+        "last run of this job for a partition. Missing means that none was launched or it was cancelled, not that data "
+        "is missing: each asset's events show its computed intervals.",
         restate_partition,
         op.op.config_schema,
         settings.pool,

@@ -7,19 +7,24 @@ from pathlib import Path
 
 import pytest
 from dagster_ui import Site, browser_page
-from dev_server import serve
-from harness import BIN, COMPONENT, dagster_project, run, sqlmesh
+from dev_server import Serving, create_home
+from harness import BIN, COMPONENT, run, sqlmesh, write_dagster_project
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    with dagster_project(tmp_path) as dagster:
-        run([BIN / "dg", "scaffold", "defs", COMPONENT, "shop", "--init"], cwd=dagster.root)
-        sqlmesh(dagster.root / "sqlmesh_project", "plan", "--skip-backfill", "--auto-apply", "--no-prompts")
-        with serve(dagster) as server, browser_page() as page:
-            yield Site(page, server)
+    root = write_dagster_project(tmp_path / "analytics")
+    command = ["dg", "scaffold", "defs", COMPONENT, "shop", "--init"]
+    answer = run([BIN / command[0], *command[1:]], cwd=root).stdout.replace(f"{tmp_path}/", "~/")
+    sqlmesh(root / "sqlmesh_project", "plan", "--skip-backfill", "--auto-apply", "--no-prompts")
+    home = create_home(tmp_path)
+    with Serving(BIN / "dg", root, home, tmp_path / "server.log") as server, browser_page() as page:
+        site = Site(page, server)
+        site.terminal(f"$ {' '.join(command)}\n{answer}")
+        site.picture("scaffold", height=430)
+        yield site
 
 
 def test_starter_is_green_after_one_click(site: Site) -> None:

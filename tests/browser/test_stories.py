@@ -25,7 +25,7 @@ def test_dry_run_in_the_launchpad_shows_what_a_run_would_do(site: Site) -> None:
         "Dry run of environment prod. Outcomes of a run now: 1 executed. Nothing was computed.", "1 batch to compute"
     )
     assert site.status_of(run) == "SUCCESS"
-    site.picture("dry-run")
+    site.picture("dry-run", height=710)
     site.asset("raw/orders")
     site.sees("Never materialized")
 
@@ -41,7 +41,7 @@ def test_job_with_failures_names_them_on_its_page(site: Site, shop: Shop) -> Non
     site.sees("RUN_FAILURE", "1 failed, 1 audit failed, 1 blocked, 3 executed, 1 waiting")
     assert site.status_of(run) == "FAILURE"
     site.sees_nowhere("Stack Trace")
-    site.picture("failed-run")
+    site.picture("failed-run", height=850)
     site.open("runs")
     site.sees("sqlmesh/result: 1 failed, 1 audit failed, 1 blocked, 3 executed, 1 waiting")
 
@@ -53,7 +53,7 @@ def test_green_model_shows_numbers_and_days_first_and_passed_checks(site: Site) 
     first = [name for name in names if name in FIRST_METADATA]
     assert first == list(FIRST_METADATA), names
     assert names[: len(first)] == first, "nothing is before them"
-    site.picture("metadata")
+    site.picture("metadata", height=580)
     site.check("raw/orders")
     site.sees("raw.orders was executed for")
     assert set(site.checks_of("raw/orders").values()) == {"SUCCEEDED"}
@@ -62,7 +62,7 @@ def test_green_model_shows_numbers_and_days_first_and_passed_checks(site: Site) 
 def test_failing_blocking_audit_shows_its_count_its_query_and_what_it_blocked(site: Site) -> None:
     site.check("raw/payments", "no_refunds")
     site.sees("3 rows failed in", "sqlmesh/failing_row_count", "sqlmesh/query")
-    site.picture("failed-audit")
+    site.picture("failed-audit", height=750)
     site.check("marts/balance")
     site.sees("marts.balance was not executed, because a model upstream of it failed: raw.payments.")
     assert site.checks_of("raw/payments")["no_refunds"] == "FAILED"
@@ -85,6 +85,7 @@ def test_failing_query_shows_the_file_and_the_error_of_the_engine(site: Site) ->
 def test_waiting_model_names_its_signal_and_is_a_warning(site: Site) -> None:
     site.check("raw/visits")
     site.sees("raw.visits is waiting: its signal landed reports no ready interval.")
+    site.picture("waiting-model", height=640)
     assert site.severity_of("raw/visits", STATUS) == "WARN"
 
 

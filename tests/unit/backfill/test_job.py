@@ -59,6 +59,12 @@ def test_first_partition_contains_the_start_and_each_restates_its_range(
     assert job.name == f"sqlmesh_shop_restate_{by}"
 
 
+def test_page_of_the_job_says_what_its_bars_show() -> None:
+    description = built(RestateJob(by="day"), "raw.orders").description
+    assert description is not None
+    assert "Missing means that none was launched or it was cancelled, not that data is missing" in description
+
+
 def test_job_begins_with_its_earliest_model_and_has_its_name() -> None:
     job = built(RestateJob(name="again"), "raw.orders", "raw.early", "raw.unknown")
     assert job.name == "again"
