@@ -277,7 +277,10 @@ class Sequence(MovedClock):
             should_succeed = twin_succeeded and not any(self.lost.get(name) for name in selected)
             if should_succeed != (record.status == dg.DagsterRunStatus.SUCCESS):
                 self.disagree("twin", f"SQLMesh has succeeded: {twin_succeeded}; here: {record.failures or 'success'}")
-            self.check_twin()
+            if is_restatement and self.is_held_back():
+                self.copy_to_twin()
+            else:
+                self.check_twin()
         self.check_lost()
         if set(selected) == set(self.names) and not is_restatement:
             for name in self.names:
@@ -400,6 +403,18 @@ class Sequence(MovedClock):
             if model.has_time:
                 self.gone[model.name] = self.state.computed[model.name] - self.hours_with_rows(model.name)
         self.lost = {name: hours - computed.get(name, NONE) for name, hours in self.lost.items()}
+
+    def is_held_back(self) -> bool:
+        """Whether the twin has restated a whole model beyond what its upstream models have. A run of ours does not."""
+        twin = State.of(self.twin)
+        more = {name: twin.computed[name] - self.state.computed[name] for name in self.names}
+        differing = [name for name in self.names if twin.computed[name] != self.state.computed[name]]
+        return bool(differing) and all(
+            not self.model(name).has_time
+            and self.state.computed[name] <= twin.computed[name]
+            and any(more[name] - self.state.computed[parent.name] for parent in self.model(name).upstream)
+            for name in differing
+        )
 
     def check_twin(self) -> None:
         """Compare intervals and rows of both projects."""
