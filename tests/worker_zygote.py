@@ -15,7 +15,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import types
 from collections.abc import Iterator
@@ -79,17 +78,12 @@ def start(folder: Path, environment: dict[str, str]) -> ForkedWorker:
     return ForkedWorker(pid, os.fdopen(stdin, "wb"), os.fdopen(stdout, "rb"), os.fdopen(stderr, "rb"), reader)
 
 
-_LOCK = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as this process
-
-
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Forks of this process have the same connection. The lock is of a process, and ends with it."""
-    fcntl.lockf(_LOCK, fcntl.LOCK_EX)
-    try:
+    """Threads and forks of this process have the same connection. The lock is of an open file, and ends with it."""
+    with open(__file__) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield
-    finally:
-        fcntl.lockf(_LOCK, fcntl.LOCK_UN)
 
 
 @contextmanager
@@ -141,9 +135,9 @@ def _serve(connection: socket.socket) -> None:
         header, descriptors, *_ = socket.recv_fds(connection, 8, 4)
         if not header:
             return
-        request = b""
-        while len(request) < int.from_bytes(header, "big"):
-            request += connection.recv(1 << 16)
+        request, length = b"", int.from_bytes(header, "big")
+        while len(request) < length:
+            request += connection.recv(length - len(request))  # what follows is the next request
         if os.fork() == 0:
             connection.close()
             _monitor(json.loads(request), descriptors)
