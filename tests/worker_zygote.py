@@ -135,9 +135,8 @@ def _serve(connection: socket.socket) -> None:
         header, descriptors, *_ = socket.recv_fds(connection, 8, 4)
         if not header:
             return
-        request, length = b"", int.from_bytes(header, "big")
-        while len(request) < length:
-            request += connection.recv(length - len(request))  # what follows is the next request
+        # What follows is the next request.
+        request = connection.recv(int.from_bytes(header, "big"), socket.MSG_WAITALL)
         if os.fork() == 0:
             connection.close()
             _monitor(json.loads(request), descriptors)
