@@ -91,7 +91,7 @@ def computes(model: msg.PlannedModel, seconds: float | None) -> str:
     estimate = f", about {seconds:.0f} s" if seconds is not None else ""
     computed = f"{counted(model.intervals, 'interval')}{estimate}" if model.intervals else "nothing"
     if model.waiting:
-        awaited = listed([*map(unquoted, model.waits_for), *model.behind])
+        awaited = listed([*map(unquoted, model.waits_for), *model.waits_for_models])
         computed += f"; {counted(model.waiting, 'interval')} left out, waiting for {awaited}"
     if model.kept is None:
         return computed
@@ -110,9 +110,9 @@ def left_out(models: Iterable[msg.PlannedModel]) -> Iterator[str]:
     if not_loaded := [model for model in waiting if model.waits_for]:
         tables = _tables(sorted({table for model in not_loaded for table in model.waits_for}))
         yield f"Left out, because {tables} is not loaded: {_counts(not_loaded)}. Runs compute it when it is."
-    if behind := [model for model in waiting if not model.waits_for]:
-        lacking = listed(sorted({name for model in behind for name in model.behind}))
-        yield f"Left out, because {lacking} is not computed: {_counts(behind)}. The next run computes both."
+    if not_computed := [model for model in waiting if not model.waits_for]:
+        lacking = listed(sorted({name for model in not_computed for name in model.waits_for_models}))
+        yield f"Left out, because {lacking} is not computed: {_counts(not_computed)}. The next run computes both."
 
 
 def _counts(models: Iterable[msg.PlannedModel]) -> str:

@@ -63,7 +63,7 @@ class PlannedModel:
     follows_promotion: bool = False  # whether it computes them after the promotion
     waiting: int = 0  # those that it leaves out, because tables that the model reads lack them
     waits_for: tuple[str, ...] = ()  # the awaited tables among these, by fqn
-    behind: tuple[str, ...] = ()  # the nearest upstream models among these, by name, which the next run computes
+    waits_for_models: tuple[str, ...] = ()  # the nearest upstream models among these, by name
     loses: tuple[Interval, ...] = ()  # the intervals that the environment shows now, and would not show after the plan
     # Those of them that the plan leaves out, because awaited tables are not complete for them.
     loses_not_loaded: tuple[Interval, ...] = ()

@@ -179,7 +179,9 @@ class _Models:
             follows_promotion=self._follows_promotion(snapshot) and bool(missing),
             waiting=len(all_missing) - len(missing) if is_incremental(snapshot) else int(missing != all_missing),
             waits_for=held_back_by.tables,
-            behind=tuple(display_name(diff.snapshots_by_name[fqn].node, self._context) for fqn in held_back_by.models),
+            waits_for_models=tuple(
+                display_name(diff.snapshots_by_name[fqn].node, self._context) for fqn in held_back_by.models
+            ),
             loses=loses,
             loses_not_loaded=not_loaded,
             loses_until_run=brought_back(snapshot, subtract(loses, not_loaded), pending),
