@@ -93,7 +93,7 @@ class BesideRuns:
             evaluate([stage for stage in before if not isinstance(stage, BackfillStage)], plan)
             plan, promotion = self._in_rounds(evaluate, stages, plan, keeps_lock=shares_tables)
         self._check_empty_versions(evaluate, promotion[0], plan)
-        if plan.is_dev:  # runs do not read what it shows
+        if plan.is_dev:  # runs do not read a preview
             self._lock.release()
         evaluate(promotion, plan)
 
@@ -123,7 +123,7 @@ class BesideRuns:
             # SQLMesh always finds a table to be missing that it computes again for this plan, such as a seed.
             if filled := _only(stages, {*lacking, *gaps} if number == 1 else lacking):
                 evaluate(filled, plan)
-                plan, stages = self._look(plan, stages)  # what has read them before reads them again
+                plan, stages = self._look(plan, stages)  # models that read these gaps are computed again
             ready = self._lacking(stages, self._changes.versions.new)
             if not ready or ready == tried:  # the rest waits for signals
                 break
@@ -134,7 +134,7 @@ class BesideRuns:
         return plan, _halves(stages)[1]
 
     def _look(self, plan: EvaluatablePlan, stages: Sequence[PlanStage]) -> tuple[EvaluatablePlan, Sequence[PlanStage]]:
-        """The plan and its stages after what runs have done since the last look. The lock of runs must be held."""
+        """Look at what runs have done, and build the plan and its stages again. The lock of runs must be held."""
         self._changes.look(_index(stages))
         plan = self._renewed(plan)
         stages = self._stages(plan)
