@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlmesh.core.config.connection import ConnectionConfig, DuckDBAttachOptions, DuckDBConnectionConfig
 from sqlmesh.core.context import Context
 from sqlmesh.core.environment import Environment
-from sqlmesh.core.snapshot import SnapshotTableInfo
+from sqlmesh.core.snapshot import Snapshot, SnapshotTableInfo
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
@@ -56,9 +56,14 @@ def refuse_lost_versions(environment: Environment, found: Container[str]) -> Non
         )
 
 
+def has_table(node: Snapshot | SnapshotTableInfo) -> bool:
+    """Whether SQLMesh keeps a table or view for a node: not for audits, embedded models and external tables."""
+    return node.is_model and not node.is_symbolic
+
+
 def sharing_a_table(environment: Environment) -> dict[str, str]:
     """Why models cannot be computed that SQLMesh keeps in one table, by fqn."""
-    models = [snapshot for snapshot in environment.snapshots if snapshot.is_model and not snapshot.is_symbolic]
+    models = [snapshot for snapshot in environment.snapshots if has_table(snapshot)]
     # SQLMesh takes a millisecond to make the name of a table, and few names of models are that similar.
     similar = Counter(map(_letters, models))
     models_by_table: dict[str, list[str]] = {}

@@ -47,6 +47,7 @@ from dg_sqlmesh_component.protocol.formatting import counted, plan_block, utc_te
 from dg_sqlmesh_component.worker.commands import how_to_finish_plan, plan_command
 from dg_sqlmesh_component.worker.context import closed_on_error, open_context
 from dg_sqlmesh_component.worker.environment import (
+    has_table,
     promoted_version,
     refuse_lost_versions,
     sharing_a_table,
@@ -301,9 +302,7 @@ class EvaluationContext(Context):
         self.environment = environment
         self.promoted = {snapshot.name for snapshot in environment.promoted_snapshots}
         others = (
-            snapshot.name
-            for snapshot in environment.snapshots
-            if snapshot.is_model and not snapshot.is_symbolic and snapshot.name not in assets
+            snapshot.name for snapshot in environment.snapshots if has_table(snapshot) and snapshot.name not in assets
         )
         self.tracker.pipe.send(
             msg.EnvironmentOpened(
@@ -375,7 +374,7 @@ class EvaluationContext(Context):
 
     def _view(self, snapshot: Snapshot | SnapshotTableInfo) -> exp.Table | None:
         """The view of a model that consumers read in the environment; None if it has no such view."""
-        if not snapshot.is_model or snapshot.is_symbolic or snapshot.name not in self.promoted:
+        if not has_table(snapshot) or snapshot.name not in self.promoted:
             return None
         dialect = self.config.get_connection(snapshot.model_gateway or self.selected_gateway).DIALECT
         return snapshot.qualified_view_name.table_for_environment(self.environment.naming_info, dialect=dialect)

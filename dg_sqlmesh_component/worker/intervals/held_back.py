@@ -49,6 +49,7 @@ from sqlmesh.core.snapshot.definition import Interval, merge_intervals
 from dg_sqlmesh_component.protocol.graph import parents_first
 from dg_sqlmesh_component.protocol.intervals import add, common, merged, subtract, without
 from dg_sqlmesh_component.protocol.messages import FOREVER, HeldBackBy
+from dg_sqlmesh_component.worker.environment import has_table
 from dg_sqlmesh_component.worker.intervals.forgotten import forget_before_computing, forgotten_intervals
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables
 from dg_sqlmesh_component.worker.intervals.tables import (
@@ -259,7 +260,7 @@ class _Availability:
         pending = {}
         for name, intervals in self.lacked.items():
             node = self.nodes[name]
-            if node.is_model and not node.is_symbolic:
+            if has_table(node):
                 pending[name] = subtract(intervals, [*computed_intervals(node, self.index), *self._requested(name)])
         return {name: intervals for name, intervals in pending.items() if intervals}
 

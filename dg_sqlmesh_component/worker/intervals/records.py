@@ -17,7 +17,7 @@ from sqlmesh.utils.date import now_timestamp
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import common, subtract
-from dg_sqlmesh_component.worker.environment import opened_without_lock, promoted_version
+from dg_sqlmesh_component.worker.environment import has_table, opened_without_lock, promoted_version
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables, KnownToDagster
 from dg_sqlmesh_component.worker.intervals.tables import (
@@ -47,11 +47,7 @@ def find_changes(request: msg.ChangesRequest, pipe: Pipe) -> msg.ChangesFound:
         return msg.ChangesFound(
             environment.plan_id,
             is_finalized=True,
-            promoted={
-                info.name: promoted_version(info)
-                for info in environment.snapshots
-                if info.is_model and not info.is_symbolic
-            },
+            promoted={info.name: promoted_version(info) for info in environment.snapshots if has_table(info)},
             compared=found.event(coverages=found.coverages(request.now, tables)),
         )
 

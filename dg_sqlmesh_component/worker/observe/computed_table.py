@@ -11,6 +11,7 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotEvaluato
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import unquoted
+from dg_sqlmesh_component.worker.environment import has_table
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sql_text import column_types
@@ -27,7 +28,7 @@ class ComputedTables:
 
     def report(self, snapshot: Snapshot) -> None:
         """Send the columns of the version that was computed, and the rows of its table."""
-        if not snapshot.is_model or snapshot.is_symbolic:
+        if not has_table(snapshot):
             return
         table = exp.to_table(snapshot.table_name(is_deployable=self.index.is_representative(snapshot)))
         adapter = self.evaluator.get_adapter(snapshot.model_gateway)

@@ -32,6 +32,7 @@ from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import add, subtract
 from dg_sqlmesh_component.worker.context import display_name
+from dg_sqlmesh_component.worker.environment import has_table
 from dg_sqlmesh_component.worker.intervals.tables import computed_intervals, missing_now, snapshots_now, upstream
 from dg_sqlmesh_component.worker.plan.concurrent_changes import ConcurrentChanges
 from dg_sqlmesh_component.worker.plan.context import PlanContext, versions_shown
@@ -283,7 +284,7 @@ def _index(stages: Sequence[PlanStage]) -> DeployabilityIndex | None:
 
 def _is_new_table(info: SnapshotTableInfo, shown: Shown) -> bool:
     before = shown.get(info.name)
-    return info.is_model and not info.is_symbolic and (before is None or before.version != info.version)
+    return has_table(info) and (before is None or before.version != info.version)
 
 
 def _changes_shared_tables(plan: EvaluatablePlan, shown: Shown) -> bool:

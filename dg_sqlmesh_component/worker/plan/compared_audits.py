@@ -14,6 +14,7 @@ from sqlmesh.utils.date import now_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker.context import display_name
+from dg_sqlmesh_component.worker.environment import has_table
 from dg_sqlmesh_component.worker.intervals.tables import computed_intervals
 from dg_sqlmesh_component.worker.observe.audits import evaluate_one
 from dg_sqlmesh_component.worker.sql_text import audit_arguments, is_blocking
@@ -29,7 +30,7 @@ def compare_audits(plan: Plan, prod: Environment, context: Context) -> Iterator[
     promoted = {snapshot.name: snapshot for snapshot in context.state_reader.get_snapshots(prod.snapshots).values()}
     for name, snapshot in snapshots.items():
         old = promoted.get(name)
-        if not snapshot.is_model or snapshot.is_symbolic or (old and old.snapshot_id == snapshot.snapshot_id):
+        if not has_table(snapshot) or (old and old.snapshot_id == snapshot.snapshot_id):
             continue
         compared = _Audits(snapshot, plan.deployability_index, snapshots, promoted, context)
         if audits := tuple(compared):
@@ -61,7 +62,7 @@ class _Audits:
             "deployability_index": index.with_deployable(snapshot) if is_own else index,
         }
         old, shown = promoted.get(snapshot.name), snapshot.table_name(is_own)
-        prods = old.table_name() if old and old.is_model and not old.is_symbolic else None
+        prods = old.table_name() if old and has_table(old) else None
         self._is_computed, self._is_prods_table, self._has_prod = bool(computed), prods == shown, prods is not None
         self._given_prod = {
             **shared,

@@ -15,6 +15,8 @@ from sqlmesh.core.engine_adapter import PostgresEngineAdapter
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import Plan
 
+from dg_sqlmesh_component.worker.environment import has_table
+
 _QUERY = """
 WITH RECURSIVE replaced AS (
   SELECT c.oid FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -70,7 +72,7 @@ def _replaced(
     changed = new - shown if environment.can_partially_promote(stored) else new
     objects: dict[str | None, dict[_Name, str]] = defaultdict(dict)
     for info in [*changed, *(info for info in shown if info.name not in kept)]:
-        if not info.is_model or info.is_symbolic:  # SQLMesh leaves the view of one that had a table
+        if not has_table(info):  # SQLMesh leaves the view of one that had a table
             continue
         view = info.qualified_view_name.table_for_environment(environment.naming_info, dialect="postgres")
         gateway = info.model_gateway if environment.gateway_managed else None

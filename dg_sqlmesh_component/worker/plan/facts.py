@@ -19,6 +19,7 @@ from dg_sqlmesh_component.protocol.graph import parents_first, reachable
 from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.worker.commands import sqlmesh_command
 from dg_sqlmesh_component.worker.context import display_name
+from dg_sqlmesh_component.worker.environment import has_table
 from dg_sqlmesh_component.worker.intervals.held_back import held_back_from
 from dg_sqlmesh_component.worker.intervals.tables import due_at, is_incremental, missing_now, upstream
 from dg_sqlmesh_component.worker.observe.audits import audited
@@ -140,7 +141,7 @@ class _Models:
     def _left_behind(self, snapshot: Snapshot) -> msg.PlannedModel | None:
         """The removed model, if a model has lost its table. SQLMesh neither replaces nor removes what shows it."""
         _, old = self._diff.modified_snapshots.get(snapshot.name, (None, None))
-        if old is None or not old.is_model or old.is_symbolic or not snapshot.is_symbolic:
+        if old is None or not has_table(old) or not snapshot.is_symbolic:
             return None
         return msg.PlannedModel(
             snapshot.name,
@@ -191,7 +192,7 @@ class _Models:
             owner=snapshot.node.owner,
             other_project=project if project not in self._projects else None,
             has_one_table=_has_one_table(snapshot, is_dev=self._is_dev),
-            audited=audited(snapshot, self._index) if snapshot.is_model and not snapshot.is_symbolic else None,
+            audited=audited(snapshot, self._index) if has_table(snapshot) else None,
             view=self._view(snapshot),
             dependents=self._dependents.get(snapshot.name),
             # Other environments show a preview of a forward-only change, in a table of its own.
@@ -225,7 +226,7 @@ class _Models:
         return not self._before_promotion.is_representative(snapshot)
 
     def _view(self, snapshot: Snapshot) -> str:
-        if not snapshot.is_model or snapshot.is_symbolic:
+        if not has_table(snapshot):
             return ""
         dialect = snapshot.model.dialect
         return snapshot.qualified_view_name.for_environment(self._naming, dialect=dialect)
@@ -345,7 +346,7 @@ def lost_intervals(snapshot: Snapshot, old: Snapshot | None, computes: Sequence[
     Args:
         computes: The missing intervals of the new version that the plan computes.
     """
-    if old is None or not snapshot.is_model or snapshot.is_symbolic or snapshot.is_view or snapshot.is_seed:
+    if old is None or not has_table(snapshot) or snapshot.is_view or snapshot.is_seed:
         return ()
     if old.version == snapshot.version and old.model_kind_name == snapshot.model_kind_name:
         return ()  # the table and its rows stay, also if SQLMesh forgets its intervals, as for another interval unit

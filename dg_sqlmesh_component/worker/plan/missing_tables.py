@@ -17,6 +17,7 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.snapshot.definition import SnapshotTableCleanupTask
 
 from dg_sqlmesh_component.worker.context import display_name
+from dg_sqlmesh_component.worker.environment import has_table
 from dg_sqlmesh_component.worker.intervals.tables import computed_intervals
 from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.sqlmesh_internals import forget_tables
@@ -32,7 +33,7 @@ def forget_missing_tables(plan: Plan, context: PlanContext, *, in_state: bool) -
     computed = [
         snapshot
         for snapshot in plan.context_diff.snapshots.values()
-        if snapshot.is_model and not snapshot.is_symbolic and plan.is_selected_for_backfill(snapshot.name)
+        if has_table(snapshot) and plan.is_selected_for_backfill(snapshot.name)
         if computed_intervals(snapshot, index) and (index.is_representative(snapshot) or not _only_copies(snapshot))
     ]
     for snapshot, table in _missing(computed, index, context):

@@ -27,6 +27,7 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import parents_first, reachable
 from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.worker.context import display_name
+from dg_sqlmesh_component.worker.environment import has_table
 from dg_sqlmesh_component.worker.intervals.tables import is_incremental, upstream
 from dg_sqlmesh_component.worker.observe.samples import is_masked, key_columns, matches, sample_of
 from dg_sqlmesh_component.worker.plan.column_changes import column_changes
@@ -45,8 +46,8 @@ def compare_environments(
     nodes, index = plan.context_diff.snapshots_by_name, plan.deployability_index
     context.state_sync.refresh_snapshot_intervals(nodes.values())
     parents = upstream(nodes)
-    previews = {name: nodes[name] for name in parents_first(nodes, parents.__getitem__) if _has_table(nodes[name])}
-    shown = {info.name: info for info in prod.snapshots if info.is_model and not info.is_symbolic}
+    previews = {name: nodes[name] for name in parents_first(nodes, parents.__getitem__) if has_table(nodes[name])}
+    shown = {info.name: info for info in prod.snapshots if has_table(info)}
     same = {
         name
         for name in previews.keys() & shown.keys()
@@ -128,10 +129,6 @@ class ComparedModel:
     def _clock(self, new: Snapshot) -> frozenset[str]:
         self.clock[new.name] = clock_columns(new.model, self.clock)
         return self.clock[new.name]
-
-
-def _has_table(snapshot: Snapshot) -> bool:
-    return snapshot.is_model and not snapshot.is_symbolic
 
 
 def _table(queries: Warehouse, snapshot: Snapshot | None, *, is_deployable: bool) -> Table | None:
