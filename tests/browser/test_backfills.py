@@ -132,9 +132,7 @@ def rows(project: Path) -> list[tuple[object, ...]]:
     return query(project, "SELECT ds::DATE::TEXT, revenue::INT FROM marts.revenue ORDER BY ds")
 
 
-def test_day_that_fails_is_red_on_both_pages_and_its_retry_launches_it_alone(
-    site: Site, shop: Shop, twin: Path
-) -> None:
+def test_failed_day_is_red_on_both_pages_and_its_retry_launches_it_alone(site: Site, shop: Shop, twin: Path) -> None:
     shop.query(f"UPDATE ctl.source SET amount = CASE WHEN ds = '{BAD_DAY}' THEN 'seven' ELSE '7' END")
     backfill = launch_all_days(site)
     wait_until(lambda: status_of(site, backfill) == "COMPLETED_FAILED")

@@ -80,9 +80,7 @@ def test_step_page_shows_the_report_and_the_list_of_runs_its_result(site: Site) 
 
 
 @pytest.mark.parametrize("width", [980, 390])
-def test_comment_on_a_pull_request_answers_at_the_widths_of_a_screen_and_a_phone(
-    site: Site, folder: Path, width: int
-) -> None:
+def test_comment_on_pull_request_answers_at_widths_of_screen_and_phone(site: Site, folder: Path, width: int) -> None:
     text = (folder / "report.md").read_text()
     html = (
         MarkdownIt("commonmark", {"html": True}).enable("table").render(text.replace("[!CAUTION]", "**Caution**<br>"))

@@ -93,7 +93,7 @@ def test_command_of_a_page_works(command: str, project: Path) -> None:
 
 
 @pytest.mark.parametrize(("file", "steps"), [("github.yaml", "run"), ("gitlab.yaml", "script")])
-def test_ci_workflow_plans_and_applies_the_same_digest(file: str, steps: str, project: Path, tmp_path: Path) -> None:
+def test_ci_plans_and_applies_the_same_digest(file: str, steps: str, project: Path, tmp_path: Path) -> None:
     """The commands of `examples/plans`, without `uv run`, and without those of the forge."""
     model = project / "shop" / "models" / f"of_{steps}.sql"
     model.write_text(f"MODEL (name raw.of_{steps}, kind FULL); SELECT 1 AS x")
@@ -118,9 +118,7 @@ def test_ci_workflow_plans_and_applies_the_same_digest(file: str, steps: str, pr
 
 @needs_previews
 @pytest.mark.parametrize(("file", "steps"), [("github-previews.yaml", "run"), ("gitlab-previews.yaml", "script")])
-def test_ci_workflow_previews_applies_the_posted_digest_and_closes(
-    file: str, steps: str, project: Path, tmp_path: Path
-) -> None:
+def test_ci_previews_applies_posted_digest_and_closes(file: str, steps: str, project: Path, tmp_path: Path) -> None:
     """As the test above, without `gh` and `glab`: for GitLab, a person copies the digest from the report."""
     model = project / "shop" / "models" / f"previewed_by_{steps}.sql"
     model.write_text(f"MODEL (name raw.previewed_by_{steps}, kind FULL); SELECT 1 AS x")

@@ -92,9 +92,7 @@ def test_multi_repo_runs_models_of_both_repositories(tmp_path: Path, instance: d
 
 
 @pytest.mark.slow
-def test_multi_gateway_models_are_in_the_database_of_their_gateway(
-    tmp_path: Path, instance: dg.DagsterInstance
-) -> None:
+def test_multi_gateway_model_is_in_the_database_of_its_gateway(tmp_path: Path, instance: dg.DagsterInstance) -> None:
     root = copy_example("multi_gateway", tmp_path)
     project = root / "sqlmesh_project"
     definitions, record, grew = launch_example(root, instance, project)

@@ -34,9 +34,7 @@ def test_init_works_with_json_params(dagster: DagsterProject) -> None:
     ],
     ids=["missing folder", "folder without config", "no folder given"],
 )
-def test_path_without_project_is_an_error_and_nothing_is_written(
-    dagster: DagsterProject, params: list[str], message: str
-) -> None:
+def test_path_of_no_project_fails_and_writes_nothing(dagster: DagsterProject, params: list[str], message: str) -> None:
     code, output = dg(dagster, "scaffold", "defs", COMPONENT, "shop", *params, check=False)
     assert code == 2
     assert message in output.split("\nError: ")[1]

@@ -41,9 +41,7 @@ def warehouse(server: Server, new_shop: NewShop, request: pytest.FixtureRequest)
         yield new_warehouse(server, new_shop, state=state)
 
 
-def test_a_run_does_not_wait_for_the_backfill_and_the_plan_computes_what_the_run_has_computed(
-    warehouse: Warehouse,
-) -> None:
+def test_run_does_not_wait_for_the_backfill_and_the_plan_computes_what_the_run_computed(warehouse: Warehouse) -> None:
     shop = warehouse.shop
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
         assert "Waiting" not in warehouse.run().log
@@ -112,9 +110,7 @@ def test_another_apply_waits_for_the_first_and_names_it(warehouse: Warehouse) ->
     warehouse.end(process)
 
 
-def test_a_killed_apply_is_finished_with_the_same_digest_and_reads_again_what_was_rewritten(
-    warehouse: Warehouse,
-) -> None:
+def test_killed_apply_is_finished_with_the_same_digest_and_reads_again_what_was_rewritten(warehouse: Warehouse) -> None:
     shop = warehouse.shop
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
         warehouse.restate_oldest()

@@ -130,9 +130,7 @@ def test_stored_selection_that_matches_no_model_any_more_is_an_error(shop: Shop)
 
 
 @pytest.mark.slow
-def test_process_without_stored_manifest_resolves_each_selection_once(
-    shop: Shop, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_process_without_manifest_resolves_each_selection_once(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
         assert assets_of_finance_job(shop.load_in_production()) == FINANCE_ASSETS
     assert shop.starts == 3

@@ -121,9 +121,7 @@ def test_cancelled_backfill_is_continued_by_its_missing_partitions(shop: Shop) -
 
 
 @pytest.mark.slow
-def test_1000_days_in_monthly_runs_are_cancelled_continued_and_retried_until_they_equal_one_restatement(
-    new_shop: NewShop, tmp_path: Path
-) -> None:
+def test_1000_days_cancelled_continued_and_retried_equal_one_restatement(new_shop: NewShop, tmp_path: Path) -> None:
     start, end = "2023-06-05", "2026-02-28"
     shop = corrected_shop(new_shop, "month", start, (start, end))
     twin = rows(restated_twin(shop, tmp_path, start, end))

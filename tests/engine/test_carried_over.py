@@ -75,9 +75,7 @@ def test_result_is_carried_over_until_data_or_audit_changes(
     assert other_tables in record.log
 
 
-def test_result_from_another_environment_does_not_hide_failure_in_this_one(
-    new_shop: NewShop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_result_of_other_environment_hides_no_failure_here(new_shop: NewShop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dagster_internals, "_PAGE", 1)
     model = f"MODEL (name t.kept, kind FULL, {YEARLY}, audits (soft, hard)); SELECT {{}} AS id"
     audits = {name: FILES[name] for name in ("audits/soft.sql", "audits/hard.sql")}

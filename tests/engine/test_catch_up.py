@@ -74,9 +74,7 @@ def test_a_preview_computes_a_forward_only_model_behind_a_new_version_and_holds_
 
 
 @pytest.mark.slow
-def test_a_preview_of_versions_that_share_one_table_holds_no_run_and_has_the_last_day_only(
-    dev_only: Warehouse,
-) -> None:
+def test_a_preview_of_versions_that_share_one_table_holds_no_run_and_has_the_last_day_only(dev_only: Warehouse) -> None:
     """SQLMesh computes only that day for such a preview, so an older one has not been read."""
     dev_only.run()
     before = dev_only.rows("days")
@@ -281,9 +279,7 @@ def test_a_day_that_only_a_lookback_computes_again_is_not_missing(warehouse: War
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["INCREMENTAL_UNMANAGED (forward_only false)", DAILY.removeprefix("kind ")])
-def test_a_model_that_is_computed_after_the_promotion_has_what_runs_computed_of_its_old_version(
-    warehouse: Warehouse, kind: str
-) -> None:
+def test_model_computed_after_promotion_has_what_runs_computed_of_old_version(warehouse: Warehouse, kind: str) -> None:
     """It reads a column that a model with a table of its own only has then."""
     kept = "kind INCREMENTAL_BY_TIME_RANGE (time_column day, forward_only true)"
     warehouse.add(
@@ -419,9 +415,7 @@ def test_a_gap_waits_for_the_signal_of_a_new_version_that_its_table_reads(wareho
         assert [row[:2] for row in warehouse.query(f"SELECT day::text, n FROM t.{model} ORDER BY day")] == ALL, model
 
 
-def test_a_day_that_a_restatement_forgets_and_that_waits_for_a_signal_is_forgotten_of_new_versions_too(
-    warehouse: Warehouse,
-) -> None:
+def test_a_restated_day_that_waits_for_a_signal_is_forgotten_of_new_versions_too(warehouse: Warehouse) -> None:
     """Nobody computes it again before the promotion. The run after the signal computes it of both."""
     add_signal(warehouse)
     warehouse.add(

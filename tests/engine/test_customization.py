@@ -162,9 +162,7 @@ def test_dependencies_and_column_lineage_use_translated_keys(shop: ShopProject) 
         ({"owners": ["bob"]}, "`translation` in defs.yaml cannot be applied to Model shop.orders"),
     ],
 )
-def test_error_of_invalid_translation_names_the_model(
-    shop: ShopProject, translation: dict[str, Any], message: str
-) -> None:
+def test_error_of_invalid_translation_names_model(shop: ShopProject, translation: dict[str, Any], message: str) -> None:
     with pytest.raises(Exception, match=message):
         shop.specs(translation=translation)
 
@@ -323,9 +321,7 @@ def test_run_config_and_overrides_reach_the_run(overridden: DagsterProject) -> N
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_invalid_run_config_fails_with_clear_error(
-    overridden: DagsterProject, config: dict[str, Any], message: str
-) -> None:
+def test_invalid_run_config_is_a_clear_error(overridden: DagsterProject, config: dict[str, Any], message: str) -> None:
     record = overridden.launch(assets=["shop/orders"], ops={"shop": config}).failed()
     assert message in record.failures[0]
     assert not record.materializations
@@ -371,9 +367,7 @@ def grouped_models(id: int) -> dict[str, str]:
 
 @pytest.mark.attribute("execution.tag_concurrency_limits")
 @pytest.mark.parametrize("what", ["run", *at_night("apply")])
-def test_models_of_a_limited_tag_run_one_after_the_other_and_leave_the_threads_to_others(
-    new_shop: NewShop, what: str
-) -> None:
+def test_models_of_limited_tag_run_one_after_another_and_leave_threads_to_others(new_shop: NewShop, what: str) -> None:
     """Three such models are ready before the other two, and SQLMesh has two threads."""
     execution = {"concurrent_tasks": 2, "tag_concurrency_limits": {"heavy": 1, "slow": 2}}
     shop = new_shop(grouped_models(1), execution=execution, deploy=True)

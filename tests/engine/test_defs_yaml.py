@@ -123,9 +123,7 @@ def test_unset_variable_in_project_env_is_named_in_error(dagster: DagsterProject
 
 
 @pytest.mark.parametrize("value", ["1234", "0123", "1e5", "'quoted'", "true"])
-def test_variable_reaches_sqlmesh_unchanged(
-    dagster: DagsterProject, monkeypatch: pytest.MonkeyPatch, value: str
-) -> None:
+def test_variable_is_unchanged_in_sqlmesh(dagster: DagsterProject, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     """A template would convert digits, such as the number of a pull request, to a number, and remove quotes."""
     write_project(dagster.root / "shop", ONE_MODEL)
     monkeypatch.setenv("OF_THE_TEST", value)
@@ -152,9 +150,7 @@ def test_variable_reaches_sqlmesh_unchanged(
     ],
     ids=str,
 )
-def test_unset_variable_is_an_error_in_every_attribute_that_changes_the_run(
-    dagster: DagsterProject, attributes: dict[str, Any]
-) -> None:
+def test_unset_variable_is_an_error_where_it_changes_a_run(dagster: DagsterProject, attributes: dict[str, Any]) -> None:
     """For example, a missing selection would select the whole project."""
     files = {**ONE_MODEL, "models/two.sql": "MODEL (name t.two, kind FULL); SELECT id FROM raw.orders"}
     write_project(dagster.root / "shop", files)

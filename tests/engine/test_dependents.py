@@ -114,9 +114,7 @@ READ_BY_VIEWS = {
 }
 
 
-def test_a_first_run_and_a_restatement_keep_views_that_read_a_materialized_view(
-    new_shop: NewShop, server: Server
-) -> None:
+def test_first_run_and_restatement_keep_views_that_read_a_materialized_view(new_shop: NewShop, server: Server) -> None:
     """SQLMesh creates a plain view for it, and would replace it by DROP ... CASCADE. The others would be gone."""
     server.query("DROP DATABASE IF EXISTS shop WITH (FORCE)")
     server.query("CREATE DATABASE shop")

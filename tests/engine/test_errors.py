@@ -235,9 +235,7 @@ def test_error_of_missing_environment_names_the_environments_that_exist_and_the_
     assert "Did you mean prod? If the name is wrong, correct `environment` in the run config, or" in description
 
 
-def test_error_of_a_state_that_does_not_exist_names_its_file(
-    new_shop: NewShop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_error_of_a_missing_state_names_its_file(new_shop: NewShop, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLMesh renders a variable that is not set as None."""
     monkeypatch.setenv("WAREHOUSE_OF_THE_TEST", "warehouse.duckdb")
     shop = new_shop(ONE_MODEL, CONFIG.replace("warehouse.duckdb", "{{ env_var('WAREHOUSE_OF_THE_TEST') }}"))
@@ -495,9 +493,7 @@ ONLY_COPIES = "; ".join(
 
 @pytest.mark.parametrize("engine", ["duckdb", pytest.param("postgres", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("damage", [HALF_RESTORED, ONLY_COPIES], ids=["half restored", "only copies"])
-def test_each_job_refuses_a_state_without_a_version_and_leaves_its_tables(
-    new_shop: NewShop, damage: str, engine: str
-) -> None:
+def test_jobs_refuse_a_state_without_version_and_leave_its_tables(new_shop: NewShop, damage: str, engine: str) -> None:
     with postgres_server() if engine == "postgres" else nullcontext() as server:
         if server is not None:
             server.query("CREATE DATABASE damaged")

@@ -111,9 +111,7 @@ def test_prod_is_complete_after_the_apply_of_a_version_that_close_could_not_dele
 
 
 @on_postgres
-def test_a_commit_that_goes_back_is_complete_after_the_clean_up_of_the_second_one_was_killed(
-    lab: Lab, server: Any
-) -> None:
+def test_commit_that_goes_back_is_complete_after_clean_up_of_the_second_one_was_killed(lab: Lab, server: Any) -> None:
     before = lab.left_over()
     orders = previewed(lab, orders=CHANGED)
     lab.change(orders=ORDERS.format(factor=4))
@@ -180,9 +178,7 @@ def test_a_commit_without_a_new_model_replaces_a_preview_whose_close_has_deleted
 
 @on_postgres
 @pytest.mark.parametrize("job", [CLOSE, PREVIEW], ids=["close", "second commit"])
-def test_a_forward_only_change_is_previewed_on_its_last_day_after_a_killed_clean_up(
-    lab: Lab, server: Any, job: str
-) -> None:
+def test_forward_only_change_is_previewed_on_last_day_after_a_killed_clean_up(lab: Lab, server: Any, job: str) -> None:
     lab.change(orders=FORWARD_ONLY.format(factor=2))
     lab.shop.plan(at=None)
     before = lab.left_over()

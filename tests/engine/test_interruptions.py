@@ -97,9 +97,7 @@ def test_dead_worker_gives_interrupted_outcome_with_cause_and_last_output(shop: 
         ("panic", "BaseException('the driver panics')"),
     ],
 )
-def test_model_that_ends_the_process_fails_alone(
-    new_shop: NewShop, ends: str, raised: str, concurrent_tasks: int
-) -> None:
+def test_model_that_ends_process_fails_alone(new_shop: NewShop, ends: str, raised: str, concurrent_tasks: int) -> None:
     shop = new_shop({**FILES, "models/other.sql": OTHER}, execution={"concurrent_tasks": concurrent_tasks})
     (shop.project / "die").write_text(ends)
     record = shop.launch("in_process")

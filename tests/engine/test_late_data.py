@@ -26,9 +26,7 @@ def late_shop(new_shop: NewShop, late: str = "warn", days: Sequence[int] = (3, 2
 
 @pytest.mark.attribute("external_models.late")
 @pytest.mark.parametrize("executor", EXECUTORS)
-def test_a_partition_that_is_loaded_again_is_a_warning_until_it_is_computed_again(
-    new_shop: NewShop, executor: str
-) -> None:
+def test_partition_loaded_again_is_a_warning_until_it_is_computed_again(new_shop: NewShop, executor: str) -> None:
     shop = late_shop(new_shop, restate=True)
     first = run(shop, executor)
     assert first.checks[CHECK].passed
@@ -46,9 +44,7 @@ def test_a_partition_that_is_loaded_again_is_a_warning_until_it_is_computed_agai
     assert run(shop, executor).checks[CHECK].passed
 
 
-def test_late_data_stays_late_when_the_janitor_merges_times_and_a_person_may_compute_it_again(
-    new_shop: NewShop,
-) -> None:
+def test_late_data_stays_late_if_the_janitor_merges_times_and_a_person_may_compute_it_again(new_shop: NewShop) -> None:
     shop = late_shop(new_shop, days=(3, 2))
     load(shop, 3)
     assert not run(shop).checks[CHECK].passed
@@ -73,9 +69,7 @@ def test_a_load_that_no_run_has_seen_is_late_also_if_the_janitor_merges_times_af
     assert run(shop).checks[CHECK].metadata["sqlmesh/late"].value == day(3)
 
 
-def test_a_new_version_is_computed_from_what_was_late_also_if_the_janitor_has_merged_its_times(
-    new_shop: NewShop,
-) -> None:
+def test_new_version_is_computed_from_what_was_late_also_if_the_janitor_has_merged_its_times(new_shop: NewShop) -> None:
     shop = late_shop(new_shop)
     load(shop, 3)
     assert not run(shop).checks[CHECK].passed
@@ -159,9 +153,7 @@ def test_a_partition_that_is_loaded_while_a_model_reads_it_is_late(new_shop: New
 
 
 @pytest.mark.slow
-def test_a_computed_partition_that_is_loaded_while_another_one_is_computed_is_late_whatever_the_janitor_merges(
-    new_shop: NewShop,
-) -> None:
+def test_computed_partition_loaded_while_another_is_computed_is_late_whatever_janitor_merges(new_shop: NewShop) -> None:
     shop = waiting_shop(new_shop, DAILY.format(start=day(3)), late="warn")
     (shop.project / "models" / "days.sql").unlink()
     report = (
@@ -228,9 +220,7 @@ def test_a_source_without_partitions_is_not_compared_and_the_check_says_so(new_s
         ({"late": "restate", "schedule": True}, "A tick of the schedule requests the restatements"),
     ],
 )
-def test_late_needs_what_it_compares_and_what_it_requests(
-    new_shop: NewShop, options: dict[str, Any], message: str
-) -> None:
+def test_late_needs_what_it_compares_and_requests(new_shop: NewShop, options: dict[str, Any], message: str) -> None:
     shop = waiting_shop(new_shop, **options)
     assert message in shop.load_error()
 

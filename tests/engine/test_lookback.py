@@ -87,9 +87,7 @@ def test_failed_batch_of_lookback_is_computed_again_by_the_next_run(new_shop: Ne
     assert shop.launch().status_of("t/days") == "up_to_date"
 
 
-def test_failed_batch_of_interval_that_was_computed_early_is_computed_again_before_its_cron_ticks(
-    new_shop: NewShop,
-) -> None:
+def test_failed_batch_of_interval_computed_early_is_computed_again_before_its_cron_ticks(new_shop: NewShop) -> None:
     monthly = f"cron '0 0 {(ago(0) + datetime.timedelta(days=15)).day} * *', interval_unit 'day', start '{ago(40)}'"
     model = BY_DAY.replace("kind", f"{monthly}, kind")
     shop = new_shop({"models/days.sql": model}, tables=SOURCE, planned_at="now", intervals_check=True)

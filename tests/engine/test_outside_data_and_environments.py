@@ -203,9 +203,7 @@ def test_log_names_promoted_models_without_component(with_dev: Shop) -> None:
         with_dev.add_component("shop", {"project": str(with_dev.project), "execution": {"environments": ["dev"]}})
 
 
-def test_log_does_not_blame_select_for_models_of_another_project_in_the_same_state(
-    new_shop: NewShop, tmp_path: Path
-) -> None:
+def test_select_is_not_blamed_for_models_of_another_project_in_same_state(new_shop: NewShop, tmp_path: Path) -> None:
     shop = new_shop({"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}, f"{CONFIG}project: one\n")
     config = CONFIG.replace("warehouse.duckdb", str(shop.project / "warehouse.duckdb"))
     files = {"models/two.sql": "MODEL (name t.two, kind FULL); SELECT 1 AS id"}

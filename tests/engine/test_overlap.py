@@ -97,9 +97,7 @@ def test_overlapping_runs_on_postgres_compute_every_interval_once(server: Server
     assert "correct-horse" not in everything
 
 
-def test_with_the_state_in_mariadb_overlapping_runs_compute_each_interval_once_and_a_failed_wait_names_the_holder(
-    server: Server, new_shop: NewShop
-) -> None:
+def test_overlapping_runs_with_mariadb_compute_once_and_name_the_holder(server: Server, new_shop: NewShop) -> None:
     server.query("CREATE DATABASE appending_too")
     with mariadb_server() as maria:
         shop = new_shop(project_files(), maria.with_state(server.config("appending_too")))

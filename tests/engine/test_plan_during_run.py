@@ -14,9 +14,7 @@ MODEL = "MODEL (name t.{name}, kind FULL, start '{start}'); SELECT 1 AS id, {pau
 
 
 @pytest.mark.parametrize("is_removed", [False, True], ids=["a model changed", "a model removed"])
-def test_plan_during_a_run_restarts_sqlmesh_and_each_result_is_recorded_once(
-    new_shop: NewShop, is_removed: bool
-) -> None:
+def test_plan_during_run_restarts_sqlmesh_and_each_result_is_recorded_once(new_shop: NewShop, is_removed: bool) -> None:
     start = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 6 * 86400))
     today = time.strftime("%Y-%m-%d", time.gmtime())
     pause = f"CASE WHEN @execution_ds >= '{today}' THEN pg_advisory_xact_lock(7)::text ELSE '' END"

@@ -441,9 +441,7 @@ SLOW = "MODEL (name t.slow, kind FULL); SELECT {id} AS id, pg_advisory_xact_lock
 LAST = "MODEL (name t.last, kind FULL); SELECT id + 1 AS id FROM t.slow"
 
 
-def test_a_plan_that_lands_before_another_one_begins_to_compute_stops_it(
-    new_shop: NewShop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plan_that_lands_before_another_computes_stops_it(new_shop: NewShop, monkeypatch: pytest.MonkeyPatch) -> None:
     with postgres_server() as server:
         server.query("CREATE DATABASE landing")
         shop = new_shop(MODELS, server.config("landing"), deploy=True)

@@ -172,9 +172,7 @@ def refused_project(shop: Shop) -> tuple[dict[str, Any], RunRecord]:
     return refusal, record
 
 
-def test_report_names_why_sqlmesh_died_before_it_had_a_plan(
-    new_shop: NewShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_report_says_why_sqlmesh_died_early(new_shop: NewShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shop = killed_shop(new_shop)
     (shop.project / "tests").mkdir()
     (shop.project / "tests" / "test_total.yaml").write_text(
@@ -190,9 +188,7 @@ def test_report_names_why_sqlmesh_died_before_it_had_a_plan(
         assert report["refusals"][0]["message"] in failure
 
 
-def test_changed_statements_are_in_each_form_of_the_report_and_are_applied(
-    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changed_statements_are_shown_and_applied(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     edit_config("before_all: ['CREATE TABLE IF NOT EXISTS marker AS SELECT 1 AS x']\n")(shop)
     monkeypatch.setenv("DG_SQLMESH_REPORT", str(tmp_path / "report.md"))
 
@@ -206,9 +202,7 @@ def test_changed_statements_are_in_each_form_of_the_report_and_are_applied(
     assert planned(shop)["statements"] == ""
 
 
-def test_report_promises_no_old_version_in_dev_only_mode(
-    new_shop: NewShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dev_only_promises_no_old_version(new_shop: NewShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shop = new_shop(MODELS, CONFIG + "virtual_environment_mode: dev_only\n", deploy=True)
     (shop.project / "models" / "other.sql").unlink()
     change(shop, base=BASE.format(type="DOUBLE").replace("1 AS id, ", ""), daily=DAILY.replace("id, ", ""))

@@ -193,9 +193,7 @@ def test_a_failed_audit_of_a_preview_is_named_and_prod_stays(lab: Lab, tmp_path:
 
 @on_duckdb
 @pytest.mark.parametrize("suffix", ["md", "json"])
-def test_the_report_is_written_to_a_file_also_if_the_preview_is_refused_or_closed(
-    lab: Lab, tmp_path: Path, suffix: str
-) -> None:
+def test_report_is_written_to_file_also_if_preview_is_refused_or_closed(lab: Lab, tmp_path: Path, suffix: str) -> None:
     file = tmp_path / f"report.{suffix}"
     lab.monkeypatch.setenv("DG_SQLMESH_REPORT", str(file))
     lab.change(orders=ORDERS.format(factor="(CASE WHEN id = 3 THEN 5 ELSE 2 END)"))
@@ -220,9 +218,7 @@ def test_the_report_is_written_to_a_file_also_if_the_preview_is_refused_or_close
 
 @on_duckdb
 @pytest.mark.parametrize("name", ["missing/report.md", *at_night("report.txt", "folder.json")])
-def test_each_job_refuses_a_report_that_cannot_be_written_before_it_does_anything(
-    lab: Lab, tmp_path: Path, name: str
-) -> None:
+def test_each_job_refuses_an_unwritable_report_before_it_does_anything(lab: Lab, tmp_path: Path, name: str) -> None:
     lab.change(orders=ORDERS.format(factor=3))
     digest = lab.preview()["digest"]
     (tmp_path / "folder.json").mkdir()

@@ -97,9 +97,7 @@ HEALTHY = {"execution": True, "intervals": True}
 
 
 @pytest.mark.parametrize("healed_by", ["dagster", *at_night("shell")])
-def test_failed_restatement_fails_the_checks_until_the_range_is_computed_again(
-    new_recorded: NewShop, healed_by: str
-) -> None:
+def test_failed_restatement_fails_checks_until_range_is_computed_again(new_recorded: NewShop, healed_by: str) -> None:
     shop = new_recorded()
     shop.launch()
     broken(shop, day(5))

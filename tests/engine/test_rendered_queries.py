@@ -124,9 +124,7 @@ FAILING = {
 
 @pytest.mark.parametrize("is_warm", [True, False])
 @pytest.mark.parametrize("part", ["macro", "signal"])
-def test_the_error_of_a_macro_or_a_signal_is_that_of_sqlmesh_with_a_warm_and_a_cold_cache(
-    new_shop: NewShop, is_warm: bool, part: str
-) -> None:
+def test_error_of_macro_or_signal_is_that_of_sqlmesh_warm_or_cold(new_shop: NewShop, is_warm: bool, part: str) -> None:
     shop = new_shop(FAILING)
     shop.launch(assets=["t/gated" if part == "macro" else "t/failing"])  # with a cache
     (shop.project / ("fail" if part == "macro" else "fail_signal")).touch()

@@ -273,9 +273,7 @@ def fresh(batch, context):
 WAITING = "Waiting for signals: marts.reader (upstream), raw.landing (landed). The next tick looks again."
 
 
-def test_tick_requests_a_model_with_a_signal_only_for_ready_intervals(
-    new_shop: NewShop, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_tick_requests_only_ready_intervals_of_signals(new_shop: NewShop, capsys: pytest.CaptureFixture[str]) -> None:
     scheduler = planned_at_noon_before_midnight(new_shop, LANDING)
     landed = scheduler.dagster.project / "landed until"
     landed.write_text(NOTHING)
@@ -305,9 +303,7 @@ def test_tick_requests_a_model_with_a_signal_only_for_ready_intervals(
 UNEVALUATED = "SQLMesh could not evaluate the signals, so this tick requests all pending models, even those that wait: "
 
 
-def test_signal_that_raises_leads_to_a_run_that_reports_the_error(
-    new_shop: NewShop, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_signal_that_raises_starts_a_run_that_reports_it(new_shop: NewShop, capsys: pytest.CaptureFixture[str]) -> None:
     scheduler = planned_at_noon_before_midnight(new_shop, LANDING)
     (scheduler.dagster.project / "landed until").unlink()
     request = scheduler.tick(SCHEDULE, MIDNIGHT)
@@ -319,9 +315,7 @@ def test_signal_that_raises_leads_to_a_run_that_reports_the_error(
 
 
 @pytest.mark.slow  # waits for MAX_SIGNAL_SECONDS
-def test_tick_requests_all_pending_models_if_a_signal_hangs(
-    new_shop: NewShop, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_tick_requests_all_pending_if_a_signal_hangs(new_shop: NewShop, capsys: pytest.CaptureFixture[str]) -> None:
     scheduler = planned_at_noon_before_midnight(new_shop, LANDING)
     (scheduler.dagster.project / "landed until").write_text("hanging")
     request = scheduler.tick(SCHEDULE, MIDNIGHT)
@@ -388,9 +382,7 @@ def test_run_with_a_run_config_does_not_count_as_computing_pending_models(small:
     assert requested_models(small.tick(SCHEDULE, MIDNIGHT)) == {"raw.plain", "mid.made", "marts.report"}
 
 
-def test_page_of_a_tick_lists_each_requested_model_with_its_pending_intervals(
-    small: Scheduler, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_tick_page_lists_models_with_pending_intervals(small: Scheduler, capsys: pytest.CaptureFixture[str]) -> None:
     small.tick(SCHEDULE, MIDNIGHT)
     log = capsys.readouterr().err
     assert "Requested: 2 models.\n" in log
@@ -398,9 +390,7 @@ def test_page_of_a_tick_lists_each_requested_model_with_its_pending_intervals(
     assert "    marts.report: pending: 2025-10-25" in log
 
 
-def test_crons_of_the_manifest_decide_while_the_duckdb_file_is_in_use(
-    small: Scheduler, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_crons_of_manifest_decide_while_duckdb_is_in_use(small: Scheduler, capsys: pytest.CaptureFixture[str]) -> None:
     with duckdb_file_in_use(small.dagster.project / "warehouse.duckdb"):
         request = small.tick(SCHEDULE, MIDNIGHT)
     log = capsys.readouterr().err

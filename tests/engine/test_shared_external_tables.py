@@ -54,9 +54,7 @@ def test_model_that_produces_a_table_replaces_its_external_asset(dagster: Dagste
     assert {key.to_user_string() for key in graph.get(RAW_ORDERS).child_keys} == {"b/orders"}
 
 
-def test_external_asset_that_a_later_component_produces_is_an_error_with_the_line_to_add(
-    dagster: DagsterProject,
-) -> None:
+def test_external_asset_that_later_component_produces_is_an_error_with_the_line_to_add(dagster: DagsterProject) -> None:
     add_project(dagster, "a", "a", assets=True)
     add_project(dagster, "b", "landing")
     message = dagster.load_error()

@@ -53,9 +53,7 @@ def made():
 
 # More than ten seconds: each step starts Python, as on a machine of a user.
 @pytest.mark.parametrize("executor", EXECUTORS)
-def test_asset_between_two_models_splits_the_run_into_steps_with_same_execution_time(
-    executor: str, tmp_path: Path
-) -> None:
+def test_asset_between_models_splits_the_run_into_steps_with_same_execution_time(executor: str, tmp_path: Path) -> None:
     project = write_project(tmp_path / "shop", MODELS_AROUND_AN_ASSET, CONFIG + BEFORE_ALL)
     plan(project)
     with dagster_project(tmp_path, has_default_storage=True) as dagster:

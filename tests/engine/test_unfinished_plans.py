@@ -266,9 +266,7 @@ ON_VIRTUAL_UPDATE_END;
 """
 
 
-def test_an_apply_whose_database_fails_in_the_promotion_says_so_and_the_next_one_names_the_lost_values(
-    new_shop: NewShop,
-) -> None:
+def test_apply_whose_database_fails_in_promotion_says_so_and_the_next_one_names_lost_values(new_shop: NewShop) -> None:
     with postgres_server() as server:
         server.query("CREATE DATABASE failing")
         server.query("CREATE SCHEMA t", "failing")

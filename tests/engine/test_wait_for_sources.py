@@ -115,9 +115,7 @@ def test_a_dry_run_and_a_tick_wait_for_the_same_sources_as_a_run(new_shop: NewSh
     assert tick(shop) == {"t/days", "t/shown", "t/total"}
 
 
-def test_the_log_of_a_tick_names_only_the_days_that_are_ready(
-    new_shop: NewShop, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_log_of_a_tick_names_only_the_days_that_are_ready(new_shop: NewShop, capfd: pytest.CaptureFixture[str]) -> None:
     shop = waiting_shop(new_shop, DAILY.format(start=day(3)), schedule={"cron": "@daily"})
     load(shop, 3)
     tick(shop)

@@ -243,9 +243,7 @@ def test_check_can_be_selected_without_its_asset(instance: dg.DagsterInstance) -
     assert materialized(result) == []
 
 
-def test_last_completed_check_result_is_found_while_the_current_run_plans_the_check(
-    instance: dg.DagsterInstance,
-) -> None:
+def test_last_completed_check_result_is_found_while_the_current_run_plans_a_check(instance: dg.DagsterInstance) -> None:
     """ADR-0003: results that are carried over come from here."""
     records = []
 
@@ -267,9 +265,7 @@ def test_last_completed_check_result_is_found_while_the_current_run_plans_the_ch
         assert completed.event.asset_check_evaluation.metadata["sqlmesh/failing_rows"].value == 0
 
 
-def test_check_record_has_the_time_of_planning_and_its_event_the_time_of_evaluation(
-    instance: dg.DagsterInstance,
-) -> None:
+def test_check_record_has_the_time_of_planning_and_its_event_that_of_evaluation(instance: dg.DagsterInstance) -> None:
     """ADR-0003: a carried over result contains the time of its evaluation."""
     evaluated_after = []
 
@@ -298,9 +294,7 @@ AWKWARD = {
 
 
 @pytest.mark.parametrize("keys", AWKWARD.values(), ids=AWKWARD)
-def test_op_with_own_output_names_can_have_assets_with_any_name(
-    instance: dg.DagsterInstance, keys: list[dg.AssetKey]
-) -> None:
+def test_op_with_own_output_names_has_assets_of_any_name(instance: dg.DagsterInstance, keys: list[dg.AssetKey]) -> None:
     """ADR-0001: every name that SQLMesh accepts can be loaded."""
 
     def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
@@ -567,9 +561,7 @@ def test_state_backed_component_without_stored_state_gets_none(folder: Folder) -
     assert folder.assets() == ["without_state"]
 
 
-def test_state_backed_component_writes_and_reads_its_state_in_development(
-    folder: Folder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_component_writes_and_reads_its_state_in_development(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     """ADR-0014: the cost of loading a project is paid once."""
     monkeypatch.setenv("DAGSTER_IS_DEV_CLI", "1")
     folder.declare("defs.yaml", "Stateful")

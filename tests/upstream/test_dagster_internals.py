@@ -211,9 +211,7 @@ def test_the_last_evaluation_is_read_in_one_query_although_a_run_has_planned_the
     ("status", "shown_as"),
     [("SUCCESS", "SKIPPED"), ("CANCELED", "SKIPPED"), ("FAILURE", "EXECUTION_FAILED"), ("STARTED", "IN_PROGRESS")],
 )
-def test_check_has_no_shown_evaluation_if_dagster_shows_it_as_skipped(
-    instance: dg.DagsterInstance, status: str, shown_as: str
-) -> None:
+def test_skipped_check_has_no_shown_evaluation(instance: dg.DagsterInstance, status: str, shown_as: str) -> None:
     hook_results(lambda _: None, instance)
     [evaluated] = instance.get_runs()
     planning = job(lambda _: None, {})
@@ -495,9 +493,7 @@ def test_data_version_of_an_asset_materialized_in_the_step_can_be_forgotten(inst
     assert (record.asset_materialization.tags or {})["dagster/input_data_version/middle"] == "new"
 
 
-def test_last_loads_and_counts_of_many_assets_are_those_of_the_public_api(
-    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_last_loads_and_counts_equal_public_api(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
     """The assets of one query are an odd number, and one asset of each query was wiped."""
     for limit in ("_ASSETS_PER_QUERY", "_LOADED_ASSETS_PER_QUERY"):
         monkeypatch.setattr(internals, limit, 3)
@@ -523,9 +519,7 @@ def test_last_loads_and_counts_of_many_assets_are_those_of_the_public_api(
     assert set(internals.materialization_counts(instance, keys).values()) == {None}
 
 
-def test_starts_of_runs_are_known_until_the_runs_are_deleted(
-    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_starts_are_known_until_runs_are_deleted(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
     hook_results(lambda _: None, instance)
     [record] = instance.get_run_records()
     run_id = record.dagster_run.run_id

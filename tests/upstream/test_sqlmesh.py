@@ -769,9 +769,7 @@ def test_promoted_snapshots_have_the_hashes_of_the_local_models(shop: Shop) -> N
     [("ELSE 1 END", "ELSE 2 END", {"data", "metadata"}), ("kind FULL", "kind FULL, owner bob", {"metadata"})],
     ids=["query", "owner"],
 )
-def test_edited_query_changes_both_hashes_and_edited_owner_only_the_metadata_hash(
-    shop: Shop, old: str, new: str, changed: set[str]
-) -> None:
+def test_query_is_in_both_hashes_and_owner_in_metadata_hash(shop: Shop, old: str, new: str, changed: set[str]) -> None:
     """ADR-0007: the code version is the data hash; a new owner does not make a warehouse look stale."""
     path = shop.folder / "models/orders.sql"
     path.write_text(path.read_text().replace(old, new))
@@ -810,9 +808,7 @@ def test_closed_context_releases_the_duckdb_file(shop: Shop) -> None:
         pass
 
 
-def test_relative_duckdb_path_is_relative_to_the_working_directory(
-    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_relative_duckdb_path_is_relative_to_cwd(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ADR-0010: so our worker runs in the project's folder."""
     shop.write_config(database="db.db")
     monkeypatch.chdir(shop.folder)
@@ -866,9 +862,7 @@ def loaded(planned: Path) -> Context:
         ("shop.unknown", set()),
     ],
 )
-def test_models_are_selected_from_a_loaded_project_without_state(
-    loaded: Context, selection: str, selected: set[str]
-) -> None:
+def test_loaded_models_are_selected_without_state(loaded: Context, selection: str, selected: set[str]) -> None:
     """ADR-0014: `select` and `exclude` in defs.yaml are SQLMesh's own selection language."""
     assert internals.selector_of(loaded).expand_model_selections([selection]) == selected
 

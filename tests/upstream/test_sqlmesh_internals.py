@@ -189,9 +189,7 @@ def test_run_requests_missing_intervals_then_batches_and_computes_them(planned: 
     assert computed == set(finished), "intervals removed before batching are not computed"
 
 
-def test_batch_over_the_limit_of_its_tag_is_put_aside_and_computed_later(
-    planned: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batch_over_limit_of_its_tag_is_put_aside_until_later(planned: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ConcurrentDAGExecutor, "_process_node", ConcurrentDAGExecutor._process_node)  # and set it back
     scheduler = planned().scheduler(environment="prod")
     internals.limit_batches(scheduler, {"finance": 1})
@@ -295,9 +293,7 @@ def test_connection_pool_opens_another_connection_and_has_the_last_query_of_each
     assert internals.query_jobs(adapter) == ["a job"]
 
 
-def test_cache_confuses_equal_models_whose_names_differ_in_punctuation(
-    opened: Open, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cache_ignores_punctuation_of_names(opened: Open, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SnapshotCache, "get_or_load", SnapshotCache.get_or_load)  # restored after the test
     for name in ("a-b", "a b"):
         (folder / f"models/{name}.sql").write_text(f'MODEL (name shop."{name}", kind FULL); SELECT 1 AS id')

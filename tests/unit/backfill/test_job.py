@@ -46,9 +46,7 @@ def built(configured: RestateJob, *models: str) -> dg.JobDefinition:
         ("month", "2026-01-01", "2026-01-01", "2026-01-31"),
     ],
 )
-def test_first_partition_contains_the_start_and_each_restates_its_range(
-    by: Any, first: str, start: str, end: str
-) -> None:
+def test_first_partition_contains_start_and_each_restates_its_range(by: Any, first: str, start: str, end: str) -> None:
     job = built(RestateJob(by=by), "marts.inherits", "marts.total")
     assert job.partitions_def is not None
     assert job.partitions_def.get_first_partition_key() == first
@@ -80,9 +78,7 @@ def test_job_begins_with_its_earliest_model_and_has_its_name() -> None:
         (RestateJob(name="a_1"), ["raw.orders"], r"`restate\.jobs\.name` in defs\.yaml is 'a_1'"),
     ],
 )
-def test_job_without_anything_to_restate_or_a_wrong_name_is_refused(
-    configured: RestateJob, models: list[str], error: str
-) -> None:
+def test_job_of_nothing_or_of_a_wrong_name_is_refused(configured: RestateJob, models: list[str], error: str) -> None:
     with pytest.raises(ConfigurationError, match=error):
         built(configured, *models)
 

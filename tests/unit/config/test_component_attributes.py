@@ -246,9 +246,7 @@ def test_a_budget_compares_the_sum_of_all_known_costs(name: str) -> None:
         (1800, 3661.27, "is 3,661.3 seconds, and `budget.seconds` in defs.yaml is 1,800.0."),
     ],
 )
-def test_the_excess_of_a_budget_shows_the_limit_as_written_and_an_estimate_that_is_above_it(
-    limit: float, estimate: float, sentence: str
-) -> None:
+def test_excess_shows_the_limit_as_written_and_a_higher_estimate(limit: float, estimate: float, sentence: str) -> None:
     assert over_budget(Budget(seconds=limit), [RecordedCost(estimate)]) == f"The estimate from earlier runs {sentence}"
 
 

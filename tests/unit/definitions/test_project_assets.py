@@ -132,9 +132,7 @@ def test_override_may_change_a_dependency_which_has_its_final_key_and_add_anothe
     ],
     ids=["default", "key template", "keys"],
 )
-def test_overridden_model_keys_do_not_apply_to_external_tables(
-    attributes: dict[str, Any], key: str, declared: bool
-) -> None:
+def test_overridden_keys_do_not_apply_to_external_tables(attributes: dict[str, Any], key: str, declared: bool) -> None:
     tables = [model("raw.events", kind="EXTERNAL")] if declared else []
     project = manifest(model("core.orders", reads=["raw.events"]), *tables)
     assert deps(
@@ -166,9 +164,7 @@ CATALOGS = [model("a.core.orders"), model("b.core.orders"), model("core.orders")
     ids=["two models", "three models", "one model", "a model and an external table"],
 )
 @pytest.mark.parametrize("selected", [True, False], ids=["selected", "not selected"])
-def test_parents_with_one_default_key_are_dependencies_under_their_final_keys(
-    reads: list[str], keys: set[str], selected: bool
-) -> None:
+def test_parents_with_one_default_key_are_deps_by_final_keys(reads: list[str], keys: set[str], selected: bool) -> None:
     chosen = ["marts.revenue", *(["a.core.orders", "b.core.orders", "core.orders"] if selected else [])]
     project = manifest(*CATALOGS, model("marts.revenue", reads=reads), selected=chosen)
     assert deps(project_assets(project, asset=by_catalog), "marts.revenue") == keys
@@ -646,9 +642,7 @@ THROUGH_EMBEDDED = [
     ],
     ids=["one of two readers", "both readers", "through embedded models", "no reader", "no audits, or no reader"],
 )
-def test_checks_of_an_external_model_are_on_a_selected_model_that_reads_it(
-    project: Manifest, asset: str | None
-) -> None:
+def test_checks_of_external_model_are_on_a_selected_model_that_reads_it(project: Manifest, asset: str | None) -> None:
     expected = {"raw_events__not_null": (asset, EVENTS.fqn)} if asset else {}
     assert checks_of_other_nodes(project) == expected
 
@@ -734,9 +728,7 @@ A_AND_B = {"not_null_a": "a", "not_null_b": "b"}
     ],
     ids=["same", "moved", "swapped", "one of two", "other arguments", "the other way round", "one more"],
 )
-def test_results_of_an_audit_used_twice_are_matched_by_arguments_else_by_order(
-    promoted: dict[int, str], expected: dict[str, str]
-) -> None:
+def test_results_of_twin_audits_match_by_args_else_order(promoted: dict[int, str], expected: dict[str, str]) -> None:
     """`promoted` has the column of each use in the promoted model, by its position."""
     assets = project_assets(manifest(model(audits=TWICE)))
     results = [result("not_null", position, columns=column) for position, column in promoted.items()]

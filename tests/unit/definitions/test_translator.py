@@ -312,9 +312,7 @@ def test_owners_from_tags_replace_the_owner_of_the_model() -> None:
     ],
     ids=str,
 )
-def test_ordinary_tag_is_sanitized_and_split_unless_its_key_has_several_values(
-    tags: list[str], expected: dict[str, str]
-) -> None:
+def test_ordinary_tag_is_sanitized_and_split_unless_key_is_repeated(tags: list[str], expected: dict[str, str]) -> None:
     assert spec(tagged(*tags)).tags == {**expected, **KIND_TAGS}
 
 

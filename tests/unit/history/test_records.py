@@ -68,9 +68,7 @@ def test_other_runs_are_no_reason_to_leave_data(unfinished: ActiveRun) -> None:
     ],
     ids=["promoted again", "recorded meanwhile", "another table", "no record"],
 )
-def test_data_that_a_plan_has_promoted_again_is_recorded_once(
-    recorded: msg.RecordedData | None, is_recorded_again: bool
-) -> None:
+def test_data_promoted_again_is_recorded_once(recorded: msg.RecordedData | None, is_recorded_again: bool) -> None:
     promoted = replace(PROMOTED, identifier="now")
     found, left = outside_data([msg.ComputedData("a", promoted, ())], {"a": recorded}, [run(20, "a")])
     assert [(data.intervals, data.computed_at) for data in found] == ([((), 30)] if is_recorded_again else [])

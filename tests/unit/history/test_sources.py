@@ -67,9 +67,7 @@ def materialize(instance: dg.DagsterInstance, *partitions: str, **metadata: Any)
         instance.report_runless_asset_event(dg.AssetMaterialization(KEY, partition=partition, metadata=metadata))
 
 
-def test_windows_without_a_materialization_are_incomplete_and_everything_before_the_first_one_is_complete(
-    instance: dg.DagsterInstance,
-) -> None:
+def test_windows_without_load_are_incomplete_and_all_before_the_first_is_complete(instance: dg.DagsterInstance) -> None:
     materialize(instance, "2026-11-01", "2026-11-02", "2026-11-04")
     found = source(instance, repository(DAYS))
     assert found is not None
@@ -151,9 +149,7 @@ def test_the_partitions_count_of_an_asset_that_another_system_materializes(insta
 
 
 @pytest.mark.parametrize("lag", [0, 30])
-def test_without_partitions_it_is_complete_up_to_the_start_of_its_last_run_less_the_lag(
-    instance: dg.DagsterInstance, lag: int
-) -> None:
+def test_without_partitions_complete_until_start_of_last_run_less_lag(instance: dg.DagsterInstance, lag: int) -> None:
     definitions = repository()
     result = definitions.get_job("load_it").execute_in_process(instance=instance)
     record = instance.get_run_record_by_id(result.run_id)
@@ -223,9 +219,7 @@ def run_partition(instance: dg.DagsterInstance, definitions: dg.RepositoryDefini
     job.execute_in_process(instance=instance, partition_key=partition, raise_on_error=False)
 
 
-def test_nothing_is_complete_without_a_materialization_or_if_a_blocking_check_has_failed(
-    instance: dg.DagsterInstance,
-) -> None:
+def test_nothing_is_complete_without_materialization_or_if_blocking_check_failed(instance: dg.DagsterInstance) -> None:
     definitions = repository(passes=False)
     never = source(instance, definitions)
     assert never is not None
@@ -289,9 +283,7 @@ def test_a_source_without_news_is_read_again_if_its_partitions_are_others(instan
     assert source(instance, repository(DAYS)) != source(instance, repository(NEW_YORK))
 
 
-def test_a_table_is_awaited_if_an_asset_of_the_code_location_makes_it_by_key_or_by_table_name(
-    instance: dg.DagsterInstance,
-) -> None:
+def test_table_is_awaited_if_asset_of_code_location_makes_it_by_key_or_table_name(instance: dg.DagsterInstance) -> None:
     named = repository(metadata={"dagster/table_name": "db.raw.orders"})
     elsewhere = {TABLE: dg.AssetKey(["raw", "orders"])}
     assert loaders(named, elsewhere, also_elsewhere=())[TABLE].key == KEY
@@ -399,9 +391,7 @@ def test_a_blocking_check_of_a_declared_asset_refuses_too(instance: dg.DagsterIn
     assert (refused.incomplete, refused.sentence()) == (((0, FOREVER),), "load/orders has failed its check complete")
 
 
-def test_a_failed_result_that_names_no_load_refuses_each_one_until_the_next_result(
-    instance: dg.DagsterInstance,
-) -> None:
+def test_failed_result_that_names_no_load_refuses_each_one_until_the_next_result(instance: dg.DagsterInstance) -> None:
     definitions = checked(passes)
     run_job(instance, definitions, "load_it", "2026-11-01", "2026-11-01")
     for passed, severity in ((False, dg.AssetCheckSeverity.ERROR), (False, dg.AssetCheckSeverity.WARN)):
@@ -414,9 +404,7 @@ def test_a_failed_result_that_names_no_load_refuses_each_one_until_the_next_resu
 
 
 @pytest.mark.parametrize("declared", [[], [dg.AssetSpec(KEY, tags={"sqlmesh/kind": "external"})]])
-def test_partitions_of_an_asset_count_that_the_code_location_only_depends_on(
-    instance: dg.DagsterInstance, declared: list[dg.AssetSpec]
-) -> None:
+def test_partitions_of_a_dependency_count(instance: dg.DagsterInstance, declared: list[dg.AssetSpec]) -> None:
     """Dagster makes an asset without partitions of each dependency, and a component of each external table."""
 
     @dg.asset(deps=[KEY])
@@ -430,9 +418,7 @@ def test_partitions_of_an_asset_count_that_the_code_location_only_depends_on(
 
 
 @pytest.mark.parametrize("has_default_storage", [False, True])
-def test_a_deleted_run_completes_less_also_for_a_process_that_has_read_its_load(
-    tmp_path: Path, has_default_storage: bool
-) -> None:
+def test_a_deleted_run_completes_less_also_after_its_load_was_read(tmp_path: Path, has_default_storage: bool) -> None:
     with empty_instance(tmp_path, has_default_storage=has_default_storage) as instance:
         _delete_runs(instance)
 

@@ -259,9 +259,7 @@ def test_markdown_begins_with_refusals_and_losses() -> None:
         (False, 3, "3 intervals, about 12 s; existing rows stay"),
     ],
 )
-def test_the_table_says_when_rows_that_a_plan_keeps_are_computed(
-    are_all_computed: bool, intervals: int, computes: str
-) -> None:
+def test_table_says_when_kept_rows_are_computed(are_all_computed: bool, intervals: int, computes: str) -> None:
     kept = replace(ORDERS, intervals=intervals, kept=msg.KeptRows("@daily", 0, are_all_computed))
     assert f"| {computes} |" in markdown(report(kept)).replace("@<!-- -->", "@")
 

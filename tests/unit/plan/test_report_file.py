@@ -14,9 +14,7 @@ from dg_sqlmesh_component.plan.report_file import begin_report, write_report
 REPORT = PlanReport("prod")
 
 
-def test_report_of_an_earlier_job_is_replaced_by_one_that_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_report_of_earlier_job_is_replaced_by_one_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "report.json"
     file.write_text('{"digest": "of the job before"}')
     monkeypatch.setenv("DG_SQLMESH_REPORT", str(file))

@@ -69,9 +69,7 @@ def escaped(text: str) -> str:
 @given(TEXTS, TEXTS, TEXTS, TEXTS, TEXTS)
 @example("q\r\r<!--", "\r\r<!--", "drops q\r\r<!--", "```\n<!--", "No.\r<!--")
 @example("", "", "", "", "\n    </details>")
-def test_everything_that_a_pull_request_writes_is_visible_and_nothing_is_markup(
-    name: str, owner: str, column: str, diff: str, message: str
-) -> None:
+def test_pull_requests_text_is_visible_no_markup(name: str, owner: str, column: str, diff: str, message: str) -> None:
     lines = "\n".join(f"+{line}" for line in diff.split("\n"))  # as in each unified diff
     model = msg.PlannedModel(
         name, name, "changed", "breaking", destructive=drops(column), owner=owner, diff=f"@@\n{lines}"

@@ -31,9 +31,7 @@ def test_only_an_interrupted_model_has_not_failed_if_the_run_was_cancelled(outco
 
 
 @pytest.mark.parametrize("outcome", Outcome)
-def test_only_a_blocked_or_an_interrupted_model_has_not_failed_if_the_run_did_not_begin_with_it(
-    outcome: Outcome,
-) -> None:
+def test_only_a_blocked_or_interrupted_model_has_not_failed_if_the_run_did_not_begin_with_it(outcome: Outcome) -> None:
     untouched = NodeOutcome(ORDERS, outcome)
     assert untouched.is_untouched == (outcome in (Outcome.BLOCKED, Outcome.INTERRUPTED))
     assert untouched.verdict is (Verdict.WARNING if untouched.is_untouched else outcome.rule.verdict)

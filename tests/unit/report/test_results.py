@@ -441,9 +441,7 @@ def test_result_of_unknown_data_is_not_carried_over(of: Data | None) -> None:
 
 
 @pytest.mark.parametrize("node_outcome", [IDLE, replace(IDLE, outcome=Outcome.WAITING)], ids=["up to date", "waiting"])
-def test_blocking_audit_that_failed_alone_is_carried_over_as_failed_while_the_data_is_the_same(
-    node_outcome: NodeOutcome,
-) -> None:
+def test_blocking_audit_that_failed_alone_stays_failed_while_the_data_is_the_same(node_outcome: NodeOutcome) -> None:
     alone = AuditOnlyOutcome(
         ORDERS,
         (replace(audit_result("recent", D1, failing_rows=1), audited_data=AUDITED),),
@@ -479,9 +477,7 @@ NOT_REPEATED = {
 
 
 @pytest.mark.parametrize(("why", "earlier"), NOT_REPEATED.items(), ids=["unknown", "other tables", "other data"])
-def test_reason_is_known_if_an_earlier_result_is_not_repeated(
-    why: str, earlier: dict[dg.AssetCheckKey, EarlierResult]
-) -> None:
+def test_reason_is_known_if_a_result_is_not_repeated(why: str, earlier: dict[dg.AssetCheckKey, EarlierResult]) -> None:
     assert Checks(wording(), STARTED_AT).why_not_repeated(IDLE, earlier.get(NOT_NULL)) == why
 
 
@@ -807,9 +803,7 @@ def test_instants_are_shown_in_utc_to_the_second() -> None:
     ],
     ids=["none", "a day", "an hour", "a day and an hour", "a second", "days", "two"],
 )
-def test_intervals_are_shown_with_the_time_only_if_they_are_not_whole_days(
-    intervals: tuple[msg.Interval, ...], text: str
-) -> None:
+def test_intervals_are_shown_with_time_only_if_not_whole_days(intervals: tuple[msg.Interval, ...], text: str) -> None:
     assert ranges(intervals) == text
 
 

@@ -162,9 +162,7 @@ def test_outcomes_settled_at_the_end_come_in_requested_order() -> None:
     "last", [SUCCEEDED, FAILED, msg.EvaluationFinished("nothing_to_do")], ids=lambda event: event.status
 )
 @pytest.mark.parametrize("evidence", [(), (DIVISION,), (AUDITS,)], ids=["no failure named", "error", "audit"])
-def test_failed_batch_never_gives_an_executed_outcome(
-    last: msg.EvaluationFinished, evidence: tuple[msg.Event, ...]
-) -> None:
+def test_failed_batch_never_has_outcome_executed(last: msg.EvaluationFinished, evidence: tuple[msg.Event, ...]) -> None:
     (outcome,) = outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), failing_batch(1, D2), *evidence, last])
     assert outcome.outcome is not Outcome.EXECUTED
     assert outcome.outcome.is_failure
@@ -183,9 +181,7 @@ def test_adjacent_and_overlapping_intervals_are_merged() -> None:
     [((10, 20), 30), ((0, 0), 0), ((None, 20), None), ((None, None), None)],
     ids=["reported by every batch", "zero is a number", "one batch did not report", "never reported"],
 )
-def test_rows_and_bytes_are_known_only_if_every_batch_reports_them(
-    rows: tuple[int | None, ...], total: int | None
-) -> None:
+def test_rows_and_bytes_are_known_only_if_each_batch_has_them(rows: tuple[int | None, ...], total: int | None) -> None:
     batches = [batch(n, interval, rows=rows[n], bytes=rows[n]) for n, interval in enumerate((D1, D2))]
     (outcome,) = outcomes_of([TWO_BATCHES, *batches])
     assert (outcome.rows, outcome.bytes) == (total, total)
@@ -309,9 +305,7 @@ def test_audits_that_could_not_be_evaluated_have_the_error() -> None:
     ],
     ids=["not promoted", "not evaluated", "the request failed", "the worker died"],
 )
-def test_unevaluated_audits_are_reported_with_the_reason(
-    events: list[msg.Event], worker_death: str | None, error: str
-) -> None:
+def test_unevaluated_audits_have_the_reason(events: list[msg.Event], worker_death: str | None, error: str) -> None:
     outcomes = outcomes_of(events, requested=[], audit_only=[ORDERS], worker_death=worker_death)
     assert [outcome for outcome in outcomes if outcome.fqn == ORDERS] == [AuditOnlyOutcome(ORDERS, (), (), error)]
 

@@ -564,9 +564,7 @@ def test_node_executed_and_failed_in_the_first_attempt_stays_a_contradiction() -
     ],
     ids=["up to date", "waiting"],
 )
-def test_idle_node_of_the_first_attempt_that_fails_in_the_second_is_a_contradiction(
-    first: list[msg.Event], state: str
-) -> None:
+def test_idle_node_of_first_attempt_that_fails_in_second_is_a_contradiction(first: list[msg.Event], state: str) -> None:
     ledger = Ledger([STAGING, ORDERS])
     feed(ledger, [*first, transient_failure(ORDERS)])
     ledger.pause(frozenset([ORDERS]))

@@ -156,9 +156,7 @@ def test_delay_grows_by_the_configured_backoff(attributes: dict[str, Any], delay
     ],
     ids=lambda parameter: " ".join(parameter.values()) if isinstance(parameter, dict) else str(parameter),
 )
-def test_jitter_varies_the_delay_within_bounds(
-    attributes: dict[str, Any], attempt: int, shortest: float, longest: float
-) -> None:
+def test_jitter_is_within_bounds(attributes: dict[str, Any], attempt: int, shortest: float, longest: float) -> None:
     policy = retries(delay=8, **attributes)
     delays = [policy.delay_before(attempt) for _ in range(500)]
     assert all(shortest <= delay <= longest for delay in delays)

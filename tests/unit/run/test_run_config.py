@@ -62,9 +62,7 @@ def test_default_run_config() -> None:
         ("Dev Ann", ["Dev *"], "dev_ann"),
     ],
 )
-def test_environment_is_the_declared_or_an_allowed_one(
-    asked_for: str | None, allowed: list[str], environment: str
-) -> None:
+def test_environment_is_declared_or_allowed(asked_for: str | None, allowed: list[str], environment: str) -> None:
     assert chosen_environment(SQLMeshRunConfig(environment=asked_for), "prod", allowed) == environment
 
 

@@ -20,9 +20,7 @@ from dg_sqlmesh_component.worker import context as opening
 from dg_sqlmesh_component.worker.explain import describe_error
 
 
-def test_read_only_projects_with_one_name_do_not_share_a_model_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_read_only_projects_of_one_name_share_no_model_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLMesh would read the other project's models: paths, times and configuration are the same."""
     projects = [tmp_path / team / "shop" for team in ("east", "west")]
     for project in projects:

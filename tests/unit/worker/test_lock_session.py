@@ -187,9 +187,7 @@ def test_pgbouncer_is_refused_if_it_gives_each_transaction_another_session(mode:
         ((7, 9, 8), True),  # a third client had it meanwhile
     ],
 )
-def test_connections_are_pooled_if_they_share_or_change_their_session(
-    sessions: tuple[int, int, int], pooled: bool
-) -> None:
+def test_connections_are_pooled_if_they_share_or_change_sessions(sessions: tuple[int, int, int], pooled: bool) -> None:
     assert are_pooled(*sessions) is pooled
 
 
@@ -275,9 +273,7 @@ def test_sql_server_logs_once_why_it_does_not_name_the_holder(caplog: pytest.Log
     assert "GRANT VIEW SERVER STATE TO" in record.message
 
 
-def test_sql_server_is_asked_every_few_seconds_whether_the_session_still_has_the_lock(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_sql_server_is_asked_every_few_seconds_if_session_still_has_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     server = FakeServer({"sp_getapplock": [(0,)], "APPLOCK_MODE": [(1,)]})
     session = SQLServer(lambda: server, RUNS, FIRST)
     assert session.take()

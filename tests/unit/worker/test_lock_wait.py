@@ -86,9 +86,7 @@ def test_a_run_says_that_it_waits_once_a_minute_and_how_long_it_still_will(clock
     assert [said.split(" at most")[0] for said in clock.said] == ["Waiting, for 90 seconds", "Waiting, for 30 seconds"]
 
 
-def test_a_state_without_locks_is_named_once_with_the_command_that_lets_dagster_start_one_run_at_a_time(
-    clock: Clock,
-) -> None:
+def test_state_without_locks_is_named_once_with_command_that_lets_dagster_start_one_run_at_a_time(clock: Clock) -> None:
     gateway = GatewayConfig(
         connection=DuckDBConnectionConfig(), state_connection=MotherDuckConnectionConfig(token="x", database="state")
     )

@@ -67,18 +67,14 @@ STATES = [*((state, True) for state in TRANSIENT_STATES), *((state, False) for s
 @pytest.mark.parametrize("base", [OperationalError, ProgrammingError, InternalError])
 @pytest.mark.parametrize("attribute", ["sqlstate", "pgcode"])  # psycopg's and psycopg2's
 @pytest.mark.parametrize(("state", "expected"), STATES)
-def test_sqlstate_decides_whatever_the_error_class(
-    state: str, expected: bool, attribute: str, base: type[Exception]
-) -> None:
+def test_sqlstate_decides_in_any_error_class(state: str, expected: bool, attribute: str, base: type[Exception]) -> None:
     assert is_transient(named("SomeState", "whatever the server said", base=base, **{attribute: state})) is expected
 
 
 @pytest.mark.parametrize("state", [None, "n/a", "", "140001", "400010", "0800", 40001])
 @pytest.mark.parametrize("attribute", ["sqlstate", "pgcode"])
 @pytest.mark.parametrize(("base", "expected"), [(OperationalError, True), (ProgrammingError, False)])
-def test_error_without_valid_sqlstate_is_classified_by_its_class(
-    attribute: str, base: type[Exception], expected: bool, state: object
-) -> None:
+def test_class_decides_without_sqlstate(attribute: str, base: type[Exception], expected: bool, state: object) -> None:
     assert is_transient(named("SomeState", "whatever the driver said", base=base, **{attribute: state})) is expected
 
 
@@ -306,9 +302,7 @@ def chain(link: str, *errors: BaseException) -> BaseException:
 @pytest.mark.parametrize("link", ["__cause__", "__context__"])
 @pytest.mark.parametrize("position", [0, 1, 2, 10])
 @pytest.mark.parametrize(("decisive", "expected"), [(ConnectionResetError, True), (ZeroDivisionError, False)])
-def test_one_classified_error_decides_for_its_chain(
-    decisive: type[Exception], expected: bool, position: int, link: str
-) -> None:
+def test_classified_error_decides_a_chain(decisive: type[Exception], expected: bool, position: int, link: str) -> None:
     errors: list[BaseException] = [named("SQLMeshError", f"step {n} failed") for n in range(max(position, 2) + 1)]
     errors[position] = decisive("boom")
     assert is_transient(chain(link, *errors)) is expected

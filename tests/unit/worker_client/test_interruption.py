@@ -108,9 +108,7 @@ PLACES = ("in the op", "while Dagster records", "between two results of one", "a
 
 @pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize("place", PLACES)
-def test_all_results_are_recorded_wherever_dagster_is_when_a_signal_comes(
-    place: str, number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_result_is_lost_wherever_a_signal_comes(place: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     before = [signal.getsignal(number) for number in NUMBERS]
     run = Run(place, number, monkeypatch)
     result = run.execute()

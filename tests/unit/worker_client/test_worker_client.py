@@ -102,9 +102,7 @@ def test_cancelled_worker_that_does_not_end_raises_stopped_error(fake_worker: Fa
         (11, "SIGSEGV)", "A native library, such as the driver of a database, has crashed."),
     ],
 )
-def test_error_for_a_killed_worker_names_the_signal_and_what_to_do(
-    fake_worker: FakeWorker, signal: int, name: str, advice: str
-) -> None:
+def test_error_of_a_kill_names_signal_and_advice(fake_worker: FakeWorker, signal: int, name: str, advice: str) -> None:
     with pytest.raises(WorkerError) as died:
         events_from(fake_worker(f"os.kill(os.getpid(), {signal})"))
     assert str(died.value).startswith(f"SQLMesh's process was killed by signal {signal} ({name}. {advice}")
@@ -170,9 +168,7 @@ def test_output_of_the_configuration_is_not_logged_but_all_other_output_is(fake_
     ],
     ids=["loaded", "failed", "failed at the second load", "failed without output"],
 )
-def test_output_of_a_configuration_that_fails_to_load_is_in_the_error(
-    fake_worker: FakeWorker, lines: Sequence[str], message: str
-) -> None:
+def test_output_of_failing_config_is_in_error(fake_worker: FakeWorker, lines: Sequence[str], message: str) -> None:
     *_, last = events_from(fake_worker(printing(*lines) + writing([FAILED])))
     assert isinstance(last, msg.RequestFailed)
     assert last.message == message

@@ -48,9 +48,7 @@ def daily_model(computed: Days, *properties: str) -> Snapshot:
         ([(1, 3), (8, 9)], [(6, 7)], 11, [(2, 10)]),  # days 4 and 5 were never computed
     ],
 )
-def test_forgotten_days_are_computed_without_a_lookback_of_their_own(
-    computed: Days, forgotten: Days, now: int, expected: Days
-) -> None:
+def test_forgotten_days_have_no_own_lookback(computed: Days, forgotten: Days, now: int, expected: Days) -> None:
     snapshot = daily_model(computed)
     before = list(snapshot.intervals)
     find_missing = partial(merged_missing_intervals, [snapshot], execution_time=day(now), end=day(now))
@@ -67,9 +65,7 @@ def test_forgotten_days_are_computed_without_a_lookback_of_their_own(
         ([(1, 8), (10, 10)], [(9, 9)], 15, [(9, 14)]),  # the cron has ticked
     ],
 )
-def test_forgotten_days_are_computed_before_their_cron_ticks(
-    computed: Days, forgotten: Days, now: int, expected: Days
-) -> None:
+def test_forgotten_days_are_computed_before_a_tick(computed: Days, forgotten: Days, now: int, expected: Days) -> None:
     """A run with `ignore_cron` has computed them early. The cron ticks on the 8th and on the 15th."""
     snapshot = daily_model(computed, "cron '@weekly'", "interval_unit 'day'")
     find_missing = partial(merged_missing_intervals, [snapshot], execution_time=day(now), end=day(now))

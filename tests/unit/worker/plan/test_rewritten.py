@@ -105,9 +105,7 @@ def test_what_has_read_a_lost_interval_is_forgotten_although_nobody_has_computed
     ("kind", "first"),
     [("FULL", 3), ("INCREMENTAL_UNMANAGED", 1), ("SCD_TYPE_2_BY_COLUMN (unique_key n, columns [n])", 1)],
 )
-def test_a_whole_table_is_forgotten_as_a_whole_unless_one_interval_lets_sqlmesh_compute_all(
-    kind: str, first: int
-) -> None:
+def test_whole_table_is_forgotten_as_a_whole_unless_an_interval_lets_sqlmesh_compute_all(kind: str, first: int) -> None:
     whole = snapshot("days", f"kind {kind}, start '2026-03-01'", "SELECT n FROM t.orders", [ORDERS])
     assert again({"orders": [BEFORE, row(3, 3, LATER)]}, new=[whole]) == {"days": [days(first, 5)]}
 

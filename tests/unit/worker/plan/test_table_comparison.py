@@ -140,9 +140,7 @@ def test_only_the_time_of_the_previews_rows_is_compared_if_its_record_is_merged(
         (FULL, "SELECT 1 AS y", "no_columns"),
     ],
 )
-def test_rows_are_not_matched_without_a_usable_key(
-    adapter: DuckDBEngineAdapter, properties: str, rows: str, problem: str
-) -> None:
+def test_rows_match_only_by_usable_keys(adapter: DuckDBEngineAdapter, properties: str, rows: str, problem: str) -> None:
     prod = version(adapter, properties, "SELECT 1 AS id", "SELECT 1 AS id")
     compared = compare(adapter, prod, version(adapter, properties, "SELECT 2 AS id", rows))
     assert (compared.key_problem, compared.changed, compared.columns) == (problem, None, {})
@@ -189,9 +187,7 @@ def test_amounts_may_be_infinite_or_no_number(adapter: DuckDBEngineAdapter) -> N
     assert compared.amounts["x"] == (Amounts(0, "-inf", "-inf", 1), Amounts(0, "nan", 1, "nan"))
 
 
-def test_values_of_columns_are_profiled_on_request_and_those_of_masked_columns_not_shown(
-    adapter: DuckDBEngineAdapter,
-) -> None:
+def test_values_of_columns_are_profiled_on_request_and_masked_ones_not_shown(adapter: DuckDBEngineAdapter) -> None:
     query = "SELECT i AS id, 's' || (i % {0}) AS state, (i * {0})::REAL AS x, CASE WHEN i > 5 THEN i END AS pin"
     rows = query + " FROM range(10) t(i)"
     prod = version(adapter, FULL, "SELECT 1 AS id", rows.format(2))

@@ -218,9 +218,7 @@ def _is_same(column: str, old: Any, new: Any) -> bool:
     before=_rows(st.sampled_from(NUMBERS), ROUNDED_MONEY, int),
     after=_rows(st.sampled_from(MORE), st.sampled_from(ROUNDED), str),
 )
-def test_matched_rows_are_counted_as_plain_python_counts_them(
-    engine: Engine, before: dict[int, Any], after: dict[int, Any]
-) -> None:
+def test_matched_rows_are_counted_as_python_does(engine: Engine, before: dict[int, Any], after: dict[int, Any]) -> None:
     """Exact types are compared exactly, also if they differ; types with a float up to a decimal place."""
     old = engine.fill("s.old_rows", OLD, [{"Id": key, **row} for key, row in before.items()])
     new = engine.fill("s.new_rows", NEW, [{"Id": key, **row} for key, row in after.items()])
