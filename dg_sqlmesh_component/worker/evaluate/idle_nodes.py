@@ -10,7 +10,7 @@ from sqlmesh.utils.date import now_timestamp, to_datetime, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, listed, unquoted, utc_text
-from dg_sqlmesh_component.protocol.graph import parents_first
+from dg_sqlmesh_component.protocol.graph import parents_first, reachable
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
 from dg_sqlmesh_component.worker.intervals.tables import altered_at, computed_intervals, shows_others, upstream
 from dg_sqlmesh_component.worker.observe.audits import audited
@@ -48,7 +48,7 @@ def idle_nodes(
         if batches is None:  # nothing is pending; an empty tuple means that no pending interval is ready
             idle = _up_to_date(snapshot, fqn in coverages.pending, request)
         else:
-            idle = tracker.waiting(fqn, snapshots, graph)
+            idle = _waiting(fqn, snapshots, graph, tracker)
         if coverage := coverages.of(fqn):
             yield coverage
         yield replace(
@@ -72,6 +72,21 @@ def _up_to_date(snapshot: Snapshot, is_pending: bool, request: msg.EvaluationReq
         reason = f"its cron {snapshot.node.cron!r} is not due"
     next_due = to_timestamp(snapshot.node.cron_next(to_datetime(request.execution_time)))
     return msg.NodeIdle(snapshot.name, reason, next_due)
+
+
+def _waiting(
+    fqn: str, snapshots: Mapping[str, Snapshot], graph: Mapping[str, Iterable[str]], tracker: RunTracker
+) -> msg.NodeIdle:
+    """What a node waits for: intervals are pending, and none of them is ready. `graph` has the parents."""
+    unready, by = tracker.unready_signals, tracker.held_back_by.get(fqn, msg.HeldBackBy())
+    with_signals = {name for name in by.models if name != fqn and snapshots[name].model.signals}
+    unready_upstream = reachable(graph[fqn], graph.__getitem__) & unready.keys() if unready else set()
+    return msg.NodeIdle(
+        fqn,
+        signals=tuple(unready.get(fqn, ())),
+        upstream=tuple(sorted(unready_upstream | with_signals)),
+        held_back_by=replace(by, models=tuple(name for name in by.models if name not in with_signals)),
+    )
 
 
 def _warn_of_computed_range(

@@ -1,9 +1,9 @@
-"""SQLMesh's console during a run or a restatement. It explains the nodes without batches, and reports coverages."""
+"""SQLMesh's console during a run or a restatement. It reports planned batches, nodes without any, and coverages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
@@ -12,7 +12,6 @@ from sqlmesh.core.snapshot import Snapshot
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EvaluationError, SQLMeshComponentError
 from dg_sqlmesh_component.protocol.formatting import listed, unquoted
-from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
@@ -136,18 +135,6 @@ class RunTracker(Tracker):
         self.pipe.send(msg.EvaluationPlanned({}))
         text = "A plan changed the environment during the run: SQLMesh starts over with the models promoted now."
         self.pipe.log("warning", text)
-
-    def waiting(self, fqn: str, snapshots: Mapping[str, Snapshot], graph: Mapping[str, Iterable[str]]) -> msg.NodeIdle:
-        """What a node waits for: intervals are pending, and none of them is ready. `graph` has the parents."""
-        unready, by = self.unready_signals, self.held_back_by.get(fqn, msg.HeldBackBy())
-        with_signals = {name for name in by.models if name != fqn and snapshots[name].model.signals}
-        unready_upstream = reachable(graph[fqn], graph.__getitem__) & unready.keys() if unready else set()
-        return msg.NodeIdle(
-            fqn,
-            signals=tuple(unready.get(fqn, ())),
-            upstream=tuple(sorted(unready_upstream | with_signals)),
-            held_back_by=replace(by, models=tuple(name for name in by.models if name not in with_signals)),
-        )
 
     # -- batches: called from pool threads ----------------------------------------------------------
 
