@@ -331,16 +331,14 @@ class _Comparison:
         assert sampling is not None, "somebody asked for examples"
         of_both = replace(sampling, columns=(*sampling.columns, *(f"{name}{IN_PROD}" for name in sampling.columns)))
         differing = [name for name, equal in compared.columns.items() if equal < 1]
-        for kind, number, query in (
-            ("added", compared.added, queries.only(queries.after, compared.keys, compared.sample)),
-            ("removed", compared.removed, queries.only(queries.before, compared.keys, compared.sample)),
-            (
-                "changed",
-                compared.changed,
-                queries.changed(compared.keys, differing, compared.sample, self.limits.decimals),
-            ),
-        ):
-            if number and (sample := self.warehouse.sample(query, of_both)):
+        of_rows = compared.keys, compared.sample
+        rows = {
+            "added": (compared.added, partial(queries.only, queries.after, *of_rows)),
+            "removed": (compared.removed, partial(queries.only, queries.before, *of_rows)),
+            "changed": (compared.changed, partial(queries.changed, differing, *of_rows, self.limits.decimals)),
+        }
+        for kind, (number, query) in rows.items():  # without columns that differ, `changed` has no query
+            if number and (sample := self.warehouse.sample(query(), of_both)):
                 yield kind, sample
 
     def profiled(self, compared: msg.ModelCompared) -> msg.ModelCompared:

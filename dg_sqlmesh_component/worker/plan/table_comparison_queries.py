@@ -206,7 +206,7 @@ class CountQueries:
         rows = exp.select(*selected).from_(own.subquery("n")).join(others.subquery("o"), on=on, join_type="left")
         return rows.where(is_alone)
 
-    def changed(self, keys: Sequence[str], differing: Sequence[str], sample: float | None, decimals: int) -> exp.Select:
+    def changed(self, differing: Sequence[str], keys: Sequence[str], sample: float | None, decimals: int) -> exp.Select:
         """The rows of both that differ: the key, and each of these columns of the preview and of prod."""
         names = [*keys, *differing]
         old, new = (self._source(side, names, "c", sample, keys) for side in self.sides)

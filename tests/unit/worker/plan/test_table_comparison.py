@@ -82,6 +82,14 @@ def test_rows_are_matched_by_the_grain_and_columns_have_shares_and_amounts(adapt
     assert compared.amounts["x"] == (Amounts(0, 25, 2, 9), Amounts(0, 10, 1, 4))
 
 
+def test_removed_rows_have_examples_if_no_row_of_both_has_changed(adapter: DuckDBEngineAdapter) -> None:
+    prod = version(adapter, FULL, "SELECT 1 AS id, 1 AS x", "SELECT i AS id, i AS x FROM range(3) t(i)")
+    preview = version(adapter, FULL, "SELECT 2 AS id, 1 AS x", "SELECT i AS id, i AS x FROM range(2) t(i)")
+    compared = compare(adapter, prod, preview, replace(LIMITS, examples=Sampling(rows=5)))
+    assert (compared.error, compared.removed, compared.changed) == (None, 1, 0)
+    assert compared.examples == {"removed": Sample(("id", "x"), (("2", "2"),))}
+
+
 def test_model_of_one_environment_has_its_rows_added_or_removed(adapter: DuckDBEngineAdapter) -> None:
     one = version(adapter, FULL, "SELECT 1 AS id", "SELECT i AS id FROM range(3) t(i)")
     new, gone = compare(adapter, None, one), compare(adapter, one, None)
