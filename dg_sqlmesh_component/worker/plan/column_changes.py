@@ -18,13 +18,17 @@ def column_change(name: str, before: Columns, after: Columns, dialect: str) -> C
 
 
 def column_changes(before: Columns, after: Columns, dialect: str) -> tuple[ColumnChange, ...]:
-    """Lost and retyped columns, then new ones. Types are compared where both are known: SQLMesh may know names only."""
+    """Lost and retyped columns, then new ones.
+
+    Types are compared where both are known: SQLMesh may know names only. They are compared as the dialect writes them,
+    because sqlglot has several types for one of an engine.
+    """
+    changes = [column_change(name, before, after, dialect) for name in dict.fromkeys([*before, *after])]
     return tuple(
-        column_change(name, before, after, dialect)
-        for name in dict.fromkeys([*before, *after])
-        if name not in before
-        or name not in after
-        or (is_known(before[name]) and is_known(after[name]) and before[name] != after[name])
+        change
+        for change in changes
+        if None in (change.before, change.after)
+        or ("" not in (change.before, change.after) and change.before != change.after)
     )
 
 
