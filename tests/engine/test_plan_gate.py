@@ -284,13 +284,16 @@ IN_OTHER_CATALOG = ", gateway other, tags ('dagster:key_prefix:elsewhere')"
 def test_models_of_one_name_in_two_catalogs_are_told_apart_and_named_one_by_one(new_shop: NewShop) -> None:
     twins = {"here": "", "there": IN_OTHER_CATALOG}
     files = {f"models/{name}.sql": TWIN.format(more=more, columns=", 1 AS x") for name, more in twins.items()}
-    shop = new_shop(files, TWO_CATALOGS, deploy=True)
+    left = {f"left_{name}": f"MODEL (name s.left, kind FULL{more}); SELECT 1 AS x" for name, more in twins.items()}
+    shop = new_shop({**files, **{f"models/{name}.sql": text for name, text in left.items()}}, TWO_CATALOGS, deploy=True)
     change(shop, **{name: TWIN.format(more=more, columns="") for name, more in twins.items()})
+    change(shop, left_there=left["left_there"].replace("FULL", "EMBEDDED"))
 
     refused = launch(shop, APPLY, digest="of another plan", allow_destructive=["s.orders"])
 
     report = report_of(refused)
-    assert {model["name"] for model in report["models"]} == {"s.orders", "elsewhere.s.orders"}
+    names = {"s.orders", "elsewhere.s.orders", "elsewhere.s.left"}
+    assert {model["name"] for model in report["models"]} == names, "one of them has lost its table"
     destructive = next(refusal for refusal in report["refusals"] if refusal["kind"] == "destructive")
     assert set(destructive["models"]) == {"warehouse.s.orders", "elsewhere.s.orders"}
     assert "s.orders, which fits 2 models" in failure_of(refused)

@@ -145,7 +145,7 @@ class _Models:
             return None
         return msg.PlannedModel(
             snapshot.name,
-            snapshot.node.name,
+            display_name(snapshot.node, self._context),
             "removed",
             becomes=snapshot.model_kind_name.value,
             diff=_without_header(self._diff.text_diff(snapshot.name)),

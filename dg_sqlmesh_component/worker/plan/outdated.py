@@ -19,6 +19,7 @@ from sqlmesh.core.snapshot.definition import Interval
 
 from dg_sqlmesh_component.protocol.formatting import ranges
 from dg_sqlmesh_component.protocol.intervals import common, merged, subtract
+from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.plan.rewritten import Rewritten, Rows, Versions
 from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange, computed_ranges, forget_intervals
@@ -39,7 +40,7 @@ def forget_outdated_rows(plan: Plan, prod: Environment | None, context: PlanCont
         node, is_dev = versions.nodes[name], versions.is_dev_table(versions.nodes[name])
         context.tracker.pipe.log(
             "warning",
-            f"{node.node.name} gets back a table whose rows were corrected since, for {ranges(intervals)}. Applying "
+            f"{display_name(node.node, context)} gets back a table whose rows were corrected since, for {ranges(intervals)}. Applying "
             "the plan computes them again.",
         )
         if in_state:
