@@ -150,6 +150,24 @@ def test_rows_that_a_preview_has_not_computed_are_not_removed(more: dict[str, An
     assert not lacks_rows(compared(**more))
 
 
+def test_columns_that_a_plan_does_not_know_are_those_of_the_tables_that_a_preview_has_compared() -> None:
+    planned = Planned(plan(replace(ORDERS, columns=None)))
+    of_tables = replace(compared(schema=drops("x"), removed=0), fqn=ORDERS.fqn)
+    unknown = "columns are not known before it is computed"
+    for diff, columns, seen, to_decide in (
+        ([], None, unknown, "1 model with unknown columns"),
+        ([replace(of_tables, schema=(), error="Error")], None, unknown, "1 model with unknown columns"),
+        ([of_tables], ["drops x"], "drops x", "1 loss."),
+    ):
+        report = PlanReport("pr_1", is_preview=True, prod=planned, diff=diff)
+        [model] = report.as_json()["models"]
+        text = markdown(report)
+        assert model["columns"] == columns
+        assert f"| `core.orders` | changed (breaking) | {seen} |" in text
+        assert f"**To decide:** {to_decide}" in text
+        assert ("queries that use the dropped column `x` will fail" in text) == (columns is not None)
+
+
 def test_a_job_that_has_failed_reports_the_failure_once_and_first() -> None:
     refused = [Refusal("error", ("t.a",), "Failed. t.a failed its audit.")]
     report = PlanReport("prod", is_apply=True, prod=Planned(plan(ORDERS)), problems=refused, result=refused[0].message)

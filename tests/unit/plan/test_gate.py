@@ -132,13 +132,14 @@ def test_a_name_in_the_run_config_that_the_plan_does_not_change_is_refused() -> 
     assert [refusal.models for refusal in refusals(built, decision, "shop_apply", {})] == [("core.order",), ("x",)]
 
 
-TWINS = (
-    msg.PlannedModel('"db"."t"."orders"', "t.orders", "changed", destructive=drops("a"), takes_back=True),
-    msg.PlannedModel('"db"."t"."Orders"', 't."Orders"', "changed", destructive=drops("b"), takes_back=True),
+TWINS = tuple(
+    msg.PlannedModel(fqn, name, "changed", destructive=drops("a"), takes_back=True, dependents=("bi.x",), loses=DAY)
+    for fqn, name in (('"db"."t"."orders"', "t.orders"), ('"db"."t"."Orders"', 't."Orders"'))
 )
+REFUSED = {"stale_branch", "destructive", "drops_dependents", "lost_intervals"}
 
 
-@pytest.mark.parametrize("option", ["allow_destructive", "allow_revert"])
+@pytest.mark.parametrize("option", Decision().lists)
 @pytest.mark.parametrize("entry", ["db.t.orders", "t.orders", 't."Orders"', "T.ORDERS"])
 @pytest.mark.parametrize("in_plan", [TWINS, TWINS[1:]], ids=["both", "one"])
 def test_a_name_that_fits_two_models_is_refused_with_both_full_names_and_allows_neither(
@@ -150,15 +151,16 @@ def test_a_name_that_fits_two_models_is_refused_with_both_full_names_and_allows_
 
     found = {refusal.kind: refusal for refusal in refusals(built, decision, "shop_apply", project)}
 
-    assert found.keys() == {"stale_branch", "destructive", "ambiguous_model"}
+    assert found.keys() == {*REFUSED, "ambiguous_model"}
     for twin in TWINS:
         assert f"'{twin.fqn}'" in found["ambiguous_model"].message
     assert allowed_fqns(built, decision, project) == ()
-    assert found["destructive"].models == tuple(model.fqn for model in in_plan), "the command has names that fit one"
+    for kind in REFUSED:
+        assert found[kind].models == tuple(model.fqn for model in in_plan), "the command has names that fit one"
 
 
 def test_lost_intervals_are_refused_by_names_that_the_run_config_accepts() -> None:
-    twins = [replace(twin, destructive=(), takes_back=False, loses=DAY) for twin in TWINS]
+    twins = [replace(twin, destructive=(), takes_back=False, dependents=None) for twin in TWINS]
     [refusal] = refusals(plan(*twins), Decision(), "shop_apply", {})
     assert refusal.models == tuple(twin.fqn for twin in twins)
     assert kinds(plan(*twins), Decision(allow_lost_intervals=refusal.models)) == []
@@ -166,11 +168,12 @@ def test_lost_intervals_are_refused_by_names_that_the_run_config_accepts() -> No
 
 def test_a_full_name_names_one_of_two_models() -> None:
     first, second = TWINS
-    decision = Decision(digest_of(plan(*TWINS), ()), allow_destructive=(second.fqn,), allow_revert=(first.fqn,))
+    options: dict[str, Any] = {option: (second.fqn,) for option in Decision().lists}
+    decision = Decision(digest_of(plan(*TWINS), ()), **{**options, "allow_revert": (first.fqn,)})
 
     found = {refusal.kind: refusal.models for refusal in refusals(plan(*TWINS), decision, "shop_apply", {})}
 
-    assert found == {"destructive": (first.fqn,), "stale_branch": (second.fqn,)}
+    assert found == {**dict.fromkeys(REFUSED, (first.fqn,)), "stale_branch": (second.fqn,)}
     assert allowed_fqns(plan(*TWINS), decision, {}) == (second.fqn,)
 
 
