@@ -263,8 +263,9 @@ def test_model_that_is_not_promoted_does_not_stop_promoted_models(new_shop: NewS
     (shop.project / "models" / "two.sql").write_text(audited)
     (shop.project / "models" / "three.sql").write_text("MODEL (name t.three, kind FULL); SELECT id FROM t.two")
     record = shop.launch("in_process")
+    shop.configure(deploy=True)
     alone = shop.launch("in_process", assets=["t/two"])
-    shop.configure(exclude="t.one")
+    shop.configure(deploy=True, exclude="t.one")
     refused = shop.launch("in_process")
     assert record.status == dg.DagsterRunStatus.FAILURE
     assert set(record.materializations) == {"t/one"}
@@ -285,9 +286,14 @@ def test_model_that_is_not_promoted_does_not_stop_promoted_models(new_shop: NewS
     assert description.endswith(advice)
     assert str(record.checks["t/two:sqlmesh_execution_status"].description).endswith(advice)
     assert alone.status_of("t/two") == "not_in_environment"
+    shown_by = (
+        "\n\n    dg launch --job sqlmesh_shop_plan\n\n"
+        "This job applies nothing. Its report has the command that applies the plan."
+    )
+    assert f"1 requested model. To promote the project's files:{shown_by}" in alone.log
     assert refused.failures == [
         "Environment 'prod' has promoted none of the models of the SQLMesh project at "
-        f"{shop.project}, so nothing can run. To promote them:{command}"
+        f"{shop.project}, so nothing can run. To promote them:{shown_by}"
     ]
     repeated = [check for check in refused.checks.values() if "sqlmesh/not_evaluated" not in check.metadata]
     assert all(str(check.description).endswith("Repeated, because the run was refused.") for check in repeated)

@@ -87,7 +87,7 @@ def count_rows(project: Path, model: str) -> int:
 def test_run_fails_if_promoted_model_reads_model_missing_from_manifest(new_shop: NewShop, through: str) -> None:
     """If the last model ran without its upstream model, it would lack three days permanently, in successful runs."""
     files = {"first": daily_model("first", ""), "last": daily_model("last", "t.first")}
-    shop = new_shop({f"models/{name}.sql": text for name, text in files.items()})
+    shop = new_shop({f"models/{name}.sql": text for name, text in files.items()}, deploy=True)
     shop.refresh()
     (shop.project / "models/middle.sql").write_text(daily_model("middle", "t.first"))
     (shop.project / "models/last.sql").write_text(daily_model("last", "t.thin" if through else "t.middle"))
@@ -103,6 +103,7 @@ def test_run_fails_if_promoted_model_reads_model_missing_from_manifest(new_shop:
     [failure] = refused.failures
     assert "does not know of: warehouse.t.last reads warehouse.t.middle" in failure
     assert "dg utils refresh-defs-state" in failure
+    assert "promote them:\n\n    dg launch --job sqlmesh_shop_plan\n\nThis job applies nothing." in failure
     assert not refused.materializations
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     assert set(record.materializations) == {"t/first", "t/middle", "t/last"}

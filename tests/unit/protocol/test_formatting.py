@@ -2,7 +2,7 @@
 
 import pytest
 
-from dg_sqlmesh_component.protocol.formatting import counted, cut
+from dg_sqlmesh_component.protocol.formatting import counted, cut, plan_block
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,10 @@ def test_text_within_the_limit_is_not_cut(characters: int) -> None:
 def test_longer_text_is_cut_with_a_note_of_its_length(characters: int) -> None:
     note = f"\n-- cut here: {characters} characters in all"
     assert cut("x" * characters, 200) == "x" * (200 - len(note)) + note
+
+
+def test_a_command_that_only_shows_a_plan_is_not_named_alone() -> None:
+    assert plan_block("sqlmesh plan") == "\n\n    sqlmesh plan"
+    assert plan_block("dg launch --job shop_plan") == (
+        "\n\n    dg launch --job shop_plan\n\nThis job applies nothing. Its report has the command that applies the plan."
+    )

@@ -639,6 +639,8 @@ def test_failure_ends_with_one_advice_and_the_plan_command() -> None:
         "If you change a file of the project, apply a plan before that run:\n\n    cd /shop && sqlmesh plan"
     )
     assert (failure.description or "").count("Correct the model") == 1
+    of_job = correction_advice(is_restatement=False, plan_command="dg launch --job shop_plan")
+    assert of_job.endswith("shop_plan\n\nThis job applies nothing. Its report has the command that applies the plan.")
 
 
 NOT_PROMOTED_MODEL = NodeOutcome(STAGING, Outcome.NOT_IN_ENVIRONMENT, errors=("Not promoted. Apply a plan.",))

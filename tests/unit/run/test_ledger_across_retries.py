@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from unit.builders import days, fqn
@@ -489,6 +489,13 @@ def test_model_removed_by_a_plan_between_attempts_is_not_in_environment() -> Non
     )
     assert node_outcomes(outcomes) == {ORDERS: Outcome.NOT_IN_ENVIRONMENT}
     assert (outcomes[0].attempts, len(outcomes[0].errors)) == (2, 1)
+
+
+def test_model_that_is_not_promoted_names_the_job_that_shows_the_plan_and_what_it_does_not_do() -> None:
+    shown_by_job = replace(opened(missing=(ORDERS,)), plan_command="dg launch --job shop_plan")
+    [outcome] = outcomes_of_last([shown_by_job, msg.EvaluationFinished("not_run")])
+    [error] = outcome.errors
+    assert "To promote the project's files:\n\n    dg launch --job shop_plan\n\nThis job applies nothing." in error
 
 
 # -- outcomes of the first attempt ----------------------------------------------------------------
