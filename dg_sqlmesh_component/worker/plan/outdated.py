@@ -40,8 +40,8 @@ def forget_outdated_rows(plan: Plan, prod: Environment | None, context: PlanCont
         node, is_dev = versions.nodes[name], versions.is_dev_table(versions.nodes[name])
         context.tracker.pipe.log(
             "warning",
-            f"{display_name(node.node, context)} gets back a table whose rows were corrected since, for {ranges(intervals)}. Applying "
-            "the plan computes them again.",
+            f"{display_name(node.node, context)} gets back a table whose rows were corrected since, for "
+            f"{ranges(intervals)}. Applying the plan computes them again.",
         )
         if in_state:
             forget_intervals(context.state_sync, node, intervals, is_dev=is_dev)

@@ -168,7 +168,7 @@ def test_lost_intervals_are_refused_by_names_that_the_run_config_accepts() -> No
 
 def test_a_full_name_names_one_of_two_models() -> None:
     first, second = TWINS
-    options: dict[str, Any] = {option: (second.fqn,) for option in Decision().lists}
+    options: dict[str, Any] = dict.fromkeys(Decision().lists, (second.fqn,))
     decision = Decision(digest_of(plan(*TWINS), ()), **{**options, "allow_revert": (first.fqn,)})
 
     found = {refusal.kind: refusal.models for refusal in refusals(plan(*TWINS), decision, "shop_apply", {})}

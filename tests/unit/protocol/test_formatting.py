@@ -33,5 +33,6 @@ def test_longer_text_is_cut_with_a_note_of_its_length(characters: int) -> None:
 def test_a_command_that_only_shows_a_plan_is_not_named_alone() -> None:
     assert plan_block("sqlmesh plan") == "\n\n    sqlmesh plan"
     assert plan_block("dg launch --job shop_plan") == (
-        "\n\n    dg launch --job shop_plan\n\nThis job applies nothing. Its report has the command that applies the plan."
+        "\n\n    dg launch --job shop_plan"
+        "\n\nThis job applies nothing. Its report has the command that applies the plan."
     )
