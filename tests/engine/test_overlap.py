@@ -208,6 +208,14 @@ def test_a_run_and_a_plan_that_lose_their_lock_begin_no_further_model(server: Se
     assert "The lock of changes on SQLMesh's state in schema 'sqlmesh' is lost" in failure
     assert "Not started: t.second." in failure
 
+    # Nothing is left to compute, but the plan is not promoted either.
+    change(shop, first=ENDS_LOCKS.format(added=""), second=ENDS_LOCKS.format(added=" + 2").replace("first", "second"))
+    applied = launch(shop, APPLY, digest=planned(shop)["digest"])
+
+    assert "The plan failed before it was promoted: environment prod is as it was before." in failure_of(applied)
+    assert "The lock of changes on SQLMesh's state in schema 'sqlmesh' is lost" in failure_of(applied)
+    assert server.query("SELECT at FROM t.second", "losing") == before
+
 
 @pytest.mark.slow
 def test_a_run_whose_session_is_killed_in_mariadb_begins_no_further_model(new_shop: NewShop) -> None:
