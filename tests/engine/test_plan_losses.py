@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from engine.plan_jobs import APPLY, PLAN, applied, change, failure_of, launch, planned, report_of, text_of
+from engine.plan_jobs import APPLY, PLAN, applied, change, edit_config, failure_of, launch, planned, report_of, text_of
 from engine.preview_lab import PREVIEW, report_of_last
 from harness import NewShop, Shop, needs_previews
 
@@ -44,6 +44,24 @@ def test_columns_are_compared_by_name_although_not_all_types_are_known(
     is_loss = "drops amount" in expected
     assert ("1 loss" in text) is is_loss
     assert ("queries that use the dropped column `amount` will fail" in text) is is_loss
+
+
+def test_another_order_of_columns_is_named_of_a_view_but_not_of_a_table_that_stays(new_shop: NewShop) -> None:
+    view = ORDERS.replace("orders", "shown").replace("FULL", "VIEW")
+    files = {"orders": ORDERS.format(columns="id, 1 AS x"), "shown": view.format(columns="id, 1 AS x")}
+    shop = new_shop({f"models/{name}.sql": text for name, text in files.items()}, tables=TABLES, deploy=True)
+    edit_config("plan: {forward_only: true}\n")(shop)
+    change(shop, orders=ORDERS.format(columns="1 AS x, id"), shown=view.format(columns="1 AS x, id"))
+    report = planned(shop)
+    assert {model["name"]: (model["forward_only"], model["columns"]) for model in report["models"]} == {
+        "t.orders": (True, []),
+        "t.shown": (True, ["changes the order of columns"]),
+    }
+    launch(shop, APPLY, digest=report["digest"]).succeeded()
+    order = (
+        "SELECT list(column_name ORDER BY column_index) FROM duckdb_columns() WHERE schema_name = 't' AND table_name = "
+    )
+    assert [shop.query(f"{order}'{name}'") for name in ("orders", "shown")] == [[(["id", "x"],)], [(["x", "id"],)]]
 
 
 def test_columns_that_nobody_can_know_are_null_and_named(new_shop: NewShop) -> None:
@@ -105,22 +123,36 @@ MODEL_WITH_TABLE = "MODEL (name t.last, kind FULL); SELECT 1 AS x"
 
 
 def test_a_model_that_loses_its_table_is_reported_as_removed_and_its_view_stays(new_shop: NewShop) -> None:
-    orders, other = ORDERS.format(columns="id"), ORDERS.format(columns="id").replace("t.orders", "t.other")
-    files = {"models/orders.sql": orders, "models/other.sql": other, "models/last.sql": MODEL_WITH_TABLE}
-    shop = new_shop(files, tables=TABLES, deploy=True)
-    change(shop, orders=orders.replace("FULL", "EMBEDDED"))
+    """Without a view that stays: a model that is not enabled, and one whose name a standalone audit has now."""
+    orders, other, off, checked = (
+        ORDERS.format(columns="id").replace("t.orders", f"t.{name}") for name in ("orders", "other", "off", "checked")
+    )
+    files = {"orders": orders, "other": other, "off": off, "checked": checked, "last": MODEL_WITH_TABLE}
+    shop = new_shop({f"models/{name}.sql": text for name, text in files.items()}, tables=TABLES, deploy=True)
+    change(shop, orders=orders.replace("FULL", "EMBEDDED"), off=off.replace("FULL", "FULL, enabled false"))
     (shop.project / "models" / "other.sql").unlink()
+    (shop.project / "models" / "checked.sql").unlink()
+    (shop.project / "audits").mkdir()
+    (shop.project / "audits" / "checked.sql").write_text(
+        AUDIT.format(more="", least=0).replace("name alone", "name checked")
+    )
     (shop.project / "external_models.yaml").write_text("- name: t.other\n  columns: {id: INT}\n")
 
     record = launch(shop, PLAN)
 
     report, text = report_of(record), text_of(record)
     removed = [(model["name"], model["change"], model["becomes"]) for model in report["models"]]
-    assert sorted(removed) == [("t.orders", "removed", "EMBEDDED"), ("t.other", "removed", "EXTERNAL")]
-    assert "**To decide:** 2 losses." in text
+    assert sorted(removed) == [
+        ("t.checked", "removed", None),
+        ("t.off", "removed", None),
+        ("t.orders", "removed", "EMBEDDED"),
+        ("t.other", "removed", "EXTERNAL"),
+    ]
+    assert "**To decide:** 4 losses." in text
     assert "`t.orders` is removed: its kind is EMBEDDED now, so SQLMesh computes nothing for it. Its view stays" in text
     launch(shop, APPLY, digest=report["digest"]).succeeded()
     assert shop.query("SELECT orders.id, other.id FROM t.orders, t.other") == [(1, 1)]
+    assert shop.query("SELECT view_name FROM duckdb_views() WHERE view_name IN ('off', 'checked')") == []
 
 
 AMOUNTS = {"raw.amounts": "SELECT CURRENT_DATE - range::INT AS day, 1 AS amount FROM range(10)"}
