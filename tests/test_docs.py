@@ -198,6 +198,27 @@ def test_record_that_another_one_changes_links_to_it(name: str) -> None:
         assert re.search(r"\]\(\d{4}-", sentence), f"no successor: {sentence}"
 
 
+STARTER = REPOSITORY / "templates" / "starter" / "README.md"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [*DOCUMENTS, STARTER, *sorted((REPOSITORY / "examples").glob("*/README.md"))],
+    ids=lambda page: str(page.relative_to(REPOSITORY)),
+)
+def test_only_the_first_plan_of_a_page_may_compute_nothing(page: Path) -> None:
+    """A later one would show each changed model without rows in prod."""
+    commands = re.findall(r"^ *```bash\n(.*?)^ *```", page.read_text(), re.DOTALL | re.MULTILINE)
+    plans = re.findall(r"^.*sqlmesh\b.* plan\b.*$", "\n".join(commands), re.MULTILINE)
+    assert not any("--skip-backfill" in plan for plan in plans[1:])
+
+
+def test_the_starter_plans_with_rows_and_with_the_command_that_works_alongside_dbt() -> None:
+    page = STARTER.read_text()
+    assert re.findall(r"^    (\w+ plan.*)$", page, re.MULTILINE) == ["dg_sqlmesh plan"]
+    assert set(re.findall(r"\w*sqlmesh (?=plan|test|run)", page)) == {"dg_sqlmesh "}
+
+
 def test_docs_are_short_outside_of_reference() -> None:
     """A page is read from its first word to its last. Reference is looked up."""
     navigation = (REPOSITORY / "mkdocs.yml").read_text().split("nav:")[1].split("- Reference:")[0]
