@@ -141,8 +141,9 @@ def test_a_model_that_loses_its_table_is_reported_as_removed_and_its_view_stays(
     record = launch(shop, PLAN)
 
     report, text = report_of(record), text_of(record)
-    removed = [(model["name"], model["change"], model["becomes"]) for model in report["models"]]
-    assert sorted(removed) == [
+    changes = [(model["name"], model["change"], model["becomes"]) for model in report["models"]]
+    assert sorted(changes) == [
+        ("checked", "added", None),
         ("t.checked", "removed", None),
         ("t.off", "removed", None),
         ("t.orders", "removed", "EMBEDDED"),
