@@ -66,7 +66,7 @@ class Row:
         events: SQLMesh's events. The last event is missing if the worker died.
         worker_death: Why the events end without a last event. None if there is a last event.
         other_models: Other models of the same request.
-        earlier_events: Events of a first attempt that left the model open, without its last event.
+        earlier: Events of a first attempt that left the model open, without its last event.
     """
 
     title: str
@@ -75,7 +75,7 @@ class Row:
     reported: Reported
     worker_death: str | None = None
     other_models: tuple[str, ...] = ()
-    earlier_events: tuple[msg.Event, ...] = ()
+    earlier: tuple[msg.Event, ...] = ()
 
     @property
     def description_of_status_check(self) -> str:
@@ -109,7 +109,7 @@ def batch(
     return msg.BatchFinished(node, index, interval, duration_ms, rows, bytes)
 
 
-def failing_batch(index: int, interval: msg.Interval, *, node: str = ORDERS) -> msg.BatchFinished:
+def raised(index: int, interval: msg.Interval, *, node: str = ORDERS) -> msg.BatchFinished:
     """Return the event with which SQLMesh reports a batch that raised."""
     return batch(index, interval, node=node, duration_ms=None, rows=None, bytes=None)
 
@@ -130,13 +130,16 @@ def audit_result(
     return AuditResult(name, position, args, blocking, failing_rows, query, intervals)
 
 
-D1, D2, D3 = days(1, 1), days(2, 2), days(3, 3)
+D1, D2, D3, D1_2 = days(1, 1), days(2, 2), days(3, 3), days(1, 2)
 OPENED = opened(ORDERS)
 TWO_BATCHES = msg.EvaluationPlanned({ORDERS: (D1, D2)})
 ONE_BATCH = msg.EvaluationPlanned({ORDERS: (D1,)})
 EMPTY_PLAN = msg.EvaluationPlanned({})
+NO_BATCH = msg.EvaluationPlanned({ORDERS: ()})
 SUCCEEDED = msg.EvaluationFinished("success")
 FAILED = msg.EvaluationFinished("failure")
+NOTHING_TO_DO = msg.EvaluationFinished("nothing_to_do")
+CANCELLED = msg.RequestFailed("EvaluationError", "The run was cancelled.")
 CANNOT_CAST = "ConversionException: cannot cast 'x'"
 CAST_FAILED = f"core.orders (models/orders.sql) failed.\n\n    {CANNOT_CAST}"
 CAST_ERROR = {"errors": (CANNOT_CAST,), "needs_correction": True}
@@ -152,6 +155,9 @@ KILLED = "SQLMesh's process was killed."
 UNREPORTED = "SQLMesh ended the run without reporting an outcome for it."
 NOT_DUE = "its cron '@daily' is not due"
 SEED = "the seed has not changed since it was loaded"
+IDLE = msg.NodeIdle(ORDERS, NOT_DUE, day(4), last_interval_end=day(3))
+HELD_BACK = msg.NodeIdle(ORDERS, held_back_by=AFTER_STAGING)
+NO_SIGNAL = msg.NodeIdle(ORDERS, signals=("files_arrived", "bank_holiday"))
 ALL_COMPUTED = "all complete intervals are computed"
 LOST = msg.NodeFailed(ORDERS, "OperationalError", "OperationalError: the connection was lost", (), is_transient=True)
 UNSELECTED = (
@@ -163,7 +169,7 @@ UNSELECTED = (
 SEVERITIES = {"not_null": ERROR, "recent": WARN}
 """The severity of each audit."""
 
-COMPLETE = msg.IntervalCoverage(ORDERS, days(1, 2))
+COMPLETE = msg.IntervalCoverage(ORDERS, D1_2)
 ONE_GAP = msg.IntervalCoverage(ORDERS, days(1, 1), (D2,), 1, 1, day(3))
 GAP_TABLE = dg.MetadataValue.table(
     [dg.TableRecord({"from": "2026-01-02", "to": "2026-01-03"})],
@@ -183,14 +189,7 @@ def at(milliseconds: int) -> float:
 
 
 # The first of two batches, and both: what the ledger knows of them, and their metadata.
-FIRST_BATCH = {
-    "intervals": (D1,),
-    "planned_batches": 2,
-    "finished_batches": 1,
-    "duration_ms": 5,
-    "rows": 10,
-    "bytes": 100,
-}
+FIRST = {"intervals": (D1,), "planned_batches": 2, "finished_batches": 1, "duration_ms": 5, "rows": 10, "bytes": 100}
 FIRST_DAY = {
     "sqlmesh/intervals": "2026-01-01",
     "sqlmesh/computed_intervals": 1,
@@ -198,16 +197,10 @@ FIRST_DAY = {
     "sqlmesh/rows": 10,
     "sqlmesh/bytes": 100,
 }
-BOTH_BATCHES = {
-    "intervals": (days(1, 2),),
-    "planned_batches": 2,
-    "finished_batches": 2,
-    "duration_ms": 12,
-    "rows": 30,
-    "bytes": 300,
-}
+BOTH = {"intervals": (D1_2,), "planned_batches": 2, "finished_batches": 2, "duration_ms": 12, "rows": 30, "bytes": 300}
+TWO_DAYS = "2026-01-01 to 2026-01-02 (2 days)"
 BOTH_DAYS = {
-    "sqlmesh/intervals": "2026-01-01 to 2026-01-02 (2 days)",
+    "sqlmesh/intervals": TWO_DAYS,
     "sqlmesh/computed_intervals": 2,
     "sqlmesh/batches": 2,
     "sqlmesh/seconds": 0.012,
@@ -259,18 +252,18 @@ OUTCOME_TABLE = (
             batch(1, D2, duration_ms=7, rows=20, bytes=200),
             SUCCEEDED,
         ),
-        outcome(Outcome.EXECUTED, **BOTH_BATCHES, row_count=1_234, audits=both_passed(days(1, 2)), coverage=COMPLETE),
+        outcome(Outcome.EXECUTED, **BOTH, row_count=1_234, audits=both_passed(D1_2), coverage=COMPLETE),
         passed(
             "core.orders was executed for 2026-01-01 to 2026-01-02 (2 days).",
-            {**BOTH_DAYS, "dagster/row_count": 1_234, "sqlmesh/coverage": "2026-01-01 to 2026-01-02 (2 days)"},
-            both_checks("2026-01-01 to 2026-01-02 (2 days)"),
+            {**BOTH_DAYS, "dagster/row_count": 1_234, "sqlmesh/coverage": TWO_DAYS},
+            both_checks(TWO_DAYS),
         ),
     ),
     Row(
         "executed as far as what it reads: more is due, and a model upstream lacks it that is not selected",
         (
             OPENED,
-            msg.EvaluationPlanned({ORDERS: (D1,)}, {ORDERS: msg.NodeIdle(ORDERS, held_back_by=AFTER_STAGING)}),
+            msg.EvaluationPlanned({ORDERS: (D1,)}, {ORDERS: HELD_BACK}),
             *both_audited(D1),
             batch(0, D1),
             SUCCEEDED,
@@ -284,7 +277,7 @@ OUTCOME_TABLE = (
             rows=10,
             bytes=100,
             audits=both_passed(D1),
-            idle=msg.NodeIdle(ORDERS, held_back_by=AFTER_STAGING),
+            idle=HELD_BACK,
         ),
         passed(
             f"core.orders was executed for 2026-01-01. Its other intervals are waiting: {UNSELECTED}.",
@@ -329,31 +322,18 @@ OUTCOME_TABLE = (
             batch(0, D2, duration_ms=7, rows=20, bytes=200),
             SUCCEEDED,
         ),
-        outcome(Outcome.EXECUTED, **BOTH_BATCHES, row_count=30, audits=both_passed(days(1, 2)), attempts=2),
+        outcome(Outcome.EXECUTED, **BOTH, row_count=30, audits=both_passed(D1_2), attempts=2),
         passed(
             "core.orders was executed for 2026-01-01 to 2026-01-02 (2 days).",
             {**BOTH_DAYS, "dagster/row_count": 30, "sqlmesh/attempts": 2},
-            both_checks("2026-01-01 to 2026-01-02 (2 days)"),
+            both_checks(TWO_DAYS),
         ),
-        earlier_events=(
-            OPENED,
-            TWO_BATCHES,
-            *both_audited(D1),
-            batch(0, D1),
-            audited("not_null", D2, 3),
-            failing_batch(1, D2),
-            LOST,
-        ),
+        earlier=(OPENED, TWO_BATCHES, *both_audited(D1), batch(0, D1), audited("not_null", D2, 3), raised(1, D2), LOST),
     ),
     Row(
         "up to date: not planned, its cron is not due",
-        (
-            OPENED,
-            EMPTY_PLAN,
-            msg.NodeIdle(ORDERS, NOT_DUE, day(4), last_interval_end=day(3)),
-            msg.EvaluationFinished("nothing_to_do"),
-        ),
-        outcome(Outcome.UP_TO_DATE, idle=msg.NodeIdle(ORDERS, NOT_DUE, day(4), last_interval_end=day(3))),
+        (OPENED, EMPTY_PLAN, IDLE, NOTHING_TO_DO),
+        outcome(Outcome.UP_TO_DATE, idle=IDLE),
         passed(
             "core.orders had nothing to do: its cron '@daily' is not due. Next due at 2026-01-04T00:00:00Z.",
             {"sqlmesh/reason": NOT_DUE, "sqlmesh/next_due": at(day(4)), "sqlmesh/computed_up_to": at(day(3))},
@@ -364,12 +344,12 @@ OUTCOME_TABLE = (
         (OPENED, msg.EvaluationPlanned({STAGING: (D1,)}), msg.NodeIdle(ORDERS, NOT_DUE), msg.BatchStarted(STAGING)),
         outcome(Outcome.UP_TO_DATE, idle=msg.NodeIdle(ORDERS, NOT_DUE)),
         passed("core.orders had nothing to do: its cron '@daily' is not due.", {"sqlmesh/reason": NOT_DUE}),
-        worker_death="The run was cancelled.",
+        worker_death=CANCELLED.message,
         other_models=(STAGING,),
     ),
     Row(
         "up to date: SQLMesh planned nothing at all, and it is never due again",
-        (OPENED, msg.NodeIdle(ORDERS, SEED), msg.EvaluationFinished("nothing_to_do")),
+        (OPENED, msg.NodeIdle(ORDERS, SEED), NOTHING_TO_DO),
         outcome(Outcome.UP_TO_DATE, idle=msg.NodeIdle(ORDERS, SEED)),
         passed(
             "core.orders had nothing to do: the seed has not changed since it was loaded.", {"sqlmesh/reason": SEED}
@@ -377,16 +357,8 @@ OUTCOME_TABLE = (
     ),
     Row(
         "waiting: planned without a ready interval, its own signals are not ready",
-        (
-            OPENED,
-            msg.EvaluationPlanned({ORDERS: ()}),
-            MANY_GAPS,
-            msg.NodeIdle(ORDERS, signals=("files_arrived", "bank_holiday")),
-            SUCCEEDED,
-        ),
-        outcome(
-            Outcome.WAITING, idle=msg.NodeIdle(ORDERS, signals=("files_arrived", "bank_holiday")), coverage=MANY_GAPS
-        ),
+        (OPENED, NO_BATCH, MANY_GAPS, NO_SIGNAL, SUCCEEDED),
+        outcome(Outcome.WAITING, idle=NO_SIGNAL, coverage=MANY_GAPS),
         warned(
             "core.orders is waiting: its signal files_arrived, bank_holiday reports no ready interval.",
             {
@@ -400,7 +372,7 @@ OUTCOME_TABLE = (
     ),
     Row(
         "waiting: planned without a ready interval, a signal upstream is not ready",
-        (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeIdle(ORDERS, upstream=(STAGING,)), SUCCEEDED),
+        (OPENED, NO_BATCH, msg.NodeIdle(ORDERS, upstream=(STAGING,)), SUCCEEDED),
         outcome(Outcome.WAITING, idle=msg.NodeIdle(ORDERS, upstream=(STAGING,))),
         warned(
             "core.orders is waiting: upstream of it, staging.orders waits for a signal.",
@@ -409,13 +381,13 @@ OUTCOME_TABLE = (
     ),
     Row(
         "waiting: planned without a ready interval, a model upstream is due and not selected",
-        (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeIdle(ORDERS, held_back_by=AFTER_STAGING), SUCCEEDED),
-        outcome(Outcome.WAITING, idle=msg.NodeIdle(ORDERS, held_back_by=AFTER_STAGING)),
+        (OPENED, NO_BATCH, HELD_BACK, SUCCEEDED),
+        outcome(Outcome.WAITING, idle=HELD_BACK),
         warned(f"core.orders is waiting: {UNSELECTED}.", {"sqlmesh/waiting_for": UNSELECTED}),
     ),
     Row(
         "waiting: planned without a ready interval, and no signal is known to be the reason",
-        (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeIdle(ORDERS), SUCCEEDED),
+        (OPENED, NO_BATCH, msg.NodeIdle(ORDERS), SUCCEEDED),
         outcome(Outcome.WAITING, idle=msg.NodeIdle(ORDERS)),
         warned(
             "core.orders is waiting: none of its pending intervals is ready.",
@@ -443,7 +415,7 @@ OUTCOME_TABLE = (
     ),
     Row(
         "failed: its batch ended without a duration and the failure list names it",
-        (OPENED, ONE_BATCH, failing_batch(0, D1), DIVISION, ONE_GAP, FAILED),
+        (OPENED, ONE_BATCH, raised(0, D1), DIVISION, ONE_GAP, FAILED),
         outcome(Outcome.FAILED, planned_batches=1, coverage=ONE_GAP, **CAST_ERROR),
         failed(
             CAST_FAILED,
@@ -458,43 +430,38 @@ OUTCOME_TABLE = (
     ),
     Row(
         "failed in the second attempt: what the first one said is void",
-        (OPENED, ONE_BATCH, failing_batch(0, D1), DIVISION, FAILED),
+        (OPENED, ONE_BATCH, raised(0, D1), DIVISION, FAILED),
         outcome(Outcome.FAILED, planned_batches=1, **CAST_ERROR, attempts=2),
         failed(CAST_FAILED, {"sqlmesh/error": CANNOT_CAST, "sqlmesh/attempts": 2}),
-        earlier_events=(OPENED, ONE_BATCH, failing_batch(0, D1), LOST),
+        earlier=(OPENED, ONE_BATCH, raised(0, D1), LOST),
     ),
     Row(
         "failed in the first attempt, and left out of the second: a plan has made due what it reads",
-        (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeIdle(ORDERS, held_back_by=AFTER_STAGING), SUCCEEDED),
-        outcome(
-            Outcome.FAILED,
-            errors=("OperationalError: the connection was lost",),
-            idle=msg.NodeIdle(ORDERS, held_back_by=AFTER_STAGING),
-            attempts=2,
-        ),
+        (OPENED, NO_BATCH, HELD_BACK, SUCCEEDED),
+        outcome(Outcome.FAILED, errors=("OperationalError: the connection was lost",), idle=HELD_BACK, attempts=2),
         failed(
             f"core.orders (models/orders.sql) failed. Another attempt left it out: {UNSELECTED}."
             "\n\n    OperationalError: the connection was lost",
             {"sqlmesh/error": "OperationalError: the connection was lost", "sqlmesh/attempts": 2},
         ),
-        earlier_events=(OPENED, ONE_BATCH, failing_batch(0, D1), LOST),
+        earlier=(OPENED, ONE_BATCH, raised(0, D1), LOST),
     ),
     Row(
         "failed: the worker died, but not before SQLMesh had named it",
-        (OPENED, ONE_BATCH, failing_batch(0, D1), DIVISION),
+        (OPENED, ONE_BATCH, raised(0, D1), DIVISION),
         outcome(Outcome.FAILED, planned_batches=1, **CAST_ERROR),
         failed(CAST_FAILED, {"sqlmesh/error": CANNOT_CAST}),
         worker_death=KILLED,
     ),
     Row(
         "failed: SQLMesh also lists it as left out, but its own failure is the stronger evidence",
-        (OPENED, ONE_BATCH, failing_batch(0, D1), DIVISION, msg.NodesBlocked({ORDERS: ()}), FAILED),
+        (OPENED, ONE_BATCH, raised(0, D1), DIVISION, msg.NodesBlocked({ORDERS: ()}), FAILED),
         outcome(Outcome.FAILED, planned_batches=1, **CAST_ERROR),
         failed(CAST_FAILED, {"sqlmesh/error": CANNOT_CAST}),
     ),
     Row(
         "failed: one batch failed an audit and another one raised, in the same words twice",
-        (OPENED, TWO_BATCHES, failing_batch(0, D1), failing_batch(1, D2), DIVISION, DIVISION, AUDITS, FAILED),
+        (OPENED, TWO_BATCHES, raised(0, D1), raised(1, D2), DIVISION, DIVISION, AUDITS, FAILED),
         outcome(
             Outcome.FAILED,
             planned_batches=2,
@@ -518,7 +485,7 @@ OUTCOME_TABLE = (
             ONE_BATCH,
             audited("not_null", D1, 3, query="SELECT 3"),
             audited("recent", D1),
-            failing_batch(0, D1),
+            raised(0, D1),
             AUDITS,
             FAILED,
         ),
@@ -541,8 +508,8 @@ OUTCOME_TABLE = (
     ),
     Row(
         "partly executed: some batches finished, one failed",
-        (OPENED, TWO_BATCHES, batch(0, D1), failing_batch(1, D2), DIVISION, FAILED),
-        outcome(Outcome.PARTLY_EXECUTED, **FIRST_BATCH, **CAST_ERROR),
+        (OPENED, TWO_BATCHES, batch(0, D1), raised(1, D2), DIVISION, FAILED),
+        outcome(Outcome.PARTLY_EXECUTED, **FIRST, **CAST_ERROR),
         failed(
             "core.orders (models/orders.sql) failed after 1 of 2 batches. "
             "The computed intervals are kept: 2026-01-01."
@@ -552,10 +519,10 @@ OUTCOME_TABLE = (
     ),
     Row(
         "partly executed: some batches finished, and the audit of the next one failed",
-        (OPENED, TWO_BATCHES, batch(0, D1), audited("not_null", D2, 3), failing_batch(1, D2), AUDITS, FAILED),
+        (OPENED, TWO_BATCHES, batch(0, D1), audited("not_null", D2, 3), raised(1, D2), AUDITS, FAILED),
         outcome(
             Outcome.PARTLY_EXECUTED,
-            **FIRST_BATCH,
+            **FIRST,
             audits=(audit_result("not_null", D2, failing_rows=3),),
             errors=(THREE_ROWS,),
             failed_audits=("not_null",),
@@ -572,7 +539,7 @@ OUTCOME_TABLE = (
     Row(
         "interrupted: the worker died between two batches",
         (OPENED, TWO_BATCHES, batch(0, D1)),
-        outcome(Outcome.INTERRUPTED, **FIRST_BATCH, errors=(KILLED,)),
+        outcome(Outcome.INTERRUPTED, **FIRST, errors=(KILLED,)),
         failed(
             "core.orders was interrupted: SQLMesh's process was killed. Finished before that: 2026-01-01.",
             {**FIRST_DAY, "sqlmesh/error": KILLED},
@@ -589,9 +556,9 @@ OUTCOME_TABLE = (
     ),
     Row(
         "interrupted: the request failed as a whole while a batch ran",
-        (OPENED, ONE_BATCH, msg.BatchStarted(ORDERS), msg.RequestFailed("EvaluationError", "The run was cancelled.")),
-        outcome(Outcome.INTERRUPTED, planned_batches=1, errors=("The run was cancelled.",), was_started=True),
-        failed("core.orders was interrupted: The run was cancelled.", {"sqlmesh/error": "The run was cancelled."}),
+        (OPENED, ONE_BATCH, msg.BatchStarted(ORDERS), CANCELLED),
+        outcome(Outcome.INTERRUPTED, planned_batches=1, errors=(CANCELLED.message,), was_started=True),
+        failed("core.orders was interrupted: The run was cancelled.", {"sqlmesh/error": CANCELLED.message}),
     ),
     Row(
         "interrupted: SQLMesh came to its end without a word about it",
@@ -604,7 +571,7 @@ OUTCOME_TABLE = (
     ),
     Row(
         "interrupted: a batch ended without a duration, and the failure list does not name it",
-        (OPENED, ONE_BATCH, msg.BatchStarted(ORDERS), failing_batch(0, D1), SUCCEEDED),
+        (OPENED, ONE_BATCH, msg.BatchStarted(ORDERS), raised(0, D1), SUCCEEDED),
         outcome(Outcome.INTERRUPTED, planned_batches=1, errors=(UNREPORTED,), was_started=True),
         failed(
             "core.orders was interrupted: SQLMesh ended the run without reporting an outcome for it.",
@@ -613,14 +580,9 @@ OUTCOME_TABLE = (
     ),
     Row(
         "interrupted: left out, and no failure upstream can be named",
-        (
-            OPENED,
-            ONE_BATCH,
-            msg.NodesBlocked({ORDERS: ()}),
-            msg.RequestFailed("EvaluationError", "The run was cancelled."),
-        ),
-        outcome(Outcome.INTERRUPTED, planned_batches=1, errors=("The run was cancelled.",)),
-        warned("core.orders was not started: The run was cancelled.", {"sqlmesh/error": "The run was cancelled."}),
+        (OPENED, ONE_BATCH, msg.NodesBlocked({ORDERS: ()}), CANCELLED),
+        outcome(Outcome.INTERRUPTED, planned_batches=1, errors=(CANCELLED.message,)),
+        warned("core.orders was not started: The run was cancelled.", {"sqlmesh/error": CANCELLED.message}),
     ),
     Row(
         "interrupted: it was planned and not run, though SQLMesh also says that it had nothing to do",

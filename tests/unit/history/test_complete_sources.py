@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -31,6 +31,8 @@ COUNTRIES = dg.StaticPartitionsDefinition(["de", "us"])
 CUSTOMERS = dg.DynamicPartitionsDefinition(name="customers")
 BOTH = dg.MultiPartitionsDefinition({"day": DAYS, "country": COUNTRIES})
 NO_TIME = dg.MultiPartitionsDefinition({"team": dg.StaticPartitionsDefinition(["a"]), "country": COUNTRIES})
+TWO_DAYS = dg.DailyPartitionsDefinition("2026-11-01", end_date="2026-11-03")
+BY_CUSTOMER = dg.MultiPartitionsDefinition({"day": DAYS, "customer": CUSTOMERS})
 TWO_TIMES = dg.MultiPartitionsDefinition({"day": DAYS, "month": MONTHS})
 WEEKDAYS = dg.TimeWindowPartitionsDefinition(
     "2026-11-05", "%Y-%m-%d", cron_schedule="0 0 * * *", exclusions=["0 0 * * 6", "0 0 * * 0"]
@@ -57,8 +59,8 @@ def result(order: int, status: str, of: Load | None = None, *partitions: str, ru
     return CheckResult(check, run, order, target, frozenset(partitions) or None, CheckStatus(status))
 
 
-def until(instant: int) -> tuple[Interval, ...]:
-    return ((instant, FOREVER),)
+def until(instant: int | str) -> tuple[Interval, ...]:
+    return ((at(instant) if isinstance(instant, str) else instant, FOREVER),)
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,8 @@ class Case:
     loads: Sequence[Load]
     incomplete: Sequence[Interval]
     why: str
-    results: Sequence[CheckResult] = ()
-    options: dict[str, Any] = field(default_factory=dict)
+    results: Sequence[CheckResult]
+    options: dict[str, Any]
 
     @property
     def history(self) -> SourceHistory:
@@ -78,187 +80,143 @@ class Case:
         return SourceHistory(self.partitions, loads=self.loads, results=self.results, **options)
 
 
+def case(of: Any, loads: Any, incomplete: Sequence[Interval], why: str, *results: Any, **options: Any) -> Case:
+    return Case(of, loads, incomplete, why, results, options)
+
+
 ONE, TWO, THREE = (load(number, f"2026-11-0{number}") for number in (1, 2, 3))
 RUN = [load(number, f"2026-11-0{number}", run="backfill") for number in (1, 2, 3)]
 DE, US = load(1, "de", at("2026-11-10")), load(2, "us", at("2026-11-12"))
-LOADED_THREE = until(at("2026-11-04"))
+LOADED_THREE = until("2026-11-04")
 FROM_START = until(FIRST)
+WITHOUT_TWO = ((at("2026-11-02"), at("2026-11-03")), *LOADED_THREE)
+REFUSED, PASSED = result(9, "failed", RUN[2]), result(9, "passed", RUN[0])
+PLANNED = result(0, "planned", run="backfill")
 
 CASES: dict[str, list[Case]] = {
     "no partitions": [
-        Case(None, [], NOTHING, "was never materialized: materialize it once"),
-        Case(None, [load(1)], until(LATER), "by a run that began 2026-11-19T00:00:00Z"),
-        Case(None, [load(1, run="")], until(LATER), "was loaded last at 2026-11-19T00:00:00Z"),
-        Case(None, [load(1)], until(LATER - HOUR), "lag is 1:00:00", options={"lag": timedelta(hours=1)}),
-        Case(None, [load(1), load(2, instant=FIRST)], until(FIRST), "began 2026-11-01T00:00:00Z"),
+        case(None, [], NOTHING, "was never materialized: materialize it once"),
+        case(None, [load(1)], until(LATER), "by a run that began 2026-11-19T00:00:00Z"),
+        case(None, [load(1, run="")], until(LATER), "was loaded last at 2026-11-19T00:00:00Z"),
+        case(None, [load(1)], until(LATER - HOUR), "lag is 1:00:00", lag=timedelta(hours=1)),
+        case(None, [load(1), load(2, instant=FIRST)], until(FIRST), "began 2026-11-01T00:00:00Z"),
     ],
     "static or dynamic partitions, or two dimensions without time": [
-        Case(COUNTRIES, [DE, US], until(at("2026-11-10")), "in partition de by a run that began 2026-11-10"),
-        Case(COUNTRIES, [DE], NOTHING, "has no materialization of us"),
-        Case(
-            CUSTOMERS,
-            [DE, US],
-            until(at("2026-11-12")),
-            "in partition us",
-            options={"dynamic_keys": {"customers": ["us"]}},
-        ),
-        Case(CUSTOMERS, [DE], NOTHING, "has no partitions"),
-        Case(NO_TIME, [load(1, "de|a"), load(2, "us|a", FIRST)], until(FIRST), "in partition us|a"),
-        Case(NO_TIME, [load(1, "de|a")], NOTHING, "has no materialization of us|a"),
-        Case(
+        case(COUNTRIES, [DE, US], until("2026-11-10"), "in partition de by a run that began 2026-11-10"),
+        case(COUNTRIES, [DE], NOTHING, "has no materialization of us"),
+        case(CUSTOMERS, [DE, US], until("2026-11-12"), "in partition us", dynamic_keys={"customers": ["us"]}),
+        case(CUSTOMERS, [DE], NOTHING, "has no partitions"),
+        case(NO_TIME, [load(1, "de|a"), load(2, "us|a", FIRST)], until(FIRST), "in partition us|a"),
+        case(NO_TIME, [load(1, "de|a")], NOTHING, "has no materialization of us|a"),
+        case(
             COUNTRIES,
             [DE._replace(complete_until=at("2026-11-15") / 1000), US],
-            until(at("2026-11-12")),
+            until("2026-11-12"),
             "in partition us by",
         ),
     ],
     "time-window partitions": [
-        Case(DAYS, [ONE, TWO, THREE], LOADED_THREE, "has no materialization of 2026-11-17, 2026-11-18, 2026-11-19"),
-        Case(
-            DAYS, [ONE, THREE], ((at("2026-11-02"), at("2026-11-03")), *LOADED_THREE), "materialization of 2026-11-17"
-        ),
-        Case(
+        case(DAYS, [ONE, TWO, THREE], LOADED_THREE, "has no materialization of 2026-11-17, 2026-11-18, 2026-11-19"),
+        case(DAYS, [ONE, THREE], WITHOUT_TWO, "materialization of 2026-11-17"),
+        case(
             DAYS,
             [ONE, TWO._replace(instant=at("2026-11-02T10:00")), THREE],
             ((at("2026-11-02T10:00"), at("2026-11-03")), *LOADED_THREE),
             "was loaded at 2026-11-02T10:00:00Z, before its window was over, in partition 2026-11-02, and has no",
         ),
-        Case(DAYS, [ONE._replace(instant=at("2026-10-30"))], FROM_START, "before its window was over"),
-        Case(DAYS, [ONE._replace(instant=at("2026-11-02"))], until(at("2026-11-02")), "has no materialization"),
-        Case(DAYS, [load(1, "2026-11-20")], FROM_START, "2026-11-19"),  # this window is not over, so it is no partition
+        case(DAYS, [ONE._replace(instant=at("2026-10-30"))], FROM_START, "before its window was over"),
+        case(DAYS, [ONE._replace(instant=at("2026-11-02"))], until("2026-11-02"), "has no materialization"),
+        case(DAYS, [load(1, "2026-11-20")], FROM_START, "2026-11-19"),  # this window is not over, so it is no partition
     ],
     "a time dimension and another one": [
-        Case(
+        case(
             BOTH,
             [load(1, "de|2026-11-01"), load(2, "us|2026-11-01", at("2026-11-01T06:00"))],
-            until(at("2026-11-01T06:00")),
+            until("2026-11-01T06:00"),
             "before its window was over, in partition us|2026-11-01",
         ),
-        Case(BOTH, [load(1, "de|2026-11-01")], FROM_START, "2026-11-19"),
-        Case(
-            dg.MultiPartitionsDefinition({"day": DAYS, "customer": CUSTOMERS}),
-            [load(1, "a|2026-11-01")],
-            FROM_START,
-            "2026-11-19",
-        ),
+        case(BOTH, [load(1, "de|2026-11-01")], FROM_START, "2026-11-19"),
+        case(BY_CUSTOMER, [load(1, "a|2026-11-01")], FROM_START, "2026-11-19"),
     ],
     "two time dimensions": [
-        Case(TWO_TIMES, [load(1, "2026-11-01|2026-11-01")], NOTHING, "has two dimensions of time windows")
+        case(TWO_TIMES, [load(1, "2026-11-01|2026-11-01")], NOTHING, "has two dimensions of time windows")
     ],
-    "no load yet": [Case(of, [], NOTHING, "was never materialized") for of in (None, DAYS, BOTH, TWO_TIMES)],
+    "no load yet": [case(of, [], NOTHING, "was never materialized") for of in (None, DAYS, BOTH, TWO_TIMES)],
     "of a partition": [
-        Case(
-            DAYS,
-            [ONE, load(9, "2026-11-01", at("2026-11-01T08:00"))],
-            until(at("2026-11-01T08:00")),
-            "before its window",
-        )
+        case(DAYS, [ONE, load(9, "2026-11-01", at("2026-11-01T08:00"))], until("2026-11-01T08:00"), "before its window")
     ],
-    "refused": [Case(None, [load(1, instant=FIRST), load(2)], NOTHING, "its check ok", [result(9, "failed", load(2))])],
-    "without a partition": [Case(DAYS, [ONE, load(9)], until(at("2026-11-02")), "2026-11-19")],
+    "refused": [case(None, [load(1, instant=FIRST), load(2)], NOTHING, "its check ok", result(9, "failed", load(2)))],
+    "without a partition": [case(DAYS, [ONE, load(9)], until("2026-11-02"), "2026-11-19")],
     "with a partition": [
-        Case(None, [load(1), load(9, "de")], NOTHING, "was not materialized since its partitions have changed"),
-        Case(None, [load(9, "de")], until(LATER), "by a run that began", options={"is_known": False}),
-        Case(
-            dg.DailyPartitionsDefinition("2026-11-01", end_date="2026-11-03"),
-            [ONE, TWO, THREE],
-            until(at("2026-11-03")),
-            "is complete until 2026-11-03",
-        ),
-        Case(dg.DailyPartitionsDefinition("2026-11-02"), [ONE, TWO], until(at("2026-11-03")), "2026-11-19"),
+        case(None, [load(1), load(9, "de")], NOTHING, "was not materialized since its partitions have changed"),
+        case(None, [load(9, "de")], until(LATER), "by a run that began", is_known=False),
+        case(TWO_DAYS, [ONE, TWO, THREE], until("2026-11-03"), "is complete until 2026-11-03"),
+        case(dg.DailyPartitionsDefinition("2026-11-02"), [ONE, TWO], until("2026-11-03"), "2026-11-19"),
     ],
     "after the partitions of an asset have changed": [
-        Case(WEEKS, [load(1, "2026-11-08"), load(2, "2026-11-09")], FROM_START, "since its partitions have changed"),
-        Case(WEEKS, [load(2, "2026-11-09"), load(3, "2026-11-01")], until(at("2026-11-08")), "2026-11-08"),
-        Case(MONTHS, [ONE, TWO], FROM_START, "since its partitions have changed"),
-        Case(BOTH, [load(1, "de|2026-11-01"), load(2, "us|2026-11-01"), load(3, "2026-11-01")], FROM_START, "changed"),
-        Case(DAYS, [ONE, load(9, "2025-11-01"), load(10, "2026-12-24")], until(at("2026-11-02")), "2026-11-19"),
-        Case(
+        case(WEEKS, [load(1, "2026-11-08"), load(2, "2026-11-09")], FROM_START, "since its partitions have changed"),
+        case(WEEKS, [load(2, "2026-11-09"), load(3, "2026-11-01")], until("2026-11-08"), "2026-11-08"),
+        case(MONTHS, [ONE, TWO], FROM_START, "since its partitions have changed"),
+        case(BOTH, [load(1, "de|2026-11-01"), load(2, "us|2026-11-01"), load(3, "2026-11-01")], FROM_START, "changed"),
+        case(DAYS, [ONE, load(9, "2025-11-01"), load(10, "2026-12-24")], until("2026-11-02"), "2026-11-19"),
+        case(
             WEEKDAYS,
             [load(1, "2026-11-05"), load(2, "2026-11-07")],
             ((at("2026-11-06"), at("2026-11-07")), (at("2026-11-09"), at("2026-11-14")), (at("2026-11-16"), FOREVER)),
             "2026-11-19",
         ),
-        Case(COUNTRIES, [DE, US, load(9, "fr")], until(at("2026-11-10")), "in partition de"),
+        case(COUNTRIES, [DE, US, load(9, "fr")], until("2026-11-10"), "in partition de"),
     ],
     "of a deleted run": [
-        Case(None, [load(1, instant=None)], NOTHING, "was loaded last by a run that was deleted: materialize it again"),
-        Case(COUNTRIES, [DE._replace(instant=None), US], NOTHING, "in partition de by a run that was deleted"),
-        Case(DAYS, [ONE._replace(instant=None)], FROM_START, "by a run that was deleted, in partition 2026-11-01"),
+        case(None, [load(1, instant=None)], NOTHING, "was loaded last by a run that was deleted: materialize it again"),
+        case(COUNTRIES, [DE._replace(instant=None), US], NOTHING, "in partition de by a run that was deleted"),
+        case(DAYS, [ONE._replace(instant=None)], FROM_START, "by a run that was deleted, in partition 2026-11-01"),
     ],
     "has failed (a warning is no failure)": [
-        Case(
-            DAYS,
-            RUN,
-            FROM_START,
-            "check ok in partition 2026-11-01, 2026-11-02, 2026-11-03",
-            [result(9, "failed", RUN[2])],
-        ),
-        Case(DAYS, [ONE, TWO], until(at("2026-11-02")), "check ok in partition 2026-11-02", [result(9, "failed", TWO)]),
-        Case(DAYS, RUN, LOADED_THREE, "no materialization", [result(9, "warned", RUN[2])]),
-        Case(
-            DAYS,
-            RUN,
-            ((at("2026-11-02"), at("2026-11-03")), *LOADED_THREE),
-            "check ok in partition 2026-11-02",
-            [result(9, "failed", RUN[1], "2026-11-02")],
-        ),
-        Case(
+        case(DAYS, RUN, FROM_START, "check ok in partition 2026-11-01, 2026-11-02, 2026-11-03", REFUSED),
+        case(DAYS, [ONE, TWO], until("2026-11-02"), "check ok in partition 2026-11-02", result(9, "failed", TWO)),
+        case(DAYS, RUN, LOADED_THREE, "no materialization", result(9, "warned", RUN[2])),
+        case(DAYS, RUN, WITHOUT_TWO, "check ok in partition 2026-11-02", result(9, "failed", RUN[1], "2026-11-02")),
+        case(
             DAYS,
             [*RUN[:2], load(9, "2026-11-03")],
             ((FIRST, at("2026-11-03")), *LOADED_THREE),
             "check ok in partition 2026-11-01, 2026-11-02",
-            [result(8, "failed", RUN[2])],
+            result(8, "failed", RUN[2]),
         ),
-        Case(
+        case(
             DAYS,
             [ONE._replace(run_id=""), TWO._replace(run_id="")],
-            until(at("2026-11-02")),
+            until("2026-11-02"),
             "check ok in partition 2026-11-02",
-            [result(9, "failed", TWO._replace(run_id=""))],
+            result(9, "failed", TWO._replace(run_id="")),
         ),
     ],
     "has passed later on one of these loads": [
-        Case(DAYS, RUN, LOADED_THREE, "no materialization", [result(8, "failed", RUN[2]), result(9, "passed", RUN[0])]),
-        Case(DAYS, RUN, FROM_START, "check ok", [result(9, "failed", RUN[2]), result(8, "passed", RUN[0])]),
-        Case(
-            DAYS,
-            RUN,
-            FROM_START,
-            "check other in",
-            [result(8, "failed", RUN[2], check="other"), result(9, "passed", RUN[0])],
-        ),
+        case(DAYS, RUN, LOADED_THREE, "no materialization", result(8, "failed", RUN[2]), PASSED),
+        case(DAYS, RUN, FROM_START, "check ok", REFUSED, result(8, "passed", RUN[0])),
+        case(DAYS, RUN, FROM_START, "check other in", result(8, "failed", RUN[2], check="other"), PASSED),
     ],
     "was planned in the run of the load, and has no result yet": [
-        Case(
-            DAYS,
-            RUN,
-            FROM_START,
-            "has no result of its check ok yet in partition",
-            [result(0, "planned", run="backfill")],
-        ),
-        Case(
+        case(DAYS, RUN, FROM_START, "has no result of its check ok yet in partition", PLANNED),
+        case(
             DAYS,
             RUN,
             FROM_START,
             "because the run has ended without one: execute the check",
-            [result(0, "unevaluated", run="backfill")],
+            result(0, "unevaluated", run="backfill"),
         ),
-        Case(DAYS, RUN, LOADED_THREE, "no mat", [result(0, "planned", run="backfill"), result(9, "passed", RUN[2])]),
-        Case(DAYS, [ONE], until(at("2026-11-02")), "no materialization", [result(9, "planned", run="another")]),
-        Case(None, [load(1)], NOTHING, "has no result of its check ok yet", [result(0, "planned", run="run 1")]),
+        case(DAYS, RUN, LOADED_THREE, "no mat", PLANNED, result(9, "passed", RUN[2])),
+        case(DAYS, [ONE], until("2026-11-02"), "no materialization", result(9, "planned", run="another")),
+        case(None, [load(1)], NOTHING, "has no result of its check ok yet", result(0, "planned", run="run 1")),
     ],
     "has failed, and its result names no materialization": [
-        Case(DAYS, RUN, FROM_START, "check ok, which names no materialization", [result(9, "failed")]),
-        Case(DAYS, RUN, LOADED_THREE, "no materialization", [result(8, "failed"), result(9, "passed")]),
-        Case(
-            DAYS,
-            RUN,
-            FROM_START,
-            "which names no materialization",
-            [result(8, "failed"), result(9, "planned", run="x")],
+        case(DAYS, RUN, FROM_START, "check ok, which names no materialization", result(9, "failed")),
+        case(DAYS, RUN, LOADED_THREE, "no materialization", result(8, "failed"), result(9, "passed")),
+        case(
+            DAYS, RUN, FROM_START, "which names no materialization", result(8, "failed"), result(9, "planned", run="x")
         ),
-        Case(DAYS, RUN, LOADED_THREE, "no materialization", [result(9, "passed")]),
+        case(DAYS, RUN, LOADED_THREE, "no materialization", result(9, "passed")),
     ],
     "has failed on a load whose run was deleted": [],  # test_source_events.py: the events say so
 }
@@ -336,7 +294,7 @@ def test_a_stated_instant_counts_without_the_lag(seconds: float) -> None:
 
 def test_removing_a_customer_does_not_complete_less_of_the_others() -> None:
     """Otherwise a model that reads the whole table would wait until somebody loads all days again."""
-    both = dg.MultiPartitionsDefinition({"day": DAYS, "customer": CUSTOMERS})
+    both = BY_CUSTOMER
     loads = [load(1, "a|2026-11-01"), load(2, "b|2026-11-01")]
     source = SourceHistory(both, True, loads, dynamic_keys={"customers": {"a"}}, now=NOW)
     assert completeness(source).incomplete == until(at("2026-11-02"))

@@ -121,10 +121,7 @@ def test_the_profile_of_a_column_has_its_values_and_ranges_with_their_rows() -> 
         "x": {
             "distinct": 1_000,
             "distinct_prod": 1,
-            "values": [
-                {"x": "a|b", "rows": "3", "rows in prod": "0"},
-                {"x": None, "rows": "1", "rows in prod": "2"},
-            ],
+            "values": [{"x": "a|b", "rows": "3", "rows in prod": "0"}, {"x": None, "rows": "1", "rows in prod": "2"}],
         },
         "secret": {"distinct": 2, "distinct_prod": 2},
     }

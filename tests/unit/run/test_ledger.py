@@ -31,9 +31,9 @@ from unit.outcome_table import (
     audit_result,
     audited,
     batch,
-    failing_batch,
     open_nodes,
     opened,
+    raised,
 )
 
 from dg_sqlmesh_component.protocol import messages as msg
@@ -74,7 +74,7 @@ def node_outcomes(outcomes: Iterable[NodeOutcome | AuditOnlyOutcome]) -> list[tu
 @pytest.mark.parametrize("row", OUTCOME_TABLE, ids=lambda row: row.title)
 def test_events_give_the_outcome_of_the_table(row: Row) -> None:
     outcomes = outcomes_of(
-        row.events, requested=(ORDERS, *row.other_models), worker_death=row.worker_death, earlier=row.earlier_events
+        row.events, requested=(ORDERS, *row.other_models), worker_death=row.worker_death, earlier=row.earlier
     )
     of_orders = [outcome for outcome in outcomes if outcome.fqn == ORDERS]
     assert [replace(outcome, computed_until=None) for outcome in of_orders] == [row.outcome]
@@ -163,7 +163,7 @@ def test_outcomes_settled_at_the_end_come_in_requested_order() -> None:
 )
 @pytest.mark.parametrize("evidence", [(), (DIVISION,), (AUDITS,)], ids=["no failure named", "error", "audit"])
 def test_failed_batch_never_has_outcome_executed(last: msg.EvaluationFinished, evidence: tuple[msg.Event, ...]) -> None:
-    (outcome,) = outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), failing_batch(1, D2), *evidence, last])
+    (outcome,) = outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), raised(1, D2), *evidence, last])
     assert outcome.outcome is not Outcome.EXECUTED
     assert outcome.outcome.is_failure
 
@@ -207,7 +207,7 @@ def test_row_counts_belong_to_their_own_model() -> None:
 
 
 def test_row_count_alone_does_not_mean_executed() -> None:
-    (outcome,) = outcomes_of([OPENED, ONE_BATCH, msg.TableComputed(ORDERS, 7), failing_batch(0, D1), DIVISION, FAILED])
+    (outcome,) = outcomes_of([OPENED, ONE_BATCH, msg.TableComputed(ORDERS, 7), raised(0, D1), DIVISION, FAILED])
     assert outcome.outcome is Outcome.FAILED
 
 
@@ -335,7 +335,7 @@ def test_traceback_of_an_unexpected_error_is_not_repeated_for_each_interrupted_m
     ids=["error of the model", "transient error", "bug of this package"],
 )
 def test_model_needs_correction_only_after_an_error_of_its_own(failure: msg.NodeFailed, needs_correction: bool) -> None:
-    (outcome,) = outcomes_of([OPENED, ONE_BATCH, failing_batch(0, D1), failure, FAILED])
+    (outcome,) = outcomes_of([OPENED, ONE_BATCH, raised(0, D1), failure, FAILED])
     assert (outcome.outcome, outcome.needs_correction) == (Outcome.FAILED, needs_correction)
 
 
@@ -408,14 +408,14 @@ def test_batches_of_both_passes_are_added_up() -> None:
 
 def test_intervals_of_the_first_pass_are_reported_if_the_second_fails() -> None:
     second = msg.EvaluationPlanned({ORDERS: (D2,)})
-    events: Events = [OPENED, TWO_BATCHES, batch(0, D1), EMPTY_PLAN, second, failing_batch(0, D2), DIVISION, FAILED]
+    events: Events = [OPENED, TWO_BATCHES, batch(0, D1), EMPTY_PLAN, second, raised(0, D2), DIVISION, FAILED]
     (outcome,) = outcomes_of(events)
     assert (outcome.outcome, outcome.intervals) == (Outcome.PARTLY_EXECUTED, (D1,))
 
 
 def test_failures_of_the_first_pass_are_dropped() -> None:
     plan = msg.EvaluationPlanned({STAGING: (D1,), ORDERS: (D1,)})
-    first: Events = [failing_batch(0, D1), DIVISION, msg.NodesBlocked({STAGING: (ORDERS,)})]
+    first: Events = [raised(0, D1), DIVISION, msg.NodesBlocked({STAGING: (ORDERS,)})]
     second = [batch(0, D1, node=STAGING), batch(0, D1)]
     outcomes = outcomes_of([plan, *first, EMPTY_PLAN, plan, *second, SUCCEEDED], requested=[STAGING, ORDERS])
     assert node_outcomes(outcomes) == [(STAGING, Outcome.EXECUTED), (ORDERS, Outcome.EXECUTED)]
@@ -423,13 +423,13 @@ def test_failures_of_the_first_pass_are_dropped() -> None:
 
 
 def test_errors_of_the_first_pass_are_dropped_if_the_second_is_interrupted() -> None:
-    events: Events = [ONE_BATCH, failing_batch(0, D1), DIVISION, EMPTY_PLAN, ONE_BATCH]
+    events: Events = [ONE_BATCH, raised(0, D1), DIVISION, EMPTY_PLAN, ONE_BATCH]
     (outcome,) = outcomes_of(events, worker_death="killed")
     assert (outcome.outcome, outcome.errors) == (Outcome.INTERRUPTED, ("killed",))
 
 
 def test_audits_of_batches_that_failed_in_the_first_pass_are_dropped() -> None:
-    first: Events = [audited("not_null", D1, 3), failing_batch(0, D1), AUDITS]
+    first: Events = [audited("not_null", D1, 3), raised(0, D1), AUDITS]
     second: Events = [audited("not_null", D1, 0), batch(0, D1)]
     (outcome,) = outcomes_of([OPENED, ONE_BATCH, *first, EMPTY_PLAN, ONE_BATCH, *second, SUCCEEDED])
     assert outcome.outcome is Outcome.EXECUTED
@@ -496,7 +496,7 @@ def test_row_count_of_the_first_pass_is_not_used_for_the_second() -> None:
 
 
 def test_executed_model_that_fails_in_the_second_pass_is_returned_as_failed() -> None:
-    events: Events = [ONE_BATCH, batch(0, D1), EMPTY_PLAN, ONE_BATCH, failing_batch(0, D1), DIVISION, FAILED]
+    events: Events = [ONE_BATCH, batch(0, D1), EMPTY_PLAN, ONE_BATCH, raised(0, D1), DIVISION, FAILED]
     assert [(outcome.outcome, outcome.is_second_outcome) for outcome in outcomes_of(events)] == [
         (Outcome.EXECUTED, False),
         (Outcome.FAILED, True),

@@ -27,9 +27,9 @@ from unit.outcome_table import (
     audit_result,
     audited,
     batch,
-    failing_batch,
     open_nodes,
     opened,
+    raised,
 )
 
 from dg_sqlmesh_component.protocol import messages as msg
@@ -46,17 +46,17 @@ def planned(*nodes: str, interval: msg.Interval = D1) -> msg.EvaluationPlanned:
     return msg.EvaluationPlanned(dict.fromkeys(nodes, (interval,)))
 
 
-def transient_failure(node: str) -> msg.NodeFailed:
+def transient(node: str) -> msg.NodeFailed:
     """Return a transient failure."""
     return msg.NodeFailed(node, "OperationalError", "the connection was lost", (), is_transient=True)
 
 
-def persistent_failure(node: str) -> msg.NodeFailed:
+def persistent(node: str) -> msg.NodeFailed:
     """Return a persistent failure."""
     return msg.NodeFailed(node, "BinderException", "there is no such column", ())
 
 
-def audit_failure(node: str) -> msg.NodeFailed:
+def audit_failed(node: str) -> msg.NodeFailed:
     """Return the failure of a blocking audit."""
     return msg.NodeFailed(node, "NodeAuditsErrors", "Audit not_null failed", ("not_null",))
 
@@ -81,7 +81,7 @@ def node_outcomes(outcomes: Iterable[NodeOutcome | AuditOnlyOutcome]) -> dict[st
 
 
 @dataclass(frozen=True)
-class EndedAttempt:
+class Ended:
     """How an attempt ended.
 
     Attributes:
@@ -122,151 +122,137 @@ def nodes(*names: str) -> frozenset[str]:
 
 
 ENDED_ATTEMPTS = (
-    EndedAttempt(
-        "it failed for a transient cause", (ONE_BATCH, failing_batch(0, D1), transient_failure(ORDERS)), nodes(ORDERS)
-    ),
-    EndedAttempt(
+    Ended("it failed for a transient cause", (ONE_BATCH, raised(0, D1), transient(ORDERS)), nodes(ORDERS)),
+    Ended(
         "it failed for a persistent cause",
-        (ONE_BATCH, failing_batch(0, D1), persistent_failure(ORDERS)),
+        (ONE_BATCH, raised(0, D1), persistent(ORDERS)),
         settled={ORDERS: Outcome.FAILED},
     ),
-    EndedAttempt(
+    Ended(
         "it failed for a transient cause and for a persistent one",
-        (TWO_BATCHES, transient_failure(ORDERS), persistent_failure(ORDERS)),
+        (TWO_BATCHES, transient(ORDERS), persistent(ORDERS)),
         settled={ORDERS: Outcome.FAILED},
     ),
-    EndedAttempt("its audit failed", (ONE_BATCH, audit_failure(ORDERS)), settled={ORDERS: Outcome.AUDIT_FAILED}),
-    EndedAttempt(
+    Ended("its audit failed", (ONE_BATCH, audit_failed(ORDERS)), settled={ORDERS: Outcome.AUDIT_FAILED}),
+    Ended(
         "it was partly executed and failed for a transient cause",
-        (TWO_BATCHES, batch(0, D1), failing_batch(1, D2), transient_failure(ORDERS)),
+        (TWO_BATCHES, batch(0, D1), raised(1, D2), transient(ORDERS)),
         nodes(ORDERS),
     ),
-    EndedAttempt(
+    Ended(
         "it was partly executed and failed for a persistent cause",
-        (TWO_BATCHES, batch(0, D1), failing_batch(1, D2), persistent_failure(ORDERS)),
+        (TWO_BATCHES, batch(0, D1), raised(1, D2), persistent(ORDERS)),
         settled={ORDERS: Outcome.PARTLY_EXECUTED},
     ),
-    EndedAttempt(
+    Ended(
         "it failed for a persistent cause and is listed as blocked by a transient failure",
-        (
-            planned(STAGING, ORDERS),
-            transient_failure(STAGING),
-            persistent_failure(ORDERS),
-            msg.NodesBlocked({ORDERS: (STAGING,)}),
-        ),
+        (planned(STAGING, ORDERS), transient(STAGING), persistent(ORDERS), msg.NodesBlocked({ORDERS: (STAGING,)})),
         nodes(STAGING),
         {ORDERS: Outcome.FAILED},
     ),
-    EndedAttempt(
+    Ended(
         "what an earlier pass did is all there was to do",
-        (TWO_BATCHES, batch(0, D1), EMPTY_PLAN, planned(STAGING), transient_failure(STAGING)),
+        (TWO_BATCHES, batch(0, D1), EMPTY_PLAN, planned(STAGING), transient(STAGING)),
         nodes(STAGING, ORDERS),
     ),
-    EndedAttempt(
+    Ended(
         "a transient failure blocked it",
-        (planned(STAGING, ORDERS), transient_failure(STAGING), msg.NodesBlocked({ORDERS: (STAGING,)})),
+        (planned(STAGING, ORDERS), transient(STAGING), msg.NodesBlocked({ORDERS: (STAGING,)})),
         nodes(STAGING, ORDERS),
     ),
-    EndedAttempt(
+    Ended(
         "a transient failure blocked a chain",
         (
             planned(STAGING, ORDERS, REVENUE),
-            transient_failure(STAGING),
+            transient(STAGING),
             msg.NodesBlocked({ORDERS: (STAGING,), REVENUE: (STAGING,)}),
         ),
         nodes(STAGING, ORDERS, REVENUE),
     ),
-    EndedAttempt(
+    Ended(
         "a persistent failure blocked it",
-        (planned(STAGING, ORDERS), persistent_failure(STAGING), msg.NodesBlocked({ORDERS: (STAGING,)})),
+        (planned(STAGING, ORDERS), persistent(STAGING), msg.NodesBlocked({ORDERS: (STAGING,)})),
         settled={STAGING: Outcome.FAILED, ORDERS: Outcome.BLOCKED},
     ),
-    EndedAttempt(
+    Ended(
         "a transient failure and a persistent one blocked it",
         (
             planned(STAGING, REFUNDS, ORDERS),
-            transient_failure(STAGING),
-            persistent_failure(REFUNDS),
+            transient(STAGING),
+            persistent(REFUNDS),
             msg.NodesBlocked({ORDERS: (REFUNDS, STAGING)}),
         ),
         nodes(STAGING),
         {REFUNDS: Outcome.FAILED, ORDERS: Outcome.BLOCKED},
     ),
-    EndedAttempt(
+    Ended(
         "a failure of an unrequested model blocked it",
         (ONE_BATCH, msg.NodesBlocked({ORDERS: (STAGING,)})),
         settled={ORDERS: Outcome.BLOCKED},
     ),
-    EndedAttempt(
+    Ended(
         "a transient failure and an executed model",
-        (planned(STAGING, ORDERS), batch(0, D1, node=STAGING), transient_failure(ORDERS)),
+        (planned(STAGING, ORDERS), batch(0, D1, node=STAGING), transient(ORDERS)),
         nodes(ORDERS),
         executed_before=nodes(STAGING),
     ),
-    EndedAttempt(
+    Ended(
         "a transient failure and models that had nothing to do",
-        (
-            msg.EvaluationPlanned({ORDERS: (D1,), REFUNDS: ()}),
-            transient_failure(ORDERS),
-            up_to_date(STAGING),
-            waiting(REFUNDS),
-        ),
+        (msg.EvaluationPlanned({ORDERS: (D1,), REFUNDS: ()}), transient(ORDERS), up_to_date(STAGING), waiting(REFUNDS)),
         nodes(ORDERS),
         {STAGING: Outcome.UP_TO_DATE, REFUNDS: Outcome.WAITING},
     ),
-    EndedAttempt("every batch finished", (ONE_BATCH, batch(0, D1)), executed_before=nodes(ORDERS)),
-    EndedAttempt("SQLMesh reported nothing about it", (ONE_BATCH,), settled={ORDERS: Outcome.INTERRUPTED}),
-    EndedAttempt(
+    Ended("every batch finished", (ONE_BATCH, batch(0, D1)), executed_before=nodes(ORDERS)),
+    Ended("SQLMesh reported nothing about it", (ONE_BATCH,), settled={ORDERS: Outcome.INTERRUPTED}),
+    Ended(
         "SQLMesh blocked it without naming a failure",
         (ONE_BATCH, msg.NodesBlocked({ORDERS: ()})),
         settled={ORDERS: Outcome.INTERRUPTED},
     ),
     # A transient error ended the whole attempt.
-    EndedAttempt("interrupted: before any event", (), nodes(STAGING, ORDERS), interrupted=True),
-    EndedAttempt("interrupted: between two batches", (TWO_BATCHES, batch(1, D2)), nodes(ORDERS), interrupted=True),
-    EndedAttempt(
+    Ended("interrupted: before any event", (), nodes(STAGING, ORDERS), interrupted=True),
+    Ended("interrupted: between two batches", (TWO_BATCHES, batch(1, D2)), nodes(ORDERS), interrupted=True),
+    Ended(
         "interrupted: it was blocked and SQLMesh had not named a failure",
         (ONE_BATCH, msg.NodesBlocked({ORDERS: ()})),
         nodes(ORDERS),
         interrupted=True,
     ),
-    EndedAttempt(
+    Ended(
         "interrupted: another model was executed",
         (planned(STAGING, ORDERS), batch(0, D1, node=STAGING)),
         nodes(ORDERS),
         executed_before=nodes(STAGING),
         interrupted=True,
     ),
-    EndedAttempt(
+    Ended(
         "interrupted: other models were reported up to date or waiting",
         (msg.EvaluationPlanned({ORDERS: (D1,), REFUNDS: ()}), up_to_date(STAGING), waiting(REFUNDS)),
         nodes(ORDERS),
         {STAGING: Outcome.UP_TO_DATE, REFUNDS: Outcome.WAITING},
         interrupted=True,
     ),
-    EndedAttempt(
+    Ended(
         "interrupted: it was reported up to date after batches of an earlier pass",
         (TWO_BATCHES, batch(0, D1), EMPTY_PLAN, up_to_date(ORDERS)),
         settled={ORDERS: Outcome.EXECUTED},
         interrupted=True,
     ),
-    EndedAttempt(
+    Ended(
         "interrupted: it had failed for a persistent cause",
-        (planned(STAGING, ORDERS), persistent_failure(ORDERS)),
+        (planned(STAGING, ORDERS), persistent(ORDERS)),
         nodes(STAGING),
         {ORDERS: Outcome.FAILED},
         interrupted=True,
     ),
-    EndedAttempt(
+    Ended(
         "interrupted: a persistent failure had blocked it",
-        (planned(STAGING, ORDERS), persistent_failure(STAGING), msg.NodesBlocked({ORDERS: (STAGING,)})),
+        (planned(STAGING, ORDERS), persistent(STAGING), msg.NodesBlocked({ORDERS: (STAGING,)})),
         settled={STAGING: Outcome.FAILED, ORDERS: Outcome.BLOCKED},
         interrupted=True,
     ),
 )
-every_ended_attempt = pytest.mark.parametrize(
-    "ended_attempt", ENDED_ATTEMPTS, ids=lambda ended_attempt: ended_attempt.title
-)
+every_ended_attempt = pytest.mark.parametrize("ended_attempt", ENDED_ATTEMPTS, ids=lambda attempt: attempt.title)
 
 
 def retried_after(ledger: Ledger, *, interrupted: bool = False) -> frozenset[str]:
@@ -276,13 +262,13 @@ def retried_after(ledger: Ledger, *, interrupted: bool = False) -> frozenset[str
 
 
 @every_ended_attempt
-def test_retry_computes_the_nodes_that_it_can_complete(ended_attempt: EndedAttempt) -> None:
+def test_retry_computes_the_nodes_that_it_can_complete(ended_attempt: Ended) -> None:
     ledger = ended_attempt.ledger()
     assert retried_after(ledger, interrupted=ended_attempt.interrupted) == ended_attempt.open_after
 
 
 @every_ended_attempt
-def test_other_nodes_are_settled_before_the_retry_in_requested_order(ended_attempt: EndedAttempt) -> None:
+def test_other_nodes_are_settled_before_the_retry_in_requested_order(ended_attempt: Ended) -> None:
     ledger = ended_attempt.ledger()
     assert open_nodes(ledger) == {*ended_attempt.open_after, *ended_attempt.settled}
     outcomes = ledger.pause(ended_attempt.open_after)
@@ -293,7 +279,7 @@ def test_other_nodes_are_settled_before_the_retry_in_requested_order(ended_attem
 
 
 @every_ended_attempt
-def test_successful_retry_executes_only_the_open_nodes(ended_attempt: EndedAttempt) -> None:
+def test_successful_retry_executes_only_the_open_nodes(ended_attempt: Ended) -> None:
     ledger, retried = ended_attempt.paused(), [node for node in PARENTS_FIRST if node in ended_attempt.open_after]
     batches = [batch(0, D3, node=node) for node in retried]
     outcomes = feed(ledger, [opened(*retried), planned(*retried, interval=D3), *batches, SUCCEEDED])
@@ -312,7 +298,7 @@ def test_successful_retry_executes_only_the_open_nodes(ended_attempt: EndedAttem
 def test_nodes_settled_before_a_retry_have_their_errors_and_culprits() -> None:
     ledger = Ledger(PARENTS_FIRST)
     blocked = msg.NodesBlocked({REVENUE: (ORDERS, STAGING)})
-    feed(ledger, [planned(*PARENTS_FIRST), transient_failure(STAGING), persistent_failure(ORDERS), blocked])
+    feed(ledger, [planned(*PARENTS_FIRST), transient(STAGING), persistent(ORDERS), blocked])
     settled = {
         outcome.fqn: (outcome.errors, outcome.failed_upstream)
         for outcome in ledger.pause(nodes(STAGING))
@@ -338,7 +324,7 @@ def outcomes_of_last(*attempts: Iterable[msg.Event], requested: Iterable[str] = 
     return [outcome for outcome in feed(ledger, last) if isinstance(outcome, NodeOutcome)]
 
 
-PARTLY_FAILED = (TWO_BATCHES, batch(0, D1, duration_ms=5, rows=10, bytes=100), failing_batch(1, D2), LOST)
+PARTLY_FAILED = (TWO_BATCHES, batch(0, D1, duration_ms=5, rows=10, bytes=100), raised(1, D2), LOST)
 
 
 def test_batches_finished_in_the_first_attempt_count() -> None:
@@ -351,14 +337,14 @@ def test_batches_finished_in_the_first_attempt_count() -> None:
 
 def test_batches_of_all_attempts_are_added_up() -> None:
     plan = msg.EvaluationPlanned({ORDERS: (D2, D3)})
-    second: Events = [plan, batch(1, D3), failing_batch(0, D2), LOST]
+    second: Events = [plan, batch(1, D3), raised(0, D2), LOST]
     (outcome,) = outcomes_of_last(PARTLY_FAILED, second, [planned(ORDERS, interval=D2), batch(0, D2)])
     assert (outcome.outcome, outcome.intervals, outcome.attempts) == (Outcome.EXECUTED, (days(1, 3),), 3)
     assert (outcome.planned_batches, outcome.finished_batches) == (3, 3)
 
 
 def test_intervals_of_the_first_attempt_are_reported_if_the_second_fails_persistently() -> None:
-    second: Events = [planned(ORDERS, interval=D2), failing_batch(0, D2), DIVISION, FAILED]
+    second: Events = [planned(ORDERS, interval=D2), raised(0, D2), DIVISION, FAILED]
     (outcome,) = outcomes_of_last(PARTLY_FAILED, second)
     assert (outcome.outcome, outcome.intervals) == (Outcome.PARTLY_EXECUTED, (D1,))
     assert (outcome.planned_batches, outcome.finished_batches) == (2, 1)
@@ -374,21 +360,15 @@ def test_intervals_of_the_first_attempt_are_reported_if_the_second_is_interrupte
 
 
 def test_audits_of_batches_that_failed_in_the_first_attempt_are_dropped() -> None:
-    first: Events = [
-        TWO_BATCHES,
-        audited("not_null", D1, 1),
-        batch(0, D1),
-        audited("not_null", D2, 3),
-        failing_batch(1, D2),
-    ]
+    first: Events = [TWO_BATCHES, audited("not_null", D1, 1), batch(0, D1), audited("not_null", D2, 3), raised(1, D2)]
     second: Events = [planned(ORDERS, interval=D2), audited("not_null", D2, 0, query="again"), batch(0, D2)]
     (outcome,) = outcomes_of_last([*first, LOST], second)
     assert outcome.audits == (audit_result("not_null", days(1, 2), failing_rows=1),)
 
 
 def test_audit_failure_in_the_second_attempt_is_the_outcome() -> None:
-    second: Events = [ONE_BATCH, audited("not_null", D1, 3), failing_batch(0, D1), audit_failure(ORDERS), FAILED]
-    (outcome,) = outcomes_of_last([ONE_BATCH, audited("not_null", D1), failing_batch(0, D1), LOST], second)
+    second: Events = [ONE_BATCH, audited("not_null", D1, 3), raised(0, D1), audit_failed(ORDERS), FAILED]
+    (outcome,) = outcomes_of_last([ONE_BATCH, audited("not_null", D1), raised(0, D1), LOST], second)
     assert (outcome.outcome, outcome.attempts, outcome.failed_audits) == (Outcome.AUDIT_FAILED, 2, ("not_null",))
     assert outcome.audits == (audit_result("not_null", D1, failing_rows=3),)
 
@@ -411,12 +391,10 @@ def test_outcome_has_the_number_of_attempts(attempts: int) -> None:
 def test_only_open_nodes_count_another_attempt() -> None:
     ledger = Ledger(PARENTS_FIRST)
     blocked = msg.NodesBlocked({REVENUE: (ORDERS,)})
-    handed_out = feed(ledger, [planned(*PARENTS_FIRST), batch(0, D1, node=STAGING), transient_failure(REFUNDS)])
-    handed_out += feed(ledger, [transient_failure(ORDERS), blocked])
+    handed_out = feed(ledger, [planned(*PARENTS_FIRST), batch(0, D1, node=STAGING), transient(REFUNDS)])
+    handed_out += feed(ledger, [transient(ORDERS), blocked])
     handed_out += ledger.pause(retried_after(ledger))
-    handed_out += feed(
-        ledger, [planned(REFUNDS, ORDERS, REVENUE), batch(0, D1, node=REFUNDS), transient_failure(ORDERS)]
-    )
+    handed_out += feed(ledger, [planned(REFUNDS, ORDERS, REVENUE), batch(0, D1, node=REFUNDS), transient(ORDERS)])
     handed_out += ledger.pause(retried_after(ledger))
     handed_out += feed(ledger, [planned(ORDERS, REVENUE), batch(0, D1), batch(0, D1, node=REVENUE), SUCCEEDED])
     assert {outcome.fqn: outcome.attempts for outcome in handed_out if isinstance(outcome, NodeOutcome)} == {
@@ -431,9 +409,7 @@ def test_only_open_nodes_count_another_attempt() -> None:
 def test_model_computed_by_another_process_between_attempts_is_up_to_date(last: msg.EvaluationFinished) -> None:
     second: Events = [planned(STAGING), batch(0, D1, node=STAGING), up_to_date(ORDERS), last]
     outcomes = outcomes_of_last(
-        [planned(STAGING, ORDERS), transient_failure(STAGING), transient_failure(ORDERS)],
-        second,
-        requested=[STAGING, ORDERS],
+        [planned(STAGING, ORDERS), transient(STAGING), transient(ORDERS)], second, requested=[STAGING, ORDERS]
     )
     assert node_outcomes(outcomes) == {STAGING: Outcome.EXECUTED, ORDERS: Outcome.UP_TO_DATE}
     assert outcomes[1].errors == ()
@@ -441,7 +417,7 @@ def test_model_computed_by_another_process_between_attempts_is_up_to_date(last: 
 
 def test_model_partly_computed_in_the_first_attempt_is_executed_if_the_second_finds_it_up_to_date() -> None:
     second: Events = [planned(STAGING), batch(0, D1, node=STAGING), up_to_date(ORDERS), SUCCEEDED]
-    outcomes = outcomes_of_last([*PARTLY_FAILED, transient_failure(STAGING)], second, requested=[STAGING, ORDERS])
+    outcomes = outcomes_of_last([*PARTLY_FAILED, transient(STAGING)], second, requested=[STAGING, ORDERS])
     assert node_outcomes(outcomes)[ORDERS] is Outcome.EXECUTED
     (outcome,) = (candidate for candidate in outcomes if candidate.fqn == ORDERS)
     assert (outcome.intervals, outcome.planned_batches, outcome.finished_batches) == ((D1,), 1, 1)
@@ -454,8 +430,8 @@ def test_model_that_failed_and_then_waits_for_a_signal_is_failed() -> None:
 
 
 def test_model_blocked_in_both_attempts_names_the_culprit_of_the_second() -> None:
-    first: Events = [planned(STAGING, REFUNDS, ORDERS), transient_failure(STAGING), transient_failure(REFUNDS)]
-    second: Events = [planned(STAGING, REFUNDS, ORDERS), batch(0, D1, node=STAGING), persistent_failure(REFUNDS)]
+    first: Events = [planned(STAGING, REFUNDS, ORDERS), transient(STAGING), transient(REFUNDS)]
+    second: Events = [planned(STAGING, REFUNDS, ORDERS), batch(0, D1, node=STAGING), persistent(REFUNDS)]
     outcomes = outcomes_of_last(
         [*first, msg.NodesBlocked({ORDERS: (REFUNDS, STAGING)})],
         [*second, msg.NodesBlocked({ORDERS: (REFUNDS,)}), FAILED],
@@ -505,8 +481,8 @@ def test_model_that_is_not_promoted_names_the_job_that_shows_the_plan_and_what_i
     ("first", "outcome"),
     [
         ([planned(STAGING, ORDERS), batch(0, D1, node=STAGING)], Outcome.EXECUTED),
-        ([planned(STAGING, ORDERS), failing_batch(0, D1, node=STAGING), persistent_failure(STAGING)], Outcome.FAILED),
-        ([planned(STAGING, ORDERS), audit_failure(STAGING)], Outcome.AUDIT_FAILED),
+        ([planned(STAGING, ORDERS), raised(0, D1, node=STAGING), persistent(STAGING)], Outcome.FAILED),
+        ([planned(STAGING, ORDERS), audit_failed(STAGING)], Outcome.AUDIT_FAILED),
         ([planned(ORDERS), up_to_date(STAGING)], Outcome.UP_TO_DATE),
         ([msg.EvaluationPlanned({ORDERS: (D1,), STAGING: ()}), waiting(STAGING)], Outcome.WAITING),
         ([opened(ORDERS, missing=(STAGING,))], Outcome.NOT_IN_ENVIRONMENT),
@@ -517,7 +493,7 @@ def test_model_that_is_not_promoted_names_the_job_that_shows_the_plan_and_what_i
     "second",
     [
         [planned(ORDERS, interval=D2), batch(0, D2), SUCCEEDED],
-        [planned(ORDERS), persistent_failure(ORDERS), FAILED],
+        [planned(ORDERS), persistent(ORDERS), FAILED],
         [planned(ORDERS), EMPTY_PLAN, planned(ORDERS), batch(0, D1), SUCCEEDED],
         [msg.RequestFailed("WorkerError", "killed")],
         [],
@@ -528,7 +504,7 @@ def test_outcome_settled_in_the_first_attempt_is_returned_once_and_never_changes
     first: list[msg.Event], outcome: Outcome, second: list[msg.Event]
 ) -> None:
     ledger = Ledger([STAGING, ORDERS])
-    handed_out = feed(ledger, [*first, transient_failure(ORDERS)])
+    handed_out = feed(ledger, [*first, transient(ORDERS)])
     handed_out += ledger.pause(frozenset([ORDERS]))
     assert node_outcomes(handed_out) == {STAGING: outcome}
     later_outcomes = feed(ledger, second) + ledger.close("killed")
@@ -552,10 +528,7 @@ def test_contradictions_of_the_first_attempt_are_kept() -> None:
 
 def test_node_executed_and_failed_in_the_first_attempt_stays_a_contradiction() -> None:
     ledger = Ledger([STAGING, ORDERS])
-    feed(
-        ledger,
-        [planned(STAGING, ORDERS), batch(0, D1, node=STAGING), persistent_failure(STAGING), transient_failure(ORDERS)],
-    )
+    feed(ledger, [planned(STAGING, ORDERS), batch(0, D1, node=STAGING), persistent(STAGING), transient(ORDERS)])
     ledger.pause(frozenset([ORDERS]))
     feed(ledger, [ONE_BATCH, batch(0, D1), SUCCEEDED])
     assert ledger.contradictions == (
@@ -573,9 +546,9 @@ def test_node_executed_and_failed_in_the_first_attempt_stays_a_contradiction() -
 )
 def test_idle_node_of_first_attempt_that_fails_in_second_is_a_contradiction(first: list[msg.Event], state: str) -> None:
     ledger = Ledger([STAGING, ORDERS])
-    feed(ledger, [*first, transient_failure(ORDERS)])
+    feed(ledger, [*first, transient(ORDERS)])
     ledger.pause(frozenset([ORDERS]))
-    feed(ledger, [ONE_BATCH, batch(0, D1), persistent_failure(STAGING), FAILED])
+    feed(ledger, [ONE_BATCH, batch(0, D1), persistent(STAGING), FAILED])
     assert ledger.contradictions == (
         f"SQLMesh reported that {STAGING} was {state}, and then that it failed: there is no such column",
     )
@@ -587,15 +560,15 @@ def test_persistent_failures_are_remembered_across_attempts() -> None:
         ledger,
         [
             planned(STAGING, REFUNDS, ORDERS),
-            persistent_failure(STAGING),
-            transient_failure(REFUNDS),
-            transient_failure(ORDERS),
-            persistent_failure(ORDERS),
+            persistent(STAGING),
+            transient(REFUNDS),
+            transient(ORDERS),
+            persistent(ORDERS),
         ],
     )
     assert ledger.failed_for_good == {STAGING, ORDERS}
     ledger.pause(frozenset([REFUNDS]))
-    feed(ledger, [planned(REFUNDS), transient_failure(REFUNDS)])
+    feed(ledger, [planned(REFUNDS), transient(REFUNDS)])
     assert ledger.failed_for_good == {STAGING, ORDERS}
 
 
