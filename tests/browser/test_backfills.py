@@ -15,16 +15,7 @@ from typing import Any
 import pytest
 from dagster_ui import Site, browser_page
 from dev_server import serve
-from harness import (
-    CONFIG,
-    Shop,
-    empty_instance,
-    plan,
-    planned_project,
-    query,
-    wait_until,
-    write_dagster_project,
-)
+from harness import CONFIG, Shop, empty_instance, plan, planned_project, query, wait_until, write_dagster_project
 
 pytestmark = pytest.mark.slow
 

@@ -29,7 +29,7 @@ FILES = {
     "audits/hard.sql": f"AUDIT (name hard); {BAD_ROWS_QUERY}",
     "audits/related.sql": f"AUDIT (name related); {BAD_ROWS_QUERY} OR id NOT IN (SELECT id FROM t.source)",
 }
-CONFIG_WITH_FLAGS = CONFIG + CREATE_FLAGS_TABLE
+WITH_FLAGS = CONFIG + CREATE_FLAGS_TABLE
 
 
 def do_nothing(project: Path) -> None:
@@ -38,9 +38,7 @@ def do_nothing(project: Path) -> None:
 
 def change_an_audit(project: Path) -> None:
     write_project(
-        project,
-        {"audits/soft.sql": f"AUDIT (name soft, blocking false); {BAD_ROWS_QUERY} AND id > 0"},
-        CONFIG_WITH_FLAGS,
+        project, {"audits/soft.sql": f"AUDIT (name soft, blocking false); {BAD_ROWS_QUERY} AND id > 0"}, WITH_FLAGS
     )
     sqlmesh(project, "plan", "--auto-apply", "--no-prompts")
 
@@ -59,8 +57,8 @@ def test_result_is_carried_over_until_data_or_audit_changes(
     """Some results are never carried over: of a view if its upstream model was computed in the same run or is an
     external table, and of an audit that reads other models.
     """
-    shop = new_shop(FILES, CONFIG_WITH_FLAGS, planned_at=None)
-    shop.sqlmesh("plan", "--auto-apply", "--no-prompts", "--execution-time", "3 hours ago")
+    shop = new_shop(FILES, WITH_FLAGS, planned_at=None)
+    shop.plan(at="3 hours ago")
     shop.refresh()
     checks = ["t/kept:soft", "t/kept:hard", "t/kept:related", "t/shown:soft", "t/outside:soft"]
     assert set(shop.launch(checks=checks).checks) == set(checks)
@@ -79,12 +77,10 @@ def test_result_of_other_environment_hides_no_failure_here(new_shop: NewShop, mo
     monkeypatch.setattr(dagster_internals, "_PAGE", 1)
     model = f"MODEL (name t.kept, kind FULL, {YEARLY}, audits (soft, hard)); SELECT {{}} AS id"
     audits = {name: FILES[name] for name in ("audits/soft.sql", "audits/hard.sql")}
-    shop = new_shop(
-        {"models/kept.sql": model.format(1), **audits}, CONFIG_WITH_FLAGS, execution={"environments": ["dev"]}
-    )
-    write_project(shop.project, {"models/kept.sql": model.format(2)}, CONFIG_WITH_FLAGS)
+    shop = new_shop({"models/kept.sql": model.format(1), **audits}, WITH_FLAGS, execution={"environments": ["dev"]})
+    write_project(shop.project, {"models/kept.sql": model.format(2)}, WITH_FLAGS)
     shop.plan("dev")
-    write_project(shop.project, {"models/kept.sql": model.format(1)}, CONFIG_WITH_FLAGS)
+    write_project(shop.project, {"models/kept.sql": model.format(1)}, WITH_FLAGS)
     shop.refresh()
     for (table,) in shop.query("SELECT table_name FROM duckdb_tables() WHERE table_name LIKE 't__kept__%'"):
         shop.query(f"UPDATE sqlmesh__t.{table} SET id = -1 WHERE id = 1")

@@ -54,9 +54,7 @@ def test_late_data_stays_late_if_the_janitor_merges_times_and_a_person_may_compu
     merged_ranges = "SELECT count(*) FROM sqlmesh._intervals WHERE is_compacted AND name LIKE '%days%'"
     assert shop.query(merged_ranges) == [(1,)]
     assert run(shop).checks[CHECK].metadata["sqlmesh/late"].value == day(3)
-    shop.sqlmesh(
-        "plan", "--restate-model", "t.days", "--start", day(3), "--end", day(3), "--no-prompts", "--auto-apply"
-    )
+    shop.plan("--restate-model", "t.days", "--start", day(3), "--end", day(3), at=None)
     assert run(shop).checks[CHECK].passed
 
 
@@ -94,7 +92,7 @@ def test_what_was_loaded_after_a_preview_is_late_when_its_version_is_promoted(ne
     file = shop.project / "models" / "days.sql"
     before = file.read_text()
     file.write_text(before.replace("FROM raw.orders", "FROM (SELECT * FROM raw.orders UNION ALL FROM raw.other)"))
-    shop.sqlmesh("plan", "dev", "--auto-apply", "--no-prompts")
+    shop.plan("dev", at=None)
     shop.configure(external_models={"keys": keys, "wait": True, "late": "warn"})
     shop.instance.report_runless_asset_event(loads[1])
     load(shop, 1)
@@ -138,15 +136,24 @@ def execute(context, start, end, execution_time, **kwargs):
 """
 
 
-def test_a_partition_that_is_loaded_while_a_model_reads_it_is_late(new_shop: NewShop) -> None:
-    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), late="warn")
+def reading_shop(new_shop: NewShop, ago: int, condition: str = "True", **options: Any) -> Shop:
+    """Return a shop whose t.days reports another load of a day whenever it reads the source under a condition."""
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), late="warn", **options)
     (shop.project / "models" / "days.sql").unlink()
     report = (
-        f"import dagster as dg; dg.DagsterInstance.from_config({shop.instance.root_directory!r})"
-        f".report_runless_asset_event(dg.AssetMaterialization(['load', 'orders'], partition={day(2)!r}))"
+        f"import dagster as dg, os; {condition} and dg.DagsterInstance.from_config({shop.instance.root_directory!r})"
+        f".report_runless_asset_event(dg.AssetMaterialization(['load', 'orders'], partition={day(ago)!r}))"
     )
     (shop.project / "models" / "days.py").write_text(PYTHON_MODEL.format(report=report))
     shop.plan("--skip-backfill")
+    return shop
+
+
+LOADING = "os.path.exists('loading')"
+
+
+def test_a_partition_that_is_loaded_while_a_model_reads_it_is_late(new_shop: NewShop) -> None:
+    shop = reading_shop(new_shop, 2)
     for ago in (3, 2, 1):
         load(shop, ago)
     for _ in range(2):
@@ -155,15 +162,7 @@ def test_a_partition_that_is_loaded_while_a_model_reads_it_is_late(new_shop: New
 
 @pytest.mark.slow
 def test_computed_partition_loaded_while_another_is_computed_is_late_whatever_janitor_merges(new_shop: NewShop) -> None:
-    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), late="warn")
-    (shop.project / "models" / "days.sql").unlink()
-    report = (
-        f"import dagster as dg, os; os.path.exists('loading') and dg.DagsterInstance.from_config("
-        f"{shop.instance.root_directory!r}).report_runless_asset_event("
-        f"dg.AssetMaterialization(['load', 'orders'], partition={day(3)!r}))"
-    )
-    (shop.project / "models" / "days.py").write_text(PYTHON_MODEL.format(report=report))
-    shop.plan("--skip-backfill")
+    shop = reading_shop(new_shop, 3, LOADING)
     for ago in (3, 2):
         load(shop, ago)
     assert run(shop).checks[CHECK].passed
@@ -176,16 +175,8 @@ def test_computed_partition_loaded_while_another_is_computed_is_late_whatever_ja
 
 
 def test_a_partition_that_is_loaded_while_an_apply_reads_it_is_late(new_shop: NewShop) -> None:
-    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), late="warn", deploy=True)
-    (shop.project / "models" / "days.sql").unlink()
-    report = (
-        f"import dagster as dg, os; os.path.exists('loading') and dg.DagsterInstance.from_config("
-        f"{shop.instance.root_directory!r}).report_runless_asset_event("
-        f"dg.AssetMaterialization(['load', 'orders'], partition={day(3)!r}))"
-    )
+    shop = reading_shop(new_shop, 3, LOADING, deploy=True)
     file = shop.project / "models" / "days.py"
-    file.write_text(PYTHON_MODEL.format(report=report))
-    shop.plan("--skip-backfill")
     for ago in (3, 2, 1):
         load(shop, ago)
     assert run(shop).checks[CHECK].passed

@@ -66,7 +66,7 @@ def test_data_computed_outside_of_dagster_is_materialized_once(shop: Shop, monke
     assert set(shop.launch("multiprocess").observations) == KEYS
 
     a_past_day = ("--start", "2026-01-02", "--end", "2026-01-02")
-    shop.sqlmesh("plan", "--auto-apply", "--no-prompts", "--restate-model", "t.daily", *a_past_day)
+    shop.plan("--restate-model", "t.daily", *a_past_day, at=None)
     restated = shop.launch()
     assert set(restated.computed_outside) == {"t/daily", "t/shown", "t/full"}, "and its downstream models"
     assert set(restated.observations) == {"t/colours"}
@@ -76,7 +76,7 @@ def test_data_computed_outside_of_dagster_is_materialized_once(shop: Shop, monke
 def test_new_version_computed_by_plan_is_materialized(shop: Shop) -> None:
     shop.launch()
     (shop.project / "seeds" / "colours.csv").write_text("name\nred\nblue\n")
-    shop.sqlmesh("plan", "--auto-apply", "--no-prompts")
+    shop.plan(at=None)
     shop.refresh()
     assert set(shop.launch().computed_outside) == {"t/colours"}
 

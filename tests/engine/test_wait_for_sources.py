@@ -73,9 +73,7 @@ def test_intervals_that_wait_are_no_gaps_for_the_polling_sensor(new_shop: NewSho
     shop.plan()
     load(shop, 3)
     shop.launch(assets=["t/days", "t/behind"])
-    shop.sqlmesh(
-        "plan", "--restate-model", "t.behind", "--start", day(3), "--end", day(3), "--no-prompts", "--auto-apply"
-    )
+    shop.plan("--restate-model", "t.behind", "--start", day(3), "--end", day(3), at=None)
     repository = shop.refresh().get_repository_def()
     context = dg.build_sensor_context(shop.instance, repository_def=repository)
     events = repository.get_sensor_def("sqlmesh_shop_sensor").evaluate_tick(context).asset_events
@@ -455,7 +453,7 @@ def test_another_environment_waits_for_the_same_sources(new_shop: NewShop) -> No
     shop = waiting_shop(new_shop, DAILY.format(start=day(3)), execution={"environments": ["dev"]})
     days = shop.project / "models" / "days.sql"
     days.write_text(days.read_text().replace("day, n FROM", "day, n + 1 AS n FROM"))
-    shop.sqlmesh("plan", "dev", "--auto-apply", "--no-prompts", "--execution-time", "3 days ago")
+    shop.plan("dev")
     load(shop, 3)
     run(shop, environment="dev").succeeded()
     assert shop.query("SELECT DISTINCT day::TEXT FROM t__dev.days") == [(day(3),)]

@@ -17,7 +17,9 @@ from unit.outcome_table import (
     DIVISION,
     EMPTY_PLAN,
     FAILED,
+    NO_BATCH,
     NOT_PROMOTED,
+    NOTHING_TO_DO,
     ONE_BATCH,
     OPENED,
     ORDERS,
@@ -158,9 +160,7 @@ def test_outcomes_settled_at_the_end_come_in_requested_order() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "last", [SUCCEEDED, FAILED, msg.EvaluationFinished("nothing_to_do")], ids=lambda event: event.status
-)
+@pytest.mark.parametrize("last", [SUCCEEDED, FAILED, NOTHING_TO_DO], ids=lambda event: event.status)
 @pytest.mark.parametrize("evidence", [(), (DIVISION,), (AUDITS,)], ids=["no failure named", "error", "audit"])
 def test_failed_batch_never_has_outcome_executed(last: msg.EvaluationFinished, evidence: tuple[msg.Event, ...]) -> None:
     (outcome,) = outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), raised(1, D2), *evidence, last])
@@ -378,7 +378,7 @@ def test_batches_of_the_first_pass_mean_executed_after_a_worker_death_only_if_re
     assert node_outcomes(outcomes) == [(ORDERS, outcome)]
 
 
-@pytest.mark.parametrize("again", [ONE_BATCH, msg.EvaluationPlanned({ORDERS: ()})], ids=["planned", "nothing is ready"])
+@pytest.mark.parametrize("again", [ONE_BATCH, NO_BATCH], ids=["planned", "nothing is ready"])
 @pytest.mark.parametrize(
     "idle",
     [msg.NodeIdle(ORDERS, "done", None, last_interval_end=day(3)), msg.NodeIdle(ORDERS, signals=("landed",))],
@@ -392,7 +392,7 @@ def test_reason_of_the_first_pass_is_dropped_in_the_second(idle: msg.Event, agai
 
 
 def test_model_that_waited_in_the_first_pass_and_ran_in_the_second_is_executed() -> None:
-    first: Events = [msg.EvaluationPlanned({ORDERS: ()}), msg.NodeIdle(ORDERS, signals=("landed",))]
+    first: Events = [NO_BATCH, msg.NodeIdle(ORDERS, signals=("landed",))]
     (outcome,) = outcomes_of([OPENED, *first, EMPTY_PLAN, ONE_BATCH, batch(0, D1), SUCCEEDED])
     assert isinstance(outcome, NodeOutcome)
     assert (outcome.outcome, outcome.idle) == (Outcome.EXECUTED, NOT_IDLE)
@@ -527,28 +527,24 @@ def test_row_count_of_an_unrequested_model_is_a_contradiction() -> None:
     assert ledger.contradictions == (f"SQLMesh executed {REVENUE}, which was not requested.",)
 
 
-def test_failed_run_without_a_failed_node_is_a_contradiction() -> None:
+EXECUTED_AND_FAILED = f"SQLMesh reported that {ORDERS} was executed, and then that it failed: {DIVISION.message}"
+
+
+@pytest.mark.parametrize(
+    ("events", "contradictions"),
+    [
+        ((batch(0, D1),), ("SQLMesh reported a failed run but named no model that failed.",)),
+        ((DIVISION,), ()),
+        ((msg.NodesBlocked({ORDERS: (STAGING,)}),), ()),
+        ((batch(0, D1), DIVISION), (EXECUTED_AND_FAILED,)),
+    ],
+    ids=["executed", "failed", "blocked", "executed and failed"],
+)
+def test_failed_run_needs_a_failed_or_blocked_model(events: Events, contradictions: tuple[str, ...]) -> None:
     ledger = Ledger([ORDERS])
-    for event in (ONE_BATCH, batch(0, D1), FAILED):
+    for event in (ONE_BATCH, *events, FAILED):
         ledger.feed(event)
-    assert ledger.contradictions == ("SQLMesh reported a failed run but named no model that failed.",)
-
-
-@pytest.mark.parametrize("evidence", [DIVISION, msg.NodesBlocked({ORDERS: (STAGING,)})], ids=["failed", "blocked"])
-def test_failed_run_with_a_failed_or_blocked_node_is_no_contradiction(evidence: msg.Event) -> None:
-    ledger = Ledger([ORDERS])
-    for event in (ONE_BATCH, evidence, FAILED):
-        ledger.feed(event)
-    assert ledger.contradictions == ()
-
-
-def test_model_executed_and_failed_is_a_contradiction() -> None:
-    ledger = Ledger([ORDERS])
-    for event in (ONE_BATCH, batch(0, D1), DIVISION, FAILED):
-        ledger.feed(event)
-    assert ledger.contradictions == (
-        f"SQLMesh reported that {ORDERS} was executed, and then that it failed: {DIVISION.message}",
-    )
+    assert ledger.contradictions == contradictions
 
 
 def test_ledger_returns_nothing_after_the_last_event() -> None:
@@ -768,7 +764,7 @@ def test_unplanned_batch_is_ignored_and_is_a_contradiction() -> None:
 
 
 def test_batches_of_the_first_pass_count_if_the_second_waits_for_a_signal() -> None:
-    second: Events = [EMPTY_PLAN, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeIdle(ORDERS, signals=("landed",))]
+    second: Events = [EMPTY_PLAN, NO_BATCH, msg.NodeIdle(ORDERS, signals=("landed",))]
     (outcome,) = outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), *second, SUCCEEDED])
     assert (outcome.outcome, outcome.intervals) == (Outcome.EXECUTED, (D1,))
 
