@@ -1,7 +1,5 @@
 """A clock that differs from the real one, and that several processes share."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Iterator

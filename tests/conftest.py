@@ -1,7 +1,5 @@
 """What holds for all tests: signals, temporary files, servers, the profiles of Hypothesis, and an environment."""
 
-from __future__ import annotations
-
 import gc
 import os
 import shutil

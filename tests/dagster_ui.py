@@ -1,7 +1,5 @@
 """Dagster's UI in a browser."""
 
-from __future__ import annotations
-
 import html
 import os
 import re

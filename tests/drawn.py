@@ -1,7 +1,5 @@
 """The command line of the trials on random projects."""
 
-from __future__ import annotations
-
 import argparse
 import random
 import tempfile

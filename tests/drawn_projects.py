@@ -1,7 +1,5 @@
 """Random projects whose models and audits fail while a flag is raised."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Copies of the projects below examples/, and the assets and checks that their READMEs list."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import re

@@ -1,7 +1,5 @@
 """Run a function in a fork of the test process, which has imported Dagster already."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

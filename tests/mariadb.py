@@ -1,7 +1,5 @@
 """Start a MariaDB server for tests, on a free local port and with a temporary data folder."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

@@ -1,7 +1,5 @@
 """Environments with packages that the test environment must not have."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Start PgBouncer before the PostgreSQL server of the tests."""
 
-from __future__ import annotations
-
 import shutil
 import signal
 import socket

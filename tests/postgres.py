@@ -1,7 +1,5 @@
 """Start a PostgreSQL server for tests, on a free local port and with a temporary data folder."""
 
-from __future__ import annotations
-
 import shutil
 import signal
 import subprocess

@@ -4,8 +4,6 @@ Runs wait in a queue, each step is a process, Dagster monitors runs and retries 
 component's op has a limit of 1. The SQLMesh project has a twin in another database, which nobody kills.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

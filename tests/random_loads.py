@@ -4,8 +4,6 @@ A load is one of `OUTCOMES`. For which half hours a source is complete follows f
 `source_histories`.
 """
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """`dg` in a Dagster project, as a person types it, and what `dg scaffold defs` has written."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import yaml

@@ -3,8 +3,6 @@
 Run in the tutorial's Dagster project.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

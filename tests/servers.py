@@ -1,7 +1,5 @@
 """What the servers of tests have in common: free ports, users, processes, their start and end."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket

@@ -32,8 +32,6 @@ What Dagster 1.13 does when the clock changes (found by experiment):
   thus does not exclude a daily window that begins at the second one.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Store the manifest of a component, in place of loading the project."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from dagster.components.core.component_tree import ComponentTree

@@ -3,8 +3,6 @@
 They read a source with a row per day. Each batch passes a gate, at which a process can pause, fail or be killed.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Collection
 from dataclasses import dataclass

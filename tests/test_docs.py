@@ -4,8 +4,6 @@ A YAML block of the README or of `docs` is a `defs.yaml`, its `attributes`, or s
 config. If a block shows another file, its first line is a comment with the name of that file, such as `# dagster.yaml`.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Iterator

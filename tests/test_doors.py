@@ -3,8 +3,6 @@
 tests/engine checks the running processes: `test_worker_never_imports_dagster`, `test_two_components_with_same_...`.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import re

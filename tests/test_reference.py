@@ -3,8 +3,6 @@
 Every attribute has a test of its effect, marked with `@pytest.mark.attribute(...)`.
 """
 
-from __future__ import annotations
-
 import ast
 import runpy
 import shutil

@@ -1,7 +1,5 @@
 """A shop whose models wait for a table that an asset loads, with its runs and ticks."""
 
-from __future__ import annotations
-
 from datetime import datetime, timedelta, timezone
 from typing import Any
 

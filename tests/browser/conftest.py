@@ -1,7 +1,5 @@
 """One `dg dev` and one browser for all stories."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -3,8 +3,6 @@
 A run is two processes and takes some seconds, and one runs after the other, so the job has ten days and not thirty.
 """
 
-from __future__ import annotations
-
 import datetime
 import re
 import shutil

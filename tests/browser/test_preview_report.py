@@ -1,7 +1,5 @@
 """The report of a preview: on the step's page, in the list of runs, and as a comment. The stories share one preview."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The first minutes in the browser, as the README describes them: the starter, a plan, and all models."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

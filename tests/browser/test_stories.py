@@ -1,7 +1,5 @@
 """What a person sees and clicks in Dagster's UI, in a real browser. Each story builds on the stories before it."""
 
-from __future__ import annotations
-
 import datetime
 import re
 

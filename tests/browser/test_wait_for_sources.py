@@ -3,8 +3,6 @@
 Each story builds on the stories before it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The examples with dbt, in a separate environment. `import sqlmesh` fails there, and the component works."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

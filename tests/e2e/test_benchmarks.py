@@ -1,7 +1,5 @@
 """The benchmarks run from end to end. The projects are so small that the numbers mean nothing."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -4,8 +4,6 @@ The tutorial and the pages with a project of their own are executed by tests of 
 `dg dev` serves until it is stopped: the tests in the browser start it.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

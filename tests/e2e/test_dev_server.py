@@ -1,7 +1,5 @@
 """`dg dev`: the web server shows the project, and a run launched like from the UI has the correct results."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone

@@ -1,7 +1,5 @@
 """Several commands of `dg`, one after the other, and the commands that they print."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The examples run as their READMEs say: first the plan command, then all assets in one run."""
 
-from __future__ import annotations
-
 import importlib
 import re
 import sys

@@ -1,7 +1,5 @@
 """On an instance as in production, each process is killed once, and a run is cancelled in each of Dagster's ways."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import dagster as dg

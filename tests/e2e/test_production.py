@@ -4,8 +4,6 @@ Each instruction of the Dockerfile is executed as an unprivileged user in an emp
 process of another user, with the environment that the files give it and nothing else, on one PostgreSQL server.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -1,7 +1,5 @@
 """`dg scaffold defs`, run like a user does, and the files that it creates."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

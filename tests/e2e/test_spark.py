@@ -1,7 +1,5 @@
 """The Spark example on a real cluster: its README's commands, a model that fails, and a run that is canceled."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """An unchanged project from `sqlmesh init duckdb`, whose database path is relative."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

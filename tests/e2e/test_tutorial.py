@@ -3,8 +3,6 @@
 Its files are written, its commands typed. At each of its own pictures, a browser looks at what the picture shows.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -1,7 +1,5 @@
 """The commands in the README of examples/with_wait, in an environment with dlt and dbt."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from pathlib import Path

@@ -3,8 +3,6 @@
 The tests use the newest versions that the wheel allows, and the lowest versions that it declares.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import sys

@@ -1,7 +1,5 @@
 """Backfills of a job in tests: Dagster's backfill daemon requests the runs, and this process executes them."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import time

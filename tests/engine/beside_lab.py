@@ -1,7 +1,5 @@
 """A project on PostgreSQL whose plans pause, so that runs come between."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

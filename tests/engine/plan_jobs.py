@@ -1,7 +1,5 @@
 """Jobs of plans in tests: launch them, read their reports, and change the models."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4

@@ -1,7 +1,5 @@
 """A shop on DuckDB or PostgreSQL whose pull requests are previewed, for the tests of previews."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import dataclass

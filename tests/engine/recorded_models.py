@@ -1,7 +1,5 @@
 """Models whose data is computed in Dagster and outside of it, and what Dagster shows of them."""
 
-from __future__ import annotations
-
 from datetime import datetime, timedelta, timezone
 from typing import Any
 

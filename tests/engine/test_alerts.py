@@ -1,7 +1,5 @@
 """The sensors of docs/alerts.md post what a run has found, and nothing twice."""
 
-from __future__ import annotations
-
 import json
 import re
 import threading

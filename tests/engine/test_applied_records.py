@@ -1,7 +1,5 @@
 """What an apply records in Dagster: the data that the environment shows after it, and no other."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -3,8 +3,6 @@
 Four of these stories run in CI, and all of them each night.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import nullcontext
 from datetime import datetime, timezone

@@ -1,7 +1,5 @@
 """`get_asset_selection`: SQLMesh resolves a selection once, and the manifest stores the result."""
 
-from __future__ import annotations
-
 import json
 import logging
 import shlex

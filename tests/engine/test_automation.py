@@ -1,7 +1,5 @@
 """`automation` and `freshness` on a real project: what Dagster requests at a tick, and what such a run materializes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any

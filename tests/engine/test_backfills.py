@@ -1,7 +1,5 @@
 """`restate.jobs`: a backfill in Dagster restates each of its partitions in a run of its own."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A cancelled run reports what is finished, ends within its grace periods and leaves no process."""
 
-from __future__ import annotations
-
 import signal
 import time
 from collections.abc import Callable

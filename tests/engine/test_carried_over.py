@@ -1,7 +1,5 @@
 """The last result of an audit is carried over only if the data and the audit are the same."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path

@@ -3,8 +3,6 @@
 Three of these stories run in CI, and all of them each night.
 """
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 from datetime import datetime, time, timezone
 from unittest.mock import ANY

@@ -3,8 +3,6 @@
 The first test takes more than ten seconds: each of its three plans and six runs sees other columns.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

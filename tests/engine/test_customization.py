@@ -1,7 +1,5 @@
 """Customization in YAML and Python: Dagster's test suites for components, and the order of precedence."""
 
-from __future__ import annotations
-
 import inspect
 import json
 from collections.abc import Iterator

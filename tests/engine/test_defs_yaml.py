@@ -1,7 +1,5 @@
 """What each attribute of `defs.yaml` does."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 import traceback

@@ -1,7 +1,5 @@
 """PostgreSQL drops the views of others that read a view which SQLMesh replaces. No run does so, or unapproved plan."""
 
-from __future__ import annotations
-
 import dagster as dg
 import pytest
 from engine.plan_jobs import APPLY, PLAN, change, failure_of, launch, planned, report_of

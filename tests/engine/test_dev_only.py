@@ -1,7 +1,5 @@
 """`virtual_environment_mode: dev_only`: prod keeps the rows of a changed model, and every report says until when."""
 
-from __future__ import annotations
-
 from datetime import datetime, timezone
 
 import pytest

@@ -1,7 +1,5 @@
 """`dry_run` in the run config shows what a run would do with each model, and why. It computes and records nothing."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import dagster as dg

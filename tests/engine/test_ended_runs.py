@@ -3,8 +3,6 @@
 The storage is Dagster's default: a retry waits for a run that another process has written.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sqlite3

@@ -1,7 +1,5 @@
 """Each error says what is wrong, where, and what to do."""
 
-from __future__ import annotations
-
 import re
 import sys
 import time

@@ -1,7 +1,5 @@
 """A sample of the rows that an audit has found: on its check, if `audits.sample_rows` asks for it, and masked."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Read-only folders, full disks, missing home folders, paths with non-ASCII letters, and very long lines."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil

@@ -1,7 +1,5 @@
 """The engine tests start their workers as forks. A variable that prevents it would double the time of the suite."""
 
-from __future__ import annotations
-
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor

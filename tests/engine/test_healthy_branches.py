@@ -1,7 +1,5 @@
 """If one model fails, assets downstream of other models run, in the same run or in the next one."""
 
-from __future__ import annotations
-
 import re
 from datetime import datetime, timedelta, timezone
 from typing import Any

@@ -1,7 +1,5 @@
 """A clean-up that ends half-way: no environment ever shows fewer rows, and the next one deletes the rest."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

@@ -1,7 +1,5 @@
 """If a worker dies, its models are `interrupted`. If a parent dies, its worker ends."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -1,7 +1,5 @@
 """Coverage of incremental models, from the state after the run, and the check `sqlmesh_intervals_complete`."""
 
-from __future__ import annotations
-
 import datetime
 from collections.abc import Mapping
 from pathlib import Path

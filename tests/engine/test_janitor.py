@@ -1,7 +1,5 @@
 """The janitor's job: the objects that it deletes, its report, and its wait for runs."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

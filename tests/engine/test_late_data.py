@@ -1,7 +1,5 @@
 """A partition that is loaded again after an interval of it was computed (`external_models.late`)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """An interval that a `lookback` computes again counts as missing until its batch has finished."""
 
-from __future__ import annotations
-
 import datetime
 import signal
 

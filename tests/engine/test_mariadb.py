@@ -3,8 +3,6 @@
 tests/engine/test_cancel.py cancels a query on it.
 """
 
-from __future__ import annotations
-
 import datetime
 from collections.abc import Iterator
 from typing import Any

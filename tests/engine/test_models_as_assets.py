@@ -1,7 +1,5 @@
 """Models of every kind become assets with their properties."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Names of ops, jobs, schedules and sensors, and keys of tags: each loads, or is refused with its attribute."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 from zoneinfo import available_timezones

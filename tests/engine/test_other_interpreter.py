@@ -1,7 +1,5 @@
 """`project.python`: SQLMesh in its own environment, without this package and with compiled sqlglot."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from importlib.metadata import version

@@ -4,8 +4,6 @@ One run has models with every outcome, and each test checks one row. The tests c
 SQLMesh state before and after the run.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """What Dagster shows of data that was computed outside of Dagster, and of runs in another environment."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path

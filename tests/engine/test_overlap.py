@@ -1,7 +1,5 @@
 """Two runs at the same time on one state: the second run waits and does not repeat the work of the first."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -1,7 +1,5 @@
 """Partial loads: if only some models' files have changed, the manifest is the same as after a full load."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

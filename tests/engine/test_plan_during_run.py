@@ -1,7 +1,5 @@
 """A plan that changes the environment during a run."""
 
-from __future__ import annotations
-
 import time
 
 import dagster as dg

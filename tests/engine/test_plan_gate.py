@@ -1,7 +1,5 @@
 """The jobs `<op>_plan` and `<op>_apply`: what is refused, and what an apply records."""
 
-from __future__ import annotations
-
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The report of a plan names each loss, or that it cannot know one."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import dagster as dg

@@ -1,7 +1,5 @@
 """The digest of a plan, and what the report of a plan says."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A schedule's tick, a dry run and a run give the same answer to what is missing, what waits and what is batched."""
 
-from __future__ import annotations
-
 import random
 import time
 from datetime import datetime, timezone

@@ -1,7 +1,5 @@
 """The sensor records runs, restatements and plans that were made outside of Dagster, each once."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone

@@ -1,7 +1,5 @@
 """How `<op>_preview` compares the data of a pull request with prod."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

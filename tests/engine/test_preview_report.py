@@ -1,7 +1,5 @@
 """The report of a preview: audits and unit tests, amounts, affected assets, and where to look."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

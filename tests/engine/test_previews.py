@@ -1,7 +1,5 @@
 """The jobs `<op>_preview` and `<op>_preview_close`: what they compute and delete, and what stays as it was."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

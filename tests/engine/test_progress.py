@@ -1,7 +1,5 @@
 """The log of a run shows which models run. At its end, a summary shows what was executed, and what was not."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

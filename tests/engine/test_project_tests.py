@@ -1,7 +1,5 @@
 """The job of `test: true`: SQLMesh's unit tests and linter on the project's files, without a SQLMesh state."""
 
-from __future__ import annotations
-
 from contextlib import closing
 from pathlib import Path
 

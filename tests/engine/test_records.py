@@ -1,7 +1,5 @@
 """Dagster's records of data agree with the SQLMesh state, and nothing that is in sync is shown as unsynced."""
 
-from __future__ import annotations
-
 import json
 import re
 import time

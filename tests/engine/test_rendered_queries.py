@@ -1,7 +1,5 @@
 """A run reads and renders the queries of the models that it computes, and of no others."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`restate` in the run config computes a range again, and automatic restatements are in order across runs."""
 
-from __future__ import annotations
-
 import datetime
 import re
 from typing import Any

@@ -1,7 +1,5 @@
 """Retries inside the step: models with transient errors run again, and finished models do not."""
 
-from __future__ import annotations
-
 from datetime import datetime, timedelta, timezone
 
 import dagster as dg

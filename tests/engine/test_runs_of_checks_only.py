@@ -1,7 +1,5 @@
 """Runs of checks only: each audit has its own result, about the data that its environment has computed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import dagster as dg

@@ -1,7 +1,5 @@
 """Schedules request what SQLMesh would compute. Ticks are evaluated as Dagster's daemon evaluates them."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

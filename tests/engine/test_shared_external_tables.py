@@ -1,7 +1,5 @@
 """External tables that several components of a code location read or produce."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 Steps of one run that write their events at the same time have the default storage of Dagster.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone

@@ -1,7 +1,5 @@
 """The stored manifest: written when the project has changed, read by all processes, replaced if it is unusable."""
 
-from __future__ import annotations
-
 import json
 import logging
 import re

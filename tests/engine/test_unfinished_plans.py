@@ -1,7 +1,5 @@
 """Plans that were killed or have failed half-way: prod stays whole, and the same digest finishes them."""
 
-from __future__ import annotations
-
 import dagster as dg
 import pytest
 from engine.plan_jobs import (

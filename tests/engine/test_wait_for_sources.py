@@ -1,7 +1,5 @@
 """No interval is computed before the asset that loads its source is complete for it (`external_models.wait`)."""
 
-from __future__ import annotations
-
 from datetime import datetime, timezone
 from typing import Any
 

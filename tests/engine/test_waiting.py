@@ -1,7 +1,5 @@
 """A model waits for pending upstream models outside of the run, and for signals, in every step and retry."""
 
-from __future__ import annotations
-
 import datetime
 from pathlib import Path
 

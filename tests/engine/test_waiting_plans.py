@@ -1,7 +1,5 @@
 """Plans and previews leave out intervals whose source is not loaded (`external_models.wait`)."""
 
-from __future__ import annotations
-
 import dagster as dg
 import pytest
 from engine.plan_jobs import APPLY, PLAN, applied, failure_of, kinds, launch, planned, report_of

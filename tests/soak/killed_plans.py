@@ -8,8 +8,6 @@ plan, an apply, a run and a close. Prod and the preview have the rows of a twin 
 close the state and the warehouse have what those of the twin have. The folder of a failed trial is kept.
 """
 
-from __future__ import annotations
-
 import argparse
 import random
 import re

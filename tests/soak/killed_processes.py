@@ -8,8 +8,6 @@ Dagster's ways. What was killed is started again. Dagster's retries follow, or r
 until a run succeeds. Rows and intervals then equal those of a twin, no outcome is false, and nothing is held any more.
 """
 
-from __future__ import annotations
-
 import argparse
 import random
 import sys

@@ -6,8 +6,6 @@ A twin in another database applies the same plan first, without pauses, and then
 Rows, intervals and records of both must be equal. No run may wait for the plan while it computes.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

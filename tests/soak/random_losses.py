@@ -9,8 +9,6 @@ must be gone. A model without a change must show what it showed before. Some mod
 name of a model in the first.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import shlex

@@ -3,8 +3,6 @@
 python tests/soak/random_predictions.py --projects 100 --seed 1
 """
 
-from __future__ import annotations
-
 import random
 import sys
 from pathlib import Path

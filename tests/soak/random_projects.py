@@ -5,8 +5,6 @@ Names, dependencies, kinds, tags, audits and crons of the models are random.
 python tests/soak/random_projects.py --projects 30 --seed 1
 """
 
-from __future__ import annotations
-
 import random
 import sys
 from pathlib import Path

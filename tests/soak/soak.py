@@ -7,8 +7,6 @@ the tables are in PostgreSQL and SQLMesh's state is in MariaDB. At its end, the 
 the rows of every table with those of an undisturbed run, and Dagster's records with both. No lock is held any more.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import random

@@ -1,7 +1,5 @@
 """A few of the trials of `make soak`: they show that the trials work."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 

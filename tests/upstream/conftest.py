@@ -1,7 +1,5 @@
 """Reports a failure in this folder as a change of an upstream library."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Generator
 from importlib import metadata

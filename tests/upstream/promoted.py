@@ -1,7 +1,5 @@
 """A SQLMesh project whose models are promoted in prod, without Dagster."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

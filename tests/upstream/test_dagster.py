@@ -8,8 +8,6 @@ point in time), ADR-0003 (checks and carried over results), ADR-0004 (one Failur
 (components), ADR-0013 (linking tables by name), ADR-0016 (keys without a definition).
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -4,8 +4,6 @@ Most functions are called inside a step of a real run: a multi-asset with a chec
 and a downstream asset. So Dagster splits the op.
 """
 
-from __future__ import annotations
-
 import asyncio
 import signal
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The internals of SQLMesh that `worker/sqlmesh_internals.py` uses: one test for each function."""
 
-from __future__ import annotations
-
 import random
 import signal
 import subprocess

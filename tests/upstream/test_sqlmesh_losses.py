@@ -1,7 +1,5 @@
 """What a plan drops from existing tables: `worker/plan/migrations.py` predicts what SQLMesh does when it promotes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Facts about SQLMesh's plans that the plan gate depends on (ADR-0040)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path

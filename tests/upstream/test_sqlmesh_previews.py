@@ -1,7 +1,5 @@
 """Facts about SQLMesh's plans for other environments that previews depend on (ADR-0042)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path

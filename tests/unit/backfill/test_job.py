@@ -1,7 +1,5 @@
 """The partitions of a job for backfills, and the run config of each."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`janitor` in `defs.yaml`, and the job and schedule that it makes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Attributes of a component: all of them, random ones, and a component with them."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from pathlib import Path

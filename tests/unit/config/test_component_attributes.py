@@ -1,7 +1,5 @@
 """Attributes of the component: any value in any place either loads or is refused with a readable error."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any, get_args, get_type_hints

@@ -1,7 +1,5 @@
 """The attribute `freshness`: durations, and the policy of each kind of model."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Attributes of `defs.yaml` that are mappings: text in place of a mapping, switches, and templates."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The attribute `preview`: the name of the environment, and variables that are not set."""
 
-from __future__ import annotations
-
 import pytest
 
 from dg_sqlmesh_component import Preview, PreviewEnvironment, SQLMeshProjectComponent

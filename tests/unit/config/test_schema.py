@@ -1,7 +1,5 @@
 """The JSON schema of `defs.yaml`, by which `dg check yaml` reports errors."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Automation conditions and the longest time between two ticks, by cron."""
 
-from __future__ import annotations
-
 import datetime
 import threading
 from concurrent.futures import ThreadPoolExecutor

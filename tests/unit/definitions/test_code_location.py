@@ -1,7 +1,5 @@
 """Conflicts between components of one code location: op names and tables with one asset key."""
 
-from __future__ import annotations
-
 import logging
 import re
 

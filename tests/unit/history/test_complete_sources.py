@@ -1,7 +1,5 @@
 """For which instants a source is complete, by data: each row of the tables in docs/source-rules.md has a case."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

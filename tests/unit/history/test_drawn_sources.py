@@ -1,7 +1,5 @@
 """Random histories of loads: the rule and an oracle, written from docs/source-rules.md alone, agree at each instant."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 
 import dagster as dg

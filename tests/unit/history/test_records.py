@@ -1,7 +1,5 @@
 """Which data was computed outside of Dagster, and what a record of data contains."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """For which ranges the assets that load external tables are complete, by real events of an instance."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone

@@ -1,7 +1,5 @@
 """Plans as the worker reports them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from dg_sqlmesh_component.plan.digest import PARTS

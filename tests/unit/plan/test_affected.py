@@ -1,7 +1,5 @@
 """Which assets of others a plan affects, and by which columns."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """What a report says about the data of a preview, by counts alone."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

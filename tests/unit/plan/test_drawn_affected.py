@@ -1,7 +1,5 @@
 """Drawn projects of SQL and Python models, read by Python and dbt assets: no asset that reads a change is missed."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass, field
 from pathlib import Path

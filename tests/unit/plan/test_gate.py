@@ -1,7 +1,5 @@
 """Whether a plan may be applied, and its report, by facts alone."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The file of a report: it is written before the job does anything, and once more at the end."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`test` in `defs.yaml`, the job that it makes, and what the job reports."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import dagster as dg

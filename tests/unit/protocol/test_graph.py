@@ -1,7 +1,5 @@
 """Walks through graphs."""
 
-from __future__ import annotations
-
 from dg_sqlmesh_component.protocol.graph import parents_first
 
 

@@ -1,7 +1,5 @@
 """The interval coverage of a model as metadata and as a check."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from datetime import timedelta
 

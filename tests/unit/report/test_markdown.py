@@ -1,7 +1,5 @@
 """Text of a pull request in the Markdown of a report: all of it is visible, and none of it is markup."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

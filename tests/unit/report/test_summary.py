@@ -1,7 +1,5 @@
 """The end of a step: counts of outcomes, and tables with a limit."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The recorder stores the same events as Dagster's own handling of results, with less work."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The estimate of a restatement, its refusals, and what a run reports about it."""
 
-from __future__ import annotations
-
 import math
 import re
 from typing import Any

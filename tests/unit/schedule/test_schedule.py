@@ -1,7 +1,5 @@
 """The crons of schedules, and the attributes of `schedule`."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from datetime import datetime
 from itertools import takewhile

@@ -1,7 +1,5 @@
 """The changes of plans between two ticks, and the attributes of `polling_sensor`."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 

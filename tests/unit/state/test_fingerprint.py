@@ -1,7 +1,5 @@
 """The fingerprint of a project: which changes make the manifest stale."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

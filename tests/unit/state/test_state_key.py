@@ -1,7 +1,5 @@
 """The key under which Dagster stores a manifest, as Dagster reads it when a component is loaded."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import dagster as dg

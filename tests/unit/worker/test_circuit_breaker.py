@@ -1,7 +1,5 @@
 """The circuit breaker notices a plan that changes the environment during a run, without parsing it each time."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Opening a project, and describing errors."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Which values of a project's configuration are secrets."""
 
-from __future__ import annotations
-
 from sqlmesh.core.config import Config, DuckDBConnectionConfig, GatewayConfig, PostgresConnectionConfig
 
 from dg_sqlmesh_component.worker.find_secrets import secret_values

@@ -1,7 +1,5 @@
 """What a tick keeps of the snapshots of prod, and when it reads them again."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any

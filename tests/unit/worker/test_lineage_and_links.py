@@ -1,7 +1,5 @@
 """Links from models to their files on the web page of their repository."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

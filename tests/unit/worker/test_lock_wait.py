@@ -1,7 +1,5 @@
 """The waits of a run for locks share one limit, and only waiting counts. A state without locks is named once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Which errors are bugs of this package, and which are errors of SQLMesh, of drivers or of the project's code."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """The ways to cancel a query of each driver. The classes have the module and the attributes of the driver's own."""
 
-from __future__ import annotations
-
 import threading
 import time
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """A signal does not interrupt the results of a step. After the op, Dagster has its own signal handlers again."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Log lines that arrive at nearly the same time become one event."""
 
-from __future__ import annotations
-
 import pytest
 
 from dg_sqlmesh_component.protocol import messages as msg

@@ -1,7 +1,5 @@
 """Whatever a worker sends, only errors of this package are raised. The workers are real processes."""
 
-from __future__ import annotations
-
 import random
 import re
 import sys

@@ -1,7 +1,5 @@
 """Which intervals a model computes after it has forgotten some, on real snapshots."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import pytest

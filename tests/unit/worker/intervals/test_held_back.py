@@ -1,7 +1,5 @@
 """The intervals that a model can compute while upstream intervals are pending."""
 
-from __future__ import annotations
-
 import pytest
 from sqlglot import parse
 from sqlmesh.core.model import load_sql_based_model

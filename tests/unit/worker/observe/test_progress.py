@@ -1,7 +1,5 @@
 """Reports of running nodes: soon after a start, and few in a long run. The clock is explicit."""
 
-from __future__ import annotations
-
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker.observe.progress import FIRST_SECONDS, SHORTEST_PAUSE_SECONDS, Progress
 

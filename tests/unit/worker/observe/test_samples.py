@@ -1,7 +1,5 @@
 """Which names of an audit's query stand for masked columns."""
 
-from __future__ import annotations
-
 import pytest
 from sqlglot import parse_one
 

@@ -1,7 +1,5 @@
 """Which columns of a model have another value each time they are computed."""
 
-from __future__ import annotations
-
 import pytest
 from sqlmesh.core.dialect import parse
 from sqlmesh.core.model import load_sql_based_model

@@ -1,7 +1,5 @@
 """Which columns of its upstream models a model reads: for its own columns, and to decide which rows it has."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Which intervals of new versions are computed again because of what runs have done."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 

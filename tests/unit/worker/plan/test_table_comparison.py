@@ -1,7 +1,5 @@
 """How a model of a preview is compared with prod's, on tables of DuckDB."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone

@@ -1,7 +1,5 @@
 """The queries of a comparison: their SQL for each engine of SQLMesh, and their counts on three engines."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter
