@@ -1,25 +1,39 @@
-"""A backfill on its pages: one day fails, and is retried alone.
+"""A backfill on its pages: one day fails and is retried, and another backfill is cancelled and continued.
 
-A run is two processes and takes some seconds, and one runs after the other, so the job has ten days and not thirty.
+Each story builds on the stories before it. A run is two processes and takes some seconds, and one runs after the other,
+so the job has ten days and not thirty.
 """
 
 import datetime
 import re
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dagster_ui import Site, browser_page
 from dev_server import serve
-from harness import CONFIG, Shop, empty_instance, plan, planned_project, query, wait_until, write_dagster_project
+from harness import (
+    CONFIG,
+    PAUSE,
+    Shop,
+    empty_instance,
+    plan,
+    planned_project,
+    python_model,
+    query,
+    wait_until,
+    write_dagster_project,
+)
 
 pytestmark = pytest.mark.slow
 
 TODAY = datetime.datetime.now(datetime.timezone.utc).date()
 DAYS = [str(TODAY - datetime.timedelta(days=ago)) for ago in range(10, 0, -1)]
-BAD_DAY = DAYS[4]
+BAD_DAY, SECOND = DAYS[4], DAYS[-3:]
+ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)"
 READS = "WHERE ds BETWEEN @start_ds AND @end_ds"
 MODELS = {
@@ -27,6 +41,7 @@ MODELS = {
     f"SELECT ds, amount::INT AS amount FROM ctl.source {READS}",
     "models/revenue.sql": f"MODEL (name marts.revenue, {BY_DAY}); "
     f"SELECT ds, sum(amount) AS revenue FROM raw.payments {READS} GROUP BY ds",
+    "models/export.py": python_model("marts.export", PAUSE, depends_on=["marts.revenue"]),
 }
 SOURCE = f"SELECT d::DATE AS ds, '1' AS amount FROM range(DATE '{DAYS[0]}', DATE '{TODAY}', INTERVAL 1 DAY) AS r(d)"
 ONE_BY_ONE = """
@@ -65,6 +80,7 @@ def twin(shop: Shop) -> Path:
     """A copy of the project, whose days are restated by SQLMesh in one plan."""
     twin = shutil.copytree(shop.project, shop.project.parent / "twin")
     query(twin, "UPDATE ctl.source SET amount = '7'")
+    query(twin, f"UPDATE ctl.source SET amount = '9' WHERE ds >= '{SECOND[0]}'")
     plan(twin, "--restate-model=raw.payments", "--start", DAYS[0], "--end", DAYS[-1], at=None)
     return twin
 
@@ -75,12 +91,22 @@ def site(shop: Shop, twin: Path) -> Iterator[Site]:  # the twin is a copy from b
         yield Site(page, server)
 
 
-def launch_all_days(site: Site) -> str:
-    """Launch a backfill on the job's page. Return its id."""
+def select_days(site: Site, days: Sequence[str] = ()) -> None:
+    """Open the job's page, and select all days in the dialog for a backfill, or only some, also the completed ones."""
     site.open_in_location(JOB)
     site.click("Launch backfill")
-    site.page.get_by_role("button", name="All", exact=True).click()
-    site.click(f"Submit {len(DAYS)} runs")
+    if not days:
+        site.page.get_by_role("button", name="All", exact=True).click()
+        return
+    written = site.page.get_by_placeholder(re.compile("^ex: "))
+    written.fill(", ".join(days))
+    written.press("Enter")
+    site.page.get_by_text(f"Completed ({len(days)})").click()
+
+
+def submit(site: Site, runs: int) -> str:
+    """Launch the selected days, whose number the button shows. Return the backfill's id."""
+    site.click(f"Submit {runs} run")
     return created_backfill(site)
 
 
@@ -104,10 +130,18 @@ def status_of(site: Site, backfill: str) -> str:
 
 
 def bars(site: Site, backfill: str) -> dict[str, str]:
-    """The status of the run of each day."""
+    """The status of the run of each day. It leaves the processor to the runs for some time, if a story asks again."""
+    time.sleep(0.5)
     tag = [{"key": "dagster/backfill", "value": backfill}]
     runs: list[dict[str, Any]] = site.server.ask(RUNS, tag=tag)["runsOrError"]["results"]
     return {tag["value"]: run["status"] for run in runs for tag in run["tags"] if tag["key"] == "dagster/partition"}
+
+
+def wait_for_days(site: Site, backfill: str, days: Sequence[str]) -> dict[str, str]:
+    """Wait until the run of each day has ended, which may take its own time. Return their status."""
+    for day in days:
+        wait_until(lambda day=day: bars(site, backfill).get(day) in ENDED)  # type: ignore[misc]
+    return bars(site, backfill)
 
 
 def sees_counts(site: Site, failed: int, missing: int) -> None:
@@ -121,11 +155,13 @@ def rows(project: Path) -> list[tuple[object, ...]]:
     return query(project, "SELECT ds::DATE::TEXT, revenue::INT FROM marts.revenue ORDER BY ds")
 
 
-def test_failed_day_is_red_on_both_pages_and_its_retry_launches_it_alone(site: Site, shop: Shop, twin: Path) -> None:
+def test_failed_day_is_red_on_both_pages_and_its_retry_launches_it_alone(site: Site, shop: Shop) -> None:
     shop.query(f"UPDATE ctl.source SET amount = CASE WHEN ds = '{BAD_DAY}' THEN 'seven' ELSE '7' END")
-    backfill = launch_all_days(site)
+    select_days(site)
+    backfill = submit(site, len(DAYS))
+    ended = wait_for_days(site, backfill, DAYS)
+    assert ended == {day: "FAILURE" if day == BAD_DAY else "SUCCESS" for day in DAYS}
     wait_until(lambda: status_of(site, backfill) == "COMPLETED_FAILED")
-    assert bars(site, backfill) == {day: "FAILURE" if day == BAD_DAY else "SUCCESS" for day in DAYS}
     site.open(f"runs/b/{backfill}")
     site.sees("100% completed")
     site.picture("backfill", height=330)
@@ -135,6 +171,33 @@ def test_failed_day_is_red_on_both_pages_and_its_retry_launches_it_alone(site: S
     shop.query(f"UPDATE ctl.source SET amount = '7' WHERE ds = '{BAD_DAY}'")
     in_menu(site, backfill, "Re-execute from failure")
     retry = created_backfill(site)
-    wait_until(lambda: bars(site, retry) == {BAD_DAY: "SUCCESS"})
+    assert wait_for_days(site, retry, [BAD_DAY]) == {BAD_DAY: "SUCCESS"}
     sees_counts(site, failed=0, missing=0)
-    assert rows(shop.project) == rows(twin) == [(day, 7) for day in DAYS]
+    assert rows(shop.project) == [(day, 7) for day in DAYS]
+
+
+def test_cancelled_backfill_of_completed_days_is_continued_by_selecting_them(
+    site: Site, shop: Shop, twin: Path
+) -> None:
+    """Dagster shows a day by its last run that was not cancelled. So the dialog does not call these days missing."""
+    pause, pausing = shop.project / "pause", shop.project / "pausing"
+    shop.query(f"UPDATE ctl.source SET amount = '9' WHERE ds >= '{SECOND[0]}'")
+    select_days(site, SECOND)
+    backfill = submit(site, len(SECOND))
+    wait_until(lambda: "SUCCESS" in bars(site, backfill).values())
+    pause.touch()
+    wait_until(pausing.exists)
+    in_menu(site, backfill, "Cancel backfill")
+    site.page.get_by_role("dialog").get_by_role("button", name="Cancel backfill").click()
+    wait_until(lambda: "CANCELING" in bars(site, backfill).values())
+    pause.unlink()
+    ended = wait_for_days(site, backfill, SECOND)
+    left = [day for day in SECOND if ended[day] == "CANCELED"]
+    assert left, ended
+    assert set(ended.values()) == {"SUCCESS", "CANCELED"}, ended
+    sees_counts(site, failed=0, missing=0)
+
+    select_days(site, left)
+    rest = submit(site, len(left))
+    assert wait_for_days(site, rest, left) == dict.fromkeys(left, "SUCCESS")
+    assert rows(shop.project) == rows(twin)
