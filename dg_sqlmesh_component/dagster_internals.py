@@ -139,29 +139,37 @@ def was_started_for_a_step_of(op: str) -> bool:
     return any(re.fullmatch(rf"{re.escape(op)}(_\d+)?", command.step_key) for command in commands)
 
 
-class _FailureAlone(DagsterUserCodeProcessError, dg.Failure):
-    """Dagster shows the error that it carries, as it does for an error of another process."""
+def _alone(text: str, kind: type[BaseException]) -> list[SerializableErrorInfo]:
+    """The error that Dagster shows in place of one that carries it, as it does for an error of another process."""
+    return [SerializableErrorInfo(f"{text}\n", [], kind.__name__)]
 
+
+class _FailureAlone(DagsterUserCodeProcessError, dg.Failure):
     def __init__(self, failure: dg.Failure) -> None:
         text = failure.description or ""
-        alone = SerializableErrorInfo(f"{text}\n", [], dg.Failure.__name__)
         super().__init__(  # type: ignore[no-untyped-call]
-            text, failure.metadata, failure.allow_retries, user_code_process_error_infos=[alone]
+            text, failure.metadata, failure.allow_retries, user_code_process_error_infos=_alone(text, dg.Failure)
         )
+
+
+class _CancelledAlone(DagsterUserCodeProcessError, dg.DagsterExecutionInterruptedError):
+    def __init__(self, text: str) -> None:
+        infos = _alone(text, dg.DagsterExecutionInterruptedError)  # the multiprocess executor looks at this name
+        super().__init__(text, user_code_process_error_infos=infos)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
 def failures_without_traceback(context: dg.OpExecutionContext | dg.AssetExecutionContext) -> Iterator[None]:
-    """Let Dagster show the text of a failure alone. It would add the frames of this package, which tell a user nothing.
+    """Let Dagster show only the text of a failure or a cancel. It adds the package's frames, which tell a user nothing.
 
-    With a retry policy they stay: Dagster would take the failure for an error of its own, and not retry the step.
+    With a retry policy they stay: Dagster would take the error for one of its own, and not retry the step.
     """
     try:
         yield
-    except dg.Failure as failure:
+    except (dg.Failure, dg.DagsterExecutionInterruptedError) as error:
         if context.get_step_execution_context().op_retry_policy is not None:
             raise
-        raise _FailureAlone(failure) from None
+        raise (_FailureAlone(error) if isinstance(error, dg.Failure) else _CancelledAlone(str(error))) from None
 
 
 SignalInstaller = Callable[[Any], None]

@@ -431,6 +431,27 @@ def test_failure_has_no_traceback_and_obeys_a_retry_policy(
         assert (data.error.message, data.error.stack, data.error.cause) == ("2 models failed.\n", [], None)
 
 
+def test_cancelled_step_has_no_traceback_and_cancels_its_run(instance: dg.DagsterInstance) -> None:
+    @dg.op
+    def cancelled(context):  # type: ignore[no-untyped-def]  # Dagster looks at the annotation itself
+        with internals.failures_without_traceback(context):
+            instance.report_run_canceling(context.run)
+            raise dg.DagsterExecutionInterruptedError("The run was cancelled. 1 executed.")
+
+    job = dg.GraphDefinition("all_of_it", node_defs=[cancelled]).to_job()
+    result = job.execute_in_process(instance=instance, raise_on_error=False)
+    run = instance.get_run_by_id(result.run_id)
+    assert run is not None
+    assert run.status is dg.DagsterRunStatus.CANCELED
+    events = {event.event_type: event for event in result.all_events}
+    of_step = events[dg.DagsterEventType.STEP_FAILURE].step_failure_data.error
+    of_run = events[dg.DagsterEventType.RUN_CANCELED].job_canceled_data.error
+    for error in (of_step, of_run):
+        assert error is not None
+        assert (error.message, error.stack, error.cause) == ("The run was cancelled. 1 executed.\n", [], None)
+        assert error.cls_name == "DagsterExecutionInterruptedError", "the multiprocess executor looks at this name"
+
+
 def test_metadata_of_a_step_can_be_read_from_the_run(instance: dg.DagsterInstance) -> None:
     def log(context: dg.AssetExecutionContext) -> None:
         internals.log_step_metadata(context, "told", {"number": dg.MetadataValue.int(7)})
