@@ -32,7 +32,7 @@ class RestatementMemory:
             return
         self._versions |= {fqn: version.version for fqn, version in promoted.items()}
         incremental = {fqn: [interval] for fqn, (interval, _) in self.planned.ranges.items() if self._loses_rows(fqn)}
-        self._log("Ranges that this run restates", incremental)
+        self._log("Dagster remembers which ranges this run restates, until they are computed.", incremental)
         unfinished_restatements.begin(self._context.instance, self._context.run.run_id, self._project)
 
     def end(self, outcomes: Sequence[NodeOutcome], wording: Wording) -> list[str]:
@@ -47,8 +47,8 @@ class RestatementMemory:
             if outcome.fqn not in reported and not (outcome.is_cancelled and outcome.was_not_started)
         }
         left = {fqn: intervals for fqn, intervals in {**reported, **unreported}.items() if intervals}
-        nothing = "This restatement has left no range whose rows may be missing or old"
-        self._log("Ranges whose rows may be missing or old" if left else nothing, left)
+        nothing = "This restatement has left no range with missing or old rows."
+        self._log("Some of these ranges are left: their rows may be missing or old." if left else nothing, left)
         instance, run_id = self._context.instance, self._context.run.run_id
         if not unfinished_restatements.has_left(instance, run_id):  # of no other step of the run either
             unfinished_restatements.finish(instance, [run_id])

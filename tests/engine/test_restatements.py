@@ -8,6 +8,8 @@ import dagster as dg
 import pytest
 from harness import CONFIG, EXECUTORS, NewShop, RunRecord, Shop
 
+from dg_sqlmesh_component.history.stored_record import INTERNAL
+
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)"
 DAYS = "range(0, 1 + (@end_ds::DATE - @start_ds::DATE)) AS r(i)"
 MODELS = {
@@ -176,7 +178,7 @@ def test_failed_restatement_says_to_launch_it_again(shop: Shop) -> None:
     run = shop.launch(ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"])
     [failure] = run.failures
     assert "launch the same restatement again" in failure
-    assert messages_of_ranges(run) == ["Ranges that this run restates", "Ranges whose rows may be missing or old"]
+    assert messages_of_ranges(run) == [REMEMBERED, "Some of these ranges are left: their rows may be missing or old."]
     assert not run.materializations
     assert not run.checks["raw/orders:not_null_n"].passed
     assert not run.checks["marts/revenue:sqlmesh_execution_status"].passed
@@ -184,17 +186,17 @@ def test_failed_restatement_says_to_launch_it_again(shop: Shop) -> None:
     shop.query("UPDATE ctl.source SET n = 7")
     run = shop.launch(ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"]).succeeded()
     assert rows(shop) == {"2026-02-10": 7}
-    assert messages_of_ranges(run) == [
-        "Ranges that this run restates",
-        "This restatement has left no range whose rows may be missing or old",
-    ]
+    assert messages_of_ranges(run) == [REMEMBERED, "This restatement has left no range with missing or old rows."]
+
+
+REMEMBERED = "Dagster remembers which ranges this run restates, until they are computed."
 
 
 def messages_of_ranges(run: RunRecord) -> list[str | None]:
     return [
         event.message
         for event in run.events(dg.DagsterEventType.ENGINE_EVENT)
-        if "sqlmesh/internal" in event.event_specific_data.metadata
+        if INTERNAL in event.event_specific_data.metadata
     ]
 
 

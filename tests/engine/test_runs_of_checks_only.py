@@ -6,6 +6,8 @@ import dagster as dg
 import pytest
 from harness import CONFIG, NewShop, Shop, planned_shop, write_project
 
+from dg_sqlmesh_component.history.stored_record import INTERNAL
+
 DAILY_ROWS = "@start_ds::DATE + i::INT AS ds FROM range(0, 1 + (@end_ds::DATE - @start_ds::DATE)) AS r(i)"
 FILES = {
     "external_models.yaml": """
@@ -119,10 +121,10 @@ def test_run_of_checks_in_dev_audits_the_table_that_dev_shows(new_shop: NewShop)
     checks_only = shop.launch(checks=["t/reader:soft"])
     record = shop.launch()
     assert checks_only.status == dg.DagsterRunStatus.SUCCESS
-    assert "sqlmesh/internal" in checks_only.checks["t/reader:soft"].metadata
+    assert INTERNAL in checks_only.checks["t/reader:soft"].metadata
     assert record.status_of("t/reader") == "executed"
     # Without this metadata, the result is never carried over.
-    assert "sqlmesh/internal" not in record.checks["t/reader:soft"].metadata
+    assert INTERNAL not in record.checks["t/reader:soft"].metadata
     # The plan has not changed t.apart, so dev has no view of it.
     counted = {key for key, event in record.materializations.items() if "dagster/row_count" in event.metadata}
     assert counted == {"t/source", "t/reader"}

@@ -16,7 +16,7 @@ from dg_sqlmesh_component.dagster_internals import log_step_metadata
 from dg_sqlmesh_component.history.active_runs import COMPUTING_SINCE_TAG, mark_as_computing
 from dg_sqlmesh_component.history.earlier_results import data_in
 from dg_sqlmesh_component.history.records import record_in
-from dg_sqlmesh_component.history.stored_record import StoredRecord, internal, stored_record
+from dg_sqlmesh_component.history.stored_record import INTERNAL, StoredRecord, internal, stored_record
 from dg_sqlmesh_component.history.unfinished_restatements import unfinished_restatements
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.manifest import MANIFEST_VERSION
@@ -47,8 +47,8 @@ def test_stored_records_are_read() -> None:
     "value",
     [
         {"sqlmesh/record": "prod 7 30 data text now"},
-        {"sqlmesh/internal": "prod 7 30 data text now"},
-        {"sqlmesh/internal": dg.MetadataValue.json([2])},
+        {INTERNAL: "prod 7 30 data text now"},
+        {INTERNAL: dg.MetadataValue.json([2])},
         internal(record=""),
         internal(record="prod 7"),
         internal(record="prod 7 soon data text now"),

@@ -26,6 +26,7 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
 from dg_sqlmesh_component.history.earlier_results import Data, EarlierResult, data_in
 from dg_sqlmesh_component.history.sources import Source
+from dg_sqlmesh_component.history.stored_record import INTERNAL
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, listed, ranges, utc_text
 from dg_sqlmesh_component.report.checks import Checks
@@ -317,7 +318,7 @@ def test_failed_audit_reports_number_of_rows_intervals_and_query() -> None:
     assert plain(dict(result.metadata)) == {
         "sqlmesh/failing_row_count": 3,
         "sqlmesh/query": "```sql\nSELECT * FROM t WHERE id IS NULL\n```",
-        "sqlmesh/internal": {"failed_in": [[[day(1), day(2)], [day(2), day(3)]], 3, 0]},
+        INTERNAL: {"failed_in": [[[day(1), day(2)], [day(2), day(3)]], 3, 0]},
     }
     types = {key: type(value) for key, value in stored(dict(result.metadata)).items()}
     assert types["sqlmesh/failing_row_count"] is dg.IntMetadataValue
@@ -348,7 +349,7 @@ def test_earlier_result_is_carried_over_with_its_run_and_time() -> None:
         "data is unchanged.",
     )
     assert plain(dict(result.metadata)) == {
-        "sqlmesh/internal": {"record": f"prod {AUDITED.version} {day(2)} {AUDITED.audits}"},
+        INTERNAL: {"record": f"prod {AUDITED.version} {day(2)} {AUDITED.audits}"},
         "sqlmesh/carried_over": True,
         "sqlmesh/evaluated_in_run": "run-7",
         "sqlmesh/evaluated_at": day(1) / 1000,
@@ -376,7 +377,7 @@ def test_repeated_failure_says_what_was_found_and_keeps_its_query() -> None:
     earlier = EarlierResult(False, WARN, "run-7", day(1) / 1000, DATA, metadata, "3 rows failed.")
     result = checks_of(IDLE, earlier={NOT_NULL: earlier})["not_null"]
     assert str(result.description).startswith("3 rows failed. Evaluated 2026-01-01T00:00:00Z. Repeated, because")
-    assert set(result.metadata) >= {"sqlmesh/query", "sqlmesh/failing_row_count", "sqlmesh/internal"}
+    assert set(result.metadata) >= {"sqlmesh/query", "sqlmesh/failing_row_count", INTERNAL}
 
 
 COVERED = replace(EXECUTED, coverage=msg.IntervalCoverage(ORDERS, computed=(D1[0], D2[1])))

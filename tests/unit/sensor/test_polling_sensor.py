@@ -8,6 +8,7 @@ import pytest
 from unit.builders import fqn, manifest, model, project_assets
 
 from dg_sqlmesh_component.config.scheduling import PollingSensor
+from dg_sqlmesh_component.history.stored_record import INTERNAL
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.sensor.plans import CURSOR, LastPlan, PlanChanges, difference
@@ -69,7 +70,7 @@ def test_observation_names_the_change_of_its_model_and_all_models_of_the_plan() 
         "sqlmesh/models_added": "t.c",
         "sqlmesh/models_changed": "t.a",
         "sqlmesh/models_removed": "t.b",
-        "sqlmesh/internal": {"record": "prod 2 5 other 1 "},
+        INTERNAL: {"record": "prod 2 5 other 1 "},
     }
     assert removed.asset_key == dg.AssetKey(["t", "b"])
     assert removed.metadata["sqlmesh/plan_change"].value == "removed"
