@@ -11,16 +11,13 @@ from sqlmesh.core.snapshot import Snapshot
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EvaluationError, SQLMeshComponentError
-from dg_sqlmesh_component.protocol.formatting import listed, unquoted
+from dg_sqlmesh_component.protocol.formatting import unquoted
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.transient_errors import is_transient
-
-_MAX_NAMED = 5
-"""How many models a message names."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +96,6 @@ class RunTracker(Tracker):
         self.planned = {snapshot.name: tuple(batches) for snapshot, batches in batched_intervals.items()}
         self._progress.plan(self.planned)
         self._start_reports()
-        if upstream := {name for fqn, by in self.held_back_by.items() for name in by.models if name != fqn}:
-            named = listed([unquoted(name) for name in sorted(upstream)], _MAX_NAMED)
-            text = f"Not in this run, with pending intervals: {named}. Models downstream are computed up to them."
-            self.pipe.log("info", text)
         partly = [fqn for fqn in self.held_back_by if self.planned.get(fqn)]
         others_wait = {fqn: msg.NodeIdle(fqn, held_back_by=self.held_back_by[fqn]) for fqn in partly}
         self.pipe.send(msg.EvaluationPlanned(self.planned, others_wait))
