@@ -117,6 +117,12 @@ class Site:
     def sees_nowhere(self, text: str) -> None:
         expect(self.page.get_by_text(text)).to_have_count(0)
 
+    def lines_of(self, cell: str) -> int:
+        """On how many lines the page shows the text of a table's cell."""
+        script = "cell => { const all = new Range(); all.selectNodeContents(cell); return all.getClientRects().length }"
+        lines: int = self.page.get_by_role("cell", name=cell, exact=True).first.evaluate(script)
+        return lines
+
     def picture(self, name: str, height: int | None = None) -> None:
         """Store the page as a picture of the docs, if `make screenshots` runs the stories.
 

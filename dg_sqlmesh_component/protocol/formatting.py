@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from datetime import datetime, time, timedelta, timezone
 from difflib import get_close_matches
@@ -103,6 +104,11 @@ def utc_text(milliseconds: int) -> str:
 def duration_text(duration: timedelta) -> str:
     """A duration as `2:00:00`, `30 days` or `1 day, 2:00:00`."""
     return str(duration).removesuffix(", 0:00:00")
+
+
+def in_column(text: str) -> str:
+    """A sentence in short lines, for a table. Pages break the words of a table that is too wide, also models' names."""
+    return textwrap.fill(text, 32, break_long_words=False, break_on_hyphens=False)
 
 
 def unquoted(fqn: str) -> str:

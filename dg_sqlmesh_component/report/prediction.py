@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 import dagster as dg
 
-from dg_sqlmesh_component.protocol.formatting import as_sentence, counted, utc_text
+from dg_sqlmesh_component.protocol.formatting import as_sentence, counted, in_column, utc_text
 from dg_sqlmesh_component.report.metadata import unapplied_change
 from dg_sqlmesh_component.report.outcomes import NodeOutcome, Outcome
 from dg_sqlmesh_component.report.wording import Wording, computed_text
@@ -109,8 +109,8 @@ def prediction_metadata(predictions: Sequence[Prediction]) -> dict[str, dg.Metad
     columns = [dg.TableColumn(name) for name in ("model", "outcome", "why")]
     schema = dg.TableSchema([*columns, dg.TableColumn("seconds", "float")])
     records = [
-        dg.TableRecord({column.name: getattr(prediction, column.name) for column in schema.columns})
-        for prediction in predictions
+        dg.TableRecord({"model": it.model, "outcome": it.outcome, "why": in_column(it.why), "seconds": it.seconds})
+        for it in predictions
     ]
     return {
         "sqlmesh/dry_run": dg.MetadataValue.table(records, schema),

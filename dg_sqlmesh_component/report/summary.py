@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from dg_sqlmesh_component.protocol.formatting import in_column
 from dg_sqlmesh_component.report.outcomes import NodeOutcome, Outcome, Verdict
 from dg_sqlmesh_component.report.wording import Wording
 
@@ -49,7 +50,7 @@ def summary_metadata(wording: Wording, outcomes: Collection[NodeOutcome]) -> dic
     ]
     others.sort(key=lambda outcome: (_WORST_FIRST.index(outcome.outcome.rule.verdict), name(outcome.fqn)))
     not_executed = [
-        {"model": name(outcome.fqn), "outcome": outcome.outcome.words, "reason": wording.summary(outcome)}
+        {"model": name(outcome.fqn), "outcome": outcome.outcome.words, "reason": in_column(wording.summary(outcome))}
         for outcome in others
     ]
     return {**_table("sqlmesh/slowest", slowest), **_table("sqlmesh/not_executed", not_executed)}

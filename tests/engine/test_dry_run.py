@@ -84,9 +84,10 @@ def test_dry_run_gives_the_reason_of_each_prediction_in_a_table_and_in_the_log(n
     assert reasons["raw.late"] == "It waits: its signal never reports no ready interval."
     table = record.logged["sqlmesh/dry_run"]
     columns = ("model", "outcome", "why", "seconds")
-    assert [row.data for row in table.records] == [
+    assert [{**row.data, "why": str(row.data["why"]).replace("\n", " ")} for row in table.records] == [
         {column: row[column] for column in columns} for row in predictions(record).values()
     ]
+    assert {len(line) > 32 for row in table.records for line in str(row.data["why"]).split("\n")} == {False}
     fields = {"model", "outcome", "why", "intervals", "batches", "seconds", "changed_locally"}
     assert all(row.keys() == fields for row in predictions(record).values())
     assert "    raw.late: waiting. It waits: its signal never reports no ready interval." in record.log
