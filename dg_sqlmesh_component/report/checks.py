@@ -91,7 +91,7 @@ class Checks:
             verdict = Verdict.FAILED if node.error else Verdict.WARNING if node.missing else Verdict.PASSED
         else:
             # The metadata contains the error, and the step logs it. Dagster logs this text again, in quotes.
-            sentence, metadata = self.wording.summary_with_error(node), status_metadata(self.wording, node)
+            sentence, metadata = self.wording.summary_with_error(node), status_metadata(node)
             verdict = node.verdict
         unrestated = self.wording.unrestated(node.fqn, node.unrestated)
         verdict = Verdict.FAILED if unrestated else verdict

@@ -22,8 +22,8 @@ _SCHEMA, _LINEAGE = "dagster/column_schema", "dagster/column_lineage"
 def outcome_metadata(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
     """Pages keep this order: what was computed or why nothing was, the coverage, then what few people look for."""
     return {
-        **_status(outcome),
         **_causes(wording, outcome),
+        **_status(outcome),
         **_computed(wording, outcome),
         **coverage_metadata(outcome.coverage),
         **_details(outcome),
@@ -56,10 +56,9 @@ def _column(name: str, type_: str, known: dg.TableColumn | None) -> dg.TableColu
     return dg.TableColumn(name, type_, known.description, known.constraints, known.tags)
 
 
-def status_metadata(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
-    """Why a model was not executed. The coverage too if it failed."""
-    coverage = outcome.coverage if outcome.outcome.is_failure else None
-    return {**_status(outcome), **coverage_metadata(coverage), **_causes(wording, outcome)}
+def status_metadata(outcome: NodeOutcome) -> dict[str, Any]:
+    """What the description of a status check leaves out: the whole error, and the coverage of a model that failed."""
+    return {**_error(outcome), **coverage_metadata(outcome.coverage if outcome.outcome.is_failure else None)}
 
 
 def intervals_metadata(assets: ProjectAssets, fqn: str, intervals: Sequence[msg.Interval]) -> dict[str, Any]:
@@ -164,19 +163,18 @@ def _queries(url: str | None, correlation_id: str | None) -> dict[str, Any]:
 
 
 def _causes(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
-    """Why a model was not executed. A run's page in Dagster shows metadata, but no descriptions."""
-    waits = outcome.outcome.rule.waits or outcome.idle.held_back_by
-    is_waiting = waits and not outcome.outcome.is_failure
-    error = "\n".join(outcome.errors)
+    """Why a model, or a part of it, was not executed. A waiting model has it in its description and in the log."""
+    is_partly_waiting = outcome.outcome.rule.materializes and outcome.idle.held_back_by
     metadata = {
-        "sqlmesh/waiting_for": wording.awaited(outcome) if is_waiting else None,
+        "sqlmesh/waiting_for": wording.awaited(outcome) if is_partly_waiting else None,
         "sqlmesh/blocked_by": wording.names(outcome.failed_upstream),
         "sqlmesh/failed_audits": ", ".join(outcome.failed_audits),
-        "sqlmesh/error": error and _readable(error),
     }
-    return {name: value for name, value in metadata.items() if value}
+    return {**_error(outcome), **{name: value for name, value in metadata.items() if value}}
 
 
-def _readable(error: str) -> dg.MetadataValue:
+def _error(outcome: NodeOutcome) -> dict[str, Any]:
     """An error of one line as text, which pages show. Others as code, on a click: line breaks and carets stay."""
-    return dg.MetadataValue.md(fenced(error)) if "\n" in error else dg.MetadataValue.text(error)
+    error = "\n".join(outcome.errors)
+    readable = dg.MetadataValue.md(fenced(error)) if "\n" in error else dg.MetadataValue.text(error)
+    return {"sqlmesh/error": readable} if error else {}

@@ -23,6 +23,7 @@ def test_dry_run_in_the_launchpad_shows_what_a_run_would_do(site: Site) -> None:
         "Dry run of environment prod. Outcomes of a run now: 1 executed. Nothing was computed.", "1 batch to compute"
     )
     assert site.status_of(run) == "SUCCESS"
+    assert all(site.lines_of(cell) == 1 for cell in ("raw.orders", "executed")), "no word of the table is broken"
     site.picture("dry-run", height=710)
     site.asset("raw/orders")
     site.sees("Never materialized")
@@ -51,7 +52,8 @@ def test_green_model_shows_numbers_and_days_first_and_passed_checks(site: Site) 
     first = [name for name in names if name in FIRST_METADATA]
     assert first == list(FIRST_METADATA), names
     assert names[: len(first)] == first, "nothing is before them"
-    site.picture("metadata", height=580)
+    site.sees_nowhere("[Show JSON]")
+    site.picture("metadata", height=780)
     site.check("raw/orders")
     site.sees("raw.orders was executed for")
     assert set(site.checks_of("raw/orders").values()) == {"SUCCEEDED"}
@@ -60,6 +62,7 @@ def test_green_model_shows_numbers_and_days_first_and_passed_checks(site: Site) 
 def test_failing_blocking_audit_shows_its_count_its_query_and_what_it_blocked(site: Site) -> None:
     site.check("raw/payments", "no_refunds")
     site.sees("3 rows failed in", "sqlmesh/failing_row_count", "sqlmesh/query")
+    site.sees_nowhere("[Show JSON]")
     site.picture("failed-audit", height=750)
     site.check("marts/balance")
     site.sees("marts.balance was not executed, because a model upstream of it failed: raw.payments.")
@@ -83,6 +86,7 @@ def test_failing_query_shows_the_file_and_the_error_of_the_engine(site: Site) ->
 def test_waiting_model_names_its_signal_and_is_a_warning(site: Site) -> None:
     site.check("raw/visits")
     site.sees("raw.visits is waiting: its signal landed reports no ready interval.")
+    site.sees_nowhere("sqlmesh/")
     site.picture("waiting-model", height=640)
     assert site.severity_of("raw/visits", STATUS) == "WARN"
 
@@ -108,6 +112,8 @@ def test_restatement_from_the_launchpad_shows_its_plan(site: Site) -> None:
     run = site.launch_with("raw/orders", f"restate: {{start: {DAY}, end: {DAY}}}")
     site.sees("This run restates 2 models", "Planned restatement", "Finished execution of run")
     assert site.status_of(run) == "SUCCESS"
+    site.sees("This restatement has left no range with missing or old rows.")
+    site.sees_nowhere("[Show JSON]")
 
 
 def test_cancelled_run_says_what_has_finished(site: Site, shop: Shop) -> None:
@@ -122,6 +128,7 @@ def test_cancelled_run_says_what_has_finished(site: Site, shop: Shop) -> None:
     assert site.status_of(run) == "CANCELED"
     site.open(f"runs/{run}")
     site.sees("The run was cancelled.")
+    site.sees_nowhere("Stack Trace")
 
 
 def test_models_of_the_dev_environment_are_next_to_those_of_prod(site: Site) -> None:

@@ -174,10 +174,8 @@ def test_standalone_audit_is_a_check_of_the_model_it_reads(ledger: LedgerRun) ->
 
 
 def test_waiting_model_names_the_signal(ledger: LedgerRun) -> None:
-    assert "its signal landed" in str(ledger.record.observations["t/gated"].metadata["sqlmesh/waiting_for"].value)
-    assert "t.gated waits for a signal" in str(
-        ledger.record.observations["t/below_gated"].metadata["sqlmesh/waiting_for"].value
-    )
+    assert "its signal landed" in str(ledger.record.observations["t/gated"].description)
+    assert "t.gated waits for a signal" in str(ledger.record.observations["t/below_gated"].description)
 
 
 def test_up_to_date_model_has_reason_and_next_due_time(ledger: LedgerRun) -> None:

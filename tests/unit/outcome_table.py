@@ -362,7 +362,6 @@ OUTCOME_TABLE = (
         warned(
             "core.orders is waiting: its signal files_arrived, bank_holiday reports no ready interval.",
             {
-                "sqlmesh/waiting_for": "its signal files_arrived, bank_holiday reports no ready interval",
                 "sqlmesh/missing_intervals": "5 in 3 gaps",
                 "sqlmesh/coverage": "2026-01-01",
                 "sqlmesh/gap_table": GAP_TABLE,
@@ -374,25 +373,19 @@ OUTCOME_TABLE = (
         "waiting: planned without a ready interval, a signal upstream is not ready",
         (OPENED, NO_BATCH, msg.NodeIdle(ORDERS, upstream=(STAGING,)), SUCCEEDED),
         outcome(Outcome.WAITING, idle=msg.NodeIdle(ORDERS, upstream=(STAGING,))),
-        warned(
-            "core.orders is waiting: upstream of it, staging.orders waits for a signal.",
-            {"sqlmesh/waiting_for": "upstream of it, staging.orders waits for a signal"},
-        ),
+        warned("core.orders is waiting: upstream of it, staging.orders waits for a signal."),
     ),
     Row(
         "waiting: planned without a ready interval, a model upstream is due and not selected",
         (OPENED, NO_BATCH, HELD_BACK, SUCCEEDED),
         outcome(Outcome.WAITING, idle=HELD_BACK),
-        warned(f"core.orders is waiting: {UNSELECTED}.", {"sqlmesh/waiting_for": UNSELECTED}),
+        warned(f"core.orders is waiting: {UNSELECTED}."),
     ),
     Row(
         "waiting: planned without a ready interval, and no signal is known to be the reason",
         (OPENED, NO_BATCH, msg.NodeIdle(ORDERS), SUCCEEDED),
         outcome(Outcome.WAITING, idle=msg.NodeIdle(ORDERS)),
-        warned(
-            "core.orders is waiting: none of its pending intervals is ready.",
-            {"sqlmesh/waiting_for": "none of its pending intervals is ready"},
-        ),
+        warned("core.orders is waiting: none of its pending intervals is ready."),
     ),
     Row(
         "blocked: left out because something upstream failed",
