@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import dagster as dg
 from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
-from pydantic import PositiveInt, StrictInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, StrictInt
 
 from dg_sqlmesh_component.config.durations import Duration, OptionalDuration, WrittenDuration
 from dg_sqlmesh_component.config.mappings import Attributes, TemplateScope, described, mapping, not_a_mapping
@@ -189,11 +189,11 @@ TRANSLATION = dg.Resolver(
 
 
 @dataclass
-class MetadataLimits(Attributes, path="metadata_limits", least={"characters": 100, "columns": 0, "lineage_pairs": 0}):
+class MetadataLimits(Attributes, path="metadata_limits"):
     """Limits for large metadata."""
 
     characters: Annotated[
-        int,
+        Annotated[int, Field(ge=100)],
         described(
             "Characters of a query (`sql`, audits) and of dbt's `meta`. Longer text is cut, with a note. At least 100. "
             "Default: 4000.",
@@ -201,10 +201,10 @@ class MetadataLimits(Attributes, path="metadata_limits", least={"characters": 10
         ),
     ] = DEFAULT_LIMITS.characters
     columns: Annotated[
-        int, described("Columns of a model's schema; more are left out, and counted. Default: 1000.", 100)
+        NonNegativeInt, described("Columns of a model's schema; more are left out, and counted. Default: 1000.", 100)
     ] = DEFAULT_LIMITS.columns
     lineage_pairs: Annotated[
-        int,
+        NonNegativeInt,
         described(
             "Pairs of columns (one here, one upstream) of a model's column lineage; more are left out, and counted. "
             "Default: 1000.",
@@ -218,15 +218,12 @@ class MetadataLimits(Attributes, path="metadata_limits", least={"characters": 10
         return Limits(self.characters, self.columns, self.lineage_pairs)
 
 
-MAX_SAMPLE_ROWS = 20
-
-
 @dataclass(kw_only=True)
 class SampledRows(Attributes):
     """Whether rows are shown as examples, and which of their columns."""
 
     sample_rows: Annotated[
-        int,
+        Annotated[int, Field(ge=0, le=20)],
         described(
             "How many rows are shown as examples: of those that an audit finds, or of those that a preview adds, "
             "removes and changes; at most 20 each. They are stored in Dagster's database. Default: 0, only numbers are "
@@ -252,10 +249,6 @@ class SampledRows(Attributes):
     def __post_init__(self) -> None:
         super().__post_init__()
         path = self.yaml_path
-        if self.sample_rows > MAX_SAMPLE_ROWS:
-            raise ConfigurationError(
-                f"`{path}.sample_rows` in defs.yaml is {self.sample_rows}. It can be at most {MAX_SAMPLE_ROWS}."
-            )
         if (self.columns and not self.sample_rows) or (self.mask and not (self.sample_rows or self.profile)):
             raise ConfigurationError(
                 f"`{path}.columns` and `{path}.mask` in defs.yaml are about sampled rows, and there are none. Set "
@@ -274,7 +267,7 @@ class SampledRows(Attributes):
 
 
 @dataclass
-class Audits(SampledRows, path="audits", least={"sample_rows": 0}):
+class Audits(SampledRows, path="audits"):
     """Which audits have a check, and whether a check shows failing rows. SQLMesh evaluates all audits."""
 
     checks: Annotated[
@@ -430,14 +423,14 @@ class RestateJob(Attributes, path="restate.jobs"):
 
 
 @dataclass
-class Restate(Attributes, path="restate", least={"max_intervals": 1}):
+class Restate(Attributes, path="restate"):
     """Whether `restate` in the run config may compute a range again.
 
     Write true, or a mapping with options. Default: it may not.
     """
 
     max_intervals: Annotated[
-        int | None,
+        PositiveInt | None,
         described("Refuse a restatement of more intervals, counted over all its models. Default: no limit.", 500),
     ] = None
     jobs: Annotated[
@@ -467,31 +460,21 @@ class Budget(Attributes, path="budget"):
     without a record do not count. Default: no limit.
     """
 
-    seconds: Annotated[float | None, described("Seconds of computation. Default: no limit.", 1800)] = None
-    rows: Annotated[float | None, described("Rows, if the engine reports them. Default: no limit.", 10_000_000)] = None
-    bytes: Annotated[
-        float | None, described("Bytes, if the engine reports them. Default: no limit.", 1_000_000_000)
+    seconds: Annotated[PositiveFloat | None, described("Seconds of computation. Default: no limit.", 1800)] = None
+    rows: Annotated[
+        PositiveFloat | None, described("Rows, if the engine reports them. Default: no limit.", 10_000_000)
     ] = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for limit in fields(self):
-            value = getattr(self, limit.name)
-            if value is not None and value <= 0:
-                raise ConfigurationError(
-                    f"`budget.{limit.name}` in defs.yaml is {value}, which refuses every run with an estimate. Write a "
-                    "number above 0, or remove it for no limit."
-                )
+    bytes: Annotated[
+        PositiveFloat | None, described("Bytes, if the engine reports them. Default: no limit.", 1_000_000_000)
+    ] = None
 
 
 @dataclass
-class Execution(
-    Attributes, path="execution", least={"concurrent_tasks": 1, "overlap_timeout": 0, "environment_timeout": 0}
-):
+class Execution(Attributes, path="execution"):
     """How SQLMesh runs."""
 
     concurrent_tasks: Annotated[
-        int | None,
+        PositiveInt | None,
         described("Batches that SQLMesh computes at once. Default: the setting of the project's connection.", 4),
     ] = None
     tag_concurrency_limits: Annotated[
@@ -509,7 +492,7 @@ class Execution(
         ),
     ] = field(default_factory=list)
     overlap_timeout: Annotated[
-        float,
+        NonNegativeFloat,
         described(
             "Seconds that a run waits for another run on the same SQLMesh state, or for a DuckDB file that another "
             "process holds. Default: 3600.",
@@ -517,7 +500,7 @@ class Execution(
         ),
     ] = 3600.0
     environment_timeout: Annotated[
-        int,
+        NonNegativeInt,
         described(
             "Seconds that a run waits for a plan that is updating its environment; SQLMesh's own default is six hours. "
             "Default: 300.",

@@ -4,7 +4,6 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
-from math import isfinite
 from typing import Any, ClassVar, get_type_hints
 
 import dagster as dg
@@ -22,33 +21,21 @@ class Attributes(dg.Resolvable):
 
     yaml_path: ClassVar[str]
     _declaring: ClassVar[type]
-    _least: ClassVar[Mapping[str, int]]
-    _most: ClassVar[Mapping[str, int]]
     _secret: ClassVar[Collection[str]]
 
-    def __init_subclass__(
-        cls,
-        path: str | None = None,
-        least: Mapping[str, int] | None = None,
-        most: Mapping[str, int] | None = None,
-        secret: Collection[str] = (),
-        **options: Any,
-    ) -> None:
+    def __init_subclass__(cls, path: str | None = None, secret: Collection[str] = (), **options: Any) -> None:
         """Declare a mapping; a class without a path is a subclass of a user's, and its own fields are not converted.
 
         Args:
             path: Where the mapping is in `defs.yaml`, for errors; empty for the attributes at the top.
-            least: The least values of numbers.
-            most: The largest values of numbers.
             secret: Keys whose values are not shown.
         """
         super().__init_subclass__(**options)
         if path is not None:
             cls.yaml_path, cls._declaring, cls._secret = path, cls, secret
-            cls._least, cls._most = least or {}, most or {}
 
     def __post_init__(self) -> None:
-        """Convert fields to their declared types, and refuse values that cannot be converted or are too small.
+        """Convert fields to their declared types, and refuse values that cannot be converted or are too small or large.
 
         Dagster checks `defs.yaml` as it is written, where each template is a string, and does not check components made
         in Python. The text `"4"`, from an environment variable, becomes a number where a number is declared. The
@@ -63,18 +50,9 @@ class Attributes(dg.Resolvable):
                 shown = f"of type {type(value).__name__}" if name in self._secret else shortened(value)
                 reasons = "; ".join(dict.fromkeys(problem["msg"] for problem in error.errors(include_url=False)))
                 raise ConfigurationError(f"`{start}{name}` in defs.yaml is {shown}. {reasons}.") from None
-            is_number = isinstance(converted, (int, float)) and not isinstance(converted, bool)
-            if is_number and (isinstance(value, bool) or not isfinite(converted)):
-                shown = str(value).lower() if isinstance(value, bool) else value
-                raise ConfigurationError(f"`{start}{name}` in defs.yaml is {shown}. Write a finite number.")
+            if isinstance(value, bool) and type(converted) in (int, float):
+                raise ConfigurationError(f"`{start}{name}` in defs.yaml is {str(value).lower()}. Write a number.")
             object.__setattr__(self, name, converted)
-        for words, limits, sign in (("least", self._least, 1), ("most", self._most, -1)):
-            for name, limit in limits.items():
-                number = getattr(self, name)
-                if number is not None and number * sign < limit * sign:
-                    raise ConfigurationError(
-                        f"`{start}{name}` in defs.yaml is {number}; it must be at {words} {limit}."
-                    )
 
 
 @cache
@@ -88,7 +66,7 @@ def _adapters(declaring: type) -> dict[str, TypeAdapter[Any]]:
     }
 
 
-_ARBITRARY = ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True)
+_ARBITRARY = ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True, allow_inf_nan=False)
 
 
 def described(description: str, *examples: Any, written_as: Any = None) -> dg.Resolver:

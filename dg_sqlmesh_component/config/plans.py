@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, TypeAlias
 
 import dagster as dg
+from pydantic import Field, PositiveInt
 
 from dg_sqlmesh_component.config.attribute_types import SampledRows, Selection
 from dg_sqlmesh_component.config.mappings import Attributes, described, mapping
@@ -97,14 +98,15 @@ def _environment(name: str) -> PreviewEnvironment:
 
 
 @dataclass
-class PreviewDiff(Attributes, path="preview.diff", least={"max_rows": 1, "decimals": 0}, most={"decimals": 30}):
+class PreviewDiff(Attributes, path="preview.diff"):
     """How a preview is compared with prod."""
 
     max_rows: Annotated[
-        int, described("A model with more rows is compared on a sample of its keys. Default: 10,000,000.", 1_000_000)
+        PositiveInt,
+        described("A model with more rows is compared on a sample of its keys. Default: 10,000,000.", 1_000_000),
     ] = 10_000_000
     decimals: Annotated[
-        int,
+        Annotated[int, Field(ge=0, le=30)],
         described(
             "Numbers are equal if they differ by less than one unit of this decimal place and one of them is a float. "
             "Default: 6.",
@@ -131,7 +133,7 @@ class PreviewDiff(Attributes, path="preview.diff", least={"max_rows": 1, "decima
 
 
 @dataclass
-class Preview(SampledRows, path="preview", least={"sample_rows": 0}):
+class Preview(SampledRows, path="preview"):
     """Jobs for an environment of each pull request: `<op>_preview` and `<op>_preview_close`.
 
     `<op>_preview` creates or updates the environment from prod, and compares its models with prod.

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, TypeVar
 
 import dagster as dg
+from pydantic import NonNegativeFloat, NonNegativeInt
 
 from dg_sqlmesh_component.config.mappings import Attributes, described
 from dg_sqlmesh_component.protocol import messages as msg
@@ -14,15 +15,15 @@ _E = TypeVar("_E", bound=msg.Event)
 
 
 @dataclass
-class Retries(Attributes, path="execution.retries", least={"max_retries": 0, "delay": 0}):
+class Retries(Attributes, path="execution.retries"):
     """Retries inside the step for transient errors, such as a lost connection.
 
     Write a number, or a mapping with delays and error patterns. Only missing intervals are recomputed. Errors in SQL
     and failing audits are never retried. Default: none.
     """
 
-    max_retries: Annotated[int, described("How many attempts may follow the first one.", 3)]
-    delay: Annotated[float, described("Seconds before the next attempt. Default: 10.", 30)] = 10.0
+    max_retries: Annotated[NonNegativeInt, described("How many attempts may follow the first one.", 3)]
+    delay: Annotated[NonNegativeFloat, described("Seconds before the next attempt. Default: 10.", 30)] = 10.0
     backoff: Annotated[
         Literal["linear", "exponential"] | None,
         described("How the delay grows with each attempt. Default: it stays the same.", "exponential"),

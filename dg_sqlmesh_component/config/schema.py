@@ -28,6 +28,9 @@ _TYPES = {
 }
 """How an error names a type of JSON schema. Null is not named: no attribute needs it."""
 
+_OF_A_TYPE = {"items", "minimum", "maximum", "exclusiveMinimum"}
+"""Keys of JSON schema that concern values of one type only."""
+
 _WRONG_TYPES = {f"{kind}_type" for kind in ("bool", "dict", "float", "int", "list", "model", "string", "tuple")}
 """Types of pydantic's errors for a value of another type. For a union, each of its members reports one."""
 
@@ -185,7 +188,7 @@ class _Shaper:
         required: list[Schema] = [{"if": _PLAIN_TEXT, "then": {"enum": words}}] if words else []
         if "object" not in types:
             for member in members:
-                rest |= {key: value for key, value in member.items() if key == "items"}
+                rest |= {key: value for key, value in member.items() if key in _OF_A_TYPE}
             return {**rest, "type": types, **({"allOf": required} if required else {})}
         mapping = self._mapping(node["anyOf"][kinds.index("object")], node)
         required.append({"if": {"type": "object"}, "then": mapping})

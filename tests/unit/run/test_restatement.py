@@ -102,9 +102,9 @@ RESTATE = RestateConfig(start="2026-01-01", end="2026-01-02")
 @pytest.mark.parametrize(
     ("limits", "error"),
     [
-        ({"seconds": math.nan}, r"nan\. Write a finite number\."),
-        ({"rows": -1}, "-1.0, which refuses every run with an estimate"),
-        ({"max_intervals": 0}, "0; it must be at least 1"),
+        ({"seconds": math.nan}, r"nan\. Input should be a finite number\."),
+        ({"rows": -1}, r"-1\. Input should be greater than 0\."),
+        ({"max_intervals": 0}, r"0\. Input should be greater than 0\."),
     ],
     ids=str,
 )
