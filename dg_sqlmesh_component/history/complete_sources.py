@@ -6,7 +6,6 @@ materialization.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -262,9 +261,9 @@ def complete_until(load: Load | None, refusal: Refusal | None, lag: timedelta) -
 
 def stated_instant(value: object) -> int | None:
     """The instant that a loader states, in epoch milliseconds; None if it is no timestamp in seconds."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return max(0, round(value * 1000)) if abs(value) * 1000 < FOREVER else None
+    return max(0, round(value * 1000)) if abs(value) * 1000 < FOREVER else None  # never with NaN
 
 
 # -- with time windows ----------------------------------------------------------------------------
