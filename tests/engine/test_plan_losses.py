@@ -215,9 +215,12 @@ AUDIT = "AUDIT (name alone, standalone true{more}); SELECT * FROM t.orders WHERE
     ("more", "least"), [("", 1), (", description 'Orders have an id'", 0)], ids=["query", "description"]
 )
 def test_a_changed_standalone_audit_is_planned_and_applied(new_shop: NewShop, more: str, least: int) -> None:
-    files = {"models/orders.sql": ORDERS.format(columns="id"), "audits/alone.sql": AUDIT.format(more="", least=0)}
-    shop = new_shop(files, tables=TABLES, deploy=True)
+    """Another one is removed."""
+    alone = AUDIT.format(more="", least=0)
+    files = {"audits/alone.sql": alone, "audits/gone.sql": alone.replace("name alone", "name gone")}
+    shop = new_shop({"models/orders.sql": ORDERS.format(columns="id"), **files}, tables=TABLES, deploy=True)
     (shop.project / "audits" / "alone.sql").write_text(AUDIT.format(more=more, least=least))
+    (shop.project / "audits" / "gone.sql").unlink()
     change(shop, orders=ORDERS.format(columns="id, amount"))
     digest = planned(shop)["digest"]
     launch(shop, APPLY, digest=digest).succeeded()
