@@ -7,14 +7,14 @@ have them. So these are jobs of ops, which compute the assets as the component's
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from functools import partial
 from typing import Any
 
 import dagster as dg
 
 from dg_sqlmesh_component.config.attribute_types import RestateJob
-from dg_sqlmesh_component.dagster_internals import JobOfAssets
+from dg_sqlmesh_component.dagster_internals import JobOfAssets, last_cron_tick
 from dg_sqlmesh_component.definitions.op import Compute, graph_of_op, refuse_op_name
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import RESTATES_TAG, project_hash
@@ -47,7 +47,9 @@ def build_backfill_job(
     assets = settings.assets
     restated = [fqn for fqn in models if assets.models[fqn].is_incremental]
     keys = frozenset(assets.key(fqn) for fqn in restated)
-    partitions = _PARTITIONS[configured.by](start_date=_first_start(name, restated, settings, configured.by))
+    by, start = _PARTITIONS[configured.by], _first_start(name, restated, settings)
+    # Dagster's first partition begins at or after the start. Ours contains it.
+    partitions = by(start_date=last_cron_tick(by(start_date=start).cron_schedule, "UTC", start))
 
     def restate_partition(context: dg.OpExecutionContext) -> Iterator[Any]:
         yield from compute(JobOfAssets(context, op, keys))
@@ -73,8 +75,8 @@ def build_backfill_job(
     )
 
 
-def _first_start(job: str, models: list[str], settings: Settings, by: str) -> datetime:
-    """The start of the partition that contains the earliest start of the models, or of models upstream of them."""
+def _first_start(job: str, models: list[str], settings: Settings) -> datetime:
+    """The earliest start of the models, or of models upstream of them."""
     known = settings.assets.models
     if not models:
         raise ConfigurationError(
@@ -90,11 +92,4 @@ def _first_start(job: str, models: list[str], settings: Settings, by: str) -> da
             f"The job {job} of `restate.jobs` in defs.yaml needs a first partition, and none of its models has a "
             "start. Set one in SQLMesh's configuration:" + block("model_defaults:\n  start: '2026-01-01'")
         )
-    return floor(datetime.fromtimestamp(min(starts) / 1000, timezone.utc), by)
-
-
-def floor(instant: datetime, by: str) -> datetime:
-    """The start of the hour, day, week (Monday) or month that contains an instant."""
-    hour = instant.replace(minute=0, second=0, microsecond=0)
-    day = hour.replace(hour=0)
-    return {"hour": hour, "day": day, "week": day - timedelta(days=day.weekday()), "month": day.replace(day=1)}[by]
+    return datetime.fromtimestamp(min(starts) / 1000, timezone.utc)
