@@ -29,6 +29,8 @@ def selectors(selection: Selection) -> tuple[str, ...]:
     return (selection,) if isinstance(selection, str) else tuple(selection or ())
 
 
+_NotEmpty: TypeAlias = Annotated[str, Field(min_length=1)]
+
 MetadataAddition: TypeAlias = Literal["column_lineage", "links", "row_count", "sql", "storage_kind"]
 
 
@@ -381,15 +383,10 @@ class TagConvention(Attributes, path="tag_convention"):
     Properties: group_name, owner, kind, tag, key_prefix, freshness (the slack of the model's policy, such as 2h).
     """
 
-    prefix: Annotated[str, described("The beginning of such a tag.", "dagster", "dg")] = "dagster"
+    prefix: Annotated[_NotEmpty, described("The beginning of such a tag.", "dagster", "dg")] = "dagster"
     separator: Annotated[
-        str, described("The text between the parts of such a tag; the value may contain it.", ":", "/")
+        _NotEmpty, described("The text between the parts of such a tag; the value may contain it.", ":", "/")
     ] = ":"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.prefix or not self.separator:
-            raise ConfigurationError("`tag_convention` in defs.yaml needs a prefix and a separator that are not empty.")
 
     def split(self, tag: str) -> tuple[str, str] | None:
         """The property and its value, which may contain the separator; None for an ordinary tag."""

@@ -395,7 +395,9 @@ def test_prefix_and_separator_are_configurable(prefix: str, separator: str) -> N
 
 @pytest.mark.parametrize(("prefix", "separator"), [("", ":"), ("dagster", "")], ids=["prefix", "separator"])
 def test_empty_prefix_or_separator_is_refused(prefix: str, separator: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"`tag_convention` in defs\.yaml needs a prefix and a separator"):
+    empty = "separator" if prefix else "prefix"
+    error = rf"`tag_convention\.{empty}` in defs\.yaml is ''\. String should have at least 1 character\."
+    with pytest.raises(ConfigurationError, match=error):
         TagConvention(prefix, separator)
 
 
