@@ -5,6 +5,7 @@ The tests use the newest versions that the wheel allows, and the lowest versions
 
 import json
 import re
+import shutil
 import sys
 import tarfile
 from email import message_from_bytes
@@ -55,6 +56,13 @@ def test_sources_contain_no_files_of_the_workplace(dist: Path) -> None:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"README.md", "docs/index.md", "tests/harness.py"} <= names
     assert not [name for name in names if name.startswith((".ci", ".github", ".venv")) or name.endswith(".lock")]
+
+
+def test_uv_locks_all_groups_for_each_python_that_is_declared(tmp_path: Path) -> None:
+    for name in ("pyproject.toml", "README.md", "dg_sqlmesh_component/version.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    run(["uv", "lock", "--quiet"], cwd=tmp_path)
 
 
 def test_links_of_the_long_description_work_on_a_package_index(wheel: Path) -> None:

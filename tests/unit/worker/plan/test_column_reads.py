@@ -56,7 +56,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
     return Context(paths=[write_project(tmp_path_factory.mktemp("reads") / "shop", files, CONFIG)])
 
 
-@pytest.mark.parametrize(("number", "query"), enumerate(QUERIES), ids=list(QUERIES))
+@pytest.mark.parametrize(("number", "query"), list(enumerate(QUERIES)), ids=list(QUERIES))
 def test_columns_that_a_query_reads(number: int, query: str, context: Context) -> None:
     found = column_reads(next(m for m in context.models.values() if m.name == f"t.m{number}"))
     expected = QUERIES[query]
