@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from harness import CONFIG, EXECUTORS, NewShop, RunRecord, Shop
+from harness import CONFIG, EXECUTORS, YEARLY_CRON, NewShop, RunRecord, Shop
 
 from dg_sqlmesh_component.history.stored_record import INTERNAL
 
@@ -109,6 +109,23 @@ def test_thirty_missing_days_and_then_one_restated_day_are_one_sqlmesh_run_each(
     assert "are computed, also those within start '2026-02-10' of the run config" in after.description_of(
         "raw/orders:sqlmesh_execution_status"
     )
+
+
+def test_pending_model_whose_cron_has_not_ticked_since_the_range_is_left_out_of_it(new_shop: NewShop) -> None:
+    yearly = f"MODEL (name marts.yearly, {BY_DAY}, cron '{YEARLY_CRON}', interval_unit 'day'); "
+    query = "SELECT ds, n FROM raw.orders WHERE ds BETWEEN @start_ds AND @end_ds"
+    models = {"models/orders.sql": MODELS["models/orders.sql"], "models/yearly.sql": yearly + query}
+    tables = {"ctl.source": "SELECT 1 AS n"}
+    config = CONFIG.replace("6 days ago", "'2025-01-01'")
+    shop = new_shop(models, config, tables=tables, planned_at="300 days ago", **ALLOWED)
+    shop.launch(assets=["raw/orders"]).succeeded()
+    day = str(datetime.datetime.now(datetime.timezone.utc).date() - DAY)
+    yesterday = restate(day, day)
+    run = shop.launch(ops=yesterday, assets=["raw/orders"]).succeeded()
+    assert set(run.materializations) == {"raw/orders"}
+    shop.launch(ops={OP: {"start": day}}).succeeded()
+    [failure] = shop.launch(ops=yesterday).failures
+    assert f"marts.yearly (its cron, {YEARLY_CRON}, has not ticked since this range began: the next tick" in failure
 
 
 @pytest.mark.attribute("restate.max_intervals", "budget")

@@ -23,13 +23,22 @@ from sqlmesh.core.config import Config
 from sqlmesh.core.config.loader import load_configs
 from sqlmesh.core.console import NoopConsole
 from sqlmesh.core.context import Context
+from sqlmesh.core.dialect import parse
 from sqlmesh.core.engine_adapter.bigquery import BigQueryEngineAdapter
 from sqlmesh.core.environment import EnvironmentNamingInfo
 from sqlmesh.core.loader import LoadedProject
+from sqlmesh.core.model import load_sql_based_model
 from sqlmesh.core.plan import EvaluatablePlan
 from sqlmesh.core.plan.stages import BackfillStage, EnvironmentRecordUpdateStage, PlanStage, build_plan_stages
 from sqlmesh.core.scheduler import EvaluateNode
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotIntervals, missing_intervals, snapshots_to_dag
+from sqlmesh.core.snapshot import (
+    DeployabilityIndex,
+    Snapshot,
+    SnapshotIntervals,
+    definition,
+    missing_intervals,
+    snapshots_to_dag,
+)
 from sqlmesh.core.snapshot.cache import SnapshotCache
 from sqlmesh.core.snapshot.evaluator import ViewStrategy
 from sqlmesh.utils import CompletionStatus
@@ -582,6 +591,21 @@ def test_ticks_of_crons_that_are_remembered_are_those_that_sqlmesh_computes(monk
     internals.remember_cron_ticks()
     assert ticks() == expected
     assert ticks() == expected, "the second time from memory"
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_range_that_begins_after_the_last_tick_is_a_missing_interval_for_sqlmesh(
+    monkeypatch: pytest.MonkeyPatch, is_replaced: bool
+) -> None:
+    """`end_ranges_after_their_start`. If SQLMesh finds nothing, remove the function."""
+    monkeypatch.setattr(definition, "compute_missing_intervals", definition.compute_missing_intervals)
+    parsed = parse("MODEL (name t.m, kind FULL, dialect duckdb, cron '@weekly'); SELECT 1 AS id")
+    snapshot = Snapshot.from_node(load_sql_based_model(parsed), nodes={})
+    if is_replaced:
+        internals.end_ranges_after_their_start()
+    thursday, saturday, sunday = (datetime(2026, 11, day, tzinfo=timezone.utc) for day in (26, 28, 22))
+    missing = snapshot.missing_intervals(thursday, saturday, execution_time=saturday)
+    assert missing == ([] if is_replaced else [(to_timestamp(thursday), to_timestamp(sunday))])
 
 
 CHAIN = {

@@ -265,8 +265,11 @@ def _why_not(snapshot: Snapshot, environment: str, plan: Plan) -> str:
     if snapshot.disable_restatement:
         return f"kind {snapshot.model.kind.name.value}: `disable_restatement` is true"
     start = start_date(snapshot, plan.context_diff.snapshots)
-    if plan.restatements[snapshot.snapshot_id][1] <= to_timestamp(start):
+    began, ended = plan.restatements[snapshot.snapshot_id]
+    if ended <= to_timestamp(start):
         return f"it starts at {utc_text(to_timestamp(start))}, after this range"
+    if began < ended:
+        return f"its cron, {snapshot.node.cron}, has not ticked since this range began: the next tick computes it"
     unit = snapshot.node.interval_unit.value
     return f"no complete interval of its unit, {unit}, lies in this range: choose a longer one"
 
