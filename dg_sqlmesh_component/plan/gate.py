@@ -87,7 +87,7 @@ def preview_refusals(
             "The preview would be computed from incomplete data and count as complete, so `allow_pending` does not "
             "allow this."
             if plan.holes_upstream
-            else "The preview does not need these intervals, which are later than its own. To preview all the same, "
+            else "The preview does not need these intervals, which are later than its own. To preview anyway, "
             "set `allow_pending: true` in the run config."
         )
         found.append(Refusal("pending_upstream", tuple(lacking), message))
@@ -97,7 +97,7 @@ def preview_refusals(
 
 def _over_budget(plan: msg.PlanBuilt, budget: str | None, verb: str, *, is_allowed: bool) -> Iterator[Refusal]:
     if budget is not None and not is_allowed:
-        message = f"{budget} To {verb} it all the same, set `over_budget: true` in the run config."
+        message = f"{budget} To {verb} it anyway, set `over_budget: true` in the run config."
         yield Refusal("over_budget", tuple(m.name for m in plan.models if m.intervals), message)
 
 
@@ -171,7 +171,7 @@ def _destructive(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> 
         details = "; ".join(f"{name}: SQLMesh {all_dropped(m.destructive)}" for name, m in refused.items())
         message = (
             f"The plan would remove data from tables that environment {plan.environment} shows. {details}. The values "
-            f"of these columns are lost. To apply it all the same, {_name_them('destructive')}"
+            f"of these columns are lost. To apply it anyway, {_name_them('destructive')}"
         )
         yield Refusal("destructive", tuple(refused), message)
 
@@ -184,7 +184,7 @@ def _drops_dependents(plan: msg.PlanBuilt, decision: Decision, names: ModelNames
         details = "; ".join(f"with {name}: {', '.join(m.dependents or ())}" for name, m in refused.items())
         message = (
             "The plan would drop views of others, because PostgreSQL drops what reads a view that SQLMesh replaces: "
-            f"{details}. Nothing creates them again. Keep their definitions, and to apply the plan all the same, "
+            f"{details}. Nothing creates them again. Keep their definitions, and to apply the plan anyway, "
             f"{_name_them('drops_dependents')}"
         )
         yield Refusal("drops_dependents", tuple(refused), message)
@@ -215,7 +215,7 @@ def _lost_intervals(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) 
         message = (
             f"Models would lose rows that environment {plan.environment} shows: {details}. The plan computes nothing "
             "for these ranges, and neither does the next run. Causes are a later `start`, an earlier `end`, or a "
-            f"`cron` with longer intervals. To apply it all the same, {_name_them('lost_intervals')}"
+            f"`cron` with longer intervals. To apply it anyway, {_name_them('lost_intervals')}"
         )
         yield Refusal("lost_intervals", tuple(lost), message)
 
@@ -234,7 +234,7 @@ def _not_loaded(plan: msg.PlanBuilt) -> Iterator[Refusal]:
         message = (
             f"Models would lose rows that they have now, because a source is not loaded: {details}. The plan would not "
             "compute these ranges. Materialize the assets that load these tables, and launch this job again. "
-            "To apply it all the same, leave the tables out in `external_models.wait.tables` in defs.yaml."
+            "To apply it anyway, leave the tables out in `external_models.wait.tables` in defs.yaml."
         )
         yield Refusal("not_loaded", tuple(model.name for model in lost), message)
 

@@ -84,7 +84,7 @@ def _decision(report: PlanReport) -> list[str]:
     is_open = report.result is None or report.is_preview
     if is_open and shown.apply_command and (shown.plan.models or shown.plan.statements):
         when = "after the merge, CI" if report.is_preview else "CI"
-        how = "exactly this plan all the same" if report.refusals else "exactly this plan"
+        how = "exactly this plan anyway" if report.refusals else "exactly this plan"
         who = f"{when} or a person who may deploy to {literal(shown.plan.environment)} applies {how}, and no other"
         parts.append(f"**What to do:** {who}:\n\n{fenced(shown.apply_command, 'bash')}")
     return parts

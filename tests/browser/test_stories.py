@@ -87,7 +87,6 @@ def test_waiting_model_names_its_signal_and_is_a_warning(site: Site) -> None:
     site.check("raw/visits")
     site.sees("raw.visits is waiting: its signal landed reports no ready interval.")
     site.sees_nowhere("sqlmesh/")
-    site.picture("waiting-model", height=640)
     assert site.severity_of("raw/visits", STATUS) == "WARN"
 
 

@@ -64,6 +64,7 @@ def test_model_waits_for_a_late_source_and_the_dashboard_does_not_run(site: Site
     site.check("museum/daily_sales")
     late = f"dlt_tickets_sold has no materialization of {FIRST_LATE}, {SECOND_LATE}"
     site.sees(f"museum.daily_sales is waiting: {late}.")
+    site.picture("waiting-model", height=640)
     assert site.severity_of("museum/daily_sales", "sqlmesh_execution_status") == "WARN"
     assert not site.is_materialized("dashboard")
 

@@ -56,7 +56,7 @@ def _close(request: msg.ClosePreviewRequest, context: Context, pipe: Pipe) -> ms
     if environment.expiration_ts is None:
         raise ConfigurationError(
             f"Environment {request.environment} never expires, so it is no preview, and was not deleted. Correct "
-            "`preview.environment` in defs.yaml. To delete it all the same, use `sqlmesh invalidate`."
+            "`preview.environment` in defs.yaml. To delete it anyway, use `sqlmesh invalidate`."
         )
     try:
         delete_preview(environment, context)

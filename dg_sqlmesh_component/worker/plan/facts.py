@@ -105,7 +105,7 @@ class _Models:
         nodes, tables = plan.context_diff.snapshots_by_name, context.known.tables
         pending = {} if plan.is_dev else self._pending  # as `BesideRuns` holds back
         self._left = held_back_from(lacking, nodes, self._index, tables, pending)
-        """By model with held-back intervals, those that the plan computes all the same, and what lacks the others."""
+        """By model with held-back intervals, those that the plan computes anyway, and what lacks the others."""
         self._losses = losses(plan, diff, context)
         self._dependents = dependents(plan, stored, self._losses, context)
 

@@ -246,7 +246,7 @@ def test_markdown_begins_with_refusals_and_losses() -> None:
     assert "| drops amount: values are lost | nothing | ann |" in text
     assert "**forward-only**: the table that prod shows is changed in place" in text
     who = "**What to do:** CI or a person who may deploy to prod applies exactly this plan"
-    assert f"{who} all the same, and no other:" in text
+    assert f"{who} anyway, and no other:" in text
     assert f"{who}, and no other:" in markdown(report(ORDERS))
     of_preview = markdown(replace(report(ORDERS), is_preview=True))
     assert "**What to do:** after the merge, CI or a person who may deploy to prod applies" in of_preview
