@@ -3,20 +3,7 @@
 import random
 from dataclasses import dataclass
 
-NAMES = (
-    "orders",
-    "Orders2",
-    "order items",
-    "order-items",
-    "select",
-    "läden",
-    "a.b",
-    "O'Neill",
-    "_x",
-    "x__y",
-    "日本",
-    "T1",
-)
+NAMES = ("orders", "Orders2", "an item", "an-item", "select", "läden", "a.b", "O'Neill", "_x", "x__y", "日本", "T1")
 TAGS = ("finance", "dagster:group_name:marts", "dagster:kind:table", "dagster:tag:layer=gold", "a b c", "pii:yes", "ü")
 CRONS = ("@daily", "@daily", "@daily", "@weekly", "0 6 * * *", "@hourly")
 KINDS = (

@@ -49,11 +49,9 @@ from dg_sqlmesh_component.history.stored_record import stored_record
 
 # Each load of definitions also describes every installed component, for the lists of `dg`. That takes most of the time
 # of a load and does not depend on the project, so it is done once for all tests.
-_describe_installed_components = load_defs.get_library_json_enriched_defs
-_installed_components = cache(lambda: _describe_installed_components(None).metadata)
-load_defs.get_library_json_enriched_defs = lambda tree: dg.Definitions(
-    metadata=_installed_components(), component_tree=tree
-)
+_describe_components = load_defs.get_library_json_enriched_defs
+_components = cache(lambda: _describe_components(None).metadata)
+load_defs.get_library_json_enriched_defs = lambda tree: dg.Definitions(metadata=_components(), component_tree=tree)
 
 
 def _keep_engines(create_engine: Callable[..., Any]) -> Callable[..., Any]:
@@ -154,12 +152,7 @@ def run_in_fork(arguments: list[str], folder: Path) -> tuple[int, str]:
     assert server.stdin is not None
     assert server.stdout is not None
     with tempfile.NamedTemporaryFile("r", suffix=".txt") as output:
-        request = {
-            "arguments": arguments,
-            "folder": str(folder),
-            "environment": dict(os.environ),
-            "output": output.name,
-        }
+        request = {"arguments": arguments, "folder": str(folder), "environment": {**os.environ}, "output": output.name}
         server.stdin.write(json.dumps(request) + "\n")
         server.stdin.flush()
         return int(server.stdout.readline()), output.read()
@@ -714,11 +707,8 @@ class RunRecord:
         return self
 
     def events(self, kind: dg.DagsterEventType) -> list[Any]:
-        return [
-            entry.dagster_event
-            for entry in self.entries
-            if entry.dagster_event and entry.dagster_event.event_type == kind
-        ]
+        events = [entry.dagster_event for entry in self.entries]
+        return [event for event in events if event and event.event_type == kind]
 
     @property
     def logged(self) -> dict[str, Any]:
@@ -801,11 +791,8 @@ class RunRecord:
     @property
     def failures(self) -> list[str]:
         """Descriptions of the steps' Failures."""
-        failures = [event.event_specific_data for event in self.events(dg.DagsterEventType.STEP_FAILURE)]
-        return [
-            failure.user_failure_data.description if failure.user_failure_data else str(failure.error)
-            for failure in failures
-        ]
+        found = [event.event_specific_data for event in self.events(dg.DagsterEventType.STEP_FAILURE)]
+        return [data.user_failure_data.description if data.user_failure_data else str(data.error) for data in found]
 
     @property
     def step_keys(self) -> list[str]:

@@ -7,16 +7,8 @@ from dataclasses import dataclass
 
 CRONS = {"@hourly": "hour", "0 */6 * * *": "hour", "@daily": "day", "0 6 * * *": "day", "@weekly": "day"}
 ZONES = ("UTC", "UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata")
-BY_TIME = "INCREMENTAL_BY_TIME_RANGE (time_column ts{options})"
-KINDS = (
-    BY_TIME,
-    BY_TIME,
-    BY_TIME,
-    "FULL",
-    "VIEW",
-    "INCREMENTAL_BY_UNIQUE_KEY (unique_key ts)",
-    "INCREMENTAL_UNMANAGED",
-)
+TIMED = "INCREMENTAL_BY_TIME_RANGE (time_column ts{options})"
+KINDS = (TIMED, TIMED, TIMED, "FULL", "VIEW", "INCREMENTAL_BY_UNIQUE_KEY (unique_key ts)", "INCREMENTAL_UNMANAGED")
 OPTIONS = (
     "",
     ", batch_size 24",
@@ -72,7 +64,7 @@ def random_models(rng: random.Random) -> list[RandomModel]:
     models: list[RandomModel] = []
     for number in range(rng.randint(3, 6)):
         upstream = tuple(rng.sample(models, min(len(models), rng.choice((0, 1, 1, 2)))))
-        kind = rng.choice(KINDS) if upstream else rng.choice((BY_TIME, BY_TIME, BY_TIME, "SEED", "FULL"))
+        kind = rng.choice(KINDS) if upstream else rng.choice((TIMED, TIMED, TIMED, "SEED", "FULL"))
         kind = kind.format(options=rng.choice(OPTIONS))
         models.append(RandomModel(f"m{number}", kind, rng.choice(list(CRONS)), rng.choice(ZONES), upstream))
     return models

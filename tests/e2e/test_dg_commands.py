@@ -17,19 +17,15 @@ def test_commands_printed_by_init_materialize_every_asset_of_the_starter(dagster
         "external_models": {"assets": True},
         "include_metadata": ["row_count"],
     }
-    commands = [command for command in commands_in(output) if command != "dg dev"]
+    commands = [line for line in commands_in(output) if line != "dg dev"]
     assert len(commands) == 4
-    commands_with_answers = [
-        f"{command} --auto-apply --no-prompts" if " plan " in command else command for command in commands
-    ]
+    commands_with_answers = [f"{line} --auto-apply --no-prompts" if " plan " in line else line for line in commands]
     home: dict[str, Any] = {"DAGSTER_HOME": str(dagster.instance.root_directory), "PYTHONPATH": str(dagster.root)}
     run(["sh", "-ec", "\n".join(commands_with_answers)], cwd=dagster.root, **home)
     keys = {spec.key for spec in dagster.refresh().resolve_all_asset_specs()}
     assert AssetKey(["core", "daily_orders"]) in keys
-    not_materialized = {
-        key.to_user_string() for key in keys if not dagster.instance.get_latest_materialization_event(key)
-    }
-    assert not_materialized == {"raw/orders"}, "the external table, which SQLMesh only reads"
+    missing = {key.to_user_string() for key in keys if not dagster.instance.get_latest_materialization_event(key)}
+    assert missing == {"raw/orders"}, "the external table, which SQLMesh only reads"
     code, output = dg(dagster, "scaffold", "defs", COMPONENT, "again", "--init", check=False)
     assert code == 2
     assert "exists already and is not overwritten" in output

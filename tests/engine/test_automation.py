@@ -67,15 +67,13 @@ def test_each_model_is_requested_once_after_each_tick_of_its_own_cron(dagster: D
 
 @pytest.mark.attribute("freshness", "freshness.slack", "freshness.warn_slack")
 def test_windows_are_the_longest_gap_of_each_cron_plus_slack(dagster: DagsterProject) -> None:
-    policies = {
-        spec.key.to_user_string(): spec.freshness_policy for spec in dagster.refresh().resolve_all_asset_specs()
-    }
+    found = {spec.key.to_user_string(): spec.freshness_policy for spec in dagster.refresh().resolve_all_asset_specs()}
 
     def window(gap: timedelta) -> dg.FreshnessPolicy:
         return dg.FreshnessPolicy.time_window(gap + timedelta(hours=2), gap + timedelta(hours=1))
 
     day = window(timedelta(days=1))
-    assert policies == {
+    assert found == {
         "raw/events": None,
         "t/colours": None,
         "t/ended": None,
@@ -88,10 +86,8 @@ def test_windows_are_the_longest_gap_of_each_cron_plus_slack(dagster: DagsterPro
 
 
 def test_run_after_ticks_materializes_exactly_the_models_with_a_policy(dagster: DagsterProject) -> None:
-    with_policy = {
-        spec.key.to_user_string() for spec in dagster.refresh().resolve_all_asset_specs() if spec.freshness_policy
-    }
+    found = {spec.key.to_user_string() for spec in dagster.refresh().resolve_all_asset_specs() if spec.freshness_policy}
     record = dagster.launch()  # the plan was three days ago.succeeded()
     on_weekends = {"t/office"}
-    assert record.materializations.keys() | on_weekends == with_policy
+    assert record.materializations.keys() | on_weekends == found
     assert {"t/colours", "t/ended"} <= record.computed_outside.keys(), "the plan has computed them for good"

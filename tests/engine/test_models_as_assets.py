@@ -156,9 +156,7 @@ def test_properties_of_a_model_become_properties_of_its_asset(zoo: LoadedProject
 
 
 def test_code_reference_is_the_model_file(zoo: LoadedProject) -> None:
-    paths = [
-        reference.file_path for reference in zoo.spec("zoo/orders").metadata["dagster/code_references"].code_references
-    ]
+    paths = [ref.file_path for ref in zoo.spec("zoo/orders").metadata["dagster/code_references"].code_references]
     assert str(zoo.project / "models" / "orders.sql") in paths
 
 

@@ -47,13 +47,8 @@ def test_a_plan_lists_direct_and_indirect_changes_and_applies_nothing(shop: Shop
 
     report = planned(shop)
 
-    [model] = report["models"]
-    assert (model["name"], model["change"], model["category"], model["intervals"]) == (
-        "t.total",
-        "changed",
-        "breaking",
-        1,
-    )
+    [node] = report["models"]
+    assert (node["name"], node["change"], node["category"], node["intervals"]) == ("t.total", "changed", "breaking", 1)
     assert kinds(report) == []
     assert shop.state() == before
 

@@ -374,16 +374,8 @@ def test_assets_of_runs_that_have_not_started_are_the_selected_ones_or_those_of_
         return stored_plan(snapshot_id)
 
     monkeypatch.setattr(instance, "get_execution_plan_snapshot", counted)
-    everything = {A, MIDDLE, B, LAST}
-    assert internals.planned_assets(instance, runs) == [
-        everything,
-        {A},
-        {A, LAST},
-        set(),
-        set(),
-        everything,
-        everything,
-    ]
+    whole = {A, MIDDLE, B, LAST}
+    assert internals.planned_assets(instance, runs) == [whole, {A}, {A, LAST}, set(), set(), whole, whole]
     assert read == [runs[0].execution_plan_snapshot_id]
 
 

@@ -228,11 +228,7 @@ def test_op_passes_its_context_to_compute_and_yields_its_results() -> None:
     result = dg.materialize([built(SHOP, compute)], selection=dg.AssetSelection.assets("core/orders"))
     assert contexts == [dg.AssetExecutionContext]
     assert [event.asset_key for event in result.get_asset_materialization_events()] == [dg.AssetKey(["core", "orders"])]
-    assert {evaluation.check_name for evaluation in result.get_asset_check_evaluations()} == {
-        STATUS_CHECK,
-        "not_null",
-        "add_up",
-    }
+    assert {check.check_name for check in result.get_asset_check_evaluations()} == {STATUS_CHECK, "not_null", "add_up"}
 
 
 def test_check_can_be_selected_without_its_asset() -> None:

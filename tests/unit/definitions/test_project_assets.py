@@ -25,6 +25,8 @@ from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoad
 from dg_sqlmesh_component.protocol.manifest import Audit, Manifest, Model
 from dg_sqlmesh_component.report.outcomes import AuditResult
 
+ORDERS, STAGING = model("core.orders"), model("staging.orders")
+READER = model("marts.revenue", reads=["core.orders"])
 ORDERS_KEY = dg.AssetKey(["core", "orders"])
 D1 = days(1, 1)
 
@@ -40,7 +42,7 @@ def deps(assets: ProjectAssets, name: str) -> set[str]:
 def test_only_selected_executable_models_are_assets_and_others_are_dependencies() -> None:
     models = [
         model("core.orders", reads=["staging.orders", "core.inner", "raw.events"]),
-        model("staging.orders"),
+        STAGING,
         model("core.inner", kind="EMBEDDED"),
         model("raw.events", kind="EXTERNAL"),
     ]
@@ -72,14 +74,12 @@ def test_overridden_spec_is_kept_unchanged(kind: str) -> None:
 # -- dependencies follow keys ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "selected", [["marts.revenue"], ["core.orders", "marts.revenue"]], ids=["not selected", "both"]
-)
+@pytest.mark.parametrize("selected", [["marts.revenue"], ["core.orders", "marts.revenue"]], ids=["reader", "both"])
 @pytest.mark.parametrize("through_embedded", [True, False], ids=["through an embedded model", "directly"])
 def test_dependencies_follow_an_overridden_key(selected: list[str], through_embedded: bool) -> None:
     reader = model("marts.revenue", reads=["core.inner" if through_embedded else "core.orders", "raw.events"])
     inner = model("core.inner", reads=["core.orders"], kind="EMBEDDED")
-    project = manifest(model("core.orders"), reader, inner, selected=selected)
+    project = manifest(ORDERS, reader, inner, selected=selected)
     assert deps(project_assets(project, asset=with_key_prefix("ours")), "marts.revenue") == {
         "ours/core/orders",
         "raw/events",
@@ -92,8 +92,7 @@ def test_models_may_swap_their_keys() -> None:
     def override(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
         return spec.replace_attributes(key=swapped.get(model_.name, spec.key.to_user_string()).split("/"))
 
-    reader = model("marts.revenue", reads=["core.orders"])
-    assets = project_assets(manifest(model("core.orders"), model("core.refunds"), reader), asset=override)
+    assets = project_assets(manifest(ORDERS, model("core.refunds"), READER), asset=override)
     assert deps(assets, "marts.revenue") == {"core/refunds"}
 
 
@@ -113,9 +112,7 @@ def test_override_may_change_a_dependency_which_has_its_final_key_and_add_anothe
         changed = [dep._replace(**properties) for dep in spec.deps]
         return spec.replace_attributes(deps=[*changed, dg.AssetDep("other")]) if changed else spec
 
-    assets = project_assets(
-        manifest(model("core.orders"), model("marts.revenue", reads=["core.orders"])), asset=override
-    )
+    assets = project_assets(manifest(ORDERS, READER), asset=override)
     assert list(assets.specs[fqn("marts.revenue")].deps) == [
         dg.AssetDep(ORDERS_KEY.with_prefix("ours"), **properties),
         dg.AssetDep("other"),
@@ -150,7 +147,7 @@ def by_table(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
     return spec.replace_attributes(key=[model_.table])
 
 
-CATALOGS = [model("a.core.orders"), model("b.core.orders"), model("core.orders")]
+CATALOGS = [model("a.core.orders"), model("b.core.orders"), ORDERS]
 
 
 @pytest.mark.parametrize(
@@ -184,7 +181,7 @@ def test_override_may_change_the_metadata_of_each_dependency() -> None:
 
 @pytest.mark.parametrize("selected", ["core.orders", "marts.orders"], ids=["of another model", "of its reader"])
 def test_unselected_model_with_the_key_of_an_asset_is_refused(selected: str) -> None:
-    models = [model("core.orders"), model("staging.orders")]
+    models = [ORDERS, STAGING]
     reader = model("marts.orders", reads=["staging.orders"])
     chosen = ["marts.revenue", selected] if selected == "core.orders" else [selected]
     above = model("marts.revenue", reads=["staging.orders"])
@@ -209,10 +206,10 @@ def test_overridden_table_name_of_a_dependency_is_kept() -> None:
 
 def test_downstream_of_includes_indirect_models_and_standalone_audits() -> None:
     project = manifest(
-        model("staging.orders"),
+        STAGING,
         model("core.inner", reads=["staging.orders"], kind="EMBEDDED"),
         model("core.orders", reads=["core.inner"]),
-        model("marts.revenue", reads=["core.orders"]),
+        READER,
         model("core.refunds"),
         standalone_audits=[standalone("add_up", ["core.orders"]), standalone("apart", ["core.refunds"])],
     )
@@ -228,7 +225,7 @@ def test_read_beyond_lists_upstream_nodes_that_are_not_assets() -> None:
         model("core.left_out", reads=["raw.events"]),
         model("core.inner", reads=["core.left_out"], kind="EMBEDDED"),
         model("core.orders", reads=["core.inner"]),
-        model("marts.revenue", reads=["core.orders"]),
+        READER,
         selected=["core.orders", "marts.revenue"],
     )
     assets = project_assets(project)
@@ -237,7 +234,7 @@ def test_read_beyond_lists_upstream_nodes_that_are_not_assets() -> None:
 
 
 def test_parents_with_one_key_are_one_dependency() -> None:
-    models = [model("core.orders"), model("staging.orders")]
+    models = [ORDERS, STAGING]
     reader = model("marts.revenue", reads=["core.orders", "staging.orders"])
     assets = project_assets(manifest(*models, reader, selected=["marts.revenue"]), asset=by_table)
     assert [dep.asset_key.to_user_string() for dep in assets.specs[fqn("marts.revenue")].deps] == ["orders"]
@@ -247,9 +244,7 @@ def test_removed_dependency_stays_removed() -> None:
     def override(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
         return by_catalog(spec.replace_attributes(deps=[*spec.deps][:1]), model_)
 
-    project = manifest(
-        *CATALOGS, model("staging.orders"), model("marts.revenue", reads=["core.orders", "staging.orders"])
-    )
+    project = manifest(*CATALOGS, STAGING, model("marts.revenue", reads=["core.orders", "staging.orders"]))
     assert deps(project_assets(project, asset=override), "marts.revenue") == {"db/core/orders"}
 
 
@@ -262,9 +257,7 @@ def dependencies(assets: ProjectAssets, name: str) -> dict[str, dict[str, Any]]:
 
 
 def test_dependency_on_another_component_names_its_table_under_the_overridden_key() -> None:
-    project = manifest(
-        model("core.orders"), model("marts.revenue", reads=["core.orders", "raw.events"]), selected=["marts.revenue"]
-    )
+    project = manifest(ORDERS, model("marts.revenue", reads=["core.orders", "raw.events"]), selected=["marts.revenue"])
     assert dependencies(project_assets(project, asset=with_key_prefix("ours")), "marts.revenue") == {
         "ours/core/orders": {"dagster/table_name": "db.core.orders"},
         "raw/events": {"dagster/table_name": "db.raw.events"},
@@ -289,12 +282,7 @@ def test_tables_with_one_final_key_are_not_named(name: str) -> None:
         model("marts.one", reads=["core.orders"]),
         model("marts.other", reads=["staging.orders"]),
     ]
-    project = manifest(
-        model("core.orders"),
-        model("staging.orders"),
-        *readers,
-        selected=[downstream_model.name for downstream_model in readers],
-    )
+    project = manifest(ORDERS, STAGING, *readers, selected=[reader.name for reader in readers])
     assert dependencies(project_assets(project, asset=by_table), name) == {"orders": {}}
 
 
@@ -359,19 +347,17 @@ DEEPEST = model("core.deepest", reads=["core.orders"], kind="EMBEDDED", **readin
 
 
 def test_column_lineage_passes_through_embedded_models() -> None:
-    assets = project_assets(manifest(model("core.orders"), REVENUE, INNER, DEEPEST))
+    assets = project_assets(manifest(ORDERS, REVENUE, INNER, DEEPEST))
     assert column_lineage(assets, "marts.revenue") == {
         "total": ["core/orders:amount", "core/orders:currency", "raw/events:tax", "raw/rates:rate"],
         "day": ["core/orders:day"],
     }
 
 
-@pytest.mark.parametrize(
-    "selected", [["marts.revenue"], ["core.orders", "marts.revenue"]], ids=["not selected", "both"]
-)
+@pytest.mark.parametrize("selected", [["marts.revenue"], ["core.orders", "marts.revenue"]], ids=["reader", "both"])
 def test_column_lineage_uses_overridden_keys(selected: list[str]) -> None:
     outside = external_models(key="lake/{{ external.name }}", keys={"raw.rates": "dlt/rates"})
-    project = manifest(model("core.orders"), REVENUE, INNER, DEEPEST, selected=selected)
+    project = manifest(ORDERS, REVENUE, INNER, DEEPEST, selected=selected)
     assert column_lineage(project_assets(project, outside=outside, asset=with_key_prefix("ours")), "marts.revenue") == {
         "total": ["dlt/rates:rate", "lake/events:tax", "ours/core/orders:amount", "ours/core/orders:currency"],
         "day": ["ours/core/orders:day"],
@@ -452,7 +438,7 @@ def test_external_table_with_the_key_of_a_model_is_refused(declared: bool, throu
     inner = model("core.inner", reads=["lake.core.orders"], kind="EMBEDDED")
     table = [model("lake.core.orders", kind="EXTERNAL")] if declared else []
     with pytest.raises(ProjectLoadError) as refusal:
-        project_assets(manifest(model("core.orders"), reader, inner, *table))
+        project_assets(manifest(ORDERS, reader, inner, *table))
     assert str(refusal.value) == (
         'Model marts.revenue (/shop/models/revenue.sql) reads the external table "lake"."core"."orders", whose asset '
         "key core/orders is that of Model core.orders (/shop/models/orders.sql). Give the table another key with "
@@ -466,7 +452,7 @@ def test_external_table_with_the_key_of_a_model_is_refused(declared: bool, throu
     ids=["by the template", "by the map"],
 )
 def test_external_table_configured_with_the_key_of_a_model_is_refused(attributes: dict[str, Any]) -> None:
-    project = manifest(model("core.orders"), model("marts.revenue", reads=["raw.orders"]))
+    project = manifest(ORDERS, model("marts.revenue", reads=["raw.orders"]))
     with pytest.raises(
         ProjectLoadError, match=r"^Model marts\.revenue .* whose asset key core/orders is that of Model co"
     ):
@@ -474,13 +460,13 @@ def test_external_table_configured_with_the_key_of_a_model_is_refused(attributes
 
 
 def test_external_table_with_the_key_of_a_model_loads_if_given_another_key() -> None:
-    project = manifest(model("core.orders"), model("marts.revenue", reads=["lake.core.orders", "core.orders"]))
+    project = manifest(ORDERS, model("marts.revenue", reads=["lake.core.orders", "core.orders"]))
     assets = project_assets(project, outside=external_models(keys={"lake.core.orders": "lake/orders"}))
     assert deps(assets, "marts.revenue") == {"core/orders", "lake/orders"}
 
 
 def test_overridden_key_of_a_model_is_checked_for_collisions() -> None:
-    project = manifest(model("core.orders"), model("marts.revenue", reads=["ours.core.orders"]))
+    project = manifest(ORDERS, model("marts.revenue", reads=["ours.core.orders"]))
     outside = external_models(key="{{ external.catalog }}/{{ external.schema }}/{{ external.name }}")
     assert deps(project_assets(project, outside=outside), "marts.revenue") == {"ours/core/orders"}
     with pytest.raises(ProjectLoadError, match=r"whose asset key ours/core/orders is that of Model core\.orders"):
@@ -501,7 +487,7 @@ def nodes(assets: ProjectAssets) -> dict[str, str]:
 
 
 def test_model_has_the_status_check_and_one_check_for_each_audit() -> None:
-    assets = project_assets(manifest(EVERYTHING, model("staging.orders")))
+    assets = project_assets(manifest(EVERYTHING, STAGING))
     assert names(assets) == [STATUS_CHECK, "not_null", "forall"]
     assert names(assets, "staging.orders") == [STATUS_CHECK]
     assert {key: spec.key for key, spec in assets.checks.items()} == {key: key for key in assets.checks}
@@ -741,7 +727,7 @@ def test_results_of_twin_audits_match_by_args_else_order(promoted: dict[int, str
 
 def test_standalone_audit_is_a_check_on_a_selected_model_that_it_reads() -> None:
     add_up = standalone("orders_add_up", ["core.orders", "core.a_table_of_theirs", "marts.revenue"])
-    project = manifest(model("core.orders"), model("marts.revenue"), standalone_audits=[add_up])
+    project = manifest(ORDERS, model("marts.revenue"), standalone_audits=[add_up])
     assets = project_assets(project)
     key = dg.AssetCheckKey(ORDERS_KEY, "orders_add_up")
     assert nodes(assets) == {"orders_add_up": "orders_add_up"}
@@ -834,12 +820,12 @@ def test_standalone_audits_with_similar_names_have_one_check_each() -> None:
 
 
 def test_asset_keys_map_back_to_model_names() -> None:
-    assets = project_assets(manifest(model("core.orders"), model("marts.revenue")))
+    assets = project_assets(manifest(ORDERS, model("marts.revenue")))
     assert {assets.key(node): node for node in assets.specs} == assets.fqn_by_key
 
 
 def test_nodes_have_readable_names() -> None:
-    assets = project_assets(manifest(model("core.orders"), standalone_audits=[standalone("add_up", ["core.orders"])]))
+    assets = project_assets(manifest(ORDERS, standalone_audits=[standalone("add_up", ["core.orders"])]))
     assert (assets.name(fqn("core.orders")), assets.name("add_up")) == ("core.orders", "add_up")
 
 
@@ -862,4 +848,4 @@ def test_asset_with_partitions_is_refused() -> None:
         return spec.replace_attributes(partitions_def=dg.DailyPartitionsDefinition("2026-01-01"))
 
     with pytest.raises(ConfigurationError, match=r"Model core\.orders \(.*\) has a `partitions_def`\. SQLMesh itself"):
-        project_assets(manifest(model("core.orders")), asset=partitioned)
+        project_assets(manifest(ORDERS), asset=partitioned)

@@ -17,11 +17,7 @@ EVENTS: tuple[msg.Event, ...] = (
         manifest(EVERYTHING, model("staging.orders"), standalone_audits=[standalone("add_up", ["core.orders"])])
     ),
     msg.PendingFound(
-        {"a": D1[0]},
-        (D2[0], "b"),
-        {"c": ("landed",), "d": ()},
-        signal_error="SignalEvalError: x",
-        intervals={"a": (D1,)},
+        {"a": D1[0]}, (D2[0], "b"), {"c": ("landed",), "d": ()}, signal_error="Error: x", intervals={"a": (D1,)}
     ),
     msg.ChangesFound(
         "c0ffee",

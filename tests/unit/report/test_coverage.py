@@ -7,6 +7,7 @@ import dagster as dg
 import pytest
 from unit.builders import HOUR, attributes, day, days, fqn, manifest, model, plain
 from unit.outcome_table import COMPLETE, MANY_GAPS, ONE_GAP, ORDERS, PROMOTED
+from unit.outcome_table import outcome as of_orders
 
 from dg_sqlmesh_component.config.attribute_types import IntervalsCheck
 from dg_sqlmesh_component.definitions.build_assets import build_assets
@@ -69,13 +70,13 @@ def test_gap_may_be_as_old_as_the_slack(slack: timedelta, now: int, complete: bo
 
 def test_model_without_gaps_is_complete() -> None:
     assert is_complete(COMPLETE, timedelta(0), day(1000))
-    assert check(NodeOutcome(ORDERS, Outcome.EXECUTED, PROMOTED, coverage=COMPLETE)) == [
+    assert check(of_orders(Outcome.EXECUTED, coverage=COMPLETE)) == [
         (True, dg.AssetCheckSeverity.ERROR, "core.orders has no gaps in 2026-01-01 to 2026-01-02 (2 days).")
     ]
 
 
 def test_failed_check_names_gaps_and_what_to_do_although_the_model_was_executed() -> None:
-    assert check(NodeOutcome(ORDERS, Outcome.EXECUTED, PROMOTED, coverage=ONE_GAP)) == [
+    assert check(of_orders(Outcome.EXECUTED, coverage=ONE_GAP)) == [
         (
             False,
             dg.AssetCheckSeverity.ERROR,
@@ -87,9 +88,7 @@ def test_failed_check_names_gaps_and_what_to_do_although_the_model_was_executed(
 
 
 def test_gap_within_the_slack_passes_and_is_named() -> None:
-    [(passed, _, description)] = check(
-        NodeOutcome(ORDERS, Outcome.UP_TO_DATE, PROMOTED, coverage=ONE_GAP), timedelta(hours=2)
-    )
+    [(passed, _, description)] = check(of_orders(Outcome.UP_TO_DATE, coverage=ONE_GAP), timedelta(hours=2))
     assert passed
     assert description == (
         "core.orders lacks 1 interval: 2026-01-02. The oldest one became due at 2026-01-03T00:00:00Z, "
@@ -99,9 +98,7 @@ def test_gap_within_the_slack_passes_and_is_named() -> None:
 
 def test_check_of_a_waiting_model_says_what_it_waits_for() -> None:
     [(passed, _, description)] = check(
-        NodeOutcome(
-            ORDERS, Outcome.WAITING, PROMOTED, idle=msg.NodeIdle(ORDERS, signals=("files_arrived",)), coverage=ONE_GAP
-        )
+        of_orders(Outcome.WAITING, idle=msg.NodeIdle(ORDERS, signals=("files_arrived",)), coverage=ONE_GAP)
     )
     assert not passed
     assert str(description).endswith("core.orders is waiting: its signal files_arrived reports no ready interval.")
@@ -121,13 +118,13 @@ def test_version_that_is_not_incremental_gives_a_warning() -> None:
             "local file is newer, apply a plan. If not, refresh the manifest: `dg utils refresh-defs-state`.",
         )
     ]
-    assert check(NodeOutcome(ORDERS, Outcome.EXECUTED, PROMOTED)) == expected
+    assert check(of_orders(Outcome.EXECUTED)) == expected
     assert check(AuditOnlyOutcome(ORDERS, (), (), None)) == expected
 
 
 @pytest.mark.parametrize("error", ["", "the run was cancelled"])
 def test_model_that_failed_without_coverage_gets_the_reason_once(error: str) -> None:
-    outcome = NodeOutcome(ORDERS, Outcome.INTERRUPTED, PROMOTED, was_started=True, errors=(error,))
+    outcome = of_orders(Outcome.INTERRUPTED, was_started=True, errors=(error,))
     assert check(outcome) == []
     assert Wording(assets(SHOP), "prod").why_not_evaluated(outcome).startswith("core.orders was interrupted")
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from unit.builders import DAY, HOUR, day, days, fqn, message_types
 from unit.outcome_table import (
     AUDITS,
+    CANCELLED,
     D1,
     D2,
     D3,
@@ -43,6 +44,7 @@ from dg_sqlmesh_component.report.outcomes import NOT_IDLE, AuditOnlyOutcome, Nod
 from dg_sqlmesh_component.run.ledger import Ledger
 
 REVENUE = fqn("marts.revenue")
+COMPUTED_BY_PLAN = msg.NodeIdle(ORDERS, "the plan has computed it")
 
 
 def outcomes_of(
@@ -75,9 +77,7 @@ def node_outcomes(outcomes: Iterable[NodeOutcome | AuditOnlyOutcome]) -> list[tu
 
 @pytest.mark.parametrize("row", OUTCOME_TABLE, ids=lambda row: row.title)
 def test_events_give_the_outcome_of_the_table(row: Row) -> None:
-    outcomes = outcomes_of(
-        row.events, requested=(ORDERS, *row.other_models), worker_death=row.worker_death, earlier=row.earlier
-    )
+    outcomes = outcomes_of(row.events, (ORDERS, *row.other_models), worker_death=row.worker_death, earlier=row.earlier)
     of_orders = [outcome for outcome in outcomes if outcome.fqn == ORDERS]
     assert [replace(outcome, computed_until=None) for outcome in of_orders] == [row.outcome]
     batches = [event for event in row.events if isinstance(event, msg.BatchFinished) and event.fqn == ORDERS]
@@ -135,8 +135,8 @@ def test_batches_may_finish_in_any_order(order: tuple[int, ...]) -> None:
 
 def test_executed_is_returned_once_with_the_last_batch() -> None:
     ledger = Ledger([ORDERS])
-    handed_out = [len(ledger.feed(event)) for event in (OPENED, TWO_BATCHES, batch(1, D2), batch(0, D1), SUCCEEDED)]
-    assert handed_out == [0, 0, 0, 1, 0]
+    returned = [len(ledger.feed(event)) for event in (OPENED, TWO_BATCHES, batch(1, D2), batch(0, D1), SUCCEEDED)]
+    assert returned == [0, 0, 0, 1, 0]
 
 
 def test_batch_reported_twice_counts_once() -> None:
@@ -146,18 +146,13 @@ def test_batch_reported_twice_counts_once() -> None:
 def test_outcomes_come_in_the_order_of_execution() -> None:
     plan = msg.EvaluationPlanned({REVENUE: (D1,), ORDERS: (D1, D2), STAGING: (D1,)})
     batches = [batch(0, D1, node=STAGING), batch(0, D1), batch(1, D2), batch(0, D1, node=REVENUE)]
-    outcomes = outcomes_of(
-        [opened(STAGING, ORDERS, REVENUE), plan, *batches, SUCCEEDED], requested=[REVENUE, ORDERS, STAGING]
-    )
+    outcomes = outcomes_of([opened(STAGING, ORDERS, REVENUE), plan, *batches, SUCCEEDED], [REVENUE, ORDERS, STAGING])
     assert [outcome.fqn for outcome in outcomes] == [STAGING, ORDERS, REVENUE]
 
 
 def test_outcomes_settled_at_the_end_come_in_requested_order() -> None:
-    assert [outcome.fqn for outcome in outcomes_of([SUCCEEDED], requested=[STAGING, REVENUE, ORDERS])] == [
-        STAGING,
-        REVENUE,
-        ORDERS,
-    ]
+    requested = [STAGING, REVENUE, ORDERS]
+    assert [outcome.fqn for outcome in outcomes_of([SUCCEEDED], requested)] == requested
 
 
 @pytest.mark.parametrize("last", [SUCCEEDED, FAILED, NOTHING_TO_DO], ids=lambda event: event.status)
@@ -202,7 +197,7 @@ def test_row_counts_belong_to_their_own_model() -> None:
         for node, rows in ((STAGING, 1), (ORDERS, 2))
         for event in (msg.TableComputed(node, rows), batch(0, D1, node=node))
     ]
-    outcomes = outcomes_of([plan, *work, batch(0, D1, node=REVENUE), SUCCEEDED], requested=[STAGING, ORDERS, REVENUE])
+    outcomes = outcomes_of([plan, *work, batch(0, D1, node=REVENUE), SUCCEEDED], [STAGING, ORDERS, REVENUE])
     assert [event.row_count for event in outcomes if isinstance(event, NodeOutcome)] == [1, 2, None]
 
 
@@ -296,17 +291,13 @@ def test_audits_that_could_not_be_evaluated_have_the_error() -> None:
     [
         ([opened(missing=(ORDERS,)), msg.EvaluationFinished("not_run")], None, NOT_PROMOTED),
         ([OPENED, SUCCEEDED], None, "SQLMesh ended the run without evaluating them."),
-        (
-            [OPENED, msg.NodeAudited(STAGING, (), None), msg.RequestFailed("EvaluationError", "cancelled")],
-            None,
-            "cancelled",
-        ),
+        ([OPENED, msg.NodeAudited(STAGING, (), None), CANCELLED], None, CANCELLED.message),
         ([OPENED, msg.NodeAudited(STAGING, (), None)], "killed", "killed"),
     ],
     ids=["not promoted", "not evaluated", "the request failed", "the worker died"],
 )
 def test_unevaluated_audits_have_the_reason(events: list[msg.Event], worker_death: str | None, error: str) -> None:
-    outcomes = outcomes_of(events, requested=[], audit_only=[ORDERS], worker_death=worker_death)
+    outcomes = outcomes_of(events, [], audit_only=[ORDERS], worker_death=worker_death)
     assert [outcome for outcome in outcomes if outcome.fqn == ORDERS] == [AuditOnlyOutcome(ORDERS, (), (), error)]
 
 
@@ -316,12 +307,12 @@ def test_unevaluated_audits_have_the_reason(events: list[msg.Event], worker_deat
     ids=["refused", "died before any event", "died before the plan"],
 )
 def test_run_that_ends_before_planning_interrupts_nothing(events: list[msg.Event], worker_death: str | None) -> None:
-    assert outcomes_of(events, requested=[ORDERS], audit_only=[STAGING], worker_death=worker_death) == []
+    assert outcomes_of(events, [ORDERS], audit_only=[STAGING], worker_death=worker_death) == []
 
 
 def test_traceback_of_an_unexpected_error_is_not_repeated_for_each_interrupted_model() -> None:
     unexpected = msg.RequestFailed("WorkerError", "This is a bug.\n\nTraceback (most recent call last): ...")
-    outcomes = outcomes_of([OPENED, ONE_BATCH, msg.BatchStarted(ORDERS), unexpected], requested=[ORDERS, STAGING])
+    outcomes = outcomes_of([OPENED, ONE_BATCH, msg.BatchStarted(ORDERS), unexpected], [ORDERS, STAGING])
     assert {outcome.errors for outcome in outcomes} == {("The worker raised an unexpected error.",)}
 
 
@@ -342,17 +333,17 @@ def test_model_needs_correction_only_after_an_error_of_its_own(failure: msg.Node
 def test_no_node_has_an_outcome_if_the_run_ends_before_its_first_batch() -> None:
     """As if a `before_all` statement fails."""
     statement = msg.RequestFailed("EvaluationError", "An error occurred during execution of a statement.")
-    assert outcomes_of([OPENED, ONE_BATCH, statement], requested=[ORDERS, STAGING]) == []
+    assert outcomes_of([OPENED, ONE_BATCH, statement], [ORDERS, STAGING]) == []
 
 
 def test_failing_signal_interrupts_the_other_models() -> None:
     failed: Events = [OPENED, DIVISION, msg.RequestFailed("EvaluationError", "A signal raised an error.")]
-    outcomes = outcomes_of(failed, requested=[ORDERS, STAGING])
+    outcomes = outcomes_of(failed, [ORDERS, STAGING])
     assert sorted(node_outcomes(outcomes)) == sorted([(ORDERS, Outcome.FAILED), (STAGING, Outcome.INTERRUPTED)])
 
 
 def test_audits_evaluated_before_the_worker_died_are_kept() -> None:
-    (outcome,) = outcomes_of([audited("not_null", D1, 2)], requested=[], audit_only=[ORDERS], worker_death="killed")
+    (outcome,) = outcomes_of([audited("not_null", D1, 2)], [], audit_only=[ORDERS], worker_death="killed")
     assert outcome == AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1, failing_rows=2),), (), "killed")
 
 
@@ -417,7 +408,7 @@ def test_failures_of_the_first_pass_are_dropped() -> None:
     plan = msg.EvaluationPlanned({STAGING: (D1,), ORDERS: (D1,)})
     first: Events = [raised(0, D1), DIVISION, msg.NodesBlocked({STAGING: (ORDERS,)})]
     second = [batch(0, D1, node=STAGING), batch(0, D1)]
-    outcomes = outcomes_of([plan, *first, EMPTY_PLAN, plan, *second, SUCCEEDED], requested=[STAGING, ORDERS])
+    outcomes = outcomes_of([plan, *first, EMPTY_PLAN, plan, *second, SUCCEEDED], [STAGING, ORDERS])
     assert node_outcomes(outcomes) == [(STAGING, Outcome.EXECUTED), (ORDERS, Outcome.EXECUTED)]
     assert all(outcome.errors == outcome.failed_audits == outcome.failed_upstream == () for outcome in outcomes)
 
@@ -460,20 +451,11 @@ def test_executed_model_that_is_not_planned_again_is_returned_once() -> None:
 )
 def test_batches_of_a_replaced_version_do_not_count(promoted_now: msg.PromotedVersion, outcome: Outcome) -> None:
     first: Events = [OPENED, TWO_BATCHES, audited("recent", D1, 1), batch(0, D1)]
-    second: Events = [
-        EMPTY_PLAN,
-        replace(opened(ORDERS), promoted={ORDERS: promoted_now}),
-        up_to_date_again(),
-        SUCCEEDED,
-    ]
+    second: Events = [EMPTY_PLAN, replace(opened(ORDERS), promoted={ORDERS: promoted_now}), COMPUTED_BY_PLAN, SUCCEEDED]
     (node_outcome,) = outcomes_of([*first, *second])
     assert isinstance(node_outcome, NodeOutcome)
     assert (node_outcome.outcome, node_outcome.promoted) == (outcome, promoted_now)
     assert bool(node_outcome.intervals) == bool(node_outcome.audits) == (outcome is Outcome.EXECUTED)
-
-
-def up_to_date_again() -> msg.NodeIdle:
-    return msg.NodeIdle(ORDERS, "the plan has computed it")
 
 
 def test_executed_model_that_is_planned_again_is_returned_again() -> None:
@@ -620,27 +602,25 @@ class Run:
 
     def up_to_the_end(self, ledger: Ledger) -> list[NodeOutcome | AuditOnlyOutcome]:
         """Return the outcomes before the last events of the last attempt."""
-        handed_out: list[NodeOutcome | AuditOnlyOutcome] = []
+        returned: list[NodeOutcome | AuditOnlyOutcome] = []
         for number, attempt in enumerate(self.attempts, start=1):
-            handed_out += [outcome for event in attempt.events if not is_last(event) for outcome in ledger.feed(event)]
+            returned += [outcome for event in attempt.events if not is_last(event) for outcome in ledger.feed(event)]
             if number < len(self.attempts):
                 worth_it = ledger.worth_retrying(attempt.was_interrupted)
                 kept = worth_it if attempt.kept_open is None else attempt.kept_open & open_nodes(ledger)
-                handed_out += ledger.pause(kept)
-        return handed_out
+                returned += ledger.pause(kept)
+        return returned
 
     @property
-    def handed_out(self) -> list[NodeOutcome | AuditOnlyOutcome]:
+    def returned(self) -> list[NodeOutcome | AuditOnlyOutcome]:
         ledger = Ledger(self.requested, self.audit_only)
-        handed_out = self.up_to_the_end(ledger)
-        handed_out += [
-            outcome for event in self.attempts[-1].events if is_last(event) for outcome in ledger.feed(event)
-        ]
-        return handed_out + ledger.close("the worker died")
+        returned = self.up_to_the_end(ledger)
+        returned += [outcome for event in self.attempts[-1].events if is_last(event) for outcome in ledger.feed(event)]
+        return returned + ledger.close("the worker died")
 
     @property
     def outcomes(self) -> list[NodeOutcome]:
-        return [outcome for outcome in self.handed_out if isinstance(outcome, NodeOutcome)]
+        return [outcome for outcome in self.returned if isinstance(outcome, NodeOutcome)]
 
 
 def is_last(event: msg.Event) -> bool:
@@ -682,7 +662,7 @@ def test_every_requested_node_gets_exactly_one_outcome(run: Run) -> None:
     outcomes = run.outcomes
     assert sorted(outcome.fqn for outcome in outcomes if not outcome.is_second_outcome) == sorted(run.requested)
     assert {outcome.fqn for outcome in outcomes} == {*run.requested}
-    audited_only = [outcome.fqn for outcome in run.handed_out if isinstance(outcome, AuditOnlyOutcome)]
+    audited_only = [outcome.fqn for outcome in run.returned if isinstance(outcome, AuditOnlyOutcome)]
     assert sorted(audited_only) == sorted(run.audit_only)
 
 

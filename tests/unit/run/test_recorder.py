@@ -103,9 +103,7 @@ def content_of(data: Any, materializations: dict[Any, Any]) -> Any:
     return getattr(data, "materialization", None) or getattr(data, "asset_observation", None)
 
 
-@pytest.mark.parametrize(
-    "selection", [EVERYTHING, A_AND_C, WITHOUT_CHECKS], ids=["everything", "a subset", "without checks"]
-)
+@pytest.mark.parametrize("selection", [EVERYTHING, A_AND_C, WITHOUT_CHECKS], ids=["everything", "subset", "no checks"])
 def test_recorded_events_equal_dagsters_own_without_outputs_of_checks(selection: dg.AssetSelection) -> None:
     cheaper = events_of(lambda context: recorded(context, results(context)), selection)
     ordinary = events_of(results, selection)

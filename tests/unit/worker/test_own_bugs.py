@@ -63,15 +63,7 @@ def test_python_error_raised_in_the_package_is_a_bug(raising: Callable[[Callable
         lambda: raise_in_package(ConnectionResetError(104, "Connection reset by peer")),
         lambda: raise_in_package(MemoryError()),
     ],
-    ids=[
-        "library",
-        "other file",
-        "call with wrong arguments",
-        "own error class",
-        "driver without frames",
-        "connection",
-        "memory",
-    ],
+    ids=["library", "other file", "wrong arguments", "own class", "driver without frames", "connection", "memory"],
 )
 @pytest.mark.parametrize("raising", [raised, wrapped])
 def test_any_other_error_is_no_bug(raising: Callable[[Callable[[], Any]], Exception], cause: Callable[[], Any]) -> None:
