@@ -1,13 +1,43 @@
-"""The command line of the trials on random projects."""
+"""Trials on random projects: their command line, and a macro that disturbs them."""
 
 import argparse
 import random
+import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import seed as hypothesis_seed
 from hypothesis import strategies as st
+
+DISTURBED = """
+import os
+import time
+from pathlib import Path
+
+from sqlglot import exp
+from sqlmesh import macro
+
+
+@macro()
+def disturbed(evaluator, name):
+    flag = Path("disturb")
+    if evaluator.runtime_stage == "evaluating" and flag.exists():
+        model, batches, number, pid = flag.read_text().split()
+        if model == name.this and int(batches) > 0:
+            flag.write_text(f"{model} {int(batches) - 1} {number} {pid}")
+        elif model == name.this:
+            flag.unlink()
+            if not int(number):
+                raise RuntimeError("disturbed")
+            os.kill(int(pid) or os.getpid(), int(number))
+            time.sleep(1)  # the worker of a killed run learns it meanwhile
+    return exp.true()
+"""
+"""Disturbs a run before a batch of a model: the model fails, or a process is killed. The file says which."""
 
 
 def try_many(description: str, trial: Callable[[random.Random, Path], str]) -> None:
@@ -21,7 +51,7 @@ def try_many(description: str, trial: Callable[[random.Random, Path], str]) -> N
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
 
-    @seed(arguments.seed)
+    @hypothesis_seed(arguments.seed)
     @settings(
         max_examples=arguments.projects,
         deadline=None,
@@ -35,3 +65,28 @@ def try_many(description: str, trial: Callable[[random.Random, Path], str]) -> N
             print(trial(rng, Path(folder).resolve()), flush=True)
 
     run_trial()
+
+
+def try_seeds(seeds: Iterable[int], trial: Callable[[int, Path], tuple[Counter[str], str]]) -> None:
+    """Run a trial with each seed in its own folder, and print what it describes and the sums of what it counts.
+
+    Raises:
+        SystemExit: The status is 1 if a trial has raised an AssertionError. The next ones run too.
+    """
+    begin, failed, counts = time.monotonic(), [], Counter[str]()
+    for seed in seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                counted, text = trial(seed, Path(folder).resolve())
+            except KeyboardInterrupt:
+                break
+            except AssertionError as error:
+                failed.append(seed)
+                print(f"seed {seed} FAILED: {error}", flush=True)
+                continue
+        counts += counted
+        print(f"seed {seed}: {text}", flush=True)
+    for name, number in sorted(counts.items()):
+        print(f"{name}: {number}")
+    print(f"failed: {failed}, {time.monotonic() - begin:.0f} seconds")
+    sys.exit(bool(failed))

@@ -22,7 +22,6 @@ import os
 import random
 import signal
 import sys
-import tempfile
 import time
 import traceback
 import uuid
@@ -44,6 +43,7 @@ import mariadb
 import worker_zygote
 from computed_hours import HOUR, State, recorded_hours, text_of
 from dagster._utils.interrupts import setup_interrupt_handlers
+from drawn import try_seeds
 from harness import (
     CONFIG,
     RunRecord,
@@ -906,32 +906,21 @@ def main() -> None:
     parser.add_argument("--state", choices=("postgres", "mariadb"), default="postgres", help="where SQLMesh's state is")
     parser.add_argument("--kind", choices=KINDS, help="the kind of the second model; otherwise any")
     arguments = parser.parse_args()
-    begin, failed, counts = time.monotonic(), [], Counter[str]()
+    servers = Servers()
+
+    def trial(seed: int, folder: Path) -> tuple[Counter[str], str]:
+        since = time.monotonic()
+        story = try_story(seed, folder, servers, arguments.kind)
+        text = f"{len(story.prod)} models, {len(story.actions)} actions, {time.monotonic() - since:.0f} seconds"
+        return story.counts + Counter(stories=1), text
+
     with ExitStack() as stack:
         stack.enter_context(worker_zygote.forked_workers())
-        servers = Servers()
         if not arguments.duckdb:
             servers.tables = stack.enter_context(new_postgres_server())
         if arguments.state == "mariadb":
             servers.state = stack.enter_context(mariadb.new_mariadb_server())
-        for seed in range(arguments.seed, arguments.seed + arguments.stories):
-            since = time.monotonic()
-            with tempfile.TemporaryDirectory() as folder:
-                try:
-                    story = try_story(seed, Path(folder).resolve(), servers, arguments.kind)
-                except KeyboardInterrupt:
-                    break
-                except AssertionError as error:  # the next stories are told too
-                    failed.append(seed)
-                    print(f"seed {seed} FAILED: {error}", flush=True)
-                    continue
-            counts += story.counts + Counter(stories=1)
-            text = f"{len(story.prod)} models, {len(story.actions)} actions, {time.monotonic() - since:.0f} seconds"
-            print(f"seed {seed}: {text}", flush=True)
-    for name, number in sorted(counts.items()):
-        print(f"{name}: {number}")
-    print(f"failed: {failed}, {time.monotonic() - begin:.0f} seconds")
-    sys.exit(bool(failed))
+        try_seeds(range(arguments.seed, arguments.seed + arguments.stories), trial)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ from computed_hours import HOUR, NONE, Hours, State, recorded_hours, text_of
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 from dagster._utils.schedules import schedule_execution_time_iterator
+from drawn import DISTURBED
 from harness import CONFIG, DagsterProject, RunRecord, dagster_project, query, run_in_fork, version_of, write_project
 from random_models import CRONS, RandomModel, random_models
 
@@ -64,29 +65,6 @@ STARTS = ("2025-10-22", "2025-10-30", "2026-01-14", "2026-03-05", "2026-03-26")
 """The first days of sequences: among them, clocks change in Berlin and New York."""
 
 AUDIT = "AUDIT (name fine); SELECT * FROM @this_model WHERE ts::DATE IN (SELECT day FROM ctl.bad WHERE name = @model)"
-MACRO = """
-import os
-import time
-from pathlib import Path
-
-from sqlglot import exp
-from sqlmesh import macro
-
-
-@macro()
-def interrupted(evaluator, name):
-    flag = Path("interrupt")
-    if evaluator.runtime_stage == "evaluating" and flag.exists():
-        model, batches, number, pid = flag.read_text().split()
-        if model == name.this and batches == "0":
-            flag.unlink()
-            os.kill(int(pid) or os.getpid(), int(number))
-            time.sleep(1)  # a cancelled worker learns it meanwhile
-        elif model == name.this:
-            flag.write_text(f"{model} {int(batches) - 1} {number} {pid}")
-    return exp.true()
-"""
-"""Interrupts a run of ours before a batch of a model: the file says which. A shell of the twin has no such file."""
 
 # -- one sequence ---------------------------------------------------------------------------------
 
@@ -138,7 +116,7 @@ class Sequence(MovedClock):
         self.changes = Counter[str]()
         start = datetime.fromisoformat(f"{self.rng.choice(STARTS)}T00:00+00:00")
         files = {f"models/{model.name}.sql": text_of_model(model, 0) for model in self.models}
-        files |= {"macros/__init__.py": "", "macros/interrupted.py": MACRO, "audits/fine.sql": AUDIT}
+        files |= {"macros/__init__.py": "", "macros/disturbed.py": DISTURBED, "audits/fine.sql": AUDIT}
         files |= {f"seeds/{model.name}.csv": "n\n1\n" for model in self.models if model.kind == "SEED"}
         config = CONFIG.replace("6 days ago", f"{start - timedelta(weeks=4):%Y-%m-%d}")
         self.project = write_project(self.folder / "shop", files, config)
@@ -492,7 +470,7 @@ def text_of_model(model: RandomModel, change: int) -> str:
     if not model.has_time:
         return text
     audits = f", audits (fine(model := '{model.name}'))" if model.is_by_time else ""
-    return text.replace(");\n", f"{audits});\n", 1) + f" WHERE @interrupted('{model.name}')"
+    return text.replace(");\n", f"{audits});\n", 1) + f" WHERE @disturbed('{model.name}')"
 
 
 def seen_through_views(model: RandomModel) -> Iterator[RandomModel]:
@@ -560,7 +538,7 @@ def interrupted_run_of_all(sequence: Sequence) -> None:
     name = sequence.rng.choice([model.name for model in sequence.models if model.has_time] or sequence.names)
     is_cancelled, batches = sequence.rng.random() < 0.5, sequence.rng.choice((0, 0, 1, 2))
     number, pid = (signal.SIGTERM, os.getpid()) if is_cancelled else (signal.SIGKILL, 0)
-    flag = sequence.project / "interrupt"
+    flag = sequence.project / "disturb"
     flag.write_text(f"{name} {batches} {int(number)} {pid}")
     previous = signal.signal(signal.SIGTERM, lambda *_: None)  # if it comes after the step
     try:

@@ -19,8 +19,6 @@ import os
 import random
 import signal
 import sys
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, ExitStack
@@ -35,6 +33,7 @@ import dagster as dg
 import worker_zygote
 from clock import MovedClock
 from computed_hours import Hours, State, text_of
+from drawn import DISTURBED, try_seeds
 from forked import ForkedProcess
 from harness import CONFIG, RunRecord, Shop, planned_shop, processes_in, wait_until
 from random_loads import (
@@ -68,31 +67,6 @@ MODEL_KINDS = (
     "VIEW",
     "EMBEDDED",
 )
-MACRO = """
-import os
-import time
-from pathlib import Path
-
-from sqlglot import exp
-from sqlmesh import macro
-
-
-@macro()
-def disturbed(evaluator, name):
-    flag = Path("disturb")
-    if evaluator.runtime_stage == "evaluating" and flag.exists():
-        model, batches, number, pid = flag.read_text().split()
-        if model == name.this and int(batches) > 0:
-            flag.write_text(f"{model} {int(batches) - 1} {number} {pid}")
-        elif model == name.this:
-            flag.unlink()
-            if not int(number):
-                raise RuntimeError("disturbed")
-            os.kill(int(pid) or os.getpid(), int(number))
-            time.sleep(1)  # the worker of a killed run learns it meanwhile
-    return exp.true()
-"""
-"""Disturbs a run before a batch of a model: the model fails, or a process is killed. The file says which."""
 
 
 @dataclass(frozen=True)
@@ -577,7 +551,7 @@ def _planned(
     folder: Path, models: list[RandomModel], sources: list[RandomSource], rng: random.Random, *, is_late: bool
 ) -> AbstractContextManager[Shop]:
     files = {f"models/{model.name}.sql": model.text(model.tables) for model in models}
-    files |= {"macros/__init__.py": "", "macros/disturbed.py": MACRO}
+    files |= {"macros/__init__.py": "", "macros/disturbed.py": DISTURBED}
     before, start = (f"{sources[0].start - timedelta(days=ago):%Y-%m-%d}" for ago in (2, 0))
     names = [*(source.name for source in sources), "apart"]
     tables = {f"raw.{name}": "SELECT now()::TIMESTAMP AS ts, '' AS country, 1 AS n LIMIT 0" for name in names}
@@ -624,25 +598,14 @@ def main() -> None:
     parser.add_argument("--histories", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1, help="the seed of the first history; the next has the next")
     arguments = parser.parse_args()
-    begin, failed, counts = time.monotonic(), [], Counter[str]()
+
+    def trial(seed: int, folder: Path) -> tuple[Counter[str], str]:
+        history = try_history(seed, folder)
+        kinds = ", ".join(f"{source.kind} {source.zone}" for source in history.sources)
+        return history.counts + Counter(histories=1), f"{len(history.models)} models over {kinds}"
+
     with worker_zygote.forked_workers():
-        for seed in range(arguments.seed, arguments.seed + arguments.histories):
-            with tempfile.TemporaryDirectory() as folder:
-                try:
-                    history = try_history(seed, Path(folder).resolve())
-                except KeyboardInterrupt:
-                    break
-                except AssertionError as error:  # the next histories run too
-                    failed.append(seed)
-                    print(f"seed {seed} FAILED: {error}", flush=True)
-                    continue
-            counts += history.counts + Counter(histories=1)
-            kinds = ", ".join(f"{source.kind} {source.zone}" for source in history.sources)
-            print(f"seed {seed}: {len(history.models)} models over {kinds}", flush=True)
-    for name, number in sorted(counts.items()):
-        print(f"{name}: {number}")
-    print(f"failed: {failed}, {time.monotonic() - begin:.0f} seconds")
-    sys.exit(bool(failed))
+        try_seeds(range(arguments.seed, arguments.seed + arguments.histories), trial)
 
 
 if __name__ == "__main__":
