@@ -336,19 +336,17 @@ class Production:
         """What the records of runs say that is not so. The last run has succeeded, and all models are computed."""
         records = [self.shop.run_record(run_id) for run_id in run_ids]
         executed = [key for record in records for key in record.materializations]
-        wrong = [f"{key} was executed twice" for key in MODELS if executed.count(key) > 1]
+        bad = [f"{key} was executed twice" for key in MODELS if executed.count(key) > 1]
         known = {*executed, *(key for record in records for key in record.computed_outside)}
-        wrong += [f"{key} was computed, and no run has recorded it" for key in MODELS - known]
+        bad += [f"{key} was computed, and no run has recorded it" for key in MODELS - known]
         for record in records:
             for key in record.materializations.keys() & MODELS:
                 check = record.checks.get(f"{key}:sqlmesh_execution_status")
                 if check and not check.passed:
-                    wrong.append(f"{key} was materialized in {record.run_id}, and its status check fails")
+                    bad.append(f"{key} was materialized in {record.run_id}, and its status check fails")
             if record.status is dg.DagsterRunStatus.SUCCESS:
-                wrong += [
-                    f"{name} fails in {record.run_id}" for name, check in record.checks.items() if not check.passed
-                ]
-        return wrong
+                bad += [f"{name} fails in {record.run_id}" for name, check in record.checks.items() if not check.passed]
+        return bad
 
 
 @contextmanager

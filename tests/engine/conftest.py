@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import worker_zygote
+from engine.plan_jobs import MODELS as PLANNED
 from engine.preview_lab import ENVIRONMENT, MODELS, RAW, Lab
 from engine.recorded_models import MODELS as RECORDED
 from engine.recorded_models import day
@@ -32,6 +33,12 @@ def new_shop(tmp_path: Path) -> Iterator[NewShop]:
     """Create a planned project with a component. The Dagster instance ends with the test."""
     with ExitStack() as stack:
         yield lambda *arguments, **options: stack.enter_context(planned_shop(tmp_path, *arguments, **options))
+
+
+@pytest.fixture
+def shop(new_shop: NewShop) -> Shop:
+    """A shop of `plan_jobs.MODELS` whose changes are planned by jobs."""
+    return new_shop(PLANNED, deploy=True)
 
 
 @pytest.fixture

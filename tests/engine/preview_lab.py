@@ -58,9 +58,7 @@ class Lab:
 
     def prod(self) -> dict[str, Any]:
         """Everything that must not change: the rows and views of prod, and its rows of SQLMesh's state."""
-        names = [
-            name for (name,) in self.ask("SELECT table_name FROM information_schema.views WHERE table_schema = 't'")
-        ]
+        names = [row[0] for row in self.ask("SELECT table_name FROM information_schema.views WHERE table_schema = 't'")]
         [(shown,)] = self.ask("SELECT snapshots FROM sqlmesh._environments WHERE name = 'prod'")
         versions = {(info["name"], info["version"]) for info in json.loads(shown)}
         state_of_models = "SELECT name, version, identifier, snapshot, updated_ts, unpaused_ts FROM sqlmesh._snapshots"

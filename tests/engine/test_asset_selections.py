@@ -20,6 +20,7 @@ FILES = {
     "models/revenue.sql": "MODEL (name shop.revenue, kind FULL); SELECT id FROM shop.orders",
     "models/weather.sql": "MODEL (name shop.weather, kind FULL); SELECT 1 AS id",
 }
+COSTS = "MODEL (name shop.costs, kind FULL, tags (finance)); SELECT 1 AS id"
 JOBS = """
 import dagster as dg
 
@@ -91,12 +92,9 @@ def test_definitions_load_without_sqlmesh_if_selections_are_stored(shop: Shop) -
 
 def test_manifest_and_selections_are_refreshed_in_one_sqlmesh_start(shop: Shop) -> None:
     shop.dagster.refresh()
-    (shop.project / "models" / "weather.sql").write_text(
-        FILES["models/weather.sql"].replace("kind", "tags (finance), kind")
-    )
-    (shop.project / "models" / "costs.sql").write_text(
-        "MODEL (name shop.costs, kind FULL, tags (finance)); SELECT 1 AS id"
-    )
+    weather = FILES["models/weather.sql"].replace("kind", "tags (finance), kind")
+    (shop.project / "models" / "weather.sql").write_text(weather)
+    (shop.project / "models" / "costs.sql").write_text(COSTS)
     assert shop.starts == 3
     assert assets_of_finance_job(shop.dagster.refresh()) == {
         *FINANCE_ASSETS,
@@ -107,9 +105,7 @@ def test_manifest_and_selections_are_refreshed_in_one_sqlmesh_start(shop: Shop) 
 
 def test_refresh_defs_state_refreshes_stored_selections(shop: Shop) -> None:
     shop.dagster.refresh()
-    (shop.project / "models" / "costs.sql").write_text(
-        "MODEL (name shop.costs, kind FULL, tags (finance)); SELECT 1 AS id"
-    )
+    (shop.project / "models" / "costs.sql").write_text(COSTS)
     assert shop.starts == 3
     run([BIN / "dg", "utils", "refresh-defs-state"], cwd=shop.dagster.root, PYTHONPATH=str(shop.dagster.root))
     assert shop.starts == 1

@@ -15,7 +15,7 @@ before_all:
   - CREATE SCHEMA IF NOT EXISTS ctl
   - CREATE TABLE IF NOT EXISTS ctl.flags AS SELECT 0 AS id
 """
-BAD_ROWS_QUERY = "SELECT * FROM @this_model WHERE id < 0"
+BAD_ROWS = "SELECT * FROM @this_model WHERE id < 0"
 YEARLY = f"cron '{YEARLY_CRON}', start '2020-01-01'"
 FILES = {
     "models/source.sql": "MODEL (name t.source, kind FULL, cron '@hourly'); SELECT 1 AS id",
@@ -23,9 +23,9 @@ FILES = {
     "models/kept.sql": f"MODEL (name t.kept, kind FULL, {YEARLY}, audits (soft, hard, related)); "
     "SELECT id FROM t.source",
     "models/outside.sql": f"MODEL (name t.outside, kind VIEW, {YEARLY}, audits (soft)); SELECT id FROM ctl.flags",
-    "audits/soft.sql": f"AUDIT (name soft, blocking false); {BAD_ROWS_QUERY}",
-    "audits/hard.sql": f"AUDIT (name hard); {BAD_ROWS_QUERY}",
-    "audits/related.sql": f"AUDIT (name related); {BAD_ROWS_QUERY} OR id NOT IN (SELECT id FROM t.source)",
+    "audits/soft.sql": f"AUDIT (name soft, blocking false); {BAD_ROWS}",
+    "audits/hard.sql": f"AUDIT (name hard); {BAD_ROWS}",
+    "audits/related.sql": f"AUDIT (name related); {BAD_ROWS} OR id NOT IN (SELECT id FROM t.source)",
 }
 WITH_FLAGS = CONFIG + CREATE_FLAGS_TABLE
 
@@ -35,9 +35,7 @@ def do_nothing(project: Path) -> None:
 
 
 def change_an_audit(project: Path) -> None:
-    write_project(
-        project, {"audits/soft.sql": f"AUDIT (name soft, blocking false); {BAD_ROWS_QUERY} AND id > 0"}, WITH_FLAGS
-    )
+    write_project(project, {"audits/soft.sql": f"AUDIT (name soft, blocking false); {BAD_ROWS} AND id > 0"}, WITH_FLAGS)
     sqlmesh(project, "plan", "--auto-apply", "--no-prompts")
 
 
@@ -107,13 +105,11 @@ def test_audit_that_passes_on_new_intervals_warns_of_older_rows_until_they_are_a
         f"1 row failed in {bad - timedelta(days=2)} to {bad} (3 days)."
     )
 
-    later = shop.launch().checks["t/days:soft"]
+    then = shop.launch().checks["t/days:soft"]
 
-    assert (later.passed, later.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert f" Other intervals: 1 row failed in {bad - timedelta(days=2)} to {bad} (3 days) at " in str(
-        later.description
-    )
-    assert str(shop.launch().checks["t/days:soft"].description).startswith(str(later.description))
+    assert (then.passed, then.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert f" Other intervals: 1 row failed in {bad - timedelta(days=2)} to {bad} (3 days) at " in str(then.description)
+    assert str(shop.launch().checks["t/days:soft"].description).startswith(str(then.description))
 
     shop.query("UPDATE raw.bad SET day = NULL")
     again = {"sqlmesh_shop": {"restate": {"start": str(bad), "end": str(bad)}}}

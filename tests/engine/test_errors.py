@@ -423,10 +423,8 @@ def test_each_job_names_the_promoted_models_whose_versions_the_state_has_lost(ne
     shop.query("DELETE FROM sqlmesh._snapshots WHERE name LIKE '%one%'")
     with pytest.raises(EnvironmentNotReadyError, match=r"state is damaged: .* shows warehouse\.t\.one"):
         answered(project, tick, PendingFound)
-    definitions = shop.refresh()
-    run = definitions.resolve_job_def("sqlmesh_shop_plan").execute_in_process(
-        instance=shop.instance, raise_on_error=False
-    )
+    found = shop.refresh()
+    run = found.resolve_job_def("sqlmesh_shop_plan").execute_in_process(instance=shop.instance, raise_on_error=False)
     predicted = shop.launch(ops={"sqlmesh_shop": {"dry_run": True}})
     answers = [*shop.launch().failures, predicted.logged["sqlmesh/refusal"], *shop.run_record(run.run_id).failures]
     assert len(answers) == 3
@@ -590,7 +588,7 @@ def test_failed_before_all_statement_is_the_only_failure_and_earlier_results_are
     assert set(shop.launch().materializations) == {"t/fine", "t/late"}
 
 
-CONFIG_THAT_PRINTS_TOKEN = PYTHON_CONFIG.replace('"warehouse.duckdb"', 'os.environ["WAREHOUSE"]') + (
+PRINTING_CONFIG = PYTHON_CONFIG.replace('"warehouse.duckdb"', 'os.environ["WAREHOUSE"]') + (
     'print("loading with", os.environ["API_TOKEN"])\n'
 )
 PRINT_TOKEN = """
@@ -602,9 +600,7 @@ if os.path.exists("is_up"):
 
 def test_env_file_of_project_is_loaded_and_its_secrets_are_hidden(new_shop: NewShop) -> None:
     env = "WAREHOUSE=named_there.duckdb\nAPI_TOKEN=correct-horse-battery\n"
-    shop = new_shop(
-        {"models/one.py": python_model("t.one", PRINT_TOKEN), ".env": env, "config.py": CONFIG_THAT_PRINTS_TOKEN}
-    )
+    shop = new_shop({"models/one.py": python_model("t.one", PRINT_TOKEN), ".env": env, "config.py": PRINTING_CONFIG})
     assert (shop.project / "named_there.duckdb").exists()
     (shop.project / "is_up").touch()
     shop.configure(project={"path": str(shop.project), "env": {"WAREHOUSE": "elsewhere.duckdb"}})
@@ -616,7 +612,7 @@ def test_env_file_of_project_is_loaded_and_its_secrets_are_hidden(new_shop: NewS
     assert "using ***" in record.log
     assert "loading with" not in record.log, "the config prints it in every run"
     assert "correct-horse" not in "".join(map(str, record.entries))
-    (shop.project / "config.py").write_text(f"{CONFIG_THAT_PRINTS_TOKEN}\nraise ValueError(os.environ['API_TOKEN'])")
+    (shop.project / "config.py").write_text(f"{PRINTING_CONFIG}\nraise ValueError(os.environ['API_TOKEN'])")
     error_text = shop.load_error()
     assert "Failed to load config file: ***" in error_text
     assert "The configuration printed before the error:\nloading with ***" in error_text

@@ -154,10 +154,8 @@ if str(start.date()) == '{ago(3)}' and Path("flaky").exists():
 
 
 def test_bad_rows_of_failed_audit_in_lookback_block_downstream_until_they_are_replaced(new_shop: NewShop) -> None:
-    model = SQL.format(
-        batch_size=", batch_size 1", audits=", audits (accepted_range(column := n, max_v := 9))", more=""
-    )
-    files = {"models/days.sql": model, "models/total.sql": DOWNSTREAM}
+    text = SQL.format(batch_size=", batch_size 1", audits=", audits (accepted_range(column := n, max_v := 9))", more="")
+    files = {"models/days.sql": text, "models/total.sql": DOWNSTREAM}
     shop = new_shop(files, tables=SOURCE, planned_at="1 day ago", intervals_check=True)
     break_day(shop, value="100")
     for _ in range(2):

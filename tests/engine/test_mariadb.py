@@ -134,17 +134,14 @@ def test_preview_counts_added_removed_and_changed_rows(
 ) -> None:
     server.query("CREATE TABLE ctl.items AS SELECT seq AS id FROM ctl.seq_1_to_20")
     price = "CAST(1200000000000000.69 + {} AS DECIMAL(18, 2))"
-    before = ITEMS.format(price=price.format("0"), label="'a'", number="1", which="<= 16")
+    old = ITEMS.format(price=price.format("0"), label="'a'", number="1", which="<= 16")
     changed = {
         "price": price.format("(id = 5) * 0.09"),
         "label": "IF(id IN (6, 7), 'A', 'a')",
         "number": "IF(id = 8, 10, 1)",
     }
     shop = new_shop(
-        {
-            "models/items.sql": before,
-            "models/by_all.sql": before.replace("items,", "by_all,").replace(", grain id", ""),
-        },
+        {"models/items.sql": old, "models/by_all.sql": old.replace("items,", "by_all,").replace(", grain id", "")},
         server.config(),
         planned_at=None,
         deploy={},

@@ -29,11 +29,6 @@ from dg_sqlmesh_component.history.active_runs import mark_as_computing
 from dg_sqlmesh_component.plan import step
 
 
-@pytest.fixture
-def shop(new_shop: NewShop) -> Shop:
-    return new_shop(MODELS, deploy=True)
-
-
 @pytest.mark.attribute("deploy", "deploy.tags")
 def test_jobs_have_the_tags_of_deploy(shop: Shop) -> None:
     for job in (PLAN, APPLY):

@@ -25,12 +25,6 @@ from engine.plan_jobs import (
 )
 from harness import CONFIG, NewShop, RunRecord, Shop, at_night
 
-
-@pytest.fixture
-def shop(new_shop: NewShop) -> Shop:
-    return new_shop(MODELS, deploy=True)
-
-
 # -- the digest -----------------------------------------------------------------------------------
 
 
@@ -127,10 +121,7 @@ def test_a_failing_unit_test_is_reported_with_its_difference(shop: Shop) -> None
 
 
 def test_a_rule_of_the_linter_that_a_model_breaks_is_reported(shop: Shop) -> None:
-    config = shop.project / "config.yaml"
-    config.write_text(
-        config.read_text() + "linter: {enabled: true, rules: [noselectstar], warn_rules: [nomissingaudits]}\n"
-    )
+    edit_config("linter: {enabled: true, rules: [noselectstar], warn_rules: [nomissingaudits]}\n")(shop)
     change(shop, total="MODEL (name t.total, kind FULL); SELECT * FROM t.daily")
 
     refusal, record = refused_project(shop)

@@ -99,10 +99,8 @@ def test_selected_checks_are_evaluated_although_after_all_statement_failed(new_s
         "models/fine.sql": "MODEL (name t.fine, kind FULL); SELECT 1 AS id",
         "models/audited.sql": "MODEL (name t.audited, kind FULL, audits (not_null(columns := (id)))); SELECT 1 AS id",
     }
-    statement = "SELECT CASE WHEN count(*) > 0 THEN error('too late') END FROM glob('is_late')"
-    shop = new_shop(
-        files, f"{CONFIG}\nafter_all:\n  - {statement}\n", execution={"retries": {"max_retries": 1, "delay": 0}}
-    )
+    sql = "SELECT CASE WHEN count(*) > 0 THEN error('too late') END FROM glob('is_late')"
+    shop = new_shop(files, f"{CONFIG}\nafter_all:\n  - {sql}\n", execution={"retries": {"max_retries": 1, "delay": 0}})
     (shop.project / "is_late").touch()
     record = shop.launch(assets=["t/fine"], checks=["t/audited:not_null_id"]).failed()
     assert "too late" in record.failures[0]
@@ -114,8 +112,5 @@ def test_transient_error_fails_at_once_without_retries(flaky: Shop) -> None:
     (flaky.project / "lose_connection").touch()
     record = flaky.launch("in_process", assets=HEALTHY_MODELS).failed()
     assert (record.status_of("t/flaky"), record.status_of("t/below_flaky")) == ("failed", "blocked")
-    second_run = flaky.launch("in_process", assets=HEALTHY_MODELS)
-    assert (second_run.status_of("t/fine"), set(second_run.materializations)) == (
-        "up_to_date",
-        {"t/flaky", "t/below_flaky"},
-    )
+    second = flaky.launch("in_process", assets=HEALTHY_MODELS)
+    assert (second.status_of("t/fine"), set(second.materializations)) == ("up_to_date", {"t/flaky", "t/below_flaky"})

@@ -192,9 +192,7 @@ def test_manifest_is_found_after_project_moves_to_another_folder(
     assert name in sys.modules
     assert "There is no stored manifest" not in caplog.text
     references = graph.get(dg.AssetKey(["t", "one"])).metadata["dagster/code_references"]
-    assert str(root.parent / "shop" / "models" / "one.sql") in [
-        reference.file_path for reference in references.code_references
-    ]
+    assert str(root.parent / "shop" / "models" / "one.sql") in [ref.file_path for ref in references.code_references]
     [check] = graph.get_check_keys_for_assets({dg.AssetKey(["t", "one"])}) - {
         dg.AssetCheckKey(dg.AssetKey(["t", "one"]), "sqlmesh_execution_status")
     }

@@ -24,11 +24,6 @@ from harness import CONFIG, NewShop, Shop, at_night
 from postgres import postgres_server
 
 
-@pytest.fixture
-def shop(new_shop: NewShop) -> Shop:
-    return new_shop(MODELS, deploy=True)
-
-
 def test_an_apply_killed_in_the_backfill_leaves_prod_whole_and_the_same_digest_finishes_it(new_shop: NewShop) -> None:
     shop = killed_shop(new_shop)
     added = "MODEL (name t.added, kind FULL); SELECT 1 AS x"

@@ -361,6 +361,9 @@ def test_a_source_without_partitions_is_complete_up_to_the_start_of_its_run(new_
     assert "t.days" not in str(run(shop).failures)
 
 
+MIDDLE = 'import dagster as dg\n\n@dg.asset(key=["py", "middle"], deps=[["t", "first"]])\ndef middle(): ...\n'
+
+
 def test_an_asset_between_two_models_is_a_source_too(new_shop: NewShop) -> None:
     """It runs between the two parts of the step, so the second part sees its materialization."""
     models = {
@@ -369,9 +372,7 @@ def test_an_asset_between_two_models_is_a_source_too(new_shop: NewShop) -> None:
     }
     options: dict[str, Any] = {"external_models": {"wait": True}, "schedule": {"cron": "@daily"}}
     shop = new_shop(models, tables={"py.middle": "SELECT 1 AS n"}, planned_at="3 days ago", **options)
-    shop.add_module(
-        "middle", 'import dagster as dg\n\n@dg.asset(key=["py", "middle"], deps=[["t", "first"]])\ndef middle(): ...\n'
-    )
+    shop.add_module("middle", MIDDLE)
     alone = shop.launch(assets=["t/last"])
     assert alone.status_of("t/last") == "waiting"
     assert "py/middle was never materialized" in alone.description_of("t/last:sqlmesh_execution_status")
@@ -387,9 +388,7 @@ def test_a_tick_requests_no_model_that_waits_for_an_asset_between_models_that_ar
     }
     options: dict[str, Any] = {"external_models": {"wait": True}, "schedule": {"cron": "@daily"}}
     shop = new_shop(models, tables={"py.middle": "SELECT 1 AS n"}, planned_at="3 days ago", **options)
-    shop.add_module(
-        "middle", 'import dagster as dg\n\n@dg.asset(key=["py", "middle"], deps=[["t", "first"]])\ndef middle(): ...\n'
-    )
+    shop.add_module("middle", MIDDLE)
     until = datetime.fromisoformat(day(4)).replace(tzinfo=timezone.utc)
     stated = {"sqlmesh/complete_until": dg.MetadataValue.timestamp(until)}
     shop.instance.report_runless_asset_event(dg.AssetMaterialization(["py", "middle"], metadata=stated))

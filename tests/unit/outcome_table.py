@@ -138,6 +138,7 @@ EMPTY_PLAN = msg.EvaluationPlanned({})
 NO_BATCH = msg.EvaluationPlanned({ORDERS: ()})
 SUCCEEDED = msg.EvaluationFinished("success")
 FAILED = msg.EvaluationFinished("failure")
+NOT_RUN = msg.EvaluationFinished("not_run")
 NOTHING_TO_DO = msg.EvaluationFinished("nothing_to_do")
 CANCELLED = msg.RequestFailed("EvaluationError", "The run was cancelled.")
 CANNOT_CAST = "ConversionException: cannot cast 'x'"
@@ -157,6 +158,7 @@ NOT_DUE = "its cron '@daily' is not due"
 SEED = "the seed has not changed since it was loaded"
 IDLE = msg.NodeIdle(ORDERS, NOT_DUE, day(4), last_interval_end=day(3))
 HELD_BACK = msg.NodeIdle(ORDERS, held_back_by=AFTER_STAGING)
+PARTLY_HELD = msg.EvaluationPlanned({ORDERS: (D1,)}, {ORDERS: HELD_BACK})
 NO_SIGNAL = msg.NodeIdle(ORDERS, signals=("files_arrived", "bank_holiday"))
 ALL_COMPUTED = "all complete intervals are computed"
 LOST = msg.NodeFailed(ORDERS, "OperationalError", "OperationalError: the connection was lost", (), is_transient=True)
@@ -261,13 +263,7 @@ OUTCOME_TABLE = (
     ),
     Row(
         "executed as far as what it reads: more is due, and a model upstream lacks it that is not selected",
-        (
-            OPENED,
-            msg.EvaluationPlanned({ORDERS: (D1,)}, {ORDERS: HELD_BACK}),
-            *both_audited(D1),
-            batch(0, D1),
-            SUCCEEDED,
-        ),
+        (OPENED, PARTLY_HELD, *both_audited(D1), batch(0, D1), SUCCEEDED),
         outcome(
             Outcome.EXECUTED,
             intervals=(D1,),
@@ -588,7 +584,7 @@ OUTCOME_TABLE = (
     ),
     Row(
         "not in environment: in the project, not promoted",
-        (opened(missing=(ORDERS,)), msg.EvaluationFinished("not_run")),
+        (opened(missing=(ORDERS,)), NOT_RUN),
         NodeOutcome(ORDERS, Outcome.NOT_IN_ENVIRONMENT, errors=(NOT_PROMOTED,)),
         failed(f"core.orders: {NOT_PROMOTED}", {"sqlmesh/error": code(NOT_PROMOTED)}),
     ),

@@ -89,10 +89,7 @@ FILES = {
         SELECT CASE WHEN is_on THEN error('orders are broken')::INT ELSE 1 END AS id, @execution_ds AS computed_on
         FROM control.flags WHERE name = 'orders break'
     """,
-    "models/revenue.sql": """
-        MODEL (name shop.revenue, kind FULL, tags [finance, board]);
-        SELECT id FROM shop.orders
-    """,
+    "models/revenue.sql": "MODEL (name shop.revenue, kind FULL, tags [finance, board]); SELECT id FROM shop.orders",
     "models/days.sql": """
         MODEL (
           name shop.days,
@@ -101,18 +98,9 @@ FILES = {
         SELECT CASE WHEN count(*) > 0 THEN error('this day is broken')::DATE ELSE @start_date::DATE END AS day
         FROM control.flags WHERE name = @start_ds || ' breaks' AND is_on
     """,
-    "models/daily_totals.sql": """
-        MODEL (name shop."daily totals", kind FULL);
-        SELECT 1 AS total
-    """,
-    "models/gated.sql": """
-        MODEL (name shop.gated, kind FULL, signals (never()));
-        SELECT 1 AS one
-    """,
-    "models/after_gated.sql": """
-        MODEL (name shop.after_gated, kind FULL);
-        SELECT one FROM shop.gated
-    """,
+    "models/daily_totals.sql": 'MODEL (name shop."daily totals", kind FULL); SELECT 1 AS total',
+    "models/gated.sql": "MODEL (name shop.gated, kind FULL, signals (never())); SELECT 1 AS one",
+    "models/after_gated.sql": "MODEL (name shop.after_gated, kind FULL); SELECT one FROM shop.gated",
     "audits/audits.sql": """
         AUDIT (name flag_is_off);
         SELECT 1 AS failing FROM control.flags WHERE name = @flag AND is_on;

@@ -29,6 +29,7 @@ ORDERS, STAGING = model("core.orders"), model("staging.orders")
 READER = model("marts.revenue", reads=["core.orders"])
 ORDERS_KEY = dg.AssetKey(["core", "orders"])
 D1 = days(1, 1)
+TABLE = "dagster/table_name"
 
 
 def deps(assets: ProjectAssets, name: str) -> set[str]:
@@ -80,10 +81,8 @@ def test_dependencies_follow_an_overridden_key(selected: list[str], through_embe
     reader = model("marts.revenue", reads=["core.inner" if through_embedded else "core.orders", "raw.events"])
     inner = model("core.inner", reads=["core.orders"], kind="EMBEDDED")
     project = manifest(ORDERS, reader, inner, selected=selected)
-    assert deps(project_assets(project, asset=with_key_prefix("ours")), "marts.revenue") == {
-        "ours/core/orders",
-        "raw/events",
-    }
+    assets = project_assets(project, asset=with_key_prefix("ours"))
+    assert deps(assets, "marts.revenue") == {"ours/core/orders", "raw/events"}
 
 
 def test_models_may_swap_their_keys() -> None:
@@ -102,7 +101,7 @@ def test_models_may_swap_their_keys() -> None:
         {"partition_mapping": dg.LastPartitionMapping(), "metadata": {"why": "late rows"}},
         {"partition_mapping": dg.TimeWindowPartitionMapping(start_offset=-1)},
         {"metadata": {"why": "late rows"}},
-        {"metadata": {"dagster/table_name": "db.core.orders", "why": "late rows"}},
+        {"metadata": {TABLE: "db.core.orders", "why": "late rows"}},
     ],
     ids=lambda properties: " and ".join(properties),
 )
@@ -197,11 +196,11 @@ def test_unselected_model_with_the_key_of_an_asset_is_refused(selected: str) -> 
 
 def test_overridden_table_name_of_a_dependency_is_kept() -> None:
     def override(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
-        renamed_deps = [dep._replace(metadata={"dagster/table_name": "ours"}) for dep in spec.deps]
+        renamed_deps = [dep._replace(metadata={TABLE: "ours"}) for dep in spec.deps]
         return spec.replace_attributes(deps=renamed_deps)
 
     assets = project_assets(manifest(model("marts.revenue", reads=["raw.events"])), asset=override)
-    assert dependencies(assets, "marts.revenue") == {"raw/events": {"dagster/table_name": "ours"}}
+    assert dependencies(assets, "marts.revenue") == {"raw/events": {TABLE: "ours"}}
 
 
 def test_downstream_of_includes_indirect_models_and_standalone_audits() -> None:
@@ -259,8 +258,8 @@ def dependencies(assets: ProjectAssets, name: str) -> dict[str, dict[str, Any]]:
 def test_dependency_on_another_component_names_its_table_under_the_overridden_key() -> None:
     project = manifest(ORDERS, model("marts.revenue", reads=["core.orders", "raw.events"]), selected=["marts.revenue"])
     assert dependencies(project_assets(project, asset=with_key_prefix("ours")), "marts.revenue") == {
-        "ours/core/orders": {"dagster/table_name": "db.core.orders"},
-        "raw/events": {"dagster/table_name": "db.raw.events"},
+        "ours/core/orders": {TABLE: "db.core.orders"},
+        "raw/events": {TABLE: "db.raw.events"},
     }
 
 
@@ -270,8 +269,8 @@ def test_tables_with_a_shared_default_key_are_named_under_their_own_keys() -> No
     project = manifest(*both, reader, selected=["marts.revenue"])
     assert dependencies(project_assets(project), "marts.revenue") == {"core/orders": {}}
     assert dependencies(project_assets(project, asset=by_catalog), "marts.revenue") == {
-        "a/core/orders": {"dagster/table_name": "a.core.orders"},
-        "b/core/orders": {"dagster/table_name": "b.core.orders"},
+        "a/core/orders": {TABLE: "a.core.orders"},
+        "b/core/orders": {TABLE: "b.core.orders"},
     }
 
 
@@ -300,10 +299,7 @@ def test_mapped_key_names_no_table() -> None:
     )
     assets = project_assets(project, outside=external_models(keys={"raw.events": "dlt/events"}))
     assert dependencies(assets, "core.orders") == {"dlt/events": {}}
-    assert dependencies(assets, "marts.revenue") == {
-        "dlt/events": {},
-        "raw/rates": {"dagster/table_name": "db.raw.rates"},
-    }
+    assert dependencies(assets, "marts.revenue") == {"dlt/events": {}, "raw/rates": {TABLE: "db.raw.rates"}}
 
 
 # -- column lineage -------------------------------------------------------------------------------

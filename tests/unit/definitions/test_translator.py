@@ -15,6 +15,7 @@ from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoad
 from dg_sqlmesh_component.protocol.manifest import Model
 
 ORDERS_KEY = dg.AssetKey(["core", "orders"])
+TABLE = "dagster/table_name"
 
 
 def spec(of: Model, *others: Model, **options: Any) -> dg.AssetSpec:
@@ -61,11 +62,11 @@ def test_asset_key_is_schema_and_name_without_catalog(name: str, key: list[str])
         ([model("staging.orders", tags=("dagster:key_prefix:shop/eu",))], {"shop/eu/staging/orders": {}}),
         (
             [model("staging.orders", kind="EXTERNAL", table_name="lake.staging.orders")],
-            {"staging/orders": {"dagster/table_name": "lake.staging.orders"}},
+            {"staging/orders": {TABLE: "lake.staging.orders"}},
         ),
         (
             [model("staging.orders", kind="EXTERNAL", tags=("dagster:key_prefix:lake",))],
-            {"lake/staging/orders": {"dagster/table_name": "db.staging.orders"}},
+            {"lake/staging/orders": {TABLE: "db.staging.orders"}},
         ),
         (
             [
@@ -74,7 +75,7 @@ def test_asset_key_is_schema_and_name_without_catalog(name: str, key: list[str])
                 model("staging.customers"),
                 model("staging.refunds"),
             ],
-            {"raw/events": {"dagster/table_name": "db.raw.events"}, "staging/customers": {}, "staging/refunds": {}},
+            {"raw/events": {TABLE: "db.raw.events"}, "staging/customers": {}, "staging/refunds": {}},
         ),
     ],
     ids=["model", "model with a key prefix", "external model", "external model with a key prefix", "embedded models"],
@@ -90,7 +91,7 @@ def test_dependency_has_the_key_of_the_upstream_node_and_the_table_name_of_an_ex
 )
 def test_undeclared_external_table_is_a_dependency_with_its_table_name(table: str, key: str) -> None:
     orders = model("core.orders", depends_on=(".".join(f'"{part}"' for part in table.split(".")),))
-    assert deps(orders) == {key: {"dagster/table_name": table}}
+    assert deps(orders) == {key: {TABLE: table}}
 
 
 def deps_if_selected_alone(*models: Model, **options: Any) -> dict[str, dict[str, Any]]:
@@ -102,7 +103,7 @@ def deps_if_selected_alone(*models: Model, **options: Any) -> dict[str, dict[str
 def test_unselected_model_is_a_dependency_with_its_table_name() -> None:
     staging = model("staging.orders", table_name="db.staging__dev.orders")
     assert deps_if_selected_alone(model("core.orders", reads=["staging.orders"]), staging) == {
-        "staging/orders": {"dagster/table_name": "db.staging__dev.orders"}
+        "staging/orders": {TABLE: "db.staging__dev.orders"}
     }
 
 
@@ -118,19 +119,19 @@ LANDED = ["raw.events", "raw.clicks", "raw.views"]
 @pytest.mark.parametrize(
     ("attributes", "expected"),
     [
-        ({}, {f"raw/{name}": {"dagster/table_name": f"db.raw.{name}"} for name in ("events", "clicks", "views")}),
+        ({}, {f"raw/{name}": {TABLE: f"db.raw.{name}"} for name in ("events", "clicks", "views")}),
         (
             {"key": "lake/{{ external.name }}"},
-            {f"lake/{name}": {"dagster/table_name": f"db.raw.{name}"} for name in ("events", "clicks", "views")},
+            {f"lake/{name}": {TABLE: f"db.raw.{name}"} for name in ("events", "clicks", "views")},
         ),
         ({"key": "lake/{{ external.schema }}"}, {"lake/raw": {}}),
         (
             {"keys": {"raw.events": "dlt/all", "raw.clicks": "dlt/all"}},
-            {"dlt/all": {}, "raw/views": {"dagster/table_name": "db.raw.views"}},
+            {"dlt/all": {}, "raw/views": {TABLE: "db.raw.views"}},
         ),
         (
             {"key": "lake/{{ external.name }}", "keys": {"raw.events": "lake/views"}},
-            {"lake/views": {}, "lake/clicks": {"dagster/table_name": "db.raw.clicks"}},
+            {"lake/views": {}, "lake/clicks": {TABLE: "db.raw.clicks"}},
         ),
     ],
     ids=[
@@ -168,8 +169,8 @@ def test_key_template_for_external_tables_does_not_apply_to_models() -> None:
     orders = model("core.orders", reads=["staging.orders", "raw.events"])
     outside = external_models(key="lake/{{ external.catalog }}/{{ external.name }}")
     assert deps_if_selected_alone(orders, model("staging.orders"), external_models=outside) == {
-        "staging/orders": {"dagster/table_name": "db.staging.orders"},
-        "lake/db/events": {"dagster/table_name": "db.raw.events"},
+        "staging/orders": {TABLE: "db.staging.orders"},
+        "lake/db/events": {TABLE: "db.raw.events"},
     }
 
 
@@ -178,7 +179,7 @@ def test_table_read_only_by_unselected_models_may_be_mapped(through: str) -> Non
     kind = "EMBEDDED" if through == "an embedded model" else "FULL"
     upstream_model = model("core.other", reads=["raw.events"], kind=kind)
     outside = external_models(keys={"raw.events": "dlt/events"})
-    expected = {"dlt/events": {}} if kind == "EMBEDDED" else {"core/other": {"dagster/table_name": "db.core.other"}}
+    expected = {"dlt/events": {}} if kind == "EMBEDDED" else {"core/other": {TABLE: "db.core.other"}}
     assert (
         deps_if_selected_alone(model("core.orders", reads=["core.other"]), upstream_model, external_models=outside)
         == expected
@@ -232,16 +233,13 @@ def test_key_names_its_table_unless_selected_mapped_or_shared(
 ) -> None:
     project = manifest(*PARENTS, DOWNSTREAM, INNER, selected=["core.orders", "core.unread", "marts.revenue"])
     of_parents = Translator(project, attributes(external_models=external_models(**attributes_)))
-    named = {
-        dep: found.get("dagster/table_name")
-        for dep, found in metadata_by_key(of_parents.asset_spec(DOWNSTREAM)).items()
-    }
+    named = {dep: found.get(TABLE) for dep, found in metadata_by_key(of_parents.asset_spec(DOWNSTREAM)).items()}
     assert named == tables
 
 
 def test_table_read_by_several_models_is_named() -> None:
     readers = [model(f"marts.m{n}", reads=["raw.events"]) for n in range(3)]
-    assert deps(*readers) == {"raw/events": {"dagster/table_name": "db.raw.events"}}
+    assert deps(*readers) == {"raw/events": {TABLE: "db.raw.events"}}
 
 
 # -- owners ---------------------------------------------------------------------------------------
@@ -569,7 +567,7 @@ def test_asset_metadata_has_the_properties_that_dagster_does_not_show_elsewhere(
 
 
 def test_unset_model_properties_have_no_metadata() -> None:
-    assert set(spec(model(path=None)).metadata) == {"sqlmesh/cron", "sqlmesh/interval_unit", "dagster/table_name"}
+    assert set(spec(model(path=None)).metadata) == {"sqlmesh/cron", "sqlmesh/interval_unit", TABLE}
 
 
 def test_query_is_a_code_block_in_the_description_and_links_are_urls() -> None:
@@ -580,7 +578,7 @@ def test_query_is_a_code_block_in_the_description_and_links_are_urls() -> None:
 
 
 def test_table_name_is_the_table_that_consumers_read() -> None:
-    assert spec(model(table_name="db.core__dev.orders")).metadata["dagster/table_name"] == "db.core__dev.orders"
+    assert spec(model(table_name="db.core__dev.orders")).metadata[TABLE] == "db.core__dev.orders"
 
 
 # -- checks ---------------------------------------------------------------------------------------
@@ -676,9 +674,9 @@ def test_cut_column_schema_has_a_note(left_out: int, note: str | None) -> None:
 def test_two_external_tables_with_one_short_name_stay_separate() -> None:
     orders = model("core.orders", depends_on=('"lake"."raw"."events"', '"db"."raw"."events"', '"db"."raw"."other"'))
     assert {dep.asset_key.to_user_string(): dict(dep.metadata) for dep in spec(orders).deps} == {
-        "lake/raw/events": {"dagster/table_name": "lake.raw.events"},
-        "db/raw/events": {"dagster/table_name": "db.raw.events"},
-        "raw/other": {"dagster/table_name": "db.raw.other"},
+        "lake/raw/events": {TABLE: "lake.raw.events"},
+        "db/raw/events": {TABLE: "db.raw.events"},
+        "raw/other": {TABLE: "db.raw.other"},
     }
 
 

@@ -449,15 +449,9 @@ def test_sources_with_any_partitions_or_statement_are_read_with_the_others(insta
     definitions = {
         "two_times": dg.MultiPartitionsDefinition({"day": DAYS, "month": dg.MonthlyPartitionsDefinition("2026-11-01")}),
         "two_others": dg.MultiPartitionsDefinition({"team": static, "country": COUNTRIES}),
-        "text": None, "milliseconds": None, "json": None, "nan": None, "null": None,
+        "text": None, "ms": None, "json": None, "nan": None, "null": None,
     }  # fmt: skip
-    stated = {
-        "text": "2026-11-24",
-        "milliseconds": at("2026-11-24"),
-        "json": {"until": 1},
-        "nan": float("nan"),
-        "null": None,
-    }
+    stated = {"text": "2026-11-24", "ms": at("2026-11-24"), "json": {"until": 1}, "nan": float("nan"), "null": None}
     keys = {name: dg.AssetKey([name]) for name in definitions}
     specs = [dg.AssetSpec(keys[name], partitions_def=partitions) for name, partitions in definitions.items()]
     found = loaders(dg.Definitions(assets=specs).get_repository_def(), keys, also_elsewhere=keys)

@@ -370,11 +370,8 @@ def test_result_of_the_current_data_is_carried_over(passed: bool, severity: dg.A
 
 
 def test_repeated_failure_says_what_was_found_and_keeps_its_query() -> None:
-    metadata = {
-        "sqlmesh/query": dg.MetadataValue.text("SELECT 1"),
-        "sqlmesh/failing_row_count": dg.MetadataValue.int(3),
-    }
-    earlier = EarlierResult(False, WARN, "run-7", day(1) / 1000, DATA, metadata, "3 rows failed.")
+    logged = {"sqlmesh/query": dg.MetadataValue.text("SELECT 1"), "sqlmesh/failing_row_count": dg.MetadataValue.int(3)}
+    earlier = EarlierResult(False, WARN, "run-7", day(1) / 1000, DATA, logged, "3 rows failed.")
     result = checks_of(IDLE, earlier={NOT_NULL: earlier})["not_null"]
     assert str(result.description).startswith("3 rows failed. Evaluated 2026-01-01T00:00:00Z. Repeated, because")
     assert set(result.metadata) >= {"sqlmesh/query", "sqlmesh/failing_row_count", INTERNAL}
@@ -520,13 +517,8 @@ def test_standalone_audit_has_a_check_and_no_status_check() -> None:
     assets = project_assets(manifest(orders, standalone_audits=[standalone("orders_add_up", ["core.orders"])]))
     result = AuditResult("orders_add_up", 0, {}, False, 2, None, (D1,))
     (check,) = checks_of(AuditOnlyOutcome("orders_add_up", (result,), (), None), assets).values()
-    assert (check.asset_key, check.check_name, *check_summary(check)) == (
-        KEY,
-        "orders_add_up",
-        False,
-        WARN,
-        "2 rows failed.",
-    )
+    assert (check.asset_key, check.check_name) == (KEY, "orders_add_up")
+    assert check_summary(check) == (False, WARN, "2 rows failed.")
 
 
 def test_audit_of_a_model_without_time_column_says_that_it_has_read_the_whole_table() -> None:
@@ -688,13 +680,8 @@ def test_failure_with_many_models_describes_some_and_names_all() -> None:
     failure = failure_of(wording(assets), outcomes, [])
     head, *lines, last = (failure.description or "").splitlines()
     assert head == f"SQLMesh in environment prod: {count} failed, {count} blocked."
-    assert lines[:5] == [
-        f"{failed[0]} (models/m000.sql) failed.",
-        "",
-        "    boom",
-        "",
-        f"Blocked by it: {', '.join(blocked)}.",
-    ]
+    assert lines[:3] == [f"{failed[0]} (models/m000.sql) failed.", "", "    boom"]
+    assert lines[3:5] == ["", f"Blocked by it: {', '.join(blocked)}."]
     assert [line for line in lines if line.endswith("failed.")] == [
         f"{name} (models/{name.split('.')[1]}.sql) failed." for name in failed[:MAX_LISTED]
     ]

@@ -20,6 +20,7 @@ from unit.outcome_table import (
     FAILED,
     NO_BATCH,
     NOT_PROMOTED,
+    NOT_RUN,
     NOTHING_TO_DO,
     ONE_BATCH,
     OPENED,
@@ -123,13 +124,8 @@ def test_only_failed_non_blocking_audits_are_warnings() -> None:
 @pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)
 def test_batches_may_finish_in_any_order(order: tuple[int, ...]) -> None:
     intervals = (D1, D2, D3)
-    events: Events = [
-        OPENED,
-        msg.EvaluationPlanned({ORDERS: intervals}),
-        *(batch(n, intervals[n]) for n in order),
-        SUCCEEDED,
-    ]
-    (outcome,) = outcomes_of(events)
+    plan = msg.EvaluationPlanned({ORDERS: intervals})
+    (outcome,) = outcomes_of([OPENED, plan, *(batch(n, intervals[n]) for n in order), SUCCEEDED])
     assert (outcome.outcome, outcome.intervals, outcome.rows) == (Outcome.EXECUTED, (days(1, 3),), 30)
 
 
@@ -237,10 +233,8 @@ def test_audit_used_twice_on_a_model_gives_two_results() -> None:
         for position, (column, rows) in enumerate([("a", 0), ("b", 4)])
     ]
     (outcome,) = outcomes_of([ONE_BATCH, *evaluations, batch(0, D1)])
-    assert [(audit.args, audit.failing_rows) for audit in outcome.audits] == [
-        ({"columns": "a"}, 0),
-        ({"columns": "b"}, 4),
-    ]
+    assert [audit.args for audit in outcome.audits] == [{"columns": "a"}, {"columns": "b"}]
+    assert [audit.failing_rows for audit in outcome.audits] == [0, 4]
 
 
 def test_skipped_audit_has_no_result() -> None:
@@ -289,7 +283,7 @@ def test_audits_that_could_not_be_evaluated_have_the_error() -> None:
 @pytest.mark.parametrize(
     ("events", "worker_death", "error"),
     [
-        ([opened(missing=(ORDERS,)), msg.EvaluationFinished("not_run")], None, NOT_PROMOTED),
+        ([opened(missing=(ORDERS,)), NOT_RUN], None, NOT_PROMOTED),
         ([OPENED, SUCCEEDED], None, "SQLMesh ended the run without evaluating them."),
         ([OPENED, msg.NodeAudited(STAGING, (), None), CANCELLED], None, CANCELLED.message),
         ([OPENED, msg.NodeAudited(STAGING, (), None)], "killed", "killed"),

@@ -16,6 +16,7 @@ from unit.outcome_table import (
     EMPTY_PLAN,
     FAILED,
     LOST,
+    NOT_RUN,
     ONE_BATCH,
     OPENED,
     ORDERS,
@@ -37,6 +38,8 @@ from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome, 
 from dg_sqlmesh_component.run.ledger import Ledger
 
 REFUNDS, REVENUE = fqn("staging.refunds"), fqn("marts.revenue")
+ORDERS_BLOCKED = msg.NodesBlocked({ORDERS: (STAGING,)})
+CHAIN_BLOCKED = msg.NodesBlocked({ORDERS: (STAGING,), REVENUE: (STAGING,)})
 PARENTS_FIRST = (STAGING, REFUNDS, ORDERS, REVENUE)
 DOWNSTREAM = {STAGING: {ORDERS, REVENUE}, REFUNDS: {ORDERS, REVENUE}, ORDERS: {REVENUE}, REVENUE: set[str]()}
 
@@ -146,7 +149,7 @@ ENDED_ATTEMPTS = (
     ),
     Ended(
         "it failed for a persistent cause and is listed as blocked by a transient failure",
-        (planned(STAGING, ORDERS), transient(STAGING), persistent(ORDERS), msg.NodesBlocked({ORDERS: (STAGING,)})),
+        (planned(STAGING, ORDERS), transient(STAGING), persistent(ORDERS), ORDERS_BLOCKED),
         nodes(STAGING),
         {ORDERS: Outcome.FAILED},
     ),
@@ -157,21 +160,17 @@ ENDED_ATTEMPTS = (
     ),
     Ended(
         "a transient failure blocked it",
-        (planned(STAGING, ORDERS), transient(STAGING), msg.NodesBlocked({ORDERS: (STAGING,)})),
+        (planned(STAGING, ORDERS), transient(STAGING), ORDERS_BLOCKED),
         nodes(STAGING, ORDERS),
     ),
     Ended(
         "a transient failure blocked a chain",
-        (
-            planned(STAGING, ORDERS, REVENUE),
-            transient(STAGING),
-            msg.NodesBlocked({ORDERS: (STAGING,), REVENUE: (STAGING,)}),
-        ),
+        (planned(STAGING, ORDERS, REVENUE), transient(STAGING), CHAIN_BLOCKED),
         nodes(STAGING, ORDERS, REVENUE),
     ),
     Ended(
         "a persistent failure blocked it",
-        (planned(STAGING, ORDERS), persistent(STAGING), msg.NodesBlocked({ORDERS: (STAGING,)})),
+        (planned(STAGING, ORDERS), persistent(STAGING), ORDERS_BLOCKED),
         settled={STAGING: Outcome.FAILED, ORDERS: Outcome.BLOCKED},
     ),
     Ended(
@@ -186,9 +185,7 @@ ENDED_ATTEMPTS = (
         {REFUNDS: Outcome.FAILED, ORDERS: Outcome.BLOCKED},
     ),
     Ended(
-        "a failure of an unrequested model blocked it",
-        (ONE_BATCH, msg.NodesBlocked({ORDERS: (STAGING,)})),
-        settled={ORDERS: Outcome.BLOCKED},
+        "a failure of an unrequested model blocked it", (ONE_BATCH, ORDERS_BLOCKED), settled={ORDERS: Outcome.BLOCKED}
     ),
     Ended(
         "a transient failure and an executed model",
@@ -247,7 +244,7 @@ ENDED_ATTEMPTS = (
     ),
     Ended(
         "interrupted: a persistent failure had blocked it",
-        (planned(STAGING, ORDERS), persistent(STAGING), msg.NodesBlocked({ORDERS: (STAGING,)})),
+        (planned(STAGING, ORDERS), persistent(STAGING), ORDERS_BLOCKED),
         settled={STAGING: Outcome.FAILED, ORDERS: Outcome.BLOCKED},
         interrupted=True,
     ),
@@ -460,16 +457,14 @@ def test_promoted_version_of_the_first_attempt_is_kept_if_the_second_reports_non
 
 
 def test_model_removed_by_a_plan_between_attempts_is_not_in_environment() -> None:
-    outcomes = outcomes_of_last(
-        [OPENED, ONE_BATCH, LOST], [opened(missing=(ORDERS,)), msg.EvaluationFinished("not_run")]
-    )
+    outcomes = outcomes_of_last([OPENED, ONE_BATCH, LOST], [opened(missing=(ORDERS,)), NOT_RUN])
     assert node_outcomes(outcomes) == {ORDERS: Outcome.NOT_IN_ENVIRONMENT}
     assert (outcomes[0].attempts, len(outcomes[0].errors)) == (2, 1)
 
 
 def test_model_that_is_not_promoted_names_the_job_that_shows_the_plan_and_what_it_does_not_do() -> None:
     shown_by_job = replace(opened(missing=(ORDERS,)), plan_command="dg launch --job shop_plan")
-    [outcome] = outcomes_of_last([shown_by_job, msg.EvaluationFinished("not_run")])
+    [outcome] = outcomes_of_last([shown_by_job, NOT_RUN])
     [error] = outcome.errors
     assert "To promote the project's files:\n\n    dg launch --job shop_plan\n\nThis job applies nothing." in error
 
@@ -556,16 +551,8 @@ def test_idle_node_of_first_attempt_that_fails_in_second_is_a_contradiction(firs
 
 def test_persistent_failures_are_remembered_across_attempts() -> None:
     ledger = Ledger([STAGING, REFUNDS, ORDERS])
-    feed(
-        ledger,
-        [
-            planned(STAGING, REFUNDS, ORDERS),
-            persistent(STAGING),
-            transient(REFUNDS),
-            transient(ORDERS),
-            persistent(ORDERS),
-        ],
-    )
+    failures = [persistent(STAGING), transient(REFUNDS), transient(ORDERS), persistent(ORDERS)]
+    feed(ledger, [planned(STAGING, REFUNDS, ORDERS), *failures])
     assert ledger.failed_for_good == {STAGING, ORDERS}
     ledger.pause(frozenset([REFUNDS]))
     feed(ledger, [planned(REFUNDS), transient(REFUNDS)])

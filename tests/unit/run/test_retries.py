@@ -271,11 +271,8 @@ def test_refused_request_is_not_retried() -> None:
 def test_downstream_model_of_a_persistent_failure_is_not_retried() -> None:
     worker_death = msg.RequestFailed("WorkerError", "killed", is_transient=True)
     failed = msg.NodeFailed(fqn("staging.orders"), "BinderException", "no such column", ())
-    retry_after_death, retry_after_persistent_failure = (
-        next_request(end=worker_death),
-        next_request(failed, end=worker_death),
-    )
+    retry_after_death, retry_after_failure = next_request(end=worker_death), next_request(failed, end=worker_death)
     assert retry_after_death is not None
     assert retry_after_death.models == (fqn("staging.orders"), fqn(DOWNSTREAM))
-    assert retry_after_persistent_failure is not None
-    assert (retry_after_persistent_failure.models, retry_after_persistent_failure.audit_only) == ((), {AUDITED: ()})
+    assert retry_after_failure is not None
+    assert (retry_after_failure.models, retry_after_failure.audit_only) == ((), {AUDITED: ()})

@@ -50,10 +50,7 @@ NAMES = {
         [("not_null", {"columns": "(a)"})] * 3 + [("check", {}), ("check", {})],
         ["not_null_a", "not_null_a_2", "not_null_a_3", "check", "check_2"],
     ),
-    "a number that makes the name of another audit is skipped": (
-        [("a", {}), ("a", {}), ("a_2", {})],
-        ["a", "a_3", "a_2"],
-    ),
+    "a number that is the name of another audit is skipped": ([("a", {}), ("a", {}), ("a_2", {})], ["a", "a_3", "a_2"]),
     "of different uses with one name, the use with the fewest arguments keeps it": (
         [("not_null", {"columns": "a"}), ("not_null_a", {})],
         ["not_null_a_f576cea0", "not_null_a"],
