@@ -17,7 +17,7 @@ from typing import Any
 
 import dagster as dg
 
-# Dagster's pages leave out eight keys of metadata by name, and no others (tests/upstream/test_dagster.py). This one
+# Dagster's pages leave out some keys of metadata by name, and no others (tests/upstream/test_dagster.py). This one
 # belonged to a package that dagster-sling has replaced. Pages would show a key of our own on each model and check
 # (ADR-0036).
 INTERNAL = "dagster_embedded_elt/sling_replication_config"
