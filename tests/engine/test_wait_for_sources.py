@@ -225,19 +225,30 @@ def test_a_whole_table_waits_in_a_restatement_if_its_source_was_never_loaded(new
 
 
 def test_a_whole_table_waits_for_a_hole_that_is_older_than_its_pending_intervals(new_shop: NewShop) -> None:
+    """One reads the source itself, the other one behind a view."""
     shop = waiting_shop(new_shop, DAILY.format(start=day(5)))
-    count = shop.project / "models" / "alone.sql"
-    count.write_text("MODEL (name t.alone, kind FULL); SELECT count(*) AS n FROM raw.orders")
+    count = "MODEL (name t.{}, kind FULL); SELECT count(*) AS n FROM {}"
+    write_project(
+        shop.project,
+        {
+            "models/alone.sql": count.format("alone", "raw.orders"),
+            "models/view.sql": "MODEL (name t.view, kind VIEW); SELECT day, n FROM raw.orders",
+            "models/behind.sql": count.format("behind", "t.view"),
+        },
+    )
     shop.plan()
     for ago in (5, 3, 2, 1):
         load(shop, ago)
-    record = run(shop)
+    assets = [f"t/{name}" for name in ("days", "shown", "total", "alone", "view", "behind")]
+    record = shop.launch(assets=assets)
     assert outcomes(record) == dict.fromkeys(("days", "shown", "total"), "executed") | {"alone": "waiting"}
     cause = f"load/orders has no materialization of {day(4)}"
-    assert cause in record.description_of("t/alone:sqlmesh_execution_status")
+    for name in ("alone", "behind"):
+        assert cause in record.description_of(f"t/{name}:sqlmesh_execution_status")
     load(shop, 4)
-    assert outcomes(run(shop))["alone"] == "executed"
-    assert shop.query("SELECT n FROM t.alone") == [(5,)]
+    repaired = shop.launch(assets=assets)
+    assert repaired.status_of("t/alone") == repaired.status_of("t/behind") == "executed"
+    assert shop.query("SELECT alone.n, behind.n FROM t.alone, t.behind") == [(5, 5)]
 
 
 LOOKBACK = "MODEL (name t.{name}, kind INCREMENTAL_BY_TIME_RANGE (time_column day, lookback 1){more}); SELECT {query}"
