@@ -4,11 +4,12 @@ import pytest
 from sqlglot import parse
 from sqlmesh.core.model import load_sql_based_model
 from sqlmesh.core.scheduler import interval_diff
-from sqlmesh.core.snapshot import Snapshot
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
+from unit.builders import day
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import without
-from dg_sqlmesh_component.worker.intervals.held_back import within_lookback
+from dg_sqlmesh_component.worker.intervals.held_back import held_back_from, within_lookback
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables
 
 DAYS = [(0, 24), (24, 48), (48, 72)]
@@ -95,3 +96,20 @@ def test_a_whole_table_needs_everything_before_its_end(kind: str, expected: tupl
     text = f"MODEL (name t.days, kind {kind}, dialect duckdb); SELECT n, ds FROM raw.orders"
     snapshot = Snapshot.from_node(load_sql_based_model(parse(text, dialect="duckdb")), nodes={})
     assert ExternalTables({'"raw"."orders"': ((1, 2), (5, msg.FOREVER))}).not_loaded(snapshot) == expected
+
+
+@pytest.mark.parametrize("through", ["raw.orders", "t.view"])
+def test_a_whole_table_waits_for_a_hole_that_is_older_than_its_first_interval(through: str) -> None:
+    """It reads all rows, also those before its start."""
+    nodes: dict[str, Snapshot] = {}
+    for name, kind, table in (("view", "VIEW", "raw.orders"), ("total", "FULL", through)):
+        text = f"MODEL (name t.{name}, kind {kind}, start '2026-01-04', dialect duckdb); SELECT n FROM {table}"
+        model = load_sql_based_model(parse(text, dialect="duckdb"))
+        snapshot = Snapshot.from_node(model, nodes={of.name: of.node for of in nodes.values()})
+        nodes[snapshot.name] = snapshot
+    total = nodes['"t"."total"']
+    total.add_interval(day(4), day(5))
+    tables = ExternalTables({'"raw"."orders"': ((day(2), day(3)), (day(9), msg.FOREVER))})
+    pending = {total: [(day(6), day(7))]}
+    left, held_back_by = held_back_from(pending, nodes, DeployabilityIndex.all_deployable(), tables)[total.name]
+    assert (left, held_back_by.tables) == ([], ('"raw"."orders"',))
