@@ -1,4 +1,7 @@
-"""What an event tells later runs, in one key of its metadata, which no page shows. Pure.
+"""What an event tells later runs, in one key of its metadata, which pages show as `[Show JSON]`. Pure.
+
+Dagster has no place of ours that pages hide (ADR-0036): an event's tags allow 63 characters, and a check's result has
+none.
 
 The part `record` says which data the event describes, as one line of text:
 
@@ -17,10 +20,7 @@ from typing import Any
 
 import dagster as dg
 
-# Dagster's pages leave out some keys of metadata by name, and no others (tests/upstream/test_dagster.py). This one
-# belonged to a package that dagster-sling has replaced. Pages would show a key of our own on each model and check
-# (ADR-0036).
-INTERNAL = "dagster_embedded_elt/sling_replication_config"
+INTERNAL = "sqlmesh/internal"
 
 
 @dataclass(frozen=True)

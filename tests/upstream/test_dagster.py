@@ -9,15 +9,12 @@ point in time), ADR-0003 (checks and carried over results), ADR-0004 (one Failur
 """
 
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import dagster_webserver
 import pytest
 import yaml
 from dagster._check import CheckError
@@ -30,8 +27,6 @@ from dagster.components.core.component_tree import ComponentTreeException
 from dagster.components.core.package_entry import DG_PLUGIN_ENTRY_POINT_GROUP
 from dagster.components.testing import create_defs_folder_sandbox
 from dagster.components.testing.utils import DefsFolderSandbox
-
-from dg_sqlmesh_component.history.stored_record import INTERNAL
 
 EventType = dg.DagsterEventType
 A, B, C, D = (dg.AssetKey(["shop", name]) for name in "abcd")
@@ -574,15 +569,6 @@ def test_component_writes_and_reads_its_state_in_development(folder: Folder, mon
 def test_components_are_registered_by_the_entry_point_group() -> None:
     """ADR-0011: our pyproject.toml uses this group."""
     assert DG_PLUGIN_ENTRY_POINT_GROUP == "dagster_dg_cli.registry_modules"
-
-
-def test_pages_leave_out_the_key_for_later_runs() -> None:
-    """Dagster's UI has a list of keys of metadata that it never shows (ADR-0036)."""
-    scripts = (Path(dagster_webserver.__file__).parent / "webapp" / "build").rglob("*.js")
-    known = re.compile(r'new Set\(\[("dagster_dbt/select".*?)\]')
-    lists = {keys for script in scripts for keys in known.findall(script.read_text())}
-    assert lists, "the list is elsewhere now"
-    assert all(f'"{INTERNAL}"' in keys for keys in lists)
 
 
 @pytest.mark.parametrize("is_asset_job", [True, False])
