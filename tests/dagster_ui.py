@@ -171,8 +171,5 @@ class Site:
     def _executions(self, asset: str) -> dict[str, Any]:
         [node] = self.server.ask(CHECKS, key={"path": asset.split("/")})["assetNodes"]
         checks = node["assetChecksOrError"]["checks"]
-        return {
-            check["name"]: check["executionForLatestMaterialization"]
-            for check in checks
-            if check["executionForLatestMaterialization"]
-        }
+        found = {check["name"]: check["executionForLatestMaterialization"] for check in checks}
+        return {name: execution for name, execution in found.items() if execution}

@@ -176,9 +176,7 @@ def test_failed_day_is_red_on_both_pages_and_its_retry_launches_it_alone(site: S
     assert rows(shop.project) == [(day, 7) for day in DAYS]
 
 
-def test_cancelled_backfill_of_completed_days_is_continued_by_selecting_them(
-    site: Site, shop: Shop, twin: Path
-) -> None:
+def test_cancelled_backfill_of_complete_days_is_continued_by_selecting_them(site: Site, shop: Shop, twin: Path) -> None:
     """Dagster shows a day by its last run that was not cancelled. So the dialog does not call these days missing."""
     pause, pausing = shop.project / "pause", shop.project / "pausing"
     shop.query(f"UPDATE ctl.source SET amount = '9' WHERE ds >= '{SECOND[0]}'")

@@ -13,9 +13,7 @@ from package_environment import run_in_environment
 pytestmark = pytest.mark.slow
 
 
-def test_each_command_loads_or_computes_the_days_that_the_readme_says(
-    dlt_environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commands_do_what_readme_says(dlt_environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(create_home(tmp_path)))
     monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path / "dlt"))
     root = copy_example("with_wait", tmp_path)

@@ -155,11 +155,8 @@ def test_kept_rows_are_not_in_sync_until_they_are_computed(
     shop = new_shop(FORWARD_ONLY, config=f"{CONFIG}{mode}\n", planned_at="now", deploy=True)
     if is_recorded:
         shop.launch()
-    change(
-        shop,
-        base=FORWARD_ONLY["models/base.sql"].replace("1::INT", "2::INT"),
-        shown=FORWARD_ONLY["models/shown.sql"].replace("1::INT", "2::INT"),
-    )
+    for name in ("base", "shown"):
+        change(shop, **{name: FORWARD_ONLY[f"models/{name}.sql"].replace("1::INT", "2::INT")})
 
     record = applied(shop)
 

@@ -63,9 +63,7 @@ def launch_and_cancel(
 
 
 @pytest.mark.parametrize(("executor", "record_unchanged"), [*zip(EXECUTORS, (True, False))])
-def test_cancelled_run_finishes_and_reports_batches_in_flight(
-    new_shop: NewShop, executor: str, record_unchanged: bool
-) -> None:
+def test_cancelled_run_finishes_and_reports_batches(new_shop: NewShop, executor: str, record_unchanged: bool) -> None:
     shop = new_shop({**FILES, "models/idle.sql": IDLE_MODEL}, execution={"record_unchanged": record_unchanged})
     pause = shop.project / "pause"
     pause.touch()

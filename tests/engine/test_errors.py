@@ -553,9 +553,7 @@ ONLY_ONCE = "before_all:\n  - SELECT error('Connection reset by peer') FROM ctl.
 @pytest.mark.parametrize(
     "retries", [None, *at_night({"max_retries": 1, "delay": 0, "transient_errors": ["reset by peer"]})]
 )
-def test_failed_before_all_statement_is_the_only_failure_and_earlier_results_are_repeated(
-    new_shop: NewShop, retries: dict[str, Any] | None
-) -> None:
+def test_failed_before_all_fails_once_and_repeats_results(new_shop: NewShop, retries: dict[str, Any] | None) -> None:
     shop = new_shop(
         BEFORE_ALL,
         CONFIG + "\n" + ONLY_ONCE,

@@ -189,11 +189,8 @@ def test_corrected_rows_stay_corrected_if_a_plan_shows_an_earlier_version_again(
 
 def test_rows_of_a_removed_model_that_is_added_again_are_named_with_their_time(new_shop: NewShop) -> None:
     """Nothing in the state tells that a table which SQLMesh does not compute was corrected."""
-    shop = new_shop(
-        {"models/source.sql": SOURCE, "models/days.sql": DAYS.format(head="")},
-        tables={**AMOUNTS, **RAW_DAYS},
-        deploy=True,
-    )
+    files = {"models/source.sql": SOURCE, "models/days.sql": DAYS.format(head="")}
+    shop = new_shop(files, tables={**AMOUNTS, **RAW_DAYS}, deploy=True)
     (shop.project / "models" / "days.sql").unlink()
     shop.plan(at=None)
     shop.query("DELETE FROM raw.days")

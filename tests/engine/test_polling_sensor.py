@@ -107,11 +107,8 @@ def test_everything_that_is_typed_in_a_shell_is_recorded_once(new_sensed: NewSho
 
     shop.sqlmesh("run")
     ran = sensor.tick()
-    assert ran.intervals == {
-        "t/days": f"{day(3)} to {day(1)} (3 days)",
-        "t/total": "the whole table",
-        "t/old": "the whole table",
-    }
+    three, whole = f"{day(3)} to {day(1)} (3 days)", "the whole table"
+    assert ran.intervals == {"t/days": three, "t/total": whole, "t/old": whole}
     assert ran.text == "Recorded 3 models computed outside of Dagster: t.days, t.old, t.total."
     days = ran.materializations["t/days"]
     assert days["sqlmesh/origin"].startswith("outside of Dagster, at 20")

@@ -90,15 +90,8 @@ SELECT id::INT AS id, {a} AS a, {b} AS b, {c} AS c, {d} AS d{e} FROM raw.orders 
 def test_values_are_equal_up_to_a_decimal_place_and_types_may_differ(lab: Lab) -> None:
     lab.change(wide=WIDE.format(a="1.5::DOUBLE PRECISION", b="1::INT", c="NULL::TEXT", d="id::INT", e=", 1 AS gone"))
     lab.shop.plan(at=None)
-    lab.change(
-        wide=WIDE.format(
-            a="1.5004::DOUBLE PRECISION",
-            b="1.0::DOUBLE PRECISION",
-            c="NULLIF(id, 1)::TEXT",
-            d="id::TEXT",
-            e=", 1 AS come",
-        )
-    )
+    changed = {"a": "1.5004::DOUBLE PRECISION", "b": "1.0::DOUBLE PRECISION", "c": "NULLIF(id, 1)::TEXT"}
+    lab.change(wide=WIDE.format(**changed, d="id::TEXT", e=", 1 AS come"))
 
     exact = diffs(lab.preview())["t.wide"]
 

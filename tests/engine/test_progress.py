@@ -48,11 +48,8 @@ def shop(new_shop: NewShop) -> Shop:
 
 def summary_of(record: RunRecord) -> tuple[str, Mapping[str, Any]]:
     """Return the line and the tables at the end of a run's only step."""
-    [event] = [
-        event
-        for event in record.events(dg.DagsterEventType.ENGINE_EVENT)
-        if event.message.startswith("SQLMesh in environment")
-    ]
+    events = record.events(dg.DagsterEventType.ENGINE_EVENT)
+    [event] = [event for event in events if event.message.startswith("SQLMesh in environment")]
     tables = event.event_specific_data.metadata
     return event.message, {name: [row.data for row in table.records] for name, table in tables.items()}
 

@@ -210,11 +210,8 @@ REMEMBERED = "Dagster remembers which ranges this run restates, until they are c
 
 
 def messages_of_ranges(run: RunRecord) -> list[str | None]:
-    return [
-        event.message
-        for event in run.events(dg.DagsterEventType.ENGINE_EVENT)
-        if INTERNAL in event.event_specific_data.metadata
-    ]
+    events = run.events(dg.DagsterEventType.ENGINE_EVENT)
+    return [event.message for event in events if INTERNAL in event.event_specific_data.metadata]
 
 
 # -- automatic restatements ---------------------------------------------------------------------------

@@ -47,15 +47,11 @@ def test_retry_computes_only_models_with_transient_errors_and_their_downstream_m
         "t/below_both": "blocked",
     }
     assert set(record.materializations) == set(HEALTHY_MODELS)
-    assert {fqn for fqn in after if after[fqn] != before[fqn]} == {
-        f'"warehouse"."t"."{asset[2:]}"' for asset in HEALTHY_MODELS
-    }
+    healthy = {f'"warehouse"."t"."{asset[2:]}"' for asset in HEALTHY_MODELS}
+    assert {fqn for fqn in after if after[fqn] != before[fqn]} == healthy
     attempts = {asset: record.materializations[asset].metadata.get("sqlmesh/attempts") for asset in HEALTHY_MODELS}
-    assert {asset: number and number.value for asset, number in attempts.items()} == {
-        "t/fine": None,
-        "t/flaky": 2,
-        "t/below_flaky": 2,
-    }
+    numbers = {asset: number and number.value for asset, number in attempts.items()}
+    assert numbers == {"t/fine": None, "t/flaky": 2, "t/below_flaky": 2}
     assert (flaky.project / "attempts").read_text() == ".."
     assert "Attempt 2 of 3 starts in 0.1 seconds" in record.log
     assert "Attempt 3" not in record.log  # no transient error is left, and the persistent error is not retried

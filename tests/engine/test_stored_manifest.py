@@ -130,9 +130,7 @@ def test_project_is_loaded_once_per_process_if_its_files_do_not_show_every_chang
     assert assets(load_in_production(shop)) == {"t/one", "t/two"}
 
 
-def test_project_is_loaded_directly_if_manifest_folder_is_unreadable(
-    new_shop: NewShop, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_project_loads_directly_if_folder_is_unreadable(new_shop: NewShop, caplog: pytest.LogCaptureFixture) -> None:
     shop = new_shop(ONE_MODEL, planned_at=None)
     shop.refresh()
     folder = manifest_file(shop).parent

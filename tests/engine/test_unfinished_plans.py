@@ -79,23 +79,17 @@ def test_the_attempt_that_finishes_a_plan_computes_as_far_as_prod_did_before_the
         "raw.days": "SELECT CURRENT_DATE - range::INT AS day, 1 AS n FROM range(9)",
         "raw.bad": "SELECT CURRENT_DATE - 4 AS day",
     }
+    both = f"day, early.n + late.n AS n FROM t.early LEFT JOIN t.late USING (day) {BETWEEN}"
     late = f"day, IF(day IN (FROM raw.bad), error('bad day'), n) AS n FROM t.early {BETWEEN}"
     files = {
         "early": DAYS.format(name="early", more=", forward_only true", query=f"day, n FROM raw.days {BETWEEN}"),
         "late": DAYS.format(name="late", more=", batch_size 1", query=f"day, n FROM t.early {BETWEEN}"),
-        "reader": DAYS.format(
-            name="reader",
-            more="",
-            query=f"day, early.n + late.n AS n FROM t.early LEFT JOIN t.late USING (day) {BETWEEN}",
-        ),
+        "reader": DAYS.format(name="reader", more="", query=both),
     }
     shop = new_shop({f"models/{name}.sql": text for name, text in files.items()}, tables=raw, deploy=True)
     shop.launch(assets=["t/early"])
-    change(
-        shop,
-        early=files["early"].replace("day, n", "day, n, 1 AS more"),
-        late=DAYS.format(name="late", more=", batch_size 1", query=late),
-    )
+    early = files["early"].replace("day, n", "day, n, 1 AS more")
+    change(shop, early=early, late=DAYS.format(name="late", more=", batch_size 1", query=late))
     digest = planned(shop)["digest"]
 
     launch(shop, APPLY, digest=digest).failed()

@@ -238,11 +238,8 @@ def test_downstream_model_with_lookback_waits_until_older_day_is_computed(new_sh
     looking_back = BY_DAY.replace("ds)", "ds, lookback 1)")
     reader = f"MODEL (name marts.reader, {looking_back}); SELECT ds, n FROM raw.landing {within}"
     files = {"models/landing.sql": landing.format(more=""), "models/reader.sql": reader}
-    shop = new_shop(
-        files,
-        tables={"ctl.ext": "SELECT (current_date - i::INT)::DATE AS ds, 1 AS n FROM range(0, 10) r(i)"},
-        planned_at="1 day ago",
-    )
+    ten_days = "SELECT (current_date - i::INT)::DATE AS ds, 1 AS n FROM range(0, 10) r(i)"
+    shop = new_shop(files, tables={"ctl.ext": ten_days}, planned_at="1 day ago")
     shop.query("UPDATE ctl.ext SET n = 2 WHERE ds = current_date - 2")
     (shop.project / "models/landing.sql").write_text(landing.format(more=", 7 AS more"))
     shop.plan(at="2 days ago")

@@ -152,6 +152,8 @@ NOT_PROMOTED = (
 )
 THREE_ROWS = "Audit not_null failed: 3 rows"
 AUDITS = msg.NodeFailed(ORDERS, "NodeAuditsErrors", THREE_ROWS, ("not_null",))
+AUDIT_ERROR = {"errors": (THREE_ROWS,), "failed_audits": ("not_null",), "needs_correction": True}
+THREE_NULL, ONE_OLD = audited("not_null", D1, 3, query="SELECT 3"), audited("recent", D1, 1, query="SELECT 2")
 KILLED = "SQLMesh's process was killed."
 UNREPORTED = "SQLMesh ended the run without reporting an outcome for it."
 NOT_DUE = "its cron '@daily' is not due"
@@ -283,14 +285,7 @@ OUTCOME_TABLE = (
     ),
     Row(
         "executed with a warning: the same, and a non-blocking audit failed",
-        (
-            OPENED,
-            ONE_BATCH,
-            audited("not_null", D1),
-            audited("recent", D1, 1, query="SELECT 2"),
-            batch(0, D1, rows=None, bytes=None),
-            SUCCEEDED,
-        ),
+        (OPENED, ONE_BATCH, audited("not_null", D1), ONE_OLD, batch(0, D1, rows=None, bytes=None), SUCCEEDED),
         outcome(
             Outcome.EXECUTED,
             intervals=(D1,),
@@ -469,22 +464,12 @@ OUTCOME_TABLE = (
     ),
     Row(
         "audit failed: the cause is a blocking audit",
-        (
-            OPENED,
-            ONE_BATCH,
-            audited("not_null", D1, 3, query="SELECT 3"),
-            audited("recent", D1),
-            raised(0, D1),
-            AUDITS,
-            FAILED,
-        ),
+        (OPENED, ONE_BATCH, THREE_NULL, audited("recent", D1), raised(0, D1), AUDITS, FAILED),
         outcome(
             Outcome.AUDIT_FAILED,
             planned_batches=1,
             audits=(audit_result("not_null", D1, failing_rows=3, query="SELECT 3"), audit_result("recent", D1)),
-            errors=(THREE_ROWS,),
-            failed_audits=("not_null",),
-            needs_correction=True,
+            **AUDIT_ERROR,
         ),
         failed(
             "core.orders (models/orders.sql) failed its audit not_null (3 rows).",
@@ -510,12 +495,7 @@ OUTCOME_TABLE = (
         "partly executed: some batches finished, and the audit of the next one failed",
         (OPENED, TWO_BATCHES, batch(0, D1), audited("not_null", D2, 3), raised(1, D2), AUDITS, FAILED),
         outcome(
-            Outcome.PARTLY_EXECUTED,
-            **FIRST,
-            audits=(audit_result("not_null", D2, failing_rows=3),),
-            errors=(THREE_ROWS,),
-            failed_audits=("not_null",),
-            needs_correction=True,
+            Outcome.PARTLY_EXECUTED, **FIRST, audits=(audit_result("not_null", D2, failing_rows=3),), **AUDIT_ERROR
         ),
         failed(
             "core.orders (models/orders.sql) failed after 1 of 2 batches. "

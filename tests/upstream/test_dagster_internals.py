@@ -97,11 +97,8 @@ def test_execution_plan_has_the_steps_that_wait_for_an_output(instance: dg.Dagst
 
 def test_execution_plan_has_downstream_steps_with_tags_and_assets(instance: dg.DagsterInstance) -> None:
     downstream_steps = hook_results(lambda context: internals.with_steps_downstream(context, ["middle"]), instance)
-    assert [(step.key, step.assets) for step in downstream_steps["models"]] == [
-        ("middle", {MIDDLE}),
-        ("models_2", {B}),
-        ("last", {LAST}),
-    ]
+    steps = [(step.key, step.assets) for step in downstream_steps["models"]]
+    assert steps == [("middle", {MIDDLE}), ("models_2", {B}), ("last", {LAST})]
     assert [step.tags.get("mine") for step in downstream_steps["models"]] == [None, "yes", None]
 
 
@@ -449,11 +446,8 @@ def test_metadata_of_a_step_can_be_read_from_the_run(instance: dg.DagsterInstanc
         internals.log_step_metadata(context, "told", {"number": dg.MetadataValue.int(7)})
 
     result = job(log, {}).execute_in_process(instance=instance)
-    logged = [
-        (step, metadata["number"].value)
-        for step, metadata in internals.step_metadata(instance, result.run_id)
-        if "number" in metadata
-    ]
+    found = internals.step_metadata(instance, result.run_id)
+    logged = [(step, metadata["number"].value) for step, metadata in found if "number" in metadata]
     assert logged == [("models", 7), ("models_2", 7)]
 
 

@@ -176,13 +176,9 @@ def test_run_requests_missing_intervals_then_batches_and_computes_them(planned: 
 
         def batches(intervals: Any, *args: Any, **kwargs: Any) -> Any:
             requests.append("batches")
-            intervals_of_orders = {
-                snapshot: missing_intervals
-                for snapshot, missing_intervals in intervals.items()
-                if "orders" in snapshot.name
-            }
-            finished.extend(snapshot.name for snapshot in intervals_of_orders)
-            return batch(intervals_of_orders, *args, **kwargs)
+            of_orders = {snapshot: missing for snapshot, missing in intervals.items() if "orders" in snapshot.name}
+            finished.extend(snapshot.name for snapshot in of_orders)
+            return batch(of_orders, *args, **kwargs)
 
         internals.replace_intervals(scheduler, missing, batches)
 
@@ -594,9 +590,7 @@ def test_ticks_of_crons_that_are_remembered_are_those_that_sqlmesh_computes(monk
 
 
 @pytest.mark.parametrize("is_replaced", [False, True])
-def test_range_that_begins_after_the_last_tick_is_a_missing_interval_for_sqlmesh(
-    monkeypatch: pytest.MonkeyPatch, is_replaced: bool
-) -> None:
+def test_range_after_the_last_tick_is_missing_for_sqlmesh(monkeypatch: pytest.MonkeyPatch, is_replaced: bool) -> None:
     """`end_ranges_after_their_start`. If SQLMesh finds nothing, remove the function."""
     monkeypatch.setattr(definition, "compute_missing_intervals", definition.compute_missing_intervals)
     parsed = parse("MODEL (name t.m, kind FULL, dialect duckdb, cron '@weekly'); SELECT 1 AS id")

@@ -237,11 +237,7 @@ def test_every_class_that_an_attribute_resolves_to_is_importable_from_the_packag
 
 @pytest.mark.parametrize("name", ["seconds", "rows", "bytes"])
 def test_a_budget_compares_the_sum_of_all_known_costs(name: str) -> None:
-    costs = [
-        RecordedCost(**{"seconds": 1.0, name: 60.0}),
-        RecordedCost(**{"seconds": 1.0, name: 41.0}),
-        RecordedCost(0),
-    ]
+    costs = [*(RecordedCost(**{"seconds": 1.0, name: cost}) for cost in (60.0, 41.0)), RecordedCost(0)]
     assert over_budget(Budget(**{name: 101}), costs) is None
     excess = over_budget(Budget(**{name: 100}), costs)
     assert excess is not None

@@ -81,9 +81,7 @@ def downstream_spec(upstream_key: str, table: str | None, reader: str = "reader"
     ],
     ids=["another table", "the same table", "an unnamed table", "another key"],
 )
-def test_two_tables_with_one_asset_key_are_logged_as_warning(
-    spec: dg.AssetSpec, is_logged: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_two_tables_with_one_key_warn(spec: dg.AssetSpec, is_logged: bool, caplog: pytest.LogCaptureFixture) -> None:
     location = CodeLocation()
     with caplog.at_level(logging.WARNING):
         location.add("defs/eu", "eu", {"eu": downstream_spec("raw/orders", "eu.raw.orders", "other")})

@@ -104,13 +104,8 @@ EXTERNAL_NAMES = ['"db"."raw"."a-b"', '"db"."raw"."a_b"', '"db"."raw"."注 文"'
 def test_external_tables_are_inputs_with_unique_names() -> None:
     orders = model("core.orders", depends_on=tuple(EXTERNAL_NAMES))
     definition = built(manifest(orders, model("core.orders-2")))
-    assert paths(definition.keys_by_input_name.values()) == {
-        ("raw", "a-b"),
-        ("raw", "a_b"),
-        ("raw", "注 文"),
-        ("core", "orders_2"),
-        ("events",),
-    }
+    inputs = {("raw", "a-b"), ("raw", "a_b"), ("raw", "注 文"), ("core", "orders_2"), ("events",)}
+    assert paths(definition.keys_by_input_name.values()) == inputs
     dg.Definitions.validate_loadable(dg.Definitions([definition]))
 
 

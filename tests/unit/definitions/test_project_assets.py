@@ -581,11 +581,8 @@ def audited(name: str, *audits: Audit) -> Model:
 def checks_of_other_nodes(project: Manifest) -> dict[str, tuple[str, str]]:
     """Return asset and node of each check whose node is not an asset, by the check's name."""
     assets = project_assets(project)
-    return {
-        check.name: (check.asset_key.to_user_string(), node)
-        for check, node in assets.node_by_check.items()
-        if node not in assets.specs
-    }
+    found = {check: node for check, node in assets.node_by_check.items() if node not in assets.specs}
+    return {check.name: (check.asset_key.to_user_string(), node) for check, node in found.items()}
 
 
 def test_audits_of_an_external_model_are_checks_on_its_first_downstream_model() -> None:
@@ -742,9 +739,7 @@ def test_standalone_audit_is_a_check_on_a_selected_model_that_it_reads() -> None
     ],
     ids=["none of them", "one of them", "both", "a model's own audit"],
 )
-def test_standalone_audit_without_check_runs_with_the_model_that_it_reads(
-    unchecked: tuple[str, ...], readers: dict[str, str]
-) -> None:
+def test_standalone_audit_without_check_runs_with_a_parent(unchecked: tuple[str, ...], readers: dict[str, str]) -> None:
     project = manifest(
         model("core.orders", audits=(audit("not_null"),)),
         model("marts.revenue"),
@@ -784,9 +779,7 @@ READ_IN_MANY_WAYS = (
         (["raw.nobody_reads_it"], None),
     ],
 )
-def test_standalone_audit_is_on_the_last_model_it_reads_or_the_first_downstream_model(
-    upstream_names: list[str], carrier: str | None
-) -> None:
+def test_standalone_audit_is_on_last_parent_or_first_downstream(upstream_names: list[str], carrier: str | None) -> None:
     project = manifest(*READ_IN_MANY_WAYS, standalone_audits=[standalone("add_up", upstream_names)])
     on = [check.asset_key.path for check, node in project_assets(project).node_by_check.items() if node == "add_up"]
     assert on == ([carrier.split(".")] if carrier else [])

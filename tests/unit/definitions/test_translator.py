@@ -593,11 +593,8 @@ def checks_of(of: Model) -> dict[str, dg.AssetCheckSpec]:
 
 def test_check_is_on_the_given_asset() -> None:
     checks = [*checks_of(EVERYTHING).values(), Translator.status_check_spec(ORDERS_KEY)]
-    assert [(check.asset_key, check.name) for check in checks] == [
-        (ORDERS_KEY, "not_null"),
-        (ORDERS_KEY, "forall"),
-        (ORDERS_KEY, STATUS_CHECK),
-    ]
+    names = ["not_null", "forall", STATUS_CHECK]
+    assert [(check.asset_key, check.name) for check in checks] == [(ORDERS_KEY, name) for name in names]
     assert STATUS_CHECK == "sqlmesh_execution_status"
 
 

@@ -85,11 +85,12 @@ def case(of: Any, loads: Any, incomplete: Sequence[Interval], why: str, *results
 ONE, TWO, THREE = (load(number, f"2026-11-0{number}") for number in (1, 2, 3))
 RUN = [load(number, f"2026-11-0{number}", run="backfill") for number in (1, 2, 3)]
 DE, US = load(1, "de", at("2026-11-10")), load(2, "us", at("2026-11-12"))
+LATER_DE = DE._replace(complete_until=at("2026-11-15") / 1000)
 LOADED_THREE = until("2026-11-04")
 FROM_START = until(FIRST)
 WITHOUT_TWO = ((at("2026-11-02"), at("2026-11-03")), *LOADED_THREE)
 REFUSED, PASSED = result(9, "failed", RUN[2]), result(9, "passed", RUN[0])
-PLANNED = result(0, "planned", run="backfill")
+PLANNED, UNEVALUATED = (result(0, status, run="backfill") for status in ("planned", "unevaluated"))
 
 CASES: dict[str, list[Case]] = {
     "no partitions": [
@@ -106,12 +107,7 @@ CASES: dict[str, list[Case]] = {
         case(CUSTOMERS, [DE], NOTHING, "has no partitions"),
         case(NO_TIME, [load(1, "de|a"), load(2, "us|a", FIRST)], until(FIRST), "in partition us|a"),
         case(NO_TIME, [load(1, "de|a")], NOTHING, "has no materialization of us|a"),
-        case(
-            COUNTRIES,
-            [DE._replace(complete_until=at("2026-11-15") / 1000), US],
-            until("2026-11-12"),
-            "in partition us by",
-        ),
+        case(COUNTRIES, [LATER_DE, US], until("2026-11-12"), "in partition us by"),
     ],
     "time-window partitions": [
         case(DAYS, [ONE, TWO, THREE], LOADED_THREE, "has no materialization of 2026-11-17, 2026-11-18, 2026-11-19"),
@@ -197,13 +193,7 @@ CASES: dict[str, list[Case]] = {
     ],
     "was planned in the run of the load, and has no result yet": [
         case(DAYS, RUN, FROM_START, "has no result of its check ok yet in partition", PLANNED),
-        case(
-            DAYS,
-            RUN,
-            FROM_START,
-            "because the run has ended without one: execute the check",
-            result(0, "unevaluated", run="backfill"),
-        ),
+        case(DAYS, RUN, FROM_START, "because the run has ended without one: execute the check", UNEVALUATED),
         case(DAYS, RUN, LOADED_THREE, "no mat", PLANNED, result(9, "passed", RUN[2])),
         case(DAYS, [ONE], until("2026-11-02"), "no materialization", result(9, "planned", run="another")),
         case(None, [load(1)], NOTHING, "has no result of its check ok yet", result(0, "planned", run="run 1")),

@@ -51,9 +51,7 @@ def test_lost_and_changed_columns(
         ({"error": "Error"}, None),
     ],
 )
-def test_other_rows_change_all_columns_and_a_part_of_the_rows_tells_of_none(
-    counts: dict[str, Any], changed: set[str] | None
-) -> None:
+def test_other_rows_change_all_columns_and_some_tell_of_none(counts: dict[str, Any], changed: set[str] | None) -> None:
     assert changed_columns(LOST_X, replace(SAME, **counts), "xyz", is_compared=True) == changed
 
 

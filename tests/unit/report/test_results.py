@@ -141,9 +141,7 @@ COVERAGE = {f"sqlmesh/{name}" for name in ("coverage_strip", "missing_intervals"
 
 
 @every_row
-def test_status_check_has_the_outcome_as_a_sentence_and_as_metadata_only_the_whole_error_and_the_coverage(
-    row: Row,
-) -> None:
+def test_status_check_has_the_outcome_as_sentence_and_as_metadata_only_the_whole_error_and_coverage(row: Row) -> None:
     """Dagster logs the description once more, in quotes."""
     result = checks_of(row.outcome)[STATUS_CHECK]
     assert (result.asset_key, result.check_name) == (KEY, STATUS_CHECK)
@@ -404,11 +402,8 @@ def test_audit_of_new_intervals_warns_of_older_ones_that_have_failed_until_they_
     idle = checks_of(IDLE, earlier={key: again})[name]
     assert (idle.passed, idle.severity) == (False, WARN)
     corrected = replace(COVERED, audits=(audit_result(name, D1),))
-    assert check_summary(checks_of(corrected, earlier={key: again})[name]) == (
-        True,
-        SEVERITIES[name],
-        "No row failed in 2026-01-01.",
-    )
+    summary = check_summary(checks_of(corrected, earlier={key: again})[name])
+    assert summary == (True, SEVERITIES[name], "No row failed in 2026-01-01.")
 
 
 def test_audit_does_not_warn_of_rows_of_another_version_of_the_table() -> None:
@@ -440,13 +435,8 @@ def test_result_of_unknown_data_is_not_carried_over(of: Data | None) -> None:
 
 @pytest.mark.parametrize("node_outcome", [IDLE, replace(IDLE, outcome=Outcome.WAITING)], ids=["up to date", "waiting"])
 def test_blocking_audit_that_failed_alone_stays_failed_while_the_data_is_the_same(node_outcome: NodeOutcome) -> None:
-    alone = AuditOnlyOutcome(
-        ORDERS,
-        (replace(audit_result("recent", D1, failing_rows=1), audited_data=AUDITED),),
-        (),
-        None,
-        evaluated_at=day(2),
-    )
+    result = replace(audit_result("recent", D1, failing_rows=1), audited_data=AUDITED)
+    alone = AuditOnlyOutcome(ORDERS, (result,), (), None, evaluated_at=day(2))
     evaluated = checks_of(alone)["recent"]
     for _ in range(2):  # a result that was carried over is carried over again
         metadata = stored(dict(evaluated.metadata))
@@ -505,11 +495,8 @@ def test_audits_selected_alone_report_pending_intervals() -> None:
 
 def test_status_check_fails_if_audits_could_not_be_evaluated() -> None:
     (check,) = checks_of(AuditOnlyOutcome(ORDERS, (), (), "Nothing has been computed yet.")).values()
-    assert check_summary(check) == (
-        False,
-        ERROR,
-        "core.orders: its audits could not be evaluated: Nothing has been computed yet.",
-    )
+    sentence = "core.orders: its audits could not be evaluated: Nothing has been computed yet."
+    assert check_summary(check) == (False, ERROR, sentence)
 
 
 def test_standalone_audit_has_a_check_and_no_status_check() -> None:
@@ -528,11 +515,8 @@ def test_audit_of_a_model_without_time_column_says_that_it_has_read_the_whole_ta
     assert failed.description == "3 rows failed in the whole table."
     earlier = EarlierResult(False, WARN, "run-7", day(1) / 1000, DATA, stored(dict(failed.metadata)))
     later = replace(covered, audits=(replace(audit_result("recent", D2), of_whole_table=True),))
-    assert check_summary(checks_of(later, earlier={RECENT: earlier})["recent"]) == (
-        True,
-        WARN,
-        "No row failed in the whole table.",
-    )
+    summary = check_summary(checks_of(later, earlier={RECENT: earlier})["recent"])
+    assert summary == (True, WARN, "No row failed in the whole table.")
 
 
 def test_audit_of_an_external_model_is_a_check_on_its_downstream_model() -> None:

@@ -296,12 +296,8 @@ def test_nodes_settled_before_a_retry_have_their_errors_and_culprits() -> None:
     ledger = Ledger(PARENTS_FIRST)
     blocked = msg.NodesBlocked({REVENUE: (ORDERS, STAGING)})
     feed(ledger, [planned(*PARENTS_FIRST), transient(STAGING), persistent(ORDERS), blocked])
-    settled = {
-        outcome.fqn: (outcome.errors, outcome.failed_upstream)
-        for outcome in ledger.pause(nodes(STAGING))
-        if isinstance(outcome, NodeOutcome)
-    }
-    assert settled == {
+    settled = [outcome for outcome in ledger.pause(nodes(STAGING)) if isinstance(outcome, NodeOutcome)]
+    assert {outcome.fqn: (outcome.errors, outcome.failed_upstream) for outcome in settled} == {
         REFUNDS: (("SQLMesh ended the run without reporting an outcome for it.",), ()),
         ORDERS: (("there is no such column",), ()),
         REVENUE: ((), (ORDERS, STAGING)),

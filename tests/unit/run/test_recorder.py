@@ -170,10 +170,7 @@ def test_earlier_materializations_are_fetched_in_one_query(monkeypatch: pytest.M
         for check in CHECKS:
             yield dg.AssetCheckResult(passed=True, asset_key=check.asset_key, check_name=check.name)
 
-    evaluations = [
-        event
-        for event in events_of(lambda context: recorded(context, unchanged(context)), EVERYTHING)
-        if "EVAL" in event[0]
-    ]
+    events = events_of(lambda context: recorded(context, unchanged(context)), EVERYTHING)
+    evaluations = [event for event in events if "EVAL" in event[0]]
     assert len(evaluations) == len(CHECKS)
     assert len(queries) == 1

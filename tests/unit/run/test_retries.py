@@ -104,11 +104,9 @@ def test_patterns_never_apply_to_failed_audits(attribute: str, known: bool) -> N
     assert retries(**{attribute: [""]}).classify(event) is event
 
 
+EVENTS = [event for row in OUTCOME_TABLE for event in row.events]
 NO_ERRORS = {
-    type(event).__name__: event
-    for row in OUTCOME_TABLE
-    for event in row.events
-    if not isinstance(event, msg.NodeFailed | msg.RequestFailed)
+    type(event).__name__: event for event in EVENTS if not isinstance(event, msg.NodeFailed | msg.RequestFailed)
 }
 
 

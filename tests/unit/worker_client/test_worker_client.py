@@ -27,12 +27,8 @@ FakeWorker = Callable[[str], SQLMeshProject]
 PROJECT = msg.OpenProject(("/shop",), None, None, None)
 REQUEST = msg.EvaluationRequest(PROJECT, "prod", ('"a"',), (), {}, 0, msg.AwaitedTables())
 LAST_EVENT = wire.encode(msg.EvaluationFinished("success"))
-EVENTS = [
-    wire.encode(event)
-    for row in OUTCOME_TABLE
-    for event in row.events
-    if not isinstance(event, msg.EvaluationFinished | msg.RequestFailed)
-]
+SENT = [event for row in OUTCOME_TABLE for event in row.events]
+EVENTS = [wire.encode(event) for event in SENT if not isinstance(event, msg.EvaluationFinished | msg.RequestFailed)]
 
 
 @pytest.fixture

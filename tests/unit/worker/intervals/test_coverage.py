@@ -24,9 +24,7 @@ DAYS = [(0, 24), (24, 48), (48, 72)]
         ([(-24, 24), (72, 96)], [(24, 48), (48, 72)]),
     ],
 )
-def test_interval_is_missing_unless_one_range_covers_it(
-    covered: list[tuple[int, int]], missing: list[tuple[int, int]]
-) -> None:
+def test_interval_not_in_one_range_is_missing(covered: list[tuple[int, int]], missing: list[tuple[int, int]]) -> None:
     assert uncovered(DAYS, covered) == missing
 
 

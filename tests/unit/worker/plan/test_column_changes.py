@@ -14,7 +14,5 @@ TEXT, VARCHAR = {"x": exp.DataType.build("text")}, {"x": exp.DataType.build("var
 @pytest.mark.parametrize(
     ("dialect", "changes"), [("duckdb", ()), ("postgres", (ColumnChange("x", "TEXT", "VARCHAR"),))]
 )
-def test_type_has_changed_only_if_the_dialect_writes_it_differently(
-    dialect: str, changes: tuple[ColumnChange, ...]
-) -> None:
+def test_type_changed_only_if_dialect_writes_it_differently(dialect: str, changes: tuple[ColumnChange, ...]) -> None:
     assert column_changes(TEXT, VARCHAR, dialect) == changes
