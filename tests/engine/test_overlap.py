@@ -211,6 +211,26 @@ def test_a_run_and_a_plan_that_lose_their_lock_begin_no_further_model(server: Se
     assert server.query("SELECT at FROM t.second", "losing") == before
 
 
+def test_a_restatement_that_loses_its_lock_forgets_nothing_of_other_versions(server: Server, new_shop: NewShop) -> None:
+    """SQLMesh forgets the intervals of other environments after it has computed those of its own."""
+    server.query("CREATE DATABASE forgetting")
+    for statement in ("CREATE SCHEMA t", "CREATE TABLE t.ending (x INT)"):
+        server.query(statement, "forgetting")
+    model = ENDS_LOCKS.replace("FULL", "INCREMENTAL_BY_TIME_RANGE (time_column day)")
+    model = model.replace("SELECT count", "SELECT @start_ds::DATE AS day, count")
+    shop = new_shop({"models/first.sql": model.format(added="")}, server.config("forgetting"), restate=True)
+    shop.launch()
+    change(shop, first=model.format(added=" + 1"))
+    shop.plan("dev", at=None)
+    change(shop, first=model.format(added=""))
+    server.query("INSERT INTO t.ending VALUES (1)", "forgetting")
+
+    run = shop.launch(ops={"sqlmesh_shop": {"restate": {"start": "2 days ago", "end": "1 day ago"}}}).failed()
+
+    assert "The lock of runs on SQLMesh's state in schema 'sqlmesh' is lost" in run.failures[0]
+    assert server.query("SELECT version FROM sqlmesh._intervals WHERE is_removed", "forgetting") == []
+
+
 @pytest.mark.slow
 def test_a_run_whose_session_is_killed_in_mariadb_begins_no_further_model(new_shop: NewShop) -> None:
     models = {
