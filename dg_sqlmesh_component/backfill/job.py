@@ -6,6 +6,8 @@ have them. So these are jobs of ops, which compute the assets as the component's
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from functools import partial
@@ -52,6 +54,14 @@ def build_backfill_job(
     partitions = by(start_date=last_cron_tick(by(start_date=start).cron_schedule, "UTC", start))
 
     def restate_partition(context: dg.OpExecutionContext) -> Iterator[Any]:
+        if "restate" not in context.op_config:
+            example = json.dumps(config_of(partitions.get_partition_keys()[0]))
+            raise dg.Failure(
+                "The run config has no range to restate, so nothing was computed. `dg launch` ignores `--partition` "
+                "for a job. Launch a backfill on the job's page in Dagster, or write the range:"
+                + block(f"dg launch --job {name} --config-json {shlex.quote(example)}"),
+                allow_retries=False,
+            )
         yield from compute(JobOfAssets(context, op, keys))
         yield dg.Output(None)
 

@@ -94,6 +94,17 @@ def test_backfill_with_a_failing_day_is_finished_by_its_retry_alone(shop: Shop, 
     assert "raw/orders" not in {**after.computed_outside, **after.reported_outside}
 
 
+def test_run_of_the_job_without_a_range_is_refused_with_the_command(shop: Shop) -> None:
+    """`dg launch --job` ignores `--partition`."""
+    job = shop.refresh().resolve_job_def(JOB.format(by="day"))
+    run_id = job.execute_in_process(instance=shop.instance, raise_on_error=False).run_id
+    [failure] = shop.run_record(run_id).failures
+    config = (
+        '{"ops": {"sqlmesh_shop_restate_day": {"config": {"restate": {"start": "2026-02-05", "end": "2026-02-05"}}}}}'
+    )
+    assert f"    dg launch --job sqlmesh_shop_restate_day --config-json '{config}'" in failure
+
+
 def test_cancelled_backfill_is_continued_by_its_missing_partitions(shop: Shop) -> None:
     """The job is one of a selection. The second day is above the budget, as the first one was recorded."""
     jobs = [{"by": "day", "select": "tag:finance"}]
