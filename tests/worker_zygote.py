@@ -188,10 +188,14 @@ def _import_worker_modules() -> None:
     from dg_sqlmesh_component.worker.sqlglot_sources import prefer_sqlglot_sources
 
     prefer_sqlglot_sources()
-    import duckdb  # noqa: F401  # SQLMesh imports these when it opens and runs a project
+    import duckdb  # SQLMesh imports these when it opens and runs a project
     import pandas  # noqa: F401
     import sqlmesh.magics  # noqa: F401
     from sqlmesh.utils.date import to_datetime
+
+    # A fork has no threads of its parent. With DuckDB's default connection, it might wait for such a thread at its end:
+    # on Python 3.13, most forks waited until they were cut off.
+    duckdb.close()
 
     # SQLMesh inspects the stack in each run, and dateparser compiles its expressions. Both cache the result.
     inspect.stack()
