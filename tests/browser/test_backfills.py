@@ -1,7 +1,6 @@
 """A backfill on its pages: one day fails and is retried, and another backfill is cancelled and continued.
 
-Each story builds on the stories before it. A run is two processes and takes some seconds, and one runs after the other,
-so the job has ten days and not thirty.
+Each story builds on the stories before it.
 """
 
 import datetime
@@ -31,7 +30,7 @@ from harness import (
 pytestmark = pytest.mark.slow
 
 TODAY = datetime.datetime.now(datetime.timezone.utc).date()
-DAYS = [str(TODAY - datetime.timedelta(days=ago)) for ago in range(10, 0, -1)]
+DAYS = [str(TODAY - datetime.timedelta(days=ago)) for ago in range(30, 0, -1)]
 BAD_DAY, SECOND = DAYS[4], DAYS[-3:]
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)"

@@ -30,6 +30,7 @@ from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.environment import has_table
 from dg_sqlmesh_component.worker.intervals.tables import is_incremental, upstream
 from dg_sqlmesh_component.worker.observe.samples import is_masked, key_columns, matches, sample_of
+from dg_sqlmesh_component.worker.own_bugs import own_bug
 from dg_sqlmesh_component.worker.plan.column_changes import column_changes
 from dg_sqlmesh_component.worker.plan.column_reads import clock_columns
 from dg_sqlmesh_component.worker.plan.table_comparison_queries import IN_PROD, INTEGERS, UNTRIED, CountQueries, Table
@@ -123,7 +124,9 @@ class ComparedModel:
             compared = replace(compared, ignored=tuple(ignored))
             comparison = _Comparison(queries, of_both, limits, partial(self._clock, new))
             return comparison.profiled(comparison.of(compared, keys))
-        except Exception as error:  # noqa: BLE001  # any driver's; the step fails with it after all others are compared
+        except Exception as error:  # any driver's; the step fails with it after all others are compared
+            if own_bug(error):
+                raise
             return replace(compared, error=type(error).__name__, query=queries.last)
 
     def _clock(self, new: Snapshot) -> frozenset[str]:

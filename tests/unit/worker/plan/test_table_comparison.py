@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
+from typing import cast
 
 import duckdb
 import pytest
@@ -236,3 +237,9 @@ def test_refused_query_is_named_by_its_class_without_its_message(adapter: DuckDB
     assert compared.error is not None
     assert (compared.rows, compared.added) == (None, None)
     assert "secret" not in repr(compared)
+
+
+def test_a_bug_of_this_package_is_not_reported_as_an_error_of_the_engine(adapter: DuckDBEngineAdapter) -> None:
+    prod, preview = (version(adapter, FULL, f"SELECT {n} AS id", "SELECT 1 AS id") for n in (1, 2))
+    with pytest.raises(AttributeError):
+        compare(adapter, prod, preview, cast(DiffLimits, None))
