@@ -23,6 +23,7 @@ from dagster._core.definitions.definitions_load_context import DefinitionsLoadCo
 from dagster._core.events import DagsterEvent
 from dagster._core.execution.plan.outputs import StepOutputData, StepOutputHandle
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster._core.storage.defs_state.base import set_defs_state_storage
 from dagster.components.core.component_tree import ComponentTreeException
 from dagster.components.core.package_entry import DG_PLUGIN_ENTRY_POINT_GROUP
 from dagster.components.testing import create_defs_folder_sandbox
@@ -532,7 +533,8 @@ class Folder:
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
     monkeypatch.setattr(DefinitionsLoadContext, "_instance", None)  # as in a process that has loaded no definitions
-    with create_defs_folder_sandbox() as sandbox:
+    # After many instances in this process, Dagster may have the storage of an earlier one.
+    with set_defs_state_storage(None), create_defs_folder_sandbox() as sandbox:
         (sandbox.defs_folder_path.parent / "library.py").write_text(LIBRARY)
         yield Folder(sandbox)
 
