@@ -275,6 +275,31 @@ def test_apply_whose_database_fails_in_promotion_says_so_and_the_next_one_names_
         assert f"Earlier attempts: run {failed.run_id}. Values are lost: t.kept (drops y)." in finished.log
 
 
+ENDS_ITS_SESSION = """
+CREATE FUNCTION ends() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END $$;
+CREATE TRIGGER ends BEFORE INSERT ON sqlmesh._environments FOR EACH ROW EXECUTE FUNCTION ends();
+"""
+
+
+def test_apply_whose_state_does_not_answer_any_more_says_that_prod_may_be_between_two_plans(new_shop: NewShop) -> None:
+    with postgres_server() as server:
+        server.query("CREATE DATABASE silent")
+        shop = new_shop({"models/kept.sql": KEPT.format(columns="")}, server.config("silent"), deploy=True)
+        change(shop, kept=KEPT.format(columns=", 2 AS y"))
+        config = {"digest": planned(shop)["digest"]}
+        server.query(ENDS_ITS_SESSION, "silent")
+
+        failed = launch(shop, APPLY, **config)
+
+        assert "environment prod may be between two plans, because SQLMesh's state does not answer" in failure_of(
+            failed
+        )
+        assert "SQLMesh's state does not answer: " in failed.log
+        server.query("DROP TRIGGER ends ON sqlmesh._environments", "silent")
+        launch(shop, APPLY, **config).succeeded()
+
+
 def test_a_statement_after_the_promotion_that_fails_leaves_no_unfinished_plan(shop: Shop) -> None:
     edit_config("after_all: [SELECT x FROM t.promotions]\n")(shop)
     digest = planned(shop)["digest"]

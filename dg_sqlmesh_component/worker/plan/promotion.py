@@ -150,6 +150,7 @@ class Promotion:
             return self._reached > Reached.WRITING
         try:
             stored = self._context.state_reader.get_environment(self._context.request.environment)
-        except Exception:  # noqa: BLE001  # any driver's; the failure has the first one
+        except Exception as error:  # noqa: BLE001  # any driver's; the failure has the first one
+            self._context.tracker.pipe.log("warning", f"SQLMesh's state does not answer: {describe_error(error)}")
             return None
         return stored is not None and stored.plan_id == self._plan.plan_id
