@@ -3,10 +3,13 @@
 The first test takes more than ten seconds: each of its three plans and six runs sees other columns.
 """
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pytest
 from engine.recorded_models import BY_DAY, OP, day, tick
 from harness import REPOSITORY, NewShop, RunRecord, Shop
 
@@ -35,6 +38,15 @@ def schema_changes(shop: Shop, by: str = "columns") -> dict[str, str]:
         for evaluation in result.get_asset_check_evaluations()
         if not evaluation.passed
     }
+
+
+def schema_changes_of_runs(shop: Shop, *days_ago: int) -> list[dict[str, str]]:
+    """What the checks find after each of these runs, which compute the days until then."""
+    found = []
+    for ago in days_ago:
+        shop.launch(ops={OP: {"end": day(ago)}}).succeeded()
+        found.append(schema_changes(shop))
+    return found
 
 
 def columns(run: RunRecord, asset: str) -> dict[str, tuple[str, str | None]]:
@@ -79,3 +91,41 @@ def test_materializations_have_their_rows_and_no_columns_beyond_the_limit(new_sh
     assert [*columns(run, "t/days")] == ["ds"]
     assert [*columns(run, "t/star")] == ["a"]
     assert [*schema_changes(shop, by="rows")] == ["t/star"]
+
+
+@pytest.mark.slow
+def test_schema_checks_fail_after_the_plan_that_changes_columns_and_after_none_of_ten_runs(new_shop: NewShop) -> None:
+    models = {name: MODELS[name].replace(day(8), day(14)) for name in ("models/days.sql", "models/unit.sql")}
+    shop = new_shop(models, planned_at=f"{day(13)} 12:00:00", polling_sensor=True)
+    assert schema_changes_of_runs(shop, 12, 11, 10, 9, 8) == [{}] * 5
+    (shop.project / "models/days.sql").write_text(WIDER.replace(day(8), day(14)))
+    shop.plan(at=f"{day(7)} 12:00:00")
+    tick(shop)
+    [(asset, text)] = schema_changes(shop).items()
+    assert (asset, "extra" in text) == ("t/days", True)
+    assert schema_changes_of_runs(shop, 6, 5, 4, 3, 2) == [{}] * 5
+
+
+def test_an_openlineage_exporter_sees_columns_and_their_lineage(
+    new_shop: NewShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported = tmp_path / "openlineage"
+    for name, value in {"TYPE": "file", "LOG_FILE_PATH": str(exported), "APPEND": "true"}.items():
+        monkeypatch.setenv(f"OPENLINEAGE__TRANSPORT__{name}", value)
+    models = {name: MODELS[name] for name in ("models/days.sql", "models/unit.sql")}
+    shop = new_shop(models, include_metadata=["column_lineage"])
+    wrapped = {"module": "dagster._core.storage.event_log", "class": "ConsolidatedSqliteEventLogStorage"}
+    exporter = {
+        "module": "dagster_openlineage",
+        "class": "OpenLineageEventLogStorage",
+        "config": {"wrapped": {**wrapped, "config": {"base_dir": str(tmp_path / "events")}}},
+    }
+    with dg.instance_for_test(overrides={"event_log_storage": exporter}) as instance:
+        Shop(shop.root, instance, shop.project).launch().succeeded()
+    events = [json.loads(line) for line in exported.read_text().splitlines()]
+    facets = {output["name"]: output["facets"] for event in events for output in event["outputs"] if output["facets"]}
+    days = facets["t/days"]
+    assert [(field["name"], field["type"]) for field in days["schema"]["fields"]] == [("ds", "DATE"), ("n", "INT")]
+    [source] = days["columnLineage"]["fields"]["n"]["inputFields"]
+    assert (source["name"], source["field"]) == ("t/unit", "n")
+    assert [field["name"] for field in facets["t/unit"]["schema"]["fields"]] == ["n"]
