@@ -3,9 +3,7 @@
 The first test takes more than ten seconds: each of its three plans and six runs sees other columns.
 """
 
-import json
 import re
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -104,28 +102,3 @@ def test_schema_checks_fail_after_the_plan_that_changes_columns_and_after_none_o
     [(asset, text)] = schema_changes(shop).items()
     assert (asset, "extra" in text) == ("t/days", True)
     assert schema_changes_of_runs(shop, 6, 5, 4, 3, 2) == [{}] * 5
-
-
-def test_an_openlineage_exporter_sees_columns_and_their_lineage(
-    new_shop: NewShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    exported = tmp_path / "openlineage"
-    for name, value in {"TYPE": "file", "LOG_FILE_PATH": str(exported), "APPEND": "true"}.items():
-        monkeypatch.setenv(f"OPENLINEAGE__TRANSPORT__{name}", value)
-    models = {name: MODELS[name] for name in ("models/days.sql", "models/unit.sql")}
-    shop = new_shop(models, include_metadata=["column_lineage"])
-    wrapped = {"module": "dagster._core.storage.event_log", "class": "ConsolidatedSqliteEventLogStorage"}
-    exporter = {
-        "module": "dagster_openlineage",
-        "class": "OpenLineageEventLogStorage",
-        "config": {"wrapped": {**wrapped, "config": {"base_dir": str(tmp_path / "events")}}},
-    }
-    with dg.instance_for_test(overrides={"event_log_storage": exporter}) as instance:
-        Shop(shop.root, instance, shop.project).launch().succeeded()
-    events = [json.loads(line) for line in exported.read_text().splitlines()]
-    facets = {output["name"]: output["facets"] for event in events for output in event["outputs"] if output["facets"]}
-    days = facets["t/days"]
-    assert [(field["name"], field["type"]) for field in days["schema"]["fields"]] == [("ds", "DATE"), ("n", "INT")]
-    [source] = days["columnLineage"]["fields"]["n"]["inputFields"]
-    assert (source["name"], source["field"]) == ("t/unit", "n")
-    assert [field["name"] for field in facets["t/unit"]["schema"]["fields"]] == ["n"]
