@@ -25,11 +25,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=int, nargs="+", default=[1_000, 3_000])
     parser.add_argument("--audits", type=int, default=1)
+    parser.add_argument("--python", action="store_true", help="Python models instead of SQL")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     for models in options.models:
         with tempfile.TemporaryDirectory() as temporary:
-            lab = Lab(Path(temporary).resolve(), models, planned=False, audits=options.audits)
+            lab = Lab(Path(temporary).resolve(), models, planned=False, audits=options.audits, python=options.python)
             print(heading(f"{models} models, definitions, {options.rounds} rounds"))
             table(lab, options.rounds)
             sys.stdout.flush()
@@ -55,11 +56,14 @@ def table(lab: Lab, rounds: int) -> None:
     def development(changed: Path | None = None) -> float:
         """A load of `dg dev`, after a change of one model's file."""
         if changed:
-            changed.write_text(f"{changed.read_text()}-- Changed.\n")
+            comment = "#" if changed.suffix == ".py" else "--"
+            changed.write_text(f"{changed.read_text()}{comment} Changed.\n")
         command: list[str | Path] = [sys.executable, HERE / "in_dagster.py", "load", ours]
         return measure(command, cwd=ours, DAGSTER_HOME=str(ours / "home"), DAGSTER_IS_DEV_CLI="1").seconds
 
-    last, middle = (lab.project / "models" / f"model_{number:04d}.sql" for number in (lab.models - 1, lab.models // 2))
+    last, middle = (
+        next((lab.project / "models").glob(f"model_{number:04d}.*")) for number in (lab.models - 1, lab.models // 2)
+    )
 
     warm_ups: tuple[Callable[[], float], ...] = (lambda: repository(ours), lambda: repository(hand), bare)
     for warm_up in warm_ups:

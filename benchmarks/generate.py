@@ -40,6 +40,7 @@ def write(
     sources: int = 0,
     days: int = 4,
     seed: int = 1,
+    python: bool = False,
 ) -> Path:
     """A project of `models` models in `depth` layers, each reading one to three of the layer below.
 
@@ -50,6 +51,7 @@ def write(
         sources: External tables that the lowest layer reads, all of them. If there are any, eight of ten models are
             incremental, one is FULL and one is a view, and all are daily.
         days: The models start so many days ago.
+        python: Whether the models are FULL Python models, which name what they read by `context.resolve_table`.
     """
     dice = random.Random(seed)
     (folder / "models").mkdir(parents=True)
@@ -62,6 +64,10 @@ def write(
         kind, cron = (dice.choice(KINDS), dice.choice(CRONS)) if mixed else (KINDS[0], CRONS[0])
         below = layers[layer - 1] if layer else []
         parents = sorted(dice.sample(below, min(len(below), dice.randint(1, 3))))
+        layers[layer].append(name)
+        if python:
+            (folder / "models" / f"model_{number:04d}.py").write_text(_python_model(name, parents, columns))
+            continue
         where = ""
         if sources:
             kind = KINDS[min(number % 10, 2)]
@@ -70,7 +76,6 @@ def write(
         (folder / "models" / f"model_{number:04d}.sql").write_text(
             _header(name, kind, cron, audits) + _query(parents, columns) + where
         )
-        layers[layer].append(name)
     return folder
 
 
@@ -91,6 +96,19 @@ def _write_sources(folder: Path, number: int, columns: int) -> list[str]:
 def _header(name: str, kind: str, cron: str, audits: int) -> str:
     clause = f", audits ({', '.join(AUDITS[:audits])})" if audits else ""
     return f"MODEL (name {name}, kind {kind}, cron '{cron}', description 'Generated.'{clause});\n"
+
+
+def _python_model(name: str, parents: list[str], columns: int) -> str:
+    types = {"ds": "date", "id": "int", **{f"c{number}": "int" for number in range(columns)}}
+    tables = ", ".join(f"context.resolve_table({parent!r})" for parent in parents)
+    return (
+        "import pandas as pd\nfrom sqlmesh import ExecutionContext, model\n\n\n"
+        f"@model({name!r}, kind='FULL', cron='@daily', description='Generated.', columns={types})\n"
+        "def execute(context: ExecutionContext, start, end, execution_time, **arguments) -> pd.DataFrame:\n"
+        f"    tables = [{tables}]\n"
+        f"    rows = pd.DataFrame(1, index=range(5), columns={list(types)}).assign(ds=start.date())\n"
+        "    return rows.head(len(context.fetchdf(f'SELECT 1 FROM {tables[0]}'))) if tables else rows\n"
+    )
 
 
 def _query(parents: list[str], columns: int) -> str:
@@ -117,6 +135,7 @@ def main() -> None:
     parser.add_argument("--audits", type=int, default=0)
     parser.add_argument("--mixed", action="store_true", help="several kinds and crons")
     parser.add_argument("--sources", type=int, default=0, help="external tables")
+    parser.add_argument("--python", action="store_true", help="Python models")
     parser.add_argument("--seed", type=int, default=1)
     arguments = vars(parser.parse_args())
     write(arguments.pop("folder"), arguments.pop("models"), **arguments)

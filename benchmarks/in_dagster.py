@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import dagster as dg
+from dagster._core.remote_representation.external_data import RepositorySnap  # noqa: TID251 # what Dagster+ stores
 from dagster._serdes import serialize_value
 
 _T = TypeVar("_T")
@@ -139,6 +140,25 @@ def compute(root: Path, what: str, until: str, *assets: str) -> dict[str, Any]:
     }
 
 
+def configured(root: Path, config: str, *assets: str) -> dict[str, Any]:
+    """Run the assets, or all, with this config of the op (JSON)."""
+    job = definitions(root).resolve_implicit_global_asset_job_def()
+    keys = [dg.AssetKey.from_user_string(asset) for asset in assets] or None
+    with dg.DagsterInstance.get() as instance:
+        result = job.execute_in_process(
+            instance=instance,
+            run_config={"ops": {"sqlmesh_shop": {"config": json.loads(config)}}},
+            asset_selection=keys,
+        )
+    return {"ok": result.success}
+
+
+def snapshot(root: Path) -> dict[str, Any]:
+    """The bytes of what a code server tells the web server about its definitions."""
+    repository = RepositorySnap.from_def(definitions(root).get_repository_def())
+    return {"bytes": len(serialize_value(repository))}
+
+
 def ticks(root: Path, *others: str) -> dict[str, Any]:
     """Evaluate two ticks of the schedule of each Dagster project in turns, and two of its sensor on sources.
 
@@ -191,5 +211,7 @@ if __name__ == "__main__":
         "instants": instants,
         "compute": compute,
         "ticks": ticks,
+        "configured": configured,
+        "snapshot": snapshot,
     }
     print(json.dumps(measurements[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])))

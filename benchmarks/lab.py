@@ -152,19 +152,23 @@ class Lab:
 
     Attributes:
         project: The SQLMesh project. `restore` undoes the runs since the plan.
+        plan: SQLMesh's plan; None: there was none.
     """
 
-    def __init__(self, folder: Path, models: int, *, planned: bool = True, **shape: Any) -> None:
+    def __init__(
+        self, folder: Path, models: int, *, planned: bool = True, planned_at: str = "3 days ago", **shape: Any
+    ) -> None:
         warn_without_bytecode()
         self.folder = folder
         self.models = models
         self.project = folder / "sqlmesh"
         generate.write(self.project, models, **shape)
+        self.plan: Measured | None = None
         if not planned:
             return
         sqlmesh = "from sqlmesh.cli.main import cli; cli()"
-        plan = ["plan", "--auto-apply", "--no-prompts", "--execution-time", "3 days ago"]
-        measure([sys.executable, "-c", sqlmesh, "-p", self.project, *plan], cwd=self.project)
+        plan = ["plan", "--auto-apply", "--no-prompts", "--execution-time", planned_at]
+        self.plan = measure([sys.executable, "-c", sqlmesh, "-p", self.project, *plan], cwd=self.project)
         shutil.copytree(self.project, self._planned)
 
     @property

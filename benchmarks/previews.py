@@ -64,12 +64,12 @@ def _many_models(folder: Path, models: int, rounds: int) -> None:
     original = model.read_text()
     for number in range(rounds):
         model.write_text(original.replace("AS c1", f"+ {2 * number + 1} AS c1", 1))
-        seconds["our preview"].append(_preview(project)[0])
-        seconds["our deletion"].append(_close(project))
+        seconds["our preview"].append(preview(project)[0])
+        seconds["our deletion"].append(close(project))
         model.write_text(original.replace("AS c1", f"+ {2 * number + 2} AS c1", 1))
         planned = measure([*sqlmesh, "plan", "pr_1", "--no-prompts", "--auto-apply"], cwd=lab.project)
         seconds["sqlmesh plan pr_1"].append(planned.seconds)
-        _close(project)
+        close(project)
         progress({name: values[-1] for name, values in seconds.items()})
     print(heading(f"{models} models, one changed, {rounds} rounds"))
     for name, values in seconds.items():
@@ -87,9 +87,9 @@ def _many_rows(folder: Path, rows: int, rounds: int) -> None:
     measure(sqlmesh, cwd=folder)
     model.write_text(WIDE.format(columns=COLUMNS, rows=rows, changed=2))
     project = SQLMeshProject(paths=(folder,))
-    _preview(project)
+    preview(project)
     for _ in range(rounds):
-        whole, compared = _preview(project)
+        whole, compared = preview(project)
         [result] = compared
         assert (result.rows, result.added, result.removed) == (rows, 0, 0), result
         assert result.changed == 2 * rows // 1000, result
@@ -102,7 +102,7 @@ def _many_rows(folder: Path, rows: int, rounds: int) -> None:
     print(ratio_row("our comparison / `table_diff`", seconds["our comparison"], seconds["table_diff"]))
 
 
-def _preview(project: SQLMeshProject) -> tuple[float, list[msg.ModelCompared]]:
+def preview(project: SQLMeshProject) -> tuple[float, list[msg.ModelCompared]]:
     """Seconds from the plan of prod, or else from the start of the worker, to the last event; and the comparisons.
 
     If the preview is complete already, only the comparison is timed: it begins after the plan of prod.
@@ -124,7 +124,7 @@ def _preview(project: SQLMeshProject) -> tuple[float, list[msg.ModelCompared]]:
     raise AssertionError("a worker that ends without a last event raises")
 
 
-def _close(project: SQLMeshProject) -> float:
+def close(project: SQLMeshProject) -> float:
     """Seconds from the start of the worker to its last event."""
     since = time.perf_counter()
     with serving(project, msg.ClosePreviewRequest(project.open_request, "pr_1")) as worker:

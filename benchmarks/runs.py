@@ -52,10 +52,10 @@ class Runs:
     """Ours, SQLMesh alone and Dagster alone, on one project."""
 
     def __init__(
-        self, folder: Path, models: int, audits: int, attributes: str = "", against: Path | None = None
+        self, folder: Path, models: int, audits: int, attributes: str = "", against: Path | None = None, **shape: Any
     ) -> None:
         self.folder = folder
-        self.lab = Lab(folder, models, audits=audits)
+        self.lab = Lab(folder, models, audits=audits, **shape)
         self.attributes = attributes
         self.ours = self.lab.ours(attributes=attributes)
         self.against = against

@@ -41,6 +41,10 @@ def test_benchmarks_warn_if_they_would_measure_the_compiler(tmp_path: Path) -> N
             ["stored.py", "--models", "3"],
             ["### 3 models, nothing pending, 1 runs", "kilobytes of a model, `execution.record_unchanged: false`"],
         ),
+        (
+            ["sizes.py", "--models", "20", "40"],
+            ["| what | 20 | 40 | exponents |", "| load, by hand |", "| restatement, SQLMesh |", "| preview, ours |"],
+        ),
         (["plans.py", "--models", "20"], ["### 20 models, 1 rounds", "our apply / `sqlmesh plan --auto-apply`"]),
         (["ticks.py", "--models", "8"], ["### 8 models, 1 rounds", "a tick / `sqlmesh run`, nothing pending"]),
         (
