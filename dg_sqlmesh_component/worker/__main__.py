@@ -74,10 +74,12 @@ def _serve(pipe: Pipe) -> None:
     from dg_sqlmesh_component.worker.sqlmesh_internals import (
         end_ranges_after_their_start,
         keep_bound_views,
+        need_no_home_folder,
         read_right_snapshots_from_cache,
         remember_cron_ticks,
     )
 
+    need_no_home_folder()
     read_right_snapshots_from_cache()
     keep_bound_views()
     end_ranges_after_their_start()

@@ -18,6 +18,7 @@ from threading import Lock
 from typing import Any
 
 from sqlglot import exp
+from sqlmesh.core.analytics.collector import User
 from sqlmesh.core.audit import StandaloneAudit
 from sqlmesh.core.context import Context
 from sqlmesh.core.engine_adapter import DuckDBEngineAdapter, EngineAdapter
@@ -33,13 +34,29 @@ from sqlmesh.core.snapshot.definition import Interval, SnapshotIdLike, SnapshotT
 from sqlmesh.core.snapshot.evaluator import ViewStrategy
 from sqlmesh.core.state_sync import StateReader, StateSync
 from sqlmesh.core.state_sync.db.interval import _interval_to_df
-from sqlmesh.utils import UniqueKeyDict
+from sqlmesh.utils import UniqueKeyDict, random_id
 from sqlmesh.utils.concurrency import ConcurrentDAGExecutor
 from sqlmesh.utils.cron import CroniterCache
 
 from dg_sqlmesh_component.protocol.intervals import without
 
 # -- loading a project ----------------------------------------------------------------------------
+
+
+def need_no_home_folder() -> None:
+    """Let SQLMesh load and run a project if it cannot write to the home folder, as in many containers.
+
+    It stores a random id of the user in `~/.sqlmesh` for its usage events, even if it sends none.
+    """
+    load_or_create = User.load_or_create
+
+    def load_or_have(folder: Path) -> User:
+        try:
+            return load_or_create(folder)
+        except OSError:
+            return User(id=random_id())
+
+    User.load_or_create = load_or_have
 
 
 def file_of(definition: Model | StandaloneAudit | Any) -> Path | None:

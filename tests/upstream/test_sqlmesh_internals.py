@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from datetime import datetime, timedelta, timezone
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +19,8 @@ from harness import duckdb_file_in_use
 from postgres import postgres_server
 from sqlmesh import CustomMaterialization
 from sqlmesh.core import constants
+from sqlmesh.core.analytics.collector import AnalyticsCollector, User
+from sqlmesh.core.analytics.dispatcher import NoopEventDispatcher
 from sqlmesh.core.config import Config
 from sqlmesh.core.config.loader import load_configs
 from sqlmesh.core.console import NoopConsole
@@ -587,6 +589,19 @@ def test_ticks_of_crons_that_are_remembered_are_those_that_sqlmesh_computes(monk
     internals.remember_cron_ticks()
     assert ticks() == expected
     assert ticks() == expected, "the second time from memory"
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_sqlmesh_needs_a_home_folder_for_usage_events_that_it_does_not_send(
+    monkeypatch: pytest.MonkeyPatch, is_replaced: bool
+) -> None:
+    """`need_no_home_folder`. If SQLMesh raises nothing, remove the function."""
+    monkeypatch.setattr(User, "load_or_create", User.load_or_create)
+    collector = AnalyticsCollector(NoopEventDispatcher(), Path("/proc/nobody/.sqlmesh"))
+    if is_replaced:
+        internals.need_no_home_folder()
+    with nullcontext() if is_replaced else pytest.raises(OSError, match="/proc/nobody"):
+        collector.on_run_start(engine_type="duckdb", state_sync_type="duckdb")
 
 
 @pytest.mark.parametrize("is_replaced", [False, True])
