@@ -10,7 +10,8 @@ States: *running*; *cancelled* (`is_cancelled` is true) after the first signal; 
   stops the worker in three stages (`Worker.cancel`). The handler does nothing else, because the thread that it
   interrupts may hold a lock.
 - The same thread asks every `RUN_CHECK_SECONDS` whether the step still belongs to a run. If the process of the run was
-  killed, the processes of its steps live on, and nobody sends them a signal (ADR-0022).
+  killed, the processes of its steps live on, and nobody sends them a signal (ADR-0022). Some executors send none if a
+  run is cancelled, such as Celery's.
 - The op yields results until the worker has ended, and then raises `DagsterExecutionInterruptedError` itself.
 - Dagster installs and removes its handlers around every result. `_SignalTakeover` replaces the function that does this.
   It only remembers which handler Dagster wants. If it let Dagster install the handler and then installed ours again,
@@ -149,8 +150,11 @@ class Interruption:
             self._context.log.warning(f"{why}. The step stops, as if the run was cancelled.")
 
     def _why_without_run(self) -> str | None:
-        if has_ended(self._context.instance, self._context.run.run_id):
+        run = self._context.instance.get_run_by_id(self._context.run.run_id)
+        if run is not None and run.is_finished:
             return "In Dagster, this run has ended, but the process of this step has not"
+        if run is not None and run.status is dg.DagsterRunStatus.CANCELING:
+            return "Somebody cancels this run, and no signal has reached this step"
         parent = multiprocessing.parent_process()
         if parent is not None and not parent.is_alive():
             return f"The process that started this step (PID {parent.pid}) is gone"

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import dagster as dg
 import pytest
 from dagster._utils import interrupts
 
+from dg_sqlmesh_component import worker_client
 from dg_sqlmesh_component.worker_client.interruption import Interruption
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
@@ -136,3 +138,33 @@ def test_signal_handlers_between_our_op_and_the_next_are_dagsters(monkeypatch: p
     assert unguarded.execute(guard=False).success
     assert len(unguarded.handlers_between_ops) == 4  # both ops start and succeed
     assert guarded.handlers_between_ops == unguarded.handlers_between_ops
+
+
+@pytest.mark.parametrize("in_dagster", ["report_run_canceling", "report_run_canceled"])
+def test_step_is_cancelled_without_a_signal_if_dagster_has_recorded_that_its_run_is(
+    in_dagster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Celery executor sends no signal to a step that runs."""
+    monkeypatch.setattr(worker_client.interruption, "RUN_CHECK_SECONDS", 0.01)
+    cancels: list[bool] = []
+
+    @dg.op
+    def waits(context) -> Any:  # type: ignore[no-untyped-def]  # Dagster does not resolve annotations here
+        interruption = Interruption(context, lambda: cancels.append(True))
+
+        def results() -> Iterator[None]:
+            getattr(context.instance, in_dagster)(context.run)
+            until = time.monotonic() + 10
+            while not cancels and time.monotonic() < until:
+                time.sleep(0.01)
+            yield
+
+        list(interruption.guard(results()))
+        cancels.append(interruption.is_cancelled)
+
+    @dg.job
+    def job() -> None:
+        waits()
+
+    job.execute_in_process()
+    assert cancels == [True, True]
