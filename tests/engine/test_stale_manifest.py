@@ -9,7 +9,17 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster._core.execution.api import execute_run
-from harness import DagsterProject, NewShop, dagster_project, plan, query, reconstructable_job, sqlmesh, write_project
+from harness import (
+    DagsterProject,
+    NewShop,
+    dagster_project,
+    plan,
+    query,
+    reconstructable_job,
+    sqlmesh,
+    write_dagster_project,
+    write_project,
+)
 
 ASSET_BETWEEN = """
 import dagster as dg
@@ -147,3 +157,31 @@ def test_after_a_plan_in_a_shell_the_manifest_differs_and_not_the_local_files(ne
     assert (
         "If the plan reports no changes, the manifest is stale. Refresh it:\n\n    dg utils refresh-defs-state" in log
     )
+
+
+@pytest.mark.slow
+def test_two_versions_of_a_code_location_execute_what_is_promoted_and_record_it_once(
+    new_shop: NewShop, tmp_path: Path
+) -> None:
+    """While a rollout goes on, for example: two code servers behind one daemon, with one SQLMesh state."""
+    older = new_shop({"models/first.sql": FIRST, "models/third.sql": THIRD.format("id", "first")}, planned_at=None)
+    older.refresh()
+    last = "MODEL (name t.last, kind FULL); SELECT id FROM t.third"
+    write_project(older.project, {"models/third.sql": THIRD.format("10 * id", "first"), "models/last.sql": last})
+    plan(older.project, "--skip-backfill", at=None)
+    newer = DagsterProject(write_dagster_project(tmp_path / "newer_version"), older.instance)
+    newer.add_component("shop", {"project": str(older.project)})
+    newer.refresh()
+
+    first, second = older.launch().succeeded(), newer.launch().succeeded()
+
+    assert set(first.materializations) == {"t/first", "t/third"}
+    assert query(older.project, "SELECT id FROM t.third") == [(10,)]
+    assert "executes the promoted version of t.third (data changed)" in first.log
+    assert "models that no component in this code location knows: warehouse.t.last" in first.log
+    assert [second.status_of(f"t/{name}") for name in ("first", "third", "last")] == [
+        "up_to_date",
+        "up_to_date",
+        "executed",
+    ]
+    assert not second.computed_outside

@@ -12,18 +12,23 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 import yaml
 from dagster._check import CheckError
+from dagster._cli.api import _execute_step_command_body
 from dagster._core.definitions.assets.definition.assets_definition import ASSET_SUBSET_INPUT_PREFIX
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext
+from dagster._core.definitions.reconstruct import ReconstructableRepository
+from dagster._core.errors import DagsterInvalidSubsetError
 from dagster._core.events import DagsterEvent
 from dagster._core.execution.plan.outputs import StepOutputData, StepOutputHandle
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.defs_state.base import set_defs_state_storage
+from dagster._grpc.types import ExecuteStepArgs
 from dagster.components.core.component_tree import ComponentTreeException
 from dagster.components.core.package_entry import DG_PLUGIN_ENTRY_POINT_GROUP
 from dagster.components.testing import create_defs_folder_sandbox
@@ -591,3 +596,30 @@ def test_only_the_job_of_all_assets_ignores_the_config_of_an_op_that_it_does_not
     else:
         with pytest.raises(dg.DagsterInvalidConfigError, match="three"):
             job.execute_in_process(run_config=config)
+
+
+def test_step_whose_process_lacks_a_launched_asset_never_begins_and_the_log_of_its_run_names_the_asset(
+    tmp_path: Path,
+) -> None:
+    """docs/troubleshooting.md. The executor has only the exit status of the process."""
+    code = "import dagster as dg\n\n@dg.multi_asset(specs=list(map(dg.AssetSpec, {})), can_subset=True)\ndef op(): ..."
+    jobs = []
+    for version, keys in (("newer", ["first", "added"]), ("older", ["first"])):
+        file = tmp_path / f"{version}.py"
+        file.write_text(f"{code.format(keys)}\n\ndefs = dg.Definitions(assets=[op])\n")
+        jobs.append(ReconstructableRepository.for_file(str(file), "defs").get_reconstructable_job("__ASSET_JOB"))
+    newer, older = jobs
+    with dg.instance_for_test() as instance:
+        run = instance.create_run_for_job(
+            newer.get_definition(),
+            asset_selection=frozenset(map(dg.AssetKey, ("first", "added"))),
+            job_code_origin=older.get_python_origin(),
+        )
+        args = ExecuteStepArgs(older.get_python_origin(), run.run_id, ["op"], instance.get_ref())
+        with pytest.raises(DagsterInvalidSubsetError):
+            list(_execute_step_command_body(args, instance, run))
+        events = [entry.dagster_event for entry in instance.all_logs(run.run_id) if entry.dagster_event]
+    assert EventType.STEP_START not in [event.event_type for event in events]
+    [error] = [event.engine_event_data.error for event in events if event.event_type is EventType.ENGINE_EVENT]
+    assert error is not None
+    assert (error.cls_name, "added" in error.message) == ("DagsterInvalidSubsetError", True)
