@@ -17,7 +17,7 @@ FAST_TESTS := tests/unit tests/upstream $(wildcard tests/test_*.py) \
 # Tests, demo and benchmarks start hundreds of processes: where bytecode is not kept, each of them compiles first.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help install set-up build browser demo docs docs-serve reference test test-unit test-rest test-slow test-all nightly test-browser screenshots bench services soak fuzz test-floors test-newest lint check ruff format clean
+.PHONY: help install set-up build browser demo docs docs-serve reference test test-unit test-rest test-slow test-all nightly test-browser screenshots bench services soak fuzz test-floors test-newest test-engines lint check ruff format clean
 
 test: $(VENV)/.test  ## the tests to run before each commit: two to four minutes
 	$(BIN)/python $(PYTEST) --dist worksteal $(FAST_TESTS) $(PYTEST_ARGS)
@@ -154,6 +154,16 @@ test-floors: | $(BIN)/uv  ## the suite on the lowest versions that pyproject.tom
 
 test-newest: | $(BIN)/uv  ## the suite on the newest of everything
 	$(call test_on,.venv-newest,3.13,highest)
+
+# pyspark 3.5 runs on Python 3.11 at most.
+test-engines: | $(BIN)/uv  ## what CI tests on DuckDB, PostgreSQL and MariaDB, on a local Spark and on ClickHouse
+	@command -v java || { apt-get update -qq && apt-get install -y -qq --no-install-recommends default-jre-headless; }
+	@test -n "$(call python_of,3.11)" || { echo "Python 3.11 is not installed here, so nothing was tested on Spark."; exit 1; }
+	$(BIN)/uv venv --quiet --clear --python $(call python_of,3.11) .venv-engines
+	VIRTUAL_ENV=$(abspath .venv-engines) $(BIN)/uv pip install --quiet --python .venv-engines/bin/python -e . \
+	  --group test --group spark --group clickhouse
+	.venv-engines/bin/python -m pytest -n 0 -m slow -k "spark or clickhouse" tests/engine/test_engines.py \
+	  tests/unit/worker/plan/test_table_comparison_queries.py $(PYTEST_ARGS)
 
 clean:
 	rm -rf $(VENV) .venv-* .nightly .demo .dagster_home dist build site

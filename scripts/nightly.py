@@ -21,6 +21,7 @@ PARTS = {
     "random losses": f"{SOAK}/random_losses.py --projects 15",
     "random sequences": f"{SOAK}/random_sequences.py --sequences 10",
     "newest versions": "make test-newest",
+    "Spark and ClickHouse": "make test-engines",
     "killed plans": f"{SOAK}/killed_plans.py --kills 8",
     "killed processes": f"{SOAK}/killed_processes.py --trials 5",
     "random projects": f"{SOAK}/random_projects.py --projects 15",

@@ -1,5 +1,6 @@
-"""The queries of a comparison: their SQL for each engine of SQLMesh, and their counts on three engines."""
+"""The queries of a comparison: their SQL for each engine of SQLMesh, and their counts on four engines."""
 
+import importlib.util
 import math
 import re
 from collections import Counter
@@ -9,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from harness import at_night
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mariadb import mariadb_server
@@ -111,6 +113,8 @@ class Engine:
         self.run(f"DROP TABLE IF EXISTS {table}")
         listed = ", ".join(f"{exp.column(name, quoted=True).sql(self.dialect)} {t}" for name, t in columns.items())
         self.run(f"CREATE TABLE {table} ({listed})")
+        if self.dialect == "clickhouse":  # its own names of types, as SQLMesh reads them
+            types = {name: exp.DataType.build(t, "clickhouse") for name, t, *_ in self.run(f"DESCRIBE TABLE {table}")}
         if rows:
             values = ", ".join(f"({', '.join(_literal(row[name]) for name in columns)})" for row in rows)
             self.run(f"INSERT INTO {table} VALUES {values}")
@@ -127,7 +131,7 @@ def _literal(value: Any) -> str:
     return f"'{value}'" if isinstance(value, str) else f"{value!r}" if isinstance(value, float) else str(value)
 
 
-@pytest.fixture(scope="module", params=["duckdb", "postgres", "mysql"])
+@pytest.fixture(scope="module", params=["duckdb", "postgres", "mysql", *at_night("clickhouse")])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     if request.param == "duckdb":
         import duckdb
@@ -141,9 +145,23 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
             postgres.query("CREATE DATABASE compared")
             with postgres.session("compared") as cursor:
                 yield _on_server("postgres", cursor)
+    elif request.param == "clickhouse":
+        yield _clickhouse()
     else:
         with mariadb_server() as mariadb, mariadb.session() as cursor:
             yield _on_server("mysql", cursor)
+
+
+def _clickhouse() -> Engine:
+    """ClickHouse as a library in this process."""
+    if not importlib.util.find_spec("chdb"):
+        pytest.skip("CHDB IS NOT INSTALLED, so nothing was tested on ClickHouse: run `make test-engines`")
+    from chdb import dbapi
+
+    cursor = dbapi.connect().cursor()
+    cursor.execute("SET data_type_default_nullable = 1")
+    cursor.execute("SET default_table_engine = 'Memory'")
+    return _on_server("clickhouse", cursor)
 
 
 def _on_server(dialect: str, cursor: Any) -> Engine:
@@ -151,7 +169,7 @@ def _on_server(dialect: str, cursor: Any) -> Engine:
         cursor.execute(sql)
         return list(cursor.fetchall()) if cursor.description else []
 
-    run("CREATE SCHEMA s")
+    run(f"CREATE {'DATABASE' if dialect == 'clickhouse' else 'SCHEMA'} s")
     return Engine(dialect, run)
 
 
