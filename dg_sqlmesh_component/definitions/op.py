@@ -108,9 +108,16 @@ class ComponentOp:
         """Equal for two components that run the same models, however their YAML is written."""
         project = self.project
         folders = map(str, [*project.paths, project.working_directory or project.paths[0]])
-        config = project.config or ""
+        return f"{project.name}_{short_hash([*folders, self.state_tag(manifest)])}"
+
+    def state_tag(self, manifest: Manifest) -> str:
+        """Equal for components that open the same state, also if a release has its project in another folder.
+
+        It may be equal for other states too, whose models or tables SQLMesh then does not have.
+        """
+        project = self.project
         variables = variables_without_secrets(project.env)
-        opened_with = [*folders, manifest.gateway, manifest.environment, config, *variables]
+        opened_with = [manifest.gateway, manifest.environment, project.config or "", *variables]
         return f"{project.name}_{short_hash(opened_with)}"
 
 

@@ -43,9 +43,9 @@ class _StepMemory:
 _STORED = TypeAdapter(_StepMemory)
 
 
-def begin(instance: dg.DagsterInstance, run_id: str, project: str) -> None:
+def begin(instance: dg.DagsterInstance, run_id: str, state: str) -> None:
     """Mark the run of a restatement, until it is finished."""
-    instance.add_run_tags(run_id, {_TAG: _unfinished(project)})
+    instance.add_run_tags(run_id, {_TAG: _unfinished(state)})
 
 
 def remember(
@@ -72,11 +72,11 @@ def finish(instance: dg.DagsterInstance, run_ids: Collection[str]) -> None:
 
 
 def unfinished_restatements(
-    instance: dg.DagsterInstance, project: str, *, except_run: str | None = None
+    instance: dg.DagsterInstance, state: str, *, except_run: str | None = None
 ) -> tuple[msg.UnfinishedRestatement, ...]:
-    """The ranges that restatements of a project have not computed, as far as Dagster knows."""
+    """The ranges that restatements in a state have not computed, as far as Dagster knows; perhaps of others too."""
     found: list[msg.UnfinishedRestatement] = []
-    for run in instance.get_runs(dg.RunsFilter(tags={_TAG: _unfinished(project)})):
+    for run in instance.get_runs(dg.RunsFilter(tags={_TAG: _unfinished(state)})):
         if run.run_id == except_run:
             continue
         ranges = _ranges_of(instance, run.run_id)
@@ -86,8 +86,8 @@ def unfinished_restatements(
     return tuple(found)
 
 
-def _unfinished(project: str) -> str:
-    return f"unfinished {project}"
+def _unfinished(state: str) -> str:
+    return f"unfinished {state}"
 
 
 def _ranges_of(instance: dg.DagsterInstance, run_id: str) -> list[msg.UnfinishedRestatement] | None:

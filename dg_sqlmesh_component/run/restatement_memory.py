@@ -22,7 +22,7 @@ class RestatementMemory:
 
     def __init__(self, context: dg.AssetExecutionContext, settings: Settings) -> None:
         self._context = context
-        self._assets, self._project = settings.assets, settings.project_tag
+        self._assets, self._state = settings.assets, settings.state_tag
         self.planned: msg.RestatementPlanned | None = None
         self._versions: dict[str, str] = {}
 
@@ -33,7 +33,7 @@ class RestatementMemory:
         self._versions |= {fqn: version.version for fqn, version in promoted.items()}
         incremental = {fqn: [interval] for fqn, (interval, _) in self.planned.ranges.items() if self._loses_rows(fqn)}
         self._log("Dagster remembers which ranges this run restates, until they are computed.", incremental)
-        unfinished_restatements.begin(self._context.instance, self._context.run.run_id, self._project)
+        unfinished_restatements.begin(self._context.instance, self._context.run.run_id, self._state)
 
     def end(self, outcomes: Sequence[NodeOutcome], wording: Wording) -> list[str]:
         """Remember only the ranges that were not computed. Return texts about those without a coverage."""

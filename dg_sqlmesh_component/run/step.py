@@ -255,7 +255,7 @@ class _Step:
         requested = {*self._request.models, *self._request.audit_only}
         added = self._assets.downstream_of(requested) if self._request.restate else set()
         models = self._assets.with_upstream(requested | added)
-        unfinished = unfinished_restatements(instance, self._settings.project_tag, except_run=run.run_id)
+        unfinished = unfinished_restatements(instance, self._settings.state_tag, except_run=run.run_id)
         loads = self._loads.since_last_compared(requested | added, reads) if self._loads else {}
         return msg.Records(self._records.read(models), unfinished, loads)
 

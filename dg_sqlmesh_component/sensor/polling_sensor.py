@@ -58,7 +58,7 @@ def evaluate_tick(context: dg.SensorEvaluationContext, settings: Settings) -> dg
     now = int(time.time() * 1000)
     models = assets.with_upstream(assets.specs)
     records = msg.Records(
-        materialized_data(instance, assets, models), unfinished_restatements(instance, settings.project_tag)
+        materialized_data(instance, assets, models), unfinished_restatements(instance, settings.state_tag)
     )
     awaited = Awaited(instance, context.repository_def, settings)
     request = msg.ChangesRequest(settings.project.open_request, environment, records, awaited.tables, now)

@@ -2,11 +2,23 @@
 
 import datetime
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
-from harness import CONFIG, EXECUTORS, YEARLY_CRON, NewShop, RunRecord, Shop
+from harness import (
+    CONFIG,
+    EXECUTORS,
+    YEARLY_CRON,
+    DagsterProject,
+    NewShop,
+    RunRecord,
+    Shop,
+    planned_project,
+    write_dagster_project,
+)
 
 from dg_sqlmesh_component.history.stored_record import INTERNAL
 
@@ -212,6 +224,28 @@ REMEMBERED = "Dagster remembers which ranges this run restates, until they are c
 def messages_of_ranges(run: RunRecord) -> list[str | None]:
     events = run.events(dg.DagsterEventType.ENGINE_EVENT)
     return [event.message for event in events if INTERNAL in event.event_specific_data.metadata]
+
+
+def test_restatement_that_has_not_finished_is_known_to_a_release_in_another_folder_and_to_no_other_project(
+    shop: Shop, tmp_path: Path
+) -> None:
+    shop.query("UPDATE ctl.source SET n = NULL")
+    shop.launch(ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"]).failed()
+    shop.query("UPDATE ctl.source SET n = 7")
+    release = DagsterProject(write_dagster_project(tmp_path / "release_2"), shop.instance)
+    shutil.copytree(shop.project, tmp_path / "projects" / "shop")
+    release.add_component("shop", {"project": str(tmp_path / "projects" / "shop")})
+    release.refresh()
+    other = DagsterProject(write_dagster_project(tmp_path / "of_another_team"), shop.instance)
+    one = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
+    project = planned_project(tmp_path / "other" / "shop", one, CONFIG, {}, "3 days ago")
+    other.add_component("shop", {"project": str(project)})
+    other.refresh()
+
+    other.launch().succeeded()
+    [failure] = release.launch(assets=["raw/orders"]).failed().failures
+
+    assert "The restatement of raw.orders has not finished for 2026-02-10" in failure
 
 
 # -- automatic restatements ---------------------------------------------------------------------------

@@ -79,6 +79,7 @@ class Comparison:
         for restatement in records.unfinished:
             if left := self._left_of(restatement):
                 self.unrestated.setdefault(restatement.fqn, []).extend(left)
+            if left or not self._has_table_of(restatement):
                 open_runs.add(restatement.run_id)
         self.finished_runs = {restatement.run_id for restatement in records.unfinished} - open_runs
         late = {fqn: self._late(self._snapshots[fqn]) for fqn in records.loads.keys() & self._snapshots.keys()}
@@ -165,6 +166,11 @@ class Comparison:
         up_to = -1 if recorded is None or recorded.version != info.version else recorded.up_to
         return any(computed.at > up_to for computed in self._ranges.get((info.name, info.version, False), ()))
 
+    def _has_table_of(self, restatement: msg.UnfinishedRestatement) -> bool:
+        """Whether the model shows the restated table, or did before a plan. If not, another state may have it."""
+        info = self._infos.get(restatement.fqn)
+        return info is not None and restatement.version in {data.version for data in info.all_versions}
+
     def _left_of(self, restatement: msg.UnfinishedRestatement) -> Sequence[msg.Interval]:
         """The ranges of a restatement that nobody has computed since it began.
 
@@ -172,7 +178,7 @@ class Comparison:
         """
         info, snapshot = self._infos.get(restatement.fqn), self._snapshots.get(restatement.fqn)
         if info is None or info.version != restatement.version:
-            return ()  # a plan has built another table
+            return ()  # a plan has built another table, or another state has this one
         if snapshot is None:
             return restatement.ranges
         since = [
