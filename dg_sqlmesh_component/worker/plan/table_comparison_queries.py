@@ -76,7 +76,7 @@ class ComparedColumn:
     def _number(self, value: exp.Expression, own: exp.DataType) -> exp.Expression:
         """A value of the side that has it as this type, as a float. A REAL 0.1 is 0.1, and not 0.10000000149."""
         # MySQL prints 6 digits of it, so not all of them.
-        is_short = own.this == _Type.FLOAT and self.dialect in ("clickhouse", "duckdb", "postgres")
+        is_short = own.this == _Type.FLOAT and self.dialect in ("clickhouse", "duckdb", "postgres", "spark")
         return exp.cast(exp.cast(value, "TEXT") if is_short else value, "DOUBLE")
 
     def text(self, own: exp.DataType) -> exp.Expression:

@@ -1,12 +1,14 @@
-"""The queries of a comparison: their SQL for each engine of SQLMesh, and their counts on four engines."""
+"""The queries of a comparison: their SQL for each engine of SQLMesh, and their counts on five engines."""
 
 import importlib.util
 import math
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,6 +113,8 @@ class Engine:
     def fill(self, table: str, columns: Mapping[str, str], rows: list[dict[str, Any]]) -> Table:
         types = {name: exp.DataType.build(type_, dialect=self.dialect) for name, type_ in columns.items()}
         self.run(f"DROP TABLE IF EXISTS {table}")
+        if self.dialect == "spark":
+            columns = {name: type_.sql("spark") for name, type_ in types.items()}  # it has no DOUBLE PRECISION
         listed = ", ".join(f"{exp.column(name, quoted=True).sql(self.dialect)} {t}" for name, t in columns.items())
         self.run(f"CREATE TABLE {table} ({listed})")
         if self.dialect == "clickhouse":  # its own names of types, as SQLMesh reads them
@@ -131,8 +135,8 @@ def _literal(value: Any) -> str:
     return f"'{value}'" if isinstance(value, str) else f"{value!r}" if isinstance(value, float) else str(value)
 
 
-@pytest.fixture(scope="module", params=["duckdb", "postgres", "mysql", *at_night("clickhouse")])
-def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+@pytest.fixture(scope="module", params=["duckdb", "postgres", "mysql", *at_night("clickhouse", "spark")])
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     if request.param == "duckdb":
         import duckdb
 
@@ -147,6 +151,8 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
                 yield _on_server("postgres", cursor)
     elif request.param == "clickhouse":
         yield _clickhouse()
+    elif request.param == "spark":
+        yield from _spark(tmp_path_factory.mktemp("spark"))
     else:
         with mariadb_server() as mariadb, mariadb.session() as cursor:
             yield _on_server("mysql", cursor)
@@ -162,6 +168,24 @@ def _clickhouse() -> Engine:
     cursor.execute("SET data_type_default_nullable = 1")
     cursor.execute("SET default_table_engine = 'Memory'")
     return _on_server("clickhouse", cursor)
+
+
+def _spark(folder: Path) -> Iterator[Engine]:
+    """Spark in this process, with a catalog in memory."""
+    if not shutil.which("java") or not importlib.util.find_spec("pyspark"):
+        pytest.skip("JAVA OR PYSPARK IS NOT INSTALLED, so nothing was tested on a local Spark: run `make test-engines`")
+    from pyspark.sql import SparkSession
+
+    builder = SparkSession.builder.master("local[2]").config("spark.sql.warehouse.dir", str(folder))
+    for name, value in {
+        "spark.ui.enabled": "false",
+        "spark.sql.shuffle.partitions": "1",
+        "spark.sql.legacy.createHiveTableByDefault": "false",
+    }.items():
+        builder = builder.config(name, value)
+    with builder.getOrCreate() as session:
+        session.sql("CREATE SCHEMA s")
+        yield Engine("spark", lambda sql: [tuple(row) for row in session.sql(sql).collect()])
 
 
 def _on_server(dialect: str, cursor: Any) -> Engine:
