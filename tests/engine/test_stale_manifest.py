@@ -159,7 +159,6 @@ def test_after_a_plan_in_a_shell_the_manifest_differs_and_not_the_local_files(ne
     )
 
 
-@pytest.mark.slow
 def test_two_versions_of_a_code_location_execute_what_is_promoted_and_record_it_once(
     new_shop: NewShop, tmp_path: Path
 ) -> None:
