@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import pairwise
+from pathlib import Path
 
 import dagster as dg
 
@@ -88,9 +89,10 @@ def active_runs(instance: dg.DagsterInstance, assets: ProjectAssets) -> list[Act
 
 
 def project_hash(assets: ProjectAssets) -> str:
-    """The same for all components of one project and environment in a code location."""
+    """The same for all components of one project and environment, also if a release has it in another folder."""
     manifest = assets.manifest
-    return short_hash([*manifest.paths, manifest.gateway, manifest.environment])
+    names = [Path(path).name for path in manifest.paths]
+    return short_hash([*names, manifest.gateway, manifest.environment])
 
 
 def mark_as_computing(instance: dg.DagsterInstance, run_id: str) -> int:
