@@ -113,7 +113,7 @@ class ComponentOp:
     def state_tag(self, manifest: Manifest) -> str:
         """Equal for components that open the same state, also if a release has its project in another folder.
 
-        It may be equal for other states too, whose models or tables SQLMesh then does not have.
+        It may be equal for other states too (ADR-0037).
         """
         project = self.project
         variables = variables_without_secrets(project.env)
