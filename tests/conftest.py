@@ -6,6 +6,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import mariadb
@@ -51,7 +52,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Remove the temporary files if no test has failed."""
     if not hasattr(session.config, "workerinput") and not exitstatus:
-        shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
+        # After multiprocessing, which has a folder in it that it removes with priority -100, when Python ends.
+        Finalize(None, shutil.rmtree, (os.environ["TMPDIR"], True), exitpriority=-200)
 
 
 @pytest.fixture(autouse=True, scope="session")
