@@ -61,6 +61,7 @@ bench: $(VENV)/.test  ## the tables of docs/benchmarks.md; hours, on a machine t
 	$(BIN)/python benchmarks/runs.py --measure steps memory launches
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/sizes.py
+	$(BIN)/python benchmarks/columns.py
 	$(BIN)/python benchmarks/rivals.py
 	$(BIN)/python benchmarks/column_lineage.py
 	$(BIN)/python benchmarks/ticks.py

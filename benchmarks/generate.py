@@ -51,7 +51,7 @@ def write(
         sources: External tables that the lowest layer reads, all of them. If there are any, eight of ten models are
             incremental, one is FULL and one is a view, and all are daily.
         days: The models start so many days ago.
-        python: Whether the models are FULL Python models, which name what they read by `context.resolve_table`.
+        python: All models are FULL Python models. They name their tables by `context.resolve_table`.
     """
     dice = random.Random(seed)
     (folder / "models").mkdir(parents=True)

@@ -60,8 +60,7 @@ class Sized:
         self.folder, self.models, self.costs = folder, models, Costs()
         self.lab = Lab(folder, models, planned_at="now", columns=18, audits=1)
         self.model = f"model_{models // 2:04d}"
-        [layer] = {path.name for path in [*(self.lab.project / "models").glob(f"{self.model}.sql")]}
-        text = (self.lab.project / "models" / layer).read_text()
+        text = (self.lab.project / "models" / f"{self.model}.sql").read_text()
         self.asset = text.split("name ")[1].split(",")[0].replace(".", "/")
 
     def add(self, what: str, who: str, cost: float) -> None:
@@ -131,7 +130,7 @@ class Sized:
             connection.execute(f"DELETE FROM sqlmesh._intervals WHERE {one_of_a_hundred}")
 
     def restatements(self) -> None:
-        """Restate a day of one model and what is downstream of it."""
+        """Compute one day of a model again, and of all models downstream."""
         day = f"{datetime.now(timezone.utc) - timedelta(days=1):%Y-%m-%d}"
         config = {"restate": {"start": day, "end": day}}
         done = in_dagster("configured", self.ours, json.dumps(config), self.asset)

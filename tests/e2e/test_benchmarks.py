@@ -45,6 +45,7 @@ def test_benchmarks_warn_if_they_would_measure_the_compiler(tmp_path: Path) -> N
             ["sizes.py", "--models", "20", "40"],
             ["| what | 20 | 40 | exponents |", "| load, by hand |", "| restatement, SQLMesh |", "| preview, ours |"],
         ),
+        (["columns.py"], ["### Columns of a materialization, 1 rounds", "| 20 columns |"]),
         (["plans.py", "--models", "20"], ["### 20 models, 1 rounds", "our apply / `sqlmesh plan --auto-apply`"]),
         (["ticks.py", "--models", "8"], ["### 8 models, 1 rounds", "a tick / `sqlmesh run`, nothing pending"]),
         (

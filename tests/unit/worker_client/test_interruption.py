@@ -10,7 +10,6 @@ import dagster as dg
 import pytest
 from dagster._utils import interrupts
 
-from dg_sqlmesh_component import worker_client
 from dg_sqlmesh_component.worker_client.interruption import Interruption
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
@@ -145,7 +144,7 @@ def test_step_is_cancelled_without_a_signal_if_dagster_has_recorded_that_its_run
     in_dagster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The Celery executor sends no signal to a step that runs."""
-    monkeypatch.setattr(worker_client.interruption, "RUN_CHECK_SECONDS", 0.01)
+    monkeypatch.setattr("dg_sqlmesh_component.worker_client.interruption.RUN_CHECK_SECONDS", 0.01)
     cancels: list[bool] = []
 
     @dg.op
