@@ -148,7 +148,7 @@ def _megabytes(pid: int) -> float:
 
 
 class Lab:
-    """A generated SQLMesh project, planned as of three days ago.
+    """A SQLMesh project: a generated one, planned as of three days ago, or a copy of another one.
 
     Attributes:
         project: The SQLMesh project. `restore` undoes the runs since the plan.
@@ -156,13 +156,23 @@ class Lab:
     """
 
     def __init__(
-        self, folder: Path, models: int, *, planned: bool = True, planned_at: str = "3 days ago", **shape: Any
+        self,
+        folder: Path,
+        models: int,
+        *,
+        planned: bool = True,
+        planned_at: str = "3 days ago",
+        project: Path | None = None,
+        **shape: Any,
     ) -> None:
         warn_without_bytecode()
         self.folder = folder
         self.models = models
         self.project = folder / "sqlmesh"
-        generate.write(self.project, models, **shape)
+        if project is None:
+            generate.write(self.project, models, **shape)
+        else:
+            shutil.copytree(project, self.project)
         self.plan: Measured | None = None
         if not planned:
             return

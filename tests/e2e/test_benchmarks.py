@@ -30,6 +30,10 @@ def test_benchmarks_warn_if_they_would_measure_the_compiler(tmp_path: Path) -> N
     [
         (["definitions.py", "--models", "3"], ["### 3 models, definitions", "/ the same by hand**"]),
         (
+            ["definitions.py", "--project", str(REPOSITORY / "examples" / "jaffle_shop" / "sqlmesh_project")],
+            ["models, definitions, 1 rounds", "| ours in development, models/"],
+        ),
+        (
             ["runs.py", "--models", "3", "--measure", "steps", "memory", "launches"],
             ["### 3 models, all pending", "### 3 models, peak memory", "**dg launch / sqlmesh run**"],
         ),
