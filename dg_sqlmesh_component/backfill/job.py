@@ -19,7 +19,7 @@ from dg_sqlmesh_component.config.attribute_types import RestateJob
 from dg_sqlmesh_component.dagster_internals import JobOfAssets, last_cron_tick
 from dg_sqlmesh_component.definitions.op import Compute, graph_of_op, refuse_op_name
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.history.active_runs import RESTATES_TAG, project_hash
+from dg_sqlmesh_component.history.active_runs import RESTATES_TAG
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import block
 from dg_sqlmesh_component.report.wording import restate_bounds
@@ -81,7 +81,7 @@ def build_backfill_job(
     )
     return graph.to_job(
         config=dg.PartitionedConfig(partitions_def=partitions, run_config_for_partition_key_fn=config_of),
-        tags={**_TAGS, RESTATES_TAG: project_hash(assets)},
+        tags={**_TAGS, RESTATES_TAG: settings.state_tag},
     )
 
 

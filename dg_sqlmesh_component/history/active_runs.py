@@ -6,25 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import pairwise
-from pathlib import Path
 
 import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import HIDDEN_TAGS, planned_assets
 from dg_sqlmesh_component.definitions.op import NOT_SET, RESTATE_TAG
-from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import listed, short_hash
+from dg_sqlmesh_component.protocol.formatting import listed
 
 COMPUTING_SINCE_TAG = f"{HIDDEN_TAGS}sqlmesh_computing_since"
 """Tag of a run: when it has first taken a lock on a SQLMesh state."""
 
 APPLIES_TAG = f"{HIDDEN_TAGS}sqlmesh_applies_plan_of"
-"""Tag of a run that applies a plan: a hash of its project. Such a run has no assets, and may compute any model."""
+"""Tag of a run that applies a plan: its component's `state_tag`. It has no assets, and may compute any model."""
 
 RESTATES_TAG = f"{HIDDEN_TAGS}sqlmesh_restates_models_of"
-"""Tag of a run of a job that restates its partition: a hash of its project. Such a run has no assets."""
+"""Tag of a run of a job that restates its partition: its component's `state_tag`. It has no assets."""
 
 _MAX_CHANGES = 200
 
@@ -63,13 +61,13 @@ class ActiveRun:
         return is_since and (self.models is None or fqn in self.models)
 
 
-def active_runs(instance: dg.DagsterInstance, assets: ProjectAssets) -> list[ActiveRun]:
-    active = []
+def active_runs(instance: dg.DagsterInstance, settings: Settings) -> list[ActiveRun]:
+    active, assets = [], settings.assets
     records = instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED))
     runs = [record.dagster_run for record in records]
     for record, run, planned in zip(records, runs, planned_assets(instance, runs)):
         tagged = run.tags.get(APPLIES_TAG), run.tags.get(RESTATES_TAG)
-        if planned & assets.fqn_by_key.keys() or project_hash(assets) in tagged:
+        if planned & assets.fqn_by_key.keys() or settings.state_tag in tagged:
             active.append(
                 ActiveRun(
                     run.run_id,
@@ -86,13 +84,6 @@ def active_runs(instance: dg.DagsterInstance, assets: ProjectAssets) -> list[Act
                 )
             )
     return active
-
-
-def project_hash(assets: ProjectAssets) -> str:
-    """The same for all components of one project and environment, also if a release has it in another folder."""
-    manifest = assets.manifest
-    names = [Path(path).name for path in manifest.paths]
-    return short_hash([*names, manifest.gateway, manifest.environment])
 
 
 def mark_as_computing(instance: dg.DagsterInstance, run_id: str) -> int:

@@ -17,7 +17,6 @@ from dg_sqlmesh_component.history.active_runs import (
     active_runs,
     interrupted_changes,
     mark_as_computing,
-    project_hash,
 )
 from dg_sqlmesh_component.history.check_results import results_of_same_data
 from dg_sqlmesh_component.history.earlier_results import evaluation_of
@@ -111,7 +110,7 @@ class _PlanStep:
         self._report.affected = self.planning.affected(plan)
         tags = {DIGEST_TAG: planned.digest}
         if self._applies:
-            tags |= {PLAN_TAG: plan.plan_id, APPLIES_TAG: project_hash(assets)}
+            tags |= {PLAN_TAG: plan.plan_id, APPLIES_TAG: self._settings.state_tag}
         self._context.instance.add_run_tags(self._context.run.run_id, tags)
         self.planning.publish(f"{headline(plan)} Digest: {planned.digest}")
         if not self._applies:
@@ -161,7 +160,7 @@ class _PlanStep:
         instance, assets, plan = self._context.instance, self._settings.assets, planned.plan
         compared = [data for data in self._compared.unrecorded if data.fqn in assets.specs]
         recorded = recorded_data(instance, assets, [data.fqn for data in compared])
-        others = [run for run in active_runs(instance, assets) if run.run_id != self._context.run.run_id]
+        others = [run for run in active_runs(instance, self._settings) if run.run_id != self._context.run.run_id]
         found, left_to_runs = outside_data(compared, recorded, others)
         if left_to_runs:
             self._context.log.info(f"Left to a run that has not finished: {listed(left_to_runs)}.")

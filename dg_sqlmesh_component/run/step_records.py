@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import DataVersions, JobOfAssets, forget_data_version
+from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import ActiveRun, active_runs, run_ids
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, record_of, recorded_data
 from dg_sqlmesh_component.protocol import messages as msg
@@ -26,6 +27,7 @@ class StepRecords:
     """Reads and extends the records of one step's models."""
 
     context: dg.AssetExecutionContext
+    settings: Settings
     wording: Wording
     # Models whose outside data is materialized as an event of this run.
     materialized_outside: set[str] = field(default_factory=set)
@@ -35,7 +37,7 @@ class StepRecords:
 
     def read(self, models: Sequence[str]) -> dict[str, msg.RecordedData | None]:
         """Dagster's records of the models, by fqn. No other run of ours changes them until this step has ended."""
-        self._recorded |= materialized_data(self.context.instance, self.wording.assets, models)
+        self._recorded |= materialized_data(self.context.instance, self.settings.assets, models)
         return {fqn: self._recorded[fqn] for fqn in models}
 
     def note_outside_data(self, compared: Sequence[msg.ComputedData], computing_since: int | None) -> None:
@@ -45,10 +47,10 @@ class StepRecords:
         """
         if not compared:
             return
-        assets, instance, own = self.wording.assets, self.context.instance, self.context.run.run_id
+        assets, instance, own = self.settings.assets, self.context.instance, self.context.run.run_id
         active = [
             replace(run, computing_since=computing_since) if run.run_id == own else run
-            for run in active_runs(instance, assets)
+            for run in active_runs(instance, self.settings)
         ]
         self._recorded |= recorded_data(instance, assets, [data.fqn for data in compared])
         # An apply records at its end, and only what nobody has recorded. A record of this step would hide it.
@@ -68,7 +70,7 @@ class StepRecords:
         """The outside data of a model, after that of the models upstream, which it has read."""
         if not self._outside:
             return
-        for fqn in self.wording.assets.with_upstream([outcome.fqn])[:-1]:
+        for fqn in self.settings.assets.with_upstream([outcome.fqn])[:-1]:
             is_idle = self.is_selected(fqn) and not outcome.outcome.is_failure
             yield from self._outside_data_of([fqn], in_run={} if is_idle else None)
         is_idle = outcome.outcome.rule.may_stay_silent
@@ -85,7 +87,7 @@ class StepRecords:
         With `in_run`, further metadata, the materializations are events of this run. To Dagster, the run has then
         materialized the assets. This is right only for models that had nothing to do.
         """
-        assets = self.wording.assets
+        assets = self.settings.assets
         for data in [self._outside.pop(fqn) for fqn in models if fqn in self._outside]:
             changes = [run for run in self._changes if run.has_computed(data.fqn, data.computed_at)]
             origin = f"while run {run_ids(changes)} applied a plan" if changes else None
@@ -110,7 +112,7 @@ class StepRecords:
     def is_selected(self, fqn: str) -> bool:
         """Whether the model's asset is an output of this step. A restatement computes other models too."""
         is_output = not isinstance(self.context, JobOfAssets)
-        return is_output and self.wording.assets.key(fqn) in self.context.selected_asset_keys
+        return is_output and self.settings.assets.key(fqn) in self.context.selected_asset_keys
 
     @cached_property
     def data_versions(self) -> DataVersions:

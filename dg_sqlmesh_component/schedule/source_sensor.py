@@ -57,7 +57,7 @@ def evaluate_tick(
     new_loads = {fqn: event for fqn, event in events.items() if seen.get(fqn) != event.mark}
     if not new_loads:
         return dg.SkipReason("No source was loaded or checked since the last tick.")
-    assets, active = settings.assets, active_runs(context.instance, settings.assets)
+    assets, active = settings.assets, active_runs(context.instance, settings)
     if full := too_many(active):
         return full
     loads = late_loads(context.instance, context.repository_def, settings)

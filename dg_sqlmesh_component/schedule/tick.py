@@ -54,7 +54,7 @@ def evaluate_tick(
         SQLMeshComponentError: The state cannot be read, for example because the environment does not exist. Dagster
             shows the tick as failed. The next tick requests the models that are still pending.
     """
-    active = active_runs(context.instance, settings.assets)
+    active = active_runs(context.instance, settings)
     if full := too_many(active):
         return [full]
     restates = settings.attributes.external_models.late == "restate" and not active

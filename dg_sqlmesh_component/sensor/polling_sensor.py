@@ -72,7 +72,7 @@ def evaluate_tick(context: dg.SensorEvaluationContext, settings: Settings) -> dg
             "If the plan was interrupted, apply it again."
         )
     finish(instance, found.compared.finished_runs)
-    new, left_to_runs, active = _outside_data(instance, assets, found.compared.unrecorded)
+    new, left_to_runs, active = _outside_data(instance, settings, found.compared.unrecorded)
     assert context.repository_def is not None, "Dagster evaluates a sensor with its definitions"
     graph = context.repository_def.asset_graph
     versions = DataVersions(instance, lambda key: graph.get(key).parent_keys)
@@ -109,13 +109,13 @@ def evaluate_tick(context: dg.SensorEvaluationContext, settings: Settings) -> dg
 
 
 def _outside_data(
-    instance: dg.DagsterInstance, assets: ProjectAssets, compared: Sequence[msg.ComputedData]
+    instance: dg.DagsterInstance, settings: Settings, compared: Sequence[msg.ComputedData]
 ) -> tuple[list[OutsideData], list[str], list[ActiveRun]]:
     """The data to record, the models with data that unfinished runs will record, and these runs."""
     if not compared:
         return [], [], []
-    active = active_runs(instance, assets)
-    recorded = recorded_data(instance, assets, [data.fqn for data in compared])
+    active = active_runs(instance, settings)
+    recorded = recorded_data(instance, settings.assets, [data.fqn for data in compared])
     return *outside_data(compared, recorded, active), active
 
 

@@ -236,7 +236,8 @@ def test_data_computed_while_a_plan_is_applied_is_left_to_that_job(new_sensed: N
     run = shop.instance.create_run_for_job(job, run_config=run_config)
     start_computing(shop, run)
     # The name of the folder: a release may have its project elsewhere.
-    shop.instance.add_run_tags(run.run_id, {APPLIES_TAG: short_hash([shop.project.name, "local", "prod"])})
+    tag = f"{shop.project.name}_{short_hash(['local', 'prod', ''])}"
+    shop.instance.add_run_tags(run.run_id, {APPLIES_TAG: tag})
     shop.sqlmesh("run")
     assert sensor.tick().materializations == {}
     shop.instance.report_run_canceled(run)
