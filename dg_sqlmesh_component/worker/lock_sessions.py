@@ -151,7 +151,7 @@ class Postgres(LockSession):
     # PostgreSQL shows a 64-bit advisory key as two halves of 32 bits, marked by objsubid 1.
     GRANTED = """
     FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid WHERE l.locktype = 'advisory' AND l.granted
-    AND l.objsubid = 1 AND ((l.classid::bigint << 32) | l.objid::bigint) = {key}
+    AND l.objsubid = 1 AND ((l.classid::bigint << 32) | l.objid::bigint) = {key} AND a.datname = current_database()
     """
     HAS = f"SELECT count(*) {GRANTED} AND l.pid = pg_backend_pid()"
 
@@ -162,9 +162,12 @@ class Postgres(LockSession):
 
     def _prepare(self, connect: Callable[[], Any], name: bytes) -> None:
         self._refuse_pooled_sessions(connect)
-        settings = "".join(f"SET {setting} = {value}; " for setting, value in self.SETTINGS.items())
         shown = f"{self.PREFIX}{name.decode()}"[:NAME_BYTES].replace("'", "")
-        self._ask(f"{settings}SET application_name = '{shown}'")
+        wanted = {**self.SETTINGS, "application_name": shown}
+        names = ", ".join(f"('{setting}', '{value}')" for setting, value in wanted.items())
+        # PostgreSQL 13 has no idle_session_timeout, and ends no idle session either.
+        known = f"(VALUES {names}) AS wanted (name, value) JOIN pg_settings USING (name)"
+        self._ask(f"SELECT set_config(name, value, false) FROM {known}")
 
     def take(self) -> bool:
         [(is_taken,)] = self._ask(f"SELECT pg_try_advisory_lock({self.key(self._lock)})")
@@ -320,8 +323,10 @@ def _ago(seconds: float) -> datetime:
 
 def _descriptor(connection: Any) -> int | None:
     """The connection's socket; None if the driver does not show it."""
-    shown = connection if hasattr(connection, "fileno") else getattr(connection, "_sock", None)  # PyMySQL's
-    return shown.fileno() if shown is not None else None
+    if hasattr(connection, "fileno"):
+        return int(connection.fileno())
+    shown = getattr(connection, "_sock", None)  # PyMySQL's; that of pg8000 is no socket, and has no number
+    return shown.fileno() if isinstance(shown, socket.socket) else None
 
 
 def _port(descriptor: int) -> int:

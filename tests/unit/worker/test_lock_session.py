@@ -138,6 +138,42 @@ def test_a_session_that_somebody_ends_is_noticed_and_was_not_asked_before(locks:
         assert re.search("terminating connection|server closed|killed|Lost connection|gone away", str(session.error))
 
 
+def test_the_lock_of_a_driver_that_shows_no_socket_is_held_and_its_end_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import pg8000.dbapi
+
+    monkeypatch.setattr(lock_sessions, "ASK_SECONDS", 0.0)
+    with postgres_server() as server:
+        server.query("CREATE DATABASE pure_python")
+        where = {"host": "127.0.0.1", "port": server.port, "user": "postgres", "database": "pure_python"}
+        connect = partial(pg8000.dbapi.connect, **where)
+        with closing(Postgres(connect, RUNS, FIRST)) as first, closing(Postgres(connect, RUNS, SECOND)) as second:
+            assert first.take()
+            assert not second.take()
+            holder = second.holder(RUNS)
+            assert holder is not None
+            assert holder.name == FIRST
+            assert first.is_held()
+            server.query(f"SELECT pg_terminate_backend({holder.session}, 5000)")
+            wait_until(lambda: not first.is_held())
+
+
+def test_postgres_names_no_holder_of_another_database() -> None:
+    with postgres_server() as server:
+        for name in ("one_team", "another_team"):
+            server.query(f"CREATE DATABASE {name}")
+        connect = partial(connect_to_postgres, server)
+        with (
+            closing(Postgres(partial(connect, "one_team"), RUNS, FIRST)) as first,
+            closing(Postgres(partial(connect, "another_team"), RUNS, SECOND)) as second,
+        ):
+            assert first.take()
+            assert second.holder(RUNS) is None
+            assert second.take(), "it is another lock"
+            assert first.is_held()
+
+
 def test_a_message_about_changed_settings_is_not_the_end_of_a_session() -> None:
     with postgres_server() as server:
         server.query("CREATE DATABASE settings")
