@@ -17,35 +17,37 @@ from dg_sqlmesh_component.report.wording import Wording
 class RestatementMemory:
     """Remembers the ranges of one step's restatement. If the step restates nothing, it does nothing.
 
-    `planned` is the restatement; None until SQLMesh has planned it.
+    A retry inside the step plans the models again that are not settled. The ranges of the others stay remembered.
     """
 
     def __init__(self, context: dg.AssetExecutionContext, settings: Settings) -> None:
         self._context = context
         self._assets, self._state = settings.assets, settings.state_tag
-        self.planned: msg.RestatementPlanned | None = None
+        self._planned: msg.RestatementPlanned | None = None
+        self._ranges: dict[str, msg.Interval] = {}  # of all attempts
         self._versions: dict[str, str] = {}
 
-    def begin(self, promoted: Mapping[str, msg.PromotedVersion]) -> None:
-        """Remember all ranges, before SQLMesh computes anything."""
-        if self.planned is None or not self.planned.ranges:
+    def plan(self, planned: msg.RestatementPlanned) -> None:
+        """Add what SQLMesh has planned for an attempt."""
+        self._planned = planned
+        self._ranges |= {fqn: interval for fqn, (interval, _) in planned.ranges.items()}
+
+    def begin(self, promoted: Mapping[str, msg.PromotedVersion], settled: Sequence[NodeOutcome]) -> None:
+        """Remember the ranges of an attempt, before SQLMesh computes anything, and what earlier attempts have left."""
+        if self._planned is None or not self._planned.ranges:
             return
         self._versions |= {fqn: version.version for fqn, version in promoted.items()}
-        incremental = {fqn: [interval] for fqn, (interval, _) in self.planned.ranges.items() if self._loses_rows(fqn)}
-        self._log("Dagster remembers which ranges this run restates, until they are computed.", incremental)
+        ranges = {fqn: [interval] for fqn, (interval, _) in self._planned.ranges.items() if self._loses_rows(fqn)}
+        reported, unreported = self._left(settled)
+        message = "Dagster remembers which ranges this run restates, until they are computed."
+        self._log(message, {**reported, **unreported, **ranges})
         unfinished_restatements.begin(self._context.instance, self._context.run.run_id, self._state)
 
     def end(self, outcomes: Sequence[NodeOutcome], wording: Wording) -> list[str]:
         """Remember only the ranges that were not computed. Return texts about those without a coverage."""
-        if self.planned is None or not self._versions:
+        if self._planned is None or not self._versions:
             return []
-        reported = {outcome.fqn: self.own(outcome.fqn, outcome.unrestated) for outcome in outcomes if outcome.coverage}
-        unreported = {
-            outcome.fqn: subtract([self.planned.ranges[outcome.fqn][0]], outcome.intervals)
-            for outcome in outcomes
-            if outcome.outcome.is_failure and outcome.fqn in self.planned.ranges and self._loses_rows(outcome.fqn)
-            if outcome.fqn not in reported and not (outcome.is_cancelled and outcome.was_not_started)
-        }
+        reported, unreported = self._left(outcomes)
         left = {fqn: intervals for fqn, intervals in {**reported, **unreported}.items() if intervals}
         nothing = "This restatement has left no range with missing or old rows."
         self._log("Some of these ranges are left: their rows may be missing or old." if left else nothing, left)
@@ -56,15 +58,30 @@ class RestatementMemory:
 
     def own(self, fqn: str, unrestated: Sequence[msg.Interval]) -> Sequence[msg.Interval]:
         """Those of the ranges that are this restatement's; all of them if the step restates nothing."""
-        if self.planned is None:
+        if self._planned is None:
             return unrestated
-        return common(unrestated, [self.planned.ranges[fqn][0]]) if fqn in self.planned.ranges else ()
+        return common(unrestated, [self._ranges[fqn]]) if fqn in self._ranges else ()
+
+    def _left(
+        self, outcomes: Sequence[NodeOutcome]
+    ) -> tuple[dict[str, Sequence[msg.Interval]], dict[str, Sequence[msg.Interval]]]:
+        """What was not computed, by fqn: of the models with a coverage, and of the others."""
+        reported: dict[str, Sequence[msg.Interval]] = {
+            outcome.fqn: self.own(outcome.fqn, outcome.unrestated) for outcome in outcomes if outcome.coverage
+        }
+        unreported: dict[str, Sequence[msg.Interval]] = {
+            outcome.fqn: subtract([self._ranges[outcome.fqn]], outcome.intervals)
+            for outcome in outcomes
+            if outcome.outcome.is_failure and outcome.fqn in self._ranges and self._loses_rows(outcome.fqn)
+            if outcome.fqn not in reported and not (outcome.is_cancelled and outcome.was_not_started)
+        }
+        return reported, unreported
 
     def _loses_rows(self, fqn: str) -> bool:
         return fqn in self._assets.models and self._assets.models[fqn].is_incremental
 
     def _log(self, message: str, ranges: Mapping[str, Sequence[msg.Interval]]) -> None:
-        assert self.planned is not None, "the restatement has begun"
+        assert self._planned is not None, "the restatement has begun"
         versions = self._versions
-        left = {fqn: (versions[fqn], intervals) for fqn, intervals in ranges.items() if fqn in versions}
-        unfinished_restatements.remember(self._context, message, self.planned.planned_at, left)
+        left = {fqn: (versions[fqn], intervals) for fqn, intervals in ranges.items() if intervals and fqn in versions}
+        unfinished_restatements.remember(self._context, message, self._planned.planned_at, left)

@@ -240,7 +240,7 @@ class _Step:
                 self._not_cancelled = event
             case msg.EnvironmentOpened():
                 self._plan_command = event.plan_command
-                self._restatement.begin(event.promoted)
+                self._restatement.begin(event.promoted, self._results.outcomes)
         if answer is not None and refusal is None:
             self.session.answer(answer)
         return refusal
@@ -266,7 +266,7 @@ class _Step:
         models = dict.fromkeys([*self._request.models, *planned.added])
         self._request = replace(self._request, models=tuple(fqn for fqn in models if fqn not in planned.left_out))
         self._results.select_checks_of(planned.added)
-        self._restatement.planned = planned
+        self._restatement.plan(planned)
 
     def _next_attempt(self, finished_attempts: int, end: retry_decision.End) -> msg.EvaluationRequest | None:
         if self._retries is None or finished_attempts > self._retries.max_retries or self.session.is_cancelled:

@@ -17,6 +17,7 @@ from harness import (
     RunRecord,
     Shop,
     planned_project,
+    python_model,
     write_dagster_project,
 )
 
@@ -216,6 +217,31 @@ def test_failed_restatement_says_to_launch_it_again(shop: Shop) -> None:
     run = shop.launch(ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"]).succeeded()
     assert rows(shop) == {"2026-02-10": 7}
     assert messages_of_ranges(run) == [REMEMBERED, "This restatement has left no range with missing or old rows."]
+
+
+def test_a_range_that_failed_for_good_stays_remembered_if_a_retry_restates_another_model(new_shop: NewShop) -> None:
+    lose_connection = """
+    if Path("lose_connection").exists():
+        Path("lose_connection").unlink()
+        raise ConnectionError("the connection was lost")
+    """
+    files = {
+        "models/orders.sql": MODELS["models/orders.sql"],
+        "models/flaky.py": python_model("t.flaky", lose_connection),
+    }
+    config = CONFIG.replace("6 days ago", "'2026-01-01'")
+    retries = {"retries": {"max_retries": 1, "delay": 0.1}}
+    shop = new_shop(files, config, tables={"ctl.source": "SELECT 1 AS n"}, restate=True, execution=retries)
+    shop.query("UPDATE ctl.source SET n = NULL")
+    (shop.project / "lose_connection").touch()
+    run = shop.launch(ops=restate("2026-02-10", "2026-02-10")).failed()
+    assert "Attempt 2 of 2 starts" in run.log
+    assert set(run.materializations) == {"t/flaky"}
+    shop.query("UPDATE ctl.source SET n = 7")
+
+    [failure] = shop.launch().failed().failures
+
+    assert "The restatement of raw.orders has not finished for 2026-02-10" in failure
 
 
 REMEMBERED = "Dagster remembers which ranges this run restates, until they are computed."
