@@ -121,7 +121,7 @@ class _PlanStep:
             self._loads.before_plan()
         records = materialized_data(self._context.instance, assets, assets.specs)
         unfinished = unfinished_restatements(self._context.instance, self._settings.state_tag)
-        interrupted = interrupted_changes(self._context.instance, self._settings, self._computing_since)
+        interrupted = interrupted_changes(self._context.instance, self._settings.state_tag, self._computing_since)
         allowed = allowed_fqns(plan, self._decision, assets.names.by_fqn)
         return msg.PlanApproval(allowed, msg.Records(records, unfinished), interrupted)
 
