@@ -676,7 +676,8 @@ class DataVersions:
 def cache_output_keys(context: dg.AssetExecutionContext) -> None:
     """Compute the step's asset keys once. Dagster computes them from all outputs again for each output.
 
-    For 300 models with two checks each, a step that only records takes 11 to 16 % longer without this.
+    Without this, a step that only records takes 11 to 16 % longer for 300 models with two checks each. For 10,000
+    models, Dagster takes 19 s for each output.
     """
     step_context = _step_context(context)
     keys = step_context.get_output_asset_keys()
