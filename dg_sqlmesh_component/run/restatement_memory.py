@@ -17,11 +17,12 @@ from dg_sqlmesh_component.report.wording import Wording
 class RestatementMemory:
     """Remembers the ranges of one step's restatement. If the step restates nothing, it does nothing.
 
-    A retry inside the step plans the models again that are not settled. The ranges of the others stay remembered.
+    A retry inside the step plans the models again that are not settled. The ranges of the others stay remembered. Of an
+    environment that is not the declared one, only ranges of tables that prod may show one day are remembered.
     """
 
-    def __init__(self, context: dg.AssetExecutionContext, settings: Settings) -> None:
-        self._context = context
+    def __init__(self, context: dg.AssetExecutionContext, settings: Settings, environment: str) -> None:
+        self._context, self._is_declared = context, environment == settings.environment
         self._assets, self._state = settings.assets, settings.state_tag
         self._planned: msg.RestatementPlanned | None = None
         self._ranges: dict[str, msg.Interval] = {}  # of all attempts
@@ -83,5 +84,10 @@ class RestatementMemory:
     def _log(self, message: str, ranges: Mapping[str, Sequence[msg.Interval]]) -> None:
         assert self._planned is not None, "the restatement has begun"
         versions = self._versions
-        left = {fqn: (versions[fqn], intervals) for fqn, intervals in ranges.items() if intervals and fqn in versions}
+        forgotten = () if self._is_declared else self._planned.not_for_prod
+        left = {
+            fqn: (versions[fqn], intervals)
+            for fqn, intervals in ranges.items()
+            if intervals and fqn in versions and fqn not in forgotten
+        }
         unfinished_restatements.remember(self._context, message, self._planned.planned_at, left)

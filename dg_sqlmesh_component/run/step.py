@@ -126,7 +126,7 @@ class _Step:
         self._retries = settings.attributes.execution.retries
         self._limits = limits_of(context, settings, awaited.sources)
         self._computing_since: int | None = None
-        self._restatement = RestatementMemory(context, settings)
+        self._restatement = RestatementMemory(context, settings, request.environment)
         self._not_cancelled: msg.QueriesNotCancelled | None = None
         self._problems: list[str] = []
         self._ledger = Ledger([*request.models, *request.standalone_audits], request.audit_only)

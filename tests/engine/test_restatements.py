@@ -244,6 +244,20 @@ def test_a_range_that_failed_for_good_stays_remembered_if_a_retry_restates_anoth
     assert "The restatement of raw.orders has not finished for 2026-02-10" in failure
 
 
+def test_a_failed_restatement_of_a_table_that_only_dev_shows_is_no_matter_of_prod(shop: Shop) -> None:
+    assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
+    orders = shop.project / "models/orders.sql"
+    orders.write_text(orders.read_text().replace("AS n FROM range", "+ 0 AS n FROM range"))
+    yesterday = f"{datetime.datetime.now(datetime.timezone.utc).date() - DAY}"
+    shop.plan("dev", "--forward-only", "--start", yesterday, at=None)
+    shop.query("ALTER TABLE ctl.source RENAME n TO renamed")
+    run = shop.launch(ops=restate(yesterday, yesterday, environment="dev"), assets=["raw/orders"]).failed()
+    assert messages_of_ranges(run) == [REMEMBERED, "Some of these ranges are left: their rows may be missing or old."]
+    shop.query("ALTER TABLE ctl.source RENAME renamed TO n")
+
+    shop.launch(assets=["raw/orders"]).succeeded()
+
+
 REMEMBERED = "Dagster remembers which ranges this run restates, until they are computed."
 
 

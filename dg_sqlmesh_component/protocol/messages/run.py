@@ -173,6 +173,7 @@ class RestatementPlanned(Event):
     # Awaited tables that are not complete for a range in which an incremental model reads them, each with that range.
     not_loaded: tuple[tuple[str, Interval], ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)  # requested models that are not restated, with the reason
+    not_for_prod: tuple[str, ...] = ()  # models whose table prod will never show, as that of a forward-only change
 
 
 @dataclass(frozen=True, slots=True)

@@ -230,6 +230,9 @@ def _planned(context: EvaluationContext) -> Plan:
         planned_at=now_timestamp(),
         not_loaded=_not_loaded(plan, {fqn: interval for fqn, (interval, _) in ranges.items()}, snapshots, context),
         left_out=left_out,
+        not_for_prod=tuple(
+            sorted(fqn for fqn in ranges if not plan.deployability_index.is_representative(snapshots[fqn]))
+        ),
     )
     context.tracker.pipe.send(planned)
     context.tracker.pipe.receive(msg.GoAhead)
