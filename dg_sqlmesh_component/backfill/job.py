@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any
 
@@ -55,7 +55,8 @@ def build_backfill_job(
 
     def restate_partition(context: dg.OpExecutionContext) -> Iterator[Any]:
         if "restate" not in context.op_config:
-            example = json.dumps(config_of(partitions.get_partition_keys()[0]))
+            ended = start + timedelta(days=62)  # the first partition, a month at most
+            example = json.dumps(config_of(partitions.get_partition_keys(ended)[0]))
             raise dg.Failure(
                 "The run config has no range to restate, so nothing was computed. `dg launch` ignores `--partition` "
                 "for a job. Launch a backfill on the job's page in Dagster, or write the range:"
