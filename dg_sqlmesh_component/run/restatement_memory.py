@@ -66,7 +66,7 @@ class RestatementMemory:
     def _left(
         self, outcomes: Sequence[NodeOutcome]
     ) -> tuple[dict[str, Sequence[msg.Interval]], dict[str, Sequence[msg.Interval]]]:
-        """What was not computed, by fqn: of the models with a coverage, and of the others."""
+        """The ranges that were not computed, by fqn: first of models whose coverage says so, then of all others."""
         reported: dict[str, Sequence[msg.Interval]] = {
             outcome.fqn: self.own(outcome.fqn, outcome.unrestated) for outcome in outcomes if outcome.coverage
         }
