@@ -84,9 +84,13 @@ class Pipe:
         Raises an EvaluationError if it is cancelled already.
         """
         with self._beginning:
-            if self.is_cancelled:
-                raise EvaluationError(CANCELLED_BEFORE)
+            self.refuse_if_cancelled()
             self._has_begun = True
+
+    def refuse_if_cancelled(self) -> None:
+        """Call this where nothing is lost by an end. Raises an EvaluationError if the run is cancelled."""
+        if self.is_cancelled:
+            raise EvaluationError(CANCELLED_BEFORE)
 
     def require_locks(self) -> None:
         """Call this before anything is computed, promoted or deleted. It takes microseconds.

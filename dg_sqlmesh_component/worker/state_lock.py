@@ -51,8 +51,11 @@ class LockWait:
     def until(self, attempt: Callable[[], _T]) -> _T:
         """Call `attempt` until it no longer raises `DatabaseInUseError`.
 
-        If the run is cancelled meanwhile, the pipe ends the process. Raises the last DatabaseInUseError when the time
-        is up.
+        If the run is cancelled meanwhile, the pipe ends the process, unless its work has begun.
+
+        Raises:
+            DatabaseInUseError: The last one, when the time is up.
+            EvaluationError: The run is cancelled.
         """
         since: float | None = None
         while True:
@@ -71,6 +74,7 @@ class LockWait:
             seconds = counted(round(waited), "second")
             text = f"{error} This run has waited for {seconds} (`execution.overlap_timeout` in defs.yaml)."
             raise DatabaseInUseError(text) from error
+        self.pipe.refuse_if_cancelled()
         if not self._reminded or now - self._reminded >= REMIND_SECONDS:
             self._reminded = now
             text = (

@@ -3,10 +3,15 @@
 import signal
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 import dagster as dg
 import duckdb
+import psycopg2
 import pytest
+from engine.beside_lab import new_warehouse
+from engine.plan_jobs import APPLY, executed, planned
+from forked import AnyProcess
 from harness import (
     EXECUTORS,
     PAUSE,
@@ -20,8 +25,9 @@ from harness import (
     wait_until,
 )
 from mariadb import mariadb_server
-from postgres import postgres_server
+from postgres import Server, postgres_server
 
+from dg_sqlmesh_component.worker.lock_sessions import Postgres
 from dg_sqlmesh_component.worker_client.worker import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS
 
 STOP_MESSAGE = "SQLMesh is asked to finish what is in flight"
@@ -41,16 +47,23 @@ LONG_QUERY_FILES = {
 def launch_and_cancel(
     shop: Shop, when: Callable[[], bool], then: Callable[[], None] = lambda: None, executor: str = "in_process"
 ) -> tuple[RunRecord, float]:
-    """Launch all assets and cancel the run as the UI does.
+    """Launch all assets, and cancel the run as `cancel` does."""
+    return cancel(shop, shop.start(executor), when, then)
+
+
+def cancel(
+    shop: Shop, process: AnyProcess, when: Callable[[], bool], then: Callable[[], None] = lambda: None
+) -> tuple[RunRecord, float]:
+    """Cancel the only started run as the UI does.
 
     Args:
+        process: The process of the run.
         when: The run is cancelled as soon as this is true.
         then: Called after the run has logged that SQLMesh was asked to stop.
 
     Returns:
         The record of the run, and how many seconds it took to end.
     """
-    process = shop.start(executor)
     wait_until(when, process)
     [run] = shop.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
     shop.instance.report_run_canceling(run)
@@ -245,3 +258,39 @@ def test_run_that_waits_for_another_run_is_cancelled_at_once(new_shop: NewShop) 
     assert record.status == dg.DagsterRunStatus.CANCELED
     assert "The run was cancelled before SQLMesh computed anything." in record.failures[0]  # it was not killed
     assert processes_in(shop.project) == []
+
+
+NOT_PROMOTED = "The plan was cancelled before it was promoted: environment prod is as it was before."
+
+
+def test_cancelled_apply_that_waits_for_a_run_ends_before_its_grace_period_and_promotes_nothing(
+    server: Server, new_shop: NewShop
+) -> None:
+    warehouse = new_warehouse(server, new_shop)
+    warehouse.change("other", "1 AS x", "2 AS x")
+
+    def connect() -> object:
+        return psycopg2.connect(host="127.0.0.1", port=server.port, user="postgres", dbname=warehouse.database)
+
+    with closing(Postgres(connect, "dg_sqlmesh sqlmesh", "Dagster run 1")) as lock_of_runs:
+        assert lock_of_runs.take()
+        apply = warehouse.start_apply()
+        record, seconds = cancel(warehouse.shop, apply, lambda: "Waiting, for" in warehouse.last_log())
+    assert seconds < FINISH_GRACE_SECONDS
+    assert record.status == dg.DagsterRunStatus.CANCELED
+    assert f"The run was cancelled. {NOT_PROMOTED}" in record.failures[0]  # it was not killed
+    assert warehouse.query("SELECT x FROM t.other") == [(1,)]
+    assert processes_in(warehouse.shop.project) == []
+
+
+def test_apply_that_is_cancelled_in_its_last_batch_promotes_nothing(new_shop: NewShop) -> None:
+    shop = new_shop({"models/pause.py": python_model("t.pause", PAUSE)}, deploy=True)
+    model, pause = shop.project / "models" / "pause.py", shop.project / "pause"
+    model.write_text(model.read_text().replace("[1]", "[2]"))
+    digest = planned(shop)["digest"]
+    pause.touch()
+    apply = shop.start_fork(lambda instance: executed(shop, instance, APPLY, {"digest": digest}))
+    record, _ = cancel(shop, apply, (shop.project / "pausing").exists, pause.unlink)
+    assert record.status == dg.DagsterRunStatus.CANCELED
+    assert f"The run was cancelled. {NOT_PROMOTED}" in record.failures[0]
+    assert shop.query("SELECT id FROM t.pause") == [(1,)]

@@ -43,7 +43,8 @@ class Tracker(PipeConsole):
 
     Attributes:
         planned: The planned batches of each node. An empty tuple: intervals are missing, but none of them is ready.
-        was_cancelled: Whether a batch was not started, or was cancelled, because Dagster cancelled the run.
+        was_cancelled: Whether a batch or a plan's stage was not started, or was cancelled, because Dagster cancelled
+            the run.
         lost_lock: Why a lock was lost, if SQLMesh was stopped because of it.
         cut_off: Nodes with a batch in flight that was cancelled.
         is_through: Whether SQLMesh has reported the result of everything planned. Only `after_all` statements follow.

@@ -53,7 +53,10 @@ class Promotion:
         self._reached = Reached.BEFORE
 
     def watch(self, evaluator: Any) -> None:
-        """Note when SQLMesh's evaluator of plans changes the environment. Stop it before a stage if a lock is lost."""
+        """Note when SQLMesh's evaluator of plans changes the environment.
+
+        Stop it before a stage if a lock is lost, and before the promotion also if the plan is cancelled.
+        """
         write = evaluator.visit_environment_record_update_stage
         migrate = evaluator.visit_migrate_schemas_stage
         finalize = evaluator.visit_finalize_environment_stage
@@ -74,7 +77,13 @@ class Promotion:
         evaluator.visit_environment_record_update_stage = visit_environment_record_update_stage
         evaluator.visit_migrate_schemas_stage = visit_migrate_schemas_stage
         evaluator.visit_finalize_environment_stage = visit_finalize_environment_stage
-        check_before_stages(evaluator, self._context.tracker.require_locks)
+        check_before_stages(evaluator, self._check)
+
+    def _check(self) -> None:
+        tracker = self._context.tracker
+        tracker.require_locks()
+        if self._reached is Reached.BEFORE:  # after that, the environment is between two plans until the plan is done
+            tracker.pipe.refuse_if_cancelled()
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -99,6 +108,9 @@ class Promotion:
             # SQLMesh's own error has no text of its own if it has reported the failed models.
             reason = "" if tracker.failed or tracker.was_cancelled else f" {plain(error).rstrip('.')}."
             raise self._stopped or EvaluationError(self._after_failure() + reason) from error
+        except EvaluationError as error:  # a lock is lost, or the plan was cancelled before a stage or while it waited
+            tracker.was_cancelled = tracker.was_cancelled or tracker.lost_lock is None
+            raise self._stopped or EvaluationError(self._after_failure()) from error
         except Exception as error:  # any driver's: of a view, or of a statement before or after all models
             reason = f" {describe_error(error).rstrip('.')}."
             failure = EvaluationError(self._after_failure() + reason, is_transient=is_transient(error))

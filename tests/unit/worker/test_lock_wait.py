@@ -34,6 +34,9 @@ class Clock:
     def log(self, _level: str, text: str) -> None:
         self.said.append(text)
 
+    def refuse_if_cancelled(self) -> None:
+        pass
+
     def held_for(self, seconds: float) -> Callable[[], str]:
         """An attempt that fails until so many seconds have passed."""
         free = self.now + seconds
