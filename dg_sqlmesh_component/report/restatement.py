@@ -14,9 +14,6 @@ from dg_sqlmesh_component.report.wording import Wording, computed_text
 
 def restatement_log(wording: Wording, planned: msg.RestatementPlanned, costs: Mapping[str, RecordedCost]) -> str:
     """The log line of a planned restatement: each model with its range, and what else it means. Costs are by fqn."""
-    left_out = [f"{wording.assets.name(fqn)} ({why})" for fqn, why in planned.left_out.items()]
-    if not planned.ranges:
-        return f"This run restates nothing. Left out: {listed(left_out)}."
     intervals = sum(number for _, number in planned.ranges.values())
     lines = [
         f"This run restates {counted(len(planned.ranges), 'model')}, {counted(intervals, 'interval')}. "
@@ -30,7 +27,8 @@ def restatement_log(wording: Wording, planned: msg.RestatementPlanned, costs: Ma
     if planned.added:
         names = listed(list(map(wording.assets.name, planned.added)))
         lines.append(f"Not selected, but downstream of a restated model, so SQLMesh computes them again: {names}.")
-    if left_out:
+    if planned.left_out:
+        left_out = [f"{wording.assets.name(fqn)} ({why})" for fqn, why in planned.left_out.items()]
         lines.append(f"Left out: {listed(left_out)}.")
     if planned.environments:
         names = ", ".join(f"{name} ({counted(number, 'model')})" for name, number in planned.environments.items())

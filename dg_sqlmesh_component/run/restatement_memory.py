@@ -35,7 +35,7 @@ class RestatementMemory:
 
     def begin(self, promoted: Mapping[str, msg.PromotedVersion], settled: Sequence[NodeOutcome]) -> None:
         """Remember the ranges of an attempt, before SQLMesh computes anything, and what earlier attempts have left."""
-        if self._planned is None or not self._planned.ranges:
+        if self._planned is None:
             return
         self._versions |= {fqn: version.version for fqn, version in promoted.items()}
         ranges = {fqn: [interval] for fqn, (interval, _) in self._planned.ranges.items() if self._loses_rows(fqn)}

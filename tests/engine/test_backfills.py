@@ -95,6 +95,39 @@ def test_backfill_with_a_failing_day_is_finished_by_its_retry_alone(shop: Shop, 
     assert "raw/orders" not in {**after.computed_outside, **after.reported_outside}
 
 
+def test_a_day_in_which_no_selected_model_can_be_restated_fails_and_computes_nothing(new_shop: NewShop) -> None:
+    ended = f"MODEL (name raw.ended, {BY_DAY}, end '2026-02-11'); SELECT ds, n FROM ctl.source {READS}"
+    files = {
+        "models/ended.sql": ended,
+        "models/total.sql": "MODEL (name marts.total, kind FULL); SELECT sum(n) AS n FROM raw.ended",
+        "models/kept.sql": "MODEL (name raw.kept, kind INCREMENTAL_UNMANAGED); SELECT 1 AS n",
+    }
+    shop = new_shop(
+        files,
+        CONFIG.replace("6 days ago", f"'{DAYS[0]}'"),
+        tables={"ctl.source": SOURCE.format(start=DAYS[0])},
+        planned_at="2026-03-01",
+        restate={"jobs": [{}]},
+    )
+    unmanaged = "raw.kept (kind INCREMENTAL_UNMANAGED: `disable_restatement` is true)"
+    with backfills(shop, JOB.format(by="day")) as jobs:
+        backfill = jobs.launch(DAYS[1:])
+        jobs.execute(jobs.queued())
+        first, second = jobs.runs_of(backfill).values()
+        assert set(first.succeeded().materializations) == {"raw/ended", "marts/total"}
+        assert f"Left out: {unmanaged}." in first.log
+        [failure] = second.failures
+        ends = "raw.ended (it ends at 2026-02-12T00:00:00Z, before this range)"
+        assert failure.startswith(f"SQLMesh cannot restate {unmanaged}, {ends}. Nothing was computed.")
+        assert not second.materializations
+    (shop.project / "models/new.sql").write_text(f"MODEL (name raw.new, {BY_DAY}); SELECT ds FROM ctl.source {READS}")
+    shop.configure(restate={"jobs": [{"select": "raw.new"}]})
+    job = shop.refresh().resolve_job_def(JOB.format(by="day"))
+    run = job.execute_in_process(partition_key=DAYS[0], instance=shop.instance, raise_on_error=False)
+    [failure] = shop.run_record(run.run_id).failures
+    assert failure.startswith("SQLMesh cannot restate warehouse.raw.new (not promoted). Nothing was computed.")
+
+
 def test_run_of_the_job_without_a_range_is_refused_with_the_command(shop: Shop) -> None:
     """`dg launch --job` ignores `--partition`."""
     job = shop.refresh().resolve_job_def(JOB.format(by="day"))

@@ -22,12 +22,12 @@ from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
 from sqlmesh.core.selector import NativeSelector
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, start_date
 from sqlmesh.core.snapshot.definition import Interval
-from sqlmesh.utils.date import now_timestamp, to_timestamp
+from sqlmesh.utils.date import make_exclusive, now_timestamp, to_timestamp
 from sqlmesh.utils.errors import PlanError
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
-from dg_sqlmesh_component.protocol.formatting import listed, utc_text
+from dg_sqlmesh_component.protocol.formatting import listed, unquoted, utc_text
 from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.evaluate.evaluation import (
@@ -69,7 +69,6 @@ class RestatementContext(EvaluationContext):
         await_finalized_environment(self)
         self.restatement = plan = _planned(self)
         computed = {missing.snapshot_id.name for missing in plan.missing_intervals if missing.intervals}
-        computed = computed if plan.restatements else set()
         self.request = replace(self.request, models=tuple(dict.fromkeys([*self.request.models, *sorted(computed)])))
 
     def compute(self) -> msg.Status:
@@ -176,7 +175,8 @@ class RestatementContext(EvaluationContext):
 def _planned(context: EvaluationContext) -> Plan:
     """Plan the restatement and report it.
 
-    Raises a ConfigurationError if a requested model cannot be restated, or the range is empty.
+    Raises a ConfigurationError if a requested model cannot be restated, or the range is empty. If models are left out,
+    it is raised if none of the requested models can be restated.
     """
     request, restate = context.request, context.request.restate
     assert restate is not None, "the request restates"
@@ -186,6 +186,8 @@ def _planned(context: EvaluationContext) -> Plan:
         promoted = {info.name for info in context.stored_environment().snapshots}
         left_out = {fqn: "not promoted" for fqn in requested if fqn not in promoted}
         requested = [fqn for fqn in requested if fqn in promoted]
+        if not requested:
+            raise _unrestatable(left_out, {}, context)
     try:
         plan = context.plan_builder(
             request.environment,
@@ -211,16 +213,14 @@ def _planned(context: EvaluationContext) -> Plan:
         for missing in plan.missing_intervals
         if missing.intervals
     }
-    reasons = {
+    left_out |= {
         fqn: _why_not(snapshots[fqn], request.environment, plan)
         for fqn in requested
         if fqn in snapshots and fqn not in ranges
     }
-    if not restate.leaves_out:
-        _refuse_unrestatable(reasons, snapshots, context)
-    left_out |= reasons
-    if not plan.restatements:
-        ranges = {}  # it is a plan of pending intervals
+    # SQLMesh would still compute whole tables downstream, and a run that restates none of its models would be green.
+    if left_out and not (restate.leaves_out and ranges.keys() & set(requested)):
+        raise _unrestatable(left_out, snapshots, context)
     context.request = replace(request, models=tuple(fqn for fqn in request.models if fqn not in left_out))
     planned = msg.RestatementPlanned(
         ranges=ranges,
@@ -250,14 +250,16 @@ def _not_loaded(
     return tuple(sorted({(table, ranges[fqn]) for fqn, of_model in incremental.items() for table in of_model}))
 
 
-def _refuse_unrestatable(
+def _unrestatable(
     reasons: Mapping[str, str], snapshots: Mapping[str, Snapshot], context: EvaluationContext
-) -> None:
-    if reasons:
-        named = [f"{display_name(snapshots[fqn].node, context)} ({why})" for fqn, why in reasons.items()]
-        raise ConfigurationError(
-            f"SQLMesh cannot restate {listed(named)}. Nothing was computed. Leave these models out of the run."
-        )
+) -> ConfigurationError:
+    named = [
+        f"{display_name(snapshots[fqn].node, context) if fqn in snapshots else unquoted(fqn)} ({why})"
+        for fqn, why in reasons.items()
+    ]
+    return ConfigurationError(
+        f"SQLMesh cannot restate {listed(named)}. Nothing was computed. Leave these models out of the run."
+    )
 
 
 def _why_not(snapshot: Snapshot, environment: str, plan: Plan) -> str:
@@ -269,6 +271,8 @@ def _why_not(snapshot: Snapshot, environment: str, plan: Plan) -> str:
         return f"kind {snapshot.model.kind.name.value}: `disable_restatement` is true"
     start = start_date(snapshot, plan.context_diff.snapshots)
     began, ended = plan.restatements[snapshot.snapshot_id]
+    if snapshot.node.end and (end := to_timestamp(make_exclusive(snapshot.node.end))) <= began:
+        return f"it ends at {utc_text(end)}, before this range"
     if ended <= to_timestamp(start):
         return f"it starts at {utc_text(to_timestamp(start))}, after this range"
     if began < ended:
