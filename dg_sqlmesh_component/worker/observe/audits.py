@@ -21,6 +21,7 @@ from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
 from dg_sqlmesh_component.worker.intervals.known import KnownToDagster
 from dg_sqlmesh_component.worker.intervals.tables import altered_at, computed_intervals, deployability, shown_version
+from dg_sqlmesh_component.worker.observe.audit_sources import with_read
 from dg_sqlmesh_component.worker.observe.samples import key_columns, sample_of
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sql_text import audit_arguments, is_blocking
@@ -204,13 +205,15 @@ def evaluate_one(evaluator: SnapshotEvaluator, snapshot: Snapshot, position: int
     """SQLMesh's result of one audit of a node, without an event.
 
     Args:
-        given: The other arguments of SQLMesh's method.
+        given: The other arguments of SQLMesh's method, with all snapshots of the environment.
 
     Raises:
         Exception: The engine's driver may raise any.
     """
+    read = with_read(snapshot, position, given)
+    given = {**given, "snapshot": _with_one_audit(snapshot, position), "snapshots": read}
     # Not `evaluator.audit`: `record_audits` may have replaced it, and would number this audit as the node's first.
-    (result,) = SnapshotEvaluator.audit(evaluator, **{**given, "snapshot": _with_one_audit(snapshot, position)})
+    (result,) = SnapshotEvaluator.audit(evaluator, **given)
     return result
 
 
