@@ -22,6 +22,7 @@ from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import RESTATES_TAG
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import block
+from dg_sqlmesh_component.protocol.manifest import Model
 from dg_sqlmesh_component.report.wording import restate_bounds
 
 _PARTITIONS: dict[str, Callable[..., dg.TimeWindowPartitionsDefinition]] = {
@@ -30,6 +31,9 @@ _PARTITIONS: dict[str, Callable[..., dg.TimeWindowPartitionsDefinition]] = {
     "week": partial(dg.WeeklyPartitionsDefinition, day_offset=1),
     "month": dg.MonthlyPartitionsDefinition,
 }
+
+_HOURS = {"hour": 1, "day": 24, "week": 7 * 24, "month": 30 * 24}
+"""The length of each partition, about."""
 
 _TAGS = {"dagster/priority": "-1"}
 """A run of a schedule begins before the queued runs of a backfill."""
@@ -41,7 +45,8 @@ def build_backfill_job(
     """A job with one run for each range of time of these models, by fqn. `compute` is what the component's op does.
 
     Raises:
-        ConfigurationError: None of the models is incremental, or none has a start.
+        ConfigurationError: None of the models is incremental, none has a start, or all have intervals that are longer
+            than the job's partitions.
     """
     if configured.name is not None:
         refuse_op_name(configured.name, "restate.jobs.name")
@@ -50,6 +55,7 @@ def build_backfill_job(
     restated = [fqn for fqn in models if assets.models[fqn].is_incremental]
     keys = frozenset(assets.key(fqn) for fqn in restated)
     by, start = _PARTITIONS[configured.by], _first_start(name, restated, settings)
+    _refuse_longer_intervals(name, configured.by, [assets.models[fqn] for fqn in restated])
     # Dagster's first partition begins at or after the start. Ours contains it.
     partitions = by(start_date=last_cron_tick(by(start_date=start).cron_schedule, "UTC", start))
 
@@ -104,3 +110,17 @@ def _first_start(job: str, models: list[str], settings: Settings) -> datetime:
             "start. Set one in SQLMesh's configuration:" + block("model_defaults:\n  start: '2026-01-01'")
         )
     return datetime.fromtimestamp(min(starts) / 1000, timezone.utc)
+
+
+def _refuse_longer_intervals(job: str, by: str, models: list[Model]) -> None:
+    """Refuse partitions that are shorter than each model's interval: SQLMesh restates the whole interval in each."""
+    shortest = min(models, key=lambda model: model.interval_milliseconds)
+    hours = shortest.interval_milliseconds / 3_600_000
+    if hours <= _HOURS[by]:
+        return
+    longer = next((f"Set `by: {name}`." for name, length in _HOURS.items() if length >= hours), None)
+    raise ConfigurationError(
+        f"The job {job} of `restate.jobs` in defs.yaml has `by: {by}`, and the shortest interval of its models is a "
+        f"{shortest.interval_unit} ({shortest.display_name}). SQLMesh restates whole intervals, so several runs would "
+        f"restate the same. {longer or 'Remove the job, and use `restate` in the run config.'}"
+    )

@@ -169,9 +169,14 @@ class Model:
         """True if SQLMesh computes it range by range, so that a missing interval can mean missing rows."""
         return self.kind in INCREMENTAL_KINDS
 
+    @property
+    def interval_milliseconds(self) -> int:
+        """The length of an interval; for a month or a year, about."""
+        return _UNIT_MILLISECONDS[self.interval_unit]
+
     def interval_count(self, milliseconds: int) -> int:
         """How many intervals a range has. A model that is always computed as a whole has one."""
-        return max(1, round(milliseconds / _UNIT_MILLISECONDS[self.interval_unit])) if self.is_incremental else 1
+        return max(1, round(milliseconds / self.interval_milliseconds)) if self.is_incremental else 1
 
     @property
     def is_executable(self) -> bool:

@@ -22,9 +22,11 @@ BY_TIME: dict[str, Any] = {"kind": "INCREMENTAL_BY_TIME_RANGE"}
 PROJECT = manifest(
     model("raw.orders", **BY_TIME, starts_at=day(14) + 12 * HOUR),  # a Wednesday
     model("raw.early", **BY_TIME, starts_at=day(14) - 400 * DAY),
-    model("marts.inherits", **BY_TIME, reads=["raw.orders"]),
+    model("marts.inherits", **BY_TIME, reads=["raw.orders"], interval_unit="hour"),
     model("marts.total", reads=["raw.orders"], starts_at=day(1)),
     model("raw.unknown", **BY_TIME),
+    model("raw.monthly", **BY_TIME, starts_at=day(1), interval_unit="month"),
+    model("raw.yearly", **BY_TIME, starts_at=day(1), interval_unit="year"),
 )
 
 
@@ -73,10 +75,15 @@ def test_job_begins_with_its_earliest_model_and_has_its_name() -> None:
     [
         (RestateJob(), ["marts.total"], "sqlmesh_shop_restate_day of `restate.jobs` .* selects no incremental model"),
         (RestateJob(), ["raw.unknown"], r"none of its models has a start\. Set one in SQLMesh's configuration:"),
+        (RestateJob(by="hour"), ["raw.orders", "raw.monthly"], r"`by: hour`.* is a day \(raw\.orders\)\. .* `by: day`"),
+        (RestateJob(by="week"), ["raw.monthly"], "`by: week`, .* is a month .* `by: month`"),
+        (RestateJob(by="month"), ["raw.yearly"], "`by: month`, .* is a year .* `restate` in the run config"),
         (RestateJob(name="a_1"), ["raw.orders"], r"`restate\.jobs\.name` in defs\.yaml is 'a_1'"),
     ],
 )
-def test_job_of_nothing_or_of_a_wrong_name_is_refused(configured: RestateJob, models: list[str], error: str) -> None:
+def test_job_of_nothing_of_too_short_ranges_or_of_a_wrong_name_is_refused(
+    configured: RestateJob, models: list[str], error: str
+) -> None:
     with pytest.raises(ConfigurationError, match=error):
         built(configured, *models)
 
