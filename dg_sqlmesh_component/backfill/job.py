@@ -17,7 +17,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.config.attribute_types import RestateJob
 from dg_sqlmesh_component.dagster_internals import JobOfAssets, last_cron_tick
-from dg_sqlmesh_component.definitions.op import Compute, graph_of_op, refuse_op_name
+from dg_sqlmesh_component.definitions.op import Compute, graph_of_op, refuse_op_name, refuse_reserved_tags
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import RESTATES_TAG
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -48,6 +48,7 @@ def build_backfill_job(
         ConfigurationError: None of the models is incremental, none has a start, or all have intervals that are longer
             than the job's partitions.
     """
+    refuse_reserved_tags("restate.jobs.tags", configured.tags)
     if configured.name is not None:
         refuse_op_name(configured.name, "restate.jobs.name")
     name = configured.name or settings.job_name(f"restate_{configured.by}")
@@ -88,7 +89,7 @@ def build_backfill_job(
     )
     return graph.to_job(
         config=dg.PartitionedConfig(partitions_def=partitions, run_config_for_partition_key_fn=config_of),
-        tags={**_TAGS, RESTATES_TAG: settings.state_tag},
+        tags={**_TAGS, **configured.tags, RESTATES_TAG: settings.state_tag},
     )
 
 

@@ -17,6 +17,7 @@ from dg_sqlmesh_component.config.durations import Duration, OptionalDuration, Wr
 from dg_sqlmesh_component.config.mappings import Attributes, TemplateScope, described, mapping, not_a_mapping
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.retries import Retries
+from dg_sqlmesh_component.config.scheduling import RunTags
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import did_you_mean
 from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, Audit, Limits, Model
@@ -417,6 +418,7 @@ class RestateJob(Attributes, path="restate.jobs"):
             "Name of the job. Default: `<op>_restate_<by>`, for example `sqlmesh_shop_restate_day`.", "restate_shop"
         ),
     ] = None
+    tags: RunTags = field(default_factory=dict)
 
 
 @dataclass
@@ -435,7 +437,7 @@ class Restate(Attributes, path="restate"):
         described(
             "Jobs for backfills in Dagster's UI. by: hour, day (default), week or month in UTC, which each run "
             "restates; select: models in SQLMesh's model selection language, by default all; name, by default "
-            "`<op>_restate_<by>`. Default: none.",
+            "`<op>_restate_<by>`; tags: of the runs. Default: none.",
             [{"by": "day", "select": "tag:finance"}],
         ),
     ] = field(default_factory=list)

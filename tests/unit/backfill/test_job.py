@@ -63,6 +63,12 @@ def test_page_of_the_job_says_what_its_bars_show() -> None:
     assert "Missing means that none was launched or it was cancelled, not that data is missing" in description
 
 
+def test_runs_have_the_tags_of_the_job_and_may_have_another_priority() -> None:
+    assert built(RestateJob(), "raw.orders").tags["dagster/priority"] == "-1"
+    tags = {"team": "data", "dagster/priority": "3"}
+    assert built(RestateJob(tags=tags), "raw.orders").tags.items() >= tags.items()
+
+
 def test_job_begins_with_its_earliest_model_and_has_its_name() -> None:
     job = built(RestateJob(name="again"), "raw.orders", "raw.early", "raw.unknown")
     assert job.name == "again"
@@ -78,10 +84,11 @@ def test_job_begins_with_its_earliest_model_and_has_its_name() -> None:
         (RestateJob(by="hour"), ["raw.orders", "raw.monthly"], r"`by: hour`.* is a day \(raw\.orders\)\. .* `by: day`"),
         (RestateJob(by="week"), ["raw.monthly"], "`by: week`, .* is a month .* `by: month`"),
         (RestateJob(by="month"), ["raw.yearly"], "`by: month`, .* is a year .* `restate` in the run config"),
+        (RestateJob(tags={"dagster/partition": "x"}), ["raw.orders"], r"`restate\.jobs\.tags` .* 'dagster/partition'"),
         (RestateJob(name="a_1"), ["raw.orders"], r"`restate\.jobs\.name` in defs\.yaml is 'a_1'"),
     ],
 )
-def test_job_of_nothing_of_too_short_ranges_or_of_a_wrong_name_is_refused(
+def test_wrong_job_is_refused_with_the_attribute_to_correct(
     configured: RestateJob, models: list[str], error: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=error):
