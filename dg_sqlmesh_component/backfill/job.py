@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import RESTATES_TAG
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import block
+from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.manifest import Model
 from dg_sqlmesh_component.report.wording import restate_bounds
 
@@ -94,16 +95,18 @@ def build_backfill_job(
 
 
 def _first_start(job: str, models: list[str], settings: Settings) -> datetime:
-    """The earliest start of the models, or of models upstream of them."""
+    """The earliest start of the models. One without a start has the earliest start of those that it reads."""
     known = settings.assets.models
     if not models:
         raise ConfigurationError(
             f"The job {job} of `restate.jobs` in defs.yaml selects no incremental model, so no range of one can be "
             "restated. Choose another `select`."
         )
-    # A model without a start has that of the models upstream of it.
-    inherits = [fqn for fqn in models if known[fqn].starts_at is None]
-    found = [known[fqn].starts_at for fqn in (*models, *settings.assets.with_upstream(inherits))]
+
+    def inherited_from(fqn: str) -> Sequence[str]:
+        return known[fqn].depends_on if fqn in known and known[fqn].starts_at is None else ()
+
+    found = [known[fqn].starts_at for fqn in reachable(models, inherited_from) if fqn in known]
     starts = [start for start in found if start is not None]
     if not starts:
         raise ConfigurationError(

@@ -1,5 +1,6 @@
 """The partitions of a job for backfills, and the run config of each."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,15 @@ PROJECT = manifest(
     model("marts.inherits", **BY_TIME, reads=["raw.orders"], interval_unit="hour"),
     model("marts.total", reads=["raw.orders"], starts_at=day(1)),
     model("raw.unknown", **BY_TIME),
+    model("raw.unselected", kind="EMBEDDED", reads=["raw.events"], starts_at=day(5)),
+    model("core.unselected", **BY_TIME, reads=["raw.unselected"]),
+    model("marts.behind", **BY_TIME, reads=["core.unselected"]),
+    model("marts.later", **BY_TIME, reads=["raw.early"], starts_at=day(20)),
+    model("marts.from_later", **BY_TIME, reads=["marts.later", "raw.unknown"]),
     model("raw.monthly", **BY_TIME, starts_at=day(1), interval_unit="month"),
     model("raw.yearly", **BY_TIME, starts_at=day(1), interval_unit="year"),
 )
+PROJECT = replace(PROJECT, selected=tuple(fqn for fqn in PROJECT.selected if "unselected" not in fqn))
 
 
 def built(configured: RestateJob, *models: str) -> dg.JobDefinition:
@@ -74,6 +81,14 @@ def test_job_begins_with_its_earliest_model_and_has_its_name() -> None:
     assert job.name == "again"
     assert job.partitions_def is not None
     assert job.partitions_def.get_first_partition_key() == "2024-12-10"
+
+
+@pytest.mark.parametrize(("of", "first"), [("marts.behind", "2026-01-05"), ("marts.from_later", "2026-01-20")])
+def test_a_model_without_a_start_has_the_earliest_of_the_nearest_starts_upstream(of: str, first: str) -> None:
+    """As in SQLMesh, also those of models that are no assets of the component."""
+    partitions = built(RestateJob(), of).partitions_def
+    assert partitions is not None
+    assert partitions.get_first_partition_key() == first
 
 
 @pytest.mark.parametrize(
