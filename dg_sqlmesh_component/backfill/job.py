@@ -47,7 +47,7 @@ def build_backfill_job(
 
     Raises:
         ConfigurationError: None of the models is incremental, none has a start, or all have intervals that are longer
-            than the job's partitions.
+            than the job's partitions. Or the component's run config has no `restate`, or a required field.
     """
     refuse_reserved_tags("restate.jobs.tags", configured.tags)
     if configured.name is not None:
@@ -63,8 +63,7 @@ def build_backfill_job(
 
     def restate_partition(context: dg.OpExecutionContext) -> Iterator[Any]:
         if "restate" not in context.op_config:
-            ended = start + timedelta(days=62)  # the first partition, a month at most
-            example = json.dumps(config_of(partitions.get_partition_keys(ended)[0]))
+            example = json.dumps(first_config)
             raise dg.Failure(
                 "The run config has no range to restate, so nothing was computed. `dg launch` ignores `--partition` "
                 "for a job. Launch a backfill on the job's page in Dagster, or write the range:"
@@ -88,10 +87,14 @@ def build_backfill_job(
         op.op.config_schema,
         settings.pool,
     )
-    return graph.to_job(
+    job = graph.to_job(
         config=dg.PartitionedConfig(partitions_def=partitions, run_config_for_partition_key_fn=config_of),
         tags={**_TAGS, **configured.tags, RESTATES_TAG: settings.state_tag},
     )
+    # The first partition, a month at most, has ended by then.
+    first_config = config_of(partitions.get_partition_keys(start + timedelta(days=62))[0])
+    _refuse_invalid_config(job, first_config)
+    return job
 
 
 def _first_start(job: str, models: list[str], settings: Settings) -> datetime:
@@ -128,3 +131,14 @@ def _refuse_longer_intervals(job: str, by: str, models: list[Model]) -> None:
         f"{shortest.interval_unit} ({shortest.display_name}). SQLMesh restates whole intervals, so several runs would "
         f"restate the same. {longer or 'Remove the job, and use `restate` in the run config.'}"
     )
+
+
+def _refuse_invalid_config(job: dg.JobDefinition, config: dict[str, Any]) -> None:
+    """Refuse a job whose runs Dagster would refuse: nobody can add config to the runs of a backfill."""
+    try:
+        dg.validate_run_config(job, config)
+    except dg.DagsterInvalidConfigError as error:
+        raise ConfigurationError(
+            f"The job {job.name} of `restate.jobs` in defs.yaml cannot run. `op_config_schema` of its component must "
+            f"return a subclass of SQLMeshRunConfig with a default for each field. {error}"
+        ) from None

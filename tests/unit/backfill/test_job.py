@@ -37,10 +37,14 @@ PROJECT = manifest(
 PROJECT = replace(PROJECT, selected=tuple(fqn for fqn in PROJECT.selected if "unselected" not in fqn))
 
 
-def built(configured: RestateJob, *models: str) -> dg.JobDefinition:
+class WithTicket(SQLMeshRunConfig):
+    ticket: str
+
+
+def built(configured: RestateJob, *models: str, config: object = SQLMeshRunConfig) -> dg.JobDefinition:
     project, assets = SQLMeshProject((Path("/shop"),)), project_assets(PROJECT)
     settings = Settings(ComponentAttributes(project), assets, "sqlmesh_shop", "pool", "x", frozenset())
-    op = ComponentOp(OpSpec(), project).build("sqlmesh_shop", assets, lambda _: iter(()), SQLMeshRunConfig)
+    op = ComponentOp(OpSpec(), project).build("sqlmesh_shop", assets, lambda _: iter(()), config)
     return build_backfill_job(configured, list(map(fqn, models)), settings, op, lambda _: iter(()))
 
 
@@ -74,6 +78,14 @@ def test_runs_have_the_tags_of_the_job_and_may_have_another_priority() -> None:
     assert built(RestateJob(), "raw.orders").tags["dagster/priority"] == "-1"
     tags = {"team": "data", "dagster/priority": "3"}
     assert built(RestateJob(tags=tags), "raw.orders").tags.items() >= tags.items()
+
+
+@pytest.mark.parametrize(
+    ("config", "error"), [(None, 'unexpected config entry "restate"'), (WithTicket, 'required config entry "ticket"')]
+)
+def test_job_whose_run_config_dagster_would_refuse_is_refused(config: object, error: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"(?s)`op_config_schema` .* default for each field.*{error}"):
+        built(RestateJob(), "raw.orders", config=config)
 
 
 def test_job_begins_with_its_earliest_model_and_has_its_name() -> None:
