@@ -90,7 +90,7 @@ def _outcomes_if_all_succeed(
             if why := limits.refuse_restatement(event, log):
                 raise ConfigurationError(why)
             session.answer(msg.GoAhead())
-        elif isinstance(event, msg.EvaluationPlanned) and event.batches and request.restate is None:
+        elif isinstance(event, msg.EvaluationPlanned) and event.batches:
             session.answer(msg.GoAhead())
         for assumed in _as_if_finished(event):
             outcomes += [settled for settled in ledger.feed(assumed) if isinstance(settled, NodeOutcome)]

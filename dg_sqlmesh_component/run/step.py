@@ -234,8 +234,9 @@ class _Step:
             case msg.RestatementPlanned():
                 self._plan_restatement(event)
                 answer, refusal = msg.GoAhead(), self._limits.refuse_restatement(event, self._log)
-            case msg.EvaluationPlanned() if event.batches and self._request.restate is None:
-                answer, refusal = msg.GoAhead(), self._limits.refuse_run(event)
+            case msg.EvaluationPlanned() if event.batches:  # a restatement's ranges are remembered by now
+                answer = msg.GoAhead()
+                refusal = self._limits.refuse_run(event) if self._request.restate is None else None
             case msg.QueriesNotCancelled():
                 self._not_cancelled = event
             case msg.EnvironmentOpened():

@@ -1,7 +1,7 @@
 """The messages between Dagster's process and the worker: one request to the worker, then events from it.
 
-A step answers some of them: `StateLocked` with `Records`, `PlanBuilt` with a `PlanApproval`, and `EvaluationPlanned` or
-`RestatementPlanned` with `GoAhead`. The worker plans, and Dagster's process decides whether that is computed. Steps and
+A step answers some of them: `StateLocked` with `Records`, `PlanBuilt` with a `PlanApproval`, `RestatementPlanned` and
+`EvaluationPlanned` with `GoAhead`. The worker plans, and Dagster's process decides whether that is computed. Steps and
 ticks answer `OtherTablesFound` with `AwaitedTables`.
 
 Messages are frozen dataclasses of plain values, standard library only. `wire` converts them to lines of text.

@@ -331,7 +331,7 @@ class ClosePreviewRequest(JanitorRequest):
 
 @dataclass(frozen=True, slots=True)
 class GoAhead:
-    """The answer to a `RestatementPlanned`, or else to each `EvaluationPlanned` that has batches: they may be computed.
+    """The answer to a `RestatementPlanned`, and to each `EvaluationPlanned` that has batches: they may be computed.
 
     If they are over a limit, the worker is stopped instead.
     """

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import ExitStack
-from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from sqlmesh.core.environment import EnvironmentSummary
@@ -24,7 +22,7 @@ from dg_sqlmesh_component.protocol.graph import parents_first, reachable
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext
 from dg_sqlmesh_component.worker.intervals.held_back import forget_and_hold_back
 from dg_sqlmesh_component.worker.intervals.tables import upstream
-from dg_sqlmesh_component.worker.observe.run_tracker import Observed, RunTracker
+from dg_sqlmesh_component.worker.observe.run_tracker import RunTracker
 from dg_sqlmesh_component.worker.sqlmesh_internals import (
     plan_only_what_is_computed,
     read_nodes_from_cache,
@@ -109,9 +107,6 @@ class RunContext(EvaluationContext):
             return batch(requested, *args, **kwargs)
 
         replace_intervals(scheduler, scheduler.merged_missing_intervals, batch_intervals)
-
-    def observed(self, scheduler: Scheduler) -> Observed:
-        return replace(super().observed(scheduler), await_go_ahead=partial(self.tracker.pipe.receive, msg.GoAhead))
 
     def may_be_idle(self) -> Set[str]:
         return self.requested

@@ -39,7 +39,6 @@ class Observed:
     # Finds the coverages, and the events that explain why nodes without planned batches have nothing to do. Called when
     # SQLMesh has planned.
     explain_idle: Callable[[], tuple[Coverages | None, Iterable[msg.Event]]] = lambda: (None, ())
-    await_go_ahead: Callable[[], object] = lambda: None  # waits until the planned batches may be computed
     report_table: Callable[[Snapshot], None] = lambda _: None  # reports what a model's table has after its last batch
     replaced: Replaced | None = None  # what a restatement replaces; None in a run
 
@@ -100,7 +99,7 @@ class RunTracker(Tracker):
         others_wait = {fqn: msg.NodeIdle(fqn, held_back_by=self.held_back_by[fqn]) for fqn in partly}
         self.pipe.send(msg.EvaluationPlanned(self.planned, others_wait))
         if self.planned:
-            self._observed.await_go_ahead()
+            self.pipe.receive(msg.GoAhead)
             self.require_locks()  # statements before all models follow
         self._idle = self._explain_idle()
 
