@@ -27,7 +27,7 @@ def restatements(
     Schedule and sensor give the same run key, so a restatement that failed is not requested again before the range is
     loaded again.
     """
-    schedule = settings.attributes.schedule
+    schedule, component = settings.attributes.schedule, [settings.op, settings.state_tag]
     if settings.attributes.external_models.late != "restate" or schedule is None:
         return
     models_by_range: defaultdict[msg.Interval, list[str]] = defaultdict(list)
@@ -36,7 +36,7 @@ def restatements(
             models_by_range[interval].append(fqn)
     for (start, end), models in sorted(models_by_range.items()):
         newest = max(loads.newest_load(fqn, (start, end)) for fqn in models)
-        run_key = f"late data {short_hash([*sorted(models), f'{start} {end} {newest}'])}"
+        run_key = f"late data {short_hash([*component, *sorted(models), f'{start} {end} {newest}'])}"
         if instance.get_runs(dg.RunsFilter(tags={_RUN_KEY_TAG: run_key}), limit=1):
             continue
         first, last = restate_bounds(start, end)

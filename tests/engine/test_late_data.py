@@ -241,6 +241,21 @@ def test_a_restatement_that_was_refused_is_requested_again_only_after_another_lo
     assert len(late_requests(shop)) == 1
 
 
+def test_each_component_with_the_same_models_and_sources_requests_its_own_restatement(new_shop: NewShop) -> None:
+    """Such as two of one project, for prod and for staging."""
+    options: dict[str, Any] = {"restate": {"max_intervals": 1}, "schedule": {"cron": "@daily"}}
+    shop = late_shop(new_shop, "restate", **options)
+    load(shop, 3)
+    [request] = late_requests(shop)
+    assert "max_intervals" in str(launch_request(shop, request).failures)
+    external = {"keys": {"raw.orders": "load/orders"}, "wait": True, "late": "restate"}
+    for more in ({"op": {"name": "other"}}, {"project": {"path": str(shop.project), "env": {"TARGET": "staging"}}}):
+        shop.configure(external_models=external, **options)
+        assert late_requests(shop) == []
+        shop.configure(**{**options, "external_models": external, **more})
+        assert len(late_requests(shop)) == 1
+
+
 def test_a_sensor_warns_about_late_data_and_requests_each_range(new_shop: NewShop) -> None:
     shop = late_shop(new_shop, "restate", restate=True, schedule={"on_sources": True})
     sensor = SourceSensor(shop)
