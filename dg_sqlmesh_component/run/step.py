@@ -24,7 +24,7 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ERRORS_BY_NAME, REFUSALS, ConfigurationError, StoppedError
 from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.failure import build_failure
-from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
+from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome
 from dg_sqlmesh_component.report.wording import Wording, correction_advice, killed, not_cancelled
 from dg_sqlmesh_component.run import retry_decision
 from dg_sqlmesh_component.run.changed_step import refuse_changed_step
@@ -163,6 +163,7 @@ class _Step:
         yield from self._settle(end)
         yield from self._records.record_remaining_outside_data()
         self._problems += [*self._ledger.contradictions, *self._restatement.end(self._results.outcomes, self._wording)]
+        self._problems += self._restated_none()
         failure = self._failure()
         # Dagster shows checks without a result as failed in a failed run, and as skipped in a cancelled run.
         if failure is not None and not self.session.is_cancelled:
@@ -179,6 +180,19 @@ class _Step:
         self._log.backfill(self._results.outcomes)
         self._log.end(self._results.outcomes)
         return failure
+
+    def _restated_none(self) -> list[str]:
+        """Why a run of a backfill fails although no model has failed: its bar would say that the range is restated."""
+        if not isinstance(self._context, JobOfAssets):
+            return []
+        selected = {self._assets.fqn_by_key[key] for key in self._context.selected_asset_keys}
+        outcomes = {outcome.fqn: outcome.outcome for outcome in self._results.outcomes if outcome.fqn in selected}
+        if set(outcomes.values()) != {Outcome.WAITING}:
+            return []
+        return [
+            f"All selected models wait, so this run has restated none: {self._wording.names(list(outcomes))}. Their "
+            "intervals are pending: a run computes them as soon as they are ready."
+        ]
 
     def _failure(self) -> dg.Failure | None:
         reported: list[NodeOutcome | AuditOnlyOutcome] = [*self._results.outcomes, *self._results.audited]

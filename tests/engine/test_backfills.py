@@ -128,6 +128,32 @@ def test_a_day_in_which_no_selected_model_can_be_restated_fails_and_computes_not
     assert failure.startswith("SQLMesh cannot restate warehouse.raw.new (not promoted). Nothing was computed.")
 
 
+def test_a_day_in_which_each_selected_model_waits_fails_and_the_next_run_computes_it(new_shop: NewShop) -> None:
+    is_open = "def is_open(batch):\n    return not Path('closed').exists()\n"
+    waits = f"MODEL (name raw.waits, {BY_DAY}, signals [is_open()]); SELECT ds, n FROM ctl.source {READS}"
+    shop = new_shop(
+        {
+            "signals/__init__.py": f"from pathlib import Path\nfrom sqlmesh import signal\n\n\n@signal()\n{is_open}",
+            "models/waits.sql": waits,
+            "models/total.sql": "MODEL (name marts.total, kind FULL); SELECT sum(n) AS n FROM raw.waits",
+        },
+        CONFIG.replace("6 days ago", f"'{DAYS[0]}'"),
+        tables={"ctl.source": SOURCE.format(start=DAYS[0])},
+        restate={"jobs": [{}]},
+    )
+    shop.query("UPDATE ctl.source SET n = 7")
+    (shop.project / "closed").touch()
+    job = shop.refresh().resolve_job_def(JOB.format(by="day"))
+    result = job.execute_in_process(partition_key=DAYS[0], instance=shop.instance, raise_on_error=False)
+    run = shop.run_record(result.run_id)
+    [failure] = run.failures
+    assert "All selected models wait, so this run has restated none: raw.waits. Their intervals are pending" in failure
+    assert not run.materializations
+    (shop.project / "closed").unlink()
+    shop.launch().succeeded()
+    assert shop.query("SELECT ds::TEXT FROM raw.waits WHERE n = 7") == [(DAYS[0],)]
+
+
 def test_run_of_the_job_without_a_range_is_refused_with_the_command(shop: Shop) -> None:
     """`dg launch --job` ignores `--partition`."""
     job = shop.refresh().resolve_job_def(JOB.format(by="day"))
