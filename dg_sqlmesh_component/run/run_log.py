@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import is_part_of_backfill, log_step_metadata
+from dg_sqlmesh_component.dagster_internals import JobOfAssets, is_part_of_backfill, log_step_metadata
 from dg_sqlmesh_component.history.costs import RecordedCost
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, counted, listed, plan_block, unquoted
@@ -144,8 +144,8 @@ class RunLog:
             self.context.log.info(f"Nothing to do: {nodes}. {counts}.")
 
     def backfill(self, outcomes: Sequence[NodeOutcome]) -> None:
-        """Warn that a backfill counts models without a materialization as failed."""
-        if not is_part_of_backfill(self.context.run):
+        """Warn that a backfill of assets counts models without a materialization as failed."""
+        if isinstance(self.context, JobOfAssets) or not is_part_of_backfill(self.context.run):
             return
         idle = {
             self.wording.assets.name(outcome.fqn)

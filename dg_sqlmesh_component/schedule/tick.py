@@ -101,14 +101,16 @@ def choose_assets(
         if not any(run.covers(assets.key(fqn), ticked_at) for run in active)
     }
     if not requested:
+        ticks = [(assets.key(fqn), ticked_at) for fqn, (ticked_at, _) in pending.items()]
+        covering = [run for run in active if any(run.covers(*tick) for tick in ticks)]
         return dg.SkipReason(
-            f"Run {run_ids([run for run in active if not run.is_change])} has not finished, and computes these pending "
-            "models: "
+            f"Run {run_ids(covering)} has not finished, and computes these pending models: "
             f"{listed(sorted(assets.name(fqn) for fqn in pending))}."
         )
     if changes := [run for run in active if run.is_change]:
         context.log.info(f"Run {run_ids(changes)} applies a plan. If the state is on a server, runs go on meanwhile.")
-    if runs := [run for run in active if not run.is_change]:
+    # Queued runs of a backfill begin after the requested one.
+    if runs := [run for run in active if not run.is_change and (run.started_at or not run.is_backfill)]:
         context.log.info(f"Run {run_ids(runs)} has not finished. The requested run waits until it ends.")
     between = assets_between(context.repository_def, requested.keys()) - assets.fqn_by_key.keys()
     context.log.info("\n    ".join([f"Requested: {counted(len(requested), 'model')}.", *requested.values()]))

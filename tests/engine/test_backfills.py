@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from engine.backfills import backfills
 from harness import CONFIG, NewShop, Shop, plan, query
+from waiting import evaluate_tick
 
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)"
 NO_NULLS = "audits (not_null(columns := (n)))"
@@ -198,6 +199,39 @@ def test_cancelled_backfill_is_continued_by_its_missing_partitions(shop: Shop) -
         assert "`budget.seconds` in defs.yaml is 0.000001. Nothing was computed." in failure
         assert not of_job.runs_of(rest)[DAYS[1]].checks, "it has planned none"
     assert [day for day, n in rows(shop.project)[:-1] if n == 7] == DAYS[:1]
+
+
+def test_tick_names_only_the_runs_that_it_waits_for_and_not_the_queued_runs_of_a_backfill(
+    shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop.configure(restate={"jobs": [{"by": "day"}]}, schedule={"cron": "@daily"})
+    with backfills(shop, JOB.format(by="day")) as jobs:
+        jobs.launch(DAYS)
+        assert evaluate_tick(shop).run_requests
+        assert "has not finished" not in capsys.readouterr().err
+        run = shop.instance.create_run_for_job(shop.refresh().resolve_job_def("sqlmesh_shop_job"))
+        skipped = evaluate_tick(shop).skip_message
+    assert skipped.startswith(f"Run {run.run_id} has not finished, and computes these pending models: marts.revenue, ")
+
+
+def test_run_of_a_backfill_in_which_a_model_waits_gives_no_advice_for_backfills_of_assets(new_shop: NewShop) -> None:
+    """Its status is that of the run. A backfill of assets counts the model as failed."""
+    waits = f"MODEL (name raw.waits, {BY_DAY}, signals (is_open())); SELECT ds, n FROM ctl.source {READS}"
+    files = {
+        "models/orders.sql": MODELS["models/orders.sql"],
+        "models/waits.sql": waits,
+        "signals/open.py": "from pathlib import Path\nfrom sqlmesh import signal\n\n\n@signal()\ndef is_open(batch):\n"
+        "    return not Path('closed').exists()\n",
+    }
+    tables = {"ctl.source": SOURCE.format(start=DAYS[0])}
+    shop = new_shop(files, CONFIG.replace("6 days ago", f"'{DAYS[0]}'"), tables=tables, restate={"jobs": [{}]})
+    (shop.project / "closed").touch()
+    with backfills(shop, JOB.format(by="day")) as jobs:
+        backfill = jobs.launch(DAYS[:1])
+        jobs.execute(jobs.queued())
+        [run] = jobs.runs_of(backfill).values()
+    assert run.succeeded().status_of("raw/waits") == "waiting"
+    assert "belongs to a backfill" not in run.log
 
 
 @pytest.mark.slow

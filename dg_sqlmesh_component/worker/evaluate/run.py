@@ -67,7 +67,7 @@ class RunContext(EvaluationContext):
         try:
             stack.enter_context(StateLock(self, self.request, LockWait(pipe, 0), CHANGES).held())
         except DatabaseInUseError as error:
-            pipe.log("info", f"This run leaves out SQLMesh's janitor. {error}")
+            pipe.log("info", f"This run leaves out SQLMesh's janitor. {error.__cause__}")  # without the wait
             return True
         return False
 
