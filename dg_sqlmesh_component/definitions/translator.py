@@ -213,7 +213,7 @@ class Translator:
     def _automation_condition(self, model: Model) -> dg.AutomationCondition[dg.AssetKey] | None:
         if self.attributes.automation is None:
             return None
-        _require_five_fields(model, "automation")
+        require_five_fields(model, "automation")
         return cron_tick_condition(model.cron, model.cron_tz or "UTC")
 
     def _freshness_policy(self, model: Model) -> dg.FreshnessPolicy | None:
@@ -222,7 +222,7 @@ class Translator:
         configured = self.attributes.freshness if slack is None else Freshness(slack)
         if configured is None or model.kind == "SEED" or model.end is not None:
             return None
-        _require_five_fields(model, "freshness")
+        require_five_fields(model, "freshness")
         return configured.policy(longest_gap(model.cron, model.cron_tz or "UTC"))
 
     @staticmethod
@@ -356,7 +356,8 @@ def model_label(model: Model) -> str:
     return f"Model {model.display_name} ({model.path or 'not from a file'})"
 
 
-def _require_five_fields(model: Model, attribute: str) -> None:
+def require_five_fields(model: Model, attribute: str) -> None:
+    """Refuse a model whose cron Dagster does not accept, for an attribute of `defs.yaml` that uses it."""
     if not is_accepted_cron(model.cron):
         raise ConfigurationError(
             f"{model_label(model)}: Dagster does not accept its cron {model.cron!r}, which `{attribute}` in defs.yaml "

@@ -11,6 +11,7 @@ from dg_sqlmesh_component.config.scheduling import Schedule
 from dg_sqlmesh_component.dagster_internals import WithAssetsBetween
 from dg_sqlmesh_component.definitions.op import refuse_name, refuse_reserved_tags
 from dg_sqlmesh_component.definitions.settings import Settings
+from dg_sqlmesh_component.definitions.translator import require_five_fields
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import block
 from dg_sqlmesh_component.protocol.manifest import Model
@@ -52,9 +53,14 @@ def build_schedules(configured: Schedule, settings: Settings) -> dg.Definitions:
 
 
 def crons_by_time_zone(models: Iterable[Model]) -> dict[str, list[str]]:
-    """The different crons of the models, by time zone."""
+    """The different crons of the models, by time zone.
+
+    Raises:
+        ConfigurationError: Dagster does not accept the cron of a model.
+    """
     crons: dict[str, set[str]] = {}
     for model in models:
+        require_five_fields(model, "schedule")
         crons.setdefault(model.cron_tz or UTC, set()).add(model.cron)
     return {time_zone: sorted(crons[time_zone]) for time_zone in sorted(crons)}
 

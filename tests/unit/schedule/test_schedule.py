@@ -25,6 +25,14 @@ def test_schedule_of_each_time_zone_has_the_different_crons_of_its_models() -> N
     assert crons_by_time_zone(models) == {"UTC": ["@daily", "@hourly"], "Europe/Berlin": ["0 6 * * *"]}
 
 
+def test_model_with_a_cron_that_dagster_does_not_accept_is_named() -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        crons_by_time_zone([with_cron("@daily"), with_cron("0 6 * * * 30")])
+    assert str(refusal.value).startswith(
+        "Model shop.orders (/shop/models/orders.sql): Dagster does not accept its cron '0 6 * * * 30', which `schedule`"
+    )
+
+
 @pytest.mark.parametrize(
     ("now", "ticked"),
     [
