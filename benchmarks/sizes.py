@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from itertools import pairwise
@@ -49,6 +49,7 @@ ASSET_PAGE = """{ assetNodeOrError(assetKey: {path: %s}) { ... on AssetNode {
         ... on AssetChecks { checks { name description executionForLatestMaterialization { status } } }
     }
 } } }"""
+PARTS = ("definitions", "runs", "changes")
 Costs = dict[tuple[str, str], float]
 """CPU seconds, or kilobytes, by what and by whom."""
 
@@ -67,14 +68,12 @@ class Sized:
         self.costs[what, who] = cost
         progress({f"{self.models} models, {what}, {who}": cost})
 
-    def measure_all(self) -> None:
-        """Measure each cost once."""
+    def measure(self, parts: Collection[str]) -> None:
+        """Measure each cost of these parts once."""
         assert self.lab.plan is not None
         self.add("plan of a new project", "SQLMesh", self.lab.plan.cpu)
-        self.add("first load", "ours", cpu_of(lambda: self.ours))
-        self.definitions()
-        self.runs()
-        self.changes()
+        for part in parts:
+            getattr(self, part)()
 
     @cached_property
     def ours(self) -> Path:
@@ -85,7 +84,8 @@ class Sized:
         return [sys.executable, "-c", "from sqlmesh.cli.main import cli; cli()", "-p", self.lab.project]
 
     def definitions(self) -> None:
-        """Load definitions, and show two pages of them."""
+        """Load definitions for the first time and later, and show two pages of them."""
+        self.add("first load", "ours", cpu_of(lambda: self.ours))
         hand = self.lab.dagster_project("hand", {"project.py": by_hand.module(self.ours)})
         alone: list[str | Path] = [sys.executable, HERE / "sqlmesh_alone.py", "load", self.lab.project]
         self.add("load", "SQLMesh", measure(alone, cwd=self.lab.project).cpu)
@@ -221,8 +221,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=int, nargs="+", default=[100, 1_000, 10_000])
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     options = parser.parse_args()
-    rounds = [[measured(models) for models in options.models] for _ in range(options.rounds)]
+    rounds = [[measured(models, options.parts) for models in options.models] for _ in range(options.rounds)]
     print(heading(f"Costs by number of models, {options.rounds} rounds").rsplit("\n", 2)[0])
     print("| what |", " | ".join(f"{models:,}" for models in options.models), "| exponents |")
     print(f"|{'---|' * (len(options.models) + 2)}")
@@ -233,11 +234,11 @@ def main() -> None:
         print(f"| {what}, {who} |", " | ".join(texts), "|")
 
 
-def measured(models: int) -> Costs:
-    """The costs of a project of this size."""
+def measured(models: int, parts: Collection[str]) -> Costs:
+    """The costs of these parts with a project of this size."""
     with tempfile.TemporaryDirectory() as folder:
         size = Sized(Path(folder).resolve(), models)
-        size.measure_all()
+        size.measure(parts)
     return size.costs
 
 
