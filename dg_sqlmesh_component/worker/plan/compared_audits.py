@@ -28,10 +28,12 @@ def compare_audits(plan: Plan, prod: Environment, context: Context) -> Iterator[
     """
     snapshots = plan.context_diff.snapshots_by_name
     context.state_sync.refresh_snapshot_intervals(snapshots.values())
-    promoted = {snapshot.name: snapshot for snapshot in context.state_reader.get_snapshots(prod.snapshots).values()}
+    ids = {snapshot.snapshot_id for snapshot in snapshots.values()}
+    same = {info.name: snapshots[info.name] for info in prod.snapshots if info.snapshot_id in ids}
+    others = context.state_reader.get_snapshots(info for info in prod.snapshots if info.name not in same)
+    promoted = {**same, **{snapshot.name: snapshot for snapshot in others.values()}}
     for name, snapshot in snapshots.items():
-        old = promoted.get(name)
-        if not has_table(snapshot) or (old and old.snapshot_id == snapshot.snapshot_id):
+        if not has_table(snapshot) or name in same:
             continue
         compared = _Audits(snapshot, plan.deployability_index, snapshots, promoted, context)
         if audits := tuple(compared):
