@@ -9,8 +9,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.definitions.project_assets import (
     ProjectAssets,
-    audited_externals_of,
-    grouped,
+    is_audited_external,
     tables_behind_views,
 )
 from dg_sqlmesh_component.definitions.translator import Translator, model_label
@@ -97,19 +96,24 @@ class _Carriers:
             return max(ours, key=self._depths.__getitem__)
         if any(fqn in self._models and not self._models[fqn].is_external for fqn in tables):
             return None  # the audit of another component
-        siblings = [
-            fqn
-            for fqn, model in self._chosen.items()
-            if tables.intersection(tables_read(model.depends_on, self._models))
-        ]
-        return min(siblings, key=self._depths.__getitem__, default=None)
+        siblings = [self._first_downstream[fqn] for fqn in tables & self._first_downstream.keys()]
+        return min(siblings, key=self._rank, default=None)
 
     def of_external_models(self) -> dict[str, str]:
         """For each external model with audits, the first model that reads it."""
-        downstream = grouped(
-            (external, fqn) for fqn in self._chosen for external in sorted(audited_externals_of(fqn, self._models))
-        )
-        return {external: min(models, key=self._depths.__getitem__) for external, models in downstream.items()}
+        return {fqn: first for fqn, first in self._first_downstream.items() if is_audited_external(fqn, self._models)}
+
+    @cached_property
+    def _first_downstream(self) -> Mapping[str, str]:
+        """For each table, the first of the models that read it, also through embedded models."""
+        first: dict[str, str] = {}
+        for model in sorted(self._chosen, key=self._rank):
+            for table in tables_read(self._chosen[model].depends_on, self._models):
+                first.setdefault(table, model)
+        return first
+
+    def _rank(self, model: str) -> tuple[int, str]:
+        return self._depths[model], model
 
     @cached_property
     def _depths(self) -> Mapping[str, int]:

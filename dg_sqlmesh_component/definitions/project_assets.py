@@ -83,7 +83,8 @@ class ProjectAssets:
         They are not assets of ours. SQLMesh still runs their audits, and a blocking audit stops each model that
         reads the table.
         """
-        return {external for model in models for external in audited_externals_of(model, self.models)}
+        tables = (table for model in models for table in tables_read(self.models[model].depends_on, self.models))
+        return {table for table in tables if is_audited_external(table, self.models)}
 
     def upstream_outside_assets(self, models: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """For each model, its upstream nodes that are not assets of ours, up to the next asset."""
@@ -191,10 +192,9 @@ def tables_behind_views(model: Model, models: Mapping[str, Model]) -> set[str]:
     return reachable(model.depends_on, behind)
 
 
-def audited_externals_of(model: str, models: Mapping[str, Model]) -> set[str]:
-    """The external models with audits that a model reads, also through embedded models."""
-    tables = tables_read(models[model].depends_on, models)
-    return {fqn for fqn in tables if fqn in models and models[fqn].is_external and models[fqn].audits}
+def is_audited_external(table: str, models: Mapping[str, Model]) -> bool:
+    """Whether a table is an external model with audits."""
+    return table in models and models[table].is_external and bool(models[table].audits)
 
 
 def selected_models(assets: ProjectAssets, select: tuple[str, ...], exclude: tuple[str, ...] = ()) -> list[str]:

@@ -18,6 +18,7 @@ from unit.builders import (
     stored,
     with_key_prefix,
 )
+from unit.calls import calls_of
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
@@ -783,6 +784,23 @@ def test_standalone_audit_is_on_last_parent_or_first_downstream(upstream_names: 
     project = manifest(*READ_IN_MANY_WAYS, standalone_audits=[standalone("add_up", upstream_names)])
     on = [check.asset_key.path for check, node in project_assets(project).node_by_check.items() if node == "add_up"]
     assert on == ([carrier.split(".")] if carrier else [])
+
+
+def test_first_by_name_of_equally_deep_models_carries_a_standalone_audit_of_external_tables() -> None:
+    models = [model("core.orders", reads=["raw.b"]), model("core.customers", reads=["raw.c"])]
+    project = manifest(*models, standalone_audits=[standalone("add_up", ["raw.b", "raw.c"])])
+    [check] = [check for check, node in project_assets(project).node_by_check.items() if node == "add_up"]
+    assert check.asset_key.path == ["core", "customers"]
+
+
+def test_twice_as_many_models_and_standalone_audits_of_external_tables_cost_twice_as_much() -> None:
+    def cost(size: int) -> int:
+        models = [model(f"core.model_{number}", reads=[f"raw.table_{number}"]) for number in range(size)]
+        audits = [standalone(f"audit_{number}", [f"raw.table_{number}"]) for number in range(size)]
+        project = manifest(*models, standalone_audits=audits)
+        return calls_of(lambda: project_assets(project))
+
+    assert cost(100) < 2.2 * cost(50)
 
 
 def test_standalone_audit_of_models_of_another_component_has_no_check() -> None:
