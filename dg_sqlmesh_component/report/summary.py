@@ -36,7 +36,7 @@ def summary_line(wording: Wording, outcomes: Collection[NodeOutcome]) -> str:
 def summary_metadata(wording: Wording, outcomes: Collection[NodeOutcome]) -> dict[str, dg.MetadataValue]:
     """The executed models, slowest first, and the other models with the reason, failures first."""
     executed = [outcome for outcome in outcomes if outcome.outcome.rule.materializes]
-    others = [outcome for outcome in outcomes if outcome not in executed]
+    others = [outcome for outcome in outcomes if not outcome.outcome.rule.materializes]
     slowest_ms = max((outcome.duration_ms for outcome in executed), default=0) or 1
     name = wording.assets.name
     slowest = [

@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 from unit.builders import fqn, manifest, model, project_assets
+from unit.calls import calls_of
 from unit.outcome_table import OUTCOME_TABLE
 
 from dg_sqlmesh_component.protocol import messages as msg
@@ -64,6 +65,15 @@ def test_tables_have_a_limit() -> None:
     metadata = summary_metadata(WORDING, outcomes)
     assert len(rows(metadata, "sqlmesh/slowest")) == MAX_ROWS
     assert metadata["sqlmesh/slowest_cut"] == dg.MetadataValue.int(3)
+
+
+def test_summary_of_twice_as_many_models_costs_twice_as_much() -> None:
+    def cost(size: int) -> int:
+        kinds = [Outcome.EXECUTED, Outcome.UP_TO_DATE] * (size // 2)
+        outcomes = [outcome(number, kind) for number, kind in enumerate(kinds)]
+        return calls_of(lambda: summary_metadata(WORDING, outcomes))
+
+    assert cost(100) < 2.2 * cost(50)
 
 
 def test_progress_lists_the_longest_running_model_first() -> None:
