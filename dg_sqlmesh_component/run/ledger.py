@@ -275,6 +275,11 @@ class Ledger:
             *(AuditOnlyOutcome(fqn, _audit_results(self._audited.get(fqn, {})), (), error) for fqn in self._audit_only),
         ]
 
+    def is_up_to_date(self, fqn: str) -> bool:
+        """Whether the outcome of a node is `up_to_date`, or will be unless SQLMesh plans the node again."""
+        entry = self._entries.get(fqn)
+        return entry is not None and (entry.settled or entry.judge(None)[0]) is Outcome.UP_TO_DATE
+
     @property
     def running(self) -> tuple[str, ...]:
         """The nodes with a batch that runs, or that ran when the worker died."""

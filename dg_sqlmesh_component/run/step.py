@@ -136,7 +136,7 @@ class _Step:
         self._wording = wording = Wording(
             assets, request.environment, history_url, awaited.sources, restates=request.restate is not None
         )
-        self._records = StepRecords(context, self._settings, wording)
+        self._records = StepRecords(context, settings, wording, self._ledger.is_up_to_date)
         checks = set(reported_checks(context)) if wording.is_declared else set()
         self._log = RunLog(context, wording, checks, settings.owned)
         self._loads = late_loads(context.instance, assets_of(op), settings) if wording.is_declared else None

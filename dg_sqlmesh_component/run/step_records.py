@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,7 @@ from dg_sqlmesh_component.history.active_runs import ActiveRun, active_runs, run
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, record_of, recorded_data
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed
+from dg_sqlmesh_component.protocol.graph import parents_first
 from dg_sqlmesh_component.report.metadata import outcome_metadata
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
 from dg_sqlmesh_component.report.results import outside_materialization
@@ -29,10 +30,13 @@ class StepRecords:
     context: dg.AssetExecutionContext
     settings: Settings
     wording: Wording
+    is_up_to_date: Callable[[str], bool]  # whether a model has nothing to do, as far as SQLMesh has reported it
     # Models whose outside data is materialized as an event of this run.
     materialized_outside: set[str] = field(default_factory=set)
     _recorded: dict[str, msg.RecordedData | None] = field(default_factory=dict)
     _outside: dict[str, OutsideData] = field(default_factory=dict)
+    # Models whose outside data is recorded, and that of all models upstream of them.
+    _visited: set[str] = field(default_factory=set)
     _changes: list[ActiveRun] = field(default_factory=list)
 
     def read(self, models: Sequence[str]) -> dict[str, msg.RecordedData | None]:
@@ -57,6 +61,7 @@ class StepRecords:
         self._changes = [run for run in active if run.is_change]
         outside, left_to_runs = outside_data(compared, self._recorded, [run for run in active if not run.is_change])
         self._outside |= {data.fqn: data for data in outside}
+        self._visited.clear()
         self._recorded |= {data.fqn: data.record for data in outside}
         if left_to_runs:
             names = listed([assets.name(fqn) for fqn in left_to_runs])
@@ -70,9 +75,14 @@ class StepRecords:
         """The outside data of a model, after that of the models upstream, which it has read."""
         if not self._outside:
             return
-        for fqn in self.settings.assets.with_upstream([outcome.fqn])[:-1]:
-            is_idle = self.is_selected(fqn) and not outcome.outcome.is_failure
+        models = self.settings.assets.models
+        *upstream, _ = visited = parents_first(
+            [outcome.fqn], lambda fqn: models[fqn].depends_on if fqn in models and fqn not in self._visited else ()
+        )
+        for fqn in filter(self._outside.__contains__, upstream):
+            is_idle = self.is_selected(fqn) and self.is_up_to_date(fqn)
             yield from self._outside_data_of([fqn], in_run={} if is_idle else None)
+        self._visited.update(visited)
         is_idle = outcome.outcome.rule.may_stay_silent
         data = self._outside.get(outcome.fqn)
         if data and not data.intervals and outcome.outcome.rule.materializes:

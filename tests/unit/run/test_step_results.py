@@ -1,0 +1,100 @@
+"""The results that a step yields when the ledger has settled its nodes, and what Dagster then shows."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import dagster as dg
+import pytest
+from harness import RunRecord
+from unit.builders import attributes, days, fqn, manifest, model, project_assets
+from unit.outcome_table import PROMOTED, batch, opened, raised
+
+from dg_sqlmesh_component.definitions.settings import Settings
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.manifest import Manifest
+from dg_sqlmesh_component.report.checks import Checks
+from dg_sqlmesh_component.report.wording import Wording
+from dg_sqlmesh_component.run.ledger import Ledger
+from dg_sqlmesh_component.run.recorder import recorded
+from dg_sqlmesh_component.run.restatement_memory import RestatementMemory
+from dg_sqlmesh_component.run.run_log import RunLog
+from dg_sqlmesh_component.run.step_records import StepRecords
+from dg_sqlmesh_component.run.step_results import StepResults
+
+NOW = days(5, 5)[1]
+D1 = days(1, 1)
+
+Story = Callable[[Ledger, StepRecords, StepResults], Iterator[Any]]
+"""What a step does, with the objects that it has."""
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+def run_of(instance: dg.DagsterInstance, project: Manifest, story: Story) -> RunRecord:
+    """Run all assets and checks of a project in one step. Return what Dagster recorded."""
+    assets = project_assets(project)
+    settings = Settings(attributes(), assets, "sqlmesh_shop", "pool", "shop_1", frozenset())
+    wording, checks = Wording(assets, "prod"), set(assets.checks)
+
+    @dg.multi_asset(specs=[*assets.specs.values()], check_specs=[*assets.checks.values()], can_subset=True)
+    # Dagster looks at the annotation of `context`, and annotations are postponed here.
+    def step(context):  # type: ignore[no-untyped-def]
+        ledger = Ledger(assets.specs)
+        records = StepRecords(context, settings, wording, ledger.is_up_to_date)
+        log, memory = RunLog(context, wording, checks, frozenset()), RestatementMemory(context, settings, "prod")
+        of_checks = Checks(wording, NOW)
+        results = StepResults(context, settings.attributes, of_checks, records, log, checks, None, memory)
+        yield from recorded(context, story(ledger, records, results))
+
+    job = dg.Definitions([step]).resolve_implicit_global_asset_job_def()
+    result = job.execute_in_process(instance=instance, raise_on_error=False)
+    return RunRecord(instance, result.run_id)
+
+
+def reports(ledger: Ledger, results: StepResults, events: Iterable[msg.Event]) -> Iterator[Any]:
+    for event in events:
+        yield from results.report(ledger.feed(event))
+
+
+# -- data computed outside of Dagster --------------------------------------------------------------
+
+HOURLY, DAILY = fqn("core.hourly"), fqn("core.daily")
+TWO_MODELS = manifest(model("core.hourly", ["raw.events"]), model("core.daily", ["core.hourly"]))
+OPENED = opened(HOURLY, DAILY)
+COMPUTED_OUTSIDE = [msg.ComputedData(node, PROMOTED, ((D1, D1[1]),)) for node in (HOURLY, DAILY)]
+LOST = msg.NodeFailed(HOURLY, "ConnectionError", "the connection was lost", (), is_transient=True)
+
+
+def test_outside_data_of_a_model_that_fails_after_a_retry_is_no_event_of_the_run(instance: dg.DagsterInstance) -> None:
+    """Else Dagster would show the model in green, and leave it out when it retries the run from its failure."""
+    fails = [msg.EvaluationPlanned({HOURLY: (D1,)}), msg.NodeIdle(DAILY, "not due"), raised(0, D1, node=HOURLY), LOST]
+
+    def story(ledger: Ledger, records: StepRecords, results: StepResults) -> Iterator[Any]:
+        records.note_outside_data(COMPUTED_OUTSIDE, None)
+        yield from reports(ledger, results, [OPENED, *fails])
+        yield from results.report(ledger.pause(frozenset({HOURLY})))
+        yield from reports(ledger, results, [OPENED, *fails, msg.EvaluationFinished("failure")])
+
+    run = run_of(instance, TWO_MODELS, story)
+    assert set(run.reported_outside) == {"core/hourly"}
+    assert set(run.computed_outside) == {"core/daily"}
+    assert run.status_of("core/hourly") == "failed"
+
+
+def test_outside_data_of_an_idle_model_is_an_event_of_the_run_before_its_downstream_model_is_executed(
+    instance: dg.DagsterInstance,
+) -> None:
+    events = [OPENED, msg.EvaluationPlanned({DAILY: (D1,)}), msg.NodeIdle(HOURLY, "not due"), batch(0, D1, node=DAILY)]
+
+    def story(ledger: Ledger, records: StepRecords, results: StepResults) -> Iterator[Any]:
+        records.note_outside_data(COMPUTED_OUTSIDE[:1], None)
+        yield from reports(ledger, results, [*events, msg.EvaluationFinished("success")])
+
+    run = run_of(instance, TWO_MODELS, story)
+    events_of_run = run.events(dg.DagsterEventType.ASSET_MATERIALIZATION)
+    assert [event.asset_key.to_user_string() for event in events_of_run] == ["core/hourly", "core/daily"]
+    assert not run.reported_outside
