@@ -140,12 +140,11 @@ class Checks:
         if audit.audited_data is not None and up_to is not None:
             data = (self.wording.environment, audit.audited_data, up_to)
         before = _uncorrected(audit, earlier)
-        is_of_intervals = node.coverage and not audit.of_whole_table
-        failed = FailedIntervals(audit.intervals, audit.failing_rows) if is_of_intervals and not audit.passed else None
+        reads_intervals = not audit.of_whole_table and node.fqn not in self.wording.assets.standalone_audits
+        failed = FailedIntervals(audit.intervals, audit.failing_rows) if reads_intervals and not audit.passed else None
         kept = failed.with_earlier(before) if failed else before
         # An older failure is a warning. It stops no downstream model: nothing that this run computed has failed.
         severity = self.wording.assets.severity(node.fqn, audit.blocking)
-        reads_intervals = not audit.of_whole_table and node.fqn not in self.wording.assets.standalone_audits
         is_of_all = isinstance(node, AuditOnlyOutcome) and reads_intervals
         return dg.AssetCheckResult(
             asset_key=check.asset_key,

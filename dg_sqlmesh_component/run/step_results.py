@@ -233,8 +233,9 @@ class LastCheckResults:
         for outcome in settled:
             if isinstance(outcome, AuditOnlyOutcome):
                 wanted += [check for check in wording.assets.checks_of(outcome.fqn) if check.name == STATUS_CHECK]
-            elif outcome.coverage is not None and outcome.outcome.rule.materializes and wording.is_declared:
-                wanted += wording.assets.checks_of_results(outcome.fqn, outcome.audits)
+            elif wording.is_declared and outcome.fqn not in wording.assets.standalone_audits:
+                audits = wording.assets.checks_of_results(outcome.fqn, outcome.audits)
+                wanted += [check for check, audit in audits.items() if not audit.of_whole_table]
         return self._last_results([check for check in wanted if check in selected])
 
     def _last_results(self, checks: Collection[dg.AssetCheckKey]) -> dict[dg.AssetCheckKey, EarlierResult]:

@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 from harness import RunRecord
 from unit.builders import attributes, days, fqn, manifest, model, project_assets
-from unit.outcome_table import PROMOTED, batch, opened, raised
+from unit.outcome_table import AUDITS, FAILED, ORDERS, PROMOTED, SHOP, SUCCEEDED, audited, batch, opened, raised
 
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.protocol import messages as msg
@@ -98,3 +98,36 @@ def test_outside_data_of_an_idle_model_is_an_event_of_the_run_before_its_downstr
     events_of_run = run.events(dg.DagsterEventType.ASSET_MATERIALIZATION)
     assert [event.asset_key.to_user_string() for event in events_of_run] == ["core/hourly", "core/daily"]
     assert not run.reported_outside
+
+
+# -- checks ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_killed", [False, True], ids=["a blocking audit fails", "the worker is killed"])
+def test_audit_of_a_failed_run_still_warns_of_older_rows_that_have_failed(
+    instance: dg.DagsterInstance, is_killed: bool
+) -> None:
+    def compute(day: int, failing_rows: int = 0, *, fails: bool = False) -> dg.AssetCheckEvaluation:
+        interval = days(day, day)
+        begin = [
+            opened(ORDERS),
+            msg.EvaluationPlanned({ORDERS: (interval,)}),
+            audited("recent", interval, failing_rows),
+        ]
+        coverage = msg.IntervalCoverage(ORDERS, days(1, day))
+        failure = [audited("not_null", interval, 3), raised(0, interval), AUDITS, coverage, FAILED]
+
+        def story(ledger: Ledger, records: StepRecords, results: StepResults) -> Iterator[Any]:
+            if fails and is_killed:
+                yield from reports(ledger, results, begin)
+                yield from results.report(ledger.close("SQLMesh's process ended before it was done."))
+            else:
+                end = failure if fails else [coverage, batch(0, interval), SUCCEEDED]
+                yield from reports(ledger, results, [*begin, *end])
+
+        return run_of(instance, SHOP, story).checks["core/orders:recent"]
+
+    compute(1, failing_rows=2)
+    for result in (compute(2), compute(3, fails=True), compute(3)):
+        assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.WARN)
+        assert "Other intervals: 2 rows failed in 2026-01-01" in str(result.description)
