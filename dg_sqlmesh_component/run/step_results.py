@@ -157,11 +157,12 @@ class StepResults:
         self, outcome: NodeOutcome | AuditOnlyOutcome, earlier: Mapping[dg.AssetCheckKey, EarlierResult]
     ) -> Iterator[dg.AssetCheckResult]:
         yield from self._late_data(outcome)
+        may_block = outcome.fqn not in self._assets.standalone_audits  # although dbt may call its failure an error
         for check in self._selected_of(outcome.fqn):
             result = self.checks.result(check, outcome, earlier.get(check))
             if result is not None:
                 yield self._noted(result)
-                if "sqlmesh/carried_over" in result.metadata and earlier[check].is_blocking_failure:
+                if may_block and "sqlmesh/carried_over" in result.metadata and earlier[check].is_blocking_failure:
                     self.known_failures.append(self._wording.known_failure(outcome.fqn, check.name, earlier[check]))
 
     def _was_late(self, fqn: str) -> bool:

@@ -1,17 +1,30 @@
 """The results that a step yields when the ledger has settled its nodes, and what Dagster then shows."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
 import pytest
 from harness import RunRecord
-from unit.builders import attributes, days, fqn, manifest, model, project_assets
-from unit.outcome_table import AUDITS, FAILED, ORDERS, PROMOTED, SHOP, SUCCEEDED, audited, batch, opened, raised
+from unit.builders import attributes, days, fqn, manifest, model, project_assets, standalone
+from unit.outcome_table import (
+    AUDITS,
+    EMPTY_PLAN,
+    FAILED,
+    ORDERS,
+    PROMOTED,
+    SHOP,
+    SUCCEEDED,
+    audited,
+    batch,
+    opened,
+    raised,
+)
 
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.manifest import Manifest
+from dg_sqlmesh_component.protocol.manifest import DbtNode, Manifest
 from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.run.ledger import Ledger
@@ -43,7 +56,7 @@ def run_of(instance: dg.DagsterInstance, project: Manifest, story: Story) -> Run
     @dg.multi_asset(specs=[*assets.specs.values()], check_specs=[*assets.checks.values()], can_subset=True)
     # Dagster looks at the annotation of `context`, and annotations are postponed here.
     def step(context):  # type: ignore[no-untyped-def]
-        ledger = Ledger(assets.specs)
+        ledger = Ledger([*assets.specs, *assets.standalone_audits])
         records = StepRecords(context, settings, wording, ledger.is_up_to_date)
         log, memory = RunLog(context, wording, checks, frozenset()), RestatementMemory(context, settings, "prod")
         of_checks = Checks(wording, NOW)
@@ -131,3 +144,26 @@ def test_audit_of_a_failed_run_still_warns_of_older_rows_that_have_failed(
     for result in (compute(2), compute(3, fails=True), compute(3)):
         assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.WARN)
         assert "Other intervals: 2 rows failed in 2026-01-01" in str(result.description)
+
+
+def test_known_failure_of_a_dbt_test_of_several_models_fails_no_run(instance: dg.DagsterInstance) -> None:
+    """SQLMesh makes it a standalone audit, which blocks nothing: the run that evaluates it does not fail either."""
+    dbt_test = replace(standalone("relations", ["core.orders"]), dbt=DbtNode("test.shop.relations", severity="error"))
+    data = msg.AuditedData("3117", "4001")
+    finds_rows = msg.AuditEvaluated("relations", "relations", 0, {}, False, 2, "SELECT 2", D1, audited_data=data)
+    idle = msg.NodeIdle("relations", "not due", last_interval_end=D1[1], audited_data=data)
+
+    def run(*events: msg.Event) -> dg.AssetCheckEvaluation:
+        def story(ledger: Ledger, records: StepRecords, results: StepResults) -> Iterator[Any]:
+            yield from reports(ledger, results, events)
+            assert not results.known_failures
+
+        record = run_of(instance, manifest(model(), standalone_audits=[dbt_test]), story).succeeded()
+        return record.checks["core/orders:relations"]
+
+    begin, idle_model = opened(ORDERS, "relations"), msg.NodeIdle(ORDERS, "not due")
+    ends = replace(batch(0, D1, node="relations"), at=D1[1])
+    first = run(begin, msg.EvaluationPlanned({"relations": (D1,)}), idle_model, finds_rows, ends, SUCCEEDED)
+    second = run(begin, EMPTY_PLAN, idle_model, idle, SUCCEEDED)
+    assert (first.passed, second.passed) == (False, False)
+    assert second.metadata["sqlmesh/carried_over"].value is True
