@@ -88,18 +88,22 @@ class StepResults:
         earlier = self._earlier.of_unchanged(left_out)
         for outcome in left_out:
             yield from self._check_results(outcome, earlier)
+        for node in self.audited:
+            if node.error:
+                yield from self._fill_in(node.fqn, node.error, repeats="this run could not evaluate it")
         for outcome in self.outcomes:
-            missing = [
-                check
-                for check in self._selected_of(outcome.fqn)
-                if check not in self.reported and check.name != STATUS_CHECK
-            ]
             # The data of a model that the run did not touch is as it was, so its last results still apply.
-            why = f"{self._assets.name(outcome.fqn)} was not executed"
-            repeated = last_evaluations(self.context.instance, missing, why) if outcome.is_untouched else {}
-            for check in missing:
-                self.reported.add(check)
-                yield repeated.get(check) or not_evaluated(check, self._wording.why_not_evaluated(outcome))
+            repeats = f"{self._assets.name(outcome.fqn)} was not executed" if outcome.is_untouched else None
+            yield from self._fill_in(outcome.fqn, self._wording.why_not_evaluated(outcome), repeats)
+
+    def _fill_in(self, node: str, why: str, repeats: str | None) -> Iterator[Any]:
+        """Repeat the last results of the node's other checks (`repeats` says why), or give `why` they have none."""
+        checks = (check for check in self._selected_of(node) if check.name != STATUS_CHECK)
+        missing = [check for check in checks if check not in self.reported]
+        repeated = last_evaluations(self.context.instance, missing, repeats) if repeats else {}
+        for check in missing:
+            self.reported.add(check)
+            yield repeated.get(check) or not_evaluated(check, why)
 
     @cached_property
     def release(self) -> DownstreamRelease:

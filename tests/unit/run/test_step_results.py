@@ -1,6 +1,6 @@
 """The results that a step yields when the ledger has settled its nodes, and what Dagster then shows."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -47,8 +47,10 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def run_of(instance: dg.DagsterInstance, project: Manifest, story: Story) -> RunRecord:
-    """Run all assets and checks of a project in one step. Return what Dagster recorded."""
+def run_of(
+    instance: dg.DagsterInstance, project: Manifest, story: Story, audit_only: Collection[str] = ()
+) -> RunRecord:
+    """Run all assets and checks of a project in one step, or only checks. Return what Dagster recorded."""
     assets = project_assets(project)
     settings = Settings(attributes(), assets, "sqlmesh_shop", "pool", "shop_1", frozenset())
     wording, checks = Wording(assets, "prod"), set(assets.checks)
@@ -56,7 +58,7 @@ def run_of(instance: dg.DagsterInstance, project: Manifest, story: Story) -> Run
     @dg.multi_asset(specs=[*assets.specs.values()], check_specs=[*assets.checks.values()], can_subset=True)
     # Dagster looks at the annotation of `context`, and annotations are postponed here.
     def step(context):  # type: ignore[no-untyped-def]
-        ledger = Ledger([*assets.specs, *assets.standalone_audits])
+        ledger = Ledger({*assets.specs, *assets.standalone_audits} - {*audit_only}, audit_only)
         records = StepRecords(context, settings, wording, ledger.is_up_to_date)
         log, memory = RunLog(context, wording, checks, frozenset()), RestatementMemory(context, settings, "prod")
         of_checks = Checks(wording, NOW)
@@ -167,3 +169,35 @@ def test_known_failure_of_a_dbt_test_of_several_models_fails_no_run(instance: dg
     second = run(begin, EMPTY_PLAN, idle_model, idle, SUCCEEDED)
     assert (first.passed, second.passed) == (False, False)
     assert second.metadata["sqlmesh/carried_over"].value is True
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (opened(missing=(ORDERS,)), "Not promoted in environment prod"),
+        (msg.NodeAudited(ORDERS, (), "Nothing has been computed yet."), "Nothing has been computed yet."),
+        (audited("not_null", D1), "SQLMesh's process ended before it was done."),
+    ],
+    ids=["not promoted", "not computed", "killed"],
+)
+def test_check_executed_alone_that_is_not_evaluated_has_the_reason_or_its_last_result(
+    instance: dg.DagsterInstance, failure: msg.Event, reason: str
+) -> None:
+    """Dagster would show it as failed, without a text."""
+    evaluated = [audited("recent", D1, 2), msg.NodeAudited(ORDERS, (), None, at=NOW)]
+
+    def run(*events: msg.Event) -> dict[str, dg.AssetCheckEvaluation]:
+        def story(ledger: Ledger, records: StepRecords, results: StepResults) -> Iterator[Any]:
+            yield from reports(ledger, results, events)
+            yield from results.report(ledger.close("SQLMesh's process ended before it was done."))
+            yield from results.fill_in()
+
+        return run_of(instance, SHOP, story, audit_only=[ORDERS]).checks
+
+    not_evaluated = run(failure)["core/orders:recent"]
+    run(*evaluated)
+    known = run(failure)["core/orders:recent"]
+    assert (not_evaluated.passed, not_evaluated.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert str(not_evaluated.description).startswith(f"Not evaluated: {reason}")
+    assert str(known.description).startswith("2 rows failed in ")
+    assert str(known.description).endswith("Repeated, because this run could not evaluate it.")
