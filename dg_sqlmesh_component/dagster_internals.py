@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Container, Iterable, Iterator,
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import cache
+from functools import cache, lru_cache
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
@@ -397,17 +397,22 @@ def loaders(
     The assets of `also_elsewhere`, by fqn, count although this code location does not materialize them.
     """
     graph = location.asset_graph
-    by_table = {
-        str(node.metadata["dagster/table_name"]): node.key
-        for node in graph.asset_nodes
-        if "dagster/table_name" in node.metadata and node.is_materializable
-    }
-    found = {}
+    by_table, found = _key_by_table(graph), {}
     for fqn, key in tables.items():
         own = key if graph.has(key) and graph.get(key).is_materializable else by_table.get(fqn.replace('"', ""))
         if own is not None or fqn in also_elsewhere:
             found[fqn] = _loader(graph, own or key)
     return found
+
+
+@lru_cache(maxsize=1)  # a tick asks for the tables of each model
+def _key_by_table(graph: BaseAssetGraph[Any]) -> Mapping[str, dg.AssetKey]:
+    """The assets that a code location materializes, by the table name that they declare."""
+    return {
+        str(node.metadata["dagster/table_name"]): node.key
+        for node in graph.asset_nodes
+        if "dagster/table_name" in node.metadata and node.is_materializable
+    }
 
 
 def _loader(graph: BaseAssetGraph[Any], key: dg.AssetKey) -> Loader:

@@ -27,6 +27,7 @@ from dg_sqlmesh_component.protocol.manifest import (
 )
 
 _Evaluated = TypeVar("_Evaluated", bound=UsedAudit)
+_Group = TypeVar("_Group")
 _Member = TypeVar("_Member")
 
 
@@ -174,11 +175,11 @@ class ProjectAssets:
         return self.models[node].audits if node in self.models else ()
 
 
-def grouped(pairs: Iterable[tuple[str, _Member]]) -> dict[str, list[_Member]]:
+def grouped(pairs: Iterable[tuple[_Group, _Member]]) -> dict[_Group, list[_Member]]:
     """The second members of the pairs, by the first."""
-    groups: dict[str, list[_Member]] = {}
-    for name, member in pairs:
-        groups.setdefault(name, []).append(member)
+    groups: dict[_Group, list[_Member]] = {}
+    for group, member in pairs:
+        groups.setdefault(group, []).append(member)
     return groups
 
 

@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import HasAssets, Loader, check_records, last_check_records, time_dimension
-from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets, grouped
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.partition_windows import windows_of
 from dg_sqlmesh_component.history.source_events import last_loads, last_materializations
@@ -95,6 +95,7 @@ class LateLoads:
     _before: dict[str, Compared] = field(default_factory=dict)
     _loads: dict[str, list[_Load]] = field(default_factory=dict)
     _newest: dict[dg.AssetKey, int] = field(default_factory=dict)
+    _last_loads: dict[dg.AssetKey, Sequence[tuple[int, msg.Interval]]] = field(default_factory=dict)
     _at: int = 0
 
     def tables_of(self, fqn: str) -> frozenset[str]:
@@ -131,10 +132,8 @@ class LateLoads:
         loaders = {fqn: self.sources_of(fqn)[0] for fqn in compared}
         keys = {loader.key: loader for of_model in loaders.values() for loader in of_model}
         self._newest = {key: last.storage_id for key, last in last_materializations(self.instance, keys).items()}
-        since = {
-            key: min(compared[fqn].newest for fqn, of_model in loaders.items() if loader in of_model)
-            for key, loader in keys.items()
-        }
+        compared_by_source = grouped((loader.key, compared[fqn].newest) for fqn in loaders for loader in loaders[fqn])
+        since = {key: min(newest) for key, newest in compared_by_source.items()}
         new = {
             key: self._new(loader, since[key]) for key, loader in keys.items() if self._newest.get(key, 0) > since[key]
         }
@@ -192,16 +191,19 @@ class LateLoads:
 
     def newest_load(self, fqn: str, interval: msg.Interval) -> int:
         """The storage id of the newest load of a model's sources whose window overlaps a range; 0 without one."""
-        kind = dg.DagsterEventType.ASSET_MATERIALIZATION
         start, end = interval
-        newest = 0
-        for loader in self.sources_of(fqn)[0]:
+        loads = (load for loader in self.sources_of(fqn)[0] for load in self._last(loader))
+        return max((load_id for load_id, (first, last) in loads if first < end and start < last), default=0)
+
+    def _last(self, loader: Loader) -> Sequence[tuple[int, msg.Interval]]:
+        """The storage id and the window of each partition's last load, read once: a tick may ask for many ranges."""
+        if loader.key not in self._last_loads:
             assert loader.partitions is not None, "only sources with time windows are compared"
+            kind = dg.DagsterEventType.ASSET_MATERIALIZATION
             ids = self.instance.get_latest_storage_id_by_partition(loader.key, kind)
-            windows = windows_of(loader.partitions, list(ids))
-            overlapping = (ids[key] for key, (first, last) in windows.items() if first < end and start < last)
-            newest = max([newest, *overlapping])
-        return newest
+            windows = windows_of(loader.partitions, ids)
+            self._last_loads[loader.key] = [(ids[key], window) for key, window in windows.items()]
+        return self._last_loads[loader.key]
 
     def is_reported(self, fqn: str, late: Sequence[msg.Interval]) -> bool:
         """Whether the last result of a model's check names these ranges, and nothing was loaded since."""
@@ -258,7 +260,7 @@ def _last_compared(
 ) -> dict[dg.AssetCheckKey, Compared]:
     found = {}
     for check, last in last_check_records(instance, checks).items():
-        for record in (last, *islice(check_records(instance, check), 1, _MAX_RECORDS)):
+        for record in chain([last], islice(check_records(instance, check), 1, _MAX_RECORDS)):
             evaluation = record.event.asset_check_evaluation if record.event else None
             if evaluation and (compared := Compared.stored_in(evaluation.metadata)):
                 found[check] = compared

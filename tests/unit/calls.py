@@ -1,8 +1,12 @@
-"""Count the calls of Python functions: a cost that is the same on every machine."""
+"""Count calls of functions, and queries: a cost that is the same on every machine."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 
 def calls_of(function: Callable[[], object]) -> int:
@@ -20,3 +24,18 @@ def calls_of(function: Callable[[], object]) -> int:
     finally:
         sys.setprofile(before)
     return calls
+
+
+@contextmanager
+def queries() -> Iterator[list[str]]:
+    """Collect the SQL that Dagster executes meanwhile."""
+    executed: list[str] = []
+
+    def collect(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        executed.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", collect)
+    try:
+        yield executed
+    finally:
+        event.remove(Engine, "before_cursor_execute", collect)

@@ -1,7 +1,6 @@
 """For which ranges the assets that load external tables are complete, by real events of an instance."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from harness import empty_instance
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
+from unit.calls import queries
 
 from dg_sqlmesh_component.config.external_models import Wait
 from dg_sqlmesh_component.dagster_internals import loaders
@@ -259,21 +257,6 @@ def test_a_source_without_news_is_not_read_again(instance: dg.DagsterInstance) -
 
 
 def _nothing() -> None: ...
-
-
-@contextmanager
-def queries() -> Iterator[list[str]]:
-    """Collect the SQL that is executed meanwhile."""
-    executed: list[str] = []
-
-    def collect(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        executed.append(statement)
-
-    event.listen(Engine, "before_cursor_execute", collect)
-    try:
-        yield executed
-    finally:
-        event.remove(Engine, "before_cursor_execute", collect)
 
 
 def test_a_source_without_news_is_read_again_if_its_partitions_are_others(instance: dg.DagsterInstance) -> None:
