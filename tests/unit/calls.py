@@ -26,6 +26,12 @@ def calls_of(function: Callable[[], object]) -> int:
     return calls
 
 
+def growth(cost: Callable[[int], int], size: int) -> float:
+    """Return how many times the cost of a size twice that size costs: 2 if the cost is linear."""
+    cost(size)  # caches are filled, and modules are imported
+    return cost(2 * size) / cost(size)
+
+
 @contextmanager
 def queries() -> Iterator[list[str]]:
     """Collect the SQL that Dagster executes meanwhile."""
