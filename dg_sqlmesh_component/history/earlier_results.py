@@ -14,7 +14,7 @@ from dg_sqlmesh_component.protocol.formatting import utc_text
 from dg_sqlmesh_component.protocol.intervals import merged
 
 NOT_EVALUATED = "sqlmesh/not_evaluated"
-"""Metadata of a check result that only says why the audit was not evaluated."""
+"""Metadata of a check result that only says why the audit or the model was not evaluated. It is never repeated."""
 
 Data: TypeAlias = tuple[str, msg.AuditedData, int]
 """The data that a result describes: environment, version of data and audits, everything computed until then (ms)."""

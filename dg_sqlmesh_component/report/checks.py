@@ -10,6 +10,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK, LATE_DATA_CHECK, STATUS_CHECK
 from dg_sqlmesh_component.history.earlier_results import (
+    NOT_EVALUATED,
     EarlierResult,
     FailedIntervals,
     data_metadata,
@@ -23,7 +24,7 @@ from dg_sqlmesh_component.protocol.formatting import listed, ranges
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.report.coverage import coverage_metadata, coverage_sentences, is_complete
 from dg_sqlmesh_component.report.metadata import audit_metadata, status_metadata
-from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Verdict
+from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome, Verdict
 from dg_sqlmesh_component.report.wording import Wording, restate_config, uncorrected_sentence
 
 Reported: TypeAlias = NodeOutcome | AuditOnlyOutcome | OutsideData
@@ -86,13 +87,16 @@ class Checks:
         return "its last result is not about the current data and audits"
 
     def _status(self, check: dg.AssetCheckKey, node: NodeOutcome | AuditOnlyOutcome) -> dg.AssetCheckResult:
+        metadata: dict[str, Any]
         if isinstance(node, AuditOnlyOutcome):
-            sentence, metadata = self.wording.audit_only_sentence(node), None
+            sentence, metadata, is_unknown = self.wording.audit_only_sentence(node), {}, node.error is not None
             verdict = Verdict.FAILED if node.error else Verdict.WARNING if node.missing else Verdict.PASSED
         else:
             # The metadata contains the error, and the step logs it. Dagster logs this text again, in quotes.
             sentence, metadata = self.wording.summary_with_error(node), status_metadata(node)
-            verdict = node.verdict
+            verdict, is_unknown = node.verdict, node.outcome is Outcome.NOT_IN_ENVIRONMENT
+        if is_unknown:  # the status before it still applies as soon as the model is promoted and can be audited
+            metadata |= {NOT_EVALUATED: True}
         unrestated = self.wording.unrestated(node.fqn, node.unrestated)
         verdict = Verdict.FAILED if unrestated else verdict
         return _result(check, verdict, " ".join([sentence, *unrestated]), metadata)

@@ -10,8 +10,10 @@ from harness import RunRecord
 from unit.builders import attributes, days, fqn, manifest, model, project_assets, standalone
 from unit.outcome_table import (
     AUDITS,
+    DIVISION,
     EMPTY_PLAN,
     FAILED,
+    ONE_BATCH,
     ORDERS,
     PROMOTED,
     SHOP,
@@ -201,3 +203,30 @@ def test_check_executed_alone_that_is_not_evaluated_has_the_reason_or_its_last_r
     assert str(not_evaluated.description).startswith(f"Not evaluated: {reason}")
     assert str(known.description).startswith("2 rows failed in ")
     assert str(known.description).endswith("Repeated, because this run could not evaluate it.")
+
+
+@pytest.mark.parametrize(
+    ("events", "is_of_checks"),
+    [
+        ([opened(missing=(ORDERS,)), SUCCEEDED], False),
+        ([opened(missing=(ORDERS,)), SUCCEEDED], True),
+        ([msg.NodeAudited(ORDERS, (), "Nothing has been computed yet."), SUCCEEDED], True),
+    ],
+    ids=["model not promoted", "check of a model not promoted", "not computed"],
+)
+@pytest.mark.parametrize("has_failed_before", [False, True])
+def test_status_that_is_not_about_the_data_is_not_repeated_although_nothing_was_computed_since(
+    instance: dg.DagsterInstance, events: list[msg.Event], is_of_checks: bool, has_failed_before: bool
+) -> None:
+    def run(events: list[msg.Event], audit_only: Collection[str]) -> dg.AssetCheckEvaluation:
+        def story(ledger: Ledger, records: StepRecords, results: StepResults) -> Iterator[Any]:
+            yield from reports(ledger, results, events)
+
+        return run_of(instance, SHOP, story, audit_only).checks["core/orders:sqlmesh_execution_status"]
+
+    if has_failed_before:
+        run([opened(ORDERS), ONE_BATCH, raised(0, D1), DIVISION, FAILED], [])
+    assert not run(events, [ORDERS] if is_of_checks else []).passed
+    promoted_now = run([opened(ORDERS), msg.NodeAudited(ORDERS, (), None, NOW, altered_at=D1[1]), SUCCEEDED], [ORDERS])
+    assert promoted_now.passed is not has_failed_before
+    assert ("cannot cast" in str(promoted_now.description)) is has_failed_before
