@@ -314,12 +314,17 @@ class Ledger:
         }
         return self._failed_earlier | failed_now
 
+    def settle_except(self, kept: frozenset[str]) -> list[NodeOutcome | AuditOnlyOutcome]:
+        """Settle all open nodes that another attempt does not compute. The evidence about those in `kept` stays.
+
+        If the run is cancelled before that attempt, the last one decides their outcomes.
+        """
+        return [self._settle(fqn, *entry.judge(None)) for fqn, entry in self._open_entries.items() if fqn not in kept]
+
     def pause(self, kept: frozenset[str]) -> list[NodeOutcome | AuditOnlyOutcome]:
         """End an attempt before another attempt starts. The nodes in `kept` stay open, all others are settled."""
         self._failed_earlier = self.failed_for_good
-        settled: list[NodeOutcome | AuditOnlyOutcome] = [
-            self._settle(fqn, *entry.judge(None)) for fqn, entry in self._open_entries.items() if fqn not in kept
-        ]
+        settled = self.settle_except(kept)
         for fqn in kept:
             entry = self._entries[fqn]
             entry.attempts += 1

@@ -207,11 +207,12 @@ class _Step:
         attempt, end = 1, (yield from self._attempt(self._request))
         while following := self._next_attempt(attempt, end):
             retried = frozenset(following.models) | set(following.standalone_audits)
-            yield from self._results.report(self._ledger.pause(retried))
+            yield from self._results.report(self._ledger.settle_except(retried))
             attempt += 1
             self._wait(attempt, end, following)
             if self.session.is_cancelled:
                 break
+            self._ledger.pause(retried)
             failed_statement = retry_decision.failed_statement(end)
             end = yield from self._attempt(following)
             # If this attempt did not reach the statements of `after_all`, the earlier failure still stands.

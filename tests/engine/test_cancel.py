@@ -75,6 +75,10 @@ def cancel(
     return shop.run_record(run.run_id), time.monotonic() - since
 
 
+def has_logged(shop: Shop, text: str) -> bool:
+    return any(text in shop.run_record(run.run_id).log for run in shop.instance.get_runs())
+
+
 @pytest.mark.parametrize(("executor", "record_unchanged"), [*zip(EXECUTORS, (True, False))])
 def test_cancelled_run_finishes_and_reports_batches(new_shop: NewShop, executor: str, record_unchanged: bool) -> None:
     shop = new_shop({**FILES, "models/idle.sql": IDLE_MODEL}, execution={"record_unchanged": record_unchanged})
@@ -247,17 +251,31 @@ def test_run_cancelled_while_sqlmesh_opens_the_project_ends_at_once(new_shop: Ne
 
 def test_run_that_waits_for_another_run_is_cancelled_at_once(new_shop: NewShop) -> None:
     shop = new_shop(FILES)
-
-    def is_waiting() -> bool:
-        return any(
-            "Waiting, for 3600 seconds at most." in shop.run_record(run.run_id).log for run in shop.instance.get_runs()
-        )
-
     with duckdb.connect(str(shop.project / "warehouse.duckdb")):
-        record, _ = launch_and_cancel(shop, is_waiting)
+        record, _ = launch_and_cancel(shop, lambda: has_logged(shop, "Waiting, for 3600 seconds at most."))
     assert record.status == dg.DagsterRunStatus.CANCELED
     assert "The run was cancelled before SQLMesh computed anything." in record.failures[0]  # it was not killed
     assert processes_in(shop.project) == []
+
+
+LOSE_CONNECTION = """
+if Path("lose_connection").exists():
+    raise ConnectionError("the connection was lost")
+"""
+
+
+def test_run_cancelled_before_a_retry_has_the_error_of_the_last_attempt(new_shop: NewShop) -> None:
+    files = {**FILES, "models/pause.py": python_model("t.pause", LOSE_CONNECTION, ["t.first"])}
+    shop = new_shop(files, execution={"retries": {"max_retries": 1, "delay": 3600}})
+    (shop.project / "lose_connection").touch()
+    record, _ = launch_and_cancel(shop, lambda: has_logged(shop, "Attempt 2 of 2 starts"))
+    assert record.status == dg.DagsterRunStatus.CANCELED
+    [failure] = record.failures
+    assert "1 failed, 1 blocked, 1 executed" in failure
+    assert "ConnectionError: the connection was lost" in failure
+    assert "without reporting an outcome" not in failure
+    assert "named no model that failed" not in failure
+    assert (record.status_of("t/pause"), record.status_of("t/last")) == ("failed", "blocked")
 
 
 NOT_PROMOTED = "The plan was cancelled before it was promoted: environment prod is as it was before."
