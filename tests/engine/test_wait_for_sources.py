@@ -444,6 +444,18 @@ def test_the_promoted_version_waits_for_what_it_reads_after_its_file_has_changed
     assert f"source is not loaded: raw/orders has no materialization of {day(2)}. Nothing" in failure
 
 
+def test_a_tick_waits_if_promoted_models_have_no_files_any_more(new_shop: NewShop) -> None:
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), schedule={"cron": "@daily"})
+    shown, total = (shop.project / "models" / f"{name}.sql" for name in ("shown", "total"))
+    shown.write_text(shown.read_text().replace("VIEW", "EMBEDDED"))
+    shop.plan()
+    shown.unlink()
+    total.unlink()
+
+    for _ in range(2):  # the second tick reads the snapshots that the first has kept without their code
+        assert tick(shop) == {"t/alone"}
+
+
 def test_a_run_without_a_code_location_waits_too(new_shop: NewShop) -> None:
     """Dagster's `materialize` knows only the assets that it gets."""
     shop = waiting_shop(new_shop, DAILY.format(start=day(3)))

@@ -52,7 +52,11 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         late = Comparison(msg.Records(loads=loads), environment, context).late if loads else {}
         if tables.awaited or any(map(has_signals, intervals)):
             by_name = scheduler.snapshots_by_name  # a signal may look at any model upstream
-            looked_at = reachable((node.name for node in intervals if has_signals(node)), upstream(by_name).__getitem__)
+            parents = upstream(by_name).__getitem__
+            looked_at = reachable((node.name for node in intervals if has_signals(node)), parents)
+            if tables.awaited:  # the request has not the tables of a promoted model without a file: its query has them
+                read = reachable({*(node.name for node in intervals), *late}, parents)
+                looked_at |= {name for name in read if not tables.knows(by_name[name])}
             read_code(context, [*intervals, *map(by_name.__getitem__, {*looked_at, *late})])
             find_batches = partial(scheduler.batch_intervals, intervals, index, environment.naming_info)
             try:
