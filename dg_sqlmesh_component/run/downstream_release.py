@@ -30,10 +30,9 @@ class DownstreamRelease:
 
     def asset(self, outcome: NodeOutcome) -> Iterator[dg.DagsterEvent]:
         """Release the output of a model that has not failed and was not materialized in this run."""
-        releases = outcome.outcome.rule.releases
-        if releases is Released.NONE:
+        releases, key = outcome.outcome.rule.releases, self.assets.key(outcome.fqn)
+        if releases is Released.NONE or key in self.healthy:
             return
-        key = self.assets.key(outcome.fqn)
         output = self.context.assets_def.get_output_name_for_asset_key(key)
         if releases is Released.OWN_PROJECT and self._holds_back(outcome, output):
             return

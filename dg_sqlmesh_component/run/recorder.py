@@ -85,8 +85,11 @@ class _Recorder:
             self._materialized.setdefault(key.asset_key, None)
         blocking = self._specs[key].blocking
         holds_back = blocking and not result.passed and result.severity is dg.AssetCheckSeverity.ERROR
-        if is_selected and self._output_by_check[key] in self._awaited and not holds_back:
-            yield dg.Output(None, output_name=self._output_by_check[key])
+        output = self._output_by_check[key]
+        if is_selected and output in self._awaited and not holds_back:
+            # Dagster accepts one output. A model that is computed again after a plan has landed has two results.
+            del self._awaited[output]
+            yield dg.Output(None, output_name=output)
         yield evaluation_of(result, self._target(key.asset_key), blocking=blocking)
 
     def _target(self, asset: dg.AssetKey) -> TargetMaterialization | None:

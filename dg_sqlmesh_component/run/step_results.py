@@ -78,9 +78,7 @@ class StepResults:
             self.outcomes.append(outcome)
             self.log.outcome(outcome)
             yield from self.records.outside_data_before(outcome)
-            # If it is the second outcome, the first was reported. If it is a failure, it is in the Failure.
-            if not outcome.is_second_outcome:
-                yield from self._results_of(outcome, earlier)
+            yield from self._results_of(outcome, earlier)
 
     def fill_in(self) -> Iterator[Any]:
         """A result for each check that has none. If a step fails, Dagster would show these checks as failed."""
@@ -136,12 +134,13 @@ class StepResults:
         result = materialization(self._wording, outcome, self.checks.now, self.records.after(outcome))
         assert result.data_version is not None, "our results always have a data version"
         key, versions, version = self._assets.key(outcome.fqn), self.records.data_versions, result.data_version.value
-        if self.records.is_selected(outcome.fqn):
+        # Dagster accepts a `MaterializeResult` of a selected asset only, and one for each. After a plan has landed, a
+        # model may be computed again.
+        if self.records.is_selected(outcome.fqn) and key not in self.release.healthy:
             self.release.healthy.add(key)
             versions.materialized(key, version)
             yield result
             return
-        # Dagster accepts a `MaterializeResult` of a selected asset only.
         code_version = outcome.promoted.data_hash if outcome.promoted else None
         tags = versions.tags_of_materialization(key, version, code_version)
         yield dg.AssetMaterialization(asset_key=key, metadata=result.metadata, tags=tags)

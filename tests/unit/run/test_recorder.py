@@ -120,6 +120,20 @@ def test_output_of_a_blocking_check_with_a_downstream_step_is_recorded() -> None
     assert outputs == ["a", "a_fine", "b", "d_never"]
 
 
+def test_second_result_of_a_check_has_no_second_output() -> None:
+    @dg.asset(deps=["a"])
+    def page() -> None: ...
+
+    def twice(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        yield from results(context)
+        yield dg.AssetCheckResult(passed=True, asset_key="a", check_name="fine", description="again")
+
+    events = events_of(lambda context: recorded(context, twice(context)), EVERYTHING, [page])
+    assert sum(kind == "STEP_OUTPUT" and "a_fine" in message for kind, message, _ in events) == 1
+    evaluations = [content for kind, _, content in events if kind == "ASSET_CHECK_EVALUATION"]
+    assert "again" in evaluations[-1]
+
+
 def test_log_does_not_mention_the_omitted_outputs() -> None:
     def greeting(results: Results) -> Results:
         def greet(context: dg.AssetExecutionContext) -> Iterator[Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from harness import RunRecord
+from harness import RunRecord, version_of
 from unit.builders import attributes, days, fqn, manifest, model, project_assets, standalone
 from unit.outcome_table import (
     AUDITS,
@@ -116,6 +116,32 @@ def test_outside_data_of_an_idle_model_is_an_event_of_the_run_before_its_downstr
     events_of_run = run.events(dg.DagsterEventType.ASSET_MATERIALIZATION)
     assert [event.asset_key.to_user_string() for event in events_of_run] == ["core/hourly", "core/daily"]
     assert not run.reported_outside
+
+
+# -- a plan lands during the run -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_model_that_is_computed_again_after_a_plan_is_reported_again(instance: dg.DagsterInstance, fails: bool) -> None:
+    changed = replace(opened(ORDERS), promoted={ORDERS: replace(PROMOTED, version="4228")})
+    ends = [raised(0, D1), DIVISION, FAILED] if fails else [replace(batch(0, D1), at=NOW), SUCCEEDED]
+    first = [opened(ORDERS), ONE_BATCH, audited("recent", D1), replace(batch(0, D1), at=NOW - 1)]
+    second = [EMPTY_PLAN, changed, ONE_BATCH, audited("recent", D1, 2), *ends]
+
+    def story(ledger: Ledger, records: StepRecords, results: StepResults) -> Iterator[Any]:
+        yield from reports(ledger, results, [*first, *second])
+
+    run = run_of(instance, manifest(*SHOP.models, selected=["core.orders"]), story)
+    versions = [
+        version_of(event.event_specific_data.materialization)
+        for event in run.events(dg.DagsterEventType.ASSET_MATERIALIZATION)
+    ]
+    assert versions == (["3117"] if fails else ["3117", "4228"])
+    evaluations = run.events(dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+    last = {event.event_specific_data.check_name: event.event_specific_data for event in evaluations}
+    assert last["recent"].description == "2 rows failed in 2026-01-01."
+    assert last["sqlmesh_execution_status"].passed is not fails
+    assert ("core/orders" in run.observations) is fails
 
 
 # -- checks ----------------------------------------------------------------------------------------
