@@ -11,8 +11,10 @@ WAITING_QUERY = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 
 MODEL = "MODEL (name t.{name}, kind FULL, start '{start}'); SELECT 1 AS id, {pause} AS paused {source}"
 
 
-@pytest.mark.parametrize("is_removed", [False, True], ids=["a model changed", "a model removed"])
-def test_plan_during_run_restarts_sqlmesh_and_each_result_is_recorded_once(new_shop: NewShop, is_removed: bool) -> None:
+@pytest.mark.parametrize("is_removed", [False, True], ids=["models changed", "a model removed"])
+def test_plan_during_run_restarts_sqlmesh_and_each_computed_version_is_recorded_once(
+    new_shop: NewShop, is_removed: bool
+) -> None:
     start = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 6 * 86400))
     today = time.strftime("%Y-%m-%d", time.gmtime())
     pause = f"CASE WHEN @execution_ds >= '{today}' THEN pg_advisory_xact_lock(7)::text ELSE '' END"
@@ -28,11 +30,12 @@ def test_plan_during_run_restarts_sqlmesh_and_each_result_is_recorded_once(new_s
         with server.advisory_lock(7, "landing"):  # t.slow waits for this lock until the plan is applied
             process = shop.start()
             wait_until(lambda: bool(server.query(WAITING_QUERY)), process)
-            changed = MODEL.format(name="last", start=start, pause="'changed'", source="FROM t.slow")
             if is_removed:
                 (shop.project / "models" / "last.sql").unlink()
             else:
-                (shop.project / "models" / "last.sql").write_text(changed)
+                for name, source in {"first": "", "last": "FROM t.slow"}.items():
+                    changed = MODEL.format(name=name, start=start, pause="'changed'", source=source)
+                    (shop.project / "models" / f"{name}.sql").write_text(changed)
             shop.plan()
         run_id = process.communicate(timeout=200)[0].split()[-1]
         stored = shop.state()
@@ -45,10 +48,14 @@ def test_plan_during_run_restarts_sqlmesh_and_each_result_is_recorded_once(new_s
             assert set(record.materializations) == {"t/first", "t/slow"}
             return
         assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
-        last, fqn = record.materializations["t/last"], '"landing"."t"."last"'
-        assert version_of(last) == stored["versions"][fqn], "the version that ran, not the version at the start"
-        assert (last.tags or {})["dagster/code_version"] == stored["data_hashes"][fqn]
-        # Each model is recorded once, although SQLMesh ran twice.
-        assert set(record.materializations) == {"t/first", "t/slow", "t/last"}
+        events = record.events(dg.DagsterEventType.ASSET_MATERIALIZATION)
+        recorded = [event.event_specific_data.materialization for event in events]
+        names = [materialization.asset_key.path[-1] for materialization in recorded]
+        assert names == ["first", "slow", "first", "slow", "last"], "t.first had been executed when the plan landed"
+        assert len(set(map(version_of, recorded))) == 5
+        for name, materialization in zip(names[2:], recorded[2:]):
+            fqn = f'"landing"."t"."{name}"'
+            assert version_of(materialization) == stored["versions"][fqn], "the version that ran, not that at the start"
+            assert (materialization.tags or {})["dagster/code_version"] == stored["data_hashes"][fqn]
         assert all(after[fqn] > before.get(fqn, 0) for fqn in after)
         assert server.query("SELECT paused FROM t.last", "landing") == [("changed",)]
