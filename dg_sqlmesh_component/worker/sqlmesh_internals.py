@@ -346,8 +346,12 @@ class ComputedRange:
     identifier: str | None  # the snapshot that has computed it; None if SQLMesh has deleted that snapshot
 
 
-def computed_ranges(context: Context) -> dict[tuple[str, str, bool], list[ComputedRange]]:
-    """Every computed range that the state has, by the node's name, the table's version and whether it is a dev table.
+ComputedRanges = Mapping[tuple[str, str, bool], Sequence[ComputedRange]]
+"""Computed ranges by the node's name, the table's version and whether it is a dev table."""
+
+
+def computed_ranges(context: Context) -> ComputedRanges:
+    """Every computed range that the state has.
 
     SQLMesh's own methods merge the ranges and lose the times. Ranges that an old SQLMesh recorded without a time are
     left out.

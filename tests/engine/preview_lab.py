@@ -95,6 +95,10 @@ def diffs(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {diff["model"]: diff for diff in report["diff"]}
 
 
+def audits(report: dict[str, Any]) -> dict[str, tuple[int | None, int | None]]:
+    return {audit["name"]: (audit["failing_rows"], audit["failing_rows_prod"]) for audit in report["audits"]}
+
+
 def make_gap(lab: Lab, after: int, before: int) -> None:
     """Let the state forget the days of t.orders between the first and the last ones."""
     columns = "name, identifier, version, dev_version, is_dev, is_removed, is_compacted, last_altered_ts, created_ts"

@@ -12,6 +12,7 @@ from engine.preview_lab import (
     PREVIEW,
     REVENUE,
     Lab,
+    audits,
     diffs,
     on_duckdb,
     report_of_last,
@@ -21,14 +22,20 @@ from harness import needs_previews
 pytestmark = needs_previews
 
 
+AUDITED_FORWARD_ONLY = FORWARD_ONLY.replace(
+    "grain (day, id)", "grain (day, id), audits (forall(criteria := (amount < 20), blocking := false))"
+)
+
+
 def test_a_forward_only_change_is_compared_on_its_own_range_and_others_on_all_of_theirs(lab: Lab) -> None:
-    lab.change(orders=FORWARD_ONLY.format(factor=2))
+    lab.change(orders=AUDITED_FORWARD_ONLY.format(factor=2))
     lab.shop.plan(at=None)
     before = lab.prod()
-    lab.change(orders=FORWARD_ONLY.format(factor=3), late=LATE)
+    lab.change(orders=AUDITED_FORWARD_ONLY.format(factor=3), late=LATE)
 
     report = lab.preview()
 
+    assert audits(report) == {"forall": (4, 1)}, "of the only day that the preview has computed"
     assert diffs(report)["t.late"]["rows"] == 60
     assert {model["name"]: model["intervals"] for model in report["models"]}["t.late"] == 0, "an apply computes nothing"
     orders = diffs(report)["t.orders"]
@@ -152,14 +159,16 @@ def test_a_model_that_reads_a_forward_only_preview_is_marked(lab: Lab) -> None:
 @pytest.mark.slow
 @on_duckdb
 def test_the_range_of_a_forward_only_change_is_known_after_the_janitor_has_merged_intervals(lab: Lab) -> None:
-    lab.change(orders=FORWARD_ONLY.format(factor=2))
+    lab.change(orders=AUDITED_FORWARD_ONLY.format(factor=2))
     lab.shop.plan(at=None)
-    lab.change(orders=FORWARD_ONLY.format(factor=3))
+    lab.change(orders=AUDITED_FORWARD_ONLY.format(factor=3))
     lab.preview()
     lab.shop.sqlmesh("janitor")
 
-    orders = diffs(lab.preview())["t.orders"]
+    report = lab.preview()
 
+    assert audits(report) == {"forall": (4, None)}
+    orders = diffs(report)["t.orders"]
     assert (orders["rows"], orders["rows_prod"], orders["removed"], orders["changed"]) == (10, 10, 0, 10)
     assert orders["note"] == (
         "Only the time from the first to the last row of the preview was compared. "

@@ -2,12 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
 from engine.plan_jobs import APPLY, launch
-from engine.preview_lab import ORDERS, PREVIEW, REVENUE, Lab, on_duckdb, report_of_last
+from engine.preview_lab import ORDERS, PREVIEW, REVENUE, Lab, audits, on_duckdb, report_of_last
 from harness import BIN, RunRecord, needs_previews, run
 
 pytestmark = needs_previews
@@ -77,10 +76,6 @@ def markdown_of(record: RunRecord) -> str:
     ]
     text: str = reports[-1]
     return text
-
-
-def audits(report: dict[str, Any]) -> dict[str, tuple[int | None, int | None]]:
-    return {audit["name"]: (audit["failing_rows"], audit["failing_rows_prod"]) for audit in report["audits"]}
 
 
 def test_audits_of_changed_models_are_compared_with_prod_and_unit_tests_are_counted(audited: Lab) -> None:

@@ -23,7 +23,7 @@ from dg_sqlmesh_component.worker.intervals.known import ExternalTables, KnownToD
 from dg_sqlmesh_component.worker.intervals.tables import (
     computed_intervals,
     deployability,
-    shown_version,
+    ranges_of_table,
     upstream,
     whole_intervals,
 )
@@ -205,8 +205,7 @@ class Comparison:
 
     def _ranges_of(self, snapshot: Snapshot) -> Sequence[ComputedRange]:
         """The computed ranges of the table that the environment shows."""
-        is_dev = not self._index.is_representative(snapshot)
-        return self._ranges.get((snapshot.name, shown_version(snapshot, self._index), is_dev), ())
+        return ranges_of_table(snapshot, self._index, self._ranges)
 
 
 _KEEP_DATA = {SnapshotChangeCategory.INDIRECT_NON_BREAKING, SnapshotChangeCategory.METADATA}

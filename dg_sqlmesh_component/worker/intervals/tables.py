@@ -25,6 +25,7 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.protocol.manifest import INCREMENTAL_KINDS
+from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange, ComputedRanges
 
 Nodes = Mapping[str, Snapshot] | Mapping[str, SnapshotTableInfo]
 """The nodes of an environment or a plan, by name."""
@@ -79,6 +80,30 @@ def shown_version(snapshot: Snapshot, index: DeployabilityIndex) -> str:
 def computed_intervals(snapshot: Snapshot, index: DeployabilityIndex) -> list[msg.Interval]:
     """The computed intervals of that table."""
     return snapshot.intervals if index.is_representative(snapshot) else snapshot.dev_intervals
+
+
+def ranges_of_table(snapshot: Snapshot, index: DeployabilityIndex, ranges: ComputedRanges) -> Sequence[ComputedRange]:
+    """What SQLMesh has computed into that table. `ranges` are those of the state."""
+    is_dev = not index.is_representative(snapshot)
+    return ranges.get((snapshot.name, shown_version(snapshot, index), is_dev), ())
+
+
+def filled_intervals(snapshot: Snapshot, index: DeployabilityIndex, ranges: ComputedRanges) -> Sequence[msg.Interval]:
+    """The computed intervals of that table, without those that SQLMesh has only copied from prod's record.
+
+    It copies them for the preview of a forward-only change, without a time. Their rows are there only if the engine
+    clones tables.
+    """
+    computed = computed_intervals(snapshot, index)
+    if index.is_representative(snapshot):
+        return computed
+    return common(computed, [row.interval for row in ranges_of_table(snapshot, index, ranges)])
+
+
+def knows_filled(snapshot: Snapshot, index: DeployabilityIndex, ranges: ComputedRanges) -> bool:
+    """Whether `filled_intervals` are exact. SQLMesh's janitor merges the copied intervals with the computed ones."""
+    is_by_range = is_incremental(snapshot) and not index.is_representative(snapshot)
+    return not is_by_range or not any(row.is_merged for row in ranges_of_table(snapshot, index, ranges))
 
 
 def forgotten_intervals(snapshot: Snapshot, index: DeployabilityIndex) -> Sequence[msg.Interval]:

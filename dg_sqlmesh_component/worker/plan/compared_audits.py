@@ -15,16 +15,18 @@ from sqlmesh.utils.date import now_timestamp
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.environment import has_table
-from dg_sqlmesh_component.worker.intervals.tables import computed_intervals
+from dg_sqlmesh_component.worker.intervals.tables import filled_intervals, knows_filled
 from dg_sqlmesh_component.worker.observe.audits import evaluate_one
 from dg_sqlmesh_component.worker.own_bugs import own_bug
 from dg_sqlmesh_component.worker.sql_text import audit_arguments, is_blocking
+from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRanges, computed_ranges
 
 
 def compare_audits(plan: Plan, prod: Environment, context: Context) -> Iterator[msg.AuditsCompared]:
     """Evaluate the preview's audits of each model that it shows in another version than prod.
 
-    Both tables are audited over what the preview has computed. A result says nothing about other intervals.
+    Both tables are audited over what the preview has computed. A result says nothing about other intervals. If that is
+    not known exactly, only the preview's table is audited.
     """
     snapshots = plan.context_diff.snapshots_by_name
     context.state_sync.refresh_snapshot_intervals(snapshots.values())
@@ -32,10 +34,11 @@ def compare_audits(plan: Plan, prod: Environment, context: Context) -> Iterator[
     same = {info.name: snapshots[info.name] for info in prod.snapshots if info.snapshot_id in ids}
     others = context.state_reader.get_snapshots(info for info in prod.snapshots if info.name not in same)
     promoted = {**same, **{snapshot.name: snapshot for snapshot in others.values()}}
+    ranges = computed_ranges(context)
     for name, snapshot in snapshots.items():
         if not has_table(snapshot) or name in same:
             continue
-        compared = _Audits(snapshot, plan.deployability_index, snapshots, promoted, context)
+        compared = _Audits(snapshot, plan.deployability_index, snapshots, promoted, ranges, context)
         if audits := tuple(compared):
             yield msg.AuditsCompared(name, display_name(snapshot.node, context), audits)
 
@@ -49,12 +52,13 @@ class _Audits:
         index: DeployabilityIndex,
         snapshots: Mapping[str, Snapshot],
         promoted: Mapping[str, Snapshot],
+        ranges: ComputedRanges,
         context: Context,
     ) -> None:
         self._snapshot = snapshot
         self._evaluator = context.snapshot_evaluator
         self._dialect = self._evaluator.get_adapter(snapshot.model_gateway).dialect
-        computed = computed_intervals(snapshot, index)
+        computed = filled_intervals(snapshot, index, ranges)
         shared = (
             {"start": computed[0][0], "end": computed[-1][1], "execution_time": now_timestamp()} if computed else {}
         )
@@ -66,7 +70,8 @@ class _Audits:
         }
         old, shown = promoted.get(snapshot.name), snapshot.table_name(is_own)
         prods = old.table_name() if old and has_table(old) else None
-        self._is_computed, self._is_prods_table, self._has_prod = bool(computed), prods == shown, prods is not None
+        self._is_computed, self._is_prods_table = bool(computed), prods == shown
+        self._audits_prod = prods is not None and knows_filled(snapshot, index, ranges)
         self._given_prod = {
             **shared,
             "snapshots": promoted,
@@ -82,7 +87,7 @@ class _Audits:
             rows, error = self._failing_rows(position, self._given)
             rows_prod = rows
             if not self._is_prods_table:  # an audit of a column that only the preview has fails in prod
-                rows_prod = self._failing_rows(position, self._given_prod)[0] if self._has_prod else None
+                rows_prod = self._failing_rows(position, self._given_prod)[0] if self._audits_prod else None
             texts = audit_arguments(args, self._dialect)
             yield msg.ComparedAudit(audit.name, texts, is_blocking(audit, args), rows, rows_prod, error)
 

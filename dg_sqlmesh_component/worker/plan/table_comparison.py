@@ -21,20 +21,19 @@ from sqlmesh.core.engine_adapter import EngineAdapter
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import Plan
 from sqlmesh.core.snapshot import Snapshot
-from sqlmesh.core.snapshot.definition import merge_intervals
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import parents_first, reachable
 from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.environment import has_table
-from dg_sqlmesh_component.worker.intervals.tables import is_incremental, upstream
+from dg_sqlmesh_component.worker.intervals.tables import filled_intervals, is_incremental, knows_filled, upstream
 from dg_sqlmesh_component.worker.observe.samples import is_masked, key_columns, matches, sample_of
 from dg_sqlmesh_component.worker.own_bugs import own_bug
 from dg_sqlmesh_component.worker.plan.column_changes import column_changes
 from dg_sqlmesh_component.worker.plan.column_reads import clock_columns
 from dg_sqlmesh_component.worker.plan.table_comparison_queries import IN_PROD, INTEGERS, UNTRIED, CountQueries, Table
-from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange, computed_ranges
+from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges
 
 
 def compare_environments(
@@ -57,7 +56,7 @@ def compare_environments(
     differing = [name for name in dict.fromkeys([*previews, *shown]) if name not in same]
     loaded = context.state_reader.get_snapshots([shown[name] for name in differing if name in shown])
     promoted = {snapshot.name: snapshot for snapshot in loaded.values()}
-    recorded = computed_ranges(context)
+    ranges = computed_ranges(context)
     parts: set[str] = set()
     clock: dict[str, frozenset[str]] = {}
     for name in differing:
@@ -70,7 +69,8 @@ def compare_environments(
         if new is not None:
             read = reachable(parents[name], parents.__getitem__)
             model.reads_partial = tuple(display_name(previews[part].node, context) for part in sorted(parts & read))
-            model.recorded = recorded.get((name, new.dev_version, True), [])
+            model.computed = filled_intervals(new, index, ranges)
+            model.is_known = knows_filled(new, index, ranges)
         compared = model.compare(Warehouse(adapter), limits)
         if not model.is_own_table and (compared.ranges or compared.is_partial or compared.only_its_time):
             parts.add(name)
@@ -86,7 +86,8 @@ class ComparedModel:
     new: Snapshot | None
     is_own_table: bool  # whether the preview shows the table that prod will show
     reads_partial: tuple[str, ...] = ()  # as in `ModelCompared`
-    recorded: Sequence[ComputedRange] = ()  # what SQLMesh has recorded for a table that only the preview shows
+    computed: Sequence[msg.Interval] = ()  # what SQLMesh has computed into the preview's table
+    is_known: bool = True  # whether this is exact
     # By fqn, the `clock_columns` of models whose rows differ. `compare` adds this one: parents come first.
     clock: dict[str, frozenset[str]] = field(default_factory=dict)
 
@@ -106,12 +107,9 @@ class ComparedModel:
             after = _table(queries, new, is_deployable=self.is_own_table)
             if old is None or new is None or before is None or after is None:
                 return _of_one_side(compared, queries, before, after)
-            # SQLMesh's janitor merges these ranges with those that the preview has only copied from prod's record.
-            is_known = self.is_own_table or not any(computed.is_merged for computed in self.recorded)
-            computed = new.intervals
-            if not self.is_own_table:
-                computed = merge_intervals([computed.interval for computed in self.recorded])
-            compared, conditions = _conditions(compared, (old, before), (new, after), computed, is_known=is_known)
+            compared, conditions = _conditions(
+                compared, (old, before), (new, after), self.computed, is_known=self.is_known
+            )
             if conditions is None:  # nothing of it was computed
                 return compared
             before, after = (replace(side, condition=only) for side, only in zip((before, after), conditions))

@@ -22,7 +22,6 @@ from dg_sqlmesh_component.protocol.messages import (
     Sampling,
 )
 from dg_sqlmesh_component.worker.plan.table_comparison import ComparedModel, Warehouse
-from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange
 
 LIMITS = DiffLimits(max_rows=1_000, decimals=6)
 FULL = "kind FULL, grain id"
@@ -65,9 +64,13 @@ def compare(
     prod: Snapshot | None,
     preview: Snapshot | None,
     limits: DiffLimits = LIMITS,
-    recorded: Sequence[ComputedRange] | None = None,
+    preview_computed: Sequence[Interval] | None = None,
+    *,
+    is_known: bool = True,
 ) -> ModelCompared:
-    model = ComparedModel("t.x", prod, preview, is_own_table=recorded is None, recorded=recorded or ())
+    is_own_table = preview_computed is None
+    computed = preview.intervals if preview and preview_computed is None else preview_computed or ()
+    model = ComparedModel("t.x", prod, preview, is_own_table=is_own_table, computed=computed, is_known=is_known)
     return model.compare(Warehouse(adapter), limits)
 
 
@@ -128,12 +131,9 @@ def test_only_the_time_of_the_previews_rows_is_compared_if_its_record_is_merged(
     preview = version(adapter, BY_DAY, "SELECT 2 AS id, @start_ds AS day", by_day(7, 8), [days(1, 9)])
     dev = preview.table_name(is_deployable=False).split(".")[-1]
     adapter.execute(f"CREATE TABLE sqlmesh__t.{dev} AS {by_day(7, 8)}")
-    merged = ComputedRange(days(1, 9), day(9), is_merged=True, identifier=None)
-    compared = compare(adapter, prod, preview, recorded=[merged])
+    compared = compare(adapter, prod, preview, preview_computed=[days(1, 9)], is_known=False)
     assert (compared.only_its_time, compared.rows_prod, compared.rows) == (True, 2, 2)
-    exact = compare(
-        adapter, prod, preview, recorded=[ComputedRange(days(7, 8), day(9), is_merged=False, identifier=None)]
-    )
+    exact = compare(adapter, prod, preview, preview_computed=[days(7, 8)])
     assert (exact.only_its_time, exact.ranges, exact.rows_prod) == (False, (days(7, 8),), 2)
 
 
