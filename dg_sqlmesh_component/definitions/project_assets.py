@@ -160,7 +160,7 @@ class ProjectAssets:
         return grouped((node, check) for (node, _), check in self.check_by_audit.items())
 
     def checks_of_results(self, node: str, audits: Iterable[_Evaluated]) -> dict[dg.AssetCheckKey, _Evaluated]:
-        """Match results to checks by the audit's name and arguments, else by the order of its uses."""
+        """Match results to checks by the audit's name and arguments."""
         results = sorted(audits, key=lambda result: result.position)
         return {
             check: result

@@ -20,7 +20,7 @@ from dg_sqlmesh_component.protocol.formatting import unquoted
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.texts import ProjectText, Query
 
-MANIFEST_VERSION = 5
+MANIFEST_VERSION = 6
 """Increased whenever a field changes its meaning. A manifest of another version is not read."""
 
 
@@ -54,6 +54,7 @@ class Audit:
     check_name: str  # name of its asset check, made of its name and arguments; unique for the model
     blocking: bool  # whether a failure stops the model, after any `blocking := false` on the model
     args: dict[str, ProjectText]  # arguments as SQL text, without `blocking`
+    args_hash: str  # differs for different arguments, and is the same for those of the promoted version
     query: Query | None  # the audit's SQL as written; None if SQLMesh cannot print it
     path: str | None  # file that defines it; None for SQLMesh's built-in audits
     description: ProjectText | None  # the audit's own description, if any
@@ -329,12 +330,12 @@ def _parts(name: str) -> tuple[str, ...]:
 
 
 class UsedAudit(Protocol):
-    """One of a node's audits: its name, its arguments, and its index in the node's list of audits."""
+    """One of a node's audits: its name, a hash of its arguments, and its index in the node's list of audits."""
 
     @property
     def name(self) -> str: ...
     @property
-    def args(self) -> Mapping[str, str]: ...
+    def args_hash(self) -> str: ...
     @property
     def position(self) -> int: ...
 
@@ -346,17 +347,13 @@ _Promoted = TypeVar("_Promoted", bound=UsedAudit)
 def pair_audits(local: Iterable[_Local], promoted: Iterable[_Promoted]) -> list[tuple[_Local, _Promoted]]:
     """Pair a node's audits in the local project with its promoted audits, which may differ.
 
-    Audits of the same name and arguments are paired first, then the remaining audits of the same name in their order.
-    Audits without a counterpart are left out.
+    Audits of the same name and arguments are paired, in their order. Audits without a counterpart are left out: another
+    argument is another question.
     """
-    unpaired_local, unpaired_promoted = list(local), list(promoted)
-    pairs = []
-    for needs_same_args in (True, False):
-        for audit in list(unpaired_promoted):
-            for use in unpaired_local:
-                if use.name == audit.name and (use.args == audit.args or not needs_same_args):
-                    unpaired_local.remove(use)
-                    unpaired_promoted.remove(audit)
-                    pairs.append((use, audit))
-                    break
+    unpaired, pairs = list(local), []
+    for audit in promoted:
+        use = next((use for use in unpaired if (use.name, use.args_hash) == (audit.name, audit.args_hash)), None)
+        if use is not None:
+            unpaired.remove(use)
+            pairs.append((use, audit))
     return pairs

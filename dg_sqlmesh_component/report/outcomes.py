@@ -113,7 +113,7 @@ class AuditResult:
 
     name: str
     position: int
-    args: dict[str, str]
+    args_hash: str  # as in `Audit`
     blocking: bool
     failing_rows: int  # the sum over all batches; 0 if the audit passed
     query: str | None  # the rendered SQL of a failing batch if there is one, else of the last batch

@@ -449,7 +449,7 @@ def _audit_results(audits: dict[int, list[msg.AuditEvaluated]]) -> tuple[AuditRe
             AuditResult(
                 name=shown.name,
                 position=position,
-                args=shown.args,
+                args_hash=shown.args_hash,
                 blocking=shown.blocking,
                 failing_rows=sum(evaluation.failing_rows or 0 for evaluation in evaluated),
                 query=shown.query,

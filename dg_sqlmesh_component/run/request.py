@@ -172,7 +172,10 @@ def _uses(assets: ProjectAssets, node: str, selected: Set[dg.AssetCheckKey]) -> 
     """A node's audits in the manifest; those with a selected check are requested."""
     return tuple(
         msg.AuditUse(
-            use.name, use.args, use.position, is_requested=assets.check_by_audit.get((node, use.position)) in selected
+            use.name,
+            use.args_hash,
+            use.position,
+            is_requested=assets.check_by_audit.get((node, use.position)) in selected,
         )
         for use in assets.audits_of(node)
     )

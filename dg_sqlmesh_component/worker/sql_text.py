@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import sqlglot
@@ -12,6 +13,8 @@ from sqlglot.dialects.dialect import Dialect
 from sqlglot.errors import SqlglotError
 from sqlmesh.core.audit import Audit
 from sqlmesh.core.model import Model
+
+from dg_sqlmesh_component.protocol.formatting import short_hash
 
 
 def plain_sql(expression: Any, dialect: str | None) -> str:
@@ -26,6 +29,15 @@ def plain_sql(expression: Any, dialect: str | None) -> str:
 def audit_arguments(args: Mapping[str, exp.Expr], dialect: str | None) -> dict[str, str]:
     """Arguments of an audit's query as SQL text, in the order written. `blocking` is not among them."""
     return {name: value.sql(dialect=dialect, comments=False) for name, value in args.items() if name != "blocking"}
+
+
+def arguments_hash(args: Mapping[str, exp.Expr]) -> str:
+    """Tells uses of one audit apart. It is the same for the arguments of a file and for those of its stored version.
+
+    Their text is not: SQLMesh stores it, and reads it again, without the model's dialect, which may then write another
+    one. Spark, for example, has `TRY_CAST` then for `CAST`. Without a dialect, the text stays.
+    """
+    return short_hash(chain.from_iterable(sorted(audit_arguments(args, None).items())))
 
 
 def is_blocking(audit: Audit, args: Mapping[str, exp.Expr]) -> bool:

@@ -118,16 +118,16 @@ def audited(
     name: str, interval: msg.Interval, failing_rows: int | None = 0, *, node: str = ORDERS, query: str = "SELECT 1"
 ) -> msg.AuditEvaluated:
     """Return one evaluation of an audit of `core.orders`."""
-    position, blocking, args = {"not_null": (0, True, {"columns": "(id)"}), "recent": (1, False, {})}[name]
-    return msg.AuditEvaluated(node, name, position, args, blocking, failing_rows, query, interval)
+    position, blocking, args_hash = {"not_null": (0, True, "(id)"), "recent": (1, False, "")}[name]
+    return msg.AuditEvaluated(node, name, position, args_hash, blocking, failing_rows, query, interval)
 
 
 def audit_result(
     name: str, *intervals: msg.Interval, failing_rows: int = 0, query: str | None = "SELECT 1"
 ) -> AuditResult:
     """Return the combined result of evaluations that `audited` returns."""
-    position, blocking, args = {"not_null": (0, True, {"columns": "(id)"}), "recent": (1, False, {})}[name]
-    return AuditResult(name, position, args, blocking, failing_rows, query, intervals)
+    position, blocking, args_hash = {"not_null": (0, True, "(id)"), "recent": (1, False, "")}[name]
+    return AuditResult(name, position, args_hash, blocking, failing_rows, query, intervals)
 
 
 D1, D2, D3, D1_2 = days(1, 1), days(2, 2), days(3, 3), days(1, 2)

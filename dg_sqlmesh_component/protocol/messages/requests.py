@@ -59,7 +59,7 @@ class AuditUse:
     """One use of an audit by a node, in the local project or in the environment."""
 
     name: str
-    args: dict[str, str]  # arguments as SQL text, without `blocking`
+    args_hash: str  # as in `Audit`
     position: int  # its index in the node's list of audits
     is_requested: bool = False  # whether to evaluate it
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from dg_sqlmesh_component.protocol.messages.events import Event
 from dg_sqlmesh_component.protocol.messages.requests import Interval
-from dg_sqlmesh_component.protocol.texts import ErrorText, ProjectText, Query, Text
+from dg_sqlmesh_component.protocol.texts import ErrorText, Query, Text
 
 Status = Literal["success", "failure", "nothing_to_do", "not_run"]
 """The result of `Context.run`; `not_run` if there was no promoted node to run."""
@@ -219,7 +219,7 @@ class AuditEvaluated(Event):
     fqn: str
     name: str
     position: int  # index in the promoted model's list of audits; 0 for a standalone audit
-    args: dict[str, ProjectText]
+    args_hash: str  # as in `Audit`
     blocking: bool  # whether a failure stops the node, as SQLMesh decided for this run
     failing_rows: int | None  # 0 if it passed; None if SQLMesh left it out (`skip true`) or it could not be evaluated
     query: Query | None  # the rendered SQL that selects the failing rows

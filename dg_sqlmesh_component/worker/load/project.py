@@ -46,7 +46,7 @@ from dg_sqlmesh_component.worker.load.check_names import check_names
 from dg_sqlmesh_component.worker.load.lineage_and_links import SourceUrls, column_lineage
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.selections import answer_again, selected_models
-from dg_sqlmesh_component.worker.sql_text import audit_arguments, column_types, is_blocking, plain_sql
+from dg_sqlmesh_component.worker.sql_text import arguments_hash, audit_arguments, column_types, is_blocking, plain_sql
 from dg_sqlmesh_component.worker.sqlmesh_internals import file_of, watch_loaders
 
 
@@ -214,6 +214,7 @@ class _ManifestNodes:
                 check_name=check_names([(audit.name, {})])[0],
                 blocking=False,
                 args={},
+                args_hash=arguments_hash({}),
                 query=_query(audit),
                 path=_path_of(audit),
                 description=audit.description,
@@ -243,6 +244,7 @@ class _ManifestNodes:
                 check_name=check_name,
                 blocking=is_blocking(audit, args),
                 args=texts,
+                args_hash=arguments_hash(args),
                 query=_query(audit),
                 path=_path_of(audit),
                 description=None,

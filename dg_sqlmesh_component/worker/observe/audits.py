@@ -24,7 +24,7 @@ from dg_sqlmesh_component.worker.intervals.tables import altered_at, computed_in
 from dg_sqlmesh_component.worker.observe.audit_sources import with_read
 from dg_sqlmesh_component.worker.observe.samples import key_columns, sample_of
 from dg_sqlmesh_component.worker.pipe import Pipe
-from dg_sqlmesh_component.worker.sql_text import audit_arguments, is_blocking
+from dg_sqlmesh_component.worker.sql_text import arguments_hash, is_blocking
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_audits
 
 
@@ -93,7 +93,7 @@ class _Results:
             fqn=snapshot.name,
             name=result.audit.name,
             position=position,
-            args=audit_arguments(result.audit_args or {}, dialect),
+            args_hash=arguments_hash(result.audit_args or {}),
             blocking=result.blocking,
             failing_rows=None if result.skipped else result.count or 0,
             query=result.query.sql(dialect=dialect, pretty=True) if result.query is not None else None,
@@ -110,7 +110,7 @@ class _Results:
             fqn=snapshot.name,
             name=audit.name,
             position=position,
-            args=audit_arguments(given["audit_args"], self.evaluator.get_adapter(snapshot.model_gateway).dialect),
+            args_hash=arguments_hash(given["audit_args"]),
             blocking=is_blocking(audit, given["audit_args"]),
             failing_rows=None,
             query=None,
@@ -155,7 +155,7 @@ def audit_alone(request: msg.EvaluationRequest, scheduler: Scheduler, known: Kno
         if fqn not in snapshots:
             continue  # a plan has removed it since the environment was opened
         snapshot, error, at = snapshots[fqn], None, now_timestamp()
-        positions = _positions(snapshot, uses, results.evaluator)
+        positions = _positions(snapshot, uses)
         intervals = computed_intervals(snapshot, index)
         if positions and not intervals:
             error = "Nothing has been computed yet, so there is nothing to audit."
@@ -178,11 +178,10 @@ def audit_alone(request: msg.EvaluationRequest, scheduler: Scheduler, known: Kno
         pipe.send(msg.NodeAudited(fqn, tuple(missing), error, at, altered_at(snapshot, index)))
 
 
-def _positions(snapshot: Snapshot, uses: tuple[msg.AuditUse, ...], evaluator: SnapshotEvaluator) -> list[int]:
+def _positions(snapshot: Snapshot, uses: tuple[msg.AuditUse, ...]) -> list[int]:
     """The positions of the requested audits among the promoted audits of the node."""
-    dialect = evaluator.get_adapter(snapshot.model_gateway).dialect
     promoted = [
-        msg.AuditUse(audit.name, audit_arguments(args, dialect), position)
+        msg.AuditUse(audit.name, arguments_hash(args), position)
         for position, (audit, args) in enumerate(snapshot.node.audits_with_args)
     ]
     return sorted(match.position for use, match in pair_audits(uses, promoted) if use.is_requested)

@@ -31,7 +31,7 @@ REQUESTS: tuple[msg.Request, ...] = (
         "prod",
         ('"db"."core"."orders"',),
         ("add_up",),
-        {'"db"."core"."refunds"': (msg.AuditUse("not_null", {"columns": "(id)"}, 0, is_requested=True),)},
+        {'"db"."core"."refunds"': (msg.AuditUse("not_null", "2f1c2d5e", 0, is_requested=True),)},
         execution_time=1_767_225_600_000,
         tables=TABLES,
         start="2026-01-01",
@@ -172,9 +172,9 @@ def test_any_text_is_encoded_on_one_line(text: str) -> None:
 
 def test_invalid_unicode_becomes_question_marks() -> None:
     not_unicode = b"caf\xe9".decode("utf-8", "surrogateescape")
-    line = wire.encode(msg.AuditEvaluated("a", "é", 1, {not_unicode: "b\n"}, True, None, not_unicode, D1))
+    line = wire.encode(msg.AuditEvaluated("a", "é", 1, not_unicode, True, None, "b\n", D1))
     assert line.count(b"\n") == 1
-    assert wire.decode(msg.Event, line) == msg.AuditEvaluated("a", "é", 1, {"caf?": "b\n"}, True, None, "caf?", D1)
+    assert wire.decode(msg.Event, line) == msg.AuditEvaluated("a", "é", 1, "caf?", True, None, "b\n", D1)
 
 
 @pytest.mark.parametrize(

@@ -313,7 +313,7 @@ def test_audit_missing_from_another_environment_names_that_environment() -> None
 
 
 def test_failed_audit_reports_number_of_rows_intervals_and_query() -> None:
-    failed = AuditResult("not_null", 0, {"columns": "(id)"}, True, 3, "SELECT * FROM t WHERE id IS NULL", (D1, D2))
+    failed = AuditResult("not_null", 0, "(id)", True, 3, "SELECT * FROM t WHERE id IS NULL", (D1, D2))
     (result,) = audited(failed).values()
     description = "3 rows failed in 2026-01-01, 2026-01-02."
     assert check_summary(result) == (False, ERROR, description)
@@ -506,7 +506,7 @@ def test_status_check_fails_if_audits_could_not_be_evaluated() -> None:
 def test_standalone_audit_has_a_check_and_no_status_check() -> None:
     orders = model("core.orders")
     assets = project_assets(manifest(orders, standalone_audits=[standalone("orders_add_up", ["core.orders"])]))
-    result = AuditResult("orders_add_up", 0, {}, False, 2, None, (D1,))
+    result = AuditResult("orders_add_up", 0, "", False, 2, None, (D1,))
     (check,) = checks_of(AuditOnlyOutcome("orders_add_up", (result,), (), None), assets).values()
     assert (check.asset_key, check.check_name) == (KEY, "orders_add_up")
     assert check_summary(check) == (False, WARN, "2 rows failed.")
@@ -526,7 +526,7 @@ def test_audit_of_a_model_without_time_column_says_that_it_has_read_the_whole_ta
 def test_audit_of_an_external_model_is_a_check_on_its_downstream_model() -> None:
     events = model("raw.events", kind="EXTERNAL", audits=(audit("not_null"),))
     assets = project_assets(manifest(model("core.orders", reads=["raw.events"]), events))
-    result = AuditResult("not_null", 0, {}, True, 2, None, (D1,))
+    result = AuditResult("not_null", 0, "", True, 2, None, (D1,))
     (check,) = checks_of(AuditOnlyOutcome(events.fqn, (result,), (D2,), None), assets).values()
     assert (check.asset_key, check.check_name) == (KEY, "raw_events__not_null")
     assert check_summary(check) == (False, ERROR, "2 rows failed in the whole table.")
@@ -820,6 +820,6 @@ def test_audit_used_twice_reports_each_result_on_its_own_check() -> None:
         for n, column in enumerate("ab")
     )
     assets = project_assets(manifest(model("core.orders", audits=uses)))
-    results = [AuditResult("not_null", n, {"columns": column}, True, n, None, (D1,)) for n, column in enumerate("ab")]
+    results = [AuditResult("not_null", n, column, True, n, None, (D1,)) for n, column in enumerate("ab")]
     checks = checks_of(replace(EXECUTED, audits=tuple(results)), assets)
     assert (checks["not_null_a"].passed, checks["not_null_b"].passed) == (True, False)

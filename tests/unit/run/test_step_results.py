@@ -181,7 +181,7 @@ def test_known_failure_of_a_dbt_test_of_several_models_fails_no_run(instance: dg
     """SQLMesh makes it a standalone audit, which blocks nothing: the run that evaluates it does not fail either."""
     dbt_test = replace(standalone("relations", ["core.orders"]), dbt=DbtNode("test.shop.relations", severity="error"))
     data = msg.AuditedData("3117", "4001")
-    finds_rows = msg.AuditEvaluated("relations", "relations", 0, {}, False, 2, "SELECT 2", D1, audited_data=data)
+    finds_rows = msg.AuditEvaluated("relations", "relations", 0, "", False, 2, "SELECT 2", D1, audited_data=data)
     idle = msg.NodeIdle("relations", "not due", last_interval_end=D1[1], audited_data=data)
 
     def run(*events: msg.Event) -> dg.AssetCheckEvaluation:
