@@ -213,9 +213,10 @@ def _lost_intervals(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) 
     if lost := _not_accepted("lost_intervals", filter(lost_for_good, plan.models), decision, names):
         details = "; ".join(f"{name} for {ranges(lost_for_good(m))}" for name, m in lost.items())
         message = (
-            f"Models would lose rows that environment {plan.environment} shows: {details}. The plan computes nothing "
-            "for these ranges, and neither does the next run. Causes are a later `start`, an earlier `end`, or a "
-            f"`cron` with longer intervals. To apply it anyway, {_name_them('lost_intervals')}"
+            f"Models would lose rows that environment {plan.environment} shows: {details}. Neither the plan nor "
+            "the next run computes these rows. Causes are a later `start`, an earlier `end`, a `cron` with longer "
+            "intervals, or a new table for a model whose rows cannot be computed again, such as `SCD_TYPE_2`: it has "
+            f"what the source has now. To apply it anyway, {_name_them('lost_intervals')}"
         )
         yield Refusal("lost_intervals", tuple(lost), message)
 

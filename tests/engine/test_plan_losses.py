@@ -76,28 +76,35 @@ DAYS = """
 MODEL (name t.days, kind INCREMENTAL_BY_TIME_RANGE (time_column day){head});
 SELECT day::DATE AS day, 1 AS x FROM raw.days WHERE day BETWEEN @start_ds AND @end_ds
 """
+HISTORY = """
+MODEL (name t.history, kind SCD_TYPE_2_BY_COLUMN (unique_key day, columns [x], forward_only false));
+SELECT day::DATE AS day, {x} AS x FROM raw.days
+"""
 RAW_DAYS = {"raw.days": "SELECT CURRENT_DATE - range::INT AS day FROM range(10)"}
 
 
 @needs_previews
 def test_days_that_a_plan_takes_from_readers_are_named_and_refused_until_they_are_allowed(new_shop: NewShop) -> None:
     preview = {"environment": "pr_1"}
-    shop = new_shop({"models/days.sql": DAYS.format(head="")}, tables=RAW_DAYS, deploy=True, preview=preview)
+    files = {"models/days.sql": DAYS.format(head=""), "models/history.sql": HISTORY.format(x=1)}
+    shop = new_shop(files, tables=RAW_DAYS, deploy=True, preview=preview)
     shown = "SELECT count(*) FROM t.days"
     assert shop.query(shown) == [(3,)]
-    change(shop, days=DAYS.format(head=", cron '@yearly'"))
+    change(shop, days=DAYS.format(head=", cron '@yearly'"), history=HISTORY.format(x=2))
 
     previewed = launch(shop, PREVIEW).succeeded()
     text, report = text_of(previewed), report_of_last(previewed)
-    assert "**To decide:** 1 loss, 1 refusal." in text
+    assert "**To decide:** 2 losses, 1 refusal." in text
     assert "`t.days`: the rows of 20" in text
     assert "(3 days) are not shown any more. The apply deletes no data" in text
-    [model] = report["models"]
-    assert len(model["lost_intervals"]) == 1
-    assert [(refusal["kind"], refusal["models"]) for refusal in report["refusals"]] == [("lost_intervals", ["t.days"])]
-    assert '"allow_lost_intervals": ["t.days"]' in report["command"]
+    lost = {model["name"]: (model["intervals"], len(model["lost_intervals"])) for model in report["models"]}
+    assert lost == {"t.days": (0, 1), "t.history": (0, 1)}
+    [refusal] = report["refusals"]
+    assert (refusal["kind"], refusal["models"]) == ("lost_intervals", ["t.days", "t.history"])
+    assert "a new table for a model whose rows cannot be computed again" in refusal["message"]
+    assert '"allow_lost_intervals": ["t.days", "t.history"]' in report["command"]
     assert shop.query(shown) == [(3,)]
-    allowed = launch(shop, APPLY, digest=report["digest"], allow_lost_intervals=["t.days"]).succeeded()
+    allowed = launch(shop, APPLY, digest=report["digest"], allow_lost_intervals=refusal["models"]).succeeded()
     assert "Rows that it does not show any more: t.days (" in allowed.log
     assert shop.query(shown) == [(0,)]
 

@@ -1,5 +1,6 @@
 """What a plan drops from existing tables: `worker/plan/migrations.py` predicts what SQLMesh does when it promotes."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from sqlmesh.utils.errors import PlanError
 
 from dg_sqlmesh_component.protocol.column_changes import dropped
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
-from dg_sqlmesh_component.worker.plan.facts import lost_intervals
+from dg_sqlmesh_component.worker.plan.facts import brought_back, lost_intervals
 from dg_sqlmesh_component.worker.plan.migrations import ExistingTable, losses, migrated_snapshots
 
 A = '"warehouse"."t"."a"'
@@ -246,6 +247,136 @@ def test_a_plan_takes_the_days_from_readers_that_a_new_version_does_not_compute(
         for name, (_, _, lost, rows) in models.items():
             assert sum(end - start for start, end in found[f"t.{name}"]) == lost * 86_400_000, name
             assert context.engine_adapter.fetchone(f"SELECT count(*) FROM t.{name}") == (rows,), name
+
+
+QUERY = "SELECT id::INT AS id, value::TEXT AS value, day::DATE AS day FROM raw.kept"
+CHANGED = QUERY.replace("id::INT", "-id::INT")
+WITHIN, CHANGED_WITHIN = (f"{query} WHERE day BETWEEN @start_ds AND @end_ds" for query in (QUERY, CHANGED))
+BY_COLUMN = "SCD_TYPE_2_BY_COLUMN (unique_key id, columns [value]{})"
+BY_TIME = "SCD_TYPE_2_BY_TIME (unique_key id, updated_at_name day{})"
+NEW_TABLE = ", forward_only false"
+OF_ITSELF = f"SELECT id, value, day FROM ({QUERY} UNION SELECT id, value, day FROM t.of_itself) "
+TYPES_OF_ITSELF = ", columns (id INT, value TEXT, day DATE)"
+UNMANAGED = "INCREMENTAL_UNMANAGED (forward_only false{})"
+OWN = "CUSTOM (materialization 'own'{})"
+FINAL = ", disable_restatement true"
+
+OWN_MATERIALIZATION = """
+from sqlmesh import CustomMaterialization
+
+
+class Own(CustomMaterialization):
+    NAME = "own"
+
+    def insert(self, table_name, query_or_df, model, is_first_insert, render_kwargs, **kwargs):
+        insert = self._replace_query_for_model if is_first_insert else self._append
+        insert(model, table_name, query_or_df, render_kwargs, **kwargs)
+
+    def _append(self, model, table_name, query_or_df, render_kwargs, **kwargs):
+        self.adapter.insert_append(table_name, query_or_df, target_columns_to_types=model.columns_to_types)
+"""
+
+
+def of_kind(kind: str, query: str = QUERY, head: str = "") -> str:
+    return f"MODEL (name t.{{name}}, kind {kind}{head}); {query}"
+
+
+OfThePast = dict[str, tuple[str, str, int, bool]]
+ROWS_OF_THE_PAST: OfThePast = {
+    "by_column": (of_kind(BY_COLUMN.format(NEW_TABLE)), of_kind(BY_COLUMN.format(NEW_TABLE), CHANGED), 6, False),
+    "by_time": (of_kind(BY_TIME.format(NEW_TABLE)), of_kind(BY_TIME.format(NEW_TABLE), CHANGED), 6, False),
+    "restatable": (
+        of_kind(BY_COLUMN.format(f"{NEW_TABLE}, disable_restatement false")),
+        of_kind(BY_COLUMN.format(f"{NEW_TABLE}, disable_restatement false"), CHANGED),
+        6,
+        False,
+    ),
+    "in_place": (of_kind(BY_COLUMN.format("")), of_kind(BY_COLUMN.format(""), CHANGED), 0, True),
+    "of_another_kind": (
+        of_kind(BY_TIME.format("")),
+        of_kind("INCREMENTAL_BY_UNIQUE_KEY (unique_key id, forward_only true, on_destructive_change allow)"),
+        0,
+        True,
+    ),
+    "now_full": (of_kind(BY_COLUMN.format("")), of_kind("FULL"), 6, False),
+    "now_view": (of_kind(BY_COLUMN.format("")), of_kind("VIEW"), 6, False),
+    "of_itself": (
+        of_kind("FULL", OF_ITSELF, TYPES_OF_ITSELF),
+        of_kind("FULL", f"{OF_ITSELF} WHERE id < 9", TYPES_OF_ITSELF),
+        6,
+        False,
+    ),
+    "appended": (of_kind(UNMANAGED.format("")), of_kind(UNMANAGED.format(""), CHANGED), 6, False),
+    "final": (
+        of_kind(f"INCREMENTAL_BY_TIME_RANGE (time_column day{FINAL})", WITHIN),
+        of_kind("INCREMENTAL_BY_TIME_RANGE (time_column day)", CHANGED_WITHIN),
+        6,
+        False,
+    ),
+    "final_own": (of_kind(OWN.format(FINAL), WITHIN), of_kind("FULL"), 6, False),
+    # The other rows are not in the source any more, but their kind or the project says that SQLMesh may restate them.
+    "own": (of_kind(OWN.format(""), WITHIN), of_kind(OWN.format(""), CHANGED_WITHIN, ", start '2 days ago'"), 4, False),
+    "by_key": (of_kind("INCREMENTAL_BY_UNIQUE_KEY (unique_key day)"), of_kind("FULL"), 0, False),
+    "full": (of_kind("FULL"), of_kind("FULL", CHANGED), 0, False),
+}
+"""By model: the file before and after, the days that readers lose, and whether they still see a row of the past."""
+
+DEV_ONLY = "virtual_environment_mode: dev_only\n"
+MODES: dict[str, tuple[OfThePast, str, str]] = {
+    "full": (ROWS_OF_THE_PAST, "", ""),
+    "dev_only": (
+        {
+            "in_place": (of_kind(BY_COLUMN.format(NEW_TABLE)), of_kind(BY_COLUMN.format(NEW_TABLE), CHANGED), 0, True),
+            "now_full": (of_kind(BY_TIME.format("")), of_kind("FULL"), 6, False),
+            "now_view": (of_kind(BY_TIME.format("")), of_kind("VIEW"), 6, False),
+        },
+        DEV_ONLY,
+        DEV_ONLY,
+    ),
+    "from full to dev_only": ({"same": (of_kind(BY_TIME.format("")),) * 2 + (6, False)}, "", DEV_ONLY),
+    "from dev_only to full": ({"same": (of_kind(BY_TIME.format("")),) * 2 + (6, False)}, DEV_ONLY, ""),
+}
+"""By `virtual_environment_mode`: the models, and the configuration before and after."""
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_new_table_loses_the_rows_that_nobody_can_compute_again(project: Project, mode: str) -> None:
+    models, config, config_after = MODES[mode]
+    (project.path / "config.yaml").write_text(CONFIG + config)
+    (project.path / "materializations").mkdir()
+    (project.path / "materializations" / "own.py").write_text(OWN_MATERIALIZATION)
+    with project.planned() as (_, context):
+        source = "SELECT 1 AS id, 'past' AS value, CURRENT_DATE - 5 AS day"
+        context.engine_adapter.execute(f"CREATE SCHEMA raw; CREATE TABLE raw.kept AS {source}")
+    for name, (before, *_) in models.items():
+        project.write(before.format(name=name), name)
+    with project.planned() as (_, context):
+        context.plan("prod", execution_time="2 days ago", auto_apply=True, no_prompts=True, skip_tests=True)
+        context.engine_adapter.execute("UPDATE raw.kept SET value = 'now', day = CURRENT_DATE - 2")
+        context.run()
+    for name, (_, after, *_) in models.items():
+        project.write(after.format(name=name), name)
+    (project.path / "config.yaml").write_text(CONFIG + config_after)
+    with project.planned() as (plan, context):
+        missing = {of_model.snapshot_id: of_model.intervals for of_model in plan.missing_intervals}
+        pasts = {name: past_rows(name, context) for name in models}
+        found = {}
+        for new, old in plan.context_diff.modified_snapshots.values():
+            lost = lost_intervals(new, old, missing.get(new.snapshot_id, ()))
+            found[new.node.name[2:]] = sum(end - start for start, end in lost) / 86_400_000
+            assert brought_back(new, old, lost, [(0, sys.maxsize)]) == (lost if new.node.name == "t.own" else ())
+
+        context.apply(plan)
+
+        assert pasts == {name: name != "full" for name in models}
+        assert found == {name: days for name, (_, _, days, _) in models.items()}
+        assert {name: past_rows(name, context) for name in models} == {
+            name: is_past for name, (_, _, _, is_past) in models.items()
+        }
+
+
+def past_rows(name: str, context: Context) -> bool:
+    return bool(context.engine_adapter.fetchall(f"SELECT 1 FROM t.{name} WHERE value = 'past'"))
 
 
 # -- servers --------------------------------------------------------------------------------------

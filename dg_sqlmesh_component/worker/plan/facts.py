@@ -10,6 +10,7 @@ from sqlmesh.core.context import Context
 from sqlmesh.core.context_diff import ContextDiff
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import Plan
+from sqlmesh.core.plan.common import is_breaking_kind_change
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.snapshot.definition import Interval, SnapshotDataVersion
 from sqlmesh.utils.date import to_timestamp
@@ -160,7 +161,7 @@ class _Models:
         _, old = diff.modified_snapshots.get(snapshot.name, (None, None))
         taken_back = old if old is not None and _takes_back(snapshot, old, self._context) else None
         loses = lost_intervals(snapshot, old, missing) if self._index.is_representative(snapshot) else ()
-        not_loaded = brought_back(snapshot, loses, subtract(all_missing, missing)) if held_back_by.tables else ()
+        not_loaded = brought_back(snapshot, old, loses, subtract(all_missing, missing)) if held_back_by.tables else ()
         pending = self._pending.get(snapshot.name, ()) if loses else ()
         category = snapshot.change_category
         project = snapshot.node.project
@@ -185,7 +186,7 @@ class _Models:
             ),
             loses=loses,
             loses_not_loaded=not_loaded,
-            loses_until_run=brought_back(snapshot, subtract(loses, not_loaded), pending),
+            loses_until_run=brought_back(snapshot, old, subtract(loses, not_loaded), pending),
             milliseconds=sum(end - start for start, end in missing),
             takes_back=taken_back is not None,
             shows_again=self._shows_again(snapshot, taken_back, missing),
@@ -346,19 +347,39 @@ def lost_intervals(snapshot: Snapshot, old: Snapshot | None, computes: Sequence[
     Args:
         computes: The missing intervals of the new version that the plan computes.
     """
-    if old is None or not has_table(snapshot) or snapshot.is_view or snapshot.is_seed:
-        return ()
-    if old.version == snapshot.version and old.model_kind_name == snapshot.model_kind_name:
+    if old is None or (old.version == snapshot.version and not is_breaking_kind_change(old, snapshot)):
         return ()  # the table and its rows stay, also if SQLMesh forgets its intervals, as for another interval unit
-    if is_incremental(snapshot):
+    if _has_history(old):
+        return tuple(old.intervals)
+    if not has_table(snapshot) or snapshot.is_view or snapshot.is_seed:
+        return ()
+    if _is_by_interval(snapshot):
         return subtract(old.intervals, [*snapshot.intervals, *computes])
     if computes:
         return ()
     return subtract(old.intervals, [(0, end) for _, end in snapshot.intervals[-1:]])
 
 
-def brought_back(snapshot: Snapshot, lost: tuple[Interval, ...], computed: Sequence[Interval]) -> tuple[Interval, ...]:
+def brought_back(
+    snapshot: Snapshot, old: Snapshot | None, lost: tuple[Interval, ...], computed: Sequence[Interval]
+) -> tuple[Interval, ...]:
     """The lost intervals that a computation brings back. If SQLMesh computes a model as a whole, these are all."""
-    if is_incremental(snapshot):
+    if old is not None and _has_history(old):
+        return ()
+    if _is_by_interval(snapshot):
         return common(lost, computed)
     return lost if computed else ()
+
+
+def _has_history(old: Snapshot) -> bool:
+    """Whether a table has rows that no computation brings back: it was made of earlier rows, or SQLMesh says so.
+
+    SQLMesh says the same of managed tables, which the engine computes as a whole.
+    """
+    is_made_of_own_rows = old.is_scd_type_2 or (old.depends_on_self and not is_incremental(old))
+    return is_made_of_own_rows or (old.disable_restatement and not old.is_managed)
+
+
+def _is_by_interval(snapshot: Snapshot) -> bool:
+    """Whether a table may have the rows of the computed intervals only. Nobody knows what a `CUSTOM` kind does."""
+    return is_incremental(snapshot) or snapshot.is_custom
