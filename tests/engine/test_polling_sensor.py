@@ -292,10 +292,18 @@ def test_development_environment_is_recorded_with_its_own_tables(new_sensed: New
     shop.plan("dev", "--forward-only", "--include-unmodified", at=f"{day(3)} 12:00:00")
     shop.configure(project={"path": str(shop.project), "environment": "dev"}, polling_sensor="10m")
     sensor = Sensor(shop)
-    assert set(sensor.tick().materializations) >= {"t/days", "t/old"}
+    planned = sensor.tick()
+    assert set(planned.materializations) >= {"t/days", "t/old"}
+    assert shop.query("SELECT ds::TEXT FROM t__dev.days") == [(day(4),)], "the plan has computed the last day"
+    assert planned.intervals["t/days"] == planned.materializations["t/days"]["sqlmesh/coverage"] == day(4)
     shop.sqlmesh("run", "dev")
-    assert f" to {day(1)} (" in sensor.tick().intervals["t/days"]
+    ran = sensor.tick()
+    assert ran.intervals["t/days"] == f"{day(3)} to {day(1)} (3 days)"
+    four = f"{day(4)} to {day(1)} (4 days)"
+    assert ran.materializations["t/days"]["sqlmesh/coverage"] == four
     assert sensor.tick() == Tick(NOTHING)
+    observations = shop.launch().observations
+    assert observations["t/days"].metadata["sqlmesh/coverage"].value == four
 
 
 @pytest.mark.attribute("polling_sensor.interval", "polling_sensor.default_status")

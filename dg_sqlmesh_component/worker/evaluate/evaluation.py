@@ -59,7 +59,7 @@ from dg_sqlmesh_component.worker.explain import describe_error, explain, unfinis
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables, KnownToDagster
 from dg_sqlmesh_component.worker.intervals.records import Comparison
-from dg_sqlmesh_component.worker.intervals.tables import deployability
+from dg_sqlmesh_component.worker.intervals.tables import copied_intervals, deployability
 from dg_sqlmesh_component.worker.observe.audits import audit_alone, record_audits
 from dg_sqlmesh_component.worker.observe.computed_table import ComputedTables
 from dg_sqlmesh_component.worker.observe.run_tracker import Observed, RunTracker
@@ -162,7 +162,8 @@ def _evaluate(context: EvaluationContext) -> msg.EvaluationFinished:
         ) from late_error
     if context.request.audit_only:
         await_finalized_environment(context)
-        audit_alone(context.request, context.scheduler(environment=context.request.environment), context.known, pipe)
+        scheduler = context.scheduler(environment=context.request.environment)
+        audit_alone(context.request, scheduler, context.coverages, pipe)
     return msg.EvaluationFinished(status)
 
 
@@ -365,7 +366,8 @@ class EvaluationContext(Context):
         self.state_reader.refresh_snapshot_intervals(copies.values())
         snapshots = {**snapshots, **copies}
         index = deployability(self.request.environment, snapshots.values(), self.request.start)
-        return Coverages(snapshots, index, self.request.execution_time, self.known)
+        copied = copied_intervals(snapshots.values(), index, self)
+        return Coverages(snapshots, index, self.request.execution_time, self.known, copied)
 
     def _table_name(self, snapshot: SnapshotTableInfo) -> str | None:
         """The name of the model's view, unquoted and dotted."""

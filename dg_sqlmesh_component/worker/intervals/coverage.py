@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import cached_property
+from types import MappingProxyType
 
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, missing_intervals
 from sqlmesh.utils.date import to_timestamp
@@ -21,13 +22,23 @@ class Coverages:
     """The coverage of each incremental model of an environment. Snapshots must have the intervals of the state."""
 
     def __init__(
-        self, snapshots: Mapping[str, Snapshot], index: DeployabilityIndex, execution_time: int, known: KnownToDagster
+        self,
+        snapshots: Mapping[str, Snapshot],
+        index: DeployabilityIndex,
+        execution_time: int,
+        known: KnownToDagster,
+        copied: Mapping[str, Sequence[msg.Interval]] = MappingProxyType({}),
     ) -> None:
-        """Prepare the coverages of these snapshots, by name. It takes half a second for 1,000 models."""
+        """Prepare the coverages of these snapshots, by name. It takes half a second for 1,000 models.
+
+        Args:
+            copied: The `copied_intervals`. They are neither computed nor missing.
+        """
         self._snapshots = snapshots
         self.index = index
         self._execution_time = execution_time
         self.known = known
+        self._copied = copied
         # Without `end`, SQLMesh resolves a relative `start` now, so never earlier than it did when it planned the run.
         found = missing_intervals(
             snapshots.values(), execution_time=execution_time, deployability_index=index, ignore_cron=True
@@ -44,7 +55,8 @@ class Coverages:
         once: its rows were there. `done` and `forgotten` are as in `of`.
         """
         snapshot = self._snapshots[fqn]
-        missing = uncovered(self.pending.get(fqn, ()), self._computed(snapshot, done, forgotten))
+        recorded = subtract(computed_intervals(snapshot, self.index), forgotten)
+        missing = uncovered(self.pending.get(fqn, ()), merged([*recorded, *done]))
         if missing:
             expected_until = _expected_until(snapshot, self._execution_time)
             never = uncovered(missing, merged([*forgotten_intervals(snapshot, self.index), *forgotten]))
@@ -52,10 +64,12 @@ class Coverages:
         waiting = self._waiting.get(fqn, frozenset()) if missing else frozenset()
         return [of for of in missing if of not in waiting], [of for of in missing if of in waiting]
 
-    def _computed(
-        self, snapshot: Snapshot, done: Sequence[msg.Interval], forgotten: Sequence[msg.Interval]
+    def computed(
+        self, fqn: str, done: Sequence[msg.Interval] = (), forgotten: Sequence[msg.Interval] = ()
     ) -> Sequence[msg.Interval]:
-        return merged([*subtract(computed_intervals(snapshot, self.index), forgotten), *done])
+        """The intervals of which a node's table has rows. `done` and `forgotten` are as in `of`."""
+        recorded = computed_intervals(self._snapshots[fqn], self.index)
+        return merged([*subtract(recorded, [*forgotten, *self._copied.get(fqn, ())]), *done])
 
     @cached_property
     def _waiting(self) -> Mapping[str, Set[msg.Interval]]:
@@ -81,7 +95,7 @@ class Coverages:
         snapshot = self._snapshots[fqn]
         if not is_incremental(snapshot):
             return None
-        computed = self._computed(snapshot, done, forgotten)
+        computed = self.computed(fqn, done, forgotten)
         whole = (computed[0][0], computed[-1][1]) if computed else None
         # SQLMesh itself remembers the automatic restatements that have not finished.
         automatic = subtract(computed, subtract(computed, snapshot.pending_restatement_intervals))

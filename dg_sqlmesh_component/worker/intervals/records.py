@@ -22,6 +22,7 @@ from dg_sqlmesh_component.worker.intervals.coverage import Coverages
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables, KnownToDagster
 from dg_sqlmesh_component.worker.intervals.tables import (
     computed_intervals,
+    copied_intervals,
     deployability,
     ranges_of_table,
     upstream,
@@ -74,6 +75,7 @@ class Comparison:
         else:  # which table a model shows depends on all models upstream of it
             self._snapshots = _read(context, environment.snapshots if requested else [])
         self._index = deployability(environment.name, self._snapshots.values())
+        self._copied = copied_intervals(self._snapshots.values(), self._index, context)
         self.unrestated: dict[str, list[msg.Interval]] = {}
         open_runs: set[str] = set()
         for restatement in records.unfinished:
@@ -106,7 +108,8 @@ class Comparison:
             names = reachable(requested, upstream(self._infos).__getitem__)
             others = [self._infos[name] for name in names - self._snapshots.keys()]
             requested = {**_read(self._context, others), **{n: s for n, s in self._snapshots.items() if n in names}}
-        return Coverages(requested, self._index, now, KnownToDagster(tables, self.unrestated, self.late))
+        known = KnownToDagster(tables, self.unrestated, self.late)
+        return Coverages(requested, self._index, now, known, self._copied)
 
     def _unrecorded(self, snapshot: Snapshot) -> tuple[tuple[msg.Interval, int], ...]:
         """The ranges of a model's table that Dagster has not recorded, with times.
@@ -118,13 +121,13 @@ class Comparison:
         if not ranges:
             return ()
         if recorded is None or recorded.version != info.version:
-            newest, computed = max(row.at for row in ranges), computed_intervals(snapshot, self._index)
+            newest, computed = max(row.at for row in ranges), self._computed(snapshot)
             # Each with its own time: until a plan has ended, runs may have recorded some of them.
             timed = [(interval, row.at) for row in ranges for interval in common([row.interval], computed)]
             return *timed, *((interval, newest) for interval in subtract(computed, [interval for interval, _ in timed]))
         unrecorded = tuple((computed.interval, computed.at) for computed in ranges if computed.at > recorded.up_to)
         if not unrecorded and info.is_view and self._since(info) and not self._is_unaffected(info):
-            return tuple((interval, self._finalized_at) for interval in computed_intervals(snapshot, self._index))
+            return tuple((interval, self._finalized_at) for interval in self._computed(snapshot))
         return unrecorded
 
     def _columns(self, snapshot: Snapshot) -> dict[str, str]:
@@ -200,8 +203,12 @@ class Comparison:
             is_evidence = not load.is_late or (has_own_table and snapshot.created_ts > load.at)
             since = [c.interval for c in ranges if c.at > load.at and (is_evidence or not c.is_merged)]
             found += subtract([load.interval], since)
-        computed = computed_intervals(snapshot, self._index)
+        computed = self._computed(snapshot)
         return common([whole_intervals(snapshot, interval) for interval in common(found, computed)], computed)
+
+    def _computed(self, snapshot: Snapshot) -> Sequence[msg.Interval]:
+        """The intervals of which that table has rows."""
+        return subtract(computed_intervals(snapshot, self._index), self._copied.get(snapshot.name, ()))
 
     def _ranges_of(self, snapshot: Snapshot) -> Sequence[ComputedRange]:
         """The computed ranges of the table that the environment shows."""

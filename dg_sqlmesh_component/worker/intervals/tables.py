@@ -25,7 +25,7 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.protocol.manifest import INCREMENTAL_KINDS
-from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange, ComputedRanges
+from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange, ComputedRanges, computed_ranges
 
 Nodes = Mapping[str, Snapshot] | Mapping[str, SnapshotTableInfo]
 """The nodes of an environment or a plan, by name."""
@@ -104,6 +104,20 @@ def knows_filled(snapshot: Snapshot, index: DeployabilityIndex, ranges: Computed
     """Whether `filled_intervals` are exact. SQLMesh's janitor merges the copied intervals with the computed ones."""
     is_by_range = is_incremental(snapshot) and not index.is_representative(snapshot)
     return not is_by_range or not any(row.is_merged for row in ranges_of_table(snapshot, index, ranges))
+
+
+def copied_intervals(
+    snapshots: Iterable[Snapshot], index: DeployabilityIndex, context: Context
+) -> dict[str, Sequence[msg.Interval]]:
+    """The intervals of previews that are only copied from prod's record, if no clone has their rows, by name."""
+    previews = [
+        snapshot
+        for snapshot in snapshots
+        if snapshot.is_forward_only and not index.is_representative(snapshot)
+        if not context.snapshot_evaluator.get_adapter(snapshot.model_gateway).SUPPORTS_CLONING
+    ]
+    ranges = computed_ranges(context) if previews else {}
+    return {node.name: subtract(node.dev_intervals, filled_intervals(node, index, ranges)) for node in previews}
 
 
 def forgotten_intervals(snapshot: Snapshot, index: DeployabilityIndex) -> Sequence[msg.Interval]:

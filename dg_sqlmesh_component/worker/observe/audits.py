@@ -19,8 +19,7 @@ from dg_sqlmesh_component.protocol.errors import EvaluationError
 from dg_sqlmesh_component.protocol.manifest import pair_audits
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
-from dg_sqlmesh_component.worker.intervals.known import KnownToDagster
-from dg_sqlmesh_component.worker.intervals.tables import altered_at, computed_intervals, deployability, shown_version
+from dg_sqlmesh_component.worker.intervals.tables import altered_at, shown_version
 from dg_sqlmesh_component.worker.observe.audit_sources import with_read
 from dg_sqlmesh_component.worker.observe.samples import key_columns, sample_of
 from dg_sqlmesh_component.worker.pipe import Pipe
@@ -143,20 +142,25 @@ def _reads_others(snapshot: Snapshot, query: exp.Expr | None, index: Deployabili
 # -- audits of nodes that do not run ----------------------------------------------------------------
 
 
-def audit_alone(request: msg.EvaluationRequest, scheduler: Scheduler, known: KnownToDagster, pipe: Pipe) -> None:
+def audit_alone(
+    request: msg.EvaluationRequest,
+    scheduler: Scheduler,
+    coverages_of: Callable[[Mapping[str, Snapshot]], Coverages],
+    pipe: Pipe,
+) -> None:
     """Evaluate the requested audits over all computed intervals, as `sqlmesh audit` does, and no other audits."""
     snapshots = scheduler.snapshots_by_name
     # A restatement in this process has removed the intervals of the standalone audits that it left out.
     scheduler.state_sync.refresh_snapshot_intervals([snapshots[fqn] for fqn in request.audit_only if fqn in snapshots])
-    index = deployability(request.environment, snapshots.values(), request.start)
-    coverages = Coverages(snapshots, index, request.execution_time, known)
+    coverages = coverages_of(snapshots)
+    index = coverages.index
     results = _Results(scheduler.snapshot_evaluator, request.sampling, pipe)
     for fqn, uses in request.audit_only.items():
         if fqn not in snapshots:
             continue  # a plan has removed it since the environment was opened
         snapshot, error, at = snapshots[fqn], None, now_timestamp()
         positions = _positions(snapshot, uses)
-        intervals = computed_intervals(snapshot, index)
+        intervals = coverages.computed(fqn)
         if positions and not intervals:
             error = "Nothing has been computed yet, so there is nothing to audit."
         elif positions:
