@@ -192,7 +192,7 @@ def _loss_lines(report: PlanReport) -> list[str]:
         else:
             lines += [
                 f"- {code(model.name)}: queries that use the dropped column {code(column)} will fail. "
-                f"{sentences.ONE_TABLE if model.has_one_table else sentences.KEPT}"
+                f"{sentences.ONE_TABLE if model.had_one_table else sentences.KEPT}"
                 for column in lost
             ]
         lines += [f"- {code(model.name)}: {literal(rows)}" for rows in sentences.lost_rows(model)]

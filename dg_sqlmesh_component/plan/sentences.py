@@ -11,17 +11,17 @@ from dg_sqlmesh_component.protocol.formatting import counted, listed, ranges, un
 
 KEPT = "The apply deletes no data: the old version stays until SQLMesh's janitor deletes it, by default after a week."
 
-ONE_TABLE = "No old version stays: in `virtual_environment_mode: dev_only`, SQLMesh changes the model's only table."
+ONE_TABLE = "No old version stays: in `virtual_environment_mode: dev_only`, SQLMesh changes or drops the only table."
 
 
 def after_removal(model: msg.PlannedModel) -> str:
-    if model.becomes and not model.has_one_table:
+    if model.becomes and not model.had_one_table:
         return (
             f"its kind is {model.becomes} now, so SQLMesh computes nothing for it. Its view stays, with the rows of "
             "today, until SQLMesh's janitor deletes their table, by default after a week. Then queries that use the "
             "view fail. Drop the view after the apply."
         )
-    if not model.has_one_table:
+    if not model.had_one_table:
         return f"queries that use it will fail. {KEPT}"
     return (
         "its rows are not computed any more. In `virtual_environment_mode: dev_only`, its view stays until SQLMesh's "
@@ -72,7 +72,7 @@ def effect(model: msg.PlannedModel, changes: Sequence[msg.ColumnChange] | None) 
 def lost_rows(model: msg.PlannedModel) -> Iterator[str]:
     """The intervals that an environment does not show any more, and until when."""
     for intervals, until in (
-        (lost_for_good(model), f"any more. {ONE_TABLE if model.has_one_table else KEPT}"),
+        (lost_for_good(model), f"any more. {ONE_TABLE if model.had_one_table else KEPT}"),
         (model.loses_not_loaded, f"until {_tables(model.waits_for)} is loaded and a run computes them."),
         (model.loses_until_run, "until the next run computes them."),
     ):

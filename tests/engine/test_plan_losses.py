@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 from engine.plan_jobs import APPLY, PLAN, applied, change, edit_config, failure_of, launch, planned, report_of, text_of
 from engine.preview_lab import PREVIEW, report_of_last
-from harness import NewShop, Shop, needs_previews
+from harness import CONFIG, NewShop, Shop, needs_previews
 
 ORDERS = "MODEL (name t.orders, kind FULL); SELECT {columns} FROM raw.x"
 TABLES = {"raw.x": "SELECT 1 AS id, 2 AS amount"}
@@ -107,6 +107,21 @@ def test_days_that_a_plan_takes_from_readers_are_named_and_refused_until_they_ar
     allowed = launch(shop, APPLY, digest=report["digest"], allow_lost_intervals=refusal["models"]).succeeded()
     assert "Rows that it does not show any more: t.days (" in allowed.log
     assert shop.query(shown) == [(0,)]
+
+
+def test_no_old_version_is_promised_if_a_new_mode_drops_the_only_table(new_shop: NewShop) -> None:
+    config = f"{CONFIG}virtual_environment_mode: dev_only\n"
+    shop = new_shop({"models/history.sql": HISTORY.format(x=1)}, config, tables=RAW_DAYS, deploy=True)
+    (shop.project / "config.yaml").write_text(CONFIG)
+
+    record = launch(shop, PLAN).succeeded()
+
+    report = report_of(record)
+    assert [refusal["kind"] for refusal in report["refusals"]] == ["lost_intervals"]
+    assert "are not shown any more. No old version stays:" in text_of(record)
+    launch(shop, APPLY, digest=report["digest"], allow_lost_intervals=["t.history"]).succeeded()
+    tables = "SELECT table_schema FROM information_schema.tables WHERE table_name LIKE '%history%' ORDER BY 1"
+    assert shop.query(tables) == [("sqlmesh__t",), ("t",)], "the new table and its view"
 
 
 def test_a_version_without_an_interval_is_promoted_with_one_that_is_computed(new_shop: NewShop) -> None:

@@ -135,7 +135,7 @@ class _Models:
                 display_name(snapshot.node, self._context),
                 "removed",
                 owner=snapshot.node.owner,
-                has_one_table=_has_one_table(snapshot, is_dev=self._is_dev),
+                had_one_table=_has_one_table(snapshot, is_dev=self._is_dev),
                 dependents=self._dependents.get(snapshot.name),
             )
 
@@ -151,7 +151,7 @@ class _Models:
             becomes=snapshot.model_kind_name.value,
             diff=_without_header(self._diff.text_diff(snapshot.name)),
             owner=snapshot.node.owner,
-            has_one_table=_has_one_table(old, is_dev=self._is_dev),
+            had_one_table=_has_one_table(old, is_dev=self._is_dev),
         )
 
     def _model(self, snapshot: Snapshot) -> msg.PlannedModel:
@@ -193,6 +193,7 @@ class _Models:
             owner=snapshot.node.owner,
             other_project=project if project not in self._projects else None,
             has_one_table=_has_one_table(snapshot, is_dev=self._is_dev),
+            had_one_table=old is not None and _has_one_table(old, is_dev=self._is_dev),
             audited=audited(snapshot, self._index) if has_table(snapshot) else None,
             view=self._view(snapshot),
             dependents=self._dependents.get(snapshot.name),

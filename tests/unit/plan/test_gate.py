@@ -276,7 +276,7 @@ def test_markdown_promises_an_old_version_only_if_versions_have_tables_of_their_
     assert f"`core.orders`: queries that use the dropped column `id` will fail. The apply deletes no data: {kept}" in (
         markdown(report(lost))
     )
-    text = markdown(report(replace(lost, has_one_table=True)))
+    text = markdown(report(replace(lost, had_one_table=True)))
     assert "`core.orders`: queries that use the dropped column `id` will fail. No old version stays:" in text
     assert kept not in text
 
