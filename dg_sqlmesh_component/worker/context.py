@@ -128,7 +128,8 @@ def open_context(
         _move_cache_if_read_only(configs, console.pipe)
         if concurrent_tasks is not None:
             for config in configs.values():
-                _set_concurrency(config, project.gateway, concurrent_tasks)
+                if project.gateway is None or project.gateway.lower() in config.gateways:
+                    _set_concurrency(config, project.gateway, concurrent_tasks)
         context = context_type(paths=list(project.paths), config=configs, gateway=project.gateway, load=False)
         context.console = console
         require_existing_state(context, _refuse_state_without_version)
@@ -244,6 +245,12 @@ def _set_concurrency(config: Config, gateway_name: str | None, concurrent_tasks:
     owner, field = (gateway, "connection") if gateway.connection else (config, "default_connection")
     connection = config.get_connection(gateway_name)
     setattr(owner, field, connection.model_copy(update={"concurrent_tasks": concurrent_tasks}))
+
+
+def connection_of(gateway: str, context: Context) -> ConnectionConfig:
+    """The connection of a gateway. As in SQLMesh, it is that of the first project that configures the gateway."""
+    configs = (config for config in context.configs.values() if gateway.lower() in config.gateways)
+    return next(configs, context.config).get_connection(gateway)
 
 
 def state_connection(context: Context) -> ConnectionConfig:

@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from harness import BIN, CONFIG, DagsterProject, dagster_project, plan, run, write_project
+from harness import BIN, CONFIG, DagsterProject, dagster_project, plan, run, sqlmesh, write_project
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -50,6 +50,20 @@ def test_list_of_paths_is_a_multi_repository_project(dagster: DagsterProject) ->
     manifest = manifest_of(dagster, {"path": ["../../../left", "../../../right"]})
     assert [model.name for model in manifest.models] == ["t.one", "t.two"]
     assert manifest.models[1].depends_on == (manifest.models[0].fqn,)
+
+
+def test_second_project_may_have_a_gateway_that_the_first_does_not_have(dagster: DagsterProject) -> None:
+    managed = "gateway_managed_virtual_layer: true\n"
+    config = f"{managed}{CONFIG.replace('local', 'second').replace('warehouse', 'second')}"
+    left = write_project(dagster.root / "left", ONE_MODEL, f"{CONFIG}{managed}")
+    two = {"models/two.sql": "MODEL (name t.two, kind FULL, gateway second); SELECT 2 AS id"}
+    right = write_project(dagster.root / "right", two, config)
+    sqlmesh(left, "-p", str(left), "-p", str(right), "plan", "--auto-apply", "--no-prompts", "--skip-backfill")
+
+    project = {"path": ["../../../left", "../../../right"], "gateway": "local"}
+    manifest = manifest_of(dagster, project, execution={"concurrent_tasks": 2})
+    assert {model.name: model.engine for model in manifest.models} == {"t.one": "duckdb", "t.two": "duckdb"}
+    assert set(dagster.launch().materializations) == {"t/one", "t/two"}
 
 
 @pytest.mark.attribute("project.gateway", "project.environment")

@@ -45,7 +45,7 @@ from dg_sqlmesh_component.protocol.errors import (
 )
 from dg_sqlmesh_component.protocol.formatting import counted, plan_block, utc_text
 from dg_sqlmesh_component.worker.commands import how_to_finish_plan, plan_command
-from dg_sqlmesh_component.worker.context import closed_on_error, open_context
+from dg_sqlmesh_component.worker.context import closed_on_error, connection_of, open_context
 from dg_sqlmesh_component.worker.environment import (
     has_table,
     promoted_version,
@@ -378,7 +378,7 @@ class EvaluationContext(Context):
         """The view of a model that consumers read in the environment; None if it has no such view."""
         if not has_table(snapshot) or snapshot.name not in self.promoted:
             return None
-        dialect = self.config.get_connection(snapshot.model_gateway or self.selected_gateway).DIALECT
+        dialect = connection_of(snapshot.model_gateway or self.selected_gateway, self).DIALECT
         return snapshot.qualified_view_name.table_for_environment(self.environment.naming_info, dialect=dialect)
 
 

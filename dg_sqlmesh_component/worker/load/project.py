@@ -41,7 +41,13 @@ from dg_sqlmesh_component.protocol.manifest import (
     StandaloneAudit,
 )
 from dg_sqlmesh_component.protocol.messages import LoadRequest, ProjectLoaded
-from dg_sqlmesh_component.worker.context import PipeConsole, environment_name, name_with_catalog, open_context
+from dg_sqlmesh_component.worker.context import (
+    PipeConsole,
+    connection_of,
+    environment_name,
+    name_with_catalog,
+    open_context,
+)
 from dg_sqlmesh_component.worker.load.check_names import check_names
 from dg_sqlmesh_component.worker.load.lineage_and_links import SourceUrls, column_lineage
 from dg_sqlmesh_component.worker.pipe import Pipe
@@ -144,7 +150,7 @@ class _ManifestNodes:
             gateway_managed=context.config.gateway_managed_virtual_layer,
         )
         self._emails = {user.username: user.email for user in context.users if user.email}
-        self._engine = cache(lambda gateway: context.config.get_connection(gateway).type_)
+        self._engine = cache(lambda gateway: connection_of(gateway, context).type_)
         self._dbt_models = {
             model.dbt_node_info.unique_id: fqn for fqn, model in context.models.items() if model.dbt_node_info
         }
