@@ -145,7 +145,8 @@ class Checks:
             data = (self.wording.environment, audit.audited_data, up_to)
         before = _uncorrected(audit, earlier)
         reads_intervals = not audit.of_whole_table and node.fqn not in self.wording.assets.standalone_audits
-        failed = FailedIntervals(audit.intervals, audit.failing_rows) if reads_intervals and not audit.passed else None
+        is_known = reads_intervals and not audit.passed
+        failed = FailedIntervals(audit.failed_intervals, audit.failing_rows) if is_known else None
         kept = failed.with_earlier(before) if failed else before
         # An older failure is a warning. It stops no downstream model: nothing that this run computed has failed.
         severity = self.wording.assets.severity(node.fqn, audit.blocking)

@@ -118,6 +118,7 @@ class AuditResult:
     failing_rows: int  # the sum over all batches; 0 if the audit passed
     query: str | None  # the rendered SQL of a failing batch if there is one, else of the last batch
     intervals: tuple[msg.Interval, ...]  # the intervals on which it was evaluated; adjoining ones are merged
+    failed_intervals: tuple[msg.Interval, ...] = ()  # those of batches in which it did not pass; as above
     of_whole_table: bool = False  # whether each evaluation looked at the whole table, whatever the intervals
     audited_data: msg.AuditedData | None = None  # the version of the data and of the audits
     error: str | None = None  # why it could not be evaluated; None if it was evaluated

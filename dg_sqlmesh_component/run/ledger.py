@@ -454,6 +454,7 @@ def _audit_results(audits: dict[int, list[msg.AuditEvaluated]]) -> tuple[AuditRe
                 failing_rows=sum(evaluation.failing_rows or 0 for evaluation in evaluated),
                 query=shown.query,
                 intervals=intervals,
+                failed_intervals=merged(found.interval for found in evaluated if found.failing_rows or found.error),
                 of_whole_table=evaluated[-1].of_whole_table,
                 audited_data=evaluated[-1].audited_data,
                 error=next((evaluation.error for evaluation in evaluated if evaluation.error), None),

@@ -125,9 +125,10 @@ def audited(
 def audit_result(
     name: str, *intervals: msg.Interval, failing_rows: int = 0, query: str | None = "SELECT 1"
 ) -> AuditResult:
-    """Return the combined result of evaluations that `audited` returns."""
+    """Return the combined result of evaluations that `audited` returns, each of which has failing rows or none."""
     position, blocking, args_hash = {"not_null": (0, True, "(id)"), "recent": (1, False, "")}[name]
-    return AuditResult(name, position, args_hash, blocking, failing_rows, query, intervals)
+    failed = intervals if failing_rows else ()
+    return AuditResult(name, position, args_hash, blocking, failing_rows, query, intervals, failed)
 
 
 D1, D2, D3, D1_2 = days(1, 1), days(2, 2), days(3, 3), days(1, 2)

@@ -313,7 +313,7 @@ def test_audit_missing_from_another_environment_names_that_environment() -> None
 
 
 def test_failed_audit_reports_number_of_rows_intervals_and_query() -> None:
-    failed = AuditResult("not_null", 0, "(id)", True, 3, "SELECT * FROM t WHERE id IS NULL", (D1, D2))
+    failed = AuditResult("not_null", 0, "(id)", True, 3, "SELECT * FROM t WHERE id IS NULL", (D1, D2), (D1, D2))
     (result,) = audited(failed).values()
     description = "3 rows failed in 2026-01-01, 2026-01-02."
     assert check_summary(result) == (False, ERROR, description)

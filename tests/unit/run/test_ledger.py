@@ -198,14 +198,15 @@ def test_row_count_alone_does_not_mean_executed() -> None:
 # -- audits ---------------------------------------------------------------------------------------
 
 
-def test_audit_sums_failing_rows_and_has_the_query_of_a_failed_batch() -> None:
+def test_audit_sums_failing_rows_and_has_the_query_and_the_intervals_of_failed_batches() -> None:
     audits = [
         audited("recent", D1, 0, query="first"),
         audited("recent", D2, 2, query="second"),
         audited("recent", D3, 3, query="third"),
     ]
     (outcome,) = outcomes_of([ONE_BATCH, *audits, batch(0, D1)])
-    assert outcome.audits == (audit_result("recent", days(1, 3), failing_rows=5, query="second"),)
+    expected = audit_result("recent", days(1, 3), failing_rows=5, query="second")
+    assert outcome.audits == (replace(expected, failed_intervals=(days(2, 3),)),)
 
 
 def test_passed_audit_has_the_query_of_the_last_batch() -> None:
@@ -245,7 +246,7 @@ def test_audit_of_the_whole_table_keeps_only_the_last_batch(last: int, rows: int
     (outcome,) = outcomes_of([OPENED, TWO_BATCHES, whole[0], batch(0, D1), whole[1], batch(1, D2), SUCCEEDED])
     assert isinstance(outcome, NodeOutcome)
     expected = audit_result("recent", days(1, 2), failing_rows=rows)
-    assert outcome.audits == (replace(expected, of_whole_table=True),)
+    assert outcome.audits == (replace(expected, of_whole_table=True, failed_intervals=(D2,) if rows else ()),)
 
 
 @pytest.mark.parametrize(("failing_rows", "passed"), [(0, True), (1, False)])
