@@ -199,7 +199,7 @@ def _after_apply(compared: msg.ModelCompared, planned: msg.PlannedModel) -> Iter
     if planned.kept and planned.kept.are_all_computed:
         yield f"Prod keeps its rows until a run after the next tick of its cron (`{planned.kept.cron}`) computes them."
     elif planned.kept:
-        yield "Prod keeps its rows: runs compute only later intervals by the new definition."
+        yield "Prod keeps its rows: runs compute later intervals by the new definition."
     elif planned.has_one_table and planned.intervals and not compared.is_recomputed:
         yield _RECOMPUTED
     if planned.reads_kept:

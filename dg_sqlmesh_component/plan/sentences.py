@@ -136,7 +136,10 @@ def kept_rows(models: Iterable[msg.PlannedModel], environment: str) -> Iterator[
     for due, named in names.items():
         start = f"{environment.capitalize()} keeps the existing rows of {listed(named)}"
         if due is None:
-            yield f"{start}: runs compute only later intervals by the new definition. To compute others, restate them."
+            yield (
+                f"{start}: runs compute later intervals by the new definition. To compute others, restate them, unless "
+                "the model has `disable_restatement`."
+            )
         else:
             yield f"{start} until the first run after {utc_text(due)} computes them."
 

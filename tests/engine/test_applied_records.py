@@ -132,6 +132,8 @@ FORWARD_ONLY = {
     "models/base.sql": "MODEL (name t.base, kind FULL); SELECT 1::INT AS n",
     "models/shown.sql": "MODEL (name t.shown, kind VIEW); SELECT n, 1::INT AS m FROM t.base",
     "models/total.sql": "MODEL (name t.total, kind FULL); SELECT sum(m)::INT AS m FROM t.shown",
+    "models/past.sql": "MODEL (name t.past, kind SCD_TYPE_2_BY_TIME (unique_key id, updated_at_name day)); "
+    "SELECT 1 AS id, DATE '2020-01-01' AS day, 1::INT AS n",
 }
 NEW_CODE, NEW_DATA = "has a new code version", "has a new dependency data version"
 
@@ -155,19 +157,23 @@ def test_kept_rows_are_not_in_sync_until_they_are_computed(
     shop = new_shop(FORWARD_ONLY, config=f"{CONFIG}{mode}\n", planned_at="now", deploy=True)
     if is_recorded:
         shop.launch()
-    for name in ("base", "shown"):
+    for name in ("base", "shown", "past"):
         change(shop, **{name: FORWARD_ONLY[f"models/{name}.sql"].replace("1::INT", "2::INT")})
 
     record = applied(shop)
 
     assert shop.query("SELECT n, m FROM t.shown") == [(1, 2)], "the view is new, the table that it reads is not"
-    assert set(record.computed_outside) == ({"t/shown"} if is_recorded else {"t/base", "t/shown", "t/total"})
+    computed = {"t/shown"} if is_recorded else {"t/base", "t/shown", "t/total", "t/past"}
+    assert set(record.computed_outside) == computed
+    assert "Prod keeps the existing rows of t.base, t.total until the first run after" in record.log
+    assert "Prod keeps the existing rows of t.past: runs compute later intervals by the new definition." in record.log
     assert unsynced(shop)["t/base"] == [NEW_CODE]
     assert "t/shown" not in unsynced(shop)
     if is_recorded:
         assert metadata_of(record, "t/shown")["sqlmesh/origin"].startswith("computed by plan ")
         assert unsynced(shop)["t/total"] == [NEW_DATA], "it was computed from the view before"
     with tomorrow(monkeypatch):
-        assert set(shop.launch().materializations) == {"t/base", "t/shown", "t/total"}
+        assert set(shop.launch().materializations) == {"t/base", "t/shown", "t/total", "t/past"}
     assert shop.query("SELECT n, m FROM t.shown") == [(2, 2)]
+    assert shop.query("SELECT n FROM t.past") == [(1,)], "SQLMesh copies a row whose source has not changed"
     assert not unsynced(shop)

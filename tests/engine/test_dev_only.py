@@ -20,7 +20,7 @@ MODELS = {
 }
 NEW = {"models/added.sql": "MODEL (name t.added, kind FULL); SELECT max(m)::INT AS m FROM t.shown"}
 KEPT = "Prod keeps its rows until a run after the next tick of its cron (`@daily`) computes them."
-STAYS = "Prod keeps its rows: runs compute only later intervals by the new definition."
+STAYS = "Prod keeps its rows: runs compute later intervals by the new definition."
 OWN = "Prod will not get this table: it has its own, which an apply computes."
 READS_KEPT = "Prod will have other rows at first: this model reads t.full, which keeps its rows."
 
@@ -74,7 +74,7 @@ def test_a_preview_says_which_rows_prod_will_not_have_and_an_apply_until_when(la
     until = f"until the first run after {midnight:%Y-%m-%d}T00:00:00Z computes them."
     assert "Computed: 2 models." in record.log
     assert f"Prod keeps the existing rows of t.full, t.total {until}" in record.log
-    assert "Prod keeps the existing rows of t.days: runs compute only later intervals" in record.log
+    assert "Prod keeps the existing rows of t.days: runs compute later intervals" in record.log
     assert set(record.computed_outside) == {"t/shown", "t/listed", "t/added"}
     assert set(record.observations) == {"t/full", "t/days", "t/total"}
     assert until in (record.observations["t/full"].description or "")

@@ -172,7 +172,7 @@ def test_the_range_of_a_forward_only_change_is_known_after_the_janitor_has_merge
     assert (orders["rows"], orders["rows_prod"], orders["removed"], orders["changed"]) == (10, 10, 0, 10)
     assert orders["note"] == (
         "Only the time from the first to the last row of the preview was compared. "
-        "Prod keeps its rows: runs compute only later intervals by the new definition."
+        "Prod keeps its rows: runs compute later intervals by the new definition."
     )
 
 

@@ -264,11 +264,12 @@ def _kept_rows(snapshot: Snapshot, missing: Sequence[msg.Interval]) -> msg.KeptR
     Without intervals, SQLMesh builds the table again: for a seed, or for another kind of model.
     """
     is_unaffected = snapshot.is_indirect_non_breaking or snapshot.is_metadata
-    is_whole = not is_incremental(snapshot)
-    if is_unaffected or not snapshot.is_materialized or not snapshot.intervals or (is_whole and missing):
+    # A computation of an `SCD_TYPE_2` model copies rows whose source has not changed.
+    is_replaced = snapshot.is_full and not snapshot.depends_on_self
+    if is_unaffected or not snapshot.is_materialized or not snapshot.intervals or (is_replaced and missing):
         return None
     next_end = to_timestamp(snapshot.node.interval_unit.cron_next(snapshot.intervals[-1][1]))
-    return msg.KeptRows(snapshot.node.cron, due_at(snapshot, next_end), is_whole)
+    return msg.KeptRows(snapshot.node.cron, due_at(snapshot, next_end), is_replaced)
 
 
 def _has_one_table(snapshot: Snapshot, *, is_dev: bool) -> bool:

@@ -91,7 +91,7 @@ KEPT = "Prod keeps its rows until a run after the next tick of its cron (`@daily
         ({"kept": msg.KeptRows("@daily", 0, True)}, KEPT),
         (
             {"kept": msg.KeptRows("@daily", 0, False), "has_one_table": True},
-            "Prod keeps its rows: runs compute only later intervals by the new definition.",
+            "Prod keeps its rows: runs compute later intervals by the new definition.",
         ),
         ({"has_one_table": True}, "Prod will not get this table: it has its own, which an apply computes."),
         ({"has_one_table": True, "intervals": 0}, ""),
