@@ -211,20 +211,24 @@ def test_corrected_rows_stay_corrected_if_a_plan_shows_an_earlier_version_again(
 
 def test_rows_of_a_removed_model_that_is_added_again_are_named_with_their_time(new_shop: NewShop) -> None:
     """Nothing in the state tells that a table which SQLMesh does not compute was corrected."""
-    files = {"models/source.sql": SOURCE, "models/days.sql": DAYS.format(head="")}
-    shop = new_shop(files, tables={**AMOUNTS, **RAW_DAYS}, deploy=True)
+    files = {"source": SOURCE, "days": DAYS.format(head=""), "history": HISTORY.format(x=1)}
+    paths = {f"models/{name}.sql": text for name, text in files.items()}
+    shop = new_shop(paths, tables={**AMOUNTS, **RAW_DAYS}, deploy=True)
     (shop.project / "models" / "days.sql").unlink()
+    (shop.project / "models" / "history.sql").unlink()
     shop.plan(at=None)
+    shop.sqlmesh("run")
     shop.query("DELETE FROM raw.days")
-    change(shop, days=DAYS.format(head=""), new="MODEL (name t.new, kind FULL); SELECT 1 AS x")
+    change(shop, **files, new="MODEL (name t.new, kind FULL); SELECT 1 AS x")
 
     record = launch(shop, PLAN)
 
     text, models = text_of(record), {model["name"]: model for model in report_of(record)["models"]}
-    assert models["t.days"]["intervals"] == 0
+    assert models["t.history"]["intervals"] == 1
     assert models["t.new"]["shows_again"] is None
-    assert "**To decide:** 1 model with rows of an earlier time." in text
+    assert "**To decide:** 2 models with rows of an earlier time." in text
     assert f"computed before, the last at this time: t.days ({models['t.days']['shows_again'][:10]}" in text
+    assert f"t.history ({models['t.history']['shows_again'][:10]}" in text
 
 
 AUDIT = "AUDIT (name alone, standalone true{more}); SELECT * FROM t.orders WHERE id < {least}"

@@ -212,7 +212,7 @@ class _Models:
         self, snapshot: Snapshot, taken_back: Snapshot | None, missing: Sequence[msg.Interval]
     ) -> int | None:
         """When the rows of an earlier version were computed last, if the plan leaves some of them."""
-        is_computed = bool(missing) and not is_incremental(snapshot)
+        is_computed = bool(missing) and _is_replaced(snapshot)
         computed_at = snapshot.last_altered_ts
         if not snapshot.is_materialized or snapshot.is_seed or not snapshot.intervals or is_computed or not computed_at:
             return None
@@ -264,12 +264,16 @@ def _kept_rows(snapshot: Snapshot, missing: Sequence[msg.Interval]) -> msg.KeptR
     Without intervals, SQLMesh builds the table again: for a seed, or for another kind of model.
     """
     is_unaffected = snapshot.is_indirect_non_breaking or snapshot.is_metadata
-    # A computation of an `SCD_TYPE_2` model copies rows whose source has not changed.
-    is_replaced = snapshot.is_full and not snapshot.depends_on_self
+    is_replaced = _is_replaced(snapshot)
     if is_unaffected or not snapshot.is_materialized or not snapshot.intervals or (is_replaced and missing):
         return None
     next_end = to_timestamp(snapshot.node.interval_unit.cron_next(snapshot.intervals[-1][1]))
     return msg.KeptRows(snapshot.node.cron, due_at(snapshot, next_end), is_replaced)
+
+
+def _is_replaced(snapshot: Snapshot) -> bool:
+    """Whether each computation replaces all rows. That of an `SCD_TYPE_2` model copies those with an equal source."""
+    return snapshot.is_full and not snapshot.depends_on_self
 
 
 def _has_one_table(snapshot: Snapshot, *, is_dev: bool) -> bool:
