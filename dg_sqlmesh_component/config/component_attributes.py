@@ -88,7 +88,7 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
             "Optional metadata, which costs time or space. column_lineage: the columns that each column is made of, "
             "computed when the project is loaded; sql: the query as its file has it; links: the model's file on the "
             "web page of its git repository; storage_kind: the engine that holds the table; row_count: the rows of "
-            "each executed model, by one query per model if the engine does not report them.",
+            "each executed model's table, by one query per model.",
             ["column_lineage", "sql"],
         ),
     ] = field(default_factory=list)
@@ -106,8 +106,9 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
     query_history_url: Annotated[
         str | None,
         described(
-            "Web page with the engine's queries of one run, as a URL with `{run_id}`. Each executed model links to it. "
-            "SQLMesh (from 0.236) adds the id of the Dagster run to its queries. Default: no link.",
+            "Web page with the engine's queries of one run, as a URL with `{run_id}`. SQLMesh (from "
+            "0.236) adds the id of the Dagster run to its queries. Then each executed model links to it. Default: no "
+            "link.",
             "https://warehouse.example.com/queries?text={run_id}",
         ),
     ] = None

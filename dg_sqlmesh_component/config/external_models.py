@@ -99,8 +99,8 @@ class Wait(Attributes, path="external_models.wait"):
     tables: Annotated[
         list[str] | None,
         described(
-            "Wait for these external tables only: names or patterns, with or without a catalog. Default: those that an "
-            "asset of the code location produces.",
+            "Wait for these external tables only: names or patterns, with or without a catalog. Default: those in "
+            "`keys`, and those that an asset of the code location produces.",
             ["raw.*"],
         ),
     ] = None

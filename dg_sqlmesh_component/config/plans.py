@@ -137,7 +137,7 @@ class Preview(SampledRows, path="preview"):
     """Jobs for an environment of each pull request: `<op>_preview` and `<op>_preview_close`.
 
     `<op>_preview` creates or updates the environment from prod, and compares its models with prod.
-    `<op>_preview_close` deletes it. Default: no such jobs.
+    `<op>_preview_close` deletes it. They need SQLMesh 0.236.0. Default: no such jobs.
     """
 
     environment: Annotated[

@@ -118,7 +118,7 @@ class Janitor(Attributes, path="janitor"):
     name: Annotated[
         str | None,
         described(
-            "Name of the job. Its op is `<name>_op`, and the schedule is `<name>_schedule`. Default: `<op>_janitor`, "
+            "Name of the job and of its step. The schedule is `<name>_schedule`. Default: `<op>_janitor`, "
             "for example `sqlmesh_shop_janitor`.",
             "clean_up_shop",
         ),
