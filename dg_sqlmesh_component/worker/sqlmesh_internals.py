@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from functools import lru_cache, partial
 from importlib import metadata
 from pathlib import Path
@@ -172,7 +172,8 @@ def remember_cron_ticks() -> None:
         def tick(crons: CroniterCache, estimate: bool = False) -> datetime:
             if estimate:
                 return find(crons, estimate)
-            crons.curr = found(crons.cron, crons.tz, crons.curr)
+            # In UTC: in one zone, Python takes the hour before the clock is set back and the hour after for equal.
+            crons.curr = found(crons.cron, crons.tz, crons.curr.astimezone(timezone.utc))
             return crons.curr
 
         return tick

@@ -578,12 +578,15 @@ def test_ticks_of_crons_that_are_remembered_are_those_that_sqlmesh_computes(monk
         monkeypatch.setattr(CroniterCache, name, getattr(CroniterCache, name))  # restored after the test
     crons = ("@daily", "@hourly", "*/5 * * * *", "0 3 * * 1", "30 2 29 2 *")
     zones = (None, ZoneInfo("America/New_York"), ZoneInfo("Europe/Berlin"))
-    # Both nights in which clocks change are among them.
     instants = [datetime(2026, 3, 6, tzinfo=timezone.utc) + timedelta(hours=7 * n) for n in range(0, 1_200, 5)]
+    # The clocks of these nights show one hour twice. Python compares both by the clock, if they are of one zone.
+    for night in (datetime(2026, 10, 25, tzinfo=timezone.utc), datetime(2026, 11, 1, 5, tzinfo=timezone.utc)):
+        instants += [night + timedelta(minutes=30 * n) for n in range(5)]
 
-    def ticks() -> list[datetime]:
+    def ticks() -> list[float]:
         nodes = [CroniterCache(cron, instant, zone) for cron in crons for zone in zones for instant in instants]
-        return [tick for node in nodes for tick in (node.get_next(), node.get_prev(), node.get_prev(estimate=True))]
+        found = (tick for node in nodes for tick in (node.get_next(), node.get_prev(), node.get_prev(estimate=True)))
+        return [tick.timestamp() for tick in found]
 
     expected = ticks()
     internals.remember_cron_ticks()
