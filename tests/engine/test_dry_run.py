@@ -76,11 +76,15 @@ def test_dry_run_predicts_the_outcomes_of_the_next_run_and_changes_nothing(new_s
 
 
 def test_dry_run_gives_the_reason_of_each_prediction_in_a_table_and_in_the_log(new_shop: NewShop) -> None:
-    shop = new_shop(MODELS)
-    record = dry_run(shop, assets=["raw/orders", "raw/yearly", "raw/late"])
+    ended = f"MODEL (name raw.ended, {BY_DAY}, start '2020-01-01', end '2020-01-05'); {DAYS}"
+    rolling = f"MODEL (name raw.rolling, {BY_DAY}, end '5 days ago'); {DAYS}"
+    shop = new_shop({**MODELS, "models/ended.sql": ended, "models/rolling.sql": rolling})
+    record = dry_run(shop, assets=["raw/orders", "raw/yearly", "raw/late", "raw/ended", "raw/rolling"])
     reasons = {model: row["why"] for model, row in predictions(record).items()}
     assert reasons["raw.orders"].startswith("1 batch to compute: 20")
     assert reasons["raw.yearly"].startswith("Nothing to do: all complete intervals are computed. Next due at 20")
+    assert reasons["raw.ended"] == "Nothing to do: all complete intervals are computed."
+    assert reasons["raw.rolling"].startswith("Nothing to do: all complete intervals are computed. Next due at 20")
     assert reasons["raw.late"] == "It waits: its signal never reports no ready interval."
     table = record.logged["sqlmesh/dry_run"]
     columns = ("model", "outcome", "why", "seconds")
@@ -91,7 +95,7 @@ def test_dry_run_gives_the_reason_of_each_prediction_in_a_table_and_in_the_log(n
     fields = {"model", "outcome", "why", "intervals", "batches", "seconds", "changed_locally"}
     assert all(row.keys() == fields for row in predictions(record).values())
     assert "    raw.late: waiting. It waits: its signal never reports no ready interval." in record.log
-    assert "Outcomes of a run now: 1 executed, 1 waiting, 1 up to date. Nothing was computed." in record.log
+    assert "Outcomes of a run now: 3 up to date, 1 executed, 1 waiting. Nothing was computed." in record.log
 
 
 def test_dry_run_of_a_model_alone_names_the_models_that_hold_it_back(new_shop: NewShop) -> None:

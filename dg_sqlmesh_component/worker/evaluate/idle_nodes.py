@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Se
 from dataclasses import replace
 
 from sqlmesh.core.snapshot import Snapshot
-from sqlmesh.utils.date import now_timestamp, to_datetime, to_timestamp
+from sqlmesh.utils.date import is_relative, make_exclusive, now_timestamp, to_datetime, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, listed, unquoted, utc_text
@@ -70,8 +70,15 @@ def _up_to_date(snapshot: Snapshot, is_pending: bool, request: msg.EvaluationReq
         reason = f"no interval is pending within {' and '.join(bounds)} of the run config"
     else:
         reason = f"its cron {snapshot.node.cron!r} is not due"
-    next_due = to_timestamp(snapshot.node.cron_next(to_datetime(request.execution_time)))
+    is_over = not is_pending and _has_ended(snapshot, request.execution_time)
+    next_due = None if is_over else to_timestamp(snapshot.node.cron_next(to_datetime(request.execution_time)))
     return msg.NodeIdle(snapshot.name, reason, next_due)
+
+
+def _has_ended(snapshot: Snapshot, now: int) -> bool:
+    """Whether no cron tick adds an interval any more. An end such as `5 days ago` moves on."""
+    end = snapshot.node.end
+    return end is not None and not is_relative(end) and to_timestamp(make_exclusive(end)) <= now
 
 
 def _waiting(
