@@ -5,7 +5,9 @@ SQLMesh's column lineage has only the first kind. A column that is read in a fil
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import lru_cache
+from itertools import chain
 
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
@@ -60,7 +62,7 @@ def traced_columns(query: exp.Query) -> Iterator[tuple[_Column, str]]:
     scope = build_scope(query)
     for name in scope.expression.named_selects if scope is not None else ():
         try:
-            origins = list(_of_output(scope, name))
+            origins = _of_output(scope, name)
         except _UntracedError:
             continue
         yield from ((origin, name) for origin in origins)
@@ -122,17 +124,20 @@ def _of_column(scope: Scope, column: exp.Column) -> Iterator[_Column]:
         yield from _of_output(source, column.name)
 
 
-def _of_output(scope: Scope, name: str) -> Iterator[_Column]:
-    """What a column of a query is made of."""
+@lru_cache(maxsize=4096)
+def _of_output(scope: Scope, name: str) -> tuple[_Column, ...]:
+    """What a column of a query is made of.
+
+    Without the cache, a column that is mentioned k times in each of n nested CTEs would be traced k^n times.
+    """
     query = scope.expression
     if not isinstance(query, exp.Query) or name not in query.named_selects:
         raise _UntracedError
     position = query.named_selects.index(name)
+    parts: list[Iterable[_Column]] = [_of_expression(scope, query.selects[position])]
     if isinstance(query, exp.SetOperation):
-        for inner in scope.union_scopes:
-            yield from _of_output(inner, inner.expression.named_selects[position])
-    else:
-        yield from _of_expression(scope, query.selects[position])
+        parts = [_of_output(inner, inner.expression.named_selects[position]) for inner in scope.union_scopes]
+    return tuple(dict.fromkeys(chain.from_iterable(parts)))
 
 
 _FUNCTIONS = {

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 from harness import CONFIG, write_project
+from sqlglot import exp, parse_one
 from sqlmesh.core.context import Context
 
-from dg_sqlmesh_component.worker.plan.column_reads import column_reads
+from dg_sqlmesh_component.worker.plan.column_reads import column_reads, traced_columns
 
 A = "MODEL (name t.a, kind FULL); SELECT 1 AS x, 2 AS y, 3 AS z"
 B = "MODEL (name t.b, kind FULL); SELECT 1 AS x, 2 AS w"
@@ -61,6 +62,13 @@ def test_columns_that_a_query_reads(number: int, query: str, context: Context) -
     found = column_reads(next(m for m in context.models.values() if m.name == f"t.m{number}"))
     expected = QUERIES[query]
     assert (found and {fqn.split(".")[-1].strip('"'): reads for fqn, reads in found.items()}) == expected
+
+
+def test_a_column_of_a_cte_is_traced_once_although_each_level_mentions_it_several_times() -> None:
+    ctes = [f"l{n} AS (SELECT l{n - 1}.x + l{n - 1}.x * l{n - 1}.x AS x FROM l{n - 1})" for n in range(1, 9)]
+    query = parse_one(f"WITH l0 AS (SELECT a.x AS x FROM t.a AS a), {', '.join(ctes)} SELECT l8.x AS x FROM l8")
+    assert isinstance(query, exp.Query)
+    assert list(traced_columns(query)) == [(('"t"."a"', "x"), "x")]
 
 
 def test_what_a_python_model_reads_is_not_known(context: Context) -> None:
