@@ -178,8 +178,8 @@ def _destructive(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> 
 
 def _drops_dependents(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> Iterator[Refusal]:
     read = [m for m in plan.models if m.dependents]
-    removed = [m for m in read if m.change == "removed"]
-    replaced = (m for m in read if m.change != "removed")
+    fixed = [m for m in read if cannot_be_dropped(m)]
+    replaced = (m for m in read if not cannot_be_dropped(m))
     if refused := _not_accepted("drops_dependents", replaced, decision, names):
         details = "; ".join(f"with {name}: {', '.join(m.dependents or ())}" for name, m in refused.items())
         message = (
@@ -188,13 +188,18 @@ def _drops_dependents(plan: msg.PlanBuilt, decision: Decision, names: ModelNames
             f"{_name_them('drops_dependents')}"
         )
         yield Refusal("drops_dependents", tuple(refused), message)
-    if removed:
-        details = "; ".join(f"{m.name} is read by {', '.join(m.dependents or ())}" for m in removed)
+    if fixed:
+        details = "; ".join(f"{m.name} is read by {', '.join(m.dependents or ())}" for m in fixed)
         message = (
-            f"The plan would fail half-way, because SQLMesh cannot remove a view that others read: {details}. Drop or "
-            "change those views first."
+            f"The plan would fail half-way, because SQLMesh cannot remove what views of others read: {details}. Drop "
+            "or change those views first."
         )
-        yield Refusal("has_dependents", tuple(m.name for m in removed), message)
+        yield Refusal("has_dependents", tuple(m.name for m in fixed), message)
+
+
+def cannot_be_dropped(model: msg.PlannedModel) -> bool:
+    """Whether PostgreSQL refuses the plan if views read the model. Others it drops."""
+    return model.change == "removed" or model.drops_table
 
 
 def _uncategorized(plan: msg.PlanBuilt) -> Iterator[Refusal]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from dg_sqlmesh_component.plan.gate import lost_for_good
+from dg_sqlmesh_component.plan.gate import cannot_be_dropped, lost_for_good
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.column_changes import described, dropped
 from dg_sqlmesh_component.protocol.formatting import counted, listed, ranges, unquoted, utc_text
@@ -30,8 +30,8 @@ def after_removal(model: msg.PlannedModel) -> str:
 
 
 def of_dependent(model: msg.PlannedModel) -> str:
-    if model.change == "removed":
-        return "SQLMesh cannot remove a view that others read, so the plan would fail half-way."
+    if cannot_be_dropped(model):
+        return "SQLMesh cannot remove what others read, so the plan would fail half-way."
     return "PostgreSQL drops it with the view that SQLMesh replaces, and nothing creates it again."
 
 

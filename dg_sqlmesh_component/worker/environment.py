@@ -61,6 +61,16 @@ def has_table(node: Snapshot | SnapshotTableInfo) -> bool:
     return node.is_model and not node.is_symbolic
 
 
+def has_one_table(node: Snapshot | SnapshotTableInfo, *, is_dev: bool) -> bool:
+    """Whether all versions of a model share one table or view, which has the model's name."""
+    return node.is_model and node.virtual_environment_mode.is_dev_only and not is_dev
+
+
+def is_table_of_its_name(node: Snapshot | SnapshotTableInfo, *, is_dev: bool) -> bool:
+    """Whether the environment has a table with the model's name, which SQLMesh alters and fills, and no view."""
+    return node.is_materialized and has_one_table(node, is_dev=is_dev)
+
+
 def sharing_a_table(environment: Environment) -> dict[str, str]:
     """Why models cannot be computed that SQLMesh keeps in one table, by fqn."""
     models = [snapshot for snapshot in environment.snapshots if has_table(snapshot)]

@@ -74,6 +74,37 @@ def test_a_change_of_metadata_replaces_the_view_too(shop: Shop, server: Server) 
     assert views(server) == {"stock"}
 
 
+def test_tables_of_mode_dev_only_stay_so_only_their_removal_for_a_view_is_refused(
+    new_shop: NewShop, server: Server
+) -> None:
+    """SQLMesh alters or fills such a table. Nothing removes that of a removed model, and a view has its own name."""
+    server.query("DROP DATABASE IF EXISTS shop WITH (FORCE)")
+    server.query("CREATE DATABASE shop")
+    orders = ORDERS.format(amount=2, more="")
+    shown = orders.replace("orders", "shown").replace("FULL", "VIEW")
+    config = f"{server.config('shop')}virtual_environment_mode: dev_only\n"
+    files = {"models/orders.sql": orders, "models/stock.sql": STOCK, "models/shown.sql": shown}
+    shop = new_shop(files, config, deploy=True)
+    for statement in (*OF_OTHERS, "CREATE VIEW bi.shown AS SELECT id FROM t.shown"):
+        server.query(statement, "shop")
+    (shop.project / "models" / "stock.sql").unlink()
+    change(shop, orders=ORDERS.format(amount=3, more=""), shown=shown.replace("2 AS", "3 AS"))
+
+    report = planned(shop)
+    launch(shop, APPLY, digest=report["digest"], allow_drop_dependents=["t.shown"]).succeeded()
+
+    found = {model["name"]: model["dependents"] for model in report["models"]}
+    assert found == {"t.orders": None, "t.stock": None, "t.shown": ["bi.shown"]}
+    assert [(refusal["kind"], refusal["models"]) for refusal in report["refusals"]] == [
+        ("drops_dependents", ["t.shown"])
+    ]
+    assert views(server) == {"Daily orders", "months", "stock"}
+    change(shop, orders=orders.replace("FULL", "VIEW"))
+    [refusal] = planned(shop)["refusals"]
+    assert (refusal["kind"], refusal["models"]) == ("has_dependents", ["t.orders"])
+    assert "t.orders is read by bi.Daily orders, bi.months. Drop or change those views first." in refusal["message"]
+
+
 BY_DAY = (
     "MODEL (name t.days, kind INCREMENTAL_BY_TIME_RANGE (time_column day, forward_only true, "
     "on_destructive_change allow)); SELECT @start_ds::date AS day{columns}"

@@ -90,6 +90,8 @@ class PlannedModel:
     # The views of others that the engine drops, or for which it refuses the plan, because they read what the plan
     # replaces or removes. None if the plan replaces nothing, or if the engine was not asked.
     dependents: tuple[str, ...] | None = None
+    # Whether SQLMesh drops a table, and creates a view with its name. PostgreSQL refuses this if a view reads it.
+    drops_table: bool = False
 
 
 @dataclass(frozen=True, slots=True)

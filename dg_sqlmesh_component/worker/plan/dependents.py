@@ -15,7 +15,7 @@ from sqlmesh.core.engine_adapter import PostgresEngineAdapter
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import Plan
 
-from dg_sqlmesh_component.worker.environment import has_table
+from dg_sqlmesh_component.worker.environment import has_one_table, has_table, is_table_of_its_name
 
 _QUERY = """
 WITH RECURSIVE replaced AS (
@@ -53,7 +53,7 @@ def dependents(
     if stored is None or plan.uncategorized:  # then it promotes nothing yet
         return {}
     found: dict[str, set[str]] = {}
-    for gateway, models in _replaced(plan.environment, stored, altered).items():
+    for gateway, models in _replaced(plan, stored, altered).items():
         adapter = context.snapshot_evaluator.get_adapter(gateway)
         if isinstance(adapter, PostgresEngineAdapter):
             found |= {fqn: set() for fqn in models.values() if fqn not in found}
@@ -63,23 +63,24 @@ def dependents(
     return {fqn: tuple(sorted(views)) for fqn, views in found.items()}
 
 
-def _replaced(
-    environment: Environment, stored: Environment, altered: Collection[str]
-) -> dict[str | None, dict[_Name, str]]:
-    """The views that SQLMesh replaces or removes (`PlanStagesBuilder`), and altered tables: by gateway and name."""
+def _replaced(plan: Plan, stored: Environment, altered: Collection[str]) -> dict[str | None, dict[_Name, str]]:
+    """What SQLMesh replaces or removes (`PlanStagesBuilder`), and altered tables: by gateway and name."""
+    environment, is_dev = plan.environment, plan.is_dev
     shown, new = set(stored.promoted_snapshots), set(environment.promoted_snapshots)
     kept = {info.name for info in new}
     changed = new - shown if environment.can_partially_promote(stored) else new
+    tables = {info.name for info in shown if is_table_of_its_name(info, is_dev=is_dev)}
+    replaced = [i for i in changed if i.name not in tables or not is_table_of_its_name(i, is_dev=is_dev)]
+    removed = [info for info in shown if info.name not in kept and not has_one_table(info, is_dev=is_dev)]
     objects: dict[str | None, dict[_Name, str]] = defaultdict(dict)
-    for info in [*changed, *(info for info in shown if info.name not in kept)]:
-        if not has_table(info):  # SQLMesh leaves the view of one that had a table
-            continue
-        view = info.qualified_view_name.table_for_environment(environment.naming_info, dialect="postgres")
-        gateway = info.model_gateway if environment.gateway_managed else None
-        objects[gateway][view.db, view.name] = info.name
+    for info in changed:
         if info.name in altered:
             table = exp.to_table(info.table_name(), dialect="postgres")
             objects[info.model_gateway][table.db, table.name] = info.name
+    for info in filter(has_table, [*replaced, *removed]):  # SQLMesh leaves the view of one that had a table
+        view = info.qualified_view_name.table_for_environment(environment.naming_info, dialect="postgres")
+        gateway = info.model_gateway if environment.gateway_managed else None
+        objects[gateway][view.db, view.name] = info.name
     return objects
 
 

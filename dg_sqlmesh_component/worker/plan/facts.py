@@ -20,7 +20,7 @@ from dg_sqlmesh_component.protocol.graph import parents_first, reachable
 from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.worker.commands import sqlmesh_command
 from dg_sqlmesh_component.worker.context import display_name
-from dg_sqlmesh_component.worker.environment import has_table
+from dg_sqlmesh_component.worker.environment import has_one_table, has_table, is_table_of_its_name
 from dg_sqlmesh_component.worker.intervals.held_back import held_back_from
 from dg_sqlmesh_component.worker.intervals.tables import due_at, is_incremental, missing_now, upstream
 from dg_sqlmesh_component.worker.observe.audits import audited
@@ -135,7 +135,7 @@ class _Models:
                 display_name(snapshot.node, self._context),
                 "removed",
                 owner=snapshot.node.owner,
-                had_one_table=_has_one_table(snapshot, is_dev=self._is_dev),
+                had_one_table=has_one_table(snapshot, is_dev=self._is_dev),
                 dependents=self._dependents.get(snapshot.name),
             )
 
@@ -151,7 +151,7 @@ class _Models:
             becomes=snapshot.model_kind_name.value,
             diff=_without_header(self._diff.text_diff(snapshot.name)),
             owner=snapshot.node.owner,
-            had_one_table=_has_one_table(old, is_dev=self._is_dev),
+            had_one_table=has_one_table(old, is_dev=self._is_dev),
         )
 
     def _model(self, snapshot: Snapshot) -> msg.PlannedModel:
@@ -192,11 +192,14 @@ class _Models:
             shows_again=self._shows_again(snapshot, taken_back, missing),
             owner=snapshot.node.owner,
             other_project=project if project not in self._projects else None,
-            has_one_table=_has_one_table(snapshot, is_dev=self._is_dev),
-            had_one_table=old is not None and _has_one_table(old, is_dev=self._is_dev),
+            has_one_table=has_one_table(snapshot, is_dev=self._is_dev),
+            had_one_table=old is not None and has_one_table(old, is_dev=self._is_dev),
             audited=audited(snapshot, self._index) if has_table(snapshot) else None,
             view=self._view(snapshot),
             dependents=self._dependents.get(snapshot.name),
+            drops_table=old is not None
+            and self._is_table_of_its_name(old)
+            and not self._is_table_of_its_name(snapshot),
             # Other environments show a preview of a forward-only change, in a table of its own.
             kept=None
             if self._is_dev or old is None or old.version != snapshot.version
@@ -226,6 +229,9 @@ class _Models:
         if self._before_promotion is None or snapshot.is_seed:
             return False
         return not self._before_promotion.is_representative(snapshot)
+
+    def _is_table_of_its_name(self, snapshot: Snapshot) -> bool:
+        return is_table_of_its_name(snapshot, is_dev=self._is_dev)
 
     def _view(self, snapshot: Snapshot) -> str:
         if not has_table(snapshot):
@@ -274,10 +280,6 @@ def _kept_rows(snapshot: Snapshot, missing: Sequence[msg.Interval]) -> msg.KeptR
 def _is_replaced(snapshot: Snapshot) -> bool:
     """Whether each computation replaces all rows. That of an `SCD_TYPE_2` model copies those with an equal source."""
     return snapshot.is_full and not snapshot.depends_on_self
-
-
-def _has_one_table(snapshot: Snapshot, *, is_dev: bool) -> bool:
-    return snapshot.is_model and snapshot.virtual_environment_mode.is_dev_only and not is_dev
 
 
 def _without_header(diff: str) -> str:
