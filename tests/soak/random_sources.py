@@ -441,7 +441,7 @@ def restatement(history: History) -> None:
     if is_refused:
         computed = State.of(history.shop.project).computed_since(history.state)
         assert not computed, f"a refused restatement has computed {computed.keys()}: {record.failures}"
-        reasons = ("source is not loaded", "no complete interval of its unit")
+        reasons = ("source is not loaded", "no complete interval of its unit", "has not ticked since this range began")
         assert any(reason in str(record.failures) for reason in reasons), record.failures
 
 
