@@ -11,9 +11,12 @@ from collections.abc import Collection, Iterable
 
 from dg_sqlmesh_component.protocol import messages as msg
 
-PREVIOUS_MODELS, ALLOW_LIST = "previous models", "allow-list"
+PREVIOUS_MODELS, PREVIOUS_STATEMENTS, ALLOW_LIST = "previous models", "previous statements", "allow-list"
 
-PARTS = ("models", "categories", "statements", "requirements", "settings", "selection", PREVIOUS_MODELS)
+PARTS = (
+    *("models", "categories", "statements", "requirements", "settings", "selection"),
+    *(PREVIOUS_MODELS, PREVIOUS_STATEMENTS),
+)
 """The parts of `PlanBuilt.parts`, in the order of the digest's fields. The allow-list is the last field."""
 
 MEANINGS = {
@@ -24,6 +27,7 @@ MEANINGS = {
     "settings": "the settings of the environment or of plans differ",
     "selection": "`select` in the run config differs",
     PREVIOUS_MODELS: "the environment showed other versions when a plan had finished last",
+    PREVIOUS_STATEMENTS: "the environment had other statements or required packages",
     ALLOW_LIST: "`allow_destructive` names other models than the plan's run config did",
 }
 

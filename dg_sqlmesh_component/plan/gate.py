@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from dg_sqlmesh_component.plan.digest import MEANINGS, PREVIOUS_MODELS, differing_parts, digest_of
+from dg_sqlmesh_component.plan.digest import MEANINGS, PREVIOUS_MODELS, PREVIOUS_STATEMENTS, differing_parts, digest_of
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.column_changes import all_dropped
 from dg_sqlmesh_component.protocol.formatting import block, counted, listed, ranges, unquoted, utc_text
@@ -110,10 +110,12 @@ def _other_digest(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:
         message = f"`digest` in the run config is {decision.digest!r}, which is no digest of a plan. Copy it from one."
         yield Refusal("digest", (), message)
         return
+    if plan.resumes:  # an attempt has stored the approved statements already
+        differing = [part for part in differing if part != PREVIOUS_STATEMENTS]
     if _has_finished(plan):  # the environment shows the approved versions already
         differing = [part for part in differing if part != PREVIOUS_MODELS]
     if differing:
-        has_moved = PREVIOUS_MODELS in differing
+        has_moved = not {PREVIOUS_MODELS, PREVIOUS_STATEMENTS}.isdisjoint(differing)
         reasons = "; ".join(MEANINGS[part] for part in differing)
         message = (
             f"The approved plan has the digest {decision.digest}, and the plan that would be applied now has {digest}. "

@@ -16,6 +16,7 @@ from engine.plan_jobs import (
     TOTAL,
     applied,
     change,
+    edit_config,
     failure_of,
     kinds,
     launch,
@@ -175,10 +176,21 @@ def test_another_digest_is_refused_before_anything_is_computed(shop: Shop) -> No
 def test_a_plan_applied_by_somebody_else_makes_the_approval_void(shop: Shop) -> None:
     change(shop, total=TOTAL.format(added=" + 1"))
     digest = planned(shop)["digest"]
-    change(shop, total=TOTAL.format(added=""), other="MODEL (name t.other, kind FULL); SELECT 2 AS x")
+    config, theirs = (shop.project / "config.yaml").read_text(), "MODEL (name t.other, kind FULL); SELECT 2 AS x"
+
+    change(shop, total=TOTAL.format(added=""))
+    edit_config("after_all: [SELECT 1]\n")(shop)
+    shop.plan(at=None)
+    change(shop, total=TOTAL.format(added=" + 1"))
+    (shop.project / "config.yaml").write_text(config)
+    record = launch(shop, APPLY, digest=digest)
+
+    assert kinds(report_of(record)) == ["moved"], "the plan removes their statement, and nobody has reviewed that"
+    assert "other statements or required packages" in failure_of(record)
+
+    change(shop, total=TOTAL.format(added=""), other=theirs)
     shop.plan(at=None)
     change(shop, total=TOTAL.format(added=" + 1"), other=MODELS["models/other.sql"])
-
     record = launch(shop, APPLY, digest=digest)
 
     assert kinds(report_of(record)) == ["moved", "stale_branch"]

@@ -36,6 +36,10 @@ def plan_parts(plan: Plan, select: Iterable[str]) -> dict[str, str]:
         "settings": _hash([naming.dict(), plan.forward_only, plan.no_gaps, plan.skip_backfill, plan.empty_backfill]),
         "selection": _hash(sorted(set(select))),
         "previous models": _versions(sorted(finished or (), key=lambda snapshot: snapshot.name)),
+        # As they are now. The state does not remember those of the last finished plan.
+        "previous statements": _hash(
+            [sorted(map(_statements, diff.previous_environment_statements)), diff.previous_requirements]
+        ),
     }
 
 

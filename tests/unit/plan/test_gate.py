@@ -33,7 +33,7 @@ def test_a_refusal_names_the_part_that_differs(part: str) -> None:
 
     [refusal] = refusals(now, Decision(digest_of(approved, ())), "shop_apply", {})
 
-    assert refusal.kind == ("moved" if part == "previous models" else "digest")
+    assert refusal.kind == ("moved" if part.startswith("previous") else "digest")
     assert digest_of(now, ()) in refusal.message
     assert digest_of(approved, ()) in refusal.message
 
@@ -42,6 +42,8 @@ def test_a_plan_that_is_being_finished_has_the_attempt_before_it_as_previous_pla
     approved = plan(ORDERS)
     retried = replace(approved, previous_plan_id="p2", unfinished_plan_id="p2", resumes=True)
     assert kinds(retried, Decision(digest_of(approved, ()))) == []
+    has_stored_its_statements = replace(retried, parts={**retried.parts, "previous statements": "f" * 10})
+    assert kinds(has_stored_its_statements, Decision(digest_of(approved, ()))) == []
     of_another_start = replace(retried, parts={**retried.parts, "previous models": "f" * 10})
     assert kinds(of_another_start, Decision(digest_of(approved, ()))) == ["moved"]
     of_other_files = replace(retried, parts={**retried.parts, "models": "f" * 10})
@@ -51,7 +53,8 @@ def test_a_plan_that_is_being_finished_has_the_attempt_before_it_as_previous_pla
 def test_a_finished_plan_is_accepted_with_the_whole_run_config_again() -> None:
     approved = plan(SALES)
     decision = Decision(digest_of(approved, ("marts.sales",)), allow_destructive=("marts.sales",))
-    finished = replace(plan(resumes=True), parts={**approved.parts, "previous models": "e" * 10})
+    now = {"previous models": "e" * 10, "previous statements": "e" * 10}
+    finished = replace(plan(resumes=True), parts={**approved.parts, **now})
     assert kinds(finished, decision) == []
 
 
