@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import dagster as dg
 from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
@@ -225,6 +225,8 @@ class MetadataLimits(Attributes, path="metadata_limits"):
 class SampledRows(Attributes):
     """Whether rows are shown as examples, and which of their columns."""
 
+    _of_rows: ClassVar[tuple[str, ...]] = ("columns", "mask")  # keys that do nothing without sampled rows
+
     sample_rows: Annotated[
         Annotated[int, Field(ge=0, le=20)],
         described(
@@ -244,7 +246,8 @@ class SampledRows(Attributes):
         list[str],
         described(
             "Columns whose values are shown as ***, where `*` matches any characters; also expressions of these "
-            "columns. Columns with names such as password or api_key are always masked. Default: none.",
+            "columns. Columns with names such as password or api_key are always masked. A preview "
+            "shows no total, smallest or largest value of them. Default: none.",
             ["email", "*_name"],
         ),
     ] = field(default_factory=list)
@@ -252,16 +255,12 @@ class SampledRows(Attributes):
     def __post_init__(self) -> None:
         super().__post_init__()
         path = self.yaml_path
-        if (self.columns and not self.sample_rows) or (self.mask and not (self.sample_rows or self.profile)):
-            raise ConfigurationError(
-                f"`{path}.columns` and `{path}.mask` in defs.yaml are about sampled rows, and there are none. Set "
-                f"`{path}.sample_rows`, or remove them."
-            )
-
-    @property
-    def profile(self) -> Sampling | None:
-        """Which columns to profile, and how many values of each to show; None for none."""
-        return None
+        for name in self._of_rows if not self.sample_rows else ():
+            if getattr(self, name):
+                raise ConfigurationError(
+                    f"`{path}.{name}` in defs.yaml is about sampled rows, and there are none. Set "
+                    f"`{path}.sample_rows`, or remove `{path}.{name}`."
+                )
 
     @property
     def sampling(self) -> Sampling | None:

@@ -140,6 +140,8 @@ class Preview(SampledRows, path="preview"):
     `<op>_preview_close` deletes it. They need SQLMesh 0.236.0. Default: no such jobs.
     """
 
+    _of_rows = ("columns",)  # a mask also hides totals
+
     environment: Annotated[
         PreviewEnvironment,
         dg.Resolver(
@@ -164,9 +166,10 @@ class Preview(SampledRows, path="preview"):
     @property
     def limits(self) -> DiffLimits:
         """How to compare, as the worker needs it."""
-        diff = self.diff
-        return DiffLimits(diff.max_rows, diff.decimals, tuple(diff.ignore), self.sampling, self.profile)
+        diff, mask = self.diff, tuple(self.mask)
+        return DiffLimits(diff.max_rows, diff.decimals, tuple(diff.ignore), self.sampling, self.profile, mask)
 
     @property
     def profile(self) -> Sampling | None:
+        """Which columns to profile, and how many values of each to show; None for none."""
         return Sampling(10, tuple(self.diff.profile), tuple(self.mask)) if self.diff.profile else None

@@ -21,7 +21,7 @@ Amount = float | str
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """What a column of one table has. None: it is no number, or it has no values."""
+    """What a column of one table has. None: it is no number or masked, or it has no values."""
 
     nulls: int
     sum: Amount | None = None

@@ -286,7 +286,11 @@ class _Comparison:
         rows, *values = self.warehouse.values(self.queries.values(side))
         names, numbers = list(self.queries.common), self.queries.amounts
         filled, aggregates = values[: len(names)], list(map(_amount, values[len(names) :]))
-        of_number = {name: aggregates[3 * i : 3 * i + 3] for i, name in enumerate(numbers)}
+        of_number = {
+            name: aggregates[3 * i : 3 * i + 3]
+            for i, name in enumerate(numbers)
+            if not is_masked(name, self.limits.mask)
+        }
         return int(rows), {
             name: msg.Amounts(int(rows) - int(number), *of_number.get(name, ())) for name, number in zip(names, filled)
         }

@@ -149,6 +149,8 @@ def test_number_must_be_finite(written: float) -> None:
     ("attributes", "error"),
     [
         ({"preview": {"environment": " "}}, "`preview.environment` in defs.yaml is ' '"),
+        ({"preview": {"environment": "pr_1", "columns": ["id"]}}, "`preview.columns` in .* is about sampled rows"),
+        ({"audits": {"mask": ["email"]}}, "`audits.mask` in defs.yaml is about sampled rows, and there are none."),
         ({"project": {"path": "shop", "environment": " "}}, "`project.environment` in defs.yaml is ' '. Write a name."),
         ({"janitor": {"environment": " "}}, "`janitor.environment` in defs.yaml is ' '. Write a name."),
         ({"project": {"path": "shop", "env": {"X": "\0"}}}, "`project.env.X` in defs.yaml contains a null character."),

@@ -1,4 +1,4 @@
-"""The attribute `preview`: the name of the environment, and variables that are not set."""
+"""The attribute `preview`: the name of the environment, variables that are not set, and its mask."""
 
 import pytest
 
@@ -45,3 +45,7 @@ def test_prod_is_no_preview(name: str) -> None:
     with pytest.raises(ConfigurationError) as refusal:
         Preview(environment=name)  # type: ignore[arg-type]
     assert "A preview is an environment of its own" in str(refusal.value)
+
+
+def test_a_mask_needs_no_example_rows_because_it_also_hides_totals() -> None:
+    assert Preview(environment="pr_1", mask=["salary"]).limits.mask == ("salary",)  # type: ignore[arg-type]

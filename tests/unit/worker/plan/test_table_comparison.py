@@ -194,6 +194,16 @@ def test_amounts_may_be_infinite_or_no_number(adapter: DuckDBEngineAdapter) -> N
     assert compared.amounts["x"] == (Amounts(0, "-inf", "-inf", 1), Amounts(0, "nan", 1, "nan"))
 
 
+def test_masked_columns_have_no_total_and_no_smallest_or_largest_value(adapter: DuckDBEngineAdapter) -> None:
+    rows = "SELECT 1 AS id, 5000 * {} AS salary, 42 * {} AS password, 7 * {} AS x"
+    prod = version(adapter, FULL, "SELECT 1 AS id", rows.replace("{}", "1"))
+    preview = version(adapter, FULL, "SELECT 2 AS id", rows.replace("{}", "2"))
+    compared = compare(adapter, prod, preview, replace(LIMITS, mask=("SAL*",)))
+    assert compared.columns == {"salary": 0, "password": 0, "x": 0}
+    assert compared.amounts["salary"] == compared.amounts["password"] == (Amounts(0), Amounts(0))
+    assert compared.amounts["x"] == (Amounts(0, 14, 14, 14), Amounts(0, 7, 7, 7))
+
+
 def test_values_of_columns_are_profiled_on_request_and_masked_ones_not_shown(adapter: DuckDBEngineAdapter) -> None:
     query = "SELECT i AS id, 's' || (i % {0}) AS state, (i * {0})::REAL AS x, CASE WHEN i > 5 THEN i END AS pin"
     rows = query + " FROM range(10) t(i)"
