@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import step_metadata
-from dg_sqlmesh_component.history.active_runs import computing_since
+from dg_sqlmesh_component.history.active_runs import APPLIES_TAG, computing_since
 from dg_sqlmesh_component.protocol import messages as msg
 
 DIGEST_TAG = "sqlmesh/plan_digest"
@@ -26,9 +26,14 @@ class Attempt:
     losses: Mapping[str, tuple[msg.ColumnChange, ...]]
 
 
-def earlier_attempts(instance: dg.DagsterInstance, apply_job: str, digest: str, run_id: str) -> list[Attempt]:
-    """The attempts since the plan was applied last, the oldest first, without the own run (`run_id`)."""
-    of_plan = dg.RunsFilter(job_name=apply_job, tags={DIGEST_TAG: digest})
+def earlier_attempts(
+    instance: dg.DagsterInstance, apply_job: str, state: str, digest: str, run_id: str
+) -> list[Attempt]:
+    """The attempts since the plan was applied last, the oldest first, without the own run (`run_id`).
+
+    Those of other states (`state_tag`) do not count: another code location may have a job of this name.
+    """
+    of_plan = dg.RunsFilter(job_name=apply_job, tags={DIGEST_TAG: digest, APPLIES_TAG: state})
     attempts = []
     for record in instance.get_run_records(of_plan, limit=_MAX_RUNS):
         if record.dagster_run.is_success:

@@ -134,8 +134,9 @@ class _PlanStep:
         yield from self._records(planned)
         environment = self._settings.environment
         result = f"Applied: environment {environment} shows the plan. {self.planning.cost(planned)}"
+        settings, run_id = self._settings, self._context.run.run_id
         attempts = earlier_attempts(
-            self._context.instance, self._settings.apply_job, planned.digest, self._context.run.run_id
+            self._context.instance, settings.apply_job, settings.state_tag, planned.digest, run_id
         )
         if attempts:
             result += f" Earlier attempts: {listed([f'run {attempt.run_id}' for attempt in attempts])}."
@@ -171,7 +172,8 @@ class _PlanStep:
             outcome.fqn: replace(outcome, coverage=coverages.get(outcome.fqn)) for outcome in self.planning.outcomes
         }
         checks = Checks(self.planning.wording, self._computing_since)
-        audited = previewed_audits(instance, self._settings.job_name("preview"), plan.models)
+        preview_job, state = self._settings.job_name("preview"), self._settings.state_tag
+        audited = previewed_audits(instance, preview_job, state, plan.models)
         upstream = {spec.key: {dep.asset_key for dep in spec.deps} for spec in assets.specs.values()}
         versions = DataVersions(instance, upstream.__getitem__)
         for fqn in assets.parents_first:

@@ -1,0 +1,64 @@
+"""Which earlier runs an apply learns from: those of its own SQLMesh state, if one Dagster instance has several."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import dagster as dg
+import pytest
+from unit.plan.plans import ORDERS
+
+from dg_sqlmesh_component.history.active_runs import APPLIES_TAG, PREVIEWS_TAG, mark_as_computing
+from dg_sqlmesh_component.plan.attempts import DIGEST_TAG, earlier_attempts
+from dg_sqlmesh_component.plan.preview_audits import keep_audits, previewed_audits
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.report.outcomes import AuditResult, NodeOutcome, Outcome
+
+DATA = msg.AuditedData("1", "a")
+AUDIT = AuditResult("not_null", 0, "0", blocking=True, failing_rows=0, query=None, intervals=(), audited_data=DATA)
+AUDITED = NodeOutcome(ORDERS.fqn, Outcome.EXECUTED, None, audits=(AUDIT,), computed_until=1)
+
+
+@dg.op
+def preview(context: dg.OpExecutionContext) -> None:
+    keep_audits(context, [AUDITED])
+
+
+@dg.job
+def shop_preview() -> None:
+    preview()
+
+
+@dg.op
+def apply(context: dg.OpExecutionContext) -> None:
+    mark_as_computing(context.instance, context.run_id)
+    if "fails" in context.run.tags:
+        raise dg.Failure
+
+
+@dg.job
+def shop_apply() -> None:
+    apply()
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+def run(job: dg.JobDefinition, instance: dg.DagsterInstance, **tags: str) -> str:
+    return job.execute_in_process(instance=instance, tags=tags, raise_on_error=False).run_id
+
+
+def test_audits_of_a_preview_of_another_state_are_not_found(instance: dg.DagsterInstance) -> None:
+    mine = run(shop_preview, instance, **{PREVIEWS_TAG: "shop_prod"})
+    run(shop_preview, instance, **{PREVIEWS_TAG: "shop_staging"})
+    found = previewed_audits(instance, "shop_preview", "shop_prod", [replace(ORDERS, audited=DATA)])
+    assert {fqn: audits.run_id for fqn, audits in found.items()} == {ORDERS.fqn: mine}
+
+
+def test_a_success_in_another_state_does_not_hide_a_failed_attempt(instance: dg.DagsterInstance) -> None:
+    failed = run(shop_apply, instance, fails="yes", **{DIGEST_TAG: "x", APPLIES_TAG: "shop_prod"})
+    run(shop_apply, instance, **{DIGEST_TAG: "x", APPLIES_TAG: "shop_staging"})
+    attempts = earlier_attempts(instance, "shop_apply", "shop_prod", "x", run_id="this run")
+    assert [attempt.run_id for attempt in attempts] == [failed]
