@@ -11,7 +11,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.plan.gate import Refusal
 from dg_sqlmesh_component.plan.report import PlanReport
-from dg_sqlmesh_component.plan.report_markdown import markdown
+from dg_sqlmesh_component.plan.report_markdown import is_reviewable, markdown
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 REPORT_VARIABLE = "DG_SQLMESH_REPORT"
@@ -60,7 +60,10 @@ def _write(report: PlanReport) -> None:
         if file.suffix != ".json":
             file.with_suffix(".md").write_text(markdown(report), encoding="utf-8")
         if file.suffix != ".md":
-            file.with_suffix(".json").write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
+            # Without them, CI cannot apply what nobody could read. The page of the run has them.
+            hidden = {} if is_reviewable(report) else {"digest": "", "command": None}
+            text = json.dumps({**report.as_json(), **hidden}, indent=2) + "\n"
+            file.with_suffix(".json").write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(
             f"The report cannot be written to {path}, which the environment variable {REPORT_VARIABLE} names: "

@@ -39,9 +39,7 @@ def _left_out(number: int, noun: str) -> list[str]:
 
 def markdown(report: PlanReport) -> str:
     """The report for a comment on a pull request: what needs a decision, then tables, then differences."""
-    text = "\n\n".join(_decision(report))
-    if len(text) > LIMIT - _REMARK:
-        text = _undecidable(report)
+    text = "\n\n".join(_decision(report)) if is_reviewable(report) else _undecidable(report)
     if report.shown is None:
         return text + "\n"
     plan = report.shown.plan
@@ -61,6 +59,11 @@ def markdown(report: PlanReport) -> str:
 
 
 # -- what needs a decision ------------------------------------------------------------------------
+
+
+def is_reviewable(report: PlanReport) -> bool:
+    """Whether a comment can show all that needs a decision."""
+    return len("\n\n".join(_decision(report))) <= LIMIT - _REMARK
 
 
 def _decision(report: PlanReport) -> list[str]:
