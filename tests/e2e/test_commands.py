@@ -5,8 +5,10 @@ The tutorial and the pages with a project of their own are executed by tests of 
 """
 
 import json
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +141,46 @@ def test_ci_previews_applies_posted_digest_and_closes(file: str, steps: str, pro
     assert "Applied: environment prod shows the plan. Computed: 0 models." in done.stdout + done.stderr
     done = run(["bash", "-euc", closed], cwd=project, **environment)
     assert "Deleted: 1 environment (pr_7)" in done.stdout + done.stderr
+
+
+GH = """#!/bin/sh
+case "$1" in api) cat artifacts_of_the_repository.json ;; *) cp "./$3.json" report.json ;; esac
+"""
+OURS, FORKS, OTHERS = (
+    {"workflow_run": {"id": run, "repository_id": 1, "head_repository_id": repository, "head_sha": commit}}
+    for run, repository, commit in ((10, 1, "abc"), (11, 2, "abc"), (12, 1, "def"))
+)
+
+
+@pytest.mark.parametrize(
+    ("artifacts", "digest", "exported"),
+    [
+        ([OURS], "6cb5f5fd83-4f53cda18c", "DIGEST=6cb5f5fd83-4f53cda18c\n"),
+        ([FORKS, OTHERS, OURS], "6cb5f5fd83-4f53cda18c", "DIGEST=6cb5f5fd83-4f53cda18c\n"),
+        ([FORKS, OTHERS], "6cb5f5fd83-4f53cda18c", None),
+        ([OURS], "6cb5f5fd83\nBASH_ENV=report.json", None),
+        ([OURS], "", "DIGEST=\n"),  # the apply refuses it
+    ],
+)
+def test_ci_exports_only_a_digest_from_a_run_of_this_repository(
+    artifacts: list[Any], digest: str, exported: str | None, tmp_path: Path
+) -> None:
+    """A fork's pull request can upload an artifact of any name. Only the first run below is ours, of this commit."""
+    (tmp_path / "artifacts_of_the_repository.json").write_text(json.dumps({"artifacts": artifacts}))
+    (tmp_path / "10.json").write_text(json.dumps({"digest": digest}))
+    for run_id in ("11", "12", "--name"):  # without an id, `gh` takes the newest artifact
+        (tmp_path / f"{run_id}.json").write_text('{"digest": "bad"}')
+    (tmp_path / "gh").write_text(GH)
+    (tmp_path / "gh").chmod(0o755)
+    jobs = yaml.safe_load((REPOSITORY / "examples" / "plans" / "github-previews.yaml").read_text())["jobs"]
+    steps = [step["run"] for step in jobs["apply"]["steps"] if "run" in step]
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HEAD": "abc", "GH_REPO": "acme/shop", "GITHUB_ENV": "env"}
+
+    done = subprocess.run(["bash", "-ec", "\n".join(steps[:-1])], cwd=tmp_path, env=env, check=False)
+
+    assert (done.returncode == 0) == (exported is not None)
+    written = tmp_path / "env"
+    assert (written.read_text() if written.exists() else "") == (exported or "")
 
 
 def _commands(job: dict[str, Any], steps: str) -> str:
