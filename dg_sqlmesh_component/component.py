@@ -273,8 +273,9 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             return recorded(context, self.execute(context))
 
         op = self._op.build(op_name, assets, compute, self.op_config_schema)
-        pool, state_tag = self._op.pool(assets.manifest.environment), self._op.state_tag(assets.manifest)
-        self._settings = settings = Settings(self, assets, op_name, pool, state_tag, code_location.models)
+        tags = self._op.state_tag(assets.manifest), self._op.changes_tag(assets.manifest)
+        pool = self._op.pool(assets.manifest.environment)
+        self._settings = settings = Settings(self, assets, op_name, pool, *tags, code_location.models)
         code_location.add(label, op_name, assets.specs)
         definitions = [dg.Definitions(assets=[op, *code_location.external_assets(label, assets.external_specs)])]
         backfills = ("restate.jobs.name", self._backfill_jobs(settings, op, compute))

@@ -111,14 +111,20 @@ class ComponentOp:
         return f"{project.name}_{short_hash([*folders, self.state_tag(manifest)])}"
 
     def state_tag(self, manifest: Manifest) -> str:
-        """Equal for components that open the same state, also if a release has its project in another folder.
+        """Equal for components of one environment of a state, also if a release has its project in another folder.
 
         It may be equal for other states too (ADR-0037).
         """
+        return self._tag(manifest.gateway, manifest.environment)
+
+    def changes_tag(self, manifest: Manifest) -> str:
+        """As `state_tag`, but equal for all environments of a state, because they share the versions of models."""
+        return self._tag(manifest.gateway)
+
+    def _tag(self, *opened: str) -> str:
         project = self.project
         variables = variables_without_secrets(project.env)
-        opened_with = [manifest.gateway, manifest.environment, project.config or "", *variables]
-        return f"{project.name}_{short_hash(opened_with)}"
+        return f"{project.name}_{short_hash([*opened, project.config or '', *variables])}"
 
 
 def _function_of_op(compute: Callable[[Any], Iterator[Any]], context_type: type) -> Callable[..., Iterator[Any]]:

@@ -19,7 +19,9 @@ class Settings:
     assets: ProjectAssets
     op: str  # the name of the component's op. Names of jobs, schedules and the sensor begin with it.
     pool: str  # the concurrency pool of the op, and of jobs that write
-    state_tag: str  # of runs that have more to tell than their assets do, equal for components of the same state
+    # Tags of runs that have more to tell than their assets do.
+    state_tag: str  # equal for components of the same environment of the same state
+    changes_tag: str  # equal for components of the same state
     # The models that are assets of any component of the code location, by fqn. While Dagster loads the code location,
     # components are still being added to it.
     owned: Set[str]

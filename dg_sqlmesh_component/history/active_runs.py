@@ -21,13 +21,13 @@ COMPUTING_SINCE_TAG = f"{HIDDEN_TAGS}sqlmesh_computing_since"
 APPLIES_TAG = f"{HIDDEN_TAGS}sqlmesh_applies_plan_of"
 """Tag of a run that applies a plan: its component's `state_tag`. It has no assets, and may compute any model."""
 
-PREVIEWS_TAG = f"{HIDDEN_TAGS}sqlmesh_previews_plan_of"
-"""Tag of a run that computes a preview: its component's `state_tag`."""
+CHANGES_TAG = f"{HIDDEN_TAGS}sqlmesh_computes_versions_of"
+"""Tag of a run that applies a plan or computes a preview: its component's `changes_tag`."""
 
 RESTATES_TAG = f"{HIDDEN_TAGS}sqlmesh_restates_models_of"
 """Tag of a run of a job that restates its partition: its component's `state_tag`. It has no assets."""
 
-_MAX_CHANGES = 200
+_MAX_CHANGES = 400
 
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -122,7 +122,8 @@ def run_ids(runs: Sequence[ActiveRun]) -> str:
 def interrupted_changes(instance: dg.DagsterInstance, state: str, now: int) -> tuple[msg.Interval, ...]:
     """The times of applies and previews that have computed and not succeeded, epoch milliseconds, the oldest first.
 
-    Those of other states (`state_tag`) do not count: they may go on at the same time.
+    Those of other environments count, because the next plan may promote what they have computed. Those of other states
+    (`changes_tag`) do not: they may go on at the same time.
 
     An apply or a preview looks for intervals that runs have rewritten meanwhile before it ends. One that has failed,
     was cancelled or was killed may not have looked. The next one, which begins `now`, has to look as far back as that
@@ -130,9 +131,8 @@ def interrupted_changes(instance: dg.DagsterInstance, state: str, now: int) -> t
     one began.
     """
     began: list[tuple[int, bool]] = [(now, True)]
-    for tag in (APPLIES_TAG, PREVIEWS_TAG):
-        for record in instance.get_run_records(dg.RunsFilter(tags={tag: state}), limit=_MAX_CHANGES):
-            since = computing_since(record)
-            if since is not None and since < now:
-                began.append((since, record.dagster_run.is_success))
+    for record in instance.get_run_records(dg.RunsFilter(tags={CHANGES_TAG: state}), limit=_MAX_CHANGES):
+        since = computing_since(record)
+        if since is not None and since < now:
+            began.append((since, record.dagster_run.is_success))
     return tuple((begin, end) for (begin, is_success), (end, _) in pairwise(sorted(began)) if not is_success)

@@ -9,7 +9,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.clean_up.step import JanitorStep
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.history.active_runs import PREVIEWS_TAG, interrupted_changes, mark_as_computing
+from dg_sqlmesh_component.history.active_runs import CHANGES_TAG, interrupted_changes, mark_as_computing
 from dg_sqlmesh_component.plan.gate import Decision, Refusal, headline, preview_refusals
 from dg_sqlmesh_component.plan.planning import Planning
 from dg_sqlmesh_component.plan.preview_audits import keep_audits
@@ -122,8 +122,8 @@ class _PreviewStep:
         self._report.preview = Planned(plan, seconds, found)
         self.planning.publish(headline(plan))
         self.planning.refuse("preview")
-        instance, run_id, state = self._context.instance, self._context.run.run_id, self._settings.state_tag
-        instance.add_run_tags(run_id, {PREVIEWS_TAG: state})
+        instance, run_id, state = self._context.instance, self._context.run.run_id, self._settings.changes_tag
+        instance.add_run_tags(run_id, {CHANGES_TAG: state})
         interrupted = interrupted_changes(instance, state, mark_as_computing(instance, run_id))
         return msg.PlanApproval((), msg.Records({}), interrupted)
 

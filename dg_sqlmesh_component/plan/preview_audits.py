@@ -9,7 +9,7 @@ import dagster as dg
 from pydantic import TypeAdapter, ValidationError
 
 from dg_sqlmesh_component.dagster_internals import log_step_metadata, step_metadata
-from dg_sqlmesh_component.history.active_runs import PREVIEWS_TAG
+from dg_sqlmesh_component.history.active_runs import CHANGES_TAG
 from dg_sqlmesh_component.history.earlier_results import EarlierResult, repeated
 from dg_sqlmesh_component.history.stored_record import internal, internal_part
 from dg_sqlmesh_component.protocol import messages as msg
@@ -67,11 +67,11 @@ def previewed_audits(
 ) -> dict[str, PreviewedAudits]:
     """By fqn, the newest audits of the very table and audits that a plan promotes, by runs of the job for previews.
 
-    Those of other states (`state_tag`) do not count: another code location may have a job of this name.
+    Those of other states (`changes_tag`) do not count: another code location may have a job of this name.
     """
     wanted = {model.fqn: model.audited for model in models if model.audited is not None}
     found: dict[str, PreviewedAudits] = {}
-    previews = dg.RunsFilter(job_name=job, tags={PREVIEWS_TAG: state})
+    previews = dg.RunsFilter(job_name=job, tags={CHANGES_TAG: state})
     for run in instance.get_runs(previews, limit=_MAX_RUNS) if wanted else ():
         for outcome in _kept_in(instance, run.run_id):
             if outcome.fqn not in found and outcome.audits[0].audited_data == wanted.get(outcome.fqn):

@@ -14,6 +14,7 @@ from dg_sqlmesh_component.definitions.op import NOT_SET
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import (
     APPLIES_TAG,
+    CHANGES_TAG,
     active_runs,
     interrupted_changes,
     mark_as_computing,
@@ -110,7 +111,8 @@ class _PlanStep:
         self._report.affected = self.planning.affected(plan)
         tags = {DIGEST_TAG: planned.digest}
         if self._applies:
-            tags |= {PLAN_TAG: plan.plan_id, APPLIES_TAG: self._settings.state_tag}
+            tags |= {PLAN_TAG: plan.plan_id}
+            tags |= {APPLIES_TAG: self._settings.state_tag, CHANGES_TAG: self._settings.changes_tag}
         self._context.instance.add_run_tags(self._context.run.run_id, tags)
         self.planning.publish(f"{headline(plan)} Digest: {planned.digest}")
         if not self._applies:
@@ -121,7 +123,7 @@ class _PlanStep:
             self._loads.before_plan()
         records = materialized_data(self._context.instance, assets, assets.specs)
         unfinished = unfinished_restatements(self._context.instance, self._settings.state_tag)
-        interrupted = interrupted_changes(self._context.instance, self._settings.state_tag, self._computing_since)
+        interrupted = interrupted_changes(self._context.instance, self._settings.changes_tag, self._computing_since)
         allowed = allowed_fqns(plan, self._decision, assets.names.by_fqn)
         return msg.PlanApproval(allowed, msg.Records(records, unfinished), interrupted)
 
@@ -172,7 +174,7 @@ class _PlanStep:
             outcome.fqn: replace(outcome, coverage=coverages.get(outcome.fqn)) for outcome in self.planning.outcomes
         }
         checks = Checks(self.planning.wording, self._computing_since)
-        preview_job, state = self._settings.job_name("preview"), self._settings.state_tag
+        preview_job, state = self._settings.job_name("preview"), self._settings.changes_tag
         audited = previewed_audits(instance, preview_job, state, plan.models)
         upstream = {spec.key: {dep.asset_key for dep in spec.deps} for spec in assets.specs.values()}
         versions = DataVersions(instance, upstream.__getitem__)

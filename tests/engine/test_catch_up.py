@@ -130,6 +130,29 @@ def test_an_apply_that_dagster_still_shows_as_running_was_interrupted(warehouse:
 
 
 @pytest.mark.slow
+def test_an_interrupted_apply_of_another_environment_is_remembered(warehouse: Warehouse) -> None:
+    """It has computed the version that prod will show, from rows that a run has rewritten before the version was done.
+
+    So the times of the computations do not tell that. No environment shows the version yet.
+    """
+    shop, other = warehouse.shop, LOCK + 1
+    warehouse.add(late=COUNTS)
+    warehouse.run()
+    shop.plan("dev", "--include-unmodified", at=None)
+    shop.add_component("shop", {"project": {"path": str(shop.project), "environment": "dev"}, "deploy": True})
+    warehouse.change("late", "count(*) AS x", f"count(*) AS x {PAUSES.replace(str(LOCK), str(other))}")
+    with warehouse.server.advisory_lock(other, warehouse.database):
+        with warehouse.applying("days", "day, n", f"day, n + 1 AS n {PAUSES}") as process:
+            shop.configure(deploy=True, restate=True)
+            warehouse.restate_oldest()
+        wait_until(lambda: warehouse.waits_for(other), process)
+        process.kill()
+        wait_until(lambda: not processes_in(shop.project))
+    warehouse.apply()
+    assert warehouse.rows("days")[0] == (day(5), 51)
+
+
+@pytest.mark.slow
 def test_an_interrupted_preview_is_remembered_although_another_change_was_applied(warehouse: Warehouse) -> None:
     warehouse.add(late=COUNTS)
     warehouse.run()

@@ -43,7 +43,7 @@ class WithTicket(SQLMeshRunConfig):
 
 def built(configured: RestateJob, *models: str, config: object = SQLMeshRunConfig) -> dg.JobDefinition:
     project, assets = SQLMeshProject((Path("/shop"),)), project_assets(PROJECT)
-    settings = Settings(ComponentAttributes(project), assets, "sqlmesh_shop", "pool", "x", frozenset())
+    settings = Settings(ComponentAttributes(project), assets, "sqlmesh_shop", "pool", "x", "x", frozenset())
     op = ComponentOp(OpSpec(), project).build("sqlmesh_shop", assets, lambda _: iter(()), config)
     return build_backfill_job(configured, list(map(fqn, models)), settings, op, lambda _: iter(()))
 

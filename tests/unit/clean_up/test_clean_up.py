@@ -23,7 +23,7 @@ def resolved(janitor: Any) -> Janitor | None:
 
 def built(janitor: Janitor, component_op: str = "sqlmesh_shop") -> tuple[dg.JobDefinition, dg.ScheduleDefinition]:
     attributes = ComponentAttributes(SQLMeshProject((Path("/shop"),)))
-    settings = Settings(attributes, project_assets(manifest()), component_op, "sqlmesh_shop_prod", "shop", frozenset())
+    settings = Settings(attributes, project_assets(manifest()), component_op, "sqlmesh_shop_prod", "", "", frozenset())
     definitions = build_janitor(janitor, settings)
     dg.Definitions.validate_loadable(definitions)
     (schedule,) = definitions.schedules or ()

@@ -3,10 +3,9 @@
 from datetime import datetime, timezone
 
 import dagster as dg
-import pytest
 import time_machine
 
-from dg_sqlmesh_component.history.active_runs import APPLIES_TAG, PREVIEWS_TAG, interrupted_changes, mark_as_computing
+from dg_sqlmesh_component.history.active_runs import CHANGES_TAG, interrupted_changes, mark_as_computing
 
 
 def at(hour: int) -> datetime:
@@ -17,10 +16,10 @@ def milliseconds(hour: int) -> int:
     return int(at(hour).timestamp() * 1000)
 
 
-def change(instance: dg.DagsterInstance, hour: int, state: str, tag: str = APPLIES_TAG, *, succeeds: bool) -> None:
+def change(instance: dg.DagsterInstance, hour: int, state: str, *, succeeds: bool) -> None:
     """A run that has begun to compute at an hour, and has ended."""
     with time_machine.travel(at(hour), tick=False):
-        run_id = instance.create_run_for_job(job, tags={tag: state}).run_id
+        run_id = instance.create_run_for_job(job, tags={CHANGES_TAG: state}).run_id
         instance.report_dagster_event(dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, job.name), run_id)
         mark_as_computing(instance, run_id)
     end = dg.DagsterEventType.RUN_SUCCESS if succeeds else dg.DagsterEventType.RUN_FAILURE
@@ -32,10 +31,9 @@ def job() -> None:
     """Any job."""
 
 
-@pytest.mark.parametrize("tag", [APPLIES_TAG, PREVIEWS_TAG])
-def test_an_interrupted_change_lasts_until_the_next_one_of_the_same_state_begins(tag: str) -> None:
+def test_an_interrupted_change_lasts_until_the_next_one_of_the_same_state_begins() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        change(instance, 10, "shop_prod", tag, succeeds=False)
+        change(instance, 10, "shop_prod", succeeds=False)
         change(instance, 11, "shop_staging", succeeds=True)
         change(instance, 13, "shop_prod", succeeds=True)
         assert interrupted_changes(instance, "shop_prod", milliseconds(15)) == ((milliseconds(10), milliseconds(13)),)

@@ -42,7 +42,7 @@ def loads_of(instance: dg.DagsterInstance, **sources: str) -> LateLoads:
     ]
     location = dg.Definitions(assets=loaders).get_repository_def()
     of_component = attributes(external_models=external)
-    settings = Settings(of_component, assets, "sqlmesh_shop", "sqlmesh_shop_prod", "shop_1", frozenset(assets.specs))
+    settings = Settings(of_component, assets, "sqlmesh_shop", "pool", "shop_1", "shop", frozenset(assets.specs))
     found = late_loads(instance, location, settings)
     assert found is not None
     return found

@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 from unit.plan.plans import ORDERS
 
-from dg_sqlmesh_component.history.active_runs import APPLIES_TAG, PREVIEWS_TAG, mark_as_computing
+from dg_sqlmesh_component.history.active_runs import APPLIES_TAG, CHANGES_TAG, mark_as_computing
 from dg_sqlmesh_component.plan.attempts import DIGEST_TAG, earlier_attempts
 from dg_sqlmesh_component.plan.preview_audits import keep_audits, previewed_audits
 from dg_sqlmesh_component.protocol import messages as msg
@@ -51,8 +51,8 @@ def run(job: dg.JobDefinition, instance: dg.DagsterInstance, **tags: str) -> str
 
 
 def test_audits_of_a_preview_of_another_state_are_not_found(instance: dg.DagsterInstance) -> None:
-    mine = run(shop_preview, instance, **{PREVIEWS_TAG: "shop_prod"})
-    run(shop_preview, instance, **{PREVIEWS_TAG: "shop_staging"})
+    mine = run(shop_preview, instance, **{CHANGES_TAG: "shop_prod"})
+    run(shop_preview, instance, **{CHANGES_TAG: "shop_staging"})
     found = previewed_audits(instance, "shop_preview", "shop_prod", [replace(ORDERS, audited=DATA)])
     assert {fqn: audits.run_id for fqn, audits in found.items()} == {ORDERS.fqn: mine}
 

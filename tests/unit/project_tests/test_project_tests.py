@@ -16,7 +16,7 @@ from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 def built(configured: ProjectTests) -> dg.JobDefinition:
     attributes = ComponentAttributes(SQLMeshProject((Path("/shop"),)))
-    settings = Settings(attributes, project_assets(manifest()), "sqlmesh_shop", "sqlmesh_shop_prod", "x", frozenset())
+    settings = Settings(attributes, project_assets(manifest()), "sqlmesh_shop", "pool", "x", "x", frozenset())
     definitions = build_test_job(configured, settings)
     dg.Definitions.validate_loadable(definitions)
     return definitions.resolve_job_def("sqlmesh_shop_test")

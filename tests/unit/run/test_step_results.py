@@ -54,7 +54,7 @@ def run_of(
 ) -> RunRecord:
     """Run all assets and checks of a project in one step, or only checks. Return what Dagster recorded."""
     assets = project_assets(project)
-    settings = Settings(attributes(), assets, "sqlmesh_shop", "pool", "shop_1", frozenset())
+    settings = Settings(attributes(), assets, "sqlmesh_shop", "pool", "shop_1", "shop", frozenset())
     wording, checks = Wording(assets, "prod"), set(assets.checks)
 
     @dg.multi_asset(specs=[*assets.specs.values()], check_specs=[*assets.checks.values()], can_subset=True)
