@@ -128,12 +128,12 @@ $(BIN)/uv:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 
 set-up: pyproject.toml | $(BIN)/uv  ## what all other targets need, at once
-	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -e . \
+	VIRTUAL_ENV="$(abspath $(VENV))" $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -e . \
 	  --group dg --group test --group lint --group docs
 	@touch $(addprefix $(VENV)/.,dg test lint docs)
 
 $(VENV)/.dg $(VENV)/.test $(VENV)/.lint $(VENV)/.docs: $(VENV)/.%: pyproject.toml | $(BIN)/uv
-	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -e . --group $*
+	VIRTUAL_ENV="$(abspath $(VENV))" $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -e . --group $*
 	@touch $@
 
 # The interpreter of a version: one on the PATH that really is it, else one that pyenv keeps.
@@ -144,7 +144,7 @@ python_of = $(shell for p in python$(1) $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/v
 define test_on
 	@test -n "$(call python_of,$(2))" || { echo "Python $(2) is not installed here, so nothing was tested on it."; exit 1; }
 	$(BIN)/uv venv --quiet --clear --python $(call python_of,$(2)) $(1)
-	VIRTUAL_ENV=$(abspath $(1)) $(BIN)/uv pip install --quiet --compile-bytecode --python $(1)/bin/python --resolution $(3) --upgrade -e . --group test
+	VIRTUAL_ENV="$(abspath $(1))" $(BIN)/uv pip install --quiet --compile-bytecode --python $(1)/bin/python --resolution $(3) --upgrade -e . --group test
 	@$(1)/bin/python -c 'import sys; from importlib.metadata import version as v; \
 		print("Python", sys.version.split()[0], *(f"{n} {v(n)}" for n in ("dagster", "sqlmesh", "duckdb", "pydantic")), sep=" | ")'
 	$(1)/bin/python $(PYTEST) $(BY_FILE) $(PYTEST_ARGS)
@@ -161,7 +161,7 @@ test-engines: | $(BIN)/uv  ## what CI tests on DuckDB, PostgreSQL and MariaDB, o
 	@command -v java || { apt-get update -qq && apt-get install -y -qq --no-install-recommends default-jre-headless; }
 	@test -n "$(call python_of,3.11)" || { echo "Python 3.11 is not installed here, so nothing was tested on Spark."; exit 1; }
 	$(BIN)/uv venv --quiet --clear --python $(call python_of,3.11) .venv-engines
-	VIRTUAL_ENV=$(abspath .venv-engines) $(BIN)/uv pip install --quiet --python .venv-engines/bin/python -e . \
+	VIRTUAL_ENV="$(abspath .venv-engines)" $(BIN)/uv pip install --quiet --python .venv-engines/bin/python -e . \
 	  --group test --group spark --group clickhouse
 	.venv-engines/bin/python -m pytest -n 0 -m slow -k "spark or clickhouse" tests/engine/test_engines.py \
 	  tests/unit/worker/plan/test_table_comparison_queries.py $(PYTEST_ARGS)

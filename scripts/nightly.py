@@ -12,7 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-SOAK = f"{sys.executable} tests/soak"
+SOAK = f"{shlex.quote(sys.executable)} tests/soak"
 PARTS = {
     "slow tests": "make test-slow",
     "random changes beside runs": f"{SOAK}/random_changes.py --stories 30",
