@@ -241,7 +241,8 @@ def is_loaded(server: Server) -> bool:
 @pytest.fixture(scope="module")
 def database() -> Iterator[postgres.Server]:
     with postgres.new_postgres_server() as server:
-        for statement in (EXAMPLE / "deployment" / "databases.sql").read_text().split(";")[:-1]:
+        configs = yaml.safe_load((EXAMPLE / "compose.yaml").read_text())["configs"]
+        for statement in configs["databases"]["content"].split(";")[:-1]:
             server.query(statement)
         yield server
 
@@ -330,3 +331,10 @@ def test_workflow_calls_services_that_the_compose_file_has() -> None:
     called = re.findall(r"docker compose (?:build|run|up)(?: --[\w-]+(?: \d+)?)* ?(\w*)", workflow)
     assert {name for name in called if name} <= set(services)
     assert "plan" in called
+
+
+def test_no_service_needs_a_file_of_the_checkout_on_the_host() -> None:
+    """The workflow deploys to another host. Docker would mount an empty folder there: the checkout is on the runner."""
+    services = yaml.safe_load((EXAMPLE / "compose.yaml").read_text())["services"]
+    mounted = {volume.split(":")[0] for service in services.values() for volume in service["volumes"]}
+    assert mounted == {"postgres", "dagster"}, "names of volumes, no paths"

@@ -1,3 +1,0 @@
-CREATE DATABASE dagster;
-CREATE DATABASE sqlmesh_state;
-CREATE DATABASE warehouse;
