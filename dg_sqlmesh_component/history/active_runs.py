@@ -122,8 +122,8 @@ def run_ids(runs: Sequence[ActiveRun]) -> str:
 def interrupted_changes(instance: dg.DagsterInstance, state: str, now: int) -> tuple[msg.Interval, ...]:
     """The times of applies and previews that have computed and not succeeded, epoch milliseconds, the oldest first.
 
-    Those of other environments count, because the next plan may promote what they have computed. Those of other states
-    (`changes_tag`) do not: they may go on at the same time.
+    All environments of a state (`changes_tag`) count, because the next plan may promote a version that another one has
+    computed. Other states do not: their applies and previews may run at the same time.
 
     An apply or a preview looks for intervals that runs have rewritten meanwhile before it ends. One that has failed,
     was cancelled or was killed may not have looked. The next one, which begins `now`, has to look as far back as that

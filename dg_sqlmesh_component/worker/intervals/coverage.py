@@ -67,7 +67,7 @@ class Coverages:
     def computed(
         self, fqn: str, done: Sequence[msg.Interval] = (), forgotten: Sequence[msg.Interval] = ()
     ) -> Sequence[msg.Interval]:
-        """The intervals of which a node's table has rows. `done` and `forgotten` are as in `of`."""
+        """The intervals whose rows are in a node's table. `done` and `forgotten` are as in `of`."""
         recorded = computed_intervals(self._snapshots[fqn], self.index)
         return merged([*subtract(recorded, [*forgotten, *self._copied.get(fqn, ())]), *done])
 

@@ -207,7 +207,7 @@ class Comparison:
         return common([whole_intervals(snapshot, interval) for interval in common(found, computed)], computed)
 
     def _computed(self, snapshot: Snapshot) -> Sequence[msg.Interval]:
-        """The intervals of which that table has rows."""
+        """The intervals whose rows are in the table that the environment shows."""
         return subtract(computed_intervals(snapshot, self._index), self._copied.get(snapshot.name, ()))
 
     def _ranges_of(self, snapshot: Snapshot) -> Sequence[ComputedRange]:
