@@ -10,6 +10,7 @@ from dg_sqlmesh_component.definitions.op import graph_of_op, refuse_reserved_tag
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.plan.preview import close_preview, show_preview
 from dg_sqlmesh_component.plan.step import execute_plan_step
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 _ALLOWED = {
     "allow_destructive": "Models whose tables may lose columns with their values.",
@@ -54,6 +55,11 @@ def _select(default: Selection) -> dg.Field:
 def build_preview_jobs(configured: Preview, settings: Settings) -> dg.Definitions:
     """The jobs `<op>_preview` and `<op>_preview_close`. No schedule or sensor starts them: CI or a person does."""
     refuse_reserved_tags("preview.tags", configured.tags)
+    if configured.environment.name == settings.environment:
+        raise ConfigurationError(
+            f"`preview.environment` in defs.yaml is {settings.environment}, the environment of the component itself, "
+            'which a preview would replace. Write another name, for example "pr_{{ env.PULL_REQUEST }}".'
+        )
     name = settings.job_name("preview")
     preview = graph_of_op(
         name,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from engine.plan_jobs import PLAN, failure_of, kinds, launch, planned
+from engine.plan_jobs import PLAN, edit_config, failure_of, kinds, launch, planned
 from engine.preview_lab import (
     APPLY,
     CLOSE,
@@ -146,6 +146,21 @@ def test_an_unset_variable_breaks_no_code_location_and_the_jobs_name_it(lab: Lab
     for name in (PREVIEW, CLOSE):
         record = lab.job(name, None).failed()
         assert "needs the environment variable PULL_REQUEST, which is not set here" in failure_of(record)
+
+
+@on_duckdb
+def test_an_environment_that_never_expires_is_refused_and_stays_as_it_was(lab: Lab) -> None:
+    edit_config("\npinned_environments: [PR_1, pr_2]\n")(lab.shop)
+    lab.change(other=OTHER.replace("1 AS x", "2 AS x"))
+    lab.shop.plan("pr_1", at=None)
+    lab.change(other=OTHER.replace("1 AS x", "3 AS x"))
+    before = lab.left_over()
+
+    for number in (1, 2):
+        record = lab.job(PREVIEW, number).failed()
+        assert f"Environment pr_{number} never expires, so it is no preview, and was not changed" in failure_of(record)
+    assert lab.left_over() == before
+    assert lab.ask("SELECT x FROM t__pr_1.other") == [(2,)]
 
 
 @on_duckdb

@@ -49,7 +49,7 @@ def preview(request: msg.PreviewRequest, context: PlanContext, runs: StateLock) 
     """Create or update the environment, and compare it with prod.
 
     Raises:
-        ConfigurationError: SQLMesh builds no plan, or is too old.
+        ConfigurationError: SQLMesh builds no plan, or is too old, or the environment never expires.
         EnvironmentNotReadyError: There is no prod, or a plan is changing it.
         EvaluationError: The plan failed or was cancelled.
     """
@@ -61,7 +61,9 @@ def preview(request: msg.PreviewRequest, context: PlanContext, runs: StateLock) 
         )
     prod = _finalized_prod(request, context)
     take_only_selected(context, c.PROD)
-    before = without_leftovers(context.state_reader.get_environment(request.environment), context)
+    before = context.state_reader.get_environment(request.environment)
+    _refuse_permanent(request.environment, before, context)
+    before = without_leftovers(before, context)
     # Else SQLMesh would compare the second commit with the first one, and categorize its changes by that alone.
     context.config.plan.always_recreate_environment = True
     try:
@@ -100,6 +102,17 @@ def preview(request: msg.PreviewRequest, context: PlanContext, runs: StateLock) 
     if went_on := beside_runs.event():
         pipe.send(replace(went_on, while_compared=_computed_since(promoted_at, prod, plan, context)))
     return msg.EvaluationFinished("success")
+
+
+def _refuse_permanent(name: str, before: Environment | None, context: Context) -> None:
+    """Refuse an environment that never expires: somebody keeps it, and the job that closes previews would refuse it."""
+    is_kept = context.environment_ttl is None or name in context.pinned_environments
+    if is_kept or (before is not None and before.expiration_ts is None):
+        raise ConfigurationError(
+            f"Environment {name} never expires, so it is no preview, and was not changed. Correct "
+            "`preview.environment` in defs.yaml, or `pinned_environments` or `environment_ttl` in SQLMesh's "
+            "configuration."
+        )
 
 
 def _computed_since(instant: int, prod: Environment, plan: Plan, context: Context) -> tuple[str, ...]:

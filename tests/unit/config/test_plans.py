@@ -1,8 +1,13 @@
 """The attribute `preview`: the name of the environment, variables that are not set, and its mask."""
 
+from dataclasses import replace
+
 import pytest
+from unit.builders import attributes, manifest, project_assets
 
 from dg_sqlmesh_component import Preview, PreviewEnvironment, SQLMeshProjectComponent
+from dg_sqlmesh_component.definitions.settings import Settings
+from dg_sqlmesh_component.plan.job import build_preview_jobs
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 START = "project: {path: .}\npreview: "
@@ -45,6 +50,14 @@ def test_prod_is_no_preview(name: str) -> None:
     with pytest.raises(ConfigurationError) as refusal:
         Preview(environment=name)  # type: ignore[arg-type]
     assert "A preview is an environment of its own" in str(refusal.value)
+
+
+def test_the_components_own_environment_is_no_preview() -> None:
+    assets = project_assets(replace(manifest(), environment="staging"))
+    settings = Settings(attributes(), assets, "sqlmesh_shop", "pool", "x", "x", frozenset())
+    build_preview_jobs(Preview(environment="pr_1"), settings)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"`preview\.environment` in defs\.yaml is staging, the environment"):
+        build_preview_jobs(Preview(environment="Staging"), settings)  # type: ignore[arg-type]
 
 
 def test_a_mask_needs_no_example_rows_because_it_also_hides_totals() -> None:
