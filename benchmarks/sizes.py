@@ -59,6 +59,7 @@ class Sized:
 
     def __init__(self, folder: Path, models: int) -> None:
         self.folder, self.models, self.costs = folder, models, Costs()
+        self.planned_on = datetime.now(timezone.utc).date()
         self.lab = Lab(folder, models, planned_at="now", columns=18, audits=1)
         self.model = f"model_{models // 2:04d}"
         text = (self.lab.project / "models" / f"{self.model}.sql").read_text()
@@ -124,7 +125,9 @@ class Sized:
         return done
 
     def forget_intervals(self) -> None:
-        """Let one of a hundred models have nothing computed."""
+        """Let one of a hundred models have nothing computed. Exits if a new day has made all models pending."""
+        if datetime.now(timezone.utc).date() != self.planned_on:
+            sys.exit("Midnight UTC has passed since the plan, so all models are pending. Start again.")
         with duckdb.connect(str(self.lab.project / "warehouse.duckdb")) as connection:
             one_of_a_hundred = "CAST(regexp_extract(name, 'model_([0-9]+)', 1) AS INT) % 100 = 0"
             connection.execute(f"DELETE FROM sqlmesh._intervals WHERE {one_of_a_hundred}")
