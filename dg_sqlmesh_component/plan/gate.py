@@ -63,6 +63,7 @@ def refusals(
         *_takes_back(plan, decision, names),
         *_destructive(plan, decision, names),
         *_drops_dependents(plan, decision, names),
+        *_name_taken(plan),
         *_lost_intervals(plan, decision, names),
         *_uncategorized(plan),
         *_not_loaded(plan),
@@ -76,7 +77,7 @@ def preview_refusals(
     plan: msg.PlanBuilt, *, allow_pending: bool, over_budget: bool, budget: str | None = None
 ) -> list[Refusal]:
     """Why a preview may not be computed; empty if it may. The arguments are its run config, and as in `refusals`."""
-    found = [*_uncategorized(plan), *_not_loaded(plan)]
+    found = [*_name_taken(plan), *_uncategorized(plan), *_not_loaded(plan)]
     lacking = plan.holes_upstream if allow_pending else plan.pending_upstream
     if lacking:
         models = listed([f"{name} ({counted(number, 'interval')})" for name, number in lacking.items()])
@@ -197,6 +198,15 @@ def _drops_dependents(plan: msg.PlanBuilt, decision: Decision, names: ModelNames
             "or change those views first."
         )
         yield Refusal("has_dependents", tuple(m.name for m in fixed), message)
+
+
+def _name_taken(plan: msg.PlanBuilt) -> Iterator[Refusal]:
+    if models := tuple(m.name for m in plan.models if m.is_name_taken):
+        message = (
+            f"SQLMesh would fail half-way, because {listed(models)} would be shown by views, and PostgreSQL has tables "
+            "of these names. Rename or drop the tables first. Queries that use them fail until the apply has succeeded."
+        )
+        yield Refusal("name_taken", models, message)
 
 
 def cannot_be_dropped(model: msg.PlannedModel) -> bool:

@@ -8,6 +8,7 @@ from postgres import Server
 
 ORDERS = "MODEL (name t.orders, kind FULL{more}); SELECT 1 AS id, {amount} AS amount"
 STOCK = "MODEL (name t.stock, kind FULL); SELECT 1 AS id"
+SEEN = "MODEL (name t.seen, kind VIEW); SELECT id AS seen FROM t.stock"
 OF_OTHERS = (
     "CREATE SCHEMA bi",
     'CREATE VIEW bi."Daily orders" AS SELECT amount FROM t.orders',
@@ -164,3 +165,30 @@ def test_first_run_and_restatement_keep_views_that_read_a_materialized_view(new_
         ]
         assert read == read[:1] * 4
         assert read != [[(None,)]] * 4
+
+
+def test_a_view_in_place_of_a_table_is_refused_before_anything_changes(new_shop: NewShop, server: Server) -> None:
+    """Of dbt, or of `dev_only`. SQLMesh's own plan fails after it has begun to change prod, also with its CLI."""
+    server.query("DROP DATABASE IF EXISTS shop WITH (FORCE)")
+    server.query("CREATE DATABASE shop")
+    server.query("CREATE SCHEMA t", "shop")
+    server.query("CREATE TABLE t.orders AS SELECT 'of dbt' AS id", "shop")
+    shop = new_shop({"models/stock.sql": STOCK, "models/seen.sql": SEEN}, planned_at=None, deploy=True)
+    config = shop.project / "config.yaml"
+    config.write_text(f"{server.config('shop')}virtual_environment_mode: dev_only\n")
+    shop.plan()
+    config.write_text(server.config("shop"))
+    change(shop, orders=ORDERS.format(amount=3, more=""))
+
+    report = planned(shop)
+    [refusal] = report["refusals"]
+    assert (refusal["kind"], refusal["models"]) == ("name_taken", ["t.orders", "t.stock"])
+    assert "because t.orders, t.stock would be shown by views, and PostgreSQL has tables" in refusal["message"]
+    assert report["command"] is None
+    assert "SQLMesh would fail half-way" in failure_of(launch(shop, APPLY, digest=report["digest"]))
+    assert server.query("SELECT (SELECT id FROM t.orders), (SELECT id FROM t.stock)", "shop") == [("of dbt", 1)]
+
+    for table in ("orders", "stock"):
+        server.query(f"ALTER TABLE t.{table} RENAME TO {table}_before", "shop")
+    launch(shop, APPLY, digest=planned(shop)["digest"]).succeeded()
+    assert server.query("SELECT amount, seen FROM t.orders, t.seen", "shop") == [(3, 1)]

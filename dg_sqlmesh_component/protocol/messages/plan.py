@@ -92,6 +92,8 @@ class PlannedModel:
     dependents: tuple[str, ...] | None = None
     # Whether SQLMesh drops a table, and creates a view with its name. PostgreSQL refuses this if a view reads it.
     drops_table: bool = False
+    # Whether a table has the name of the view that SQLMesh creates. On PostgreSQL it does not replace this.
+    is_name_taken: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Find the views of others that PostgreSQL would drop with what a plan replaces.
+"""Find the views of others that PostgreSQL would drop with what a plan replaces, and tables in place of its views.
 
 On PostgreSQL, SQLMesh replaces a view by DROP ... CASCADE and CREATE, also if its columns stay as they are (SQLMesh
 #5954). It drops columns of tables with CASCADE, too. Whatever reads them is gone, without an error or a word.
@@ -7,13 +7,15 @@ On PostgreSQL, SQLMesh replaces a view by DROP ... CASCADE and CREATE, also if i
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
 
 from sqlglot import exp
 from sqlmesh.core.context import Context
 from sqlmesh.core.engine_adapter import PostgresEngineAdapter
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import Plan
+from sqlmesh.core.snapshot import SnapshotTableInfo
 
 from dg_sqlmesh_component.worker.environment import has_one_table, has_table, is_table_of_its_name
 
@@ -35,8 +37,15 @@ WHERE dependents.oid NOT IN (SELECT oid FROM replaced)
 ORDER BY 3, 4
 """
 
+_TAKEN = """
+SELECT n.nspname, c.relname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE (n.nspname, c.relname) IN ({names}) AND c.relkind <> 'v'
+"""
+
 _Name = tuple[str, str]
 """Schema and name."""
+_Names = dict[str | None, dict[_Name, str]]
+"""By gateway, the models, by fqn, of tables and views."""
 
 
 def dependents(
@@ -53,35 +62,65 @@ def dependents(
     if stored is None or plan.uncategorized:  # then it promotes nothing yet
         return {}
     found: dict[str, set[str]] = {}
-    for gateway, models in _replaced(plan, stored, altered).items():
-        adapter = context.snapshot_evaluator.get_adapter(gateway)
-        if isinstance(adapter, PostgresEngineAdapter):
-            found |= {fqn: set() for fqn in models.values() if fqn not in found}
-            names = ", ".join(f"({', '.join(map(_literal, name))})" for name in models)
-            for schema, name, schema_of_dependent, dependent in adapter.fetchall(_QUERY.format(names=names)):
-                found[models[schema, name]].add(f"{schema_of_dependent}.{dependent}")
+    for models, rows in _asked(_QUERY, _replaced(plan, stored, altered), context):
+        found |= {fqn: set() for fqn in models.values() if fqn not in found}
+        for schema, name, schema_of_dependent, dependent in rows:
+            found[models[schema, name]].add(f"{schema_of_dependent}.{dependent}")
     return {fqn: tuple(sorted(views)) for fqn, views in found.items()}
 
 
-def _replaced(plan: Plan, stored: Environment, altered: Collection[str]) -> dict[str | None, dict[_Name, str]]:
-    """What SQLMesh replaces or removes (`PlanStagesBuilder`), and altered tables: by gateway and name."""
+def taken_names(plan: Plan, stored: Environment | None, context: Context) -> set[str]:
+    """The models, by fqn, whose view cannot be created, because a table has its name: one of dbt, or of `dev_only`.
+
+    On other engines SQLMesh drops that table. On PostgreSQL it fails, after it has begun to change the environment.
+    """
+    if plan.uncategorized:
+        return set()
+    views = [info for info in _promoted(plan, stored) if not has_one_table(info, is_dev=plan.is_dev)]
+    asked = _asked(_TAKEN, _views(views, plan.environment), context)
+    return {models[schema, name] for models, rows in asked for schema, name in rows}
+
+
+def _asked(query: str, names: _Names, context: Context) -> Iterator[tuple[dict[_Name, str], list[Any]]]:
+    for gateway, models in names.items():
+        adapter = context.snapshot_evaluator.get_adapter(gateway)
+        if isinstance(adapter, PostgresEngineAdapter):
+            literals = ", ".join(f"({', '.join(map(_literal, name))})" for name in models)
+            yield models, adapter.fetchall(query.format(names=literals))
+
+
+def _promoted(plan: Plan, stored: Environment | None) -> set[SnapshotTableInfo]:
+    """The versions that SQLMesh promotes (`PlanStagesBuilder`)."""
+    new = set(plan.environment.promoted_snapshots)
+    if stored is None or not plan.environment.can_partially_promote(stored):
+        return new
+    return new - set(stored.promoted_snapshots)
+
+
+def _replaced(plan: Plan, stored: Environment, altered: Collection[str]) -> _Names:
+    """What SQLMesh replaces or removes, and altered tables."""
     environment, is_dev = plan.environment, plan.is_dev
-    shown, new = set(stored.promoted_snapshots), set(environment.promoted_snapshots)
-    kept = {info.name for info in new}
-    changed = new - shown if environment.can_partially_promote(stored) else new
+    shown, changed = set(stored.promoted_snapshots), _promoted(plan, stored)
+    kept = {info.name for info in environment.promoted_snapshots}
     tables = {info.name for info in shown if is_table_of_its_name(info, is_dev=is_dev)}
     replaced = [i for i in changed if i.name not in tables or not is_table_of_its_name(i, is_dev=is_dev)]
     removed = [info for info in shown if info.name not in kept and not has_one_table(info, is_dev=is_dev)]
-    objects: dict[str | None, dict[_Name, str]] = defaultdict(dict)
+    # SQLMesh leaves the view of one that had a table.
+    objects = _views([*replaced, *removed], environment)
     for info in changed:
         if info.name in altered:
             table = exp.to_table(info.table_name(), dialect="postgres")
             objects[info.model_gateway][table.db, table.name] = info.name
-    for info in filter(has_table, [*replaced, *removed]):  # SQLMesh leaves the view of one that had a table
+    return objects
+
+
+def _views(infos: Iterable[SnapshotTableInfo], environment: Environment) -> _Names:
+    found: _Names = defaultdict(dict)
+    for info in filter(has_table, infos):
         view = info.qualified_view_name.table_for_environment(environment.naming_info, dialect="postgres")
         gateway = info.model_gateway if environment.gateway_managed else None
-        objects[gateway][view.db, view.name] = info.name
-    return objects
+        found[gateway][view.db, view.name] = info.name
+    return found
 
 
 def _literal(text: str) -> str:

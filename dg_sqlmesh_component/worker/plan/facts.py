@@ -27,7 +27,7 @@ from dg_sqlmesh_component.worker.observe.audits import audited
 from dg_sqlmesh_component.worker.plan.column_changes import column_changes
 from dg_sqlmesh_component.worker.plan.column_reads import column_reads
 from dg_sqlmesh_component.worker.plan.context import PlanContext
-from dg_sqlmesh_component.worker.plan.dependents import dependents
+from dg_sqlmesh_component.worker.plan.dependents import dependents, taken_names
 from dg_sqlmesh_component.worker.plan.migrations import losses
 from dg_sqlmesh_component.worker.plan.plan_parts import plan_parts
 from dg_sqlmesh_component.worker.state_lock import is_file_locked, is_lockable
@@ -109,6 +109,7 @@ class _Models:
         """By model with held-back intervals, those that the plan computes anyway, and what lacks the others."""
         self._losses = losses(plan, diff, context)
         self._dependents = dependents(plan, stored, self._losses, context)
+        self._taken = taken_names(plan, stored, context)
 
     def __iter__(self) -> Iterator[msg.PlannedModel]:
         """Parents before children, removed models last."""
@@ -119,7 +120,7 @@ class _Models:
         for name in parents_first(nodes, parents.__getitem__):
             snapshot = nodes[name]
             is_in_plan = change_of(diff, snapshot) or snapshot.snapshot_id in self._missing or name in self._losses
-            if not is_in_plan and not self._dependents.get(name):
+            if not is_in_plan and not self._dependents.get(name) and name not in self._taken:
                 continue
             model = self._left_behind(snapshot) or self._model(snapshot)
             if model.kept is None:
@@ -197,6 +198,7 @@ class _Models:
             audited=audited(snapshot, self._index) if has_table(snapshot) else None,
             view=self._view(snapshot),
             dependents=self._dependents.get(snapshot.name),
+            is_name_taken=snapshot.name in self._taken,
             drops_table=old is not None
             and self._is_table_of_its_name(old)
             and not self._is_table_of_its_name(snapshot),
