@@ -109,6 +109,22 @@ def test_closing_a_preview_leaves_nothing_and_only_its_own(lab: Lab) -> None:
     assert lab.close(pull_request=2).status is dg.DagsterRunStatus.SUCCESS
 
 
+@on_duckdb
+def test_closing_deletes_no_environment_that_never_expires(lab: Lab) -> None:
+    """It is of somebody who configures its name by mistake."""
+    edit_config("pinned_environments: [staging]\n")(lab.shop)
+    lab.change(other=OTHER.replace("1 AS x", "2 AS x"))
+    lab.shop.plan("staging", at=None)
+    lab.shop.configure(preview={"environment": "staging"})
+    before = lab.left_over()
+
+    failure = failure_of(lab.job(CLOSE))
+
+    assert "Environment staging never expires, so it is no preview, and was not deleted." in failure
+    assert lab.left_over() == before
+    assert lab.ask("SELECT x FROM t__staging.other") == [(2,)]
+
+
 @pytest.mark.parametrize(("after", "before"), [(3, 0), (2, 2)], ids=["three days behind", "with a gap"])
 def test_a_preview_is_refused_if_prod_lacks_intervals_that_it_would_read(lab: Lab, after: int, before: int) -> None:
     make_gap(lab, after, before)
