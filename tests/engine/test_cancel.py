@@ -9,8 +9,9 @@ import dagster as dg
 import duckdb
 import psycopg2
 import pytest
-from engine.beside_lab import new_warehouse
+from engine.beside_lab import LOCK, new_warehouse
 from engine.plan_jobs import APPLY, executed, planned
+from engine.preview_lab import PREVIEW
 from forked import AnyProcess
 from harness import (
     EXECUTORS,
@@ -20,6 +21,7 @@ from harness import (
     NewShop,
     RunRecord,
     Shop,
+    needs_previews,
     processes_in,
     python_model,
     wait_until,
@@ -312,3 +314,53 @@ def test_apply_that_is_cancelled_in_its_last_batch_promotes_nothing(new_shop: Ne
     assert record.status == dg.DagsterRunStatus.CANCELED
     assert f"The run was cancelled. {NOT_PROMOTED}" in record.failures[0]
     assert shop.query("SELECT id FROM t.pause") == [(1,)]
+
+
+@needs_previews
+def test_preview_that_is_cancelled_while_it_is_compared_is_complete(server: Server, new_shop: NewShop) -> None:
+    warehouse = new_warehouse(server, new_shop, preview={"environment": "pr_1"})
+    warehouse.change("other", "1 AS x", "2 AS x")
+    waits_for_prod = (
+        "SELECT 1 FROM sqlmesh._environments, pg_locks "
+        "WHERE name = 'pr_1' AND finalized_ts IS NOT NULL AND relation IS NOT NULL AND NOT granted"
+    )
+    warehouse.shop.refresh()
+    with server.session(warehouse.database) as prod:
+        prod.execute(f"BEGIN; LOCK TABLE {warehouse.table('other')}")
+        preview = warehouse.start_job(PREVIEW)
+        record, _ = cancel(
+            warehouse.shop, preview, lambda: bool(warehouse.query(waits_for_prod)), lambda: prod.execute("ROLLBACK")
+        )
+    assert record.status == dg.DagsterRunStatus.CANCELED
+    assert "The preview is complete, and was cancelled while it was compared with prod." in record.failures[0]
+    assert warehouse.query("SELECT x FROM t__pr_1.other") == [(2,)]
+
+
+AUDITED = f"""
+MODEL (name t.other, kind FULL, audits (waits(), not_null(columns := (x))));
+SELECT 1 AS x;
+
+AUDIT (name waits);
+SELECT * FROM @this_model WHERE pg_advisory_xact_lock({LOCK})::text <> '';
+"""
+
+
+def test_cancelled_run_of_checks_finishes_one_audit_and_begins_no_other(server: Server, new_shop: NewShop) -> None:
+    warehouse = new_warehouse(server, new_shop)
+    warehouse.add(other=AUDITED)
+    with server.advisory_lock(LOCK, warehouse.database):
+        process = warehouse.shop.start(checks=["t/other:waits", "t/other:not_null_x"])
+        record, _ = cancel(warehouse.shop, process, lambda: warehouse.waits_for(LOCK), lambda: warehouse.release(LOCK))
+    assert record.status == dg.DagsterRunStatus.CANCELED
+    assert "The evaluation of audits was cancelled." in record.failures[0]
+    assert {name: check.passed for name, check in record.checks.items()} == {"t/other:waits": True}
+
+
+@pytest.mark.slow
+def test_cancelled_run_of_checks_that_waits_for_a_plan_is_not_killed(new_shop: NewShop) -> None:
+    shop = new_shop(FILES)
+    shop.query("UPDATE sqlmesh._environments SET finalized_ts = NULL")
+    checks = shop.start(checks=["t/first:sqlmesh_execution_status"])
+    record, _ = cancel(shop, checks, lambda: has_logged(shop, "is updating environment prod"))
+    assert record.status == dg.DagsterRunStatus.CANCELED
+    assert "was killed" not in record.failures[0]

@@ -232,6 +232,21 @@ def test_a_gap_that_a_preview_does_not_read_does_not_stop_it(warehouse: Warehous
 
 
 @pytest.mark.slow
+def test_a_gap_that_a_preview_has_read_stops_it_until_a_run_has_filled_it(warehouse: Warehouse) -> None:
+    warehouse.add(kept=KEPT, behind=f"MODEL (name t.behind, {DAILY}); SELECT day, n FROM t.kept {WITHIN}")
+    warehouse.run("t/orders", "t/days")
+    warehouse.change("behind", "day, n", f"day, n {PAUSES}")
+    with previewing(warehouse, allow_pending=True) as process:
+        warehouse.leave_gap("kept")
+    stopped = warehouse.end(process, FAILURE)
+    gap = f"t.kept ({day(4)}). Launch a run of prod, and then this job again."
+    assert f"A run has not finished to compute again what the preview has read: {gap}" in failure_of(stopped)
+    warehouse.run()
+    warehouse.preview()
+    assert warehouse.query("SELECT n FROM t__pr_1.behind ORDER BY n") == [(n,) for n in range(1, 6)]
+
+
+@pytest.mark.slow
 def test_a_persons_plan_of_statements_stops_the_apply(warehouse: Warehouse) -> None:
     config = warehouse.shop.project / "config.yaml"
     text = config.read_text()

@@ -57,9 +57,13 @@ def project_load_error(
 
 
 def test_missing_folder_is_named(tmp_path: Path) -> None:
-    message = project_load_error(SQLMeshProject((tmp_path / "nowhere",)), ConfigurationError)
-    assert f"There is no folder {tmp_path / 'nowhere'}" in message
+    nowhere = tmp_path / "nowhere"
+    message = project_load_error(SQLMeshProject((nowhere,)), ConfigurationError)
+    assert f"There is no folder {nowhere}" in message
     assert "`project` in defs.yaml" in message
+    project = SQLMeshProject((write_project(tmp_path, ONE_MODEL),), working_directory=nowhere)
+    message = project_load_error(project, ConfigurationError)
+    assert message == f"There is no folder {nowhere}. Correct `project.working_directory` in defs.yaml."
 
 
 def test_folder_without_config_is_named_with_init_command(tmp_path: Path) -> None:

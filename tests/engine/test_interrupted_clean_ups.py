@@ -9,8 +9,8 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from engine.plan_jobs import applied, launch, planned
-from engine.preview_lab import APPLY, CLOSE, FORWARD_ONLY, ORDERS, PREVIEW, Lab, on_duckdb
+from engine.plan_jobs import applied, edit_config, failure_of, launch, planned
+from engine.preview_lab import APPLY, CLOSE, FORWARD_ONLY, ORDERS, OTHER, PREVIEW, Lab, on_duckdb
 from harness import needs_previews, processes_in, wait_until
 from postgres import Server
 
@@ -190,4 +190,28 @@ def test_forward_only_change_is_previewed_on_last_day_after_a_killed_clean_up(la
 
     assert lab.ask("SELECT count(*), sum(amount) FROM t__pr_1.orders") == [(10, 55 * 3.0)]
     lab.close()
+    assert lab.left_over() == before
+
+
+@on_duckdb
+def test_close_that_cannot_delete_an_object_says_why_and_the_next_one_deletes_the_rest(lab: Lab) -> None:
+    edit_config("environment_suffix_target: table\n")(lab.shop)
+    before, tables_before = lab.left_over(), tables(lab)
+    lab.change(other=OTHER.replace("1 AS x", "2 AS x"))
+    lab.preview()
+    [table] = tables(lab) - tables_before
+    lab.ask("DROP VIEW t.other__pr_1; CREATE TABLE t.other__pr_1 AS SELECT 1 AS x")
+    lab.ask(f"DROP TABLE sqlmesh__t.{table}; CREATE VIEW sqlmesh__t.{table} AS SELECT 1 AS x")
+
+    no_table = failure_of(lab.job(CLOSE))
+    assert "The preview pr_1 was not deleted: " in no_table
+    assert f"{table} is of type View" in no_table
+    lab.ask(f"DROP VIEW sqlmesh__t.{table}")
+    no_view = lab.job(CLOSE)
+    assert "SQLMesh could not delete the views of pr_1; the log says why." in failure_of(no_view)
+    assert "other__pr_1 is of type Table" in no_view.log
+    lab.ask("DROP TABLE t.other__pr_1")
+
+    lab.close()
+
     assert lab.left_over() == before

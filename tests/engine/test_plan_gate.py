@@ -101,6 +101,32 @@ def test_models_downstream_of_a_selected_one_are_planned_as_they_are_in_prod(sho
     assert report["left_out"] == [{"name": "t.total", "change": "changed"}]
 
 
+READ_FILE = """
+from pathlib import Path
+
+from sqlmesh import macro
+
+
+@macro()
+def number(evaluator):
+    return Path("number").read_text()
+"""
+
+
+def test_a_selection_that_leaves_a_model_as_its_macro_can_no_longer_render_it_is_refused(new_shop: NewShop) -> None:
+    """The macro of prod reads a file that the change of the model has deleted."""
+    rendered = "MODEL (name t.rendered, kind FULL); SELECT @number() AS x"
+    files = {**MODELS, "models/rendered.sql": rendered, "macros/number.py": READ_FILE, "number": "1"}
+    shop = new_shop(files, deploy=True)
+    change(shop, rendered=rendered.replace("@number()", "1"), total=TOTAL.format(added=" + 1"))
+    (shop.project / "number").unlink()
+
+    failure = failure_of(launch(shop, PLAN, select=["t.total"]))
+
+    assert "`select` in the run config leaves no valid project: " in failure
+    assert "Model 't.rendered' sourced from state cannot be rendered" in failure
+
+
 def test_a_job_that_is_launched_again_does_not_show_the_plan_of_the_first_run(shop: Shop) -> None:
     """Dagster copies the tags of the first run. This run has no plan, because the project cannot be loaded."""
     job = shop.refresh().resolve_job_def(PLAN)

@@ -25,6 +25,16 @@ MODELS = {
           outputs: {query: [{amount: 2}]}
     """,
 }
+BROKEN_RULE = '''
+from sqlmesh.core.linter.rule import Rule
+
+
+class Broken(Rule):
+    """Raises an error."""
+
+    def check_model(self, model):
+        raise RuntimeError("the rule is broken")
+'''
 
 
 def run_tests(dagster: DagsterProject, job: dg.JobDefinition) -> RunRecord:
@@ -60,6 +70,10 @@ def test_unit_tests_and_linter_run_without_a_plan_and_fail_with_the_differences(
         assert "t.total: noselectstar: " in failure
         assert "t.total: nomissingaudits: " in failed.log
         assert failed.job_metadata["failed_unit_tests"] == failed.job_metadata["lint_errors"] == 1
+
+        write_project(project, {"linter/broken.py": BROKEN_RULE}, LINTER.replace("[noselectstar]", "[broken]"))
+        [broken] = run_tests(dagster, job).failures
+        assert "SQLMesh cannot execute its tests and linter: RuntimeError: the rule is broken" in broken
 
         (project / "models/total.sql").write_text("MODEL (name t.total, kind FULL); SELEC 1")
         [refused] = run_tests(dagster, job).failures

@@ -20,7 +20,8 @@ from engine.plan_jobs import (
     report_of,
     text_of,
 )
-from harness import CONFIG, NewShop, Shop, at_night
+from engine.preview_lab import PREVIEW
+from harness import CONFIG, HAS_PREVIEWS, NewShop, Shop, at_night
 from postgres import postgres_server
 
 
@@ -325,3 +326,8 @@ def test_an_unfinished_plan_of_somebody_else_is_refused_by_name(new_shop: NewSho
     report = planned(shop)
 
     assert "unfinished_plan" in kinds(report)
+    if HAS_PREVIEWS:
+        shop.configure(deploy=True, preview={"environment": "pr_1"})
+        [(unfinished,)] = shop.query("SELECT plan_id FROM sqlmesh._environments")
+        refused = f"Plan {unfinished} has begun to change environment prod and has not finished. A preview is made from"
+        assert refused in failure_of(launch(shop, PREVIEW))
