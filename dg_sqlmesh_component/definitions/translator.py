@@ -53,6 +53,7 @@ _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 
 _TRANSLATION_ERRORS = (
     dg.DagsterInvalidDefinitionError,
+    dg.DagsterInvariantViolationError,  # `deps` has an asset twice, once with a table name
     CheckError,
     ResolutionException,
     ValidationError,

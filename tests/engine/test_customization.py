@@ -96,8 +96,8 @@ def test_template_can_use_model_and_default_spec(shop: ShopProject) -> None:
 
 
 def test_template_can_add_a_dependency(shop: ShopProject) -> None:
-    deps = shop.specs(translation={"deps": "{{ spec.deps + ['other/asset'] }}"})[ORDERS].deps
-    assert [dep.asset_key.to_user_string() for dep in deps] == ["raw/orders", "other/asset"]
+    deps = shop.specs(translation={"deps": "{{ spec.deps + [['other', 'asset']] }}"})[ORDERS].deps
+    assert [dep.asset_key for dep in deps] == [dg.AssetKey(["raw", "orders"]), dg.AssetKey(["other", "asset"])]
 
 
 @pytest.mark.attribute("external_models.key", "external_models.keys")
@@ -158,6 +158,10 @@ def test_dependencies_and_column_lineage_use_translated_keys(shop: ShopProject) 
         ({"group_name": "not a group"}, "`translation` in defs.yaml cannot be applied to Model shop.orders"),
         ({"group_name": "{{ modle.schema }}"}, "modle"),
         ({"owners": ["bob"]}, "`translation` in defs.yaml cannot be applied to Model shop.orders"),
+        (
+            {"deps": "{{ spec.deps + [['raw', 'orders']] }}"},
+            "`translation` in defs.yaml cannot be applied to Model shop.orders",
+        ),
     ],
 )
 def test_error_of_invalid_translation_names_model(shop: ShopProject, translation: dict[str, Any], message: str) -> None:
