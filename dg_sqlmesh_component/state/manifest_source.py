@@ -73,7 +73,8 @@ class ManifestSource:
         return f"SQLMeshProjectComponent[{label}_{distinct}]"
 
     def _relative(self, path: str | Path) -> str:
-        return os.path.relpath(path, self.root) if self.root else str(path)
+        # A command that is looked up in PATH is no path: it would be relative to the folder of this process.
+        return os.path.relpath(path, self.root) if self.root and os.path.isabs(path) else str(path)
 
     @property
     def _options(self) -> list[str]:
