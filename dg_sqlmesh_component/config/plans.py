@@ -3,9 +3,11 @@
 import os
 import re
 from dataclasses import dataclass, field
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import dagster as dg
+from dagster.components.resolved.errors import ResolutionException
+from jinja2 import StrictUndefined
 from pydantic import Field, PositiveInt
 
 from dg_sqlmesh_component.config.attribute_types import SampledRows, Selection
@@ -80,11 +82,36 @@ class PreviewEnvironment:
         return self.name
 
 
+class _Unset(StrictUndefined):
+    """A variable that is not set, or empty. It counts as false, as in `env.A or env.B`. Any other use is an error."""
+
+    def __bool__(self) -> bool:  # type: ignore[override]
+        return False
+
+
+class _Variables:
+    """`env` in the template of the name."""
+
+    def __call__(self, name: str, default: Any = ...) -> Any:
+        return os.environ.get(name) or (_Unset(name=name) if default is ... else default)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith(("jinja", "__")):  # Jinja and Python look for marks of their own
+            raise AttributeError(name)
+        return self(name)
+
+
 def _resolve(context: dg.ResolutionContext, written: str) -> PreviewEnvironment:
-    variables = [name for match in _VARIABLE.finditer(written) for name in match.groups() if name]
-    if unset := tuple(dict.fromkeys(name for name in variables if "{{" in written and not os.environ.get(name))):
-        return PreviewEnvironment("", unset)
-    return _environment(str(context.resolve_value(written)))
+    variables = (name for match in _VARIABLE.finditer(written) for name in match.groups() if name)
+    unset = tuple(dict.fromkeys(name for name in variables if not os.environ.get(name)))
+    try:
+        value = context.with_scope(env=_Variables()).resolve_value(written)
+    except ResolutionException:
+        if not unset:
+            raise
+        value = None
+    name = "" if value is None else str(value)
+    return PreviewEnvironment("", unset) if unset and not name.strip() else _environment(name)
 
 
 def _environment(name: str) -> PreviewEnvironment:
