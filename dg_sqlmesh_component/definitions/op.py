@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 from dagster.components.resolved.core_models import OpSpec
+from dagster_shared.check import CheckError
 
 from dg_sqlmesh_component.config.project import SQLMeshProject, variables_without_secrets
 from dg_sqlmesh_component.config.run_config import config_fields
@@ -58,6 +59,7 @@ class ComponentOp:
                 "partitions in Dagster. Remove it. To limit what a run computes, use `start` and `end` in the run "
                 "config."
             )
+        _refuse_pool_and_tags(self.configured.pool, self.configured.tags or {})
 
     def name(self, context: dg.ComponentLoadContext) -> str:
         """The name of the op, which is the key of its run config."""
@@ -187,13 +189,30 @@ def refuse_op_name(name: str, attribute: str = "op.name") -> None:
 
 def refuse_name(name: str, attribute: str) -> None:
     """Refuse a name that Dagster refuses, with Dagster's rule."""
+    _try_op(attribute, name, name=name)
+
+
+def _refuse_pool_and_tags(pool: str | None, tags: Mapping[str, Any]) -> None:
+    """Refuse `op.pool` and `op.tags` if Dagster refuses them, or a tag that the component sets itself."""
+    _try_op("op.pool", pool, pool=pool)
+    _try_op("op.tags", tags, tags=tags)
+    refuse_reserved_tags("op.tags", [key for key in tags if key.startswith("sqlmesh/")])
+    if (key := tags.get("dagster/concurrency_key", pool)) != pool:
+        raise ConfigurationError(
+            f"`op.tags` in defs.yaml has dagster/concurrency_key: {key}, and the op is in another pool. Write "
+            f"`op.pool: {key}` instead."
+        )
+
+
+def _try_op(attribute: str, value: object, name: str = "trial", **settings: Any) -> None:
+    """Refuse the value of an attribute of `defs.yaml` if Dagster makes no op with it."""
     try:
-        dg.op(name=name)(lambda: None)
-    except dg.DagsterInvalidDefinitionError as error:
-        raise ConfigurationError(f"`{attribute}` in defs.yaml is {name!r}, which Dagster refuses: {error}") from error
+        dg.op(name=name, **settings)(lambda: None)
+    except (dg.DagsterInvalidDefinitionError, CheckError) as error:
+        raise ConfigurationError(f"`{attribute}` in defs.yaml is {value!r}, which Dagster refuses: {error}") from error
 
 
-def refuse_reserved_tags(attribute: str, tags: Mapping[str, str]) -> None:
+def refuse_reserved_tags(attribute: str, tags: Iterable[str]) -> None:
     """Refuse tags of runs that Dagster or this package sets."""
     for key in tags:
         if is_reserved_tag(key) or key.startswith("sqlmesh/"):

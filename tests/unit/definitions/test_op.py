@@ -14,6 +14,7 @@ from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.run_config import RestateConfig, SQLMeshRunConfig, config_of_run, run_config
 from dg_sqlmesh_component.definitions.op import ComponentOp
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.manifest import Manifest
 
 Compute = Callable[[dg.AssetExecutionContext], Iterator[Any]]
@@ -131,6 +132,25 @@ def test_op_has_the_given_name_description_tags_and_pool() -> None:
     assert definition.op.tags.keys() == {"team", "sqlmesh/project"}
     assert definition.op.tags["team"] == "data"
     assert definition.op.pool == "warehouse"
+
+
+@pytest.mark.parametrize(
+    ("configured", "message"),
+    [
+        ({"pool": "my pool"}, r"`op\.pool` in defs\.yaml is 'my pool', which Dagster refuses: Pool \"my pool\" is not"),
+        ({"pool": 5}, r"`op\.pool` in defs\.yaml is 5, which Dagster refuses"),
+        ({"tags": {"team": {1: 2}}}, r"`op\.tags` in defs\.yaml is {'team': {1: 2}}, which Dagster refuses"),
+        ({"tags": {"dagster/concurrency_key": "our"}}, r"the op is in another pool\. Write `op\.pool: our` instead"),
+        ({"tags": {"sqlmesh/project": "x"}}, r"`op\.tags` in defs\.yaml contains 'sqlmesh/project', a tag that this"),
+    ],
+)
+def test_pool_or_tag_that_the_op_cannot_have_is_refused(configured: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        ComponentOp(OpSpec.model_construct(**configured), SQLMeshProject((Path("/shop"),)))
+
+
+def test_op_may_have_its_pool_as_a_tag_too() -> None:
+    assert built(SHOP, pool="our", tags={"dagster/concurrency_key": "our"}).op.pool == "our"
 
 
 def test_op_without_configuration_has_defaults_from_its_project_and_environment() -> None:
