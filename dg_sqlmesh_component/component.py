@@ -189,11 +189,14 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         selectors = _checked_selectors("select", select), _checked_selectors("exclude", exclude)
         return selected(self._with_answer(*selectors), *selectors)
 
-    def _with_answer(self, select: tuple[str, ...], exclude: tuple[str, ...] = ()) -> ProjectAssets:
-        """The assets, whose manifest has SQLMesh's answer to a selection."""
+    def _with_answer(
+        self, select: tuple[str, ...], exclude: tuple[str, ...] = (), asked_by: str = "get_asset_selection"
+    ) -> ProjectAssets:
+        """The assets, whose manifest has SQLMesh's answer to a selection. `asked_by` is where it is written."""
         assets = self._project_assets
         if (select or exclude) and assets.manifest.answer_to(select, exclude) is None:
-            assets = self._assets = replace(assets, manifest=self._source.answer(assets.manifest, select, exclude))
+            answered = self._source.answer(assets.manifest, select, exclude, asked_by)
+            assets = self._assets = replace(assets, manifest=answered)
         return assets
 
     # -- loading; Dagster calls these -----------------------------------------------------------------
@@ -295,7 +298,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         jobs = []
         for configured in self.restate.jobs if self.restate and settings.assets.specs else ():
             select = selectors(configured.select)
-            models = selected_models(self._with_answer(select), select)
+            models = selected_models(self._with_answer(select, asked_by="`restate.jobs` in defs.yaml"), select)
             jobs.append(build_backfill_job(configured, models, settings, op, compute))
         return dg.Definitions(jobs=jobs)
 

@@ -211,12 +211,14 @@ class ManifestSource:
             raise unusable(path, f"belongs to another component. {keys}. Replace it")
         return manifest
 
-    def answer(self, manifest: Manifest, select: tuple[str, ...], exclude: tuple[str, ...]) -> Manifest:
+    def answer(self, manifest: Manifest, select: tuple[str, ...], exclude: tuple[str, ...], asked_by: str) -> Manifest:
         """Let SQLMesh evaluate a new selection, and store its answer, so that no later load starts SQLMesh for it.
 
-        `manifest` is the one that `read_or_load` returned, perhaps with answers that were added since.
+        Args:
+            manifest: The one that `read_or_load` returned, perhaps with answers that were added since.
+            asked_by: Where the selection is written, for messages.
         """
-        request = LoadRequest(self.project.open_request, select, exclude, asked_by="get_asset_selection")
+        request = LoadRequest(self.project.open_request, select, exclude, asked_by=asked_by)
         answered = AnsweredSelection(select, exclude, load_project(self.project, request).manifest.selected)
         with_answer = replace(manifest, selections=(*manifest.selections, answered))
         if self._loaded_as is not None:
@@ -228,8 +230,8 @@ class ManifestSource:
                     write_manifest(replace(stored, selections=(*stored.selections, answered)), self._read_from)
             except (ConfigurationError, OSError) as error:
                 _LOGGER.warning(
-                    f"get_asset_selection(select={select}, exclude={exclude}) started SQLMesh, and its answer cannot "
-                    f"be stored: {error}. Run `dg check defs` after `dg utils refresh-defs-state` where the image is "
-                    "built. Until then every process starts SQLMesh for it."
+                    f"A selection of {asked_by} started SQLMesh (select={select}, exclude={exclude}), and its answer "
+                    f"cannot be stored: {error}. Run `dg check defs` after `dg utils refresh-defs-state` where the "
+                    "image is built. Until then every process starts SQLMesh for it."
                 )
         return with_answer

@@ -123,6 +123,14 @@ def test_stored_selection_that_matches_no_model_any_more_is_an_error(shop: Shop)
     assert [selection["select"] for selection in json.loads(shop.state.read_text())["selections"]] == []
 
 
+def test_wrong_selection_of_a_backfill_is_reported_as_one_of_defs_yaml(shop: Shop) -> None:
+    jobs = [{"select": "tag:fiance"}]
+    shop.dagster.add_component("shop", {"project": str(shop.project), "restate": {"jobs": jobs}})
+    message = shop.dagster.load_error()
+    assert "`select` in `restate.jobs` in defs.yaml matches no model: 'tag:fiance'" in message
+    assert "get_asset_selection" not in message
+
+
 @pytest.mark.slow
 def test_process_without_manifest_resolves_each_selection_once(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
@@ -146,5 +154,5 @@ def test_selection_that_cannot_be_stored_is_used_and_a_warning_logged(
     with caplog.at_level(logging.WARNING):
         assert assets_of_finance_job(shop.load_in_production()) == FINANCE_ASSETS
     assert shop.starts == 2
-    assert "get_asset_selection(select=('tag:finance+',), exclude=('shop.weather',)) started SQLMesh" in caplog.text
+    assert "get_asset_selection started SQLMesh (select=('tag:finance+',), exclude=('shop.weather',))" in caplog.text
     assert "dg check defs" in caplog.text
