@@ -17,13 +17,27 @@ CONFIG_FILES = ("config.py", "config.yml", "config.yaml", "sqlmesh.yml", "sqlmes
 
 def is_project_folder(path: Path) -> bool:
     """True if SQLMesh finds a configuration in this folder."""
-    return any((path / name).is_file() for name in CONFIG_FILES)
+    return any(os.path.isfile(path / name) for name in CONFIG_FILES)
+
+
+def _is_folder(path: Path) -> bool:
+    """True if there is such a folder. Raises a ConfigurationError if this user may not search it."""
+    try:
+        os.stat(os.path.join(path, "."))
+    except PermissionError:
+        raise ConfigurationError(
+            f"The user that runs Dagster has no permission to search the folder {path}, or one that contains it. Grant "
+            "it read and search permission, or correct `project` in defs.yaml."
+        ) from None
+    except OSError:
+        return False
+    return True
 
 
 def not_a_project_message(path: Path, remedy: str) -> str:
     """The error for a folder that is not a SQLMesh project. Its last line is the command that creates one there."""
     problem = f"{path} is not a SQLMesh project: it has none of {', '.join(CONFIG_FILES)}."
-    is_dbt = (path / "dbt_project.yml").is_file()
+    is_dbt = os.path.isfile(path / "dbt_project.yml")
     create = "It is a dbt project. To add what SQLMesh needs:" if is_dbt else "To create a project there:"
     command = shlex.join([sqlmesh_program(), "init", *(["-t", "dbt"] if is_dbt else [])])
     return f"{problem} {remedy} {create}\n    cd {shlex.quote(str(path))} && {command}"
@@ -79,16 +93,16 @@ class SQLMeshProject:
         )
 
     def check_folders(self) -> None:
-        """Refuse a folder that is missing or is not a SQLMesh project, as far as this is possible without SQLMesh."""
+        """Refuse folders that are missing, closed or no SQLMesh projects, as far as possible without SQLMesh."""
         for path in self.paths:
-            if not path.is_dir():
+            if not _is_folder(path):
                 raise ConfigurationError(
                     f"There is no folder {path}. `project` in defs.yaml must be the folder of the SQLMesh project, "
                     "relative to that file."
                 )
             if not is_project_folder(path):
                 raise ConfigurationError(not_a_project_message(path, "Correct `project` in defs.yaml."))
-        if self.working_directory is not None and not self.working_directory.is_dir():
+        if self.working_directory is not None and not _is_folder(self.working_directory):
             raise ConfigurationError(
                 f"There is no folder {self.working_directory}. Correct `project.working_directory` in defs.yaml."
             )

@@ -1,5 +1,6 @@
 """Each error says what is wrong, where, and what to do."""
 
+import os
 import re
 import sys
 import time
@@ -64,6 +65,21 @@ def test_missing_folder_is_named(tmp_path: Path) -> None:
     project = SQLMeshProject((write_project(tmp_path, ONE_MODEL),), working_directory=nowhere)
     message = project_load_error(project, ConfigurationError)
     assert message == f"There is no folder {nowhere}. Correct `project.working_directory` in defs.yaml."
+
+
+def test_folder_that_the_user_may_not_search_is_named(tmp_path: Path) -> None:
+    folder = write_project(tmp_path / "shop", ONE_MODEL)
+    folder.chmod(0)
+    user = os.geteuid()
+    try:
+        if user == 0:  # who may search every folder
+            os.seteuid(65534)
+        with pytest.raises(ConfigurationError) as refusal:
+            SQLMeshProject((folder,)).check_folders()
+    finally:
+        os.seteuid(user)
+        folder.chmod(0o755)
+    assert f"has no permission to search the folder {folder}, or one that contains it" in str(refusal.value)
 
 
 def test_folder_without_config_is_named_with_init_command(tmp_path: Path) -> None:
