@@ -41,7 +41,9 @@ PAGE_HEAD = """\
 Every attribute, with its default. Only `project` is required. `make reference` writes this page from the declarations \
 in the package, and the editor's completion (`dg utils configure-editor`) shows the same texts.
 
-Any value may be a template, for example `"{{ env.SQLMESH_ENVIRONMENT }}"`.
+Any value may be a template, for example `"{{ env.SQLMESH_ENVIRONMENT }}"`. In `project`, `select`, lists and the \
+`tags` of runs, text stays as you write it, for example `"1.10"`. Elsewhere, such as in `op.tags`, Dagster reads it as \
+a Python value, here the number 1.1. There, write `"'1.10'"`.
 """
 
 

@@ -14,7 +14,14 @@ from dagster.components.utils.translation import TranslationFn, TranslationFnRes
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, StrictInt
 
 from dg_sqlmesh_component.config.durations import Duration, OptionalDuration, WrittenDuration
-from dg_sqlmesh_component.config.mappings import Attributes, TemplateScope, described, mapping, not_a_mapping
+from dg_sqlmesh_component.config.mappings import (
+    Attributes,
+    TemplateScope,
+    described,
+    described_text,
+    mapping,
+    not_a_mapping,
+)
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.config.scheduling import RunTags
@@ -41,7 +48,7 @@ class SQLMeshProjectArgs(Attributes, path="project", secret={"env"}):
 
     path: Annotated[
         str | list[str],
-        described(
+        described_text(
             "Folder of the SQLMesh project, relative to this file, or a list of folders for a "
             "multi-repository project.",
             "../../../shop",
@@ -50,13 +57,13 @@ class SQLMeshProjectArgs(Attributes, path="project", secret={"env"}):
     ]
     gateway: Annotated[
         str | None,
-        described(
+        described_text(
             "Gateway to use, as `sqlmesh --gateway`. Default: SQLMESH_GATEWAY, else the project's own.", "warehouse"
         ),
     ] = None
     environment: Annotated[
         str | None,
-        described(
+        described_text(
             "Environment whose promoted models a run executes. Default: the project's own default target environment, "
             "which is `prod` unless its configuration sets another.",
             "prod",
@@ -64,11 +71,12 @@ class SQLMeshProjectArgs(Attributes, path="project", secret={"env"}):
         ),
     ] = None
     config: Annotated[
-        str | None, described("Name of the configuration object in `config.py`, as `sqlmesh --config`.", "local_config")
+        str | None,
+        described_text("Name of the configuration object in `config.py`, as `sqlmesh --config`.", "local_config"),
     ] = None
     working_directory: Annotated[
         str | None,
-        described(
+        described_text(
             "Folder in which SQLMesh runs, relative to this file. Relative paths in SQLMesh's configuration start "
             "there. Default: the (first) project folder, as for the `sqlmesh` command in it.",
             "../../..",
@@ -76,7 +84,7 @@ class SQLMeshProjectArgs(Attributes, path="project", secret={"env"}):
     ] = None
     python: Annotated[
         str | None,
-        described(
+        described_text(
             "Python interpreter with SQLMesh: a command, or a path relative to this file. It needs no Dagster. "
             "Default: the interpreter that runs Dagster.",
             "../../../.venv-sqlmesh/bin/python",
@@ -84,7 +92,7 @@ class SQLMeshProjectArgs(Attributes, path="project", secret={"env"}):
     ] = None
     env: Annotated[
         dict[str, str],
-        described(
+        described_text(
             "Environment variables for SQLMesh's process only, in addition to those of Dagster's process. Their values "
             "are never stored. If the file `.env` in the project's folder sets the same variable to another value, the "
             "file has priority, as for the `sqlmesh` command, and the log warns.",
@@ -112,18 +120,14 @@ class SQLMeshProjectArgs(Attributes, path="project", secret={"env"}):
 
 _SET_VARIABLE = "Set the variable that it names or give a default: \"{{ env('NAME', 'value') }}\"."
 
-_SINGLE_VARIABLE = re.compile(r"\{\{\s*env\.(\w+)\s*\}\}")
-
-
-def _verbatim(written: object, resolved: Any) -> Any:
-    """The unchanged value of a variable: a template turns digits into a number and removes quotes."""
-    match = _SINGLE_VARIABLE.fullmatch(written.strip()) if isinstance(written, str) else None
-    return os.environ.get(match[1], resolved) if match else resolved
+_SINGLE_VARIABLE = re.compile(r"\{\{\s*env(\.\w+|\([^()]*\))\s*\}\}")
+"""A template whose text is the value of one variable, which may contain the word None."""
 
 
 def refuse_unset_variable(attribute: str, written: object, resolved: object) -> None:
     """Refuse a template that resolves to nothing, or that contains the word None instead of a variable's value."""
-    has_none = isinstance(written, str) and "{{" in written and "None" not in written and "None" in str(resolved)
+    is_mixed = isinstance(written, str) and "{{" in written and not _SINGLE_VARIABLE.fullmatch(written.strip())
+    has_none = is_mixed and "None" not in str(written) and "None" in str(resolved)
     if written and (not resolved or has_none):
         raise ConfigurationError(
             f"`{attribute}` in defs.yaml is {written!r}, which resolves to nothing. {_SET_VARIABLE}"
@@ -140,12 +144,10 @@ def resolve_project(context: dg.ResolutionContext, model: Any) -> SQLMeshProject
     for name in ("gateway", "environment", "config", "working_directory", "python"):
         written = getattr(model, name, None)
         if written is not None:
-            setattr(args, name, _verbatim(written, getattr(args, name)))
             # Nothing would mean the project's default.
             refuse_unset_variable(f"project.{name}", written, getattr(args, name))
     written_env = getattr(model, "env", None)
     written_env = written_env if isinstance(written_env, dict) else {}
-    args.env.update({name: _verbatim(written, args.env[name]) for name, written in written_env.items()})
     here = context.resolve_source_relative_path(".")
 
     def absolute(path: str) -> Path:
@@ -238,13 +240,13 @@ class SampledRows(Attributes):
     ] = 0
     columns: Annotated[
         list[str],
-        described(
+        described_text(
             "Columns of the shown rows, in which `*` matches any characters. Default: all.", ["order_id", "*_at"]
         ),
     ] = field(default_factory=list)
     mask: Annotated[
         list[str],
-        described(
+        described_text(
             "Columns whose values are shown as ***, where `*` matches any characters; also expressions of these "
             "columns. Columns with names such as password or api_key are always masked. A preview "
             "shows no total, smallest or largest value of them. Default: none.",
@@ -274,7 +276,7 @@ class Audits(SampledRows, path="audits"):
 
     checks: Annotated[
         Literal["all", "blocking", "none"] | list[str],
-        described(
+        described_text(
             "Audits that are asset checks. all; blocking: audits whose failure stops the model; none; or a list of "
             "audit names, in which `*` matches any characters. SQLMesh evaluates the other audits too: a failure shows "
             "in the step's failure or in the run's log. Default: all.",
@@ -407,13 +409,13 @@ class RestateJob(Attributes, path="restate.jobs"):
     ] = "day"
     select: Annotated[
         Selection,
-        described(
+        described_text(
             "Models to restate, in SQLMesh's model selection language; a list is a union. Default: all.", "tag:finance"
         ),
     ] = None
     name: Annotated[
         str | None,
-        described(
+        described_text(
             "Name of the job. Default: `<op>_restate_<by>`, for example `sqlmesh_shop_restate_day`.", "restate_shop"
         ),
     ] = None
@@ -483,7 +485,7 @@ class Execution(Attributes, path="execution"):
     ] = field(default_factory=dict)
     environments: Annotated[
         list[str],
-        described(
+        described_text(
             "Environments that a run may name in its config instead of the one of this component. `*` matches any "
             "characters. Default: none.",
             ["dev", "pr_*"],

@@ -24,7 +24,7 @@ from dg_sqlmesh_component.config.attribute_types import (
 )
 from dg_sqlmesh_component.config.durations import WrittenDuration
 from dg_sqlmesh_component.config.external_models import ExternalModels
-from dg_sqlmesh_component.config.mappings import Attributes, described, mapping
+from dg_sqlmesh_component.config.mappings import Attributes, described, described_text, mapping
 from dg_sqlmesh_component.config.plans import Deploy, Preview, ProjectTests
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.scheduling import Janitor, PollingSensor, Schedule
@@ -61,7 +61,7 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
     ]
     select: Annotated[
         Selection,
-        described(
+        described_text(
             "Models to expose, in SQLMesh's model selection language; a list is a union. Default: all.",
             "tag:finance",
             ["marts.*", "+staging.orders"],
@@ -69,7 +69,7 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
     ] = None
     exclude: Annotated[
         Selection,
-        described("Models to leave out of `select`, in the same language.", "tag:experimental", ["scratch.*"]),
+        described_text("Models to leave out of `select`, in the same language.", "tag:experimental", ["scratch.*"]),
     ] = None
     refresh_if_dev: Annotated[
         bool, described("Whether `dg dev` and other `dg` commands reload a changed project. Default: true.", False)

@@ -11,7 +11,14 @@ import dagster as dg
 from dagster.components.resolved.errors import ResolutionException
 
 from dg_sqlmesh_component.config.durations import Duration, WrittenDuration
-from dg_sqlmesh_component.config.mappings import Attributes, TemplateScope, described, mapping, not_a_mapping
+from dg_sqlmesh_component.config.mappings import (
+    Attributes,
+    TemplateScope,
+    described,
+    described_text,
+    mapping,
+    not_a_mapping,
+)
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import did_you_mean
 from dg_sqlmesh_component.protocol.manifest import split_fqn
@@ -111,7 +118,7 @@ class Wait(Attributes, path="external_models.wait"):
 
     tables: Annotated[
         list[str] | None,
-        described(
+        described_text(
             "Wait for these external tables only: names or patterns, with or without a catalog. Default: those in "
             "`keys`, and those that an asset of the code location produces.",
             ["raw.*"],

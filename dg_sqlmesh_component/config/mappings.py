@@ -1,6 +1,7 @@
 """How attributes of `defs.yaml` are declared and resolved, and the values in their templates."""
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -75,6 +76,41 @@ def described(description: str, *examples: Any, written_as: Any = None) -> dg.Re
         description=description, examples=list(examples), model_field_type=written_as
     )
     return resolver
+
+
+def described_text(description: str, *examples: Any) -> dg.Resolver:
+    """The resolver of an attribute that is text, a list of texts, or a mapping to texts."""
+    return dg.Resolver(as_text, inject_before_resolve=False, description=description, examples=list(examples))
+
+
+def as_text(context: dg.ResolutionContext, written: Any) -> Any:
+    """Text as it is written, or as its template renders it. None stands for a variable that is not set.
+
+    Dagster's resolver evaluates each text as a Python literal, also one without a template: `"1.10"` becomes 1.1,
+    `"True"` a boolean, and a password in quotes loses them. Only a template in place of a list or a mapping may render
+    to one.
+    """
+    if isinstance(written, Mapping):
+        return {key: _rendered(context.at_path(key), value) for key, value in written.items()}
+    if isinstance(written, (list, tuple)):
+        return [_rendered(context.at_path(number), item, list, dict) for number, item in enumerate(written)]
+    return _rendered(context, written, list, tuple, dict)
+
+
+def _rendered(context: dg.ResolutionContext, written: Any, *kept: type) -> Any:
+    """The text of a template. A value of the types `kept` stays, to be refused or to be the whole attribute."""
+    if not isinstance(written, str):
+        return written
+    text = written.removesuffix("\n")  # as Jinja does
+    if not _TEMPLATE.search(text):
+        return text
+    value: Any = context.resolve_value(text)  # raises an error for a name that does not exist
+    if value is None or isinstance(value, kept):
+        return value
+    return context.resolve_value(f"{text}\0", as_type=str)[:-1]  # no Python literal has a null character
+
+
+_TEMPLATE = re.compile(r"\{[{%]")
 
 
 def mapping(

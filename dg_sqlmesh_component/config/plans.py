@@ -11,7 +11,7 @@ from jinja2 import StrictUndefined
 from pydantic import Field, PositiveInt
 
 from dg_sqlmesh_component.config.attribute_types import SampledRows, Selection
-from dg_sqlmesh_component.config.mappings import Attributes, described, mapping
+from dg_sqlmesh_component.config.mappings import Attributes, described, described_text, mapping
 from dg_sqlmesh_component.config.run_config import sanitized_environment
 from dg_sqlmesh_component.config.scheduling import RunTags
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -19,7 +19,7 @@ from dg_sqlmesh_component.protocol.messages import DiffLimits, Sampling
 
 PlannedSelection: TypeAlias = Annotated[
     Selection,
-    described(
+    described_text(
         "Models that are taken from the files, in SQLMesh's model selection language; a list is a union. All others "
         "stay as they are in prod. `select` in the run config replaces it. Default: all.",
         "tag:finance",
@@ -142,7 +142,7 @@ class PreviewDiff(Attributes, path="preview.diff"):
     ] = 6
     ignore: Annotated[
         list[str],
-        described(
+        described_text(
             "Columns that are not compared, because they always differ, in which `*` matches any characters. The "
             "report names them. Columns of the key are never ignored. Default: none.",
             ["*_loaded_at"],
@@ -150,7 +150,7 @@ class PreviewDiff(Attributes, path="preview.diff"):
     ] = field(default_factory=list)
     profile: Annotated[
         list[str],
-        described(
+        described_text(
             "Columns, or `<model>.<column>`, that are profiled if rows of the model differ, at most 20 of a model: the "
             "number of different values, the most frequent ones, and ranges of numbers. A masked column has only the "
             "first. `*` matches any characters. Default: none.",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeVar
 import dagster as dg
 from pydantic import NonNegativeFloat, NonNegativeInt
 
-from dg_sqlmesh_component.config.mappings import Attributes, described
+from dg_sqlmesh_component.config.mappings import Attributes, described, described_text
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
@@ -34,7 +34,7 @@ class Retries(Attributes, path="execution.retries"):
     ] = None
     transient_errors: Annotated[
         list[str],
-        described(
+        described_text(
             "Regular expressions, matched against `<error class>: <message>`: errors to retry in addition to the known "
             "transient ones.",
             ["WarehouseSuspended"],
@@ -42,7 +42,9 @@ class Retries(Attributes, path="execution.retries"):
     ] = field(default_factory=list)
     persistent_errors: Annotated[
         list[str],
-        described("Regular expressions of errors not to retry. They override `transient_errors`.", ["OutOfMemory"]),
+        described_text(
+            "Regular expressions of errors not to retry. They override `transient_errors`.", ["OutOfMemory"]
+        ),
     ] = field(default_factory=list)
 
     def __post_init__(self) -> None:

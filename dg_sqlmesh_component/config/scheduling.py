@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 import dagster as dg
 
 from dg_sqlmesh_component.config.durations import Duration, WrittenDuration
-from dg_sqlmesh_component.config.mappings import Attributes, described
+from dg_sqlmesh_component.config.mappings import Attributes, described, described_text
 from dg_sqlmesh_component.config.run_config import sanitized_environment
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
@@ -25,7 +25,9 @@ DefaultStatus: TypeAlias = Annotated[
 TimeZone: TypeAlias = Annotated[str | None, described("Time zone of `cron`. Default: UTC.", "Europe/Berlin")]
 RunTags: TypeAlias = Annotated[
     dict[str, str],
-    described("Tags of the runs, without keys that Dagster or this component sets. Default: none.", {"team": "data"}),
+    described_text(
+        "Tags of the runs, without keys that Dagster or this component sets. Default: none.", {"team": "data"}
+    ),
 ]
 """The attribute `tags` of a job's runs."""
 
@@ -39,7 +41,7 @@ class Schedule(Attributes, path="schedule"):
 
     name: Annotated[
         str | None,
-        described(
+        described_text(
             "Name of the schedule. A schedule for a time zone other than UTC adds its name: `<name>_europe_berlin`. "
             "Default: `<op name>_schedule`.",
             "shop",
@@ -117,7 +119,7 @@ class Janitor(Attributes, path="janitor"):
     default_status: DefaultStatus = "STOPPED"
     name: Annotated[
         str | None,
-        described(
+        described_text(
             "Name of the job and of its step. The schedule is `<name>_schedule`. Default: `<op>_janitor`, "
             "for example `sqlmesh_shop_janitor`.",
             "clean_up_shop",
@@ -126,7 +128,7 @@ class Janitor(Attributes, path="janitor"):
     tags: RunTags = field(default_factory=dict)
     environment: Annotated[
         str | None,
-        described(
+        described_text(
             "Delete only this environment, if it has expired. SQLMesh then deletes no tables of models and does not "
             "compact intervals. It needs SQLMesh 0.236.0. Default: everything that has expired.",
             "dev",

@@ -81,6 +81,47 @@ def test_template_that_renders_a_wrong_type_is_refused_with_its_attribute(path: 
     assert refusal in str(raised.value)
 
 
+TEXTS = ["1.10", "2024_10", "1e10", "0x80004005", "'quoted'", "True", "...", "for None", " 7"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize(
+    "written", ["{}", "{{{{ env.TEXT }}}}", "{{{{ env('TEXT', '') }}}}", "{{{{ env('UNSET', '{}') }}}}"]
+)
+def test_text_is_never_read_as_a_python_value(written: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEXT", text)
+    monkeypatch.delenv("UNSET", raising=False)
+    it = written.format(text.replace("'", "\\'") if "UNSET" in written else text)
+    retries = {"max_retries": 1, "transient_errors": [it]}
+    component = loaded(
+        {
+            "project": {"path": "shop", "gateway": it, "env": {"IT": it}},
+            "schedule": {"tags": {"it": it}},
+            "execution": {"environments": [it], "retries": retries},
+            "janitor": {"environment": it},
+        }
+    )
+    assert component.schedule is not None
+    assert component.janitor is not None
+    assert component.execution.retries is not None
+    texts = [component.project.gateway, component.project.env["IT"], component.schedule.tags["it"]]
+    texts += [*component.execution.environments, *component.execution.retries.transient_errors]
+    assert {*texts, component.janitor.environment} == {text}
+
+
+def test_json_of_a_variable_reaches_sqlmesh_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEY_FILE", '{"type": "service_account"}')
+    component = loaded({"project": {"path": "shop", "env": {"KEY_FILE": "{{ env.KEY_FILE }}"}}})
+    assert component.project.env == {"KEY_FILE": '{"type": "service_account"}'}
+
+
+def test_template_in_place_of_a_list_or_mapping_of_texts_renders_to_one() -> None:
+    project = {"path": "{{ ['shop', 'crm'] }}", "env": "{{ {'A': 'b'} }}"}
+    component = loaded({"project": project, "execution": {"environments": "{{ ['dev', 'pr_*'] }}"}})
+    assert [path.name for path in component.project.paths] == ["shop", "crm"]
+    assert (component.project.env, component.execution.environments) == ({"A": "b"}, ["dev", "pr_*"])
+
+
 def test_text_of_an_environment_variable_becomes_number_or_boolean(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TASKS", "7")
     monkeypatch.setenv("CHECKS", "false")
