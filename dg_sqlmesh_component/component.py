@@ -211,7 +211,6 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         """Create the component from its `defs.yaml`."""
         try:
             component: Self = super().load(attributes, context)
-            _refuse_unset_variables(component, attributes)
         except (SQLMeshComponentError, ResolutionException) as error:
             raise _without_traceback(error) from None
         component._load_context = context
@@ -221,6 +220,11 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
     def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> Self:
         """Create the component from the attributes in `defs.yaml`."""
         component: Self = super().resolve_from_model(context, model)
+        for name, written in model:
+            if name in ("select", "exclude"):
+                refuse_unset_variable(name, written, getattr(component, name))
+            elif not isinstance(written, str):  # a whole attribute may resolve to nothing, which is its default
+                _refuse_unset_variables(context.at_path(name), name, written, getattr(component, name, None))
         if context.stash:  # empty in `resolve_from_yaml`
             # Dagster reads the state key, which depends on the root, before it passes the root to any other method.
             component._source.root = dg.ComponentLoadContext.from_resolution_context(context).project_root
@@ -342,15 +346,23 @@ _BUILDERS: Mapping[str, Callable[[Any, Settings], dg.Definitions]] = {
 }
 
 
-def _refuse_unset_variables(component: SQLMeshProjectComponent, attributes: BaseModel) -> None:
+def _refuse_unset_variables(context: dg.ResolutionContext, path: str, written: object, resolved: object) -> None:
     """Refuse templates whose variable is not set. Else all models would be selected, or a default be used."""
-    for name in ("select", "exclude"):
-        refuse_unset_variable(name, getattr(attributes, name, None), getattr(component, name))
-    for name, written in attributes:
-        for key, text in written if isinstance(written, BaseModel) else ():
-            resolved = getattr(getattr(component, name), key, text)
-            if isinstance(text, str) and "{{" in text and (resolved is None or isinstance(resolved, str)):
-                refuse_unset_variable(f"{name}.{key}", text, resolved)
+    if isinstance(written, BaseModel):
+        for key, value in written:
+            _refuse_unset_variables(context, f"{path}.{key}", value, getattr(resolved, key, value))
+    elif isinstance(written, (list, tuple)) and isinstance(resolved, list):
+        for item, value in zip(written, resolved, strict=False):
+            _refuse_unset_variables(context, path, item, value)
+    elif isinstance(written, Mapping) and isinstance(resolved, Mapping):
+        for key, value in written.items():
+            if resolved.get(key, value) is None:  # an empty value of a tag or a variable is allowed
+                _refuse_unset_variables(context, f"{path}.{key}", value, None)
+    elif isinstance(written, str) and "{{" in written:
+        # A switch is None if its variable is set to false, too.
+        is_unset = resolved is None and context.resolve_value(written) is None
+        if is_unset or isinstance(resolved, str):
+            refuse_unset_variable(path, written, resolved)
 
 
 def _without_traceback(error: Exception) -> Exception:

@@ -122,6 +122,37 @@ def test_template_in_place_of_a_list_or_mapping_of_texts_renders_to_one() -> Non
     assert (component.project.env, component.execution.environments) == ({"A": "b"}, ["dev", "pr_*"])
 
 
+@pytest.mark.parametrize(
+    ("attributes", "path"),
+    [
+        ({"restate": {"jobs": [{"by": "day"}, {"by": "month", "select": "{{ env.UNSET }}"}]}}, "restate.jobs.select"),
+        ({"external_models": {"wait": {"tables": "{{ env.UNSET }}"}}}, "external_models.wait.tables"),
+        ({"external_models": {"wait": "{{ env.UNSET }}"}}, "external_models.wait"),
+        ({"execution": {"retries": {"max_retries": 1, "backoff": "{{ env.UNSET }}"}}}, "execution.retries.backoff"),
+        ({"execution": {"environments": ["pr_{{ env.UNSET }}"]}}, "execution.environments"),
+        ({"op": {"tags": {"team": "{{ env.UNSET }}"}}}, "op.tags.team"),
+    ],
+    ids=str,
+)
+def test_unset_variable_is_refused_at_any_depth(
+    attributes: dict[str, Any], path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without `select`, for example, a backfill would rewrite all models."""
+    monkeypatch.delenv("UNSET", raising=False)
+    with pytest.raises(ConfigurationError, match=f"`{re.escape(path)}` in defs.yaml is .*, which resolves to nothing"):
+        loaded({"project": "shop", **attributes})
+
+
+@pytest.mark.parametrize("written", ["{{ env.WAIT }}", "{{ env('UNSET', 'false') }}"])
+@pytest.mark.parametrize("value", ["false", "False"])
+def test_variable_turns_a_switch_off_inside_a_mapping(
+    written: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WAIT", value)
+    monkeypatch.delenv("UNSET", raising=False)
+    assert loaded({"project": "shop", "external_models": {"wait": written}}).external_models.wait is None
+
+
 def test_text_of_an_environment_variable_becomes_number_or_boolean(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TASKS", "7")
     monkeypatch.setenv("CHECKS", "false")
