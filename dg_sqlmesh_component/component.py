@@ -304,6 +304,11 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             select = selectors(configured.select)
             models = selected_models(self._with_answer(select, asked_by="`restate.jobs` in defs.yaml"), select)
             jobs.append(build_backfill_job(configured, models, settings, op, compute))
+        names = [job.name for job in jobs]
+        if taken := [name for name in names if names.count(name) > 1]:
+            raise ConfigurationError(
+                f"`restate.jobs` in defs.yaml has two jobs of the name {taken[0]}. Set another `name` for one of them."
+            )
         return dg.Definitions(jobs=jobs)
 
     def _translate(self, manifest: Manifest) -> ProjectAssets:

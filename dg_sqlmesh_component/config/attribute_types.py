@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import GenericAlias
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import dagster as dg
@@ -422,6 +423,18 @@ class RestateJob(Attributes, path="restate.jobs"):
     tags: RunTags = field(default_factory=dict)
 
 
+_EXAMPLE_JOB = {"- by": "day"}  # written as an item of a list
+_JOB = mapping(RestateJob, _EXAMPLE_JOB)
+_JOBS: Any = GenericAlias(list, (RestateJob.model(),))
+
+
+def _resolve_jobs(context: dg.ResolutionContext, written: Any) -> list[RestateJob]:
+    jobs: Any = context.resolve_value(written) if isinstance(written, str) else written
+    if not isinstance(jobs, (list, tuple)):
+        raise not_a_mapping("restate.jobs", jobs, _EXAMPLE_JOB, "a list of mappings")
+    return [_JOB.fn.callable(context.at_path(number), job) for number, job in enumerate(jobs)]
+
+
 @dataclass
 class Restate(Attributes, path="restate"):
     """Whether `restate` in the run config may compute a range again.
@@ -435,21 +448,16 @@ class Restate(Attributes, path="restate"):
     ] = None
     jobs: Annotated[
         list[RestateJob],
-        described(
-            "Jobs for backfills in Dagster's UI. by: hour, day (default), week or month in UTC, which each run "
-            "restates; select: models in SQLMesh's model selection language, by default all; name, by default "
+        dg.Resolver(
+            _resolve_jobs,
+            model_field_type=_JOBS,
+            inject_before_resolve=False,
+            description="Jobs for backfills in Dagster's UI. by: hour, day (default), week or month in UTC, which each "
+            "run restates; select: models in SQLMesh's model selection language, by default all; name, by default "
             "`<op>_restate_<by>`; tags: of the runs. Default: none.",
-            [{"by": "day", "select": "tag:finance"}],
+            examples=[[{"by": "day", "select": "tag:finance"}]],
         ),
     ] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        names = [job.name or f"<op>_restate_{job.by}" for job in self.jobs]
-        if taken := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-            raise ConfigurationError(
-                f"`restate.jobs` in defs.yaml has two jobs of the name {taken[0]}. Set another `name` for one of them."
-            )
 
 
 @dataclass

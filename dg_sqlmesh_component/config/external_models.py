@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import dagster as dg
 from dagster.components.resolved.errors import ResolutionException
@@ -72,8 +72,9 @@ def _resolve_key(context: dg.ResolutionContext, template: str | None) -> KeyOfTa
     return key_of
 
 
-def _resolve_keys(context: dg.ResolutionContext, keys: Mapping[str, str] | str) -> dict[str, dg.AssetKey]:
-    if isinstance(keys, str):
+def _resolve_keys(context: dg.ResolutionContext, written: Mapping[str, str] | str) -> dict[str, dg.AssetKey]:
+    keys: Any = context.resolve_value(written) if isinstance(written, str) else written
+    if not isinstance(keys, Mapping):
         raise not_a_mapping("external_models.keys", keys, {"raw.orders": "dlt/shop/orders"})
     return {
         name: _as_key(
@@ -178,6 +179,7 @@ class ExternalModels(Attributes, path="external_models"):
         dg.Resolver(
             _resolve_keys,
             model_field_type=dict[str, str],
+            inject_before_resolve=False,
             description="Asset keys of single tables, by the table's name with or without its catalog. They win "
             "over `key`, and several tables may belong to one asset.",
             examples=[{"raw.orders": "dlt/shop/orders"}],

@@ -10,7 +10,7 @@ from dagster.components.resolved.core_models import OpSpec
 from unit.builders import DAY, HOUR, day, fqn, manifest, model, project_assets
 from unit.config.attributes import EVERYTHING, loaded
 
-from dg_sqlmesh_component import SQLMeshProject
+from dg_sqlmesh_component import SQLMeshProject, SQLMeshProjectComponent
 from dg_sqlmesh_component.backfill.job import build_backfill_job
 from dg_sqlmesh_component.config.attribute_types import RestateJob
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
@@ -18,6 +18,7 @@ from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig
 from dg_sqlmesh_component.definitions.op import ComponentOp
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.state.manifest_file import write_manifest
 
 BY_TIME: dict[str, Any] = {"kind": "INCREMENTAL_BY_TIME_RANGE"}
 PROJECT = manifest(
@@ -128,10 +129,18 @@ def test_wrong_job_is_refused_with_the_attribute_to_correct(
         ([{"by": "year"}], r"`restate\.jobs\.by` in defs\.yaml is 'year'"),
         ([{"bye": "day"}], r"(?s)restate\.jobs\.0\.bye.*Did you mean by\?"),
         ({"by": "day"}, r"(?s)restate\.jobs.*write a list"),
-        ([{}, {"by": "day"}], "two jobs .* `name`"),
     ],
     ids=str,
 )
 def test_wrong_jobs_are_refused_by_their_path(jobs: Any, error: str) -> None:
     with pytest.raises(Exception, match=error):  # pydantic's or ours
         loaded({**EVERYTHING, "restate": {"jobs": jobs}})
+
+
+@pytest.mark.parametrize("second", [{"by": "day"}, {"by": "month", "name": "sqlmesh_shop_restate_day"}], ids=str)
+def test_two_jobs_of_one_name_are_refused_also_if_one_has_it_by_default(second: dict[str, str], tmp_path: Path) -> None:
+    attributes = {"project": "/shop", "op": {"name": "sqlmesh_shop"}, "restate": {"jobs": [{}, second]}}
+    component = SQLMeshProjectComponent.from_attributes_dict(attributes=attributes)
+    write_manifest(replace(PROJECT, state_key=component.defs_state_config.key), tmp_path / "manifest")
+    with pytest.raises(ConfigurationError, match=r"two jobs of the name sqlmesh_shop_restate_day\. Set another `name`"):
+        component.build_defs_from_state(dg.ComponentTree.for_test().load_context, tmp_path / "manifest")

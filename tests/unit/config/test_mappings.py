@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
+import dagster as dg
 import pytest
 import yaml
 from dagster.components.resolved.core_models import OpSpec
@@ -10,7 +11,8 @@ from dagster.components.resolved.errors import ResolutionException
 from unit.config.attributes import EVERYTHING, loaded
 
 from dg_sqlmesh_component import Janitor, ProjectTests
-from dg_sqlmesh_component.config.attribute_types import Audits, Freshness, IntervalsCheck, Restate
+from dg_sqlmesh_component.config.attribute_types import Audits, Freshness, IntervalsCheck, Restate, RestateJob
+from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.scheduling import PollingSensor, Schedule
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
@@ -42,6 +44,7 @@ def resolved(attribute: str, value: Any) -> Any:
         ("op", "a mapping"),
         ("execution", "a mapping"),
         ("restate", "true, false or a mapping"),
+        ("restate.jobs", "a list of mappings"),
         ("schedule", "true, false or a mapping"),
         ("janitor", "true, false or a mapping"),
         ("intervals_check", "true, false or a mapping"),
@@ -57,7 +60,7 @@ def test_text_in_place_of_a_mapping_is_refused_with_an_example_in_yaml(attribute
     assert written == (key or name)
     assert value
     if name != "external_models":  # the example names a table of another project
-        assert loaded({**EVERYTHING, "automation": None, name: value})
+        assert loaded({**EVERYTHING, "automation": None, name: {key: value} if key else value})
 
 
 def test_example_is_in_the_form_of_the_file() -> None:
@@ -91,9 +94,15 @@ def test_null_is_the_default_of_an_optional_mapping(attribute: str) -> None:
         ("freshness", "{{ {'slack': '2h'} }}", Freshness("2h")),  # type: ignore[arg-type]  # becomes a duration
         ("janitor", "{{ {'name': 'clean'} }}", Janitor(name="clean")),
         ("op", "{{ {'name': 'sales'} }}", OpSpec(name="sales")),
+        ("restate", {"jobs": "{{ [{'by': 'month'}] }}"}, Restate(jobs=[RestateJob("month")])),
+        (
+            "external_models",
+            {"keys": "{{ {'raw.events': 'dlt/events'} }}"},
+            ExternalModels(keys={"raw.events": dg.AssetKey(["dlt", "events"])}),
+        ),
     ],
 )
-def test_template_may_render_to_a_mapping(attribute: str, template: str, expected: object) -> None:
+def test_template_may_render_to_a_mapping(attribute: str, template: Any, expected: object) -> None:
     assert resolved(attribute, template) == expected
 
 
