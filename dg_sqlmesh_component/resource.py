@@ -1,5 +1,6 @@
 """A resource for assets of the user's own: queries through the gateway of a SQLMesh project."""
 
+import os
 import pickle
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,7 +9,8 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.config.project import SQLMeshProject, is_project_folder, not_a_project_message
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.messages import QueryFinished, QueryRequest
 from dg_sqlmesh_component.worker_client.calls import answered
 
@@ -23,10 +25,12 @@ class SQLMeshResource(dg.ConfigurableResource[Any]):
     ```
     """
 
-    project: str = Field(description="The folder of the SQLMesh project.")
+    project: str = Field(description="The folder of the SQLMesh project. Relative paths start at the current folder.")
     gateway: str | None = Field(default=None, description="As `project.gateway` in defs.yaml.")
     config: str | None = Field(default=None, description="As `project.config` in defs.yaml.")
-    python: str | None = Field(default=None, description="As `project.python` in defs.yaml.")
+    python: str | None = Field(
+        default=None, description="Python interpreter with SQLMesh: a command, or a path. Default: the current one."
+    )
     env: dict[str, str] = Field(default_factory=dict, description="As `project.env` in defs.yaml.")
 
     def fetchdf(self, query: str) -> Any:
@@ -37,8 +41,12 @@ class SQLMeshResource(dg.ConfigurableResource[Any]):
         Raises:
             SQLMeshComponentError: The query failed, or the project cannot be opened; the class says who must act.
         """
-        folder = (Path(self.project).resolve(),)
-        project = SQLMeshProject(folder, self.gateway, config=self.config, python=self.python, env=self.env)
+        folder, python = Path(self.project).expanduser().resolve(), self.python
+        if not is_project_folder(folder):
+            raise ConfigurationError(not_a_project_message(folder, "Correct `project` of the SQLMeshResource."))
+        if python and os.sep in python:  # else SQLMesh's process would look for it from the project's folder
+            python = os.path.abspath(os.path.expanduser(python))  # links stay, as a virtual environment's is one
+        project = SQLMeshProject((folder,), self.gateway, config=self.config, python=python, env=self.env)
         with TemporaryDirectory() as temporary:
             file = Path(temporary) / "rows"
             answered(project, QueryRequest(project.open_request, query, str(file)), QueryFinished)

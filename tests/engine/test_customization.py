@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -472,7 +474,9 @@ def test_overridden_method_with_wrong_return_type_is_named_in_error(
 # -- a resource for assets of the user's own ------------------------------------------------------
 
 
-def test_asset_of_the_users_own_reads_what_a_query_returns_through_the_gateway(tmp_path: Path) -> None:
+def test_asset_of_the_users_own_reads_what_a_query_returns_through_the_gateway(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project = write_project(tmp_path / "shop", {"models/days.sql": "MODEL (name t.days, kind FULL); SELECT 1 AS id"})
     plan(project)
 
@@ -481,9 +485,12 @@ def test_asset_of_the_users_own_reads_what_a_query_returns_through_the_gateway(t
         rows = sqlmesh.fetchdf("SELECT id, DATE '2026-01-01' AS day FROM t.days")
         return {name: rows[name][0] for name in rows}
 
-    resource = SQLMeshResource(project=str(project))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    resource = SQLMeshResource(project="~/shop", python=os.path.relpath(sys.executable))
     result = dg.materialize([report], resources={"sqlmesh": resource})
     row = result.output_for_node("report")
     assert (row["id"], str(row["day"])[:10]) == (1, "2026-01-01")
     with pytest.raises(SQLMeshComponentError, match="no_such_table"):
         resource.fetchdf("SELECT * FROM no_such_table")
+    with pytest.raises(ConfigurationError, match=r"crm is not a SQLMesh project: .* Correct `project` of the SQLMesh"):
+        SQLMeshResource(project=str(tmp_path / "crm")).fetchdf("SELECT 1 AS id")
