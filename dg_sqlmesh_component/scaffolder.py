@@ -19,7 +19,7 @@ STARTER_FOLDER = "sqlmesh_project"
 """The folder of the starter project in the Dagster project, if `init` has no `project_path`."""
 
 
-class SQLMeshScaffoldParams(BaseModel):
+class SQLMeshScaffoldParams(BaseModel, extra="forbid"):
     """Parameters of the scaffolder, as flags or as JSON.
 
     `dg` turns each property of the JSON schema into a click option with a value, `--<property>`, whatever its type.
@@ -83,6 +83,11 @@ class SQLMeshProjectComponentScaffolder(dg.Scaffolder[SQLMeshScaffoldParams]):
                     "component."
                 )
         if params.init:
+            if params.gateway:
+                raise click.UsageError(
+                    "The starter project has one gateway, its default. Leave out --gateway. To use another project, "
+                    "leave out --init, and name it with --project-path."
+                )
             folder = Path(params.project_path).resolve() if params.project_path else root / STARTER_FOLDER
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
                 raise click.UsageError(

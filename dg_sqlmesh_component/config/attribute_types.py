@@ -286,6 +286,14 @@ class Audits(SampledRows, path="audits"):
         ),
     ] = "all"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sample_rows and self.checks in ("none", []):
+            raise ConfigurationError(
+                "`audits.sample_rows` in defs.yaml shows rows on asset checks, and with `audits.checks` no audit has "
+                "one. Change `audits.checks`, or remove `audits.sample_rows`."
+            )
+
     def has_check(self, audit: Audit) -> bool:
         """Whether the audit is an asset check."""
         if isinstance(self.checks, str):

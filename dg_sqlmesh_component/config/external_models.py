@@ -136,6 +136,14 @@ class Wait(Attributes, path="external_models.wait"):
         ),
     ] = timedelta(0)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tables == []:
+            raise ConfigurationError(
+                "`external_models.wait.tables` in defs.yaml is an empty list, so no interval would wait. Name a table, "
+                "or remove `external_models.wait`."
+            )
+
     def refuse_unknown(self, fqns: Collection[str]) -> None:
         """Raise a ConfigurationError if a pattern matches none of the external tables that models read."""
         for pattern in self.tables or ():

@@ -29,15 +29,25 @@ def test_init_works_with_json_params(dagster: DagsterProject) -> None:
         (["--project-path", "nowhere"], "nowhere. Nothing was written. Correct --project-path.\n"),
         (["--project-path", "."], "is not a SQLMesh project: it has none of config.py"),
         ([], "Name the SQLMesh project with --project-path <folder>"),
+        (["--init", "--gateway", "warehouse"], "has one gateway, its default. Leave out --gateway."),
     ],
-    ids=["missing folder", "folder without config", "no folder given"],
+    ids=["missing folder", "folder without config", "no folder given", "gateway of a starter"],
 )
-def test_path_of_no_project_fails_and_writes_nothing(dagster: DagsterProject, params: list[str], message: str) -> None:
+def test_wrong_flag_is_refused_and_nothing_is_written(dagster: DagsterProject, params: list[str], message: str) -> None:
     code, output = dg(dagster, "scaffold", "defs", COMPONENT, "shop", *params, check=False)
     assert code == 2
     assert message in output.split("\nError: ")[1]
     assert "Traceback" not in output
     assert not (dagster.root / dagster.root.name / "defs" / "shop").exists()
+
+
+def test_misspelt_parameter_in_json_is_refused_and_nothing_is_written(dagster: DagsterProject) -> None:
+    params = '{"init": true, "enviroment": "dev"}'
+    code, output = dg(dagster, "scaffold", "defs", COMPONENT, "shop", "--json-params", params, check=False)
+    assert code == 1
+    assert '"enviroment"' in output
+    assert "Extra inputs are not permitted" in output
+    assert not (dagster.root / "sqlmesh_project").exists()
 
 
 @pytest.mark.parametrize("file", ["defs.yaml", "component.yaml"])

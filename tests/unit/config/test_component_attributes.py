@@ -223,6 +223,8 @@ def test_number_must_be_finite(written: float) -> None:
         ({"preview": {"environment": " "}}, "`preview.environment` in defs.yaml is ' '"),
         ({"preview": {"environment": "pr_1", "columns": ["id"]}}, "`preview.columns` in .* is about sampled rows"),
         ({"audits": {"mask": ["email"]}}, "`audits.mask` in defs.yaml is about sampled rows, and there are none."),
+        ({"audits": {"checks": "none", "sample_rows": 5}}, "`audits.sample_rows` in defs.yaml shows rows on asset"),
+        ({"external_models": {"wait": {"tables": []}}}, "`external_models.wait.tables` in defs.yaml is an empty list"),
         ({"project": {"path": "shop", "environment": " "}}, "`project.environment` in defs.yaml is ' '. Write a name."),
         ({"janitor": {"environment": " "}}, "`janitor.environment` in defs.yaml is ' '. Write a name."),
         ({"project": {"path": "shop", "env": {"X": "\0"}}}, "`project.env.X` in defs.yaml contains a null character."),
