@@ -336,7 +336,9 @@ def rows_of(*days: int) -> list[str]:
 
 
 ITEM_ROWS = sorted(f"{n} 1200000000000000.69 a 1" for n in range(1, 17))
-YEARLY_DAYS = (datetime.date(day(3).year, 1, 1) - datetime.date(2020, 1, 1)).days
+LAST_TICK = day(0).year - (int(YEARLY_CRON.split()[3]) > day(0).month)
+"""The year of the last tick of YEARLY_CRON. SQLMesh computes the years before it."""
+YEARLY_DAYS = (datetime.date(LAST_TICK, 1, 1) - datetime.date(2020, 1, 1)).days
 IDLE = {"yearly": ("up_to_date", "passed", None, YEARLY_DAYS, ["1"])}
 
 AFTER_FAULTS: dict[str, Row] = {
