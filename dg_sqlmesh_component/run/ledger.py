@@ -322,11 +322,10 @@ class Ledger:
         return [self._settle(fqn, *entry.judge(None)) for fqn, entry in self._open_entries.items() if fqn not in kept]
 
     def pause(self, kept: frozenset[str]) -> list[NodeOutcome | AuditOnlyOutcome]:
-        """End an attempt before another attempt starts. The nodes in `kept` stay open, all others are settled."""
+        """End an attempt before another one starts. The open nodes in `kept` stay open, all others are settled."""
         self._failed_earlier = self.failed_for_good
         settled = self.settle_except(kept)
-        for fqn in kept:
-            entry = self._entries[fqn]
+        for entry in self._open_entries.values():
             entry.attempts += 1
             entry.earlier_errors = _messages(entry.failures) or entry.earlier_errors
             entry.start_over()

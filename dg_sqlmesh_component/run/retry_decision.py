@@ -41,14 +41,17 @@ def next_attempt(
     else:
         return None
     retried -= downstream_of(ledger.failed_for_good)
+    models = tuple(fqn for fqn in request.models if fqn in retried)
+    audits = tuple(name for name in request.standalone_audits if name in retried)
     audit_only = ledger.open_audit_only
-    if not retried and not audit_only:
+    if not models and not audits and not audit_only:
         return None
     return replace(
         request,
-        models=tuple(fqn for fqn in request.models if fqn in retried),
-        standalone_audits=tuple(name for name in request.standalone_audits if name in retried),
+        models=models,
+        standalone_audits=audits,
         audit_only={node: request.audit_only[node] for node in audit_only},
+        restate=request.restate if models else None,  # SQLMesh refuses a restatement of no model
     )
 
 

@@ -126,6 +126,7 @@ class _Step:
         self._retries = settings.attributes.execution.retries
         self._limits = limits_of(context, settings, awaited.sources)
         self._computing_since: int | None = None
+        self._only_pending: frozenset[str] = frozenset()  # as in `RestatementPlanned`
         self._restatement = RestatementMemory(context, settings, request.environment)
         self._not_cancelled: msg.QueriesNotCancelled | None = None
         self._problems: list[str] = []
@@ -206,7 +207,7 @@ class _Step:
         """Run SQLMesh until no retry helps. Return the end of the last attempt."""
         attempt, end = 1, (yield from self._attempt(self._request))
         while following := self._next_attempt(attempt, end):
-            retried = frozenset(following.models) | set(following.standalone_audits)
+            retried = self._retried(following)
             yield from self._results.report(self._ledger.settle_except(retried))
             attempt += 1
             self._wait(attempt, end, following)
@@ -279,8 +280,10 @@ class _Step:
         """Report models that SQLMesh adds to a restatement like the requested ones."""
         self._ledger.add(planned.added)
         self._ledger.leave_out(planned.left_out)
+        self._only_pending = frozenset(planned.only_pending)
+        others = {*planned.left_out, *self._only_pending}
         models = dict.fromkeys([*self._request.models, *planned.added])
-        self._request = replace(self._request, models=tuple(fqn for fqn in models if fqn not in planned.left_out))
+        self._request = replace(self._request, models=tuple(fqn for fqn in models if fqn not in others))
         self._results.select_checks_of(planned.added)
         self._restatement.plan(planned)
 
@@ -290,6 +293,12 @@ class _Step:
         return retry_decision.next_attempt(
             self._request, self._ledger, end, self._retries.is_transient, self._assets.downstream_of
         )
+
+    def _retried(self, following: msg.EvaluationRequest) -> frozenset[str]:
+        """The nodes of an attempt. SQLMesh adds pending models upstream of those that it restates."""
+        pending = {fqn: self._assets.downstream_of([fqn]) for fqn in self._only_pending}
+        added = [fqn for fqn, downstream in pending.items() if not downstream.isdisjoint(following.models)]
+        return frozenset([*following.models, *following.standalone_audits, *added])
 
     def _wait(self, attempt: int, end: retry_decision.End, following: msg.EvaluationRequest) -> None:
         assert self._retries is not None

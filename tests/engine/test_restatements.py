@@ -244,6 +244,48 @@ def test_a_range_that_failed_for_good_stays_remembered_if_a_retry_restates_anoth
     assert "The restatement of raw.orders has not finished for 2026-02-10" in failure
 
 
+LOSES_CONNECTION = """
+from pathlib import Path
+
+import pandas as pd
+from sqlmesh import model
+from sqlmesh.core.model.kind import ModelKindName
+
+
+@model(
+    "raw.orders",
+    kind={"name": ModelKindName.INCREMENTAL_BY_TIME_RANGE, "time_column": "ds"},
+    columns={"ds": "date", "n": "int"},
+)
+def execute(context, start, end, execution_time, **kwargs):
+    with Path("computed").open("a") as computed:
+        computed.write(f"{start:%Y-%m-%d} to {end:%Y-%m-%d} ")
+    if Path("lose_connection").exists():
+        Path("lose_connection").unlink()
+        raise ConnectionError("the connection was lost")
+    return pd.DataFrame({"ds": pd.date_range(start.date(), end.date()), "n": 1})
+"""
+
+
+def test_a_retry_computes_no_more_than_the_pending_day_of_a_model_upstream_of_the_restated_one(
+    new_shop: NewShop,
+) -> None:
+    files = {"models/orders.py": LOSES_CONNECTION, "models/revenue.sql": MODELS["models/revenue.sql"]}
+    config = CONFIG.replace("6 days ago", "'2026-01-01'")
+    retries = {"retries": {"max_retries": 1, "delay": 0.1}}
+    shop = new_shop(files, config, planned_at="1 day ago", restate=True, execution=retries)
+    computed = shop.project / "computed"
+    computed.unlink()
+    (shop.project / "lose_connection").touch()
+    yesterday = str(datetime.datetime.now(datetime.timezone.utc).date() - DAY)
+    run = shop.launch(ops=restate("2026-02-10", yesterday), assets=["marts/revenue"]).succeeded()
+    assert "Attempt 2 of 2 starts" in run.log
+    assert computed.read_text() == f"{yesterday} to {yesterday} " * 2
+    materialized = {key: event.metadata for key, event in run.materializations.items()}
+    assert materialized.keys() == {"raw/orders", "marts/revenue"}
+    assert {metadata["sqlmesh/attempts"].value for metadata in materialized.values()} == {2}
+
+
 def test_a_failed_restatement_of_a_table_that_only_dev_shows_is_no_matter_of_prod(shop: Shop) -> None:
     assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
     orders = shop.project / "models/orders.sql"

@@ -166,7 +166,7 @@ class RestatementPlanned(Event):
 
     # By model, the range that SQLMesh will compute again, and its number of intervals.
     ranges: dict[str, tuple[Interval, int]]
-    added: tuple[str, ...]  # models that were not requested, and have to be computed again because they are downstream
+    added: tuple[str, ...]  # models that were not requested, and are computed too
     environments: dict[str, int]  # other environments that lose intervals of these models, with the number of models
     asked_for: str  # the range of the run config, as SQLMesh resolves it
     planned_at: int = 0
@@ -174,6 +174,8 @@ class RestatementPlanned(Event):
     not_loaded: tuple[tuple[str, Interval], ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)  # requested models that are not restated, with the reason
     not_for_prod: tuple[str, ...] = ()  # models whose table prod will never show, as that of a forward-only change
+    # Models that are not restated: upstream of restated ones, with pending intervals in the range, which SQLMesh adds.
+    only_pending: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -233,6 +233,7 @@ def _planned(context: EvaluationContext) -> Plan:
         not_for_prod=tuple(
             sorted(fqn for fqn in ranges if not plan.deployability_index.is_representative(snapshots[fqn]))
         ),
+        only_pending=tuple(sorted(ranges.keys() - {snapshot_id.name for snapshot_id in plan.restatements})),
     )
     context.tracker.pipe.send(planned)
     context.tracker.pipe.receive(msg.GoAhead)

@@ -35,7 +35,13 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.StateLocked(),
     msg.DataComparedWithRecords((msg.ComputedData("a", PROMOTED, ((D1, D2[1]),)),), ("c0ffee",)),
     msg.RestatementPlanned(
-        {"a": (D1, 1)}, ("a",), {"dev": 2}, "from a to b", not_loaded=(("b", (0, 1)),), not_for_prod=("a",)
+        {"a": (D1, 1)},
+        ("a",),
+        {"dev": 2},
+        "from a to b",
+        not_loaded=(("b", (0, 1)),),
+        not_for_prod=("a",),
+        only_pending=("b",),
     ),
     msg.EnvironmentOpened("prod", {"a": PROMOTED, "add_up": ADD_UP}, ("b",), "cd /shop && sqlmesh plan"),
     msg.EvaluationPlanned({"a": (D1, D2), "b": ()}, {"a": msg.NodeIdle("a", held_back_by=msg.HeldBackBy(("c",)))}),

@@ -250,12 +250,14 @@ def test_invalid_retry_policy_is_refused_at_load(attributes: dict[str, Any]) -> 
 DOWNSTREAM, AUDITED = "marts.revenue", "core.orders"
 
 
-def next_request(*events: msg.Event, end: msg.EvaluationFinished | msg.RequestFailed) -> msg.EvaluationRequest | None:
+def next_request(
+    *events: msg.Event, end: msg.EvaluationFinished | msg.RequestFailed, restate: msg.Restatement | None = None
+) -> msg.EvaluationRequest | None:
     """Return the request of the next attempt in a project in which `marts.revenue` reads `staging.orders`."""
     project = manifest(model("staging.orders"), model(DOWNSTREAM, reads=["staging.orders"]), model(AUDITED))
     nodes = (fqn("staging.orders"), fqn(DOWNSTREAM))
     opened = msg.OpenProject(("/shop",), None, None, None)
-    request = msg.EvaluationRequest(opened, "prod", nodes, (), {AUDITED: ()}, 0, msg.AwaitedTables())
+    request = msg.EvaluationRequest(opened, "prod", nodes, (), {AUDITED: ()}, 0, msg.AwaitedTables(), restate=restate)
     ledger = Ledger(nodes, [AUDITED])
     for event in events:
         ledger.feed(event)
@@ -274,3 +276,14 @@ def test_downstream_model_of_a_persistent_failure_is_not_retried() -> None:
     assert retry_after_death.models == (fqn("staging.orders"), fqn(DOWNSTREAM))
     assert retry_after_failure is not None
     assert (retry_after_failure.models, retry_after_failure.audit_only) == ((), {AUDITED: ()})
+
+
+def test_a_retry_that_only_evaluates_audits_restates_nothing() -> None:
+    worker_death = msg.RequestFailed("WorkerError", "killed", is_transient=True)
+    failed = msg.NodeFailed(fqn("staging.orders"), "BinderException", "no such column", ())
+    restate = msg.Restatement("2026-01-01", "2026-01-02")
+    with_models, of_audits = (next_request(*of, end=worker_death, restate=restate) for of in ((), (failed,)))
+    assert with_models is not None
+    assert with_models.restate == restate
+    assert of_audits is not None
+    assert (of_audits.models, of_audits.restate) == ((), None)
