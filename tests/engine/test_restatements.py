@@ -202,6 +202,29 @@ def test_restatement_in_dev_leaves_prod_as_it_is_and_one_in_prod_names_dev(shop:
     assert rows(shop, "marts__dev") == {"2026-02-10": 7}
 
 
+DEV_ONLY = "virtual_environment_mode: dev_only"
+
+
+@pytest.mark.parametrize(("mode", "later_mode"), [("", "plan: {forward_only: true}"), (DEV_ONLY, DEV_ONLY)])
+def test_restatement_in_dev_of_a_model_of_prod_is_refused_if_all_plans_are_forward_only(
+    new_shop: NewShop, mode: str, later_mode: str
+) -> None:
+    """SQLMesh alone would restate it, and in the first mode write the table of prod."""
+    files = {name: MODELS[name] for name in ("models/orders.sql", "models/revenue.sql", "models/other.sql")}
+    config = CONFIG.replace("6 days ago", "'2026-01-01'")
+    shop = new_shop(files, config + mode, tables={"ctl.source": "SELECT 1 AS n"}, **ALLOWED)
+    (shop.project / "config.yaml").write_text(config + later_mode)
+    other = shop.project / "models/other.sql"
+    other.write_text(other.read_text().replace("AS ds FROM", "AS ds, 1 AS added FROM"))
+    shop.plan("dev", "--start", "2026-03-01")
+    shop.query("UPDATE ctl.source SET n = 7")
+    in_dev = restate("2026-02-10", "2026-02-10", environment="dev")
+    run = shop.launch(ops=in_dev, assets=["raw/orders"])
+    assert rows(shop) == {}
+    [failure] = run.failures
+    assert "raw.orders (environment dev shows the table of prod: restate it in prod)" in failure
+
+
 def test_failed_restatement_says_to_launch_it_again(shop: Shop) -> None:
     assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
     shop.query("UPDATE ctl.source SET n = NULL")

@@ -197,6 +197,7 @@ def _planned(context: EvaluationContext) -> Plan:
             execution_time=request.execution_time,
             skip_tests=True,
             skip_linter=True,
+            forward_only=False,  # with `plan.forward_only`, SQLMesh would restate tables of prod in a dev environment
         ).build()
     except PlanError as error:
         raise ConfigurationError(
@@ -204,22 +205,17 @@ def _planned(context: EvaluationContext) -> Plan:
             "`restate` in the run config."
         ) from error
     snapshots = plan.context_diff.snapshots_by_name
-    ranges = {
-        missing.snapshot_id.name: (
-            (missing.intervals[0][0], missing.intervals[-1][1]),
-            # SQLMesh counts days for a view too, but computes it once.
-            len(missing.intervals) if is_incremental(snapshots[missing.snapshot_id.name]) else 1,
-        )
-        for missing in plan.missing_intervals
-        if missing.intervals
-    }
+    ranges = _ranges(plan)
+    restated = {snapshot_id.name for snapshot_id in plan.restatements}
+    # In a dev_only project, all plans are forward-only.
+    shared = {fqn for fqn in restated if request.environment != c.PROD and not snapshots[fqn].is_paused}
     left_out |= {
         fqn: _why_not(snapshots[fqn], request.environment, plan)
-        for fqn in requested
-        if fqn in snapshots and fqn not in ranges
+        for fqn in [*requested, *sorted(shared.difference(requested))]
+        if fqn in snapshots and (fqn not in ranges or fqn in shared)
     }
     # SQLMesh would still compute whole tables downstream, and a run that restates none of its models would be green.
-    if left_out and not (restate.leaves_out and ranges.keys() & set(requested)):
+    if left_out and (shared or not (restate.leaves_out and ranges.keys() & set(requested))):
         raise _unrestatable(left_out, snapshots, context)
     context.request = replace(request, models=tuple(fqn for fqn in request.models if fqn not in left_out))
     planned = msg.RestatementPlanned(
@@ -233,11 +229,25 @@ def _planned(context: EvaluationContext) -> Plan:
         not_for_prod=tuple(
             sorted(fqn for fqn in ranges if not plan.deployability_index.is_representative(snapshots[fqn]))
         ),
-        only_pending=tuple(sorted(ranges.keys() - {snapshot_id.name for snapshot_id in plan.restatements})),
+        only_pending=tuple(sorted(ranges.keys() - restated)),
     )
     context.tracker.pipe.send(planned)
     context.tracker.pipe.receive(msg.GoAhead)
     return plan
+
+
+def _ranges(plan: Plan) -> dict[str, tuple[Interval, int]]:
+    """As in `RestatementPlanned`."""
+    snapshots = plan.context_diff.snapshots_by_name
+    return {
+        missing.snapshot_id.name: (
+            (missing.intervals[0][0], missing.intervals[-1][1]),
+            # SQLMesh counts days for a view too, but computes it once.
+            len(missing.intervals) if is_incremental(snapshots[missing.snapshot_id.name]) else 1,
+        )
+        for missing in plan.missing_intervals
+        if missing.intervals
+    }
 
 
 def _not_loaded(
