@@ -225,6 +225,35 @@ def test_restatement_in_dev_of_a_model_of_prod_is_refused_if_all_plans_are_forwa
     assert "raw.orders (environment dev shows the table of prod: restate it in prod)" in failure
 
 
+def test_other_versions_lose_the_restated_day_of_a_model_also_if_another_run_restates_the_rest(
+    new_shop: NewShop,
+) -> None:
+    """Otherwise a plan would bring back the rows from before the restatement."""
+    with_fee = "SELECT ds, n + (SELECT max(amount) FROM ctl.fees) AS n FROM"
+    files = {
+        "models/orders.sql": MODELS["models/orders.sql"],
+        "models/revenue.sql": MODELS["models/revenue.sql"].replace("SELECT ds, n FROM", with_fee),
+    }
+    config = CONFIG.replace("6 days ago", "'2026-01-01'")
+    tables = {"ctl.source": "SELECT 1 AS n", "ctl.fees": "SELECT 0 AS amount"}
+    shop = new_shop(files, config, tables=tables, restate=True)
+    orders = shop.project / "models/orders.sql"
+    orders.write_text(orders.read_text().replace("AS n FROM range", "+ 0 AS n FROM range"))
+    shop.plan("dev")
+    shop.query("UPDATE ctl.source SET n = 7")
+    shop.query("ALTER TABLE ctl.fees RENAME amount TO renamed")
+    day = restate("2026-02-10", "2026-02-10")
+    first = shop.launch(ops=day, assets=["raw/orders"]).failed()
+    assert (first.status_of("raw/orders"), first.status_of("marts/revenue")) == ("executed", "failed")
+    shop.query("ALTER TABLE ctl.fees RENAME renamed TO amount")
+    shop.launch(ops=day, assets=["marts/revenue"]).succeeded()
+    assert rows(shop) == {"2026-02-10": 7}
+
+    shop.plan()
+
+    assert rows(shop) == {"2026-02-10": 7}
+
+
 def test_failed_restatement_says_to_launch_it_again(shop: Shop) -> None:
     assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
     shop.query("UPDATE ctl.source SET n = NULL")

@@ -1,8 +1,12 @@
 """Serve an `EvaluationRequest` with a restatement (`restate`): compute a range of the models again.
 
 A restatement is a plan that changes no code: `plan_builder(restate_models=...)` takes the models from the state,
-whatever the local files contain. SQLMesh decides which downstream models have to be computed again. In prod, SQLMesh
-also removes the intervals of other versions of these models from the state: their data would be older than prod's.
+whatever the local files contain. SQLMesh decides which downstream models have to be computed again.
+
+In prod, SQLMesh also removes the intervals of other versions of these models from the state: their data would be older
+than prod's. It does so after all models are computed. If one fails, it does not, and a restatement of the rest would
+leave the versions of the finished ones as they are. So the intervals are also removed before the first model is
+computed. If the run is killed after that, other environments only compute them again.
 
 Intervals that are held back, or whose signals are not ready, would stay computed in the state, with the rows of an
 older source. So they are forgotten: the next run computes them.
@@ -18,6 +22,7 @@ from typing import Any
 from sqlmesh.core import constants as c
 from sqlmesh.core.plan import EvaluatablePlan, Plan
 from sqlmesh.core.plan.common import identify_restatement_intervals_across_snapshot_versions
+from sqlmesh.core.plan.stages import RestatementStage
 from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
 from sqlmesh.core.selector import NativeSelector
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, start_date
@@ -85,6 +90,9 @@ class RestatementContext(EvaluationContext):
         self, evaluator: Any, plan: EvaluatablePlan, circuit_breaker: Callable[[], bool] | None
     ) -> None:
         check_before_stages(evaluator, self.tracker.require_locks)
+        if plan.restate_all_snapshots:
+            nodes = self.restatement.context_diff.snapshots_by_name
+            evaluator.visit_restatement_stage(RestatementStage(nodes), plan)
         evaluator.evaluate(plan, circuit_breaker=circuit_breaker)
 
     def watch(self, scheduler: Scheduler) -> None:
