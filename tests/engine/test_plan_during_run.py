@@ -59,3 +59,24 @@ def test_plan_during_run_restarts_sqlmesh_and_each_computed_version_is_recorded_
             assert (materialization.tags or {})["dagster/code_version"] == stored["data_hashes"][fqn]
         assert all(after[fqn] > before.get(fqn, 0) for fqn in after)
         assert server.query("SELECT paused FROM t.last", "landing") == [("changed",)]
+
+
+def test_a_restatement_during_which_a_plan_promotes_other_versions_asks_for_another_one(new_shop: NewShop) -> None:
+    start, end, today = (time.strftime("%Y-%m-%d", time.gmtime(time.time() - days * 86400)) for days in (6, 1, 0))
+    pause = f"CASE WHEN @execution_ds >= '{today}' THEN pg_advisory_xact_lock(7)::text ELSE '' END"
+    with postgres_server() as server:
+        server.query("CREATE DATABASE landing")
+        files = {"models/slow.sql": MODEL.format(name="slow", start=start, pause=pause, source="")}
+        shop = new_shop(files, server.config("landing"), restate=True)
+        with server.advisory_lock(7, "landing"):  # t.slow waits for this lock until the plan is applied
+            process = shop.start(ops={"sqlmesh_shop": {"restate": {"start": start, "end": end}}})
+            wait_until(lambda: bool(server.query(WAITING_QUERY)), process)
+            changed = MODEL.format(name="slow", start=start, pause="'changed'", source="")
+            (shop.project / "models" / "slow.sql").write_text(changed)
+            shop.plan()
+        record = shop.run_record(process.communicate(timeout=200)[0].split()[-1])
+        [failure] = record.failed().failures
+        assert "deployed new versions of 1 models" in failure
+        assert "launch the same restatement again" in failure
+        assert "named no model that failed" not in failure
+        assert record.status_of("t/slow") == "executed"

@@ -139,7 +139,7 @@ def _evaluate(context: EvaluationContext) -> msg.EvaluationFinished:
             with exits_as_exceptions():
                 status = context.compute()
         except Exception as error:  # a statement's: any driver's
-            if not tracker.is_through or own_bug(error):
+            if not tracker.is_through or isinstance(error, SQLMeshComponentError) or own_bug(error):
                 raise
             late_error = error
     tracker.report_unfinished_coverage()

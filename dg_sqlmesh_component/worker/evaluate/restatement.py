@@ -28,10 +28,10 @@ from sqlmesh.core.selector import NativeSelector
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, start_date
 from sqlmesh.core.snapshot.definition import Interval
 from sqlmesh.utils.date import make_exclusive, now_timestamp, to_timestamp
-from sqlmesh.utils.errors import PlanError
+from sqlmesh.utils.errors import ConflictingPlanError, PlanError
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError, EvaluationError
 from dg_sqlmesh_component.protocol.formatting import listed, unquoted, utc_text
 from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.worker.context import display_name
@@ -80,8 +80,14 @@ class RestatementContext(EvaluationContext):
         replace_apply(self, self._apply_with_locks)
         try:
             self.apply(self.restatement)
+        except ConflictingPlanError as error:
+            raise EvaluationError(
+                f"Another plan has changed environment {self.request.environment} during the restatement. Versions "
+                "that it has promoted may have older rows. To restate them too, launch the same restatement again. "
+                f"SQLMesh reported: {describe_error(error)}"
+            ) from error
         except PlanError:
-            if not self.tracker.is_through:  # else SQLMesh has reported the failed models
+            if not (self.tracker.failed or self.tracker.was_cancelled):  # else SQLMesh has reported the failed models
                 raise
             return "failure"
         return "success"
