@@ -143,8 +143,8 @@ def refuse_options_without_effect(config: SQLMeshRunConfig, environment: str, *,
     options += [] if config.skip_janitor else ["skip_janitor"]
     if config.restate is not None and options:
         raise ConfigurationError(
-            f"The run config sets restate and {' and '.join(options)}. A restatement has its own start and end, and "
-            f"computes no pending intervals. Leave {' and '.join(options)} out."
+            f"The run config sets restate and {' and '.join(options)}. A restatement takes only its own start and "
+            f"end. Leave {' and '.join(options)} out."
         )
     options += [name for name in ("restate", "dry_run", "over_budget") if getattr(config, name)]
     if options and not runs_models:

@@ -14,9 +14,9 @@ from dg_sqlmesh_component.report.wording import Wording, computed_text
 
 def restatement_log(wording: Wording, planned: msg.RestatementPlanned, costs: Mapping[str, RecordedCost]) -> str:
     """The log line of a planned restatement: each model with its range, and what else it means. Costs are by fqn."""
-    intervals = sum(number for _, number in planned.ranges.values())
+    restated = {fqn: number for fqn, (_, number) in planned.ranges.items() if fqn not in planned.only_pending}
     lines = [
-        f"This run restates {counted(len(planned.ranges), 'model')}, {counted(intervals, 'interval')}. "
+        f"This run restates {counted(len(restated), 'model')}, {counted(sum(restated.values()), 'interval')}. "
         f"{_estimate(wording, planned, costs)}",
         *(
             f"    {wording.assets.name(fqn)}: {range_} ({counted(number, 'interval')})"
@@ -24,9 +24,13 @@ def restatement_log(wording: Wording, planned: msg.RestatementPlanned, costs: Ma
             for range_ in [computed_text(wording.assets, fqn, [interval])]
         ),
     ]
-    if planned.added:
-        names = listed(list(map(wording.assets.name, planned.added)))
-        lines.append(f"Not selected, but downstream of a restated model, so SQLMesh computes them again: {names}.")
+    downstream = [fqn for fqn in planned.added if fqn in restated]
+    for models, why in (
+        (downstream, "Not selected, but downstream of a restated model, so SQLMesh computes them again"),
+        (planned.only_pending, "Not restated, but upstream of a restated model, so SQLMesh computes what is pending"),
+    ):
+        if models:
+            lines.append(f"{why}: {listed(list(map(wording.assets.name, models)))}.")
     if planned.left_out:
         left_out = [f"{wording.assets.name(fqn)} ({why})" for fqn, why in planned.left_out.items()]
         lines.append(f"Left out: {listed(left_out)}.")

@@ -85,8 +85,8 @@ def _outcomes_if_all_succeed(
         elif isinstance(event, msg.OtherTablesFound):
             session.answer(awaited.answer(event))
         elif isinstance(event, msg.RestatementPlanned):
-            ledger.add(event.added)
             ledger.leave_out(event.left_out)
+            ledger.add([*event.added, *event.only_pending])
             if why := limits.refuse_restatement(event, log):
                 raise ConfigurationError(why)
             session.answer(msg.GoAhead())

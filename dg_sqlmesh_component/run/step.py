@@ -186,7 +186,7 @@ class _Step:
         """Why a run of a backfill fails although no model has failed: its bar would say that the range is restated."""
         if not isinstance(self._context, JobOfAssets):
             return []
-        selected = {self._assets.fqn_by_key[key] for key in self._context.selected_asset_keys}
+        selected = {self._assets.fqn_by_key[key] for key in self._context.selected_asset_keys} - self._only_pending
         outcomes = {outcome.fqn: outcome.outcome for outcome in self._results.outcomes if outcome.fqn in selected}
         if set(outcomes.values()) != {Outcome.WAITING}:
             return []
@@ -278,8 +278,8 @@ class _Step:
 
     def _plan_restatement(self, planned: msg.RestatementPlanned) -> None:
         """Report models that SQLMesh adds to a restatement like the requested ones."""
-        self._ledger.add(planned.added)
         self._ledger.leave_out(planned.left_out)
+        self._ledger.add([*planned.added, *planned.only_pending])  # one that is left out may be pending
         self._only_pending = frozenset(planned.only_pending)
         others = {*planned.left_out, *self._only_pending}
         models = dict.fromkeys([*self._request.models, *planned.added])

@@ -129,6 +129,21 @@ def test_a_day_in_which_no_selected_model_can_be_restated_fails_and_computes_not
     assert failure.startswith("SQLMesh cannot restate warehouse.raw.new (not promoted). Nothing was computed.")
 
 
+def test_a_selected_model_that_is_left_out_computes_a_pending_day_of_the_range(new_shop: NewShop) -> None:
+    files = {
+        "models/kept.sql": f"MODEL (name raw.kept, kind INCREMENTAL_UNMANAGED); SELECT ds, n FROM ctl.source {READS}",
+        "models/revenue.sql": MODELS["models/revenue.sql"].replace("raw.orders", "raw.kept"),
+    }
+    tables = {"ctl.source": SOURCE.format(start=DAYS[0])}
+    shop = new_shop(files, tables=tables, planned_at="1 day ago", restate={"jobs": [{}]})
+    job = shop.refresh().resolve_job_def(JOB.format(by="day"))
+    yesterday = f"{datetime.now(timezone.utc) - timedelta(days=1):%Y-%m-%d}"
+    result = job.execute_in_process(partition_key=yesterday, instance=shop.instance, raise_on_error=False)
+    run = shop.run_record(result.run_id).succeeded()
+    assert "Left out: raw.kept (kind INCREMENTAL_UNMANAGED: `disable_restatement` is true)." in run.log
+    assert set(run.materializations) == {"raw/kept", "marts/revenue"}
+
+
 def test_a_day_in_which_each_selected_model_waits_fails_and_the_next_run_computes_it(new_shop: NewShop) -> None:
     is_open = "def is_open(batch):\n    return not Path('closed').exists()\n"
     waits = f"MODEL (name raw.waits, {BY_DAY}, signals [is_open()]); SELECT ds, n FROM ctl.source {READS}"

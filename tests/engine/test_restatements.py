@@ -225,6 +225,23 @@ def test_restatement_in_dev_of_a_model_of_prod_is_refused_if_all_plans_are_forwa
     assert "raw.orders (environment dev shows the table of prod: restate it in prod)" in failure
 
 
+def test_a_selected_model_that_sqlmesh_cannot_restate_is_refused_also_if_it_is_pending(new_shop: NewShop) -> None:
+    files = {
+        "models/kept.sql": "MODEL (name raw.kept, kind INCREMENTAL_UNMANAGED); SELECT @end_ds::DATE AS ds, 1 AS n",
+        "models/revenue.sql": MODELS["models/revenue.sql"].replace("raw.orders", "raw.kept"),
+    }
+    shop = new_shop(files, restate=True)
+    yesterday = datetime.datetime.now(datetime.timezone.utc).date() - DAY
+    range_ = restate(str(yesterday - 4 * DAY), str(yesterday))
+    [failure] = shop.launch(ops=range_, assets=["raw/kept", "marts/revenue"]).failures
+    assert "cannot restate raw.kept (kind INCREMENTAL_UNMANAGED: `disable_restatement` is true)." in failure
+    run = shop.launch(ops=range_, assets=["marts/revenue"]).succeeded()
+    assert run.status_of("raw/kept") == "executed"
+    assert "This run restates 1 model, 5 intervals." in run.log
+    assert "Not restated, but upstream of a restated model, so SQLMesh computes what is pending: raw.kept." in run.log
+    assert "Not selected, but downstream" not in run.log
+
+
 def test_other_versions_lose_the_restated_day_of_a_model_also_if_another_run_restates_the_rest(
     new_shop: NewShop,
 ) -> None:
@@ -255,6 +272,11 @@ def test_other_versions_lose_the_restated_day_of_a_model_also_if_another_run_res
 
 
 def test_failed_restatement_says_to_launch_it_again(shop: Shop) -> None:
+    shop.query("UPDATE ctl.source SET n = NULL")
+    yesterday = str(datetime.datetime.now(datetime.timezone.utc).date() - DAY)
+    [failure] = shop.launch(ops=restate("2026-02-10", yesterday), assets=["marts/revenue"]).failures
+    assert "raw.orders has not finished" not in failure, "a run computes its pending days"
+    shop.query("UPDATE ctl.source SET n = 1")
     assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
     shop.query("UPDATE ctl.source SET n = NULL")
     run = shop.launch(ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"])

@@ -223,13 +223,14 @@ def _planned(context: EvaluationContext) -> Plan:
     restated = {snapshot_id.name for snapshot_id in plan.restatements}
     # In a dev_only project, all plans are forward-only.
     shared = {fqn for fqn in restated if request.environment != c.PROD and not snapshots[fqn].is_paused}
+    possible = (restated & ranges.keys()) - shared
     left_out |= {
         fqn: _why_not(snapshots[fqn], request.environment, plan)
         for fqn in [*requested, *sorted(shared.difference(requested))]
-        if fqn in snapshots and (fqn not in ranges or fqn in shared)
+        if fqn in snapshots and fqn not in possible
     }
     # SQLMesh would still compute whole tables downstream, and a run that restates none of its models would be green.
-    if left_out and (shared or not (restate.leaves_out and ranges.keys() & set(requested))):
+    if left_out and (shared or not (restate.leaves_out and possible.intersection(requested))):
         raise _unrestatable(left_out, snapshots, context)
     context.request = replace(request, models=tuple(fqn for fqn in request.models if fqn not in left_out))
     planned = msg.RestatementPlanned(

@@ -89,7 +89,7 @@ class Coverages:
 
         Args:
             done: Intervals that were computed and recorded after the snapshots were read.
-            undone: Intervals of a restatement that has failed after the snapshots were read.
+            undone: Intervals that a restatement has failed to compute after that, also pending ones.
             forgotten: Computed intervals that were forgotten after the snapshots were read, to compute them again.
         """
         snapshot = self._snapshots[fqn]
@@ -97,9 +97,10 @@ class Coverages:
             return None
         computed = self.computed(fqn, done, forgotten)
         whole = (computed[0][0], computed[-1][1]) if computed else None
+        recorded = common(undone, computed_intervals(snapshot, self.index))  # the others are pending
         # SQLMesh itself remembers the automatic restatements that have not finished.
         automatic = subtract(computed, subtract(computed, snapshot.pending_restatement_intervals))
-        unrestated = subtract([*self.known.unrestated.get(fqn, ()), *automatic, *undone], done)
+        unrestated = subtract([*self.known.unrestated.get(fqn, ()), *automatic, *recorded], done)
         late = common(subtract(self.known.late.get(fqn, ()), done), computed)
         missing, waiting = self.missing(fqn, done, forgotten)
         coverage = msg.IntervalCoverage(fqn, whole, unrestated=unrestated, waiting=merged(waiting), late=late)

@@ -152,6 +152,12 @@ def test_unfinished_restatements_are_listed_until_the_range_is_computed_again() 
     assert failed.unrestated == ((day(1), day(2)),)
 
 
+def test_pending_interval_that_a_restatement_has_failed_to_compute_is_only_a_gap() -> None:
+    failed = coverage([(1, 4)], day(6), undone=((day(4), day(6)),))
+    assert failed is not None
+    assert (failed.unrestated, failed.gaps) == (((day(4), day(5)),), ((day(5), day(6)),))
+
+
 def test_automatic_restatement_that_has_not_finished_is_listed_as_far_as_it_was_computed() -> None:
     automatic = coverage([(1, 3)], day(4), restated_by_sqlmesh=((day(2), day(9)),))
     assert automatic == msg.IntervalCoverage(FQN, (day(1), day(4)), unrestated=((day(2), day(4)),))
