@@ -813,7 +813,15 @@ class RunRecord:
         return [entry.user_message for entry in self.entries if entry.level == logging.WARNING]
 
     def status_of(self, asset: str) -> str | None:
-        """Return the outcome of an asset: `sqlmesh/status` of its event, in one word, else `executed`."""
+        """Return the outcome of an asset, in one word: `sqlmesh/status` of its event.
+
+        The event of an executed model has none: a materialization or, in another environment, an observation.
+        """
         event = self.materializations.get(asset) or self.observations.get(asset) or self.computed_outside.get(asset)
-        status = event and event.metadata.get("sqlmesh/status")
-        return str(status.value).replace(" ", "_") if status else "executed" if event else None
+        if event is None:
+            return None
+        if status := event.metadata.get("sqlmesh/status"):
+            return str(status.value).replace(" ", "_")
+        is_executed = asset in self.materializations or "sqlmesh/environment" in event.metadata
+        assert is_executed, f"{asset} has an event without an outcome"
+        return "executed"
