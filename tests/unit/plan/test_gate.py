@@ -26,6 +26,19 @@ def test_a_plan_with_its_own_digest_is_not_refused() -> None:
     assert kinds(plan(ORDERS), Decision(digest_of(plan(ORDERS), ()))) == []
 
 
+DIFFERENCES = {
+    "models": "files of the project",
+    "categories": "categories of the changes",
+    "statements": "statements before or after all models",
+    "requirements": "required Python packages",
+    "settings": "settings of the environment",
+    "selection": "`select`",
+    "previous models": "showed other versions",
+    "previous statements": "had other statements",
+}
+"""By part of a digest, words of its meaning that no other meaning has."""
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_a_refusal_names_the_part_that_differs(part: str) -> None:
     approved = plan(ORDERS)
@@ -36,6 +49,7 @@ def test_a_refusal_names_the_part_that_differs(part: str) -> None:
     assert refusal.kind == ("moved" if part.startswith("previous") else "digest")
     assert digest_of(now, ()) in refusal.message
     assert digest_of(approved, ()) in refusal.message
+    assert [other for other, words in DIFFERENCES.items() if words in refusal.message] == [part]
 
 
 def test_a_plan_that_is_being_finished_has_the_attempt_before_it_as_previous_plan() -> None:
@@ -80,7 +94,9 @@ def test_a_destructive_change_is_refused_until_its_model_is_named() -> None:
 def test_an_allow_list_of_the_reviewed_plan_has_to_be_the_same_when_it_is_applied() -> None:
     built = plan(SALES)
     digest = digest_of(built, ("marts.sales",))
-    assert kinds(built, Decision(digest)) == ["digest", "destructive"]
+    found = refusals(built, Decision(digest), "shop_apply", {})
+    assert [refusal.kind for refusal in found] == ["digest", "destructive"]
+    assert "`allow_destructive` names other models" in found[0].message
     assert kinds(built, Decision(digest, allow_destructive=("marts.sales",))) == []
 
 
