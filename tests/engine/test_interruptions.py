@@ -115,13 +115,15 @@ def test_model_that_ends_process_fails_alone(new_shop: NewShop, ends: str, raise
 
 
 def test_next_run_computes_interrupted_models_once(shop: Shop) -> None:
+    (shop.project / "die").write_text("exit")
+    shop.launch("in_process").failed()
+    (shop.project / "die").unlink()
     before = shop.state()["intervals"]
-    record = shop.launch("in_process")
+    record = shop.launch("in_process").succeeded()
     after = shop.state()["intervals"]
-    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
-    assert {fqn.split('"')[-2] for fqn in after if after[fqn] > before[fqn]} == {
-        key.split("/")[1] for key in record.materializations
-    }
+    assert set(record.materializations) == {"t/bad", "t/mortal", "t/last"}
+    assert {fqn.split('"')[-2] for fqn in after if after[fqn] > before[fqn]} == {"bad", "mortal", "last"}
+    assert shop.launch("in_process").succeeded().materializations == {}
 
 
 FORK = """
