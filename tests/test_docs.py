@@ -21,6 +21,7 @@ from unit.builders import day, fqn, manifest, model
 
 from dg_sqlmesh_component.protocol.manifest import AnsweredSelection
 from dg_sqlmesh_component.report.outcomes import Outcome
+from dg_sqlmesh_component.sensor.plans import CHANGES
 from dg_sqlmesh_component.worker.__main__ import SQLMESH_FLOOR
 
 README = REPOSITORY / "README.md"
@@ -154,7 +155,11 @@ def test_package_has_the_message_that_troubleshooting_explains(message: str) -> 
 def test_metadata_page_has_every_key() -> None:
     page = (REPOSITORY / "docs" / "metadata.md").read_text()
     sources = [path.read_text() for path in (REPOSITORY / "dg_sqlmesh_component").rglob("*.py")]
-    keys = {text for source in sources for text in texts_in(source) if re.fullmatch("sqlmesh/[a-z_]*[a-z]", text)}
+    texts = {text for source in sources for text in texts_in(source)}
+    keys = {text for text in texts if re.fullmatch("sqlmesh/[a-z_]*[a-z]", text)}
+    keys |= {f"sqlmesh/models_{change.replace(' ', '_')}" for change in CHANGES}
+    in_general = "sqlmesh/..."  # the page has other outcomes and properties in general
+    assert {text for text in texts if re.fullmatch(r"sqlmesh/\w*\.\.\.", text)} == {in_general, "sqlmesh/models_..."}
     assert {key for key in keys if f"`{key}`" not in page} == set()
 
 
@@ -233,11 +238,20 @@ def test_pictures_are_shown_and_load_fast() -> None:
         assert picture.stat().st_size <= 150 * 1024, picture.name
 
 
+def headings_of(page: Path) -> set[str]:
+    """The anchors of a page's headings."""
+    text = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {"-".join(re.sub(r"[^\w\s-]", "", heading).lower().split()) for heading in headings}
+
+
 def test_links_between_documents_exist() -> None:
     for document in [*DOCUMENTS, REPOSITORY / "CONTRIBUTING.md"]:
-        for target in re.findall(r"\]\(([^)#\s]+)", document.read_text()):
+        for target, heading in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?", document.read_text()):
             if "://" not in target:
-                assert (document.parent / target).exists(), f"{document.name}: {target}"
+                page = document.parent / target if target else document
+                assert page.exists(), f"{document.name}: {target}"
+                assert not heading or heading in headings_of(page), f"{document.name}: {target}#{heading}"
 
 
 def test_files_that_the_documents_include_exist() -> None:

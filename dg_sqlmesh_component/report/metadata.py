@@ -71,8 +71,9 @@ def audit_metadata(audit: AuditResult, *, of_all_intervals: bool = False) -> dic
     query = {"sqlmesh/query": sql_metadata(audit.query)} if audit.query else {}
     sample = {"sqlmesh/failing_rows": _sample(audit.sample)} if audit.sample else {}
     # Dagster plots both numbers. One is about the intervals of a run.
-    count = "failing_row_count_of_all_intervals" if of_all_intervals else "failing_row_count"
-    return {f"sqlmesh/{count}": audit.failing_rows, **sample, **query}
+    of_all = "sqlmesh/failing_row_count_of_all_intervals"
+    count = of_all if of_all_intervals else "sqlmesh/failing_row_count"
+    return {count: audit.failing_rows, **sample, **query}
 
 
 def _sample(sample: msg.Sample) -> dg.TableMetadataValue:

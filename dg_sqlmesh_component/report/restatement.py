@@ -58,9 +58,9 @@ def restatement_metadata(
     metadata: dict[str, dg.MetadataValue] = {"sqlmesh/restated": dg.MetadataValue.table(records)}
     if estimate := RecordedCost.total(list(costs.values())):
         metadata["sqlmesh/estimated_seconds"] = dg.MetadataValue.float(estimate.seconds)
-        for name, value in (("rows", estimate.rows), ("bytes", estimate.bytes)):
+        for key, value in (("sqlmesh/estimated_rows", estimate.rows), ("sqlmesh/estimated_bytes", estimate.bytes)):
             if value is not None:
-                metadata[f"sqlmesh/estimated_{name}"] = dg.MetadataValue.int(round(value))
+                metadata[key] = dg.MetadataValue.int(round(value))
     if planned.environments:
         metadata["sqlmesh/environments_without_intervals"] = dg.MetadataValue.json(planned.environments)
     return metadata

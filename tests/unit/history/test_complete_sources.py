@@ -91,6 +91,8 @@ FROM_START = until(FIRST)
 WITHOUT_TWO = ((at("2026-11-02"), at("2026-11-03")), *LOADED_THREE)
 REFUSED, PASSED = result(9, "failed", RUN[2]), result(9, "passed", RUN[0])
 PLANNED, UNEVALUATED = (result(0, status, run="backfill") for status in ("planned", "unevaluated"))
+BY_EVENTS = "has failed on a load whose run was deleted"
+"""Only the events of a run say so: the case is in test_sources.py."""
 
 CASES: dict[str, list[Case]] = {
     "no partitions": [
@@ -206,7 +208,7 @@ CASES: dict[str, list[Case]] = {
         ),
         case(DAYS, RUN, LOADED_THREE, "no materialization", result(9, "passed")),
     ],
-    "has failed on a load whose run was deleted": [],  # test_source_events.py: the events say so
+    BY_EVENTS: [],
 }
 """By the first cell of a row."""
 
@@ -223,6 +225,7 @@ def test_each_row_of_the_tables_in_the_docs_has_cases() -> None:
     rows = re.findall(r"^\| (.+?) \|.*\n", page, re.MULTILINE)
     headers = {"the asset has", "which load counts", "a blocking check"}
     assert [row for row in rows if row not in headers] == list(CASES)
+    assert [row for row, cases in CASES.items() if not cases] == [BY_EVENTS]
 
 
 STARTS: dict[str, tuple[dg.TimeWindowPartitionsDefinition, str]] = {
