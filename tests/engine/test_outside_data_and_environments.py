@@ -224,6 +224,7 @@ def test_check_of_a_failed_model_is_about_its_outside_data_recorded_in_the_same_
     shop.query("UPDATE ctl.fails SET n = 1")
     record = shop.launch()
     assert {"t/one", "t/two", "t/three"} == set(record.reported_outside)
+    assert {f"{asset}:sqlmesh_execution_status" for asset in record.reported_outside} == record.checks.keys()
     for name, check in record.checks.items():
         assert not check.passed, name
         (last,) = shop.instance.fetch_materializations(check.asset_key, limit=1).records

@@ -57,7 +57,8 @@ def test_an_apply_of_the_reviewed_digest_promotes_it_and_records_each_version_on
     record = launch(shop, APPLY, digest=digest).succeeded()
     [event] = record.events(dg.DagsterEventType.ASSET_MATERIALIZATION)
     assert event.asset_key == dg.AssetKey(["t", "total"])
-    assert "plan" in event.event_specific_data.materialization.metadata["sqlmesh/origin"].value
+    origin = event.event_specific_data.materialization.metadata["sqlmesh/origin"].value
+    assert origin.startswith("computed by plan ")
     evaluations = [event.event_specific_data for event in record.events(dg.DagsterEventType.ASSET_CHECK_EVALUATION)]
     assert {evaluation.check_name: evaluation.passed for evaluation in evaluations} == {
         "not_null_amount": True,
@@ -174,7 +175,7 @@ def test_an_added_audit_that_fails_leaves_prod_on_its_versions(shop: Shop) -> No
     change(shop, other=f"MODEL (name t.other, kind FULL, audits ({failing})); SELECT 1 AS x")
 
     record = launch(shop, APPLY, digest=planned(shop)["digest"]).failed()
-    assert "accepted_values" in failure_of(record)
+    assert "t.other (models/other.sql) failed its audit accepted_values (1 row)." in failure_of(record)
     assert "environment prod is as it was before" in failure_of(record)
 
 
@@ -369,7 +370,7 @@ def test_a_blocking_audit_that_fails_leaves_prod_on_its_versions(shop: Shop) -> 
     digest = planned(shop)["digest"]
 
     record = launch(shop, APPLY, digest=digest).failed()
-    assert "not_null" in failure_of(record)
+    assert "t.total (models/total.sql) failed its audit not_null (1 row)." in failure_of(record)
     assert "environment prod is as it was before" in failure_of(record)
     assert record.events(dg.DagsterEventType.ASSET_MATERIALIZATION) == []
     assert record.events(dg.DagsterEventType.ASSET_CHECK_EVALUATION) == []
