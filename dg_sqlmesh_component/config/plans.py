@@ -11,7 +11,7 @@ from jinja2 import StrictUndefined
 from pydantic import Field, PositiveInt
 
 from dg_sqlmesh_component.config.attribute_types import SampledRows, Selection
-from dg_sqlmesh_component.config.mappings import Attributes, described, described_text, mapping
+from dg_sqlmesh_component.config.mappings import Attributes, as_text, described, described_text, mapping
 from dg_sqlmesh_component.config.run_config import sanitized_environment
 from dg_sqlmesh_component.config.scheduling import RunTags
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -105,7 +105,7 @@ def _resolve(context: dg.ResolutionContext, written: str) -> PreviewEnvironment:
     variables = (name for match in _VARIABLE.finditer(written) for name in match.groups() if name)
     unset = tuple(dict.fromkeys(name for name in variables if not os.environ.get(name)))
     try:
-        value = context.with_scope(env=_Variables()).resolve_value(written)
+        value = as_text(context.with_scope(env=_Variables()), written)
     except ResolutionException:
         if not unset:
             raise

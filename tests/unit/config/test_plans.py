@@ -19,6 +19,7 @@ START = "project: {path: .}\npreview: "
         ("pr_{{ env.PULL_REQUEST }}", {"PULL_REQUEST": "12"}, PreviewEnvironment("pr_12")),
         ("{{ env.PULL_REQUEST }}", {"PULL_REQUEST": "12"}, PreviewEnvironment("12")),
         ("{{ env.BRANCH }}", {"BRANCH": "Feature/New-Prices"}, PreviewEnvironment("feature_new_prices")),
+        ("{{ env.BRANCH }}", {"BRANCH": "2024_10"}, PreviewEnvironment("2024_10")),
         ("pr_{{ env.PULL_REQUEST }}", {}, PreviewEnvironment("", ("PULL_REQUEST",))),
         ("pr_{{ env.PULL_REQUEST }}", {"PULL_REQUEST": ""}, PreviewEnvironment("", ("PULL_REQUEST",))),
         ("pr_{{ env('PULL_REQUEST') }}", {}, PreviewEnvironment("", ("PULL_REQUEST",))),
