@@ -20,7 +20,7 @@ import tempfile
 import textwrap
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property, lru_cache
@@ -691,10 +691,18 @@ class RunRecord:
         self.entries = self.instance.all_logs(self.run_id)
 
     @property
-    def status(self) -> dg.DagsterRunStatus:
+    def run(self) -> dg.DagsterRun:
         run = self.instance.get_run_by_id(self.run_id)
         assert run is not None
-        return run.status
+        return run
+
+    @property
+    def status(self) -> dg.DagsterRunStatus:
+        return self.run.status
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        return self.run.tags
 
     def succeeded(self) -> RunRecord:
         """Return this record of a run, which must have succeeded."""

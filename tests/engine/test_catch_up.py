@@ -468,6 +468,8 @@ def test_a_restated_day_that_waits_for_a_signal_is_forgotten_of_new_versions_too
     applied = warehouse.end(process)
     assert "omputed again" not in applied.log
     assert warehouse.rows("days") == ALL, "the rows stay until then"
+    assert "interrupted" not in applied.tags["sqlmesh/result"], "the day waits"
+    assert applied.checks["t/days:sqlmesh_execution_status"].passed
     closed.unlink()
     assert warehouse.run().status_of("t/days") == "executed"
     assert warehouse.rows("days") == [(day(5), 50), *ALL[1:]]

@@ -201,11 +201,11 @@ class EvaluationPlanned(Event):
     Source: `Console.start_evaluation_progress`.
     """
 
-    # Batches by node. An empty tuple: intervals are pending, but none of them is ready.
+    # Batches by node. An empty tuple: intervals are pending, but none of them is ready. A plan leaves out such nodes.
     batches: dict[str, tuple[Interval, ...]]
     # Of nodes with batches that do not get all pending intervals: what the others wait for.
     others_wait: dict[str, NodeIdle] = field(default_factory=dict)
-    # Whether these batches come in addition to the planned ones. A `PlanRequest` plans in two stages.
+    # Whether these batches come in addition to the planned ones. A `PlanRequest` plans in several stages.
     continues: bool = False
 
 

@@ -57,8 +57,11 @@ class PlanTracker(Tracker):
     def start_evaluation_progress(
         self, batched_intervals: dict[Snapshot, list[msg.Interval]], *args: Any, **kwargs: Any
     ) -> None:
-        """SQLMesh calls this in each stage that computes. A stage adds its batches to those of the stages before."""
-        batches = {snapshot.name: tuple(intervals) for snapshot, intervals in batched_intervals.items()}
+        """SQLMesh calls this in each stage that computes. A stage adds its batches to those of the stages before.
+
+        Nothing is computed of nodes that have to wait, so they have no outcome.
+        """
+        batches = {snapshot.name: tuple(intervals) for snapshot, intervals in batched_intervals.items() if intervals}
         self.planned = {**self.planned, **batches}
         self._progress.plan(self.planned, keeps_finished=True)
         self._start_reports()
