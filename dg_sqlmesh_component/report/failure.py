@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 import dagster as dg
 
 from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, as_sentence
-from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome
+from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome, last_outcomes
 from dg_sqlmesh_component.report.summary import summary_line
 from dg_sqlmesh_component.report.wording import Wording
 
@@ -25,7 +25,7 @@ def build_failure(
     `problems` are about the whole step. `advice` says what to do if a model or its data needs a correction. The run has
     `materialized` models although it has not executed them.
     """
-    outcomes = [outcome for outcome in reported if isinstance(outcome, NodeOutcome)]
+    outcomes = last_outcomes(outcome for outcome in reported if isinstance(outcome, NodeOutcome))
     audited = [outcome for outcome in reported if isinstance(outcome, AuditOnlyOutcome)]
     # Models that are not promoted have an advice of their own, which comes first.
     is_promoted = all(outcome.outcome is not Outcome.NOT_IN_ENVIRONMENT for outcome in outcomes)

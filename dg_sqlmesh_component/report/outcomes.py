@@ -6,7 +6,7 @@ the sentence of each kind, and `failure.py` groups some of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -193,6 +193,11 @@ class NodeOutcome:
     def unrestated(self) -> tuple[msg.Interval, ...]:
         """Computed ranges whose restatement has not finished."""
         return self.coverage.unrestated if self.coverage else ()
+
+
+def last_outcomes(outcomes: Iterable[NodeOutcome]) -> list[NodeOutcome]:
+    """The last outcome of each node. It has a second one if SQLMesh has started over, because a plan has landed."""
+    return list({outcome.fqn: outcome for outcome in outcomes}.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dg_sqlmesh_component.history.costs import RecordedCost
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, counted, listed, plan_block, unquoted
 from dg_sqlmesh_component.report.metadata import unapplied_change
-from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
+from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome, last_outcomes
 from dg_sqlmesh_component.report.restatement import restatement_log, restatement_metadata
 from dg_sqlmesh_component.report.summary import summary_counts, summary_line, summary_metadata
 from dg_sqlmesh_component.report.wording import Wording, not_cancelled, progress
@@ -160,9 +160,8 @@ class RunLog:
             )
 
     def end(self, outcomes: Sequence[NodeOutcome]) -> None:
-        """Log the summary of the step. The second outcome of a node is its last."""
-        last = {outcome.fqn: outcome for outcome in outcomes}.values()
-        if last:
+        """Log the summary of the step."""
+        if last := last_outcomes(outcomes):
             self._tag_run(summary_counts(last))
             log_step_metadata(self.context, summary_line(self.wording, last), summary_metadata(self.wording, last))
 

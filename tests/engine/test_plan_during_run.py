@@ -26,6 +26,9 @@ def test_plan_during_run_restarts_sqlmesh_and_each_computed_version_is_recorded_
             "models/last.sql": MODEL.format(name="last", start=start, pause="''", source="FROM t.slow"),
         }
         shop = new_shop(files, server.config("landing"))
+        if not is_removed:  # the run begins before it is promoted
+            new = MODEL.format(name="new", start=start, pause="''", source="FROM t.last")
+            (shop.project / "models" / "new.sql").write_text(new)
         before = shop.state()["intervals"]
         with server.advisory_lock(7, "landing"):  # t.slow waits for this lock until the plan is applied
             process = shop.start()
@@ -51,8 +54,8 @@ def test_plan_during_run_restarts_sqlmesh_and_each_computed_version_is_recorded_
         events = record.events(dg.DagsterEventType.ASSET_MATERIALIZATION)
         recorded = [event.event_specific_data.materialization for event in events]
         names = [materialization.asset_key.path[-1] for materialization in recorded]
-        assert names == ["first", "slow", "first", "slow", "last"], "t.first had been executed when the plan landed"
-        assert len(set(map(version_of, recorded))) == 5
+        assert names == ["first", "slow", "first", "slow", "last", "new"], "t.first was executed before the plan"
+        assert len(set(map(version_of, recorded))) == 6
         for name, materialization in zip(names[2:], recorded[2:]):
             fqn = f'"landing"."t"."{name}"'
             assert version_of(materialization) == stored["versions"][fqn], "the version that ran, not that at the start"

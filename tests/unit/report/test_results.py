@@ -627,6 +627,11 @@ def test_failure_ends_with_one_advice_and_the_plan_command() -> None:
 NOT_PROMOTED_MODEL = NodeOutcome(STAGING, Outcome.NOT_IN_ENVIRONMENT, errors=("Not promoted. Apply a plan.",))
 
 
+def test_model_that_a_plan_promoted_during_the_run_and_that_was_then_executed_fails_no_step() -> None:
+    executed = replace(EXECUTED, fqn=STAGING, is_second_outcome=True)
+    assert build_failure(wording(), [NOT_PROMOTED_MODEL, executed], []) is None
+
+
 @pytest.mark.parametrize(
     "outcomes",
     [[replace(NEEDS_CORRECTION, needs_correction=False)], [NEEDS_CORRECTION, NOT_PROMOTED_MODEL]],
