@@ -50,7 +50,7 @@ class Planning:
         upstream = {model.fqn: model.depends_on for model in models}
         report.upstream, report.origin = upstream, _origin(context, settings)
         self.report = report
-        self.outcomes: list[NodeOutcome] = []  # computed or audited, in the order in which they were settled
+        self.rounds: list[NodeOutcome] = []  # of computed or audited nodes, in order; some nodes have several
         self.went_on: msg.ConcurrentRuns | None = None  # what runs did meanwhile; None if they could do nothing
         self.ended_at = 0.0  # of the worker's work. While a plan is applied, it holds the lock until the step ends.
         self.session = WorkerSession(context, settings.project, settings.query_characters)
@@ -93,12 +93,22 @@ class Planning:
             self._ledger.add([event.fqn])
         elif isinstance(event, msg.NodesBlocked):
             self._ledger.add(event.failed_upstream)
-        settled = self._ledger.feed(event)
-        for outcome in settled:
-            if isinstance(outcome, NodeOutcome):
-                before = next((known for known in self.outcomes if known.fqn == outcome.fqn), None)
-                self.outcomes = [known for known in self.outcomes if known is not before]
-                self.outcomes.append(outcome if before is None else _together(before, outcome))
+        self.rounds += [outcome for outcome in self._ledger.feed(event) if isinstance(outcome, NodeOutcome)]
+
+    @property
+    def outcomes(self) -> list[NodeOutcome]:
+        """The outcome of each node, with what all rounds have computed, in the order of the last rounds."""
+        outcomes: dict[str, NodeOutcome] = {}
+        for outcome in self.rounds:
+            before = outcomes.pop(outcome.fqn, None)
+            outcomes[outcome.fqn] = outcome if before is None else _together(before, outcome)
+        return list(outcomes.values())
+
+    @property
+    def earlier_rounds(self) -> list[NodeOutcome]:
+        """The outcomes without the last one of each node."""
+        last = {outcome.fqn: outcome for outcome in self.rounds}
+        return [outcome for outcome in self.rounds if outcome is not last[outcome.fqn]]
 
     def affected(
         self, plan: msg.PlanBuilt, compared: Sequence[msg.ModelCompared] | None = None
@@ -209,7 +219,10 @@ class Planning:
 
 
 def _together(before: NodeOutcome, after: NodeOutcome) -> NodeOutcome:
-    """The outcome of a model that the plan has computed twice, because of what runs did meanwhile."""
+    """The outcome of a model that the plan has computed twice, because of what runs did meanwhile.
+
+    Its audits are those of the second time: `Checks` adds results of audits up.
+    """
     return replace(
         after,
         intervals=merged([*before.intervals, *after.intervals]),

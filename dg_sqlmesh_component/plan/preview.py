@@ -145,7 +145,7 @@ class _PreviewStep:
             problem = f"Could not be compared: {listed(names)}."
             result += f" {problem}"
             report.problems.append(Refusal("error", names, problem))
-        keep_audits(self._context, self.planning.outcomes)
+        keep_audits(self._context, self.planning.rounds)
         self.planning.end(result)
         self.planning.publish(f"Preview {self._name}: {result}")
         if failed:

@@ -3,55 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import dagster as dg
 from pydantic import TypeAdapter, ValidationError
 
 from dg_sqlmesh_component.dagster_internals import log_step_metadata, step_metadata
 from dg_sqlmesh_component.history.active_runs import CHANGES_TAG
-from dg_sqlmesh_component.history.earlier_results import EarlierResult, repeated
 from dg_sqlmesh_component.history.stored_record import internal, internal_part
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
 
 _KEY = "audits_of_preview"
 _MAX_RUNS = 50
 """How many runs of the job for previews are searched."""
 
-
-@dataclass(frozen=True)
-class PreviewedAudits:
-    """The audits of a model that a preview has evaluated."""
-
-    run_id: str
-    outcome: AuditOnlyOutcome  # its audits are about the model's table alone, as it was computed at `evaluated_at`
-
-    def results(self, checks: Checks) -> Iterator[dg.AssetCheckResult]:
-        """The results of the audits' checks, each with its run and time."""
-        assert self.outcome.evaluated_at is not None, "only computed tables are kept"
-        for check in checks.wording.assets.checks_of_results(self.outcome.fqn, self.outcome.audits):
-            result = checks.result(check, self.outcome)
-            assert result is not None, "the check has a result"
-            metadata = dict(result.metadata or {})
-            earlier = EarlierResult(
-                result.passed,
-                result.severity,
-                self.run_id,
-                self.outcome.evaluated_at / 1000,
-                None,
-                {},
-                result.description or "",
-            )
-            yield repeated(check, earlier, "a preview has audited the table that the plan has promoted", metadata)
-
-
 _STORED = TypeAdapter(list[AuditOnlyOutcome])
 
 
 def keep_audits(context: dg.OpExecutionContext, outcomes: Iterable[NodeOutcome]) -> None:
-    """Keep the audits of these models that are about the tables that an apply would promote."""
+    """Keep the audits of these outcomes, in their order, that are about the tables that an apply would promote."""
     kept = []
     for outcome in outcomes:
         audits = tuple(audit for audit in outcome.audits if audit.audited_data is not None and audit.error is None)
@@ -64,21 +34,21 @@ def keep_audits(context: dg.OpExecutionContext, outcomes: Iterable[NodeOutcome])
 
 def previewed_audits(
     instance: dg.DagsterInstance, job: str, state: str, models: Sequence[msg.PlannedModel]
-) -> dict[str, PreviewedAudits]:
-    """By fqn, the newest audits of the very table and audits that a plan promotes, by runs of the job for previews.
+) -> list[tuple[str, AuditOnlyOutcome]]:
+    """The audits of the very tables and audits that a plan promotes, by runs of the job for previews, oldest first.
 
-    Those of other states (`changes_tag`) do not count: another code location may have a job of this name.
+    Each is with its run, and about the model's table alone, as it was computed at `evaluated_at`. Those of other states
+    (`changes_tag`) do not count: another code location may have a job of this name.
     """
     wanted = {model.fqn: model.audited for model in models if model.audited is not None}
-    found: dict[str, PreviewedAudits] = {}
     previews = dg.RunsFilter(job_name=job, tags={CHANGES_TAG: state})
-    for run in instance.get_runs(previews, limit=_MAX_RUNS) if wanted else ():
-        for outcome in _kept_in(instance, run.run_id):
-            if outcome.fqn not in found and outcome.audits[0].audited_data == wanted.get(outcome.fqn):
-                found[outcome.fqn] = PreviewedAudits(run.run_id, outcome)
-        if len(found) == len(wanted):
-            break
-    return found
+    runs = instance.get_runs(previews, limit=_MAX_RUNS) if wanted else ()
+    return [
+        (run.run_id, outcome)
+        for run in reversed(runs)
+        for outcome in _kept_in(instance, run.run_id)
+        if outcome.audits[0].audited_data == wanted.get(outcome.fqn)
+    ]
 
 
 def _kept_in(instance: dg.DagsterInstance, run_id: str) -> Iterator[AuditOnlyOutcome]:

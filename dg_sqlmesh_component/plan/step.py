@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +19,8 @@ from dg_sqlmesh_component.history.active_runs import (
     interrupted_changes,
     mark_as_computing,
 )
-from dg_sqlmesh_component.history.check_results import results_of_same_data
-from dg_sqlmesh_component.history.earlier_results import evaluation_of
+from dg_sqlmesh_component.history.check_results import last_results, results_of_same_data
+from dg_sqlmesh_component.history.earlier_results import evaluation_of, repeated
 from dg_sqlmesh_component.history.late_loads import late_loads
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, recorded_data
 from dg_sqlmesh_component.history.unfinished_restatements import finish, unfinished_restatements
@@ -33,7 +33,7 @@ from dg_sqlmesh_component.plan.sentences import caught_up, kept_rows, left_out
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.column_changes import all_dropped
 from dg_sqlmesh_component.protocol.formatting import listed, ranges
-from dg_sqlmesh_component.report.checks import Checks, late_data_result
+from dg_sqlmesh_component.report.checks import Checks, Earlier, late_data_result
 from dg_sqlmesh_component.report.metadata import outcome_metadata, timestamp
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
 from dg_sqlmesh_component.report.results import outside_materialization
@@ -162,20 +162,19 @@ class _PlanStep:
         """Record the data of the promoted versions, once, and the results of the audits that SQLMesh has evaluated."""
         instance, assets, plan = self._context.instance, self._settings.assets, planned.plan
         compared = [data for data in self._compared.unrecorded if data.fqn in assets.specs]
-        recorded = recorded_data(instance, assets, [data.fqn for data in compared])
+        computed, coverages = planned.computed, {data.fqn: data.coverage for data in compared}
+        outcomes = {
+            outcome.fqn: replace(outcome, coverage=coverages.get(outcome.fqn)) for outcome in self.planning.outcomes
+        }
+        models = dict.fromkeys([*(data.fqn for data in compared), *(fqn for fqn in outcomes if fqn in assets.specs)])
+        recorded = recorded_data(instance, assets, models)
         others = [run for run in active_runs(instance, self._settings) if run.run_id != self._context.run.run_id]
         found, left_to_runs = outside_data(compared, recorded, others)
         if left_to_runs:
             self._context.log.info(f"Left to a run that has not finished: {listed(left_to_runs)}.")
         by_model = {data.fqn: data for data in found}
-        coverages = {data.fqn: data.coverage for data in compared}
-        computed = planned.computed
-        outcomes = {
-            outcome.fqn: replace(outcome, coverage=coverages.get(outcome.fqn)) for outcome in self.planning.outcomes
-        }
         checks = Checks(self.planning.wording, self._computing_since)
-        preview_job, state = self._settings.job_name("preview"), self._settings.changes_tag
-        audited = previewed_audits(instance, preview_job, state, plan.models)
+        earlier, previewed = self._earlier_results(checks, plan, recorded)
         upstream = {spec.key: {dep.asset_key for dep in spec.deps} for spec in assets.specs.values()}
         versions = DataVersions(instance, upstream.__getitem__)
         for fqn in assets.parents_first:
@@ -186,14 +185,34 @@ class _PlanStep:
             if fqn in outcomes and fqn in assets.specs:
                 # A model that was only audited was not executed.
                 reported = assets.checks_of(fqn) if fqn in computed else assets.audit_checks.get(fqn, ())
-                yield from checks.evaluations(reported, outcomes[fqn])
+                yield from checks.evaluations(reported, outcomes[fqn], earlier)
                 yield from self._late_data(outcomes[fqn])
             elif fqn in by_model:
                 yield from checks.evaluations(assets.checks_of(fqn), by_model[fqn])
                 yield from repeated_results
-                if fqn in audited:
-                    yield from map(evaluation_of, audited[fqn].results(checks))
+                why = "a preview has audited the table that the plan has promoted"
+                for check in filter(previewed.__contains__, assets.audit_checks.get(fqn, ())):
+                    yield evaluation_of(repeated(check, previewed[check], why, previewed[check].metadata))
         yield from self._observations(plan)
+
+    def _earlier_results(
+        self, checks: Checks, plan: msg.PlanBuilt, recorded: Mapping[str, msg.RecordedData | None]
+    ) -> tuple[Earlier, Earlier]:
+        """What audits had found, by check, before the last round of the plan; and the results of previews among it.
+
+        A table that the plan has replaced does not count.
+        """
+        instance, settings, run_id = self._context.instance, self._settings, self._context.run.run_id
+        versions = {model.fqn: model.audited.version for model in plan.models if model.audited is not None}
+        kept = [fqn for fqn, data in recorded.items() if data and versions.get(fqn, data.version) == data.version]
+        audits = [check for fqn in kept for check in settings.assets.audit_checks.get(fqn, ())]
+        known = last_results(instance, audits, settings.environment)
+        previews = previewed_audits(instance, settings.job_name("preview"), settings.changes_tag, plan.models)
+        found = checks.added_up(previews, {})
+        previewed = {check: result for check, result in found.items() if not result.is_older_than(known.get(check))}
+        earlier = known | previewed
+        rounds = [(run_id, outcome) for outcome in self.planning.earlier_rounds]
+        return earlier | checks.added_up(rounds, earlier), previewed
 
     def _late_data(self, outcome: NodeOutcome) -> Iterator[dg.AssetCheckEvaluation]:
         """The check for late data, if a source was loaded while the plan computed a model."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import dagster as dg
@@ -13,6 +14,7 @@ from dg_sqlmesh_component.history.earlier_results import (
     NOT_EVALUATED,
     EarlierResult,
     FailedIntervals,
+    data_in,
     data_metadata,
     evaluation_of,
     not_evaluated,
@@ -29,6 +31,11 @@ from dg_sqlmesh_component.report.wording import Wording, restate_config, uncorre
 
 Reported: TypeAlias = NodeOutcome | AuditOnlyOutcome | OutsideData
 """What a step or a tick reports about one node."""
+
+Earlier: TypeAlias = Mapping[dg.AssetCheckKey, EarlierResult]
+"""The last known results, by check."""
+
+_OF_ROWS = ("sqlmesh/query", "sqlmesh/failing_rows")
 
 
 @dataclass(frozen=True)
@@ -63,11 +70,32 @@ class Checks:
             return repeated(check, earlier, why, {**data_metadata(earlier.audited_data), **of_failure})
         return None
 
-    def evaluations(self, checks: Iterable[dg.AssetCheckKey], node: Reported) -> Iterator[dg.AssetCheckEvaluation]:
+    def evaluations(
+        self, checks: Iterable[dg.AssetCheckKey], node: Reported, earlier: Earlier = MappingProxyType({})
+    ) -> Iterator[dg.AssetCheckEvaluation]:
         """The results of these checks, as events. The events of a job without assets have to be these."""
-        for result in [self.result(check, node) for check in checks]:
+        for result in [self.result(check, node, earlier.get(check)) for check in checks]:
             if result is not None:
                 yield evaluation_of(result)
+
+    def added_up(
+        self, outcomes: Iterable[tuple[str, NodeOutcome | AuditOnlyOutcome]], known: Earlier
+    ) -> dict[dg.AssetCheckKey, EarlierResult]:
+        """The last result of each audit of these outcomes, which are in the order of time, each with its run.
+
+        Each adds to the one before, and the first one to the `known` result.
+        """
+        found: dict[dg.AssetCheckKey, EarlierResult] = {}
+        for run_id, outcome in outcomes:
+            at = _evaluated_at(outcome)
+            assert at is not None, "its audits were evaluated"
+            for check, audit in self.wording.assets.checks_of_results(outcome.fqn, outcome.audits).items():
+                result = self._audited(check, outcome, audit, found.get(check, known.get(check)))
+                data, text = data_in(result.metadata), result.description or ""
+                found[check] = EarlierResult(
+                    result.passed, result.severity, run_id, at / 1000, data, result.metadata, text
+                )
+        return found
 
     def why_not_repeated(self, node: NodeOutcome, earlier: EarlierResult | None) -> str | None:
         """Why the last result of an audit is not repeated, as a clause after "because"; None if it is."""
@@ -139,7 +167,7 @@ class Checks:
         earlier: EarlierResult | None,
     ) -> dg.AssetCheckResult:
         # The result is about everything that was computed until then.
-        up_to = node.computed_until if isinstance(node, NodeOutcome) else node.evaluated_at
+        up_to = _evaluated_at(node)
         data = None
         if audit.audited_data is not None and up_to is not None:
             data = (self.wording.environment, audit.audited_data, up_to)
@@ -148,16 +176,21 @@ class Checks:
         is_known = reads_intervals and not audit.passed
         failed = FailedIntervals(audit.failed_intervals, audit.failing_rows) if is_known else None
         kept = failed.with_earlier(before) if failed else before
-        # An older failure is a warning. It stops no downstream model: nothing that this run computed has failed.
+        # An older failure is a warning. It stops no downstream model: nothing that this run computed has failed. Its
+        # query and sample stay: an apply has no other place for what it has found first.
         severity = self.wording.assets.severity(node.fqn, audit.blocking)
+        of_rows: dict[str, Any] = {}
+        if earlier and before and audit.passed:
+            severity = dg.AssetCheckSeverity.WARN
+            of_rows = {name: earlier.metadata[name] for name in _OF_ROWS if name in earlier.metadata}
         is_of_all = isinstance(node, AuditOnlyOutcome) and reads_intervals
         return dg.AssetCheckResult(
             asset_key=check.asset_key,
             check_name=check.name,
             passed=audit.passed and not before,
-            severity=dg.AssetCheckSeverity.WARN if before and audit.passed else severity,
+            severity=severity,
             description=self.wording.audit_result(node.fqn, audit) + (uncorrected_sentence(before) if before else ""),
-            metadata={**audit_metadata(audit, of_all_intervals=is_of_all), **data_metadata(data, kept)},
+            metadata={**audit_metadata(audit, of_all_intervals=is_of_all), **of_rows, **data_metadata(data, kept)},
         )
 
 
@@ -166,10 +199,14 @@ def _uncorrected(audit: AuditResult, earlier: EarlierResult | None) -> FailedInt
     before = earlier.failed_in if earlier is not None else None
     if earlier is None or before is None or audit.of_whole_table:
         return None
-    if earlier.audited_data and audit.audited_data and earlier.audited_data[1].version != audit.audited_data.version:
+    if earlier.table and audit.audited_data and earlier.table != audit.audited_data.version:
         return None
     left = tuple(subtract(before.intervals, audit.intervals))
     return replace(before, intervals=left, rows=before.rows if left == before.intervals else 0) if left else None
+
+
+def _evaluated_at(node: NodeOutcome | AuditOnlyOutcome) -> int | None:
+    return node.computed_until if isinstance(node, NodeOutcome) else node.evaluated_at
 
 
 def _result(

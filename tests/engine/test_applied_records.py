@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import clock
+import dagster as dg
 import pytest
-from engine.plan_jobs import applied, change
-from engine.preview_lab import DAY
+from engine.plan_jobs import applied, change, launch
+from engine.preview_lab import DAY, PREVIEW
 from engine.recorded_models import LOST, MODELS, broken, day, health, restate, tick, unsynced
-from harness import CONFIG, NewShop, RunRecord, Shop, at_night
+from harness import CONFIG, NewShop, RunRecord, Shop, at_night, needs_previews
 
 
 @pytest.fixture
@@ -55,6 +56,30 @@ def test_rows_that_a_restatement_has_lost_keep_the_checks_red_after_an_apply(sho
     assert metadata_of(record, "t/days")["sqlmesh/intervals"] == day(3)
     assert health(record) == LOST
     assert f"has not finished for {day(5)}: " in record.description_of("t/days:sqlmesh_execution_status")
+
+
+# -- audits -------------------------------------------------------------------------------------------
+
+
+@needs_previews
+def test_an_audit_that_passes_in_an_apply_warns_of_older_rows_that_failed_in_a_preview_and_in_an_apply(
+    new_recorded: NewShop,
+) -> None:
+    shop = new_recorded(deploy=True, preview={"environment": "pr_1"})
+    n = f"ELSE CASE @start_ds::DATE WHEN '{day(6)}' THEN -1 ELSE 1 END END"
+    change(shop, days=MODELS["models/days.sql"].replace("ELSE 1 END", n))
+    launch(shop, PREVIEW).succeeded()
+    assert shop.launch().checks["t/days:soft"].passed, "it computes the old version, until yesterday"
+
+    of_new_days = applied(shop).checks["t/days:soft"]
+    shop.query(f"DELETE FROM sqlmesh._intervals WHERE name LIKE '%days%' AND epoch_ms(start_ts) = TIMESTAMP '{day(2)}'")
+    change(shop, alone=MODELS["models/alone.sql"].replace("1 AS n", "2 AS n"))
+    of_gap = applied(shop).checks["t/days:soft"]
+
+    for found, computed in ((of_new_days, f"{day(3)} to {day(1)} (3 days)"), (of_gap, day(2))):
+        assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
+        text = f"No row failed in {computed}. Other intervals: 1 row failed in {day(6)} at "
+        assert str(found.description).startswith(text)
 
 
 # -- data that a plan promotes without computing it ---------------------------------------------------

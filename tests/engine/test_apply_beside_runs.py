@@ -41,6 +41,8 @@ def warehouse(server: Server, new_shop: NewShop, request: pytest.FixtureRequest)
 
 def test_run_does_not_wait_for_the_backfill_and_the_plan_computes_what_the_run_computed(warehouse: Warehouse) -> None:
     shop = warehouse.shop
+    audit = "accepted_range_non_blocking(column := n, max_v := 3)"
+    warehouse.change("days", DAILY, f"{DAILY}, audits ({audit})")
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
         assert "Waiting" not in warehouse.run().log
         assert warehouse.rows("days") == ALL, "by the old version"
@@ -48,6 +50,10 @@ def test_run_does_not_wait_for_the_backfill_and_the_plan_computes_what_the_run_c
     assert f"for the old versions meanwhile: t.days ({day(3)} to {day(1)} (3 days))." in applied.log
     assert warehouse.rows("days") == ALL
     assert warehouse.query("SELECT count(paused) FROM t.days") == [(5,)]
+    found = applied.checks["t/days:accepted_range_non_blocking_n_max_v_3"]
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
+    computed, older = f"{day(3)} to {day(1)} (3 days)", f"2 rows failed in {day(5)} to {day(4)} (2 days)"
+    assert str(found.description).startswith(f"No row failed in {computed}. Other intervals: {older} at ")
     assert shop.launch().status_of("t/days") == "up_to_date"
 
 

@@ -16,11 +16,12 @@ from dg_sqlmesh_component.report.outcomes import AuditResult, NodeOutcome, Outco
 DATA = msg.AuditedData("1", "a")
 AUDIT = AuditResult("not_null", 0, "0", blocking=True, failing_rows=0, query=None, intervals=(), audited_data=DATA)
 AUDITED = NodeOutcome(ORDERS.fqn, Outcome.EXECUTED, None, audits=(AUDIT,), computed_until=1)
+ROUNDS = [AUDITED, replace(AUDITED, computed_until=2)]
 
 
 @dg.op
 def preview(context: dg.OpExecutionContext) -> None:
-    keep_audits(context, [AUDITED])
+    keep_audits(context, ROUNDS)
 
 
 @dg.job
@@ -54,7 +55,18 @@ def test_audits_of_a_preview_of_another_state_are_not_found(instance: dg.Dagster
     mine = run(shop_preview, instance, **{CHANGES_TAG: "shop_prod"})
     run(shop_preview, instance, **{CHANGES_TAG: "shop_staging"})
     found = previewed_audits(instance, "shop_preview", "shop_prod", [replace(ORDERS, audited=DATA)])
-    assert {fqn: audits.run_id for fqn, audits in found.items()} == {ORDERS.fqn: mine}
+    assert {run_id for run_id, _ in found} == {mine}
+
+
+def test_audits_of_all_previews_of_a_table_are_found_in_the_order_of_time(instance: dg.DagsterInstance) -> None:
+    first, second = (run(shop_preview, instance, **{CHANGES_TAG: "shop_prod"}) for _ in range(2))
+    found = previewed_audits(instance, "shop_preview", "shop_prod", [replace(ORDERS, audited=DATA)])
+    assert [(run_id, outcome.evaluated_at) for run_id, outcome in found] == [
+        (first, 1),
+        (first, 2),
+        (second, 1),
+        (second, 2),
+    ]
 
 
 def test_a_success_in_another_state_does_not_hide_a_failed_attempt(instance: dg.DagsterInstance) -> None:

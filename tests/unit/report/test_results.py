@@ -415,6 +415,32 @@ def test_audit_does_not_warn_of_rows_of_another_version_of_the_table() -> None:
     assert checks_of(replace(COVERED, audits=(audited,)), earlier={RECENT: known_to_fail("recent")})["recent"].passed
 
 
+def test_audits_that_were_evaluated_one_after_the_other_add_up_until_the_rows_are_corrected() -> None:
+    def of_round(interval: msg.Interval, failing_rows: int = 0) -> tuple[str, NodeOutcome]:
+        result = audit_result("recent", interval, failing_rows=failing_rows, query=f"SELECT {failing_rows}")
+        audit = replace(result, audited_data=AUDITED)
+        return "run-7", replace(COVERED, audits=(audit,), computed_until=day(4))
+
+    checks, rounds = Checks(wording(), STARTED_AT), [of_round(D1, 3), of_round(D2)]
+    found = checks.added_up(rounds, {})[RECENT]
+    corrected = checks.added_up([*rounds, of_round(D1)], {})[RECENT]
+
+    assert (found.passed, found.severity, found.run_id, found.evaluated_at) == (False, WARN, "run-7", day(4) / 1000)
+    assert found.text.startswith(
+        "No row failed in 2026-01-02. Other intervals: 3 rows failed in 2026-01-01 at 2026-01-04T00:00:00Z, and"
+    )
+    assert "SELECT 3" in found.metadata["sqlmesh/query"].value, "the query that finds the rows"
+    assert (corrected.passed, corrected.text) == (True, "No row failed in 2026-01-01.")
+
+
+def test_result_is_older_than_a_later_one_about_the_same_table_only() -> None:
+    def result(at: int, version: str = "3117") -> EarlierResult:
+        return EarlierResult(True, WARN, "run-7", at, ("prod", replace(AUDITED, version=version), 0))
+
+    assert result(1).is_older_than(result(2))
+    assert not any(result(2).is_older_than(other) for other in (None, result(1), result(3, "another")))
+
+
 OTHER_DATA = {
     "nothing is computed": replace(IDLE, idle=replace(NOT_DUE, last_interval_end=None)),
     "another version": replace(IDLE, idle=replace(NOT_DUE, audited_data=replace(AUDITED, version="another"))),
