@@ -37,10 +37,10 @@ def _last_in(
     def is_of_environment(result: EarlierResult | None) -> bool:
         return result is not None and (result.audited_data is None or result.audited_data[0] == environment)
 
-    last = _earlier_result(record)
+    last = _result_about_data(record)
     if is_of_environment(last):
         return last
-    results = map(_earlier_result, islice(check_records(instance, check), _MAX_RECORDS))
+    results = map(_result_about_data, islice(check_records(instance, check), _MAX_RECORDS))
     return next(filter(is_of_environment, results), last)
 
 
@@ -73,7 +73,7 @@ def results_of_same_data(
     checks = [check for check in assets.checks_of(data.fqn) if check.name != INTERVALS_CHECK]
     last = instance.fetch_materializations(assets.key(data.fqn), limit=1).records[0]
     for check, record in last_check_records(instance, checks).items():
-        evaluation, earlier = _evaluation(record), _earlier_result(record)
+        evaluation, earlier = _evaluation(record), _result_about_data(record)
         target = evaluation.target_materialization_data if evaluation else None
         is_shown = target.storage_id == last.storage_id if target else record.run_id == last.run_id != ""
         if evaluation and earlier and is_shown:
@@ -96,6 +96,11 @@ def _again(
 
 def _evaluation(record: CheckRecord) -> dg.AssetCheckEvaluation | None:
     return record.event.asset_check_evaluation if record.event else None
+
+
+def _result_about_data(record: CheckRecord) -> EarlierResult | None:
+    result = _earlier_result(record)
+    return result if result is not None and result.is_about_data else None
 
 
 def _earlier_result(record: CheckRecord) -> EarlierResult | None:

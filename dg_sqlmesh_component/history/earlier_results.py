@@ -14,7 +14,10 @@ from dg_sqlmesh_component.protocol.formatting import utc_text
 from dg_sqlmesh_component.protocol.intervals import merged
 
 NOT_EVALUATED = "sqlmesh/not_evaluated"
-"""Metadata of a check result that only says why the audit or the model was not evaluated. It is never repeated."""
+"""Metadata of a check result that only says why the audit was not evaluated. It is never repeated."""
+
+ABOUT_NO_DATA = internal(about_no_data=True)
+"""Metadata of a status that only says why the model was not run or audited. The status before it may still apply."""
 
 Data: TypeAlias = tuple[str, msg.AuditedData, int]
 """The data that a result describes: environment, version of data and audits, everything computed until then (ms)."""
@@ -63,6 +66,11 @@ class EarlierResult:
         return FailedIntervals(
             tuple((start, end) for start, end in intervals), rows, at or round(self.evaluated_at * 1000)
         )
+
+    @property
+    def is_about_data(self) -> bool:
+        """Whether it is about the data. If not, a plan that computes nothing may make it untrue."""
+        return not internal_part(self.metadata, "about_no_data")
 
     @property
     def table(self) -> str | None:

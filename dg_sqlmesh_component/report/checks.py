@@ -11,7 +11,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK, LATE_DATA_CHECK, STATUS_CHECK
 from dg_sqlmesh_component.history.earlier_results import (
-    NOT_EVALUATED,
+    ABOUT_NO_DATA,
     EarlierResult,
     FailedIntervals,
     data_in,
@@ -124,7 +124,7 @@ class Checks:
             sentence, metadata = self.wording.summary_with_error(node), status_metadata(node)
             verdict, is_unknown = node.verdict, node.outcome is Outcome.NOT_IN_ENVIRONMENT
         if is_unknown:  # the status before it still applies as soon as the model is promoted and can be audited
-            metadata |= {NOT_EVALUATED: True}
+            metadata |= ABOUT_NO_DATA
         unrestated = self.wording.unrestated(node.fqn, node.unrestated)
         verdict = Verdict.FAILED if unrestated else verdict
         return _result(check, verdict, " ".join([sentence, *unrestated]), metadata)

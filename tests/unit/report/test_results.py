@@ -24,7 +24,7 @@ from unit.outcome_table import (
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
-from dg_sqlmesh_component.history.earlier_results import NOT_EVALUATED, Data, EarlierResult, data_in
+from dg_sqlmesh_component.history.earlier_results import ABOUT_NO_DATA, Data, EarlierResult, data_in
 from dg_sqlmesh_component.history.sources import Source
 from dg_sqlmesh_component.history.stored_record import INTERNAL
 from dg_sqlmesh_component.protocol import messages as msg
@@ -150,7 +150,7 @@ def test_status_check_has_the_outcome_as_sentence_and_as_metadata_only_the_whole
     is_unknown = row.outcome.outcome is Outcome.NOT_IN_ENVIRONMENT
     assert plain(dict(result.metadata)) == {
         **{name: value for name, value in row.reported.metadata.items() if name in names},
-        **({NOT_EVALUATED: True} if is_unknown else {}),
+        **(plain(ABOUT_NO_DATA) if is_unknown else {}),
     }
 
 

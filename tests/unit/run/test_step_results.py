@@ -25,6 +25,7 @@ from unit.outcome_table import (
 )
 
 from dg_sqlmesh_component.definitions.settings import Settings
+from dg_sqlmesh_component.history.check_results import shown_evaluations
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.manifest import DbtNode, Manifest
 from dg_sqlmesh_component.report.checks import Checks
@@ -257,3 +258,20 @@ def test_status_that_is_not_about_the_data_is_not_repeated_although_nothing_was_
     promoted_now = run([opened(ORDERS), msg.NodeAudited(ORDERS, (), None, NOW, altered_at=D1[1]), SUCCEEDED], [ORDERS])
     assert promoted_now.passed is not has_failed_before
     assert ("cannot cast" in str(promoted_now.description)) is has_failed_before
+
+
+def test_dry_run_repeats_the_status_of_a_model_that_is_not_promoted_as_what_an_earlier_run_has_found(
+    instance: dg.DagsterInstance,
+) -> None:
+    """A plan may have promoted it since. The first result is an ordinary one: nobody has been alerted yet."""
+
+    def story(ledger: Ledger, records: StepRecords, results: StepResults) -> Iterator[Any]:
+        yield from reports(ledger, results, [opened(missing=(ORDERS,)), SUCCEEDED])
+
+    first = run_of(instance, SHOP, story).checks["core/orders:sqlmesh_execution_status"]
+    check = dg.AssetCheckKey(first.asset_key, first.check_name)
+    again = shown_evaluations(instance, [check], "this was a dry run", "the dry run")[check]
+    assert not first.metadata.keys() & {"sqlmesh/carried_over", "sqlmesh/not_evaluated"}
+    assert str(again.description).startswith(str(first.description))
+    assert str(again.description).endswith("Repeated, because this was a dry run.")
+    assert "sqlmesh/carried_over" in again.metadata
