@@ -120,10 +120,10 @@ class Warehouse:
         return applied(self.shop)
 
     @contextmanager
-    def applying(self, model: str, old: str, new: str) -> Iterator[ForkedProcess]:
+    def applying(self, model: str, old: str, new: str, **config: Any) -> Iterator[ForkedProcess]:
         """Change a model and apply the plan in a process of its own, which waits for a lock until the block ends."""
         self.change(model, old, new)
-        with self.holding(LOCK, self.start_apply) as process:
+        with self.holding(LOCK, lambda: self.start_apply(**config)) as process:
             yield process
             assert self.is_killed or process.poll() is None, "the apply waits for the lock"
 
@@ -144,8 +144,8 @@ class Warehouse:
         assert self.shop.launch(assets=sorted({"t/orders", f"t/{model}"})).status is FAILURE
         self.query("UPDATE raw.switch SET x = 1")
 
-    def start_apply(self) -> ForkedProcess:
-        return self.start_job(APPLY, digest=planned(self.shop)["digest"])
+    def start_apply(self, **config: Any) -> ForkedProcess:
+        return self.start_job(APPLY, digest=planned(self.shop)["digest"], **config)
 
     def start_job(self, job: str, **config: Any) -> ForkedProcess:
         """Launch a job of plans in a process of its own."""

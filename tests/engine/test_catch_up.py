@@ -324,7 +324,8 @@ def test_model_computed_after_promotion_has_what_runs_computed_of_old_version(wa
     )
     warehouse.change("kept", "day, n", "day, n, n::int AS more")
     warehouse.change("tail", "day, n", "day, COALESCE(more, n) AS n")
-    with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
+    allowed = ["t.tail"] if "UNMANAGED" in kind else []  # its old rows may be of a source that has others now
+    with warehouse.applying("days", "day, n", f"day, n {PAUSES}", allow_lost_intervals=allowed) as process:
         warehouse.run()
         assert warehouse.rows("tail") == ALL, "by the old version"
     applied = warehouse.end(process)
