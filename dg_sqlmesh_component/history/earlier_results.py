@@ -123,13 +123,14 @@ def repeated(
     check: dg.AssetCheckKey, earlier: EarlierResult, why: str, metadata: Mapping[str, Any]
 ) -> dg.AssetCheckResult:
     """An earlier result once more, labelled with its run and time, and with why the check was not evaluated."""
+    is_command = earlier.sentence.rpartition("\n")[2].startswith("    ")  # which stands alone, to be copied
+    evaluated = f"Evaluated {utc_text(round(earlier.evaluated_at * 1000))}. Repeated, because {why}."
     return dg.AssetCheckResult(
         asset_key=check.asset_key,
         check_name=check.name,
         passed=earlier.passed,
         severity=earlier.severity,
-        description=f"{earlier.sentence} Evaluated {utc_text(round(earlier.evaluated_at * 1000))}. Repeated, because "
-        f"{why}.",
+        description=earlier.sentence + ("\n\n" if is_command else " ") + evaluated,
         metadata={**metadata, **earlier.label},
     )
 
