@@ -211,8 +211,8 @@ def test_a_run_and_a_plan_that_lose_their_lock_begin_no_further_model(server: Se
     assert server.query("SELECT at FROM t.second", "losing") == before
 
 
-def test_a_restatement_that_loses_its_lock_forgets_nothing_of_other_versions(server: Server, new_shop: NewShop) -> None:
-    """SQLMesh forgets the intervals of other environments after it has computed those of its own."""
+def test_a_restatement_that_loses_its_lock_forgets_versions_only_before(server: Server, new_shop: NewShop) -> None:
+    """It forgets intervals of other versions before the first model. SQLMesh would do it again after the last one."""
     server.query("CREATE DATABASE forgetting")
     for statement in ("CREATE SCHEMA t", "CREATE TABLE t.ending (x INT)"):
         server.query(statement, "forgetting")
@@ -228,7 +228,7 @@ def test_a_restatement_that_loses_its_lock_forgets_nothing_of_other_versions(ser
     run = shop.launch(ops={"sqlmesh_shop": {"restate": {"start": "2 days ago", "end": "1 day ago"}}}).failed()
 
     assert "The lock of runs on SQLMesh's state in schema 'sqlmesh' is lost" in run.failures[0]
-    assert server.query("SELECT version FROM sqlmesh._intervals WHERE is_removed", "forgetting") == []
+    assert len(server.query("SELECT version FROM sqlmesh._intervals WHERE is_removed", "forgetting")) == 1
 
 
 @pytest.mark.slow

@@ -445,9 +445,9 @@ def test_preview_with_a_name_too_long_for_the_engine_is_refused_before_it_comput
 def test_preview_that_fails_in_its_views_shows_the_error_of_the_engine(lab: Lab) -> None:
     lab.change(other=OTHER.replace("1 AS x", "2 AS x"))
     lab.ask("CREATE SCHEMA t__pr_1")
-    lab.ask("CREATE TABLE t__pr_1.other AS SELECT 1 AS x")
+    lab.ask("CREATE DOMAIN t__pr_1.other AS INT")
 
     failure = failure_of(lab.job(PREVIEW))
 
-    assert 'WrongObjectType: "other" is not a view' in failure
+    assert 'type "other" already exists' in failure
     assert "SnapshotId" not in failure
