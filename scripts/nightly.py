@@ -10,25 +10,32 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from pathlib import Path
 
 SOAK = f"{shlex.quote(sys.executable)} tests/soak"
+SEED = date.today().toordinal() * 1000
+"""Other random trials each night. The next trials of a script have the next seeds."""
 PARTS = {
     "slow tests": "make test-slow",
-    "random changes beside runs": f"{SOAK}/random_changes.py --stories 30",
+    "random changes beside runs": f"{SOAK}/random_changes.py --stories 20 --seed {SEED}",
     "lowest versions": "make test-floors",
-    "killed and overlapping runs": f"{SOAK}/soak.py --kills 20 --pairs 5",
-    "random losses": f"{SOAK}/random_losses.py --projects 15",
-    "random sequences": f"{SOAK}/random_sequences.py --sequences 10",
+    "random changes on DuckDB": f"{SOAK}/random_changes.py --duckdb --stories 5 --seed {SEED + 200}",
+    "random changes, state in MariaDB": f"{SOAK}/random_changes.py --state mariadb --stories 5 --seed {SEED + 100}",
+    "killed and overlapping runs": (
+        f"{SOAK}/soak.py --engines duckdb postgres mariadb --kills 21 --pairs 5 --seed {SEED}"
+    ),
+    "random losses": f"{SOAK}/random_losses.py --projects 15 --seed {SEED}",
+    "random sequences": f"{SOAK}/random_sequences.py --sequences 10 --seed {SEED}",
     "newest versions": "make test-newest",
     "Spark and ClickHouse": "make test-engines",
-    "killed plans": f"{SOAK}/killed_plans.py --kills 8",
-    "killed processes": f"{SOAK}/killed_processes.py --trials 5",
-    "random projects": f"{SOAK}/random_projects.py --projects 15",
-    "random subsets": f"{SOAK}/random_subsets.py --projects 15",
-    "random sources": f"{SOAK}/random_sources.py --histories 10",
+    "killed plans": f"{SOAK}/killed_plans.py --kills 8 --seed {SEED}",
+    "killed processes": f"{SOAK}/killed_processes.py --trials 9 --seed {SEED}",
+    "random projects": f"{SOAK}/random_projects.py --projects 15 --seed {SEED}",
+    "random subsets": f"{SOAK}/random_subsets.py --projects 15 --seed {SEED}",
+    "random sources": f"{SOAK}/random_sources.py --histories 10 --seed {SEED}",
     "a long apply": f"{SOAK}/long_apply.py --minutes 2 --runs 8",
-    "random predictions": f"{SOAK}/random_predictions.py --projects 15",
+    "random predictions": f"{SOAK}/random_predictions.py --projects 15 --seed {SEED}",
     "unit tests on new random input": "make fuzz",
 }
 """The command of each part."""
@@ -52,7 +59,7 @@ def run(part: str) -> bool:
     with log.open("w") as output:
         done = subprocess.run(shlex.split(PARTS[part]), cwd=REPOSITORY, stdout=output, stderr=subprocess.STDOUT)
     minutes = (time.monotonic() - since) / 60
-    result = "passed" if done.returncode == 0 else f"FAILED, see {log.relative_to(REPOSITORY)}"
+    result = "passed" if done.returncode == 0 else f"FAILED, see {log.relative_to(REPOSITORY)}: {PARTS[part]}"
     print(f"{part}: {result}, {minutes:.1f} minutes", flush=True)
     return done.returncode == 0
 
