@@ -1,6 +1,7 @@
 """A few of the trials of `make soak`: they show that the trials work."""
 
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,20 @@ def test_killed_run_loses_nothing_and_repeats_nothing() -> None:
     """Overlapping runs and killed runs on PostgreSQL are tested in tests/engine/test_overlap.py."""
     messages: list[str] = []
     results = soak(["duckdb"], kills=1, pairs=0, seed=7, report=messages.append)
-    assert sum(counts["tried"] for counts in results.values()) == 1
+    assert [(counts["tried"], counts["hit"]) for counts in results.values()] == [(1, 1)]
     faults = {name: number for counts in results.values() for name in FAULTS if (number := counts[name])}
     assert not faults, (messages, table(results))
 
 
+def number_of(what: str, text: str) -> int:
+    """The number before these words."""
+    number = re.search(rf"(\d+) {what}\b", text)
+    assert number is not None, text
+    return int(number[1])
+
+
 def test_dagster_records_what_happened_in_a_random_project(tmp_path: Path) -> None:
-    assert " models, " in try_random_project(random.Random(5), tmp_path)
+    assert "'executed'" in try_random_project(random.Random(5), tmp_path)
 
 
 @needs_previews
@@ -39,7 +47,7 @@ def test_no_row_is_lost_and_nothing_is_left_after_a_killed_plan_or_close(tmp_pat
 
 
 def test_no_row_is_lost_if_random_subsets_run_before_the_whole_project(tmp_path: Path) -> None:
-    assert " models, " in random_subsets.try_random_subsets(random.Random(3), tmp_path)
+    assert "executed" in random_subsets.try_random_subsets(random.Random(3), tmp_path)
 
 
 def test_state_rows_and_records_agree_after_each_action_of_a_random_sequence(tmp_path: Path) -> None:
@@ -49,12 +57,12 @@ def test_state_rows_and_records_agree_after_each_action_of_a_random_sequence(tmp
 
 
 def test_dry_run_predicts_the_outcomes_of_the_run_after_it(tmp_path: Path) -> None:
-    assert " predictions, " in try_random_predictions(random.Random(1), tmp_path)
+    assert number_of("predictions", try_random_predictions(random.Random(1), tmp_path)) > 0
 
 
 def test_the_report_of_a_plan_names_what_prod_loses(tmp_path: Path) -> None:
     with worker_zygote.forked_workers():
-        assert " models with losses" in try_random_losses(random.Random(1), tmp_path)
+        assert number_of("models with losses", try_random_losses(random.Random(1), tmp_path)) > 0
 
 
 def test_no_interval_is_computed_before_its_source_is_loaded(tmp_path: Path) -> None:
