@@ -109,27 +109,33 @@ def main() -> None:
             new_project(server, "beside", root / "beside", days, 0) as beside,
         ):
             beside.query(f"UPDATE raw.pause SET seconds = {PAUSE}")
-            applied, runs = apply_beside(beside, options.runs, options.minutes * 60 / options.runs)
+            applied, runs, while_computing = apply_beside(beside, options.runs, options.minutes * 60 / options.runs)
             serially(twin, options.runs)
-            report(applied, runs)
+            report(applied, runs, while_computing)
             assert beside.all_rows() == twin.all_rows(), "rows differ"
             assert beside.intervals() == twin.intervals(), "intervals differ"
             assert beside.records() == twin.records(), (beside.records(), twin.records())
     print("rows, intervals and records are those of the twin")
 
 
-def apply_beside(project: Project, number: int, seconds: float) -> tuple[RunRecord, list[RunRecord]]:
-    """Apply the plan, and launch a run each so many seconds meanwhile."""
+def apply_beside(project: Project, number: int, seconds: float) -> tuple[RunRecord, list[RunRecord], list[RunRecord]]:
+    """Apply the plan, and launch a run each so many seconds meanwhile.
+
+    Returns:
+        The apply; all runs; those at whose end the plan was still computing, because nothing was promoted yet.
+    """
     project.change_slow()
     apply = project.start_apply()
     begin = time.monotonic()
-    runs = []
+    runs, while_computing = list[RunRecord](), list[RunRecord]()
     for run in range(number):
         time.sleep(max(0.0, begin + run * seconds - time.monotonic()))
         process = project.shop.start(ops={OP: project.prepare(run)}, assets=OTHERS)
         runs.append(project.shop.run_record(process.communicate()[0].split()[-1]))
+        if project.query("SELECT max(n) FROM t.slow") == [(1,)]:
+            while_computing.append(runs[-1])
         print(f"run {run + 1}: {runs[-1].status.value}, the plan {'goes on' if apply.poll() is None else 'has ended'}")
-    return project.shop.run_record(apply.communicate()[0].split()[-1]), runs
+    return project.shop.run_record(apply.communicate()[0].split()[-1]), runs, while_computing
 
 
 def serially(twin: Project, number: int) -> None:
@@ -139,7 +145,9 @@ def serially(twin: Project, number: int) -> None:
         twin.shop.launch(ops={OP: twin.prepare(run)}, assets=OTHERS).succeeded()
 
 
-def report(applied: RunRecord, runs: list[RunRecord]) -> None:
+def report(applied: RunRecord, runs: list[RunRecord], while_computing: list[RunRecord]) -> None:
+    assert len(while_computing) >= len(runs) // 2, "runs have waited until the plan had computed"
+    assert not any("Waiting" in run.log for run in while_computing), "a run has waited while the plan computed"
     waited = [run.run_id for run in runs if "Waiting" in run.log]
     starts = []
     for run in runs:
