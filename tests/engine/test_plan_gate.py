@@ -23,7 +23,7 @@ from engine.plan_jobs import (
     planned,
     report_of,
 )
-from harness import NewShop, Shop, at_night, sqlmesh, wait_until
+from harness import YEARLY_CRON, NewShop, Shop, at_night, sqlmesh, wait_until
 from postgres import postgres_server
 
 from dg_sqlmesh_component.history.active_runs import mark_as_computing
@@ -363,6 +363,18 @@ def test_a_revert_on_purpose_is_applied_and_recorded_as_promoted_only(shop: Shop
     reverted = launch(shop, APPLY, digest=report["digest"], allow_revert=["t.total"]).succeeded()
     origin = reverted.computed_outside["t/total"].metadata["sqlmesh/origin"].value
     assert str(origin).startswith("promoted by plan ")
+
+
+def test_a_version_without_an_interval_behind_a_forward_only_change_is_promoted_with_its_table(shop: Shop) -> None:
+    """SQLMesh creates no table for it if it computes only others, before the promotion. Then its view fails."""
+    late = f"MODEL (name t.late, kind FULL, cron '{YEARLY_CRON}'); SELECT added FROM t.daily"
+    daily = DAILY.replace("amount FROM", "amount, 1 AS added FROM")
+    change(shop, daily=daily, late=late, other="MODEL (name t.other, kind FULL, owner eve); SELECT 2 AS x")
+
+    applied(shop)
+
+    assert shop.query("SELECT added FROM t.late") == []
+    assert shop.query("SELECT x FROM t.other") == [(2,)]
 
 
 def test_a_blocking_audit_that_fails_leaves_prod_on_its_versions(shop: Shop) -> None:

@@ -17,8 +17,10 @@ from sqlmesh.core.plan import EvaluatablePlan
 from sqlmesh.core.plan.stages import (
     BackfillStage,
     EnvironmentRecordUpdateStage,
+    FinalizeEnvironmentStage,
     PhysicalLayerUpdateStage,
     PlanStage,
+    VirtualLayerUpdateStage,
     build_plan_stages,
 )
 from sqlmesh.core.snapshot import DeployabilityIndex, SnapshotTableInfo
@@ -96,7 +98,7 @@ class BesideRuns:
         self._check_empty_versions(evaluate, promotion[0], plan)
         if plan.is_dev:  # runs do not read a preview
             self._lock.release()
-        evaluate(promotion, plan)
+        evaluate(self._with_late_tables(promotion, plan), plan)
 
     def _in_rounds(
         self, evaluate: EvaluateStages, stages: Sequence[PlanStage], plan: EvaluatablePlan, *, keeps_lock: bool
@@ -221,9 +223,24 @@ class BesideRuns:
             versions = Versions.read(self._context, plan, self._shown)
             if not plan.is_dev:
                 self._refuse_empty(empty, versions)
-            nodes = {node.snapshot_id: node for node in versions.nodes.values()}
-            created = [node for name, node in versions.nodes.items() if name in empty]
-            evaluate([PhysicalLayerUpdateStage(created, nodes, set(), versions.index)], plan)
+            evaluate([_creation(empty, versions)], plan)
+
+    def _with_late_tables(self, promotion: Sequence[PlanStage], plan: EvaluatablePlan) -> Sequence[PlanStage]:
+        """The stages of the promotion, with one that creates the empty new versions that it does not compute.
+
+        Downstream of a forward-only change, SQLMesh creates versions after it has promoted, and only if it computes one
+        of them then. Otherwise the view of one without an interval fails, and prod stays between two plans.
+        """
+        others = promotion[0].no_gaps_snapshot_names | _missing(promotion).keys()
+        new = [info for info in plan.environment.snapshots if _is_new_table(info, self._shown)]
+        late = [info for info in new if info.name not in others]
+        empty = {name for name, node in snapshots_now(self._context, late).items() if not node.intervals}
+        if plan.is_dev or not empty:
+            return promotion
+        ends = VirtualLayerUpdateStage, FinalizeEnvironmentStage
+        first = next(number for number, stage in enumerate(promotion) if isinstance(stage, ends))
+        creation = _creation(empty, Versions.read(self._context, plan, self._shown))
+        return [*promotion[:first], creation, *promotion[first:]]
 
     def _refuse_empty(self, empty: Set[str], versions: Versions) -> None:
         """Refuse to show a table without rows in place of one that has some, because signals hold everything back.
@@ -275,6 +292,13 @@ def _only(stages: Sequence[PlanStage], names: Container[str]) -> list[PlanStage]
             found = {node: of_node for node, of_node in stage.snapshot_to_intervals.items() if node.name in names}
             narrowed += [replace(stage, snapshot_to_intervals=found)] if found else []
     return narrowed
+
+
+def _creation(names: Container[str], versions: Versions) -> PlanStage:
+    """The stage that creates the tables of these models."""
+    nodes = {node.snapshot_id: node for node in versions.nodes.values()}
+    created = [node for name, node in versions.nodes.items() if name in names]
+    return PhysicalLayerUpdateStage(created, nodes, set(), versions.index)
 
 
 def _index(stages: Sequence[PlanStage]) -> DeployabilityIndex | None:
