@@ -7,7 +7,7 @@ version, also after one day of the source was corrected. The plan is applied wit
 column, day, order and view that prod does not show any more must be in the report, and each lost interval of the report
 must be gone. A row of an `SCD_TYPE_2` model that its source does not have any more must be there, or in the report. A
 model without a change must show what it showed before. Some models stand in a second catalog, under the name of a model
-in the first.
+in the first. Some read another model, and change with it. Their rows do not depend on its rows.
 """
 
 import json
@@ -64,6 +64,7 @@ class LossyModel:
     Attributes:
         name: As in its file. Models of the catalog `other` have assets with a prefix.
         columns: By name, the expressions after `day` and `amount`, in order.
+        reads: The name of another model, of which the query counts the rows; empty for none.
     """
 
     name: str
@@ -71,11 +72,15 @@ class LossyModel:
     columns: Mapping[str, str]
     factor: int = 1
     properties: str = ""
+    reads: str = ""
 
     @property
     def text(self) -> str:
         columns = "".join(f", {expression} AS {name}" for name, expression in self.columns.items())
-        where = " WHERE day BETWEEN @start_ds AND @end_ds" if "INCREMENTAL" in self.kind or self.kind == OWN else ""
+        is_by_day = "INCREMENTAL" in self.kind or self.kind == OWN
+        conditions = ["day BETWEEN @start_ds AND @end_ds"] if is_by_day else []
+        conditions += [f"(SELECT COUNT(*) FROM {self.reads}) >= 0"] if self.reads else []
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         source = "raw.corrected" if self.has_history else "raw.days"
         query = f"SELECT day::DATE AS day, (amount * {self.factor})::INT AS amount{columns} FROM {source}{where}"
         prefix = ", tags ('dagster:key_prefix:other')" if self.catalog == "other" else ""
@@ -99,7 +104,7 @@ Shown = tuple[dict[str, str], list[tuple[Any, ...]]]
 """The types of the columns of a view, by name, and the rows."""
 
 
-def random_model(rng: random.Random, number: int) -> LossyModel:
+def random_model(rng: random.Random, number: int, before: LossyModel | None) -> LossyModel:
     mode = rng.choice(("", ", on_destructive_change allow", ", on_destructive_change ignore"))
     first, second = (f"t.m{number}", f"warehouse.t.m{number}", f't."M{number}"'), (f"other.t.m{number - 1}",)
     name = rng.choice(first + second * (number % 2))
@@ -108,7 +113,8 @@ def random_model(rng: random.Random, number: int) -> LossyModel:
     # SQLMesh does not quote a column of an SCD_TYPE_2 model.
     names = [name for name in COLUMNS if " " not in name or "SCD_TYPE_2" not in kind]
     drawn = rng.sample(names, rng.randint(1, len(names)))
-    return LossyModel(name, kind, {name: COLUMNS[name] for name in drawn})
+    reads = before.name if before is not None and rng.random() < 0.4 else ""
+    return LossyModel(name, kind, {name: COLUMNS[name] for name in drawn}, reads=reads)
 
 
 def changed(rng: random.Random, model: LossyModel, change: str) -> str:
@@ -140,6 +146,8 @@ CHANGES = (
     "none", "described", "values", "added", "dropped", "reordered", "retyped", "removed", "disabled", "embedded",
     "whole", "started", "ended", "yearly", "reverted", "added again",
 )  # fmt: skip
+OF_READ = tuple(change for change in CHANGES if change not in ("removed", "disabled", "added again"))
+"""The changes of a model that another one reads."""
 
 
 def try_random_losses(rng: random.Random, folder: Path) -> str:
@@ -152,8 +160,11 @@ def try_random_losses(rng: random.Random, folder: Path) -> str:
         AssertionError: Prod has lost something that the report does not have, or the report has something else.
     """
     rng = random.Random(rng.randrange(2**32))  # Hypothesis draws small numbers far too often
-    models = [random_model(rng, number) for number in range(6)]
-    changes = [rng.choice(CHANGES) for _ in models]
+    models: list[LossyModel] = []
+    for number in range(6):
+        models.append(random_model(rng, number, models[-1] if models else None))
+    read = {model.reads for model in models}
+    changes = [rng.choice(OF_READ if model.name in read else CHANGES) for model in models]
     is_corrected = rng.random() < 0.7
     files = {_file(number): model.text for number, model in enumerate(models)}
     files |= {"models/anchor.sql": ANCHOR, "materializations/own.py": OWN_MATERIALIZATION}
