@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,18 +38,38 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
         yield shop
 
 
+UNSHARE = ["unshare", "-m" if os.geteuid() == 0 else "-rm"]
+
+
 def in_namespace(*preparation: str) -> list[str]:
     """Return a command that runs another command in its own mount namespace, after these mounts."""
-    if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
-        pytest.skip("MOUNTS CANNOT BE MADE here, so nothing was tried in a folder of that kind: that needs root")
-    return ["unshare", "-m", "sh", "-c", " && ".join([*preparation, 'exec "$@"']), "sh"]
+    if subprocess.run([*UNSHARE, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True).returncode:
+        pytest.skip("MOUNTS CANNOT BE MADE here, so nothing was tried in a folder of that kind: allow user namespaces")
+    return [*UNSHARE, "sh", "-c", " && ".join([*preparation, 'exec "$@"']), "sh"]
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[list[str]]:
+    """Make a folder read-only for the command after the one that is returned. Root may write to it without a mount."""
+    if os.geteuid() == 0:
+        quoted = shlex.quote(str(folder))
+        yield in_namespace(f"mount --bind {quoted} {quoted}", f"mount -o remount,ro,bind {quoted} {quoted}")
+        return
+    modes = {path: path.stat().st_mode for path in (folder, *folder.rglob("*"))}
+    try:
+        for path, mode in modes.items():
+            path.chmod(mode & ~0o222)
+        yield []
+    finally:
+        for path, mode in modes.items():
+            path.chmod(mode)
 
 
 def test_project_in_read_only_folder_runs(shop: Shop) -> None:
     shutil.rmtree(shop.project / ".cache", ignore_errors=True)
-    folder = shlex.quote(str(shop.project))
-    wrapper = in_namespace(f"mount --bind {folder} {folder}", f"mount -o remount,ro,bind {folder} {folder}")
-    run_id = shop.start_new_process(wrapper=wrapper).communicate(timeout=200)[0].split()[-1]
+    shop.refresh()
+    with read_only(shop.project) as wrapper:
+        run_id = shop.start_new_process(wrapper=wrapper).communicate(timeout=200)[0].split()[-1]
     record = shop.run_record(run_id).succeeded()
     assert set(record.materializations) == ALL_MODELS
     assert f"{shop.project} cannot be written to, so SQLMesh's cache is kept in " in record.log
