@@ -7,7 +7,6 @@ import dagster as dg
 from harness import NewShop, RunRecord, Shop
 
 OP = "sqlmesh_shop"
-TODAY = datetime.now(timezone.utc).date()
 LOADER = """
 import dagster as dg
 
@@ -28,7 +27,7 @@ EMPTY = {"raw.orders": "SELECT current_date AS day, 1 AS n LIMIT 0"}
 
 
 def day(ago: int) -> str:
-    return str(TODAY - timedelta(days=ago))
+    return str(datetime.now(timezone.utc).date() - timedelta(days=ago))
 
 
 def waiting_shop(

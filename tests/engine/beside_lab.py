@@ -30,11 +30,10 @@ KEPT = f"MODEL (name t.kept, {LOOKBACK}); SELECT day, n / {SWITCH} AS n FROM t.o
 """A model of which `leave_gap` leaves a gap."""
 SUCCESS, FAILURE = dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE
 PAUSES = f", pg_advisory_xact_lock({LOCK})::text AS paused"
-TODAY = datetime.now(timezone.utc).date()
 
 
 def day(ago: int) -> str:
-    return str(TODAY - timedelta(days=ago))
+    return str(datetime.now(timezone.utc).date() - timedelta(days=ago))
 
 
 def days(first: int, last: int | None = None) -> dict[str, str]:
@@ -178,4 +177,6 @@ def new_warehouse(
     return Warehouse(server, database, new_shop(FILES, config, **options), state=state)
 
 
-ALL = [(day(ago), ago) for ago in range(5, 0, -1)]
+def all_rows() -> list[tuple[str, int]]:
+    """The rows of t.orders and t.days if all days are computed."""
+    return [(day(ago), ago) for ago in range(5, 0, -1)]

@@ -1,5 +1,6 @@
 """Fixtures of the engine tests."""
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,8 +12,18 @@ from engine.plan_jobs import MODELS as PLANNED
 from engine.preview_lab import ENVIRONMENT, MODELS, RAW, Lab
 from engine.recorded_models import MODELS as RECORDED
 from engine.recorded_models import day
-from harness import NewShop, Shop, planned_shop, query
+from harness import CONFIG, NewShop, Shop, planned_shop, query
 from postgres import postgres_server
+
+LONGEST_TEST_SECONDS = 120
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Begin no test right before midnight in UTC: many compare days with those of a plan before."""
+    left = 86_400 - time.time() % 86_400
+    if left < LONGEST_TEST_SECONDS:
+        time.sleep(left)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -43,12 +54,16 @@ def shop(new_shop: NewShop) -> Shop:
 
 @pytest.fixture
 def new_recorded(new_shop: NewShop) -> NewShop:
-    """Create a project of `recorded_models.MODELS`, some of them replaced, whose checks and restatements are on."""
+    """Create a project of `recorded_models.MODELS`, some of them replaced, whose checks and restatements are on.
+
+    Its models start eight days ago.
+    """
 
     def create(models: dict[str, str] = RECORDED, planned_at: str = f"{day(3)} 12:00:00", **attributes: Any) -> Shop:
         tables = {"ctl.broken": "SELECT NULL::DATE AS day LIMIT 0"}
+        config = CONFIG.replace("6 days ago", f"'{day(8)}'")
         options = {"intervals_check": True, "restate": True, **attributes}
-        return new_shop({**RECORDED, **models}, tables=tables, planned_at=planned_at, **options)
+        return new_shop({**RECORDED, **models}, config, tables=tables, planned_at=planned_at, **options)
 
     return create
 

@@ -10,23 +10,20 @@ from harness import RunRecord, Shop
 
 OP = "sqlmesh_shop"
 
-TODAY = datetime.now(timezone.utc).date()
-
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds, batch_size 1, batch_concurrency 1), cron '@daily'"
 
 FAILING = "CASE WHEN @start_ds::DATE IN (SELECT day FROM ctl.broken) THEN error('broken day') ELSE 1 END"
 
 
 def day(ago: int) -> str:
-    return f"{TODAY - timedelta(days=ago):%Y-%m-%d}"
+    return f"{datetime.now(timezone.utc) - timedelta(days=ago):%Y-%m-%d}"
 
 
 MODELS = {
-    "models/days.sql": f"MODEL (name t.days, {BY_DAY}, start '{day(8)}', audits (soft)); "
-    f"SELECT @start_ds::DATE AS ds, {FAILING} AS n",
-    "models/shown.sql": f"MODEL (name t.shown, kind VIEW, start '{day(8)}'); SELECT ds, n FROM t.days",
-    "models/total.sql": f"MODEL (name t.total, kind FULL, start '{day(8)}'); SELECT sum(n) AS n FROM t.shown",
-    "models/alone.sql": f"MODEL (name t.alone, kind FULL, start '{day(8)}'); SELECT 1 AS n",
+    "models/days.sql": f"MODEL (name t.days, {BY_DAY}, audits (soft)); SELECT @start_ds::DATE AS ds, {FAILING} AS n",
+    "models/shown.sql": "MODEL (name t.shown, kind VIEW); SELECT ds, n FROM t.days",
+    "models/total.sql": "MODEL (name t.total, kind FULL); SELECT sum(n) AS n FROM t.shown",
+    "models/alone.sql": "MODEL (name t.alone, kind FULL); SELECT 1 AS n",
     "audits/soft.sql": "AUDIT (name soft, blocking false); SELECT * FROM @this_model WHERE n < 0",
 }
 

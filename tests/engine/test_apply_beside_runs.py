@@ -10,7 +10,6 @@ from datetime import datetime, timezone
 import dagster as dg
 import pytest
 from engine.beside_lab import (
-    ALL,
     DAILY,
     FAILURE,
     FILES,
@@ -21,6 +20,7 @@ from engine.beside_lab import (
     SWITCH,
     WITHIN,
     Warehouse,
+    all_rows,
     day,
     days,
     new_warehouse,
@@ -45,10 +45,10 @@ def test_run_does_not_wait_for_the_backfill_and_the_plan_computes_what_the_run_c
     warehouse.change("days", DAILY, f"{DAILY}, audits ({audit})")
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
         assert "Waiting" not in warehouse.run().log
-        assert warehouse.rows("days") == ALL, "by the old version"
+        assert warehouse.rows("days") == all_rows(), "by the old version"
     applied = warehouse.end(process)
     assert f"for the old versions meanwhile: t.days ({day(3)} to {day(1)} (3 days))." in applied.log
-    assert warehouse.rows("days") == ALL
+    assert warehouse.rows("days") == all_rows()
     assert warehouse.query("SELECT count(paused) FROM t.days") == [(5,)]
     found = applied.checks["t/days:accepted_range_non_blocking_n_max_v_3"]
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
@@ -84,9 +84,9 @@ def test_models_downstream_of_a_new_version_and_whole_tables_catch_up_too(wareho
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
         warehouse.run()
     warehouse.end(process)
-    assert warehouse.rows("days") == ALL
+    assert warehouse.rows("days") == all_rows()
     assert warehouse.query("SELECT n FROM t.total") == [(sum(range(1, 6)),)]
-    assert warehouse.rows("kept") == ALL, "each interval once"
+    assert warehouse.rows("kept") == all_rows(), "each interval once"
 
 
 @pytest.mark.slow
@@ -123,7 +123,7 @@ def test_killed_apply_is_finished_with_the_same_digest_and_reads_again_what_was_
         warehouse.run()  # the locks are free
         warehouse.is_killed = True
     warehouse.apply()
-    assert warehouse.rows("days") == [(day(5), 50), *ALL[1:]]
+    assert warehouse.rows("days") == [(day(5), 50), *all_rows()[1:]]
 
 
 @pytest.mark.slow
@@ -137,8 +137,8 @@ def test_a_gap_that_a_run_fills_while_the_plan_waits_for_it_is_not_filled_again(
         wait_until(lambda: "Waiting" in warehouse.last_log(), process)
     run.communicate(timeout=300)
     assert "Computed: 1 model." in warehouse.end(process).log
-    assert warehouse.rows("kept") == ALL
-    assert warehouse.rows("days") == [(of_day, n + 1) for of_day, n in ALL]
+    assert warehouse.rows("kept") == all_rows()
+    assert warehouse.rows("days") == [(of_day, n + 1) for of_day, n in all_rows()]
 
 
 @pytest.mark.slow
@@ -153,7 +153,7 @@ def test_a_model_that_keeps_its_table_reads_the_new_version_of_another_one(wareh
         ("t.days", "indirect_non_breaking"),
     ]
     warehouse.end(warehouse.start_apply())
-    assert warehouse.rows("days") == ALL[:2]
+    assert warehouse.rows("days") == all_rows()[:2]
 
 
 # More than ten seconds: an apply in a process of its own, two plans, and a run that waits for its time-out.
@@ -169,7 +169,7 @@ def test_what_follows_the_promotion_stops_runs_and_the_report_says_so(warehouse:
     with warehouse.holding(LOCK, warehouse.start_apply) as process:
         assert "is held by plan of run" in str(shop.launch(assets=["t/other"]).failures)
     warehouse.end(process)
-    assert warehouse.rows("kept") == ALL[:2]
+    assert warehouse.rows("kept") == all_rows()[:2]
 
 
 @pytest.mark.slow
@@ -193,7 +193,7 @@ def test_the_plan_of_a_person_stops_the_apply(warehouse: Warehouse) -> None:
     record = warehouse.end(process, FAILURE)
     assert "Another plan has changed environment prod" in str(record.failures)
     assert warehouse.query("SELECT x FROM t.other") == [(2,)]
-    assert warehouse.rows("days") == shown == ALL[:2]
+    assert warehouse.rows("days") == shown == all_rows()[:2]
 
 
 @pytest.mark.slow
@@ -218,7 +218,7 @@ def test_a_gap_that_a_failed_run_leaves_is_filled_and_read_again(warehouse: Ware
         warehouse.query(f"UPDATE raw.orders SET n = 40 WHERE day = '{day(4)}'")
     applied = warehouse.end(process)
     assert f"runs rewrote the source meanwhile: t.days ({day(5)} to {day(4)} (2 days))." in applied.log
-    assert warehouse.rows("days") == [ALL[0], (day(4), 40)]
+    assert warehouse.rows("days") == [all_rows()[0], (day(4), 40)]
 
 
 @pytest.mark.slow
@@ -234,7 +234,7 @@ def test_what_was_read_between_the_delete_and_the_insert_of_a_run_is_read_again(
             warehouse.release(LOCK + 1)
             run.communicate(timeout=300)
     applied = warehouse.end(process)
-    assert warehouse.rows("days") == ALL[:2]
+    assert warehouse.rows("days") == all_rows()[:2]
     assert f"runs rewrote the source meanwhile: t.days ({day(5)})." in applied.log
     warehouse.run()
 

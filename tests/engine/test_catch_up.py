@@ -9,7 +9,6 @@ from unittest.mock import ANY
 
 import pytest
 from engine.beside_lab import (
-    ALL,
     DAILY,
     FAILURE,
     FILES,
@@ -21,6 +20,7 @@ from engine.beside_lab import (
     SWITCH,
     WITHIN,
     Warehouse,
+    all_rows,
     day,
     days,
     new_warehouse,
@@ -206,7 +206,7 @@ def test_late_data_of_an_old_version_reaches_a_version_that_a_preview_has_finish
         warehouse.query(f"UPDATE raw.orders SET n = 40 WHERE day = '{day(4)}'")
         warehouse.run()
     warehouse.end(process)
-    assert warehouse.rows("direct") == [ALL[0], (day(4), 40), *ALL[2:]]
+    assert warehouse.rows("direct") == [all_rows()[0], (day(4), 40), *all_rows()[2:]]
 
 
 # More than ten seconds: a preview, an apply in a process of its own, and a run that waits for its time-out.
@@ -281,7 +281,7 @@ def test_a_row_of_the_state_counts_although_its_time_is_before_the_last_look(war
         wait_until(lambda: "is held by Dagster run" in warehouse.log_of(APPLY), process)
     assert restated.wait(300) == 0
     warehouse.end(process)
-    assert warehouse.rows("fresh") == [(day(5), 50), *ALL[1:]]
+    assert warehouse.rows("fresh") == [(day(5), 50), *all_rows()[1:]]
 
 
 @pytest.mark.slow
@@ -310,7 +310,7 @@ def test_a_day_that_only_a_lookback_computes_again_is_not_missing(warehouse: War
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
         warehouse.run(end=day(2))
     warehouse.end(process)
-    assert warehouse.rows("days") == ALL[:4]
+    assert warehouse.rows("days") == all_rows()[:4]
 
 
 @pytest.mark.slow
@@ -327,9 +327,9 @@ def test_model_computed_after_promotion_has_what_runs_computed_of_old_version(wa
     allowed = ["t.tail"] if "UNMANAGED" in kind else []  # its old rows may be of a source that has others now
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}", allow_lost_intervals=allowed) as process:
         warehouse.run()
-        assert warehouse.rows("tail") == ALL, "by the old version"
+        assert warehouse.rows("tail") == all_rows(), "by the old version"
     applied = warehouse.end(process)
-    assert warehouse.rows("tail") == ALL
+    assert warehouse.rows("tail") == all_rows()
     assert f"t.tail ({day(3)} to {day(1)} (3 days))" in applied.log
 
 
@@ -339,7 +339,7 @@ def test_a_table_that_all_versions_share_is_computed_again_if_its_kind_changes(d
     dev_only.change("days", DAILY, "kind FULL")
     dev_only.change("days", f"day, n FROM t.orders {WITHIN}", "day, n + 1 AS n FROM t.orders")
     dev_only.apply()
-    assert dev_only.rows("days") == [(of_day, n + 1) for of_day, n in ALL]
+    assert dev_only.rows("days") == [(of_day, n + 1) for of_day, n in all_rows()]
 
 
 @pytest.mark.slow
@@ -407,7 +407,7 @@ def test_a_new_version_waits_for_a_gap_of_a_table_that_reads_another_new_version
     warehouse.change("behind", "day, n", "day, n + 0 AS n")
     applied = warehouse.apply()
     assert warehouse.query("SELECT x FROM t.total") == [(2,)]
-    assert warehouse.rows("behind") == ALL[:2]
+    assert warehouse.rows("behind") == all_rows()[:2]
     assert "omputed again" not in applied.log, "each day once"
 
 
@@ -418,9 +418,9 @@ def test_a_new_model_leaves_out_days_that_its_source_lacks(warehouse: Warehouse)
     warehouse.run("t/side")
     (warehouse.shop.project / "models" / "fresh.sql").write_text(FILES["models/days.sql"].replace("t.days", "t.fresh"))
     warehouse.apply()
-    assert warehouse.rows("fresh") == ALL[:2]
+    assert warehouse.rows("fresh") == all_rows()[:2]
     warehouse.run()
-    assert warehouse.rows("fresh") == ALL
+    assert warehouse.rows("fresh") == all_rows()
 
 
 def add_signal(warehouse: Warehouse, ready: str = "not Path(name).exists()") -> None:
@@ -449,7 +449,7 @@ def test_a_gap_waits_for_the_signal_of_a_new_version_that_its_table_reads(wareho
     (warehouse.shop.project / "closed").unlink()
     warehouse.run()
     for model in ("orders", "kept", "behind"):
-        assert [row[:2] for row in warehouse.query(f"SELECT day::text, n FROM t.{model} ORDER BY day")] == ALL, model
+        assert warehouse.rows(model) == all_rows(), model
 
 
 def test_a_restated_day_that_waits_for_a_signal_is_forgotten_of_new_versions_too(warehouse: Warehouse) -> None:
@@ -468,12 +468,12 @@ def test_a_restated_day_that_waits_for_a_signal_is_forgotten_of_new_versions_too
         warehouse.restate_oldest()
     applied = warehouse.end(process)
     assert "omputed again" not in applied.log
-    assert warehouse.rows("days") == ALL, "the rows stay until then"
+    assert warehouse.rows("days") == all_rows(), "the rows stay until then"
     assert "interrupted" not in applied.tags["sqlmesh/result"], "the day waits"
     assert applied.checks["t/days:sqlmesh_execution_status"].passed
     closed.unlink()
     assert warehouse.run().status_of("t/days") == "executed"
-    assert warehouse.rows("days") == [(day(5), 50), *ALL[1:]]
+    assert warehouse.rows("days") == [(day(5), 50), *all_rows()[1:]]
     assert warehouse.query("SELECT n FROM t.total") == [(60,)]
 
 
@@ -490,7 +490,7 @@ def test_no_empty_version_replaces_a_table_with_rows(warehouse: Warehouse) -> No
     assert "Prod would lose all rows of t.days" in failure_of(refused)
     closed.unlink()
     assert launch(warehouse.shop, APPLY, digest=digest).status is SUCCESS
-    assert warehouse.rows("days") == [(of_day, n + 1) for of_day, n in ALL[:2]]
+    assert warehouse.rows("days") == [(of_day, n + 1) for of_day, n in all_rows()[:2]]
 
 
 @pytest.mark.slow
@@ -539,7 +539,7 @@ def test_a_restatement_takes_from_a_previewed_version_whose_metadata_has_changed
     with warehouse.applying("other", "1 AS x", f"1 AS x {PAUSES}") as process:
         warehouse.restate_oldest()
     warehouse.end(process)
-    assert warehouse.rows("days") == [(day(5), 50), *ALL[1:]]
+    assert warehouse.rows("days") == [(day(5), 50), *all_rows()[1:]]
 
 
 @pytest.mark.slow

@@ -9,17 +9,22 @@ from typing import Any
 import dagster as dg
 import pytest
 from engine.recorded_models import BY_DAY, OP, day, tick
-from harness import REPOSITORY, NewShop, RunRecord, Shop
+from harness import CONFIG, REPOSITORY, NewShop, RunRecord, Shop
 
 MODELS = {
-    "models/days.sql": f"MODEL (name t.days, {BY_DAY}, start '{day(8)}', column_descriptions (n = 'A number.')); "
+    "models/days.sql": f"MODEL (name t.days, {BY_DAY}, column_descriptions (n = 'A number.')); "
     "SELECT @start_ds::DATE AS ds, u.n FROM t.unit AS u",
-    "models/unit.sql": f"MODEL (name t.unit, kind FULL, start '{day(8)}'); SELECT 1 AS n",
+    "models/unit.sql": "MODEL (name t.unit, kind FULL); SELECT 1 AS n",
     # No external_models.yaml: SQLMesh does not know what `*` is.
-    "models/star.sql": f"MODEL (name t.star, kind FULL, start '{day(8)}'); SELECT * FROM raw.wide",
+    "models/star.sql": "MODEL (name t.star, kind FULL); SELECT * FROM raw.wide",
 }
 
 WIDER = MODELS["models/days.sql"].replace("SELECT", "SELECT 'x' AS extra,")
+
+
+def since(ago: int) -> str:
+    """A configuration of SQLMesh whose models start so many days ago."""
+    return CONFIG.replace("6 days ago", f"'{day(ago)}'")
 
 
 def schema_changes(shop: Shop, by: str = "columns") -> dict[str, str]:
@@ -55,7 +60,7 @@ def columns(run: RunRecord, asset: str) -> dict[str, tuple[str, str | None]]:
 def test_each_materialization_has_the_columns_of_the_version_that_ran(new_shop: NewShop) -> None:
     tables = {"raw.wide": "SELECT 1 AS a, 'x' AS b"}
     attributes: dict[str, Any] = {"include_metadata": ["column_lineage"], "polling_sensor": True}
-    shop = new_shop(MODELS, tables=tables, planned_at=f"{day(7)} 12:00:00", **attributes)
+    shop = new_shop(MODELS, since(8), tables=tables, planned_at=f"{day(7)} 12:00:00", **attributes)
     shop.launch(ops={OP: {"end": day(6)}})
     # The run has recorded what the plan has computed. Its columns are those of the definitions.
     assert schema_changes(shop) == {"t/star": "Previous materialization has no column schema metadata"}
@@ -93,10 +98,10 @@ def test_materializations_have_their_rows_and_no_columns_beyond_the_limit(new_sh
 
 @pytest.mark.slow
 def test_schema_checks_fail_after_the_plan_that_changes_columns_and_after_none_of_ten_runs(new_shop: NewShop) -> None:
-    models = {name: MODELS[name].replace(day(8), day(14)) for name in ("models/days.sql", "models/unit.sql")}
-    shop = new_shop(models, planned_at=f"{day(13)} 12:00:00", polling_sensor=True)
+    models = {name: MODELS[name] for name in ("models/days.sql", "models/unit.sql")}
+    shop = new_shop(models, since(14), planned_at=f"{day(13)} 12:00:00", polling_sensor=True)
     assert schema_changes_of_runs(shop, 12, 11, 10, 9, 8) == [{}] * 5
-    (shop.project / "models/days.sql").write_text(WIDER.replace(day(8), day(14)))
+    (shop.project / "models/days.sql").write_text(WIDER)
     shop.plan(at=f"{day(7)} 12:00:00")
     tick(shop)
     [(asset, text)] = schema_changes(shop).items()

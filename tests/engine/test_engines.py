@@ -34,11 +34,9 @@ from harness import (
 from mariadb import mariadb_server
 from postgres import postgres_server
 
-TODAY = datetime.datetime.now(datetime.timezone.utc).date()
-
 
 def day(ago: int) -> datetime.date:
-    return TODAY - datetime.timedelta(ago)
+    return datetime.datetime.now(datetime.timezone.utc).date() - datetime.timedelta(ago)
 
 
 DAYS = "ctl.days WHERE ds BETWEEN @start_ds AND @end_ds"
@@ -86,19 +84,26 @@ MODELS = {
 }
 NOT_PROMOTED = {"models/unplanned.sql": "MODEL (name t.unplanned, kind FULL); SELECT 1 AS n"}
 
-SOURCES = {
-    "days": " UNION ALL ".join(f"SELECT CAST('{day(n)}' AS DATE) AS ds" for n in range(10)),
-    "source": "SELECT 1 AS n",
-    "single": "SELECT 1 AS n",
-    "audited": "SELECT 1 AS n",
-    "single_of_day": "SELECT ds, 1 AS n FROM ctl.days",
-    "items": " UNION ALL ".join(f"SELECT {n} AS id" for n in range(1, 21)),
-}
-FAULTS = {
-    "single": "SELECT 1 AS n UNION ALL SELECT 2",
-    "audited": "SELECT NULLIF(1, 1) AS n",
-    "single_of_day": f"SELECT ds, 1 AS n FROM ctl.days UNION ALL SELECT CAST('{day(1)}' AS DATE), 2",
-}
+
+def sources() -> dict[str, str]:
+    """The queries of the sources, by name."""
+    return {
+        "days": " UNION ALL ".join(f"SELECT CAST('{day(n)}' AS DATE) AS ds" for n in range(10)),
+        "source": "SELECT 1 AS n",
+        "single": "SELECT 1 AS n",
+        "audited": "SELECT 1 AS n",
+        "single_of_day": "SELECT ds, 1 AS n FROM ctl.days",
+        "items": " UNION ALL ".join(f"SELECT {n} AS id" for n in range(1, 21)),
+    }
+
+
+def faults() -> dict[str, str]:
+    """Those of sources with faults."""
+    return {
+        "single": "SELECT 1 AS n UNION ALL SELECT 2",
+        "audited": "SELECT NULLIF(1, 1) AS n",
+        "single_of_day": f"SELECT ds, 1 AS n FROM ctl.days UNION ALL SELECT CAST('{day(1)}' AS DATE), 2",
+    }
 
 
 def source(name: str, rows: str) -> str:
@@ -234,7 +239,7 @@ class Result:
 def text(value: Any) -> str:
     """A value of a row. The drivers return several classes."""
     with suppress(ValueError):
-        return str((TODAY - datetime.date.fromisoformat(str(value))).days)
+        return str((day(0) - datetime.date.fromisoformat(str(value))).days)
     return str(value)
 
 
@@ -257,7 +262,7 @@ class Story:
 
     @cached_property
     def planned(self) -> str:
-        self.ask("CREATE SCHEMA ctl", *(source(*named) for named in SOURCES.items()))
+        self.ask("CREATE SCHEMA ctl", *(source(*named) for named in sources().items()))
         return self.shop.plan()
 
     @cached_property
@@ -266,7 +271,7 @@ class Story:
         assert self.planned
         write_project(self.shop.project, NOT_PROMOTED, self.engine.config)
         (self.shop.project / "hold").touch()
-        self.ask(*(source(*named) for named in FAULTS.items()))
+        self.ask(*(source(*named) for named in faults().items()))
         return self.result(self.shop.launch())
 
     @cached_property
@@ -282,7 +287,7 @@ class Story:
         """A run without any fault."""
         assert self.killed
         (self.shop.project / "kill").unlink()
-        self.ask(*(source(name, SOURCES[name]) for name in FAULTS))
+        self.ask(*(source(name, sources()[name]) for name in faults()))
         self.shop.plan("--skip-backfill", at=None)
         return self.result(self.shop.launch())
 
@@ -296,7 +301,7 @@ class Story:
     def half_restated(self) -> Result:
         """A restatement whose query fails."""
         assert self.repaired
-        return self.restate_one_day(FAULTS["single"])
+        return self.restate_one_day(faults()["single"])
 
     @cached_property
     def restated(self) -> Result:

@@ -10,7 +10,6 @@ from harness import EXECUTORS, NewShop, Shop
 from waiting import DAILY, LOADER, SourceSensor, day, evaluate_tick, launch_request, load, outcomes, run, waiting_shop
 
 CHECK = "t/days:sqlmesh_no_late_data"
-RESTATE = f"restate: {{start: '{day(2)}', end: '{day(2)}'}}"
 
 
 def late_shop(new_shop: NewShop, late: str = "warn", days: Sequence[int] = (3, 2, 1), **options: Any) -> Shop:
@@ -35,7 +34,7 @@ def test_partition_loaded_again_is_a_warning_until_it_is_computed_again(new_shop
         assert not late.checks[CHECK].passed
         assert late.checks[CHECK].description == (
             f"load/orders was loaded after t.days was computed for {day(2)}. To read the new rows, launch a run "
-            f"of the model with `{RESTATE}` in the run config."
+            f"of the model with `restate: {{start: '{day(2)}', end: '{day(2)}'}}` in the run config."
         )
     restated = run(shop, executor, restate={"start": day(2), "end": day(2)})
     assert restated.checks[CHECK].passed, restated.checks[CHECK].description

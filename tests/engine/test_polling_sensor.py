@@ -24,11 +24,10 @@ MODELS = {
 }
 SENSOR = "sqlmesh_shop_sensor"
 NOTHING = "Nothing was computed or promoted outside of Dagster."
-TODAY = datetime.now(timezone.utc).date()
 
 
 def day(ago: int) -> str:
-    return f"{TODAY - timedelta(days=ago):%Y-%m-%d}"
+    return f"{datetime.now(timezone.utc) - timedelta(days=ago):%Y-%m-%d}"
 
 
 @dataclass
@@ -99,7 +98,7 @@ def test_everything_that_is_typed_in_a_shell_is_recorded_once(new_sensed: NewSho
     shop = new_sensed()
     sensor = Sensor(shop)
     first = sensor.tick()
-    computed = (TODAY - timedelta(days=3) - date(2026, 1, 1)).days
+    computed = (date.fromisoformat(day(3)) - date(2026, 1, 1)).days
     assert first.intervals["t/days"] == f"2026-01-01 to {day(4)} ({computed} days)"
     assert set(first.materializations) == {"t/days", "t/total", "t/old"}
     assert not first.observations

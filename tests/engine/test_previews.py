@@ -111,7 +111,7 @@ def test_closing_a_preview_leaves_nothing_and_only_its_own(lab: Lab) -> None:
 
 @on_duckdb
 def test_closing_deletes_no_environment_that_never_expires(lab: Lab) -> None:
-    """It is of somebody who configures its name by mistake."""
+    """`preview.environment` has its name by mistake."""
     edit_config("pinned_environments: [staging]\n")(lab.shop)
     lab.change(other=OTHER.replace("1 AS x", "2 AS x"))
     lab.shop.plan("staging", at=None)
