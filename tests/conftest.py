@@ -1,10 +1,11 @@
-"""What holds for all tests: signals, temporary files, servers, the profiles of Hypothesis, and an environment."""
+"""What holds for all tests: signals, time zone, temporary files, servers, profiles of Hypothesis, an environment."""
 
 import gc
 import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -16,6 +17,10 @@ from hypothesis import settings
 
 # A shell ignores SIGINT in what it starts in the background, and Dagster then ignores SIGTERM too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# SQLMesh counts days in UTC. Engines have `current_date` in the time zone of the machine, which may differ by a day.
+os.environ["TZ"] = "UTC"
+time.tzset()
 
 # Every run draws the same examples, so that a test fails only because of a change. `make fuzz` draws many new ones.
 settings.register_profile("same", max_examples=60, deadline=None, derandomize=True, database=None)

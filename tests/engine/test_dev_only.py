@@ -1,10 +1,10 @@
 """`virtual_environment_mode: dev_only`: prod keeps the rows of a changed model, and every report says until when."""
 
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from engine.plan_jobs import APPLY, launch
-from engine.preview_lab import DAY, ENVIRONMENT, PREVIEW, RAW, Lab, diffs, report_of_last
+from engine.preview_lab import ENVIRONMENT, PREVIEW, RAW, Lab, diffs, report_of_last
 from harness import CONFIG, NewShop, needs_previews, query
 
 pytestmark = needs_previews
@@ -70,8 +70,8 @@ def test_a_preview_says_which_rows_prod_will_not_have_and_an_apply_until_when(la
 
     record = launch(lab.shop, APPLY, digest=report["digest"]).succeeded()
     assert rows_of_prod(lab) == {"full": 1, "days": 1, "shown": 2, "total": 70, "listed": 2, "added": 2}
-    midnight = datetime.fromtimestamp((datetime.now(timezone.utc).timestamp() // (DAY / 1000) + 1) * DAY / 1000)
-    until = f"until the first run after {midnight:%Y-%m-%d}T00:00:00Z computes them."
+    tomorrow = datetime.now(timezone.utc) + timedelta(days=1)
+    until = f"until the first run after {tomorrow:%Y-%m-%d}T00:00:00Z computes them."
     assert "Computed: 2 models." in record.log
     assert f"Prod keeps the existing rows of t.full, t.total {until}" in record.log
     assert "Prod keeps the existing rows of t.days: runs compute later intervals" in record.log
