@@ -111,8 +111,9 @@ def printing(*lines: str) -> str:
     return "".join(f"print({line!r}, file=sys.stderr, flush=True)\n" for line in lines)
 
 
-def test_late_output_is_logged_before_the_last_event(fake_worker: FakeWorker) -> None:
+def test_late_output_is_logged_before_the_last_event(fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Output has its own pipe, so a long line may arrive later than the events after it."""
+    monkeypatch.setattr("dg_sqlmesh_component.worker_client.worker.LAST_EVENTS_SECONDS", 60)
     late = f"{writing([LAST_EVENT])}time.sleep(0.2)\n{printing('late', wire.PRINTED)}"
     events = events_from(fake_worker(late))
     assert [type(event) for event in events] == [msg.LogLine, msg.EvaluationFinished]
