@@ -182,14 +182,14 @@ def test_run_of_the_job_without_a_range_is_refused_with_the_command(shop: Shop) 
 
 
 def test_run_without_a_range_is_refused_also_before_the_first_partition_has_ended(new_shop: NewShop) -> None:
-    yesterday = f"{datetime.now(timezone.utc) - timedelta(days=1):%Y-%m-%d}"
+    today = f"{datetime.now(timezone.utc):%Y-%m-%d}"
     files = {"models/days.sql": f"MODEL (name t.days, {BY_DAY}); SELECT @start_ds::DATE AS ds"}
-    config = CONFIG.replace("6 days ago", f"'{yesterday}'")
+    config = CONFIG.replace("6 days ago", f"'{today}'")
     shop = new_shop(files, config, planned_at=None, restate={"jobs": [{"by": "month"}]})
     job = shop.refresh().resolve_job_def(JOB.format(by="month"))
     run_id = job.execute_in_process(instance=shop.instance, raise_on_error=False).run_id
     [failure] = shop.run_record(run_id).failures
-    assert f'"restate": {{"start": "{yesterday[:7]}-01"' in failure
+    assert f'"restate": {{"start": "{today[:7]}-01"' in failure
 
 
 def test_cancelled_backfill_is_continued_by_its_missing_partitions(shop: Shop) -> None:
