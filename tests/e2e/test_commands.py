@@ -60,7 +60,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "type: dg_sqlmesh_component.SQLMeshProjectComponent\n"
             f"attributes:\n  project: ../../../../{name}{attributes}\n"
         )
-        sqlmesh(root / name, "plan", "--skip-backfill", "--auto-apply", "--no-prompts")
+        sqlmesh(root / name, "plan", "--auto-apply", "--no-prompts")
     (package / "__init__.py").touch()
     example = REPOSITORY / "examples" / "jaffle_shop" / "jaffle_shop" / "definitions.py"
     (package / "definitions.py").write_text(example.read_text())
