@@ -219,9 +219,9 @@ class Planning:
 
 
 def _together(before: NodeOutcome, after: NodeOutcome) -> NodeOutcome:
-    """The outcome of a model that the plan has computed twice, because of what runs did meanwhile.
+    """The outcome of a model in two rounds of a plan, which computed more of it because of what runs did meanwhile.
 
-    Its audits are those of the second time: `Checks` adds results of audits up.
+    Its audits are those of the later round: `Checks` adds up the results of all rounds.
     """
     return replace(
         after,

@@ -177,7 +177,7 @@ class Checks:
         failed = FailedIntervals(audit.failed_intervals, audit.failing_rows) if is_known else None
         kept = failed.with_earlier(before) if failed else before
         # An older failure is a warning. It stops no downstream model: nothing that this run computed has failed. Its
-        # query and sample stay: an apply has no other place for what it has found first.
+        # query and sample stay: an apply may have found it in an earlier round, which has no check of its own.
         severity = self.wording.assets.severity(node.fqn, audit.blocking)
         of_rows: dict[str, Any] = {}
         if earlier and before and audit.passed:

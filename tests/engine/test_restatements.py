@@ -238,7 +238,7 @@ def test_a_selected_model_that_sqlmesh_cannot_restate_is_refused_also_if_it_is_p
     run = shop.launch(ops=range_, assets=["marts/revenue"]).succeeded()
     assert run.status_of("raw/kept") == "executed"
     assert "This run restates 1 model, 5 intervals." in run.log
-    assert "Not restated, but upstream of a restated model, so SQLMesh computes what is pending: raw.kept." in run.log
+    assert "Not restated, but read by restated models, so SQLMesh computes pending intervals: raw.kept." in run.log
     assert "Not selected, but downstream" not in run.log
 
 

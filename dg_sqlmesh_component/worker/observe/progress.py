@@ -26,22 +26,24 @@ class Progress:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._planned: Mapping[str, Sequence[msg.Interval]] = {}
+        self._planned: dict[str, Sequence[msg.Interval]] = {}
         self._finished: defaultdict[str, list[msg.Interval]] = defaultdict(list)
         self._in_flight: Counter[str] = Counter()
         self._started: dict[str, float] = {}
         self._has_changed = False
         self._next_report = 0.0
 
-    def plan(self, batches: Mapping[str, Sequence[msg.Interval]], *, keeps_finished: bool = False) -> None:
-        """Note the batches of each node.
-
-        With `keeps_finished`, finished batches belong to them, else to an earlier plan.
-        """
+    def plan(self, batches: Mapping[str, Sequence[msg.Interval]]) -> None:
+        """Note the batches of each node. Those that have finished belong to an earlier plan."""
         with self._lock:
-            self._planned = batches
-            if not keeps_finished:
-                self._finished.clear()
+            self._planned = dict(batches)
+            self._finished.clear()
+
+    def add(self, batches: Mapping[str, Sequence[msg.Interval]]) -> None:
+        """Note more batches of some nodes."""
+        with self._lock:
+            for fqn, added in batches.items():
+                self._planned[fqn] = (*self._planned.get(fqn, ()), *added)
 
     def start(self, fqn: str, now: float) -> None:
         with self._lock:

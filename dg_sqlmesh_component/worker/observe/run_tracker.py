@@ -47,12 +47,14 @@ class RunTracker(Tracker):
     """SQLMesh's console during a run or a restatement.
 
     Attributes:
+        planned: The planned batches of each node. An empty tuple: intervals are missing, but none of them is ready.
         unready_signals: By node, its signals that held back an interval.
         held_back_by: What the last scheduler holds back, as in `HeldBack`.
     """
 
     def __init__(self, pipe: Pipe) -> None:
         super().__init__(pipe)
+        self.planned: dict[str, tuple[msg.Interval, ...]] = {}
         self.unready_signals: dict[str, list[str]] = {}
         self.held_back_by: Mapping[str, msg.HeldBackBy] = {}
         self._observed = Observed()

@@ -42,7 +42,6 @@ class Tracker(PipeConsole):
     first one and after a view.
 
     Attributes:
-        planned: The planned batches of each node. An empty tuple: intervals are missing, but none of them is ready.
         was_cancelled: Whether a batch or a plan's stage was not started, or was cancelled, because Dagster cancelled
             the run.
         lost_lock: Why a lock was lost, if SQLMesh was stopped because of it.
@@ -52,7 +51,6 @@ class Tracker(PipeConsole):
 
     def __init__(self, pipe: Pipe) -> None:
         super().__init__(pipe)
-        self.planned: dict[str, tuple[msg.Interval, ...]] = {}
         self.was_cancelled = False
         self.lost_lock: LockLostError | None = None
         self.cut_off: set[str] = set()

@@ -62,8 +62,7 @@ class PlanTracker(Tracker):
         Nothing is computed of nodes that have to wait, so they have no outcome.
         """
         batches = {snapshot.name: tuple(intervals) for snapshot, intervals in batched_intervals.items() if intervals}
-        self.planned = {**self.planned, **batches}
-        self._progress.plan(self.planned, keeps_finished=True)
+        self._progress.add(batches)
         self._start_reports()
         self.pipe.send(msg.EvaluationPlanned(batches, continues=True))
 

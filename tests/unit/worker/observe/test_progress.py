@@ -92,3 +92,15 @@ def test_new_plan_forgets_finished_batches() -> None:
     assert progress.unfinished == ("a",)
     progress.start("a", 5.0)
     assert progress.report(6.0) == msg.BatchesRunning({"a": (0, 2, 6.0)}, finished=0, planned=1)
+
+
+def test_batches_of_a_later_stage_are_added_to_those_that_have_finished() -> None:
+    progress = Progress()
+    progress.add({"a": DAYS[:1], "b": DAYS[:1]})
+    progress.start("a", 0.0)
+    assert progress.end("a", DAYS[0])
+    progress.add({"a": DAYS[:2]})
+    assert progress.unfinished == ("a", "b")
+    progress.start("a", 5.0)
+    assert progress.report(6.0) == msg.BatchesRunning({"a": (1, 3, 6.0)}, finished=0, planned=2)
+    assert [progress.end("a", day) for day in DAYS[:2]] == [False, True]
