@@ -300,7 +300,10 @@ def test_runs_do_not_wait_while_a_plan_catches_up(warehouse: Warehouse) -> None:
             assert restated.wait(300) == 0
             wait_until(lambda: warehouse.waits_for(LOCK), process)
             assert "Waiting" not in warehouse.run("t/other").log
+            warehouse.query("UPDATE raw.orders SET n = n + 1")  # the plan has forgotten these days in this round too
+            assert "Waiting" not in warehouse.run("t/orders", restate=days(5, 1)).log
     warehouse.end(process)
+    assert warehouse.rows("days") == [(a_day, n + 1) for a_day, n in all_rows()]
 
 
 @pytest.mark.slow

@@ -118,7 +118,7 @@ class BesideRuns:
         # What reads a gap waits until it is filled, although pending intervals are held back: the model of the gap may
         # have a `lookback`, and would compute days again that have been read.
         evaluate(_only(stages, first.keys() - self._reading(gaps)), plan)
-        tried: dict[str, Sequence[Interval]] = {}
+        tried: tuple[dict[str, Sequence[Interval]], int] | None = None
         for number in count(1):
             self._lock.acquire()
             plan, stages = self._look(plan, stages)
@@ -128,9 +128,9 @@ class BesideRuns:
                 evaluate(filled, plan)
                 plan, stages = self._look(plan, stages)  # models that read these gaps are computed again
             ready = self._lacking(stages, self._changes.versions.new)
-            if not ready or ready == tried:  # the rest waits for signals
+            if not ready or tried == (ready, self._changes.times_forgotten):  # the rest waits for signals
                 break
-            tried = ready
+            tried = ready, self._changes.times_forgotten
             if number <= _ROUNDS and not keeps_lock:
                 self._lock.release()
             evaluate(_only(stages, ready), plan)

@@ -39,7 +39,11 @@ class _Look:
 
 
 class ConcurrentChanges:
-    """Compares the state of SQLMesh with that of the last look. A look needs the lock of runs."""
+    """Compares the state of SQLMesh with that of the last look. A look needs the lock of runs.
+
+    Attributes:
+        times_forgotten: How often new versions had to forget intervals because of runs.
+    """
 
     _plan: EvaluatablePlan
     _last: _Look
@@ -52,6 +56,7 @@ class ConcurrentChanges:
         """By name, what new versions have to compute again because of runs. Each look adds to it. Read at the end."""
         self._context = context
         self._shown = shown
+        self.times_forgotten = 0
 
     @property
     def versions(self) -> Versions:
@@ -142,6 +147,7 @@ class ConcurrentChanges:
             node = versions.nodes[name]
             forget_intervals(self._context.state_sync, node, of_model, is_dev=versions.is_dev_table(node))
         add(self._forgotten, intervals)
+        self.times_forgotten += bool(intervals)
         return self._read(versions.index) if intervals else versions
 
     def _read(self, index: DeployabilityIndex | None) -> Versions:
