@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NoReturn
 
@@ -52,6 +52,7 @@ class Planning:
         self.report = report
         self.rounds: list[NodeOutcome] = []  # of computed or audited nodes, in order; some nodes have several
         self.went_on: msg.ConcurrentRuns | None = None  # what runs did meanwhile; None if they could do nothing
+        self.left_out: Mapping[str, Sequence[msg.Interval]] = {}  # what signals held back, by fqn
         self.ended_at = 0.0  # of the worker's work. While a plan is applied, it holds the lock until the step ends.
         self.session = WorkerSession(context, settings.project, settings.query_characters)
 
@@ -72,6 +73,8 @@ class Planning:
         for event in self.session.events(request):
             if isinstance(event, msg.ConcurrentRuns):
                 self.went_on = event
+            elif isinstance(event, msg.LeftOut):
+                self.left_out = event.intervals
             elif isinstance(event, (msg.PlanBuilt, msg.DataComparedWithRecords, msg.ModelCompared, msg.AuditsCompared)):
                 yield event
             else:

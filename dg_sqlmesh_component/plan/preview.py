@@ -15,7 +15,7 @@ from dg_sqlmesh_component.plan.planning import Planning
 from dg_sqlmesh_component.plan.preview_audits import keep_audits
 from dg_sqlmesh_component.plan.report import Planned, PlanReport
 from dg_sqlmesh_component.plan.report_file import begin_report, write_report
-from dg_sqlmesh_component.plan.sentences import caught_up
+from dg_sqlmesh_component.plan.sentences import caught_up, not_ready
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
@@ -138,7 +138,8 @@ class _PreviewStep:
             differing += f", {by_clock} of them only by the clock" if by_clock else ""
             result = f"The preview is ready. {self.planning.cost(planned)} Differ from prod: {differing}."
         models = planned.plan.models if planned is not None else ()
-        result += "".join(f" {sentence}" for sentence in caught_up(self.planning.went_on, models))
+        sentences = (*not_ready(self.planning.left_out, models), *caught_up(self.planning.went_on, models))
+        result += "".join(f" {sentence}" for sentence in sentences)
         failed = [compared for compared in report.diff if compared.error is not None]
         if failed:
             names = tuple(compared.name for compared in failed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from dg_sqlmesh_component.plan.gate import cannot_be_dropped, lost_for_good
 from dg_sqlmesh_component.protocol import messages as msg
@@ -113,6 +113,13 @@ def left_out(models: Iterable[msg.PlannedModel]) -> Iterator[str]:
     if not_computed := [model for model in waiting if not model.waits_for]:
         lacking = listed(sorted({name for model in not_computed for name in model.waits_for_models}))
         yield f"Left out, because {lacking} is not computed: {_counts(not_computed)}. The next run computes both."
+
+
+def not_ready(intervals: Mapping[str, Sequence[msg.Interval]], models: Iterable[msg.PlannedModel]) -> Iterator[str]:
+    """Name what signals held back while a plan was applied, by model. The plan could not ask them before."""
+    names = {model.fqn: model.name for model in models}
+    if named := [f"{names.get(fqn, unquoted(fqn))} ({ranges(left)})" for fqn, left in sorted(intervals.items())]:
+        yield f"Left out, because signals are not ready: {listed(named)}. Runs compute it when they are."
 
 
 def _counts(models: Iterable[msg.PlannedModel]) -> str:

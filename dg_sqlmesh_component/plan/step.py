@@ -29,7 +29,7 @@ from dg_sqlmesh_component.plan.gate import Decision, allowed_fqns, headline
 from dg_sqlmesh_component.plan.planning import Planning
 from dg_sqlmesh_component.plan.preview_audits import previewed_audits
 from dg_sqlmesh_component.plan.report import Planned, PlanReport
-from dg_sqlmesh_component.plan.sentences import caught_up, kept_rows, left_out
+from dg_sqlmesh_component.plan.sentences import caught_up, kept_rows, left_out, not_ready
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.column_changes import all_dropped
 from dg_sqlmesh_component.protocol.formatting import listed, ranges
@@ -153,7 +153,8 @@ class _PlanStep:
         if went_on is not None:
             went_on = replace(went_on, seconds=went_on.seconds + time.monotonic() - self.planning.ended_at)
         meanwhile = caught_up(went_on, plan.models)
-        sentences = (*kept_rows(plan.models, environment), *left_out(plan.models), *meanwhile)
+        late = not_ready(self.planning.left_out, plan.models)
+        sentences = (*kept_rows(plan.models, environment), *left_out(plan.models), *late, *meanwhile)
         result += "".join(f" {sentence}" for sentence in sentences)
         self._context.log.info(result)
         self.planning.end(result)

@@ -448,7 +448,8 @@ def test_a_gap_waits_for_the_signal_of_a_new_version_that_its_table_reads(wareho
     warehouse.change("orders", "day, n", "day, n, n AS also")
     warehouse.change("behind", "day, n", "day, n + 0 AS n")
     (warehouse.shop.project / "closed").touch()
-    warehouse.apply()
+    left_out = f"t.behind ({day(4)}), t.kept ({day(4)}), t.orders ({day(4)} to {day(1)} (4 days)). Runs compute it"
+    assert f"Left out, because signals are not ready: {left_out}" in warehouse.apply().log
     (warehouse.shop.project / "closed").unlink()
     warehouse.run()
     for model in ("orders", "kept", "behind"):

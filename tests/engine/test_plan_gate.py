@@ -25,6 +25,7 @@ from engine.plan_jobs import (
 )
 from harness import YEARLY_CRON, NewShop, Shop, at_night, sqlmesh, wait_until
 from postgres import postgres_server
+from waiting import day
 
 from dg_sqlmesh_component.history.active_runs import mark_as_computing
 from dg_sqlmesh_component.plan import step
@@ -375,6 +376,20 @@ def test_a_version_without_an_interval_behind_a_forward_only_change_is_promoted_
 
     assert shop.query("SELECT added FROM t.late") == []
     assert shop.query("SELECT x FROM t.other") == [(2,)]
+
+
+def test_an_apply_names_the_days_for_which_the_signal_of_a_new_version_is_not_ready(shop: Shop) -> None:
+    signals = shop.project / "signals"
+    signals.mkdir()
+    signal = "from sqlmesh import signal\n\n\n@signal()\ndef of_first(batch):\n    return batch[:1]\n"
+    (signals / "__init__.py").write_text(signal)
+    by_day = "kind INCREMENTAL_BY_TIME_RANGE (time_column day), start '6 days ago'"
+    late = f"MODEL (name t.late, {by_day}, signals [of_first()]); SELECT @start_ds::DATE AS day"
+    change(shop, late=late, reads=f"MODEL (name t.reads, {by_day}); SELECT day FROM t.late")
+
+    days = f"{day(5)} to {day(4)} (2 days)"
+    left_out = f"Left out, because signals are not ready: t.late ({days}), t.reads ({days}). Runs compute it"
+    assert left_out in applied(shop).log
 
 
 def test_a_blocking_audit_that_fails_leaves_prod_on_its_versions(shop: Shop) -> None:

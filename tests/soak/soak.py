@@ -196,6 +196,12 @@ def kill_once(testbed: Testbed, victim: str, executor: str, fraction: float, usu
     _, status = os.waitpid(second_run, 0)
     testbed.wait_for_workers()
     records = testbed.records_since(earlier_runs)
+    dead = [record for record in records if not record.run.is_finished]
+    if dead and _unrecorded(records):  # left to the killed run, until Dagster's run monitoring has noticed its end
+        for record in dead:
+            testbed.shop.instance.report_run_failed(record.run)
+        _, status = os.waitpid(testbed.shop.start(executor).pid, 0)
+        records = testbed.records_since(earlier_runs)
     counts = Counter({"tried": 1, "hit": int(hit)})
     if status or records[-1].status != dg.DagsterRunStatus.SUCCESS:
         counts["the next run failed"] += 1
@@ -215,13 +221,20 @@ def _compare(testbed: Testbed, records: list[RunRecord]) -> Counter[str]:
     counts["append-only rows lost"] += int(surplus < 0)
     executed = [key for record in records for key in record.materializations]
     counts["materialized twice"] += sum(number > 1 for number in Counter(executed).values())
-    # A run after the kill records what SQLMesh had computed and Dagster had not recorded.
-    later = [key for record in records for key in (*record.computed_outside, *record.reported_outside)]
-    counts["executed, recorded by no run"] += len(MODELS - {key.split("/")[1] for key in (*executed, *later)})
+    counts["executed, recorded by no run"] += len(_unrecorded(records))
     last = {key: records[-1].status_of(f"t/{key}") for key in MODELS}
     counts["a lock is left"] += testbed.held_locks()
     counts["wrong final status in Dagster"] += sum(status not in ("executed", "up_to_date") for status in last.values())
     return counts
+
+
+def _unrecorded(records: list[RunRecord]) -> set[str]:
+    """The models that no run has recorded.
+
+    A run after a kill records what SQLMesh had computed and Dagster had not recorded.
+    """
+    recorded = [(*run.materializations, *run.computed_outside, *run.reported_outside) for run in records]
+    return MODELS - {key.split("/")[1] for keys in recorded for key in keys}
 
 
 def overlap_once(testbed: Testbed, executor: str, seconds_apart: float) -> Counter[str]:

@@ -128,6 +128,14 @@ class PlanBuilt(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut(Event):
+    """Sent after a plan or a preview was applied, if signals were not ready for all that it found to be missing."""
+
+    # By fqn, the missing intervals: those of the signals, and those of models that read them.
+    intervals: dict[str, tuple[Interval, ...]]
+
+
+@dataclass(frozen=True, slots=True)
 class ConcurrentRuns(Event):
     """Sent after a plan or a preview was applied while runs could go on."""
 

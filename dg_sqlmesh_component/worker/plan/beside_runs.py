@@ -85,7 +85,7 @@ class BesideRuns:
             self._changes.begin(plan, _index(stages), self._interrupted)
         if self._interrupted:  # some intervals are forgotten
             stages = self._stages(plan)
-        before, promotion = _halves(stages)
+        before, _ = _halves(stages)
         if self._lock.is_file:
             if not plan.is_dev:  # no run fills a gap meanwhile: what the plan does not compute itself, its models lack
                 versions = Versions.read(self._context, plan, self._shown)
@@ -94,11 +94,14 @@ class BesideRuns:
             evaluate(before, plan)
         else:
             evaluate([stage for stage in before if not isinstance(stage, BackfillStage)], plan)
-            plan, promotion = self._in_rounds(evaluate, stages, plan, keeps_lock=shares_tables)
+            plan, stages = self._in_rounds(evaluate, stages, plan, keeps_lock=shares_tables)
+        _, promotion = _halves(stages)
         self._check_empty_versions(evaluate, promotion[0], plan)
         if plan.is_dev:  # runs do not read a preview
             self._lock.release()
         evaluate(self._with_late_tables(promotion, plan), plan)
+        if left_out := self._still_missing(stages, plan):
+            self._context.tracker.pipe.send(msg.LeftOut(left_out))
 
     def _in_rounds(
         self, evaluate: EvaluateStages, stages: Sequence[PlanStage], plan: EvaluatablePlan, *, keeps_lock: bool
@@ -106,7 +109,7 @@ class BesideRuns:
         """Compute all that SQLMesh computes before the promotion.
 
         Returns:
-            The plan of this moment, and its stages from the promotion on. The lock of runs is held since that moment.
+            The plan of this moment, and its stages. The lock of runs is held since that moment.
 
         Raises:
             EnvironmentNotReadyError: A preview has read what a run has not finished to compute again.
@@ -134,7 +137,7 @@ class BesideRuns:
             if number <= _ROUNDS and not keeps_lock:
                 self._lock.release()
             evaluate(_only(stages, ready), plan)
-        return plan, _halves(stages)[1]
+        return plan, stages
 
     def _look(self, plan: EvaluatablePlan, stages: Sequence[PlanStage]) -> tuple[EvaluatablePlan, Sequence[PlanStage]]:
         """Look at what runs have done, and build the plan and its stages again. The lock of runs must be held."""
@@ -241,6 +244,15 @@ class BesideRuns:
         first = next(number for number, stage in enumerate(promotion) if isinstance(stage, ends))
         creation = _creation(empty, Versions.read(self._context, plan, self._shown))
         return [*promotion[:first], creation, *promotion[first:]]
+
+    def _still_missing(self, stages: Sequence[PlanStage], plan: EvaluatablePlan) -> dict[str, tuple[Interval, ...]]:
+        """What these stages were to compute, and signals held back."""
+        if (index := _index(stages)) is None:
+            return {}
+        missing = _missing(stages)
+        nodes = snapshots_now(self._context, [info for info in plan.environment.snapshots if info.name in missing])
+        left = {name: subtract(missing[name], computed_intervals(node, index)) for name, node in nodes.items()}
+        return {name: intervals for name, intervals in left.items() if intervals}
 
     def _refuse_empty(self, empty: Set[str], versions: Versions) -> None:
         """Refuse to show a table without rows in place of one that has some, because signals hold everything back.

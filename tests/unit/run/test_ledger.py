@@ -92,11 +92,11 @@ def test_outcome_table_covers_every_outcome() -> None:
 
 def test_outcome_table_covers_every_event_about_a_node() -> None:
     of_loads_and_ticks = {msg.ProjectLoaded, msg.PendingFound, msg.ChangesFound}
-    of_previews = {msg.PlanBuilt, msg.ConcurrentRuns, msg.ModelCompared, msg.AuditsCompared}
+    of_plans = {msg.PlanBuilt, msg.LeftOut, msg.ConcurrentRuns, msg.ModelCompared, msg.AuditsCompared}
     of_jobs = {msg.ObjectDropped, msg.JanitorFinished, msg.TestsFinished, msg.QueryFinished}
     about_records = {msg.StateHeld, msg.StateLocked, msg.OtherTablesFound, msg.DataComparedWithRecords}
     logged_only = {msg.RestatementPlanned, msg.BatchesRunning, msg.QueriesNotCancelled, msg.SecretsKnown, msg.LogLine}
-    not_about_nodes = {*of_loads_and_ticks, *of_previews, *of_jobs, *about_records, *logged_only, msg.NodeAudited}
+    not_about_nodes = {*of_loads_and_ticks, *of_plans, *of_jobs, *about_records, *logged_only, msg.NodeAudited}
     assert {type(event) for row in OUTCOME_TABLE for event in row.events} == message_types(msg.Event) - not_about_nodes
 
 
