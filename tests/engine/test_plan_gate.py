@@ -91,6 +91,15 @@ def test_a_plan_of_a_selection_applies_only_that_and_names_the_changes_that_it_l
     assert [model["name"] for model in planned(shop, select=[])["models"]] == ["t.new", "t.newer", "t.total"]
 
 
+def test_a_selection_with_which_models_read_each_other_is_refused_by_name(new_shop: NewShop) -> None:
+    """The files reverse who reads whom, and only one of both files is taken."""
+    files = {"models/a.sql": "MODEL (name t.a); SELECT x FROM t.b", "models/b.sql": "MODEL (name t.b); SELECT 1 AS x"}
+    shop = new_shop(files, deploy=True)
+    change(shop, a="MODEL (name t.a); SELECT 1 AS x", b="MODEL (name t.b); SELECT x FROM t.a")
+    refused = launch(shop, PLAN, select=["t.b"])
+    assert "then they read each other: t.a, t.b. Select all of them." in failure_of(refused)
+
+
 def test_models_downstream_of_a_selected_one_are_planned_as_they_are_in_prod(shop: Shop) -> None:
     """With its own `--select-model`, SQLMesh would promote t.total without rows."""
     change(shop, daily=DAILY.replace("id, amount", "id, amount * 2 AS amount").replace(", forward_only true", ""))

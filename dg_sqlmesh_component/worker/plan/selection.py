@@ -7,9 +7,13 @@ changed. All other models are as the environment shows them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
+
 from sqlmesh.core import constants as c
 from sqlmesh.core.context_diff import ContextDiff
 from sqlmesh.core.environment import Environment
+from sqlmesh.core.model import Model
 from sqlmesh.utils.errors import SQLMeshError
 
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -28,8 +32,8 @@ def take_only_selected(context: PlanContext, environment: str) -> None:
     """Let the plans of a context have the selected models of the files, and all others as the environment shows them.
 
     Raises:
-        ConfigurationError: The selection is wrong, matches no model, or leaves out a new model that a selected one
-            reads.
+        ConfigurationError: The selection is wrong, matches no model, leaves out a new model that a selected one reads,
+            or lets models read each other.
     """
     select = context.request.select
     if not select:
@@ -58,5 +62,17 @@ def take_only_selected(context: PlanContext, environment: str) -> None:
                 f"{_ORIGIN} leaves out {listed(new)}, which {display_name(model, context)} reads, and environment "
                 f"{environment} does not have. Select it too, for example with +{model.name}."
             )
+    _refuse_cycle({model.fqn: model for model in models.values()}, context)
     plan_models(context, models)
     context.left_out = dict(sorted(left_out.values()))
+
+
+def _refuse_cycle(models: Mapping[str, Model], context: PlanContext) -> None:
+    try:
+        TopologicalSorter({fqn: model.depends_on for fqn, model in models.items()}).prepare()
+    except CycleError as error:
+        names = [display_name(models[fqn], context) for fqn in error.args[1][1:]]
+        raise ConfigurationError(
+            f"{_ORIGIN} takes only some of these models from the files, and then they read each other: "
+            f"{listed(sorted(names))}. Select all of them."
+        ) from error
