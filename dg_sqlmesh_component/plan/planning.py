@@ -52,7 +52,7 @@ class Planning:
         self.report = report
         self.rounds: list[NodeOutcome] = []  # of computed or audited nodes, in order; some nodes have several
         self.went_on: msg.ConcurrentRuns | None = None  # what runs did meanwhile; None if they could do nothing
-        self.left_out: Mapping[str, Sequence[msg.Interval]] = {}  # what signals held back, by fqn
+        self.left_out: Mapping[str, Sequence[msg.Interval]] = {}  # what signals held back, by name
         self.ended_at = 0.0  # of the worker's work. While a plan is applied, it holds the lock until the step ends.
         self.session = WorkerSession(context, settings.project, settings.query_characters)
 
@@ -222,7 +222,7 @@ class Planning:
 
 
 def _together(before: NodeOutcome, after: NodeOutcome) -> NodeOutcome:
-    """The outcome of a model in two rounds of a plan, which computed more of it because of what runs did meanwhile.
+    """The outcome of a model that a plan has computed in two rounds. The later one follows what runs did meanwhile.
 
     Its audits are those of the later round: `Checks` adds up the results of all rounds.
     """

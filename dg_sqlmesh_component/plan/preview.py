@@ -138,7 +138,7 @@ class _PreviewStep:
             differing += f", {by_clock} of them only by the clock" if by_clock else ""
             result = f"The preview is ready. {self.planning.cost(planned)} Differ from prod: {differing}."
         models = planned.plan.models if planned is not None else ()
-        sentences = (*not_ready(self.planning.left_out, models), *caught_up(self.planning.went_on, models))
+        sentences = (*not_ready(self.planning.left_out), *caught_up(self.planning.went_on, models))
         result += "".join(f" {sentence}" for sentence in sentences)
         failed = [compared for compared in report.diff if compared.error is not None]
         if failed:

@@ -115,10 +115,9 @@ def left_out(models: Iterable[msg.PlannedModel]) -> Iterator[str]:
         yield f"Left out, because {lacking} is not computed: {_counts(not_computed)}. The next run computes both."
 
 
-def not_ready(intervals: Mapping[str, Sequence[msg.Interval]], models: Iterable[msg.PlannedModel]) -> Iterator[str]:
-    """Name what signals held back while a plan was applied, by model. The plan could not ask them before."""
-    names = {model.fqn: model.name for model in models}
-    if named := [f"{names.get(fqn, unquoted(fqn))} ({ranges(left)})" for fqn, left in sorted(intervals.items())]:
+def not_ready(intervals: Mapping[str, Sequence[msg.Interval]]) -> Iterator[str]:
+    """Name what signals held back while a plan was applied, by model. SQLMesh asks them only then."""
+    if named := [f"{name} ({ranges(left)})" for name, left in sorted(intervals.items())]:
         yield f"Left out, because signals are not ready: {listed(named)}. Runs compute it when they are."
 
 

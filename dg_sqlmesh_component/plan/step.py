@@ -153,7 +153,7 @@ class _PlanStep:
         if went_on is not None:
             went_on = replace(went_on, seconds=went_on.seconds + time.monotonic() - self.planning.ended_at)
         meanwhile = caught_up(went_on, plan.models)
-        late = not_ready(self.planning.left_out, plan.models)
+        late = not_ready(self.planning.left_out)
         sentences = (*kept_rows(plan.models, environment), *left_out(plan.models), *late, *meanwhile)
         result += "".join(f" {sentence}" for sentence in sentences)
         self._context.log.info(result)

@@ -26,6 +26,7 @@ def test_a_plan_of_another_model_does_not_compute_a_day_that_is_not_loaded(shop:
     change(shop, "alone", "1 AS n", "2 AS n")
     record = applied(shop)
     assert "Left out, because warehouse.raw.orders is not loaded: t.days (1 interval)" in record.log
+    assert "signals" not in record.log, "the model has none"
     assert record.tags["sqlmesh/result"] == "1 executed"
     load(shop, 2)
     assert outcomes(run(shop))["days"] == "executed"

@@ -129,9 +129,9 @@ class PlanBuilt(Event):
 
 @dataclass(frozen=True, slots=True)
 class LeftOut(Event):
-    """Sent after a plan or a preview was applied, if signals were not ready for all that it found to be missing."""
+    """Sent after a plan or a preview was applied, if signals held back something that it was to compute."""
 
-    # By fqn, the missing intervals: those of the signals, and those of models that read them.
+    # By name as written in SQLMesh, the intervals of models with signals, and of models downstream of them.
     intervals: dict[str, tuple[Interval, ...]]
 
 

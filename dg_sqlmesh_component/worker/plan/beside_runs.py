@@ -32,10 +32,17 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
 from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.protocol.intervals import add, subtract
+from dg_sqlmesh_component.protocol.intervals import add, merged, subtract
 from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.environment import has_table
-from dg_sqlmesh_component.worker.intervals.tables import computed_intervals, missing_now, snapshots_now, upstream
+from dg_sqlmesh_component.worker.intervals.held_back import held_back_from
+from dg_sqlmesh_component.worker.intervals.tables import (
+    computed_intervals,
+    missing_now,
+    single_intervals,
+    snapshots_now,
+    upstream,
+)
 from dg_sqlmesh_component.worker.plan.concurrent_changes import ConcurrentChanges
 from dg_sqlmesh_component.worker.plan.context import PlanContext, versions_shown
 from dg_sqlmesh_component.worker.plan.promotion import Promotion
@@ -246,13 +253,18 @@ class BesideRuns:
         return [*promotion[:first], creation, *promotion[first:]]
 
     def _still_missing(self, stages: Sequence[PlanStage], plan: EvaluatablePlan) -> dict[str, tuple[Interval, ...]]:
-        """What these stages were to compute, and signals held back."""
+        """What these stages were to compute, and signals held back, by name as written in SQLMesh."""
         if (index := _index(stages)) is None:
             return {}
-        missing = _missing(stages)
-        nodes = snapshots_now(self._context, [info for info in plan.environment.snapshots if info.name in missing])
-        left = {name: subtract(missing[name], computed_intervals(node, index)) for name, node in nodes.items()}
-        return {name: intervals for name, intervals in left.items() if intervals}
+        missing, pending = _missing(stages), self._context.pending
+        nodes = snapshots_now(self._context, plan.environment.snapshots)
+        left = {name: subtract(found, computed_intervals(nodes[name], index)) for name, found in missing.items()}
+        # The plan has said before what it leaves out because of tables, and of what it does not compute upstream.
+        lacking = {nodes[name]: single_intervals(nodes[name], found) for name, found in left.items() if found}
+        others = {name: subtract(found, missing.get(name, ())) for name, found in pending.items()}
+        known = held_back_from(lacking, nodes, index, self._context.known.tables, others) if lacking else {}
+        left |= {name: merged(of_signals) for name, (of_signals, _) in known.items()}
+        return {display_name(nodes[name].node, self._context): found for name, found in left.items() if found}
 
     def _refuse_empty(self, empty: Set[str], versions: Versions) -> None:
         """Refuse to show a table without rows in place of one that has some, because signals hold everything back.
