@@ -192,4 +192,9 @@ class PipeHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Called by `logging`, from any thread."""
         level: Level = "error" if record.levelno >= logging.ERROR else "warning"
-        self._pipe.log(level, self.format(record), record.name)
+        try:
+            text = self.format(record)
+        except Exception:  # noqa: BLE001  # wrong arguments, or any error of an object's `__str__`
+            self.handleError(record)  # prints it, as each handler of Python does: it must not fail the model
+        else:
+            self._pipe.log(level, text, record.name)
