@@ -15,7 +15,7 @@ from dg_sqlmesh_component.protocol.errors import (
 from dg_sqlmesh_component.protocol.formatting import block, plain
 from dg_sqlmesh_component.protocol.messages import OpenProject
 from dg_sqlmesh_component.worker.commands import how_to_finish_plan, sqlmesh_command
-from dg_sqlmesh_component.worker.own_bugs import own_bug
+from dg_sqlmesh_component.worker.own_bugs import innermost_cause, own_bug
 from dg_sqlmesh_component.worker.transient_errors import is_transient
 
 _MACROS = "Failed to resolve macros for"
@@ -34,9 +34,7 @@ def describe_error(error: BaseException) -> str:
         error = error.__cause__
     if reason := _reason_in_code(error):
         return f"{_named_text(reason)}\n\n{plain(error)}"
-    text, cause = _named_text(error), error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
+    text, cause = _named_text(error), innermost_cause(error)
     return text if plain(cause) in text else f"{text.rstrip('.')}. It was caused by {_named_text(cause)}"
 
 

@@ -18,9 +18,7 @@ def own_bug(error: BaseException) -> str | None:
     It did if the error, or the cause of it, is one of Python's own, such as a TypeError, and the innermost frame of its
     traceback is in this package. Drivers written in C have no frames, but they raise errors of their own classes.
     """
-    cause = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
+    cause = innermost_cause(error)
     frames = traceback.extract_tb(cause.__traceback__)
     if type(cause).__module__ != "builtins" or isinstance(cause, _OF_THE_MACHINE) or not frames:
         return None
@@ -31,3 +29,12 @@ def own_bug(error: BaseException) -> str | None:
         "This is a bug of dg-sqlmesh-component, not of your project. Please report it with this traceback:\n\n"
         f"{trace.rstrip()}"
     )
+
+
+def innermost_cause(error: BaseException) -> BaseException:
+    """The last error of the chain of causes; `error` itself if it has none."""
+    seen = {id(error)}
+    while error.__cause__ is not None and id(error.__cause__) not in seen:  # `raise error from error` makes a circle
+        error = error.__cause__
+        seen.add(id(error))
+    return error

@@ -9,7 +9,8 @@ import pytest
 from dg_sqlmesh_component.protocol import wire
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
-from dg_sqlmesh_component.worker.own_bugs import own_bug
+from dg_sqlmesh_component.worker.explain import describe_error
+from dg_sqlmesh_component.worker.own_bugs import innermost_cause, own_bug
 
 
 class DriverError(Exception):
@@ -72,3 +73,13 @@ def test_any_other_error_is_no_bug(raising: Callable[[Callable[[], Any]], Except
 
 def test_error_without_a_traceback_is_no_bug() -> None:
     assert own_bug(TypeError("never raised")) is None
+
+
+def test_circle_of_causes_has_an_end() -> None:
+    """Python accepts `raise error from error`, and longer circles."""
+    first, second = KeyError("first"), ValueError("second")
+    first.__cause__, second.__cause__ = second, first
+    assert innermost_cause(first) is second
+    second.__cause__ = second
+    assert own_bug(first) is None
+    assert describe_error(second) == "ValueError: second"
