@@ -1,7 +1,9 @@
 """`dry_run` in the run config shows what a run would do with each model, and why. It computes and records nothing."""
 
+import time
 from typing import Any
 
+import clock
 import dagster as dg
 import pytest
 from harness import CONFIG, EXECUTORS, YEARLY_CRON, NewShop, RunRecord, Shop
@@ -96,6 +98,20 @@ def test_dry_run_gives_the_reason_of_each_prediction_in_a_table_and_in_the_log(n
     assert all(row.keys() == fields for row in predictions(record).values())
     assert "    raw.late: waiting. It waits: its signal never reports no ready interval." in record.log
     assert "Outcomes of a run now: 3 up to date, 1 executed, 1 waiting. Nothing was computed." in record.log
+
+
+def test_relative_range_is_that_at_the_start_of_the_run_however_long_the_step_has_waited(
+    new_shop: NewShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = new_shop(MODELS)
+    monkeypatch.setenv(clock.VARIABLE, str(time.time() - time.monotonic() + 86_400))  # workers only
+    bounds = {"start": "3 days ago", "end": "1 day ago"}
+    dry = dry_run(shop, config=bounds, assets=["raw/orders"])
+    run = shop.launch(ops={OP: bounds}, assets=["raw/orders"])
+    computed = str(run.materializations["raw/orders"].metadata["sqlmesh/intervals"].value)
+    for record, intervals in ((dry, predictions(dry)["raw.orders"]["intervals"]), (run, computed)):
+        assert f"The run config asks for the range from {intervals[:10]}T00:00:00Z" in record.log
+        assert intervals.endswith("(2 days)")
 
 
 def test_dry_run_of_a_model_alone_names_the_models_that_hold_it_back(new_shop: NewShop) -> None:

@@ -31,8 +31,7 @@ class DryRunContext(RunContext):
             request.environment,
             request.execution_time,
             restates=self.may_restate_automatically(scheduler),
-            start=request.start,
-            end=request.end,
+            **self.bounds,
             ignore_cron=request.ignore_cron,
             selected_snapshots=set(self.requested),
         )

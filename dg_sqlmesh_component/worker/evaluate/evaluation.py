@@ -32,7 +32,7 @@ from sqlmesh.core.environment import Environment
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotTableInfo
 from sqlmesh.utils import CorrelationId
-from sqlmesh.utils.date import is_date, to_datetime, to_timestamp
+from sqlmesh.utils.date import TimeLike, is_date, to_datetime, to_timestamp
 from sqlmesh.utils.errors import SignalEvalError
 
 from dg_sqlmesh_component.protocol import messages as msg
@@ -178,7 +178,7 @@ def resolved_range(request: msg.EvaluationRequest) -> str:
         if text is None:
             continue
         try:
-            bounds[name] = to_timestamp(text, relative_base=to_datetime(request.execution_time))
+            bounds[name] = to_timestamp(_resolved(text, request))
         except Exception as error:  # dateparser's errors are of many classes
             raise ConfigurationError(
                 f"SQLMesh cannot parse {name} {text!r} of the run config as a date or time. "
@@ -194,6 +194,14 @@ def resolved_range(request: msg.EvaluationRequest) -> str:
     return " ".join(
         f"{word} {utc_text(bounds[name])}" for word, name in (("from", "start"), ("to", "end")) if name in bounds
     )
+
+
+def _resolved(bound: str, request: msg.EvaluationRequest) -> TimeLike:
+    """`start` or `end` of the run config, relative to the start of the run. A date stays: SQLMesh includes that day.
+
+    SQLMesh resolves words at each use, relative to the clock: they would mean another range after a wait for a lock.
+    """
+    return bound if is_date(bound) else to_datetime(bound, relative_base=to_datetime(request.execution_time))
 
 
 def _correlation_id(request: msg.EvaluationRequest) -> CorrelationId | None:
@@ -233,6 +241,15 @@ class EvaluationContext(Context):
     def watch(self, scheduler: Scheduler) -> None:
         """Called with each new scheduler, before it is used."""
 
+    @property
+    def bounds(self) -> dict[str, TimeLike | None]:
+        """`start` and `end` of the run config as arguments of SQLMesh: each means one instant, whenever it is read."""
+        request = self.request
+        return {
+            name: None if bound is None else _resolved(bound, request)
+            for name, bound in (("start", request.start), ("end", request.end))
+        }
+
     @abstractmethod
     def may_be_idle(self) -> Set[str]:
         """The nodes that are explained if SQLMesh has planned no batch of them."""
@@ -243,7 +260,7 @@ class EvaluationContext(Context):
 
     def observed(self, scheduler: Scheduler) -> Observed:
         """What the tracker has to know about the nodes of a scheduler."""
-        index = deployability(self.request.environment, scheduler.snapshots.values(), self.request.start)
+        index = deployability(self.request.environment, scheduler.snapshots.values(), self.bounds["start"])
         tables = ComputedTables(self.tracker.pipe, scheduler.snapshot_evaluator, index, self._counts_rows)
         return Observed(partial(self._explain_idle, scheduler.snapshots_by_name), report_table=tables.report)
 
@@ -365,7 +382,7 @@ class EvaluationContext(Context):
         copies = {snapshot.name: snapshot.copy() for snapshot in self.restated(snapshots)}
         self.state_reader.refresh_snapshot_intervals(copies.values())
         snapshots = {**snapshots, **copies}
-        index = deployability(self.request.environment, snapshots.values(), self.request.start)
+        index = deployability(self.request.environment, snapshots.values(), self.bounds["start"])
         copied = copied_intervals(snapshots.values(), index, self)
         return Coverages(snapshots, index, self.request.execution_time, self.known, copied)
 

@@ -50,8 +50,7 @@ class RunContext(EvaluationContext):
         with ExitStack() as stack:
             status: CompletionStatus = self.run(
                 self.request.environment,
-                start=self.request.start,
-                end=self.request.end,
+                **self.bounds,
                 execution_time=self.request.execution_time,
                 ignore_cron=self.request.ignore_cron,
                 skip_janitor=self.request.skip_janitor or self._is_changing(stack),
