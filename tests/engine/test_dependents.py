@@ -9,6 +9,7 @@ from postgres import Server
 ORDERS = "MODEL (name t.orders, kind FULL{more}); SELECT 1 AS id, {amount} AS amount"
 STOCK = "MODEL (name t.stock, kind FULL); SELECT 1 AS id"
 SEEN = "MODEL (name t.seen, kind VIEW); SELECT id AS seen FROM t.stock"
+OF_SEEN = "MODEL (name t.of_seen, kind VIEW); SELECT seen FROM t.seen"
 OF_OTHERS = (
     "CREATE SCHEMA bi",
     'CREATE VIEW bi."Daily orders" AS SELECT amount FROM t.orders',
@@ -104,6 +105,31 @@ def test_tables_of_mode_dev_only_stay_so_only_their_removal_for_a_view_is_refuse
     [refusal] = planned(shop)["refusals"]
     assert (refusal["kind"], refusal["models"]) == ("has_dependents", ["t.orders"])
     assert "t.orders is read by bi.Daily orders, bi.months. Drop or change those views first." in refusal["message"]
+
+
+def test_views_of_other_environments_are_named_if_a_migration_replaces_a_view_that_keeps_its_version(
+    shop: Shop, server: Server
+) -> None:
+    """SQLMesh replaces the view behind `t.seen`, which both environments show. It creates the views of prod again."""
+    change(shop, seen=SEEN, last=SEEN.replace("seen", "last"), of_seen=OF_SEEN)
+    shop.plan()
+    shop.plan("dev", "--include-unmodified")
+    server.query("CREATE VIEW bi.seen AS SELECT seen FROM t.seen", "shop")
+    server.query("DROP VIEW bi.stock", "shop")
+    change(shop, stock=STOCK.replace("AS id", "AS id, 2 AS more"))
+
+    report = planned(shop)
+    found = {model["name"]: model["dependents"] for model in report["models"]}
+    launch(shop, APPLY, digest=report["digest"], allow_drop_dependents=[*found]).succeeded()
+    of_dev = {name: f"t__dev.{name}" for name in ("seen", "last", "of_seen")}
+    assert found == {
+        "t.stock": [],
+        "t.seen": ["bi.seen", of_dev["of_seen"], of_dev["seen"]],
+        "t.last": [of_dev["last"]],
+        "t.of_seen": [of_dev["of_seen"]],
+    }
+    shown = server.query("SELECT schemaname || '.' || viewname FROM pg_views", "shop")
+    assert {name for (name,) in shown}.isdisjoint({"bi.seen", *of_dev.values()}), "they are gone"
 
 
 BY_DAY = (

@@ -1,7 +1,8 @@
 """Find the views of others that PostgreSQL would drop with what a plan replaces, and tables in place of its views.
 
 On PostgreSQL, SQLMesh replaces a view by DROP ... CASCADE and CREATE, also if its columns stay as they are (SQLMesh
-#5954). It drops columns of tables with CASCADE, too. Whatever reads them is gone, without an error or a word.
+#5954): those that it shows, and those behind them if a changed `VIEW` model keeps its version. It drops columns of
+tables with CASCADE, too. Whatever reads them is gone, without an error or a word.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from typing import Any
 
 from sqlglot import exp
 from sqlmesh.core.context import Context
-from sqlmesh.core.engine_adapter import PostgresEngineAdapter
+from sqlmesh.core.engine_adapter import EngineAdapter, PostgresEngineAdapter
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import Plan
 from sqlmesh.core.snapshot import SnapshotTableInfo
 
 from dg_sqlmesh_component.worker.environment import has_one_table, has_table, is_table_of_its_name
+from dg_sqlmesh_component.worker.plan.migrations import migrated_snapshots
 
 _QUERY = """
 WITH RECURSIVE replaced AS (
@@ -82,8 +84,10 @@ def taken_names(plan: Plan, stored: Environment | None, context: Context) -> set
 
 
 def _asked(query: str, names: _Names, context: Context) -> Iterator[tuple[dict[_Name, str], list[Any]]]:
-    for gateway, models in names.items():
-        adapter = context.snapshot_evaluator.get_adapter(gateway)
+    by_adapter: dict[EngineAdapter, dict[_Name, str]] = defaultdict(dict)
+    for gateway, models in names.items():  # a model may name the default gateway
+        by_adapter[context.snapshot_evaluator.get_adapter(gateway)].update(models)
+    for adapter, models in by_adapter.items():
         if isinstance(adapter, PostgresEngineAdapter):
             literals = ", ".join(f"({', '.join(map(_literal, name))})" for name in models)
             yield models, adapter.fetchall(query.format(names=literals))
@@ -98,7 +102,7 @@ def _promoted(plan: Plan, stored: Environment | None) -> set[SnapshotTableInfo]:
 
 
 def _replaced(plan: Plan, stored: Environment, altered: Collection[str]) -> _Names:
-    """What SQLMesh replaces or removes, and altered tables."""
+    """What SQLMesh replaces or removes, and altered tables. What it creates again is in here, so it is no dependent."""
     environment, is_dev = plan.environment, plan.is_dev
     shown, changed = set(stored.promoted_snapshots), _promoted(plan, stored)
     kept = {info.name for info in environment.promoted_snapshots}
@@ -107,10 +111,10 @@ def _replaced(plan: Plan, stored: Environment, altered: Collection[str]) -> _Nam
     removed = [info for info in shown if info.name not in kept and not has_one_table(info, is_dev=is_dev)]
     # SQLMesh leaves the view of one that had a table.
     objects = _views([*replaced, *removed], environment)
-    for info in changed:
-        if info.name in altered:
-            table = exp.to_table(info.table_name(), dialect="postgres")
-            objects[info.model_gateway][table.db, table.name] = info.name
+    views = [] if is_dev else [s for s in migrated_snapshots(plan.context_diff.snapshots_by_name) if s.is_view]
+    for behind in (*(info for info in changed if info.name in altered), *views):
+        table = exp.to_table(behind.table_name(), dialect="postgres")
+        objects[behind.model_gateway][table.db, table.name] = behind.name
     return objects
 
 

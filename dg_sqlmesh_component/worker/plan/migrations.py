@@ -41,7 +41,8 @@ def losses(plan: Plan, diff: ContextDiff, context: Context) -> dict[str, tuple[m
     if plan.is_dev:  # other environments show a preview of a forward-only change, in a table of its own
         return {}
     found = {}
-    for table in _existing_tables(migrated_snapshots(diff.snapshots_by_name), context):
+    migrated = [s for s in migrated_snapshots(diff.snapshots_by_name) if s.is_materialized]
+    for table in _existing_tables(migrated, context):
         _, old = diff.modified_snapshots.get(table.snapshot.name, (None, None))
         if drops := tuple(dict.fromkeys(table.drops(old))):
             found[table.snapshot.name] = drops
@@ -49,14 +50,14 @@ def losses(plan: Plan, diff: ContextDiff, context: Context) -> dict[str, tuple[m
 
 
 def migrated_snapshots(snapshots: Mapping[str, Snapshot]) -> list[Snapshot]:
-    """The versions whose tables SQLMesh alters when it promotes them in prod.
+    """The versions whose tables SQLMesh alters, and whose views it replaces, when it promotes them in prod.
 
-    These are versions that keep a table, and the versions upstream of them that prod does not show yet.
+    These are versions that keep a table or view, and the versions upstream of them that prod does not show yet.
     """
     altered = [name for name, snapshot in snapshots.items() if snapshot.requires_schema_migration_in_prod]
     parents = upstream(snapshots)
     found = [snapshots[name] for name in parents_first(altered, parents.__getitem__)]
-    return [s for s in found if s.supports_schema_migration_in_prod and s.is_materialized and s.version]
+    return [s for s in found if s.supports_schema_migration_in_prod and s.version]
 
 
 @dataclass(frozen=True)
