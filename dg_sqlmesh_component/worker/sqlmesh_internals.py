@@ -526,6 +526,8 @@ def forget_intervals(
         .from_(state.intervals_table)
         .where(exp.column("name").eq(snapshot.name), exp.column("version").eq(snapshot.version))
     )
+    if is_dev:  # forward-only versions share the production table, and each has a dev table
+        query = query.where(exp.column("dev_version").eq(snapshot.dev_version))
     # Each version of the model's code that shares the table has its own rows, and the table has the union of them.
     found = state.engine_adapter.fetchall(query, quote_identifiers=True)
     sharing = [SnapshotIntervals(**dict(zip(columns, row))) for row in found]

@@ -470,9 +470,10 @@ def test_forgotten_intervals_are_missing_until_sqlmesh_records_them(planned: Ope
     orders = orders_of(context)
     start, end = orders.intervals[0]
     forgotten = [(start, start + DAY), (start + 2 * DAY, start + 3 * DAY)]
-    # Another version of the code with the same table has computed the range too, and the table has a dev table.
+    # Another version of the code with the same table has computed the range too. Each has a dev table of its own.
     other = {"name": orders.name, "identifier": "other", "version": orders.version, "dev_version": "other"}
-    context.state_sync.add_snapshots_intervals([SnapshotIntervals(**other, intervals=[(start, end)])])
+    computed = {"intervals": [(start, end)], "dev_intervals": [(start, end)]}
+    context.state_sync.add_snapshots_intervals([SnapshotIntervals(**other, **computed)])
     context.state_sync.add_interval(orders, start, end, is_dev=True)
 
     internals.forget_intervals(context.state_sync, orders, forgotten, is_dev=False)
@@ -485,6 +486,9 @@ def test_forgotten_intervals_are_missing_until_sqlmesh_records_them(planned: Ope
 
     internals.forget_intervals(context.state_sync, orders, forgotten, is_dev=True)
     assert orders_of(context).dev_intervals == [(start + DAY, start + 2 * DAY), (start + 3 * DAY, end)]
+    other_version = orders.copy(update={"dev_version_": "other"})
+    context.state_sync.refresh_snapshot_intervals([other_version])
+    assert other_version.dev_intervals == [(start, end)], "it has a dev table of its own"
 
     context.run("prod", execution_time=NOW, skip_janitor=True)
     assert orders_of(context).intervals == [(start, end)]
