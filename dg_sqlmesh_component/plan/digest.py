@@ -37,6 +37,11 @@ def digest_of(plan: msg.PlanBuilt, allow_destructive: Collection[str]) -> str:
     return "-".join([*(plan.parts[part] for part in PARTS), _short_hash(sorted(set(allow_destructive)))])
 
 
+def without_allow_list(digest: str) -> str:
+    """The digest of the same plan without an allow-list. It covers any: see `differing_parts`."""
+    return "-".join([*digest.split("-")[:-1], _short_hash(())])
+
+
 def _short_hash(names: Iterable[str]) -> str:
     return hashlib.sha256("\0".join(names).encode()).hexdigest()[:10]
 

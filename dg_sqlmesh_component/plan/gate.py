@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from dg_sqlmesh_component.plan.digest import MEANINGS, PREVIOUS_MODELS, PREVIOUS_STATEMENTS, differing_parts, digest_of
+from dg_sqlmesh_component.plan.digest import (
+    MEANINGS,
+    PREVIOUS_MODELS,
+    PREVIOUS_STATEMENTS,
+    differing_parts,
+    digest_of,
+    without_allow_list,
+)
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.column_changes import all_dropped
 from dg_sqlmesh_component.protocol.formatting import block, counted, listed, ranges, unquoted, utc_text
@@ -307,17 +314,30 @@ def allowed_fqns(plan: msg.PlanBuilt, decision: Decision, project: Mapping[str, 
     return tuple(model.fqn for model in plan.models if model.fqn in allowed)
 
 
-def apply_config(digest: str, found: Sequence[Refusal]) -> dict[str, object] | None:
-    """The run config with which the plan would be applied in spite of these refusals; None if there is none."""
-    config: dict[str, object] = {"digest": digest}
+def apply_config(
+    digest: str, plan: msg.PlanBuilt, decision: Decision, found: Sequence[Refusal], project: Mapping[str, str]
+) -> dict[str, object] | None:
+    """The run config with which the plan would be applied in spite of these refusals; None if there is none.
+
+    It accepts what `decision` accepts, too. `project` is that of `refusals`.
+    """
+    fitting, planned = _names(plan, project).fitting, {model.fqn for model in plan.models}
+    lists = {  # a name that the plan does not change would be refused
+        option: [name for name in names if not planned.isdisjoint(fitting(name))]
+        for option, names in decision.lists.items()
+    }
+    is_over_budget = decision.over_budget
     for refusal in found:
         if refusal.kind == "over_budget":
-            config["over_budget"] = True
+            is_over_budget = True
         elif refusal.kind in _ACCEPTED_BY:
-            config[_ACCEPTED_BY[refusal.kind]] = list(refusal.models)
+            lists[_ACCEPTED_BY[refusal.kind]] += refusal.models
         else:
             return None
-    return config
+    if set(lists["allow_destructive"]) != set(decision.allow_destructive):
+        digest = without_allow_list(digest)
+    config: dict[str, object] = {"digest": digest, **{option: names for option, names in lists.items() if names}}
+    return {**config, "over_budget": True} if is_over_budget else config
 
 
 def headline(plan: msg.PlanBuilt) -> str:

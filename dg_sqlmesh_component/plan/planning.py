@@ -143,10 +143,12 @@ class Planning:
         """The plan that the job which applies plans would apply by this decision."""
         seconds, excess = self.estimated(plan)
         digest = digest_of(plan, decision.allow_destructive)
-        found = refusals(plan, decision, self._settings.apply_job, self._settings.assets.names.by_fqn, excess)
+        project = self._settings.assets.names.by_fqn
+        found = refusals(plan, decision, self._settings.apply_job, project, excess)
         if decision.digest and not any(refusal.kind in ("digest", "moved") for refusal in found):
             digest = decision.digest  # the reviewed one, also if the run config has an allow-list in addition
-        return Planned(plan, seconds, found, digest, self._apply_command(plan, digest, found))
+        config = apply_config(digest, plan, decision, found, project)
+        return Planned(plan, seconds, found, digest, self._apply_command(plan, config))
 
     def publish(self, headline: str) -> None:
         """Show the report on the step's page, log its refusals, and write it to the file that somebody asked for."""
@@ -168,11 +170,8 @@ class Planning:
             text = "\n\n".join(f"{refusal.kind}: {refusal.message}" for refusal in self.report.refusals)
             raise dg.Failure(f"The {what} was refused, and nothing was computed.\n\n{text}", allow_retries=False)
 
-    def _apply_command(self, plan: msg.PlanBuilt, digest: str, found: Sequence[Refusal]) -> str | None:
-        if (deploy := self._settings.attributes.deploy) is None:
-            return None
-        config = apply_config(digest, found)
-        if config is None:
+    def _apply_command(self, plan: msg.PlanBuilt, config: dict[str, object] | None) -> str | None:
+        if (deploy := self._settings.attributes.deploy) is None or config is None:
             return None
         if plan.select != selectors(deploy.select):
             config["select"] = list(plan.select)

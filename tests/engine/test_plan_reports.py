@@ -73,9 +73,11 @@ def test_the_digest_differs_in_the_field_of_what_has_changed(shop: Shop, name: s
     assert before[field] != after[field]
 
 
-def test_the_digest_differs_for_another_allow_list(shop: Shop) -> None:
+def test_the_digest_and_the_command_have_the_allow_list(shop: Shop) -> None:
     change(shop, base=BASE.format(type="INT"))
-    assert planned(shop)["digest"] != planned(shop, allow_destructive=["t.daily"])["digest"]
+    report = planned(shop, allow_destructive=["t.daily"])
+    assert report["digest"] != planned(shop)["digest"]
+    assert f'{{"digest": "{report["digest"]}", "allow_destructive": ["t.daily"]}}' in report["command"]
 
 
 # -- what is reported -----------------------------------------------------------------------------

@@ -338,14 +338,30 @@ def test_markdown_has_the_command_and_the_differences_of_a_plan_that_may_be_appl
 
 def test_the_command_accepts_what_a_run_config_can_accept() -> None:
     accepted = [Refusal("destructive", ("a",), ""), Refusal("stale_branch", ("b",), ""), Refusal("over_budget", (), "")]
-    assert apply_config("d", accepted) == {
-        "digest": "d",
+    digest = digest_of(plan(), ())
+    assert apply_config(digest, plan(), Decision(), accepted, {}) == {
+        "digest": digest,
         "allow_destructive": ["a"],
         "allow_revert": ["b"],
         "over_budget": True,
     }
-    assert apply_config("d", []) == {"digest": "d"}
-    assert apply_config("d", [Refusal("moved", (), "")]) is None
+    assert apply_config(digest, plan(), Decision(), [], {}) == {"digest": digest}
+    assert apply_config(digest, plan(), Decision(), [Refusal("moved", (), "")], {}) is None
+
+
+@pytest.mark.parametrize("allowed", [(), ("marts.sales",), ("marts.sales", "marts.costs"), ("raw.orders",)])
+def test_the_command_is_not_refused_if_the_job_that_made_it_had_lists(allowed: tuple[str, ...]) -> None:
+    costs = replace(SALES, fqn='"db"."marts"."costs"', name="marts.costs", takes_back=True)
+    built = plan(SALES, costs)
+    decision = Decision(allow_destructive=allowed, allow_revert=("costs",))
+    project = {'"db"."raw"."orders"': "raw.orders"}  # the plan does not change it
+    found = refusals(built, decision, "shop_apply", project, "It costs more.")
+
+    config: Any = apply_config(digest_of(built, allowed), built, decision, found, project)
+
+    assert set(config["allow_destructive"]) == {"marts.sales", "marts.costs"}
+    of_apply = replace(Decision(), **config)
+    assert refusals(built, of_apply, "shop_apply", project, "It costs more.") == []
 
 
 def test_headline_counts_changes_and_intervals() -> None:
