@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -45,13 +46,17 @@ def coverage_metadata(coverage: msg.IntervalCoverage | None) -> dict[str, Any]:
 
 
 def _strip(coverage: msg.IntervalCoverage) -> str:
-    """The newest days or hours, one character each: `█` is computed, `░` lacks an interval."""
-    known = [*coverage.gaps, *([coverage.computed] if coverage.computed else [])]
+    """The newest days or hours, one character each: `█` is computed, `░` lacks an interval, `▒` waits for a source."""
+    known = [*coverage.gaps, *coverage.waiting, *([coverage.computed] if coverage.computed else [])]
     start, end = min(start for start, _ in known), max(end for _, end in known)
     unit = _DAY if all(bound % _DAY == 0 for interval in known for bound in interval) else _HOUR
+
+    def touches(cell: int, intervals: Iterable[msg.Interval]) -> bool:
+        return any(start < cell + unit and cell < end for start, end in intervals)
+
     first = max(start, end - _STRIP * unit)
     cells = "".join(
-        "░" if any(gap_start < cell + unit and cell < gap_end for gap_start, gap_end in coverage.gaps) else "█"
+        "░" if touches(cell, coverage.gaps) else "▒" if touches(cell, coverage.waiting) else "█"
         for cell in range(first, end, unit)
     )
     return f"{cells} {ranges([(first, end)])}"

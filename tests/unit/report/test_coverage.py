@@ -139,6 +139,12 @@ def test_description_names_five_gaps_and_counts_the_others() -> None:
     assert plain(coverage_metadata(many))["sqlmesh/gaps_cut"] == "23 newer gaps left out"
 
 
+@pytest.mark.parametrize(("waiting", "cells"), [(days(3, 3), "█░▒█"), (days(5, 6), "█░██▒▒")], ids=["within", "after"])
+def test_strip_shows_intervals_that_wait_for_a_source(waiting: msg.Interval, cells: str) -> None:
+    coverage = replace(ONE_GAP, computed=days(1, 4), waiting=(waiting,))
+    assert plain(coverage_metadata(coverage))["sqlmesh/coverage_strip"].split()[0] == cells
+
+
 def test_coverage_is_void_if_sqlmesh_starts_over() -> None:
     ledger = Ledger([ORDERS], ["core.other"])
     promoted = msg.EnvironmentOpened("prod", {ORDERS: PROMOTED}, (), "sqlmesh plan")
