@@ -24,14 +24,14 @@ from dg_sqlmesh_component.plan.report_file import begin_report, write_report
 from dg_sqlmesh_component.plan.report_markdown import CAUTION, markdown
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
-from dg_sqlmesh_component.protocol.formatting import counted, listed, unquoted
+from dg_sqlmesh_component.protocol.formatting import counted, unquoted
 from dg_sqlmesh_component.protocol.git import git
 from dg_sqlmesh_component.protocol.intervals import merged
 from dg_sqlmesh_component.report.failure import build_failure
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
 from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.run.ledger import Ledger
-from dg_sqlmesh_component.run.limits import over_budget
+from dg_sqlmesh_component.run.limits import not_estimated, over_budget
 from dg_sqlmesh_component.run.run_log import RunLog
 from dg_sqlmesh_component.worker_client.session import WorkerSession
 
@@ -135,7 +135,7 @@ class Planning:
         costs = estimates(self._context.instance, self._settings.assets, computed)
         without = [model.name for model in plan.models if model.intervals and model.fqn not in costs]
         if without and self._settings.attributes.budget != Budget():
-            self._context.log.info(f"Without a record of an earlier computation, so not estimated: {listed(without)}.")
+            self._context.log.info(not_estimated(without))
         excess = over_budget(self._settings.attributes.budget, costs.values())
         return {fqn: cost.seconds for fqn, cost in costs.items()}, excess
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -34,11 +34,20 @@ class Limits:
         not_loaded = not_loaded_refusal(planned, self.sources)
         return not_loaded or restatement_refusal(planned, self.restate, self.budget, costs.values())
 
-    def refuse_run(self, planned: msg.EvaluationPlanned) -> str | None:
-        """Return why the planned batches of a run are not computed; None if they are."""
+    def refuse_run(self, planned: msg.EvaluationPlanned, log: RunLog) -> str | None:
+        """Return why the planned batches of a run are not computed; None if they are. Log which are not estimated."""
         if self.budget == Budget():
             return None
-        return run_refusal(self.budget, estimates(self.instance, self.assets, computed_range(planned)).values())
+        computed = computed_range(planned)
+        costs = estimates(self.instance, self.assets, computed)
+        if without := sorted(map(self.assets.name, computed.keys() - costs.keys())):
+            log.context.log.info(not_estimated(without))
+        return run_refusal(self.budget, costs.values())
+
+
+def not_estimated(models: Sequence[str]) -> str:
+    """The sentence that names models to which a budget does not apply."""
+    return f"Without a record of an earlier computation, so not estimated: {listed(models)}."
 
 
 def over_budget(budget: Budget, costs: Iterable[RecordedCost]) -> str | None:

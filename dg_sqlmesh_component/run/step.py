@@ -252,7 +252,7 @@ class _Step:
                 answer, refusal = msg.GoAhead(), self._limits.refuse_restatement(event, self._log)
             case msg.EvaluationPlanned() if event.batches:  # a restatement's ranges are remembered by now
                 answer = msg.GoAhead()
-                refusal = self._limits.refuse_run(event) if self._request.restate is None else None
+                refusal = self._limits.refuse_run(event, self._log) if self._request.restate is None else None
             case msg.QueriesNotCancelled():
                 self._not_cancelled = event
             case msg.EnvironmentOpened():

@@ -461,6 +461,9 @@ def test_a_run_over_the_budget_is_refused_before_it_computes_anything(new_shop: 
     assert "a run would be refused without `over_budget: true`" in warned.log
     allowed = shop.launch(assets=["t/daily"], ops={"sqlmesh_shop": {"over_budget": True}})
     assert set(allowed.materializations) == {"t/daily"}
+    shop.query("DELETE FROM sqlmesh._intervals WHERE name LIKE '%total%'")
+    unknown = shop.launch(assets=["t/total"]).succeeded()
+    assert "Without a record of an earlier computation, so not estimated: t.total." in unknown.log
 
 
 @pytest.mark.slow
