@@ -75,6 +75,8 @@ def _why(wording: Wording, outcome: NodeOutcome) -> str:
             return as_sentence(f"Nothing to do: {outcome.idle.reason}") + due
         case Outcome.WAITING:
             return as_sentence(f"It waits: {wording.awaited(outcome)}")
+        case Outcome.FAILED:  # refused: nothing has run that could fail
+            return " ".join(outcome.errors)
         case _:
             return wording.summary(outcome)
 

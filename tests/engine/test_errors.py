@@ -471,6 +471,12 @@ def test_two_models_in_one_table_are_refused_by_name_and_the_others_run(new_shop
     assert failure.count(reason) == 2
     assert "Rename one of them, and apply a plan." in failure
     assert "bug" not in failure
+    dry_run = shop.launch(ops={"sqlmesh_shop": {"dry_run": True}}).logged["sqlmesh/dry_run_json"]
+    reasons = [row["why"] for row in dry_run if row["outcome"] == "failed"]
+    assert len(reasons) == 2
+    for why in reasons:
+        assert why.startswith(reason)
+        assert why.endswith("Rename one of them, and apply a plan.")
 
 
 AUDIT_THAT_RAISES = {
