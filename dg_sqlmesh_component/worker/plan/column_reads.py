@@ -11,6 +11,7 @@ from itertools import chain
 
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
+from sqlglot.optimizer.pushdown_projections import pushdown_projections
 from sqlglot.optimizer.scope import Scope, build_scope
 from sqlmesh.core.model import Model
 from sqlmesh.utils.errors import SQLMeshError
@@ -153,22 +154,40 @@ _SPELLINGS = ("1973-05-11", "19730511", "1059380")
 """What SQLMesh's macros, such as @execution_ts, make of this execution time. sqlglot adds up numbers."""
 
 
-def clock_columns(model: Model, upstream: Mapping[str, Collection[str]]) -> frozenset[str]:
-    """The columns of a model that have another value each time they are computed: by the clock, or by chance.
+def clock_columns(
+    new: Model, old: Model, upstream: Mapping[str, Collection[str]], changed: Collection[str]
+) -> frozenset[str]:
+    """The columns of a model that differ from prod each time they are computed: by the clock or by chance alone.
 
-    These are those that the query tells. `upstream` has those of upstream models, by fqn.
+    These are those that the query tells. A column that prod defines in another way is left out. If the model reads a
+    changed one, so is a column that is made of others, too.
+
+    Args:
+        upstream: These columns of upstream models, by fqn.
+        changed: The models whose rows differ by more than that, by fqn.
     """
     try:
-        query = model.render_query(execution_time=_INSTANT) if model.is_sql else None
-        if query is None:
+        query, promoted = (m.render_query(execution_time=_INSTANT) if m.is_sql else None for m in (new, old))
+        if query is None or promoted is None:
             return frozenset()
-        return frozenset(
-            own
-            for (table, column), own in traced_columns(query.transform(_marked))
-            if table == CLOCK or column in upstream.get(table, ())
-        )
+        by_clock, by_others = set[str](), set[str]()
+        for (table, column), own in traced_columns(query.transform(_marked)):
+            is_clock = table == CLOCK or column in upstream.get(table, ())
+            (by_clock if is_clock else by_others).add(own)
+        found = by_clock if new.depends_on.isdisjoint(changed) else by_clock - by_others
+        return frozenset(name for name in found if _definition(query, name) == _definition(promoted, name))
     except (SqlglotError, SQLMeshError):
         return frozenset()
+
+
+def _definition(query: exp.Query, name: str) -> exp.Query:
+    """The query of a column alone, without the columns of its parts that are not needed for it."""
+    query = query.copy()
+    if isinstance(query, exp.Select) and not (query.args.get("distinct") or query.args.get("group")):
+        query.set("expressions", [column for column in query.selects if column.alias_or_name == name])
+    is_qualified = all(column.table for column in query.find_all(exp.Column))
+    alone = exp.select(exp.column(name, table="q", quoted=True)).from_(query.subquery("q"))
+    return pushdown_projections(alone) if is_qualified else alone
 
 
 def _marked(node: exp.Expression) -> exp.Expression:

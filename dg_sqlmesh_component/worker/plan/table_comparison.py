@@ -8,7 +8,7 @@ model, and counts each pair of rows that share a key.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -59,13 +59,14 @@ def compare_environments(
     ranges = computed_ranges(context)
     parts: set[str] = set()
     clock: dict[str, frozenset[str]] = {}
+    changed: set[str] = set()
     for name in differing:
         old, new = promoted.get(name), previews.get(name)
         either = new or promoted[name]
         adapter = context.engine_adapters[either.model_gateway or context.selected_gateway]
         display = display_name(either.node, context)
         is_own_table = new is not None and index.is_representative(new)
-        model = ComparedModel(display, old, new, is_own_table=is_own_table, clock=clock)
+        model = ComparedModel(display, old, new, is_own_table=is_own_table, clock=clock, changed=changed)
         if new is not None:
             read = reachable(parents[name], parents.__getitem__)
             model.reads_partial = tuple(display_name(previews[part].node, context) for part in sorted(parts & read))
@@ -74,6 +75,8 @@ def compare_environments(
         compared = model.compare(Warehouse(adapter), limits)
         if not model.is_own_table and (compared.ranges or compared.is_partial or compared.only_its_time):
             parts.add(name)
+        if not compared.clock and (compared.added, compared.removed, compared.changed or 0) != (0, 0, 0):
+            changed.add(name)
         yield compared
 
 
@@ -90,6 +93,7 @@ class ComparedModel:
     is_known: bool = True  # whether this is exact
     # By fqn, the `clock_columns` of models whose rows differ. `compare` adds this one: parents come first.
     clock: dict[str, frozenset[str]] = field(default_factory=dict)
+    changed: Collection[str] = ()  # the models upstream whose rows differ by more than that, by fqn
 
     def compare(self, queries: Warehouse, limits: msg.DiffLimits) -> msg.ModelCompared:
         """Compare both tables, or count the rows of the only one."""
@@ -120,15 +124,15 @@ class ComparedModel:
             ignored = [name for name in both if matches(name, limits.ignore) and name.casefold() not in of_key]
             of_both = CountQueries(queries.dialect, before, after, ignored)
             compared = replace(compared, ignored=tuple(ignored))
-            comparison = _Comparison(queries, of_both, limits, partial(self._clock, new))
+            comparison = _Comparison(queries, of_both, limits, partial(self._clock, old, new))
             return comparison.profiled(comparison.of(compared, keys))
         except Exception as error:  # any driver's; the step fails with it after all others are compared
             if own_bug(error):
                 raise
             return replace(compared, error=type(error).__name__, query=queries.last)
 
-    def _clock(self, new: Snapshot) -> frozenset[str]:
-        self.clock[new.name] = clock_columns(new.model, self.clock)
+    def _clock(self, old: Snapshot, new: Snapshot) -> frozenset[str]:
+        self.clock[new.name] = clock_columns(new.model, old.model, self.clock, self.changed)
         return self.clock[new.name]
 
 

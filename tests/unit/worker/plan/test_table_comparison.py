@@ -175,13 +175,17 @@ def test_ignored_columns_are_left_out_and_named_but_never_those_of_the_key(adapt
 
 
 @pytest.mark.parametrize("properties", [FULL, "kind FULL"], ids=["by key", "without a key"])
-@pytest.mark.parametrize(("x", "clock"), [(1, ("at",)), (2, ())], ids=["only the clock", "another column too"])
+@pytest.mark.parametrize(
+    ("x", "at", "clock"),
+    [(1, "now()", ("at",)), (2, "now()", ()), (1, "now() + INTERVAL 1 DAY", ())],
+    ids=["only the clock", "another column too", "another definition too"],
+)
 def test_rows_that_differ_only_by_the_clock_are_told_from_others(
-    adapter: DuckDBEngineAdapter, properties: str, x: int, clock: tuple[str, ...]
+    adapter: DuckDBEngineAdapter, properties: str, x: int, at: str, clock: tuple[str, ...]
 ) -> None:
-    query, rows = "SELECT {} AS id, 1 AS x, now() AS at", "SELECT i AS id, {} AS x, {} AS at FROM range(3) t(i)"
-    prod = version(adapter, properties, query.format(1), rows.format(1, 1))
-    compared = compare(adapter, prod, version(adapter, properties, query.format(2), rows.format(x, 2)))
+    query, rows = "SELECT {} AS id, 1 AS x, {} AS at", "SELECT i AS id, {} AS x, {} AS at FROM range(3) t(i)"
+    prod = version(adapter, properties, query.format(1, "now()"), rows.format(1, 1))
+    compared = compare(adapter, prod, version(adapter, properties, query.format(2, at), rows.format(x, 2)))
     assert (compared.clock, compared.changed, compared.added) == (
         (clock, 3, 0) if properties == FULL else (clock, None, 3)
     )
