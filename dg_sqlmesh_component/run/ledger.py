@@ -222,7 +222,7 @@ class Ledger:
             case msg.AuditEvaluated():
                 entry = self._entries.get(event.fqn)
                 audits = entry.audits if entry else self._audited.setdefault(event.fqn, {})
-                audits.setdefault(event.position, []).append(event)
+                _add(event, audits.setdefault(event.position, []))
             case msg.BatchFinished():
                 return self._finish_batch(event)
             case msg.TableComputed():
@@ -399,12 +399,14 @@ class Ledger:
     def _settle(self, fqn: str, outcome: Outcome, errors: tuple[str, ...] = ()) -> NodeOutcome:
         entry = self._entries[fqn]
         entry.settled = outcome
-        return replace(
+        settled = replace(
             entry.outcome(fqn, outcome, errors),
             promoted=self._promoted.get(fqn),
             is_cancelled=self._is_cancelled,
             correlation_id=self._correlation_id if entry.computed_until is not None else None,
         )
+        entry.audits.clear()  # if SQLMesh plans it again, they are forgotten anyway
+        return settled
 
 
 _BEGUN = (
@@ -430,6 +432,16 @@ def _messages(failures: Iterable[msg.NodeFailed]) -> tuple[str, ...]:
 def _total(values: list[int | None]) -> int | None:
     known = [value for value in values if value is not None]
     return sum(known) if known and len(known) == len(values) else None
+
+
+def _add(event: msg.AuditEvaluated, evaluations: list[msg.AuditEvaluated]) -> None:
+    """Add the evaluation of an audit, and drop the query and the rows of the one before if the result shows another's.
+
+    The result shows those of the first evaluation with failing rows, else of the last. A backfill has 100,000 of them.
+    """
+    if evaluations and (not evaluations[-1].failing_rows or (len(evaluations) > 1 and evaluations[-2].failing_rows)):
+        evaluations[-1] = replace(evaluations[-1], query=None, sample=None)
+    evaluations.append(event)
 
 
 def _audit_results(audits: dict[int, list[msg.AuditEvaluated]]) -> tuple[AuditResult, ...]:

@@ -1,5 +1,6 @@
 """The ledger: it takes events and returns one outcome for each requested node."""
 
+import tracemalloc
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import permutations
@@ -214,6 +215,21 @@ def test_passed_audit_has_the_query_of_the_last_batch() -> None:
         [ONE_BATCH, audited("recent", D1, query="a"), audited("recent", D2, query="b"), batch(0, D1)]
     )
     assert outcome.audits == (audit_result("recent", days(1, 2), query="b"),)
+
+
+@pytest.mark.parametrize("failing_rows", [0, 1], ids=["passed", "failed"])
+def test_ledger_keeps_few_queries_of_the_audits_of_a_long_backfill(failing_rows: int) -> None:
+    ledger = Ledger([ORDERS])
+    ledger.feed(ONE_BATCH)
+    tracemalloc.start()
+    for number in range(1_000):
+        ledger.feed(audited("recent", D1, failing_rows, query=f"{number} {'x' * 4_000}"))
+    current, _ = tracemalloc.get_traced_memory()
+    ledger.feed(batch(0, D1))
+    settled, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert current < 1_000_000
+    assert settled < 100_000
 
 
 def test_audits_come_in_the_order_of_the_model() -> None:
