@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -226,11 +227,12 @@ def awaited_outputs(context: dg.AssetExecutionContext) -> dict[str, tuple[Planne
 def with_steps_downstream(context: dg.AssetExecutionContext, keys: Iterable[str]) -> list[PlannedStep]:
     """These steps of the run and all steps downstream of them, in the order of the plan."""
     steps = _steps(context)
-
-    def awaiting(key: str) -> list[str]:
-        return [step.key for step in steps if any(key in step_input.dependency_keys for step_input in _inputs(step))]
-
-    selected = reachable(keys, awaiting)
+    awaiting: defaultdict[str, list[str]] = defaultdict(list)
+    for step in steps:
+        for step_input in _inputs(step):
+            for key in step_input.dependency_keys:
+                awaiting[key].append(step.key)
+    selected = reachable(keys, awaiting.__getitem__)
     return [_planned_step(step) for step in steps if step.key in selected]
 
 

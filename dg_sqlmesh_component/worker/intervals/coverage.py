@@ -59,7 +59,7 @@ class Coverages:
         missing = uncovered(self.pending.get(fqn, ()), merged([*recorded, *done]))
         if missing:
             expected_until = _expected_until(snapshot, self._execution_time)
-            never = uncovered(missing, merged([*forgotten_intervals(snapshot, self.index), *forgotten]))
+            never = set(uncovered(missing, merged([*forgotten_intervals(snapshot, self.index), *forgotten])))
             missing = [interval for interval in missing if interval[1] <= expected_until or interval not in never]
         waiting = self._waiting.get(fqn, frozenset()) if missing else frozenset()
         return [of for of in missing if of not in waiting], [of for of in missing if of in waiting]

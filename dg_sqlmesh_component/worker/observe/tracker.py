@@ -15,7 +15,7 @@ from sqlmesh.utils.errors import NodeAuditsErrors
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import LockLostError, WorkerError
 from dg_sqlmesh_component.protocol.formatting import plain
-from dg_sqlmesh_component.protocol.graph import reachable
+from dg_sqlmesh_component.protocol.graph import parents_first
 from dg_sqlmesh_component.worker.context import PipeConsole
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.forked_processes import end_fork
@@ -195,7 +195,8 @@ class Tracker(PipeConsole):
     def blocked_by(self, snapshots: Mapping[str, Snapshot]) -> dict[str, tuple[str, ...]]:
         """The failed nodes upstream of each node that SQLMesh left out."""
         graph = upstream(snapshots)
-        return {
-            fqn: tuple(sorted(reachable(graph.get(fqn, ()), graph.__getitem__) & self._failed))
-            for fqn in sorted(self._blocked)
-        }
+        failed: dict[str, frozenset[str]] = {}  # those upstream of each node
+        for fqn in parents_first(self._blocked, lambda fqn: graph.get(fqn, ())):
+            parents = graph.get(fqn, ())
+            failed[fqn] = frozenset(self._failed.intersection(parents)).union(*map(failed.__getitem__, parents))
+        return {fqn: tuple(sorted(failed[fqn])) for fqn in sorted(self._blocked)}
