@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import re
 import sys
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
@@ -322,6 +323,25 @@ def is_reserved_tag(key: str) -> bool:
 
 
 # -- selections -----------------------------------------------------------------------------------
+
+
+class AssetsOfOp(dg.AssetsDefinition):
+    """The assets of an op, of which a run may execute some. Those have only the inputs that they read themselves.
+
+    Dagster keeps all inputs. For an input that is a virtual asset, the step then waits for what is upstream of that
+    asset, although no asset of the step reads it. If this depends on the step, Dagster creates no run and raises
+    `CircularDependencyError` (its issue 33764).
+    """
+
+    @staticmethod
+    def dagster_internal_init(**attributes: Any) -> dg.AssetsDefinition:
+        """Dagster makes each changed copy with this, such as a subset."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", dg.BetaWarning)  # as in the overridden method
+            copy = AssetsOfOp(**attributes)
+            if not copy.is_subset:
+                return copy
+            return AssetsOfOp(**{**attributes, "keys_by_input_name": copy.keys_by_input_name})
 
 
 class WithAssetsBetween(dg.AssetSelection):

@@ -99,7 +99,9 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
         bool,
         described(
             "Whether views are virtual assets (Dagster 1.13 and later). A virtual asset is never stale by itself; "
-            "staleness and automation look through it. Default: true.",
+            "staleness and automation look through it. If you launch models before and after another asset, select the "
+            "views between them too: without them Dagster raises CircularDependencyError (its issue 33764). "
+            "Default: true.",
             False,
         ),
     ] = True

@@ -19,7 +19,7 @@ from dagster_shared.check import CheckError
 
 from dg_sqlmesh_component.config.project import SQLMeshProject, variables_without_secrets
 from dg_sqlmesh_component.config.run_config import config_fields
-from dg_sqlmesh_component.dagster_internals import failures_without_traceback, is_reserved_tag
+from dg_sqlmesh_component.dagster_internals import AssetsOfOp, failures_without_traceback, is_reserved_tag
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import short_hash
@@ -97,7 +97,7 @@ class ComponentOp:
                 **{output: dg.Out(is_required=False) for output in check_by_output},
             },
         )(_function_of_op(compute, dg.AssetExecutionContext))
-        return dg.AssetsDefinition(
+        return AssetsOfOp(
             node_def=op,
             keys_by_input_name=key_by_input,
             keys_by_output_name=key_by_output,

@@ -91,7 +91,7 @@ def choose_assets(
     active: Sequence[ActiveRun],
     pending: Mapping[str, tuple[int, str]],
 ) -> list[dg.AssetKey] | dg.SkipReason:
-    """The assets of pending models, and those between them, without the models that a run in progress computes.
+    """The assets of pending models, and others and views between them, without models that a run in progress computes.
 
     `pending` says since when each model is pending (epoch milliseconds), and why, by fqn.
     """
@@ -112,9 +112,13 @@ def choose_assets(
     # Queued runs of a backfill begin after the requested one.
     if runs := [run for run in active if not run.is_change and (run.started_at or not run.is_backfill)]:
         context.log.info(f"Run {run_ids(runs)} has not finished. The requested run waits until it ends.")
-    between = assets_between(context.repository_def, requested.keys()) - assets.fqn_by_key.keys()
+    between = assets_between(context.repository_def, requested.keys())
+    others = between - assets.fqn_by_key.keys()
+    # Dagster creates no run of models around another asset that leaves out a virtual asset between them (ADR-0018).
+    own = {key: assets.specs[assets.fqn_by_key[key]] for key in between - others} if others else {}
+    views = {key for key, spec in own.items() if getattr(spec, "is_virtual", False)}
     context.log.info("\n    ".join([f"Requested: {counted(len(requested), 'model')}.", *requested.values()]))
-    return sorted(requested.keys() | between)
+    return sorted(requested.keys() | others | views)
 
 
 def _ready(

@@ -219,10 +219,21 @@ def small(new_shop: NewShop) -> Scheduler:
     return planned_at_noon_before_midnight(new_shop, SMALL, ASSETS_BETWEEN, schedule={"tags": {"team": "data"}})
 
 
+VIEWS_AROUND_THE_ASSET_BETWEEN = {
+    "models/seen.sql": "MODEL (name stg.seen, kind VIEW, cron '0 0 * * 3'); SELECT n FROM raw.plain",
+    "models/shown.sql": "MODEL (name stg.shown, kind VIEW, cron '0 0 * * 3'); SELECT n FROM mid.made",
+    "models/report.sql": "MODEL (name marts.report, kind FULL); SELECT n FROM stg.shown",
+}
+
+
 @pytest.mark.attribute("schedule", "schedule.tags")
-def test_tick_requests_the_asset_between_two_models_too(small: Scheduler) -> None:
+def test_tick_requests_the_asset_and_the_views_between_two_models_too(new_shop: NewShop) -> None:
+    """Dagster creates no run of models around a virtual asset if the run leaves that out."""
+    module = ASSETS_BETWEEN.replace('deps=[["raw", "plain"]])', 'deps=[["stg", "seen"]])')
+    files = {**SMALL, **VIEWS_AROUND_THE_ASSET_BETWEEN}
+    small = planned_at_noon_before_midnight(new_shop, files, module, schedule={"tags": {"team": "data"}})
     request = small.tick(SCHEDULE, MIDNIGHT)
-    assert requested_models(request) == {"raw.plain", "mid.made", "marts.report"}
+    assert requested_models(request) == {"raw.plain", "stg.seen", "mid.made", "stg.shown", "marts.report"}
     assert request.run_key == f"{SCHEDULE} 2025-10-26T00:00:00+00:00"
     assert request.tags["team"] == "data"
     run = small.launch(request, MIDNIGHT)

@@ -334,6 +334,19 @@ def assets_around_partitioned_ones() -> list[dg.AssetsDefinition]:
     ]
 
 
+def test_assets_of_an_op_that_a_run_selects_have_only_the_inputs_that_they_read() -> None:
+    """Runs around another asset can be created although views are virtual (ADR-0018)."""
+
+    @dg.multi_asset(specs=[dg.AssetSpec(A, deps=["before"]), dg.AssetSpec(B, deps=["middle"])], can_subset=True)
+    def models() -> Iterator[Any]:
+        yield from ()
+
+    ours = internals.AssetsOfOp(**models.get_attributes_dict()).map_asset_specs(lambda spec: spec)
+    built = dg.Definitions([ours], jobs=[dg.define_asset_job("one", [B])]).resolve_job_def("one")
+    [part] = (chosen for chosen in built.asset_layer.asset_graph.assets_defs if B in chosen.keys)
+    assert [*part.node_keys_by_input_name.values()] == [MIDDLE]
+
+
 def test_job_has_the_assets_between_and_no_partitioned_ones() -> None:
     selected = dg.define_asset_job("between", selection=internals.WithAssetsBetween([A, B]))
     definitions = dg.Definitions(assets=assets_around_partitioned_ones(), jobs=[selected])

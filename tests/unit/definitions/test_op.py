@@ -275,6 +275,31 @@ def test_asset_between_two_models_splits_the_op() -> None:
 
 
 @pytest.mark.parametrize(
+    ("selection", "steps"),
+    [
+        ("*", [{("core", "a")}, {("core", "scored"), ("marts", "revenue")}]),
+        ("core/a raw/scored", [{("core", "a")}]),
+    ],
+    ids=["all assets", "the assets upstream of the view"],
+)
+def test_step_does_not_wait_for_what_is_upstream_of_a_view_that_it_does_not_read(
+    selection: str, steps: list[set[tuple[str, ...]]]
+) -> None:
+    """`raw/scored` waits for the step, and the view, which is a virtual asset, for `raw/scored`."""
+    selections: list[set[tuple[str, ...]]] = []
+
+    def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        selections.append(paths(context.selected_asset_keys))
+        yield from materialize_selection(context)
+
+    view = model("core.scored", reads=["raw.scored"], kind="VIEW")
+    models = [model("core.a"), view, model("marts.revenue", reads=["core.scored"])]
+    chosen = dg.AssetSelection.all() if selection == "*" else dg.AssetSelection.assets(*selection.split())
+    assert dg.materialize([scored_after("core.a"), built(manifest(*models), compute)], selection=chosen).success
+    assert selections == steps
+
+
+@pytest.mark.parametrize(
     ("configs", "first", "second"),
     [
         ({}, USUAL, USUAL),
