@@ -208,6 +208,27 @@ def test_no_row_is_lost_downstream_of_waiting_models(new_shop: NewShop, case: st
     assert shop.query(f"SELECT count(*), min(n) FROM marts.reader {before_today}") == [(6 * 24, 1)]
 
 
+FIRST_ROWS = {"a whole table": "FULL", "a table by key": "INCREMENTAL_BY_UNIQUE_KEY (unique_key ts)"}
+
+
+@pytest.mark.parametrize("kind", FIRST_ROWS)
+def test_a_model_waits_for_the_first_rows_of_a_table_with_a_later_start(new_shop: NewShop, kind: str) -> None:
+    """A plan without backfill leaves tables empty. Their first computation brings rows of any time."""
+    all_rows = "SELECT ts, n FROM raw.landing UNION ALL SELECT ts, n FROM raw.landing WHERE FALSE"
+    models = {
+        "landing": f"MODEL (name raw.landing, kind {BY_TIME.format('')}); {HOURLY_ROWS}",
+        "way": f"MODEL (name mid.way, kind {FIRST_ROWS[kind]}, start '1 day ago'); {all_rows}",
+        "reader": hourly_model("marts.reader", "mid.way", "@daily"),
+    }
+    shop = new_shop({f"models/{name}.sql": text for name, text in models.items()}, planned_at=None)
+    shop.plan("--skip-backfill", at=None)
+    shop.launch(assets=["raw/landing"], ops={"sqlmesh_shop": {"end": ago(2)}}).succeeded()
+    assert shop.launch(assets=["marts/reader"]).status_of("marts/reader") == "waiting"  # its source does not run
+    assert shop.launch(assets=["mid/way", "marts/reader"]).status_of("marts/reader") == "waiting"  # its source waits
+    assert shop.launch().status_of("marts/reader") == "executed"
+    assert shop.query("SELECT count(*) FROM marts.reader") == [(6 * 24,)]
+
+
 @pytest.mark.parametrize("kind", [BY_TIME.format(", lookback 3"), BY_TIME.format("")])
 def test_recomputation_in_lookback_of_upstream_model_blocks_nothing(new_shop: NewShop, kind: str) -> None:
     landing = f"MODEL (name raw.landing, kind {kind}); {HOURLY_ROWS}"

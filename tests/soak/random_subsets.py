@@ -36,12 +36,14 @@ class RandomModel:
     unit: str
     kind: str
     upstream: list[RandomModel] = field(default_factory=list)
+    begins_late: bool = False
 
     @property
     def text(self) -> str:
         """The text of the model's file."""
         cron = random.Random(self.name).choice(CRONS[self.unit])
-        header = f"MODEL (name t.{self.name}, kind {self.kind}, cron '{cron}');\n"
+        start = ", start '1 day ago'" if self.begins_late else ""
+        header = f"MODEL (name t.{self.name}, kind {self.kind}, cron '{cron}'{start});\n"
         within = "WHERE ts >= @start_dt::TIMESTAMP AND ts <= @end_dt::TIMESTAMP" if "INCREMENTAL" in self.kind else ""
         if not self.upstream:
             steps = f"range(@start_dt::TIMESTAMP, @end_dt::TIMESTAMP, INTERVAL 1 {self.unit})"
@@ -64,15 +66,20 @@ class RandomModel:
         return sum(model.weight * hours.get((self.unit, model.unit), 1) for model in self.upstream) or 1
 
 
-def random_models(rng: random.Random) -> list[RandomModel]:
-    """Return random models. Each reads only models before it in the list, with its unit or a smaller unit."""
+def random_models(rng: random.Random, *, is_empty: bool) -> list[RandomModel]:
+    """Return random models. Each reads only models before it in the list, with its unit or a smaller unit.
+
+    Args:
+        is_empty: Whether no table has rows yet. Then a `FULL` model may begin later than the models that read it.
+    """
     models: list[RandomModel] = []
     for number in range(rng.randint(3, 7)):
         unit = rng.choice(("hour", "day"))
         possible = [model for model in models if (model.unit, unit) != ("day", "hour")]
         upstream = rng.sample(possible, min(len(possible), rng.randint(1, 2)))
         kind = rng.choice(KINDS) if upstream else KINDS[0]
-        models.append(RandomModel(f"m{number}", unit, kind, upstream))
+        begins_late = is_empty and kind == "FULL" and rng.random() < 0.5
+        models.append(RandomModel(f"m{number}", unit, kind, upstream, begins_late))
     return models
 
 
@@ -85,10 +92,15 @@ def try_random_subsets(rng: random.Random, folder: Path) -> str:
     Raises:
         AssertionError: There are too few or too many rows.
     """
-    models = random_models(rng)
+    is_empty = rng.random() < 0.5
+    models = random_models(rng, is_empty=is_empty)
     today = datetime.datetime.now(datetime.timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
     assets = [f"t/{model.name}" for model in models if model.kind != "EMBEDDED"]
-    with planned_shop(folder, {f"models/{model.name}.sql": model.text for model in models}) as shop:
+    files = {f"models/{model.name}.sql": model.text for model in models}
+    with planned_shop(folder, files, planned_at=None if is_empty else "3 days ago") as shop:
+        if is_empty:
+            shop.plan("--skip-backfill", at=None)
+            shop.launch(assets=[f"t/{model.name}" for model in models if not model.upstream]).succeeded()
         runs = [_run_random_subset(rng, shop, assets) for _ in range(rng.randint(2, 4))]
         shop.launch().succeeded()
     for model in models:

@@ -261,7 +261,8 @@ class _Availability:
         for name, intervals in self.lacked.items():
             node = self.nodes[name]
             if has_table(node):
-                pending[name] = subtract(intervals, [*computed_intervals(node, self.index), *self._requested(name)])
+                lacks = subtract(intervals, [*computed_intervals(node, self.index), *self._requested(name)])
+                pending[name] = lacks if self._requested(name) else self._with_first_rows(node, lacks)
         return {name: intervals for name, intervals in pending.items() if intervals}
 
     def remaining(self, forgotten: Set[str] = frozenset()) -> Remaining:
@@ -279,6 +280,17 @@ class _Availability:
                 remaining[self._running[name]] = self._held_back(name, self._rows_lost(name, forgotten))
             self._hand_on(name, not_loaded)
         return remaining
+
+    def _with_first_rows(self, node: Snapshot, lacks: Sequence[Interval]) -> Sequence[Interval]:
+        """What a node lacks that does not run now, with everything before if its table is still empty.
+
+        Unless its rows are those of its intervals, the first computation brings rows of any time. SQLMesh has loaded
+        the rows of a seed before.
+        """
+        is_by_time = node.is_model and node.model_kind_name.is_incremental_by_time_range
+        if not lacks or computed_intervals(node, self.index) or is_by_time or shows_others(node) or node.is_seed:
+            return lacks
+        return [(0, lacks[-1][1])]
 
     def _requested(self, name: str) -> Sequence[Interval]:
         return self.requested[self._running[name]] if name in self._running else ()
@@ -314,7 +326,8 @@ class _Availability:
             denied = within_lookback(single, self._again[name], denied, snapshot.model.lookback)
         if not denied:
             return single, HeldBackBy()
-        self._lacking[name] = merged([*self._lacking[name], *denied])
+        lacks = self._with_first_rows(snapshot, sorted(denied)) if denied.issuperset(single) else denied
+        self._lacking[name] = merged([*self._lacking[name], *lacks])
         own = {name} if behind_own else set()
         by = self._concerned(name, sorted(denied)) | rows_lost | own or self._nearest[name]
         tables = by & self.tables.awaited.keys()
