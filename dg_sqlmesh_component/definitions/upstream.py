@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from graphlib import TopologicalSorter
@@ -12,7 +11,8 @@ import dagster as dg
 
 from dg_sqlmesh_component.config.external_models import ExternalModels, ExternalTable
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import counted
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.protocol.formatting import block, counted, listed
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.manifest import Manifest, Model, split_fqn
 
@@ -31,6 +31,7 @@ class Upstream:
         self.configured_keys = external_models.mapped(filter(self.is_external, self.tables_read))
         # The final keys of the assets that are made so far. `translation` and overrides change the default ones.
         self.keys: dict[str, dg.AssetKey] = {}
+        self._refuse_shared_default_keys()
 
     def of(self, model: Model) -> list[str]:
         """The models and tables that a model reads, through embedded models."""
@@ -55,19 +56,27 @@ class Upstream:
         return dg.AssetKey([*self._prefixes[model.fqn], model.schema, model.table])
 
     def external_key(self, fqn: str) -> dg.AssetKey:
-        """The key of an external table.
-
-        `external_models` may set it. Otherwise it is `schema/name`, after the prefix that a tag may set, and with the
-        catalog if two external tables share schema and name.
-        """
+        """The key of an external table. `external_models` may set it, otherwise it is `schema/name` as for a model."""
         if fqn in self.configured_keys:
             return self.configured_keys[fqn]
         if self._external_models.key is not None:
             return self._external_models.key(ExternalTable.of(fqn))
-        parts = list(split_fqn(fqn))
-        prefix = self._prefixes.get(fqn, ())
-        is_ambiguous = self._external_names[tuple(parts[-2:])] > 1
-        return dg.AssetKey([*prefix, *(parts if is_ambiguous else parts[-2:])])
+        return dg.AssetKey([*self._prefixes.get(fqn, ()), *split_fqn(fqn)[-2:]])
+
+    def _refuse_shared_default_keys(self) -> None:
+        """Refuse two external tables whose default keys are equal, as for models (ADR-0013)."""
+        tables: dict[dg.AssetKey, list[ExternalTable]] = {}
+        for fqn in self.tables_read:
+            if self.is_external(fqn) and fqn not in self.configured_keys:
+                tables.setdefault(self.external_key(fqn), []).append(ExternalTable.of(fqn))
+        shared = {key.to_user_string(): same for key, same in tables.items() if len(same) > 1}
+        if shared and self._external_models.key is None:
+            names = [f"{key} ({', '.join(table.table_name for table in same)})" for key, same in shared.items()]
+            keys = [f"{table.table_name}: {table.catalog}/{key}" for key, same in shared.items() for table in same[1:]]
+            raise ConfigurationError(
+                f"Several external tables have the same asset key: {listed(names)}. Give all but one of them another "
+                "key in defs.yaml, for example:" + block("\n    ".join(["external_models:\n  keys:", *keys]))
+            )
 
     @cached_property
     def awaited(self) -> dict[str, dg.AssetKey]:
@@ -81,11 +90,6 @@ class Upstream:
         """The keys of those external tables that are awaited, by fqn, even if no model of the manifest reads them."""
         wait = self._external_models.wait
         return {fqn: self.external_key(fqn) for fqn in tables if wait is not None and wait.has(fqn)}
-
-    @cached_property
-    def _external_names(self) -> Counter[tuple[str, ...]]:
-        """The number of external tables with the same schema and name."""
-        return Counter(split_fqn(fqn)[-2:] for fqn in self.tables_read if self.is_external(fqn))
 
     def _is_ours(self, fqn: str) -> bool:
         return fqn in self.selected and not self.is_external(fqn)

@@ -668,13 +668,32 @@ def test_cut_column_schema_has_a_note(left_out: int, note: str | None) -> None:
     assert spec(replace(EVERYTHING, columns_cut=left_out)).metadata.get("sqlmesh/columns_cut") == note
 
 
-def test_two_external_tables_with_one_short_name_stay_separate() -> None:
-    orders = model("core.orders", depends_on=('"lake"."raw"."events"', '"db"."raw"."events"', '"db"."raw"."other"'))
-    assert {dep.asset_key.to_user_string(): dict(dep.metadata) for dep in spec(orders).deps} == {
-        "lake/raw/events": {TABLE: "lake.raw.events"},
-        "db/raw/events": {TABLE: "db.raw.events"},
-        "raw/other": {TABLE: "db.raw.other"},
-    }
+SAME_NAME = model("core.orders", depends_on=('"lake"."raw"."events"', '"db"."raw"."events"', '"db"."raw"."other"'))
+
+
+def test_external_tables_with_one_default_key_are_refused_because_a_changed_key_loses_its_asset() -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        spec(SAME_NAME)
+    assert str(refused.value) == (
+        "Several external tables have the same asset key: raw/events (db.raw.events, lake.raw.events). Give all but "
+        "one of them another key in defs.yaml, for example:\n\n"
+        "    external_models:\n      keys:\n        lake.raw.events: lake/raw/events"
+    )
+
+
+@pytest.mark.parametrize(
+    ("attributes_", "keys"),
+    [
+        ({"keys": {"lake.raw.events": "lake/raw/events"}}, {"raw/events", "lake/raw/events", "raw/other"}),
+        ({"key": "{{ external.catalog }}/{{ external.name }}"}, {"db/events", "lake/events", "db/other"}),
+        ({"key": "{{ external.name }}"}, {"events", "other"}),
+    ],
+    ids=["key of one table", "template with the catalog", "one key on purpose"],
+)
+def test_external_tables_of_one_name_in_two_catalogs_have_configured_keys(
+    attributes_: dict[str, Any], keys: set[str]
+) -> None:
+    assert set(deps(SAME_NAME, external_models=external_models(**attributes_))) == keys
 
 
 def test_sql_that_contains_a_code_fence_stays_one_block() -> None:
