@@ -114,7 +114,7 @@ def affected_assets(
 
     affected: dict[str, Sequence[Affected]] = {}
     for model in plan.models:
-        if model.change in (None, "metadata"):
+        if model.change in (None, "metadata") or not model.has_table:  # SQLMesh changes no rows of an external table
             continue
         known = assets.models.get(model.fqn)
         columns = [column.name for column in known.columns] if known else ()

@@ -126,7 +126,8 @@ class PlanReport:
     @property
     def with_unknown_columns(self) -> list[msg.PlannedModel]:
         """The changed models that may lose columns: SQLMesh does not know their columns before it computes them."""
-        return [model for model in self.prod.plan.models if self.columns(model) is None] if self.prod else []
+        models = self.prod.plan.models if self.prod else ()
+        return [model for model in models if model.has_table and self.columns(model) is None]
 
     @property
     def added_again(self) -> list[msg.PlannedModel]:

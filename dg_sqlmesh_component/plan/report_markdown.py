@@ -177,14 +177,15 @@ def _loss_lines(report: PlanReport) -> list[str]:
         return []
     plan = report.prod.plan
     environment = literal(plan.environment)
+    models = [model for model in plan.models if model.has_table]
     older = " If nobody has removed it, this branch is older than the model: merge the main branch."
     lines = [
         f"- {code(model.name)} is removed: {sentences.after_removal(model)}{'' if model.becomes else older}"
-        for model in plan.models
+        for model in models
         if model.change == "removed"
     ]
     tables = {of_model.fqn: of_model.schema for of_model in report.diff}
-    for model in plan.models:
+    for model in models:
         lost = _dropped(report.columns(model) or ()) or ([] if model.kept else _dropped(tables.get(model.fqn, ())))
         if model.destructive:
             lines += [

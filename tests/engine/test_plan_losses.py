@@ -238,15 +238,28 @@ AUDIT = "AUDIT (name alone, standalone true{more}); SELECT * FROM t.orders WHERE
     ("more", "least"), [("", 1), (", description 'Orders have an id'", 0)], ids=["query", "description"]
 )
 def test_a_changed_standalone_audit_is_planned_and_applied(new_shop: NewShop, more: str, least: int) -> None:
-    """Another one is removed."""
+    """Another one is removed, and an external table and an embedded model. They have no rows of SQLMesh to lose."""
     alone = AUDIT.format(more="", least=0)
-    files = {"audits/alone.sql": alone, "audits/gone.sql": alone.replace("name alone", "name gone")}
+    gone = {
+        "audits/gone.sql": alone.replace("name alone", "name gone"),
+        "models/part.sql": "MODEL (name t.part, kind EMBEDDED); SELECT 1 AS id",
+        "external_models.yaml": "- name: raw.old\n  columns: {id: INT}\n",
+    }
+    files = {"audits/alone.sql": alone, **gone}
     shop = new_shop({"models/orders.sql": ORDERS.format(columns="id"), **files}, tables=TABLES, deploy=True)
     (shop.project / "audits" / "alone.sql").write_text(AUDIT.format(more=more, least=least))
-    (shop.project / "audits" / "gone.sql").unlink()
+    for name in gone:
+        (shop.project / name).unlink()
     change(shop, orders=ORDERS.format(columns="id, amount"))
-    digest = planned(shop)["digest"]
-    launch(shop, APPLY, digest=digest).succeeded()
+    record = launch(shop, PLAN).succeeded()
+    report = report_of(record)
+    assert {model["name"] for model in report["models"] if model["change"] == "removed"} == {
+        "gone",
+        "t.part",
+        "raw.old",
+    }
+    assert "**To decide:** nothing is lost" in text_of(record)
+    launch(shop, APPLY, digest=report["digest"]).succeeded()
     assert shop.query("SELECT amount FROM t.orders") == [(2,)]
 
 

@@ -79,6 +79,7 @@ class PlannedModel:
     other_project: str | None = None  # the name of the SQLMesh project of the model, if it is none of this component's
     # Whether all versions share one table, with the model's name: in prod, if the mode is `dev_only`.
     has_one_table: bool = False
+    has_table: bool = True  # whether it is shown by a view or table: no external table, embedded model or audit
     had_one_table: bool = False  # the same of the version that the plan replaces or removes, so none stays
     # The rows that prod keeps, although they are those of another definition; None without any.
     kept: KeptRows | None = None

@@ -136,6 +136,7 @@ class _Models:
                 display_name(snapshot.node, self._context),
                 "removed",
                 owner=snapshot.node.owner,
+                has_table=has_table(snapshot),
                 had_one_table=has_one_table(snapshot, is_dev=self._is_dev),
                 dependents=self._dependents.get(snapshot.name),
             )
@@ -194,6 +195,7 @@ class _Models:
             owner=snapshot.node.owner,
             other_project=project if project not in self._projects else None,
             has_one_table=has_one_table(snapshot, is_dev=self._is_dev),
+            has_table=has_table(snapshot),
             had_one_table=old is not None and has_one_table(old, is_dev=self._is_dev),
             audited=audited(snapshot, self._index) if has_table(snapshot) else None,
             view=self._view(snapshot),

@@ -79,6 +79,7 @@ def followed(
     *,
     lineage: dict[str, list[str]] | None = None,
     deps: Sequence[str] = ("core/middle",),
+    base: msg.PlannedModel = LOST_X,
 ) -> dict[str, Affected]:
     """What is found in `page`, and in `mail`, which reads `page`, if `base` loses x."""
     metadata = {}
@@ -100,9 +101,9 @@ def followed(
     specs = [dg.AssetSpec(spec.key, deps=spec.deps) for spec in assets.specs.values()]
     graph = dg.Definitions(assets=[*specs, page, mail]).get_repository_def().asset_graph
     found = affected_assets(
-        plan(LOST_X, reads=dict(reads)), [], assets, graph, lambda key: lineage_in(graph.get(key).metadata)
+        plan(base, reads=dict(reads)), [], assets, graph, lambda key: lineage_in(graph.get(key).metadata)
     )
-    return {asset.asset: asset for asset in found[BASE]}
+    return {asset.asset: asset for asset in found.get(BASE, ())}
 
 
 READS_X = {MIDDLE: {BASE: {"x": ["q"], "y": ["r"]}}}
@@ -136,3 +137,7 @@ def test_nothing_is_affected_below_a_model_that_reads_no_lost_column() -> None:
 
 def test_an_asset_upstream_or_beside_is_not_affected() -> None:
     assert followed(READS_X, deps=["elsewhere"]) == {}
+
+
+def test_a_changed_external_table_affects_nothing_because_sqlmesh_changes_none_of_its_rows() -> None:
+    assert followed(READS_X, base=replace(LOST_X, has_table=False)) == {}
