@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.history.records import record_metadata, record_of
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import block, listed
+from dg_sqlmesh_component.protocol.formatting import block, listed, short_hash
 from dg_sqlmesh_component.report.metadata import unapplied_change
 
 
@@ -22,10 +22,12 @@ class LastPlan:
     environment: str
     plan_id: str
     unpromoted: tuple[str, ...]  # the models of the definitions that it had not promoted, by fqn
+    models: str  # a hash of the models of the definitions: all their names would be a long cursor
 
     @classmethod
     def of(cls, environment: str, found: msg.ChangesFound, assets: ProjectAssets) -> LastPlan:
-        return cls(environment, found.plan_id, tuple(sorted(assets.specs.keys() - found.promoted.keys())))
+        unpromoted = sorted(assets.specs.keys() - found.promoted.keys())
+        return cls(environment, found.plan_id, tuple(unpromoted), short_hash(sorted(assets.specs)))
 
 
 CURSOR = TypeAdapter(LastPlan)
@@ -48,12 +50,15 @@ class PlanChanges:
     ) -> PlanChanges:
         """The changes of the models of which Dagster has these records: those of the definitions."""
         by_model = {}
+        has_other_models = before.models != short_hash(sorted(recorded))
         for fqn, record in sorted(recorded.items()):
             promoted = found.promoted.get(fqn)
+            # If the definitions have changed, a model without a record was most likely not in them.
+            was_promoted = fqn not in before.unpromoted and not (has_other_models and record is None)
             if promoted is None:
-                if fqn not in before.unpromoted:
+                if was_promoted:
                     by_model[fqn] = "removed"
-            elif fqn in before.unpromoted:
+            elif not was_promoted:
                 by_model[fqn] = "added"
             elif record and (record.data_hash, record.metadata_hash) != (promoted.data_hash, promoted.metadata_hash):
                 by_model[fqn] = "changed"  # its own definition

@@ -83,8 +83,8 @@ def test_records_of_audits_and_of_data_are_told_apart() -> None:
 
 
 def test_stored_cursor_is_read() -> None:
-    cursor = '{"environment": "prod", "plan_id": "c0ffee", "unpromoted": ["\\"t\\".\\"new\\""]}'
-    assert CURSOR.validate_json(cursor) == LastPlan("prod", "c0ffee", ('"t"."new"',))
+    cursor = '{"environment": "prod", "plan_id": "c0ffee", "unpromoted": ["\\"t\\".\\"new\\""], "models": "abc"}'
+    assert CURSOR.validate_json(cursor) == LastPlan("prod", "c0ffee", ('"t"."new"',), "abc")
 
 
 def test_stored_manifest_is_read() -> None:

@@ -11,6 +11,7 @@ from dg_sqlmesh_component.config.scheduling import PollingSensor
 from dg_sqlmesh_component.history.stored_record import INTERNAL
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.protocol.formatting import short_hash
 from dg_sqlmesh_component.sensor.plans import CURSOR, LastPlan, PlanChanges, difference
 
 
@@ -21,7 +22,7 @@ def promoted(**models: tuple[str, str, str]) -> dict[str, msg.PromotedVersion]:
 def test_cursor_contains_the_plan_and_the_models_that_it_had_not_promoted() -> None:
     assets = project_assets(manifest(model("t.a"), model("t.b")))
     last = LastPlan.of("prod", msg.ChangesFound("c0ffee", True, promoted(a=("1", "2", "3"))), assets)
-    assert last == LastPlan("prod", "c0ffee", (fqn("t.b"),))
+    assert last == LastPlan("prod", "c0ffee", (fqn("t.b"),), short_hash([fqn("t.a"), fqn("t.b")]))
     assert CURSOR.validate_json(CURSOR.dump_json(last)) == last
 
 
@@ -32,14 +33,16 @@ def test_other_text_is_no_cursor(cursor: str) -> None:
 
 
 def test_plan_changes_are_added_changed_and_removed_models() -> None:
-    before = LastPlan("prod", "one", (fqn("t.new"), fqn("t.never")))
-    recorded = {fqn(f"t.{name}"): msg.RecordedData("1", 0, "1", "1") for name in ("same", "data", "text", "below")}
-    recorded |= {fqn("t.gone"): msg.RecordedData("1", 0, "1", "1")}
+    recorded: dict[str, msg.RecordedData | None] = {
+        fqn(f"t.{name}"): msg.RecordedData("1", 0, "1", "1") for name in ("same", "data", "text", "below", "gone")
+    }
+    recorded |= dict.fromkeys([fqn("t.new"), fqn("t.never")])
+    before = LastPlan("prod", "one", (fqn("t.new"), fqn("t.never")), short_hash(sorted(recorded)))
     after = promoted(
         same=("1", "1", "1"), data=("2", "2", "1"), text=("1", "1", "2"), below=("2", "1", "1"), new=("1", "1", "1")
     )
     found = msg.ChangesFound("two", is_finalized=True, promoted=after)
-    changes = PlanChanges.between(before, found, {**recorded, **dict.fromkeys(before.unpromoted)})
+    changes = PlanChanges.between(before, found, recorded)
     assert changes.by_model == {
         fqn("t.below"): "changed upstream",
         fqn("t.data"): "changed",
@@ -52,6 +55,17 @@ def test_plan_changes_are_added_changed_and_removed_models() -> None:
         "Plan two was applied to environment prod "
         "(added: db.t.new; changed: t.data, t.text; changed upstream: t.below; removed: t.gone)."
     )
+
+
+def test_new_models_of_the_definitions_are_added_if_the_plan_has_them_and_never_removed() -> None:
+    """A release is planned and rolled out between two ticks, or rolled out while another plan is applied."""
+    before = LastPlan.of(
+        "prod", msg.ChangesFound("one", True, promoted(a=("1", "1", "1"))), project_assets(manifest(model("t.a")))
+    )
+    recorded = {fqn("t.a"): msg.RecordedData("1", 0, "1", "1"), fqn("t.planned"): None, fqn("t.unplanned"): None}
+    after = promoted(a=("1", "1", "1"), planned=("1", "1", "1"))
+    found = msg.ChangesFound("two", is_finalized=True, promoted=after)
+    assert PlanChanges.between(before, found, recorded).by_model == {fqn("t.planned"): "added"}
 
 
 def test_observation_names_the_change_of_its_model_and_all_models_of_the_plan() -> None:
