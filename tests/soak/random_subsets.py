@@ -70,7 +70,7 @@ def random_models(rng: random.Random, *, is_empty: bool) -> list[RandomModel]:
     """Return random models. Each reads only models before it in the list, with its unit or a smaller unit.
 
     Args:
-        is_empty: Whether no table has rows yet. Then a `FULL` model may begin later than the models that read it.
+        is_empty: Whether no table has rows yet. Then a `FULL` model begins later than the models that read it.
     """
     models: list[RandomModel] = []
     for number in range(rng.randint(3, 7)):
@@ -78,8 +78,7 @@ def random_models(rng: random.Random, *, is_empty: bool) -> list[RandomModel]:
         possible = [model for model in models if (model.unit, unit) != ("day", "hour")]
         upstream = rng.sample(possible, min(len(possible), rng.randint(1, 2)))
         kind = rng.choice(KINDS) if upstream else KINDS[0]
-        begins_late = is_empty and kind == "FULL" and rng.random() < 0.5
-        models.append(RandomModel(f"m{number}", unit, kind, upstream, begins_late))
+        models.append(RandomModel(f"m{number}", unit, kind, upstream, begins_late=is_empty and kind == "FULL"))
     return models
 
 

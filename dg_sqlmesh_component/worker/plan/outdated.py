@@ -3,7 +3,8 @@
 A plan that goes back to a version, or adds a removed model again, shows the old table: SQLMesh computes only intervals
 that are missing. A restatement rewrites the versions that environments show at that time, so not this one. The state
 has the evidence: the version that prod shows, or a table upstream, has computed an interval again after the old table
-was computed. Such intervals are forgotten, so the plan computes them.
+was computed. Such intervals are forgotten, so the plan computes them. So are those behind a gap of a model that depends
+on its past.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def forget_outdated_rows(plan: Plan, prod: Environment | None, context: PlanCont
         node, is_dev = versions.nodes[name], versions.is_dev_table(versions.nodes[name])
         context.tracker.pipe.log(
             "warning",
-            f"{display_name(node.node, context)} gets back a table whose rows were corrected since, for "
-            f"{ranges(intervals)}. Applying the plan computes them again.",
+            f"{display_name(node.node, context)} has rows from before a correction, for {ranges(intervals)}. Applying "
+            "the plan computes them again.",
         )
         if in_state:
             forget_intervals(context.state_sync, node, intervals, is_dev=is_dev)
@@ -53,6 +54,8 @@ def forget_outdated_rows(plan: Plan, prod: Environment | None, context: PlanCont
 
 def _outdated(versions: Versions, context: PlanContext) -> dict[str, tuple[Interval, ...]]:
     """By name, the intervals of new versions that were computed before a correction."""
+    if not versions.computed:
+        return {}
     in_use = {
         (info.name, info.version)
         for environment in context.state_reader.get_environments()
@@ -64,8 +67,6 @@ def _outdated(versions: Versions, context: PlanContext) -> dict[str, tuple[Inter
         # Restatements correct a version that an environment shows.
         if name in versions.computed and not versions.is_dev_table(node) and node.name_version not in in_use
     }
-    if not earlier:
-        return {}
     rows = computed_ranges(context)
     of_table = {name: rows.get(versions.table(node), ()) for name, node in earlier.items()}
     computed_at = {name: max(row.at for row in computed) for name, computed in of_table.items() if computed}

@@ -118,12 +118,23 @@ def test_intervals_that_a_restatement_has_taken_are_computed_again_and_downstrea
     assert found == {"days": [days(1, 1)], "total": [days(1, 5)]}
 
 
-def test_a_model_that_depends_on_its_past_is_computed_again_from_there_on() -> None:
+def reading_itself(first: int = 1) -> Snapshot:
     columns = "columns (n int, day date)"
-    reads_itself = snapshot(
-        "days", f"{DAILY}, {columns}", "SELECT n, day FROM t.orders JOIN t.days USING (day)", [ORDERS]
-    )
-    assert again({"orders": [BEFORE, row(3, 3, LATER)]}, new=[reads_itself]) == {"days": [days(3, 5)]}
+    query = "SELECT n, day FROM t.orders JOIN t.days USING (day)"
+    return snapshot("days", f"{DAILY}, {columns}", query, [ORDERS], first=first)
+
+
+def test_a_model_that_depends_on_its_past_is_computed_again_from_there_on() -> None:
+    assert again({"orders": [BEFORE, row(3, 3, LATER)]}, new=[reading_itself()]) == {"days": [days(3, 5)]}
+
+
+def test_a_model_that_depends_on_its_past_is_computed_again_behind_a_gap() -> None:
+    torn = reading_itself()
+    torn.remove_interval(days(3, 3))
+    assert again({}, new=[torn]) == {"days": [days(4, 5)]}
+    assert again({}, new=[reading_itself(first=2)]) == {"days": [days(2, 5)]}
+    assert again({"orders": [BEFORE, row(3, 3, LATER)]}, new=[torn]) == {"days": [days(4, 5)]}
+    assert again({}, new=[reading_itself()]) == {}
 
 
 def test_new_days_of_a_whole_table_upstream_are_no_rewritten_ones() -> None:
