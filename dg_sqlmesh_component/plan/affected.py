@@ -77,6 +77,7 @@ def changed_columns(
         return lost if model.category == "non_breaking" else None
     if compared is None:
         return lost
+    lost |= set(compared.ignored)  # nobody has compared these
     if compared.added or compared.removed:
         names = set(compared.clock) or {*columns, *compared.amounts, *compared.keys}
         return lost | names if names else None

@@ -141,3 +141,13 @@ def test_an_asset_upstream_or_beside_is_not_affected() -> None:
 
 def test_a_changed_external_table_affects_nothing_because_sqlmesh_changes_none_of_its_rows() -> None:
     assert followed(READS_X, base=replace(LOST_X, has_table=False)) == {}
+
+
+@pytest.mark.parametrize(
+    ("counts", "changed"),
+    [({}, {"x", "y", "w"}), ({"added": 1}, {"x", "y", "z", "w"}), ({"added": 1, "clock": ("z",)}, {"x", "z", "w"})],
+    ids=["matched", "other rows", "without a key"],
+)
+def test_columns_that_were_not_compared_may_have_changed(counts: dict[str, Any], changed: set[str]) -> None:
+    ignored = replace(SAME, ignored=("w",), **counts)
+    assert changed_columns(LOST_X, ignored, "xyz", is_compared=True) == changed
