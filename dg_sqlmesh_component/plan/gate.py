@@ -1,4 +1,7 @@
-"""Whether a plan may be applied. Pure: it decides by the facts of the plan, and refuses before anything is computed."""
+"""Whether a plan may be applied. Pure: it decides by the facts of the plan, and refuses before anything is computed.
+
+Messages name all models and intervals: nobody can approve what was left out.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from dg_sqlmesh_component.plan.digest import (
 )
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.column_changes import all_dropped
-from dg_sqlmesh_component.protocol.formatting import block, counted, listed, ranges, unquoted, utc_text
+from dg_sqlmesh_component.protocol.formatting import block, counted, ranges, unquoted, utc_text
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.protocol.manifest import ModelNames
 
@@ -87,7 +90,7 @@ def preview_refusals(
     found = [*_name_taken(plan), *_uncategorized(plan), *_not_loaded(plan)]
     lacking = plan.holes_upstream if allow_pending else plan.pending_upstream
     if lacking:
-        models = listed([f"{name} ({counted(number, 'interval')})" for name, number in lacking.items()])
+        models = ", ".join(f"{name} ({counted(number, 'interval')})" for name, number in lacking.items())
         message = (
             f"The preview would read models of prod that lack intervals: {models}. Run prod first, from the deployment "
             "of prod. "
@@ -154,7 +157,7 @@ def _takes_back(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> I
     older = _not_accepted("stale_branch", (m for m in plan.models if m.takes_back), decision, names)
     if older:
         message = (
-            f"This deployment's files have an older definition or older audits of {listed([*older])}. The plan would "
+            f"This deployment's files have an older definition or older audits of {', '.join(older)}. The plan would "
             f"take back a newer change, which environment {plan.environment} shows. Merge the newest main branch and "
             f"plan again. To go back on purpose, {_name_them('stale_branch')}"
         )
@@ -169,9 +172,9 @@ def shown_again(models: Mapping[str, msg.PlannedModel]) -> str:
     if not again:
         return ""
     return (
-        f"shows rows again that SQLMesh has computed before, the last at this time: {listed(again)}. The plan computes "
-        "those again that were restated since, as far as SQLMesh's state tells. If you corrected others, restate them "
-        "after the apply."
+        f"shows rows again that SQLMesh has computed before, the last at this time: {', '.join(again)}. The plan "
+        "computes those again that were restated since, as far as SQLMesh's state tells. If you corrected others, "
+        "restate them after the apply."
     )
 
 
@@ -210,8 +213,9 @@ def _drops_dependents(plan: msg.PlanBuilt, decision: Decision, names: ModelNames
 def _name_taken(plan: msg.PlanBuilt) -> Iterator[Refusal]:
     if models := tuple(m.name for m in plan.models if m.is_name_taken):
         message = (
-            f"SQLMesh would fail half-way, because {listed(models)} would be shown by views, and PostgreSQL has tables "
-            "of these names. Rename or drop the tables first. Queries that use them fail until the apply has succeeded."
+            f"SQLMesh would fail half-way, because {', '.join(models)} would be shown by views, and PostgreSQL has "
+            "tables of these names. Rename or drop the tables first. Queries that use them fail until the apply has "
+            "succeeded."
         )
         yield Refusal("name_taken", models, message)
 
@@ -226,7 +230,7 @@ def _uncategorized(plan: msg.PlanBuilt) -> Iterator[Refusal]:
         names = {model.fqn: model.name for model in plan.models}
         models = tuple(names.get(fqn, fqn) for fqn in plan.uncategorized)
         message = (
-            f"SQLMesh cannot tell whether the change of {listed(models)} breaks models downstream. Set "
+            f"SQLMesh cannot tell whether the change of {', '.join(models)} breaks models downstream. Set "
             "`auto_categorize_changes` in the SQLMesh project, or choose a category with `sqlmesh plan`:"
             f"{block(plan.plan_command)}"
         )
@@ -235,7 +239,7 @@ def _uncategorized(plan: msg.PlanBuilt) -> Iterator[Refusal]:
 
 def _lost_intervals(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> Iterator[Refusal]:
     if lost := _not_accepted("lost_intervals", filter(lost_for_good, plan.models), decision, names):
-        details = "; ".join(f"{name} for {ranges(lost_for_good(m))}" for name, m in lost.items())
+        details = "; ".join(f"{name} for {ranges(lost_for_good(m), None)}" for name, m in lost.items())
         message = (
             f"Models would lose rows that environment {plan.environment} shows: {details}. Neither the plan nor "
             "the next run computes these rows. Causes are a later `start`, an earlier `end`, a `cron` with longer "
@@ -254,7 +258,7 @@ def _not_loaded(plan: msg.PlanBuilt) -> Iterator[Refusal]:
     lost = [model for model in plan.models if model.loses_not_loaded]
     if lost:
         details = "; ".join(
-            f"{m.name} for {ranges(m.loses_not_loaded)}, of {listed([*map(unquoted, m.waits_for)])}" for m in lost
+            f"{m.name} for {ranges(m.loses_not_loaded, None)}, of {', '.join(map(unquoted, m.waits_for))}" for m in lost
         )
         message = (
             f"Models would lose rows that they have now, because a source is not loaded: {details}. The plan would not "
@@ -281,7 +285,7 @@ def _unknown_names(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -
         unknown = tuple(name for name in written if planned.isdisjoint(names.fitting(name)))
         if unknown and decision.digest is not None and not _has_finished(plan):
             message = (
-                f"`{option}` in the run config names {listed(unknown)}, which the plan does not change. Remove it."
+                f"`{option}` in the run config names {', '.join(unknown)}, which the plan does not change. Remove it."
             )
             yield Refusal("unknown_model", unknown, message)
 

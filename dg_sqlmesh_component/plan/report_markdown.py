@@ -160,8 +160,9 @@ def _unknown_columns(report: PlanReport) -> list[str]:
     if not names:
         return []
     return [
-        f"Whether {listed(names)} would lose columns is not known before it is computed. SQLMesh knows them if a query "
-        "names its columns in place of `*`, or if `sqlmesh create_external_models` has stored those of the tables."
+        f"Whether {', '.join(names)} would lose columns is not known before it is computed. SQLMesh knows them if a "
+        "query names its columns in place of `*`, or if `sqlmesh create_external_models` has stored those of the "
+        "tables."
     ]
 
 

@@ -77,7 +77,7 @@ def lost_rows(model: msg.PlannedModel) -> Iterator[str]:
         (model.loses_until_run, "until the next run computes them."),
     ):
         if intervals:
-            yield f"the rows of {ranges(intervals)} are not shown {until}"
+            yield f"the rows of {ranges(intervals, None)} are not shown {until}"
 
 
 def fate(column: msg.ColumnChange) -> str:
@@ -101,7 +101,7 @@ def computes(model: msg.PlannedModel, seconds: float | None) -> str:
 
 
 def _tables(fqns: Iterable[str]) -> str:
-    return listed(list(map(unquoted, fqns)))
+    return ", ".join(map(unquoted, fqns))
 
 
 def left_out(models: Iterable[msg.PlannedModel]) -> Iterator[str]:

@@ -121,9 +121,10 @@ def short_hash(parts: Iterable[str]) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
 
 
-def ranges(intervals: Iterable[tuple[int, int]], at_most: int = MAX_LISTED) -> str:
-    """Intervals as text in UTC: whole days with the last one, others with their end."""
-    return listed(list(map(_range, intervals)), at_most)
+def ranges(intervals: Iterable[tuple[int, int]], at_most: int | None = MAX_LISTED) -> str:
+    """At most so many intervals, all if None, as text in UTC: whole days with the last one, others with their end."""
+    texts = list(map(_range, intervals))
+    return listed(texts, len(texts) if at_most is None else at_most)
 
 
 def _range(interval: tuple[int, int]) -> str:

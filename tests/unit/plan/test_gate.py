@@ -1,5 +1,6 @@
 """Whether a plan may be applied, and its report, by facts alone."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -367,3 +368,25 @@ def test_the_command_is_not_refused_if_the_job_that_made_it_had_lists(allowed: t
 def test_headline_counts_changes_and_intervals() -> None:
     assert headline(plan()) == "Plan for environment prod: no changed models; nothing to compute."
     assert headline(plan(ORDERS, SALES)).endswith("1 changed, 1 indirectly changed; 3 intervals to compute.")
+
+
+NUMBERED = [replace(SALES, fqn=f'"db"."m"."n{number:02}"', name=f"m.n{number:02}") for number in range(25)]
+GAPS = tuple((2 * day * 86_400_000, (2 * day + 1) * 86_400_000) for day in range(25))
+CUT: dict[str | None, dict[str, Any]] = {
+    "stale_branch": {"takes_back": True, "shows_again": 0},
+    "name_taken": {"is_name_taken": True},
+    "lost_intervals": {"loses": GAPS},
+    "not_loaded": {"loses": GAPS, "loses_not_loaded": GAPS, "waits_for": tuple(f"raw.t{i}" for i in range(25))},
+    None: {"columns": None, "destructive": ()},
+}
+
+
+@pytest.mark.parametrize("kind", CUT)
+def test_what_needs_a_decision_is_never_cut(kind: str | None) -> None:
+    built = plan(*(replace(model, **{"destructive": (), **CUT[kind]}) for model in NUMBERED))
+    found = refusals(built, Decision(), "shop_apply", {})
+    assert [refusal.kind for refusal in found] == ([kind] if kind else [])
+    text = markdown(PlanReport("prod", prod=Planned(built, refusals=found, digest="0-1")))
+    start = text.split("###")[0]
+    assert re.search(r"and \d+ more", start) is None
+    assert all(model.name in start for model in NUMBERED)
