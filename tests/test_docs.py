@@ -19,7 +19,7 @@ from harness import COMPONENT, REPOSITORY, dagster_project, load
 from stored_manifest import store_manifest
 from unit.builders import day, fqn, manifest, model
 
-from dg_sqlmesh_component.protocol.manifest import AnsweredSelection
+from dg_sqlmesh_component.protocol.manifest import AnsweredSelection, DbtNode
 from dg_sqlmesh_component.report.outcomes import Outcome
 from dg_sqlmesh_component.sensor.plans import CHANGES
 from dg_sqlmesh_component.worker.__main__ import SQLMESH_FLOOR
@@ -69,12 +69,15 @@ def definitions_of(folder: Path, component: dict[str, Any], **modules: str) -> d
     with dagster_project(folder) as dagster:
         component = {"type": COMPONENT, **component}
         component["attributes"] = {"project": "../../../shop", **component["attributes"]}
+        project = component["attributes"]["project"]
         dagster.add_component("shop", component.pop("attributes"), **component)
         dagster.add_component("crm", {"project": "../../../crm"})
         for name, code in modules.items():
             dagster.add_module(name, code)
         store_manifest(dagster, "crm", manifest(CRM))
-        store_manifest(dagster, "shop", replace(SHOP, selections=ANSWERS))
+        of_dbt = [replace(model_, dbt=DbtNode(f"model.shop.{model_.table}")) for model_ in SHOP.models]
+        models = of_dbt if "dbt" in str(project) else SHOP.models
+        store_manifest(dagster, "shop", replace(SHOP, models=tuple(models), selections=ANSWERS))
         return load(dagster.root)
 
 

@@ -143,6 +143,8 @@ def test_moving_a_dbt_project_to_sqlmesh_keeps_the_names_of_its_assets_and_what_
     assert DEV_ONLY in config.read_text()
     if mode == "full":
         config.write_text(config.read_text().replace(DEV_ONLY, ""))
+    popular = project / "models" / "marts" / "popular_books.sql"
+    popular.write_text("{{ config(schema='marts', alias='popular') }}\n" + popular.read_text())
 
     def names() -> set[str]:
         listed = run_in_environment(dbt_environment, root, "dg", "list", "defs", "--json")
@@ -153,6 +155,7 @@ def test_moving_a_dbt_project_to_sqlmesh_keeps_the_names_of_its_assets_and_what_
     defs.write_text('type: dagster_dbt.DbtProjectComponent\nattributes: {project: "{{ project_root }}/library"}\n')
     run_in_environment(dbt_environment, project, "dbt", "build")
     before, fresh = names(), rows_of_tables(project, "library")
+    assert {"books", "marts/popular_books"} < before
     with duckdb.connect(str(project / "warehouse.duckdb")) as warehouse:
         warehouse.execute(f"INSERT INTO {FORGOTTEN}")
     built = rows_of_tables(project, "library")
