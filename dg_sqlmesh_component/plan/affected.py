@@ -113,6 +113,8 @@ def affected_assets(
         reads = plan.reads.get(assets.fqn_by_key[key])
         return None if reads is None else {_key(fqn, assets): columns for fqn, columns in reads.items()}
 
+    others = graph.get_all_asset_keys() - assets.fqn_by_key.keys()
+    relevant = reachable(others, lambda key: _neighbours(graph, key, "parent_keys"))
     affected: dict[str, Sequence[Affected]] = {}
     for model in plan.models:
         if model.change in (None, "metadata") or not model.has_table:  # SQLMesh changes no rows of an external table
@@ -124,7 +126,7 @@ def affected_assets(
         start: Found = None if changed is None else {column: {column} for column in changed}
         affected[model.fqn] = [
             _affected(graph.get(asset), found)
-            for asset, found in _follow(graph, key, start, reads_of)
+            for asset, found in _follow(graph, key, start, reads_of, relevant)
             if asset not in assets.fqn_by_key
         ]
     return affected
@@ -136,11 +138,20 @@ def _key(fqn: str, assets: ProjectAssets) -> dg.AssetKey:
 
 
 def _follow(
-    graph: Any, start: dg.AssetKey, found: Found, reads_of: Callable[[dg.AssetKey], KeyReads | None]
+    graph: Any,
+    start: dg.AssetKey,
+    found: Found,
+    reads_of: Callable[[dg.AssetKey], KeyReads | None],
+    relevant: set[dg.AssetKey],
 ) -> Iterator[tuple[dg.AssetKey, Found]]:
-    """What is found in each asset downstream of one, in the order of their keys."""
-    downstream = reachable(_neighbours(graph, start, "child_keys"), lambda key: _neighbours(graph, key, "child_keys"))
-    parents = {key: {start, *downstream} & set(_neighbours(graph, key, "parent_keys")) for key in downstream}
+    """What is found in each relevant asset downstream of one, in the order of their keys."""
+
+    def children(key: dg.AssetKey) -> set[dg.AssetKey]:
+        return relevant.intersection(_neighbours(graph, key, "child_keys"))
+
+    downstream = reachable(children(start), children)
+    known = {start, *downstream}
+    parents = {key: known & set(_neighbours(graph, key, "parent_keys")) for key in downstream}
     nodes: dict[dg.AssetKey, Found] = {start: found}
     for key in TopologicalSorter(parents).static_order():
         if key != start:

@@ -59,6 +59,7 @@ class PlanReport:
     problems: list[Refusal] = field(default_factory=list)
     result: str | None = None  # what the job has done
     diff: list[msg.ModelCompared] = field(default_factory=list)  # how the data of a preview differs from prod
+    _diff_by_fqn: dict[str, msg.ModelCompared] = field(default_factory=dict)
     audits: list[msg.AuditsCompared] = field(default_factory=list)  # the audits of a preview's models
     # By fqn, the assets downstream of each changed model that are no SQLMesh models.
     affected: Mapping[str, Sequence[Affected]] = field(default_factory=dict)
@@ -77,7 +78,7 @@ class PlanReport:
 
     def as_json(self) -> dict[str, Any]:
         """The report for programs."""
-        shown = self.shown
+        shown, planned = self.shown, self.planned
         models = shown.plan.models if shown else ()
         return {
             "digest": shown.digest if shown else "",
@@ -98,7 +99,7 @@ class PlanReport:
             "why_runs_wait": why_runs_wait(shown.plan) if shown else "",
             "unit_tests": self.unit_tests,
             "audits": data_tables.audits_json(self.audits),
-            "diff": [data_tables.as_json(compared, self.planned.get(compared.fqn)) for compared in self.diff],
+            "diff": [data_tables.as_json(compared, planned.get(compared.fqn)) for compared in self.diff],
             "command": shown.apply_command if shown else None,
             "result": self.result,
             "run_id": self.origin and self.origin.run_id,
@@ -121,7 +122,9 @@ class PlanReport:
 
     def columns(self, model: msg.PlannedModel) -> Sequence[msg.ColumnChange] | None:
         """As `columns_of` with the data of the preview."""
-        return columns_of(model, next((compared for compared in self.diff if compared.fqn == model.fqn), None))
+        if len(self._diff_by_fqn) < len(self.diff):
+            self._diff_by_fqn.update({compared.fqn: compared for compared in self.diff})
+        return columns_of(model, self._diff_by_fqn.get(model.fqn))
 
     @property
     def with_unknown_columns(self) -> list[msg.PlannedModel]:

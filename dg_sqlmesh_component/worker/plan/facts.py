@@ -124,7 +124,7 @@ class _Models:
                 continue
             model = self._left_behind(snapshot) or self._model(snapshot)
             if model.kept is None:
-                read = reachable(parents[name], parents.__getitem__)
+                read = reachable(parents[name], parents.__getitem__) if kept else ()
                 model = replace(model, reads_kept=tuple(shown for fqn, shown in kept.items() if fqn in read))
             elif model.kept.are_all_computed:
                 kept[name] = model.name

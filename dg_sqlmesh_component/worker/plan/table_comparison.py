@@ -68,7 +68,7 @@ def compare_environments(
         is_own_table = new is not None and index.is_representative(new)
         model = ComparedModel(display, old, new, is_own_table=is_own_table, clock=clock, changed=changed)
         if new is not None:
-            read = reachable(parents[name], parents.__getitem__)
+            read = reachable(parents[name], parents.__getitem__) if parts else set()
             model.reads_partial = tuple(display_name(previews[part].node, context) for part in sorted(parts & read))
             model.computed = filled_intervals(new, index, ranges)
             model.is_known = knows_filled(new, index, ranges)
