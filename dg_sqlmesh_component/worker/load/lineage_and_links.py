@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import quote
 
 from sqlglot.errors import SqlglotError
 from sqlmesh.core import lineage
@@ -59,7 +60,8 @@ class SourceUrls:
         if repository is None:
             return None
         root, url = repository
-        return f"{url}/{path.resolve().relative_to(root).as_posix()}"
+        in_repository = (folder.resolve() / path.name).relative_to(root)  # the file may be a link out of it
+        return f"{url}/{quote(in_repository.as_posix())}"
 
 
 def _repository(folder: Path) -> tuple[Path, str] | None:

@@ -37,6 +37,15 @@ def test_file_is_linked_at_the_checked_out_commit(remote: str, page: str, tmp_pa
     assert SourceUrls().of(model) == f"{page}/{commit}/models/one.sql"
 
 
+def test_file_that_is_a_link_out_of_the_repository_is_linked_as_its_name_in_it(tmp_path: Path) -> None:
+    model, commit = repository(tmp_path / "shop", "git@git.example.com:team/shop.git")
+    shared = tmp_path / "shared.sql"
+    shared.write_text("MODEL (name t.shared); SELECT 1 AS id")
+    (model.parent / "50% of #1.sql").symlink_to(shared)
+    page = f"https://git.example.com/team/shop/blob/{commit}/models/50%25%20of%20%231.sql"
+    assert SourceUrls().of(model.parent / "50% of #1.sql") == page
+
+
 @pytest.mark.parametrize("remote", [None, "/srv/git/shop.git"])
 def test_no_link_without_a_remote_on_the_web(remote: str | None, tmp_path: Path) -> None:
     model, _ = repository(tmp_path, remote)
