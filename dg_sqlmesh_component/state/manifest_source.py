@@ -102,7 +102,7 @@ class ManifestSource:
             before = self._read(path)
         changed_files = None
         if before and before.sources and sources and not is_refresh:
-            if before.sources == sources and before.problem is None:
+            if before.sources == sources and before.problem is None and not _has_git_answers(before):
                 return
             changed_files = sources.files_changed_since(before.sources)
         try:
@@ -235,3 +235,9 @@ class ManifestSource:
                     "image is built. Until then every process starts SQLMesh for it."
                 )
         return with_answer
+
+
+def _has_git_answers(manifest: Manifest) -> bool:
+    """Whether it has answers to selections with `git:`, which can change although no file of the project has."""
+    parts = (part for answered in manifest.selections for part in (*answered.select, *answered.exclude))
+    return any("git:" in part for part in parts)

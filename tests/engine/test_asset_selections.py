@@ -103,6 +103,19 @@ def test_manifest_and_selections_are_refreshed_in_one_sqlmesh_start(shop: Shop) 
     assert shop.starts == 1
 
 
+def test_models_that_differ_from_a_branch_are_selected_again_when_the_branch_moves(shop: Shop) -> None:
+    git = ["git", "-c", "user.name=ada", "-c", "user.email=ada@example.com"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "one"], ["branch", "base"]):
+        run([*git, *command], cwd=shop.project)
+    (shop.project / "models" / "orders.sql").write_text(FILES["models/orders.sql"].replace("1 AS", "2 AS"))
+    run([*git, "commit", "-qam", "two"], cwd=shop.project)
+    (shop.project / "models" / "weather.sql").write_text(FILES["models/weather.sql"].replace("1 AS", "2 AS"))
+    shop.dagster.add_module("jobs", JOBS.replace("tag:finance+", "git:base").replace(', exclude="shop.weather"', ""))
+    assert assets_of_finance_job(shop.dagster.refresh()) == {"shop/orders", "shop/weather"}
+    run([*git, "branch", "-f", "base", "HEAD"], cwd=shop.project)
+    assert assets_of_finance_job(shop.dagster.refresh()) == {"shop/weather"}
+
+
 def test_refresh_defs_state_refreshes_stored_selections(shop: Shop) -> None:
     shop.dagster.refresh()
     (shop.project / "models" / "costs.sql").write_text(COSTS)
