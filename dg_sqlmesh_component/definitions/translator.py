@@ -173,7 +173,8 @@ class Translator:
     def _default_spec(self, model: Model) -> dg.AssetSpec:
         properties = self._properties[model.fqn]
         dbt = model.dbt or DbtNode("")
-        is_virtual = self.attributes.virtual_views and HAS_VIRTUAL_ASSETS and model.kind == "VIEW"
+        is_view = model.kind == "VIEW" and not model.stores_rows
+        is_virtual = self.attributes.virtual_views and HAS_VIRTUAL_ASSETS and is_view
         virtual: dict[str, Any] = {"is_virtual": True} if is_virtual else {}
         owners = properties.owners or _default_owners(model)
         metadata = _definition_metadata(model)

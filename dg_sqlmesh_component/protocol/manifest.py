@@ -149,6 +149,7 @@ class Model:
     # `name` after its catalog, if that is not the project's default one and not in `name`.
     name_with_catalog: str | None = None
     starts_at: int | None = None  # `start` in epoch milliseconds, when the manifest was made: it may be `1 year ago`
+    stores_rows: bool = False  # of a view: it has the rows of its last refresh, because its engine materializes it
 
     @property
     def display_name(self) -> str:

@@ -27,6 +27,7 @@ from sqlmesh.core.context import Context
 from sqlmesh.core.environment import EnvironmentNamingInfo
 from sqlmesh.core.loader import LoadedProject
 from sqlmesh.core.model import Model as SQLMeshModel
+from sqlmesh.core.model import ModelKind, ViewKind
 from sqlmesh.core.snapshot.definition import QualifiedViewName
 from sqlmesh.utils.date import to_timestamp
 
@@ -54,6 +55,17 @@ from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.selections import answer_again, selected_models
 from dg_sqlmesh_component.worker.sql_text import arguments_hash, audit_arguments, column_types, is_blocking, plain_sql
 from dg_sqlmesh_component.worker.sqlmesh_internals import file_of, watch_loaders
+
+_REFRESHED_VIEWS = ("databricks", "starrocks")
+"""Engines whose materialized views have the rows of their last refresh.
+
+BigQuery and RisingWave keep them up to date, and on other engines SQLMesh creates ordinary views.
+"""
+
+
+def stores_rows(kind: ModelKind, engine: str) -> bool:
+    """Whether a model is a view with rows of its own, which may be older than the tables that it reads."""
+    return isinstance(kind, ViewKind) and kind.materialized and engine in _REFRESHED_VIEWS
 
 
 def load_project(request: LoadRequest, pipe: Pipe) -> ProjectLoaded:
@@ -164,6 +176,7 @@ class _ManifestNodes:
             if "column_lineage" in self._include
             else (None, 0)
         )
+        engine = self._engine(model.gateway or self._context.selected_gateway)
         return Model(
             fqn=model.fqn,
             name=model.name,
@@ -199,7 +212,8 @@ class _ManifestNodes:
             depends_on=tuple(sorted(model.depends_on)),
             table_name=self._table_name(model),
             gateway=model.gateway,
-            engine=self._engine(model.gateway or self._context.selected_gateway),
+            engine=engine,
+            stores_rows=stores_rows(model.kind, engine),
             project=model.project,
             data_hash=model.data_hash,
             metadata_hash=model.metadata_hash,

@@ -504,6 +504,10 @@ def test_views_are_virtual_assets_if_dagster_supports_them(kind: str, virtual_vi
     assert getattr(asset, "is_virtual", False) == (expected and hasattr(dg.AssetSpec, "is_virtual"))
 
 
+def test_view_with_rows_of_its_own_is_no_virtual_asset() -> None:
+    assert not getattr(spec(model(kind="VIEW", stores_rows=True)), "is_virtual", False)
+
+
 def test_views_are_virtual_assets_by_default() -> None:
     assert spec(model(kind="VIEW")) == spec(model(kind="VIEW"), virtual_views=True)
 
