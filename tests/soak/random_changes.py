@@ -428,12 +428,12 @@ class Story:
 
     def apply(self) -> None:
         """Apply the files, and launch the job again until it has succeeded."""
-        digest = self.digest()
+        digest, lost = self.digest(), list[str]()
         for attempt in range(8):
             if attempt > 3:
                 mend(self)
                 release(self)
-            record = self.beside("apply", partial(launch_apply, digest), attempt)
+            record = self.beside("apply", partial(launch_apply, digest, lost), attempt)
             if record and record.status is dg.DagsterRunStatus.SUCCESS:
                 self.note("applied")
                 self.promoted()
@@ -444,6 +444,10 @@ class Story:
             if reason := [name for name in ("digest:", "moved:", "Build a new plan") if name in text]:
                 self.note(f"planned again because of {reason[0]}")
                 digest = self.digest()
+            elif "lost_intervals:" in text and not lost:
+                lost = sorted(set(re.findall(r"t\.\w+(?= for )", text)))
+                made_new = {f"t.{m.name}" for m in self.files.values() if m.is_history or m.is_protected}
+                assert made_new.issuperset(lost), f"the apply would lose rows of {lost}"
             else:
                 assert self.is_disturbed, "an undisturbed apply has failed"
         raise AssertionError("the apply does not succeed")
@@ -577,8 +581,8 @@ class Story:
         self.check_records()
 
 
-def launch_apply(digest: str, story: Story, tags: dict[str, str]) -> None:
-    story.job(APPLY, tags, digest=digest)
+def launch_apply(digest: str, lost: list[str], story: Story, tags: dict[str, str]) -> None:
+    story.job(APPLY, tags, digest=digest, allow_lost_intervals=lost)
 
 
 def launch_preview(story: Story, tags: dict[str, str]) -> None:
