@@ -10,7 +10,7 @@ import dagster as dg
 from pydantic import Field
 
 from dg_sqlmesh_component.config.project import SQLMeshProject, is_project_folder, not_a_project_message
-from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError, InstallationError
 from dg_sqlmesh_component.protocol.messages import QueryFinished, QueryRequest
 from dg_sqlmesh_component.worker_client.calls import answered
 
@@ -50,4 +50,10 @@ class SQLMeshResource(dg.ConfigurableResource[Any]):
         with TemporaryDirectory() as temporary:
             file = Path(temporary) / "rows"
             answered(project, QueryRequest(project.open_request, query, str(file)), QueryFinished)
-            return pickle.loads(file.read_bytes())  # our own process has written it
+            try:
+                return pickle.loads(file.read_bytes())  # our own process has written it
+            except (ImportError, AttributeError) as error:
+                raise InstallationError(
+                    f"The rows that {python} has read cannot be loaded here: {error}. Install the same versions of "
+                    "pandas and NumPy in that environment and in Dagster's."
+                ) from error

@@ -17,7 +17,7 @@ from harness import YEARLY_CRON, DagsterProject, NewShop, at_night, dagster_proj
 from dg_sqlmesh_component import SQLMeshComponentError, SQLMeshProjectComponent, SQLMeshResource
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.definitions.translator import HAS_VIRTUAL_ASSETS
-from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError, InstallationError
 from dg_sqlmesh_component.protocol.manifest import Model
 
 FILES = {
@@ -492,5 +492,9 @@ def test_asset_of_the_users_own_reads_what_a_query_returns_through_the_gateway(
     assert (row["id"], str(row["day"])[:10]) == (1, "2026-01-01")
     with pytest.raises(SQLMeshComponentError, match="no_such_table"):
         resource.fetchdf("SELECT * FROM no_such_table")
+    with monkeypatch.context() as without_pandas:
+        without_pandas.setitem(sys.modules, "pandas.core.frame", None)
+        with pytest.raises(InstallationError, match=r"cannot be loaded here: .*pandas.* Install the same versions of"):
+            resource.fetchdf("SELECT 1 AS id")
     with pytest.raises(ConfigurationError, match=r"crm is not a SQLMesh project: .* Correct `project` of the SQLMesh"):
         SQLMeshResource(project=str(tmp_path / "crm")).fetchdf("SELECT 1 AS id")
