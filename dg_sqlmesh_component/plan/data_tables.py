@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from math import isclose
 from typing import Any
 
 from dg_sqlmesh_component.protocol import messages as msg
@@ -90,7 +91,7 @@ def column_rows(compared: msg.ModelCompared) -> Iterator[list[str]]:
     matched = None if compared.changed is None else (compared.rows or 0) - (compared.added or 0)
     for name, (new, old) in compared.amounts.items():
         equal = compared.columns.get(name)
-        if name in compared.keys or equal == 1 or (equal is None and new == old):
+        if name in compared.keys or equal == 1 or (equal is None and _are_equal(new, old)):
             continue
         differing = ""
         if equal is not None and matched is not None:
@@ -103,17 +104,30 @@ def column_rows(compared: msg.ModelCompared) -> Iterator[list[str]]:
             compared.name,
             name,
             differing,
-            _total(new.sum, old.sum),
+            _total(new, old),
             was(_range(new), _range(old)) if is_amount else "",
             was(f"{new.nulls:,}", f"{old.nulls:,}"),
         ]
 
 
-def _total(new: msg.Amount | None, old: msg.Amount | None) -> str:
+def _are_equal(new: msg.Amounts, old: msg.Amounts) -> bool:
+    """Whether the amounts are equal, but for the order in which an engine has added up floats."""
+    return _has_equal_sum(new, old) and replace(new, sum=None) == replace(old, sum=None)
+
+
+def _has_equal_sum(new: msg.Amounts, old: msg.Amounts) -> bool:
+    if not (isinstance(new.sum, float) and isinstance(old.sum, float)):
+        return new.sum == old.sum
+    largest = max((abs(end) for end in (new.minimum, new.maximum) if isinstance(end, float)), default=0.0)
+    return isclose(new.sum, old.sum, rel_tol=1e-11, abs_tol=1e-11 * largest)
+
+
+def _total(of_new: msg.Amounts, of_old: msg.Amounts) -> str:
+    new, old = of_new.sum, of_old.sum
     if new is None and old is None:
         return ""
     text = was(number(new), number(old))
-    if not (isinstance(new, float) and isinstance(old, float)) or new == old or not old:
+    if not (isinstance(new, float) and isinstance(old, float)) or _has_equal_sum(of_new, of_old) or not old:
         return text
     percent = (new - old) / abs(old) * 100
     return f"{text}, {'+' if percent > 0 else '−'}{_percent(abs(percent))}"

@@ -36,6 +36,21 @@ def test_amounts_that_are_not_finite_are_shown() -> None:
 
 
 @pytest.mark.parametrize(
+    ("new", "total"),
+    [
+        (msg.Amounts(0, 0.1 + 0.2, -1.0, 1.0), None),
+        (msg.Amounts(1, 0.1 + 0.2, -1.0, 1.0), "0.3"),
+        (msg.Amounts(0, 0.3 + 1e-10, -1.0, 1.0), "0.3, +< 0.1 %"),
+        (msg.Amounts(0, None, -1.0, 1.0), "none, was 0.3"),
+    ],
+    ids=["the last digits", "NULLs", "more than these", "no total"],
+)
+def test_a_total_that_was_added_up_in_another_order_is_equal(new: msg.Amounts, total: str | None) -> None:
+    rows = list(column_rows(compared(changed=None, amounts={"x": (new, msg.Amounts(0, 0.3, -1.0, 1.0))})))
+    assert [cells[3] for cells in rows] == ([] if total is None else [total])
+
+
+@pytest.mark.parametrize(
     ("more", "sentence"),
     [
         ({"rows_prod": None}, "New in the preview."),
