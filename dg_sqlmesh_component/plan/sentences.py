@@ -130,7 +130,10 @@ def not_selected(plan: msg.PlanBuilt) -> str:
     if not plan.select:
         return ""
     others = listed([f"{name} ({_CHANGES[kind]})" for name, kind in plan.left_out.items()])
-    return f"Only {', '.join(plan.select)} is taken from the files. Changed and left out: {others or 'nothing'}."
+    return (
+        f"Of the models, only {', '.join(plan.select)} is taken from the files. Changed and left out: "
+        f"{others or 'nothing'}."
+    )
 
 
 def kept_rows(models: Iterable[msg.PlannedModel], environment: str) -> Iterator[str]:

@@ -74,6 +74,13 @@ def test_a_plan_of_a_selection_applies_only_that_and_names_the_changes_that_it_l
     change(shop, total=TOTAL.format(added=" + 1"), other="MODEL (name t.other, kind FULL, owner eve); SELECT 2 AS x")
     change(shop, new="MODEL (name t.new, kind FULL); SELECT 1 AS x", newer="MODEL (name t.newer); SELECT x FROM t.new")
     assert "leaves out t.new, which t.newer reads" in failure_of(launch(shop, PLAN, select=["t.newer"]))
+    audit = shop.project / "audits" / "alone.sql"
+    audit.parent.mkdir()
+    audit.write_text("AUDIT (name alone, standalone true); SELECT * FROM t.new WHERE x > 1")
+    failure = failure_of(launch(shop, PLAN, select=["t.other"]))
+    assert "leaves out t.new, which alone reads" in failure
+    assert "Select it too, for example with t.new." in failure
+    audit.unlink()
     whole = planned(shop)["digest"]
     shop.configure(deploy={"select": "t.other"})
     report = planned(shop)

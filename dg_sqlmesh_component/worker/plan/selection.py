@@ -2,7 +2,8 @@
 
 With that option, SQLMesh computes the selected models alone: prod would show changed models downstream of them without
 rows, and a preview would not show these. So the plan here is built as if only the files of the selected models had
-changed. All other models are as the environment shows them.
+changed. All other models are as the environment shows them. Standalone audits, statements and requirements are always
+those of the files.
 """
 
 from __future__ import annotations
@@ -56,11 +57,12 @@ def take_only_selected(context: PlanContext, environment: str) -> None:
         if change not in (None, "indirect") and snapshot.is_model and snapshot.name not in selected
     }
     added = {fqn: name for fqn, (name, change) in left_out.items() if change == "added"}
-    for model in models.values():
-        if new := sorted(added[read] for read in model.depends_on & added.keys()):
+    for node in (*models.values(), *context.standalone_audits.values()):  # SQLMesh takes all audits from the files
+        if new := sorted(added[read] for read in node.depends_on & added.keys()):
+            example = f"+{node.name}" if node.is_model else new[0]
             raise ConfigurationError(
-                f"{_ORIGIN} leaves out {listed(new)}, which {display_name(model, context)} reads, and environment "
-                f"{environment} does not have. Select it too, for example with +{model.name}."
+                f"{_ORIGIN} leaves out {listed(new)}, which {display_name(node, context)} reads, and environment "
+                f"{environment} does not have. Select it too, for example with {example}."
             )
     _refuse_cycle({model.fqn: model for model in models.values()}, context)
     plan_models(context, models)

@@ -305,7 +305,8 @@ def test_markdown_names_the_changes_that_a_selection_leaves_out() -> None:
     left_out: dict[str, msg.Change] = {"core.orders": "changed", "old.gone": "removed"}
     text = markdown(report(select=("b", "a+"), left_out=left_out))
     assert (
-        "Only b, a+ is taken from the files. Changed and left out: core.orders (changed), old.gone (removed)." in text
+        "Of the models, only b, a+ is taken from the files. "
+        "Changed and left out: core.orders (changed), old.gone (removed)." in text
     )
     assert "Changed and left out: nothing." in markdown(report(select=("tag:x",)))
 
