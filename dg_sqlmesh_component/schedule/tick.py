@@ -18,7 +18,6 @@ from datetime import datetime, timedelta, timezone
 import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import assets_between, last_cron_tick
-from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import ActiveRun, active_runs, run_ids
 from dg_sqlmesh_component.history.late_loads import LateLoads, late_loads
@@ -63,7 +62,7 @@ def evaluate_tick(
     late = next(restatements(context.instance, settings, loads, ready), None) if loads else None
     request: dg.RunRequest | dg.SkipReason = dg.SkipReason(ready.why_none)
     if ready.pending:
-        chosen = choose_assets(context, settings.assets, active, ready.pending)
+        chosen = choose_assets(context, settings, ready.pending)
         run_key = f"{timetable.name} {context.scheduled_execution_time.isoformat()}"
         if isinstance(chosen, dg.SkipReason):
             request = chosen
@@ -87,14 +86,15 @@ def too_many(active: Sequence[ActiveRun]) -> dg.SkipReason | None:
 
 def choose_assets(
     context: dg.ScheduleEvaluationContext | dg.SensorEvaluationContext,
-    assets: ProjectAssets,
-    active: Sequence[ActiveRun],
+    settings: Settings,
     pending: Mapping[str, tuple[int, str]],
 ) -> list[dg.AssetKey] | dg.SkipReason:
     """The assets of pending models, and others and views between them, without models that a run in progress computes.
 
     `pending` says since when each model is pending (epoch milliseconds), and why, by fqn.
     """
+    # Read now, because another schedule or sensor may have requested a run while SQLMesh read the state.
+    assets, active = settings.assets, active_runs(context.instance, settings)
     requested = {
         assets.key(fqn): f"{assets.name(fqn)}: {why}"
         for fqn, (ticked_at, why) in pending.items()

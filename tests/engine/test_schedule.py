@@ -1,7 +1,10 @@
 """Schedules request what SQLMesh would compute. Ticks are evaluated as Dagster's daemon evaluates them."""
 
+import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -384,6 +387,25 @@ def test_tick_during_unfinished_runs_is_explained_and_its_models_are_not_lost(sm
         f"2 runs of these models have not finished: {second}, {first}. The next tick requests the models that are "
         "still pending. If one of the runs has died, terminate it in Dagster."
     )
+
+
+def test_run_that_is_requested_elsewhere_while_a_tick_reads_the_state_is_not_requested_again(
+    small: Scheduler, tmp_path: Path
+) -> None:
+    """Dagster evaluates schedules and sensors at the same time."""
+    gate, python = tmp_path / "gate", tmp_path / "python"
+    python.write_text(f'#!/bin/sh\n[ -p {gate} ] && read line < {gate}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    small.dagster.configure(project={"path": str(small.dagster.project), "python": str(python)}, schedule=True)
+    small = Scheduler(small.dagster)
+    os.mkfifo(gate)
+    with ThreadPoolExecutor() as threads:
+        tick = threads.submit(small.tick, SCHEDULE, MIDNIGHT)
+        with gate.open("w") as opened:  # by now, the tick has looked at the unfinished runs
+            run_id = small.create_run()
+            opened.write("go\n")
+    expected = f"Run {run_id} has not finished, and computes these pending models: marts.report, raw.plain."
+    assert tick.result() == expected
 
 
 def test_run_with_a_run_config_does_not_count_as_computing_pending_models(small: Scheduler) -> None:
