@@ -240,7 +240,9 @@ def _sentences(compared: msg.ModelCompared) -> Iterator[str]:
         yield f"Rows differ only in columns that have another value each time: {listed(compared.clock)}."
     if compared.ranges:
         yield f"Only {ranges(compared.ranges)} was compared, which both have computed."
-    if compared.only_its_time:
+    if compared.only_its_time and compared.rows == 0:
+        yield "The preview has no rows, and it is not known which time it has computed, so all of prod was compared."
+    elif compared.only_its_time:
         yield "Only the time from the first to the last row of the preview was compared."
     if compared.is_recomputed:
         yield _RECOMPUTED

@@ -214,7 +214,10 @@ def _conditions(
             exp.select(bound(this=columns[1])).from_(exp.to_table(after.name)).subquery()
             for bound in (exp.Min, exp.Max)
         )
-        conditions = [exp.and_(column >= first.copy(), column <= last.copy()) for column in columns]
+        conditions = [
+            exp.or_(exp.and_(column >= first.copy(), column <= last.copy()), first.copy().is_(exp.null()))
+            for column in columns  # an empty preview may lack all rows of prod
+        ]
         return replace(compared, only_its_time=True), (conditions[0], conditions[1])
     ranges = common(computed, old.intervals)
     if not ranges:

@@ -65,6 +65,10 @@ def test_a_total_that_was_added_up_in_another_order_is_equal(new: msg.Amounts, t
             {"is_partial": True, "rows": None, "rows_prod": None},
             "The preview has computed nothing of it, so there is nothing to compare.",
         ),
+        (
+            {"only_its_time": True, "rows": 0},
+            "The preview has no rows, and it is not known which time it has computed, so all of prod was compared.",
+        ),
         ({"ignored": ("a_at", "b_at")}, "Not compared, because `preview.diff.ignore` names them: a_at, b_at."),
         ({"clock": ("at",)}, "Rows differ only in columns that have another value each time: at."),
         ({"sample": 0.01}, "A sample of 1 % of the keys: it has these added, removed and changed rows."),

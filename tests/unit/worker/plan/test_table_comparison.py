@@ -135,6 +135,9 @@ def test_only_the_time_of_the_previews_rows_is_compared_if_its_record_is_merged(
     assert (compared.only_its_time, compared.rows_prod, compared.rows) == (True, 2, 2)
     exact = compare(adapter, prod, preview, preview_computed=[days(7, 8)])
     assert (exact.only_its_time, exact.ranges, exact.rows_prod) == (False, (days(7, 8),), 2)
+    adapter.execute(f"DELETE FROM sqlmesh__t.{dev}")
+    empty = compare(adapter, prod, preview, preview_computed=[days(1, 9)], is_known=False)
+    assert (empty.only_its_time, empty.rows_prod, empty.rows, empty.removed) == (True, 9, 0, 9)
 
 
 @pytest.mark.parametrize(
