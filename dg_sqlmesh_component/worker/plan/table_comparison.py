@@ -32,7 +32,14 @@ from dg_sqlmesh_component.worker.observe.samples import is_masked, key_columns, 
 from dg_sqlmesh_component.worker.own_bugs import own_bug
 from dg_sqlmesh_component.worker.plan.column_changes import column_changes
 from dg_sqlmesh_component.worker.plan.column_reads import clock_columns
-from dg_sqlmesh_component.worker.plan.table_comparison_queries import IN_PROD, INTEGERS, UNTRIED, CountQueries, Table
+from dg_sqlmesh_component.worker.plan.table_comparison_queries import (
+    IN_PROD,
+    INTEGERS,
+    UNTRIED,
+    CountQueries,
+    Table,
+    profile_columns,
+)
 from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges
 
 
@@ -380,5 +387,5 @@ class _Comparison:
         if edges:
             between = (f"{low:.6g} to {high:.6g}" for low, high in pairwise(edges))
             ranges = tuple(zip(between, map(str, rows[::2]), map(str, rows[1::2])))
-            profile.tables["ranges"] = msg.Sample((name, "rows", f"rows{IN_PROD}"), ranges)
+            profile.tables["ranges"] = msg.Sample(profile_columns(name), ranges)
         return profile

@@ -226,9 +226,9 @@ class CountQueries:
     def frequent(self, name: str, keys: Sequence[str], sample: float | None, number: int) -> exp.Select:
         """The most frequent values of a column, with their rows in the preview and in prod."""
         value, (n, o) = exp.column("c0"), _ROWS
-        columns = {name: exp.cast(value, "TEXT"), "rows": n, f"rows{IN_PROD}": o}
+        columns = zip(profile_columns(name), (exp.cast(value, "TEXT"), n, o))
         return (
-            exp.select(*(exp.alias_(column, alias, quoted=True) for alias, column in columns.items()))
+            exp.select(*(exp.alias_(column, alias, quoted=True) for alias, column in columns))
             .from_(self._rows_of([name], keys, sample))
             .order_by((n + o).desc(), value)
             .limit(number)
@@ -289,6 +289,12 @@ class CountQueries:
 
 
 _ROWS = exp.column("rows_n"), exp.column("rows_o")
+
+
+def profile_columns(name: str) -> tuple[str, str, str]:
+    """The columns of a table with the values of a column and their numbers of rows. All names differ."""
+    numbers = ("rows", f"rows{IN_PROD}")
+    return (f"value of {name}" if name.casefold() in numbers else name, *numbers)
 
 
 def _of(side: str, column: str) -> exp.Column:

@@ -231,6 +231,18 @@ def test_values_of_columns_are_profiled_on_request_and_masked_ones_not_shown(ada
     assert compare(adapter, prod, same, replace(LIMITS, profile=wanted)).profile == {}, "nothing differs"
 
 
+@pytest.mark.parametrize("name", ["rows", "rows in prod"])
+def test_a_profiled_column_with_the_name_of_a_number_keeps_its_values(adapter: DuckDBEngineAdapter, name: str) -> None:
+    rows = f'SELECT i AS id, i * {{}} AS "{name}" FROM range(2) t(i)'
+    prod = version(adapter, FULL, "SELECT 1 AS id", rows.format(2))
+    preview = version(adapter, FULL, "SELECT 2 AS id", rows.format(3))
+    wanted = Sampling(9, columns=("rows*",))
+    tables = compare(adapter, prod, preview, replace(LIMITS, profile=wanted)).profile[name].tables
+    columns = (f"value of {name}", "rows", "rows in prod")
+    assert tables["values"] == Sample(columns, (("0", "1", "1"), ("2", "0", "1"), ("3", "1", "0")))
+    assert tables["ranges"].columns == columns
+
+
 def test_grain_is_found_in_columns_of_another_case(adapter: DuckDBEngineAdapter) -> None:
     prod = version(adapter, "kind FULL, grain ID", "SELECT 1 AS id", 'SELECT 1 AS "Id"')
     compared = compare(adapter, prod, version(adapter, "kind FULL, grain ID", "SELECT 2 AS id", 'SELECT 1 AS "Id"'))
