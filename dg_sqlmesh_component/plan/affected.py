@@ -122,18 +122,31 @@ def affected_assets(
         known = assets.models.get(model.fqn)
         columns = [column.name for column in known.columns] if known else ()
         changed = changed_columns(model, differences.get(model.fqn), columns, is_compared=compared is not None)
-        key = _key(model.fqn, assets)
+        keys = [assets.key(model.fqn)] if model.fqn in assets.specs else _undefined(model.fqn, others, graph)
         start: Found = None if changed is None else {column: {column} for column in changed}
-        affected[model.fqn] = [
-            _affected(graph.get(asset), found)
+        downstream = {
+            asset: _affected(graph.get(asset), found)
+            for key in keys
             for asset, found in _follow(graph, key, start, reads_of, relevant)
             if asset not in assets.fqn_by_key
-        ]
+        }
+        affected[model.fqn] = list(downstream.values())
     return affected
 
 
+def _undefined(fqn: str, others: Iterable[dg.AssetKey], graph: Any) -> list[dg.AssetKey]:
+    """The keys that a removed model may have had: assets read them, and nothing makes them any more.
+
+    Its tags and the translation are not known here. They rarely change more than the prefix of a key.
+    """
+    name = split_fqn(fqn)[-2:]
+    default = dg.AssetKey(list(name))
+    ending = (key for key in others if tuple(key.path[-2:]) == name)
+    return [key for key in ending if key == default or not graph.get(key).is_materializable]
+
+
 def _key(fqn: str, assets: ProjectAssets) -> dg.AssetKey:
-    """The key of a model; of a removed one, which has no asset any more, the key that assets without a prefix have."""
+    """The key of a model; of one that has no asset here, the key that assets without a prefix have."""
     return assets.key(fqn) if fqn in assets.specs else dg.AssetKey(list(split_fqn(fqn)[-2:]))
 
 

@@ -151,3 +151,22 @@ def test_a_changed_external_table_affects_nothing_because_sqlmesh_changes_none_o
 def test_columns_that_were_not_compared_may_have_changed(counts: dict[str, Any], changed: set[str]) -> None:
     ignored = replace(SAME, ignored=("w",), **counts)
     assert changed_columns(LOST_X, ignored, "xyz", is_compared=True) == changed
+
+
+@pytest.mark.parametrize("key", ["core/base", "shop/core/base"])
+def test_assets_that_read_a_removed_model_are_found_by_its_name_whatever_the_prefix_of_its_key(key: str) -> None:
+    @dg.asset(deps=[dg.AssetKey.from_user_string(key)])
+    def page() -> None: ...
+
+    @dg.asset(key_prefix=["raw", "core"])
+    def base() -> None: ...
+
+    @dg.asset(deps=[base])
+    def of_another_table() -> None: ...
+
+    assets = project_assets(manifest(model("core.middle")))
+    specs = [dg.AssetSpec(spec.key, deps=spec.deps) for spec in assets.specs.values()]
+    graph = dg.Definitions(assets=[*specs, page, base, of_another_table]).get_repository_def().asset_graph
+    removed = msg.PlannedModel(BASE, "core.base", "removed")
+    found = affected_assets(plan(removed, reads={}), [], assets, graph, dict[dg.AssetKey, None]().get)
+    assert found == {BASE: [Affected("page", "default", None)]}
