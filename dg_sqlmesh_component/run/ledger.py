@@ -455,7 +455,8 @@ def _audit_results(audits: dict[int, list[msg.AuditEvaluated]]) -> tuple[AuditRe
         intervals = merged(evaluation.interval for evaluation in evaluated)
         if evaluated[-1].of_whole_table:  # a later batch replaces the rows that an earlier evaluation has seen
             evaluated = evaluated[-1:]
-        shown = next((evaluation for evaluation in evaluated if evaluation.failing_rows), evaluated[-1])
+        # The first one that has a query: those of others were dropped, perhaps because of a batch that was void later.
+        shown = max(evaluated, key=lambda evaluation: (bool(evaluation.failing_rows), evaluation.query is not None))
         results.append(
             AuditResult(
                 name=shown.name,

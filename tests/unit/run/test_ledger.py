@@ -438,6 +438,15 @@ def test_audits_of_batches_that_finished_in_the_first_pass_count() -> None:
     assert outcome.audits == (audit_result("recent", days(1, 2), failing_rows=3),)
 
 
+def test_failed_audit_has_a_query_if_the_batch_that_failed_it_first_is_computed_again() -> None:
+    plan = msg.EvaluationPlanned({ORDERS: (D1, D2, D3)})
+    failing = [audited("recent", day, 1, query=query) for day, query in ((D1, "void"), (D2, "b"), (D3, "c"))]
+    first: Events = [plan, *failing, raised(0, D1), batch(1, D2), batch(2, D3), DIVISION, EMPTY_PLAN]
+    second: Events = [ONE_BATCH, audited("recent", D1, 1, query="a"), batch(0, D1), SUCCEEDED]
+    (outcome,) = outcomes_of([OPENED, *first, *second])
+    assert outcome.audits == (audit_result("recent", days(1, 3), failing_rows=3, query="a"),)
+
+
 def test_executed_model_that_is_not_planned_again_is_returned_once() -> None:
     events: Events = [OPENED, ONE_BATCH, batch(0, D1), EMPTY_PLAN, msg.NodeIdle(ORDERS, "done"), SUCCEEDED]
     assert node_outcomes(outcomes_of(events)) == [(ORDERS, Outcome.EXECUTED)]
