@@ -70,7 +70,7 @@ def evaluate_tick(
     named = listed(sorted({event.asset.to_user_string() for event in new_loads.values()}))
     requests, reason = [], f"Loaded or checked: {named}. It makes no model ready."
     if made_ready := _made_ready(ready.pending, new_loads, settings):
-        chosen = choose_assets(context, settings, made_ready)
+        chosen = choose_assets(context, settings, active, made_ready)
         if isinstance(chosen, dg.SkipReason):
             reason = chosen.skip_message or reason
         else:

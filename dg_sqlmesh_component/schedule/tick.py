@@ -62,7 +62,7 @@ def evaluate_tick(
     late = next(restatements(context.instance, settings, loads, ready), None) if loads else None
     request: dg.RunRequest | dg.SkipReason = dg.SkipReason(ready.why_none)
     if ready.pending:
-        chosen = choose_assets(context, settings, ready.pending)
+        chosen = choose_assets(context, settings, active, ready.pending)
         run_key = f"{timetable.name} {context.scheduled_execution_time.isoformat()}"
         if isinstance(chosen, dg.SkipReason):
             request = chosen
@@ -87,22 +87,25 @@ def too_many(active: Sequence[ActiveRun]) -> dg.SkipReason | None:
 def choose_assets(
     context: dg.ScheduleEvaluationContext | dg.SensorEvaluationContext,
     settings: Settings,
+    before: Sequence[ActiveRun],
     pending: Mapping[str, tuple[int, str]],
 ) -> list[dg.AssetKey] | dg.SkipReason:
     """The assets of pending models, and others and views between them, without models that a run in progress computes.
 
-    `pending` says since when each model is pending (epoch milliseconds), and why, by fqn.
+    `pending` says since when each model is pending (epoch milliseconds), and why, by fqn. `before` has the runs in
+    progress before SQLMesh read this in the state.
     """
-    # Read now, because another schedule or sensor may have requested a run while SQLMesh read the state.
+    # Meanwhile, one of those may have computed its models, and another schedule or sensor may have requested a run.
     assets, active = settings.assets, active_runs(context.instance, settings)
+    computing = {run.run_id: run for run in (*before, *active)}.values()
     requested = {
         assets.key(fqn): f"{assets.name(fqn)}: {why}"
         for fqn, (ticked_at, why) in pending.items()
-        if not any(run.covers(assets.key(fqn), ticked_at) for run in active)
+        if not any(run.covers(assets.key(fqn), ticked_at) for run in computing)
     }
     if not requested:
         ticks = [(assets.key(fqn), ticked_at) for fqn, (ticked_at, _) in pending.items()]
-        covering = [run for run in active if any(run.covers(*tick) for tick in ticks)]
+        covering = [run for run in computing if any(run.covers(*tick) for tick in ticks)]
         return dg.SkipReason(
             f"Run {run_ids(covering)} has not finished, and computes these pending models: "
             f"{listed(sorted(assets.name(fqn) for fqn in pending))}."

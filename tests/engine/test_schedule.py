@@ -389,20 +389,25 @@ def test_tick_during_unfinished_runs_is_explained_and_its_models_are_not_lost(sm
     )
 
 
-def test_run_that_is_requested_elsewhere_while_a_tick_reads_the_state_is_not_requested_again(
-    small: Scheduler, tmp_path: Path
+@pytest.mark.parametrize("ends", [False, True], ids=["a run is requested elsewhere", "the run in progress ends"])
+def test_run_that_is_unfinished_before_or_after_a_tick_reads_the_state_is_not_requested_again(
+    small: Scheduler, tmp_path: Path, ends: bool
 ) -> None:
-    """Dagster evaluates schedules and sensors at the same time."""
+    """Dagster evaluates schedules and sensors at the same time, and runs go on meanwhile."""
     gate, python = tmp_path / "gate", tmp_path / "python"
     python.write_text(f'#!/bin/sh\n[ -p {gate} ] && read line < {gate}\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
     small.dagster.configure(project={"path": str(small.dagster.project), "python": str(python)}, schedule=True)
     small = Scheduler(small.dagster)
     os.mkfifo(gate)
+    run_id = small.create_run() if ends else ""
     with ThreadPoolExecutor() as threads:
         tick = threads.submit(small.tick, SCHEDULE, MIDNIGHT)
         with gate.open("w") as opened:  # by now, the tick has looked at the unfinished runs
-            run_id = small.create_run()
+            if ends:
+                small.dagster.instance.report_run_failed(small.dagster.instance.get_runs()[0])
+            else:
+                run_id = small.create_run()
             opened.write("go\n")
     expected = f"Run {run_id} has not finished, and computes these pending models: marts.report, raw.plain."
     assert tick.result() == expected
