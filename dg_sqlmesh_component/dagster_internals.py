@@ -370,6 +370,12 @@ def assets_downstream(repository: dg.RepositoryDefinition | None, keys: Collecti
     return frozenset() if repository is None else selection.resolve(repository.asset_graph)
 
 
+def assets_around(repository: dg.RepositoryDefinition | None, keys: Collection[dg.AssetKey]) -> Set[dg.AssetKey]:
+    """These assets and all assets upstream or downstream of them; none without definitions."""
+    selection = dg.AssetSelection.assets(*keys).upstream() | dg.AssetSelection.assets(*keys).downstream()
+    return frozenset() if repository is None else selection.resolve(repository.asset_graph)
+
+
 def repository_of(context: dg.OpExecutionContext) -> dg.RepositoryDefinition | None:
     """All definitions of the code location; None in a test that has none, for which the public property raises."""
     return _step_context(context)._execution_data.repository_def

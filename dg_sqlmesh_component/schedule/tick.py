@@ -17,7 +17,7 @@ from datetime import datetime, timedelta, timezone
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import assets_between, last_cron_tick
+from dg_sqlmesh_component.dagster_internals import assets_around, assets_between, last_cron_tick
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import ActiveRun, active_runs, run_ids
 from dg_sqlmesh_component.history.late_loads import LateLoads, late_loads
@@ -118,7 +118,9 @@ def choose_assets(
     between = assets_between(context.repository_def, requested.keys())
     others = between - assets.fqn_by_key.keys()
     # Dagster creates no run of models around another asset that leaves out a virtual asset between them (ADR-0018).
-    own = {key: assets.specs[assets.fqn_by_key[key]] for key in between - others} if others else {}
+    # Other views are left out: one that no plan has promoted yet would fail the run.
+    around = between & assets_around(context.repository_def, others) if others else frozenset()
+    own = {key: assets.specs[assets.fqn_by_key[key]] for key in around - others}
     views = {key for key, spec in own.items() if getattr(spec, "is_virtual", False)}
     context.log.info("\n    ".join([f"Requested: {counted(len(requested), 'model')}.", *requested.values()]))
     return sorted(requested.keys() | others | views)

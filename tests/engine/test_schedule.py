@@ -235,6 +235,10 @@ def test_tick_requests_the_asset_and_the_views_between_two_models_too(new_shop: 
     module = ASSETS_BETWEEN.replace('deps=[["raw", "plain"]])', 'deps=[["stg", "seen"]])')
     files = {**SMALL, **VIEWS_AROUND_THE_ASSET_BETWEEN}
     small = planned_at_noon_before_midnight(new_shop, files, module, schedule={"tags": {"team": "data"}})
+    models = small.dagster.project / "models"  # no plan has promoted these versions, and a run of stg.aside would fail
+    (models / "aside.sql").write_text("MODEL (name stg.aside, kind VIEW); SELECT n FROM raw.plain")
+    (models / "report.sql").write_text("MODEL (name marts.report, kind FULL); SELECT a.n FROM stg.shown, stg.aside a")
+    small = Scheduler(small.dagster)
     request = small.tick(SCHEDULE, MIDNIGHT)
     assert requested_models(request) == {"raw.plain", "stg.seen", "mid.made", "stg.shown", "marts.report"}
     assert request.run_key == f"{SCHEDULE} 2025-10-26T00:00:00+00:00"
