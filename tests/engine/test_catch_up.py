@@ -87,6 +87,20 @@ def test_a_preview_of_versions_that_share_one_table_holds_no_run_and_has_the_las
 
 
 @pytest.mark.slow
+def test_the_second_preview_of_a_shared_table_that_reads_itself_leaves_the_days_between(dev_only: Warehouse) -> None:
+    """Each preview computes one day. What it lacks between them is no reason to compute the second one for ever."""
+    head = f"MODEL (name t.sums, {DAILY}, columns (day date, n int))"
+    past = "(SELECT max(s.n) FROM t.sums AS s WHERE s.day = @start_ds::date - 1)"
+    query = f"SELECT o.day, (o.n + {{}} + COALESCE({past}, 0))::int AS n FROM t.orders AS o WHERE o.{WITHIN[6:]}"
+    dev_only.add(sums=f"{head}; {query.format(0)}")
+    dev_only.write(sums=f"{head}; {query.format(10)}")
+    dev_only.preview(allow_pending=True)
+    dev_only.run()
+    dev_only.preview()
+    assert dev_only.query("SELECT day::text, n FROM t__pr_1.sums ORDER BY day") == [(day(4), 14), (day(1), 11)]
+
+
+@pytest.mark.slow
 def test_what_runs_compute_of_a_day_that_has_not_ended_is_computed_too(warehouse: Warehouse) -> None:
     part = "kind INCREMENTAL_BY_TIME_RANGE (time_column day), cron '*/5 * * * *', interval_unit 'day'"
     warehouse.add(part=f"MODEL (name t.part, {part}, allow_partials true); SELECT day, n FROM raw.orders {WITHIN}")

@@ -12,15 +12,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
 
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import Plan
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotTableInfo
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotId, SnapshotTableInfo, start_date
 from sqlmesh.core.snapshot.definition import Interval
+from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol.formatting import ranges
 from dg_sqlmesh_component.protocol.intervals import common, merged, subtract
 from dg_sqlmesh_component.worker.context import display_name
+from dg_sqlmesh_component.worker.intervals.tables import is_incremental
 from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.plan.rewritten import Rewritten, Rows, Versions
 from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange, computed_ranges, forget_intervals
@@ -67,7 +71,7 @@ def _outdated(versions: Versions, context: PlanContext) -> dict[str, tuple[Inter
         # Restatements correct a version that an environment shows.
         if name in versions.computed and not versions.is_dev_table(node) and node.name_version not in in_use
     }
-    rows = computed_ranges(context)
+    rows = computed_ranges(context) if earlier else {}  # a gap is evidence without them
     of_table = {name: rows.get(versions.table(node), ()) for name, node in earlier.items()}
     computed_at = {name: max(row.at for row in computed) for name, computed in of_table.items() if computed}
     found = corrected(versions, rows, computed_at)
@@ -92,6 +96,24 @@ class _Corrected(Rewritten):
 
     A row that SQLMesh's janitor has merged does not tell, so it does not count.
     """
+
+    def gaps(self, snapshot: Snapshot, computed: Sequence[Interval]) -> Sequence[Interval]:
+        """A restatement of prod takes intervals of a version that an environment shows.
+
+        If this version depends on its past, SQLMesh leaves those behind, which have read them. It takes none of the
+        preview of a forward-only change, whose gaps are between the days that earlier plans have computed.
+        """
+        reads_itself = is_incremental(snapshot) and snapshot.depends_on_past
+        if not computed or not reads_itself or self.versions.is_dev_table(snapshot):
+            return ()
+        nodes, starts = self._starts
+        start = to_timestamp(start_date(snapshot, nodes, starts))
+        return subtract([(min(start, computed[0][0]), computed[-1][1])], computed)
+
+    @cached_property
+    def _starts(self) -> tuple[dict[SnapshotId, Snapshot], dict[str, datetime]]:
+        """All snapshots, and the starts that SQLMesh has found among them."""
+        return {node.snapshot_id: node for node in self.versions.nodes.values()}, {}
 
     def altered(
         self, snapshot: Snapshot | SnapshotTableInfo, since: int, *, only_rewritten: bool

@@ -13,12 +13,11 @@ from typing import Any
 from sqlmesh.core.context import Context
 from sqlmesh.core.engine_adapter import EngineAdapter
 from sqlmesh.core.plan import EvaluatablePlan
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotTableInfo, start_date
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotTableInfo
 from sqlmesh.core.snapshot.definition import Interval
-from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.protocol.intervals import common, merged, subtract
+from dg_sqlmesh_component.protocol.intervals import common, merged
 from dg_sqlmesh_component.worker.intervals.tables import (
     computed_intervals,
     is_incremental,
@@ -120,7 +119,7 @@ class Rewritten:
     def again(
         self, since: Mapping[str, int] = MappingProxyType({}), *, others_since: int = 0
     ) -> dict[str, tuple[Interval, ...]]:
-        """By name, intervals of new versions that are lost, behind a gap, or whose source was rewritten or lost.
+        """By name, intervals of new versions that are lost or behind `gaps`, or whose source was rewritten or lost.
 
         Args:
             since: Rows count from then on, epoch milliseconds, by the name of the new version that may have read them.
@@ -135,11 +134,8 @@ class Rewritten:
             computed = merged([*self.versions.computed.get(name, ()), *lost])
             altered = [*lost, *(interval for parent in self._tables_read(name) for interval in found.get(parent, ()))]
             altered += self._altered_since(snapshot, since.get(name, others_since))
-            reach: Sequence[Interval] = computed
-            if computed and is_incremental(snapshot) and snapshot.depends_on_past:
-                reach = [(self._start(snapshot, computed), computed[-1][1])]
-                altered += subtract(reach, self.versions.computed.get(name, ()))
-            if not (parts := common(altered, reach)):
+            gaps = self.gaps(snapshot, computed)
+            if not (parts := common([*altered, *gaps], [*computed, *gaps])):
                 continue
             if snapshot.depends_on_past or not is_incremental(snapshot):
                 # What was computed after an interval has read it. One missing interval lets SQLMesh compute a whole
@@ -149,16 +145,9 @@ class Rewritten:
             found[name] = common([whole_intervals(snapshot, part) for part in parts], computed)
         return found
 
-    def _start(self, snapshot: Snapshot, computed: Sequence[Interval]) -> int:
-        """From where on a missing interval is a gap. The preview of a forward-only change begins anywhere.
-
-        A restatement of prod takes intervals of a version that an environment shows. If this version depends on its
-        past, SQLMesh leaves those behind, which have read them.
-        """
-        if self.versions.is_dev_table(snapshot):
-            return computed[0][0]
-        by_id = {node.snapshot_id: node for node in self.versions.nodes.values()}
-        return min(computed[0][0], to_timestamp(start_date(snapshot, by_id)))
+    def gaps(self, snapshot: Snapshot, computed: Sequence[Interval]) -> Sequence[Interval]:
+        """What a new version lacks before intervals that have read it, in addition to `lost_by_new`."""
+        return ()
 
     def _altered_since(self, snapshot: Snapshot, since: int) -> Iterator[Interval]:
         """The rewritten and lost intervals of the tables that a new version reads, and of its old version.

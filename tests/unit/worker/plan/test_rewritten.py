@@ -128,15 +128,6 @@ def test_a_model_that_depends_on_its_past_is_computed_again_from_there_on() -> N
     assert again({"orders": [BEFORE, row(3, 3, LATER)]}, new=[reading_itself()]) == {"days": [days(3, 5)]}
 
 
-def test_a_model_that_depends_on_its_past_is_computed_again_behind_a_gap() -> None:
-    torn = reading_itself()
-    torn.remove_interval(days(3, 3))
-    assert again({}, new=[torn]) == {"days": [days(4, 5)]}
-    assert again({}, new=[reading_itself(first=2)]) == {"days": [days(2, 5)]}
-    assert again({"orders": [BEFORE, row(3, 3, LATER)]}, new=[torn]) == {"days": [days(4, 5)]}
-    assert again({}, new=[reading_itself()]) == {}
-
-
 def test_new_days_of_a_whole_table_upstream_are_no_rewritten_ones() -> None:
     assert again({"dim": [BEFORE, row(6, 6, LATER)]}, new=[DAYS]) == {}
 
@@ -173,3 +164,24 @@ def test_rows_of_an_earlier_version_are_outdated_if_a_table_was_computed_again_s
     }
     found = corrected(versions, rows, {DAYS.name: NOON, TOTAL.name: NOON})
     assert {name.split(".")[-1].strip('"'): list(intervals) for name, intervals in found.items()} == expected
+
+
+def behind_gaps(node: Snapshot, *, index: DeployabilityIndex = INDEX) -> list[Interval]:
+    """What is computed again of a version although no table was."""
+    versions = Versions({of.name: of for of in (ORDERS, node)}, index, {ORDERS.name: ORDERS.table_info}, is_dev=True)
+    return [interval for intervals in corrected(versions, {}, {}).values() for interval in intervals]
+
+
+def test_a_version_that_depends_on_its_past_is_computed_again_behind_a_gap() -> None:
+    torn = reading_itself()
+    torn.remove_interval(days(3, 3))
+    assert behind_gaps(torn) == [days(4, 5)]
+    assert behind_gaps(reading_itself(first=2)) == [days(2, 5)]
+    assert behind_gaps(reading_itself()) == []
+
+
+def test_a_preview_of_single_days_has_gaps_that_no_restatement_has_made() -> None:
+    previewed = reading_itself()
+    previewed.dev_intervals = [days(1, 2), days(5, 5)]
+    index = DeployabilityIndex.create([ORDERS, previewed]).with_non_deployable(previewed)
+    assert behind_gaps(previewed, index=index) == []
