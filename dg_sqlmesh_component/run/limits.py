@@ -40,7 +40,8 @@ class Limits:
             return None
         computed = computed_range(planned)
         costs = estimates(self.instance, self.assets, computed)
-        if without := sorted(map(self.assets.name, computed.keys() - costs.keys())):
+        models = computed.keys() & self.assets.specs.keys()  # a standalone audit never has a record
+        if without := sorted(map(self.assets.name, models - costs.keys())):
             log.context.log.info(not_estimated(without))
         return run_refusal(self.budget, costs.values())
 

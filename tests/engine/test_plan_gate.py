@@ -450,7 +450,8 @@ def test_a_plan_over_the_budget_is_refused_and_computes_nothing(shop: Shop) -> N
 
 
 def test_a_run_over_the_budget_is_refused_before_it_computes_anything(new_shop: NewShop) -> None:
-    shop = new_shop(MODELS)
+    lone = "AUDIT (name lone, standalone true); SELECT 1 FROM t.total WHERE FALSE"
+    shop = new_shop(MODELS | {"audits/lone.sql": lone})
     shop.launch(assets=["t/base", "t/other"]).succeeded()
     shop.launch(assets=["t/daily"])
     shop.query("DELETE FROM sqlmesh._intervals WHERE name LIKE '%daily%'")
