@@ -66,7 +66,7 @@ class Upstream:
     def _refuse_shared_default_keys(self) -> None:
         """Refuse two external tables whose default keys are equal, as for models (ADR-0013)."""
         tables: dict[dg.AssetKey, list[ExternalTable]] = {}
-        for fqn in self.tables_read:
+        for fqn in sorted(self.tables_read, key=lambda fqn: len(split_fqn(fqn))):  # one without a catalog keeps the key
             if self.is_external(fqn) and fqn not in self.configured_keys:
                 tables.setdefault(self.external_key(fqn), []).append(ExternalTable.of(fqn))
         shared = {key.to_user_string(): same for key, same in tables.items() if len(same) > 1}

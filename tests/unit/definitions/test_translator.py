@@ -675,13 +675,26 @@ def test_cut_column_schema_has_a_note(left_out: int, note: str | None) -> None:
 SAME_NAME = model("core.orders", depends_on=('"lake"."raw"."events"', '"db"."raw"."events"', '"db"."raw"."other"'))
 
 
-def test_external_tables_with_one_default_key_are_refused_because_a_changed_key_loses_its_asset() -> None:
+@pytest.mark.parametrize(
+    ("reader", "tables", "key"),
+    [
+        (SAME_NAME, "db.raw.events, lake.raw.events", "lake.raw.events: lake/raw/events"),
+        (
+            model("core.orders", depends_on=('"raw"."events"', '"lake"."raw"."events"')),
+            "raw.events, lake.raw.events",
+            "lake.raw.events: lake/raw/events",
+        ),
+    ],
+    ids=["two catalogs", "one without a catalog"],
+)
+def test_external_tables_with_one_default_key_are_refused_because_a_changed_key_loses_its_asset(
+    reader: Model, tables: str, key: str
+) -> None:
     with pytest.raises(ConfigurationError) as refused:
-        spec(SAME_NAME)
+        spec(reader)
     assert str(refused.value) == (
-        "Several external tables have the same asset key: raw/events (db.raw.events, lake.raw.events). Give all but "
-        "one of them another key in defs.yaml, for example:\n\n"
-        "    external_models:\n      keys:\n        lake.raw.events: lake/raw/events"
+        f"Several external tables have the same asset key: raw/events ({tables}). Give all but one of them another "
+        f"key in defs.yaml, for example:\n\n    external_models:\n      keys:\n        {key}"
     )
 
 
