@@ -67,8 +67,9 @@ def test_a_preview_computes_a_forward_only_model_behind_a_new_version_and_holds_
     warehouse.change("kept", "day, n", f"day, n + 1 AS n {PAUSES}")
     with previewing(warehouse) as process:
         assert "Waiting" not in warehouse.run().log
-    warehouse.end(process)
+    previewed = warehouse.end(process)
     assert warehouse.query("SELECT n FROM t__pr_1.kept") == [(11,)], "the last day"
+    assert "Computed as well" not in previewed.log, "SQLMesh only copies the record of prod's days"
 
 
 @pytest.mark.slow

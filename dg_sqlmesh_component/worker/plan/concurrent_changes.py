@@ -17,7 +17,7 @@ from dg_sqlmesh_component.protocol.formatting import listed, ranges
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import add, common, merged, subtract
 from dg_sqlmesh_component.worker.context import display_name
-from dg_sqlmesh_component.worker.intervals.tables import snapshots_now, upstream
+from dg_sqlmesh_component.worker.intervals.tables import filled_intervals, snapshots_now, upstream
 from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.plan.rewritten import Rewritten, Rows, Shown, Versions, computed_in, is_torn
 from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges, forget_intervals
@@ -122,7 +122,8 @@ class ConcurrentChanges:
 
     def caught_up(self) -> tuple[dict[str, tuple[Interval, ...]], dict[str, tuple[Interval, ...]]]:
         """By name, what new versions have computed again, and what they have computed of newer intervals."""
-        computed = self._read(self.versions.index).computed
+        versions, rows = self._read(self.versions.index), computed_ranges(self._context)
+        computed = {name: filled_intervals(node, versions.index, rows) for name, node in versions.new.items()}
         again = {name: common(found, computed.get(name, ())) for name, found in self._forgotten.items()}
         newer = {name: subtract(computed.get(name, ()), known) for name, known in self._expected.items()}
         return _without_empty(again), _without_empty(newer)
