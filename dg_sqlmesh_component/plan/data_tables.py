@@ -110,6 +110,10 @@ def column_rows(compared: msg.ModelCompared) -> Iterator[list[str]]:
         ]
 
 
+_EXACT = 2**53
+"""A float below this has all digits of an integer."""
+
+
 def _are_equal(new: msg.Amounts, old: msg.Amounts) -> bool:
     """Whether the amounts are equal, but for the order in which an engine has added up floats."""
     return _has_equal_sum(new, old) and replace(new, sum=None) == replace(old, sum=None)
@@ -118,7 +122,10 @@ def _are_equal(new: msg.Amounts, old: msg.Amounts) -> bool:
 def _has_equal_sum(new: msg.Amounts, old: msg.Amounts) -> bool:
     if not (isinstance(new.sum, float) and isinstance(old.sum, float)):
         return new.sum == old.sum
-    largest = max((abs(end) for end in (new.minimum, new.maximum) if isinstance(end, float)), default=0.0)
+    ends = [abs(end) for end in (new.minimum, new.maximum) if isinstance(end, float)]
+    if all(number.is_integer() for number in (new.sum, old.sum, *ends)) and abs(new.sum) < _EXACT:
+        return new.sum == old.sum  # engines add up integers exactly
+    largest = max(ends, default=0.0)
     return isclose(new.sum, old.sum, rel_tol=1e-11, abs_tol=1e-11 * largest)
 
 

@@ -50,6 +50,11 @@ def test_a_total_that_was_added_up_in_another_order_is_equal(new: msg.Amounts, t
     assert [cells[3] for cells in rows] == ([] if total is None else [total])
 
 
+def test_totals_of_whole_numbers_are_equal_only_if_all_digits_are() -> None:
+    amounts = {"id": (msg.Amounts(0, 3e12 + 5, 1.0, 9e6), msg.Amounts(0, 3e12, 1.0, 9e6))}
+    assert [cells[1] for cells in column_rows(compared(changed=None, amounts=amounts))] == ["id"]
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
