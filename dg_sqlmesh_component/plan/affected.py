@@ -115,6 +115,9 @@ def affected_assets(
 
     others = graph.get_all_asset_keys() - assets.fqn_by_key.keys()
     relevant = reachable(others, lambda key: _neighbours(graph, key, "parent_keys"))
+    by_name: dict[tuple[str, ...], list[dg.AssetKey]] = {}
+    for key in others:
+        by_name.setdefault(tuple(key.path[-2:]), []).append(key)
     affected: dict[str, Sequence[Affected]] = {}
     for model in plan.models:
         if model.change in (None, "metadata") or not model.has_table:  # SQLMesh changes no rows of an external table
@@ -122,7 +125,7 @@ def affected_assets(
         known = assets.models.get(model.fqn)
         columns = [column.name for column in known.columns] if known else ()
         changed = changed_columns(model, differences.get(model.fqn), columns, is_compared=compared is not None)
-        keys = [assets.key(model.fqn)] if model.fqn in assets.specs else _undefined(model.fqn, others, graph)
+        keys = [assets.key(model.fqn)] if model.fqn in assets.specs else _undefined(model.fqn, by_name, graph)
         start: Found = None if changed is None else {column: {column} for column in changed}
         downstream = {
             asset: _affected(graph.get(asset), found)
@@ -134,15 +137,15 @@ def affected_assets(
     return affected
 
 
-def _undefined(fqn: str, others: Iterable[dg.AssetKey], graph: Any) -> list[dg.AssetKey]:
+def _undefined(fqn: str, others: Mapping[tuple[str, ...], Sequence[dg.AssetKey]], graph: Any) -> list[dg.AssetKey]:
     """The keys that a removed model may have had: assets read them, and nothing makes them any more.
 
-    Its tags and the translation are not known here. They rarely change more than the prefix of a key.
+    Its tags and the translation are not known here. They rarely change more than the prefix of a key. `others` are the
+    keys of other assets by their last two parts.
     """
     name = split_fqn(fqn)[-2:]
     default = dg.AssetKey(list(name))
-    ending = (key for key in others if tuple(key.path[-2:]) == name)
-    return [key for key in ending if key == default or not graph.get(key).is_materializable]
+    return [key for key in others.get(name, ()) if key == default or not graph.get(key).is_materializable]
 
 
 def _key(fqn: str, assets: ProjectAssets) -> dg.AssetKey:
