@@ -59,7 +59,7 @@ from dg_sqlmesh_component.worker.sqlmesh_internals import file_of, watch_loaders
 _REFRESHED_VIEWS = ("databricks", "starrocks")
 """Engines whose materialized views have the rows of their last refresh.
 
-BigQuery and RisingWave keep them up to date, and on other engines SQLMesh creates ordinary views.
+BigQuery, RisingWave and Snowflake keep them up to date, and on other engines SQLMesh creates ordinary views.
 """
 
 
