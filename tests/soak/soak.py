@@ -197,9 +197,9 @@ def kill_once(testbed: Testbed, victim: str, executor: str, fraction: float, usu
     testbed.wait_for_workers()
     records = testbed.records_since(earlier_runs)
     dead = [record for record in records if not record.run.is_finished]
-    if dead and _unrecorded(records):  # left to the killed run, until Dagster's run monitoring has noticed its end
-        for record in dead:
-            testbed.shop.instance.report_run_failed(record.run)
+    for record in dead:  # as Dagster's run monitoring. Until then, data is left to such a run, also in later trials
+        testbed.shop.instance.report_run_failed(record.run)
+    if dead and _unrecorded(records):
         _, status = os.waitpid(testbed.shop.start(executor).pid, 0)
         records = testbed.records_since(earlier_runs)
     counts = Counter({"tried": 1, "hit": int(hit)})
