@@ -19,6 +19,7 @@ from dg_sqlmesh_component.protocol.intervals import add, common, merged, subtrac
 from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.intervals.tables import filled_intervals, snapshots_now, upstream
 from dg_sqlmesh_component.worker.plan.context import PlanContext
+from dg_sqlmesh_component.worker.plan.outdated import corrected
 from dg_sqlmesh_component.worker.plan.rewritten import Rewritten, Rows, Shown, Versions, computed_in, is_torn
 from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges, forget_intervals
 
@@ -76,6 +77,8 @@ class ConcurrentChanges:
         rows, shown, versions = computed_ranges(self._context), self._shown_now(), self._read(index)
         if interrupted:
             versions = self._forget(self._read_before_interruption(interrupted, rows, shown, versions), versions)
+        # A restatement may have ended since the plan was built. Rows are no evidence here: the plan has compared them.
+        versions = self._forget(corrected(versions, {}, {}), versions)
         self._last = _Look(rows, _intervals(shown), versions)
 
     def look(self, index: DeployabilityIndex | None) -> None:

@@ -74,9 +74,7 @@ def _outdated(versions: Versions, context: PlanContext) -> dict[str, tuple[Inter
     rows = computed_ranges(context) if earlier else {}  # a gap is evidence without them
     of_table = {name: rows.get(versions.table(node), ()) for name, node in earlier.items()}
     computed_at = {name: max(row.at for row in computed) for name, computed in of_table.items() if computed}
-    found = corrected(versions, rows, computed_at)
-    # SQLMesh never computes rows again of a model with `disable_restatement`.
-    return {name: intervals for name, intervals in found.items() if not versions.nodes[name].model.disable_restatement}
+    return corrected(versions, rows, computed_at)
 
 
 def corrected(versions: Versions, rows: Rows, computed_at: Mapping[str, int]) -> dict[str, tuple[Interval, ...]]:
@@ -87,7 +85,9 @@ def corrected(versions: Versions, rows: Rows, computed_at: Mapping[str, int]) ->
         computed_at: When earlier versions were computed last, epoch milliseconds, by name.
     """
     # No row is newer than `maxsize`, so other new versions count only if they read one of these.
-    return _Corrected(versions, rows, seen={}).again(computed_at, others_since=sys.maxsize)
+    found = _Corrected(versions, rows, seen={}).again(computed_at, others_since=sys.maxsize)
+    # SQLMesh never computes rows again of a model with `disable_restatement`.
+    return {name: intervals for name, intervals in found.items() if not versions.nodes[name].model.disable_restatement}
 
 
 @dataclass(frozen=True)
