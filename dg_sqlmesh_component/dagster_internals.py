@@ -326,11 +326,11 @@ def is_reserved_tag(key: str) -> bool:
 
 
 class AssetsOfOp(dg.AssetsDefinition):
-    """The assets of an op, of which a run may execute some. Those have only the inputs that they read themselves.
+    """The assets of an op. If a run executes only some of them, its step has only the inputs that these assets read.
 
-    Dagster keeps all inputs. For an input that is a virtual asset, the step then waits for what is upstream of that
-    asset, although no asset of the step reads it. If this depends on the step, Dagster creates no run and raises
-    `CircularDependencyError` (its issue 33764).
+    Dagster keeps the inputs of all assets. A step waits for everything upstream of an input that is a virtual asset.
+    If a part of that waits for the step itself, Dagster creates no run: it raises `CircularDependencyError` (its issue
+    33764).
     """
 
     @staticmethod

@@ -160,7 +160,7 @@ def _follow(
     reads_of: Callable[[dg.AssetKey], KeyReads | None],
     relevant: set[dg.AssetKey],
 ) -> Iterator[tuple[dg.AssetKey, Found]]:
-    """What is found in each relevant asset downstream of one, in the order of their keys."""
+    """What is found in each asset downstream of one, in the order of their keys. Only `relevant` assets are visited."""
 
     def children(key: dg.AssetKey) -> set[dg.AssetKey]:
         return relevant.intersection(_neighbours(graph, key, "child_keys"))

@@ -1,6 +1,6 @@
 """Whether a plan may be applied. Pure: it decides by the facts of the plan, and refuses before anything is computed.
 
-Messages name all models and intervals: nobody can approve what was left out.
+Messages name all models and intervals, however many: nobody can approve what the message does not name.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Find the views of others that PostgreSQL would drop with what a plan replaces, and tables in place of its views.
 
 On PostgreSQL, SQLMesh replaces a view by DROP ... CASCADE and CREATE, also if its columns stay as they are (SQLMesh
-#5954): those that it shows, and those behind them if a changed `VIEW` model keeps its version. It drops columns of
-tables with CASCADE, too. Whatever reads them is gone, without an error or a word.
+#5954). It does this to the views of an environment. If a changed `VIEW` model keeps its version, it also does it to the
+view that these read. It drops columns of tables with CASCADE, too. Whatever reads them is gone, without an error.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _promoted(plan: Plan, stored: Environment | None) -> set[SnapshotTableInfo]:
 
 
 def _replaced(plan: Plan, stored: Environment, altered: Collection[str]) -> _Names:
-    """What SQLMesh replaces or removes, and altered tables. What it creates again is in here, so it is no dependent."""
+    """What SQLMesh replaces, removes or alters. It creates views again that it replaces, so these are no dependents."""
     environment, is_dev = plan.environment, plan.is_dev
     shown, changed = set(stored.promoted_snapshots), _promoted(plan, stored)
     kept = {info.name for info in environment.promoted_snapshots}

@@ -3,8 +3,8 @@
 A plan that goes back to a version, or adds a removed model again, shows the old table: SQLMesh computes only intervals
 that are missing. A restatement rewrites the versions that environments show at that time, so not this one. The state
 has the evidence: the version that prod shows, or a table upstream, has computed an interval again after the old table
-was computed. Such intervals are forgotten, so the plan computes them. So are those behind a gap of a model that depends
-on its past.
+was computed. Such intervals are forgotten, so the plan computes them. If a model depends on its past and lacks an
+interval, its later intervals are forgotten too.
 """
 
 from __future__ import annotations
@@ -98,10 +98,11 @@ class _Corrected(Rewritten):
     """
 
     def gaps(self, snapshot: Snapshot, computed: Sequence[Interval]) -> Sequence[Interval]:
-        """A restatement of prod takes intervals of a version that an environment shows.
+        """The intervals that a model lacks before computed ones, if it depends on its past.
 
-        If this version depends on its past, SQLMesh leaves those behind, which have read them. It takes none of the
-        preview of a forward-only change, whose gaps are between the days that earlier plans have computed.
+        A restatement of prod removes intervals of versions that other environments show. SQLMesh leaves the later
+        intervals of these versions, although they were computed from the removed ones. It removes none of the preview
+        of a forward-only change: each plan computes single days of it, and what is between them is no gap.
         """
         reads_itself = is_incremental(snapshot) and snapshot.depends_on_past
         if not computed or not reads_itself or self.versions.is_dev_table(snapshot):

@@ -119,7 +119,7 @@ class Rewritten:
     def again(
         self, since: Mapping[str, int] = MappingProxyType({}), *, others_since: int = 0
     ) -> dict[str, tuple[Interval, ...]]:
-        """By name, intervals of new versions that are lost or behind `gaps`, or whose source was rewritten or lost.
+        """By name, intervals of new versions that are lost, later than `gaps`, or of a rewritten or lost source.
 
         Args:
             since: Rows count from then on, epoch milliseconds, by the name of the new version that may have read them.
@@ -146,7 +146,7 @@ class Rewritten:
         return found
 
     def gaps(self, snapshot: Snapshot, computed: Sequence[Interval]) -> Sequence[Interval]:
-        """What a new version lacks before intervals that have read it, in addition to `lost_by_new`."""
+        """What a new version lacks before computed intervals that depend on it, in addition to `lost_by_new`."""
         return ()
 
     def _altered_since(self, snapshot: Snapshot, since: int) -> Iterator[Interval]:
