@@ -23,7 +23,6 @@ from dg_sqlmesh_component.history.check_results import last_results, results_of_
 from dg_sqlmesh_component.history.earlier_results import evaluation_of, repeated
 from dg_sqlmesh_component.history.late_loads import late_loads
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, recorded_data
-from dg_sqlmesh_component.history.unfinished_restatements import finish, unfinished_restatements
 from dg_sqlmesh_component.plan.attempts import DIGEST_TAG, all_losses, earlier_attempts
 from dg_sqlmesh_component.plan.gate import Decision, allowed_fqns, headline
 from dg_sqlmesh_component.plan.planning import Planning
@@ -88,7 +87,6 @@ class _PlanStep:
                     self.planning.session.answer(approval)
             elif isinstance(event, msg.DataComparedWithRecords):
                 self._compared = event
-                finish(self._context.instance, event.finished_runs)
         yield from self._end()
         yield dg.Output(None)
 
@@ -122,10 +120,9 @@ class _PlanStep:
         if self._loads:
             self._loads.before_plan()
         records = materialized_data(self._context.instance, assets, assets.specs)
-        unfinished = unfinished_restatements(self._context.instance, self._settings.state_tag)
         interrupted = interrupted_changes(self._context.instance, self._settings.changes_tag, self._computing_since)
         allowed = allowed_fqns(plan, self._decision, assets.names.by_fqn)
-        return msg.PlanApproval(allowed, msg.Records(records, unfinished), interrupted)
+        return msg.PlanApproval(allowed, msg.Records(records), interrupted)
 
     def _end(self) -> Iterator[Any]:
         if not self._applies:

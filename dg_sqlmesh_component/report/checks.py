@@ -125,9 +125,7 @@ class Checks:
             verdict, is_unknown = node.verdict, node.outcome is Outcome.NOT_IN_ENVIRONMENT
         if is_unknown:  # the status before it still applies as soon as the model is promoted and can be audited
             metadata |= ABOUT_NO_DATA
-        unrestated = self.wording.unrestated(node.fqn, node.unrestated)
-        verdict = Verdict.FAILED if unrestated else verdict
-        return _result(check, verdict, " ".join([sentence, *unrestated]), metadata)
+        return _result(check, verdict, sentence, metadata)
 
     @staticmethod
     def _earlier_failure(
@@ -152,9 +150,8 @@ class Checks:
         sentences = [
             coverage_sentences(wording.assets.name(node.fqn), coverage, slack, self.now, advises=not is_waiting),
             *([wording.sentence(node)] if isinstance(node, NodeOutcome) and is_waiting else []),
-            *wording.unrestated(node.fqn, coverage.unrestated),
         ]
-        passes = is_complete(coverage, slack, self.now) and not coverage.unrestated
+        passes = is_complete(coverage, slack, self.now)
         # Always the number, so that Dagster plots when something was missing.
         metadata = {**coverage_metadata(coverage), "sqlmesh/missing_intervals": coverage.missing_intervals}
         return _result(check, Verdict.PASSED if passes else Verdict.FAILED, " ".join(sentences), metadata)

@@ -10,7 +10,7 @@ import dagster as dg
 from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, as_sentence
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome, last_outcomes
 from dg_sqlmesh_component.report.summary import summary_line
-from dg_sqlmesh_component.report.wording import Wording
+from dg_sqlmesh_component.report.wording import NEXT_STEP, Wording
 
 
 def build_failure(
@@ -66,7 +66,7 @@ def _interrupted_lines(wording: Wording, outcomes: Sequence[NodeOutcome], proble
     lines = [wording.sentence(outcome) for outcome in interrupted if outcome.intervals]
     cancelled = [outcome.fqn for outcome in interrupted if outcome.was_not_started and outcome.is_cancelled]
     if cancelled:
-        lines.append(f"Not started: {wording.names(cancelled)}. {wording.next_step}")
+        lines.append(f"Not started: {wording.names(cancelled)}. {NEXT_STEP}")
     others = [outcome for outcome in interrupted if not outcome.intervals and outcome.fqn not in cancelled]
     for head, outcomes in (
         ("Interrupted", [outcome for outcome in others if not outcome.was_not_started]),
@@ -74,7 +74,7 @@ def _interrupted_lines(wording: Wording, outcomes: Sequence[NodeOutcome], proble
     ):
         for cause, nodes in _by_error(outcomes).items():
             reason = "" if cause in problems else f" {as_sentence(cause)}"
-            next_step = f" {wording.next_step}" if any(outcome.is_cancelled for outcome in outcomes) else ""
+            next_step = f" {NEXT_STEP}" if any(outcome.is_cancelled for outcome in outcomes) else ""
             lines.append(f"{head}: {wording.names(nodes)}.{reason}{next_step}")
     return lines
 

@@ -189,11 +189,6 @@ class NodeOutcome:
         """Whether the run failed without having begun with this node, and not because of it."""
         return self.was_not_started and self.outcome.rule.verdict_if_untouched is Verdict.WARNING
 
-    @property
-    def unrestated(self) -> tuple[msg.Interval, ...]:
-        """Computed ranges whose restatement has not finished."""
-        return self.coverage.unrestated if self.coverage else ()
-
 
 def last_outcomes(outcomes: Iterable[NodeOutcome]) -> list[NodeOutcome]:
     """The last outcome of each node. It has a second one if SQLMesh has started over, because a plan has landed."""
@@ -212,8 +207,3 @@ class AuditOnlyOutcome:
     evaluated_at: int | None = None  # when the first audit began, epoch milliseconds
     # When the model was last computed, epoch milliseconds; None if it was never, or if it is not known.
     altered_at: int | None = None
-
-    @property
-    def unrestated(self) -> tuple[msg.Interval, ...]:
-        """Computed ranges whose restatement has not finished."""
-        return self.coverage.unrestated if self.coverage else ()

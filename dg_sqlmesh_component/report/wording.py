@@ -31,6 +31,9 @@ _PENDING_ITSELF = (
     "time. Launch a run of it without `start`, `end` and `restate` first"
 )
 
+NEXT_STEP = "The next run computes what is left."
+"""What computes the models that a cancelled run has not."""
+
 _LONGEST_LINE = 200
 """Characters of an error in the description of a check."""
 
@@ -43,17 +46,11 @@ class Wording:
     environment: str
     query_history_url: str | None = None
     sources: Mapping[str, Source] = field(default_factory=dict)
-    restates: bool = False  # whether the run computes a range again, which is not pending
 
     @property
     def is_declared(self) -> bool:
         """Whether the run is in the declared environment. Only there are assets materialized and checks evaluated."""
         return self.environment == self.assets.manifest.environment
-
-    @property
-    def next_step(self) -> str:
-        """What computes the models that a cancelled run has not."""
-        return "Launch the same restatement again." if self.restates else "The next run computes what is left."
 
     def sentence(self, outcome: NodeOutcome) -> str:
         """What SQLMesh did with a model, and the error if it failed."""
@@ -101,13 +98,13 @@ class Wording:
                     f"{self._details(outcome)}"
                 )
             case Outcome.INTERRUPTED if outcome.was_not_started and outcome.is_cancelled:
-                return f"{name} was not started: the run was cancelled. {self.next_step}"
+                return f"{name} was not started: the run was cancelled. {NEXT_STEP}"
             case Outcome.INTERRUPTED if outcome.was_not_started:
                 return f"{name} was not started: {' '.join(map(as_sentence, outcome.errors))}"
             case Outcome.INTERRUPTED:
                 cause = " ".join(map(as_sentence, outcome.errors))
                 finished = [f"Finished before that: {ranges(outcome.intervals)}."] if outcome.intervals else []
-                sentences = [*finished, *([self.next_step] if outcome.is_cancelled else [])]
+                sentences = [*finished, *([NEXT_STEP] if outcome.is_cancelled else [])]
                 separator = "\n\n" if "\n" in cause else " "
                 return f"{name} was interrupted: {cause}{separator}{' '.join(sentences)}".rstrip()
             case Outcome.NOT_IN_ENVIRONMENT:
@@ -166,16 +163,6 @@ class Wording:
             f"the version of {self.assets.name(fqn)} that environment {self.environment} has promoted {difference}. "
             "If the local file is newer, apply a plan. If not, refresh the manifest: `dg utils refresh-defs-state`."
         )
-
-    def unrestated(self, fqn: str, intervals: Sequence[msg.Interval]) -> list[str]:
-        """What to do about the ranges of a model whose restatement has not finished, as one text; empty without any."""
-        if not intervals:
-            return []
-        return [
-            f"The restatement of {self.assets.name(fqn)} has not finished for {ranges(intervals)}: rows may be missing "
-            "or old there, and SQLMesh does not count these intervals as pending. To compute them, launch a run of the "
-            f"model with `{restate_config(intervals[0][0], intervals[-1][1])}` in the run config."
-        ]
 
     def _when_loaded(self, outcome: NodeOutcome) -> str:
         by = outcome.idle.held_back_by
@@ -242,18 +229,14 @@ def _failing_audits(outcome: NodeOutcome) -> str:
     return f" {names}." if names else ""
 
 
-def correction_advice(*, is_restatement: bool, plan_command: str | None) -> str:
+def correction_advice(plan_command: str | None) -> str:
     """What to do after models failed for a cause that a retry alone does not remove.
 
     There is no `plan_command` if the worker has not read the environment.
     """
-    again = (
-        "launch the same restatement again: SQLMesh does not count the failed intervals as pending. "
-        if is_restatement
-        else "launch the run again. It computes only the pending intervals. "
-    )
     advice = (
-        f"Correct the model or its data, then {again}If you change a file of the project, apply a plan before that run"
+        "Correct the model or its data, then launch a run: it computes the pending intervals. If you change a file of "
+        "the project, apply a plan before that run"
     )
     return f"{advice}:{plan_block(plan_command)}" if plan_command else f"{advice}."
 

@@ -48,7 +48,7 @@ def predict(
     wording = Wording(settings.assets, request.environment, sources=awaited.sources)
     try:
         log = RunLog(context, wording, set(), settings.owned)
-        limits = limits_of(context, settings, awaited.sources)
+        limits = limits_of(context, settings)
         outcomes = _outcomes_if_all_succeed(request, session, log, limits, awaited)
     except REFUSALS as refusal:
         log_step_metadata(context, "Dry run", {"sqlmesh/refusal": dg.MetadataValue.text(str(refusal))})

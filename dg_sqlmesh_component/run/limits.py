@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -11,7 +11,6 @@ import dagster as dg
 from dg_sqlmesh_component.config.attribute_types import Budget, Restate
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.history.costs import RecordedCost, computed_range, estimates, restatement_costs
-from dg_sqlmesh_component.history.sources import Source
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, decimal_text, listed
 from dg_sqlmesh_component.run.run_log import RunLog
@@ -25,14 +24,12 @@ class Limits:
     assets: ProjectAssets
     restate: Restate
     budget: Budget
-    sources: Mapping[str, Source]  # the awaited tables that are not complete
 
     def refuse_restatement(self, planned: msg.RestatementPlanned, log: RunLog) -> str | None:
         """Log what a restatement computes. Return why it is not computed; None if it is."""
         costs = restatement_costs(self.instance, self.assets, planned)
         log.restatement(planned, costs)
-        not_loaded = not_loaded_refusal(planned, self.sources)
-        return not_loaded or restatement_refusal(planned, self.restate, self.budget, costs.values())
+        return restatement_refusal(planned, self.restate, self.budget, costs.values())
 
     def refuse_run(self, planned: msg.EvaluationPlanned, log: RunLog) -> str | None:
         """Return why the planned batches of a run are not computed; None if they are. Log which are not estimated."""
@@ -70,21 +67,6 @@ def run_refusal(budget: Budget, costs: Iterable[RecordedCost]) -> str | None:
     return excess and (
         f"The run is over the budget. {excess} Nothing was computed. Select fewer models, limit the range with "
         "`start` and `end`, or set `over_budget: true` in the run config."
-    )
-
-
-def not_loaded_refusal(planned: msg.RestatementPlanned, sources: Mapping[str, Source]) -> str | None:
-    """Why a restatement would compute intervals whose sources are not complete; None if it would not.
-
-    SQLMesh restates a model that it computes as a whole up to now, whatever the range. So such a model waits instead.
-    """
-    if not planned.not_loaded:
-        return None
-    sentences = sorted({sources[table].sentence([awaited]) for table, awaited in planned.not_loaded})
-    return (
-        f"The restatement {planned.asked_for} would compute intervals whose source is not loaded: "
-        f"{listed(sentences)}. Nothing was computed. Load it, choose another range, or set `ignore_sources: "
-        "true` in the run config."
     )
 
 

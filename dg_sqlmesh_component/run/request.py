@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Set
 
 import dagster as dg
 
@@ -22,7 +22,7 @@ from dg_sqlmesh_component.definitions.op import NOT_SET, RESTATE_TAG
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.definitions.translator import PARTITIONS_REFUSED
-from dg_sqlmesh_component.history.sources import Awaited, Source
+from dg_sqlmesh_component.history.sources import Awaited
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import listed, unquoted
@@ -148,11 +148,11 @@ def awaited_by(context: dg.AssetExecutionContext, settings: Settings) -> Awaited
     return awaited
 
 
-def limits_of(context: dg.AssetExecutionContext, settings: Settings, sources: Mapping[str, Source]) -> Limits:
+def limits_of(context: dg.AssetExecutionContext, settings: Settings) -> Limits:
     """What the run may compute. There is no budget if its run config goes on over it."""
     attributes = settings.attributes
     budget = Budget() if _run_config(context).over_budget else attributes.budget
-    return Limits(context.instance, settings.assets, attributes.restate or Restate(), budget, sources)
+    return Limits(context.instance, settings.assets, attributes.restate or Restate(), budget)
 
 
 def reported_checks(context: dg.AssetExecutionContext) -> Set[dg.AssetCheckKey]:

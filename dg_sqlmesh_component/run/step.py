@@ -19,7 +19,6 @@ from dg_sqlmesh_component.history.check_results import last_evaluations, shown_e
 from dg_sqlmesh_component.history.earlier_results import not_evaluated
 from dg_sqlmesh_component.history.late_loads import late_loads
 from dg_sqlmesh_component.history.sources import Awaited
-from dg_sqlmesh_component.history.unfinished_restatements import finish, unfinished_restatements
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ERRORS_BY_NAME, REFUSALS, ConfigurationError, StoppedError
 from dg_sqlmesh_component.report.checks import Checks
@@ -37,7 +36,6 @@ from dg_sqlmesh_component.run.request import (
     reported_checks,
     run_tags,
 )
-from dg_sqlmesh_component.run.restatement_memory import RestatementMemory
 from dg_sqlmesh_component.run.run_log import RunLog
 from dg_sqlmesh_component.run.step_records import StepRecords
 from dg_sqlmesh_component.run.step_results import StepResults
@@ -124,26 +122,23 @@ class _Step:
         self.session = WorkerSession(op, settings.project, settings.query_characters)
         self._request = request
         self._retries = settings.attributes.execution.retries
-        self._limits = limits_of(context, settings, awaited.sources)
+        self._limits = limits_of(context, settings)
         self._computing_since: int | None = None
         self._only_pending: frozenset[str] = frozenset()  # as in `RestatementPlanned`
-        self._restatement = RestatementMemory(context, settings, request.environment)
         self._not_cancelled: msg.QueriesNotCancelled | None = None
         self._problems: list[str] = []
         self._ledger = Ledger([*request.models, *request.standalone_audits], request.audit_only)
         self._plan_command: str | None = None
         self._awaited = awaited
         history_url = settings.attributes.query_history_url
-        self._wording = wording = Wording(
-            assets, request.environment, history_url, awaited.sources, restates=request.restate is not None
-        )
+        self._wording = wording = Wording(assets, request.environment, history_url, awaited.sources)
         self._records = StepRecords(context, settings, wording, self._ledger.is_up_to_date)
         checks = set(reported_checks(context)) if wording.is_declared else set()
         self._log = RunLog(context, wording, checks, settings.owned)
         self._loads = late_loads(context.instance, assets_of(op), settings) if wording.is_declared else None
         of_checks = Checks(wording, request.execution_time)
         self._results = StepResults(
-            context, settings.attributes, of_checks, self._records, self._log, checks, self._loads, self._restatement
+            context, settings.attributes, of_checks, self._records, self._log, checks, self._loads
         )
 
     def run(self) -> Iterator[Any]:
@@ -163,8 +158,7 @@ class _Step:
         end = yield from self._attempts()
         yield from self._settle(end)
         yield from self._records.record_remaining_outside_data()
-        self._problems += [*self._ledger.contradictions, *self._restatement.end(self._results.outcomes, self._wording)]
-        self._problems += self._restated_none()
+        self._problems += [*self._ledger.contradictions, *self._restated_none()]
         failure = self._failure()
         # Dagster shows checks without a result as failed in a failed run, and as skipped in a cancelled run.
         if failure is not None and not self.session.is_cancelled:
@@ -198,7 +192,7 @@ class _Step:
     def _failure(self) -> dg.Failure | None:
         reported: list[NodeOutcome | AuditOnlyOutcome] = [*self._results.outcomes, *self._results.audited]
         problems = [*self._problems, *self._results.known_failures]
-        advice = correction_advice(is_restatement=self._request.restate is not None, plan_command=self._plan_command)
+        advice = correction_advice(self._plan_command)
         return build_failure(self._wording, reported, problems, advice, self._records.materialized_outside)
 
     # -- attempts ---------------------------------------------------------------------------------
@@ -229,7 +223,6 @@ class _Step:
                 return msg.RequestFailed(ConfigurationError.__name__, refusal)
             self._log.event(event)
             if isinstance(event, msg.DataComparedWithRecords):
-                finish(self._context.instance, event.finished_runs)
                 self._records.note_outside_data(event.unrecorded, self._computing_since)
             yield from self._results.report(self._ledger.feed(event))
         end = self.session.end
@@ -250,14 +243,13 @@ class _Step:
             case msg.RestatementPlanned():
                 self._plan_restatement(event)
                 answer, refusal = msg.GoAhead(), self._limits.refuse_restatement(event, self._log)
-            case msg.EvaluationPlanned() if event.batches:  # a restatement's ranges are remembered by now
+            case msg.EvaluationPlanned() if event.batches:
                 answer = msg.GoAhead()
                 refusal = self._limits.refuse_run(event, self._log) if self._request.restate is None else None
             case msg.QueriesNotCancelled():
                 self._not_cancelled = event
             case msg.EnvironmentOpened():
                 self._plan_command = event.plan_command
-                self._restatement.begin(event.promoted, self._results.outcomes)
         if answer is not None and refusal is None:
             self.session.answer(answer)
         return refusal
@@ -272,9 +264,8 @@ class _Step:
         requested = {*self._request.models, *self._request.audit_only}
         added = self._assets.downstream_of(requested) if self._request.restate else set()
         models = self._assets.with_upstream(requested | added)
-        unfinished = unfinished_restatements(instance, self._settings.state_tag, except_run=run.run_id)
         loads = self._loads.since_last_compared(requested | added, reads) if self._loads else {}
-        return msg.Records(self._records.read(models), unfinished, loads)
+        return msg.Records(self._records.read(models), loads)
 
     def _plan_restatement(self, planned: msg.RestatementPlanned) -> None:
         """Report models that SQLMesh adds to a restatement like the requested ones."""
@@ -285,7 +276,6 @@ class _Step:
         models = dict.fromkeys([*self._request.models, *planned.added])
         self._request = replace(self._request, models=tuple(fqn for fqn in models if fqn not in others))
         self._results.select_checks_of(planned.added)
-        self._restatement.plan(planned)
 
     def _next_attempt(self, finished_attempts: int, end: retry_decision.End) -> msg.EvaluationRequest | None:
         if self._retries is None or finished_attempts > self._retries.max_retries or self.session.is_cancelled:

@@ -21,7 +21,6 @@ from dg_sqlmesh_component.report.checks import Checks, late_data_result
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
 from dg_sqlmesh_component.report.results import materialization, observation
 from dg_sqlmesh_component.run.downstream_release import DownstreamRelease
-from dg_sqlmesh_component.run.restatement_memory import RestatementMemory
 from dg_sqlmesh_component.run.run_log import RunLog
 from dg_sqlmesh_component.run.step_records import StepRecords
 
@@ -42,8 +41,6 @@ class StepResults:
     selected: set[dg.AssetCheckKey]
     # Compares the loads of sources with what models have computed; None if late data is ignored.
     loads: LateLoads | None
-    # That of the step. It fails for its own ranges only, and other runs for all that are not restated.
-    restatement: RestatementMemory
     outcomes: list[NodeOutcome] = field(default_factory=list)
     audited: list[AuditOnlyOutcome] = field(default_factory=list)
     # Outcomes of models that had nothing to do and are not observed.
@@ -68,8 +65,6 @@ class StepResults:
         earlier = self._earlier.of_unchanged([outcome for outcome in settled if self._reports_unchanged(outcome)])
         earlier |= self._earlier.of_others(settled, self.selected)
         for outcome in settled:
-            unrestated = self.restatement.own(outcome.fqn, outcome.unrestated)
-            self.known_failures += self._wording.unrestated(outcome.fqn, unrestated)
             self.log.audits(outcome)
             if isinstance(outcome, AuditOnlyOutcome):
                 self.audited.append(outcome)

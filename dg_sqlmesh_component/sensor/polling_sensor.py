@@ -20,7 +20,6 @@ from dg_sqlmesh_component.history.active_runs import ActiveRun, active_runs, run
 from dg_sqlmesh_component.history.check_results import results_of_same_data
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, recorded_data
 from dg_sqlmesh_component.history.sources import Awaited
-from dg_sqlmesh_component.history.unfinished_restatements import finish, unfinished_restatements
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
@@ -57,9 +56,7 @@ def evaluate_tick(context: dg.SensorEvaluationContext, settings: Settings) -> dg
     instance, assets, environment = context.instance, settings.assets, settings.environment
     now = int(time.time() * 1000)
     models = assets.with_upstream(assets.specs)
-    records = msg.Records(
-        materialized_data(instance, assets, models), unfinished_restatements(instance, settings.state_tag)
-    )
+    records = msg.Records(materialized_data(instance, assets, models))
     awaited = Awaited(instance, context.repository_def, settings)
     request = msg.ChangesRequest(settings.project.open_request, environment, records, awaited.tables, now)
     try:
@@ -71,7 +68,6 @@ def evaluate_tick(context: dg.SensorEvaluationContext, settings: Settings) -> dg
             skip_reason=f"Plan {found.plan_id} is updating environment {environment}. The next tick looks again. "
             "If the plan was interrupted, apply it again."
         )
-    finish(instance, found.compared.finished_runs)
     new, left_to_runs, active = _outside_data(instance, settings, found.compared.unrecorded)
     assert context.repository_def is not None, "Dagster evaluates a sensor with its definitions"
     graph = context.repository_def.asset_graph

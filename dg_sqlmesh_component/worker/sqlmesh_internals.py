@@ -25,7 +25,7 @@ from sqlmesh.core.engine_adapter import DuckDBEngineAdapter, EngineAdapter
 from sqlmesh.core.loader import LoadedProject
 from sqlmesh.core.model import Model
 from sqlmesh.core.plan import EvaluatablePlan, Plan
-from sqlmesh.core.plan.stages import PlanStage
+from sqlmesh.core.plan.stages import PlanStage, RestatementStage
 from sqlmesh.core.scheduler import EvaluateNode, Scheduler
 from sqlmesh.core.selector import NativeSelector
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotId, SnapshotIntervals, definition
@@ -307,6 +307,17 @@ def replace_apply(context: Context, apply: Callable[[Any, EvaluatablePlan, Calla
         apply(context._scheduler.create_plan_evaluator(context), plan.to_evaluatable(), circuit_breaker)
 
     context._apply = apply_with_evaluator
+
+
+def forget_other_versions(context: Context, plan: Plan) -> None:
+    """Let SQLMesh remove the intervals of a restatement of prod from the versions that prod does not show.
+
+    Raises a ConflictingPlanError if prod shows another version than the plan has restated. SQLMesh has this as a stage
+    of a plan, after its models are computed.
+    """
+    if plan.restate_all_snapshots:
+        evaluator: Any = context._scheduler.create_plan_evaluator(context)
+        evaluator.visit_restatement_stage(RestatementStage(plan.context_diff.snapshots_by_name), plan.to_evaluatable())
 
 
 EvaluateStages = Callable[[Sequence[PlanStage], EvaluatablePlan], None]

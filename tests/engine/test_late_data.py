@@ -352,6 +352,40 @@ def test_the_warning_ends_also_if_models_without_changes_are_not_recorded(new_sh
     assert CHECK not in run(shop).checks
 
 
+def test_a_late_range_is_restated_although_a_model_downstream_waits_for_the_rest_of_its_day(new_shop: NewShop) -> None:
+    """SQLMesh adds the daily model with whole days, and the source ends at 02:00 of the last one."""
+    hours = f'days = dg.HourlyPartitionsDefinition(start_date="{day(2)}-22:00")'
+    shop = waiting_shop(new_shop, hours, late="restate", restate=True, schedule={"cron": "@daily"})
+    shop.query("DROP TABLE raw.orders")
+    shop.query("CREATE TABLE raw.orders AS SELECT NULL::TIMESTAMP AS day, 1 AS n LIMIT 0")
+    by_hour = "MODEL (name t.days, kind INCREMENTAL_BY_TIME_RANGE (time_column day), cron '@hourly', start '{}'); "
+    (shop.project / "models" / "days.sql").write_text(
+        by_hour.format(f"{day(2)} 22:00:00") + "SELECT day, n FROM raw.orders WHERE day BETWEEN @start_ts AND @end_ts"
+    )
+    (shop.project / "models" / "shown.sql").write_text(
+        "MODEL (name t.shown, kind INCREMENTAL_BY_TIME_RANGE (time_column day)); "
+        "SELECT day::DATE AS day, sum(n) AS n FROM t.days WHERE day BETWEEN @start_ts AND @end_ts GROUP BY ALL"
+    )
+    shop.plan("--skip-backfill", at=None)
+    loaded = [f"{day(2)}-22:00", f"{day(2)}-23:00", f"{day(1)}-00:00", f"{day(1)}-01:00"]
+    for hour in loaded:
+        shop.query(f"INSERT INTO raw.orders VALUES ('{hour[:10]} {hour[11:]}', 1)")
+        load_partition(shop, hour)
+    run(shop)
+    shop.query("UPDATE raw.orders SET n = 7")
+    for hour in loaded[1:]:
+        load_partition(shop, hour)
+    [request] = late_requests(shop)
+    restated = launch_request(shop, request).succeeded()
+    assert restated.checks[CHECK].passed
+    assert f"executed for {day(2)}. Its other intervals are waiting" in restated.description_of(
+        "t/shown:sqlmesh_execution_status"
+    )
+    assert shop.query("SELECT n FROM t.days ORDER BY day") == [(1,), (7,), (7,), (7,)]
+    assert shop.query("SELECT n FROM t.shown ORDER BY day") == [(8,)]
+    assert late_requests(shop) == []
+
+
 def late_requests(shop: Shop) -> list[dg.RunRequest]:
     """The restatements that a tick of the schedule requests now."""
     return [request for request in evaluate_tick(shop).run_requests or () if "restate" in str(request.run_config)]

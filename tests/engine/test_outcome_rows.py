@@ -220,7 +220,7 @@ def test_one_failure_names_failed_models_their_errors_and_blocked_models(ledger:
         "Not failed, although Dagster's lineage graph and catalog show it: 2 waiting. Their checks are right.",
     ):
         assert text in failure
-    assert failure.count("Correct the model or its data, then launch the run again.") == 1
+    assert failure.count("Correct the model or its data, then launch a run:") == 1
     assert failure.endswith(f"apply a plan before that run:\n\n    cd {ledger.shop.project} && sqlmesh plan")
 
 

@@ -2,8 +2,10 @@
 
 import datetime
 import re
-import shutil
-from pathlib import Path
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -11,17 +13,14 @@ import pytest
 from harness import (
     CONFIG,
     EXECUTORS,
+    PAUSE,
     YEARLY_CRON,
-    DagsterProject,
     NewShop,
-    RunRecord,
     Shop,
-    planned_project,
     python_model,
-    write_dagster_project,
+    wait_until,
 )
-
-from dg_sqlmesh_component.history.stored_record import INTERNAL
+from postgres import postgres_server
 
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)"
 DAYS = "range(0, 1 + (@end_ds::DATE - @start_ds::DATE)) AS r(i)"
@@ -271,29 +270,98 @@ def test_other_versions_lose_the_restated_day_of_a_model_also_if_another_run_res
     assert rows(shop) == {"2026-02-10": 7}
 
 
-def test_failed_restatement_says_to_launch_it_again(shop: Shop) -> None:
-    shop.query("UPDATE ctl.source SET n = NULL")
-    yesterday = str(datetime.datetime.now(datetime.timezone.utc).date() - DAY)
-    [failure] = shop.launch(ops=restate("2026-02-10", yesterday), assets=["marts/revenue"]).failures
-    assert "raw.orders has not finished" not in failure, "a run computes its pending days"
-    shop.query("UPDATE ctl.source SET n = 1")
-    assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
+def test_the_next_run_computes_what_a_failed_restatement_has_left(shop: Shop) -> None:
+    shop.launch().succeeded()
     shop.query("UPDATE ctl.source SET n = NULL")
     run = shop.launch(ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"])
     [failure] = run.failures
-    assert "launch the same restatement again" in failure
-    assert messages_of_ranges(run) == [REMEMBERED, "Some of these ranges are left: their rows may be missing or old."]
+    assert "Correct the model or its data, then launch a run: it computes the pending intervals." in failure
     assert not run.materializations
     assert not run.checks["raw/orders:not_null_n"].passed
     assert not run.checks["marts/revenue:sqlmesh_execution_status"].passed
 
     shop.query("UPDATE ctl.source SET n = 7")
-    run = shop.launch(ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"]).succeeded()
+    run = shop.launch().succeeded()
     assert rows(shop) == {"2026-02-10": 7}
-    assert messages_of_ranges(run) == [REMEMBERED, "This restatement has left no range with missing or old rows."]
+    assert run.materializations.keys() == {"raw/orders", "marts/revenue", "marts/total"}
 
 
-def test_a_range_that_failed_for_good_stays_remembered_if_a_retry_restates_another_model(new_shop: NewShop) -> None:
+COPIES = {
+    "models/a.sql": "MODEL (name t.a, kind INCREMENTAL_BY_TIME_RANGE (time_column ds, batch_size 1)); "
+    "SELECT ds, 7 / n AS n FROM ctl.source WHERE ds BETWEEN @start_ds AND @end_ds",
+    "models/b.sql": f"MODEL (name t.b, {BY_DAY}); SELECT ds, n / d AS n FROM t.a, ctl.divisor "
+    "WHERE ds BETWEEN @start_ds AND @end_ds",
+}
+SOURCE = (
+    "CREATE TABLE ctl.source AS SELECT (current_date - i)::DATE AS ds, 1 AS n FROM generate_series(1, 6) AS r(i)",
+    "CREATE TABLE ctl.divisor AS SELECT 1 AS d",
+)
+CORRECTED = ("UPDATE ctl.source SET n = 7", "UPDATE ctl.divisor SET d = 1")
+VALUES = "SELECT DISTINCT n FROM {} ORDER BY n"
+
+
+def ago(days: int) -> str:
+    return str(datetime.datetime.now(datetime.timezone.utc).date() - days * DAY)
+
+
+@contextmanager
+def shop_on_a_server(new_shop: NewShop, files: dict[str, str]) -> Iterator[tuple[Shop, Callable[..., list[Any]]]]:
+    """A shop whose models are computed from a source with 1, which has 7 then, and a function that queries."""
+    with postgres_server() as server:
+        server.query("CREATE DATABASE copies")
+        query = partial(server.query, database="copies")
+        for statement in ("CREATE SCHEMA ctl", *SOURCE):
+            query(statement)
+        shop = new_shop(files, server.config("copies"), restate=True, intervals_check=True)
+        shop.launch().succeeded()
+        query("UPDATE ctl.source SET n = 7")
+        yield shop, query
+
+
+@pytest.mark.parametrize(
+    "breaks",
+    ["UPDATE ctl.source SET n = 0 WHERE ds = '{day}'", "UPDATE ctl.divisor SET d = 0"],
+    ids=["a batch", "a model downstream"],
+)
+def test_no_run_is_green_before_all_is_computed_that_a_failed_restatement_has_left(
+    new_shop: NewShop, breaks: str
+) -> None:
+    """PostgreSQL keeps the finished batches and rolls back the failed one: its rows are old, not lost."""
+    with shop_on_a_server(new_shop, COPIES) as (shop, query):
+        query(breaks.format(day=ago(3)))
+        failed = shop.launch(ops=restate(ago(6), ago(1)), assets=["t/a"]).failed()
+        assert not failed.checks["t/b:sqlmesh_intervals_complete"].passed
+        again = shop.launch().failed()
+        assert not again.checks["t/b:sqlmesh_intervals_complete"].passed
+        for statement in CORRECTED:
+            query(statement)
+        healed = shop.launch().succeeded()
+        assert healed.checks["t/b:sqlmesh_intervals_complete"].passed
+        assert query(VALUES.format("t.a")) == query(VALUES.format("t.b")) == [(1,)]
+
+
+def test_the_next_run_computes_what_a_cancelled_restatement_has_not(new_shop: NewShop) -> None:
+    files = {
+        "models/a.sql": COPIES["models/a.sql"],
+        "models/middle.py": python_model("t.middle", PAUSE, ["t.a"]),
+        "models/b.sql": COPIES["models/b.sql"].replace("FROM t.a, ", "FROM t.a, t.middle, "),
+    }
+    with shop_on_a_server(new_shop, files) as (shop, query):
+        (shop.project / "pause").touch()
+        process = shop.start(ops=restate(ago(1), ago(1)), assets=["t/a"])
+        wait_until((shop.project / "pausing").exists, process)
+        [run] = shop.instance.get_runs(limit=1)
+        shop.instance.report_run_canceling(run)
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "SQLMesh is asked to finish" in shop.run_record(run.run_id).log)
+        (shop.project / "pause").unlink()
+        process.wait(300)
+        assert query(VALUES.format("t.b")) == [(7,)], "the run has not begun with it"
+        assert shop.launch().succeeded().status_of("t/b") == "executed"
+        assert query(VALUES.format("t.a")) == query(VALUES.format("t.b")) == [(1,), (7,)]
+
+
+def test_a_range_that_failed_for_good_is_pending_also_if_a_retry_restates_another_model(new_shop: NewShop) -> None:
     lose_connection = """
     if Path("lose_connection").exists():
         Path("lose_connection").unlink()
@@ -313,9 +381,9 @@ def test_a_range_that_failed_for_good_stays_remembered_if_a_retry_restates_anoth
     assert set(run.materializations) == {"t/flaky"}
     shop.query("UPDATE ctl.source SET n = 7")
 
-    [failure] = shop.launch().failed().failures
+    shop.launch().succeeded()
 
-    assert "The restatement of raw.orders has not finished for 2026-02-10" in failure
+    assert shop.query("SELECT n FROM raw.orders WHERE ds = '2026-02-10'") == [(7,)]
 
 
 LOSES_CONNECTION = """
@@ -364,44 +432,15 @@ def test_a_failed_restatement_of_a_table_that_only_dev_shows_is_no_matter_of_pro
     assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
     orders = shop.project / "models/orders.sql"
     orders.write_text(orders.read_text().replace("AS n FROM range", "+ 0 AS n FROM range"))
-    yesterday = f"{datetime.datetime.now(datetime.timezone.utc).date() - DAY}"
-    shop.plan("dev", "--forward-only", "--start", yesterday, at=None)
+    shop.plan("dev", "--forward-only", "--start", ago(1), at=None)
     shop.query("ALTER TABLE ctl.source RENAME n TO renamed")
-    run = shop.launch(ops=restate(yesterday, yesterday, environment="dev"), assets=["raw/orders"]).failed()
-    assert messages_of_ranges(run) == [REMEMBERED, "Some of these ranges are left: their rows may be missing or old."]
+    in_dev = {OP: {"environment": "dev"}}
+    shop.launch(ops=restate(ago(1), ago(1), environment="dev"), assets=["raw/orders"]).failed()
     shop.query("ALTER TABLE ctl.source RENAME renamed TO n")
 
-    shop.launch(assets=["raw/orders"]).succeeded()
-
-
-REMEMBERED = "Dagster remembers which ranges this run restates, until they are computed."
-
-
-def messages_of_ranges(run: RunRecord) -> list[str | None]:
-    events = run.events(dg.DagsterEventType.ENGINE_EVENT)
-    return [event.message for event in events if INTERNAL in event.event_specific_data.metadata]
-
-
-def test_restatement_that_has_not_finished_is_known_to_a_release_in_another_folder_and_to_no_other_project(
-    shop: Shop, tmp_path: Path
-) -> None:
-    shop.query("UPDATE ctl.source SET n = NULL")
-    shop.launch(ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"]).failed()
-    shop.query("UPDATE ctl.source SET n = 7")
-    release = DagsterProject(write_dagster_project(tmp_path / "release_2"), shop.instance)
-    shutil.copytree(shop.project, tmp_path / "projects" / "shop")
-    release.add_component("shop", {"project": str(tmp_path / "projects" / "shop")})
-    release.refresh()
-    other = DagsterProject(write_dagster_project(tmp_path / "of_another_team"), shop.instance)
-    one = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
-    project = planned_project(tmp_path / "other" / "shop", one, CONFIG, {}, "3 days ago")
-    other.add_component("shop", {"project": str(project)})
-    other.refresh()
-
-    other.launch().succeeded()
-    [failure] = release.launch(assets=["raw/orders"]).failed().failures
-
-    assert "The restatement of raw.orders has not finished for 2026-02-10" in failure
+    assert shop.launch(assets=["raw/orders"]).succeeded().status_of("raw/orders") == "up_to_date"
+    assert shop.launch(ops=in_dev, assets=["raw/orders"]).succeeded().observations.keys() == {"raw/orders"}
+    assert days_of(shop, "raw__dev.orders")[-1] == datetime.date.fromisoformat(ago(1))
 
 
 # -- automatic restatements ---------------------------------------------------------------------------
@@ -461,8 +500,11 @@ def test_the_next_run_computes_restated_days_whose_signal_was_not_ready(new_shop
     assert shop.query("SELECT n FROM marts.total") == shop.query("SELECT sum(n) FROM marts.revenue")
 
 
-def test_a_table_that_is_only_restated_as_a_whole_is_not_restated_if_it_waits(new_shop: NewShop) -> None:
-    """If all its intervals were forgotten, the next restatement would replace it with the rows of its own range."""
+@pytest.mark.parametrize("then", [{OP: {}}, restate("2026-02-10", "2026-02-10")], ids=["run", "restatement"])
+def test_a_table_that_is_only_restated_as_a_whole_waits_and_is_then_computed_as_a_whole(
+    new_shop: NewShop, then: dict[str, Any]
+) -> None:
+    """The next run computes it, and so does a restatement of one day."""
     newest = (
         "MODEL (name marts.newest, kind INCREMENTAL_BY_UNIQUE_KEY (unique_key one), signals [is_open()]); "
         "SELECT 1 AS one, max(ds) AS ds, max(n) AS n FROM raw.orders WHERE ds BETWEEN @start_ds AND @end_ds"
@@ -479,11 +521,11 @@ def test_a_table_that_is_only_restated_as_a_whole_is_not_restated_if_it_waits(ne
     shop.query("UPDATE ctl.source SET n = 7")
     closed = shop.project / "closed"
     closed.touch()
-    first = shop.launch(ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"]).failed()
-    assert "The restatement of marts.newest has not finished for" in " ".join(first.failures)
+    first = shop.launch(ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"]).succeeded()
+    assert first.status_of("marts/newest") == "waiting"
     assert shop.query("SELECT * FROM marts.newest") == rows_before
     closed.unlink()
-    shop.launch(ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"]).succeeded()
+    shop.launch(ops=then, assets=["raw/orders", "marts/newest"]).succeeded()
     assert shop.query("SELECT ds, n FROM marts.newest") == [(rows_before[0][1], 7)]
 
 

@@ -183,13 +183,18 @@ def test_a_sensor_on_sources_needs_wait(new_shop: NewShop) -> None:
     assert "`schedule.on_sources` in defs.yaml needs the sources that the models wait for" in shop.load_error()
 
 
-def test_a_restatement_of_days_that_are_not_loaded_is_refused(new_shop: NewShop) -> None:
+def test_a_restatement_leaves_days_pending_that_are_not_loaded(new_shop: NewShop) -> None:
     shop = waiting_shop(new_shop, DAILY.format(start=day(3)), restate=True)
     load(shop, 3)
     run(shop)
-    [failure] = run(shop, restate={"start": day(3), "end": day(2)}).failures
-    assert f"source is not loaded: load/orders has no materialization of {day(2)}. Nothing" in failure
-    assert run(shop, restate={"start": day(3), "end": day(3)}).status is dg.DagsterRunStatus.SUCCESS
+    shop.query("UPDATE raw.orders SET n = 7")
+    restated = run(shop, restate={"start": day(3), "end": day(2)}).succeeded()
+    status = restated.description_of(STATUS)
+    assert f"executed for {day(3)}. Its other intervals are waiting: load/orders has no materialization" in status
+    assert shop.query("SELECT n FROM t.days") == [(7,)]
+    load(shop, 2)
+    assert outcomes(run(shop))["days"] == "executed"
+    assert rows(shop) == [day(3), day(2)]
 
 
 def test_a_restatement_does_not_compute_a_whole_table_whose_source_is_not_loaded(new_shop: NewShop) -> None:
@@ -201,7 +206,8 @@ def test_a_restatement_does_not_compute_a_whole_table_whose_source_is_not_loaded
     load(shop, 3)
     run(shop)
     restated = run(shop, restate={"start": day(3), "end": day(3)}).succeeded()
-    assert set(outcomes(restated).values()) == {"executed"}
+    waits = {"days": "executed", "shown": "executed", "total": "executed", "alone": "waiting"}
+    assert outcomes(restated) == waits
     load(shop, 2)
     load(shop, 1)
     assert outcomes(run(shop))["total"] == "executed"
@@ -338,6 +344,30 @@ def test_a_restatement_does_not_read_rows_that_a_check_has_refused_and_the_next_
     assert shop.query("SELECT n FROM t.alone") == [(9,)]
 
 
+def test_an_automatic_restatement_leaves_a_day_pending_that_a_check_has_refused(new_shop: NewShop) -> None:
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)))
+    shop.add_module("complete", COMPLETE)
+    days = shop.project / "models" / "days.sql"
+    restated = "time_column day, auto_restatement_cron '@daily', auto_restatement_intervals 3"
+    days.write_text(days.read_text().replace("time_column day", restated))
+    shop.plan()
+    for ago in (3, 2, 1):
+        load(shop, ago)
+    run(shop).succeeded()
+    load(shop, 2)
+    shop.query("UPDATE raw.orders SET n = 7")
+    shop.query("UPDATE sqlmesh._auto_restatements SET next_auto_restatement_ts = 1")
+    evaluate_complete(shop, 2, passed=False)
+    first = run(shop).succeeded()
+    assert f"t.days was executed for {day(3)}, {day(1)}. Its other intervals are waiting" in first.description_of(
+        STATUS
+    )
+    assert outcomes(run(shop))["days"] == "waiting"
+    evaluate_complete(shop, 2, passed=True)
+    assert run(shop).succeeded().status_of("t/days") == "executed"
+    assert shop.query("SELECT DISTINCT day, n FROM t.days WHERE n <> 7") == []
+
+
 AUDITED = """
 - name: '"warehouse"."raw"."orders"'
   columns: {day: date, n: int}
@@ -440,8 +470,8 @@ def test_the_promoted_version_waits_for_what_it_reads_after_its_file_has_changed
     assert cause in run(shop).description_of(STATUS)
     assert rows(shop) == [day(3)]
     assert f"t.days ({cause})" in tick(shop)
-    [failure] = run(shop, restate={"start": day(3), "end": day(2)}).failures
-    assert f"source is not loaded: raw/orders has no materialization of {day(2)}. Nothing" in failure
+    restated = run(shop, restate={"start": day(3), "end": day(2)}).succeeded()
+    assert f"executed for {day(3)}. Its other intervals are waiting: {cause}" in restated.description_of(STATUS)
 
 
 def test_a_tick_waits_if_promoted_models_have_no_files_any_more(new_shop: NewShop) -> None:

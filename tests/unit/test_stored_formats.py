@@ -12,12 +12,10 @@ import dagster as dg
 import pytest
 from dagster._serdes import deserialize_value
 
-from dg_sqlmesh_component.dagster_internals import log_step_metadata
 from dg_sqlmesh_component.history.active_runs import COMPUTING_SINCE_TAG, mark_as_computing
 from dg_sqlmesh_component.history.earlier_results import data_in
 from dg_sqlmesh_component.history.records import record_in
 from dg_sqlmesh_component.history.stored_record import INTERNAL, StoredRecord, internal, stored_record
-from dg_sqlmesh_component.history.unfinished_restatements import unfinished_restatements
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.manifest import MANIFEST_VERSION
 from dg_sqlmesh_component.sensor.plans import CURSOR, LastPlan
@@ -97,49 +95,13 @@ def test_stored_manifest_is_read() -> None:
 # -- what runs remember in tags and events ------------------------------------------------------------
 
 
-def run_with(instance: dg.DagsterInstance, tags: dict[str, str], remembered: Any = None) -> str:
-    """Return the id of a finished run with these tags, and with ranges of a restatement."""
-
-    @dg.op
-    def restate(context: dg.OpExecutionContext) -> None:
-        if remembered is not None:
-            metadata = internal(unfinished_restatement=remembered)
-            log_step_metadata(context, "Ranges", metadata)
+def run_with(instance: dg.DagsterInstance, tags: dict[str, str]) -> str:
+    """Return the id of a finished run with these tags."""
 
     @dg.job
-    def restatement() -> None:
-        restate()
+    def empty() -> None: ...
 
-    return restatement.execute_in_process(instance=instance, tags=tags).run_id
-
-
-UNFINISHED = {"sqlmesh/restatement": "unfinished shop_1"}
-REMEMBERED = {"since": 5, "models": {"days": {"version": "7", "ranges": [[1, 2], [3, 4]]}}}
-
-
-def test_stored_ranges_of_a_restatement_are_read() -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
-        run_id = run_with(instance, UNFINISHED, REMEMBERED)
-        expected = msg.UnfinishedRestatement(run_id, "days", "7", ((1, 2), (3, 4)), 5)
-        assert unfinished_restatements(instance, "shop_1") == (expected,)
-
-
-def test_ranges_of_an_unknown_version_are_ignored_and_kept() -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
-        run_id = run_with(instance, UNFINISHED, {"version": 2})
-        for _ in range(2):
-            assert unfinished_restatements(instance, "shop_1") == ()
-        [run] = instance.get_runs(dg.RunsFilter(run_ids=[run_id]))
-        assert run.tags["sqlmesh/restatement"] == "unfinished shop_1"
-
-
-def test_copied_tag_of_a_restatement_is_corrected_when_its_run_has_ended() -> None:
-    """Else each later run would read the events of each run that was launched again."""
-    with dg.DagsterInstance.ephemeral() as instance:
-        run_id = run_with(instance, UNFINISHED)
-        assert unfinished_restatements(instance, "shop_1") == ()
-        [run] = instance.get_runs(dg.RunsFilter(run_ids=[run_id]))
-        assert run.tags["sqlmesh/restatement"] == "finished"
+    return empty.execute_in_process(instance=instance, tags=tags).run_id
 
 
 def test_tag_of_an_unknown_version_is_replaced() -> None:

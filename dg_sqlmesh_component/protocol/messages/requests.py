@@ -212,20 +212,6 @@ class RecordedData:
 
 
 @dataclass(frozen=True, slots=True)
-class UnfinishedRestatement:
-    """Ranges that a restatement was to compute again, and that it did not.
-
-    SQLMesh counts these ranges as computed. Rows of them may be missing.
-    """
-
-    run_id: str  # the Dagster run that has restated
-    fqn: str
-    version: str  # SQLMesh's snapshot version of the table
-    ranges: tuple[Interval, ...]
-    since: int  # when the restatement began
-
-
-@dataclass(frozen=True, slots=True)
 class SourceLoad:
     """A range of a table that an asset has loaded again, perhaps after a model has read it."""
 
@@ -244,7 +230,6 @@ class Records:
 
     # By model to look at, the data that Dagster has recorded; None if there is no record.
     data: dict[str, RecordedData | None] = field(default_factory=dict)
-    unfinished: tuple[UnfinishedRestatement, ...] = ()  # restatements that may not have computed all of their ranges
     loads: Loads = field(default_factory=dict)
 
 

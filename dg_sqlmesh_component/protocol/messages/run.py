@@ -85,8 +85,6 @@ class DataComparedWithRecords(Event):
     """How the state differs from Dagster's records. Sent before anything runs, and part of `ChangesFound`."""
 
     unrecorded: tuple[ComputedData, ...] = ()
-    # The Dagster runs whose unfinished restatements were finished since, by any run or plan.
-    finished_runs: tuple[str, ...] = ()
     # After a plan, what the promoted versions read, if tables are awaited.
     reads: dict[str, PromotedReads] = field(default_factory=dict)
 
@@ -169,11 +167,7 @@ class RestatementPlanned(Event):
     added: tuple[str, ...]  # models that were not requested, and are computed too
     environments: dict[str, int]  # other environments that lose intervals of these models, with the number of models
     asked_for: str  # the range of the run config, as SQLMesh resolves it
-    planned_at: int = 0
-    # Awaited tables that are not complete for a range in which an incremental model reads them, each with that range.
-    not_loaded: tuple[tuple[str, Interval], ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)  # requested models that are not restated, with the reason
-    not_for_prod: tuple[str, ...] = ()  # models whose table prod will never show, as that of a forward-only change
     # Models that are not restated: upstream of restated ones, with pending intervals in the range, which SQLMesh adds.
     only_pending: tuple[str, ...] = ()
 
@@ -363,8 +357,6 @@ class IntervalCoverage(Event):
     # When the oldest missing interval became due: the first tick of the cron at or after its end, or its end if that
     # tick is later than now. None if there are no gaps.
     missing_since: int | None = None
-    # Computed ranges whose restatement has not finished. Rows of them may be missing.
-    unrestated: tuple[Interval, ...] = ()
     # Ranges that are not computed because an awaited table is not complete for them. They are no gaps.
     waiting: tuple[Interval, ...] = ()
     late: tuple[Interval, ...] = ()  # computed ranges whose source was loaded after they were computed

@@ -250,14 +250,6 @@ class EvaluationContext(Context):
             for name, bound in (("start", request.start), ("end", request.end))
         }
 
-    @abstractmethod
-    def may_be_idle(self) -> Set[str]:
-        """The nodes that are explained if SQLMesh has planned no batch of them."""
-
-    @abstractmethod
-    def restated(self, snapshots: Mapping[str, Snapshot]) -> Iterable[Snapshot]:
-        """Those from which SQLMesh has removed the intervals that it restates."""
-
     def observed(self, scheduler: Scheduler) -> Observed:
         """What the tracker has to know about the nodes of a scheduler."""
         index = deployability(self.request.environment, scheduler.snapshots.values(), self.bounds["start"])
@@ -270,7 +262,7 @@ class EvaluationContext(Context):
 
     def _explain_idle(self, snapshots: Mapping[str, Snapshot]) -> tuple[Coverages, Iterable[msg.Event]]:
         coverages = self.coverages(snapshots)
-        return coverages, idle_nodes(self.request, self.may_be_idle(), snapshots, self.tracker, coverages)
+        return coverages, idle_nodes(self.request, self.requested, snapshots, self.tracker, coverages)
 
     def create_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:
         """SQLMesh calls this before it computes, before it starts over, and before audits are evaluated."""
@@ -340,7 +332,7 @@ class EvaluationContext(Context):
     def _compare_with_records(self, environment: Environment) -> None:
         """Report data that Dagster has not recorded; after a plan has landed, only data of versions that are new."""
         comparison = Comparison(self.records, environment, self)
-        self.known = KnownToDagster(self.read_tables(environment), comparison.unrestated, comparison.late)
+        self.known = KnownToDagster(self.read_tables(environment), comparison.late)
         self.tracker.pipe.send(comparison.event())
         # The run reports its own data itself.
         compared = {info.name: msg.RecordedData(info.version, sys.maxsize) for info in environment.snapshots}
@@ -378,10 +370,7 @@ class EvaluationContext(Context):
     # -- its tables -------------------------------------------------------------------------------
 
     def coverages(self, snapshots: Mapping[str, Snapshot]) -> Coverages:
-        """The coverages of a scheduler's snapshots, as in the state."""
-        copies = {snapshot.name: snapshot.copy() for snapshot in self.restated(snapshots)}
-        self.state_reader.refresh_snapshot_intervals(copies.values())
-        snapshots = {**snapshots, **copies}
+        """The coverages of a scheduler's snapshots. They have the intervals of the state."""
         index = deployability(self.request.environment, snapshots.values(), self.bounds["start"])
         copied = copied_intervals(snapshots.values(), index, self)
         return Coverages(snapshots, index, self.request.execution_time, self.known, copied)

@@ -1,53 +1,50 @@
 """Serve an `EvaluationRequest` with a restatement (`restate`): compute a range of the models again.
 
-A restatement is a plan that changes no code: `plan_builder(restate_models=...)` takes the models from the state,
-whatever the local files contain. SQLMesh decides which downstream models have to be computed again.
+SQLMesh plans it: `plan_builder(restate_models=...)` takes the models from the state, whatever the local files contain.
+SQLMesh decides which downstream models have to be computed again, and which other versions of the models.
 
-In prod, SQLMesh also removes the intervals of other versions of these models from the state: their data would be older
-than prod's. It does so after all models are computed. If one fails, it does not, and a restatement of the rest would
-leave the versions of the finished ones as they are. So the intervals are also removed before the first model is
-computed. If the run is killed after that, other environments only compute them again.
+Then the planned intervals are removed from the state, of all models before the first batch of any model. So they are
+pending, for everybody, and an ordinary run computes them. What a failure, a kill, a cancel or a closed signal leaves is
+still pending, and the next run computes it.
 
-Intervals that are held back, or whose signals are not ready, would stay computed in the state, with the rows of an
-older source. So they are forgotten: the next run computes them.
+SQLMesh alone removes the intervals of other versions only after all models are computed. If one failed, a restatement
+of the rest would leave the versions of the finished ones as they are. So they are removed before, too.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from sqlmesh.core import constants as c
-from sqlmesh.core.plan import EvaluatablePlan, Plan
+from sqlmesh.core.plan import Plan
 from sqlmesh.core.plan.common import identify_restatement_intervals_across_snapshot_versions
-from sqlmesh.core.plan.stages import RestatementStage
 from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
 from sqlmesh.core.selector import NativeSelector
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, start_date
+from sqlmesh.core.snapshot import Snapshot, start_date
 from sqlmesh.core.snapshot.definition import Interval
-from sqlmesh.utils.date import make_exclusive, now_timestamp, to_timestamp
+from sqlmesh.utils.date import make_exclusive, to_timestamp
 from sqlmesh.utils.errors import ConflictingPlanError, PlanError
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, EvaluationError
 from dg_sqlmesh_component.protocol.formatting import listed, unquoted, utc_text
-from dg_sqlmesh_component.protocol.intervals import common, subtract
+from dg_sqlmesh_component.protocol.intervals import common
 from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.evaluate.evaluation import (
     EvaluationContext,
     await_finalized_environment,
     resolved_range,
 )
+from dg_sqlmesh_component.worker.evaluate.run import RunContext
 from dg_sqlmesh_component.worker.explain import describe_error
-from dg_sqlmesh_component.worker.intervals.held_back import held_back_from, hold_back_pending_upstream
 from dg_sqlmesh_component.worker.intervals.tables import is_incremental
-from dg_sqlmesh_component.worker.observe.run_tracker import Observed, Replaced, RunTracker
+from dg_sqlmesh_component.worker.observe.run_tracker import RunTracker
 from dg_sqlmesh_component.worker.sqlmesh_internals import (
-    check_before_stages,
     forget_intervals,
-    replace_apply,
+    forget_other_versions,
     replace_intervals,
 )
 
@@ -61,7 +58,7 @@ class _ExactSelector(NativeSelector):
         return set(model_selections) - {"*"}
 
 
-class RestatementContext(EvaluationContext):
+class RestatementContext(RunContext):
     """A context that computes a range of the requested models again, and of the models downstream of them."""
 
     restatement: Plan
@@ -72,118 +69,75 @@ class RestatementContext(EvaluationContext):
     def prepare(self) -> None:
         """Plan the restatement. From then on, the models that SQLMesh adds count as requested."""
         await_finalized_environment(self)
-        self.restatement = plan = _planned(self)
-        computed = {missing.snapshot_id.name for missing in plan.missing_intervals if missing.intervals}
-        self.request = replace(self.request, models=tuple(dict.fromkeys([*self.request.models, *sorted(computed)])))
+        self.restatement = _planned(self)
+        models = dict.fromkeys([*self.request.models, *sorted(self.planned)])
+        self.request = replace(self.request, models=tuple(models))
+
+    @property
+    def planned(self) -> dict[str, Sequence[Interval]]:
+        """The intervals that SQLMesh has planned, by model."""
+        missing = self.restatement.missing_intervals
+        return {of_model.snapshot_id.name: of_model.intervals for of_model in missing if of_model.intervals}
 
     def compute(self) -> msg.Status:
-        replace_apply(self, self._apply_with_locks)
+        self._forget_other_versions()
+        for node, intervals, is_dev in self.computed_again():
+            forget_intervals(self.state_sync, node, intervals, is_dev=is_dev)
+            self.tracker.report_forgotten(node.name, intervals)
+        status = super().compute()
+        if status == "success":
+            self._forget_other_versions()  # those that somebody has added meanwhile, as SQLMesh does
+        return status
+
+    def computed_again(self) -> Iterable[tuple[Snapshot, Sequence[Interval], bool]]:
+        """The restated models with the planned intervals that their table has, and whether it is a dev table."""
+        plan, planned = self.restatement, self.planned
+        copies = [plan.context_diff.snapshots[of].copy() for of in plan.restatements if of.name in planned]
+        self.state_reader.refresh_snapshot_intervals(copies)
+        for node in copies:
+            is_dev = not plan.deployability_index.is_deployable(node)
+            computed = common(node.dev_intervals if is_dev else node.intervals, planned[node.name])
+            if computed:
+                yield node, computed, is_dev
+
+    def _forget_other_versions(self) -> None:
+        """Remove the planned intervals of versions that prod does not show.
+
+        Raises an EvaluationError if a plan has promoted another version: SQLMesh does not remove its intervals.
+        """
+        self.tracker.require_locks()
         try:
-            self.apply(self.restatement)
+            forget_other_versions(self, self.restatement)
         except ConflictingPlanError as error:
             raise EvaluationError(
                 f"Another plan has changed environment {self.request.environment} during the restatement. Versions "
                 "that it has promoted may have older rows. To restate them too, launch the same restatement again. "
                 f"SQLMesh reported: {describe_error(error)}"
             ) from error
-        except PlanError:
-            if not (self.tracker.failed or self.tracker.was_cancelled):  # else SQLMesh has reported the failed models
-                raise
-            return "failure"
-        return "success"
-
-    def _apply_with_locks(
-        self, evaluator: Any, plan: EvaluatablePlan, circuit_breaker: Callable[[], bool] | None
-    ) -> None:
-        check_before_stages(evaluator, self.tracker.require_locks)
-        if plan.restate_all_snapshots:
-            nodes = self.restatement.context_diff.snapshots_by_name
-            evaluator.visit_restatement_stage(RestatementStage(nodes), plan)
-        evaluator.evaluate(plan, circuit_breaker=circuit_breaker)
 
     def watch(self, scheduler: Scheduler) -> None:
-        self.current_scheduler = scheduler
-        pending = self.coverages(scheduler.snapshots_by_name).pending
-        # SQLMesh restates a model that it computes as a whole up to now, whatever the range.
-        self.tracker.held_back_by = hold_back_pending_upstream(scheduler, self.known.tables, pending).by
-        self._forget_what_waits(scheduler)
+        super().watch(scheduler)
+        find_missing, batch, planned = scheduler.merged_missing_intervals, scheduler.batch_intervals, self.planned
 
-    def observed(self, scheduler: Scheduler) -> Observed:
-        incremental = [snapshot for snapshot in scheduler.snapshots.values() if is_incremental(snapshot)]
-        replaces_table = {snapshot.name for snapshot in incremental if snapshot.full_history_restatement_only}
-        replaces_rows = {
-            snapshot.name
-            for snapshot in incremental
-            if snapshot.name not in replaces_table
-            and not scheduler.snapshot_evaluator.get_adapter(snapshot.model_gateway).SUPPORTS_TRANSACTIONS
-        }
-        return replace(super().observed(scheduler), replaced=Replaced(replaces_table, replaces_rows))
+        def planned_intervals(*args: Any, **kwargs: Any) -> SnapshotToIntervals:
+            """Of a model that SQLMesh restates only as a whole, all: it cannot compute a range of an empty table."""
+            missing = find_missing(*args, **kwargs)
+            within = {
+                node: intervals
+                if node.full_history_restatement_only and node.snapshot_id in self.restatement.restatements
+                else common(intervals, planned.get(node.name, ()))
+                for node, intervals in missing.items()
+            }
+            return {node: [*intervals] for node, intervals in within.items() if intervals}
 
-    def _forget_what_waits(self, scheduler: Scheduler) -> None:
-        """Forget the computed intervals that the restatement leaves out.
+        def batch_intervals(*args: Any, **kwargs: Any) -> SnapshotToIntervals:
+            """SQLMesh's signal `freshness` is ready in a restatement."""
+            return batch(*args, **{**kwargs, "is_restatement": True})
 
-        That holds for a whole table too, although the restatement has computed it: it has read a source that is
-        computed later. SQLMesh restates some incremental models only as a whole. If all intervals of such a model were
-        forgotten, the next restatement would replace the table with the rows of its own range. So it counts as not
-        restated.
+        replace_intervals(scheduler, planned_intervals, batch_intervals)
 
-        Standalone audits are no part of a restatement. SQLMesh would run those that read a restated model or are due.
-        The selected ones are evaluated after it, over everything; they stay due for the next run.
-        """
-        batch = scheduler.batch_intervals
-
-        def batch_intervals(
-            requested: SnapshotToIntervals, index: DeployabilityIndex | None, *args: Any, **kwargs: Any
-        ) -> dict[Snapshot, Any]:
-            requested = {node: intervals for node, intervals in requested.items() if node.is_model}
-            batches = batch(requested, index, *args, **kwargs)
-            for node, intervals in self._left_out(requested, batches, index).items():
-                if is_incremental(node) and node.full_history_restatement_only and not batches.get(node):
-                    unrestated = {**self.known.unrestated, node.name: intervals}
-                    self.known = replace(self.known, unrestated=unrestated)
-                else:
-                    is_dev = index is not None and not index.is_deployable(node)
-                    forget_intervals(self.state_sync, node, self._forgotten(node, intervals), is_dev=is_dev)
-            return batches
-
-        replace_intervals(scheduler, scheduler.merged_missing_intervals, batch_intervals)
-
-    def _forgotten(self, node: Snapshot, left_out: Sequence[Interval]) -> Sequence[Interval]:
-        """Those of the intervals to forget: for a whole table, those whose sources are not loaded.
-
-        One pending interval is enough to compute a whole table again. If older ones were pending too, the next run
-        would compute the table for these, from the rows for which it waits.
-        """
-        tables = self.tracker.held_back_by.get(node.name, msg.HeldBackBy()).tables
-        not_loaded = common(left_out, [part for table in tables for part in self.known.tables.awaited[table]])
-        return left_out if is_incremental(node) or not not_loaded else not_loaded
-
-    def _left_out(
-        self, requested: SnapshotToIntervals, batches: SnapshotToIntervals, index: DeployabilityIndex | None
-    ) -> dict[Snapshot, Sequence[Interval]]:
-        """The computed intervals of restated models that have no batch. SQLMesh requests models upstream too."""
-        restated = {node: self.restatement.restatements.get(node.snapshot_id) for node in requested if not node.is_view}
-        left = {
-            node: common(subtract(requested[node], batches.get(node, ())), [interval])
-            for node, interval in restated.items()
-            if interval
-        }
-        stored = {node: node.copy() for node, intervals in left.items() if intervals}
-        self.state_reader.refresh_snapshot_intervals(stored.values())  # SQLMesh has removed those of the others
-        computed = {
-            node: common(
-                left[node], copy.intervals if index is None or index.is_deployable(node) else copy.dev_intervals
-            )
-            for node, copy in stored.items()
-        }
-        return {node: intervals for node, intervals in computed.items() if intervals}
-
-    def may_be_idle(self) -> Set[str]:
-        """The models that wait: all their intervals are left out."""
-        return {fqn for fqn, batches in self.tracker.planned.items() if not batches} & set(self.request.models)
-
-    def restated(self, snapshots: Mapping[str, Snapshot]) -> Iterable[Snapshot]:
-        return snapshots.values()
+    def may_restate_automatically(self, scheduler: Scheduler) -> bool:
+        return False
 
 
 def _planned(context: EvaluationContext) -> Plan:
@@ -238,12 +192,7 @@ def _planned(context: EvaluationContext) -> Plan:
         added=tuple(sorted(ranges.keys() - set(request.models))),
         environments=_environments(plan, context) if request.environment == c.PROD else {},
         asked_for=resolved_range(request),
-        planned_at=now_timestamp(),
-        not_loaded=_not_loaded(plan, {fqn: interval for fqn, (interval, _) in ranges.items()}, snapshots, context),
         left_out=left_out,
-        not_for_prod=tuple(
-            sorted(fqn for fqn in ranges if not plan.deployability_index.is_representative(snapshots[fqn]))
-        ),
         only_pending=tuple(sorted(ranges.keys() - restated)),
     )
     context.tracker.pipe.send(planned)
@@ -263,17 +212,6 @@ def _ranges(plan: Plan) -> dict[str, tuple[Interval, int]]:
         for missing in plan.missing_intervals
         if missing.intervals
     }
-
-
-def _not_loaded(
-    plan: Plan, ranges: Mapping[str, Interval], snapshots: Mapping[str, Snapshot], context: EvaluationContext
-) -> tuple[tuple[str, Interval], ...]:
-    """As in `RestatementPlanned`."""
-    requested = {snapshots[fqn]: [interval] for fqn, interval in ranges.items()}
-    tables = context.read_tables(context.stored_environment())
-    held_back = held_back_from(requested, snapshots, plan.deployability_index, tables)
-    incremental = {fqn: by.tables for fqn, (_, by) in held_back.items() if is_incremental(snapshots[fqn])}
-    return tuple(sorted({(table, ranges[fqn]) for fqn, of_model in incremental.items() for table in of_model}))
 
 
 def _unrestatable(

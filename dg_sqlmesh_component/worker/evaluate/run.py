@@ -1,11 +1,11 @@
-"""Serve an `EvaluationRequest` without a restatement (`run`): exactly one `Context.run` of the requested nodes.
+"""Serve an `EvaluationRequest` (`run`): exactly one `Context.run` of the requested nodes.
 
 The worker replaces the scheduler's `run`, to select the nodes, and its two methods that find pending intervals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from contextlib import ExitStack
 from typing import Any
 
@@ -20,6 +20,7 @@ from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import unquoted
 from dg_sqlmesh_component.protocol.graph import parents_first, reachable
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext
+from dg_sqlmesh_component.worker.intervals.forgotten import forget_restated_automatically
 from dg_sqlmesh_component.worker.intervals.held_back import forget_and_hold_back
 from dg_sqlmesh_component.worker.intervals.tables import upstream
 from dg_sqlmesh_component.worker.observe.run_tracker import RunTracker
@@ -92,6 +93,8 @@ class RunContext(EvaluationContext):
             return run_all(*args, **kwargs)
 
         replace_run(scheduler, run_requested)
+        if not self.request.dry_run:
+            forget_restated_automatically(scheduler, self.tracker.report_forgotten)
         held_back = forget_and_hold_back(scheduler, self.known.tables, self.tracker.report_forgotten)
         self.tracker.held_back_by = held_back.by
         self._read_queries_of_pending_models(scheduler)
@@ -106,12 +109,6 @@ class RunContext(EvaluationContext):
             return batch(requested, *args, **kwargs)
 
         replace_intervals(scheduler, scheduler.merged_missing_intervals, batch_intervals)
-
-    def may_be_idle(self) -> Set[str]:
-        return self.requested
-
-    def restated(self, snapshots: Mapping[str, Snapshot]) -> Iterable[Snapshot]:
-        return [node for node in snapshots.values() if node.is_model and node.pending_restatement_intervals]
 
     def may_restate_automatically(self, scheduler: Scheduler) -> bool:
         model = restated_before_its_source(scheduler.snapshots_by_name, self.requested, self.request.execution_time)

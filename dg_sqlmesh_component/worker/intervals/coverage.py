@@ -15,7 +15,13 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import common, merged, subtract
 from dg_sqlmesh_component.worker.intervals.held_back import held_back_from
 from dg_sqlmesh_component.worker.intervals.known import KnownToDagster
-from dg_sqlmesh_component.worker.intervals.tables import computed_intervals, due_at, forgotten_intervals, is_incremental
+from dg_sqlmesh_component.worker.intervals.tables import (
+    computed_intervals,
+    due_at,
+    forgotten_intervals,
+    is_incremental,
+    without_restated_intervals,
+)
 
 
 class Coverages:
@@ -34,7 +40,7 @@ class Coverages:
         Args:
             copied: The `copied_intervals`. They are neither computed nor missing.
         """
-        self._snapshots = snapshots
+        self._snapshots = snapshots = without_restated_intervals(snapshots)
         self.index = index
         self._execution_time = execution_time
         self.known = known
@@ -82,14 +88,12 @@ class Coverages:
         self,
         fqn: str,
         done: Sequence[msg.Interval] = (),
-        undone: Sequence[msg.Interval] = (),
         forgotten: Sequence[msg.Interval] = (),
     ) -> msg.IntervalCoverage | None:
         """The coverage of a model; None for a node that is no incremental model.
 
         Args:
             done: Intervals that were computed and recorded after the snapshots were read.
-            undone: Intervals that a restatement has failed to compute after that, also pending ones.
             forgotten: Computed intervals that were forgotten after the snapshots were read, to compute them again.
         """
         snapshot = self._snapshots[fqn]
@@ -97,13 +101,9 @@ class Coverages:
             return None
         computed = self.computed(fqn, done, forgotten)
         whole = (computed[0][0], computed[-1][1]) if computed else None
-        recorded = common(undone, computed_intervals(snapshot, self.index))  # the others are pending
-        # SQLMesh itself remembers the automatic restatements that have not finished.
-        automatic = subtract(computed, subtract(computed, snapshot.pending_restatement_intervals))
-        unrestated = subtract([*self.known.unrestated.get(fqn, ()), *automatic, *recorded], done)
         late = common(subtract(self.known.late.get(fqn, ()), done), computed)
         missing, waiting = self.missing(fqn, done, forgotten)
-        coverage = msg.IntervalCoverage(fqn, whole, unrestated=unrestated, waiting=merged(waiting), late=late)
+        coverage = msg.IntervalCoverage(fqn, whole, waiting=merged(waiting), late=late)
         if not missing:
             return coverage
         gaps = merged(missing)

@@ -22,7 +22,7 @@ from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.state_sync import StateReader
 
-from dg_sqlmesh_component.protocol.intervals import common
+from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.protocol.messages import Interval
 from dg_sqlmesh_component.worker.intervals import tables
 from dg_sqlmesh_component.worker.sqlmesh_internals import forget_intervals, replace_intervals, watch_evaluations
@@ -63,12 +63,36 @@ def forget_before_computing(scheduler: Scheduler, report: Callable[[str, Sequenc
     watch_evaluations(scheduler, forget)
 
 
+def forget_restated_automatically(scheduler: Scheduler, report: Callable[[str, Sequence[Interval]], None]) -> None:
+    """Let the scheduler forget what SQLMesh restates automatically, of all models before it computes the first one.
+
+    SQLMesh removes them from its snapshots only, and marks them in the state.
+    """
+    batch = scheduler.batch_intervals
+
+    def batch_intervals(*args: Any, **kwargs: Any) -> dict[Snapshot, Any]:
+        marked = [node for node in scheduler.snapshots.values() if node.pending_restatement_intervals]
+        for node, stored in zip(marked, _as_stored(marked, scheduler.state_sync)):
+            if restated := subtract(stored.intervals, node.intervals):
+                forget_intervals(scheduler.state_sync, node, restated, is_dev=False)
+                report(node.name, restated)
+        return batch(*args, **kwargs)
+
+    replace_intervals(scheduler, scheduler.merged_missing_intervals, batch_intervals)
+
+
 def forgotten_intervals(
     snapshots: Iterable[Snapshot], index: DeployabilityIndex, state_reader: StateReader
 ) -> dict[Snapshot, Sequence[Interval]]:
     """The intervals that each model with a `lookback` has forgotten and that nobody has computed since."""
     marked = [snapshot for snapshot in snapshots if tables.forgotten_intervals(snapshot, index)]
-    copies = [snapshot.copy() for snapshot in marked]  # SQLMesh may have removed what it restates automatically
-    state_reader.refresh_snapshot_intervals(copies)
-    forgotten = {snapshot: tables.forgotten_intervals(copy, index) for snapshot, copy in zip(marked, copies)}
+    stored = _as_stored(marked, state_reader)  # SQLMesh may have removed what it restates automatically
+    forgotten = {snapshot: tables.forgotten_intervals(copy, index) for snapshot, copy in zip(marked, stored)}
     return {snapshot: intervals for snapshot, intervals in forgotten.items() if intervals}
+
+
+def _as_stored(snapshots: Iterable[Snapshot], state_reader: StateReader) -> list[Snapshot]:
+    """Copies with the intervals of the state."""
+    copies = [snapshot.copy() for snapshot in snapshots]
+    state_reader.refresh_snapshot_intervals(copies)
+    return copies

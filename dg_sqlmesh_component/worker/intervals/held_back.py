@@ -50,7 +50,7 @@ from dg_sqlmesh_component.protocol.graph import parents_first
 from dg_sqlmesh_component.protocol.intervals import add, common, merged, subtract, without
 from dg_sqlmesh_component.protocol.messages import FOREVER, HeldBackBy
 from dg_sqlmesh_component.worker.environment import has_table
-from dg_sqlmesh_component.worker.intervals.forgotten import forget_before_computing, forgotten_intervals
+from dg_sqlmesh_component.worker.intervals.forgotten import forget_before_computing
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables
 from dg_sqlmesh_component.worker.intervals.tables import (
     altered_at,
@@ -129,9 +129,7 @@ def hold_back_pending_upstream(
         nodes, index_or_all = scheduler.snapshots_by_name, index or DeployabilityIndex.all_deployable()
         lacked = {snapshot.name: intervals for snapshot, intervals in missing.items()}
         available = _Availability(nodes, index_or_all, tables, requested, lacked)
-        pending = [nodes[name] for name in available.pending]
-        forgotten = forgotten_intervals(pending, index_or_all, scheduler.state_sync) if pending else ()
-        remaining = available.remaining({snapshot.name for snapshot in forgotten})
+        remaining = available.remaining()
         held_back_by.clear()
         held_back_by.update({snapshot.name: by for snapshot, (_, by) in remaining.items() if by})
         ready = {**requested, **{snapshot: left for snapshot, (left, _) in remaining.items()}}
@@ -265,11 +263,8 @@ class _Availability:
                 pending[name] = lacks if self._requested(name) else self._with_first_rows(node, lacks)
         return {name: intervals for name, intervals in pending.items() if intervals}
 
-    def remaining(self, forgotten: Set[str] = frozenset()) -> Remaining:
-        """What each requested model downstream of a pending model or an awaited table may compute.
-
-        The pending models in `forgotten` have lost rows which they had.
-        """
+    def remaining(self) -> Remaining:
+        """What each requested model downstream of a pending model or an awaited table may compute."""
         remaining: Remaining = {}
         if not self.pending and not any(self.tables.awaited.values()):
             return remaining
@@ -277,7 +272,7 @@ class _Availability:
             not_loaded = self._not_loaded(name)
             self._look_upstream(name, not_loaded)
             if name in self._running and (self._lacking[name] or not_loaded or name in self.pending):
-                remaining[self._running[name]] = self._held_back(name, self._rows_lost(name, forgotten))
+                remaining[self._running[name]] = self._held_back(name, self._rows_lost(name))
             self._hand_on(name, not_loaded)
         return remaining
 
@@ -353,11 +348,10 @@ class _Availability:
         """The single intervals for which everything is there."""
         snapshot, unloaded = self._running[name], self._unloaded[name]
         if unloaded and not (is_incremental(snapshot) or shows_others(snapshot)):
-            # A computation of a whole table reads all rows, so it needs everything before its end.
+            # A computation of a whole table reads all rows, also those that are refused or half loaded.
+            shown = [*computed_intervals(snapshot, self.index), *single]
             unloaded = [(unloaded[0][0], FOREVER)]
-            done = subtract([*computed_intervals(snapshot, self.index), *single], self.lacked.get(name, ()))
-            if common(unloaded, done):
-                return []  # its rows are there, and it would read those that are refused or loaded again
+            single = [] if common(unloaded, shown) else single
         taken = merged([*self._lacking[name], *unloaded])
         possible = without(single, taken, uninterrupted=False)
         if possible == single[: len(possible)]:
@@ -370,11 +364,13 @@ class _Availability:
         newer = {interval for interval in single if pending and interval[0] >= pending[0][0]}
         return newer if newer and is_incremental(snapshot) and snapshot.depends_on_past else frozenset()
 
-    def _rows_lost(self, name: str, forgotten: Set[str]) -> Set[str]:
-        """The tables that a model reads as a whole, and that lack rows because of a `lookback` that did not finish.
+    def _rows_lost(self, name: str) -> Set[str]:
+        """The tables that a model reads as a whole, and that lack rows which are computed again: they are marked.
 
         The model would lose these rows too, although its own intervals are newer.
         """
+        marked = {of: self.nodes[of].pending_restatement_intervals for of in self.pending}
+        forgotten = {of for of, intervals in marked.items() if common(intervals, self.pending[of])}
         node = self.nodes[name]
         has_rows = altered_at(node, self.index) or node.pending_restatement_intervals
         if not (forgotten and has_rows and node.is_model) or node.is_view or is_incremental(node):

@@ -105,7 +105,5 @@ class KnownToDagster:
     """Ranges about which Dagster knows more than SQLMesh's state."""
 
     tables: ExternalTables  # the awaited tables, with the ranges that are not loaded
-    # By model, computed ranges whose restatement by a Dagster run has not finished.
-    unrestated: Mapping[str, Sequence[msg.Interval]] = field(default_factory=dict)
     # By model, computed ranges whose source was loaded afterwards.
     late: Mapping[str, Sequence[msg.Interval]] = field(default_factory=dict)

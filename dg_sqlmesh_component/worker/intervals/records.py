@@ -57,8 +57,7 @@ class Comparison:
     """The state of an environment, compared with Dagster's records.
 
     Attributes:
-        finished_runs: The Dagster runs whose unfinished restatements somebody has finished since.
-        unrestated, late: As in `KnownToDagster`.
+        late: As in `KnownToDagster`.
     """
 
     def __init__(self, records: msg.Records, environment: Environment, context: Context) -> None:
@@ -68,22 +67,13 @@ class Comparison:
         self._infos = {info.name: info for info in environment.snapshots}
         requested = [self._infos[fqn] for fqn in {**records.data, **records.loads} if fqn in self._infos]
         if environment.name == c.PROD:
-            restated = {restatement.fqn for restatement in records.unfinished} | records.loads.keys()
             # Most models have not changed, so only the others are read. This takes most of the time of a large project.
-            read = [info for info in requested if info.name in restated or self._is_new(info) or self._since(info)]
+            read = [info for info in requested if info.name in records.loads or self._is_new(info) or self._since(info)]
             self._snapshots = _read(context, read)
         else:  # which table a model shows depends on all models upstream of it
             self._snapshots = _read(context, environment.snapshots if requested else [])
         self._index = deployability(environment.name, self._snapshots.values())
         self._copied = copied_intervals(self._snapshots.values(), self._index, context)
-        self.unrestated: dict[str, list[msg.Interval]] = {}
-        open_runs: set[str] = set()
-        for restatement in records.unfinished:
-            if left := self._left_of(restatement):
-                self.unrestated.setdefault(restatement.fqn, []).extend(left)
-            if left or not self._has_table_of(restatement):
-                open_runs.add(restatement.run_id)
-        self.finished_runs = {restatement.run_id for restatement in records.unfinished} - open_runs
         late = {fqn: self._late(self._snapshots[fqn]) for fqn in records.loads.keys() & self._snapshots.keys()}
         self.late = {fqn: intervals for fqn, intervals in late.items() if intervals}
 
@@ -99,7 +89,7 @@ class Comparison:
                 promoted = promoted_version(self._infos[fqn])
                 by, columns = self._computed_by(snapshot), self._columns(snapshot)
                 unrecorded.append(msg.ComputedData(fqn, promoted, ranges, coverage, by, columns))
-        return msg.DataComparedWithRecords(tuple(unrecorded), tuple(sorted(self.finished_runs)))
+        return msg.DataComparedWithRecords(tuple(unrecorded))
 
     def coverages(self, now: int, tables: ExternalTables) -> Coverages:
         """The coverages of the models with unrecorded data. `now` is in epoch milliseconds."""
@@ -108,7 +98,7 @@ class Comparison:
             names = reachable(requested, upstream(self._infos).__getitem__)
             others = [self._infos[name] for name in names - self._snapshots.keys()]
             requested = {**_read(self._context, others), **{n: s for n, s in self._snapshots.items() if n in names}}
-        known = KnownToDagster(tables, self.unrestated, self.late)
+        known = KnownToDagster(tables, self.late)
         return Coverages(requested, self._index, now, known, self._copied)
 
     def _unrecorded(self, snapshot: Snapshot) -> tuple[tuple[msg.Interval, int], ...]:
@@ -168,28 +158,6 @@ class Comparison:
         recorded = self._records.data[info.name]
         up_to = -1 if recorded is None or recorded.version != info.version else recorded.up_to
         return any(computed.at > up_to for computed in self._ranges.get((info.name, info.version, False), ()))
-
-    def _has_table_of(self, restatement: msg.UnfinishedRestatement) -> bool:
-        """Whether the model shows the restated table, or did before a plan. If not, another state may have it."""
-        info = self._infos.get(restatement.fqn)
-        return info is not None and restatement.version in {data.version for data in info.all_versions}
-
-    def _left_of(self, restatement: msg.UnfinishedRestatement) -> Sequence[msg.Interval]:
-        """The ranges of a restatement that nobody has computed since it began.
-
-        A merged range has the time of its newest part. It may contain an older part, so it is no evidence.
-        """
-        info, snapshot = self._infos.get(restatement.fqn), self._snapshots.get(restatement.fqn)
-        if info is None or info.version != restatement.version:
-            return ()  # a plan has built another table, or another state has this one
-        if snapshot is None:
-            return restatement.ranges
-        since = [
-            computed.interval
-            for computed in self._ranges_of(snapshot)
-            if computed.at > restatement.since and not computed.is_merged
-        ]
-        return subtract(restatement.ranges, since)
 
     def _late(self, snapshot: Snapshot) -> tuple[msg.Interval, ...]:
         """The whole intervals that a model had computed before its source was loaded.

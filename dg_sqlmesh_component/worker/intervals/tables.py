@@ -131,6 +131,14 @@ def forgotten_intervals(snapshot: Snapshot, index: DeployabilityIndex) -> Sequen
     return subtract(snapshot.pending_restatement_intervals, snapshot.intervals)
 
 
+def without_restated_intervals(snapshots: Mapping[str, Snapshot]) -> dict[str, Snapshot]:
+    """The same, without computed intervals that SQLMesh will restate automatically: the next run computes them."""
+    marked = {name: node.copy() for name, node in snapshots.items() if node.pending_restatement_intervals}
+    for node in marked.values():
+        node.apply_pending_restatement_intervals()
+    return {**snapshots, **marked}
+
+
 def altered_at(snapshot: Snapshot, index: DeployabilityIndex) -> int | None:
     """When that table was last computed, restated or loaded."""
     return snapshot.last_altered_ts if index.is_representative(snapshot) else snapshot.dev_last_altered_ts

@@ -67,10 +67,6 @@ class Progress:
         with self._lock:
             return list(self._finished[fqn])
 
-    def has_started(self, fqn: str) -> bool:
-        with self._lock:
-            return fqn in self._started
-
     @property
     def running(self) -> tuple[str, ...]:
         """The nodes with a batch in flight, sorted."""

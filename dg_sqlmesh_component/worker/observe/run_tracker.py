@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -12,24 +12,11 @@ from sqlmesh.core.snapshot import Snapshot
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EvaluationError, SQLMeshComponentError
 from dg_sqlmesh_component.protocol.formatting import unquoted
-from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.transient_errors import is_transient
-
-
-@dataclass(frozen=True)
-class Replaced:
-    """The models that may lose rows if a restatement ends before their last batch."""
-
-    tables: Set[str]  # the models whose first batch replaces the whole table
-    rows: Set[str]  # the models whose engine has no transactions: SQLMesh deletes rows, then inserts the new ones
-
-    def may_have_changed(self, fqn: str, finished: Collection[msg.Interval]) -> bool:
-        """Whether a model that has started may now lack rows of its unfinished intervals."""
-        return fqn in self.rows or (fqn in self.tables and bool(finished))
 
 
 @dataclass(frozen=True)
@@ -40,7 +27,6 @@ class Observed:
     # SQLMesh has planned.
     explain_idle: Callable[[], tuple[Coverages | None, Iterable[msg.Event]]] = lambda: (None, ())
     report_table: Callable[[Snapshot], None] = lambda _: None  # reports what a model's table has after its last batch
-    replaced: Replaced | None = None  # what a restatement replaces; None in a run
 
 
 class RunTracker(Tracker):
@@ -118,6 +104,8 @@ class RunTracker(Tracker):
             events, self._idle = self._explain_idle() if self._idle is None else self._idle, []
             for event in events:
                 self.pipe.send(event)
+            for fqn in list(self._forgotten):
+                self._report_coverage(fqn)
 
     def start_over(self) -> None:
         """A plan has landed during the run: what SQLMesh planned before is void."""
@@ -140,17 +128,14 @@ class RunTracker(Tracker):
         self._observed.report_table(snapshot)
 
     def report_forgotten(self, fqn: str, intervals: Sequence[msg.Interval]) -> None:
-        """Send the coverage of a node without the computed intervals that it begins to compute again."""
+        """Send the coverage of a node without the computed intervals that are computed again."""
         self._forgotten[fqn] = intervals
         self._report_coverage(fqn)
 
     def _report_coverage(self, fqn: str) -> None:
         if self._coverages is None:
             return
-        finished, replaced = self._progress.finished(fqn), self._observed.replaced
-        is_replaced = replaced is not None and (fqn in self._failed_audits or replaced.may_have_changed(fqn, finished))
-        undone = subtract(self.planned[fqn], finished) if is_replaced and self._progress.has_started(fqn) else ()
-        if coverage := self._coverages.of(fqn, finished, undone, self._forgotten.get(fqn, ())):
+        if coverage := self._coverages.of(fqn, self._progress.finished(fqn), self._forgotten.get(fqn, ())):
             self.pipe.send(coverage)
 
     def report_unfinished_coverage(self) -> None:

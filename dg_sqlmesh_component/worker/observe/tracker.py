@@ -57,7 +57,6 @@ class Tracker(PipeConsole):
         self.is_through = False
         self._failed: set[str] = set()
         self._blocked: set[str] = set()
-        self._failed_audits: set[str] = set()
         self._reported: list[BaseException] = []
         self._gateways: dict[str, str | None] = {}
         self._progress = Progress()
@@ -180,8 +179,6 @@ class Tracker(PipeConsole):
     def _fail(self, fqn: str, cause: BaseException) -> None:
         self._failed.add(fqn)
         audits = cause.errors if isinstance(cause, NodeAuditsErrors) else []
-        if audits:
-            self._failed_audits.add(fqn)
         self.pipe.send(
             msg.NodeFailed(
                 fqn=fqn,

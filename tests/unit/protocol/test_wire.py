@@ -17,10 +17,7 @@ from dg_sqlmesh_component.protocol.manifest import Limits
 
 PROJECT = msg.OpenProject(paths=("/shop", "/core"), gateway="local", environment=None, config=None)
 
-RECORDS = msg.Records(
-    {"a": msg.RecordedData("1", D1[1], "2", "3"), "b": None},
-    (msg.UnfinishedRestatement("c0ffee", "a", "1", (D1, D2), D2[1]),),
-)
+RECORDS = msg.Records({"a": msg.RecordedData("1", D1[1], "2", "3"), "b": None})
 TABLES = msg.AwaitedTables({"a": (D1, D2)}, {"b": msg.TablesRead("2", ("a",))}, are_all=False)
 REQUESTS: tuple[msg.Request, ...] = (
     msg.LoadRequest(

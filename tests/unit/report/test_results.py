@@ -637,16 +637,14 @@ NEEDS_CORRECTION = NodeOutcome(ORDERS, Outcome.FAILED, errors=("boom",), needs_c
 
 def test_failure_ends_with_one_advice_and_the_plan_command() -> None:
     outcomes = [NEEDS_CORRECTION, replace(NEEDS_CORRECTION, fqn=STAGING)]
-    failure = failure_of(
-        wording(), outcomes, [], correction_advice(is_restatement=False, plan_command="cd /shop && sqlmesh plan")
-    )
+    failure = failure_of(wording(), outcomes, [], correction_advice("cd /shop && sqlmesh plan"))
     assert (failure.description or "").endswith(
         "\n\n    boom\n\n"
-        "Correct the model or its data, then launch the run again. It computes only the pending intervals. "
+        "Correct the model or its data, then launch a run: it computes the pending intervals. "
         "If you change a file of the project, apply a plan before that run:\n\n    cd /shop && sqlmesh plan"
     )
     assert (failure.description or "").count("Correct the model") == 1
-    of_job = correction_advice(is_restatement=False, plan_command="dg launch --job shop_plan")
+    of_job = correction_advice("dg launch --job shop_plan")
     assert of_job.endswith("shop_plan\n\nThis job applies nothing. Its report has the command that applies the plan.")
 
 
@@ -742,9 +740,6 @@ def test_model_running_when_the_run_was_cancelled_is_interrupted() -> None:
     running = replace(CANCELLED, was_started=True)
     interrupted = "core.orders was interrupted: The run was cancelled."
     assert wording().sentence(running) == f"{interrupted} The next run computes what is left."
-    restating = replace(wording(), restates=True)
-    assert restating.sentence(running) == f"{interrupted} Launch the same restatement again."
-    assert "Launch the same restatement again." in restating.sentence(CANCELLED)
 
 
 def test_a_waiting_model_names_what_is_missing_in_the_ranges_that_it_waits_for() -> None:

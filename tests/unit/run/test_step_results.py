@@ -32,7 +32,6 @@ from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.run.ledger import Ledger
 from dg_sqlmesh_component.run.recorder import recorded
-from dg_sqlmesh_component.run.restatement_memory import RestatementMemory
 from dg_sqlmesh_component.run.run_log import RunLog
 from dg_sqlmesh_component.run.step_records import StepRecords
 from dg_sqlmesh_component.run.step_results import StepResults
@@ -63,9 +62,9 @@ def run_of(
     def step(context):  # type: ignore[no-untyped-def]
         ledger = Ledger({*assets.specs, *assets.standalone_audits} - {*audit_only}, audit_only)
         records = StepRecords(context, settings, wording, ledger.is_up_to_date)
-        log, memory = RunLog(context, wording, checks, frozenset()), RestatementMemory(context, settings, "prod")
+        log = RunLog(context, wording, checks, frozenset())
         of_checks = Checks(wording, NOW)
-        results = StepResults(context, settings.attributes, of_checks, records, log, checks, None, memory)
+        results = StepResults(context, settings.attributes, of_checks, records, log, checks, None)
         yield from recorded(context, story(ledger, records, results))
 
     job = dg.Definitions([step]).resolve_implicit_global_asset_job_def()

@@ -269,7 +269,7 @@ def shown_messages(stderr: str) -> list[tuple[str, str, int]]:
         REQUEST,
         msg.LoadRequest(OPEN),
         msg.PendingRequest(OPEN, "prod", frozenset(), 0, msg.AwaitedTables()),
-        msg.ChangesRequest(OPEN, "prod", msg.Records({}, ()), msg.AwaitedTables(), now=0),
+        msg.ChangesRequest(OPEN, "prod", msg.Records(), msg.AwaitedTables(), now=0),
         msg.PlanRequest(OPEN, "prod", msg.AwaitedTables()),
         msg.JanitorRequest(OPEN),
     ],
@@ -285,7 +285,7 @@ def test_every_message_of_a_request_is_shown_on_stderr_without_its_content(
     secrets = wire.encode(msg.SecretsKnown(("correct-horse",)))
     text = wire.encode(msg.LogLine("warning", "correct-horse", "driver"))
     locked = wire.encode(msg.StateLocked())
-    answer = msg.Records({}, ())
+    answer = msg.Records()
     code = f"{writing([secrets, text, locked])}sys.stdin.readline()\nout.write({LAST_EVENT!r})\n"
     with serving(fake_worker(code), request_of) as worker:
         for event in worker:

@@ -39,9 +39,7 @@ def coverage(
     *properties: str,
     kind: str = "INCREMENTAL_BY_TIME_RANGE (time_column ds)",
     done: tuple[msg.Interval, ...] = (),
-    undone: tuple[msg.Interval, ...] = (),
     forgotten: tuple[msg.Interval, ...] = (),
-    unrestated: tuple[msg.Interval, ...] = (),
     restated_by_sqlmesh: tuple[msg.Interval, ...] = (),
 ) -> msg.IntervalCoverage | None:
     """Return the coverage of a model that starts on the first of March.
@@ -56,8 +54,8 @@ def coverage(
         snapshot.add_interval(day(first), day(last + 1))
     snapshot.pending_restatement_intervals = list(restated_by_sqlmesh)
     index = DeployabilityIndex.all_deployable()
-    known = KnownToDagster(ExternalTables(), {snapshot.name: unrestated})
-    return Coverages({snapshot.name: snapshot}, index, now, known).of(snapshot.name, done, undone, forgotten)
+    known = KnownToDagster(ExternalTables())
+    return Coverages({snapshot.name: snapshot}, index, now, known).of(snapshot.name, done, forgotten)
 
 
 FQN = '"t"."days"'
@@ -139,28 +137,9 @@ def test_kind_that_always_computes_everything_has_no_coverage(kind: str) -> None
     assert coverage([], day(4), kind=kind) is None
 
 
-def test_unfinished_restatements_are_listed_until_the_range_is_computed_again() -> None:
-    four_days = [(1, 4)]
-    assert coverage(four_days, day(5), unrestated=((day(2), day(4)),)) == msg.IntervalCoverage(
-        FQN, (day(1), day(5)), unrestated=((day(2), day(4)),)
-    )
-    left = coverage(four_days, day(5), unrestated=((day(2), day(4)),), done=((day(2), day(3)),))
-    assert left is not None
-    assert left.unrestated == ((day(3), day(4)),)
-    failed = coverage(four_days, day(5), undone=((day(1), day(2)),))
-    assert failed is not None
-    assert failed.unrestated == ((day(1), day(2)),)
-
-
-def test_pending_interval_that_a_restatement_has_failed_to_compute_is_only_a_gap() -> None:
-    failed = coverage([(1, 4)], day(6), undone=((day(4), day(6)),))
-    assert failed is not None
-    assert (failed.unrestated, failed.gaps) == (((day(4), day(5)),), ((day(5), day(6)),))
-
-
-def test_automatic_restatement_that_has_not_finished_is_listed_as_far_as_it_was_computed() -> None:
+def test_days_that_sqlmesh_will_restate_automatically_are_missing_as_far_as_they_are_due() -> None:
     automatic = coverage([(1, 3)], day(4), restated_by_sqlmesh=((day(2), day(9)),))
-    assert automatic == msg.IntervalCoverage(FQN, (day(1), day(4)), unrestated=((day(2), day(4)),))
+    assert automatic == msg.IntervalCoverage(FQN, (day(1), day(2)), ((day(2), day(4)),), 1, 2, day(3))
 
 
 def test_day_that_an_upstream_model_has_computed_does_not_wait_for_its_source() -> None:
