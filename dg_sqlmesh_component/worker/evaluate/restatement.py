@@ -40,7 +40,7 @@ from dg_sqlmesh_component.worker.evaluate.evaluation import (
 )
 from dg_sqlmesh_component.worker.evaluate.run import RunContext
 from dg_sqlmesh_component.worker.explain import describe_error
-from dg_sqlmesh_component.worker.intervals.tables import is_incremental
+from dg_sqlmesh_component.worker.intervals.tables import is_incremental, single_intervals
 from dg_sqlmesh_component.worker.observe.run_tracker import RunTracker
 from dg_sqlmesh_component.worker.sqlmesh_internals import (
     forget_intervals,
@@ -97,6 +97,10 @@ class RestatementContext(RunContext):
         for node in copies:
             is_dev = not plan.deployability_index.is_deployable(node)
             computed = common(node.dev_intervals if is_dev else node.intervals, planned[node.name])
+            if node.is_view and not node.is_materialized_view:
+                # It shows its sources as they are. One interval is enough to create it again and to audit it, and its
+                # downstream models do not wait for the others.
+                computed = tuple(single_intervals(node, computed)[-1:])
             if computed:
                 yield node, computed, is_dev
 
