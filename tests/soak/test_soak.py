@@ -8,7 +8,8 @@ import pytest
 import worker_zygote
 from harness import needs_previews
 from postgres import postgres_server
-from soak import random_changes, random_sources, random_subsets
+from restated_databases import Servers
+from soak import random_changes, random_restatements, random_sources, random_subsets
 from soak.killed_plans import try_kills
 from soak.random_losses import try_random_losses
 from soak.random_predictions import try_random_predictions
@@ -80,3 +81,10 @@ def test_nothing_is_left_out_if_runs_go_on_while_a_plan_is_applied(tmp_path: Pat
 def test_nothing_is_left_out_if_runs_wait_for_a_plan_on_duckdb(tmp_path: Path) -> None:
     with worker_zygote.forked_workers():
         assert random_changes.try_story(1, tmp_path, random_changes.Servers()).counts["applied"]
+
+
+def test_no_run_is_green_while_a_restated_day_is_old(tmp_path: Path) -> None:
+    with worker_zygote.forked_workers():
+        story = random_restatements.try_story(20, "duckdb", tmp_path, Servers())
+    assert not story.faults, random_restatements.describe(story)
+    assert story.outcomes["kill both reached"] == 1

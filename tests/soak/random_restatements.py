@@ -1,0 +1,454 @@
+"""Restate ranges in random projects, disturb the restatements, and compare all rows with those of a twin.
+
+    python tests/soak/random_restatements.py --stories 100 --seed 1 --engines duckdb postgres mariadb 2> log
+
+The twin is plain Python that computes the rows of each model from the rows of the sources (tests/restated_projects.py).
+On the engine mariadb, the tables are in PostgreSQL and the state is in MariaDB.
+
+A story plans a project, changes source rows, and restates their days. Batches or audits fail, signals are closed,
+sources are not loaded, runs overlap, are cancelled or killed. The causes end at once or at the end. It checks:
+
+- **green but old**: if a run succeeded, and so did the status check and the intervals check of a model, then each of
+  its days has the twin's rows. Views and `FULL` models have no intervals check (docs/intervals.md): instead, the state
+  must have all of their intervals.
+- **changed outside**: a day that no restatement of the story computes keeps its rows and intervals. Source rows of
+  such days change too, so that a range that is too long shows.
+- **refused but changed**: a refused restatement changes nothing. The story then takes the change of the source back.
+- **not computed in a shell**: after all causes have ended, one `sqlmesh run` computes what is pending. In some stories.
+- **not computed again**, **not green at the end**: after all causes have ended, two runs succeed, all checks of status
+  and intervals pass, and all rows and intervals are the twin's.
+
+What the documentation does not promise is left out, so that each difference is a fault:
+
+- The downstream models of one that reads itself are computed as a whole. A restatement computes it to its end, and
+  its downstream models only in the range, as SQLMesh does.
+- "A `lookback` computes intervals again that are computed" (docs/intervals.md), and not their downstream models. So
+  source rows of the days before a range do not change, unless they are restated too.
+- "If a batch of a `lookback` fails in a shell, SQLMesh keeps its intervals as computed" (docs/intervals.md). So nobody
+  types `sqlmesh run` in a project with a lookback while a cause is there.
+- "`sqlmesh/waiting`: ranges whose source is not loaded. They are no gaps" (docs/intervals.md). A restatement of such a
+  range "is refused" (docs/wait.md). A job leaves such a model out (docs/backfills.md), so its source does not change. A
+  cron ticks after its days are loaded.
+- SQLMesh cannot store the times of `auto_restatement_cron` in MariaDB ("No database selected"), nor can `sqlmesh run`.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import dagster as dg
+import worker_zygote
+from forked import ForkedProcess
+from harness import RunRecord, Shop, planned_shop, processes_in, reconstructable_job, sqlmesh, wait_until
+from mariadb import new_mariadb_server
+from postgres import new_postgres_server
+from restated_databases import Engine, Servers, day_of
+from restated_projects import (
+    BY_TIME,
+    LONGEST_LOOKBACK,
+    WHILE_COMPUTING,
+    Action,
+    Project,
+    Rows,
+    draw_actions,
+    draw_project,
+)
+
+ENGINES = ("duckdb", "postgres", "mariadb")
+CHECKS = ("sqlmesh_execution_status", "sqlmesh_intervals_complete")
+HISTORY = 8
+
+# -- runs ------------------------------------------------------------------------------------------
+
+
+def launch(root: Path, instance: dg.DagsterInstance, action: Action) -> str:
+    """Launch the run of an action in this process. Return its id."""
+    selection, tags = {"launch": [uuid.uuid4().hex]}, {}
+    if action.what == "day of a job":
+        job = reconstructable_job(root, selection, "sqlmesh_shop_restate_day")
+        definition = job.get_definition()
+        config = {**definition.get_run_config_for_partition_key(action.start)}
+        tags = {**definition.get_tags_for_partition_key(action.start, None), "dagster/partition": action.start}
+    else:
+        selection["assets"] = [f"s/{name}" for name in action.selected or action.models]
+        job = reconstructable_job(root, selection)
+        restate = {"restate": {"start": action.start, "end": action.end}} if action.what == "restate" else {}
+        config = {"ops": {"sqlmesh_shop": {"config": restate}}}
+    config["execution"] = {"config": {"in_process": {}}}
+    with dg.execute_job(job, instance=instance, run_config=config, tags=tags) as result:
+        return result.run_id
+
+
+def passed(record: RunRecord, model: str, check: str) -> bool:
+    result = record.checks.get(f"s/{model}:{check}")
+    return result is not None and result.passed
+
+
+def outcomes_of(record: RunRecord, project: Project) -> str:
+    """Return what a run did to each model, and whether its checks of status and intervals passed."""
+    return ", ".join(
+        f"{name} {record.status_of(f's/{name}')} {''.join('-+'[passed(record, name, check)] for check in CHECKS)}"
+        for name in project.models
+        if f"s/{name}:{CHECKS[0]}" in record.checks
+    )
+
+
+def was_refused(record: RunRecord) -> bool:
+    """Whether a run ended before SQLMesh computed or audited anything: it only repeats results (docs/outcomes.md)."""
+    repeats = (
+        {"sqlmesh/carried_over", "sqlmesh/not_evaluated"} & {*check.metadata} for check in record.checks.values()
+    )
+    return record.status is dg.DagsterRunStatus.FAILURE and bool(record.checks) and all(repeats)
+
+
+def within(rows: Rows, days: set[str]) -> Rows:
+    return {day: values for day, values in rows.items() if day in days}
+
+
+# -- a story ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Story:
+    """One project, what was done to it, and which faults were found.
+
+    Attributes:
+        sources: The rows of each source, as the models should have read them: `others` have changed since.
+        others: Days that no restatement of this story computes.
+        restated: The days that a restatement may have computed, by model.
+        complete: The intervals of each model at the beginning, which it must have at the end.
+        has_reached: Whether the last run was disturbed while it computed.
+    """
+
+    project: Project
+    shop: Shop
+    engine: Engine
+    rng: random.Random
+    days: list[str]
+    sources: dict[str, Rows]
+    others: list[str]
+    restated: dict[str, set[str]]
+    complete: dict[str, set[int]] = field(default_factory=dict)
+    has_reached: bool = False
+    log: list[str] = field(default_factory=list)
+    faults: list[tuple[str, str]] = field(default_factory=list)
+    outcomes: Counter[str] = field(default_factory=Counter)
+
+    def is_loaded(self, root: str, day: str) -> bool:
+        """Whether nothing waits for this day of a source."""
+        loaded = self.shop.instance.get_materialized_partitions(dg.AssetKey(["load", root]))
+        return not self.project.models[root].is_awaited or day in loaded
+
+    # -- actions
+
+    def act(self, action: Action) -> None:
+        self.log.append(str(action))
+        sources, restated = self.sources, {name: set(days) for name, days in self.restated.items()}
+        tables, computed = {name: self.engine.rows(name) for name in self.project.models}, self.engine.computed()
+        if action.start:
+            self.change_sources(action)
+        self.cause_trouble(action)
+        records = self.run(action)
+        if action.ends_at_once:
+            self.end_causes()
+        is_refused = bool(records) and not self.has_reached and was_refused(records[0])
+        if is_refused and action.start and action.what != "cron":  # a cron is still due
+            self.log.append(f"  refused: {records[0].failures}")
+            self.outcomes["refused"] += 1
+            for name, rows in tables.items():
+                self.compare("refused but changed", name, self.engine.rows(name), rows)
+            self.compare_computed("refused but changed", self.engine.computed(), computed)
+            for root, days in sources.items():
+                for day in set(self.days) - set(self.others):
+                    self.engine.write_source(root, day, days[day])
+            self.sources, self.restated = sources, restated
+        self.check_other_days()
+
+    def change_sources(self, action: Action) -> None:
+        """Change the source rows of some restated days, and those of `others`, which no model may read."""
+        first, last = self.days.index(action.start), self.days.index(action.end)
+        for name in self.project.downstream(set(action.models)):
+            to = len(self.days) - 1 if self.project.models[name].kind == "balance" else last
+            self.restated[name] |= set(self.days[max(0, first - LONGEST_LOOKBACK) : to + 1])
+        self.sources = {root: {**rows} for root, rows in self.sources.items()}
+        for root in [root for root in self.sources if root in action.models]:
+            if action.what == "day of a job" and not self.is_loaded(root, action.start):
+                continue
+            for day in action.changed:
+                self.sources[root][day] = self.new_rows(self.sources[root][day])
+                self.engine.write_source(root, day, self.sources[root][day])
+            for day in self.others:
+                self.engine.write_source(root, day, self.new_rows(self.sources[root][day]))
+
+    def new_rows(self, rows: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Change each value. Sometimes delete a row, or add one."""
+        kept = [(k, v + self.rng.randint(1, 9)) for k, v in rows if self.rng.random() < 0.9]
+        free = sorted(set(range(24)) - {k for k, _ in rows})
+        return [*kept, (self.rng.choice(free), 7)] if self.rng.random() < 0.3 else kept
+
+    def load(self, root: str, days: list[str]) -> None:
+        for day in days:
+            if not self.is_loaded(root, day):
+                event = dg.AssetMaterialization(dg.AssetKey(["load", root]), partition=day)
+                self.shop.instance.report_runless_asset_event(event)
+
+    def cause_trouble(self, action: Action) -> None:
+        """Create the cause of the trouble, and let the cron tick."""
+        model, day, moment = action.at
+        if action.trouble in ("error", "audit"):
+            self.engine.add_cause(model if action.trouble == "error" else f"audit {model}", day)
+        elif action.trouble == "signal":
+            (self.shop.project / f"closed_{model}").write_text(day)
+        elif action.trouble in WHILE_COMPUTING:
+            order = {"at": [model, moment], "day": day if self.project.models[model].kind in BY_TIME else ""}
+            (self.shop.project / "gate").write_text(json.dumps(order))
+        if action.what == "cron":
+            self.load(action.models[0], self.days[self.days.index(action.start) :])
+            self.engine.let_cron_tick(action.models[0])
+
+    def end_causes(self) -> None:
+        self.engine.end_causes()
+        for file in self.shop.project.glob("closed_*"):
+            file.unlink()
+        for root in self.sources:
+            self.load(root, self.days)
+
+    def run(self, action: Action) -> list[RunRecord]:
+        """Run, and check each run that was green. Return the records of Dagster's runs."""
+        if action.what == "sqlmesh run":
+            if any(model.lookback for model in self.project.models.values()):
+                self.end_causes()
+            sqlmesh(self.shop.project, "run", check=False)
+            return []
+        earlier = {run.run_id for run in self.shop.instance.get_runs()}
+        self.has_reached = False
+        if action.trouble in WHILE_COMPUTING:
+            self.run_and_disturb(action)
+        else:
+            launch(self.shop.root, self.shop.instance, action)
+        runs = [run for run in reversed(list(self.shop.instance.get_runs())) if run.run_id not in earlier]
+        assert runs, (self.shop.root.parent / "log").read_text()[-3000:]
+        for run in runs:
+            if not run.is_finished:  # as Dagster's run monitoring
+                self.shop.instance.report_run_failed(run)
+        records = [self.shop.run_record(run.run_id) for run in runs]
+        for record in records:
+            self.log.append(f"  {record.status.value}: {outcomes_of(record, self.project)}")
+            self.check_green(record)
+        self.outcomes[f"{action.what} {records[0].status.value}"] += 1
+        return records
+
+    def start(self, action: Action) -> ForkedProcess:
+        return self.shop.start_fork(lambda instance: launch(self.shop.root, instance, action))
+
+    def run_and_disturb(self, action: Action) -> None:
+        """Run. While the model of the trouble computes, kill or cancel, or launch a second run."""
+        gate, reached, runs = self.shop.project / "gate", self.shop.project / "reached", [self.start(action)]
+        wait_until(lambda: reached.exists() or runs[0].poll() is not None)
+        self.has_reached = runs[0].poll() is None
+        if self.has_reached:
+            self.outcomes[f"{action.trouble} reached"] += 1
+            runs += self.disturb(action, runs[0])
+        for run in runs:
+            run.wait()
+        wait_until(lambda: not processes_in(self.shop.project))
+        for file in (gate, reached):
+            file.unlink(missing_ok=True)
+
+    def disturb(self, action: Action, run: ForkedProcess) -> list[ForkedProcess]:
+        """Kill or cancel a run, or launch a second one. Return the second one."""
+        gate = self.shop.project / "gate"
+        victims = {"kill worker": processes_in(self.shop.project), "kill run": [run.pid]}
+        victims["kill both"] = victims["kill run"] + victims["kill worker"]
+        for pid in victims.get(action.trouble, []):
+            os.kill(pid, signal.SIGKILL)
+        if action.trouble == "overlap":
+            second = self.start(Action("run", tuple(self.project.models)))
+            time.sleep(1)
+            gate.unlink()
+            return [second]
+        if action.trouble == "cancel":
+            os.kill(run.pid, signal.SIGTERM)
+            if action.at[2] == "after":  # its process is killed
+                return []
+            time.sleep(0.5)
+        gate.unlink()  # its batch ends
+        return []
+
+    # -- claims
+
+    def fault(self, claim: str, details: str) -> None:
+        self.faults.append((claim, f"{claim}, in line {len(self.log)} of the log: {details}"))
+
+    def compare(self, claim: str, name: str, rows: Rows, expected: Rows) -> None:
+        for day in sorted({*rows, *expected}):
+            if rows.get(day) != expected.get(day):
+                self.fault(claim, f"{name} {day} has {rows.get(day)}, expected {expected.get(day)}")
+
+    def compare_computed(self, claim: str, computed: dict[str, set[int]], expected: dict[str, set[int]]) -> None:
+        for name, hours in expected.items():
+            for kind, differing in (("no", hours - computed[name]), ("too many", computed[name] - hours)):
+                if differing:
+                    self.fault(claim, f"{name} has {kind} intervals on {sorted({day_of(hour) for hour in differing})}")
+
+    def check_green(self, record: RunRecord) -> None:
+        """If this run is green for a model, each of its rows is the twin's."""
+        if record.status is not dg.DagsterRunStatus.SUCCESS:
+            return
+        twin, computed = self.project.twin(self.sources), self.engine.computed()
+        for name, model in self.project.models.items():
+            checks = CHECKS if model.has_intervals_check else CHECKS[:1]
+            is_complete = model.has_intervals_check or computed[name] == self.complete[name]
+            if is_complete and all(passed(record, name, check) for check in checks):
+                self.outcomes["green models"] += 1
+                self.compare("green but old", name, self.engine.rows(name), twin[name])
+
+    def check_other_days(self) -> None:
+        """The days that no restatement may have computed are as they were at the beginning."""
+        twin, computed = self.project.twin(self.sources), self.engine.computed()
+        for name, model in self.project.models.items():
+            is_whole = model.kind not in BY_TIME and bool(self.restated[name])
+            days = set() if is_whole else set(self.days) - self.restated[name]
+            self.compare("changed outside", name, within(self.engine.rows(name), days), within(twin[name], days))
+            hours = {hour for hour in self.complete[name] if day_of(hour) in days}
+            self.compare_computed("changed outside", {name: computed[name] & hours}, {name: hours})
+
+    def finish(self) -> None:
+        """End all causes, and run twice."""
+        self.end_causes()
+        twin, in_shell = self.project.twin(self.sources), self.rng.random() < 0.3
+        self.log.append(f"end of all causes{', `sqlmesh run`' if in_shell else ''}, and two runs")
+        if in_shell:
+            sqlmesh(self.shop.project, "run", check=False)
+            self.compare_all("not computed in a shell", twin)
+        for _ in range(2):
+            [record] = self.run(Action("run", tuple(self.project.models)))
+            if record.status is not dg.DagsterRunStatus.SUCCESS:
+                self.fault("not green at the end", str(record.failures))
+        for check, result in record.checks.items():
+            if check.endswith(CHECKS) and not result.passed:
+                self.fault("not green at the end", f"{check}: {result.description}")
+        self.compare_all("not computed again", twin)
+
+    def compare_all(self, claim: str, twin: dict[str, Rows]) -> None:
+        for name in self.project.models:
+            self.compare(claim, name, self.engine.rows(name), twin[name])
+        self.compare_computed(claim, self.engine.computed(), self.complete)
+
+
+# -- the command -----------------------------------------------------------------------------------
+
+LOADER = """
+import dagster as dg
+
+
+@dg.asset(key=["load", "{root}"], partitions_def=dg.DailyPartitionsDefinition("{start}"))
+def load_{root}() -> None: ...
+"""
+
+
+@contextmanager
+def planned_story(seed: int, engine_name: str, folder: Path, servers: Servers) -> Iterator[tuple[Story, list[Action]]]:
+    """Draw a story, and plan its project."""
+    rng = random.Random(seed)
+    project = draw_project(rng, has_crons=engine_name != "mariadb")
+    days = [str(today() - timedelta(days=before)) for before in range(HISTORY, 0, -1)]
+    actions = draw_actions(rng, project, days)
+    first_days = [(days.index(action.start), days.index(action.end)) for action in actions if action.start]
+    restated = {day for first, last in first_days for day in days[max(0, first - LONGEST_LOOKBACK) : last + 1]}
+    others = [day for day in days if day not in restated]
+    sources: dict[str, Rows] = {
+        root.name: {day: [(k, rng.randint(1, 99)) for k in rng.sample(range(24), 2)] for day in days}
+        for root in project.roots
+    }
+    (folder / "shop").mkdir()
+    with servers.engine(engine_name, folder / "shop", days[0]) as engine:
+        engine.create_tables(sources)
+        awaited = [root.name for root in project.roots if root.is_awaited]
+        wait = {"external_models": {"keys": {f"src.{root}": f"load/{root}" for root in awaited}, "wait": True}}
+        attributes: dict[str, Any] = {
+            "restate": {"jobs": [{"by": "day"}]},
+            "intervals_check": True,
+            **(wait if awaited else {}),
+        }
+        files = project.files(folder / "shop")
+        with planned_shop(folder, files, engine.config, planned_at=None, **attributes) as shop:
+            shop.plan(at=None)
+            story = Story(project, shop, engine, rng, days, sources, others, {name: set() for name in project.models})
+            for root in awaited:
+                shop.add_module(f"load_{root}", LOADER.format(root=root, start=days[0]))
+                story.load(root, sorted({*days} - {*rng.sample(days[2:], rng.choice((0, 1)))}))
+            yield story, actions
+
+
+def today() -> date:
+    return datetime.now(timezone.utc).date()
+
+
+def try_story(seed: int, engine: str, folder: Path, servers: Servers) -> Story:
+    """Tell one story. If the day ends before, tell it again: one more day is pending."""
+    day = today()
+    (folder / str(day)).mkdir()
+    with planned_story(seed, engine, folder / str(day), servers) as (story, actions):
+        story.complete = story.engine.computed()
+        story.act(Action("run", tuple(story.project.models)))
+        for action in actions:
+            story.act(action)
+        story.finish()
+    return story if day == today() else try_story(seed, engine, folder, servers)
+
+
+def describe(story: Story) -> str:
+    """Return what one needs to understand a fault."""
+    lines = [*map(str, story.project.models.values()), f"Source rows of {story.others} changed too.", *story.log]
+    return "".join(f"\n  {line}" for line in (*lines, *(f"FAULT {details}" for _, details in story.faults)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stories", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1, help="of the first story; the others have the next ones")
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES, help="the seed chooses one of them")
+    arguments = parser.parse_args()
+    outcomes: Counter[str] = Counter()
+    seeds: dict[str, list[int]] = {}
+    with ExitStack() as stack:
+        stack.enter_context(worker_zygote.forked_workers())
+        servers = Servers()
+        if {"postgres", "mariadb"} & {*arguments.engines}:
+            servers.postgres = stack.enter_context(new_postgres_server())
+        if "mariadb" in arguments.engines:
+            servers.mariadb = stack.enter_context(new_mariadb_server())
+        for seed in range(arguments.seed, arguments.seed + arguments.stories):
+            engine = arguments.engines[seed % len(arguments.engines)]
+            print(f"--stories 1 --seed {seed} --engines {engine}:", end=" ", flush=True)
+            start = time.monotonic()
+            with tempfile.TemporaryDirectory() as folder:
+                story = try_story(seed, engine, Path(folder).resolve(), servers)
+            outcomes += story.outcomes
+            seconds = time.monotonic() - start
+            print(f"{len(story.faults)} faults, {seconds:.0f} s", describe(story) if story.faults else "", flush=True)
+            for claim in {claim for claim, _ in story.faults}:
+                seeds.setdefault(claim, []).append(seed)
+    print(dict(sorted(outcomes.items())))
+    print(f"Seeds with faults: {seeds}")
+    sys.exit(1 if seeds else 0)
+
+
+if __name__ == "__main__":
+    main()
