@@ -15,7 +15,7 @@ from dg_sqlmesh_component.config.mappings import Attributes, as_text, described,
 from dg_sqlmesh_component.config.run_config import sanitized_environment
 from dg_sqlmesh_component.config.scheduling import RunTags
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
-from dg_sqlmesh_component.protocol.messages import DiffLimits, Sampling
+from dg_sqlmesh_component.protocol.messages import DiffLimits
 
 PlannedSelection: TypeAlias = Annotated[
     Selection,
@@ -148,15 +148,6 @@ class PreviewDiff(Attributes, path="preview.diff"):
             ["*_loaded_at"],
         ),
     ] = field(default_factory=list)
-    profile: Annotated[
-        list[str],
-        described_text(
-            "Columns, or `<model>.<column>`, that are profiled if rows of the model differ, at most 20 of a model: the "
-            "number of different values, the most frequent ones, and ranges of numbers. A masked column has only the "
-            "first. `*` matches any characters. Default: none.",
-            ["status", "marts.orders.*"],
-        ),
-    ] = field(default_factory=list)
 
 
 @dataclass
@@ -194,9 +185,4 @@ class Preview(SampledRows, path="preview"):
     def limits(self) -> DiffLimits:
         """How to compare, as the worker needs it."""
         diff, mask = self.diff, tuple(self.mask)
-        return DiffLimits(diff.max_rows, diff.decimals, tuple(diff.ignore), self.sampling, self.profile, mask)
-
-    @property
-    def profile(self) -> Sampling | None:
-        """Which columns to profile, and how many values of each to show; None for none."""
-        return Sampling(10, tuple(self.diff.profile), tuple(self.mask)) if self.diff.profile else None
+        return DiffLimits(diff.max_rows, diff.decimals, tuple(diff.ignore), self.sampling, mask)

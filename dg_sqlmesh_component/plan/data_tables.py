@@ -42,14 +42,6 @@ def as_json(compared: msg.ModelCompared, planned: msg.PlannedModel | None = None
         "ignored": list(compared.ignored),
         "clock": list(compared.clock),
         "examples": {kind: _rows(sample) for kind, sample in compared.examples.items()},
-        "profile": {
-            name: {
-                "distinct": profile.distinct,
-                "distinct_prod": profile.distinct_prod,
-                **{kind: _rows(table) for kind, table in profile.tables.items()},
-            }
-            for name, profile in compared.profile.items()
-        },
     }
 
 

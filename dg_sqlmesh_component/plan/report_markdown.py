@@ -322,16 +322,11 @@ def _legend(report: PlanReport, plan: msg.PlanBuilt) -> Iterator[str]:
 
 
 def _examples(report: PlanReport) -> Iterator[str]:
-    """Example rows of each model, and the values of columns, if `preview` asks for them."""
+    """Example rows of each model, if `preview` asks for them."""
     for compared in report.diff:
         model = f"<code>{literal(compared.name)}</code>"
         for kind, sample in compared.examples.items():
             yield f"<details><summary>Some {kind} rows of {model}</summary>\n\n{_sample(sample)}\n\n</details>"
-        for name, profile in compared.profile.items():
-            number = data_tables.was(f"{profile.distinct:,}", f"{profile.distinct_prod:,}")
-            title = f"Different values of <code>{literal(name)}</code> in {model}: {number}"
-            tables = "\n\n".join(map(_sample, profile.tables.values()))
-            yield f"<details><summary>{title}</summary>\n\n{tables}\n\n</details>"
 
 
 def _sample(sample: msg.Sample) -> str:

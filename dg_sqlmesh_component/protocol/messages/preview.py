@@ -30,22 +30,10 @@ class Amounts:
 
 
 @dataclass(frozen=True, slots=True)
-class Profile:
-    """The values of a column in the preview and in prod."""
-
-    # distinct, distinct_prod: The number of different values.
-    distinct: int
-    distinct_prod: int
-    # With rows: `values`, the most frequent ones; `ranges`, equal ones from the smallest to the largest number. Empty
-    # for a masked column.
-    tables: dict[str, Sample] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class ModelCompared(Event):
     """How the data of a model differs between prod and a preview.
 
-    Of its values, it has `amounts`, `examples` and `profile`.
+    Of its values, it has `amounts` and `examples`.
     """
 
     fqn: str
@@ -71,7 +59,6 @@ class ModelCompared(Event):
     amounts: dict[str, tuple[Amounts, Amounts]] = field(default_factory=dict)
     # Some of the added, removed and changed rows, if the request asks for them.
     examples: dict[str, Sample] = field(default_factory=dict)
-    profile: dict[str, Profile] = field(default_factory=dict)  # by column of both, if the request asks for it
     ignored: tuple[str, ...] = ()  # columns of both that were left out, because the request ignores them
     # Columns that have another value each time they are computed, by the clock or by chance, if rows differ in these
     # only; else empty.

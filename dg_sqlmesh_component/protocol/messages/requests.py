@@ -291,7 +291,6 @@ class DiffLimits:
     decimals: int = 6  # numbers that differ by less than one unit of this decimal place are equal
     ignore: tuple[str, ...] = ()  # Columns that are not compared. Patterns: `*` matches any characters.
     examples: Sampling | None = None  # which added, removed and changed rows to send; None for none
-    profile: Sampling | None = None  # the columns to profile, and how many frequent values of each
     mask: tuple[str, ...] = ()  # Columns without a total, smallest or largest value. Patterns, as above.
 
 

@@ -1,6 +1,6 @@
 """Compare the tables of a preview with those of prod.
 
-Only counts, sums and extremes leave the warehouse, and examples of rows and values if somebody asks for them.
+Only counts, sums and extremes leave the warehouse, and examples of rows if somebody asks for them.
 
 Rows are matched by the model's grain, in one full join. SQLMesh's own `table_diff` is slower, needs a grain in every
 model, and counts each pair of rows that share a key.
@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import pairwise
 from math import isfinite
 from typing import Any
 
@@ -38,7 +37,6 @@ from dg_sqlmesh_component.worker.plan.table_comparison_queries import (
     UNTRIED,
     CountQueries,
     Table,
-    profile_columns,
 )
 from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges
 
@@ -131,8 +129,7 @@ class ComparedModel:
             ignored = [name for name in both if matches(name, limits.ignore) and name.casefold() not in of_key]
             of_both = CountQueries(queries.dialect, before, after, ignored)
             compared = replace(compared, ignored=tuple(ignored))
-            comparison = _Comparison(queries, of_both, limits, partial(self._clock, old, new))
-            return comparison.profiled(comparison.of(compared, keys))
+            return _Comparison(queries, of_both, limits, partial(self._clock, old, new)).of(compared, keys)
         except Exception as error:  # any driver's; the step fails with it after all others are compared
             if own_bug(error):
                 raise
@@ -252,12 +249,6 @@ def _amount(value: Any) -> msg.Amount | None:
     return number if isfinite(number) else str(number)
 
 
-_MAX_PROFILED = 20
-"""Columns of a model."""
-
-_RANGES = 10
-
-
 @dataclass(frozen=True)
 class _Comparison:
     """Compares two tables by the queries for them."""
@@ -359,33 +350,3 @@ class _Comparison:
         for kind, (number, query) in rows.items():  # without columns that differ, `changed` has no query
             if number and (sample := self.warehouse.sample(query(), of_both)):
                 yield kind, sample
-
-    def profiled(self, compared: msg.ModelCompared) -> msg.ModelCompared:
-        """The result with the profiles that somebody asks for, if rows differ."""
-        wanted = self.limits.profile
-        if wanted is None or not (compared.added or compared.removed or compared.changed):
-            return compared
-        named = {name: (name, f"{compared.name}.{name}") for name in self.queries.common}
-        names = [name for name, both in named.items() if any(matches(either, wanted.columns) for either in both)]
-        profiles = {name: self._profile(compared, name, wanted) for name in names[:_MAX_PROFILED]}
-        return replace(compared, profile=profiles)
-
-    def _profile(self, compared: msg.ModelCompared, name: str, wanted: msg.Sampling) -> msg.Profile:
-        of_column = name, compared.keys, compared.sample
-        ends = [end for side in compared.amounts[name] for end in (side.minimum, side.maximum) if end is not None]
-        low, high = min(ends, default=0), max(ends, default=0)
-        edges = []
-        if isinstance(low, float) and isinstance(high, float) and low < high:
-            edges = [low + (high - low) * i / _RANGES for i in range(_RANGES + 1)]
-        distinct, distinct_prod, *rows = self.warehouse.integers(self.queries.distribution(*of_column, edges[1:-1]))
-        profile = msg.Profile(distinct, distinct_prod)
-        if is_masked(name, wanted.mask):
-            return profile
-        frequent = self.queries.frequent(*of_column, wanted.rows)
-        if values := self.warehouse.sample(frequent, replace(wanted, columns=())):
-            profile.tables["values"] = values
-        if edges:
-            between = (f"{low:.6g} to {high:.6g}" for low, high in pairwise(edges))
-            ranges = tuple(zip(between, map(str, rows[::2]), map(str, rows[1::2])))
-            profile.tables["ranges"] = msg.Sample(profile_columns(name), ranges)
-        return profile

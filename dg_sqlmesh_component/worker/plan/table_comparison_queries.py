@@ -223,27 +223,6 @@ class CountQueries:
         rows = exp.select(*selected).from_(old.subquery("o")).join(new.subquery("n"), on=on, join_type="inner")
         return rows.where(some)
 
-    def frequent(self, name: str, keys: Sequence[str], sample: float | None, number: int) -> exp.Select:
-        """The most frequent values of a column, with their rows in the preview and in prod."""
-        value, (n, o) = exp.column("c0"), _ROWS
-        columns = zip(profile_columns(name), (exp.cast(value, "TEXT"), n, o))
-        return (
-            exp.select(*(exp.alias_(column, alias, quoted=True) for alias, column in columns))
-            .from_(self._rows_of([name], keys, sample))
-            .order_by((n + o).desc(), value)
-            .limit(number)
-        )
-
-    def distribution(self, name: str, keys: Sequence[str], sample: float | None, edges: Sequence[float]) -> exp.Select:
-        """The numbers of different values on both sides; then their rows before, between and after these edges."""
-        value = exp.column("c0")
-        counts = [_sum_if(exp.and_(rows > 0, value.is_(exp.null()).not_())) for rows in _ROWS]
-        number = exp.cast(value, "DOUBLE")
-        for low, high in zip((None, *edges), (*edges, None)) if edges else ():
-            is_within = exp.and_(low is None or number >= low, high is None or number < high)
-            counts += [_sum_if(is_within, rows) for rows in _ROWS]
-        return exp.select(*counts).from_(self._rows_of([name], keys, sample))
-
     def surplus(self, without: Collection[str] = ()) -> exp.Select:
         """The rows that the preview has more often than prod, and those that prod has more often, by all columns.
 
@@ -253,10 +232,10 @@ class CountQueries:
         groups = self._rows_of([name for name in self.common if name not in without])
         return exp.select(_sum_if(n > o, n - o), _sum_if(o > n, o - n)).from_(groups)
 
-    def _rows_of(self, names: Sequence[str], keys: Sequence[str] = (), sample: float | None = None) -> exp.Subquery:
+    def _rows_of(self, names: Sequence[str]) -> exp.Subquery:
         """The values of columns (`c` and a number) with their rows in the preview (`rows_n`) and in prod (`rows_o`)."""
         old, new = (
-            self._source(side, names, "c", sample, keys).select(
+            self._source(side, names, "c").select(
                 exp.alias_(exp.Literal.number(n), "n"), exp.alias_(exp.Literal.number(1 - n), "o")
             )
             for n, side in enumerate(self.sides)
@@ -289,12 +268,6 @@ class CountQueries:
 
 
 _ROWS = exp.column("rows_n"), exp.column("rows_o")
-
-
-def profile_columns(name: str) -> tuple[str, str, str]:
-    """The columns of a table with the values of a column and their numbers of rows. All names differ."""
-    numbers = ("rows", f"rows{IN_PROD}")
-    return (f"value of {name}" if name.casefold() in numbers else name, *numbers)
 
 
 def _of(side: str, column: str) -> exp.Column:

@@ -136,23 +136,6 @@ def test_json_has_the_names_that_scripts_use() -> None:
     }.items()  # fmt: skip
 
 
-def test_the_profile_of_a_column_has_its_values_and_ranges_with_their_rows() -> None:
-    values = msg.Sample(("x", "rows", "rows in prod"), (("a|b", "3", "0"), (None, "1", "2")))
-    differing = compared(profile={"x": msg.Profile(1_000, 1, {"values": values}), "secret": msg.Profile(2, 2)})
-    assert as_json(differing)["profile"] == {
-        "x": {
-            "distinct": 1_000,
-            "distinct_prod": 1,
-            "values": [{"x": "a|b", "rows": "3", "rows in prod": "0"}, {"x": None, "rows": "1", "rows in prod": "2"}],
-        },
-        "secret": {"distinct": 2, "distinct_prod": 2},
-    }
-    text = markdown(PlanReport("pr_1", is_preview=True, prod=Planned(plan(ORDERS)), diff=[differing]))
-    assert "Different values of <code>x</code> in <code>t.a</code>: 1,000, was 1</summary>" in text
-    assert "| a&#124;b | 3 | 0 |\n| NULL | 1 | 2 |" in text
-    assert "Different values of <code>secret</code> in <code>t.a</code>: 2</summary>" in text
-
-
 @pytest.mark.parametrize(
     "more",
     [

@@ -17,7 +17,6 @@ from dg_sqlmesh_component.protocol.messages import (
     DiffLimits,
     Interval,
     ModelCompared,
-    Profile,
     Sample,
     Sampling,
 )
@@ -209,38 +208,6 @@ def test_masked_columns_have_no_total_and_no_smallest_or_largest_value(adapter: 
     assert compared.columns == {"salary": 0, "password": 0, "x": 0}
     assert compared.amounts["salary"] == compared.amounts["password"] == (Amounts(0), Amounts(0))
     assert compared.amounts["x"] == (Amounts(0, 14, 14, 14), Amounts(0, 7, 7, 7))
-
-
-def test_values_of_columns_are_profiled_on_request_and_masked_ones_not_shown(adapter: DuckDBEngineAdapter) -> None:
-    query = "SELECT i AS id, 's' || (i % {0}) AS state, (i * {0})::REAL AS x, CASE WHEN i > 5 THEN i END AS pin"
-    rows = query + " FROM range(10) t(i)"
-    prod = version(adapter, FULL, "SELECT 1 AS id", rows.format(2))
-    preview = version(adapter, FULL, "SELECT 2 AS id", rows.format(3))
-    wanted = Sampling(2, columns=("STATE", "t.x.x", "t.x.p*", "t.y.*"), mask=("pin",))
-    profile = compare(adapter, prod, preview, replace(LIMITS, profile=wanted)).profile
-    values = Sample(("state", "rows", "rows in prod"), (("s0", "4", "5"), ("s1", "3", "5")))
-    assert profile["state"] == Profile(3, 2, {"values": values})
-    assert profile["pin"] == Profile(4, 4), "masked, and NULL is no value"
-    x = profile["x"]
-    assert (x.distinct, x.distinct_prod, list(profile)) == (10, 10, ["state", "x", "pin"])
-    ranges = x.tables["ranges"].rows
-    assert ranges[:2] == (("0 to 2.7", "1", "2"), ("2.7 to 5.4", "1", "1"))
-    for side in (1, 2):
-        assert sum(int(row[side] or 0) for row in ranges) == 10, "each row is in one range"
-    same = version(adapter, FULL, "SELECT 3 AS id", rows.format(2))
-    assert compare(adapter, prod, same, replace(LIMITS, profile=wanted)).profile == {}, "nothing differs"
-
-
-@pytest.mark.parametrize("name", ["rows", "rows in prod"])
-def test_a_profiled_column_with_the_name_of_a_number_keeps_its_values(adapter: DuckDBEngineAdapter, name: str) -> None:
-    rows = f'SELECT i AS id, i * {{}} AS "{name}" FROM range(2) t(i)'
-    prod = version(adapter, FULL, "SELECT 1 AS id", rows.format(2))
-    preview = version(adapter, FULL, "SELECT 2 AS id", rows.format(3))
-    wanted = Sampling(9, columns=("rows*",))
-    tables = compare(adapter, prod, preview, replace(LIMITS, profile=wanted)).profile[name].tables
-    columns = (f"value of {name}", "rows", "rows in prod")
-    assert tables["values"] == Sample(columns, (("0", "1", "1"), ("2", "0", "1"), ("3", "1", "0")))
-    assert tables["ranges"].columns == columns
 
 
 def test_grain_is_found_in_columns_of_another_case(adapter: DuckDBEngineAdapter) -> None:

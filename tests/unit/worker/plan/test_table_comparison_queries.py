@@ -51,7 +51,6 @@ def all_queries(dialect: str) -> Iterator[str]:
         yield queries.unusable_keys(side, ["Id", "part"], 0.1).sql(dialect, identify=True)
     yield queries.matched(["Id", "part"], 0.1, 6).sql(dialect, identify=True)
     yield queries.surplus().sql(dialect, identify=True)
-    yield queries.distribution("price", ["Id"], 0.1, [1.5, 3.0]).sql(dialect, identify=True)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -310,14 +309,6 @@ def test_unusable_keys_and_surplus_rows_are_counted_as_plain_python_counts_them(
     assert counts[1] == len(without), "a sample has all keys with NULL: they are no keys"
     assert counts[0] == len(repeated) if sample is None else counts[0] <= len(repeated)
     assert engine.count(queries.surplus()) == [(rows - rows_prod).total(), (rows_prod - rows).total()]
-    values_of_k = [[row["k"] for row in side if row["k"] is not None] for side in (after, before)]
-    below, above = [side.count(1) for side in values_of_k], [side.count(2) for side in values_of_k]
-    different = [len({*side}) for side in values_of_k]
-    assert engine.count(queries.distribution("k", ["k"], None, [1.5])) == [*different, *below, *above]
-    parts = [Counter(row["part"] for row in side) for side in (after, before)]
-    frequent = engine.run(queries.frequent("part", ["k"], None, 2).sql(engine.dialect, identify=True))
-    assert all(tuple(map(int, numbers)) == (parts[0][part], parts[1][part]) for part, *numbers in frequent)
-    assert [new + old for _, new, old in frequent] == sorted((parts[0] + parts[1]).values(), reverse=True)[:2]
     filled = [sum(row[name] is not None for row in before) for name in SMALL]
     [values] = engine.run(queries.values(old).sql(engine.dialect, identify=True))
     assert list(values[:4]) == [len(before), *filled]
