@@ -38,8 +38,14 @@ class Settings:
     def job(self, run_id: str) -> JobSettings:
         """What the requests of one Dagster run have in common."""
         execution = self.attributes.execution
-        limits = execution.tag_concurrency_limits
-        return JobSettings(run_id, execution.overlap_timeout, execution.concurrent_tasks, self.pool, limits)
+        return JobSettings(
+            run_id,
+            execution.overlap_timeout,
+            execution.concurrent_tasks,
+            self.pool,
+            execution.tag_concurrency_limits,
+            "row_count" in self.attributes.include_metadata,
+        )
 
     @property
     def sampling(self) -> Sampling | None:

@@ -105,8 +105,9 @@ class OutsideData:
     intervals: tuple[msg.Interval, ...]
     computed_at: int  # when the last interval was computed, epoch milliseconds
     coverage: msg.IntervalCoverage | None
-    computed_by: str  # as in `ComputedData`, like the columns
+    computed_by: str  # as in `ComputedData`, like the columns and the rows
     columns: Mapping[str, str]
+    rows: int | None
 
     @property
     def record(self) -> msg.RecordedData:
@@ -126,7 +127,7 @@ def outside_data(
         record, promoted = recorded.get(data.fqn), data.promoted
         up_to = record.up_to if record and record.version == promoted.version else -1
         if not data.ranges and record and up_to >= 0 and record.identifier != promoted.identifier:
-            outside.append(OutsideData(data.fqn, promoted, (), up_to, data.coverage, data.computed_by, data.columns))
+            outside.append(_outside(data, (), up_to))
         unrecorded = [(interval, at) for interval, at in data.ranges if at > up_to]
         ours = [(interval, at) for interval, at in unrecorded if any(run.has_computed(data.fqn, at) for run in active)]
         others = [found for found in unrecorded if found not in ours]
@@ -134,8 +135,10 @@ def outside_data(
             left_to_runs.append(data.fqn)
         if others:
             intervals, computed_at = merged(interval for interval, _ in others), max(at for _, at in others)
-            found = OutsideData(
-                data.fqn, promoted, intervals, computed_at, data.coverage, data.computed_by, data.columns
-            )
-            outside.append(found)
+            outside.append(_outside(data, intervals, computed_at))
     return outside, left_to_runs
+
+
+def _outside(data: msg.ComputedData, intervals: tuple[msg.Interval, ...], computed_at: int) -> OutsideData:
+    computed = data.coverage, data.computed_by, data.columns, data.rows
+    return OutsideData(data.fqn, data.promoted, intervals, computed_at, *computed)

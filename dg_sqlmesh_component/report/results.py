@@ -76,6 +76,7 @@ def outside_materialization(
         metadata={
             **of_outcome,
             "sqlmesh/origin": f"{origin}, at {computed_at}",
+            **({} if data.rows is None else {"dagster/row_count": data.rows}),
             **intervals_metadata(assets, data.fqn, data.intervals),
             **coverage_metadata(data.coverage),
             **column_metadata(assets, data.fqn, promoted, data.columns),

@@ -117,7 +117,6 @@ def build_request(
         end=config.end,
         ignore_cron=config.ignore_cron,
         skip_janitor=config.skip_janitor,
-        count_rows="row_count" in attributes.include_metadata,
         job=settings.job(context.run.run_id),
         deploy_jobs=(settings.plan_job, settings.apply_job)
         if attributes.deploy is not None and environment == settings.environment

@@ -151,6 +151,19 @@ def test_a_non_breaking_plan_in_a_shell_leaves_nothing_unsynced(chain: Shop, fou
     assert chain.launch().computed_outside == {}
 
 
+def test_each_materialization_has_the_rows_of_its_table_whoever_has_computed_or_promoted_it(new_shop: NewShop) -> None:
+    shop = new_shop(CHAIN, planned_at=None, deploy=True, include_metadata=["row_count"])
+    changes = CHAIN["models/base.sql"], NON_BREAKING, NON_BREAKING.replace("2::INT", "3::INT")
+    for base, is_applied in zip(changes, (True, True, False)):
+        change(shop, base=base)
+        if not is_applied:
+            shop.plan(at=None)
+        record = applied(shop) if is_applied else shop.launch()
+        rows = {asset: metadata_of(record, asset).get("dagster/row_count") for asset in record.computed_outside}
+        [(days,)] = shop.query("SELECT count(*) FROM t.base")
+        assert rows == {"t/base": days, "t/sums": days, "t/shown": days, "t/total": 1}
+
+
 # -- forward-only changes -----------------------------------------------------------------------------
 
 FORWARD_ONLY = {

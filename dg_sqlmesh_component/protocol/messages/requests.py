@@ -102,6 +102,7 @@ class JobSettings:
     concurrent_tasks: int | None = None  # what SQLMesh computes or deletes at once; None for the project's own setting
     pool: str = "of_a_test"  # the concurrency pool whose limit stands in for a lock, if the state cannot be locked
     tag_limits: dict[str, int] = field(default_factory=dict)  # by tag, how many batches of its models run at once
+    count_rows: bool = False  # whether to count the rows of computed tables
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +166,6 @@ class EvaluationRequest(LockRequest):
     end: str | None = None
     ignore_cron: bool = False
     skip_janitor: bool = True
-    count_rows: bool = False
     # Seconds to wait for a plan that is updating the environment.
     environment_timeout: int = 1  # for tests: a step always sets it
     manifest_facts: ManifestFacts | None = None  # facts of the manifest that must still hold; None to compare nothing

@@ -70,6 +70,7 @@ class ComputedData:
     computed_by: str = ""
     # As in `TableComputed`. Only if the definition is another one than that of the record.
     columns: dict[str, str] = field(default_factory=dict)
+    rows: int | None = None  # as in `TableComputed`
 
 
 @dataclass(frozen=True, slots=True)

@@ -258,7 +258,7 @@ class EvaluationContext(Context):
 
     def _counts_rows(self, snapshot: Snapshot) -> bool:
         """An environment without a view of a model shows none of its rows."""
-        return self.request.count_rows and self._view(snapshot) is not None
+        return self.request.job.count_rows and self._view(snapshot) is not None
 
     def _explain_idle(self, snapshots: Mapping[str, Snapshot]) -> tuple[Coverages, Iterable[msg.Event]]:
         coverages = self.coverages(snapshots)
@@ -333,7 +333,8 @@ class EvaluationContext(Context):
         """Report data that Dagster has not recorded; after a plan has landed, only data of versions that are new."""
         comparison = Comparison(self.records, environment, self)
         self.known = KnownToDagster(self.read_tables(environment), comparison.late)
-        self.tracker.pipe.send(comparison.event())
+        tables = ComputedTables(self.tracker.pipe, self.snapshot_evaluator, comparison.index, self._counts_rows)
+        self.tracker.pipe.send(comparison.event(count=tables.count))
         # The run reports its own data itself.
         compared = {info.name: msg.RecordedData(info.version, sys.maxsize) for info in environment.snapshots}
         data = {fqn: compared.get(fqn, recorded) for fqn, recorded in self.records.data.items()}

@@ -6,7 +6,7 @@ too, so it is found although the model has no new interval.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 
 from sqlmesh.core import constants as c
 from sqlmesh.core.context import Context
@@ -58,6 +58,7 @@ class Comparison:
 
     Attributes:
         late: As in `KnownToDagster`.
+        index: Which tables the environment shows.
     """
 
     def __init__(self, records: msg.Records, environment: Environment, context: Context) -> None:
@@ -72,13 +73,15 @@ class Comparison:
             self._snapshots = _read(context, read)
         else:  # which table a model shows depends on all models upstream of it
             self._snapshots = _read(context, environment.snapshots if requested else [])
-        self._index = deployability(environment.name, self._snapshots.values())
-        self._copied = copied_intervals(self._snapshots.values(), self._index, context)
+        self.index = deployability(environment.name, self._snapshots.values())
+        self._copied = copied_intervals(self._snapshots.values(), self.index, context)
         late = {fqn: self._late(self._snapshots[fqn]) for fqn in records.loads.keys() & self._snapshots.keys()}
         self.late = {fqn: intervals for fqn, intervals in late.items() if intervals}
 
-    def event(self, coverages: Coverages | None = None) -> msg.DataComparedWithRecords:
-        """The comparison as an event. `coverages` add that of each model."""
+    def event(
+        self, coverages: Coverages | None = None, count: Callable[[Snapshot], int | None] = lambda _: None
+    ) -> msg.DataComparedWithRecords:
+        """The comparison as an event. `coverages` add that of each model, and `count` the rows of its table."""
         unrecorded = []
         for fqn in self._records.data:
             if (snapshot := self._snapshots.get(fqn)) is None:
@@ -88,7 +91,8 @@ class Comparison:
                 coverage = coverages.of(fqn) if coverages else None
                 promoted = promoted_version(self._infos[fqn])
                 by, columns = self._computed_by(snapshot), self._columns(snapshot)
-                unrecorded.append(msg.ComputedData(fqn, promoted, ranges, coverage, by, columns))
+                rows = count(snapshot)
+                unrecorded.append(msg.ComputedData(fqn, promoted, ranges, coverage, by, columns, rows))
         return msg.DataComparedWithRecords(tuple(unrecorded))
 
     def coverages(self, now: int, tables: ExternalTables) -> Coverages:
@@ -99,7 +103,7 @@ class Comparison:
             others = [self._infos[name] for name in names - self._snapshots.keys()]
             requested = {**_read(self._context, others), **{n: s for n, s in self._snapshots.items() if n in names}}
         known = KnownToDagster(tables, self.late)
-        return Coverages(requested, self._index, now, known, self._copied)
+        return Coverages(requested, self.index, now, known, self._copied)
 
     def _unrecorded(self, snapshot: Snapshot) -> tuple[tuple[msg.Interval, int], ...]:
         """The ranges of a model's table that Dagster has not recorded, with times.
@@ -176,11 +180,11 @@ class Comparison:
 
     def _computed(self, snapshot: Snapshot) -> Sequence[msg.Interval]:
         """The intervals whose rows are in the table that the environment shows."""
-        return subtract(computed_intervals(snapshot, self._index), self._copied.get(snapshot.name, ()))
+        return subtract(computed_intervals(snapshot, self.index), self._copied.get(snapshot.name, ()))
 
     def _ranges_of(self, snapshot: Snapshot) -> Sequence[ComputedRange]:
         """The computed ranges of the table that the environment shows."""
-        return ranges_of_table(snapshot, self._index, self._ranges)
+        return ranges_of_table(snapshot, self.index, self._ranges)
 
 
 _KEEP_DATA = {SnapshotChangeCategory.INDIRECT_NON_BREAKING, SnapshotChangeCategory.METADATA}

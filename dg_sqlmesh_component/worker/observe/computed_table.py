@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from sqlglot import exp
 from sqlmesh.core.engine_adapter import EngineAdapter
@@ -15,6 +16,8 @@ from dg_sqlmesh_component.worker.environment import has_table
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sql_text import column_types
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -30,18 +33,23 @@ class ComputedTables:
         """Send the columns of the version that was computed, and the rows of its table."""
         if not has_table(snapshot):
             return
+        columns = snapshot.model.columns_to_types
+        if columns is None:  # SQLMesh does not know what `SELECT *` reads
+            columns = self._ask(snapshot, lambda adapter, table: adapter.columns(table))
+        self.pipe.send(msg.TableComputed(snapshot.name, self.count(snapshot), column_types(snapshot.model, columns)))
+
+    def count(self, snapshot: Snapshot) -> int | None:
+        """The rows of the table of a model; None unless they are to be counted."""
+        return self._ask(snapshot, _count) if self.counts_rows(snapshot) else None
+
+    def _ask(self, snapshot: Snapshot, question: Callable[[EngineAdapter, exp.Table], _T]) -> _T | None:
         table = exp.to_table(snapshot.table_name(is_deployable=self.index.is_representative(snapshot)))
-        adapter = self.evaluator.get_adapter(snapshot.model_gateway)
-        columns, rows = snapshot.model.columns_to_types, None
         try:
-            if columns is None:  # SQLMesh does not know what `SELECT *` reads
-                columns = adapter.columns(table)
-            if self.counts_rows(snapshot):
-                rows = _count(adapter, table)
+            return question(self.evaluator.get_adapter(snapshot.model_gateway), table)
         except Exception as error:  # noqa: BLE001  # any driver's: a model that was executed does not fail for this
             text = f"The table of {unquoted(snapshot.name)} could not be described: {describe_error(error)}"
             self.pipe.log("warning", text)
-        self.pipe.send(msg.TableComputed(snapshot.name, rows, column_types(snapshot.model, columns)))
+            return None
 
 
 def _count(adapter: EngineAdapter, table: exp.Table) -> int:

@@ -17,6 +17,7 @@ from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
 from dg_sqlmesh_component.worker.environment import missing_environment, refuse_lost_versions, stored_environment
 from dg_sqlmesh_component.worker.explain import explain
 from dg_sqlmesh_component.worker.intervals.records import Comparison
+from dg_sqlmesh_component.worker.observe.computed_table import ComputedTables
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.plan.beside_runs import BesideRuns
 from dg_sqlmesh_component.worker.plan.context import PlanContext, apply_approved, built, open_plan_context
@@ -88,7 +89,8 @@ def _planned(request: msg.PlanRequest, context: PlanContext, runs: StateLock) ->
         apply_approved(context, plan, approval)
         environment = stored_environment(request.project, request.environment, context)
         found = Comparison(approval.records, environment, context)
-        compared = found.event(coverages=found.coverages(now_timestamp(), context.known.tables))
+        tables = ComputedTables(pipe, context.snapshot_evaluator, found.index, lambda _: request.job.count_rows)
+        compared = found.event(found.coverages(now_timestamp(), context.known.tables), tables.count)
     pipe.send(replace(compared, reads=context.known.tables.reads_of(environment)))
     if went_on := beside_runs.event():
         pipe.send(went_on)

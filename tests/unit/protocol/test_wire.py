@@ -35,8 +35,7 @@ REQUESTS: tuple[msg.Request, ...] = (
         end="1 day ago",
         ignore_cron=True,
         skip_janitor=False,
-        count_rows=True,
-        job=msg.JobSettings("c0ffee", 2.5, 4),
+        job=msg.JobSettings("c0ffee", 2.5, 4, count_rows=True),
         environment_timeout=60,
         manifest_facts=msg.ManifestFacts(
             "local", None, frozenset({'"db"."core"."orders"'}), {"add_up": ('"db"."raw"."o"',)}
@@ -143,7 +142,6 @@ def test_defaults_of_requests_and_errors() -> None:
         "end": None,
         "ignore_cron": False,
         "skip_janitor": True,
-        "count_rows": False,
         "job": msg.JobSettings(),
         "environment_timeout": 1,
         "manifest_facts": None,
