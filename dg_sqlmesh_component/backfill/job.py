@@ -36,6 +36,9 @@ _PARTITIONS: dict[str, Callable[..., dg.TimeWindowPartitionsDefinition]] = {
 _HOURS = {"hour": 1, "day": 24, "week": 7 * 24, "month": 30 * 24}
 """The length of each partition, about."""
 
+_SHORTEST_MONTH = 28 * 24 * 3_600_000
+"""The length of a month for SQLMesh, in milliseconds."""
+
 _TAGS = {"dagster/priority": "-1"}
 """A run of a schedule begins before the queued runs of a backfill."""
 
@@ -56,9 +59,9 @@ def build_backfill_job(
     assets = settings.assets
     restated = [fqn for fqn in models if assets.models[fqn].is_incremental]
     keys = frozenset(assets.key(fqn) for fqn in restated)
-    by, start = _PARTITIONS[configured.by], _first_start(name, restated, settings)
+    by, start = _PARTITIONS[configured.by], _first_restatable(name, restated, settings)
     _refuse_longer_intervals(name, configured.by, [assets.models[fqn] for fqn in restated])
-    # Dagster's first partition begins at or after the start. Ours contains it.
+    # Dagster's first partition begins at or after an instant. Ours contains it.
     partitions = by(start_date=last_cron_tick(by(start_date=start).cron_schedule, "UTC", start))
 
     def restate_partition(context: dg.OpExecutionContext) -> Iterator[Any]:
@@ -97,8 +100,12 @@ def build_backfill_job(
     return job
 
 
-def _first_start(job: str, models: list[str], settings: Settings) -> datetime:
-    """The earliest start of the models. One without a start has the earliest start of those that it reads."""
+def _first_restatable(job: str, models: list[str], settings: Settings) -> datetime:
+    """An instant in the first range that can be restated.
+
+    A model without a start has the earliest start of those that it reads. If it starts inside an interval, SQLMesh does
+    not restate that one alone: what is left of it is shorter than an interval.
+    """
     known = settings.assets.models
     if not models:
         raise ConfigurationError(
@@ -109,14 +116,17 @@ def _first_start(job: str, models: list[str], settings: Settings) -> datetime:
     def inherited_from(fqn: str) -> Sequence[str]:
         return known[fqn].depends_on if fqn in known and known[fqn].starts_at is None else ()
 
-    found = [known[fqn].starts_at for fqn in reachable(models, inherited_from) if fqn in known]
-    starts = [start for start in found if start is not None]
-    if not starts:
+    firsts = []
+    for model in models:
+        found = (known[fqn].starts_at for fqn in reachable([model], inherited_from) if fqn in known)
+        if starts := [start for start in found if start is not None]:
+            firsts.append(min(starts) + min(known[model].interval_milliseconds, _SHORTEST_MONTH) - 1)
+    if not firsts:
         raise ConfigurationError(
             f"The job {job} of `restate.jobs` in defs.yaml needs a first partition, and none of its models has a "
             "start. Set one in SQLMesh's configuration:" + block("model_defaults:\n  start: '2026-01-01'")
         )
-    return datetime.fromtimestamp(min(starts) / 1000, timezone.utc)
+    return datetime.fromtimestamp(min(firsts) / 1000, timezone.utc)
 
 
 def _refuse_longer_intervals(job: str, by: str, models: list[Model]) -> None:

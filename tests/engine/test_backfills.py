@@ -129,6 +129,26 @@ def test_a_day_in_which_no_selected_model_can_be_restated_fails_and_computes_not
     assert failure.startswith("SQLMesh cannot restate warehouse.raw.new (not promoted). Nothing was computed.")
 
 
+@pytest.mark.parametrize(
+    ("by", "cron", "first", "second"),
+    [("day", "@daily", "2026-02-05", "2026-02-06"), ("month", "@monthly", "2026-02-01", "2026-03-01")],
+)
+def test_the_interval_in_which_a_model_starts_is_no_partition_and_is_restated_with_the_next_one(
+    new_shop: NewShop, by: str, cron: str, first: str, second: str
+) -> None:
+    model = f"MODEL (name raw.noon, {BY_DAY}, start '2026-02-05 12:00:00', cron '{cron}'); SELECT @start_ds::DATE AS ds"
+    shop = new_shop({"models/noon.sql": model}, planned_at="2026-05-01", restate={"jobs": [{"by": by}]})
+    job = shop.refresh().resolve_job_def(JOB.format(by=by))
+    assert job.partitions_def is not None
+    assert job.partitions_def.get_first_partition_key() == second
+    assert job.execute_in_process(partition_key=second, instance=shop.instance).success
+
+    [failure] = shop.launch(ops={"sqlmesh_shop": {"restate": {"start": first, "end": first}}}).failures
+    assert "raw.noon (it starts at 2026-02-05T12:00:00Z, inside its first interval, which SQLMesh" in failure
+    run = shop.launch(ops={"sqlmesh_shop": {"restate": {"start": first, "end": second}}})
+    assert run.succeeded().materializations["raw/noon"].metadata["sqlmesh/computed_intervals"].value == 2
+
+
 def test_a_selected_model_that_is_left_out_computes_a_pending_day_of_the_range(new_shop: NewShop) -> None:
     files = {
         "models/kept.sql": f"MODEL (name raw.kept, kind INCREMENTAL_UNMANAGED); SELECT ds, n FROM ctl.source {READS}",

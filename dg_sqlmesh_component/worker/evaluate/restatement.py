@@ -243,10 +243,13 @@ def _why_not(snapshot: Snapshot, environment: str, plan: Plan) -> str:
         return f"it ends at {utc_text(end)}, before this range"
     if ended <= to_timestamp(start):
         return f"it starts at {utc_text(to_timestamp(start))}, after this range"
+    unit = snapshot.node.interval_unit
+    if began < to_timestamp(start) and ended - to_timestamp(start) < unit.milliseconds:
+        starts = f"it starts at {utc_text(to_timestamp(start))}, inside its first interval"
+        return f"{starts}, which SQLMesh restates only together with the next one: choose a longer range"
     if began < ended:
         return f"its cron, {snapshot.node.cron}, has not ticked since this range began: the next tick computes it"
-    unit = snapshot.node.interval_unit.value
-    return f"no complete interval of its unit, {unit}, lies in this range: choose a longer one"
+    return f"no complete interval of its unit, {unit.value}, lies in this range: choose a longer one"
 
 
 def _environments(plan: Plan, context: EvaluationContext) -> dict[str, int]:

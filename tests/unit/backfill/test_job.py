@@ -33,6 +33,7 @@ PROJECT = manifest(
     model("marts.later", **BY_TIME, reads=["raw.early"], starts_at=day(20)),
     model("marts.from_later", **BY_TIME, reads=["marts.later", "raw.unknown"]),
     model("raw.monthly", **BY_TIME, starts_at=day(1), interval_unit="month"),
+    model("raw.late_month", **BY_TIME, starts_at=day(10), interval_unit="month"),
     model("raw.yearly", **BY_TIME, starts_at=day(1), interval_unit="year"),
 )
 PROJECT = replace(PROJECT, selected=tuple(fqn for fqn in PROJECT.selected if "unselected" not in fqn))
@@ -100,6 +101,21 @@ def test_job_begins_with_its_earliest_model_and_has_its_name() -> None:
 def test_a_model_without_a_start_has_the_earliest_of_the_nearest_starts_upstream(of: str, first: str) -> None:
     """As in SQLMesh, also those of models that are no assets of the component."""
     partitions = built(RestateJob(), of).partitions_def
+    assert partitions is not None
+    assert partitions.get_first_partition_key() == first
+
+
+@pytest.mark.parametrize(
+    ("by", "model", "first"),
+    [
+        ("day", "raw.orders", "2026-01-15"),
+        ("week", "raw.orders", "2026-01-12"),
+        ("month", "raw.monthly", "2026-01-01"),
+        ("month", "raw.late_month", "2026-02-01"),
+    ],
+)
+def test_partitions_begin_with_the_first_interval_that_sqlmesh_restates_alone(by: Any, model: str, first: str) -> None:
+    partitions = built(RestateJob(by=by), model).partitions_def
     assert partitions is not None
     assert partitions.get_first_partition_key() == first
 
