@@ -112,7 +112,7 @@ def _serve(pipe: Pipe) -> None:
 
 def installation_problem() -> str | None:
     """Why this interpreter cannot run SQLMesh, in sentences; None if it can."""
-    remedy = "or set `project.python` in defs.yaml to an interpreter that has it."
+    remedy = "or set `project.python` in defs.yaml, or `python` of the SQLMeshResource, to one that has it."
     if sys.version_info < PYTHON_FLOOR:
         return (
             f"The interpreter {sys.executable}, which should run SQLMesh, is Python {sys.version.split()[0]}; "

@@ -210,8 +210,8 @@ def _require_gateway(project: OpenProject, configs: dict[Path, Config]) -> None:
         raise ConfigurationError(
             f"Gateway {project.gateway!r} does not exist in the SQLMesh project at "
             f"{', '.join(project.paths)}. Its gateways: {', '.join(known) or 'none has a name'}. "
-            "Correct `project.gateway` in defs.yaml. If defs.yaml names no gateway, correct the environment variable "
-            "SQLMESH_GATEWAY. Without both, SQLMesh uses the project's default gateway."
+            "Correct `project.gateway` in defs.yaml, or `gateway` of the SQLMeshResource. If neither is set, correct "
+            "the environment variable SQLMESH_GATEWAY. Without all three, SQLMesh uses the project's default gateway."
         )
 
 

@@ -55,7 +55,8 @@ def start(project: SQLMeshProject) -> subprocess.Popen[bytes]:
         )
     except OSError as error:
         raise InstallationError(
-            f"The interpreter {python} cannot be started: {error.strerror}. Correct `project.python` in defs.yaml."
+            f"The interpreter {python} cannot be started: {error.strerror}. Correct `project.python` in defs.yaml, or "
+            "`python` of the SQLMeshResource."
         ) from error
 
 

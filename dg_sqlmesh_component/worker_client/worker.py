@@ -236,7 +236,10 @@ class Worker:
         interpreter = ""
         if status is not None and status >= 0 and not self._has_answered:
             command = self._process.args[0] if isinstance(self._process.args, list) else self._process.args
-            interpreter = f" It was started with {command!s}: `project.python` in defs.yaml sets the interpreter."
+            interpreter = (
+                f" It was started with {command!s}: `project.python` in defs.yaml, or `python` of the SQLMeshResource, "
+                "sets the interpreter."
+            )
         output = f" Its last lines:\n{lines}" if lines else " It printed nothing."
         return WorkerError(
             f"SQLMesh's process {_cause_of_death(status)}.{_advice_after_death(status)}{interpreter}{output}",

@@ -498,3 +498,9 @@ def test_asset_of_the_users_own_reads_what_a_query_returns_through_the_gateway(
             resource.fetchdf("SELECT 1 AS id")
     with pytest.raises(ConfigurationError, match=r"crm is not a SQLMesh project: .* Correct `project` of the SQLMesh"):
         SQLMeshResource(project=str(tmp_path / "crm")).fetchdf("SELECT 1 AS id")
+    for wrong, option in (
+        (SQLMeshResource(project="~/shop", gateway="none"), "gateway"),
+        (SQLMeshResource(project="~/shop", python="none"), "python"),
+    ):
+        with pytest.raises(SQLMeshComponentError, match=f"Correct .* or `{option}` of the SQLMeshResource"):
+            wrong.fetchdf("SELECT 1 AS id")

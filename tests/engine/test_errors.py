@@ -172,7 +172,10 @@ def test_missing_interpreter_is_named(tmp_path: Path) -> None:
 def test_program_that_is_no_interpreter_is_named(tmp_path: Path) -> None:
     write_project(tmp_path, ONE_MODEL)
     message = project_load_error(SQLMeshProject((tmp_path,), python="/bin/true"), WorkerError)
-    assert "It was started with /bin/true: `project.python` in defs.yaml sets the interpreter." in message
+    assert (
+        "It was started with /bin/true: `project.python` in defs.yaml, or `python` of the SQLMeshResource, sets"
+        in message
+    )
 
 
 def test_interpreter_without_sqlmesh_is_named_with_install_command(tmp_path: Path) -> None:
