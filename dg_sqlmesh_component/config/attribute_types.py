@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import dagster as dg
 from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, StrictInt
+from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, StrictInt
 
 from dg_sqlmesh_component.config.durations import Duration, OptionalDuration, WrittenDuration
 from dg_sqlmesh_component.config.mappings import (
@@ -483,6 +483,12 @@ class Budget(Attributes, path="budget"):
     bytes: Annotated[
         PositiveFloat | None, described("Bytes, if the engine reports them. Default: no limit.", 1_000_000_000)
     ] = None
+
+    @classmethod
+    def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> Any:
+        if not model.model_fields_set:
+            raise ConfigurationError("`budget` in defs.yaml sets no limit. Write one, for example `seconds: 1800`.")
+        return super().resolve_from_model(context, model)
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, ClassVar, get_type_hints
@@ -51,9 +51,19 @@ class Attributes(dg.Resolvable):
                 shown = f"of type {type(value).__name__}" if name in self._secret else shortened(value)
                 reasons = "; ".join(dict.fromkeys(problem["msg"] for problem in error.errors(include_url=False)))
                 raise ConfigurationError(f"`{start}{name}` in defs.yaml is {shown}. {reasons}.") from None
-            if isinstance(value, bool) and type(converted) in (int, float):
-                raise ConfigurationError(f"`{start}{name}` in defs.yaml is {str(value).lower()}. Write a number.")
+            for path in switches_as_numbers(value, converted, name):
+                raise ConfigurationError(f"`{start}{'.'.join(path)}` in defs.yaml is true or false. Write a number.")
             object.__setattr__(self, name, converted)
+
+
+def switches_as_numbers(written: object, read: object, *path: str) -> Iterator[tuple[str, ...]]:
+    """The paths of true and false that pydantic has read as 1 and 0."""
+    if isinstance(written, bool) and type(read) in (int, float):
+        yield path
+    for key, value in written.items() if isinstance(written, Mapping) else ():
+        yield from switches_as_numbers(
+            value, read.get(key) if isinstance(read, dict) else getattr(read, key, None), *path, key
+        )
 
 
 @cache

@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails
 
 from dg_sqlmesh_component.config.attribute_types import NOT_OF_ONE_MODEL
 from dg_sqlmesh_component.config.component_attributes import EXAMPLE
+from dg_sqlmesh_component.config.mappings import switches_as_numbers
 from dg_sqlmesh_component.protocol.formatting import did_you_mean
 
 Schema = dict[str, Any]
@@ -44,10 +45,14 @@ def with_named_errors(model: type[BaseModel]) -> type[BaseModel]:
 
     def validate(_: type[BaseModel], value: Any, handler: ModelWrapValidatorHandler[BaseModel]) -> BaseModel:
         try:
-            return handler(value)
+            read = handler(value)
         except ValidationError as error:
             errors = without_repetitions(error.errors(include_url=False), value, model.model_json_schema())
             raise ValidationError.from_exception_data(error.title, errors) from None
+        for path in switches_as_numbers(value, read):
+            wrong = InitErrorDetails(type="value_error", ctx={"error": "write a number"}, loc=path, input=True)
+            raise ValidationError.from_exception_data(model.__name__, [wrong])
+        return read
 
     members = {
         "__module__": model.__module__,

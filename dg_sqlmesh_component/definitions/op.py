@@ -194,6 +194,10 @@ def refuse_name(name: str, attribute: str) -> None:
 
 def _refuse_pool_and_tags(pool: str | None, tags: Mapping[str, Any]) -> None:
     """Refuse `op.pool` and `op.tags` if Dagster refuses them, or a tag that the component sets itself."""
+    if pool == "":
+        raise ConfigurationError(
+            "`op.pool` in defs.yaml is ''. Write a name, or remove it: the op has a pool by default."
+        )
     _try_op("op.pool", pool, pool=pool)
     _try_op("op.tags", tags, tags=tags)
     refuse_reserved_tags("op.tags", [key for key in tags if key.startswith("sqlmesh/")])

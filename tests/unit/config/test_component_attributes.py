@@ -204,9 +204,19 @@ def test_number_beyond_its_limit_is_refused_at_its_key_in_yaml_and_from_a_variab
         loaded(attributes("{{ env.NUMBER }}"))
 
 
-def test_switch_is_no_number() -> None:
-    with pytest.raises(ConfigurationError, match=r"`budget.seconds` in defs.yaml is true. Write a number\."):
-        Budget(seconds=True)
+@pytest.mark.parametrize("path", [("budget", "seconds"), ("execution", "tag_concurrency_limits", "heavy")])
+def test_switch_is_no_number(path: tuple[str, ...]) -> None:
+    value: Any = True
+    for name in reversed(path[1:]):
+        value = {name: value}
+    with pytest.raises(ValidationError) as refusal:
+        loaded({"project": "shop", path[0]: value})
+    [error] = refusal.value.errors()
+    assert (error["loc"], error["msg"]) == (path, "Value error, write a number")
+    with pytest.raises(
+        ConfigurationError, match=rf"`{'.'.join(path)}` in defs.yaml is true or false. Write a number\."
+    ):
+        {"budget": Budget, "execution": Execution}[path[0]](**value)
 
 
 @pytest.mark.parametrize("written", [float("inf"), float("-inf"), float("nan")])
@@ -228,6 +238,7 @@ def test_number_must_be_finite(written: float) -> None:
         ({"project": {"path": "shop", "environment": " "}}, "`project.environment` in defs.yaml is ' '. Write a name."),
         ({"janitor": {"environment": " "}}, "`janitor.environment` in defs.yaml is ' '. Write a name."),
         ({"project": {"path": "shop", "env": {"X": "\0"}}}, "`project.env.X` in defs.yaml contains a null character."),
+        ({"budget": {}}, "`budget` in defs.yaml sets no limit. Write one, for example `seconds: 1800`."),
         ({"query_history_url": "https://acme.com/{id}"}, r"'https://acme.com/\{id\}'. It must contain \{run_id\}"),
         ({"schedule": True, "automation": "cron"}, "has both `schedule` and `automation`, .* Remove one of them"),
     ],

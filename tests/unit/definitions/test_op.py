@@ -138,6 +138,7 @@ def test_op_has_the_given_name_description_tags_and_pool() -> None:
     ("configured", "message"),
     [
         ({"pool": "my pool"}, r"`op\.pool` in defs\.yaml is 'my pool', which Dagster refuses: Pool \"my pool\" is not"),
+        ({"pool": ""}, r"`op\.pool` in defs\.yaml is ''\. Write a name, or remove it"),
         ({"pool": 5}, r"`op\.pool` in defs\.yaml is 5, which Dagster refuses"),
         ({"tags": {"team": {1: 2}}}, r"`op\.tags` in defs\.yaml is {'team': {1: 2}}, which Dagster refuses"),
         ({"tags": {"dagster/concurrency_key": "our"}}, r"the op is in another pool\. Write `op\.pool: our` instead"),
