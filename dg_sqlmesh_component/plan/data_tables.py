@@ -71,8 +71,17 @@ def without_key(compared: msg.ModelCompared, count: int | None) -> str:
 
 def lacks_rows(compared: msg.ModelCompared) -> bool:
     """Whether prod has rows that the preview does not have, although it has computed the same part of the model."""
-    is_other = compared.is_partial or compared.reads_partial or compared.clock
-    return bool(compared.removed and compared.rows is not None) and not is_other
+    if compared.rows is None or compared.is_partial or compared.reads_partial or compared.clock:
+        return False
+    fewer = (compared.rows_prod or 0) - compared.rows
+    return (fewer if compared.key_problem else compared.removed or 0) > 0  # without a key, a changed row is removed too
+
+
+def differs(compared: msg.ModelCompared) -> bool:
+    """Whether rows or columns of a model are others than prod's, as far as they were compared."""
+    is_new = compared.rows is None or compared.rows_prod is None
+    rows = compared.added, compared.removed, compared.changed, *compared.schema
+    return compared.error is None and (is_new or any(rows) or any(column_rows(compared)))
 
 
 # -- columns --------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import dagster as dg
 from dg_sqlmesh_component.clean_up.step import JanitorStep
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import CHANGES_TAG, interrupted_changes, mark_as_computing
+from dg_sqlmesh_component.plan.data_tables import differs
 from dg_sqlmesh_component.plan.gate import Decision, Refusal, headline, preview_refusals
 from dg_sqlmesh_component.plan.planning import Planning
 from dg_sqlmesh_component.plan.preview_audits import keep_audits
@@ -134,9 +135,10 @@ class _PreviewStep:
         files = "selected models" if self._context.op_config["select"] else "files"
         result = f"The {files} are the same as in prod, so there is nothing to preview."
         if planned is not None:
-            differing, by_clock = counted(len(report.diff), "model"), sum(bool(of.clock) for of in report.diff)
-            differing += f", {by_clock} of them only by the clock" if by_clock else ""
-            result = f"The preview is ready. {self.planning.cost(planned)} Differ from prod: {differing}."
+            different, by_clock = sum(map(differs, report.diff)), sum(bool(of.clock) for of in report.diff)
+            compared = f"{counted(len(report.diff), 'model')}, {different} different"
+            compared += f", {by_clock} of them only by the clock" if by_clock else ""
+            result = f"The preview is ready. {self.planning.cost(planned)} Compared with prod: {compared}."
         models = planned.plan.models if planned is not None else ()
         sentences = (*not_ready(self.planning.left_out), *caught_up(self.planning.went_on, models))
         result += "".join(f" {sentence}" for sentence in sentences)

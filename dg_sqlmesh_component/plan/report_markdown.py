@@ -286,7 +286,8 @@ def _notes(report: PlanReport, plan: msg.PlanBuilt) -> list[str]:
 
 def _views(report: PlanReport) -> Iterator[str]:
     """How to query what a preview shows."""
-    views = [code(f"SELECT * FROM {m.view}") for m in (report.preview.plan.models if report.preview else ()) if m.view]
+    shown = report.preview.plan.models if report.preview and report.prod else ()  # prod is planned after the promotion
+    views = [code(f"SELECT * FROM {m.view}") for m in shown if m.view]
     if views:
         yield f"The preview: {listed(views, 5)}"
 

@@ -266,7 +266,7 @@ def test_what_differs_by_the_clock_alone_is_told_or_ignored(lab: Lab) -> None:
     write("1::INT")
 
     record = lab.job(PREVIEW).succeeded()
-    assert "Differ from prod: 3 models, 2 of them only by the clock." in record.log
+    assert "Compared with prod: 3 models, 2 different, 2 of them only by the clock." in record.log
     found = diffs(report_of_last(record))
     assert (found["t.ignored"]["changed"], found["t.ignored"]["columns"]) == (0, {"x": 1.0})
     assert found["t.ignored"]["note"] == "Not compared, because `preview.diff.ignore` names them: _loaded_at."

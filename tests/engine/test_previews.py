@@ -216,7 +216,9 @@ def test_a_failed_audit_of_a_preview_is_named_and_prod_stays(lab: Lab, tmp_path:
     assert "forall" in failure_of(record)
     [refusal] = json.loads((tmp_path / "report.json").read_text())["refusals"]
     assert (refusal["kind"], refusal["models"]) == ("error", ["t.revenue"])
-    assert "**To decide:** 1 failure." in (tmp_path / "report.md").read_text()
+    text = (tmp_path / "report.md").read_text()
+    assert "**To decide:** 1 failure." in text
+    assert "SELECT * FROM" not in text, "no view was created"
     assert lab.prod() == before
 
 

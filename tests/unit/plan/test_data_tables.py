@@ -7,7 +7,7 @@ import pytest
 from unit.builders import days
 from unit.plan.plans import ORDERS, drops, plan
 
-from dg_sqlmesh_component.plan.data_tables import HEAD, as_json, column_rows, lacks_rows, note, row
+from dg_sqlmesh_component.plan.data_tables import HEAD, as_json, column_rows, differs, lacks_rows, note, row
 from dg_sqlmesh_component.plan.gate import Refusal, preview_refusals
 from dg_sqlmesh_component.plan.report import Planned, PlanReport
 from dg_sqlmesh_component.plan.report_markdown import markdown
@@ -145,11 +145,33 @@ def test_json_has_the_names_that_scripts_use() -> None:
         {"reads_partial": ("t.b",)},
         {"rows": None},
         {"clock": ("at",)},
+        {"key_problem": "no_grain", "rows_prod": 10},
     ],
 )
 def test_rows_that_a_preview_has_not_computed_are_not_removed(more: dict[str, Any]) -> None:
     assert lacks_rows(compared())
     assert not lacks_rows(compared(**more))
+
+
+EQUAL: dict[str, Any] = {"rows_prod": 10, "added": 0, "removed": 0, "changed": 0}
+
+
+@pytest.mark.parametrize(
+    ("more", "is_different"),
+    [
+        ({}, False),
+        ({"changed": 1}, True),
+        ({"schema": drops("x")}, True),
+        ({"rows_prod": None}, True),
+        ({"rows": None}, True),
+        ({"added": None, "removed": None, "changed": None}, False),
+        ({"changed": None, "amounts": {"x": (msg.Amounts(0, 1.0), msg.Amounts(0, 2.0))}}, True),
+        ({"error": "Error", "rows": None}, False),
+    ],
+    ids=str,
+)
+def test_a_compared_model_is_different_if_its_rows_or_columns_are(more: dict[str, Any], is_different: bool) -> None:
+    assert differs(compared(**{**EQUAL, **more})) is is_different
 
 
 def test_columns_that_a_plan_does_not_know_are_those_of_the_tables_that_a_preview_has_compared() -> None:
@@ -195,6 +217,13 @@ def test_holes_that_a_preview_would_read_are_never_allowed() -> None:
         [refusal] = preview_refusals(built, allow_pending=allow_pending, over_budget=False)
         assert refusal.models == models
         assert "so `allow_pending` does not allow this" in refusal.message
+
+
+@pytest.mark.parametrize("is_shown", [True, False])
+def test_a_report_has_the_views_of_a_preview_only_after_its_promotion(is_shown: bool) -> None:
+    planned = Planned(plan(replace(ORDERS, view="core__pr_1.orders")))
+    report = PlanReport("pr_1", is_preview=True, preview=planned, prod=planned if is_shown else None)
+    assert ("SELECT * FROM core__pr_1.orders" in markdown(report)) is is_shown
 
 
 def test_the_markdown_of_a_preview_has_the_command_that_applies_it_before_its_data() -> None:
