@@ -25,7 +25,7 @@ MEANINGS = {
     "statements": "the statements before or after all models differ",
     "requirements": "the versions of required Python packages differ",
     "settings": "the settings of the environment or of plans differ",
-    "selection": "`select` in the run config differs",
+    "selection": "`select` in the run config differs, so other models are taken from the files",
     PREVIOUS_MODELS: "the environment showed other versions when a plan had finished last",
     PREVIOUS_STATEMENTS: "the environment had other statements or required packages",
     ALLOW_LIST: "`allow_destructive` names other models than the plan's run config did",

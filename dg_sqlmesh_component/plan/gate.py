@@ -127,7 +127,9 @@ def _other_digest(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:
         differing = [part for part in differing if part != PREVIOUS_MODELS]
     if differing:
         has_moved = not {PREVIOUS_MODELS, PREVIOUS_STATEMENTS}.isdisjoint(differing)
-        reasons = "; ".join(MEANINGS[part] for part in differing)
+        # Other selected models are other versions too, so these parts say nothing about the files.
+        left_out = {"models", "categories"} if "selection" in differing else set()
+        reasons = "; ".join(MEANINGS[part] for part in differing if part not in left_out)
         message = (
             f"The approved plan has the digest {decision.digest}, and the plan that would be applied now has {digest}. "
             f"What differs: {reasons}."

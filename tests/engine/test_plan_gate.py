@@ -89,7 +89,10 @@ def test_a_plan_of_a_selection_applies_only_that_and_names_the_changes_that_it_l
     left_out = {"t.new": "added", "t.newer": "added", "t.total": "changed"}
     assert {model["name"]: model["change"] for model in report["left_out"]} == left_out
     for digest, select in ((whole, ["t.other"]), (report["digest"], [])):
-        assert "`select` in the run config differs" in failure_of(launch(shop, APPLY, digest=digest, select=select))
+        failure = failure_of(launch(shop, APPLY, digest=digest, select=select))
+        assert (
+            "What differs: `select` in the run config differs, so other models are taken from the files. R" in failure
+        )
 
     record = launch(shop, APPLY, digest=report["digest"])
 
