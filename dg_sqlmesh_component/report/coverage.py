@@ -10,7 +10,6 @@ import dagster as dg
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, duration_text, ranges, utc_text
-from dg_sqlmesh_component.report.wording import interval_ends
 
 _HOUR = 3_600_000
 _DAY = 24 * _HOUR
@@ -27,7 +26,7 @@ def coverage_metadata(coverage: msg.IntervalCoverage | None) -> dict[str, Any]:
         return {}
     metadata: dict[str, Any] = {}
     if coverage.computed is not None:
-        metadata["sqlmesh/coverage"] = ranges([coverage.computed])
+        metadata["sqlmesh/coverage"] = _computed(coverage)
     if coverage.waiting:
         metadata["sqlmesh/waiting"] = ranges(coverage.waiting)
     if coverage.gaps:
@@ -37,12 +36,26 @@ def coverage_metadata(coverage: msg.IntervalCoverage | None) -> dict[str, Any]:
         gaps = counted(coverage.gap_count, "gap")
         metadata["sqlmesh/missing_intervals"] = f"{coverage.missing_intervals} in {gaps}"
         metadata["sqlmesh/gap_table"] = dg.MetadataValue.table(
-            [dg.TableRecord(dict(zip(("from", "to"), interval_ends(gap)))) for gap in coverage.gaps],
-            dg.TableSchema([dg.TableColumn("from", "timestamp"), dg.TableColumn("to", "timestamp")]),
+            [dg.TableRecord({"gap": ranges([gap])}) for gap in coverage.gaps], dg.TableSchema([dg.TableColumn("gap")])
         )
     if left_out := coverage.gap_count - len(coverage.gaps):
         metadata["sqlmesh/gaps_cut"] = f"{counted(left_out, 'newer gap')} left out"
     return metadata
+
+
+def _computed(coverage: msg.IntervalCoverage) -> str:
+    """The range from the first to the last computed interval, with how much of it is computed."""
+    assert coverage.computed is not None, "something is computed"
+    (start, end), lacking = coverage.computed, coverage.lacking
+    if not lacking:
+        return ranges([coverage.computed])
+    size, unit = next(
+        (size, unit)
+        for size, unit in ((_DAY, "day"), (_HOUR, "hour"), (_HOUR // 60, "minute"))
+        if (end - start) % size == lacking % size == 0
+    )
+    share = f"{(end - start - lacking) // size} of {counted((end - start) // size, unit)}"
+    return f"{ranges([coverage.computed]).partition(' (')[0]} ({share})"
 
 
 def _strip(coverage: msg.IntervalCoverage) -> str:
@@ -74,7 +87,7 @@ def coverage_sentences(
     """What a model of this name lacks, since when, and what to do. `advises`: whether to advise a run of the model."""
     waits = f" Waiting for its sources: {ranges(coverage.waiting)}." if coverage.waiting else ""
     if coverage.missing_since is None:
-        covered = f" in {ranges([coverage.computed])}" if coverage.computed else ""
+        covered = f" in {_computed(coverage)}" if coverage.computed else ""
         return f"{name} has no gaps{covered}.{waits}"
     more = coverage.gap_count - _MAX_NAMED
     named = ranges(coverage.gaps[:_MAX_NAMED]) + (f", and {counted(more, 'more gap')}" if more > 0 else "")

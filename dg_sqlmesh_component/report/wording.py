@@ -131,14 +131,15 @@ class Wording:
         return f"{name} passed." if audit.passed else f"{name} failed: {counted(audit.failing_rows, 'row')}."
 
     def audit_result(self, fqn: str, audit: AuditResult) -> str:
-        """The result of an audit on its check's page: the number of failing rows and the range.
+        """The result of an audit on its check's page: the number of failing rows and the batches that have them.
 
         What a standalone audit reads is in its query only.
         """
         rows = "No row" if audit.passed else counted(audit.failing_rows, "row")
         if fqn in self.assets.standalone_audits or not audit.intervals:
             return f"{rows} failed."
-        where = "the whole table" if audit.of_whole_table else computed_text(self.assets, fqn, audit.intervals)
+        intervals = audit.failed_intervals or audit.intervals
+        where = "the whole table" if audit.of_whole_table else computed_text(self.assets, fqn, intervals)
         return f"{rows} failed in {where}."
 
     def why_not_evaluated(self, outcome: NodeOutcome) -> str:
@@ -171,7 +172,12 @@ class Wording:
 
     def others_waiting(self, outcome: NodeOutcome) -> str:
         """What the other intervals of an executed model wait for; empty if all are computed."""
-        return f" Its other intervals are waiting: {self.awaited(outcome)}." if outcome.idle.held_back_by else ""
+        if not outcome.idle.held_back_by:
+            return ""
+        model = self.assets.models.get(outcome.fqn)
+        is_whole = model is not None and not model.is_incremental  # it was computed as a whole
+        others = "A later run computes it again" if is_whole else "Its other intervals are waiting"
+        return f" {others}: {self.awaited(outcome)}."
 
     def awaited(self, outcome: NodeOutcome) -> str:
         """What a model waits for: the text after "is waiting:", without the last full stop. It may end with advice."""
@@ -257,13 +263,6 @@ def computed_text(assets: ProjectAssets, fqn: str, intervals: Sequence[msg.Inter
     """What was computed of a node: its ranges, or all of it if SQLMesh always computes it as a whole."""
     model = assets.models.get(fqn)
     return ranges(intervals) if model is None or model.is_incremental else "the whole table"
-
-
-def interval_ends(interval: msg.Interval) -> list[str]:
-    """Start and end in UTC, in the same format: whole days are shown without the time."""
-    ends = [utc_text(end) for end in interval]
-    midnight = "T00:00:00Z"
-    return [end.removesuffix(midnight) for end in ends] if all(end.endswith(midnight) for end in ends) else ends
 
 
 def restate_config(start: int, end: int) -> str:

@@ -67,7 +67,7 @@ def test_coverage_and_check_show_what_the_state_lacks_after_each_outcome(tmp_pat
     assert bounded.status_of("t/days") == "executed"
     assert numbers(bounded.materializations["t/days"].metadata) == (1, 4)
     table: Any = bounded.materializations["t/days"].metadata["sqlmesh/gap_table"]
-    assert [set(gap.data) for gap in table.records] == [{"from", "to"}]
+    assert [set(gap.data) for gap in table.records] == [{"gap"}]
     assert not bounded.checks[f"t/days:{CHECK}"].passed
     assert "Launch a run of the model" in str(bounded.checks[f"t/days:{CHECK}"].description)
 

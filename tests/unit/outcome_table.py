@@ -176,10 +176,7 @@ SEVERITIES = {"not_null": ERROR, "recent": WARN}
 
 COMPLETE = msg.IntervalCoverage(ORDERS, D1_2)
 ONE_GAP = msg.IntervalCoverage(ORDERS, days(1, 1), (D2,), 1, 1, day(3))
-GAP_TABLE = dg.MetadataValue.table(
-    [dg.TableRecord({"from": "2026-01-02", "to": "2026-01-03"})],
-    dg.TableSchema([dg.TableColumn("from", "timestamp"), dg.TableColumn("to", "timestamp")]),
-)
+GAP_TABLE = dg.MetadataValue.table([dg.TableRecord({"gap": "2026-01-02"})], dg.TableSchema([dg.TableColumn("gap")]))
 MANY_GAPS = msg.IntervalCoverage(ORDERS, days(1, 1), (D2,), 3, 5, day(3))
 
 

@@ -361,6 +361,7 @@ class IntervalCoverage(Event):
     # Ranges that are not computed because an awaited table is not complete for them. They are no gaps.
     waiting: tuple[Interval, ...] = ()
     late: tuple[Interval, ...] = ()  # computed ranges whose source was loaded after they were computed
+    lacking: int = 0  # how many milliseconds of the range `computed` are not computed
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import cached_property
+from itertools import pairwise
 from types import MappingProxyType
 
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, missing_intervals
@@ -103,7 +104,8 @@ class Coverages:
         whole = (computed[0][0], computed[-1][1]) if computed else None
         late = common(subtract(self.known.late.get(fqn, ()), done), computed)
         missing, waiting = self.missing(fqn, done, forgotten)
-        coverage = msg.IntervalCoverage(fqn, whole, waiting=merged(waiting), late=late)
+        lacking = sum(after[0] - before[1] for before, after in pairwise(computed))
+        coverage = msg.IntervalCoverage(fqn, whole, waiting=merged(waiting), late=late, lacking=lacking)
         if not missing:
             return coverage
         gaps = merged(missing)

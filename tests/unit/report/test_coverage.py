@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import dagster as dg
 import pytest
-from unit.builders import HOUR, attributes, day, days, fqn, manifest, model, plain
+from unit.builders import DAY, HOUR, attributes, day, days, fqn, manifest, model, plain
 from unit.outcome_table import COMPLETE, MANY_GAPS, ONE_GAP, ORDERS, PROMOTED
 from unit.outcome_table import outcome as of_orders
 
@@ -73,6 +73,23 @@ def test_model_without_gaps_is_complete() -> None:
     assert check(of_orders(Outcome.EXECUTED, coverage=COMPLETE)) == [
         (True, dg.AssetCheckSeverity.ERROR, "core.orders has no gaps in 2026-01-01 to 2026-01-02 (2 days).")
     ]
+
+
+@pytest.mark.parametrize(
+    ("end", "lacking", "text"),
+    [
+        (day(3), DAY, "2026-01-01 to 2026-01-02 (1 of 2 days)"),
+        (day(3), HOUR, "2026-01-01 to 2026-01-02 (47 of 48 hours)"),
+        (day(2) + HOUR, DAY, "2026-01-01 00:00 to 2026-01-02 01:00 UTC (1 of 25 hours)"),
+        (day(2), HOUR // 12, "2026-01-01 (1435 of 1440 minutes)"),
+    ],
+)
+def test_coverage_with_a_hole_says_how_much_is_computed(end: int, lacking: int, text: str) -> None:
+    coverage = replace(ONE_GAP, computed=(day(1), end), lacking=lacking)
+    assert plain(coverage_metadata(coverage))["sqlmesh/coverage"] == text
+    complete = replace(COMPLETE, computed=coverage.computed, lacking=lacking, waiting=(days(2, 2),))
+    sentence = f"t.a has no gaps in {text}. Waiting for its sources: 2026-01-02."
+    assert coverage_sentences("t.a", complete, timedelta(0), day(9)) == sentence
 
 
 def test_failed_check_names_gaps_and_what_to_do_although_the_model_was_executed() -> None:

@@ -9,8 +9,10 @@ import pytest
 from unit.builders import audit, day, days, fqn, manifest, model, plain, project_assets, standalone, stored
 from unit.outcome_table import (
     D1,
+    D1_2,
     D2,
     ERROR,
+    HELD_BACK,
     ORDERS,
     OUTCOME_TABLE,
     PROMOTED,
@@ -227,6 +229,12 @@ def test_each_execution_has_its_own_data_version() -> None:
     assert version == dg.DataVersion("3117@2026-01-03T00:00:04Z")
 
 
+def test_a_model_that_is_computed_as_a_whole_has_no_other_intervals() -> None:
+    whole = wording(project_assets(manifest(model("core.orders", kind="VIEW"))))
+    text = whole.sentence(replace(EXECUTED, idle=HELD_BACK))
+    assert text.startswith("core.orders was executed for the whole table. A later run computes it again: models upst")
+
+
 def test_code_version_is_that_of_the_promoted_version() -> None:
     drifted = replace(EXECUTED, promoted=msg.PromotedVersion("3117", data_hash="9", metadata_hash="2001"))
     assert materialized(drifted).tags == {"dagster/code_version": "9"}
@@ -312,15 +320,15 @@ def test_audit_missing_from_another_environment_names_that_environment() -> None
 # -- audits ---------------------------------------------------------------------------------------
 
 
-def test_failed_audit_reports_number_of_rows_intervals_and_query() -> None:
-    failed = AuditResult("not_null", 0, "(id)", True, 3, "SELECT * FROM t WHERE id IS NULL", (D1, D2), (D1, D2))
+def test_failed_audit_reports_number_of_rows_failed_batches_and_query() -> None:
+    failed = AuditResult("not_null", 0, "(id)", True, 3, "SELECT * FROM t WHERE id IS NULL", (D1_2,), (D2,))
     (result,) = audited(failed).values()
-    description = "3 rows failed in 2026-01-01, 2026-01-02."
+    description = "3 rows failed in 2026-01-02."
     assert check_summary(result) == (False, ERROR, description)
     assert plain(dict(result.metadata)) == {
         "sqlmesh/failing_row_count": 3,
         "sqlmesh/query": "```sql\nSELECT * FROM t WHERE id IS NULL\n```",
-        INTERNAL: {"failed_in": [[[day(1), day(2)], [day(2), day(3)]], 3, 0]},
+        INTERNAL: {"failed_in": [[[day(2), day(3)]], 3, 0]},
     }
     types = {key: type(value) for key, value in stored(dict(result.metadata)).items()}
     assert types["sqlmesh/failing_row_count"] is dg.IntMetadataValue

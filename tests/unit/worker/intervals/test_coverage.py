@@ -63,7 +63,7 @@ FQN = '"t"."days"'
 
 def test_hole_and_missing_tail_are_gaps_with_the_tick_at_which_the_oldest_was_due() -> None:
     assert coverage([(1, 2), (5, 6)], day(9, 3)) == msg.IntervalCoverage(
-        FQN, (day(1), day(7)), ((day(3), day(5)), (day(7), day(9))), 2, 4, day(4)
+        FQN, (day(1), day(7)), ((day(3), day(5)), (day(7), day(9))), 2, 4, day(4), lacking=day(5) - day(3)
     )
 
 
@@ -96,14 +96,16 @@ def test_interval_that_lookback_has_begun_to_compute_again_is_missing_until_it_i
     kind = "INCREMENTAL_BY_TIME_RANGE (time_column ds, lookback 3)"
     forgotten = ((day(5), day(8)),)
     assert coverage([(1, 7)], day(9), kind=kind, done=((day(6), day(9)),), forgotten=forgotten) == msg.IntervalCoverage(
-        FQN, (day(1), day(9)), ((day(5), day(6)),), 1, 1, day(6)
+        FQN, (day(1), day(9)), ((day(5), day(6)),), 1, 1, day(6), lacking=day(2) - day(1)
     )
 
 
 def test_interval_that_was_computed_early_and_then_forgotten_is_missing_before_its_cron_ticks() -> None:
     kind = "INCREMENTAL_BY_TIME_RANGE (time_column ds, lookback 2)"
     weekly = ("cron '@weekly'", "interval_unit 'day'")  # ticks on the 8th and on the 15th
-    expected = msg.IntervalCoverage(FQN, (day(1), day(11)), ((day(9), day(10)),), 1, 1, day(10))
+    expected = msg.IntervalCoverage(
+        FQN, (day(1), day(11)), ((day(9), day(10)),), 1, 1, day(10), lacking=day(2) - day(1)
+    )
     forgotten = ((day(9), day(10)),)
     in_state = coverage([(1, 8), (10, 10)], day(12), *weekly, kind=kind, restated_by_sqlmesh=forgotten)
     assert in_state == expected
