@@ -59,7 +59,7 @@ def _computed(coverage: msg.IntervalCoverage) -> str:
 
 
 def _strip(coverage: msg.IntervalCoverage) -> str:
-    """The newest days or hours, one character each: `█` is computed, `░` lacks an interval, `▒` waits for a source."""
+    """The newest days or hours, one character each: `█` is computed, `░` lacks an interval, `▒` waits."""
     known = [*coverage.gaps, *coverage.waiting, *([coverage.computed] if coverage.computed else [])]
     start, end = min(start for start, _ in known), max(end for _, end in known)
     unit = _DAY if all(bound % _DAY == 0 for interval in known for bound in interval) else _HOUR
@@ -85,7 +85,7 @@ def coverage_sentences(
     name: str, coverage: msg.IntervalCoverage, slack: timedelta, now: int, *, advises: bool = True
 ) -> str:
     """What a model of this name lacks, since when, and what to do. `advises`: whether to advise a run of the model."""
-    waits = f" Waiting for its sources: {ranges(coverage.waiting)}." if coverage.waiting else ""
+    waits = f" Waiting: {ranges(coverage.waiting)}." if coverage.waiting else ""
     if coverage.missing_since is None:
         covered = f" in {_computed(coverage)}" if coverage.computed else ""
         return f"{name} has no gaps{covered}.{waits}"

@@ -7,7 +7,7 @@ function depends on. No other module of the worker uses private attributes of SQ
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -406,15 +406,16 @@ def replace_intervals(
     scheduler.batch_intervals = batch_intervals
 
 
-def leave_out_after_unready(scheduler: Scheduler) -> None:
+def leave_out_after_unready(scheduler: Scheduler, unready: dict[str, Set[Interval]]) -> None:
     """Let the scheduler batch intervals once, and also leave out what is downstream of an interval that it leaves out.
 
     If an interval is not ready by a signal, SQLMesh leaves it out downstream too, and the later ones of each model that
     depends on its past. But it computes the models downstream of that one for these later intervals, from no rows, and
     records them as computed.
+
+    The intervals that signals hold back go into `unready`, by node.
     """
     check = type(scheduler)._check_ready_intervals.__get__(scheduler)
-    unready: dict[str, set[Interval]] = {}
 
     def check_ready_intervals(snapshot: Snapshot, intervals: list[Interval], *args: Any) -> list[Interval]:
         ready: list[Interval] = check(snapshot, intervals, *args)

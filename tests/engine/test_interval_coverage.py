@@ -17,6 +17,7 @@ FILES = {
     "models/days.sql": DAILY.format("days", "", 1),
     "models/broken.sql": DAILY.format("broken", ", audits (fine())", 1),
     "models/asks.sql": DAILY.format("asks", ", signals (never_ready())", 1),
+    "models/below.sql": DAILY.format("below", "", "(SELECT max(id) FROM t.asks)"),
     "models/full.sql": "MODEL (name t.full, kind FULL); SELECT 1 AS id",
     "audits/fine.sql": "AUDIT (name fine); SELECT * FROM @this_model WHERE (SELECT is_fine FROM ctl.flags) = 0",
     "signals/__init__.py": "",
@@ -52,14 +53,17 @@ def test_coverage_and_check_show_what_the_state_lacks_after_each_outcome(tmp_pat
     assert f"t/full:{CHECK}" not in record.checks
 
     assert record.status_of("t/asks") == "waiting"
-    assert numbers(record.observations["t/asks"].metadata) == (1, 5)
-    assert "its signal never_ready" in str(record.checks[f"t/asks:{CHECK}"].description)
+    assert numbers(record.observations["t/asks"].metadata) == (0, 0)
+    asks = record.checks[f"t/asks:{CHECK}"]
+    assert asks.passed
+    assert "(5 days). t.asks is waiting: its signal never_ready" in str(asks.description).partition("Waiting: ")[2]
+    assert numbers(record.observations["t/below"].metadata) == (0, 0), "it reads t.asks"
+    assert record.checks[f"t/below:{CHECK}"].passed
     assert record.status_of("t/broken") == "audit_failed"
     failed = record.checks["t/broken:sqlmesh_execution_status"]
     assert numbers(failed.metadata) == (1, 5)
-    for name in ("t/asks", "t/broken"):
-        check = record.checks[f"{name}:{CHECK}"]
-        assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    check = record.checks[f"t/broken:{CHECK}"]
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.ERROR)
 
     # A gap before newer data, and a run config that leaves it out: the model is materialized and incomplete.
     shop.query("DELETE FROM sqlmesh._intervals WHERE name LIKE '%days%'")

@@ -408,7 +408,10 @@ def test_an_apply_names_the_days_for_which_the_signal_of_a_new_version_is_not_re
 
     days = f"{day(5)} to {day(4)} (2 days)"
     left_out = f"Left out, because signals are not ready: t.late ({days}), t.reads ({days}). Runs compute it"
-    assert left_out in applied(shop).log
+    record = applied(shop)
+    assert left_out in record.log
+    for asset in ("t/late", "t/reads"):
+        assert record.computed_outside[asset].metadata["sqlmesh/waiting"].value == days, "no gap"
 
 
 def test_a_blocking_audit_that_fails_leaves_prod_on_its_versions(shop: Shop) -> None:

@@ -57,7 +57,7 @@ def test_intervals_that_wait_are_no_gaps(new_shop: NewShop) -> None:
     record = run(shop)
     check = record.checks["t/days:sqlmesh_intervals_complete"]
     assert check.passed
-    assert str(check.description).endswith(f"Waiting for its sources: {day(2)} to {day(1)} (2 days).")
+    assert str(check.description).endswith(f"Waiting: {day(2)} to {day(1)} (2 days).")
     assert record.materializations["t/days"].metadata["sqlmesh/waiting"].value == f"{day(2)} to {day(1)} (2 days)"
     alone = run_check(shop, "t/days:sqlmesh_intervals_complete")
     assert alone.passed

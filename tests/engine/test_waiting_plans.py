@@ -39,7 +39,7 @@ def test_a_new_version_is_computed_without_the_day_that_is_not_loaded(shop: Shop
     assert model["waiting"] == 1
     complete = applied(shop).checks["t/days:sqlmesh_intervals_complete"]
     assert complete.passed, "a day that waits is no gap"
-    assert f"Waiting for its sources: {day(2)}" in str(complete.description)
+    assert f"Waiting: {day(2)}" in str(complete.description)
     assert rows(shop) == [day(3), day(1)]
     load(shop, 2)
     assert outcomes(run(shop))["days"] == "executed"

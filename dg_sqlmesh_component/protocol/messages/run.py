@@ -358,7 +358,8 @@ class IntervalCoverage(Event):
     # When the oldest missing interval became due: the first tick of the cron at or after its end, or its end if that
     # tick is later than now. None if there are no gaps.
     missing_since: int | None = None
-    # Ranges that are not computed because an awaited table is not complete for them. They are no gaps.
+    # Ranges that are not computed because an awaited table is not complete for them, or a signal not ready. They are no
+    # gaps.
     waiting: tuple[Interval, ...] = ()
     late: tuple[Interval, ...] = ()  # computed ranges whose source was loaded after they were computed
     lacking: int = 0  # how many milliseconds of the range `computed` are not computed

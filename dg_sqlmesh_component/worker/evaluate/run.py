@@ -93,10 +93,13 @@ class RunContext(EvaluationContext):
             return run_all(*args, **kwargs)
 
         replace_run(scheduler, run_requested)
+        tracker = self.tracker
         if not self.request.dry_run:
-            forget_restated_automatically(scheduler, self.tracker.report_forgotten)
-        held_back = forget_and_hold_back(scheduler, self.known.tables, self.tracker.report_forgotten)
-        self.tracker.held_back_by = held_back.by
+            forget_restated_automatically(scheduler, tracker.report_forgotten)
+        held_back = forget_and_hold_back(
+            scheduler, self.known.tables, tracker.report_forgotten, unready=tracker.unready
+        )
+        tracker.held_back_by = held_back.by
         self._read_queries_of_pending_models(scheduler)
         plan_only_what_is_computed(scheduler)
 

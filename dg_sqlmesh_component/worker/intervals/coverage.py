@@ -13,7 +13,7 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, missing_interval
 from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.intervals import common, merged, subtract
+from dg_sqlmesh_component.protocol.intervals import common, merged, subtract, without
 from dg_sqlmesh_component.worker.intervals.held_back import held_back_from
 from dg_sqlmesh_component.worker.intervals.known import KnownToDagster
 from dg_sqlmesh_component.worker.intervals.tables import (
@@ -35,17 +35,20 @@ class Coverages:
         execution_time: int,
         known: KnownToDagster,
         copied: Mapping[str, Sequence[msg.Interval]] = MappingProxyType({}),
+        unready: Mapping[str, Set[msg.Interval]] = MappingProxyType({}),
     ) -> None:
         """Prepare the coverages of these snapshots, by name. It takes half a second for 1,000 models.
 
         Args:
             copied: The `copied_intervals`. They are neither computed nor missing.
+            unready: What signals have held back, by name.
         """
         self._snapshots = snapshots = without_restated_intervals(snapshots)
         self.index = index
         self._execution_time = execution_time
         self.known = known
         self._copied = copied
+        self._unready = unready
         # Without `end`, SQLMesh resolves a relative `start` now, so never earlier than it did when it planned the run.
         found = missing_intervals(
             snapshots.values(), execution_time=execution_time, deployability_index=index, ignore_cron=True
@@ -56,7 +59,9 @@ class Coverages:
     def missing(
         self, fqn: str, done: Sequence[msg.Interval] = (), forgotten: Sequence[msg.Interval] = ()
     ) -> tuple[list[msg.Interval], list[msg.Interval]]:
-        """The intervals that a node should have and lacks: those without an excuse, and those that wait for tables.
+        """The intervals that a node should have and lacks: those without an excuse, and those that wait.
+
+        They wait for tables or signals.
 
         An interval is missing from the next tick of the cron on. One that was computed and forgotten is missing at
         once: its rows were there. `done` and `forgotten` are as in `of`.
@@ -69,7 +74,8 @@ class Coverages:
             never = set(uncovered(missing, merged([*forgotten_intervals(snapshot, self.index), *forgotten])))
             missing = [interval for interval in missing if interval[1] <= expected_until or interval not in never]
         waiting = self._waiting.get(fqn, frozenset()) if missing else frozenset()
-        return [of for of in missing if of not in waiting], [of for of in missing if of in waiting]
+        ready = set(without(missing, merged(self._unready.get(fqn, ())), uninterrupted=False)).difference(waiting)
+        return [of for of in missing if of in ready], [of for of in missing if of not in ready]
 
     def computed(
         self, fqn: str, done: Sequence[msg.Interval] = (), forgotten: Sequence[msg.Interval] = ()

@@ -81,26 +81,32 @@ def forget_and_hold_back(
     tables: ExternalTables,
     report_forgotten: Callable[[str, Sequence[Interval]], None],
     pending: Mapping[str, Sequence[Interval]] = MappingProxyType({}),
+    unready: dict[str, Set[Interval]] | None = None,
 ) -> HeldBack:
     """Let the scheduler find forgotten intervals, and hold back intervals whose source is pending or not loaded.
 
     It is one answer for a run, a dry run, a tick of a schedule and a plan. A run and a plan leave it to SQLMesh to find
     the missing intervals and to batch them. A dry run and a tick do so themselves (`find_missing`).
-    `pending` is as in `hold_back_pending_upstream`.
+    `pending` and `unready` are as in `hold_back_pending_upstream`.
     """
     forget_before_computing(scheduler, report_forgotten)
-    return hold_back_pending_upstream(scheduler, tables, pending)
+    return hold_back_pending_upstream(scheduler, tables, pending, unready)
 
 
 def hold_back_pending_upstream(
-    scheduler: Scheduler, tables: ExternalTables, pending: Mapping[str, Sequence[Interval]] = MappingProxyType({})
+    scheduler: Scheduler,
+    tables: ExternalTables,
+    pending: Mapping[str, Sequence[Interval]] = MappingProxyType({}),
+    unready: dict[str, Set[Interval]] | None = None,
 ) -> HeldBack:
     """Make the scheduler hold back intervals that are pending in upstream models which do not run, or not loaded yet.
 
     Signals of models that do not run are not checked: they may now report a model as ready that was not ready when it
     ran.
 
-    `pending` is what each node lacks, by name: a plan does not ask the scheduler.
+    Args:
+        pending: What each node lacks, by name: a plan does not ask the scheduler.
+        unready: When SQLMesh has batched intervals, it has those that signals hold back, by name.
     """
     held_back_by: dict[str, HeldBackBy] = {}
     find_missing, batch = scheduler.merged_missing_intervals, scheduler.batch_intervals
@@ -138,7 +144,7 @@ def hold_back_pending_upstream(
     def batch_intervals(
         requested: SnapshotToIntervals, index: DeployabilityIndex | None, *args: Any, **kwargs: Any
     ) -> dict[Snapshot, Any]:
-        leave_out_after_unready(scheduler)
+        leave_out_after_unready(scheduler, {} if unready is None else unready)
         altered = _altered_since(requested, index or DeployabilityIndex.all_deployable(), scheduler.snapshots_by_name)
         batches = batch({**find_ready(requested, index), **altered}, index, *args, **kwargs)
         of_requested = {snapshot: batched for snapshot, batched in batches.items() if snapshot in requested}

@@ -7,6 +7,7 @@ too, so it is found although the model has no new interval.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
+from types import MappingProxyType
 
 from sqlmesh.core import constants as c
 from sqlmesh.core.context import Context
@@ -95,15 +96,17 @@ class Comparison:
                 unrecorded.append(msg.ComputedData(fqn, promoted, ranges, coverage, by, columns, rows))
         return msg.DataComparedWithRecords(tuple(unrecorded))
 
-    def coverages(self, now: int, tables: ExternalTables) -> Coverages:
-        """The coverages of the models with unrecorded data. `now` is in epoch milliseconds."""
+    def coverages(
+        self, now: int, tables: ExternalTables, unready: Mapping[str, Set[msg.Interval]] = MappingProxyType({})
+    ) -> Coverages:
+        """The coverages of the models with unrecorded data. The arguments are those of `Coverages`."""
         requested = {fqn: self._snapshots[fqn] for fqn in self._records.data if fqn in self._snapshots}
         if tables.awaited:  # a model waits also for tables that models upstream of it read
             names = reachable(requested, upstream(self._infos).__getitem__)
             others = [self._infos[name] for name in names - self._snapshots.keys()]
             requested = {**_read(self._context, others), **{n: s for n, s in self._snapshots.items() if n in names}}
         known = KnownToDagster(tables, self.late)
-        return Coverages(requested, self.index, now, known, self._copied)
+        return Coverages(requested, self.index, now, known, self._copied, unready)
 
     def _unrecorded(self, snapshot: Snapshot) -> tuple[tuple[msg.Interval, int], ...]:
         """The ranges of a model's table that Dagster has not recorded, with times.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -35,6 +35,7 @@ class RunTracker(Tracker):
     Attributes:
         planned: The planned batches of each node. An empty tuple: intervals are missing, but none of them is ready.
         unready_signals: By node, its signals that held back an interval.
+        unready: By node, the intervals that signals held back.
         held_back_by: What the last scheduler holds back, as in `HeldBack`.
     """
 
@@ -42,6 +43,7 @@ class RunTracker(Tracker):
         super().__init__(pipe)
         self.planned: dict[str, tuple[msg.Interval, ...]] = {}
         self.unready_signals: dict[str, list[str]] = {}
+        self.unready: dict[str, Set[msg.Interval]] = {}
         self.held_back_by: Mapping[str, msg.HeldBackBy] = {}
         self._observed = Observed()
         self._coverages: Coverages | None = None

@@ -93,6 +93,7 @@ class PlanContext(Context):
         nodes: The snapshots of all stages so far, by name.
         pending: The intervals that each model lacks, by name. They hold back models downstream. `BesideRuns` sets it
             before each stage.
+        unready: The intervals that signals held back, by name.
         left_out: By name, the changes of the files that `select` leaves out.
         shown: What the environment of the plan showed right before the plan was built.
     """
@@ -104,6 +105,7 @@ class PlanContext(Context):
         self.known = KnownToDagster(ExternalTables(request.tables.incomplete, request.tables.read))
         self.nodes: dict[str, Snapshot] = {}
         self.pending: Mapping[str, Sequence[msg.Interval]] = {}
+        self.unready: dict[str, Set[msg.Interval]] = {}
         self.left_out: dict[str, msg.Change] = {}
         self.shown = _NOTHING
 
@@ -117,7 +119,7 @@ class PlanContext(Context):
         if not isinstance(self.request, msg.PreviewRequest):  # no asset is materialized by a preview
             index = DeployabilityIndex.all_deployable()
             self.tracker.report_table = ComputedTables(pipe, snapshot_evaluator, index).report
-        forget_and_hold_back(scheduler, self.known.tables, self.tracker.report_forgotten, self.pending)
+        forget_and_hold_back(scheduler, self.known.tables, self.tracker.report_forgotten, self.pending, self.unready)
         self.nodes.update(scheduler.snapshots_by_name)
         return scheduler
 

@@ -90,7 +90,7 @@ def _planned(request: msg.PlanRequest, context: PlanContext, runs: StateLock) ->
         environment = stored_environment(request.project, request.environment, context)
         found = Comparison(approval.records, environment, context)
         tables = ComputedTables(pipe, context.snapshot_evaluator, found.index, lambda _: request.job.count_rows)
-        compared = found.event(found.coverages(now_timestamp(), context.known.tables), tables.count)
+        compared = found.event(found.coverages(now_timestamp(), context.known.tables, context.unready), tables.count)
     pipe.send(replace(compared, reads=context.known.tables.reads_of(environment)))
     if went_on := beside_runs.event():
         pipe.send(went_on)

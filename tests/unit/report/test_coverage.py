@@ -88,7 +88,7 @@ def test_coverage_with_a_hole_says_how_much_is_computed(end: int, lacking: int, 
     coverage = replace(ONE_GAP, computed=(day(1), end), lacking=lacking)
     assert plain(coverage_metadata(coverage))["sqlmesh/coverage"] == text
     complete = replace(COMPLETE, computed=coverage.computed, lacking=lacking, waiting=(days(2, 2),))
-    sentence = f"t.a has no gaps in {text}. Waiting for its sources: 2026-01-02."
+    sentence = f"t.a has no gaps in {text}. Waiting: 2026-01-02."
     assert coverage_sentences("t.a", complete, timedelta(0), day(9)) == sentence
 
 
