@@ -432,6 +432,37 @@ def test_tick_page_lists_models_with_pending_intervals(small: Scheduler, capsys:
     assert "    marts.report: pending: 2025-10-25" in log
 
 
+RESTATED_DAILY = "auto_restatement_cron='@daily', auto_restatement_intervals=2"
+RESTATED = {
+    "models/restated.sql": f"MODEL (name raw.restated, {BY_TIME[:-1]}, {RESTATED_DAILY.replace('=', ' ')}));"
+    " SELECT @start_dt::TIMESTAMP AS at",
+    "models/restated.py": f"""
+import pandas as pd
+from sqlmesh import model
+from sqlmesh.core.model import ModelKindName
+
+kind = dict(name=ModelKindName.INCREMENTAL_BY_TIME_RANGE, time_column="at", {RESTATED_DAILY})
+
+
+@model("raw.restated", kind=kind, columns=dict(at="timestamp"))
+def execute(context, start, end, **kwargs):
+    return pd.DataFrame(dict(at=[start.replace(tzinfo=None)]))
+""",
+}
+
+
+@pytest.mark.parametrize("file", RESTATED)
+def test_tick_after_an_automatic_restatement_requests_only_what_is_pending(new_shop: NewShop, file: str) -> None:
+    """The first tick keeps the snapshots. The restatement then changes in the state when the next one is due."""
+    hourly = f"MODEL (name raw.hourly, {BY_TIME}, cron '@hourly'); SELECT @start_dt::TIMESTAMP AS at"
+    scheduler = planned_at_noon_before_midnight(new_shop, {"models/hourly.sql": hourly, file: RESTATED[file]})
+    hourly_and_restated = dg.RunRequest(asset_selection=[dg.AssetKey(["raw", of]) for of in ("hourly", "restated")])
+    scheduler.launch(hourly_and_restated, MIDNIGHT - timedelta(hours=2)).succeeded()
+    for when in (MIDNIGHT - timedelta(hours=1), MIDNIGHT):
+        scheduler.launch(scheduler.tick(SCHEDULE, when), when).succeeded()
+    assert requested_models(scheduler.tick(SCHEDULE, MIDNIGHT + timedelta(hours=1))) == {"raw.hourly"}
+
+
 def test_crons_of_manifest_decide_while_duckdb_is_in_use(small: Scheduler, capsys: pytest.CaptureFixture[str]) -> None:
     with duckdb_file_in_use(small.dagster.project / "warehouse.duckdb"):
         request = small.tick(SCHEDULE, MIDNIGHT)

@@ -1,6 +1,8 @@
 """The internals of SQLMesh that `worker/sqlmesh_internals.py` uses: one test for each function."""
 
+import inspect
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -44,6 +46,7 @@ from sqlmesh.core.snapshot import (
 )
 from sqlmesh.core.snapshot.cache import SnapshotCache
 from sqlmesh.core.snapshot.evaluator import ViewStrategy
+from sqlmesh.core.state_sync.db.snapshot import SnapshotState
 from sqlmesh.utils import CompletionStatus
 from sqlmesh.utils.concurrency import ConcurrentDAGExecutor, NodeExecutionFailedError, concurrent_apply_to_dag
 from sqlmesh.utils.cron import CroniterCache
@@ -512,6 +515,23 @@ def test_the_state_names_the_versions_that_it_has(planned: Open) -> None:
     lost = first.copy(update={"fingerprint": first.fingerprint.copy(update={"data_hash": "other"})})
     assert internals.stored_names(context, environment.snapshots) == {info.name for info in environment.snapshots}
     assert internals.stored_names(context, [lost, *others]) == {info.name for info in others}
+
+
+def test_of_what_the_state_changes_of_a_snapshot_only_restatements_and_intervals_decide_what_is_missing(
+    planned: Open,
+) -> None:
+    """ADR-0049: a tick keeps all else. For its own cached snapshots, SQLMesh reads again what the state changes."""
+    read_again = set(re.findall(r"snapshot\.(\w+) = ", inspect.getsource(SnapshotState._get_snapshots)))
+    others: dict[str, Any] = {"updated_ts": 1, "unpaused_ts": None, "unrestorable": True, "forward_only": True}
+    assert read_again == {"next_auto_restatement_ts", *others}
+    context = planned(load=False)
+    environment = context.state_reader.get_environment("prod")
+    assert environment is not None
+    snapshots = context.state_reader.get_snapshots(environment.snapshots).values()
+    missing = missing_intervals(snapshots, execution_time=NOW)
+    assert missing
+    changed = [snapshot.copy(update=others) for snapshot in snapshots]
+    assert missing_intervals(changed, execution_time=NOW) == missing
 
 
 def test_state_has_tables_of_snapshots_and_intervals(planned: Open) -> None:

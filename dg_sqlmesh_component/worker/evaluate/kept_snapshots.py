@@ -1,10 +1,10 @@
 """Keep what a tick needs of the snapshots of prod, so that the next tick does not read all of them from the state.
 
-A snapshot never changes, and reading one takes a millisecond: its code is most of it. A tick needs the name, version,
-kind, cron and parents of each node, and the computed intervals, which it reads from the state at each tick. So the
-first tick after a plan keeps the snapshots without their code, in SQLMesh's cache of files. Code that a tick needs, of
-pending models with signals for example, is read from the state (`read_code`). To render a snapshot without its code is
-an error.
+Reading a snapshot takes a millisecond: its code is most of it. A tick needs the name, version, kind, cron and parents
+of a node, which never change. It also needs the computed intervals, and when the next automatic restatement is due. It
+reads these from the state at each tick. So the first tick after a plan keeps the snapshots without their code, in
+SQLMesh's cache of files. Code that a tick needs, of pending models with signals for example, is read from the state
+(`read_code`), and so are models with an `auto_restatement_cron`. To render a snapshot without its code is an error.
 
 Nothing is kept of another environment: which table a model shows depends on more than that. If an automatic restatement
 is due, everything is read from the state: it removes more intervals of a model that reads itself.
@@ -71,9 +71,10 @@ def read_snapshots(context: Context, environment: Environment, now: int) -> Coll
         return snapshots
     context.state_reader.refresh_snapshot_intervals(kept)
     restating = [snapshot for snapshot in kept if snapshot.is_model and snapshot.model.auto_restatement_cron]
-    if any(of.get_next_auto_restatement_interval(now) for of in _read(context, restating).values()):
+    stored = _read(context, restating)
+    if any(of.get_next_auto_restatement_interval(now) for of in stored.values()):
         return context.state_reader.get_snapshots(environment.snapshots).values()
-    return kept
+    return [stored.get(snapshot, snapshot) for snapshot in kept]
 
 
 def read_code(context: Context, snapshots: Iterable[Snapshot]) -> None:

@@ -171,7 +171,7 @@ def test_if_an_automatic_restatement_is_due_everything_is_read(project: Path, re
     plan(project)
     sqlmesh(project, "run")  # SQLMesh finds the next tick of a new model when it runs
     read()
-    assert without_code(read()) == SQL
+    assert without_code(read()) == SQL - {"daily"}
     assert read.context is not None
     table = "sqlmesh._auto_restatements"
     read.context.state_sync.state_sync.engine_adapter.execute(f"UPDATE {table} SET next_auto_restatement_ts = 1000")
