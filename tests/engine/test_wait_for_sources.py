@@ -437,6 +437,44 @@ def test_a_tick_requests_no_model_that_waits_for_an_asset_between_models_that_ar
     assert shop.launch(assets=["t/last"]).status_of("t/last") == "waiting", "a run would only wait"
 
 
+UP_TO_DATE = {
+    "a whole table": {"rates": "FULL, cron '{yearly}', start '{long_ago}'"},
+    "an incremental model": {"rates": "{by_day}, cron '{yearly}', start '{long_ago}'"},
+    "a whole table over a daily model": {"rates": "FULL, cron '{yearly}', start '{long_ago}'", "mid": "FULL"},
+    "a model that has ended": {"rates": "{by_day}, end '{ended}'"},
+}
+
+
+@pytest.mark.parametrize("case", UP_TO_DATE)
+def test_a_model_that_is_up_to_date_by_its_own_cron_holds_nothing_back(new_shop: NewShop, case: str) -> None:
+    """Its source is loaded as far as the model needs it now, and not up to today."""
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), schedule={"cron": "@daily"})
+    source = "raw.rates"
+    for name, kind in sorted(UP_TO_DATE[case].items()):  # t.mid is before t.rates
+        options = kind.format(
+            by_day="INCREMENTAL_BY_TIME_RANGE (time_column day)", yearly=YEARLY_CRON, long_ago=day(800), ended=day(5)
+        )
+        text = f"MODEL (name t.{name}, kind {options}); SELECT day FROM {source}"
+        (shop.project / "models" / f"{name}.sql").write_text(text)
+        source = f"t.{name}"
+    days = shop.project / "models" / "days.sql"
+    days.write_text(days.read_text().replace("WHERE", "LEFT JOIN t.rates USING (day) WHERE"))
+    shop.query("CREATE TABLE raw.rates AS SELECT current_date - 900 AS day")
+    shop.plan()
+    keys = {"raw.orders": "load/orders", "raw.rates": "load/rates"}
+    shop.configure(external_models={"keys": keys, "wait": True}, schedule={"cron": "@daily"})
+    until = dg.MetadataValue.timestamp(datetime.fromisoformat(day(3)).replace(tzinfo=timezone.utc))
+    loaded = dg.AssetMaterialization(["load", "rates"], metadata={"sqlmesh/complete_until": until})
+    shop.instance.report_runless_asset_event(loaded)
+    load(shop, 3)
+    load(shop, 2)
+    assert tick(shop) == {"t/days", "t/shown", "t/total", "t/alone"}
+    status = run(shop).checks[STATUS]
+    assert f"load/orders has no materialization of {day(1)}" in str(status.description)
+    assert "load/rates" not in str(status.description), "it holds nothing back"
+    assert rows(shop) == [day(3), day(2)]
+
+
 def test_a_table_with_a_key_is_awaited_without_its_asset_and_others_are_named_in_the_log(new_shop: NewShop) -> None:
     models = {**MODELS, "models/alone.sql": "MODEL (name t.alone, kind FULL); SELECT n FROM raw.other"}
     external = {"keys": {"raw.orders": "laod/orders"}, "wait": True}

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
+from sqlmesh.core.snapshot import Snapshot
 from sqlmesh.utils.date import to_datetime, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
@@ -18,7 +17,13 @@ from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import merged
 from dg_sqlmesh_component.worker.environment import opened_without_lock, refuse_lost_versions
 from dg_sqlmesh_component.worker.evaluate.kept_snapshots import read_code, read_snapshots
-from dg_sqlmesh_component.worker.intervals.held_back import HeldBack, forget_and_hold_back, has_signals, held_back_from
+from dg_sqlmesh_component.worker.intervals.held_back import (
+    HeldBack,
+    Left,
+    forget_and_hold_back,
+    has_signals,
+    held_back_from,
+)
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables
 from dg_sqlmesh_component.worker.intervals.records import Comparison
 from dg_sqlmesh_component.worker.intervals.tables import find_missing, upstream
@@ -45,19 +50,20 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         scheduler = context.create_scheduler(snapshots, context.snapshot_evaluator)
         tables = ExternalTables.of_promoted(request.tables, environment, context, pipe)
         waited_for = tables.without(request.made_between)
-        held = forget_and_hold_back(scheduler, waited_for, tracker.report_forgotten)
+        held = forget_and_hold_back(scheduler, waited_for, tracker.report_forgotten, now=request.now)
         intervals, index = find_missing(scheduler, request.environment, request.now)
         waiting, needed, signal_error, ready = {}, {}, None, intervals
+        nodes = scheduler.snapshots_by_name
+        hold_back = partial(held_back_from, nodes=nodes, index=index, tables=tables, now=request.now)
         loads = {node.name: request.loads[node.name] for node in snapshots if _is_restatable(node, request)}
         late = Comparison(msg.Records(loads=loads), environment, context).late if loads else {}
         if tables.awaited or any(map(has_signals, intervals)):
-            by_name = scheduler.snapshots_by_name  # a signal may look at any model upstream
-            parents = upstream(by_name).__getitem__
+            parents = upstream(nodes).__getitem__  # a signal may look at any model upstream
             looked_at = reachable((node.name for node in intervals if has_signals(node)), parents)
             if tables.awaited:  # the request has not the tables of a promoted model without a file: its query has them
                 read = reachable({*(node.name for node in intervals), *late}, parents)
-                looked_at |= {name for name in read if not tables.knows(by_name[name])}
-            read_code(context, [*intervals, *map(by_name.__getitem__, {*looked_at, *late})])
+                looked_at |= {name for name in read if not tables.knows(nodes[name])}
+            read_code(context, [*intervals, *map(nodes.__getitem__, {*looked_at, *late})])
             find_batches = partial(scheduler.batch_intervals, intervals, index, environment.naming_info)
             try:
                 with _at_most(MAX_SIGNAL_SECONDS):
@@ -67,8 +73,8 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
                 signal_error = f"{type(error).__name__}: {plain(error)}"
             else:
                 waiting = {node.name: _awaited(node.name, tracker, held) for node, found in ready.items() if not found}
-                needed = _needed({node: found for node, found in ready.items() if found}, scheduler, index, tables)
-        restatable = _loaded(late, scheduler, index, tables)
+                needed = _needed(hold_back({node: found for node, found in ready.items() if found}))
+        restatable = _loaded(late, hold_back({nodes[fqn]: list(found) for fqn, found in late.items()}))
     pending = {snapshot.name for snapshot in intervals} - waiting.keys()
     ours = [snapshot for snapshot in snapshots if snapshot.name in request.models and not snapshot.is_symbolic]
     now = to_datetime(request.now)
@@ -104,20 +110,15 @@ def _awaited(fqn: str, tracker: RunTracker, held: HeldBack) -> tuple[str, ...]:
     return tuple(tracker.unready_signals.get(fqn, ())) or held.by.get(fqn, msg.HeldBackBy()).tables
 
 
-def _needed(
-    ready: SnapshotToIntervals, scheduler: Scheduler, index: DeployabilityIndex, tables: ExternalTables
-) -> dict[str, tuple[str, ...]]:
+def _needed(held_back: Mapping[str, Left]) -> dict[str, tuple[str, ...]]:
     """The tables without which no interval of a model is ready, although it is with them."""
-    held_back = held_back_from(ready, scheduler.snapshots_by_name, index, tables)
     return {fqn: by.tables for fqn, (left, by) in held_back.items() if not left}
 
 
 def _loaded(
-    late: Mapping[str, Sequence[msg.Interval]], scheduler: Scheduler, index: DeployabilityIndex, tables: ExternalTables
+    late: Mapping[str, Sequence[msg.Interval]], held_back: Mapping[str, Left]
 ) -> dict[str, tuple[msg.Interval, ...]]:
     """The late ranges that a restatement would not hold back."""
-    requested = {scheduler.snapshots_by_name[fqn]: list(found) for fqn, found in late.items()}
-    held_back = held_back_from(requested, scheduler.snapshots_by_name, index, tables)
     left = {fqn: merged(held_back[fqn][0]) if fqn in held_back else tuple(found) for fqn, found in late.items()}
     return {fqn: found for fqn, found in left.items() if found}
 

@@ -96,8 +96,9 @@ class RunContext(EvaluationContext):
         tracker = self.tracker
         if not self.request.dry_run:
             forget_restated_automatically(scheduler, tracker.report_forgotten)
+        now = self.request.execution_time
         held_back = forget_and_hold_back(
-            scheduler, self.known.tables, tracker.report_forgotten, unready=tracker.unready
+            scheduler, self.known.tables, tracker.report_forgotten, now=now, unready=tracker.unready
         )
         tracker.held_back_by = held_back.by
         self._read_queries_of_pending_models(scheduler)

@@ -66,13 +66,9 @@ class Coverages:
         An interval is missing from the next tick of the cron on. One that was computed and forgotten is missing at
         once: its rows were there. `done` and `forgotten` are as in `of`.
         """
-        snapshot = self._snapshots[fqn]
-        recorded = subtract(computed_intervals(snapshot, self.index), forgotten)
+        recorded = subtract(computed_intervals(self._snapshots[fqn], self.index), forgotten)
         missing = uncovered(self.pending.get(fqn, ()), merged([*recorded, *done]))
-        if missing:
-            expected_until = _expected_until(snapshot, self._execution_time)
-            never = set(uncovered(missing, merged([*forgotten_intervals(snapshot, self.index), *forgotten])))
-            missing = [interval for interval in missing if interval[1] <= expected_until or interval not in never]
+        missing = self._due(fqn, missing, forgotten) if missing else missing
         waiting = self._waiting.get(fqn, frozenset()) if missing else frozenset()
         ready = set(without(missing, merged(self._unready.get(fqn, ())), uninterrupted=False)).difference(waiting)
         return [of for of in missing if of in ready], [of for of in missing if of not in ready]
@@ -84,11 +80,22 @@ class Coverages:
         recorded = computed_intervals(self._snapshots[fqn], self.index)
         return merged([*subtract(recorded, [*forgotten, *self._copied.get(fqn, ())]), *done])
 
+    def _due(
+        self, fqn: str, intervals: Sequence[msg.Interval], forgotten: Sequence[msg.Interval] = ()
+    ) -> list[msg.Interval]:
+        """Those of a node's intervals for which its cron has ticked, or that were computed before."""
+        snapshot = self._snapshots[fqn]
+        expected_until = _expected_until(snapshot, self._execution_time)
+        known = [computed_intervals(snapshot, self.index), forgotten_intervals(snapshot, self.index), forgotten]
+        never = set(uncovered(intervals, merged(interval for of in known for interval in of)))
+        return [interval for interval in intervals if interval[1] <= expected_until or interval not in never]
+
     @cached_property
     def _waiting(self) -> Mapping[str, Set[msg.Interval]]:
         """The intervals of each node that a run of all nodes would hold back because of tables."""
-        requested = {self._snapshots[name]: [*intervals] for name, intervals in self.pending.items()}
-        left = held_back_from(requested, self._snapshots, self.index, self.known.tables)
+        requested = {self._snapshots[name]: self._due(name, intervals) for name, intervals in self.pending.items()}
+        now = self._execution_time
+        left = held_back_from(requested, self._snapshots, self.index, self.known.tables, now=now)
         return {name: set(self.pending[name]).difference(of_node) for name, (of_node, _) in left.items()}
 
     def of(

@@ -23,11 +23,13 @@ model that reads whole tables, if an upstream table has lost older rows (`_rows_
 newer intervals that would compute a held-back interval again (`within_lookback`). If a newer interval were computed,
 SQLMesh would never ask for the older interval.
 
-An external table that an asset of Dagster loads counts as pending for the ranges that are not loaded yet (`sources`). A
-model that has computed such a range before does not hand it on.
+An external table that an asset of Dagster loads counts as pending for the ranges that are not loaded yet (`sources`).
 
-Invariants: no interval is computed while its source is pending anywhere upstream. A model without pending intervals
-upstream is computed as SQLMesh would compute it. Every held-back interval is reported (`held_back_by`) with the nearest
+A table that is up to date by its own cron holds nothing back, whatever its sources lack: it will not change before its
+next tick. So a daily model does not wait for the running week of a weekly one.
+
+Invariants: no interval is computed while a table that it reads, also through views, lacks it. A model whose tables lack
+nothing is computed as SQLMesh would compute it. Every held-back interval is reported (`held_back_by`) with the nearest
 models that lack it: the outcome is then `waiting`, or `executed` with these models named. tests/soak/random_subsets.py
 counts rows.
 
@@ -46,7 +48,7 @@ from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.snapshot.definition import Interval, merge_intervals
 
-from dg_sqlmesh_component.protocol.graph import parents_first
+from dg_sqlmesh_component.protocol.graph import parents_first, reachable
 from dg_sqlmesh_component.protocol.intervals import add, common, merged, subtract, without
 from dg_sqlmesh_component.protocol.messages import FOREVER, HeldBackBy
 from dg_sqlmesh_component.worker.environment import has_table
@@ -56,6 +58,7 @@ from dg_sqlmesh_component.worker.intervals.tables import (
     altered_at,
     computed_intervals,
     is_incremental,
+    missing_now,
     shows_others,
     single_intervals,
     tables_read,
@@ -63,8 +66,8 @@ from dg_sqlmesh_component.worker.intervals.tables import (
 )
 from dg_sqlmesh_component.worker.sqlmesh_internals import leave_out_after_unready, replace_intervals
 
-Remaining = dict[Snapshot, tuple[list[Interval], HeldBackBy]]
-"""By requested model, the intervals that it may compute, and what holds back the others."""
+Left = tuple[list[Interval], HeldBackBy]
+"""The intervals that a requested model may compute, and what holds back the others."""
 
 
 @dataclass(frozen=True)
@@ -81,22 +84,24 @@ def forget_and_hold_back(
     tables: ExternalTables,
     report_forgotten: Callable[[str, Sequence[Interval]], None],
     pending: Mapping[str, Sequence[Interval]] = MappingProxyType({}),
+    now: int | None = None,
     unready: dict[str, Set[Interval]] | None = None,
 ) -> HeldBack:
     """Let the scheduler find forgotten intervals, and hold back intervals whose source is pending or not loaded.
 
     It is one answer for a run, a dry run, a tick of a schedule and a plan. A run and a plan leave it to SQLMesh to find
     the missing intervals and to batch them. A dry run and a tick do so themselves (`find_missing`).
-    `pending` and `unready` are as in `hold_back_pending_upstream`.
+    `pending`, `now` and `unready` are as in `hold_back_pending_upstream`.
     """
     forget_before_computing(scheduler, report_forgotten)
-    return hold_back_pending_upstream(scheduler, tables, pending, unready)
+    return hold_back_pending_upstream(scheduler, tables, pending, now, unready)
 
 
 def hold_back_pending_upstream(
     scheduler: Scheduler,
     tables: ExternalTables,
     pending: Mapping[str, Sequence[Interval]] = MappingProxyType({}),
+    now: int | None = None,
     unready: dict[str, Set[Interval]] | None = None,
 ) -> HeldBack:
     """Make the scheduler hold back intervals that are pending in upstream models which do not run, or not loaded yet.
@@ -106,6 +111,7 @@ def hold_back_pending_upstream(
 
     Args:
         pending: What each node lacks, by name: a plan does not ask the scheduler.
+        now: The instant of the run in epoch milliseconds, if it is not that of the clock.
         unready: When SQLMesh has batched intervals, it has those that signals hold back, by name.
     """
     held_back_by: dict[str, HeldBackBy] = {}
@@ -134,7 +140,7 @@ def hold_back_pending_upstream(
     def find_ready(requested: SnapshotToIntervals, index: DeployabilityIndex | None) -> SnapshotToIntervals:
         nodes, index_or_all = scheduler.snapshots_by_name, index or DeployabilityIndex.all_deployable()
         lacked = {snapshot.name: intervals for snapshot, intervals in missing.items()}
-        available = _Availability(nodes, index_or_all, tables, requested, lacked)
+        available = _Availability(nodes, index_or_all, tables, requested, lacked, now)
         remaining = available.remaining()
         held_back_by.clear()
         held_back_by.update({snapshot.name: by for snapshot, (_, by) in remaining.items() if by})
@@ -160,17 +166,19 @@ def held_back_from(
     index: DeployabilityIndex,
     tables: ExternalTables,
     pending: Mapping[str, Sequence[Interval]] = MappingProxyType({}),
-) -> dict[str, tuple[list[Interval], HeldBackBy]]:
+    now: int | None = None,
+) -> dict[str, Left]:
     """By model, the requested intervals that are left if others are held back, and by which tables and models.
 
     Args:
         pending: What nodes lack, by name, also if it is not requested.
+        now: As in `hold_back_pending_upstream`.
     """
     if not (tables.awaited or pending):
         return {}
     lacked = {snapshot.name: tuple(intervals) for snapshot, intervals in requested.items()}
     add(lacked, pending)
-    remaining = _Availability(nodes, index, tables, requested, lacked).remaining()
+    remaining = _Availability(nodes, index, tables, requested, lacked, now).remaining()
     return {snapshot.name: (left, by) for snapshot, (left, by) in remaining.items() if by}
 
 
@@ -246,6 +254,7 @@ class _Availability:
     requested: SnapshotToIntervals
     # What each node lacks before this run. A restatement also requests intervals that are computed.
     lacked: Mapping[str, Sequence[Interval]]
+    now: int | None = None  # as in `hold_back_pending_upstream`
 
     def __post_init__(self) -> None:
         self._running = {snapshot.name: snapshot for snapshot in self.requested}
@@ -253,6 +262,10 @@ class _Availability:
         self._parents = upstream(self.nodes)
         self._lacking: dict[str, Sequence[Interval]] = {}
         """By visited node, the intervals for which its source is not there."""
+        self._handed_on: dict[str, Sequence[Interval]] = {}
+        """By visited node, the intervals for which its downstream models lack it."""
+        self._denied: dict[str, Iterable[Interval]] = {}
+        """By requested model, what it lacks because it is held back."""
         self._unloaded: dict[str, Sequence[Interval]] = {}
         """By visited node, the ranges for which tables that it reads are not loaded, also through views."""
         self._nearest: dict[str, Set[str]] = {}
@@ -269,9 +282,9 @@ class _Availability:
                 pending[name] = lacks if self._requested(name) else self._with_first_rows(node, lacks)
         return {name: intervals for name, intervals in pending.items() if intervals}
 
-    def remaining(self) -> Remaining:
+    def remaining(self) -> dict[Snapshot, Left]:
         """What each requested model downstream of a pending model or an awaited table may compute."""
-        remaining: Remaining = {}
+        remaining: dict[Snapshot, Left] = {}
         if not self.pending and not any(self.tables.awaited.values()):
             return remaining
         for name in parents_first(self._running, self._parents.__getitem__):
@@ -304,20 +317,18 @@ class _Availability:
         parents = self._parents[name]
         read = {name} if self.tables.awaited.get(name) else self.tables.awaited_by(self.nodes[name])
         self._nearest[name] = frozenset(read).union(*map(self._nearest_through, parents))
-        self._lacking[name] = merged(
-            interval for parent in parents for interval in (*self._lacking[parent], *self.pending.get(parent, ()))
-        )
+        self._lacking[name] = merged(interval for parent in parents for interval in self._handed_on[parent])
         views = [parent for parent in parents if shows_others(self.nodes[parent])]
         self._unloaded[name] = merged([*not_loaded, *(found for view in views for found in self._unloaded[view])])
 
     def _nearest_through(self, parent: str) -> Set[str]:
         """The nearest pending models through a parent. Its own pending intervals hide those further upstream."""
         if parent not in self.pending:
-            return self._nearest[parent]
-        lacks_more = subtract(self._lacking[parent], self.pending[parent])
+            return self._nearest[parent] if self._handed_on[parent] else frozenset()
+        lacks_more = subtract(self._handed_on[parent], self.pending[parent])
         return {parent, *self._nearest[parent]} if lacks_more else {parent}
 
-    def _held_back(self, name: str, rows_lost: Set[str]) -> tuple[list[Interval], HeldBackBy]:
+    def _held_back(self, name: str, rows_lost: Set[str]) -> Left:
         """The single intervals that a requested model may compute, and what holds back the others."""
         snapshot = self._running[name]
         single = single_intervals(snapshot, self._requested(name))
@@ -327,8 +338,7 @@ class _Availability:
             denied = within_lookback(single, self._again[name], denied, snapshot.model.lookback)
         if not denied:
             return single, HeldBackBy()
-        lacks = self._with_first_rows(snapshot, sorted(denied)) if denied.issuperset(single) else denied
-        self._lacking[name] = merged([*self._lacking[name], *lacks])
+        self._denied[name] = self._with_first_rows(snapshot, sorted(denied)) if denied.issuperset(single) else denied
         own = {name} if behind_own else set()
         by = self._concerned(name, sorted(denied)) | rows_lost | own or self._nearest[name]
         tables = by & self.tables.awaited.keys()
@@ -341,14 +351,21 @@ class _Availability:
         return {of for of in self._nearest[name] if without(lacked[of], denied, uninterrupted=False) != [*lacked[of]]}
 
     def _hand_on(self, name: str, not_loaded: Sequence[Interval]) -> None:
-        """Note what downstream models lack. What a model has computed before, it has, also if its table is not loaded.
+        """Note what downstream models lack. A view shows its sources as they are now.
 
-        A view shows the table as it is now. The downstream models of an awaited table wait for the table themselves.
+        A table that is up to date by its own cron lacks nothing: it would not change if its sources were there. The
+        downstream models of an awaited table wait for the table themselves.
         """
         node = self.nodes[name]
-        has = () if shows_others(node) else computed_intervals(node, self.index)
-        lost = [*self._lacking[name], *subtract(not_loaded, has)]
-        self._lacking[name] = () if self.tables.awaited.get(name) else merged(lost)
+        sources_lack = merged([*self._lacking[name], *not_loaded])
+        if sources_lack and not shows_others(node):
+            # Without a start of its own, it begins with its sources. Callers may not know what it lacks.
+            read = {name} if node.node.start else reachable({name}, self._parents.__getitem__)
+            sources_lack = common(
+                sources_lack, missing_now({of: self.nodes[of] for of in read}, self.now).get(name, ())
+            )
+        lacks = merged([*self.pending.get(name, ()), *self._denied.get(name, ()), *sources_lack])
+        self._handed_on[name] = () if self.tables.awaited.get(name) else lacks
 
     def _possible(self, name: str, single: list[Interval]) -> list[Interval]:
         """The single intervals for which everything is there."""

@@ -170,15 +170,18 @@ def snapshots_now(
     return {snapshot.name: snapshot for snapshot in copies}
 
 
-def missing_now(nodes: Mapping[str, Snapshot]) -> dict[str, tuple[Interval, ...]]:
-    """What a run would compute of snapshots now, by name, without what a `lookback` computes again.
+def missing_now(nodes: Mapping[str, Snapshot], now: int | None = None) -> dict[str, tuple[Interval, ...]]:
+    """What a run would compute of snapshots, by name, without what a `lookback` computes again.
 
     Seeds are left out: SQLMesh always finds one to be missing that a plan loads again.
+
+    Args:
+        now: The instant of the run, epoch milliseconds, if it is not that of the clock.
     """
     index = DeployabilityIndex.all_deployable()
     tables = [node for node in nodes.values() if not node.is_seed]
     forgotten = {node: found for node in tables if (found := forgotten_intervals(node, index))}
-    find_missing = partial(missing_intervals, tables, execution_time=now_timestamp())
+    find_missing = partial(missing_intervals, tables, execution_time=now or now_timestamp())
     found = missing_with_forgotten(find_missing, forgotten)
     return {node.name: subtract(intervals, node.intervals) for node, intervals in found.items()}
 

@@ -144,20 +144,24 @@ def test_days_that_sqlmesh_will_restate_automatically_are_missing_as_far_as_they
     assert automatic == msg.IntervalCoverage(FQN, (day(1), day(2)), ((day(2), day(4)),), 1, 2, day(3))
 
 
-def test_day_that_an_upstream_model_has_computed_does_not_wait_for_its_source() -> None:
+@pytest.mark.parametrize(("cron", "computed_until", "now", "gaps_until"), [("@daily", 3, 5, 3), ("@weekly", 8, 11, 11)])
+def test_day_for_which_an_upstream_model_is_up_to_date_does_not_wait_for_its_source(
+    cron: str, computed_until: int, now: int, gaps_until: int
+) -> None:
     """A run computes it, so it is a gap until then."""
-    header = "MODEL (name t.{}, kind INCREMENTAL_BY_TIME_RANGE (time_column ds), start '2026-03-01', dialect duckdb);"
+    header = "MODEL (name t.{}, kind INCREMENTAL_BY_TIME_RANGE (time_column ds), start '2026-03-01', cron '{}');"
     nodes: dict[str, Snapshot] = {}
-    for name, table in (("days", "raw.orders"), ("behind", "t.days")):
-        parsed = parse(f"{header.format(name)} SELECT ds FROM {table}", dialect="duckdb")
+    for name, its_cron, table in (("days", cron, "raw.orders"), ("behind", "@daily", "t.days")):
+        parsed = parse(f"{header.format(name, its_cron)} SELECT ds FROM {table}", dialect="duckdb")
         snapshot = Snapshot.from_node(load_sql_based_model(parsed), nodes={of.name: of.node for of in nodes.values()})
         nodes[snapshot.name] = snapshot
-    nodes['"t"."days"'].add_interval(day(1), day(3))
+    nodes['"t"."days"'].add_interval(day(1), day(computed_until))
     tables = ExternalTables({'"raw"."orders"': ((day(2), msg.FOREVER),)})
-    coverages = Coverages(nodes, DeployabilityIndex.all_deployable(), day(5), KnownToDagster(tables))
+    coverages = Coverages(nodes, DeployabilityIndex.all_deployable(), day(now), KnownToDagster(tables))
     found = coverages.of('"t"."behind"')
     assert found is not None
-    assert (found.gaps, found.waiting) == (((day(1), day(3)),), ((day(3), day(5)),))
+    waiting = ((day(gaps_until), day(now)),) if gaps_until < now else ()
+    assert (found.gaps, found.waiting) == (((day(1), day(gaps_until)),), waiting)
 
 
 def test_days_after_one_that_is_not_loaded_wait_too_if_a_model_is_built_from_its_first_day_on() -> None:
