@@ -370,9 +370,9 @@ def assets_downstream(repository: dg.RepositoryDefinition | None, keys: Collecti
     return frozenset() if repository is None else selection.resolve(repository.asset_graph)
 
 
-def assets_around(repository: dg.RepositoryDefinition | None, keys: Collection[dg.AssetKey]) -> Set[dg.AssetKey]:
-    """These assets and all assets upstream or downstream of them; none without definitions."""
-    selection = dg.AssetSelection.assets(*keys).upstream() | dg.AssetSelection.assets(*keys).downstream()
+def assets_upstream(repository: dg.RepositoryDefinition | None, keys: Collection[dg.AssetKey]) -> Set[dg.AssetKey]:
+    """These assets and all assets upstream of them; none without definitions."""
+    selection = dg.AssetSelection.assets(*keys).upstream()
     return frozenset() if repository is None else selection.resolve(repository.asset_graph)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import dagster as dg
 
 from dg_sqlmesh_component.config.scheduling import SHORTEST_INTERVAL, Schedule
+from dg_sqlmesh_component.dagster_internals import assets_downstream, assets_upstream
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import active_runs
 from dg_sqlmesh_component.history.earlier_results import evaluation_of
@@ -41,7 +42,7 @@ def build_source_sensor(configured: Schedule, name: str, job: str, settings: Set
 def evaluate_tick(
     context: dg.SensorEvaluationContext, name: str, tags: Mapping[str, str], settings: Settings
 ) -> dg.SensorResult | dg.SkipReason:
-    """Request a run of the models that are ready and read a source with a new load.
+    """Request a run of the models that are ready and read a source with a new load, and of pending models upstream.
 
     SQLMesh is started only if a source has a new load. The cursor has the newest events of each source. It moves on
     when a run is requested, or when no run is needed, so a backfill of many partitions makes few runs.
@@ -69,7 +70,7 @@ def evaluate_tick(
     cursor = json.dumps({fqn: event.mark for fqn, event in events.items()}, sort_keys=True)
     named = listed(sorted({event.asset.to_user_string() for event in new_loads.values()}))
     requests, reason = [], f"Loaded or checked: {named}. It makes no model ready."
-    if made_ready := _made_ready(ready.pending, new_loads, settings):
+    if made_ready := _made_ready(context, ready.pending, new_loads, settings):
         chosen = choose_assets(context, settings, active, made_ready)
         if isinstance(chosen, dg.SkipReason):
             reason = chosen.skip_message or reason
@@ -86,11 +87,25 @@ def evaluate_tick(
 
 
 def _made_ready(
-    pending: Mapping[str, tuple[int, str]], new_loads: Mapping[str, LatestLoad], settings: Settings
+    context: dg.SensorEvaluationContext,
+    pending: Mapping[str, tuple[int, str]],
+    new_loads: Mapping[str, LatestLoad],
+    settings: Settings,
 ) -> dict[str, tuple[int, str]]:
-    """The ready models downstream of sources with a new load. A run that began before it does not compute them."""
+    """The ready models downstream of sources with a new load. A run that began before it does not compute them.
+
+    The run would compute nothing without the ready models upstream of these, also through other assets.
+    """
     newest: dict[str, int] = {}
     for fqn, event in new_loads.items():
-        for model in settings.assets.downstream_of([fqn]):
+        for model in settings.assets.downstream_of([fqn]) & pending.keys():
             newest[model] = max(newest.get(model, 0), event.at)
-    return {fqn: (max(tick, newest[fqn]), why) for fqn, (tick, why) in pending.items() if fqn in newest}
+    if not newest:
+        return {}
+    made_ready = {settings.assets.key(fqn) for fqn in newest}
+    keys = made_ready | assets_upstream(context.repository_def, assets_downstream(context.repository_def, made_ready))
+    return {
+        fqn: (max(tick, newest.get(fqn, 0)), why)
+        for fqn, (tick, why) in pending.items()
+        if settings.assets.key(fqn) in keys
+    }

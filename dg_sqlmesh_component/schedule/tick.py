@@ -17,7 +17,7 @@ from datetime import datetime, timedelta, timezone
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import assets_around, assets_between, last_cron_tick
+from dg_sqlmesh_component.dagster_internals import assets_between, assets_downstream, assets_upstream, last_cron_tick
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import ActiveRun, active_runs, run_ids
 from dg_sqlmesh_component.history.late_loads import LateLoads, late_loads
@@ -119,8 +119,9 @@ def choose_assets(
     others = between - assets.fqn_by_key.keys()
     # Dagster creates no run of models around another asset that leaves out a virtual asset between them (ADR-0018).
     # Other views are left out: one that no plan has promoted yet would fail the run.
-    around = between & assets_around(context.repository_def, others) if others else frozenset()
-    own = {key: assets.specs[assets.fqn_by_key[key]] for key in around - others}
+    repository = context.repository_def
+    sides = assets_upstream(repository, others) | assets_downstream(repository, others) if others else frozenset()
+    own = {key: assets.specs[assets.fqn_by_key[key]] for key in between & sides - others}
     views = {key for key, spec in own.items() if getattr(spec, "is_virtual", False)}
     context.log.info("\n    ".join([f"Requested: {counted(len(requested), 'model')}.", *requested.values()]))
     return sorted(requested.keys() | others | views)

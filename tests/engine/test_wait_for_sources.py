@@ -141,6 +141,18 @@ def test_a_sensor_requests_the_models_that_a_load_makes_ready_in_one_run(new_sho
     assert sensor.tick() == "Loaded or checked: load/orders. It makes no model ready.", "it was not forgotten"
 
 
+def test_a_sensor_requests_pending_models_upstream_too(new_shop: NewShop) -> None:
+    """Otherwise the run computes nothing: its model waits for the one upstream. The load is not seen again."""
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), schedule={"on_sources": True, "cron": "0 6 * * *"})
+    days = shop.project / "models" / "days.sql"
+    days.write_text(days.read_text().replace("day, n FROM raw.orders", "day, o.n FROM t.alone, raw.orders AS o"))
+    (shop.project / "models" / "apart.sql").write_text("MODEL (name t.apart, kind FULL); SELECT 1 AS n")
+    shop.plan()
+    sensor = SourceSensor(shop)
+    load(shop, 3)
+    assert sensor.tick() == {"t/days", "t/shown", "t/total", "t/alone"}
+
+
 CHECK = """
 import dagster as dg
 

@@ -360,7 +360,7 @@ def test_assets_between_are_those_of_the_requested_ones_only() -> None:
     assert internals.assets_between(repository, [A, B]) == {MIDDLE}
     assert internals.assets_between(repository, [A]) == set()
     assert internals.assets_downstream(repository, [MIDDLE]) == {MIDDLE, B, dg.AssetKey("after")}
-    assert internals.assets_around(repository, [MIDDLE]) == {dg.AssetKey("before"), A, MIDDLE, B, dg.AssetKey("after")}
+    assert internals.assets_upstream(repository, [MIDDLE]) == {dg.AssetKey("before"), A, MIDDLE}
 
 
 def test_assets_of_runs_that_have_not_started_are_the_selected_ones_or_those_of_the_plan(
