@@ -167,7 +167,8 @@ class Wording:
 
     def _when_loaded(self, outcome: NodeOutcome) -> str:
         by = outcome.idle.held_back_by
-        is_due_to_sources = by and not by.models and not outcome.idle.signals and not outcome.idle.upstream
+        signals = outcome.idle.signals or outcome.idle.upstream or self._signals(outcome.fqn)
+        is_due_to_sources = by and not by.models and not signals
         return " The first run after its sources are loaded computes it." if is_due_to_sources else ""
 
     def others_waiting(self, outcome: NodeOutcome) -> str:
@@ -188,14 +189,21 @@ class Wording:
         by = outcome.idle.held_back_by
         if not by:
             return "none of its pending intervals is ready"
-        sources = [self.sources[table] for table in by.tables]
-        awaited = outcome.coverage.waiting if outcome.coverage else ()
-        not_complete = [source.sentence(awaited) for source in sources[:MAX_CAUSES]]
-        if len(sources) > MAX_CAUSES:
-            not_complete.append(f"and {counted(len(sources) - MAX_CAUSES, 'more source')}")
+        not_complete = [self.not_loaded(outcome.fqn, by.tables, by.intervals)] if by.tables else []
         own = [_PENDING_ITSELF] if outcome.fqn in by.models else []
         upstream = [fqn for fqn in by.models if fqn != outcome.fqn]
         return "; ".join([*not_complete, *own, *([self._pending_upstream(upstream)] if upstream else [])])
+
+    def not_loaded(self, fqn: str, tables: Sequence[str], intervals: Sequence[msg.Interval]) -> str:
+        """Why awaited tables are not complete for what a model reads of them. Its signals come after its sources."""
+        sentences = [self.sources[table].sentence(intervals) for table in tables[:MAX_CAUSES]]
+        if len(tables) > MAX_CAUSES:
+            sentences.append(f"and {counted(len(tables) - MAX_CAUSES, 'more source')}")
+        signals = self._signals(fqn)
+        return "; ".join(sentences) + (f", and its signal {', '.join(signals)} was not evaluated" if signals else "")
+
+    def _signals(self, fqn: str) -> Sequence[str]:
+        return self.assets.models[fqn].signals if fqn in self.assets.models else ()
 
     def _pending_upstream(self, models: Sequence[str]) -> str:
         others = [self.assets.name(fqn) for fqn in models if fqn not in self.assets.specs]

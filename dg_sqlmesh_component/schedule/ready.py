@@ -13,12 +13,12 @@ from datetime import datetime, timezone
 import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import assets_between, assets_downstream
-from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets, grouped
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.sources import Awaited, Source
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, listed, ranges
-from dg_sqlmesh_component.report.wording import MAX_CAUSES
+from dg_sqlmesh_component.report.wording import MAX_CAUSES, Wording
 from dg_sqlmesh_component.worker_client.calls import answered
 from dg_sqlmesh_component.worker_client.start import EARLY_WORKERS
 
@@ -69,12 +69,7 @@ def ready_models(
     pending = {fqn: (tick, f"pending: {ranges(found.intervals[fqn])}") for fqn, tick in found.pending.items()}
     why_none = "No model has pending intervals."
     if waiting := _all_waiting(context.repository_def, assets, found, sources):
-        names = sorted(waiting, key=assets.name)
-        shown = [
-            f"{assets.name(fqn)} ({_causes(waiting[fqn], sources, found.intervals.get(fqn, ()))})"
-            for fqn in names[:MAX_LISTED]
-        ]
-        named = listed([*shown, *names[MAX_LISTED:]])
+        named = _by_cause(Wording(assets, assets.manifest.environment, sources=sources), waiting, found.intervals)
         what = "signals and sources" if sources else "signals"
         pending = {fqn: of for fqn, of in pending.items() if fqn not in waiting}
         if pending:
@@ -89,10 +84,21 @@ def ready_models(
     return Ready(pending, why_none, found.late, found.restatable)
 
 
-def _causes(names: Sequence[str], sources: Mapping[str, Source], pending: Sequence[msg.Interval]) -> str:
-    """The first signals that are not ready, or assets that are not complete."""
-    shown = [sources[name].sentence(pending) if name in sources else name for name in names[:MAX_CAUSES]]
-    return listed([*shown, *names[MAX_CAUSES:]], MAX_CAUSES) or "upstream"
+def _by_cause(
+    wording: Wording, waiting: Mapping[str, Sequence[str]], reads: Mapping[str, Sequence[msg.Interval]]
+) -> str:
+    """The first models that wait, by their signals that are not ready or assets that are not complete."""
+
+    def cause(fqn: str) -> str:
+        causes = waiting[fqn]
+        if causes and causes[0] in wording.sources:
+            return wording.not_loaded(fqn, causes, reads.get(fqn, ()))
+        return listed(causes, MAX_CAUSES) or "upstream"
+
+    names = sorted(waiting, key=wording.assets.name)
+    by_cause = grouped((cause(fqn), wording.assets.name(fqn)) for fqn in names[:MAX_LISTED])
+    more = [f"and {len(names) - MAX_LISTED} more"] if len(names) > MAX_LISTED else []
+    return ", ".join([*(f"{', '.join(models)} ({why})" for why, models in by_cause.items()), *more])
 
 
 def _all_waiting(

@@ -106,9 +106,33 @@ def test_a_dry_run_and_a_tick_wait_for_the_same_sources_as_a_run(new_shop: NewSh
     cause = f"load/orders has no materialization of {day(1)}"
     assert {row["outcome"] for row in rows_.values()} == {"waiting"}
     assert all(cause in row["why"] for row in rows_.values())
-    assert f"t.days ({cause})" in tick(shop)
+    assert f"sources: t.days, t.shown, t.total ({cause}). The next tick" in tick(shop), "it names a cause once"
     load(shop, 1)
     assert tick(shop) == {"t/days", "t/shown", "t/total"}
+
+
+@pytest.mark.parametrize("kind", ["INCREMENTAL_BY_TIME_RANGE (time_column day)", "FULL"])
+def test_run_and_tick_name_only_partitions_that_a_pending_interval_needs(new_shop: NewShop, kind: str) -> None:
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), schedule={"cron": "@daily"})
+    ended = f"MODEL (name t.days, kind {kind}, end '{day(2)}'); SELECT day, n FROM raw.orders"
+    (shop.project / "models" / "days.sql").write_text(ended)
+    shop.plan(at="5 days ago")
+    load(shop, 2)
+    run(shop)
+    cause = f"load/orders has no materialization of {day(3)}"
+    assert f"t.days is waiting: {cause}." in run(shop).description_of(STATUS)
+    assert f"({cause})" in tick(shop)
+
+
+def test_model_that_waits_for_its_source_and_has_a_signal_names_both(new_shop: NewShop) -> None:
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), schedule={"cron": "@daily"})
+    days = shop.project / "models" / "days.sql"
+    days.write_text(days.read_text().replace("); SELECT", ", signals [not_yesterday()]); SELECT"))
+    write_project(shop.project, {"signals/__init__.py": NOT_YESTERDAY.format(yesterday=day(1))})
+    shop.plan()
+    waiting = "load/orders was never materialized: materialize it once, and its signal not_yesterday was not evaluated"
+    assert run(shop).description_of(STATUS) == f"t.days is waiting: {waiting}."
+    assert f"t.days ({waiting})" in tick(shop)
 
 
 def test_log_of_a_tick_names_only_the_days_that_are_ready(new_shop: NewShop, capfd: pytest.CaptureFixture[str]) -> None:
@@ -303,7 +327,7 @@ def test_days_of_a_lookback_are_not_computed_again_while_the_newest_day_waits(ne
     assert "its signal not_yesterday reports no ready interval" in second.description_of(
         "t/alone:sqlmesh_execution_status"
     )
-    assert f"t.days (load/orders has no materialization of {day(1)})" in tick(shop)
+    assert f"(load/orders has no materialization of {day(1)})" in tick(shop)
     load(shop, 1)
     assert tick(shop) == {"t/days", "t/shown", "t/total"}
     assert outcomes(run(shop))["days"] == "executed"
@@ -519,9 +543,10 @@ def test_the_promoted_version_waits_for_what_it_reads_after_its_file_has_changed
     assert cause in str(predicted.logged["sqlmesh/dry_run_json"])
     assert cause in run(shop).description_of(STATUS)
     assert rows(shop) == [day(3)]
-    assert f"t.days ({cause})" in tick(shop)
+    assert f"t.days, t.shown, t.total ({cause})" in tick(shop)
     restated = run(shop, restate={"start": day(3), "end": day(2)}).succeeded()
-    assert f"executed for {day(3)}. Its other intervals are waiting: {cause}" in restated.description_of(STATUS)
+    waiting = f"Its other intervals are waiting: raw/orders has no materialization of {day(2)}."
+    assert f"executed for {day(3)}. {waiting}" in restated.description_of(STATUS)
 
 
 def test_a_tick_waits_if_promoted_models_have_no_files_any_more(new_shop: NewShop) -> None:

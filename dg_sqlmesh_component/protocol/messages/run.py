@@ -46,7 +46,8 @@ class PendingFound(Event):
     needed: dict[str, tuple[str, ...]] = field(default_factory=dict)
     # Why SQLMesh could not evaluate the signals. Then no model waits: a run reports the error.
     signal_error: ErrorText | None = None
-    # The pending intervals of each model that are ready; adjoining ones are merged.
+    # The pending intervals of each model that are ready; adjoining ones are merged. If none is ready, those of
+    # `HeldBackBy`.
     intervals: dict[str, tuple[Interval, ...]] = field(default_factory=dict)
     # By model, the computed ranges whose source was loaded after they were computed.
     late: dict[str, tuple[Interval, ...]] = field(default_factory=dict)
@@ -181,6 +182,7 @@ class HeldBackBy:
     # be one of them.
     models: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()  # the awaited tables that are not complete
+    intervals: tuple[Interval, ...] = ()  # what the node reads of them for the intervals for which it waits
 
     def __bool__(self) -> bool:
         """Whether anything lacks them."""

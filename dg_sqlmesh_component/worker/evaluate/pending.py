@@ -89,7 +89,11 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         {name: signals for name, signals in waiting.items() if name in crons},
         {name: made for name, made in needed.items() if name in crons},
         signal_error,
-        {snapshot.name: merged(found) for snapshot, found in ready.items() if snapshot.name in crons},
+        {
+            node.name: merged(found) or held.by.get(node.name, msg.HeldBackBy()).intervals
+            for node, found in ready.items()
+            if node.name in crons
+        },
         {fqn: tuple(found) for fqn, found in late.items()},
         restatable,
     )

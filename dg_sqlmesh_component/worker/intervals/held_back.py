@@ -342,7 +342,8 @@ class _Availability:
         own = {name} if behind_own else set()
         by = self._concerned(name, sorted(denied)) | rows_lost | own or self._nearest[name]
         tables = by & self.tables.awaited.keys()
-        held_back_by = HeldBackBy(tuple(sorted(by - tables)), tuple(sorted(tables)))
+        reads = merged(denied) if is_incremental(snapshot) or shows_others(snapshot) else ((0, max(denied)[1]),)
+        held_back_by = HeldBackBy(tuple(sorted(by - tables)), tuple(sorted(tables)), reads)
         return [interval for interval in single if interval not in denied], held_back_by
 
     def _concerned(self, name: str, denied: Sequence[Interval]) -> Set[str]:

@@ -752,9 +752,8 @@ def test_model_running_when_the_run_was_cancelled_is_interrupted() -> None:
 
 def test_a_waiting_model_names_what_is_missing_in_the_ranges_that_it_waits_for() -> None:
     sources = {"t": Source(dg.AssetKey("t"), (), lambda awaited: f"has nothing for {awaited}")}
-    coverage = msg.IntervalCoverage(ORDERS, None, waiting=((1, 2),))
-    idle = msg.NodeIdle(ORDERS, held_back_by=msg.HeldBackBy(tables=("t",)))
-    waiting = NodeOutcome(ORDERS, Outcome.WAITING, idle=idle, coverage=coverage)
+    idle = msg.NodeIdle(ORDERS, held_back_by=msg.HeldBackBy(tables=("t",), intervals=((1, 2),)))
+    waiting = NodeOutcome(ORDERS, Outcome.WAITING, idle=idle)
     assert "t has nothing for ((1, 2),)" in Wording(ASSETS, "prod", sources=sources).sentence(waiting)
 
 

@@ -112,4 +112,5 @@ def test_a_whole_table_waits_for_a_hole_that_is_older_than_its_first_interval(th
     tables = ExternalTables({'"raw"."orders"': ((day(2), day(3)), (day(9), msg.FOREVER))})
     pending = {total: [(day(6), day(7))]}
     left, held_back_by = held_back_from(pending, nodes, DeployabilityIndex.all_deployable(), tables)[total.name]
-    assert (left, held_back_by.tables) == ([], ('"raw"."orders"',))
+    assert left == []
+    assert held_back_by == msg.HeldBackBy(tables=('"raw"."orders"',), intervals=((0, day(7)),))
