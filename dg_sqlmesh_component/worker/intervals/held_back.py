@@ -264,8 +264,6 @@ class _Availability:
         """By visited node, the intervals for which its source is not there."""
         self._handed_on: dict[str, Sequence[Interval]] = {}
         """By visited node, the intervals for which its downstream models lack it."""
-        self._denied: dict[str, Iterable[Interval]] = {}
-        """By requested model, what it lacks because it is held back."""
         self._unloaded: dict[str, Sequence[Interval]] = {}
         """By visited node, the ranges for which tables that it reads are not loaded, also through views."""
         self._nearest: dict[str, Set[str]] = {}
@@ -338,7 +336,8 @@ class _Availability:
             denied = within_lookback(single, self._again[name], denied, snapshot.model.lookback)
         if not denied:
             return single, HeldBackBy()
-        self._denied[name] = self._with_first_rows(snapshot, sorted(denied)) if denied.issuperset(single) else denied
+        lacks = self._with_first_rows(snapshot, sorted(denied)) if denied.issuperset(single) else sorted(denied)
+        self._handed_on[name] = lacks
         own = {name} if behind_own else set()
         by = self._concerned(name, sorted(denied)) | rows_lost | own or self._nearest[name]
         tables = by & self.tables.awaited.keys()
@@ -365,7 +364,7 @@ class _Availability:
             sources_lack = common(
                 sources_lack, missing_now({of: self.nodes[of] for of in read}, self.now).get(name, ())
             )
-        lacks = merged([*self.pending.get(name, ()), *self._denied.get(name, ()), *sources_lack])
+        lacks = merged([*self.pending.get(name, ()), *self._handed_on.get(name, ()), *sources_lack])
         self._handed_on[name] = () if self.tables.awaited.get(name) else lacks
 
     def _possible(self, name: str, single: list[Interval]) -> list[Interval]:
@@ -373,14 +372,22 @@ class _Availability:
         snapshot, unloaded = self._running[name], self._unloaded[name]
         if unloaded and not (is_incremental(snapshot) or shows_others(snapshot)):
             # A computation of a whole table reads all rows, also those that are refused or half loaded.
-            shown = [*computed_intervals(snapshot, self.index), *single]
+            shown = merged([*computed_intervals(snapshot, self.index), *snapshot.pending_restatement_intervals])
             unloaded = [(unloaded[0][0], FOREVER)]
-            single = [] if common(unloaded, shown) else single
+            if common(unloaded, shown) or self._has_hole(name, single):
+                single = []
         taken = merged([*self._lacking[name], *unloaded])
         possible = without(single, taken, uninterrupted=False)
         if possible == single[: len(possible)]:
             return possible  # SQLMesh renders a query to find out whether the model depends on its past
         return without(single, taken, uninterrupted=snapshot.depends_on_past)
+
+    def _has_hole(self, name: str, single: Sequence[Interval]) -> bool:
+        """Whether a table that a node reads is not loaded for a range before their end, and loaded for a later one."""
+        views = {read for read in tables_read(name, self.nodes, self._parents) if shows_others(self.nodes[read])}
+        tables = {table for node in (name, *views) for table in self.tables.awaited_by(self.nodes[node])}
+        not_loaded = (self.tables.awaited[table] for table in tables)
+        return any(len(ranges) > 1 and ranges[0][0] < end for ranges in not_loaded for _, end in single[-1:])
 
     def _behind_own(self, name: str, single: Sequence[Interval]) -> Set[Interval]:
         """The single intervals that would be computed before an older one of the model, although it depends on it."""

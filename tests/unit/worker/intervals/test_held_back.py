@@ -99,8 +99,19 @@ def test_a_whole_table_needs_everything_before_its_end(kind: str, expected: tupl
 
 
 @pytest.mark.parametrize("through", ["raw.orders", "t.view"])
-def test_a_whole_table_waits_for_a_hole_that_is_older_than_its_first_interval(through: str) -> None:
-    """It reads all rows, also those before its start."""
+@pytest.mark.parametrize(
+    ("first", "not_loaded", "expected"),
+    [
+        pytest.param(6, ((day(2), day(3)), (day(9), msg.FOREVER)), [], id="a hole before its start"),
+        pytest.param(5, ((day(6), day(7)), (day(9), msg.FOREVER)), [], id="a hole among its intervals"),
+        pytest.param(5, ((day(6), msg.FOREVER),), [(day(5), day(6))], id="no hole: the table has nothing after it"),
+        pytest.param(5, ((day(8), day(9)), (day(10), msg.FOREVER)), None, id="a hole after its end"),
+    ],
+)
+def test_a_whole_table_waits_until_no_hole_is_before_its_end(
+    through: str, first: int, not_loaded: tuple[msg.Interval, ...], expected: list[msg.Interval] | None
+) -> None:
+    """It reads all rows, also those before its start, and those after the hole."""
     nodes: dict[str, Snapshot] = {}
     for name, kind, table in (("view", "VIEW", "raw.orders"), ("total", "FULL", through)):
         text = f"MODEL (name t.{name}, kind {kind}, start '2026-01-04', dialect duckdb); SELECT n FROM {table}"
@@ -109,8 +120,7 @@ def test_a_whole_table_waits_for_a_hole_that_is_older_than_its_first_interval(th
         nodes[snapshot.name] = snapshot
     total = nodes['"t"."total"']
     total.add_interval(day(4), day(5))
-    tables = ExternalTables({'"raw"."orders"': ((day(2), day(3)), (day(9), msg.FOREVER))})
-    pending = {total: [(day(6), day(7))]}
-    left, held_back_by = held_back_from(pending, nodes, DeployabilityIndex.all_deployable(), tables)[total.name]
-    assert left == []
-    assert held_back_by == msg.HeldBackBy(tables=('"raw"."orders"',), intervals=((0, day(7)),))
+    tables = ExternalTables({'"raw"."orders"': not_loaded})
+    held_back = held_back_from({total: [(day(first), day(7))]}, nodes, DeployabilityIndex.all_deployable(), tables)
+    by = msg.HeldBackBy(tables=('"raw"."orders"',), intervals=((0, day(7)),))
+    assert held_back == ({} if expected is None else {total.name: (expected, by)})
