@@ -89,7 +89,8 @@ class Wording:
             case Outcome.FAILED:
                 return f"{name}{self._file(outcome)} failed.{self._details(outcome)}"
             case Outcome.AUDIT_FAILED:
-                return f"{name}{self._file(outcome)} failed its audit{_failing_audits(outcome) or '.'}"
+                failing = _failing_audits(outcome) or "."
+                return f"{name}{self._file(outcome)} failed its audit{failing}{self.others_waiting(outcome)}"
             case Outcome.PARTLY_EXECUTED:
                 return (
                     f"{name}{self._file(outcome)} failed after {outcome.finished_batches} of "
@@ -172,7 +173,7 @@ class Wording:
         return " The first run after its sources are loaded computes it." if is_due_to_sources else ""
 
     def others_waiting(self, outcome: NodeOutcome) -> str:
-        """What the other intervals of an executed model wait for; empty if all are computed."""
+        """What the other intervals of an executed or audited node wait for; empty if none waits."""
         if not outcome.idle.held_back_by:
             return ""
         model = self.assets.models.get(outcome.fqn)

@@ -142,7 +142,7 @@ class _Entry:
                 not failure.is_transient and failure.error_type != WorkerError.__name__ for failure in self.failures
             ),
             failed_upstream=self.failed_upstream,
-            idle=self.idle or (self.others_wait if outcome is Outcome.EXECUTED else NOT_IDLE),
+            idle=self.idle or (self.others_wait if outcome in (Outcome.EXECUTED, Outcome.AUDIT_FAILED) else NOT_IDLE),
             was_started=self.was_started,
             computed_until=self.computed_until,
             coverage=self.coverage,

@@ -444,6 +444,20 @@ def test_a_blocking_audit_of_a_table_waits_until_the_table_is_loaded(new_shop: N
     assert audit.passed
 
 
+def test_a_failing_audit_of_a_table_names_what_is_not_loaded(new_shop: NewShop) -> None:
+    """The audit may look at rows after the intervals that are loaded."""
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)))
+    query = "SELECT max(day) AS newest FROM raw.orders HAVING max(day) < @execution_ds::DATE - 1"
+    fresh = {"audits/has_rows.sql": f"AUDIT (name has_rows); {query}", "external_models.yaml": AUDITED}
+    write_project(shop.project, fresh)
+    shop.plan("--skip-backfill")
+    load(shop, 3)
+    load(shop, 2)
+    [failure] = run(shop).failures
+    expected = f"has_rows (1 row). Its other intervals are waiting: load/orders has no materialization of {day(1)}."
+    assert expected in failure
+
+
 def test_a_source_without_partitions_is_complete_up_to_the_start_of_its_run(new_shop: NewShop) -> None:
     shop = waiting_shop(new_shop)
     assert outcomes(run(shop))["days"] == "waiting"
