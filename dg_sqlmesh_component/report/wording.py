@@ -177,7 +177,7 @@ class Wording:
         if not outcome.idle.held_back_by:
             return ""
         model = self.assets.models.get(outcome.fqn)
-        is_whole = model is not None and not model.is_incremental  # it was computed as a whole
+        is_whole = model is not None and not (model.is_incremental or model.is_external)
         others = "A later run computes it again" if is_whole else "Its other intervals are waiting"
         return f" {others}: {self.awaited(outcome)}."
 

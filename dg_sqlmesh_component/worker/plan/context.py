@@ -119,7 +119,9 @@ class PlanContext(Context):
         if not isinstance(self.request, msg.PreviewRequest):  # no asset is materialized by a preview
             index = DeployabilityIndex.all_deployable()
             self.tracker.report_table = ComputedTables(pipe, snapshot_evaluator, index).report
-        forget_and_hold_back(scheduler, self.known.tables, self.tracker.report_forgotten, self.pending, self.unready)
+        forget_and_hold_back(
+            scheduler, self.known.tables, self.tracker.report_forgotten, self.pending, unready=self.unready
+        )
         self.nodes.update(scheduler.snapshots_by_name)
         return scheduler
 
