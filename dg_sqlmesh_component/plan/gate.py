@@ -72,6 +72,7 @@ def refusals(
         *_unfinished(plan, apply_job),
         *_takes_back(plan, decision, names),
         *_destructive(plan, decision, names),
+        *_additive(plan),
         *_drops_dependents(plan, decision, names),
         *_name_taken(plan),
         *_lost_intervals(plan, decision, names),
@@ -189,6 +190,16 @@ def _destructive(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> 
             f"of these columns are lost. To apply it anyway, {_name_them('destructive')}"
         )
         yield Refusal("destructive", tuple(refused), message)
+
+
+def _additive(plan: msg.PlanBuilt) -> Iterator[Refusal]:
+    if refused := {model.name: ", ".join(model.refused_columns) for model in plan.models if model.refused_columns}:
+        columns = "; ".join(f"{name} ({of_model})" for name, of_model in refused.items())
+        message = (
+            f"SQLMesh would fail half-way, because it adds or widens columns, which `on_additive_change` of the model "
+            f"does not allow: {columns}. To allow it, set `on_additive_change: allow` in the model."
+        )
+        yield Refusal("additive", tuple(refused), message)
 
 
 def _drops_dependents(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> Iterator[Refusal]:

@@ -152,6 +152,26 @@ def test_a_new_column_that_a_model_does_not_allow_is_reported(shop: Shop) -> Non
     assert "Its `on_additive_change` asks for this warning." in record.log
 
 
+UNTYPED = """
+MODEL (name t.days, kind INCREMENTAL_BY_TIME_RANGE (time_column day, forward_only true, on_additive_change error));
+SELECT day{more} FROM raw.days WHERE day BETWEEN @start_ds::DATE AND @end_ds::DATE
+"""
+
+
+def test_a_new_column_that_a_model_does_not_allow_is_refused_also_if_sqlmesh_does_not_know_the_types(
+    new_shop: NewShop,
+) -> None:
+    """SQLMesh itself fails after it has begun to change prod."""
+    days = {"raw.days": "SELECT CURRENT_DATE - 3 AS day, 1 AS id"}
+    shop = new_shop({"models/days.sql": UNTYPED.format(more="")}, tables=days, deploy=True)
+    change(shop, days=UNTYPED.format(more=", 1 AS added"))
+
+    [refusal] = planned(shop)["refusals"]
+
+    assert (refusal["kind"], refusal["models"]) == ("additive", ["t.days"])
+    assert "does not allow: t.days (added)." in refusal["message"]
+
+
 def refused_project(shop: Shop) -> tuple[dict[str, Any], RunRecord]:
     """The only refusal of a project for which SQLMesh builds no plan, and the run of the job."""
     with pytest.MonkeyPatch.context() as patch:

@@ -18,7 +18,7 @@ from sqlmesh.utils.errors import PlanError
 from dg_sqlmesh_component.protocol.column_changes import dropped
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
 from dg_sqlmesh_component.worker.plan.facts import brought_back, lost_intervals
-from dg_sqlmesh_component.worker.plan.migrations import ExistingTable, losses, migrated_snapshots
+from dg_sqlmesh_component.worker.plan.migrations import ExistingTable, alterations, migrated_snapshots
 
 A = '"warehouse"."t"."a"'
 DEFAULT, IGNORE, ALLOW = "error", "ignore", "allow"
@@ -56,8 +56,8 @@ class Project:
 
     def losses(self) -> dict[str, tuple[str, ...]]:
         with self.planned() as (plan, context):
-            found = losses(plan, plan.context_diff, context)
-            return {fqn: tuple(map(dropped, columns)) for fqn, columns in found.items()}
+            found = alterations(plan, plan.context_diff, context)
+            return {fqn: tuple(map(dropped, of_table.drops)) for fqn, of_table in found.items() if of_table.drops}
 
     def apply_without_permission(self) -> str:
         """Apply as if nothing was allowed. Return SQLMesh's error, or no text if there is none."""
@@ -172,7 +172,7 @@ def test_a_table_whose_columns_cannot_be_read_is_named(project: Project) -> None
             snapshot, exp.to_table("t.dropped_meanwhile"), context.engine_adapter, context.state_reader
         )
         with pytest.raises(EnvironmentNotReadyError, match=r"of t\.a, and its columns cannot be read: .*not exist"):
-            list(table.drops(None))
+            table.alterations(None)
 
 
 def test_the_compared_tables_are_those_that_sqlmesh_migrates(project: Project) -> None:

@@ -28,7 +28,7 @@ from dg_sqlmesh_component.worker.plan.column_changes import column_changes
 from dg_sqlmesh_component.worker.plan.column_reads import column_reads
 from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.plan.dependents import dependents, taken_names
-from dg_sqlmesh_component.worker.plan.migrations import losses
+from dg_sqlmesh_component.worker.plan.migrations import Alterations, alterations
 from dg_sqlmesh_component.worker.plan.plan_parts import plan_parts
 from dg_sqlmesh_component.worker.state_lock import is_file_locked, is_lockable
 
@@ -107,8 +107,9 @@ class _Models:
         pending = {} if plan.is_dev else self._pending  # as `BesideRuns` holds back
         self._left = held_back_from(lacking, nodes, self._index, tables, pending)
         """By model with held-back intervals, those that the plan computes anyway, and what lacks the others."""
-        self._losses = losses(plan, diff, context)
-        self._dependents = dependents(plan, stored, self._losses, context)
+        self._altered = alterations(plan, diff, context)
+        altered = [name for name, of_table in self._altered.items() if of_table.drops]
+        self._dependents = dependents(plan, stored, altered, context)
         self._taken = taken_names(plan, stored, context)
 
     def __iter__(self) -> Iterator[msg.PlannedModel]:
@@ -119,7 +120,7 @@ class _Models:
         kept: dict[str, str] = {}
         for name in parents_first(nodes, parents.__getitem__):
             snapshot = nodes[name]
-            is_in_plan = change_of(diff, snapshot) or snapshot.snapshot_id in self._missing or name in self._losses
+            is_in_plan = change_of(diff, snapshot) or snapshot.snapshot_id in self._missing or name in self._altered
             if not is_in_plan and not self._dependents.get(name) and name not in self._taken:
                 continue
             model = self._left_behind(snapshot) or self._model(snapshot)
@@ -167,6 +168,7 @@ class _Models:
         pending = self._pending.get(snapshot.name, ()) if loses else ()
         category = snapshot.change_category
         project = snapshot.node.project
+        altered = self._altered.get(snapshot.name, Alterations())
         columns, is_reordered = _columns(snapshot, old, change) if old is not None else ((), False)
         return msg.PlannedModel(
             fqn=snapshot.name,
@@ -174,7 +176,8 @@ class _Models:
             change=change,
             category=category.name.lower() if change and category is not None else None,
             is_forward_only=bool(change and snapshot.is_forward_only),
-            destructive=self._losses.get(snapshot.name, ()),
+            destructive=altered.drops,
+            refused_columns=altered.refused,
             may_destroy=snapshot.is_model and not snapshot.model.on_destructive_change.is_error,
             columns=columns,
             is_reordered=is_reordered,

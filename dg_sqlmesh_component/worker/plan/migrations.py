@@ -7,7 +7,6 @@ destructive changes, or altered by somebody. So the tables themselves are compar
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -15,7 +14,6 @@ from sqlglot import exp
 from sqlglot.optimizer.normalize_identifiers import normalize_identifiers
 from sqlmesh.core.context import Context
 from sqlmesh.core.context_diff import ContextDiff
-from sqlmesh.core.dialect import schema_
 from sqlmesh.core.engine_adapter import EngineAdapter
 from sqlmesh.core.plan import Plan
 from sqlmesh.core.snapshot import Snapshot
@@ -27,10 +25,19 @@ from dg_sqlmesh_component.protocol.graph import parents_first
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.intervals.tables import upstream
 from dg_sqlmesh_component.worker.plan.column_changes import Columns, column_change, is_known
+from dg_sqlmesh_component.worker.plan.data_objects import data_objects
 
 
-def losses(plan: Plan, diff: ContextDiff, context: Context) -> dict[str, tuple[msg.ColumnChange, ...]]:
-    """What SQLMesh drops from existing tables, by fqn of the model, as in `PlannedModel.destructive`.
+@dataclass(frozen=True)
+class Alterations:
+    """What SQLMesh changes of an existing table, as in `PlannedModel`."""
+
+    drops: tuple[msg.ColumnChange, ...] = ()
+    refused: tuple[str, ...] = ()
+
+
+def alterations(plan: Plan, diff: ContextDiff, context: Context) -> dict[str, Alterations]:
+    """What SQLMesh drops from existing tables, or may not change, by fqn of the model.
 
     Args:
         diff: The changes since a plan has finished last.
@@ -40,13 +47,10 @@ def losses(plan: Plan, diff: ContextDiff, context: Context) -> dict[str, tuple[m
     """
     if plan.is_dev:  # other environments show a preview of a forward-only change, in a table of its own
         return {}
-    found = {}
     migrated = [s for s in migrated_snapshots(diff.snapshots_by_name) if s.is_materialized]
-    for table in _existing_tables(migrated, context):
-        _, old = diff.modified_snapshots.get(table.snapshot.name, (None, None))
-        if drops := tuple(dict.fromkeys(table.drops(old))):
-            found[table.snapshot.name] = drops
-    return found
+    old = {name: old for name, (_, old) in diff.modified_snapshots.items()}
+    found = {t.snapshot.name: t.alterations(old.get(t.snapshot.name)) for t in _existing_tables(migrated, context)}
+    return {name: of_table for name, of_table in found.items() if of_table != Alterations()}
 
 
 def migrated_snapshots(snapshots: Mapping[str, Snapshot]) -> list[Snapshot]:
@@ -69,23 +73,27 @@ class ExistingTable:
     adapter: EngineAdapter
     state: StateReader
 
-    def drops(self, old: Snapshot | None) -> Iterator[msg.ColumnChange]:
-        """The columns that SQLMesh drops from the table, as in `PlannedModel.destructive`.
-
-        The environment shows the `old` version.
-        """
+    def alterations(self, old: Snapshot | None) -> Alterations:
+        """What SQLMesh drops from the table, or may not change. The environment shows the `old` version."""
         model = self.snapshot.model
         before = self._named(self._columns())
         after = self._columns_after(before, old)
         if not after:
-            return
+            return Alterations()
         promoted = self._named(old.model.columns_to_types or {}) if old is not None and old.is_model else {}
         operations = self.adapter.schema_differ.compare_columns(
-            self.name, dict(before), dict(after), ignore_destructive=model.on_destructive_change.is_ignore
+            self.name,
+            dict(before),
+            dict(after),
+            ignore_destructive=model.on_destructive_change.is_ignore,
+            ignore_additive=model.on_additive_change.is_ignore,
         )
-        for operation in operations:
-            if operation.is_destructive:
-                yield column_change(operation.column.name, promoted, after, self.adapter.dialect)
+        dropped = dict.fromkeys(operation.column.name for operation in operations if operation.is_destructive)
+        added = dict.fromkeys(operation.column.name for operation in operations if operation.is_additive)
+        return Alterations(
+            tuple(column_change(name, promoted, after, self.adapter.dialect) for name in dropped),
+            tuple(added) if model.on_additive_change.is_error else (),
+        )
 
     def _columns(self) -> Columns:
         try:
@@ -150,14 +158,9 @@ class ExistingTable:
 
 
 def _existing_tables(snapshots: Collection[Snapshot], context: Context) -> Iterator[ExistingTable]:
-    """The tables of these versions that exist. As in SQLMesh's migration, each schema is listed once."""
-    by_schema: dict[tuple[str, exp.Table], dict[str, ExistingTable]] = defaultdict(dict)
-    for snapshot in snapshots:
-        gateway = snapshot.model_gateway or context.selected_gateway
-        name = exp.to_table(snapshot.table_name())
-        table = ExistingTable(snapshot, name, context.engine_adapters[gateway], context.state_reader)
-        by_schema[gateway, schema_(name.db, catalog=name.catalog)][name.name] = table
-    for (gateway, schema), tables in by_schema.items():
-        for found in context.engine_adapters[gateway].get_data_objects(schema, set(tables)):
-            if found.type.is_table and found.name in tables:
-                yield tables[found.name]
+    """The tables of these versions that exist."""
+    named = {(snapshot.model_gateway, exp.to_table(snapshot.table_name())): snapshot for snapshot in snapshots}
+    for (gateway, name), found in data_objects(named, context):
+        if found.type.is_table:
+            adapter = context.snapshot_evaluator.get_adapter(gateway)
+            yield ExistingTable(named[gateway, name], name, adapter, context.state_reader)

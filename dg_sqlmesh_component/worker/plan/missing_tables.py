@@ -6,12 +6,10 @@ interrupted, or if somebody drops a table.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from sqlglot import exp
 from sqlmesh.core.context import Context
-from sqlmesh.core.dialect import schema_
 from sqlmesh.core.plan import Plan
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.snapshot.definition import SnapshotTableCleanupTask
@@ -20,6 +18,7 @@ from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.environment import has_table
 from dg_sqlmesh_component.worker.intervals.tables import computed_intervals
 from dg_sqlmesh_component.worker.plan.context import PlanContext
+from dg_sqlmesh_component.worker.plan.data_objects import data_objects
 from dg_sqlmesh_component.worker.sqlmesh_internals import forget_tables
 
 
@@ -65,14 +64,12 @@ def _missing(
     snapshots: Iterable[Snapshot], index: DeployabilityIndex, context: Context
 ) -> Iterator[tuple[Snapshot, exp.Table]]:
     """The snapshots whose table is missing, each with the name of that table."""
-    by_schema: dict[tuple[str | None, exp.Table], dict[str, tuple[Snapshot, exp.Table]]] = defaultdict(dict)
+    tables = {}
     for snapshot in snapshots:
         name = snapshot.table_name(is_deployable=index.is_representative(snapshot))
-        table = exp.to_table(name, dialect=snapshot.model.dialect)
-        by_schema[snapshot.model_gateway, schema_(table.db, catalog=table.catalog)][table.name] = snapshot, table
-    for (gateway, schema), tables in by_schema.items():
-        adapter = context.snapshot_evaluator.get_adapter(gateway)
-        found = {data_object.name for data_object in adapter.get_data_objects(schema, set(tables))}
-        missing = [tables[name] for name in sorted(tables.keys() - found)]
+        tables[snapshot.model_gateway, exp.to_table(name, dialect=snapshot.model.dialect)] = snapshot
+    found = {name for name, _ in data_objects(tables, context)}
+    for (gateway, table), snapshot in tables.items():
         # One query for a schema is fast. A second one confirms each missing name.
-        yield from ((snapshot, table) for snapshot, table in missing if not adapter.table_exists(table))
+        if (gateway, table) not in found and not context.snapshot_evaluator.get_adapter(gateway).table_exists(table):
+            yield snapshot, table
