@@ -226,9 +226,9 @@ def _drops_dependents(plan: msg.PlanBuilt, decision: Decision, names: ModelNames
 def _name_taken(plan: msg.PlanBuilt) -> Iterator[Refusal]:
     if models := tuple(m.name for m in plan.models if m.is_name_taken):
         message = (
-            f"SQLMesh would fail half-way, because {', '.join(models)} would be shown by views, and PostgreSQL has "
-            "tables of these names. Rename or drop the tables first. Queries that use them fail until the apply has "
-            "succeeded."
+            f"The names of {', '.join(models)} are taken: the database has other tables, views or types with these "
+            "names. SQLMesh would replace them, with their rows, or fail half-way. Rename or drop them first. Queries "
+            "that use them fail until the apply has succeeded."
         )
         yield Refusal("name_taken", models, message)
 

@@ -209,12 +209,29 @@ def test_a_view_in_place_of_a_table_is_refused_before_anything_changes(new_shop:
     report = planned(shop)
     [refusal] = report["refusals"]
     assert (refusal["kind"], refusal["models"]) == ("name_taken", ["t.orders", "t.stock"])
-    assert "because t.orders, t.stock would be shown by views, and PostgreSQL has tables" in refusal["message"]
+    assert "The names of t.orders, t.stock are taken" in refusal["message"]
     assert report["command"] is None
-    assert "SQLMesh would fail half-way" in failure_of(launch(shop, APPLY, digest=report["digest"]))
+    assert "or fail half-way" in failure_of(launch(shop, APPLY, digest=report["digest"]))
     assert server.query("SELECT (SELECT id FROM t.orders), (SELECT id FROM t.stock)", "shop") == [("of dbt", 1)]
 
     for table in ("orders", "stock"):
         server.query(f"ALTER TABLE t.{table} RENAME TO {table}_before", "shop")
     launch(shop, APPLY, digest=planned(shop)["digest"]).succeeded()
     assert server.query("SELECT amount, seen FROM t.orders, t.seen", "shop") == [(3, 1)]
+
+
+def test_names_of_types_are_taken_too_and_a_name_that_postgresql_would_cut_is_no_other_one(
+    new_shop: NewShop, server: Server
+) -> None:
+    server.query("DROP DATABASE IF EXISTS shop WITH (FORCE)")
+    server.query("CREATE DATABASE shop")
+    config = f"{server.config('shop')}physical_table_naming_convention: hash_md5\n"
+    shop = new_shop({"models/stock.sql": STOCK}, config, deploy=True)
+    long = "x" * 63
+    for statement in ("CREATE TYPE t.orders AS ENUM ('of others')", f"CREATE TABLE t.{long} AS SELECT 1 AS id"):
+        server.query(statement, "shop")
+    change(shop, orders=ORDERS.format(amount=3, more=""), long=STOCK.replace("stock", f"{long}more"))
+
+    [refusal] = planned(shop)["refusals"]
+
+    assert (refusal["kind"], refusal["models"]) == ("name_taken", ["t.orders"])

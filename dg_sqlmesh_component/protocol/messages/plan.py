@@ -94,7 +94,7 @@ class PlannedModel:
     dependents: tuple[str, ...] | None = None
     # Whether SQLMesh drops a table, and creates a view with its name. PostgreSQL refuses this if a view reads it.
     drops_table: bool = False
-    # Whether a table has the name of the view that SQLMesh creates. On PostgreSQL it does not replace this.
+    # Whether something that SQLMesh has not made, or cannot replace, has the name of the table or view that it creates.
     is_name_taken: bool = False
 
 

@@ -159,11 +159,16 @@ def built(context: PlanContext, environment: str, **options: Any) -> Plan:
     context.shown = versions_shown(context, environment)
     try:
         # SQLMesh's own refusal of a destructive change names no model. `apply_approved` allows only the approved ones.
-        return context.plan_builder(environment, allow_destructive_models=["*"], **options).build()
+        plan = context.plan_builder(environment, allow_destructive_models=["*"], **options).build()
     except (PlanError, LinterError) as error:
         for rule, texts in context.tracker.violations.items():
             raise _violation(rule, texts, context.request.project) from error
         raise ConfigurationError(f"SQLMesh builds no plan: {describe_error(error)}") from error
+    # A model that is added again may have the table of an earlier version. SQLMesh finds out when it applies the plan.
+    added = [snapshot for snapshot in plan.new_snapshots if snapshot.snapshot_id in plan.context_diff.added]
+    for snapshot in context.state_reader.refresh_snapshot_intervals(added):
+        snapshot.dev_intervals = snapshot.intervals.copy() if snapshot.is_forward_only else []
+    return plan
 
 
 def apply_approved(context: PlanContext, plan: Plan, approval: msg.PlanApproval) -> None:

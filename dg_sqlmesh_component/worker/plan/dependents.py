@@ -1,4 +1,4 @@
-"""Find the views of others that PostgreSQL would drop with what a plan replaces, and tables in place of its views.
+"""Find the views of others that PostgreSQL would drop with what a plan replaces, and names that others have taken.
 
 On PostgreSQL, SQLMesh replaces a view by DROP ... CASCADE and CREATE, also if its columns stay as they are (SQLMesh
 #5954). It does this to the views of an environment. If a changed `VIEW` model keeps its version, it also does it to the
@@ -16,15 +16,17 @@ from sqlmesh.core.context import Context
 from sqlmesh.core.engine_adapter import EngineAdapter, PostgresEngineAdapter
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import Plan
-from sqlmesh.core.snapshot import SnapshotTableInfo
+from sqlmesh.core.snapshot import Snapshot, SnapshotTableInfo
 
 from dg_sqlmesh_component.worker.environment import has_one_table, has_table, is_table_of_its_name
+from dg_sqlmesh_component.worker.plan.data_objects import Name, data_objects
 from dg_sqlmesh_component.worker.plan.migrations import migrated_snapshots
+from dg_sqlmesh_component.worker.sqlmesh_internals import forget_intervals
 
 _QUERY = """
 WITH RECURSIVE replaced AS (
   SELECT c.oid FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-  WHERE (n.nspname, c.relname) IN ({names})
+  WHERE (n.nspname::text, c.relname::text) IN ({names})
 ), dependents AS (
   SELECT oid AS of, oid FROM replaced
   UNION
@@ -40,14 +42,14 @@ ORDER BY 3, 4
 """
 
 _TAKEN = """
-SELECT n.nspname, c.relname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE (n.nspname, c.relname) IN ({names}) AND c.relkind <> 'v'
+SELECT n.nspname, taken.name FROM (
+  SELECT relnamespace AS namespace, relname::text AS name FROM pg_class UNION SELECT typnamespace, typname FROM pg_type
+) AS taken JOIN pg_namespace AS n ON n.oid = taken.namespace WHERE (n.nspname::text, taken.name) IN ({names})
 """
+"""A table or view of PostgreSQL cannot have the name of a type, such as an enumeration."""
 
-_Name = tuple[str, str]
-"""Schema and name."""
-_Names = dict[str | None, dict[_Name, str]]
-"""By gateway, the models, by fqn, of tables and views."""
+_Names = dict[Name, str]
+"""By table or view, the model, by fqn."""
 
 
 def dependents(
@@ -72,21 +74,50 @@ def dependents(
 
 
 def taken_names(plan: Plan, stored: Environment | None, context: Context) -> set[str]:
-    """The models, by fqn, whose view cannot be created, because a table has its name: one of dbt, or of `dev_only`.
+    """The models, by fqn, whose name in the environment belongs to a table or view that SQLMesh has not made: of dbt.
 
-    On other engines SQLMesh drops that table. On PostgreSQL it fails, after it has begun to change the environment.
+    SQLMesh would replace it, with its rows. On PostgreSQL it cannot replace a table by a view, not even one of its own
+    from the time of `dev_only`: it fails after it has begun to change the environment.
     """
     if plan.uncategorized:
         return set()
-    views = [info for info in _promoted(plan, stored) if not has_one_table(info, is_dev=plan.is_dev)]
-    asked = _asked(_TAKEN, _views(views, plan.environment), context)
-    return {models[schema, name] for models, rows in asked for schema, name in rows}
+    shown = _shown(stored)
+    nodes, is_dev, promoted = plan.context_diff.snapshots_by_name, plan.is_dev, _promoted(plan, stored)
+    of_tables = {name for name, info in shown.items() if is_table_of_its_name(info, is_dev=is_dev)}
+    begun = {info.name for info in promoted if has_one_table(info, is_dev=is_dev) and _has_begun(nodes[info.name])}
+    others = _shown_as((info for info in promoted if info.name not in shown.keys() | begun), plan)
+    views = _shown_as((i for i in promoted if i.name in of_tables and not has_one_table(i, is_dev=is_dev)), plan)
+    taken = {models[schema, name] for models, rows in _asked(_TAKEN, others | views, context) for schema, name in rows}
+    if is_dev:  # SQLMesh creates schemas and catalogs of such an environment when it first promotes
+        return taken
+    return taken | {others[name] for name, _ in data_objects(others, context)}
 
 
-def _asked(query: str, names: _Names, context: Context) -> Iterator[tuple[dict[_Name, str], list[Any]]]:
-    by_adapter: dict[EngineAdapter, dict[_Name, str]] = defaultdict(dict)
-    for gateway, models in names.items():  # a model may name the default gateway
-        by_adapter[context.snapshot_evaluator.get_adapter(gateway)].update(models)
+def claim_names(plan: Plan, stored: Environment | None, context: Context) -> None:
+    """Note in the state that SQLMesh creates the tables of added models with their own names, before it does.
+
+    Else nothing tells them from tables of others before an interval is computed, and a second attempt would be refused.
+    """
+    for of_model in plan.missing_intervals:
+        node = plan.context_diff.snapshots[of_model.snapshot_id]
+        if has_one_table(node, is_dev=plan.is_dev) and node.name not in _shown(stored) and not _has_begun(node):
+            forget_intervals(context.state_sync, node, of_model.intervals[:1], is_dev=False)
+
+
+def _shown(stored: Environment | None) -> dict[str, SnapshotTableInfo]:
+    """The versions that the environment shows by a table or view, by fqn."""
+    return {} if stored is None else {info.name: info for info in stored.promoted_snapshots if has_table(info)}
+
+
+def _has_begun(node: Snapshot) -> bool:
+    """Whether SQLMesh has computed, or has begun to compute, the table that all versions of a model share."""
+    return bool(node.intervals or node.pending_restatement_intervals)
+
+
+def _asked(query: str, names: _Names, context: Context) -> Iterator[tuple[dict[tuple[str, str], str], list[Any]]]:
+    by_adapter: dict[EngineAdapter, dict[tuple[str, str], str]] = defaultdict(dict)
+    for (gateway, table), model in names.items():  # a model may name the default gateway
+        by_adapter[context.snapshot_evaluator.get_adapter(gateway)][table.db, table.name] = model
     for adapter, models in by_adapter.items():
         if isinstance(adapter, PostgresEngineAdapter):
             literals = ", ".join(f"({', '.join(map(_literal, name))})" for name in models)
@@ -110,21 +141,23 @@ def _replaced(plan: Plan, stored: Environment, altered: Collection[str]) -> _Nam
     replaced = [i for i in changed if i.name not in tables or not is_table_of_its_name(i, is_dev=is_dev)]
     removed = [info for info in shown if info.name not in kept and not has_one_table(info, is_dev=is_dev)]
     # SQLMesh leaves the view of one that had a table.
-    objects = _views([*replaced, *removed], environment)
+    objects = _shown_as([*replaced, *removed], plan)
     views = [] if is_dev else [s for s in migrated_snapshots(plan.context_diff.snapshots_by_name) if s.is_view]
     for behind in (*(info for info in changed if info.name in altered), *views):
-        table = exp.to_table(behind.table_name(), dialect="postgres")
-        objects[behind.model_gateway][table.db, table.name] = behind.name
+        objects[behind.model_gateway, exp.to_table(behind.table_name(), dialect="postgres")] = behind.name
     return objects
 
 
-def _views(infos: Iterable[SnapshotTableInfo], environment: Environment) -> _Names:
-    found: _Names = defaultdict(dict)
+def _shown_as(infos: Iterable[SnapshotTableInfo], plan: Plan) -> _Names:
+    """The table or view that shows each version in the environment."""
+    environment, names = plan.environment, {}
     for info in filter(has_table, infos):
-        view = info.qualified_view_name.table_for_environment(environment.naming_info, dialect="postgres")
-        gateway = info.model_gateway if environment.gateway_managed else None
-        found[gateway][view.db, view.name] = info.name
-    return found
+        if has_one_table(info, is_dev=plan.is_dev):
+            names[info.model_gateway, info.fully_qualified_table] = info.name
+        else:
+            view = info.qualified_view_name.table_for_environment(environment.naming_info, dialect="postgres")
+            names[info.model_gateway if environment.gateway_managed else None, view] = info.name
+    return names
 
 
 def _literal(text: str) -> str:
