@@ -204,7 +204,7 @@ def test_corrected_rows_stay_corrected_if_a_plan_shows_an_earlier_version_again(
 
     assert {model["name"]: model["intervals"] for model in report["models"]} == {"t.daily": 1, "t.everything": 1}
     assert applied.status is dg.DagsterRunStatus.SUCCESS, failure_of(applied)
-    assert f"t.daily has rows from before a correction, for {day}." in applied.log
+    assert f"t.daily has rows from before a correction, or of another kind, for {day}." in applied.log
     assert shop.query("SELECT amount FROM t.daily ORDER BY day") == [(2,), (2,), (10,)]
     assert shop.query("SELECT amount FROM t.everything") == [(7,)]
 
@@ -258,6 +258,62 @@ def test_rows_of_a_removed_model_that_is_added_again_are_named_with_their_time(n
     assert "**To decide:** 2 models with rows of an earlier time." in text
     assert f"computed before, the last at this time: t.days ({models['t.days']['shows_again'][:10]}" in text
     assert f"t.history ({models['t.history']['shows_again'][:10]}" in text
+
+
+SEED = "SEED (path '../seeds/again.csv')"
+ADDED_AGAIN = "MODEL (name t.again, kind {kind}); SELECT CURRENT_DATE - 5 AS day, {columns}"
+BY_DAY = "INCREMENTAL_BY_TIME_RANGE (time_column day, forward_only true)"
+OLD, NEW = [(7, None)], [(1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "later", "kept", "rows"),
+    [
+        ("full", BY_DAY, BY_DAY, {"cron": "@daily", "all": False}, OLD),
+        ("dev_only", BY_DAY, BY_DAY, {"cron": "@daily", "all": False}, OLD),
+        ("dev_only", "FULL", "FULL", {"cron": "@daily", "all": True}, OLD),
+        ("dev_only", "VIEW", "FULL", None, NEW),
+        ("dev_only", SEED, SEED, None, NEW),
+        ("full", "FULL", "FULL", None, NEW),
+    ],
+    ids=["by day", "by day, one table", "full, one table", "another kind", "seed", "full"],
+)
+def test_a_model_that_is_added_again_with_another_definition_names_its_old_rows_or_computes_new_ones(
+    new_shop: NewShop, mode: str, kind: str, later: str, kept: dict[str, Any] | None, rows: list[Any]
+) -> None:
+    last = {"models/last.sql": MODEL_WITH_TABLE, "seeds/again.csv": "id\n7\n"}
+    files = {"models/again.sql": ADDED_AGAIN.format(kind=kind, columns="7 AS id"), **last}
+    shop = new_shop(files, f"{CONFIG}virtual_environment_mode: {mode}\n", deploy=True)
+    (shop.project / "models" / "again.sql").unlink()
+    shop.plan()
+    (shop.project / "seeds" / "again.csv").write_text("id,more\n1,2\n")
+    change(shop, again=ADDED_AGAIN.format(kind=later, columns="1 AS id, 2 AS more"))
+
+    record = launch(shop, PLAN)
+    [model] = report_of(record)["models"]
+    launch(shop, APPLY, digest=report_of(record)["digest"]).succeeded()
+
+    assert (model["change"], model["kept_rows"], bool(model["intervals"])) == ("added", kept, kept is None)
+    assert ("1 model with rows of an earlier time" in text_of(record)) is (kept is not None)
+    assert shop.query("SELECT DISTINCT id, more FROM t.again") == rows
+
+
+def test_a_table_that_is_filled_by_day_after_it_was_full_keeps_its_rows(new_shop: NewShop) -> None:
+    full = "MODEL (name t.days, kind FULL); SELECT day::DATE AS day, 0 AS x FROM raw.days"
+    shop = new_shop(
+        {"models/days.sql": full}, f"{CONFIG}virtual_environment_mode: dev_only\n", tables=RAW_DAYS, deploy=True
+    )
+    before = shop.query("SELECT count(*) FROM t.days")
+    change(shop, days=DAYS.format(head=", start '4 days ago'"))
+
+    report = planned(shop)
+    launch(shop, APPLY, digest=report["digest"]).succeeded()
+
+    [model] = report["models"]
+    assert (report["refusals"], model["lost_intervals"]) == ([], [])
+    assert model["kept_rows"] == {"cron": "@daily", "all": False}
+    assert shop.query("SELECT count(*) FROM t.days") == before
+    assert shop.query("SELECT DISTINCT x FROM t.days ORDER BY x") == [(0,), (1,)]
 
 
 AUDIT = "AUDIT (name alone, standalone true{more}); SELECT * FROM t.orders WHERE id < {least}"

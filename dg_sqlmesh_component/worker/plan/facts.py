@@ -208,10 +208,15 @@ class _Models:
             and self._is_table_of_its_name(old)
             and not self._is_table_of_its_name(snapshot),
             # Other environments show a preview of a forward-only change, in a table of its own.
-            kept=None
-            if self._is_dev or old is None or old.version != snapshot.version
-            else _kept_rows(snapshot, missing),
+            kept=None if self._is_dev else _kept_rows(snapshot, self._rows_before(snapshot, old), missing),
         )
+
+    def _rows_before(self, snapshot: Snapshot, old: Snapshot | None) -> Sequence[Interval]:
+        """The intervals whose rows of another version the plan keeps, as far as it does not compute them."""
+        if old is not None:
+            return old.intervals if _keeps_rows(snapshot, old) else ()
+        is_new = snapshot.snapshot_id in self._diff.new_snapshots
+        return snapshot.intervals if is_new else ()  # of a removed model that is added again with another definition
 
     @cached_property
     def _pending(self) -> Mapping[str, Sequence[Interval]]:
@@ -271,17 +276,26 @@ def change_of(diff: ContextDiff, snapshot: Snapshot) -> msg.Change | None:
     return "metadata" if diff.metadata_updated(snapshot.name) else None
 
 
-def _kept_rows(snapshot: Snapshot, missing: Sequence[msg.Interval]) -> msg.KeptRows | None:
+def _kept_rows(snapshot: Snapshot, before: Sequence[Interval], missing: Sequence[msg.Interval]) -> msg.KeptRows | None:
     """The rows of another definition in a table that the plan keeps; None if it computes them all, or needs not.
 
-    Without intervals, SQLMesh builds the table again: for a seed, or for another kind of model.
+    Args:
+        before: As in `_rows_before`.
     """
     is_unaffected = snapshot.is_indirect_non_breaking or snapshot.is_metadata
     is_replaced = _is_replaced(snapshot)
-    if is_unaffected or not snapshot.is_materialized or not snapshot.intervals or (is_replaced and missing):
+    kept = () if (is_replaced and missing) or snapshot.is_seed else subtract(before, missing)
+    if is_unaffected or not snapshot.is_materialized or not kept:
         return None
-    next_end = to_timestamp(snapshot.node.interval_unit.cron_next(snapshot.intervals[-1][1]))
+    next_end = to_timestamp(snapshot.node.interval_unit.cron_next(before[-1][1]))
     return msg.KeptRows(snapshot.node.cron, due_at(snapshot, next_end), is_replaced)
+
+
+def _keeps_rows(snapshot: Snapshot, old: Snapshot) -> bool:
+    """Whether a version fills the table of the old one. Of some kinds, SQLMesh then replaces only what it computes."""
+    if old.version != snapshot.version:
+        return False
+    return not is_breaking_kind_change(old, snapshot) or (old.is_materialized and snapshot.is_incremental_by_time_range)
 
 
 def _is_replaced(snapshot: Snapshot) -> bool:
@@ -362,7 +376,7 @@ def lost_intervals(snapshot: Snapshot, old: Snapshot | None, computes: Sequence[
     Args:
         computes: The missing intervals of the new version that the plan computes.
     """
-    if old is None or (old.version == snapshot.version and not is_breaking_kind_change(old, snapshot)):
+    if old is None or _keeps_rows(snapshot, old):
         return ()  # the table and its rows stay, also if SQLMesh forgets its intervals, as for another interval unit
     if _has_history(old):
         return tuple(old.intervals)

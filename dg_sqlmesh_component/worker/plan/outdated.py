@@ -17,6 +17,7 @@ from functools import cached_property
 
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import Plan
+from sqlmesh.core.plan.common import should_force_rebuild
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotId, SnapshotTableInfo, start_date
 from sqlmesh.core.snapshot.definition import Interval
 from sqlmesh.utils.date import to_timestamp
@@ -41,12 +42,12 @@ def forget_outdated_rows(plan: Plan, prod: Environment | None, context: PlanCont
     index = plan.deployability_index if plan.is_dev else DeployabilityIndex.all_deployable()
     shown = {info.name: info for info in prod.snapshots} if prod else {}
     versions = Versions(plan.context_diff.snapshots_by_name, index, shown, plan.is_dev)
-    for name, intervals in _outdated(versions, context).items():
+    for name, intervals in {**_outdated(versions, context), **_of_other_kinds(plan, versions, context)}.items():
         node, is_dev = versions.nodes[name], versions.is_dev_table(versions.nodes[name])
         context.tracker.pipe.log(
             "warning",
-            f"{display_name(node.node, context)} has rows from before a correction, for {ranges(intervals)}. Applying "
-            "the plan computes them again.",
+            f"{display_name(node.node, context)} has rows from before a correction, or of another kind, for "
+            f"{ranges(intervals)}. Applying the plan computes them again.",
         )
         if in_state:
             forget_intervals(context.state_sync, node, intervals, is_dev=is_dev)
@@ -54,6 +55,24 @@ def forget_outdated_rows(plan: Plan, prod: Environment | None, context: PlanCont
             node.dev_intervals = [*subtract(node.dev_intervals, intervals)]
         else:
             node.intervals = [*subtract(node.intervals, intervals)]
+            node.pending_restatement_intervals = [*node.pending_restatement_intervals, *intervals]
+
+
+def _of_other_kinds(plan: Plan, versions: Versions, context: PlanContext) -> dict[str, tuple[Interval, ...]]:
+    """By name, what a removed model has computed into the table of one that is added, if SQLMesh has to build it again.
+
+    All versions of some models have one table, so SQLMesh keeps its rows, as if the definition had changed. It builds
+    the table again for a changed seed or another kind, but only if the environment still has the model.
+    """
+    added = [node for node in plan.new_snapshots if node.snapshot_id in plan.context_diff.added and node.intervals]
+    rows, found = computed_ranges(context) if added else {}, {}
+    for node in added:
+        last = max(rows.get(versions.table(node), ()), key=lambda row: row.at, default=None)
+        id = SnapshotId(name=node.name, identifier=(last and last.identifier) or "")
+        earlier = context.state_reader.get_snapshots([id]).get(id)
+        if earlier is not None and should_force_rebuild(earlier, node) and node.name in versions.computed:
+            found[node.name] = versions.computed[node.name]
+    return found
 
 
 def _outdated(versions: Versions, context: PlanContext) -> dict[str, tuple[Interval, ...]]:
