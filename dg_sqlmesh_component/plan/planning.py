@@ -22,6 +22,7 @@ from dg_sqlmesh_component.plan.gate import Decision, Refusal, apply_config, refu
 from dg_sqlmesh_component.plan.report import Origin, Planned, PlanReport
 from dg_sqlmesh_component.plan.report_file import begin_report, write_report
 from dg_sqlmesh_component.plan.report_markdown import CAUTION, markdown
+from dg_sqlmesh_component.plan.sentences import grants_to_give
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
 from dg_sqlmesh_component.protocol.formatting import counted, unquoted
@@ -53,6 +54,7 @@ class Planning:
         self.rounds: list[NodeOutcome] = []  # of computed or audited nodes, in order; some nodes have several
         self.went_on: msg.ConcurrentRuns | None = None  # what runs did meanwhile; None if they could do nothing
         self.left_out: Mapping[str, Sequence[msg.Interval]] = {}  # what signals held back, by name
+        self.lost_grants: Sequence[str] = ()  # statements that give grants again which views have lost
         self.ended_at = 0.0  # of the worker's work. While a plan is applied, it holds the lock until the step ends.
         self.session = WorkerSession(context, settings.project, settings.query_characters)
 
@@ -75,6 +77,8 @@ class Planning:
                 self.went_on = event
             elif isinstance(event, msg.LeftOut):
                 self.left_out = event.intervals
+            elif isinstance(event, msg.GrantsLost):
+                self.lost_grants = event.statements
             elif isinstance(event, (msg.PlanBuilt, msg.DataComparedWithRecords, msg.ModelCompared, msg.AuditsCompared)):
                 yield event
             else:
@@ -199,6 +203,7 @@ class Planning:
     def _fail(self, problems: list[str], error: type[SQLMeshComponentError] | None = None) -> NoReturn:
         """Report the problems and raise them. While there is no plan, the error's class decides about a refusal."""
         end: dg.Failure | dg.DagsterExecutionInterruptedError | None
+        problems = [*problems, *grants_to_give(self.lost_grants)]
         if self.session.is_cancelled:
             problems = ["The run was cancelled.", *problems]
             text = " ".join(problems)

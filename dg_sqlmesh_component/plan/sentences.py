@@ -121,6 +121,13 @@ def not_ready(intervals: Mapping[str, Sequence[msg.Interval]]) -> Iterator[str]:
         yield f"Left out, because signals are not ready: {listed(named)}. Runs compute it when they are."
 
 
+def grants_to_give(statements: Sequence[str]) -> Iterator[str]:
+    """Name the grants that views have lost."""
+    if statements:
+        given = " ".join(statements)
+        yield f"Views have lost grants, because SQLMesh has replaced them. To give them again, execute: {given}"
+
+
 def _counts(models: Iterable[msg.PlannedModel]) -> str:
     return listed([f"{model.name} ({counted(model.waiting, 'interval')})" for model in models])
 

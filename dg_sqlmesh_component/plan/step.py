@@ -28,7 +28,7 @@ from dg_sqlmesh_component.plan.gate import Decision, allowed_fqns, headline
 from dg_sqlmesh_component.plan.planning import Planning
 from dg_sqlmesh_component.plan.preview_audits import previewed_audits
 from dg_sqlmesh_component.plan.report import Planned, PlanReport
-from dg_sqlmesh_component.plan.sentences import caught_up, kept_rows, left_out, not_ready
+from dg_sqlmesh_component.plan.sentences import caught_up, grants_to_give, kept_rows, left_out, not_ready
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.column_changes import all_dropped
 from dg_sqlmesh_component.protocol.formatting import listed, ranges
@@ -151,7 +151,8 @@ class _PlanStep:
             went_on = replace(went_on, seconds=went_on.seconds + time.monotonic() - self.planning.ended_at)
         meanwhile = caught_up(went_on, plan.models)
         late = not_ready(self.planning.left_out)
-        sentences = (*kept_rows(plan.models, environment), *left_out(plan.models), *late, *meanwhile)
+        grants = grants_to_give(self.planning.lost_grants)
+        sentences = (*kept_rows(plan.models, environment), *left_out(plan.models), *late, *meanwhile, *grants)
         result += "".join(f" {sentence}" for sentence in sentences)
         self._context.log.info(result)
         self.planning.end(result)

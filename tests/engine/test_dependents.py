@@ -2,7 +2,7 @@
 
 import dagster as dg
 import pytest
-from engine.plan_jobs import APPLY, PLAN, change, failure_of, launch, planned, report_of
+from engine.plan_jobs import APPLY, PLAN, change, edit_config, failure_of, launch, planned, report_of
 from harness import CONFIG, NewShop, Shop
 from postgres import Server
 
@@ -54,6 +54,34 @@ def test_views_of_others_are_dropped_only_if_the_run_config_names_the_model(shop
     launch(shop, APPLY, digest=report["digest"], allow_drop_dependents=["t.orders"]).succeeded()
     assert server.query("SELECT amount FROM t.orders", "shop") == [(3,)]
     assert views(server) == {"stock"}, "SQLMesh #5954"
+
+
+@pytest.mark.parametrize("after_all", ["SELECT 1", "SELECT no_such_function()"])
+def test_grants_that_somebody_gave_by_hand_are_named_with_the_statements_that_give_them_again(
+    shop: Shop, server: Server, after_all: str
+) -> None:
+    """Without those on a view that stays, and without one that the model itself gives again."""
+    roles = ('DROP ROLE IF EXISTS reader, "BI tool"', "CREATE ROLE reader", 'CREATE ROLE "BI tool"')
+    grants = (
+        "GRANT SELECT ON t.orders TO reader;",
+        'GRANT SELECT (amount) ON t.orders TO "BI tool" WITH GRANT OPTION;',
+        "GRANT DELETE ON t.orders TO PUBLIC;",
+        "GRANT SELECT ON t.stock TO reader;",
+    )
+    for statement in (*roles, *grants, "DROP SCHEMA bi CASCADE"):
+        server.query(statement, "shop")
+    virtual_update = "; ON_VIRTUAL_UPDATE_BEGIN; GRANT DELETE ON @this_model TO PUBLIC; ON_VIRTUAL_UPDATE_END"
+    change(shop, orders=ORDERS.format(amount=3, more="") + virtual_update)
+
+    edit_config(f"after_all: [{after_all}]\n")(shop)
+
+    record = launch(shop, APPLY, digest=planned(shop)["digest"])
+
+    text = record.log if record.status is dg.DagsterRunStatus.SUCCESS else failure_of(record)
+    assert f"To give them again, execute: {grants[1]} {grants[0]}" in text
+    lost = text.split("Views have lost grants")[1]
+    assert "stock" not in lost
+    assert "DELETE" not in lost
 
 
 def test_a_view_that_others_read_cannot_be_removed(shop: Shop, server: Server) -> None:

@@ -138,6 +138,13 @@ class LeftOut(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class GrantsLost(Event):
+    """Sent after a plan was applied or has failed, if views have lost grants because SQLMesh has replaced them."""
+
+    statements: tuple[Query, ...]  # which give them again
+
+
+@dataclass(frozen=True, slots=True)
 class ConcurrentRuns(Event):
     """Sent after a plan or a preview was applied while runs could go on."""
 

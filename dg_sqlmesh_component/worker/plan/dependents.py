@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from sqlglot import exp
@@ -18,7 +19,10 @@ from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import Plan
 from sqlmesh.core.snapshot import Snapshot, SnapshotTableInfo
 
+from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker.environment import has_one_table, has_table, is_table_of_its_name
+from dg_sqlmesh_component.worker.explain import describe_error
+from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.plan.data_objects import Name, data_objects
 from dg_sqlmesh_component.worker.plan.migrations import migrated_snapshots
 from dg_sqlmesh_component.worker.sqlmesh_internals import forget_intervals
@@ -47,6 +51,18 @@ SELECT n.nspname, taken.name FROM (
 ) AS taken JOIN pg_namespace AS n ON n.oid = taken.namespace WHERE (n.nspname::text, taken.name) IN ({names})
 """
 """A table or view of PostgreSQL cannot have the name of a type, such as an enumeration."""
+
+_GRANTED = """
+SELECT format('GRANT %s%s ON %I.%I TO %s%s;', acl.privilege_type, acl.columns, n.nspname, c.relname,
+  CASE acl.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(acl.grantee)) END,
+  CASE WHEN acl.is_grantable THEN ' WITH GRANT OPTION' END)
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace CROSS JOIN LATERAL (
+  SELECT of_all.*, '' AS columns FROM aclexplode(c.relacl) AS of_all
+  UNION ALL SELECT of_one.*, format(' (%I)', a.attname) FROM pg_attribute AS a, aclexplode(a.attacl) AS of_one
+  WHERE a.attrelid = c.oid
+) AS acl WHERE (n.nspname::text, c.relname::text) IN ({names}) AND acl.grantee <> c.relowner
+ORDER BY 1
+"""
 
 _Names = dict[Name, str]
 """By table or view, the model, by fqn."""
@@ -102,6 +118,29 @@ def claim_names(plan: Plan, stored: Environment | None, context: Context) -> Non
         node = plan.context_diff.snapshots[of_model.snapshot_id]
         if has_one_table(node, is_dev=plan.is_dev) and node.name not in _shown(stored) and not _has_begun(node):
             forget_intervals(context.state_sync, node, of_model.intervals[:1], is_dev=False)
+
+
+@contextmanager
+def lost_grants_reported(plan: Plan, stored: Environment | None, context: PlanContext) -> Iterator[None]:
+    """Send which grants on views of the environment a plan has removed, also if it fails. Nobody gives them again."""
+    kept = {info.name for info in plan.environment.promoted_snapshots}
+    replaced = _replaced(plan, stored, ()) if stored is not None else {}
+    names = {name: fqn for name, fqn in replaced.items() if fqn in kept}
+
+    def granted() -> list[str]:
+        return [statement for _, rows in _asked(_GRANTED, names, context) for (statement,) in rows]
+
+    before = granted()
+    try:
+        yield
+    finally:
+        try:
+            after = granted() if before else []
+        except Exception as error:  # noqa: BLE001  # any driver's; if the plan has failed, that error is raised
+            after = before
+            context.tracker.pipe.log("warning", f"The grants on views could not be read: {describe_error(error)}")
+        if lost := tuple(statement for statement in before if statement not in after):
+            context.tracker.pipe.send(msg.GrantsLost(lost))
 
 
 def _shown(stored: Environment | None) -> dict[str, SnapshotTableInfo]:

@@ -21,7 +21,7 @@ from dg_sqlmesh_component.worker.observe.computed_table import ComputedTables
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.plan.beside_runs import BesideRuns
 from dg_sqlmesh_component.worker.plan.context import PlanContext, apply_approved, built, open_plan_context
-from dg_sqlmesh_component.worker.plan.dependents import claim_names
+from dg_sqlmesh_component.worker.plan.dependents import claim_names, lost_grants_reported
 from dg_sqlmesh_component.worker.plan.facts import plan_built
 from dg_sqlmesh_component.worker.plan.missing_tables import forget_missing_tables
 from dg_sqlmesh_component.worker.plan.outdated import forget_outdated_rows
@@ -85,7 +85,7 @@ def _planned(request: msg.PlanRequest, context: PlanContext, runs: StateLock) ->
     pipe.begin()
     claim_names(plan, shown, context)
     promotion = Promotion(plan, shown, context, lost_values(facts.models))
-    with promotion.explained():
+    with lost_grants_reported(plan, shown, context), promotion.explained():
         beside_runs = BesideRuns(context, shown, runs, promotion, approval.interrupted)
         replace_apply(context, beside_runs.apply)
         apply_approved(context, plan, approval)
