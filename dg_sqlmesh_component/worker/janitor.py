@@ -24,6 +24,7 @@ from dg_sqlmesh_component.worker.commands import sqlmesh_command
 from dg_sqlmesh_component.worker.context import PipeConsole, closed_on_error, open_context
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.pipe import Pipe
+from dg_sqlmesh_component.worker.postgres_views import keep_views_of_others
 from dg_sqlmesh_component.worker.running_queries import watch_queries
 from dg_sqlmesh_component.worker.sqlmesh_internals import (
     count_snapshots_and_interval_rows,
@@ -72,7 +73,7 @@ def open_for_clean_up(request: msg.JanitorRequest, console: JanitorConsole) -> C
             "Remove `janitor` and `preview` in defs.yaml. At a time without runs, use:"
             f"{block(sqlmesh_command(request.project, 'janitor'))}",
         )
-        context.state_reader.get_environments_summary()
+        keep_views_of_others(context)  # opens the state
     _load_materializations(request.project, context, console.pipe)
     return context
 

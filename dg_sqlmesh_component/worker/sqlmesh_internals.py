@@ -21,7 +21,7 @@ from sqlglot import exp
 from sqlmesh.core.analytics.collector import User
 from sqlmesh.core.audit import StandaloneAudit
 from sqlmesh.core.context import Context
-from sqlmesh.core.engine_adapter import DuckDBEngineAdapter, EngineAdapter
+from sqlmesh.core.engine_adapter import DuckDBEngineAdapter, EngineAdapter, PostgresEngineAdapter
 from sqlmesh.core.loader import LoadedProject
 from sqlmesh.core.model import Model
 from sqlmesh.core.plan import EvaluatablePlan, Plan
@@ -568,6 +568,22 @@ def new_connection(adapter: EngineAdapter) -> Any:
 
 
 # -- cleaning up ----------------------------------------------------------------------------------
+
+
+def check_before_cascading(check: Callable[[EngineAdapter, exp.Table], None]) -> None:
+    """Let this process call `check` before PostgreSQL drops a table, view or schema with everything that reads it."""
+
+    def check_and_drop(
+        adapter: PostgresEngineAdapter, name: Any, *args: Any, cascade: bool = False, **kwargs: Any
+    ) -> None:
+        if cascade:
+            check(adapter, exp.to_table(name))
+        _drop_object(adapter, name, *args, cascade=cascade, **kwargs)
+
+    PostgresEngineAdapter._drop_object = check_and_drop
+
+
+_drop_object = PostgresEngineAdapter._drop_object
 
 
 def load_materializations(context: Context) -> None:

@@ -3,7 +3,7 @@
 import dagster as dg
 import pytest
 from engine.plan_jobs import APPLY, PLAN, change, edit_config, failure_of, launch, planned, report_of
-from harness import CONFIG, NewShop, Shop
+from harness import CONFIG, NewShop, RunRecord, Shop
 from postgres import Server
 
 ORDERS = "MODEL (name t.orders, kind FULL{more}); SELECT 1 AS id, {amount} AS amount"
@@ -263,3 +263,35 @@ def test_names_of_types_are_taken_too_and_a_name_that_postgresql_would_cut_is_no
     [refusal] = planned(shop)["refusals"]
 
     assert (refusal["kind"], refusal["models"]) == ("name_taken", ["t.orders"])
+
+
+def test_the_janitor_drops_no_view_of_others_and_names_each_until_somebody_drops_it(
+    new_shop: NewShop, server: Server
+) -> None:
+    """Views of SQLMesh's own are dropped with the table that they read."""
+    server.query("DROP DATABASE IF EXISTS shop WITH (FORCE)")
+    server.query("CREATE DATABASE shop")
+    files = {"models/stock.sql": STOCK, "models/seen.sql": SEEN, "models/other.sql": STOCK.replace("stock", "other")}
+    shop = new_shop(files, f"{server.config('shop')}snapshot_ttl: in 0 seconds\n", janitor=True)
+    shop.plan("dev", "--include-unmodified")
+    [(table,)] = server.query("SELECT relname FROM pg_class WHERE relname LIKE 't__stock%' AND relkind = 'r'", "shop")
+    server.query("CREATE SCHEMA bi", "shop")
+    server.query(f"CREATE VIEW bi.stock AS SELECT id FROM sqlmesh__t.{table}", "shop")
+    server.query("CREATE VIEW bi.seen AS SELECT seen FROM t__dev.seen", "shop")
+    change(shop, stock=STOCK.replace("1", "2"), other=files["models/other.sql"].replace("1", "2"))
+    shop.plan()
+    shop.sqlmesh("invalidate", "dev")
+    job = shop.refresh().resolve_job_def("sqlmesh_shop_janitor")
+
+    def clean_up() -> RunRecord:
+        return shop.run_record(job.execute_in_process(instance=shop.instance, raise_on_error=False).run_id)
+
+    for view, what in (("seen", "t__dev"), ("stock", table)):
+        [failure] = clean_up().failures
+        assert f"{what} was not dropped, because PostgreSQL would drop bi.{view} too. Drop or change" in failure
+        server.query(f"DROP VIEW bi.{view}", "shop")
+    clean_up().succeeded()
+
+    kept = server.query("SELECT relname FROM pg_class WHERE relnamespace = 'sqlmesh__t'::regnamespace", "shop")
+    assert len(kept) == 3, "the tables and the view of prod"
+    assert (table,) not in kept

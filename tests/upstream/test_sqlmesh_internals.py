@@ -20,6 +20,7 @@ import duckdb
 import pytest
 from harness import duckdb_file_in_use
 from postgres import postgres_server
+from sqlglot import exp
 from sqlmesh import CustomMaterialization
 from sqlmesh.core import constants
 from sqlmesh.core.analytics.collector import AnalyticsCollector, User
@@ -28,8 +29,9 @@ from sqlmesh.core.config import Config
 from sqlmesh.core.config.loader import load_configs
 from sqlmesh.core.console import NoopConsole
 from sqlmesh.core.context import Context
-from sqlmesh.core.dialect import parse
+from sqlmesh.core.dialect import parse, schema_
 from sqlmesh.core.engine_adapter.bigquery import BigQueryEngineAdapter
+from sqlmesh.core.engine_adapter.postgres import PostgresEngineAdapter
 from sqlmesh.core.environment import EnvironmentNamingInfo
 from sqlmesh.core.loader import LoadedProject
 from sqlmesh.core.model import load_sql_based_model
@@ -833,3 +835,27 @@ def test_postgres_loses_the_view_of_a_materialized_view_at_its_first_computation
         shown = server.query("SELECT viewname FROM pg_views WHERE schemaname = 't'", "bound")
         assert shown == ([("one",)] if is_kept else [])
         context.close()
+
+
+def test_postgres_drops_tables_views_and_schemas_with_what_reads_them(
+    folder: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PostgresEngineAdapter, "_drop_object", PostgresEngineAdapter._drop_object)
+    with postgres_server() as server:
+        server.query("CREATE DATABASE cascading")
+        (folder / "config.yaml").write_text(server.config("cascading"))
+        for file in [*folder.glob("models/*.sql"), *folder.glob("audits/*.sql")]:
+            file.unlink()
+        adapter = opened().engine_adapter
+        checked: list[str] = []
+        internals.check_before_cascading(lambda _, name: checked.append(name.sql()))
+        adapter.create_schema("s")
+        for table in ("a", "b"):
+            adapter.ctas(f"s.{table}", exp.select(exp.convert(1).as_("x")))
+        adapter.create_view("s.v", exp.select("x").from_("s.a"))
+        checked.clear()
+        adapter.drop_table("s.b")
+        adapter.drop_table("s.a", cascade=True)
+        adapter.drop_view("s.v")
+        adapter.drop_schema(schema_("s"), cascade=True)
+        assert checked == ["s.a", "s.v", "s"]

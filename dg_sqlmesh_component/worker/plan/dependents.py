@@ -25,25 +25,8 @@ from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.plan.data_objects import Name, data_objects
 from dg_sqlmesh_component.worker.plan.migrations import migrated_snapshots
+from dg_sqlmesh_component.worker.postgres_views import READERS, literals
 from dg_sqlmesh_component.worker.sqlmesh_internals import forget_intervals
-
-_QUERY = """
-WITH RECURSIVE replaced AS (
-  SELECT c.oid FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-  WHERE (n.nspname::text, c.relname::text) IN ({names})
-), dependents AS (
-  SELECT oid AS of, oid FROM replaced
-  UNION
-  SELECT dependents.of, r.ev_class FROM dependents
-  JOIN pg_depend AS d ON d.refobjid = dependents.oid AND d.refclassid = 'pg_class'::regclass
-  JOIN pg_rewrite AS r ON r.oid = d.objid AND d.classid = 'pg_rewrite'::regclass
-)
-SELECT DISTINCT n.nspname, c.relname, found_in.nspname, found.relname FROM dependents
-JOIN pg_class AS c ON c.oid = dependents.of JOIN pg_namespace AS n ON n.oid = c.relnamespace
-JOIN pg_class AS found ON found.oid = dependents.oid JOIN pg_namespace AS found_in ON found_in.oid = found.relnamespace
-WHERE dependents.oid NOT IN (SELECT oid FROM replaced)
-ORDER BY 3, 4
-"""
 
 _TAKEN = """
 SELECT n.nspname, taken.name FROM (
@@ -82,7 +65,7 @@ def dependents(
     if stored is None or plan.uncategorized:  # then it promotes nothing yet
         return {}
     found: dict[str, set[str]] = {}
-    for models, rows in _asked(_QUERY, _replaced(plan, stored, altered), context):
+    for models, rows in _asked(READERS, _replaced(plan, stored, altered), context):
         found |= {fqn: set() for fqn in models.values() if fqn not in found}
         for schema, name, schema_of_dependent, dependent in rows:
             found[models[schema, name]].add(f"{schema_of_dependent}.{dependent}")
@@ -159,8 +142,7 @@ def _asked(query: str, names: _Names, context: Context) -> Iterator[tuple[dict[t
         by_adapter[context.snapshot_evaluator.get_adapter(gateway)][table.db, table.name] = model
     for adapter, models in by_adapter.items():
         if isinstance(adapter, PostgresEngineAdapter):
-            literals = ", ".join(f"({', '.join(map(_literal, name))})" for name in models)
-            yield models, adapter.fetchall(query.format(names=literals))
+            yield models, adapter.fetchall(query.format(names=literals(models)))
 
 
 def _promoted(plan: Plan, stored: Environment | None) -> set[SnapshotTableInfo]:
@@ -197,7 +179,3 @@ def _shown_as(infos: Iterable[SnapshotTableInfo], plan: Plan) -> _Names:
             view = info.qualified_view_name.table_for_environment(environment.naming_info, dialect="postgres")
             names[info.model_gateway if environment.gateway_managed else None, view] = info.name
     return names
-
-
-def _literal(text: str) -> str:
-    return exp.Literal.string(text).sql("postgres")
