@@ -126,6 +126,15 @@ def test_killed_apply_is_finished_with_the_same_digest_and_reads_again_what_was_
     assert warehouse.rows("days") == [(day(5), 50), *all_rows()[1:]]
 
 
+def test_an_apply_without_changes_succeeds(warehouse: Warehouse) -> None:
+    """As the second launch of a finished apply, or of one that was killed after it had promoted."""
+    warehouse.change("days", "day, n", "day, n + 1 AS n")
+    digest = planned(warehouse.shop)["digest"]
+    launch(warehouse.shop, APPLY, digest=digest).succeeded()
+    for same in (digest, planned(warehouse.shop)["digest"]):
+        assert "Computed: 0 models." in launch(warehouse.shop, APPLY, digest=same).succeeded().log
+
+
 @pytest.mark.slow
 def test_a_gap_that_a_run_fills_while_the_plan_waits_for_it_is_not_filled_again(warehouse: Warehouse) -> None:
     shop = warehouse.shop

@@ -76,7 +76,7 @@ class BesideRuns:
         self._promotion = promotion
         self._interrupted = interrupted
         self._shown = {info.name: info for info in prod.snapshots} if prod else {}
-        self._changes = ConcurrentChanges(context, self._shown)
+        self._caught_up: tuple[dict[str, tuple[Interval, ...]], dict[str, tuple[Interval, ...]]] = {}, {}
 
     def apply(self, evaluator: Any, plan: EvaluatablePlan, circuit_breaker: Callable[[], bool] | None) -> None:
         """Apply the plan with SQLMesh's evaluator."""
@@ -88,20 +88,18 @@ class BesideRuns:
         shares_tables = not plan.is_dev and _changes_shared_tables(plan, self._shown)
         if shares_tables:
             self._lock.acquire()
-        if self._interrupted or not self._lock.is_file:
-            self._changes.begin(plan, _index(stages), self._interrupted)
-        if self._interrupted:  # some intervals are forgotten
+        changes = ConcurrentChanges(self._context, self._shown, plan, _index(stages), self._interrupted)
+        if changes.times_forgotten:
             stages = self._stages(plan)
         before, _ = _halves(stages)
         if self._lock.is_file:
             if not plan.is_dev:  # no run fills a gap meanwhile: what the plan does not compute itself, its models lack
-                versions = Versions.read(self._context, plan, self._shown)
-                planned, now = _missing(stages), missing_now(versions.nodes)
+                planned, now = _missing(stages), missing_now(changes.versions.nodes)
                 self._context.pending = {name: subtract(found, planned.get(name, ())) for name, found in now.items()}
             evaluate(before, plan)
         else:
             evaluate([stage for stage in before if not isinstance(stage, BackfillStage)], plan)
-            plan, stages = self._in_rounds(evaluate, stages, plan, keeps_lock=shares_tables)
+            plan, stages = self._in_rounds(evaluate, stages, plan, changes, keeps_lock=shares_tables)
         _, promotion = _halves(stages)
         self._check_empty_versions(evaluate, promotion[0], plan)
         if plan.is_dev:  # runs do not read a preview
@@ -109,9 +107,16 @@ class BesideRuns:
         evaluate(self._with_late_tables(promotion, plan), plan)
         if left_out := self._still_missing(stages, plan):
             self._context.tracker.pipe.send(msg.LeftOut(left_out))
+        self._caught_up = changes.caught_up()
 
     def _in_rounds(
-        self, evaluate: EvaluateStages, stages: Sequence[PlanStage], plan: EvaluatablePlan, *, keeps_lock: bool
+        self,
+        evaluate: EvaluateStages,
+        stages: Sequence[PlanStage],
+        plan: EvaluatablePlan,
+        changes: ConcurrentChanges,
+        *,
+        keeps_lock: bool,
     ) -> tuple[EvaluatablePlan, Sequence[PlanStage]]:
         """Compute all that SQLMesh computes before the promotion.
 
@@ -121,40 +126,42 @@ class BesideRuns:
         Raises:
             EnvironmentNotReadyError: A preview has read what a run has not finished to compute again.
         """
-        self._hold_back_behind(stages, self._changes.versions)
-        self._changes.expect(_missing(stages))
+        self._hold_back_behind(stages, changes.versions)
+        changes.expect(_missing(stages))
         first = _missing(_halves(stages)[0])
-        gaps = first.keys() & self._changes.versions.others.keys()
+        gaps = first.keys() & changes.versions.others.keys()
         # What reads a gap waits until it is filled, although pending intervals are held back: the model of the gap may
         # have a `lookback`, and would compute days again that have been read.
-        evaluate(_only(stages, first.keys() - self._reading(gaps)), plan)
+        evaluate(_only(stages, first.keys() - _reading(gaps, changes.versions)), plan)
         tried: tuple[dict[str, Sequence[Interval]], int] | None = None
         for number in count(1):
             self._lock.acquire()
-            plan, stages = self._look(plan, stages)
-            lacking = self._lacking(stages, self._changes.versions.others)
+            plan, stages = self._look(plan, stages, changes)
+            lacking = _lacking(stages, changes.versions, changes.versions.others)
             # SQLMesh always finds a table to be missing that it computes again for this plan, such as a seed.
             if filled := _only(stages, {*lacking, *gaps} if number == 1 else lacking):
                 evaluate(filled, plan)
-                plan, stages = self._look(plan, stages)  # models that read these gaps are computed again
-            ready = self._lacking(stages, self._changes.versions.new)
-            if not ready or tried == (ready, self._changes.times_forgotten):  # the rest waits for signals
+                plan, stages = self._look(plan, stages, changes)  # models that read these gaps are computed again
+            ready = _lacking(stages, changes.versions, changes.versions.new)
+            if not ready or tried == (ready, changes.times_forgotten):  # the rest waits for signals
                 break
-            tried = ready, self._changes.times_forgotten
+            tried = ready, changes.times_forgotten
             if number <= _ROUNDS and not keeps_lock:
                 self._lock.release()
             evaluate(_only(stages, ready), plan)
         return plan, stages
 
-    def _look(self, plan: EvaluatablePlan, stages: Sequence[PlanStage]) -> tuple[EvaluatablePlan, Sequence[PlanStage]]:
+    def _look(
+        self, plan: EvaluatablePlan, stages: Sequence[PlanStage], changes: ConcurrentChanges
+    ) -> tuple[EvaluatablePlan, Sequence[PlanStage]]:
         """Look at what runs have done, and build the plan and its stages again. The lock of runs must be held."""
-        self._changes.look(_index(stages))
-        plan = self._renewed(plan)
+        changes.look(_index(stages))
+        plan = self._renewed(plan, changes.versions)
         stages = self._stages(plan)
-        self._hold_back_behind(stages, self._changes.versions)
+        self._hold_back_behind(stages, changes.versions)
         return plan, stages
 
-    def _renewed(self, plan: EvaluatablePlan) -> EvaluatablePlan:
+    def _renewed(self, plan: EvaluatablePlan, versions: Versions) -> EvaluatablePlan:
         """The plan as SQLMesh would build it now. It builds a plan of prod for each model until where prod has come.
 
         Raises:
@@ -168,7 +175,7 @@ class BesideRuns:
         if (stored := state.get_environment(name)) is None or versions_shown(self._context, name) != shown:
             raise CircuitBreakerError
         ends = state.max_interval_end_per_model(name, ensure_finalized_snapshots=plan.ensure_finalized_snapshots)
-        seeds = {name for name, node in self._changes.versions.nodes.items() if node.is_seed}
+        seeds = {name for name, node in versions.nodes.items() if node.is_seed}
         # SQLMesh refuses a plan whose previous plan is not the last one. A restatement is a plan too.
         environment = plan.environment.copy(update={"previous_plan_id": stored.plan_id})
         renewed = {
@@ -198,24 +205,6 @@ class BesideRuns:
             for name, found in missing.items()
             if (left := subtract(found, computed_intervals(versions.nodes[name], versions.index)))
         }
-
-    def _lacking(self, stages: Sequence[PlanStage], names: Container[str]) -> dict[str, Sequence[Interval]]:
-        """What these models compute before the promotion, except of those that only a `lookback` computes again."""
-        nodes, index = self._changes.versions.nodes, self._changes.versions.index
-        missing = _missing(_halves(stages)[0]).items()
-        return {
-            name: found
-            for name, found in missing
-            if name in names and subtract(found, computed_intervals(nodes[name], index))
-        }
-
-    def _reading(self, names: Set[str]) -> Set[str]:
-        """These models, and all that are downstream of them."""
-        children: dict[str, list[str]] = {}
-        for name, parents in upstream(self._changes.versions.nodes).items():
-            for parent in parents:
-                children.setdefault(parent, []).append(name)
-        return reachable(names, lambda name: children.get(name, ()))
 
     def _check_empty_versions(self, evaluate: EvaluateStages, stage: Any, plan: EvaluatablePlan) -> None:
         """Before the promotion, refuse new versions without an interval in place of old rows, and create the others.
@@ -289,7 +278,7 @@ class BesideRuns:
         """What the plan computed because of runs; None if the state's file is the lock."""
         if self._lock.is_file:
             return None
-        return msg.ConcurrentRuns(round(self._lock.seconds_held, 1), *self._changes.caught_up())
+        return msg.ConcurrentRuns(round(self._lock.seconds_held, 1), *self._caught_up)
 
 
 def _halves(stages: Sequence[PlanStage]) -> tuple[Sequence[PlanStage], Sequence[PlanStage]]:
@@ -316,6 +305,24 @@ def _only(stages: Sequence[PlanStage], names: Container[str]) -> list[PlanStage]
             found = {node: of_node for node, of_node in stage.snapshot_to_intervals.items() if node.name in names}
             narrowed += [replace(stage, snapshot_to_intervals=found)] if found else []
     return narrowed
+
+
+def _lacking(stages: Sequence[PlanStage], versions: Versions, names: Container[str]) -> dict[str, Sequence[Interval]]:
+    """What these models compute before the promotion, except of those that only a `lookback` computes again."""
+    return {
+        name: found
+        for name, found in _missing(_halves(stages)[0]).items()
+        if name in names and subtract(found, computed_intervals(versions.nodes[name], versions.index))
+    }
+
+
+def _reading(names: Set[str], versions: Versions) -> Set[str]:
+    """These models, and all that are downstream of them."""
+    children: dict[str, list[str]] = {}
+    for name, parents in upstream(versions.nodes).items():
+        for parent in parents:
+            children.setdefault(parent, []).append(name)
+    return reachable(names, lambda name: children.get(name, ()))
 
 
 def _creation(names: Container[str], versions: Versions) -> PlanStage:

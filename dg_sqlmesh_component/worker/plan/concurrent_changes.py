@@ -46,25 +46,14 @@ class ConcurrentChanges:
         times_forgotten: How often new versions had to forget intervals because of runs.
     """
 
-    _plan: EvaluatablePlan
-    _last: _Look
-    """Each look replaces it. What happens to the state between two looks is seen by the second one, and once."""
-
-    def __init__(self, context: PlanContext, shown: Shown) -> None:
-        self._expected: dict[str, tuple[Interval, ...]] = {}
-        """By name, what new versions had or lacked. Set before the plan computes. The rest is newer."""
-        self._forgotten: dict[str, tuple[Interval, ...]] = {}
-        """By name, what new versions have to compute again because of runs. Each look adds to it. Read at the end."""
-        self._context = context
-        self._shown = shown
-        self.times_forgotten = 0
-
-    @property
-    def versions(self) -> Versions:
-        """The versions of the plan at the last look."""
-        return self._last.versions
-
-    def begin(self, plan: EvaluatablePlan, index: DeployabilityIndex | None, interrupted: Sequence[Interval]) -> None:
+    def __init__(
+        self,
+        context: PlanContext,
+        shown: Shown,
+        plan: EvaluatablePlan,
+        index: DeployabilityIndex | None,
+        interrupted: Sequence[Interval],
+    ) -> None:
         """Look for the first time, without the lock of runs: a plan must not wait for the run in flight.
 
         That run's rows come later, so the next look sees them.
@@ -73,19 +62,32 @@ class ConcurrentChanges:
             index: Of the stages that SQLMesh has built last; None if they compute nothing.
             interrupted: As in `PlanApproval`.
         """
+        self._expected: dict[str, tuple[Interval, ...]] = {}
+        """By name, what new versions had or lacked. Set before the plan computes. The rest is newer."""
+        self._forgotten: dict[str, tuple[Interval, ...]] = {}
+        """By name, what new versions have to compute again because of runs. Each look adds to it. Read at the end."""
+        self._context = context
+        self._shown = shown
         self._plan = plan
-        rows, shown, versions = computed_ranges(self._context), self._shown_now(), self._read(index)
+        self.times_forgotten = 0
+        rows, now, versions = computed_ranges(context), self._shown_now(), self._read(index)
         if interrupted:
-            versions = self._forget(self._read_before_interruption(interrupted, rows, shown, versions), versions)
+            versions = self._forget(self._read_before_interruption(interrupted, rows, now, versions), versions)
         # A restatement may have ended since the plan was built. Rows are no evidence here: the plan has compared them.
         versions = self._forget(corrected(versions, {}, {}), versions)
-        self._last = _Look(rows, _intervals(shown), versions)
+        self._last = _Look(rows, _intervals(now), versions)
+        """Each look replaces it. What happens to the state between two looks is seen by the second one, and once."""
+
+    @property
+    def versions(self) -> Versions:
+        """The versions of the plan at the last look."""
+        return self._last.versions
 
     def look(self, index: DeployabilityIndex | None) -> None:
         """Find what runs have done since the last look, and forget what new versions have read of it.
 
         Args:
-            index: As in `begin`. It depends on intervals, which change.
+            index: As in `__init__`. It depends on intervals, which change.
 
         Raises:
             EnvironmentNotReadyError: A preview has read what a run has not finished to compute again.
