@@ -192,6 +192,9 @@ class _PlanStep:
                 why = "a preview has audited the table that the plan has promoted"
                 for check in filter(previewed.__contains__, assets.audit_checks.get(fqn, ())):
                     yield evaluation_of(repeated(check, previewed[check], why, previewed[check].metadata))
+        for fqn, outcome in outcomes.items():
+            if fqn not in assets.specs:  # a standalone audit, or an external table
+                yield from checks.evaluations(assets.checks_of(fqn), outcome)
         yield from self._observations(plan)
 
     def _earlier_results(

@@ -428,6 +428,11 @@ def leave_out_after_unready(scheduler: Scheduler, unready: dict[str, Set[Interva
     scheduler._check_ready_intervals = check_ready_intervals
 
 
+def ignore_signals(scheduler: Scheduler) -> None:
+    """Let the scheduler batch all intervals, also those that signals do not report as ready."""
+    scheduler._check_ready_intervals = lambda _, intervals, *__: intervals
+
+
 def plan_only_what_is_computed(scheduler: Scheduler) -> None:
     """Let the scheduler build its graph of batches from the nodes that have batches, or a table to create.
 

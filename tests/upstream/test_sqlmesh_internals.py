@@ -739,6 +739,8 @@ def test_sqlmesh_computes_a_model_for_days_that_a_model_upstream_has_left_out(fo
     for _ in range(2):
         internals.leave_out_after_unready(scheduler, {})
         assert batches() == {"t.a": of_a, "t.b": of_b, "t.c": of_b}
+    internals.ignore_signals(scheduler)
+    assert batches()["t.a"] == [(first, fourth)]
 
 
 def test_a_check_is_called_before_each_stage_of_a_plan_and_its_error_ends_the_plan(opened: Open) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence, Set
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any
 
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import EvaluatablePlan
 from sqlmesh.core.plan.stages import (
+    AuditOnlyRunStage,
     BackfillStage,
     EnvironmentRecordUpdateStage,
     FinalizeEnvironmentStage,
@@ -45,6 +47,7 @@ from dg_sqlmesh_component.worker.intervals.tables import (
 )
 from dg_sqlmesh_component.worker.plan.concurrent_changes import ConcurrentChanges
 from dg_sqlmesh_component.worker.plan.context import PlanContext, versions_shown
+from dg_sqlmesh_component.worker.plan.new_audits import evaluate_new_audits
 from dg_sqlmesh_component.worker.plan.promotion import Promotion
 from dg_sqlmesh_component.worker.plan.rewritten import Shown, Versions
 from dg_sqlmesh_component.worker.sqlmesh_internals import EvaluateStages, replace_stages
@@ -81,17 +84,24 @@ class BesideRuns:
     def apply(self, evaluator: Any, plan: EvaluatablePlan, circuit_breaker: Callable[[], bool] | None) -> None:
         """Apply the plan with SQLMesh's evaluator."""
         self._promotion.watch(evaluator)
-        replace_stages(evaluator, self._apply_stages)
+        audit = partial(evaluate_new_audits, evaluator=evaluator, context=self._context, breaker=circuit_breaker)
+        replace_stages(evaluator, partial(self._apply_stages, audit))
         evaluator.evaluate(plan, circuit_breaker=circuit_breaker)
 
-    def _apply_stages(self, evaluate: EvaluateStages, stages: Sequence[PlanStage], plan: EvaluatablePlan) -> None:
+    def _apply_stages(
+        self,
+        audit: Callable[[Versions, EvaluatablePlan], None],
+        evaluate: EvaluateStages,
+        stages: Sequence[PlanStage],
+        plan: EvaluatablePlan,
+    ) -> None:
         shares_tables = not plan.is_dev and _changes_shared_tables(plan, self._shown)
         if shares_tables:
             self._lock.acquire()
         changes = ConcurrentChanges(self._context, self._shown, plan, _index(stages), self._interrupted)
         if changes.times_forgotten:
             stages = self._stages(plan)
-        before, _ = _halves(stages)
+        before = [stage for stage in _halves(stages)[0] if not isinstance(stage, AuditOnlyRunStage)]
         if self._lock.is_file:
             if not plan.is_dev:  # no run fills a gap meanwhile: what the plan does not compute itself, its models lack
                 planned, now = _missing(stages), missing_now(changes.versions.nodes)
@@ -102,6 +112,7 @@ class BesideRuns:
             plan, stages = self._in_rounds(evaluate, stages, plan, changes, keeps_lock=shares_tables)
         _, promotion = _halves(stages)
         self._check_empty_versions(evaluate, promotion[0], plan)
+        audit(changes.versions, plan)
         if plan.is_dev:  # runs do not read a preview
             self._lock.release()
         evaluate(self._with_late_tables(promotion, plan), plan)

@@ -34,7 +34,9 @@ from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.running_queries import watch_queries
 from dg_sqlmesh_component.worker.sqlmesh_internals import (
     end_as_before_an_unfinished_plan,
+    ignore_signals,
     limit_batches,
+    plan_only_what_is_computed,
     promote_in_one_transaction,
 )
 from dg_sqlmesh_component.worker.state_lock import refuse_unlockable
@@ -110,18 +112,29 @@ class PlanContext(Context):
         self.shown = _NOTHING
 
     def create_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:
-        """SQLMesh calls this before each stage that computes or audits."""
-        pipe = self.tracker.pipe
-        watch_queries(pipe, snapshot_evaluator.adapters, partial(self.tracker.running, self.selected_gateway))
-        record_audits(snapshot_evaluator, self.request.sampling, pipe)
-        scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
-        limit_batches(scheduler, self.request.job.tag_limits)
-        if not isinstance(self.request, msg.PreviewRequest):  # no asset is materialized by a preview
-            index = DeployabilityIndex.all_deployable()
-            self.tracker.report_table = ComputedTables(pipe, snapshot_evaluator, index).report
+        """SQLMesh calls this before each stage that computes."""
+        scheduler = self._observed_scheduler(snapshots, snapshot_evaluator)
         forget_and_hold_back(
             scheduler, self.known.tables, self.tracker.report_forgotten, self.pending, unready=self.unready
         )
+        return scheduler
+
+    def auditing_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:
+        """One for `run_merged_intervals` with `audit_only`. It audits rows that exist: nothing holds them back."""
+        scheduler = self._observed_scheduler(snapshots, snapshot_evaluator)
+        ignore_signals(scheduler)
+        plan_only_what_is_computed(scheduler)
+        return scheduler
+
+    def _observed_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:
+        pipe = self.tracker.pipe
+        watch_queries(pipe, snapshot_evaluator.adapters, partial(self.tracker.running, self.selected_gateway))
+        record_audits(snapshot_evaluator, self.request.sampling, pipe)
+        if not isinstance(self.request, msg.PreviewRequest):  # no asset is materialized by a preview
+            index = DeployabilityIndex.all_deployable()
+            self.tracker.report_table = ComputedTables(pipe, snapshot_evaluator, index).report
+        scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
+        limit_batches(scheduler, self.request.job.tag_limits)
         self.nodes.update(scheduler.snapshots_by_name)
         return scheduler
 

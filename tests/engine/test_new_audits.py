@@ -1,0 +1,101 @@
+"""The audits that a plan adds or changes are evaluated before it promotes, whatever came before that plan."""
+
+from collections.abc import Callable
+
+import pytest
+from engine.plan_jobs import APPLY, failure_of, launch, planned
+from engine.preview_lab import ORDERS, PREVIEW, Lab
+from harness import needs_previews
+
+AUDITS = "audits (accepted_range(column := amount, max_v := 20))"
+TABLE = ORDERS.format(factor=2)
+VIEW = "MODEL (name t.shown, kind VIEW); SELECT id * 2 AS amount FROM raw.orders"
+EXTERNAL = "- name: raw.orders\n  columns: {day: DATE, id: INT}\n"
+ADDED = {
+    "to a table": ("models/orders.sql", TABLE, TABLE.replace("(day, id))", f"(day, id), {AUDITS})")),
+    "to a view": ("models/shown.sql", VIEW, VIEW.replace("VIEW)", f"VIEW, {AUDITS})")),
+    "to a changed view": (
+        "models/shown.sql",
+        VIEW,
+        VIEW.replace("VIEW)", f"VIEW, {AUDITS})").replace(" FROM", ", 1 AS x FROM"),
+    ),
+    "to an external table": (
+        "external_models.yaml",
+        EXTERNAL,
+        f"{EXTERNAL}  audits:\n    - name: accepted_range\n      column: id\n      max_v: '10'\n",
+    ),
+}
+"""By what a plan adds an audit to, a file before and after it."""
+
+
+def make_wrong(lab: Lab) -> None:
+    """Let the rows that prod shows fail the audit."""
+    lab.ask("UPDATE raw.orders SET id = 99 WHERE id = 10")
+    lab.shop.plan("--restate-model", "t.orders", at=None)
+
+
+def after_failed_apply(lab: Lab, add: Callable[[], object]) -> None:
+    make_wrong(lab)
+    add()
+    launch(lab.shop, APPLY, digest=planned(lab.shop)["digest"]).failed()
+
+
+def after_failed_preview(lab: Lab, add: Callable[[], object]) -> None:
+    make_wrong(lab)
+    add()
+    lab.job(PREVIEW).failed()
+    assert "accepted_range" in failure_of(lab.job(PREVIEW)), "the second preview does not skip it either"
+
+
+def after_passed_preview(lab: Lab, add: Callable[[], object]) -> None:
+    add()
+    lab.preview()
+    make_wrong(lab)
+
+
+CASES = [
+    (after_failed_apply, "to a table"),
+    (after_failed_preview, "to a table"),
+    (after_passed_preview, "to a changed view"),
+    pytest.param(after_passed_preview, "to a table", marks=pytest.mark.slow),
+    pytest.param(after_passed_preview, "to an external table", marks=pytest.mark.slow),
+    pytest.param(after_failed_preview, "to a changed view", marks=pytest.mark.slow),
+    pytest.param(after_failed_apply, "to a view", marks=pytest.mark.slow),
+]
+
+
+@needs_previews
+@pytest.mark.parametrize(("came_before", "added"), CASES)
+def test_an_added_audit_that_fails_stops_each_apply(
+    lab: Lab, came_before: Callable[[Lab, Callable[[], object]], None], added: str
+) -> None:
+    file, before, after = ADDED[added]
+    path = lab.shop.project / file
+    path.write_text(before)
+    lab.shop.plan(at=None)
+    came_before(lab, lambda: path.write_text(after))
+    shown, digest = lab.prod()["environment"], planned(lab.shop)["digest"]
+
+    failed = launch(lab.shop, APPLY, digest=digest).failed()
+
+    assert "audit accepted_range" in failure_of(failed)
+    assert lab.prod()["environment"] == shown
+    lab.ask("UPDATE raw.orders SET id = 10 WHERE id = 99")
+    lab.shop.plan("--restate-model", "t.orders", at=None)
+    launch(lab.shop, APPLY, digest=digest).succeeded()
+
+
+@needs_previews
+@pytest.mark.parametrize("is_changed", [False, True], ids=["added", "changed"])
+def test_a_standalone_audit_is_evaluated_by_each_apply_that_adds_or_changes_it(lab: Lab, is_changed: bool) -> None:
+    file = lab.shop.project / "audits" / "alone.sql"
+    file.parent.mkdir(exist_ok=True)
+    audit = "AUDIT (name alone, standalone true); SELECT * FROM t.orders WHERE amount > {least}"
+    if is_changed:
+        file.write_text(audit.format(least=100))
+        lab.shop.plan(at=None)
+    after_passed_preview(lab, lambda: file.write_text(audit.format(least=20)))
+
+    applied = launch(lab.shop, APPLY, digest=planned(lab.shop)["digest"]).succeeded()
+
+    assert not applied.checks["t/orders:alone"].passed
