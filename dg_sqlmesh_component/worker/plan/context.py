@@ -185,9 +185,19 @@ def built(context: PlanContext, environment: str, **options: Any) -> Plan:
 
 
 def apply_approved(context: PlanContext, plan: Plan, approval: msg.PlanApproval) -> None:
-    """Apply the plan, with the approved losses only. SQLMesh and drivers raise anything (`Promotion.explained`)."""
-    approved = plan.copy(update={"allow_destructive_models": set(approval.allow_destructive)})
-    context.apply(approved, circuit_breaker=_has_moved(context, plan))
+    """Apply the plan, with the approved losses only. SQLMesh and drivers raise anything (`Promotion.explained`).
+
+    SQLMesh applies nothing if nothing differs. It would never execute an `after_all` statement at which an earlier
+    attempt has failed: the environment is finished before that, and the state does not tell. So each plan is applied.
+    """
+    diff = plan.context_diff
+    finished = diff.previous_finalized_snapshots if diff.is_unfinalized_environment else diff.environment_snapshots
+    differs = {"is_unfinalized_environment": True, "previous_finalized_snapshots": finished}
+    approved = {
+        "allow_destructive_models": set(approval.allow_destructive),
+        "context_diff": diff.copy(update=differs),
+    }
+    context.apply(plan.copy(update=approved), circuit_breaker=_has_moved(context, plan))
 
 
 def _has_moved(context: PlanContext, plan: Plan) -> Callable[[], bool]:
