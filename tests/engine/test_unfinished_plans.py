@@ -73,6 +73,24 @@ def test_the_same_digest_is_accepted_however_often_the_promotion_fails(new_shop:
     assert shop.launch().status is dg.DagsterRunStatus.SUCCESS, "prod is whole again"
 
 
+@pytest.mark.slow
+def test_the_attempt_that_finishes_a_plan_computes_a_table_whose_kind_has_changed(new_shop: NewShop) -> None:
+    """In this mode, SQLMesh computes it after the promotion. The intervals of the old kind are in the state."""
+    tables = {"raw.switch": "SELECT 0 AS x"}
+    config = f"{CONFIG}virtual_environment_mode: dev_only\n"
+    shop = new_shop({"models/x.sql": "MODEL (name t.x, kind FULL); SELECT 1 AS n"}, config, tables=tables, deploy=True)
+    n = "CASE WHEN (SELECT x FROM raw.switch) = 0 THEN error('no') ELSE '7' END::INT AS n"
+    by_day = "kind INCREMENTAL_BY_TIME_RANGE (time_column day)"
+    change(shop, x=f"MODEL (name t.x, {by_day}); SELECT @start_ds::DATE AS day, {n}")
+    digest = planned(shop)["digest"]
+    assert "which is now between two plans" in failure_of(launch(shop, APPLY, digest=digest))
+    shop.query("UPDATE raw.switch SET x = 1")
+
+    launch(shop, APPLY, digest=digest).succeeded()
+
+    assert (7,) in shop.query("SELECT n FROM t.x")
+
+
 DAYS = "MODEL (name t.{name}, kind INCREMENTAL_BY_TIME_RANGE (time_column day{more})); SELECT {query}"
 BETWEEN = "WHERE day BETWEEN @start_ds AND @end_ds"
 
@@ -232,6 +250,7 @@ def test_a_view_that_cannot_be_promoted_is_finished_by_the_same_run_config(shop:
     """SQLMesh raises the engine's error for it, and none of its own."""
     on_promotion = "ON_VIRTUAL_UPDATE_BEGIN; INSERT INTO t.promotions VALUES (1); ON_VIRTUAL_UPDATE_END;"
     change(shop, total=f"{TOTAL.format(added=' + 1')};\n{on_promotion}")
+    (shop.project / "models" / "other.sql").unlink()
     digest = planned(shop)["digest"]
 
     failed = launch(shop, APPLY, digest=digest)
@@ -242,6 +261,8 @@ def test_a_view_that_cannot_be_promoted_is_finished_by_the_same_run_config(shop:
     shop.query("CREATE TABLE t.promotions (x INT)")
     launch(shop, APPLY, digest=digest).succeeded()
     assert shop.query("SELECT x FROM t.promotions") == [(1,)]
+    views = "SELECT table_name FROM information_schema.views WHERE table_schema = 't'"
+    assert ("other",) not in shop.query(views), "the finished plan removes the views that the first attempt did not"
 
 
 KEPT = """

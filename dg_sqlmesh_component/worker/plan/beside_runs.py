@@ -27,6 +27,7 @@ from sqlmesh.core.plan.stages import (
 )
 from sqlmesh.core.snapshot import DeployabilityIndex, SnapshotTableInfo
 from sqlmesh.core.snapshot.definition import Interval
+from sqlmesh.core.state_sync import StateReader
 from sqlmesh.utils.date import now_timestamp, to_datetime
 from sqlmesh.utils.errors import CircuitBreakerError
 
@@ -79,6 +80,7 @@ class BesideRuns:
         self._promotion = promotion
         self._interrupted = interrupted
         self._shown = {info.name: info for info in prod.snapshots} if prod else {}
+        self._is_unfinished = prod is not None and prod.finalized_ts is None
         self._caught_up: tuple[dict[str, tuple[Interval, ...]], dict[str, tuple[Interval, ...]]] = {}, {}
 
     def apply(self, evaluator: Any, plan: EvaluatablePlan, circuit_breaker: Callable[[], bool] | None) -> None:
@@ -99,7 +101,7 @@ class BesideRuns:
         if shares_tables:
             self._lock.acquire()
         changes = ConcurrentChanges(self._context, self._shown, plan, _index(stages), self._interrupted)
-        if changes.times_forgotten:
+        if changes.times_forgotten or self._is_unfinished:
             stages = self._stages(plan)
         before = [stage for stage in _halves(stages)[0] if not isinstance(stage, AuditOnlyRunStage)]
         if self._lock.is_file:
@@ -200,7 +202,8 @@ class BesideRuns:
         """The stages of the plan with the intervals of this moment."""
         if not plan.is_dev:  # runs may have forgotten intervals that are older than those that the plan began with
             plan = plan.copy(update={"start": plan.environment.start_at})
-        return build_plan_stages(plan, self._context.state_reader, self._context.default_catalog)
+        state: Any = _LastFinished(self._context.state_reader)
+        return build_plan_stages(plan, state, self._context.default_catalog)
 
     def _hold_back_behind(self, stages: Sequence[PlanStage], versions: Versions) -> None:
         """Let SQLMesh leave out intervals that are missing upstream. SQLMesh alone looks only within one stage.
@@ -290,6 +293,26 @@ class BesideRuns:
         if self._lock.is_file:
             return None
         return msg.ConcurrentRuns(round(self._lock.seconds_held, 1), *self._caught_up)
+
+
+class _LastFinished:
+    """A state in which an environment between two plans has the versions that it showed before the unfinished plan.
+
+    SQLMesh compares a plan with the environment's record. A plan that finishes another would find nothing changed: it
+    would leave the views of removed models, and the rows of a table whose kind has changed.
+    """
+
+    def __init__(self, state: StateReader) -> None:
+        self._state = state
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._state, name)
+
+    def get_environment(self, name: str) -> Environment | None:
+        found = self._state.get_environment(name)
+        if found is None or found.finalized_ts is not None:
+            return found
+        return found.copy(update={"snapshots_": found.previous_finalized_snapshots or []})
 
 
 def _halves(stages: Sequence[PlanStage]) -> tuple[Sequence[PlanStage], Sequence[PlanStage]]:
