@@ -19,6 +19,7 @@ from dg_sqlmesh_component.history.sources import Awaited
 from dg_sqlmesh_component.plan.affected import Affected, KeyReads, affected_assets, lineage_in
 from dg_sqlmesh_component.plan.digest import digest_of
 from dg_sqlmesh_component.plan.gate import Decision, Refusal, apply_config, refusals
+from dg_sqlmesh_component.plan.kept_audits import keep_audits
 from dg_sqlmesh_component.plan.report import Origin, Planned, PlanReport
 from dg_sqlmesh_component.plan.report_file import begin_report, write_report
 from dg_sqlmesh_component.plan.report_markdown import CAUTION, markdown
@@ -213,6 +214,7 @@ class Planning:
             end = build_failure(self.wording, self.outcomes, problems, self._advice)
             assert end is not None, "there is a problem"
             text = f"Failed. {end.description}"
+        keep_audits(self._context, self.rounds)
         if self.report.shown is None:
             kind = "error" if error is None else error.kind
             self.report.problems.append(Refusal(kind, (), "\n\n".join(problems)))

@@ -25,8 +25,8 @@ from dg_sqlmesh_component.history.late_loads import late_loads
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, recorded_data
 from dg_sqlmesh_component.plan.attempts import DIGEST_TAG, all_losses, earlier_attempts
 from dg_sqlmesh_component.plan.gate import Decision, allowed_fqns, headline
+from dg_sqlmesh_component.plan.kept_audits import kept_audits
 from dg_sqlmesh_component.plan.planning import Planning
-from dg_sqlmesh_component.plan.preview_audits import previewed_audits
 from dg_sqlmesh_component.plan.report import Planned, PlanReport
 from dg_sqlmesh_component.plan.sentences import caught_up, grants_to_give, kept_rows, left_out, not_ready
 from dg_sqlmesh_component.protocol import messages as msg
@@ -173,7 +173,7 @@ class _PlanStep:
             self._context.log.info(f"Left to a run that has not finished: {listed(left_to_runs)}.")
         by_model = {data.fqn: data for data in found}
         checks = Checks(self.planning.wording, self._computing_since)
-        earlier, previewed = self._earlier_results(checks, plan, recorded)
+        earlier, kept = self._earlier_results(checks, plan, recorded)
         upstream = {spec.key: {dep.asset_key for dep in spec.deps} for spec in assets.specs.values()}
         versions = DataVersions(instance, upstream.__getitem__)
         for fqn in assets.parents_first:
@@ -189,9 +189,9 @@ class _PlanStep:
             elif fqn in by_model:
                 yield from checks.evaluations(assets.checks_of(fqn), by_model[fqn])
                 yield from repeated_results
-                why = "a preview has audited the table that the plan has promoted"
-                for check in filter(previewed.__contains__, assets.audit_checks.get(fqn, ())):
-                    yield evaluation_of(repeated(check, previewed[check], why, previewed[check].metadata))
+                why = "a preview or an earlier attempt has audited the table that the plan has promoted"
+                for check in filter(kept.__contains__, assets.audit_checks.get(fqn, ())):
+                    yield evaluation_of(repeated(check, kept[check], why, kept[check].metadata))
         for fqn, outcome in outcomes.items():
             if fqn not in assets.specs:  # a standalone audit, or an external table
                 yield from checks.evaluations(assets.checks_of(fqn), outcome)
@@ -200,21 +200,20 @@ class _PlanStep:
     def _earlier_results(
         self, checks: Checks, plan: msg.PlanBuilt, recorded: Mapping[str, msg.RecordedData | None]
     ) -> tuple[Earlier, Earlier]:
-        """What audits had found, by check, before the last round of the plan; and the results of previews among it.
+        """What audits had found, by check, before the last round of the plan; and the kept results among it.
 
         A table that the plan has replaced does not count.
         """
         instance, settings, run_id = self._context.instance, self._settings, self._context.run.run_id
         versions = {model.fqn: model.audited.version for model in plan.models if model.audited is not None}
-        kept = [fqn for fqn, data in recorded.items() if data and versions.get(fqn, data.version) == data.version]
-        audits = [check for fqn in kept for check in settings.assets.audit_checks.get(fqn, ())]
+        same = [fqn for fqn, data in recorded.items() if data and versions.get(fqn, data.version) == data.version]
+        audits = [check for fqn in same for check in settings.assets.audit_checks.get(fqn, ())]
         known = last_results(instance, audits, settings.environment)
-        previews = previewed_audits(instance, settings.job_name("preview"), settings.changes_tag, plan.models)
-        found = checks.added_up(previews, {})
-        previewed = {check: result for check, result in found.items() if not result.is_older_than(known.get(check))}
-        earlier = known | previewed
+        found = checks.added_up(kept_audits(instance, settings.changes_tag, plan.models), {})
+        kept = {check: result for check, result in found.items() if not result.is_older_than(known.get(check))}
+        earlier = known | kept
         rounds = [(run_id, outcome) for outcome in self.planning.earlier_rounds]
-        return earlier | checks.added_up(rounds, earlier), previewed
+        return earlier | checks.added_up(rounds, earlier), kept
 
     def _late_data(self, outcome: NodeOutcome) -> Iterator[dg.AssetCheckEvaluation]:
         """The check for late data, if a source was loaded while the plan computed a model."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 from engine.plan_jobs import APPLY, failure_of, launch, planned
-from engine.preview_lab import ORDERS, PREVIEW, Lab
+from engine.preview_lab import ORDERS, PREVIEW, Lab, on_duckdb
 from harness import needs_previews
 
 AUDITS = "audits (accepted_range(column := amount, max_v := 20))"
@@ -99,3 +99,19 @@ def test_a_standalone_audit_is_evaluated_by_each_apply_that_adds_or_changes_it(l
     applied = launch(lab.shop, APPLY, digest=planned(lab.shop)["digest"]).succeeded()
 
     assert not applied.checks["t/orders:alone"].passed
+
+
+@on_duckdb
+def test_an_audit_of_a_failed_attempt_is_a_result_after_the_next_one(lab: Lab) -> None:
+    soft = "audits (accepted_range_non_blocking(column := amount, max_v := 10))"
+    total = "MODEL (name t.total, kind FULL); SELECT sum(amount * x) AS amount FROM t.orders, raw.later"
+    lab.change(orders=TABLE.replace("(day, id))", f"(day, id), {soft})").replace("'x'", "'y'"), total=total)
+    digest = planned(lab.shop)["digest"]
+    failed = launch(lab.shop, APPLY, digest=digest).failed()
+    lab.ask("CREATE TABLE raw.later AS SELECT 1 AS x")
+
+    applied = launch(lab.shop, APPLY, digest=digest).succeeded()
+
+    [audit] = [check for name, check in applied.checks.items() if "accepted_range" in name]
+    assert not audit.passed
+    assert audit.metadata["sqlmesh/evaluated_in_run"].value == failed.run_id

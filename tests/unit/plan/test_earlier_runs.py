@@ -9,7 +9,7 @@ from unit.plan.plans import ORDERS
 
 from dg_sqlmesh_component.history.active_runs import APPLIES_TAG, CHANGES_TAG, mark_as_computing
 from dg_sqlmesh_component.plan.attempts import DIGEST_TAG, earlier_attempts
-from dg_sqlmesh_component.plan.preview_audits import keep_audits, previewed_audits
+from dg_sqlmesh_component.plan.kept_audits import keep_audits, kept_audits
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.report.outcomes import AuditResult, NodeOutcome, Outcome
 
@@ -54,13 +54,13 @@ def run(job: dg.JobDefinition, instance: dg.DagsterInstance, **tags: str) -> str
 def test_audits_of_a_preview_of_another_state_are_not_found(instance: dg.DagsterInstance) -> None:
     mine = run(shop_preview, instance, **{CHANGES_TAG: "shop_prod"})
     run(shop_preview, instance, **{CHANGES_TAG: "shop_staging"})
-    found = previewed_audits(instance, "shop_preview", "shop_prod", [replace(ORDERS, audited=DATA)])
+    found = kept_audits(instance, "shop_prod", [replace(ORDERS, audited=DATA)])
     assert {run_id for run_id, _ in found} == {mine}
 
 
 def test_audits_of_all_previews_of_a_table_are_found_in_the_order_of_time(instance: dg.DagsterInstance) -> None:
     first, second = (run(shop_preview, instance, **{CHANGES_TAG: "shop_prod"}) for _ in range(2))
-    found = previewed_audits(instance, "shop_preview", "shop_prod", [replace(ORDERS, audited=DATA)])
+    found = kept_audits(instance, "shop_prod", [replace(ORDERS, audited=DATA)])
     assert [(run_id, outcome.evaluated_at) for run_id, outcome in found] == [
         (first, 1),
         (first, 2),

@@ -1,4 +1,4 @@
-"""The audits that previews have evaluated, kept in events of their runs. An apply may promote the very same tables."""
+"""The audits that previews and failed applies have evaluated. A later apply may promote the very same tables."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from dg_sqlmesh_component.history.stored_record import internal, internal_part
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
 
-_KEY = "audits_of_preview"
+_KEY = "audits_of_tables"
 _MAX_RUNS = 50
-"""How many runs of the job for previews are searched."""
+"""How many previews and applies are searched."""
 
 _STORED = TypeAdapter(list[AuditOnlyOutcome])
 
@@ -32,17 +32,16 @@ def keep_audits(context: dg.OpExecutionContext, outcomes: Iterable[NodeOutcome])
         log_step_metadata(context, "Audits that were evaluated, for an apply of the same tables.", stored)
 
 
-def previewed_audits(
-    instance: dg.DagsterInstance, job: str, state: str, models: Sequence[msg.PlannedModel]
+def kept_audits(
+    instance: dg.DagsterInstance, state: str, models: Sequence[msg.PlannedModel]
 ) -> list[tuple[str, AuditOnlyOutcome]]:
-    """The audits of the very tables and audits that a plan promotes, by runs of the job for previews, oldest first.
+    """The kept audits of the very tables and audits that a plan promotes, oldest first.
 
     Each is with its run, and about the model's table alone, as it was computed at `evaluated_at`. Those of other states
-    (`changes_tag`) do not count: another code location may have a job of this name.
+    (`changes_tag`) do not count.
     """
     wanted = {model.fqn: model.audited for model in models if model.audited is not None}
-    previews = dg.RunsFilter(job_name=job, tags={CHANGES_TAG: state})
-    runs = instance.get_runs(previews, limit=_MAX_RUNS) if wanted else ()
+    runs = instance.get_runs(dg.RunsFilter(tags={CHANGES_TAG: state}), limit=_MAX_RUNS) if wanted else ()
     return [
         (run.run_id, outcome)
         for run in reversed(runs)
