@@ -21,7 +21,7 @@ from engine.plan_jobs import (
     text_of,
 )
 from engine.preview_lab import PREVIEW
-from harness import CONFIG, HAS_PREVIEWS, NewShop, Shop, at_night
+from harness import CONFIG, HAS_PREVIEWS, NewShop, Shop, at_night, needs_previews
 from postgres import postgres_server
 
 
@@ -336,6 +336,44 @@ def test_a_statement_after_the_promotion_that_fails_is_executed_by_the_next_atte
     shop.query("CREATE TABLE t.promotions (x INT)")
     launch(shop, APPLY, digest=digest).succeeded()
     assert shop.query("SELECT x FROM t.promotions") == [(1,)]
+
+
+STATEMENTS = "before_all: [INSERT INTO raw.log VALUES ('before')]\nafter_all: [INSERT INTO raw.log VALUES ('after')]\n"
+WRONG_TEST = """
+test_x:
+  model: t.x
+  inputs: {raw.later: {rows: [{n: 1}]}}
+  outputs: {query: {rows: [{n: 2}]}}
+"""
+
+
+@needs_previews
+def test_each_attempt_executes_unit_tests_and_statements(new_shop: NewShop) -> None:
+    tables = {"raw.log": "SELECT 'planned' AS n"}
+    files, preview = {"models/x.sql": "MODEL (name t.x, kind FULL); SELECT 1 AS n"}, {"environment": "pr_1"}
+    shop = new_shop(files, CONFIG + STATEMENTS, tables=tables, deploy=True, preview=preview)
+
+    def executed() -> list[str]:
+        found = [n for (n,) in shop.query("SELECT n FROM raw.log")]
+        shop.query("DELETE FROM raw.log")
+        return found
+
+    change(shop, x="MODEL (name t.x, kind FULL); SELECT n FROM raw.later")
+    digest = planned(shop)["digest"]
+    executed()
+    launch(shop, APPLY, digest=digest).failed()
+    assert executed() == ["before"]
+    shop.query("CREATE TABLE raw.later AS SELECT 1 AS n")
+    launch(shop, PREVIEW).succeeded()
+    assert executed() == ["before", "after"]
+    file = shop.project / "tests" / "test_x.yaml"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(WRONG_TEST)
+    assert "test_x" in failure_of(launch(shop, APPLY, digest=digest))
+    assert executed() == []
+    file.unlink()
+    launch(shop, APPLY, digest=digest).succeeded()
+    assert executed() == ["before", "after"]
 
 
 def test_an_unfinished_plan_of_somebody_else_is_refused_by_name(new_shop: NewShop) -> None:
