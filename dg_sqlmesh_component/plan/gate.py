@@ -122,10 +122,8 @@ def _other_digest(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:
         message = f"`digest` in the run config is {decision.digest!r}, which is no digest of a plan. Copy it from one."
         yield Refusal("digest", (), message)
         return
-    if plan.resumes:  # an attempt has stored the approved statements already
-        differing = [part for part in differing if part != PREVIOUS_STATEMENTS]
-    if _has_finished(plan):  # the environment shows the approved versions already
-        differing = [part for part in differing if part != PREVIOUS_MODELS]
+    if _has_finished(plan):  # the environment shows the approved versions and statements already
+        differing = [part for part in differing if part not in (PREVIOUS_MODELS, PREVIOUS_STATEMENTS)]
     if differing:
         has_moved = not {PREVIOUS_MODELS, PREVIOUS_STATEMENTS}.isdisjoint(differing)
         # Other selected models are other versions too, so these parts say nothing about the files.
@@ -150,8 +148,7 @@ def _unfinished(plan: msg.PlanBuilt, apply_job: str) -> Iterator[Refusal]:
         message = (
             f"Plan {plan.unfinished_plan_id} has begun to change environment {plan.environment} and has not finished. "
             f"If it is still running, wait for it. If it was interrupted, finish it first: launch {apply_job} with the "
-            "deployment and the digest of that plan, or apply it with the files that it was made from:"
-            f"{block(plan.plan_command)}"
+            f"deployment and the digest of that plan. Or take it back: launch {apply_job} with `take_back: true`."
         )
         yield Refusal("unfinished_plan", (), message)
 

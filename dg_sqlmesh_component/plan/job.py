@@ -10,6 +10,7 @@ from dg_sqlmesh_component.definitions.op import graph_of_op, refuse_reserved_tag
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.plan.preview import close_preview, show_preview
 from dg_sqlmesh_component.plan.step import execute_plan_step
+from dg_sqlmesh_component.plan.take_back import execute_apply_step
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 _ALLOWED = {
@@ -26,7 +27,10 @@ def build_deploy_jobs(configured: Deploy, settings: Settings) -> dg.Definitions:
     environment, execute = settings.environment, lambda context: execute_plan_step(context, settings)
     allowed = {option: dg.Field(dg.Array(str), default_value=[], description=text) for option, text in _ALLOWED.items()}
     allowed["select"] = _select(configured.select)
-    digest = dg.Field(dg.StringSource, description=f"The digest of the reviewed plan, from {settings.plan_job}.")
+    digest = dg.Field(
+        dg.StringSource, is_required=False, description=f"The digest of the reviewed plan, from {settings.plan_job}."
+    )
+    back = "Instead of a digest: whether to show what the environment showed before a plan that has not finished."
     plan = graph_of_op(
         settings.plan_job,
         f"Shows what the files of this deployment would do to environment {environment}, and applies nothing.",
@@ -36,8 +40,13 @@ def build_deploy_jobs(configured: Deploy, settings: Settings) -> dg.Definitions:
     apply = graph_of_op(
         settings.apply_job,
         f"Applies the plan of this deployment's files to environment {environment}, if its digest is approved.",
-        execute,
-        {"digest": digest, **allowed, "over_budget": _switch("Whether to apply a plan above `budget` in defs.yaml.")},
+        lambda context: execute_apply_step(context, settings),
+        {
+            "digest": digest,
+            "take_back": _switch(back),
+            **allowed,
+            "over_budget": _switch("Whether to apply a plan above `budget` in defs.yaml."),
+        },
         pool=settings.pool,
     )
     return dg.Definitions(jobs=[graph.to_job(tags=dict(configured.tags)) for graph in (plan, apply)])

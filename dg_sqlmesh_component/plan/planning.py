@@ -23,7 +23,7 @@ from dg_sqlmesh_component.plan.kept_audits import keep_audits
 from dg_sqlmesh_component.plan.report import Origin, Planned, PlanReport
 from dg_sqlmesh_component.plan.report_file import begin_report, write_report
 from dg_sqlmesh_component.plan.report_markdown import CAUTION, markdown
-from dg_sqlmesh_component.plan.sentences import grants_to_give
+from dg_sqlmesh_component.plan.sentences import between_two_plans, grants_to_give
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
 from dg_sqlmesh_component.protocol.formatting import counted, unquoted
@@ -165,6 +165,8 @@ class Planning:
         }
         log_step_metadata(self._context, headline, metadata)
         self._context.log.info(headline)
+        if shown and (unfinished := between_two_plans(shown.plan)):
+            self._context.log.warning(unfinished)
         for refusal in prod.refusals if prod and not self.report.is_apply else ():  # else the failure has them
             self._context.log.warning(f"Applying it would be refused ({refusal.kind}): {refusal.message}")
         write_report(self.report, self._context.log)

@@ -76,6 +76,7 @@ def _decision(report: PlanReport) -> list[str]:
         *start,
         _to_decide(report),
         *([literal(headline(shown.plan))] if report.is_preview else []),
+        *([literal(unfinished)] if (unfinished := sentences.between_two_plans(shown.plan)) else []),
         *([literal(others)] if (others := sentences.not_selected(shown.plan)) else []),
         *_refusals(report),
         *_losses(report),

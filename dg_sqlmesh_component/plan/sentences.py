@@ -160,6 +160,17 @@ def kept_rows(models: Iterable[msg.PlannedModel], environment: str) -> Iterator[
             yield f"{start} until the first run after {utc_text(due)} computes them."
 
 
+def between_two_plans(plan: msg.PlanBuilt) -> str:
+    """That a plan would finish an interrupted one; empty if it does not."""
+    if plan.unfinished_plan_id is None or not plan.resumes:
+        return ""
+    return (
+        f"Environment {plan.environment} is between two plans: plan {plan.unfinished_plan_id} has begun to change it "
+        "and has not finished. To finish it, apply this plan. To show again what it showed before, launch the apply "
+        "job with `take_back: true`."
+    )
+
+
 def why_runs_wait(plan: msg.PlanBuilt) -> str:
     """What of a plan stops the runs, besides the promotion; empty if nothing does, or if they wait for each plan."""
     shared = [model.name for model in plan.models if model.has_one_table and model.change in ("changed", "indirect")]

@@ -50,7 +50,7 @@ def execute_plan_step(context: dg.OpExecutionContext, settings: Settings) -> Ite
         dagster.Failure: SQLMesh cannot build a plan; or the plan was refused, and nothing was computed; or it failed.
         dagster.DagsterExecutionInterruptedError: At the end, if the step was cancelled (SIGINT, SIGTERM).
     """
-    config: dict[str, Any] = context.op_config
+    config: dict[str, Any] = {key: of for key, of in context.op_config.items() if key != "take_back"}
     values: dict[str, Any] = {key: tuple(of) if isinstance(of, list) else of for key, of in config.items()}
     step = _PlanStep(context, settings, Decision(**values))
     yield from step.planning.session.drive(step.run())

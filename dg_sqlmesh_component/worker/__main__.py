@@ -69,12 +69,14 @@ def _serve(pipe: Pipe) -> None:
     )
     from dg_sqlmesh_component.worker.plan.close import close_preview
     from dg_sqlmesh_component.worker.plan.serve import serve_plan
+    from dg_sqlmesh_component.worker.plan.way_back import take_back
     from dg_sqlmesh_component.worker.project_tests import run_tests
     from dg_sqlmesh_component.worker.query import run_query
     from dg_sqlmesh_component.worker.sqlmesh_internals import (
         end_ranges_after_their_start,
         keep_bound_views,
         need_no_home_folder,
+        raise_first_errors_of_migrations,
         read_right_snapshots_from_cache,
         remember_cron_ticks,
     )
@@ -82,6 +84,7 @@ def _serve(pipe: Pipe) -> None:
     need_no_home_folder()
     read_right_snapshots_from_cache()
     keep_bound_views()
+    raise_first_errors_of_migrations()
     end_ranges_after_their_start()
     remember_cron_ticks()
     gc.freeze()  # imported objects stay, and forked processes share them
@@ -101,6 +104,7 @@ def _serve(pipe: Pipe) -> None:
         msg.PlanRequest: serve_plan,
         msg.PreviewRequest: serve_plan,
         msg.ClosePreviewRequest: close_preview,
+        msg.TakeBackRequest: take_back,
         msg.JanitorRequest: run_janitor,
     }
     if answer := answers.get(type(request)):

@@ -16,6 +16,7 @@ from dg_sqlmesh_component.protocol.formatting import block, plain
 from dg_sqlmesh_component.protocol.messages import OpenProject
 from dg_sqlmesh_component.worker.commands import how_to_finish_plan, sqlmesh_command
 from dg_sqlmesh_component.worker.own_bugs import innermost_cause, own_bug
+from dg_sqlmesh_component.worker.sqlmesh_internals import first_of_transaction
 from dg_sqlmesh_component.worker.transient_errors import is_transient
 
 _MACROS = "Failed to resolve macros for"
@@ -32,6 +33,7 @@ def describe_error(error: BaseException) -> str:
         return bug
     while isinstance(error, NodeExecutionFailedError) and error.__cause__ is not None:
         error = error.__cause__
+    error = first_of_transaction(error)
     if reason := _reason_in_code(error):
         return f"{_named_text(reason)}\n\n{plain(error)}"
     text, cause = _named_text(error), innermost_cause(error)

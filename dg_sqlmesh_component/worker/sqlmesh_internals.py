@@ -7,8 +7,9 @@ function depends on. No other module of the worker uses private attributes of SQ
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import lru_cache, partial
@@ -22,6 +23,7 @@ from sqlmesh.core.analytics.collector import User
 from sqlmesh.core.audit import StandaloneAudit
 from sqlmesh.core.context import Context
 from sqlmesh.core.engine_adapter import DuckDBEngineAdapter, EngineAdapter, PostgresEngineAdapter
+from sqlmesh.core.environment import Environment, EnvironmentStatements
 from sqlmesh.core.loader import LoadedProject
 from sqlmesh.core.model import Model
 from sqlmesh.core.plan import EvaluatablePlan, Plan
@@ -37,6 +39,8 @@ from sqlmesh.core.state_sync.db.interval import _interval_to_df
 from sqlmesh.utils import UniqueKeyDict, random_id
 from sqlmesh.utils.concurrency import ConcurrentDAGExecutor
 from sqlmesh.utils.cron import CroniterCache
+from sqlmesh.utils.date import now_timestamp
+from sqlmesh.utils.errors import ConflictingPlanError
 
 from dg_sqlmesh_component.protocol.intervals import without
 
@@ -218,6 +222,34 @@ def keep_bound_views() -> None:
 _is_materialized_view = ViewStrategy._is_materialized_view
 
 
+def raise_first_errors_of_migrations() -> None:
+    """Let this process try to alter a table once if that is part of a transaction, and raise what the engine says.
+
+    After an error, PostgreSQL refuses each further statement of the transaction. SQLMesh tries five times, for half a
+    minute, and then drops a table, also in that transaction. So the error is "current transaction is aborted".
+    """
+
+    def migrate(evaluator: SnapshotEvaluator, **kwargs: Any) -> None:
+        if not evaluator.get_adapter(kwargs["snapshot"].model.gateway).SUPPORTS_TRANSACTIONS:
+            return _migrate_target_table(evaluator, **kwargs)
+        try:
+            _migrate_target_table.__wrapped__(evaluator, **kwargs)  # type: ignore[attr-defined]
+        except Exception as error:  # noqa: BLE001  # any driver's
+            raise first_of_transaction(error) from None
+
+    SnapshotEvaluator._migrate_target_table = migrate
+
+
+_migrate_target_table: Callable[..., None] = SnapshotEvaluator._migrate_target_table
+
+
+def first_of_transaction(error: BaseException) -> BaseException:
+    """The error after which PostgreSQL has refused the statement of this one, if it is known."""
+    while type(error).__name__ == "InFailedSqlTransaction" and error.__context__ is not None:
+        error = error.__context__
+    return error
+
+
 def require_existing_state(
     context: Context | type[Context], check: Callable[[StateSync], None] = lambda _: None
 ) -> None:
@@ -259,29 +291,74 @@ def tables_without_version(state_sync: StateSync) -> list[str]:
     ]
 
 
-def promote_in_one_transaction(context: Context) -> None:
-    """Let SQLMesh write an environment into a state in DuckDB in one transaction, as it does in other databases.
+@contextmanager
+def one_transaction(context: Context) -> Iterator[Any]:
+    """Write into the state in one transaction, also into one in DuckDB.
 
-    It deletes the environment and inserts it again, without a transaction: some of its methods read a result after they
-    have committed, which DuckDB does not allow. If the process is killed in between, there is no such environment any
-    more. Writing an environment has none of these methods. It creates and drops a table: DuckDB 1.0 could not open its
+    SQLMesh uses none in DuckDB: some of its methods read a result after they have committed, which DuckDB does not
+    allow. Writing an environment has none of these methods. It creates and drops a table: DuckDB 1.0 could not open its
     file any more if it was killed after such a transaction.
     """
     state: Any = context.state_sync.state_sync  # a context wraps its state in a cache
-    adapter = getattr(state, "engine_adapter", None)
-    if not isinstance(adapter, DuckDBEngineAdapter) or metadata.version("duckdb").startswith(("0.", "1.0.")):
-        return
+    adapter = state.engine_adapter
+    supported = adapter.SUPPORTS_TRANSACTIONS
+    is_able = isinstance(adapter, DuckDBEngineAdapter) and not metadata.version("duckdb").startswith(("0.", "1.0."))
+    adapter.SUPPORTS_TRANSACTIONS = supported or is_able
+    try:
+        with adapter.transaction():
+            yield state
+    finally:
+        adapter.SUPPORTS_TRANSACTIONS = supported
+
+
+def promote_in_one_transaction(context: Context) -> None:
+    """Let SQLMesh write an environment into a state in DuckDB in one transaction, as it does in other databases.
+
+    It deletes the environment and inserts it again. If the process is killed in between, there is no such environment
+    any more.
+    """
+    state: Any = context.state_sync.state_sync
     promote = state.promote
 
     def promote_at_once(*args: Any, **kwargs: Any) -> Any:
-        adapter.SUPPORTS_TRANSACTIONS = True
-        try:
-            with adapter.transaction():
-                return promote(*args, **kwargs)
-        finally:
-            adapter.SUPPORTS_TRANSACTIONS = False
+        with one_transaction(context):
+            return promote(*args, **kwargs)
 
     state.promote = promote_at_once
+
+
+def finalize_with_settings(
+    context: Context, environment: Environment, statements: list[EnvironmentStatements] | None
+) -> None:
+    """Finish an environment, and write its statements and required packages, which it had not got before.
+
+    SQLMesh writes them when it begins to change the environment, and then nobody knows those of before.
+    """
+    with one_transaction(context) as state:
+        state.finalize(environment)  # it refuses if another plan has changed the environment
+        state.environment_state.update_environment(environment)
+        if statements is not None:
+            state.environment_state.update_environment_statements(environment.name, environment.plan_id, statements)
+
+
+def show_again(context: Context, now: Environment, before: Environment) -> None:
+    """Write into the state that an environment shows what it showed before a plan that is unfinished, all at once.
+
+    SQLMesh's way to unpause versions would mark those of the plan as unrestorable, so that the plan could not be
+    applied again. It has marked the old versions, and has no way to undo this.
+
+    Raises:
+        ConflictingPlanError: Another plan has changed the environment.
+    """
+    old, new = ({info.snapshot_id for info in environment.snapshots} for environment in (before, now))
+    with one_transaction(context) as state:
+        stored = state.environment_state.get_environment(now.name, lock_for_update=True)
+        if stored is None or stored.plan_id != now.plan_id:
+            raise ConflictingPlanError(f"Another plan has changed environment {now.name}.")
+        if not now.is_dev:
+            state.snapshot_state._update_snapshots(new - old, unpaused_ts=None)
+            state.snapshot_state._update_snapshots(old - new, unpaused_ts=now_timestamp(), unrestorable=False)
+        state.environment_state.update_environment(before)
 
 
 def end_as_before_an_unfinished_plan(context: Context) -> None:

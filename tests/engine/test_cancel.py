@@ -315,6 +315,30 @@ def test_apply_that_is_cancelled_in_its_last_batch_promotes_nothing(new_shop: Ne
     assert shop.query("SELECT id FROM t.pause") == [(1,)]
 
 
+KEPT = """
+MODEL (name t.first, kind INCREMENTAL_BY_TIME_RANGE (time_column day, forward_only true));
+SELECT @start_ds::DATE AS day, 1 AS id{more}
+"""
+
+
+def test_apply_that_is_cancelled_while_it_computes_after_it_has_begun_to_promote_is_taken_back(
+    new_shop: NewShop,
+) -> None:
+    shop = new_shop({**FILES, "models/first.sql": KEPT.format(more="")}, deploy=True)
+    model, pause = shop.project / "models" / "pause.py", shop.project / "pause"
+    (shop.project / "models" / "first.sql").write_text(KEPT.format(more=", 2 AS more"))
+    model.write_text(model.read_text().replace("[1]", "[2]"))
+    digest = planned(shop)["digest"]
+    pause.touch()
+    apply = shop.start_fork(lambda instance: executed(shop, instance, APPLY, {"digest": digest}))
+    record, _ = cancel(shop, apply, (shop.project / "pausing").exists, pause.unlink)
+    assert record.status == dg.DagsterRunStatus.CANCELED
+    assert "The plan was cancelled while it was promoted, and was taken back" in record.failures[0]
+    assert "Columns that stay in tables: more of t.first." in record.failures[0]
+    assert shop.query("SELECT id FROM t.last") == [(1,)]
+    assert shop.query("SELECT count(*) FROM sqlmesh._environments WHERE finalized_ts IS NOT NULL") == [(1,)]
+
+
 @needs_previews
 def test_preview_that_is_cancelled_while_it_is_compared_is_complete(server: Server, new_shop: NewShop) -> None:
     warehouse = new_warehouse(server, new_shop, preview={"environment": "pr_1"})

@@ -438,7 +438,7 @@ def test_preview_with_a_name_too_long_for_the_engine_is_refused_before_it_comput
     failure = failure_of(refused)
     name = f"t__pr_1{'0' * longest}"
     assert f"{name} has 64 characters, and postgres allows 63." in failure
-    assert "Make `preview.environment` in defs.yaml shorter by 1 character." in failure
+    assert "Make `preview.environment` in defs.yaml shorter." in failure
     assert lab.left_over() == before
     assert lab.preview(10 ** (longest - 1))["environment"] == name[len("t__") : -1]
 

@@ -47,14 +47,14 @@ from sqlmesh.core.snapshot import (
     snapshots_to_dag,
 )
 from sqlmesh.core.snapshot.cache import SnapshotCache
-from sqlmesh.core.snapshot.evaluator import ViewStrategy
+from sqlmesh.core.snapshot.evaluator import SnapshotEvaluator, ViewStrategy
 from sqlmesh.core.state_sync.db.snapshot import SnapshotState
 from sqlmesh.utils import CompletionStatus
 from sqlmesh.utils.concurrency import ConcurrentDAGExecutor, NodeExecutionFailedError, concurrent_apply_to_dag
 from sqlmesh.utils.cron import CroniterCache
 from sqlmesh.utils.dag import DAG
 from sqlmesh.utils.date import to_timestamp
-from sqlmesh.utils.errors import SQLMeshError
+from sqlmesh.utils.errors import PlanError, SQLMeshError
 
 from dg_sqlmesh_component.worker import sqlmesh_internals as internals
 
@@ -861,3 +861,23 @@ def test_postgres_drops_tables_views_and_schemas_with_what_reads_them(
         adapter.drop_view("s.v")
         adapter.drop_schema(schema_("s"), cascade=True)
         assert checked == ["s.a", "s.v", "s"]
+
+
+def test_first_error_of_a_migration_on_postgres_is_raised(
+    folder: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SnapshotEvaluator, "_migrate_target_table", SnapshotEvaluator._migrate_target_table)
+    with postgres_server() as server:
+        server.query("CREATE DATABASE altered")
+        (folder / "config.yaml").write_text(
+            server.config("altered", start="'2026-01-01'") + "plan: {forward_only: true}\n"
+        )
+        for file in [*folder.glob("models/*.sql"), *folder.glob("audits/*.sql")]:
+            file.unlink()
+        model = folder / "models/one.sql"
+        model.write_text("MODEL (name t.one, kind FULL); SELECT 'a'::VARCHAR(10) AS x")
+        opened().plan(auto_apply=True, no_prompts=True)
+        model.write_text("MODEL (name t.one, kind FULL); SELECT 'a'::VARCHAR(20) AS x")
+        internals.raise_first_errors_of_migrations()
+        with pytest.raises(PlanError, match="cannot alter type of a column used by a view"):
+            opened().plan(auto_apply=True, no_prompts=True)

@@ -315,6 +315,20 @@ class ClosePreviewRequest(JanitorRequest):
 
 
 @dataclass(frozen=True, slots=True)
+class TakeBackRequest(LockRequest):
+    """Let an environment show what it showed before a plan that has not finished. The files are not loaded.
+
+    The answer is one `EvaluationFinished`.
+    """
+
+    HOLDER = "plan of run"
+    LOCKS: ClassVar[tuple[str, ...]] = ("changes", "runs")
+    environment: str
+    plans: frozenset[str]  # the plans that jobs of the component have begun to apply
+    interrupted: tuple[Interval, ...]  # as in `PlanApproval`
+
+
+@dataclass(frozen=True, slots=True)
 class GoAhead:
     """The answer to a `RestatementPlanned`, and to each `EvaluationPlanned` that has batches: they may be computed.
 

@@ -184,6 +184,20 @@ def built(context: PlanContext, environment: str, **options: Any) -> Plan:
     return plan
 
 
+def refuse_long_names(plan: Plan, context: Context, remedy: str) -> None:
+    """Refuse before anything is computed. SQLMesh creates views last, and only then finds that a name is too long."""
+    naming = plan.environment_naming_info
+    for info in plan.environment.promoted_snapshots:
+        adapter = context.engine_adapters[info.model_gateway or context.selected_gateway]
+        view = info.qualified_view_name.table_for_environment(naming, dialect=adapter.dialect)
+        longest, limit = max((part.name for part in view.parts), key=len), adapter.MAX_IDENTIFIER_LENGTH
+        if limit is not None and len(longest) > limit:
+            raise ConfigurationError(
+                f"Nothing was computed, because a name would be too long: {longest} has {len(longest)} characters, and "
+                f"{adapter.dialect} allows {limit}. {remedy}"
+            )
+
+
 def apply_approved(context: PlanContext, plan: Plan, approval: msg.PlanApproval) -> None:
     """Apply the plan, with the approved losses only. SQLMesh and drivers raise anything (`Promotion.explained`).
 

@@ -37,12 +37,11 @@ def plan_built(plan: Plan, context: PlanContext) -> msg.PlanBuilt:
     """The facts of a plan."""
     diff = plan.context_diff
     stored = None if diff.is_new_environment else context.state_reader.get_environment(diff.environment)
-    is_shown = (
-        stored is not None
-        and {info.snapshot_id for info in stored.snapshots} == set(diff.snapshots)
-        and not (diff.has_requirement_changes or diff.has_environment_statements_changes)
-    )
     unfinished = diff.previous_plan_id if stored is not None and stored.finalized_ts is None else None
+    # An unfinished plan has not stored its statements and required packages.
+    has_others = unfinished is None and (diff.has_requirement_changes or diff.has_environment_statements_changes)
+    shown = {info.snapshot_id for info in stored.snapshots} if stored is not None else None
+    is_shown = shown == set(diff.snapshots) and not has_others
     changes = _since_finished(diff, context) if is_shown and unfinished else diff
     options = [word for selection in context.request.select for word in ("--select-model", selection)]
     return msg.PlanBuilt(

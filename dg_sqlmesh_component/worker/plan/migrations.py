@@ -49,7 +49,7 @@ def alterations(plan: Plan, diff: ContextDiff, context: Context) -> dict[str, Al
         return {}
     migrated = [s for s in migrated_snapshots(diff.snapshots_by_name) if s.is_materialized]
     old = {name: old for name, (_, old) in diff.modified_snapshots.items()}
-    found = {t.snapshot.name: t.alterations(old.get(t.snapshot.name)) for t in _existing_tables(migrated, context)}
+    found = {t.snapshot.name: t.alterations(old.get(t.snapshot.name)) for t in existing_tables(migrated, context)}
     return {name: of_table for name, of_table in found.items() if of_table != Alterations()}
 
 
@@ -94,6 +94,27 @@ class ExistingTable:
             tuple(column_change(name, promoted, after, self.adapter.dialect) for name in dropped),
             tuple(added) if model.on_additive_change.is_error else (),
         )
+
+    def lost(self, new: Snapshot) -> list[str]:
+        """The columns whose values the table has lost, if a plan has altered it for a `new` version of the model."""
+        now, after = self._named(self._columns()), self._named(new.model.columns_to_types or {})
+        return [
+            name
+            for name, type_ in self._named(self.snapshot.model.columns_to_types or {}).items()
+            if name not in now or self._is_retyped(name, type_, after.get(name, type_), now[name])
+        ]
+
+    def _is_retyped(self, name: str, before: exp.DataType, after: exp.DataType, now: exp.DataType) -> bool:
+        """Whether SQLMesh has dropped the column and added it again, because it could not change its type."""
+        if before == after or not is_known(before):
+            return False
+        was, compare = {name: self._engines_type(before)}, self.adapter.schema_differ.compare_columns
+        return any(operation.is_destructive for operation in compare(self.name, was, {name: now}))
+
+    def added(self, new: Snapshot) -> list[str]:
+        """The columns that the table has for the `new` version alone."""
+        before, after = self._named(self.snapshot.model.columns_to_types or {}), new.model.columns_to_types or {}
+        return [name for name in self._named(self._columns()) if name not in before and name in self._named(after)]
 
     def _columns(self) -> Columns:
         try:
@@ -157,7 +178,7 @@ class ExistingTable:
         }
 
 
-def _existing_tables(snapshots: Collection[Snapshot], context: Context) -> Iterator[ExistingTable]:
+def existing_tables(snapshots: Collection[Snapshot], context: Context) -> Iterator[ExistingTable]:
     """The tables of these versions that exist."""
     named = {(snapshot.model_gateway, exp.to_table(snapshot.table_name())): snapshot for snapshot in snapshots}
     for (gateway, name), found in data_objects(named, context):

@@ -22,7 +22,6 @@ from sqlmesh.utils.errors import NoChangesPlanError
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, EnvironmentNotReadyError, EvaluationError
-from dg_sqlmesh_component.protocol.formatting import counted
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.environment import stored_environment
@@ -31,7 +30,7 @@ from dg_sqlmesh_component.worker.intervals.tables import upstream
 from dg_sqlmesh_component.worker.plan.beside_runs import BesideRuns
 from dg_sqlmesh_component.worker.plan.close import CAN_CLOSE, OwnVersions, delete_unused, without_leftovers
 from dg_sqlmesh_component.worker.plan.compared_audits import compare_audits
-from dg_sqlmesh_component.worker.plan.context import PlanContext, apply_approved, built
+from dg_sqlmesh_component.worker.plan.context import PlanContext, apply_approved, built, refuse_long_names
 from dg_sqlmesh_component.worker.plan.facts import plan_built
 from dg_sqlmesh_component.worker.plan.missing_tables import forget_missing_tables
 from dg_sqlmesh_component.worker.plan.outdated import forget_outdated_rows
@@ -78,7 +77,11 @@ def preview(request: msg.PreviewRequest, context: PlanContext, runs: StateLock) 
         whole = built(context, request.environment)
     own = OwnVersions() if before is None else OwnVersions.of(before, context)
     plan = _narrowed(whole, prod, own)
-    _refuse_long_names(plan, context)
+    remedy = (
+        "Make `preview.environment` in defs.yaml shorter. If it has the name of a branch, use the number of the pull "
+        "request instead."
+    )
+    refuse_long_names(plan, context, remedy)
     forget_missing_tables(plan, context, in_state=True)
     forget_outdated_rows(plan, prod, context, in_state=True)
     pending, holes = _pending_upstream(plan, prod, context)
@@ -125,22 +128,6 @@ def _computed_since(instant: int, prod: Environment, plan: Plan, context: Contex
         and info.snapshot_id != shown[info.name].snapshot_id
         and any(computed.at > instant for computed in recorded.get((info.name, info.version, False), ()))
     )
-
-
-def _refuse_long_names(plan: Plan, context: Context) -> None:
-    """Refuse before anything is computed. SQLMesh creates views last, and only then finds that a name is too long."""
-    naming = plan.environment_naming_info
-    for info in plan.environment.promoted_snapshots:
-        adapter = context.engine_adapters[info.model_gateway or context.selected_gateway]
-        view = info.qualified_view_name.table_for_environment(naming, dialect=adapter.dialect)
-        longest, limit = max((part.name for part in view.parts), key=len), adapter.MAX_IDENTIFIER_LENGTH
-        if limit is not None and len(longest) > limit:
-            too_many = counted(len(longest) - limit, "character")
-            raise ConfigurationError(
-                f"Nothing was computed, because a name of the preview would be too long: {longest} has {len(longest)} "
-                f"characters, and {adapter.dialect} allows {limit}. Make `preview.environment` in defs.yaml shorter by "
-                f"{too_many}. If it has the name of a branch, use the number of the pull request instead."
-            )
 
 
 def _plan_of_prod(context: PlanContext) -> msg.PlanBuilt:

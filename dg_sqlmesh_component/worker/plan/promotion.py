@@ -1,4 +1,4 @@
-"""How far a plan has come with the environment, for the failure if it does not finish.
+"""How far a plan has come with the environment. If it fails there, it is taken back, or the failure says why not.
 
 The state may be what has failed. So this process remembers it, and asks the state only if the failure came while the
 environment was written.
@@ -6,22 +6,33 @@ environment was written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any
 
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import EvaluatablePlan, Plan
-from sqlmesh.core.plan.stages import EnvironmentRecordUpdateStage, FinalizeEnvironmentStage, MigrateSchemasStage
+from sqlmesh.core.plan.stages import (
+    BackfillStage,
+    EnvironmentRecordUpdateStage,
+    FinalizeEnvironmentStage,
+    MigrateSchemasStage,
+    VirtualLayerUpdateStage,
+)
+from sqlmesh.core.snapshot.definition import Interval
+from sqlmesh.utils.date import now_timestamp
 from sqlmesh.utils.errors import CircuitBreakerError, ConflictingPlanError, PlanError
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError, EvaluationError, LockLostError
 from dg_sqlmesh_component.protocol.formatting import listed, plain
+from dg_sqlmesh_component.worker.environment import stored_environment
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.plan.context import PlanContext
-from dg_sqlmesh_component.worker.sqlmesh_internals import check_before_stages
+from dg_sqlmesh_component.worker.plan.way_back import WayBack, shown_before
+from dg_sqlmesh_component.worker.sqlmesh_internals import check_before_stages, finalize_with_settings
 from dg_sqlmesh_component.worker.transient_errors import is_transient
 
 
@@ -31,8 +42,9 @@ class Reached(IntEnum):
     BEFORE = 0
     WRITING = 1
     BEGUN = 2
-    MIGRATED = 3
-    FINISHED = 4
+    REPLACING = 3
+    MIGRATED = 4
+    FINISHED = 5
 
 
 class Promotion:
@@ -41,16 +53,25 @@ class Promotion:
     Args:
         stored: The environment when the plan was built; None if the plan creates it.
         losses: The models whose existing tables lose columns, in words.
+        interrupted: As in `PlanApproval`.
     """
 
     def __init__(
-        self, plan: Plan, stored: Environment | None, context: PlanContext, losses: tuple[str, ...] = ()
+        self,
+        plan: Plan,
+        stored: Environment | None,
+        context: PlanContext,
+        losses: tuple[str, ...] = (),
+        interrupted: Sequence[Interval] = (),
     ) -> None:
         self._plan = plan
         self._stored = stored
         self._context = context
         self._losses = losses
+        self._times = [*interrupted, (now_timestamp(), sys.maxsize)]
         self._reached = Reached.BEFORE
+        self._computed: set[str] = set()
+        """The models, by fqn, that the plan has begun to compute after it had begun to promote."""
 
     def watch(self, evaluator: Any) -> None:
         """Note when SQLMesh's evaluator of plans changes the environment.
@@ -59,23 +80,39 @@ class Promotion:
         """
         write = evaluator.visit_environment_record_update_stage
         migrate = evaluator.visit_migrate_schemas_stage
-        finalize = evaluator.visit_finalize_environment_stage
+        backfill = evaluator.visit_backfill_stage
+        replace = evaluator.visit_virtual_layer_update_stage
 
         def visit_environment_record_update_stage(stage: EnvironmentRecordUpdateStage, plan: EvaluatablePlan) -> None:
             self._reached = Reached.WRITING
-            write(stage, plan)
+            kept = {} if self._stored is None else {"requirements": self._stored.requirements}
+            environment = plan.environment.copy(update=kept)
+            # The statements and packages of before are the only ones to go back to.
+            write(stage, plan.copy(update={"environment": environment, "environment_statements": None}))
             self._reached = Reached.BEGUN
 
         def visit_migrate_schemas_stage(stage: MigrateSchemasStage, plan: EvaluatablePlan) -> None:
+            self._reached = Reached.REPLACING
             migrate(stage, plan)
             self._reached = Reached.MIGRATED
 
-        def visit_finalize_environment_stage(stage: FinalizeEnvironmentStage, plan: EvaluatablePlan) -> None:
-            finalize(stage, plan)
+        def visit_backfill_stage(stage: BackfillStage, plan: EvaluatablePlan) -> None:
+            if self._reached is not Reached.BEFORE:
+                self._computed |= {snapshot.name for snapshot in stage.snapshot_to_intervals}
+            backfill(stage, plan)
+
+        def visit_virtual_layer_update_stage(stage: VirtualLayerUpdateStage, plan: EvaluatablePlan) -> None:
+            self._reached = max(self._reached, Reached.REPLACING)
+            replace(stage, plan)
+
+        def visit_finalize_environment_stage(_: FinalizeEnvironmentStage, plan: EvaluatablePlan) -> None:
+            finalize_with_settings(self._context, plan.environment, plan.environment_statements)
             self._reached = Reached.FINISHED
 
         evaluator.visit_environment_record_update_stage = visit_environment_record_update_stage
         evaluator.visit_migrate_schemas_stage = visit_migrate_schemas_stage
+        evaluator.visit_backfill_stage = visit_backfill_stage
+        evaluator.visit_virtual_layer_update_stage = visit_virtual_layer_update_stage
         evaluator.visit_finalize_environment_stage = visit_finalize_environment_stage
         check_before_stages(evaluator, self._check)
 
@@ -124,23 +161,53 @@ class Promotion:
     def _after_failure(self) -> str:
         """What the environment shows, which values are lost, and how to finish the plan, in sentences."""
         has_begun = self._has_begun()
-        when, is_unfinished = self._place(has_begun)
+        is_preview = isinstance(self._context.request, msg.PreviewRequest)
+        is_promoting = has_begun and self._reached is not Reached.FINISHED
+        taken_back, details = self._taken_back() if is_promoting and not is_preview else (False, [])
+        when, is_unfinished = self._place(has_begun, taken_back=taken_back)
         was_cancelled = self._context.tracker.was_cancelled
-        sentences = [f"The plan {'was cancelled' if was_cancelled else 'failed'} {when}."]
-        if has_begun is not False and self._losses:
+        sentences = [f"The plan {'was cancelled' if was_cancelled else 'failed'} {when}.", *details]
+        if has_begun is not False and self._losses and not taken_back:
             are_lost = "are lost" if self._reached >= Reached.MIGRATED else "may be lost already"
             sentences.append(f"Values {are_lost}: {listed(self._losses)}.")
-        is_preview = isinstance(self._context.request, msg.PreviewRequest)
         if is_unfinished and not is_preview:
             sentences.append(
                 "Runs wait until it is finished. If the files have to change, apply a new plan with `sqlmesh plan`."
             )
         if is_unfinished or not was_cancelled:
             same = "" if is_preview else " with the same run config"
-            sentences.append(f"To finish it, correct the cause and launch this job again{same}.")
+            what = "finish" if is_unfinished or not taken_back else "apply"
+            sentences.append(f"To {what} it, correct the cause and launch this job again{same}.")
         return " ".join(sentences)
 
-    def _place(self, has_begun: bool | None) -> tuple[str, bool]:
+    def _taken_back(self) -> tuple[bool, list[str]]:
+        """Show again what the environment showed before the plan, if that is possible.
+
+        Returns:
+            Whether it does; and what stays, or why it does not, in sentences.
+        """
+        stored, context = self._stored, self._context
+        try:
+            context.tracker.require_locks()
+            now = stored_environment(context.request.project, context.request.environment, context)
+            is_first = stored is not None and stored.finalized_ts is not None  # else there were attempts before
+            before = stored if is_first else shown_before(now)
+            if before is None:
+                return False, []
+            way_back = WayBack(now, before, context)
+            computed = self._computed if is_first else way_back.models
+            if obstacles := list(way_back.obstacles(computed)):
+                return False, [f"It cannot be taken back: {'; '.join(obstacles)}."]
+            added = "; ".join(way_back.added_columns())
+            way_back.take(self._times, has_replaced_views=self._reached >= Reached.REPLACING or not is_first)
+        except LockLostError:
+            return False, []
+        except Exception as error:  # noqa: BLE001  # any driver's; the failure has the first one
+            why = describe_error(error).rstrip(".")
+            return False, [f"It could not be taken back: {why}. Launch this job with `take_back: true`."]
+        return True, [f"Columns that stay in tables: {added}."] if added else []
+
+    def _place(self, has_begun: bool | None, *, taken_back: bool) -> tuple[str, bool]:
         """When the plan failed, with what the environment shows; and whether the environment is between two plans."""
         name = self._context.request.environment
         if has_begun is None:
@@ -148,6 +215,8 @@ class Promotion:
             return f"while it began to change the environment: {maybe}", True
         if has_begun and self._reached is Reached.FINISHED:
             return f"after it was promoted: environment {name} shows it", False
+        if taken_back:
+            return f"while it was promoted, and was taken back: environment {name} shows what it showed before", False
         if has_begun:
             return f"after it had begun to change environment {name}, which is now between two plans", True
         if self._stored is None:

@@ -20,7 +20,13 @@ from dg_sqlmesh_component.worker.intervals.records import Comparison
 from dg_sqlmesh_component.worker.observe.computed_table import ComputedTables
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.plan.beside_runs import BesideRuns
-from dg_sqlmesh_component.worker.plan.context import PlanContext, apply_approved, built, open_plan_context
+from dg_sqlmesh_component.worker.plan.context import (
+    PlanContext,
+    apply_approved,
+    built,
+    open_plan_context,
+    refuse_long_names,
+)
 from dg_sqlmesh_component.worker.plan.dependents import claim_names, lost_grants_reported
 from dg_sqlmesh_component.worker.plan.facts import plan_built
 from dg_sqlmesh_component.worker.plan.missing_tables import forget_missing_tables
@@ -74,6 +80,7 @@ def _planned(request: msg.PlanRequest, context: PlanContext, runs: StateLock) ->
         pipe.log("warning", f"{missing} The plan creates it.")
     take_only_selected(context, request.environment)
     plan = built(context, request.environment)
+    refuse_long_names(plan, context, "Rename the model.")
     forget_missing_tables(plan, context, in_state=request.applies)
     if not plan.is_dev:
         forget_outdated_rows(plan, shown, context, in_state=request.applies)
@@ -84,7 +91,7 @@ def _planned(request: msg.PlanRequest, context: PlanContext, runs: StateLock) ->
     approval = pipe.receive(msg.PlanApproval)
     pipe.begin()
     claim_names(plan, shown, context)
-    promotion = Promotion(plan, shown, context, lost_values(facts.models))
+    promotion = Promotion(plan, shown, context, lost_values(facts.models), approval.interrupted)
     with lost_grants_reported(plan, shown, context), promotion.explained():
         beside_runs = BesideRuns(context, shown, runs, promotion, approval.interrupted)
         replace_apply(context, beside_runs.apply)

@@ -57,8 +57,6 @@ def test_a_plan_that_is_being_finished_has_the_attempt_before_it_as_previous_pla
     approved = plan(ORDERS)
     retried = replace(approved, previous_plan_id="p2", unfinished_plan_id="p2", resumes=True)
     assert kinds(retried, Decision(digest_of(approved, ()))) == []
-    has_stored_its_statements = replace(retried, parts={**retried.parts, "previous statements": "f" * 10})
-    assert kinds(has_stored_its_statements, Decision(digest_of(approved, ()))) == []
     of_another_start = replace(retried, parts={**retried.parts, "previous models": "f" * 10})
     assert kinds(of_another_start, Decision(digest_of(approved, ()))) == ["moved"]
     of_other_files = replace(retried, parts={**retried.parts, "models": "f" * 10})
