@@ -1,4 +1,4 @@
-"""Show again what an environment showed before a plan that has begun to change it and has not finished (ADR-0067).
+"""Show again what an environment showed before a plan that has begun to change it and has not finished (ADR-0068).
 
 The state has what the environment showed: the versions in its row, and its statements, which are replaced when a plan
 is finished. First the views are restored and the rows of new definitions are forgotten. Then the state is written at
