@@ -446,10 +446,11 @@ def test_preview_with_a_name_too_long_for_the_engine_is_refused_before_it_comput
 @pytest.mark.parametrize("lab", ["postgres"], indirect=True)
 def test_preview_that_fails_in_its_views_shows_the_error_of_the_engine(lab: Lab) -> None:
     lab.change(other=OTHER.replace("1 AS x", "2 AS x"))
-    lab.ask("CREATE SCHEMA t__pr_1")
-    lab.ask("CREATE DOMAIN t__pr_1.other AS INT")
+    refuse = "RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no view today'; END $$"
+    lab.ask(f"CREATE FUNCTION refuse() {refuse}")
+    lab.ask("CREATE EVENT TRIGGER no_view ON ddl_command_end WHEN TAG IN ('CREATE VIEW') EXECUTE FUNCTION refuse()")
 
     failure = failure_of(lab.job(PREVIEW))
 
-    assert 'type "other" already exists' in failure
+    assert "no view today" in failure
     assert "SnapshotId" not in failure
