@@ -204,7 +204,7 @@ def test_corrected_rows_stay_corrected_if_a_plan_shows_an_earlier_version_again(
 
     assert {model["name"]: model["intervals"] for model in report["models"]} == {"t.daily": 1, "t.everything": 1}
     assert applied.status is dg.DagsterRunStatus.SUCCESS, failure_of(applied)
-    assert f"t.daily has rows from before a correction, or of another kind, for {day}." in applied.log
+    assert f"t.daily has rows from before a correction, or of another version, for {day}." in applied.log
     assert shop.query("SELECT amount FROM t.daily ORDER BY day") == [(2,), (2,), (10,)]
     assert shop.query("SELECT amount FROM t.everything") == [(7,)]
 
@@ -296,6 +296,26 @@ def test_a_model_that_is_added_again_with_another_definition_names_its_old_rows_
     assert (model["change"], model["kept_rows"], bool(model["intervals"])) == ("added", kept, kept is None)
     assert ("1 model with rows of an earlier time" in text_of(record)) is (kept is not None)
     assert shop.query("SELECT DISTINCT id, more FROM t.again") == rows
+
+
+@pytest.mark.parametrize("mode", ["full", "dev_only"])
+def test_a_corrected_model_keeps_no_rows_that_a_failed_apply_has_computed_by_its_first_definition(
+    new_shop: NewShop, mode: str
+) -> None:
+    """Both versions have one table, and prod has never shown the first one."""
+    again = ADDED_AGAIN.format(kind=BY_DAY.replace(")", ", batch_size 1)"), columns="{id} AS id")
+    again = again.replace("CURRENT_DATE - 5", "@start_ds::DATE")
+    config = f"{CONFIG}virtual_environment_mode: {mode}\n"
+    shop = new_shop({"models/last.sql": MODEL_WITH_TABLE}, config, deploy=True)
+    change(shop, again=again.format(id="IF(@start_ds::DATE > CURRENT_DATE - 5, error('down')::INT, 7)"))
+    assert "down" in failure_of(launch(shop, APPLY, digest=planned(shop)["digest"]))
+
+    change(shop, again=again.format(id=1))
+    report = planned(shop)
+    launch(shop, APPLY, digest=report["digest"]).succeeded()
+
+    assert (report["models"][0]["intervals"], report["models"][0]["kept_rows"]) == (3, None)
+    assert shop.query("SELECT id FROM t.again") == [(1,)] * 3
 
 
 def test_a_table_that_is_filled_by_day_after_it_was_full_keeps_its_rows(new_shop: NewShop) -> None:

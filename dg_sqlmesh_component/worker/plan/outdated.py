@@ -42,11 +42,11 @@ def forget_outdated_rows(plan: Plan, prod: Environment | None, context: PlanCont
     index = plan.deployability_index if plan.is_dev else DeployabilityIndex.all_deployable()
     shown = {info.name: info for info in prod.snapshots} if prod else {}
     versions = Versions(plan.context_diff.snapshots_by_name, index, shown, plan.is_dev)
-    for name, intervals in {**_outdated(versions, context), **_of_other_kinds(plan, versions, context)}.items():
+    for name, intervals in {**_outdated(versions, context), **_of_others(plan, prod, versions, context)}.items():
         node, is_dev = versions.nodes[name], versions.is_dev_table(versions.nodes[name])
         context.tracker.pipe.log(
             "warning",
-            f"{display_name(node.node, context)} has rows from before a correction, or of another kind, for "
+            f"{display_name(node.node, context)} has rows from before a correction, or of another version, for "
             f"{ranges(intervals)}. Applying the plan computes them again.",
         )
         if in_state:
@@ -58,21 +58,29 @@ def forget_outdated_rows(plan: Plan, prod: Environment | None, context: PlanCont
             node.pending_restatement_intervals = [*node.pending_restatement_intervals, *intervals]
 
 
-def _of_other_kinds(plan: Plan, versions: Versions, context: PlanContext) -> dict[str, tuple[Interval, ...]]:
-    """By name, what a removed model has computed into the table of one that is added, if SQLMesh has to build it again.
+def _of_others(
+    plan: Plan, prod: Environment | None, versions: Versions, context: PlanContext
+) -> dict[str, tuple[Interval, ...]]:
+    """By name, what other versions have computed into the table of an added model, and what nobody wants to keep.
 
-    All versions of some models have one table, so SQLMesh keeps its rows, as if the definition had changed. It builds
-    the table again for a changed seed or another kind, but only if the environment still has the model.
+    All versions of some models have one table. SQLMesh keeps the rows of a removed model, as if its definition had
+    changed. But what a failed apply has computed, after prod's last plan, prod has never shown. And SQLMesh builds the
+    table again for a changed seed or another kind, but only if the environment still has the model.
     """
     added = [node for node in plan.new_snapshots if node.snapshot_id in plan.context_diff.added and node.intervals]
     rows, found = computed_ranges(context) if added else {}, {}
+    promoted_at = prod.finalized_ts if prod is not None else None
     for node in added:
-        last = max(rows.get(versions.table(node), ()), key=lambda row: row.at, default=None)
+        of_table = rows.get(versions.table(node), ())
+        failed = [row.interval for row in of_table if promoted_at is not None and row.at > promoted_at]
+        if is_incremental(node) or len(failed) == len(of_table):
+            found[node.name] = merged(failed)
+        last = max(of_table, key=lambda row: row.at, default=None)
         id = SnapshotId(name=node.name, identifier=(last and last.identifier) or "")
         earlier = context.state_reader.get_snapshots([id]).get(id)
-        if earlier is not None and should_force_rebuild(earlier, node) and node.name in versions.computed:
-            found[node.name] = versions.computed[node.name]
-    return found
+        if earlier is not None and should_force_rebuild(earlier, node):
+            found[node.name] = versions.computed.get(node.name, ())
+    return {name: intervals for name, intervals in found.items() if intervals}
 
 
 def _outdated(versions: Versions, context: PlanContext) -> dict[str, tuple[Interval, ...]]:
