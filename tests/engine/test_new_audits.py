@@ -104,8 +104,10 @@ def test_a_standalone_audit_is_evaluated_by_each_apply_that_adds_or_changes_it(l
 @on_duckdb
 def test_an_audit_of_a_failed_attempt_is_a_result_after_the_next_one(lab: Lab) -> None:
     soft = "audits (accepted_range_non_blocking(column := amount, max_v := 10))"
-    total = "MODEL (name t.total, kind FULL); SELECT sum(amount * x) AS amount FROM t.orders, raw.later"
-    lab.change(orders=TABLE.replace("(day, id))", f"(day, id), {soft})").replace("'x'", "'y'"), total=total)
+    lab.change(
+        fresh=f"MODEL (name t.fresh, kind FULL, {soft}); SELECT 20 AS amount",
+        total="MODEL (name t.total, kind FULL); SELECT sum(amount * x) AS amount FROM t.fresh, raw.later",
+    )
     digest = planned(lab.shop)["digest"]
     failed = launch(lab.shop, APPLY, digest=digest).failed()
     lab.ask("CREATE TABLE raw.later AS SELECT 1 AS x")
