@@ -93,7 +93,7 @@ def test_outcome_table_covers_every_outcome() -> None:
 
 def test_outcome_table_covers_every_event_about_a_node() -> None:
     of_loads_and_ticks = {msg.ProjectLoaded, msg.PendingFound, msg.ChangesFound}
-    of_plans = {msg.PlanBuilt, msg.LeftOut, msg.ConcurrentRuns, msg.ModelCompared, msg.AuditsCompared}
+    of_plans = {msg.PlanBuilt, msg.LeftOut, msg.GrantsLost, msg.ConcurrentRuns, msg.ModelCompared, msg.AuditsCompared}
     of_jobs = {msg.ObjectDropped, msg.JanitorFinished, msg.TestsFinished, msg.QueryFinished}
     about_records = {msg.StateHeld, msg.StateLocked, msg.OtherTablesFound, msg.DataComparedWithRecords}
     logged_only = {msg.RestatementPlanned, msg.BatchesRunning, msg.QueriesNotCancelled, msg.SecretsKnown, msg.LogLine}
