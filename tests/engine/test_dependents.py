@@ -248,7 +248,7 @@ def test_a_view_in_place_of_a_table_is_refused_before_anything_changes(new_shop:
     assert server.query("SELECT amount, seen FROM t.orders, t.seen", "shop") == [(3, 1)]
 
 
-def test_names_of_types_are_taken_too_and_a_name_that_postgresql_would_cut_is_no_other_one(
+def test_names_of_types_are_taken_too_and_a_name_that_postgresql_would_cut_is_too_long(
     new_shop: NewShop, server: Server
 ) -> None:
     server.query("DROP DATABASE IF EXISTS shop WITH (FORCE)")
@@ -258,11 +258,14 @@ def test_names_of_types_are_taken_too_and_a_name_that_postgresql_would_cut_is_no
     long = "x" * 63
     for statement in ("CREATE TYPE t.orders AS ENUM ('of others')", f"CREATE TABLE t.{long} AS SELECT 1 AS id"):
         server.query(statement, "shop")
-    change(shop, orders=ORDERS.format(amount=3, more=""), long=STOCK.replace("stock", f"{long}more"))
+    change(shop, orders=ORDERS.format(amount=3, more=""))
 
     [refusal] = planned(shop)["refusals"]
 
     assert (refusal["kind"], refusal["models"]) == ("name_taken", ["t.orders"])
+    change(shop, long=STOCK.replace("stock", f"{long}more"))
+    [failure] = launch(shop, PLAN).failures
+    assert f"{long}more has 67 characters, and postgres allows 63. Rename the model." in failure
 
 
 def test_the_janitor_drops_no_view_of_others_and_names_each_until_somebody_drops_it(

@@ -120,16 +120,3 @@ def test_messages_of_a_load_and_of_a_run_are_those_of_the_docs_and_have_no_secre
     assert load == ["to worker LoadRequest", *opened, "from worker ProjectLoaded", *ended]
     assert [run] == list(messages_in((REPOSITORY / "docs" / "wire.md").read_text()).values())
     assert "correct-horse-battery" not in stderr
-
-
-def test_restatement_computes_nothing_before_dagster_remembers_its_ranges(
-    new_shop: NewShop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Dagster's process does that when the environment is opened, and then answers the planned batches."""
-    shop = new_shop(DOCUMENTED_RUN, restate=True)
-    monkeypatch.setenv("DG_SQLMESH_DEBUG", "1")
-    shop.launch(ops={"sqlmesh_shop": {"restate": {"start": "1 week ago", "end": "now"}}}).succeeded()
-    *_, run = messages_in(capsys.readouterr().err).values()
-    opened, planned = run.index("from worker EnvironmentOpened"), run.index("from worker EvaluationPlanned")
-    assert run[planned + 1 : planned + 3] == ["to worker GoAhead", "from worker BatchStarted"]
-    assert opened < planned

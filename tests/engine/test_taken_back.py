@@ -239,6 +239,7 @@ def test_promotion_that_fails_at_any_statement_is_taken_back_on_postgres(new_sho
         fail_at_each_statement(shop, prod, after, lambda: pytest.fail("the plan is applied"))
 
 
+@pytest.mark.slow
 @kinds
 def test_killed_promotion_is_taken_back_by_a_run_config_on_postgres(new_shop: NewShop, kind: str) -> None:
     settings, after = KINDS[kind]

@@ -80,7 +80,8 @@ def _planned(request: msg.PlanRequest, context: PlanContext, runs: StateLock) ->
         pipe.log("warning", f"{missing} The plan creates it.")
     take_only_selected(context, request.environment)
     plan = built(context, request.environment)
-    refuse_long_names(plan, context, "Rename the model.")
+    if not plan.uncategorized:  # else it promotes nothing yet
+        refuse_long_names(plan, context, "Rename the model.")
     forget_missing_tables(plan, context, in_state=request.applies)
     if not plan.is_dev:
         forget_outdated_rows(plan, shown, context, in_state=request.applies)
