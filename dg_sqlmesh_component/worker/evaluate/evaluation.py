@@ -178,7 +178,7 @@ def resolved_range(request: msg.EvaluationRequest) -> str:
         if text is None:
             continue
         try:
-            bounds[name] = to_timestamp(_resolved(text, request))
+            bounds[name] = to_timestamp(resolved(text, request))
         except Exception as error:  # dateparser's errors are of many classes
             raise ConfigurationError(
                 f"SQLMesh cannot parse {name} {text!r} of the run config as a date or time. "
@@ -196,7 +196,7 @@ def resolved_range(request: msg.EvaluationRequest) -> str:
     )
 
 
-def _resolved(bound: str, request: msg.EvaluationRequest) -> TimeLike:
+def resolved(bound: str, request: msg.EvaluationRequest) -> TimeLike:
     """`start` or `end` of the run config, relative to the start of the run. A date stays: SQLMesh includes that day.
 
     SQLMesh resolves words at each use, relative to the clock: they would mean another range after a wait for a lock.
@@ -246,7 +246,7 @@ class EvaluationContext(Context):
         """`start` and `end` of the run config as arguments of SQLMesh: each means one instant, whenever it is read."""
         request = self.request
         return {
-            name: None if bound is None else _resolved(bound, request)
+            name: None if bound is None else resolved(bound, request)
             for name, bound in (("start", request.start), ("end", request.end))
         }
 

@@ -36,6 +36,7 @@ from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.evaluate.evaluation import (
     EvaluationContext,
     await_finalized_environment,
+    resolved,
     resolved_range,
 )
 from dg_sqlmesh_component.worker.evaluate.run import RunContext
@@ -164,8 +165,8 @@ def _planned(context: EvaluationContext) -> Plan:
         plan = context.plan_builder(
             request.environment,
             restate_models=requested,
-            start=restate.start,
-            end=restate.end,
+            start=resolved(restate.start, request),
+            end=resolved(restate.end, request),
             execution_time=request.execution_time,
             skip_tests=True,
             skip_linter=True,
