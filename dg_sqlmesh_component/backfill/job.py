@@ -104,7 +104,7 @@ def _first_restatable(job: str, models: list[str], settings: Settings) -> dateti
     """An instant in the first range that can be restated.
 
     A model without a start has the earliest start of those that it reads. If it starts inside an interval, SQLMesh does
-    not restate that one alone: what is left of it is shorter than an interval.
+    not restate this interval alone: its rest is shorter than an interval.
     """
     known = settings.assets.models
     if not models:

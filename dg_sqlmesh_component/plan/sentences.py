@@ -166,7 +166,7 @@ def between_two_plans(plan: msg.PlanBuilt) -> str:
         return ""
     return (
         f"Environment {plan.environment} is between two plans: plan {plan.unfinished_plan_id} has begun to change it "
-        "and has not finished. To finish it, apply this plan. To show again what it showed before, launch the apply "
+        "and has not finished. To finish it, apply this plan. To take it back, launch the apply "
         "job with `take_back: true`."
     )
 

@@ -91,20 +91,6 @@ def forget_and_hold_back(
 
     It is one answer for a run, a dry run, a tick of a schedule and a plan. A run and a plan leave it to SQLMesh to find
     the missing intervals and to batch them. A dry run and a tick do so themselves (`find_missing`).
-    `pending`, `now` and `unready` are as in `hold_back_pending_upstream`.
-    """
-    forget_before_computing(scheduler, report_forgotten)
-    return hold_back_pending_upstream(scheduler, tables, pending, now, unready)
-
-
-def hold_back_pending_upstream(
-    scheduler: Scheduler,
-    tables: ExternalTables,
-    pending: Mapping[str, Sequence[Interval]] = MappingProxyType({}),
-    now: int | None = None,
-    unready: dict[str, Set[Interval]] | None = None,
-) -> HeldBack:
-    """Make the scheduler hold back intervals that are pending in upstream models which do not run, or not loaded yet.
 
     Signals of models that do not run are not checked: they may now report a model as ready that was not ready when it
     ran.
@@ -114,6 +100,7 @@ def hold_back_pending_upstream(
         now: The instant of the run in epoch milliseconds, if it is not that of the clock.
         unready: When SQLMesh has batched intervals, it has those that signals hold back, by name.
     """
+    forget_before_computing(scheduler, report_forgotten)
     held_back_by: dict[str, HeldBackBy] = {}
     find_missing, batch = scheduler.merged_missing_intervals, scheduler.batch_intervals
     nodes = scheduler.snapshots_by_name  # a stage that only audits has those that it audits
@@ -172,7 +159,7 @@ def held_back_from(
 
     Args:
         pending: What nodes lack, by name, also if it is not requested.
-        now: As in `hold_back_pending_upstream`.
+        now: As in `forget_and_hold_back`.
     """
     if not (tables.awaited or pending):
         return {}
@@ -254,7 +241,7 @@ class _Availability:
     requested: SnapshotToIntervals
     # What each node lacks before this run. A restatement also requests intervals that are computed.
     lacked: Mapping[str, Sequence[Interval]]
-    now: int | None = None  # as in `hold_back_pending_upstream`
+    now: int | None = None  # as in `forget_and_hold_back`
 
     def __post_init__(self) -> None:
         self._running = {snapshot.name: snapshot for snapshot in self.requested}
