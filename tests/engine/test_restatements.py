@@ -469,6 +469,27 @@ def test_downstream_model_run_alone_is_not_restated_before_its_upstream_model(ne
     assert shop.query(restated.format("t.reader")) == shop.query(restated.format("t.source")) != []
 
 
+def test_days_restated_automatically_are_missing_while_their_signal_is_closed_and_new_days_are_not(
+    new_shop: NewShop,
+) -> None:
+    model = AUTOMATIC["models/source.sql"].replace("));", "), signals [is_open()]);")
+    tables = {"raw.numbers": "SELECT 1 AS v"}
+    files = {"signals/__init__.py": SIGNAL, "models/source.sql": model}
+    shop = new_shop(files, tables=tables, planned_at="3 days ago", intervals_check=True)
+    closed, check = shop.project / "closed", "t/source:sqlmesh_intervals_complete"
+    closed.touch()
+    assert shop.launch().checks[check].passed
+    closed.unlink()
+    assert shop.launch().status_of("t/source") == "executed"
+    shop.query("UPDATE raw.numbers SET v = 2")
+    shop.query("UPDATE sqlmesh._auto_restatements SET next_auto_restatement_ts = next_auto_restatement_ts - 7200000")
+    closed.touch()
+    assert not shop.launch().checks[check].passed
+    closed.unlink()
+    assert shop.launch().checks[check].passed
+    assert shop.query("SELECT count(*) FROM t.source WHERE x = 2") == [(3,)]
+
+
 def test_a_restated_whole_table_does_not_count_as_computed_for_what_its_upstream_models_lack(shop: Shop) -> None:
     """SQLMesh would count it as computed up to now, and not compute it when the upstream models are."""
     [first] = shop.query("SELECT min(ds)::DATE::TEXT FROM marts.revenue")[0]
@@ -493,6 +514,7 @@ def test_the_next_run_computes_restated_days_whose_signal_was_not_ready(new_shop
     run = shop.launch(ops=restate("2026-02-10", "2026-02-11"), assets=["raw/orders"]).succeeded()
     assert run.status_of("marts/revenue") == "waiting"
     assert "2026-02-10 to 2026-02-11" in run.description_of("marts/revenue:sqlmesh_intervals_complete")
+    assert not run.checks["marts/revenue:sqlmesh_intervals_complete"].passed
     assert not rows(shop)
     closed.unlink()
     assert shop.launch().status is dg.DagsterRunStatus.SUCCESS

@@ -72,13 +72,15 @@ class RunContext(EvaluationContext):
         return False
 
     def watch(self, scheduler: Scheduler) -> None:
-        run_all = scheduler.run
+        run_all, tracker, now = scheduler.run, self.tracker, self.request.execution_time
 
         def run_requested(*args: Any, **kwargs: Any) -> CompletionStatus:
             if self.current_scheduler is not None:  # a plan has landed: other versions and nodes may be promoted now
-                self.tracker.start_over()
+                tracker.start_over()
                 self.open_environment()
             self.current_scheduler = scheduler
+            if kwargs["auto_restatement_enabled"] and self.may_restate_automatically(scheduler):
+                forget_restated_automatically(scheduler, now, tracker.report_forgotten)
             # SQLMesh's selection language cannot select these nodes: it has no quoting for names
             # with spaces or dashes, cannot name standalone audits, ignores what it does not find, and
             # its parser recurses once per name (about a thousand overflow Python's stack).
@@ -87,16 +89,11 @@ class RunContext(EvaluationContext):
                 circuit_breaker=cached_circuit_breaker(
                     kwargs["circuit_breaker"], self.state_reader, self.environment.name
                 ),
-                auto_restatement_enabled=kwargs["auto_restatement_enabled"]
-                and self.may_restate_automatically(scheduler),
+                auto_restatement_enabled=False,  # it is done
             )
             return run_all(*args, **kwargs)
 
         replace_run(scheduler, run_requested)
-        tracker = self.tracker
-        if not self.request.dry_run:
-            forget_restated_automatically(scheduler, tracker.report_forgotten)
-        now = self.request.execution_time
         held_back = forget_and_hold_back(
             scheduler, self.known.tables, tracker.report_forgotten, now=now, unready=tracker.unready
         )

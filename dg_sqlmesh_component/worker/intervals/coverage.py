@@ -61,17 +61,18 @@ class Coverages:
     ) -> tuple[list[msg.Interval], list[msg.Interval]]:
         """The intervals that a node should have and lacks: those without an excuse, and those that wait.
 
-        They wait for tables or signals.
-
-        An interval is missing from the next tick of the cron on. One that was computed and forgotten is missing at
-        once: its rows were there. `done` and `forgotten` are as in `of`.
+        They wait for tables or signals. An interval is missing from the next tick of the cron on. One that was computed
+        and forgotten is missing at once, whatever it waits for: its old rows may be shown.
+        `done` and `forgotten` are as in `of`.
         """
         recorded = subtract(computed_intervals(self._snapshots[fqn], self.index), forgotten)
         missing = uncovered(self.pending.get(fqn, ()), merged([*recorded, *done]))
-        missing = self._due(fqn, missing, forgotten) if missing else missing
-        waiting = self._waiting.get(fqn, frozenset()) if missing else frozenset()
-        ready = set(without(missing, merged(self._unready.get(fqn, ())), uninterrupted=False)).difference(waiting)
-        return [of for of in missing if of in ready], [of for of in missing if of not in ready]
+        if not missing:
+            return [], []
+        missing, never = self._due(fqn, missing, forgotten), set(self._never_computed(fqn, missing, forgotten))
+        ready = set(without(missing, merged(self._unready.get(fqn, ())), uninterrupted=False))
+        waiting = {of for of in never if of not in ready or of in self._waiting.get(fqn, ())}
+        return [of for of in missing if of not in waiting], [of for of in missing if of in waiting]
 
     def computed(
         self, fqn: str, done: Sequence[msg.Interval] = (), forgotten: Sequence[msg.Interval] = ()
@@ -84,11 +85,16 @@ class Coverages:
         self, fqn: str, intervals: Sequence[msg.Interval], forgotten: Sequence[msg.Interval] = ()
     ) -> list[msg.Interval]:
         """Those of a node's intervals for which its cron has ticked, or that were computed before."""
-        snapshot = self._snapshots[fqn]
-        expected_until = _expected_until(snapshot, self._execution_time)
-        known = [computed_intervals(snapshot, self.index), forgotten_intervals(snapshot, self.index), forgotten]
-        never = set(uncovered(intervals, merged(interval for of in known for interval in of)))
+        expected_until = _expected_until(self._snapshots[fqn], self._execution_time)
+        never = set(self._never_computed(fqn, intervals, forgotten))
         return [interval for interval in intervals if interval[1] <= expected_until or interval not in never]
+
+    def _never_computed(
+        self, fqn: str, intervals: Sequence[msg.Interval], forgotten: Sequence[msg.Interval]
+    ) -> list[msg.Interval]:
+        snapshot = self._snapshots[fqn]
+        known = [computed_intervals(snapshot, self.index), forgotten_intervals(snapshot, self.index), forgotten]
+        return uncovered(intervals, merged(interval for of in known for interval in of))
 
     @cached_property
     def _waiting(self) -> Mapping[str, Set[msg.Interval]]:

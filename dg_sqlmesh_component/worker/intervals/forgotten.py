@@ -19,10 +19,10 @@ from threading import Lock
 from typing import Any
 
 from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, apply_auto_restatements
 from sqlmesh.core.state_sync import StateReader
 
-from dg_sqlmesh_component.protocol.intervals import common, subtract
+from dg_sqlmesh_component.protocol.intervals import common
 from dg_sqlmesh_component.protocol.messages import Interval
 from dg_sqlmesh_component.worker.intervals import tables
 from dg_sqlmesh_component.worker.sqlmesh_internals import forget_intervals, replace_intervals, watch_evaluations
@@ -63,28 +63,28 @@ def forget_before_computing(scheduler: Scheduler, report: Callable[[str, Sequenc
     watch_evaluations(scheduler, forget)
 
 
-def forget_restated_automatically(scheduler: Scheduler, report: Callable[[str, Sequence[Interval]], None]) -> None:
-    """Let the scheduler forget what SQLMesh restates automatically, of all models before it computes the first one.
+def forget_restated_automatically(
+    scheduler: Scheduler, now: int, report: Callable[[str, Sequence[Interval]], None]
+) -> None:
+    """Forget what SQLMesh would restate automatically at this instant, of all models before the first one is computed.
 
-    SQLMesh removes them from its snapshots only, and marks them in the state.
+    SQLMesh removes it from its snapshots only. In the state, it marks the whole range, also what was never computed.
     """
-    batch = scheduler.batch_intervals
-
-    def batch_intervals(*args: Any, **kwargs: Any) -> dict[Snapshot, Any]:
-        marked = [node for node in scheduler.snapshots.values() if node.pending_restatement_intervals]
-        for node, stored in zip(marked, _as_stored(marked, scheduler.state_sync)):
-            if restated := subtract(stored.intervals, node.intervals):
-                forget_intervals(scheduler.state_sync, node, restated, is_dev=False)
-                report(node.name, restated)
-        return batch(*args, **kwargs)
-
-    replace_intervals(scheduler, scheduler.merged_missing_intervals, batch_intervals)
+    state, nodes = scheduler.state_sync, scheduler.snapshots
+    state.refresh_snapshot_intervals(nodes.values())
+    computed = {name: node.intervals for name, node in nodes.items()}
+    apply_auto_restatements(nodes, now)
+    for name, node in nodes.items():
+        if restated := common(node.pending_restatement_intervals, computed[name]):
+            forget_intervals(state, node, restated, is_dev=False)
+            report(node.name, restated)
+    state.update_auto_restatements({node.name_version: node.next_auto_restatement_ts for node in nodes.values()})
 
 
 def forgotten_intervals(
     snapshots: Iterable[Snapshot], index: DeployabilityIndex, state_reader: StateReader
 ) -> dict[Snapshot, Sequence[Interval]]:
-    """The intervals that each model with a `lookback` has forgotten and that nobody has computed since."""
+    """The intervals that were forgotten of each model and that nobody has computed since."""
     marked = [snapshot for snapshot in snapshots if tables.forgotten_intervals(snapshot, index)]
     stored = _as_stored(marked, state_reader)  # SQLMesh may have removed what it restates automatically
     forgotten = {snapshot: tables.forgotten_intervals(copy, index) for snapshot, copy in zip(marked, stored)}

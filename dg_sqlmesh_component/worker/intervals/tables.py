@@ -123,12 +123,11 @@ def copied_intervals(
 def forgotten_intervals(snapshot: Snapshot, index: DeployabilityIndex) -> Sequence[msg.Interval]:
     """The intervals of that table that a run of ours has forgotten, and that nobody has computed since.
 
-    The snapshot must have the intervals of the state. An automatic restatement marks intervals too, but the state has
-    them as computed.
+    The snapshot must have the intervals of the state. An automatic restatement of SQLMesh alone marks intervals too,
+    but the state has them as computed.
     """
-    if not (snapshot.is_model and snapshot.model.lookback and index.is_representative(snapshot)):
-        return ()
-    return subtract(snapshot.pending_restatement_intervals, snapshot.intervals)
+    marked = snapshot.pending_restatement_intervals if index.is_representative(snapshot) else ()
+    return subtract(marked, snapshot.intervals)
 
 
 def without_restated_intervals(snapshots: Mapping[str, Snapshot]) -> dict[str, Snapshot]:
