@@ -29,6 +29,7 @@ What the documentation does not promise is left out, so that each difference is 
 - "`sqlmesh/waiting`: ranges whose source is not loaded. They are no gaps" (docs/intervals.md). A restatement of such a
   range "is refused" (docs/wait.md). A job leaves such a model out (docs/backfills.md), so its source does not change. A
   cron ticks after its days are loaded.
+- SQLMesh restates automatically, downstream of a table that is computed as a whole, what that table has.
 - SQLMesh cannot store the times of `auto_restatement_cron` in MariaDB ("No database selected"), nor can `sqlmesh run`.
 """
 
@@ -182,8 +183,12 @@ class Story:
     def change_sources(self, action: Action) -> None:
         """Change the source rows of some restated days, and those of `others`, which no model may read."""
         first, last = self.days.index(action.start), self.days.index(action.end)
-        for name in self.project.downstream(set(action.models)):
-            to = len(self.days) - 1 if self.project.models[name].kind == "balance" else last
+        downstream, models = self.project.downstream(set(action.models)), self.project.models
+        whole = {name for name in downstream if models[name].kind not in BY_TIME and action.what == "cron"}
+        for name in self.project.downstream(whole):
+            self.restated[name] |= set(self.days)
+        for name in downstream:
+            to = len(self.days) - 1 if models[name].kind == "balance" else last
             self.restated[name] |= set(self.days[max(0, first - LONGEST_LOOKBACK) : to + 1])
         self.sources = {root: {**rows} for root, rows in self.sources.items()}
         for root in [root for root in self.sources if root in action.models]:

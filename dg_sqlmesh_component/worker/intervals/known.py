@@ -11,7 +11,6 @@ from sqlmesh.core.snapshot import Snapshot, SnapshotTableInfo
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.protocol.intervals import merged
 from dg_sqlmesh_component.worker.intervals.tables import Nodes, is_incremental, shows_others, tables_read, upstream
 from dg_sqlmesh_component.worker.pipe import Pipe
 
@@ -88,16 +87,6 @@ class ExternalTables:
             for name, info in infos.items()
             if self.knows(info) and is_incremental(info)
         }
-
-    def not_loaded(self, snapshot: Snapshot) -> Sequence[msg.Interval]:
-        """The ranges for which a model cannot be computed, because a table that it reads itself is not complete.
-
-        A computation of a whole table reads all rows, so it needs everything before its end.
-        """
-        found = merged(interval for table in self.awaited_by(snapshot) for interval in self.awaited[table])
-        if not found:
-            return ()  # a standalone audit awaits no table, and has no kind
-        return found if shows_others(snapshot) or is_incremental(snapshot) else ((found[0][0], msg.FOREVER),)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from unit.builders import day
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import without
-from dg_sqlmesh_component.worker.intervals.held_back import held_back_from, within_lookback
+from dg_sqlmesh_component.worker.intervals.availability import within_lookback
+from dg_sqlmesh_component.worker.intervals.held_back import held_back_from
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables
 
 DAYS = [(0, 24), (24, 48), (48, 72)]
@@ -81,21 +82,6 @@ def test_tables_of_the_manifest_are_believed_only_for_the_same_version_of_a_mode
     assert read() == {'"raw"."orders"'}
     assert read(msg.TablesRead("another", ())) == {'"raw"."orders"'}
     assert read(msg.TablesRead(snapshot.fingerprint.data_hash, ('"raw"."items"', '"raw"."other"'))) == {'"raw"."items"'}
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
-        ("FULL", ((1, msg.FOREVER),)),
-        ("SCD_TYPE_2_BY_COLUMN (unique_key n, columns [n])", ((1, msg.FOREVER),)),
-        ("VIEW", ((1, 2), (5, msg.FOREVER))),
-        ("INCREMENTAL_BY_TIME_RANGE (time_column ds)", ((1, 2), (5, msg.FOREVER))),
-    ],
-)
-def test_a_whole_table_needs_everything_before_its_end(kind: str, expected: tuple[msg.Interval, ...]) -> None:
-    text = f"MODEL (name t.days, kind {kind}, dialect duckdb); SELECT n, ds FROM raw.orders"
-    snapshot = Snapshot.from_node(load_sql_based_model(parse(text, dialect="duckdb")), nodes={})
-    assert ExternalTables({'"raw"."orders"': ((1, 2), (5, msg.FOREVER))}).not_loaded(snapshot) == expected
 
 
 @pytest.mark.parametrize("through", ["raw.orders", "t.view"])

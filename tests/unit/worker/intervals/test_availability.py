@@ -1,0 +1,78 @@
+"""Which intervals may be computed, from a plain picture of the nodes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from unit.builders import day
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.worker.intervals.availability import Node, may_compute
+
+RAW = '"raw"."orders"'
+
+
+def node(name: str, *parents: str, **facts: Any) -> Node:
+    """A node whose query does not read earlier rows of its own."""
+    return Node(name, parents, lambda: False, lambda: facts.get("lacks", ()), **facts)
+
+
+def left(name: str, *nodes: Node, awaited: msg.Sources | None = None) -> Sequence[msg.Interval] | None:
+    """What is left of what a node requests; None if it reads nothing that is pending or awaited."""
+    decided = may_compute({of.name: of for of in nodes}, awaited or {})
+    return decided[name][0] if name in decided else None
+
+
+WEEK = [(day(number), day(number + 1)) for number in range(1, 8)]
+HOLE: msg.Sources = {RAW: (WEEK[1], (day(5), msg.FOREVER))}
+BY_INTERVAL = {"is_by_interval": True}
+VIEW = {"shows_others": True}
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        pytest.param({}, [], id="a whole table needs everything before its end, and reads the rows after the hole"),
+        pytest.param(VIEW, [WEEK[0], WEEK[2], WEEK[3]], id="a view"),
+        pytest.param(BY_INTERVAL, [WEEK[0], WEEK[2], WEEK[3]], id="range by range"),
+    ],
+)
+def test_a_range_that_is_not_loaded_is_left_out(facts: dict[str, Any], expected: Sequence[msg.Interval]) -> None:
+    assert left("a", node("a", awaits={RAW}, requested=WEEK, **facts), awaited=HOLE) == expected
+
+
+def test_a_model_that_depends_on_its_past_stops_at_the_first_hole() -> None:
+    summing = Node("a", (), lambda: True, lambda: WEEK, awaits={RAW}, requested=WEEK, is_by_interval=True)
+    assert left("a", summing, awaited=HOLE) == WEEK[:1]
+
+
+def test_a_pending_day_that_does_not_run_is_left_out_downstream_also_through_views() -> None:
+    nodes = (
+        node("a", lacks=WEEK[:2], computed=WEEK[2:], **BY_INTERVAL),
+        node("v", "a", **VIEW),
+        node("b", "v", requested=WEEK, **BY_INTERVAL),
+    )
+    assert left("b", *nodes) == WEEK[2:]
+    [(_, by)] = may_compute({of.name: of for of in nodes}, {}).values()
+    assert by == msg.HeldBackBy(("a",), (), ((day(1), day(3)),))
+
+
+def test_a_table_that_is_up_to_date_by_its_own_cron_hands_on_nothing() -> None:
+    nodes = (
+        node("a", lacks=WEEK[6:], computed=WEEK[:6], **BY_INTERVAL),
+        Node("b", ("a",), lambda: False, lambda: (), computed=WEEK[:6], is_by_interval=True),
+        node("c", "b", requested=WEEK, **BY_INTERVAL),
+    )
+    assert left("c", *nodes) is None
+
+
+@pytest.mark.parametrize(("was_computed", "expected"), [(True, []), (False, WEEK[3:])])
+def test_a_whole_table_with_rows_waits_while_rows_that_it_reads_are_computed_again(
+    *, was_computed: bool, expected: Sequence[msg.Interval]
+) -> None:
+    """A new one has no rows to lose, and waits only for the intervals themselves."""
+    nodes = (
+        node("a", lacks=WEEK[2:3], forgotten=WEEK[2:3], computed=WEEK[:2], **BY_INTERVAL),
+        node("b", "a", requested=WEEK[3:], was_computed=was_computed),
+    )
+    assert left("b", *nodes) == expected
