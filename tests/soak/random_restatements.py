@@ -20,8 +20,8 @@ sources are not loaded, runs overlap, are cancelled or killed. The causes end at
 
 What the documentation does not promise is left out, so that each difference is a fault:
 
-- The downstream models of one that reads itself are computed as a whole. A restatement computes it to its end, and
-  its downstream models only in the range, as SQLMesh does.
+- "The largest interval range is pushed down the graph" (SQLMesh's plan): downstream of a table that SQLMesh restates
+  only as a whole, and of a model that reads itself, a restatement may also compute days outside of its range.
 - "A `lookback` computes intervals again that are computed" (docs/intervals.md), and not their downstream models. So
   source rows of the days before a range do not change, unless they are restated too.
 - "If a batch of a `lookback` fails in a shell, SQLMesh keeps its intervals as computed" (docs/intervals.md). So nobody
@@ -29,7 +29,6 @@ What the documentation does not promise is left out, so that each difference is 
 - "`sqlmesh/waiting`: ranges whose source is not loaded. They are no gaps" (docs/intervals.md). A restatement of such a
   range "is refused" (docs/wait.md). A job leaves such a model out (docs/backfills.md), so its source does not change. A
   cron ticks after its days are loaded.
-- SQLMesh restates automatically, downstream of a table that is computed as a whole, what that table has.
 - SQLMesh cannot store the times of `auto_restatement_cron` in MariaDB ("No database selected"), nor can `sqlmesh run`.
 """
 
@@ -184,12 +183,11 @@ class Story:
         """Change the source rows of some restated days, and those of `others`, which no model may read."""
         first, last = self.days.index(action.start), self.days.index(action.end)
         downstream, models = self.project.downstream(set(action.models)), self.project.models
-        whole = {name for name in downstream if models[name].kind not in BY_TIME and action.what == "cron"}
-        for name in self.project.downstream(whole):
-            self.restated[name] |= set(self.days)
+        whole = self.project.downstream({name for name in downstream if models[name].kind not in BY_TIME})
+        to_the_end = self.project.downstream({name for name in downstream if models[name].kind == "balance"})
         for name in downstream:
-            to = len(self.days) - 1 if models[name].kind == "balance" else last
-            self.restated[name] |= set(self.days[max(0, first - LONGEST_LOOKBACK) : to + 1])
+            begin = 0 if name in whole else max(0, first - LONGEST_LOOKBACK)
+            self.restated[name] |= set(self.days[begin : None if name in to_the_end | whole else last + 1])
         self.sources = {root: {**rows} for root, rows in self.sources.items()}
         for root in [root for root in self.sources if root in action.models]:
             if action.what == "day of a job" and not self.is_loaded(root, action.start):

@@ -19,7 +19,7 @@ from threading import Lock
 from typing import Any
 
 from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, apply_auto_restatements
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.state_sync import StateReader
 
 from dg_sqlmesh_component.protocol.intervals import common
@@ -68,16 +68,13 @@ def forget_restated_automatically(
 ) -> None:
     """Forget what SQLMesh would restate automatically at this instant, of all models before the first one is computed.
 
-    SQLMesh removes it from its snapshots only. In the state, it marks the whole range, also what was never computed.
+    SQLMesh removes it from its snapshots only, and marks it in the state.
     """
     state, nodes = scheduler.state_sync, scheduler.snapshots
     state.refresh_snapshot_intervals(nodes.values())
-    computed = {name: node.intervals for name, node in nodes.items()}
-    apply_auto_restatements(nodes, now)
-    for name, node in nodes.items():
-        if restated := common(node.pending_restatement_intervals, computed[name]):
-            forget_intervals(state, node, restated, is_dev=False)
-            report(node.name, restated)
+    for node, restated in tables.restate_automatically(nodes, now).items():
+        forget_intervals(state, node, restated, is_dev=False)
+        report(node.name, restated)
     state.update_auto_restatements({node.name_version: node.next_auto_restatement_ts for node in nodes.values()})
 
 
@@ -94,5 +91,7 @@ def forgotten_intervals(
 def _as_stored(snapshots: Iterable[Snapshot], state_reader: StateReader) -> list[Snapshot]:
     """Copies with the intervals of the state."""
     copies = [snapshot.copy() for snapshot in snapshots]
+    for copy in copies:
+        copy.pending_restatement_intervals = []  # SQLMesh would keep them
     state_reader.refresh_snapshot_intervals(copies)
     return copies

@@ -13,6 +13,7 @@ from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
 from sqlmesh.core.snapshot import (
     DeployabilityIndex,
     Snapshot,
+    SnapshotId,
     SnapshotIdLike,
     SnapshotTableInfo,
     apply_auto_restatements,
@@ -207,6 +208,20 @@ def missing_with_forgotten(
     return found
 
 
+def restate_automatically(nodes: dict[SnapshotId, Snapshot], now: int) -> dict[Snapshot, Sequence[Interval]]:
+    """Remove from snapshots what SQLMesh restates automatically at this instant. The state is not changed.
+
+    SQLMesh also marks what was never computed. Here, a mark means that the rows were there.
+    """
+    before = {node: (node.intervals, node.pending_restatement_intervals) for node in nodes.values()}
+    apply_auto_restatements(nodes, now)
+    restated = {}
+    for node, (computed, marked) in before.items():
+        restated[node] = common(node.pending_restatement_intervals, computed)
+        node.pending_restatement_intervals = merge_intervals([*marked, *restated[node]])
+    return {node: intervals for node, intervals in restated.items() if intervals}
+
+
 def find_missing(
     scheduler: Scheduler, environment: str, now: int, *, restates: bool = True, **run_config: Any
 ) -> tuple[SnapshotToIntervals, DeployabilityIndex]:
@@ -222,6 +237,6 @@ def find_missing(
     # SQLMesh looks through the whole graph, also if no model has a cron for this.
     nodes = scheduler.snapshots.values()
     if environment == c.PROD and restates and any(n.is_model and n.model.auto_restatement_cron for n in nodes):
-        apply_auto_restatements(scheduler.snapshots, now)  # removes intervals of these objects
+        restate_automatically(scheduler.snapshots, now)
     index = deployability(environment, nodes, run_config.get("start"))
     return scheduler.merged_missing_intervals(execution_time=now, deployability_index=index, **run_config), index

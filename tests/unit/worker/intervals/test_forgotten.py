@@ -10,7 +10,7 @@ from sqlmesh.core.snapshot import Snapshot, SnapshotChangeCategory
 from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.worker.intervals import tables
-from dg_sqlmesh_component.worker.intervals.tables import missing_now, missing_with_forgotten
+from dg_sqlmesh_component.worker.intervals.tables import missing_now, missing_with_forgotten, restate_automatically
 
 KIND = "INCREMENTAL_BY_TIME_RANGE (time_column ds, lookback 2)"
 Days = list[tuple[int, int]]
@@ -25,8 +25,8 @@ def ranges(days: Days) -> list[tuple[int, int]]:
     return [(day(first), day(last + 1)) for first, last in days]
 
 
-def daily_model(computed: Days, *properties: str) -> Snapshot:
-    header = ", ".join([f"name t.days, kind {KIND}, start '2026-03-01', dialect duckdb", *properties])
+def daily_model(computed: Days, *properties: str, kind: str = KIND) -> Snapshot:
+    header = ", ".join([f"name t.days, kind {kind}, start '2026-03-01', dialect duckdb", *properties])
     snapshot = Snapshot.from_node(load_sql_based_model(parse(f"MODEL ({header}); SELECT 1 AS ds")), nodes={})
     snapshot.categorize_as(SnapshotChangeCategory.BREAKING)
     for start, end in ranges(computed):
@@ -76,3 +76,14 @@ def test_a_plan_finds_forgotten_days_before_their_cron_ticks_as_a_run_does(monke
     assert missing_now({"t.days": snapshot}) == {}
     snapshot.pending_restatement_intervals = ranges([(9, 9)])
     assert missing_now({"t.days": snapshot}) == {snapshot.name: tuple(ranges([(9, 9)]))}
+
+
+def test_an_automatic_restatement_marks_only_what_was_computed() -> None:
+    """SQLMesh marks everything before now, also what the cron has not reached. The next run would compute it."""
+    snapshot = daily_model(
+        [(1, 9)], kind=KIND.replace("lookback 2", "auto_restatement_cron '@daily', auto_restatement_intervals 4")
+    )
+    snapshot.next_auto_restatement_ts = day(1)
+    assert restate_automatically({snapshot.snapshot_id: snapshot}, day(12)) == {snapshot: tuple(ranges([(8, 9)]))}
+    assert snapshot.pending_restatement_intervals == ranges([(8, 9)])
+    assert snapshot.intervals == ranges([(1, 7)])
