@@ -13,6 +13,11 @@ VIEW = "MODEL (name t.shown, kind VIEW); SELECT id * 2 AS amount FROM raw.orders
 EXTERNAL = "- name: raw.orders\n  columns: {day: DATE, id: INT}\n"
 ADDED = {
     "to a table": ("models/orders.sql", TABLE, TABLE.replace("(day, id))", f"(day, id), {AUDITS})")),
+    "to a table whose query is also formatted": (
+        "models/orders.sql",
+        TABLE,
+        TABLE.replace("(day, id))", f"(day, id), {AUDITS})").replace(", 'x'", ",\n  'x'"),
+    ),
     "to a view": ("models/shown.sql", VIEW, VIEW.replace("VIEW)", f"VIEW, {AUDITS})")),
     "to a changed view": (
         "models/shown.sql",
@@ -54,7 +59,7 @@ def after_passed_preview(lab: Lab, add: Callable[[], object]) -> None:
 
 
 CASES = [
-    (after_failed_apply, "to a table"),
+    (after_failed_apply, "to a table whose query is also formatted"),
     (after_failed_preview, "to a table"),
     (after_passed_preview, "to a changed view"),
     pytest.param(after_passed_preview, "to a table", marks=pytest.mark.slow),
