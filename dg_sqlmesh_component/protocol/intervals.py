@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from dg_sqlmesh_component.protocol.messages import Interval
+
+
+@dataclass(frozen=True)
+class ComputedRange:
+    """A range of a table that SQLMesh has computed."""
+
+    interval: Interval
+    at: int  # when it was computed (epoch milliseconds); the newest instant if SQLMesh's janitor has merged ranges
+    is_merged: bool
+    identifier: str | None  # the snapshot that has computed it; None if SQLMesh has deleted that snapshot
 
 
 def merged(intervals: Iterable[Interval]) -> tuple[Interval, ...]:

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import lru_cache, partial
 from importlib import metadata
@@ -42,7 +41,7 @@ from sqlmesh.utils.cron import CroniterCache
 from sqlmesh.utils.date import now_timestamp
 from sqlmesh.utils.errors import ConflictingPlanError
 
-from dg_sqlmesh_component.protocol.intervals import without
+from dg_sqlmesh_component.protocol.intervals import ComputedRange, without
 
 # -- loading a project ----------------------------------------------------------------------------
 
@@ -423,16 +422,6 @@ def check_before_stages(evaluator: Any, check: Callable[[], None]) -> None:
     for name in dir(evaluator):
         if name.startswith("visit_"):
             setattr(evaluator, name, checked(getattr(evaluator, name)))
-
-
-@dataclass(frozen=True)
-class ComputedRange:
-    """A range of a table that SQLMesh has computed."""
-
-    interval: tuple[int, int]
-    at: int  # when it was computed (epoch milliseconds); the newest instant if SQLMesh's janitor has merged ranges
-    is_merged: bool
-    identifier: str | None  # the snapshot that has computed it; None if SQLMesh has deleted that snapshot
 
 
 ComputedRanges = Mapping[tuple[str, str, bool], Sequence[ComputedRange]]

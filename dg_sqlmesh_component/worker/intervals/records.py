@@ -17,7 +17,7 @@ from sqlmesh.utils.date import now_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.protocol.intervals import common, subtract
+from dg_sqlmesh_component.protocol.intervals import ComputedRange, common, subtract
 from dg_sqlmesh_component.worker.environment import has_table, opened_without_lock, promoted_version
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables, KnownToDagster
@@ -31,7 +31,7 @@ from dg_sqlmesh_component.worker.intervals.tables import (
 )
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sql_text import column_types
-from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange, computed_ranges
+from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges
 
 
 def find_changes(request: msg.ChangesRequest, pipe: Pipe) -> msg.ChangesFound:

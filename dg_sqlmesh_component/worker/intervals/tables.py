@@ -24,9 +24,9 @@ from sqlmesh.utils.date import now_timestamp, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.protocol.intervals import common, subtract
+from dg_sqlmesh_component.protocol.intervals import ComputedRange, common, subtract
 from dg_sqlmesh_component.protocol.manifest import INCREMENTAL_KINDS
-from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange, ComputedRanges, computed_ranges
+from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRanges, computed_ranges
 
 Nodes = Mapping[str, Snapshot] | Mapping[str, SnapshotTableInfo]
 """The nodes of an environment or a plan, by name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,19 @@ from dg_sqlmesh_component.protocol.formatting import listed, ranges
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import add, common, merged, subtract
 from dg_sqlmesh_component.worker.context import display_name
+from dg_sqlmesh_component.worker.intervals.outdated import Table
 from dg_sqlmesh_component.worker.intervals.tables import filled_intervals, snapshots_now, upstream
 from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.plan.outdated import corrected
-from dg_sqlmesh_component.worker.plan.rewritten import Rewritten, Rows, Shown, Versions, computed_in, is_torn
+from dg_sqlmesh_component.worker.plan.rewritten import (
+    Rows,
+    Shown,
+    Versions,
+    computed_in,
+    find_outdated,
+    is_torn,
+    tables_of,
+)
 from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges, forget_intervals
 
 
@@ -112,7 +121,8 @@ class ConcurrentChanges:
             for name, node in versions.new.items()
         }
         torn = {name for name, node in versions.others.items() if is_torn(node, self._adapter(node))}
-        again = Rewritten(versions, rows, self._last.rows, lost_by_shown, lost_by_new, torn).again()
+        tables = tables_of(self._shown, rows, self._last.rows, lost_by_shown, torn)
+        again = find_outdated(versions, _altered(tables), lost=lost_by_new)
         forgotten = self._forget(again, versions)
         if self._plan.is_dev:
             self._refuse_gaps(lost_by_shown, versions)
@@ -184,13 +194,18 @@ class ConcurrentChanges:
             computed = [row.interval for row in rows.get((name, node.version, False), ())]
             # SQLMesh's janitor may have deleted rows of removed intervals. A mark is left of those that a run forgot.
             lost[name] = subtract([*computed, *node.pending_restatement_intervals], node.intervals)
-        return Rewritten(versions, rows, {}, lost).again(since, others_since=sys.maxsize)
+        tables = tables_of(self._shown, rows, lost=lost)
+        return find_outdated(versions, _altered(tables), lambda name: since.get(name, sys.maxsize))
 
     def _shown_now(self) -> dict[str, Snapshot]:
         return snapshots_now(self._context, self._shown.values())
 
     def _adapter(self, snapshot: Snapshot) -> EngineAdapter:
         return self._context.engine_adapters[snapshot.model_gateway or self._context.selected_gateway]
+
+
+def _altered(tables: Mapping[str, Table]) -> Callable[[str, int, bool], Sequence[Interval]]:
+    return lambda name, since, only_rewritten: tables[name].altered(since, only_rewritten=only_rewritten)
 
 
 def _intervals(shown: Mapping[str, Snapshot]) -> dict[str, list[Interval]]:

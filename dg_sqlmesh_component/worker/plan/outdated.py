@@ -10,25 +10,23 @@ interval, its later intervals are forgotten too.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import datetime
-from functools import cached_property
 
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import Plan
 from sqlmesh.core.plan.common import should_force_rebuild
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotId, SnapshotTableInfo, start_date
+from sqlmesh.core.snapshot import DeployabilityIndex, SnapshotId, start_date
 from sqlmesh.core.snapshot.definition import Interval
 from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol.formatting import ranges
-from dg_sqlmesh_component.protocol.intervals import common, merged, subtract
+from dg_sqlmesh_component.protocol.intervals import merged, subtract
 from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.intervals.tables import is_incremental
 from dg_sqlmesh_component.worker.plan.context import PlanContext
-from dg_sqlmesh_component.worker.plan.rewritten import Rewritten, Rows, Versions
-from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange, computed_ranges, forget_intervals
+from dg_sqlmesh_component.worker.plan.rewritten import Rows, Versions, find_outdated, tables_of
+from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges, forget_intervals
 
 
 def forget_outdated_rows(plan: Plan, prod: Environment | None, context: PlanContext, *, in_state: bool) -> None:
@@ -107,53 +105,37 @@ def _outdated(versions: Versions, context: PlanContext) -> dict[str, tuple[Inter
 def corrected(versions: Versions, rows: Rows, computed_at: Mapping[str, int]) -> dict[str, tuple[Interval, ...]]:
     """By name, the intervals of earlier versions that were corrected after these were computed, and what read them.
 
+    Each version computes all of its intervals once. So only intervals count that a table has computed twice.
+
     Args:
         rows: The computed ranges of the state.
         computed_at: When earlier versions were computed last, epoch milliseconds, by name.
     """
+    tables = tables_of(versions.shown, rows)
     # No row is newer than `maxsize`, so other new versions count only if they read one of these.
-    found = _Corrected(versions, rows, seen={}).again(computed_at, others_since=sys.maxsize)
+    found = find_outdated(
+        versions,
+        lambda name, since, _: tables[name].computed_twice(since),
+        lambda name: computed_at.get(name, sys.maxsize),
+        gaps=_gaps(versions),
+    )
     # SQLMesh never computes rows again of a model with `disable_restatement`.
     return {name: intervals for name, intervals in found.items() if not versions.nodes[name].model.disable_restatement}
 
 
-@dataclass(frozen=True)
-class _Corrected(Rewritten):
-    """Counts only intervals that a table has computed twice: each version computes all of its intervals once.
+def _gaps(versions: Versions) -> dict[str, tuple[Interval, ...]]:
+    """By name, the intervals that new versions which depend on their past lack before computed ones.
 
-    A row that SQLMesh's janitor has merged does not tell, so it does not count.
+    A restatement of prod removes intervals of versions that other environments show. SQLMesh leaves the later
+    intervals of these versions, although they were computed from the removed ones. It removes none of the preview of a
+    forward-only change: each plan computes single days of it, and what is between them is no gap.
     """
-
-    def gaps(self, snapshot: Snapshot, computed: Sequence[Interval]) -> Sequence[Interval]:
-        """The intervals that a model lacks before computed ones, if it depends on its past.
-
-        A restatement of prod removes intervals of versions that other environments show. SQLMesh leaves the later
-        intervals of these versions, although they were computed from the removed ones. It removes none of the preview
-        of a forward-only change: each plan computes single days of it, and what is between them is no gap.
-        """
-        reads_itself = is_incremental(snapshot) and snapshot.depends_on_past
-        if not computed or not reads_itself or self.versions.is_dev_table(snapshot):
-            return ()
-        nodes, starts = self._starts
-        start = to_timestamp(start_date(snapshot, nodes, starts))
-        return subtract([(min(start, computed[0][0]), computed[-1][1])], computed)
-
-    @cached_property
-    def _starts(self) -> tuple[dict[SnapshotId, Snapshot], dict[str, datetime]]:
-        """All snapshots, and the starts that SQLMesh has found among them."""
-        return {node.snapshot_id: node for node in self.versions.nodes.values()}, {}
-
-    def altered(
-        self, snapshot: Snapshot | SnapshotTableInfo, since: int, *, only_rewritten: bool
-    ) -> Sequence[Interval]:
-        rows = self.rows.get((snapshot.name, snapshot.version, False), ())
-        return [interval for row, interval in _computed_again(rows) if row.at > since]
-
-
-def _computed_again(rows: Sequence[ComputedRange]) -> Iterator[tuple[ComputedRange, Interval]]:
-    """The ranges that a table has computed again, each with the row of the later computation."""
-    before: tuple[Interval, ...] = ()
-    for row in sorted(rows, key=lambda row: row.at):
-        if not row.is_merged:
-            yield from ((row, interval) for interval in common([row.interval], before))
-        before = merged([*before, row.interval])
+    nodes = {node.snapshot_id: node for node in versions.nodes.values()}
+    starts: dict[str, datetime] = {}  # SQLMesh keeps here what it has found
+    gaps = {}
+    for name, computed in versions.computed.items():
+        node = versions.nodes[name]
+        if is_incremental(node) and not versions.is_dev_table(node) and node.depends_on_past:
+            start = to_timestamp(start_date(node, nodes, starts))
+            gaps[name] = subtract([(min(start, computed[0][0]), computed[-1][1])], computed)
+    return gaps

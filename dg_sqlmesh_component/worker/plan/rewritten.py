@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from functools import cached_property
-from graphlib import TopologicalSorter
 from types import MappingProxyType
 from typing import Any
 
@@ -17,7 +15,8 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotTableInf
 from sqlmesh.core.snapshot.definition import Interval
 
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.protocol.intervals import common, merged
+from dg_sqlmesh_component.protocol.intervals import ComputedRange
+from dg_sqlmesh_component.worker.intervals.outdated import Table, Version, outdated
 from dg_sqlmesh_component.worker.intervals.tables import (
     computed_intervals,
     is_incremental,
@@ -25,12 +24,6 @@ from dg_sqlmesh_component.worker.intervals.tables import (
     upstream,
     whole_intervals,
 )
-from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange
-
-_SLACK = 5_000
-"""Milliseconds by which the clocks of two hosts may differ, and by which a row may be written after its time."""
-
-_ALL = [(0, sys.maxsize)]
 
 Rows = Mapping[Any, Sequence[ComputedRange]]
 """Rows of the state, by table."""
@@ -97,97 +90,69 @@ class Versions:
         return node.name, node.dev_version if is_dev else node.version, is_dev
 
 
-@dataclass(frozen=True)
-class Rewritten:
-    """What runs have rewritten, and which intervals new versions compute again because of it.
+def tables_of(
+    shown: Shown,
+    rows: Rows,
+    seen: Rows = MappingProxyType({}),
+    lost: Mapping[str, Sequence[Interval]] = MappingProxyType({}),
+    torn: Set[str] = frozenset(),
+) -> dict[str, Table]:
+    """The tables that prod shows, by name.
 
-    Attributes:
-        rows: The computed ranges of the state. One that was not there before is the evidence of a computation.
+    Args:
+        rows: The computed ranges of the state.
         seen: Those that were there before.
-        lost: By name, intervals that the versions that prod shows had before, and do not have.
-        lost_by_new: The same of new versions.
-        torn: The names of tables of prod that have no rows while they are replaced.
+        lost: By name, intervals that they had before, and do not have.
+        torn: The names of those that have no rows while they are replaced.
     """
+    keys = {name: (name, info.version, False) for name, info in shown.items()}
+    return {
+        name: Table(rows.get(key, ()), seen.get(key, ()), lost.get(name, ()), name in torn)
+        for name, key in keys.items()
+    }
 
-    versions: Versions
-    rows: Rows
-    seen: Rows
-    lost: Mapping[str, Sequence[Interval]] = field(default_factory=dict)
-    lost_by_new: Mapping[str, Sequence[Interval]] = field(default_factory=dict)
-    torn: Set[str] = frozenset()
 
-    def again(
-        self, since: Mapping[str, int] = MappingProxyType({}), *, others_since: int = 0
-    ) -> dict[str, tuple[Interval, ...]]:
-        """By name, intervals of new versions that are lost, later than `gaps`, or of a rewritten or lost source.
+def find_outdated(
+    versions: Versions,
+    find_altered: Callable[[str, int, bool], Iterable[Interval]],
+    since: Callable[[str], int] = lambda _: 0,
+    *,
+    lost: Mapping[str, Sequence[Interval]] = MappingProxyType({}),
+    gaps: Mapping[str, Sequence[Interval]] = MappingProxyType({}),
+) -> dict[str, tuple[Interval, ...]]:
+    """By name, the intervals of new versions that have to be computed again.
 
-        Args:
-            since: Rows count from then on, epoch milliseconds, by the name of the new version that may have read them.
-            others_since: The same for all others.
-        """
-        found: dict[str, tuple[Interval, ...]] = {}
-        for name in TopologicalSorter({name: self._parents[name] for name in self.versions.new}).static_order():
-            snapshot = self.versions.new.get(name)
-            if snapshot is None or not _is_table(snapshot):
-                continue
-            lost = self.lost_by_new.get(name, ())
-            computed = merged([*self.versions.computed.get(name, ()), *lost])
-            altered = [*lost, *(interval for parent in self._tables_read(name) for interval in found.get(parent, ()))]
-            altered += self._altered_since(snapshot, since.get(name, others_since))
-            gaps = self.gaps(snapshot, computed)
-            if not (parts := common([*altered, *gaps], [*computed, *gaps])):
-                continue
-            if snapshot.depends_on_past or not is_incremental(snapshot):
-                # What was computed after an interval has read it. One missing interval lets SQLMesh compute a whole
-                # table of kind FULL. It inserts into other whole tables unless it has forgotten everything.
-                in_parts = is_incremental(snapshot) and not snapshot.full_history_restatement_only
-                parts = ((parts[0][0] if in_parts or snapshot.is_full else computed[0][0], computed[-1][1]),)
-            found[name] = common([whole_intervals(snapshot, part) for part in parts], computed)
-        return found
+    Args:
+        find_altered: Finds the intervals of a table of prod, by its name, that were altered since an instant in epoch
+            milliseconds; of a table that is read as a whole, only those that were rewritten.
+        since: From when on rows count, by the name of the new version that may have read them.
+        lost: By name, intervals that new versions had before, and do not have.
+        gaps: By name, what they lack before computed intervals that depend on it, in addition.
+    """
+    parents = upstream(versions.nodes)
+    tables = {name: node for name, node in versions.new.items() if _is_table(node)}
 
-    def gaps(self, snapshot: Snapshot, computed: Sequence[Interval]) -> Sequence[Interval]:
-        """What a new version lacks before computed intervals that depend on it, in addition to `lost_by_new`."""
-        return ()
+    def picture(node: Snapshot) -> Version:
+        read = reachable(parents[node.name], lambda of: () if _is_table(versions.nodes[of]) else parents[of])
+        at, is_by_interval = since(node.name), is_incremental(node)
+        altered = [find_altered(of, at, not is_by_interval) for of in read & versions.others.keys()]
+        if node.name in versions.shown:  # if its old version is computed again, a table outside of the project changed
+            altered.append(find_altered(node.name, at, False))
+        return Version(
+            reads=read & tables.keys(),
+            computed=versions.computed.get(node.name, ()),
+            lost=lost.get(node.name, ()),
+            gaps=gaps.get(node.name, ()),
+            altered=[interval for of in altered for interval in of],
+            whole=lambda interval: whole_intervals(node, interval),
+            depends_on_past=lambda: node.depends_on_past,
+            is_by_interval=is_by_interval,
+            # One missing interval lets SQLMesh compute a whole table of kind FULL. It inserts into other whole tables
+            # unless it has forgotten everything.
+            is_in_parts=node.is_full or (is_by_interval and not node.full_history_restatement_only),
+        )
 
-    def _altered_since(self, snapshot: Snapshot, since: int) -> Iterator[Interval]:
-        """The rewritten and lost intervals of the tables that a new version reads, and of its old version.
-
-        If its old version is computed again, a table outside of the project has changed.
-        """
-        for parent in self._tables_read(snapshot.name) & self.versions.others.keys():
-            yield from self.altered(self.versions.others[parent], since, only_rewritten=not is_incremental(snapshot))
-        if snapshot.name in self.versions.shown:
-            yield from self.altered(self.versions.shown[snapshot.name], since, only_rewritten=False)
-
-    def altered(
-        self, snapshot: Snapshot | SnapshotTableInfo, since: int, *, only_rewritten: bool
-    ) -> Sequence[Interval]:
-        """The intervals of a table of prod that were computed since, or are lost.
-
-        Args:
-            only_rewritten: Leave out those that the table did not have before.
-        """
-        table = (snapshot.name, snapshot.version, False)
-        rows, seen = self.rows.get(table, ()), set(self.seen.get(table, ()))
-        after = [row for row in rows if row not in seen and row.at > since - _SLACK]
-        lost = self.lost.get(snapshot.name, ())
-        if after and snapshot.name in self.torn:
-            return _ALL
-        if not only_rewritten:
-            return [*lost, *(row.interval for row in after)]
-        before = merged(row.interval for row in rows if row not in after)
-        whole = [row.interval for row in after if row.is_merged]  # the janitor has merged it with older ones
-        return [*lost, *whole, *common((row.interval for row in after if not row.is_merged), before)]
-
-    def _tables_read(self, name: str) -> Set[str]:
-        def behind(node: str) -> Iterable[str]:
-            return () if _is_table(self.versions.nodes[node]) else self._parents[node]
-
-        return reachable(self._parents[name], behind)
-
-    @cached_property
-    def _parents(self) -> Mapping[str, Sequence[str]]:
-        return upstream(self.versions.nodes)
+    return outdated({name: picture(node) for name, node in tables.items()})
 
 
 def _is_table(snapshot: Snapshot) -> bool:

@@ -8,10 +8,10 @@ from sqlmesh.core.dialect import parse
 from sqlmesh.core.model import load_sql_based_model
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotChangeCategory
 
+from dg_sqlmesh_component.protocol.intervals import ComputedRange
 from dg_sqlmesh_component.protocol.messages import Interval
 from dg_sqlmesh_component.worker.plan.outdated import corrected
-from dg_sqlmesh_component.worker.plan.rewritten import Rewritten, Versions
-from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange
+from dg_sqlmesh_component.worker.plan.rewritten import Versions, find_outdated, tables_of
 
 DAILY = "kind INCREMENTAL_BY_TIME_RANGE (time_column day), start '2026-03-01'"
 INDEX = DeployabilityIndex.all_deployable()
@@ -70,8 +70,13 @@ def again(
     nodes = {node.name: node for node in (ORDERS, DIM, *new)}
     versions = Versions(nodes, INDEX, {node.name: node.table_info for node in (ORDERS, DIM, OLD_DAYS)}, is_dev=False)
     seen = by_table({"orders": [BEFORE], "dim": [BEFORE], "days": [BEFORE]})
-    rewritten = Rewritten(versions, by_table(rows), seen, lost or {}, lost_by_new or {}, torn)
-    found = rewritten.again(since or {})
+    of_prod = tables_of(versions.shown, by_table(rows), seen, lost or {}, torn)
+    found = find_outdated(
+        versions,
+        lambda name, at, only_rewritten: of_prod[name].altered(at, only_rewritten=only_rewritten),
+        lambda name: (since or {}).get(name, 0),
+        lost=lost_by_new or {},
+    )
     return {name.split(".")[-1].strip('"'): list(intervals) for name, intervals in found.items()}
 
 
