@@ -70,7 +70,7 @@ class _PlanStep:
         self._settings = settings
         self._decision = decision
         self._applies = decision.digest is not None
-        self._compared = msg.DataComparedWithRecords()
+        self._compared: msg.DataComparedWithRecords | None = None
         self._loads = late_loads(context.instance, assets_of(context), settings)
         self._computing_since = 0
         self._report = PlanReport(settings.environment, is_apply=self._applies)
@@ -81,12 +81,17 @@ class _PlanStep:
         # A run that was launched again has copies of the first run's tags, which describe the plan of that run.
         copied = {tag: NOT_SET for tag in (DIGEST_TAG, PLAN_TAG) if tag in self._context.run.tags}
         self._context.instance.add_run_tags(self._context.run.run_id, copied)
-        for event in self.planning.events(self._request()):
-            if isinstance(event, msg.PlanBuilt):
-                if (approval := self._answer(event)) is not None:
-                    self.planning.session.answer(approval)
-            elif isinstance(event, msg.DataComparedWithRecords):
-                self._compared = event
+        try:
+            for event in self.planning.events(self._request()):
+                if isinstance(event, msg.PlanBuilt):
+                    if (approval := self._answer(event)) is not None:
+                        self.planning.session.answer(approval)
+                elif isinstance(event, msg.DataComparedWithRecords):
+                    self._compared = event
+        except (dg.Failure, dg.DagsterExecutionInterruptedError):
+            if self._compared is not None and self._report.prod is not None:  # prod shows the plan
+                yield from self._records(self._report.prod, self._compared)
+            raise
         yield from self._end()
         yield dg.Output(None)
 
@@ -130,7 +135,8 @@ class _PlanStep:
         planned = self._report.prod
         assert planned is not None, "a plan was applied"
         plan = planned.plan
-        yield from self._records(planned)
+        assert self._compared is not None, "SQLMesh has applied it"
+        yield from self._records(planned, self._compared)
         environment = self._settings.environment
         result = f"Applied: environment {environment} shows the plan. {self.planning.cost(planned)}"
         settings, run_id = self._settings, self._context.run.run_id
@@ -157,21 +163,21 @@ class _PlanStep:
         self._context.log.info(result)
         self.planning.end(result)
 
-    def _records(self, planned: Planned) -> Iterator[Any]:
+    def _records(self, planned: Planned, data: msg.DataComparedWithRecords) -> Iterator[Any]:
         """Record the data of the promoted versions, once, and the results of the audits that SQLMesh has evaluated."""
         instance, assets, plan = self._context.instance, self._settings.assets, planned.plan
-        compared = [data for data in self._compared.unrecorded if data.fqn in assets.specs]
-        computed, coverages = planned.computed, {data.fqn: data.coverage for data in compared}
+        compared = [of_model for of_model in data.unrecorded if of_model.fqn in assets.specs]
+        computed, coverages = planned.computed, {of_model.fqn: of_model.coverage for of_model in compared}
         outcomes = {
             outcome.fqn: replace(outcome, coverage=coverages.get(outcome.fqn)) for outcome in self.planning.outcomes
         }
-        models = dict.fromkeys([*(data.fqn for data in compared), *(fqn for fqn in outcomes if fqn in assets.specs)])
+        models = dict.fromkeys([*coverages, *(fqn for fqn in outcomes if fqn in assets.specs)])
         recorded = recorded_data(instance, assets, models)
         others = [run for run in active_runs(instance, self._settings) if run.run_id != self._context.run.run_id]
         found, left_to_runs = outside_data(compared, recorded, others)
         if left_to_runs:
             self._context.log.info(f"Left to a run that has not finished: {listed(left_to_runs)}.")
-        by_model = {data.fqn: data for data in found}
+        by_model = {of_model.fqn: of_model for of_model in found}
         checks = Checks(self.planning.wording, self._computing_since)
         earlier, kept = self._earlier_results(checks, plan, recorded)
         upstream = {spec.key: {dep.asset_key for dep in spec.deps} for spec in assets.specs.values()}
@@ -185,7 +191,7 @@ class _PlanStep:
                 # A model that was only audited was not executed.
                 reported = assets.checks_of(fqn) if fqn in computed else assets.audit_checks.get(fqn, ())
                 yield from checks.evaluations(reported, outcomes[fqn], earlier)
-                yield from self._late_data(outcomes[fqn])
+                yield from self._late_data(outcomes[fqn], data.reads)
             elif fqn in by_model:
                 yield from checks.evaluations(assets.checks_of(fqn), by_model[fqn])
                 yield from repeated_results
@@ -215,9 +221,11 @@ class _PlanStep:
         rounds = [(run_id, outcome) for outcome in self.planning.earlier_rounds]
         return earlier | checks.added_up(rounds, earlier), kept
 
-    def _late_data(self, outcome: NodeOutcome) -> Iterator[dg.AssetCheckEvaluation]:
+    def _late_data(
+        self, outcome: NodeOutcome, reads_of: Mapping[str, msg.PromotedReads]
+    ) -> Iterator[dg.AssetCheckEvaluation]:
         """The check for late data, if a source was loaded while the plan computed a model."""
-        check, reads = self._settings.assets.late_data_check(outcome.fqn), self._compared.reads.get(outcome.fqn)
+        check, reads = self._settings.assets.late_data_check(outcome.fqn), reads_of.get(outcome.fqn)
         if self._loads is None or check is None or reads is None:
             return
         if compared := self._loads.computed_by_plan(outcome.fqn, reads, outcome.intervals):

@@ -106,6 +106,26 @@ def test_a_standalone_audit_is_evaluated_by_each_apply_that_adds_or_changes_it(l
     assert not applied.checks["t/orders:alone"].passed
 
 
+@needs_previews
+def test_an_apply_that_fails_after_the_promotion_records_what_prod_shows(lab: Lab) -> None:
+    """The next attempt finds nothing changed, so it would record no result of the audits."""
+    config = lab.shop.project / "config.yaml"
+    config.write_text(f"{config.read_text()}after_all: [SELECT x FROM raw.later]\n")
+    soft = "audits (accepted_range_non_blocking(column := amount, max_v := 10))"
+    lab.change(fresh=f"MODEL (name t.fresh, kind FULL, {soft}); SELECT 20 AS amount")
+    digest = planned(lab.shop)["digest"]
+
+    failed = launch(lab.shop, APPLY, digest=digest).failed()
+
+    [audit] = [check for name, check in failed.checks.items() if "accepted_range" in name]
+    assert not audit.passed
+    assert "t/fresh" in failed.computed_outside
+    lab.ask("CREATE TABLE raw.later AS SELECT 1 AS x")
+    applied = launch(lab.shop, APPLY, digest=digest).succeeded()
+    assert not applied.computed_outside
+    assert not applied.checks
+
+
 @on_duckdb
 def test_an_audit_of_a_failed_attempt_is_a_result_after_the_next_one(lab: Lab) -> None:
     soft = "audits (accepted_range_non_blocking(column := amount, max_v := 10))"

@@ -122,6 +122,10 @@ class Promotion:
         if self._reached is Reached.BEFORE:  # after that, the environment is between two plans until the plan is done
             tracker.pipe.refuse_if_cancelled()
 
+    @property
+    def is_finished(self) -> bool:
+        return self._reached is Reached.FINISHED
+
     @contextmanager
     def explained(self) -> Iterator[None]:
         """While the plan is applied, and what it has done is read.
@@ -162,7 +166,7 @@ class Promotion:
         """What the environment shows, which values are lost, and how to finish the plan, in sentences."""
         has_begun = self._has_begun()
         is_preview = isinstance(self._context.request, msg.PreviewRequest)
-        is_promoting = has_begun and self._reached is not Reached.FINISHED
+        is_promoting = has_begun and not self.is_finished
         taken_back, details = self._taken_back() if is_promoting and not is_preview else (False, [])
         when, is_unfinished = self._place(has_begun, taken_back=taken_back)
         was_cancelled = self._context.tracker.was_cancelled
@@ -213,7 +217,7 @@ class Promotion:
         if has_begun is None:
             maybe = f"environment {name} may be between two plans, because SQLMesh's state does not answer any more"
             return f"while it began to change the environment: {maybe}", True
-        if has_begun and self._reached is Reached.FINISHED:
+        if has_begun and self.is_finished:
             return f"after it was promoted: environment {name} shows it", False
         if taken_back:
             return f"while it was promoted, and was taken back: environment {name} shows what it showed before", False

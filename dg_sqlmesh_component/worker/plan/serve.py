@@ -96,12 +96,23 @@ def _planned(request: msg.PlanRequest, context: PlanContext, runs: StateLock) ->
     with lost_grants_reported(plan, shown, context), promotion.explained():
         beside_runs = BesideRuns(context, shown, runs, promotion, approval.interrupted)
         replace_apply(context, beside_runs.apply)
-        apply_approved(context, plan, approval)
-        environment = stored_environment(request.project, request.environment, context)
-        found = Comparison(approval.records, environment, context)
-        tables = ComputedTables(pipe, context.snapshot_evaluator, found.index, lambda _: request.job.count_rows)
-        compared = found.event(found.coverages(now_timestamp(), context.known.tables, context.unready), tables.count)
-    pipe.send(replace(compared, reads=context.known.tables.reads_of(environment)))
+        try:
+            apply_approved(context, plan, approval)
+        except Exception:
+            if promotion.is_finished:  # a statement of `after_all` has failed
+                _compare(request, approval, context)
+            raise
+        _compare(request, approval, context)
     if went_on := beside_runs.event():
         pipe.send(went_on)
     return msg.EvaluationFinished("success")
+
+
+def _compare(request: msg.PlanRequest, approval: msg.PlanApproval, context: PlanContext) -> None:
+    """Send the data that prod shows and Dagster has not recorded."""
+    pipe, known = context.tracker.pipe, context.known.tables
+    environment = stored_environment(request.project, request.environment, context)
+    found = Comparison(approval.records, environment, context)
+    tables = ComputedTables(pipe, context.snapshot_evaluator, found.index, lambda _: request.job.count_rows)
+    compared = found.event(found.coverages(now_timestamp(), known, context.unready), tables.count)
+    pipe.send(replace(compared, reads=known.reads_of(environment)))
