@@ -1,4 +1,4 @@
-"""Count what a newcomer has to read: lines of each room, long classes, functions with many arguments, tests.
+"""Count what a newcomer has to read: lines of code of each room, long classes, functions with many arguments, tests.
 
 python benchmarks/weight.py [folder of another checkout]
 """
@@ -6,8 +6,10 @@ python benchmarks/weight.py [folder of another checkout]
 from __future__ import annotations
 
 import ast
+import io
 import re
 import sys
+import tokenize
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,13 +17,30 @@ from pathlib import Path
 LONG_CLASS, MANY_ARGUMENTS = 200, 6
 
 
-def lines_by_folder(root: Path, depth: int) -> Counter[str]:
-    """Lines of Python files, by the first folders of their path."""
+NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+
+
+def code_lines(text: str) -> int:
+    """Lines that are neither empty nor only a comment or a text by itself, such as a docstring."""
+    texts = {
+        line
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+    tokens = (token for token in tokenize.generate_tokens(io.StringIO(text).readline) if token.type not in NO_CODE)
+    return len({line for token in tokens for line in range(token.start[0], token.end[0] + 1)} - texts)
+
+
+def lines_by_folder(root: Path, depth: int) -> dict[str, tuple[int, int]]:
+    """Lines of Python files and those with code, by the first folders of their path."""
     lines: Counter[str] = Counter()
+    code: Counter[str] = Counter()
     for path in root.rglob("*.py"):
-        folders = path.relative_to(root).parts[:-1][:depth]
-        lines["/".join(folders) or "(top)"] += len(path.read_text().splitlines())
-    return lines
+        folder = "/".join(path.relative_to(root).parts[:-1][:depth]) or "(top)"
+        lines[folder] += len(path.read_text().splitlines())
+        code[folder] += code_lines(path.read_text())
+    return {folder: (lines[folder], code[folder]) for folder in sorted(lines)}
 
 
 def definitions(root: Path) -> Iterator[tuple[Path, ast.ClassDef | ast.FunctionDef]]:
@@ -36,9 +55,10 @@ def main() -> None:
     package, tests = checkout / "dg_sqlmesh_component", checkout / "tests"
     for root, depth in ((package, 2), (tests, 1)):
         lines = lines_by_folder(root, depth)
-        print(f"{root.name}: {sum(lines.values())} lines")
-        for folder, number in sorted(lines.items()):
-            print(f"    {folder:20} {number:6}")
+        number, code = map(sum, zip(*lines.values(), strict=True))
+        print(f"{root.name}: {number} lines, {code} of them code")
+        for folder, (number, code) in lines.items():
+            print(f"    {folder:20} {number:6} {code:6}")
     mentions = {
         path.relative_to(package): len(found)
         for path in sorted(package.rglob("*.py"))
