@@ -14,7 +14,7 @@ import dagster as dg
 from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
 from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, StrictInt
 
-from dg_sqlmesh_component.config.durations import Duration, OptionalDuration, WrittenDuration
+from dg_sqlmesh_component.config.durations import Duration, WrittenDuration
 from dg_sqlmesh_component.config.mappings import (
     Attributes,
     TemplateScope,
@@ -353,27 +353,10 @@ class Freshness(Attributes, path="freshness"):
             written_as=WrittenDuration,
         ),
     ]
-    warn_slack: Annotated[
-        OptionalDuration,
-        described(
-            "A shorter slack, after which Dagster shows a warning. Default: no warning.",
-            "1h",
-            written_as=WrittenDuration | None,
-        ),
-    ] = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.warn_slack is not None and self.warn_slack >= self.slack:
-            raise ConfigurationError(
-                f"`freshness.warn_slack` in defs.yaml is {self.warn_slack}. It must be shorter than "
-                f"`freshness.slack`, which is {self.slack}."
-            )
 
     def policy(self, longest_gap: timedelta) -> dg.FreshnessPolicy:
         """The policy of an asset, by the longest time between two ticks of its cron."""
-        warn_window = None if self.warn_slack is None else longest_gap + self.warn_slack
-        return dg.FreshnessPolicy.time_window(longest_gap + self.slack, warn_window)
+        return dg.FreshnessPolicy.time_window(longest_gap + self.slack)
 
 
 NOT_OF_ONE_MODEL = {
@@ -389,22 +372,19 @@ NOT_OF_ONE_MODEL = {
 
 @dataclass(frozen=True)
 class TagConvention(Attributes, path="tag_convention"):
-    """How tags of a SQLMesh model set properties of its asset: `<prefix><separator><property><separator><value>`.
+    """How tags of a SQLMesh model set properties of its asset: `<prefix>:<property>:<value>`.
 
     Properties: group_name, owner, kind, tag, key_prefix, freshness (the slack of the model's policy, such as 2h).
     """
 
     prefix: Annotated[_NotEmpty, described("The beginning of such a tag.", "dagster", "dg")] = "dagster"
-    separator: Annotated[
-        _NotEmpty, described("The text between the parts of such a tag; the value may contain it.", ":", "/")
-    ] = ":"
 
     def split(self, tag: str) -> tuple[str, str] | None:
-        """The property and its value, which may contain the separator; None for an ordinary tag."""
-        start = f"{self.prefix}{self.separator}"
+        """The property and its value, which may contain `:`; None for an ordinary tag."""
+        start = f"{self.prefix}:"
         if not tag.startswith(start):
             return None
-        property_, _, value = tag.removeprefix(start).partition(self.separator)
+        property_, _, value = tag.removeprefix(start).partition(":")
         return property_, value
 
 
@@ -477,9 +457,6 @@ class Budget(Attributes, path="budget"):
     """
 
     seconds: Annotated[PositiveFloat | None, described("Seconds of computation. Default: no limit.", 1800)] = None
-    rows: Annotated[
-        PositiveFloat | None, described("Rows, if the engine reports them. Default: no limit.", 10_000_000)
-    ] = None
     bytes: Annotated[
         PositiveFloat | None, described("Bytes, if the engine reports them. Default: no limit.", 1_000_000_000)
     ] = None
@@ -543,7 +520,7 @@ class Execution(Attributes, path="execution"):
         mapping(
             Retries,
             3,
-            {"max_retries": 3, "delay": 30, "backoff": "exponential"},
+            {"max_retries": 3, "delay": 30},
             is_optional=True,
             shorthand=("max_retries", StrictInt),
         ),

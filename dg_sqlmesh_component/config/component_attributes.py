@@ -75,7 +75,7 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
         bool, described("Whether `dg dev` and other `dg` commands reload a changed project. Default: true.", False)
     ] = True
     translation: Annotated[TranslationFn[Model] | None, TRANSLATION] = None
-    tag_convention: Annotated[TagConvention, mapping(TagConvention, {"prefix": "dagster", "separator": ":"})] = field(
+    tag_convention: Annotated[TagConvention, mapping(TagConvention, {"prefix": "dg"})] = field(
         default_factory=TagConvention
     )
     external_models: Annotated[
@@ -124,9 +124,7 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
         ),
     ] = True
     intervals_check: Annotated[IntervalsCheck | None, mapping(IntervalsCheck, True, {"slack": "6h"})] = None
-    freshness: Annotated[
-        Freshness | None, mapping(Freshness, {"slack": "2h"}, {"slack": "2h", "warn_slack": "1h"}, is_optional=True)
-    ] = None
+    freshness: Annotated[Freshness | None, mapping(Freshness, {"slack": "2h"}, is_optional=True)] = None
     execution: Annotated[Execution, mapping(Execution, {"concurrent_tasks": 4, "environments": ["dev", "pr_*"]})] = (
         field(default_factory=Execution)
     )

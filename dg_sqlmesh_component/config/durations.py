@@ -32,6 +32,3 @@ def duration_of(value: object) -> timedelta:
 
 
 Duration: TypeAlias = Annotated[timedelta, PlainValidator(duration_of)]
-OptionalDuration: TypeAlias = Annotated[
-    timedelta | None, PlainValidator(lambda value: None if value is None else duration_of(value))
-]

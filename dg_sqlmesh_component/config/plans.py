@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeAlias
 import dagster as dg
 from dagster.components.resolved.errors import ResolutionException
 from jinja2 import StrictUndefined
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 
 from dg_sqlmesh_component.config.attribute_types import SampledRows, Selection
 from dg_sqlmesh_component.config.mappings import Attributes, as_text, described, described_text, mapping
@@ -132,14 +132,6 @@ class PreviewDiff(Attributes, path="preview.diff"):
         PositiveInt,
         described("A model with more rows is compared on a sample of its keys. Default: 10,000,000.", 1_000_000),
     ] = 10_000_000
-    decimals: Annotated[
-        Annotated[int, Field(ge=0, le=30)],
-        described(
-            "Numbers are equal if they differ by less than one unit of this decimal place and one of them is a float. "
-            "Default: 6.",
-            2,
-        ),
-    ] = 6
     ignore: Annotated[
         list[str],
         described_text(
@@ -170,7 +162,7 @@ class Preview(SampledRows, path="preview"):
             examples=["pr_{{ env.PULL_REQUEST }}"],
         ),
     ]
-    diff: Annotated[PreviewDiff, mapping(PreviewDiff, {"max_rows": 1_000_000, "decimals": 2})] = field(
+    diff: Annotated[PreviewDiff, mapping(PreviewDiff, {"max_rows": 1_000_000, "ignore": ["*_loaded_at"]})] = field(
         default_factory=PreviewDiff
     )
     select: PlannedSelection = None
@@ -185,4 +177,4 @@ class Preview(SampledRows, path="preview"):
     def limits(self) -> DiffLimits:
         """How to compare, as the worker needs it."""
         diff, mask = self.diff, tuple(self.mask)
-        return DiffLimits(diff.max_rows, diff.decimals, tuple(diff.ignore), self.sampling, mask)
+        return DiffLimits(diff.max_rows, tuple(diff.ignore), self.sampling, mask)

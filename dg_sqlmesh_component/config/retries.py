@@ -2,9 +2,8 @@
 
 import re
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, TypeVar
 
-import dagster as dg
 from pydantic import NonNegativeFloat, NonNegativeInt
 
 from dg_sqlmesh_component.config.mappings import Attributes, described, described_text
@@ -23,15 +22,12 @@ class Retries(Attributes, path="execution.retries"):
     """
 
     max_retries: Annotated[NonNegativeInt, described("How many attempts may follow the first one.", 3)]
-    delay: Annotated[NonNegativeFloat, described("Seconds before the next attempt. Default: 10.", 30)] = 10.0
-    backoff: Annotated[
-        Literal["linear", "exponential"] | None,
-        described("How the delay grows with each attempt. Default: it stays the same.", "exponential"),
-    ] = None
-    jitter: Annotated[
-        Literal["full", "plus_minus"] | None,
-        described("How the delay is varied by chance. Default: not at all.", "full"),
-    ] = None
+    delay: Annotated[
+        NonNegativeFloat,
+        described(
+            "Seconds before the first retry. Each further one waits twice as long, up to 16 times. Default: 10.", 30
+        ),
+    ] = 10.0
     transient_errors: Annotated[
         list[str],
         described_text(
@@ -61,13 +57,7 @@ class Retries(Attributes, path="execution.retries"):
 
     def delay_before(self, attempt: int) -> float:
         """Seconds to wait before an attempt; the first retry is attempt 2."""
-        policy = dg.RetryPolicy(
-            max_retries=self.max_retries,
-            delay=self.delay,
-            backoff=dg.Backoff[self.backoff.upper()] if self.backoff else None,
-            jitter=dg.Jitter[self.jitter.upper()] if self.jitter else None,
-        )
-        return policy.calculate_delay(attempt - 1)
+        return self.delay * 2.0 ** min(attempt - 2, 4)
 
     def classify(self, event: _E) -> _E:
         """The event; if it contains an error, `is_transient` is what these patterns make of it."""

@@ -96,8 +96,7 @@ class _TagProperties:
         if name not in (*others, last):
             return f"there is no property {name!r}; the properties are {', '.join(others)} and {last}."
         if not value:
-            separator = convention.separator
-            return f"it has no value; write it as {convention.prefix}{separator}{name}{separator}<value>."
+            return f"it has no value; write it as {convention.prefix}:{name}:<value>."
         if name == "group_name":
             if self.group_name not in (None, value):
                 return f"another tag has set the group to {self.group_name!r} already."

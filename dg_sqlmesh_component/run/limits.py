@@ -51,7 +51,7 @@ def not_estimated(models: Sequence[str]) -> str:
 def over_budget(budget: Budget, costs: Iterable[RecordedCost]) -> str | None:
     """Why an estimate is over the budget, as a sentence; None if it is not, or if there is none."""
     estimate = RecordedCost.total(list(costs))
-    for name in ("seconds", "rows", "bytes"):
+    for name in ("seconds", "bytes"):
         limit, value = getattr(budget, name), getattr(estimate, name, None)
         if limit is not None and value is not None and value > limit:
             return (

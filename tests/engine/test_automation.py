@@ -29,7 +29,7 @@ FRIDAY = datetime(2026, 3, 6, tzinfo=timezone.utc)
 def dagster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterProject]:
     attributes: dict[str, Any] = {
         "automation": "cron",
-        "freshness": {"slack": "2h", "warn_slack": 3600},
+        "freshness": {"slack": "2h"},
         "external_models": {"assets": True},
     }
     tables = {"raw.events": "SELECT 1 AS id, current_date - 3 AS day"}
@@ -65,12 +65,12 @@ def test_each_model_is_requested_once_after_each_tick_of_its_own_cron(dagster: D
     ) == [set(), {"t/local"}, set(), EVERY_DAY, set(), {"t/office"}, EVERY_DAY | {"t/local"}]
 
 
-@pytest.mark.attribute("freshness", "freshness.slack", "freshness.warn_slack")
+@pytest.mark.attribute("freshness", "freshness.slack")
 def test_windows_are_the_longest_gap_of_each_cron_plus_slack(dagster: DagsterProject) -> None:
     found = {spec.key.to_user_string(): spec.freshness_policy for spec in dagster.refresh().resolve_all_asset_specs()}
 
     def window(gap: timedelta) -> dg.FreshnessPolicy:
-        return dg.FreshnessPolicy.time_window(gap + timedelta(hours=2), gap + timedelta(hours=1))
+        return dg.FreshnessPolicy.time_window(gap + timedelta(hours=2))
 
     day = window(timedelta(days=1))
     assert found == {

@@ -385,20 +385,6 @@ def test_models_of_limited_tag_run_one_after_another_and_leave_threads_to_others
     assert all((shop.project / light).exists() for light in "yz")
 
 
-@pytest.mark.attribute("execution.retries.backoff", "execution.retries.jitter")
-def test_backoff_and_jitter_change_retry_delays(shop: ShopProject) -> None:
-    def delays(**options: Any) -> list[float]:
-        retries = shop.component(execution={"retries": {"max_retries": 3, "delay": 8, **options}}).execution.retries
-        assert retries is not None
-        return [retries.delay_before(attempt) for attempt in (2, 3, 4)]
-
-    assert delays() == [8, 8, 8]
-    assert delays(backoff="linear") == [8, 16, 24]
-    assert delays(backoff="exponential") == [8, 24, 56]
-    assert all(0 <= delay <= 8 for delay in delays(jitter="full"))
-    assert len(set(delays(jitter="plus_minus"))) > 1
-
-
 @pytest.mark.attribute("execution.retries.transient_errors", "execution.retries.persistent_errors")
 def test_config_can_change_which_errors_are_transient(shop: ShopProject) -> None:
     retry_config = {"max_retries": 1, "transient_errors": ["Suspended"], "persistent_errors": ["OutOfMemory"]}

@@ -304,14 +304,13 @@ def test_symlink_to_interpreter_is_not_resolved(dagster: DagsterProject) -> None
     "select",
     "exclude",
     "tag_convention.prefix",
-    "tag_convention.separator",
     "op.name",
     "op.description",
     "op.pool",
     "op.tags",
 )
 def test_configured_selection_tag_convention_and_op_are_used(dagster: DagsterProject) -> None:
-    tagged = "MODEL (name t.{0}, kind FULL, tags [{0}, 'own/group_name/of_{0}']); SELECT 1 AS id"
+    tagged = "MODEL (name t.{0}, kind FULL, tags [{0}, 'own:group_name:of_{0}']); SELECT 1 AS id"
     files = {f"models/{name}.sql": tagged.format(name) for name in ("one", "two", "three")}
     write_project(dagster.root / "shop", {**files, "models/below.sql": "MODEL (name t.below); SELECT id FROM t.three"})
     dagster.add_component(
@@ -320,7 +319,7 @@ def test_configured_selection_tag_convention_and_op_are_used(dagster: DagsterPro
             "project": "../../../shop",
             "select": ["tag:one", "tag:two", "+t.below"],
             "exclude": "t.two",
-            "tag_convention": {"prefix": "own", "separator": "/"},
+            "tag_convention": {"prefix": "own"},
             "op": {"name": "our_op", "description": "Ours.", "pool": "our_pool", "tags": {"a": "b"}},
         },
     )

@@ -288,7 +288,6 @@ class DiffLimits:
     """How a preview is compared with prod."""
 
     max_rows: int = 10_000_000  # a model with more rows on one side is compared on a sample of its keys
-    decimals: int = 6  # numbers that differ by less than one unit of this decimal place are equal
     ignore: tuple[str, ...] = ()  # Columns that are not compared. Patterns: `*` matches any characters.
     examples: Sampling | None = None  # which added, removed and changed rows to send; None for none
     mask: tuple[str, ...] = ()  # Columns without a total, smallest or largest value. Patterns, as above.

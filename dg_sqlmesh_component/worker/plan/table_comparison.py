@@ -324,7 +324,7 @@ class _Comparison:
 
     def _matched(self, compared: msg.ModelCompared, keys: Sequence[str]) -> msg.ModelCompared:
         """Match rows by the key, in one full join."""
-        query = self.queries.matched(keys, compared.sample, self.limits.decimals)
+        query = self.queries.matched(keys, compared.sample)
         matched, added, removed, unchanged, *of_columns = self.warehouse.integers(query)
         names = [name for name in self.queries.common if name not in keys]
         shares = {name: n / matched for name, n in zip(names, of_columns)} if matched else {}
@@ -345,7 +345,7 @@ class _Comparison:
         rows = {
             "added": (compared.added, partial(queries.only, queries.after, *of_rows)),
             "removed": (compared.removed, partial(queries.only, queries.before, *of_rows)),
-            "changed": (compared.changed, partial(queries.changed, differing, *of_rows, self.limits.decimals)),
+            "changed": (compared.changed, partial(queries.changed, differing, *of_rows)),
         }
         for kind, (number, query) in rows.items():  # without columns that differ, `changed` has no query
             if number and (sample := self.warehouse.sample(query(), of_both)):

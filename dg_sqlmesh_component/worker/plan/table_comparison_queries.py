@@ -86,14 +86,14 @@ class ComparedColumn:
             value = exp.cast(value, "DECIMAL(38, 0)")  # the text of equal decimals may differ in zeros
         return exp.func("COALESCE", exp.cast(value, "TEXT"), exp.Literal.string(""))
 
-    def is_equal(self, old: exp.Expression, new: exp.Expression, decimals: int) -> exp.Case:
+    def is_equal(self, old: exp.Expression, new: exp.Expression) -> exp.Case:
         """1 if both values are equal, else 0. The cheap comparisons come first: most values are equal."""
         one, zero = exp.Literal.number(1), exp.Literal.number(0)
         equal = exp.case().when(old.eq(new), one).when(exp.and_(old.is_(exp.null()), new.is_(exp.null())), one)
         if self._are(_NUMBERS) and not self._is_exact:
-            unit = exp.Literal.number(f"{10.0**-decimals:.{decimals}f}")
-            difference = exp.cast(old, "DOUBLE") - exp.cast(new, "DOUBLE")
-            equal = equal.when(exp.Abs(this=exp.paren(difference)) < unit, one)
+            difference = exp.Abs(this=exp.paren(exp.cast(old, "DOUBLE") - exp.cast(new, "DOUBLE")))
+            # A float of the same rows may differ in its last digits, for example a sum in another order.
+            equal = equal.when(difference < exp.Literal.number("0.000001"), one)
         return equal.else_(zero)
 
     def _with_case(self, text: exp.Expression) -> exp.Expression:
@@ -159,7 +159,7 @@ class CountQueries:
         is_null = exp.or_(*(exp.column(name).is_(exp.null()) for name in names))
         return exp.select(_sum_if(exp.column("n") > 1), _sum_if(is_null)).from_(groups.subquery("g"))
 
-    def matched(self, keys: Sequence[str], sample: float | None, decimals: int) -> exp.Select:
+    def matched(self, keys: Sequence[str], sample: float | None) -> exp.Select:
         """Rows of both, added rows, removed rows, equal rows; then the matched rows in which each column is equal.
 
         The flags are 0 or 1 and never NULL. ClickHouse has defaults in place of NULL in the rows of one side only.
@@ -177,9 +177,7 @@ class CountQueries:
         zero = exp.Literal.number(0)
         flags = [exp.alias_(exp.func("COALESCE", _of(side, "present"), zero), f"in_{side}") for side in ("o", "n")]
         for i, name in enumerate(others, len(keys)):
-            flags.append(
-                exp.alias_(self.common[name].is_equal(_of("o", f"c{i}"), _of("n", f"c{i}"), decimals), f"e{i}")
-            )
+            flags.append(exp.alias_(self.common[name].is_equal(_of("o", f"c{i}"), _of("n", f"c{i}")), f"e{i}"))
         rows = exp.select(*flags).from_(old.subquery("o")).join(new.subquery("n"), on=on, join_type="full")
         in_both = exp.and_(exp.column("in_o").eq(1), exp.column("in_n").eq(1))
         equal = [exp.column(f"e{i}").eq(1) for i in range(len(keys), len(names))]
@@ -206,7 +204,7 @@ class CountQueries:
         rows = exp.select(*selected).from_(own.subquery("n")).join(others.subquery("o"), on=on, join_type="left")
         return rows.where(is_alone)
 
-    def changed(self, differing: Sequence[str], keys: Sequence[str], sample: float | None, decimals: int) -> exp.Select:
+    def changed(self, differing: Sequence[str], keys: Sequence[str], sample: float | None) -> exp.Select:
         """The rows of both that differ: the key, and each of these columns of the preview and of prod."""
         names = [*keys, *differing]
         old, new = (self._source(side, names, "c", sample, keys) for side in self.sides)
@@ -218,7 +216,7 @@ class CountQueries:
                 exp.alias_(_of("n", f"c{i}"), name, quoted=True),
                 exp.alias_(_of("o", f"c{i}"), f"{name}{IN_PROD}", quoted=True),
             ]
-            equal.append(self.common[name].is_equal(_of("o", f"c{i}"), _of("n", f"c{i}"), decimals).eq(1))
+            equal.append(self.common[name].is_equal(_of("o", f"c{i}"), _of("n", f"c{i}")).eq(1))
         some = exp.case().when(exp.and_(*equal), exp.Literal.number(1)).else_(exp.Literal.number(0)).eq(0)
         rows = exp.select(*selected).from_(old.subquery("o")).join(new.subquery("n"), on=on, join_type="inner")
         return rows.where(some)

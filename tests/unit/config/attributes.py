@@ -28,14 +28,14 @@ EVERYTHING: dict[str, Any] = {
     "external_models": {"key": "landing/{{ external.name }}", "keys": {"raw.events": "dlt/events"}},
     "intervals_check": {"slack": "6h"},
     "automation": "cron",
-    "freshness": {"slack": "2h", "warn_slack": "1h"},
+    "freshness": {"slack": "2h"},
     "op": {"name": "shop", "tags": {"team": "data"}, "pool": "warehouse", "description": "Runs it."},
     "execution": {
         "concurrent_tasks": 2,
         "environments": ["dev"],
         "overlap_timeout": 10,
         "environment_timeout": 10,
-        "retries": {"max_retries": 2, "delay": 1, "backoff": "linear", "jitter": "full", "transient_errors": ["x"]},
+        "retries": {"max_retries": 2, "delay": 1, "transient_errors": ["x"]},
     },
 }
 

@@ -75,24 +75,9 @@ def test_slack_that_is_no_finite_number_is_refused(written: float) -> None:
         freshness(slack=written)
 
 
-@pytest.mark.parametrize("warn_slack", ["2h", "3h"])
-def test_warn_slack_that_is_not_shorter_than_slack_is_refused(warn_slack: str) -> None:
-    with pytest.raises(ConfigurationError) as refusal:
-        freshness(slack="2h", warn_slack=warn_slack)
-    assert str(refusal.value) == (
-        f"`freshness.warn_slack` in defs.yaml is {warn_slack[0]}:00:00. It must be shorter than `freshness.slack`, "
-        "which is 2:00:00."
-    )
-
-
 def test_window_is_the_longest_gap_of_the_cron_plus_slack() -> None:
     weekdays = model(cron="0 9 * * 1-5", cron_tz="America/New_York")
     assert policy(weekdays, slack="2h") == dg.FreshnessPolicy.time_window(timedelta(days=3, hours=3))
-
-
-def test_warning_comes_after_the_longest_gap_plus_warn_slack() -> None:
-    expected = dg.FreshnessPolicy.time_window(timedelta(hours=26), timedelta(hours=25))
-    assert policy(model(), slack="2h", warn_slack="1h") == expected
 
 
 @pytest.mark.parametrize(
@@ -142,7 +127,7 @@ def test_tag_of_a_model_sets_its_slack_in_place_of_the_one_in_yaml() -> None:
     heavy = model(cron="@daily", tags=("dagster:freshness:2h",))
     alone = translator(heavy).asset_spec(heavy).freshness_policy
     assert alone == dg.FreshnessPolicy.time_window(timedelta(hours=26))
-    assert policy(heavy, slack="30m", warn_slack="10m") == alone
+    assert policy(heavy, slack="30m") == alone
     assert translator(model(cron="@daily")).asset_spec(model(cron="@daily")).freshness_policy is None
 
 

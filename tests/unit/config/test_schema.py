@@ -14,7 +14,7 @@ from dg_sqlmesh_component.config.schema import name_errors
 
 DAGSTERS_SCHEMA = SQLMeshProjectComponent.model().model_json_schema()
 OUR_SCHEMA = SQLMeshProjectComponent.get_model_cls().model_json_schema()
-ENUMERATED = [place for place in ATTRIBUTE_PATHS if place[-1] in ("backoff", "jitter", "checks", "automation")]
+ENUMERATED = [place for place in ATTRIBUTE_PATHS if place[-1] in ("checks", "automation")]
 
 
 def messages_of(attributes: dict[str, Any]) -> list[str]:
@@ -47,8 +47,8 @@ def test_json_schema_of_the_attributes_is_valid() -> None:
         ({"project": {"path": "shop", "env": {"A": 5}}}, ["project.env.A: 5 is not of type 'string'"]),
         ({"include_metadata": ["sqll"]}, ["include_metadata.0: 'sqll' is not one of ['column_lineage', 'links',"]),
         (
-            {"execution": {"retries": {"max_retries": 3, "backoff": "fast"}}},
-            ["execution.retries.backoff: 'fast' is not one of ['linear', 'exponential']"],
+            {"schedule": {"default_status": "ON"}},
+            ["schedule.default_status: 'ON' is not one of ['RUNNING', 'STOPPED']"],
         ),
         ({"automation": "daily"}, ["automation: 'daily' is not one of ['cron']"]),
         (
@@ -133,7 +133,7 @@ def test_wrong_key_or_value_is_one_error_when_dagster_loads_it(attributes: dict[
         3,
         None,
         "{{ env.RETRIES }}",
-        {"max_retries": "{{ env.RETRIES }}", "backoff": "{{ env.BACKOFF }}", "jitter": None},
+        {"max_retries": "{{ env.RETRIES }}", "delay": "{{ env.DELAY }}"},
     ],
     ids=str,
 )

@@ -372,31 +372,21 @@ def test_convention_tags_are_not_dagster_tags() -> None:
     assert spec(orders).tags == {**KIND_TAGS, "dagster/kind/table": ""}
 
 
-@pytest.mark.parametrize(
-    ("prefix", "separator"),
-    [("dg", "/"), ("to dagster", "->"), ("dg:dagster", ":")],
-    ids=[
-        "a separator that values contain",
-        "a prefix with a space, a separator of two characters",
-        "a prefix that contains the separator",
-    ],
-)
-def test_prefix_and_separator_are_configurable(prefix: str, separator: str) -> None:
+@pytest.mark.parametrize("prefix", ["dg", "to dagster", "dg:dagster"])
+def test_prefix_is_configurable(prefix: str) -> None:
     properties = {"group_name": "finance", "key_prefix": "shop/eu", "owner": "team:a/b", "tag": "acme/tier=1"}
-    tags = [separator.join((prefix, name, value)) for name, value in properties.items()]
-    asset = spec(tagged(*tags, "dagster:group_name:not-read"), tag_convention=TagConvention(prefix, separator))
+    tags = [f"{prefix}:{name}:{value}" for name, value in properties.items()]
+    asset = spec(tagged(*tags, "dagster:group_name:not-read"), tag_convention=TagConvention(prefix))
     assert asset.group_name == "finance"
     assert asset.key == dg.AssetKey(["shop", "eu", "core", "orders"])
     assert list(asset.owners) == ["team:a/b"]
     assert asset.tags == {"dagster_group_name_not-read": "", "acme/tier": "1", **KIND_TAGS}
 
 
-@pytest.mark.parametrize(("prefix", "separator"), [("", ":"), ("dagster", "")], ids=["prefix", "separator"])
-def test_empty_prefix_or_separator_is_refused(prefix: str, separator: str) -> None:
-    empty = "separator" if prefix else "prefix"
-    error = rf"`tag_convention\.{empty}` in defs\.yaml is ''\. String should have at least 1 character\."
+def test_empty_prefix_is_refused() -> None:
+    error = r"`tag_convention\.prefix` in defs\.yaml is ''\. String should have at least 1 character\."
     with pytest.raises(ConfigurationError, match=error):
-        TagConvention(prefix, separator)
+        TagConvention("")
 
 
 REFUSED_TAGS = (

@@ -103,7 +103,7 @@ RESTATE = RestateConfig(start="2026-01-01", end="2026-01-02")
     ("limits", "error"),
     [
         ({"seconds": math.nan}, r"nan\. Input should be a finite number\."),
-        ({"rows": -1}, r"-1\. Input should be greater than 0\."),
+        ({"bytes": -1}, r"-1\. Input should be greater than 0\."),
         ({"max_intervals": 0}, r"0\. Input should be greater than 0\."),
     ],
     ids=str,

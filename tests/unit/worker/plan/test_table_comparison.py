@@ -22,7 +22,7 @@ from dg_sqlmesh_component.protocol.messages import (
 )
 from dg_sqlmesh_component.worker.plan.table_comparison import ComparedModel, Warehouse
 
-LIMITS = DiffLimits(max_rows=1_000, decimals=6)
+LIMITS = DiffLimits(max_rows=1_000)
 FULL = "kind FULL, grain id"
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column day), start '2026-03-01', grain id"
 BY_KEY = "kind INCREMENTAL_BY_UNIQUE_KEY (unique_key id), start '2026-03-01'"

@@ -49,7 +49,7 @@ def all_queries(dialect: str) -> Iterator[str]:
     for side in queries.sides:
         yield queries.values(side).sql(dialect, identify=True)
         yield queries.unusable_keys(side, ["Id", "part"], 0.1).sql(dialect, identify=True)
-    yield queries.matched(["Id", "part"], 0.1, 6).sql(dialect, identify=True)
+    yield queries.matched(["Id", "part"], 0.1).sql(dialect, identify=True)
     yield queries.surplus().sql(dialect, identify=True)
 
 
@@ -75,7 +75,7 @@ def test_every_name_is_quoted(dialect: str) -> None:
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_sampled_keys_are_chosen_by_hex_digits_and_never_by_bytes(dialect: str) -> None:
-    sql = queries_of(dialect).matched(["Id"], 0.25, 6).sql(dialect, identify=True)
+    sql = queries_of(dialect).matched(["Id"], 0.25).sql(dialect, identify=True)
     hashed = re.findall(r"SUBSTR(?:ING)?\((.*?)(?:, 1, 8| FROM 1 FOR 8)\) < '40000000'", sql)
     assert len(hashed) in (2, 5), "on both sides; for MySQL once more in each of its joins"
     start = "LOWER(HEX(MD5(" if dialect == "clickhouse" else "MD5("  # ClickHouse returns bytes
@@ -93,7 +93,7 @@ TEXT_OF = {
 @pytest.mark.parametrize("dialect", TEXT_OF)
 def test_values_that_an_engine_cannot_compare_are_compared_as_text(dialect: str) -> None:
     for sql in (
-        queries_of(dialect).matched(["Id"], None, 6).sql(dialect, identify=True),
+        queries_of(dialect).matched(["Id"], None).sql(dialect, identify=True),
         queries_of(dialect).surplus().sql(dialect, identify=True),
     ):
         for column in ("document", "attributes", "pairs"):
@@ -267,13 +267,13 @@ def test_matched_rows_are_counted_as_python_does(engine: Engine, before: dict[in
         name: {key for key in both if _is_same(name, before[key][name], after[key][name])} for name in list(OLD)[1:]
     }
 
-    counts = engine.count(queries.matched(["Id"], None, 6))
+    counts = engine.count(queries.matched(["Id"], None))
 
     unchanged = set.intersection(both, *same.values())
     assert counts[:4] == [len(both), len(after.keys() - both), len(before.keys() - both), len(unchanged)]
     assert dict(zip(same, counts[4:])) == {name: len(keys) for name, keys in same.items()}
     assert engine.count(queries.unusable_keys(new, ["Id"], None)) == [0, 0]
-    sampled = engine.count(queries.matched(["Id"], 0.5, 6))
+    sampled = engine.count(queries.matched(["Id"], 0.5))
     assert sampled[0] <= len(both)
     if before.keys() == after.keys():
         assert sampled[1:3] == [0, 0], "the same keys on both sides, although their types differ"
@@ -323,7 +323,7 @@ def test_unusable_keys_and_surplus_rows_are_counted_as_plain_python_counts_them(
 def test_a_sample_is_near_its_share_of_the_keys(engine: Engine, share: float) -> None:
     old = engine.fill("s.many_old", {"k": "BIGINT"}, [{"k": key} for key in range(1000)])
     new = engine.fill("s.many_new", {"k": "DECIMAL(20, 3)"}, [{"k": key} for key in range(1000)])
-    matched, added, removed, _ = engine.count(CountQueries(engine.dialect, old, new).matched(["k"], share, 6))
+    matched, added, removed, _ = engine.count(CountQueries(engine.dialect, old, new).matched(["k"], share))
     assert (added, removed) == (0, 0)
     assert abs(matched - 1000 * share) < 4 * math.sqrt(1000 * share * (1 - share))
 
@@ -334,6 +334,6 @@ def test_a_real_is_the_number_that_the_engine_prints(engine: Engine) -> None:
     new = engine.fill("s.real_new", {"k": "INT", "x": "DOUBLE PRECISION"}, rows)
     queries = CountQueries(engine.dialect, old, new)
     are_equal = engine.dialect != "mysql"  # which prints 6 digits of them, and so not all
-    assert engine.count(queries.matched(["k"], None, 6))[3] == (2 if are_equal else 1)
+    assert engine.count(queries.matched(["k"], None))[3] == (2 if are_equal else 1)
     (real,), (double,) = (engine.run(queries.values(side).sql(engine.dialect, identify=True)) for side in (old, new))
     assert (real == double) is are_equal
