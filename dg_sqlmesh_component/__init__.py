@@ -8,7 +8,6 @@ from dg_sqlmesh_component.config.attribute_types import Budget as Budget
 from dg_sqlmesh_component.config.attribute_types import Execution as Execution
 from dg_sqlmesh_component.config.attribute_types import Freshness as Freshness
 from dg_sqlmesh_component.config.attribute_types import IntervalsCheck as IntervalsCheck
-from dg_sqlmesh_component.config.attribute_types import MetadataLimits as MetadataLimits
 from dg_sqlmesh_component.config.attribute_types import Restate as Restate
 from dg_sqlmesh_component.config.attribute_types import RestateJob as RestateJob
 from dg_sqlmesh_component.config.attribute_types import TagConvention as TagConvention

@@ -68,8 +68,8 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
     Attributes by topic:
 
     - **Project**: `project`, `select`, `exclude`, `refresh_if_dev`
-    - **Assets**: `translation`, `tag_convention`, `external_models`, `include_metadata`, `metadata_limits`,
-      `virtual_views`, `query_history_url`
+    - **Assets**: `translation`, `tag_convention`, `external_models`, `include_metadata`, `virtual_views`,
+      `query_history_url`
     - **Checks**: `audits`, `execution_status_check`, `intervals_check`, `freshness`
     - **Runs**: `execution`, `restate`, `budget`, `op`
     - **Schedules and sensors**: `schedule`, `automation`, `polling_sensor`, `janitor`
@@ -83,7 +83,6 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             selectors(self.select),
             selectors(self.exclude),
             tuple(content for content in get_args(OptionalContent) if content in self.include_metadata),
-            self.metadata_limits.limits,
             root=None,
         )
         self._op = ComponentOp(self.op or OpSpec(), self.project)

@@ -16,12 +16,11 @@ def build_janitor(configured: Janitor, settings: Settings) -> dg.Definitions:
     if configured.name is not None:
         refuse_op_name(configured.name, "janitor.name")
     name = configured.name or settings.job_name("janitor")
-    scope = "everything that has expired"
-    if configured.environment:
-        scope = f"environment {configured.environment}, if it has expired"
-    description = f"Runs SQLMesh's janitor, which deletes {scope}. It waits until no run uses the SQLMesh state."
-
-    graph = graph_of_op(name, description, lambda context: clean_up(context, settings, configured), None, settings.pool)
+    description = (
+        "Runs SQLMesh's janitor, which deletes everything that has expired. It waits until no run uses the SQLMesh "
+        "state."
+    )
+    graph = graph_of_op(name, description, lambda context: clean_up(context, settings), None, settings.pool)
     job = graph.to_job(tags=configured.tags)
     schedule = dg.ScheduleDefinition(
         job=job,

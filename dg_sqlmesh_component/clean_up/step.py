@@ -8,7 +8,6 @@ from typing import Any
 import dagster as dg
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.config.scheduling import Janitor
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, listed
@@ -20,16 +19,14 @@ MAX_NAMED_OBJECTS = 1000
 """How many dropped objects the metadata names before it counts the others."""
 
 
-def clean_up(context: dg.OpExecutionContext, settings: Settings, janitor: Janitor) -> Iterator[dg.Output[None]]:
+def clean_up(context: dg.OpExecutionContext, settings: Settings) -> Iterator[dg.Output[None]]:
     """Run the janitor and yield one output.
 
     Raises:
         dagster.Failure: The janitor could not run, or could not delete an object. Its metadata has the dropped objects.
         dagster.DagsterExecutionInterruptedError: At the end, if the step was cancelled (SIGINT, SIGTERM).
     """
-    request = msg.JanitorRequest(
-        settings.project.open_request, janitor.environment, job=settings.job(context.run.run_id)
-    )
+    request = msg.JanitorRequest(settings.project.open_request, job=settings.job(context.run.run_id))
     step = JanitorStep(context, settings.project, request)
     yield from step.session.drive(step.run())
 

@@ -28,7 +28,7 @@ from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.config.scheduling import RunTags
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import did_you_mean
-from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, Audit, Limits, Model
+from dg_sqlmesh_component.protocol.manifest import Audit, Model
 from dg_sqlmesh_component.protocol.messages import Sampling
 
 Selection: TypeAlias = str | list[str] | None
@@ -192,36 +192,6 @@ TRANSLATION = dg.Resolver(
     examples=[{"group_name": "{{ model.schema }}", "key_prefix": "shop", "tags": {"cron": "daily"}}],
 )
 """Dagster's resolver, which accepts no description and no examples. Here null means no translation."""
-
-
-@dataclass
-class MetadataLimits(Attributes, path="metadata_limits"):
-    """Limits for large metadata."""
-
-    characters: Annotated[
-        Annotated[int, Field(ge=100)],
-        described(
-            "Characters of a query (`sql`, audits) and of dbt's `meta`. Longer text is cut, with a note. At least 100. "
-            "Default: 4000.",
-            20_000,
-        ),
-    ] = DEFAULT_LIMITS.characters
-    columns: Annotated[
-        NonNegativeInt, described("Columns of a model's schema; more are left out, and counted. Default: 1000.", 100)
-    ] = DEFAULT_LIMITS.columns
-    lineage_pairs: Annotated[
-        NonNegativeInt,
-        described(
-            "Pairs of columns (one here, one upstream) of a model's column lineage; more are left out, and counted. "
-            "Default: 1000.",
-            10_000,
-        ),
-    ] = DEFAULT_LIMITS.lineage_pairs
-
-    @property
-    def limits(self) -> Limits:
-        """The limits as the worker needs them."""
-        return Limits(self.characters, self.columns, self.lineage_pairs)
 
 
 @dataclass(kw_only=True)

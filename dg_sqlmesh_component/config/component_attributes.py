@@ -15,7 +15,6 @@ from dg_sqlmesh_component.config.attribute_types import (
     Freshness,
     IntervalsCheck,
     MetadataAddition,
-    MetadataLimits,
     Restate,
     Selection,
     SQLMeshProjectArgs,
@@ -92,9 +91,6 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
             ["column_lineage", "sql"],
         ),
     ] = field(default_factory=list)
-    metadata_limits: Annotated[
-        MetadataLimits, mapping(MetadataLimits, {"characters": 20_000, "lineage_pairs": 10_000})
-    ] = field(default_factory=MetadataLimits)
     virtual_views: Annotated[
         bool,
         described(

@@ -8,7 +8,6 @@ import dagster as dg
 
 from dg_sqlmesh_component.config.durations import Duration, WrittenDuration
 from dg_sqlmesh_component.config.mappings import Attributes, described, described_text
-from dg_sqlmesh_component.config.run_config import sanitized_environment
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 SHORTEST_INTERVAL = timedelta(seconds=30)
@@ -126,25 +125,9 @@ class Janitor(Attributes, path="janitor"):
         ),
     ] = None
     tags: RunTags = field(default_factory=dict)
-    environment: Annotated[
-        str | None,
-        described_text(
-            "Delete only this environment, if it has expired. SQLMesh then deletes no tables of models and does not "
-            "compact intervals. It needs SQLMesh 0.236.0. Default: everything that has expired.",
-            "dev",
-        ),
-    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.environment is not None and not self.environment.strip():
-            raise ConfigurationError(f"`janitor.environment` in defs.yaml is {self.environment!r}. Write a name.")
-        if self.environment is not None and sanitized_environment(self.environment) == "prod":
-            raise ConfigurationError(
-                f"`janitor.environment` in defs.yaml is {self.environment!r}, which never expires, so nothing would be "
-                "deleted. Name another environment, or remove `janitor.environment` to delete everything that has "
-                "expired."
-            )
         _check_cron_and_time_zone("janitor", self.cron, self.timezone)
 
 

@@ -70,7 +70,6 @@ def build_assets(translator: Translator, spec_of: SpecOf, check_spec_of: CheckSp
         check_by_audit=checks.check_by_audit,
         intervals_slack=slack,
         upstream=translator.upstream,
-        max_columns=translator.max_columns,
     )
 
 

@@ -56,7 +56,6 @@ class ProjectAssets:
     # no such checks.
     intervals_slack: timedelta | None
     upstream: Upstream  # what the models read, with the keys of external tables
-    max_columns: int  # how many columns of a model are shown
 
     def with_problem(self, problem: str) -> ProjectAssets:
         """The same assets, whose descriptions begin with the error of a project that cannot be loaded any more.

@@ -53,11 +53,6 @@ class Settings:
         return self.attributes.audits.sampling
 
     @property
-    def query_characters(self) -> int:
-        """How many characters of an evaluated audit's query are kept."""
-        return self.attributes.metadata_limits.characters
-
-    @property
     def plan_job(self) -> str:
         """The job that shows a plan, if there is one (`deploy`)."""
         return self.job_name("plan")

@@ -135,7 +135,6 @@ class Translator:
     def __init__(self, manifest: Manifest, attributes: ComponentAttributes) -> None:
         self.manifest = manifest
         self.attributes = attributes
-        self.max_columns = attributes.metadata_limits.columns
         self._properties = {model.fqn: _TagProperties.of(model, attributes.tag_convention) for model in manifest.models}
         prefixes = {fqn: properties.key_prefix for fqn, properties in self._properties.items()}
         self.upstream = Upstream(manifest, attributes.external_models, prefixes)
@@ -440,9 +439,7 @@ def _definition_metadata(model: Model) -> dict[str, Any]:
         metadata["sqlmesh/source"] = dg.MetadataValue.url(model.source_url)
     metadata |= _column_schema(model, {})
     if model.columns_cut:
-        metadata["sqlmesh/columns_cut"] = (
-            f"{counted(model.columns_cut, 'column')} left out; `metadata_limits.columns` in defs.yaml sets the limit"
-        )
+        metadata["sqlmesh/columns_cut"] = f"{counted(model.columns_cut, 'column')} left out"
     if model.path:
         metadata["dagster/code_references"] = dg.CodeReferencesMetadataValue(
             code_references=[dg.LocalFileCodeReference(file_path=model.path, line_number=1)]

@@ -133,10 +133,7 @@ class Upstream:
             )
         }
         if model.column_lineage_cut:
-            metadata["sqlmesh/column_lineage_cut"] = (
-                f"{counted(model.column_lineage_cut, 'pair')} of columns left out; "
-                "`metadata_limits.lineage_pairs` in defs.yaml sets the limit"
-            )
+            metadata["sqlmesh/column_lineage_cut"] = f"{counted(model.column_lineage_cut, 'pair')} of columns left out"
         return metadata
 
     def column_sources(self, model: Model) -> dict[str, list[tuple[dg.AssetKey, str]]]:

@@ -57,7 +57,7 @@ class Planning:
         self.left_out: Mapping[str, Sequence[msg.Interval]] = {}  # what signals held back, by name
         self.lost_grants: Sequence[str] = ()  # statements that give grants again which views have lost
         self.ended_at = 0.0  # of the worker's work. While a plan is applied, it holds the lock until the step ends.
-        self.session = WorkerSession(context, settings.project, settings.query_characters)
+        self.session = WorkerSession(context, settings.project)
 
     @property
     def tables(self) -> msg.AwaitedTables:

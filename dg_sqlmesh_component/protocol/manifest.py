@@ -24,16 +24,8 @@ MANIFEST_VERSION = 6
 """Increased whenever a field changes its meaning. A manifest of another version is not read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits for large parts of the manifest."""
-
-    characters: int = 4_000  # Of a query, or of dbt's `meta`. Longer text is cut, with a note.
-    columns: int = 1_000  # Of a model's schema. More are left out and counted.
-    lineage_pairs: int = 1_000  # Pairs of columns in a model's column lineage. More are left out and counted.
-
-
-DEFAULT_LIMITS = Limits()
+MAX_COLUMNS = 1_000
+"""How many columns of a model are kept. More are left out and counted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,15 @@ from urllib.parse import quote
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, cut
-from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS
 from dg_sqlmesh_component.protocol.texts import Mark
 
 HIDDEN = "***"
 
 LONGEST_ERROR = 10_000
 """How many characters of an error are kept. An error is in several events: a longer one would fill the event log."""
+
+LONGEST_QUERY = 10_000
+"""How many characters of a query, or of `meta` of dbt, are kept."""
 
 SECRET_NAME = re.compile(
     r"passw(or)?d|passphrase|(\b|_)(pass|sas|dsn|pw|pat|salt)\b|_pwd\b|secret|token|credential|keyfile_json|connection_?string"
@@ -70,13 +72,10 @@ class Redactor:
 
     Args:
         environment: Environment variables. The values of those with secret names are hidden.
-        characters: Longer queries and `meta` of dbt are cut. They are cut after their secrets are hidden, because half
-            a secret would not be recognized.
     """
 
-    def __init__(self, environment: Mapping[str, str], characters: int = DEFAULT_LIMITS.characters) -> None:
+    def __init__(self, environment: Mapping[str, str]) -> None:
         self._known: set[str] = set()
-        self._characters = characters
         self.add(secrets_in(environment))
 
     def add(self, secrets: Iterable[str]) -> None:
@@ -113,8 +112,8 @@ class Redactor:
         return query
 
     def query(self, query: str) -> str:
-        """The same, cut if it is long."""
-        return cut(self.sql(query), self._characters)
+        """The same, cut if it is long. It is cut last, because half a secret would not be recognized."""
+        return cut(self.sql(query), LONGEST_QUERY)
 
     def event(self, event: _E) -> _E:
         """The event without secrets in the texts that `protocol/texts.py` marks."""

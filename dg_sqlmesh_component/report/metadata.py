@@ -11,6 +11,7 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import sql_metadata
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import fenced
+from dg_sqlmesh_component.protocol.manifest import MAX_COLUMNS
 from dg_sqlmesh_component.report.coverage import coverage_metadata
 from dg_sqlmesh_component.report.outcomes import AuditResult, NodeOutcome
 from dg_sqlmesh_component.report.wording import Wording, computed_text
@@ -44,7 +45,7 @@ def column_metadata(
     is_of_asset = promoted is not None and unapplied_change(assets, fqn, promoted) != "data"
     shown = {name: of_asset[name] for name in (_SCHEMA, _LINEAGE) if name in of_asset and is_of_asset}
     if computed:
-        schema, shown_columns = of_asset.get(_SCHEMA), [*computed.items()][: assets.max_columns]
+        schema, shown_columns = of_asset.get(_SCHEMA), [*computed.items()][:MAX_COLUMNS]
         known = {column.name: column for column in schema.columns} if isinstance(schema, dg.TableSchema) else {}
         shown[_SCHEMA] = dg.TableSchema([_column(name, text, known.get(name)) for name, text in shown_columns])
     return shown

@@ -67,7 +67,7 @@ def execute_step(context: dg.AssetExecutionContext, settings: Settings) -> Itera
     context.instance.add_run_tags(context.run.run_id, tags)
     context.log.info("SQLMesh runs: " + ", ".join(f"{name.split('/')[1]} {value}" for name, value in tags.items()))
     if request.dry_run:
-        session = WorkerSession(context.op_execution_context, settings.project, settings.query_characters)
+        session = WorkerSession(context.op_execution_context, settings.project)
         yield from session.drive(_dry_run(context, settings, request, awaited, session))
         return
     step = _Step(context, settings, request, awaited)
@@ -119,7 +119,7 @@ class _Step:
     ) -> None:
         op, assets = context.op_execution_context, settings.assets
         self._context, self._settings, self._assets = context, settings, assets
-        self.session = WorkerSession(op, settings.project, settings.query_characters)
+        self.session = WorkerSession(op, settings.project)
         self._request = request
         self._retries = settings.attributes.execution.retries
         self._limits = limits_of(context, settings)

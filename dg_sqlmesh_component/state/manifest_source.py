@@ -26,7 +26,7 @@ from dg_sqlmesh_component.config.project import SQLMeshProject, variables_withou
 from dg_sqlmesh_component.dagster_internals import is_rebuilding_definitions, serves_definitions
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.formatting import block, short_hash
-from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, AnsweredSelection, Limits, Manifest
+from dg_sqlmesh_component.protocol.manifest import AnsweredSelection, Manifest
 from dg_sqlmesh_component.protocol.messages import LoadRequest, OptionalContent
 from dg_sqlmesh_component.state.fingerprint import fingerprint_of
 from dg_sqlmesh_component.state.manifest_file import read_manifest, unusable, write_manifest
@@ -49,7 +49,6 @@ class ManifestSource:
     select: tuple[str, ...]
     exclude: tuple[str, ...]
     include: tuple[OptionalContent, ...]
-    limits: Limits
     root: Path | None  # of the Dagster project; None if it is not known yet
 
     def __post_init__(self) -> None:
@@ -79,8 +78,7 @@ class ManifestSource:
     @property
     def _options(self) -> list[str]:
         """The options of the component that change the manifest."""
-        limits = [] if self.limits == DEFAULT_LIMITS else [str(self.limits)]
-        return [*self.select, "-", *self.exclude, "-", *sorted(self.include), *limits]
+        return [*self.select, "-", *self.exclude, "-", *sorted(self.include)]
 
     # -- storing ----------------------------------------------------------------------------------
 
@@ -148,7 +146,6 @@ class ManifestSource:
             self.select,
             self.exclude,
             self.include,
-            self.limits,
             changed_files if models else frozenset(),
             models,
             selections,

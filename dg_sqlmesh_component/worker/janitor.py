@@ -7,18 +7,16 @@ project's models are not parsed.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-import sqlmesh
 from sqlglot import exp
 from sqlmesh.core.context import Context
 from sqlmesh.core.snapshot.definition import SnapshotTableCleanupTask
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import ConfigurationError, EvaluationError, ProjectLoadError
+from dg_sqlmesh_component.protocol.errors import EvaluationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.formatting import block
 from dg_sqlmesh_component.worker.commands import sqlmesh_command
 from dg_sqlmesh_component.worker.context import PipeConsole, closed_on_error, open_context
@@ -34,9 +32,6 @@ from dg_sqlmesh_component.worker.sqlmesh_internals import (
 from dg_sqlmesh_component.worker.state_lock import locked_context, refuse_unlockable
 from dg_sqlmesh_component.worker.transient_errors import is_transient
 
-CAN_LIMIT_TO_ENVIRONMENT = "environment" in inspect.signature(Context.run_janitor).parameters
-"""Whether this SQLMesh can clean up one environment alone. 0.235 cannot."""
-
 
 class JanitorConsole(PipeConsole):
     """SQLMesh's console while its janitor runs. Pool threads call it."""
@@ -50,17 +45,12 @@ def run_janitor(request: msg.JanitorRequest, pipe: Pipe) -> None:
     """Wait for the lock, clean up, and send the deleted objects.
 
     Raises:
-        ConfigurationError: The state cannot be locked, or this SQLMesh cannot clean up one environment alone.
+        ConfigurationError: The state cannot be locked.
         EvaluationError: The janitor ended with an error.
     """
-    if request.environment is not None and not CAN_LIMIT_TO_ENVIRONMENT:
-        raise ConfigurationError(
-            f"`janitor.environment` in defs.yaml is {request.environment!r}, but SQLMesh {sqlmesh.__version__} cannot "
-            "clean up one environment alone. Upgrade SQLMesh to 0.236.0 or later, or remove `janitor.environment`."
-        )
     with locked_context(request, partial(open_for_clean_up, request, JanitorConsole(pipe)), pipe) as context:
         pipe.begin()
-        pipe.send(_clean_up(request, context, pipe))
+        pipe.send(_clean_up(context, pipe))
 
 
 def open_for_clean_up(request: msg.JanitorRequest, console: JanitorConsole) -> Context:
@@ -121,14 +111,13 @@ def _without_own_table(task: SnapshotTableCleanupTask, context: Context, pipe: P
     return task.copy(update={"dev_table_only": True})
 
 
-def _clean_up(request: msg.JanitorRequest, context: Context, pipe: Pipe) -> msg.JanitorFinished:
+def _clean_up(context: Context, pipe: Pipe) -> msg.JanitorFinished:
     watch_queries(pipe, context.engine_adapters)
-    only = {} if request.environment is None else {"environment": request.environment}
     forget_before_dropping(context)
     try:
         environments_before, before = _environments(context), size_of_state(context)
         _leave_own_tables(context, pipe)
-        context.run_janitor(ignore_ttl=False, **only)
+        context.run_janitor(ignore_ttl=False)
         environments_after, after = _environments(context), size_of_state(context)
     except Exception as error:  # any driver's
         raise EvaluationError(

@@ -9,7 +9,6 @@ from typing import TypeVar
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ERRORS_BY_NAME, WorkerError
-from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS
 from dg_sqlmesh_component.protocol.redaction import Redactor
 from dg_sqlmesh_component.worker_client.start import EARLY_WORKERS
 from dg_sqlmesh_component.worker_client.worker import Worker
@@ -21,13 +20,8 @@ AnswerTables = Callable[[msg.OtherTablesFound], msg.AwaitedTables]
 
 
 @contextmanager
-def serving(
-    project: SQLMeshProject, request: msg.Request, query_characters: int = DEFAULT_LIMITS.characters
-) -> Iterator[Worker]:
+def serving(project: SQLMeshProject, request: msg.Request) -> Iterator[Worker]:
     """Serve one request in its own process. If the context is left early, the process is stopped.
-
-    Args:
-        query_characters: Longer queries in its events are cut.
 
     Yields:
         The worker. Iterate over it to receive its events in order, with its output as `LogLine`s. The last event is
@@ -39,7 +33,7 @@ def serving(
         StoppedError: While iterating: the worker was cancelled, did not end, and was killed.
     """
     project.check_folders()
-    worker = Worker(EARLY_WORKERS.take(project), request, Redactor(project.process_environment, query_characters))
+    worker = Worker(EARLY_WORKERS.take(project), request, Redactor(project.process_environment))
     try:
         yield worker
     finally:
@@ -48,7 +42,7 @@ def serving(
 
 def load_project(project: SQLMeshProject, request: msg.LoadRequest) -> msg.ProjectLoaded:
     """Answer a `LoadRequest`. It raises as `answered`."""
-    return answered(project, request, msg.ProjectLoaded, characters=request.limits.characters)
+    return answered(project, request, msg.ProjectLoaded)
 
 
 def answered(
@@ -56,7 +50,6 @@ def answered(
     request: msg.Request,
     answer: type[_Answer],
     tables: AnswerTables | None = None,
-    characters: int = DEFAULT_LIMITS.characters,
 ) -> _Answer:
     """The last event of a request, which is of this type. Log lines before it are dropped.
 
@@ -64,7 +57,7 @@ def answered(
         DatabaseInUseError: The state is in a DuckDB file that another process has open.
         SQLMeshComponentError: Any other; the class says who must act.
     """
-    with serving(project, request, characters) as events:
+    with serving(project, request) as events:
         for event in events:
             if isinstance(event, answer):
                 return event

@@ -16,7 +16,6 @@ import dagster as dg
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ERRORS_BY_NAME, SQLMeshComponentError, WorkerError
-from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS
 from dg_sqlmesh_component.worker_client.calls import serving
 from dg_sqlmesh_component.worker_client.interruption import Interruption, has_ended
 from dg_sqlmesh_component.worker_client.output import WorkerOutput
@@ -30,7 +29,6 @@ class WorkerSession:
     """The requests of one step.
 
     Args:
-        query_characters: Longer queries in its events are cut.
         after_cancel: What a cancelled step leaves, as a sentence.
     """
 
@@ -38,12 +36,10 @@ class WorkerSession:
         self,
         context: dg.OpExecutionContext,
         project: SQLMeshProject,
-        query_characters: int = DEFAULT_LIMITS.characters,
         after_cancel: str = "",
     ) -> None:
         self._context = context
         self._project = project
-        self._query_characters = query_characters
         self._after_cancel = after_cancel
         self._output = WorkerOutput(context.log)
         self._interruption = Interruption(context, self._cancel)
@@ -84,7 +80,7 @@ class WorkerSession:
         """Send a request, and yield its events, without its output and its last event."""
         self.close()
         try:
-            serves = serving(self._project, request, self._query_characters)
+            serves = serving(self._project, request)
             self._worker = worker = self._open_worker.enter_context(serves)
             if self.is_cancelled:
                 worker.cancel()

@@ -5,7 +5,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 
 import dagster as dg
@@ -118,25 +117,6 @@ def test_janitor_deletes_and_reports_what_has_expired_and_changes_no_models(new_
     metadata = record.job_metadata
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     assert (metadata["deleted_snapshots"], metadata["interval_rows_after"]) == (1, 2)
-
-
-@pytest.mark.attribute("janitor.environment")
-def test_janitor_of_one_environment_deletes_only_that_one(new_shop: NewShop) -> None:
-    shop = new_shop(MODELS, EXPIRING_CONFIG, janitor={"environment": "One"})
-    promote_changed_model(shop, "one", added=1)
-    promote_changed_model(shop, "two", added=2)
-    record = run_janitor(shop)
-    metadata = record.job_metadata
-    if version("sqlmesh").startswith("0.235."):
-        [failure] = record.failures
-        assert "`janitor.environment` in defs.yaml is 'One', but SQLMesh 0.235." in failure
-        assert "t__one.counted" in tables(shop)
-        return
-    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
-    assert metadata["deleted_environments"] == ["one"]
-    assert metadata["deleted_snapshots"] == 0
-    assert "t__one.counted" not in tables(shop)
-    assert "t__two.counted" in tables(shop)
 
 
 OWN_KIND = """
@@ -252,9 +232,9 @@ def test_clean_up_and_previews_refuse_a_state_that_cannot_be_locked(tmp_path: Pa
     state = "    state_connection: {type: motherduck, token: x}\n"
     config = CONFIG.replace("default_gateway", f"{state}default_gateway")
     project = SQLMeshProject((write_project(tmp_path / "shop", MODELS, config),))
-    environment = None if request_type is msg.JanitorRequest else "pr_1"
+    environment = () if request_type is msg.JanitorRequest else ("pr_1",)
     tables = {"tables": msg.AwaitedTables()} if request_type is msg.PreviewRequest else {}
-    with serving(project, request_type(project.open_request, environment, **tables)) as events:
+    with serving(project, request_type(project.open_request, *environment, **tables)) as events:
         [*_, last] = events
     assert isinstance(last, msg.RequestFailed)
     assert last.error == "ConfigurationError"

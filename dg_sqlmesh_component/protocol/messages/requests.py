@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, AnsweredSelection, Limits
+from dg_sqlmesh_component.protocol.manifest import AnsweredSelection
 
 Interval = tuple[int, int]
 """Start and end. The end is not part of the interval."""
@@ -45,7 +45,6 @@ class LoadRequest(Request):
     select: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     include: tuple[OptionalContent, ...] = ()
-    limits: Limits = DEFAULT_LIMITS
     files: frozenset[str] = frozenset()  # SQL files of models that have changed since the previous manifest
     # The models in these files and their downstream models, to be loaded again. Empty: all.
     models: frozenset[str] = frozenset()
@@ -252,8 +251,6 @@ class JanitorRequest(LockRequest):
 
     HOLDER = "janitor run"
     LOCKS: ClassVar[tuple[str, ...]] = ("changes", "runs")
-    # The only environment to clean up, if it has expired. None: everything that has expired.
-    environment: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +308,7 @@ class ClosePreviewRequest(JanitorRequest):
     """Delete an environment with everything that no other environment uses; the answer is one `JanitorFinished`."""
 
     HOLDER = "preview of run"
+    environment: str
 
 
 @dataclass(frozen=True, slots=True)

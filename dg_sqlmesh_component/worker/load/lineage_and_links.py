@@ -16,15 +16,15 @@ from dg_sqlmesh_component.protocol.git import git
 
 Lineage = dict[str, tuple[tuple[str, str], ...]]
 
+MAX_LINEAGE_PAIRS = 10_000
+"""How many pairs of columns, one of the model and one upstream, are kept. More are left out and counted."""
 
-def column_lineage(context: Context, model: Model, limit: int) -> tuple[Lineage | None, int]:
+
+def column_lineage(context: Context, model: Model) -> tuple[Lineage | None, int]:
     """The upstream columns of each column, as far as SQLMesh can trace them in the SQL. No database is queried.
 
-    Args:
-        limit: How many pairs of columns to keep.
-
     Returns:
-        Upstream models and columns, by column; None for a model that is not SQL. How many pairs the limit cut off.
+        Upstream models and columns, by column; None for a model that is not SQL. How many pairs were left out.
     """
     if not model.is_sql:
         return None, 0
@@ -36,11 +36,11 @@ def column_lineage(context: Context, model: Model, limit: int) -> tuple[Lineage 
         except (SqlglotError, SQLMeshError, ValueError):
             continue  # `SELECT *` of a table with unknown columns, or a query that only a database can complete
         sources = tuple(sorted((parent, name) for parent, names in parents.items() for name in names if name != "*"))
-        within_limit = sources[: limit - pairs]
-        pairs += len(within_limit)
-        left_out += len(sources) - len(within_limit)
-        if within_limit:
-            upstream[column] = within_limit
+        kept = sources[: MAX_LINEAGE_PAIRS - pairs]
+        pairs += len(kept)
+        left_out += len(sources) - len(kept)
+        if kept:
+            upstream[column] = kept
     lineage.CACHE.clear()  # it would keep every query of the project in memory
     return upstream, left_out
 

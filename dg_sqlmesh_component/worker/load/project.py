@@ -34,6 +34,7 @@ from sqlmesh.utils.date import to_timestamp
 from dg_sqlmesh_component.protocol.errors import ProjectLoadError
 from dg_sqlmesh_component.protocol.manifest import (
     MANIFEST_VERSION,
+    MAX_COLUMNS,
     Audit,
     Column,
     DbtNode,
@@ -153,7 +154,6 @@ class _ManifestNodes:
     def __init__(self, context: Context, environment: str, request: LoadRequest) -> None:
         self._context = context
         self._include = request.include
-        self._limits = request.limits
         self._source_urls = SourceUrls()
         self._naming = EnvironmentNamingInfo.from_environment_catalog_mapping(
             context.config.environment_catalog_mapping,
@@ -171,11 +171,7 @@ class _ManifestNodes:
         table = model.fully_qualified_table
         dialect = model.dialect or None
         columns = self._columns(model)
-        lineage, lineage_cut = (
-            column_lineage(self._context, model, self._limits.lineage_pairs)
-            if "column_lineage" in self._include
-            else (None, 0)
-        )
+        lineage, lineage_cut = column_lineage(self._context, model) if "column_lineage" in self._include else (None, 0)
         engine = self._engine(model.gateway or self._context.selected_gateway)
         return Model(
             fqn=model.fqn,
@@ -206,8 +202,8 @@ class _ManifestNodes:
             clustered_by=_sql(model.clustered_by, dialect),
             storage_format=model.storage_format,
             signals=tuple(name for name, _ in model.signals if name),
-            columns=columns[: self._limits.columns],
-            columns_cut=max(0, len(columns) - self._limits.columns),
+            columns=columns[:MAX_COLUMNS],
+            columns_cut=max(0, len(columns) - MAX_COLUMNS),
             audits=self._audits(model, dialect),
             depends_on=tuple(sorted(model.depends_on)),
             table_name=self._table_name(model),

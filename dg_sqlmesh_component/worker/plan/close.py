@@ -6,6 +6,7 @@ everybody. So the versions to delete are found here (ADR-0042).
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,7 +21,6 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, EvaluationError
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.janitor import (
-    CAN_LIMIT_TO_ENVIRONMENT,
     JanitorConsole,
     open_for_clean_up,
     size_of_state,
@@ -31,7 +31,8 @@ from dg_sqlmesh_component.worker.sqlmesh_internals import forget_tables
 from dg_sqlmesh_component.worker.state_lock import locked_context
 from dg_sqlmesh_component.worker.transient_errors import is_transient
 
-CAN_CLOSE = CAN_LIMIT_TO_ENVIRONMENT
+CAN_CLOSE = "environment" in inspect.signature(Context.run_janitor).parameters
+"""Whether this SQLMesh can delete one environment alone. 0.235 cannot."""
 
 
 def close_preview(request: msg.ClosePreviewRequest, pipe: Pipe) -> None:
@@ -48,7 +49,6 @@ def close_preview(request: msg.ClosePreviewRequest, pipe: Pipe) -> None:
 
 def _close(request: msg.ClosePreviewRequest, context: Context, pipe: Pipe) -> msg.JanitorFinished:
     watch_queries(pipe, context.engine_adapters)
-    assert request.environment is not None, "a preview has a name"
     environment = context.state_reader.get_environment(request.environment)
     before = size_of_state(context)
     if environment is None:

@@ -74,7 +74,6 @@ def test_component_op_that_ends_in_a_number_gives_a_valid_name() -> None:
         ({"cron": "at night"}, r"`janitor\.cron` in defs\.yaml is 'at night', which Dagster does not accept as a cron"),
         ({"timezone": "Mars"}, r"`janitor\.timezone` in defs\.yaml is 'Mars', which is no time zone"),
         ({"default_status": "ON"}, r"`janitor\.default_status` in defs\.yaml is 'ON'\."),
-        ({"environment": "Prod"}, r"`janitor\.environment` in defs\.yaml is 'Prod', which never expires"),
     ],
 )
 def test_wrong_values_are_refused_with_their_attribute(attributes: dict[str, Any], message: str) -> None:

@@ -98,7 +98,7 @@ def test_text_is_never_read_as_a_python_value(written: str, text: str, monkeypat
             "project": {"path": "shop", "gateway": it, "env": {"IT": it}},
             "schedule": {"tags": {"it": it}},
             "execution": {"environments": [it], "retries": retries},
-            "janitor": {"environment": it},
+            "janitor": {"tags": {"it": it}},
         }
     )
     assert component.schedule is not None
@@ -106,7 +106,7 @@ def test_text_is_never_read_as_a_python_value(written: str, text: str, monkeypat
     assert component.execution.retries is not None
     texts = [component.project.gateway, component.project.env["IT"], component.schedule.tags["it"]]
     texts += [*component.execution.environments, *component.execution.retries.transient_errors]
-    assert {*texts, component.janitor.environment} == {text}
+    assert {*texts, component.janitor.tags["it"]} == {text}
 
 
 def test_json_of_a_variable_reaches_sqlmesh_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,9 +170,6 @@ def test_text_of_an_environment_variable_becomes_number_or_boolean(monkeypatch: 
         (("execution", "environment_timeout"), -1, "greater than or equal to 0"),
         (("execution", "retries", "max_retries"), -1, "greater than or equal to 0"),
         (("execution", "retries", "delay"), -1, "greater than or equal to 0"),
-        (("metadata_limits", "characters"), 99, "greater than or equal to 100"),
-        (("metadata_limits", "columns"), -1, "greater than or equal to 0"),
-        (("metadata_limits", "lineage_pairs"), -1, "greater than or equal to 0"),
         (("audits", "sample_rows"), -1, "greater than or equal to 0"),
         (("audits", "sample_rows"), 21, "less than or equal to 20"),
         (("restate", "max_intervals"), 0, "greater than 0"),
@@ -235,7 +232,6 @@ def test_number_must_be_finite(written: float) -> None:
         ({"audits": {"checks": "none", "sample_rows": 5}}, "`audits.sample_rows` in defs.yaml shows rows on asset"),
         ({"external_models": {"wait": {"tables": []}}}, "`external_models.wait.tables` in defs.yaml is an empty list"),
         ({"project": {"path": "shop", "environment": " "}}, "`project.environment` in defs.yaml is ' '. Write a name."),
-        ({"janitor": {"environment": " "}}, "`janitor.environment` in defs.yaml is ' '. Write a name."),
         ({"project": {"path": "shop", "env": {"X": "\0"}}}, "`project.env.X` in defs.yaml contains a null character."),
         ({"budget": {}}, "`budget` in defs.yaml sets no limit. Write one, for example `seconds: 1800`."),
         ({"query_history_url": "https://acme.com/{id}"}, r"'https://acme.com/\{id\}'. It must contain \{run_id\}"),

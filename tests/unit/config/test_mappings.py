@@ -38,7 +38,6 @@ def resolved(attribute: str, value: Any) -> Any:
         ("translation", "a mapping"),
         ("external_models", "a mapping"),
         ("external_models.keys", "a mapping"),
-        ("metadata_limits", "a mapping"),
         ("audits", "a mapping"),
         ("freshness", "a mapping"),
         ("op", "a mapping"),

@@ -395,8 +395,8 @@ def test_model_without_lineage_has_no_lineage_metadata(lineage: dict[str, Any] |
     ("left_out", "note"),
     [
         (0, None),
-        (1, "1 pair of columns left out; `metadata_limits.lineage_pairs` in defs.yaml sets the limit"),
-        (3, "3 pairs of columns left out; `metadata_limits.lineage_pairs` in defs.yaml sets the limit"),
+        (1, "1 pair of columns left out"),
+        (3, "3 pairs of columns left out"),
     ],
     ids=["whole", "one pair cut", "cut"],
 )

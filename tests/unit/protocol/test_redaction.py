@@ -138,8 +138,9 @@ def test_secret_in_an_sql_string_is_redacted(quoted: str) -> None:
 
 
 @pytest.mark.parametrize("characters", range(60, 70))
-def test_queries_are_redacted_before_they_are_cut(characters: int) -> None:
-    redactor = Redactor({"DB_PASS": "hunter2-correct-horse"}, characters)
+def test_queries_are_redacted_before_they_are_cut(characters: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dg_sqlmesh_component.protocol.redaction.LONGEST_QUERY", characters)
+    redactor = Redactor({"DB_PASS": "hunter2-correct-horse"})
     query = f"SELECT '{'x' * 8}hunter2-correct-horse' AS {'y' * 100}"
     evaluated = msg.AuditEvaluated('"t"."x"', "a", 0, "", True, 1, query, (0, 1))
     loaded = msg.ProjectLoaded(manifest(model("t.x", query=query, audits=(audit(query=query),))))

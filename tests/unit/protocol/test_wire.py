@@ -13,16 +13,13 @@ from unit.protocol.messages import D1, D2, EVENTS
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol import wire
 from dg_sqlmesh_component.protocol.errors import WorkerError
-from dg_sqlmesh_component.protocol.manifest import Limits
 
 PROJECT = msg.OpenProject(paths=("/shop", "/core"), gateway="local", environment=None, config=None)
 
 RECORDS = msg.Records({"a": msg.RecordedData("1", D1[1], "2", "3"), "b": None})
 TABLES = msg.AwaitedTables({"a": (D1, D2)}, {"b": msg.TablesRead("2", ("a",))}, are_all=False)
 REQUESTS: tuple[msg.Request, ...] = (
-    msg.LoadRequest(
-        PROJECT, select=("tag:finance",), exclude=(), include=("column_lineage", "sql", "links"), limits=Limits(9, 8, 7)
-    ),
+    msg.LoadRequest(PROJECT, select=("tag:finance",), exclude=(), include=("column_lineage", "sql", "links")),
     msg.EvaluationRequest(
         PROJECT,
         "prod",
@@ -44,7 +41,7 @@ REQUESTS: tuple[msg.Request, ...] = (
     ),
     msg.PendingRequest(PROJECT, "prod", frozenset({"a", "b"}), D1[0], TABLES),
     msg.ChangesRequest(PROJECT, "prod", RECORDS, TABLES, now=D2[1]),
-    msg.JanitorRequest(PROJECT, "dev", job=msg.JobSettings("c0ffee", 2.5, 4)),
+    msg.JanitorRequest(PROJECT, job=msg.JobSettings("c0ffee", 2.5, 4)),
     msg.TestRequest(PROJECT),
     msg.QueryRequest(PROJECT, "SELECT 1", "/tmp/rows"),
     msg.ClosePreviewRequest(PROJECT, "pr_1", job=msg.JobSettings("c0ffee")),
@@ -133,10 +130,10 @@ def test_wrong_or_missing_field_is_refused_by_name_unless_it_has_a_default(messa
 
 
 def test_defaults_of_requests_and_errors() -> None:
-    assert defaults(msg.LoadRequest).items() >= {"include": (), "limits": Limits(4_000, 1_000, 1_000)}.items()
+    assert defaults(msg.LoadRequest).items() >= {"include": ()}.items()
     pending: dict[str, Any] = {"made_between": frozenset(), "loads": {}}
     assert (defaults(msg.PendingRequest), defaults(msg.ChangesRequest)) == (pending, {})
-    assert defaults(msg.JanitorRequest) == {"environment": None, "job": msg.JobSettings("of a test", 0.0, None)}
+    assert defaults(msg.JanitorRequest) == {"job": msg.JobSettings("of a test", 0.0, None)}
     assert defaults(msg.EvaluationRequest) == {
         "external_models": frozenset(),
         "start": None,

@@ -1,11 +1,25 @@
-"""Links from models to their files on the web page of their repository."""
+"""Column lineage, and links from models to their files on the web page of their repository."""
 
 from pathlib import Path
 
 import pytest
-from harness import run
+from harness import run, write_project
+from sqlmesh import Context
 
-from dg_sqlmesh_component.worker.load.lineage_and_links import SourceUrls
+from dg_sqlmesh_component.worker.load import lineage_and_links
+from dg_sqlmesh_component.worker.load.lineage_and_links import SourceUrls, column_lineage
+
+
+def test_pairs_of_columns_beyond_the_limit_are_left_out_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lineage_and_links, "MAX_LINEAGE_PAIRS", 3)
+    one = "MODEL (name t.one); SELECT 1 AS a, 2 AS b"
+    two = "MODEL (name t.two); SELECT a + b AS c, a - b AS d, a AS e FROM t.one"
+    context = Context(paths=[write_project(tmp_path, {"models/one.sql": one, "models/two.sql": two})])
+    upstream = context.get_model("t.one", raise_if_missing=True).fqn
+    pairs = {"c": ((upstream, "a"), (upstream, "b")), "d": ((upstream, "a"),)}
+    assert column_lineage(context, context.get_model("t.two", raise_if_missing=True)) == (pairs, 2)
 
 
 def repository(folder: Path, remote: str | None) -> tuple[Path, str]:
