@@ -72,7 +72,7 @@ class Server:
 
     def held_locks(self) -> int:
         """How many of the two locks on a state in schema `sqlmesh` are held."""
-        names = [MySQL.key(f"dg_sqlmesh sqlmesh{scope}") for scope in ("", " changes")]
+        names = [MySQL.key(f"dg_sqlmesh sqlmesh {scope}") for scope in ("runs", "changes")]
         return sum(self.query(f"SELECT IS_USED_LOCK('{name}') IS NOT NULL")[0][0] for name in names)
 
     def copy(self, schema: str, target: str) -> None:

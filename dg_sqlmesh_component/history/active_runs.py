@@ -104,15 +104,8 @@ def computing_since(record: dg.RunRecord) -> int | None:
     A run that was launched again has a copy of the first run's tag. It is older than the start of the run.
     """
     tag, start = record.dagster_run.tags.get(COMPUTING_SINCE_TAG), record.start_time
-    since = None if tag is None else _instant(tag)
+    since = None if tag is None else round(datetime.fromisoformat(tag).timestamp() * 1000)
     return since if since is not None and start is not None and since >= int(start * 1000) else None
-
-
-def _instant(text: str) -> int | None:
-    try:
-        return round(datetime.fromisoformat(text).timestamp() * 1000)
-    except ValueError:  # another version of this package has written it
-        return None
 
 
 def run_ids(runs: Sequence[ActiveRun]) -> str:

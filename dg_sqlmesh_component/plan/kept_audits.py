@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import dagster as dg
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from dg_sqlmesh_component.dagster_internals import log_step_metadata, step_metadata
 from dg_sqlmesh_component.history.active_runs import CHANGES_TAG
@@ -52,11 +52,4 @@ def kept_audits(
 
 def _kept_in(instance: dg.DagsterInstance, run_id: str) -> Iterator[AuditOnlyOutcome]:
     for _, metadata in step_metadata(instance, run_id):
-        yield from _read(metadata)
-
-
-def _read(metadata: Mapping[str, dg.MetadataValue]) -> list[AuditOnlyOutcome]:
-    try:
-        return _STORED.validate_python(internal_part(metadata, _KEY) or [])
-    except ValidationError:  # another version of the package has written it
-        return []
+        yield from _STORED.validate_python(internal_part(metadata, _KEY) or [])

@@ -157,7 +157,6 @@ class Postgres(LockSession):
 
     @staticmethod
     def key(lock: str) -> str:
-        """The number of a lock. It is the one of earlier versions."""
         return str(int.from_bytes(_digest(lock), "big", signed=True))
 
     def _prepare(self, connect: Callable[[], Any], name: bytes) -> None:

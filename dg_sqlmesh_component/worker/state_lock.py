@@ -201,8 +201,7 @@ class StateLock:
         self._since = time.monotonic()
 
     def _name(self, scope: str) -> str:
-        """The name of a lock. That of runs is the one of earlier versions, which knew no other."""
-        return f"dg_sqlmesh {self._schema}" + ("" if scope == RUNS else f" {scope}")
+        return f"dg_sqlmesh {self._schema} {scope}"
 
     def _take(self, session: LockSession) -> None:
         """Take the lock. Raises a DatabaseInUseError if another session holds it."""

@@ -292,7 +292,7 @@ def test_cancelled_apply_that_waits_for_a_run_is_not_killed_and_promotes_nothing
     def connect() -> object:
         return psycopg2.connect(host="127.0.0.1", port=server.port, user="postgres", dbname=warehouse.database)
 
-    with closing(Postgres(connect, "dg_sqlmesh sqlmesh", "Dagster run 1")) as lock_of_runs:
+    with closing(Postgres(connect, "dg_sqlmesh sqlmesh runs", "Dagster run 1")) as lock_of_runs:
         assert lock_of_runs.take()
         apply = warehouse.start_apply()
         record, _ = cancel(warehouse.shop, apply, lambda: "Waiting, for" in warehouse.last_log())

@@ -12,7 +12,6 @@ import dagster as dg
 import pytest
 from dagster._serdes import deserialize_value
 
-from dg_sqlmesh_component.history.active_runs import COMPUTING_SINCE_TAG, mark_as_computing
 from dg_sqlmesh_component.history.earlier_results import data_in
 from dg_sqlmesh_component.history.records import record_in
 from dg_sqlmesh_component.history.stored_record import INTERNAL, StoredRecord, internal, stored_record
@@ -44,15 +43,9 @@ def test_stored_records_are_read() -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        {"sqlmesh/record": "prod 7 30 data text now"},
-        {INTERNAL: "prod 7 30 data text now"},
-        {INTERNAL: dg.MetadataValue.json([2])},
-        internal(record=""),
-        internal(record="prod 7"),
-        internal(record="prod 7 soon data text now"),
+        {INTERNAL: "a text of somebody else"},
         internal(record="prod 7 30 data text"),
-        internal(record="prod 7 30 data text now more"),
-        internal(record={"version": 2}),
+        internal(record="prod 7 soon data text now"),
         internal(another_part=2),
     ],
     ids=str,
@@ -90,23 +83,3 @@ def test_stored_manifest_is_read() -> None:
     manifest = read_manifest(STORED / f"manifest_{MANIFEST_VERSION}.json")
     assert [model.name for model in manifest.models] == ["t.days", "t.total"]
     assert manifest.models[0].audits[0].check_name == "not_null_ds"
-
-
-# -- what runs remember in tags and events ------------------------------------------------------------
-
-
-def run_with(instance: dg.DagsterInstance, tags: dict[str, str]) -> str:
-    """Return the id of a finished run with these tags."""
-
-    @dg.job
-    def empty() -> None: ...
-
-    return empty.execute_in_process(instance=instance, tags=tags).run_id
-
-
-def test_tag_of_an_unknown_version_is_replaced() -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
-        run_id = run_with(instance, {COMPUTING_SINCE_TAG: "version 2"})
-        mark_as_computing(instance, run_id)
-        [run] = instance.get_runs(dg.RunsFilter(run_ids=[run_id]))
-        assert run.tags[COMPUTING_SINCE_TAG].startswith("20")

@@ -20,7 +20,7 @@ from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.worker import lock_sessions
 from dg_sqlmesh_component.worker.lock_sessions import LockSession, MySQL, Postgres, SQLServer, are_pooled
 
-RUNS, CHANGES = "dg_sqlmesh sqlmesh", "dg_sqlmesh sqlmesh changes"
+RUNS, CHANGES = "dg_sqlmesh sqlmesh runs", "dg_sqlmesh sqlmesh changes"
 FIRST = "Dagster run 0f63b2c4-4d5e-4c3a-9a52-1f7a4f0a6b11"
 SECOND = "plan of run 7c1d0a36-93a3-4c5c-8ef6-6f1f6f0c9f22"
 
@@ -280,10 +280,10 @@ def test_sql_server_takes_a_lock_of_the_session_and_releases_it_before_a_driver_
     name, take, release = (one for one in server.statements if one not in ("COMMIT", "CLOSE"))
     assert name == f"SET CONTEXT_INFO 0x{FIRST.encode().hex()}"
     assert take == (
-        "SET NOCOUNT ON; DECLARE @code INT; EXEC @code = sp_getapplock @Resource = N'dg_sqlmesh 334ae02c1ded09bf', "
+        f"SET NOCOUNT ON; DECLARE @code INT; EXEC @code = sp_getapplock @Resource = N'{SQLServer.key(RUNS)}', "
         "@LockMode = 'Exclusive', @LockOwner = 'Session', @LockTimeout = 0; SELECT @code"
     )
-    assert release == "EXEC sp_releaseapplock @Resource = N'dg_sqlmesh 334ae02c1ded09bf', @LockOwner = 'Session'"
+    assert release == f"EXEC sp_releaseapplock @Resource = N'{SQLServer.key(RUNS)}', @LockOwner = 'Session'"
     assert server.statements[-1] == "CLOSE"
 
     server.answers = dict.fromkeys(("sp_releaseapplock", "CLOSE"), RuntimeError("The connection is broken."))
