@@ -5,12 +5,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from harness import needs_previews
 from sqlmesh import Context
+from sqlmesh.core.engine_adapter import DuckDBEngineAdapter
 from sqlmesh.core.plan import Plan
 from sqlmesh.core.snapshot import SnapshotId, earliest_start_date
 from sqlmesh.core.state_sync.common import ExpiredBatchRange
+from sqlmesh.core.table_diff import TableDiff
 from sqlmesh.utils.errors import NoChangesPlanError
 from upstream.promoted import Project, built, shown
 
@@ -30,6 +33,23 @@ def project(tmp_path: Path) -> Iterator[Project]:
     files = {"models/daily.sql": DAILY.format(x=1, forward_only=""), "models/total.sql": TOTAL.format(x=0)}
     with closing(Project(tmp_path / "shop", files, execution_time="3 days ago")) as project:
         yield project
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("12345678901234567::DECIMAL(20, 0)", "12345678901234568::DECIMAL(20, 0)"),
+        ("12345678901234567::DECIMAL(20, 0)", "1.00::DECIMAL(18, 2)"),
+        ("1::INT", "'b'::TEXT"),
+    ],
+)
+def test_table_diff_counts_rows_as_equal_whose_long_decimals_or_types_differ(old: str, new: str) -> None:
+    """So previews have queries of their own (ADR-0069)."""
+    adapter = DuckDBEngineAdapter(duckdb.connect)
+    for table, value in {"old": old, "new": new}.items():
+        adapter.execute(f"CREATE TABLE {table} AS SELECT 1 AS id, {value} AS x")
+    assert TableDiff(adapter, "old", "new", on=["id"]).row_diff().full_match_count == 1
+    adapter.close()
 
 
 def rows(project: Project) -> int:
