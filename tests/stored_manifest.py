@@ -8,7 +8,7 @@ from harness import DagsterProject
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.protocol.manifest import Manifest
-from dg_sqlmesh_component.state.manifest_file import write_manifest
+from dg_sqlmesh_component.state.manifest_source import write_manifest
 
 
 def store_manifest(dagster: DagsterProject, component: str, project: Manifest) -> None:

@@ -18,8 +18,8 @@ from dg_sqlmesh_component.history.costs import estimates
 from dg_sqlmesh_component.history.sources import Awaited
 from dg_sqlmesh_component.plan.affected import Affected, KeyReads, affected_assets, lineage_in
 from dg_sqlmesh_component.plan.digest import digest_of
+from dg_sqlmesh_component.plan.earlier_runs import keep_audits
 from dg_sqlmesh_component.plan.gate import Decision, Refusal, apply_config, refusals
-from dg_sqlmesh_component.plan.kept_audits import keep_audits
 from dg_sqlmesh_component.plan.report import Origin, Planned, PlanReport
 from dg_sqlmesh_component.plan.report_file import begin_report, write_report
 from dg_sqlmesh_component.plan.report_markdown import CAUTION, markdown

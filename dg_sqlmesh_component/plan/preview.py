@@ -7,12 +7,12 @@ from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component.clean_up.step import JanitorStep
+from dg_sqlmesh_component.clean_up.job import JanitorStep
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import CHANGES_TAG, interrupted_changes, mark_as_computing
 from dg_sqlmesh_component.plan.data_tables import differs
+from dg_sqlmesh_component.plan.earlier_runs import keep_audits
 from dg_sqlmesh_component.plan.gate import Decision, Refusal, headline, preview_refusals
-from dg_sqlmesh_component.plan.kept_audits import keep_audits
 from dg_sqlmesh_component.plan.planning import Planning
 from dg_sqlmesh_component.plan.report import Planned, PlanReport
 from dg_sqlmesh_component.plan.report_file import begin_report, write_report

@@ -1,4 +1,4 @@
-"""One step that shows a plan, and one that applies it."""
+"""One step that shows a plan, one that applies it, and one that takes back a plan which has not finished."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ from dg_sqlmesh_component.history.check_results import last_results, results_of_
 from dg_sqlmesh_component.history.earlier_results import evaluation_of, repeated
 from dg_sqlmesh_component.history.late_loads import late_loads
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, recorded_data
-from dg_sqlmesh_component.plan.attempts import DIGEST_TAG, all_losses, earlier_attempts
+from dg_sqlmesh_component.plan.earlier_runs import DIGEST_TAG, all_losses, earlier_attempts, kept_audits
 from dg_sqlmesh_component.plan.gate import Decision, allowed_fqns, headline
-from dg_sqlmesh_component.plan.kept_audits import kept_audits
 from dg_sqlmesh_component.plan.planning import Planning
 from dg_sqlmesh_component.plan.report import Planned, PlanReport
 from dg_sqlmesh_component.plan.sentences import caught_up, grants_to_give, kept_rows, left_out, not_ready
@@ -36,6 +35,7 @@ from dg_sqlmesh_component.report.checks import Checks, Earlier, late_data_result
 from dg_sqlmesh_component.report.metadata import outcome_metadata, timestamp
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
 from dg_sqlmesh_component.report.results import outside_materialization
+from dg_sqlmesh_component.worker_client.session import WorkerSession
 
 PLAN_TAG = "sqlmesh/plan_id"
 """Tag of a run: SQLMesh's id of the plan that it applies."""
@@ -254,3 +254,47 @@ class _PlanStep:
         origin = f"computed {by_plan}" if is_new else f"promoted {by_plan}; computed before"
         data = replace(data, columns=outcome.columns if outcome else data.columns)
         return outside_materialization(self._settings.assets, data, versions, of_outcome, origin)
+
+
+_MAX_APPLIES = 400
+
+
+def execute_apply_step(context: dg.OpExecutionContext, settings: Settings) -> Iterator[Any]:
+    """As `execute_plan_step`. With `take_back`, show what the environment showed before a plan that has not finished.
+
+    Raises:
+        dagster.Failure: As there; or the run config is wrong, or the plan cannot be taken back.
+        dagster.DagsterExecutionInterruptedError: At the end, if the step was cancelled (SIGINT, SIGTERM).
+    """
+    config: dict[str, Any] = context.op_config
+    if config["take_back"] == ("digest" in config):
+        raise dg.Failure(
+            f"Nothing was done. Write `digest` in the run config, from {settings.plan_job}; or, to take back a plan "
+            "that has not finished, `take_back: true` without a digest.",
+            allow_retries=False,
+        )
+    if not config["take_back"]:
+        yield from execute_plan_step(context, settings)
+        return
+    session = WorkerSession(context, settings.project)
+    yield from session.drive(_take_back(context, settings, session))
+
+
+def _take_back(context: dg.OpExecutionContext, settings: Settings, session: WorkerSession) -> Iterator[Any]:
+    instance = context.instance
+    applies = dg.RunsFilter(tags={APPLIES_TAG: settings.state_tag})
+    tags = [record.dagster_run.tags for record in instance.get_run_records(applies, limit=_MAX_APPLIES)]
+    request = msg.TakeBackRequest(
+        settings.project.open_request,
+        settings.environment,
+        plans=frozenset(of_run[PLAN_TAG] for of_run in tags if PLAN_TAG in of_run),
+        interrupted=interrupted_changes(instance, settings.changes_tag, int(time.time() * 1000)),
+        job=settings.job(context.run.run_id),
+    )
+    for _ in session.events(request):
+        pass
+    if session.is_cancelled:
+        raise dg.DagsterExecutionInterruptedError("The run was cancelled.")
+    if session.error is not None:
+        raise dg.Failure(str(session.error), allow_retries=False)
+    yield dg.Output(None)

@@ -39,8 +39,7 @@ from dg_sqlmesh_component.protocol import wire
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError, StoppedError, WorkerError
 from dg_sqlmesh_component.protocol.formatting import counted, without_colours
 from dg_sqlmesh_component.protocol.redaction import Redactor
-from dg_sqlmesh_component.worker_client.joined_lines import JoinedLines
-from dg_sqlmesh_component.worker_client.wire_log import wire_log
+from dg_sqlmesh_component.worker_client.output import JoinedLines, wire_log
 
 FINISH_GRACE_SECONDS = 5.0
 """How long a cancelled worker may take to finish the batches in flight.

@@ -18,7 +18,7 @@ from dg_sqlmesh_component.history.stored_record import INTERNAL, StoredRecord, i
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.manifest import MANIFEST_VERSION
 from dg_sqlmesh_component.sensor.plans import CURSOR, LastPlan
-from dg_sqlmesh_component.state.manifest_file import read_manifest
+from dg_sqlmesh_component.state.manifest_source import read_manifest
 
 STORED = Path(__file__).parent / "stored"
 VERSION = "481739773"

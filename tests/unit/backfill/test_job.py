@@ -18,7 +18,7 @@ from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig
 from dg_sqlmesh_component.definitions.op import ComponentOp
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
-from dg_sqlmesh_component.state.manifest_file import write_manifest
+from dg_sqlmesh_component.state.manifest_source import write_manifest
 
 BY_TIME: dict[str, Any] = {"kind": "INCREMENTAL_BY_TIME_RANGE"}
 PROJECT = manifest(

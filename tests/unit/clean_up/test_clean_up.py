@@ -8,8 +8,7 @@ import pytest
 from unit.builders import manifest, project_assets
 
 from dg_sqlmesh_component import Janitor, SQLMeshProject, SQLMeshProjectComponent
-from dg_sqlmesh_component.clean_up.job import build_janitor
-from dg_sqlmesh_component.clean_up.step import MAX_NAMED_OBJECTS, deleted_metadata, dropped_metadata
+from dg_sqlmesh_component.clean_up.job import MAX_NAMED_OBJECTS, build_janitor, deleted_metadata, dropped_metadata
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.protocol import messages as msg

@@ -8,8 +8,7 @@ import pytest
 from unit.plan.plans import ORDERS
 
 from dg_sqlmesh_component.history.active_runs import APPLIES_TAG, CHANGES_TAG, mark_as_computing
-from dg_sqlmesh_component.plan.attempts import DIGEST_TAG, earlier_attempts
-from dg_sqlmesh_component.plan.kept_audits import keep_audits, kept_audits
+from dg_sqlmesh_component.plan.earlier_runs import DIGEST_TAG, earlier_attempts, keep_audits, kept_audits
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.report.outcomes import AuditResult, NodeOutcome, Outcome
 

@@ -14,7 +14,7 @@ from unit.builders import EVERYTHING, manifest, model, standalone
 
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.manifest import MANIFEST_VERSION, Manifest
-from dg_sqlmesh_component.state.manifest_file import read_manifest, write_manifest
+from dg_sqlmesh_component.state.manifest_source import read_manifest, write_manifest
 
 SHOP = manifest(EVERYTHING, model("staging.orders"), standalone_audits=[standalone("add_up", ["core.orders"])])
 COMMAND = "dg utils refresh-defs-state"

@@ -2,7 +2,7 @@
 
 from sqlmesh.core.config import Config, DuckDBConnectionConfig, GatewayConfig, PostgresConnectionConfig
 
-from dg_sqlmesh_component.worker.find_secrets import secret_values
+from dg_sqlmesh_component.worker.context import secret_values
 
 
 def postgres(password: str) -> PostgresConnectionConfig:

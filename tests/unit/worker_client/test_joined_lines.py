@@ -3,7 +3,7 @@
 import pytest
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.worker_client.joined_lines import MOMENT_CHARACTERS, MOMENT_SECONDS, JoinedLines
+from dg_sqlmesh_component.worker_client.output import MOMENT_CHARACTERS, MOMENT_SECONDS, JoinedLines
 
 
 def output(text: str) -> msg.LogLine:

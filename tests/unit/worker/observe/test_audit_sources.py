@@ -10,8 +10,7 @@ from sqlmesh.core.context import Context
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotEvaluator
 from sqlmesh.utils.date import now_timestamp
 
-from dg_sqlmesh_component.worker.observe.audit_sources import with_read
-from dg_sqlmesh_component.worker.observe.audits import evaluate_one
+from dg_sqlmesh_component.worker.observe.audits import evaluate_one, with_read
 
 AUDITS = {
     "not_null(columns := (id))": "",

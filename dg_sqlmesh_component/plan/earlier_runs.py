@@ -1,0 +1,108 @@
+"""Earlier runs of plans: attempts to apply a plan, and the audits that previews and failed applies have evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import dagster as dg
+from pydantic import TypeAdapter
+
+from dg_sqlmesh_component.dagster_internals import log_step_metadata, step_metadata
+from dg_sqlmesh_component.history.active_runs import APPLIES_TAG, CHANGES_TAG, computing_since
+from dg_sqlmesh_component.history.stored_record import internal, internal_part
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
+
+DIGEST_TAG = "sqlmesh/plan_digest"
+"""Tag of a run: the digest of the plan that it shows or applies."""
+
+_MAX_ATTEMPTS = 20
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A run that has begun to apply the plan and has not finished it."""
+
+    run_id: str
+    # By name of the model, what SQLMesh had yet to drop when this attempt began.
+    losses: Mapping[str, tuple[msg.ColumnChange, ...]]
+
+
+def earlier_attempts(
+    instance: dg.DagsterInstance, apply_job: str, state: str, digest: str, run_id: str
+) -> list[Attempt]:
+    """The attempts since the plan was applied last, the oldest first, without the own run (`run_id`).
+
+    Those of other states (`state_tag`) do not count: another code location may have a job of this name.
+    """
+    of_plan = dg.RunsFilter(job_name=apply_job, tags={DIGEST_TAG: digest, APPLIES_TAG: state})
+    attempts = []
+    for record in instance.get_run_records(of_plan, limit=_MAX_ATTEMPTS):
+        if record.dagster_run.is_success:
+            break
+        # A refused run has computed nothing.
+        if record.dagster_run.run_id != run_id and computing_since(record) is not None:
+            losses = dict(_reported_losses(instance, record.dagster_run.run_id))
+            attempts.append(Attempt(record.dagster_run.run_id, losses))
+    return attempts[::-1]
+
+
+def _reported_losses(instance: dg.DagsterInstance, run_id: str) -> Iterator[tuple[str, tuple[msg.ColumnChange, ...]]]:
+    for _, metadata in step_metadata(instance, run_id):
+        report = metadata.get("sqlmesh/plan_json")
+        if isinstance(report, dg.JsonMetadataValue) and isinstance(report.value, dict):
+            for model in report.value["models"]:
+                yield model["name"], tuple(msg.ColumnChange(**column) for column in model["dropped_columns"])
+
+
+def all_losses(attempts: Iterable[Attempt], plan: msg.PlanBuilt) -> dict[str, tuple[msg.ColumnChange, ...]]:
+    """By name of the model, what all attempts have dropped, if this one has applied the plan."""
+    losses: dict[str, tuple[msg.ColumnChange, ...]] = {}
+    own = {model.name: model.destructive for model in plan.models}
+    for of_attempt in (*(attempt.losses for attempt in attempts), own):
+        for name, columns in of_attempt.items():
+            losses[name] = tuple(dict.fromkeys([*losses.get(name, ()), *columns]))
+    return {name: columns for name, columns in losses.items() if columns}
+
+
+_KEY = "audits_of_tables"
+_MAX_RUNS = 50
+"""How many previews and applies are searched."""
+
+_STORED = TypeAdapter(list[AuditOnlyOutcome])
+
+
+def keep_audits(context: dg.OpExecutionContext, outcomes: Iterable[NodeOutcome]) -> None:
+    """Keep the audits of these outcomes, in their order, that are about the tables that an apply would promote."""
+    kept = []
+    for outcome in outcomes:
+        audits = tuple(audit for audit in outcome.audits if audit.audited_data is not None and audit.error is None)
+        if audits and outcome.computed_until is not None:
+            kept.append(AuditOnlyOutcome(outcome.fqn, audits, (), None, evaluated_at=outcome.computed_until))
+    if kept:
+        stored = internal(**{_KEY: _STORED.dump_python(kept, mode="json")})
+        log_step_metadata(context, "Audits that were evaluated, for an apply of the same tables.", stored)
+
+
+def kept_audits(
+    instance: dg.DagsterInstance, state: str, models: Sequence[msg.PlannedModel]
+) -> list[tuple[str, AuditOnlyOutcome]]:
+    """The kept audits of the very tables and audits that a plan promotes, oldest first.
+
+    Each is with its run, and about the model's table alone, as it was computed at `evaluated_at`. Those of other states
+    (`changes_tag`) do not count.
+    """
+    wanted = {model.fqn: model.audited for model in models if model.audited is not None}
+    runs = instance.get_runs(dg.RunsFilter(tags={CHANGES_TAG: state}), limit=_MAX_RUNS) if wanted else ()
+    return [
+        (run.run_id, outcome)
+        for run in reversed(runs)
+        for outcome in _kept_in(instance, run.run_id)
+        if outcome.audits[0].audited_data == wanted.get(outcome.fqn)
+    ]
+
+
+def _kept_in(instance: dg.DagsterInstance, run_id: str) -> Iterator[AuditOnlyOutcome]:
+    for _, metadata in step_metadata(instance, run_id):
+        yield from _STORED.validate_python(internal_part(metadata, _KEY) or [])
