@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from itertools import chain, islice
 from typing import Any
 
 import dagster as dg
+from pydantic import TypeAdapter
 
 from dg_sqlmesh_component.dagster_internals import HasAssets, Loader, check_records, last_check_records, time_dimension
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets, grouped
@@ -32,7 +33,6 @@ from dg_sqlmesh_component.protocol.intervals import common, merged, subtract
 _MAX_RECORDS = 50
 """How many results of a check are searched for the last one that remembers something."""
 
-
 _NOTHING_READ = msg.PromotedReads("", ())
 
 
@@ -43,24 +43,22 @@ class Compared:
     newest: int = 0  # the storage id of the newest load that was compared
     late: tuple[msg.Interval, ...] = ()  # computed ranges whose source was loaded after they were computed
     at: int = 0  # nobody had computed these ranges again until then, epoch milliseconds
-    reads: msg.PromotedReads = _NOTHING_READ  # the version of the model that was compared, and the tables that it reads
+    # The version of the model that was compared, and the tables that it reads.
+    reads: msg.PromotedReads = _NOTHING_READ
     # What the model had computed then. Loads of these ranges that are newer than `newest` came later.
     computed: tuple[msg.Interval, ...] = ()
 
     @property
     def metadata(self) -> dict[str, Any]:
-        late, computed = ([list(interval) for interval in of] for of in (self.late, self.computed))
-        stored = [self.newest, late, self.at, self.reads.version, list(self.reads.tables), computed]
-        return internal(compared_loads=stored)
+        return internal(compared_loads=_STORED.dump_python(self, mode="json"))
 
     @classmethod
     def stored_in(cls, metadata: Mapping[str, dg.MetadataValue]) -> Compared | None:
         value = internal_part(metadata, "compared_loads")
-        if not isinstance(value, list) or len(value) != 6:  # another version of this package may have stored it
-            return None
-        newest, late, at, version, tables, computed = value
-        reads = msg.PromotedReads(version, tuple(tables))
-        return cls(newest, _intervals(late), at, reads, _intervals(computed))
+        return None if value is None else _STORED.validate_python(value)
+
+
+_STORED = TypeAdapter(Compared)
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class _Load:
     at: int
 
 
-def late_loads(instance: dg.DagsterInstance, location: HasAssets | None, settings: Settings) -> LateLoads | None:
+def source_loads(instance: dg.DagsterInstance, location: HasAssets | None, settings: Settings) -> SourceLoads | None:
     """Compares loads, unless `external_models.late` ignores them."""
     if settings.attributes.external_models.late == "ignore":
         return None
@@ -80,74 +78,148 @@ def late_loads(instance: dg.DagsterInstance, location: HasAssets | None, setting
     def loaders_of(tables: Iterable[str]) -> Mapping[str, Loader]:
         return awaited_loaders(location, settings, tables)
 
-    return LateLoads(instance, settings.assets, cache(loaders_of))
+    return SourceLoads(instance, settings.assets, cache(loaders_of))
 
 
-@dataclass
-class LateLoads:
-    """Compares the loads of sources with the intervals of models, for one step or tick."""
+@dataclass(frozen=True)
+class SourceLoads:
+    """The loads of the tables that models read, as Dagster has them at the moment of each question."""
 
     instance: dg.DagsterInstance
     assets: ProjectAssets
     # The asset that loads each of these tables, by fqn, if the table is awaited.
     loaders_of: Callable[[frozenset[str]], Mapping[str, Loader]]
-    _reads: dict[str, msg.PromotedReads] = field(default_factory=dict)
-    _before: dict[str, Compared] = field(default_factory=dict)
-    _loads: dict[str, list[_Load]] = field(default_factory=dict)
-    _newest: dict[dg.AssetKey, int] = field(default_factory=dict)
-    _last_loads: dict[dg.AssetKey, Sequence[tuple[int, msg.Interval]]] = field(default_factory=dict)
-    _at: int = 0
 
-    def tables_of(self, fqn: str) -> frozenset[str]:
-        """The tables that are compared with a model: those that its promoted version reads, also through views."""
-        reads = self._reads.get(fqn)
-        return frozenset(self.assets.tables_behind_views(fqn) if reads is None else reads.tables)
-
-    def sources_of(self, fqn: str) -> tuple[list[Loader], list[Loader]]:
-        """The assets that load what a model reads, also through views: with time windows, and without."""
-        found = {loader.key: loader for loader in self.loaders_of(self.tables_of(fqn)).values()}
+    def loaders(self, tables: Iterable[str]) -> tuple[list[Loader], list[Loader]]:
+        """The assets that load these tables: with time windows, and without."""
+        found = {loader.key: loader for loader in self.loaders_of(frozenset(tables)).values()}
         with_windows = [loader for loader in found.values() if loader.partitions and time_dimension(loader.partitions)]
         return with_windows, [loader for loader in found.values() if loader not in with_windows]
 
-    def names_of(self, fqn: str) -> tuple[list[str], list[str]]:
+    def names(self, tables: Iterable[str]) -> tuple[list[str], list[str]]:
         """The names of these assets."""
-        with_windows, others = self.sources_of(fqn)
+        with_windows, others = self.loaders(tables)
         return _names(with_windows), _names(others)
 
-    def since_last_compared(
-        self, models: Collection[str], reads: Mapping[str, msg.PromotedReads] | None = None
-    ) -> msg.Loads:
-        """The loads of the models' sources that were not compared yet, and the ranges that are known as late.
+    def newest(self, loaders: Iterable[Loader]) -> dict[dg.AssetKey, int]:
+        """The storage id of the newest load of each asset."""
+        keys = list(dict.fromkeys(loader.key for loader in loaders))
+        return {key: last.storage_id for key, last in last_materializations(self.instance, keys).items()}
+
+    def newest_awaited(self) -> dict[dg.AssetKey, int]:
+        """The storage id of the newest load of each awaited table."""
+        return self.newest(self.loaders_of(frozenset(self.assets.upstream.awaited)).values())
+
+    def since(self, before: Mapping[dg.AssetKey, int], loaders: Iterable[Loader]) -> list[_Load]:
+        """The loads that are newer than these storage ids, the last one of each partition."""
+        loaders = list(loaders)
+        newest = self.newest(loaders)
+        return [
+            load
+            for loader in loaders
+            if newest.get(loader.key, 0) > before.get(loader.key, 0)
+            for load in self.of_loader(loader, before.get(loader.key, 0))
+        ]
+
+    def of_loader(self, loader: Loader, since: int) -> list[_Load]:
+        """The last materialization of each partition, if it is newer than one with this storage id."""
+        loads = last_loads(self.instance, loader.key, since)
+        assert loader.partitions is not None, "only sources with time windows are compared"
+        keys = [load.partition_key for load in loads if load.partition_key is not None]
+        windows = windows_of(loader.partitions, keys)
+        return [
+            _Load(load.storage_id, windows[load.partition_key], round(load.timestamp * 1000))
+            for load in loads
+            if load.partition_key in windows
+        ]
+
+    def compare(self, models: Collection[str], reads: Mapping[str, msg.PromotedReads] | None = None) -> LoadComparison:
+        """Compare the loads of the models' sources with those that the last results of their checks have compared.
 
         `reads` is what the promoted versions read. Versions that were never compared are compared with all partitions,
         which takes long. If it is None, only the versions that were compared last are compared.
         """
         checks = {check: fqn for fqn in models if (check := self.assets.late_data_check(fqn)) is not None}
-        self._at = round(time.time() * 1000)
-        self._before = {checks[check]: found for check, found in _last_compared(self.instance, checks).items()}
-        if reads is not None:
-            self._before = {fqn: before for fqn, before in self._before.items() if before.reads == reads.get(fqn)}
-        self._reads = {fqn: before.reads for fqn, before in self._before.items()} if reads is None else {**reads}
-        compared = {fqn: self._before.get(fqn, Compared()) for fqn in checks.values() if fqn in self._reads}
-        loaders = {fqn: self.sources_of(fqn)[0] for fqn in compared}
-        keys = {loader.key: loader for of_model in loaders.values() for loader in of_model}
-        self._newest = {key: last.storage_id for key, last in last_materializations(self.instance, keys).items()}
-        compared_by_source = grouped((loader.key, compared[fqn].newest) for fqn in loaders for loader in loaders[fqn])
-        since = {key: min(newest) for key, newest in compared_by_source.items()}
-        new = {
-            key: self._new(loader, since[key]) for key, loader in keys.items() if self._newest.get(key, 0) > since[key]
+        at = round(time.time() * 1000)
+        before = {checks[check]: last for check, last in _last_compared(self.instance, checks).items()}
+        if reads is None:
+            reads = {fqn: last.reads for fqn, last in before.items()}
+        before = {
+            fqn: before[fqn] if fqn in before and before[fqn].reads == reads[fqn] else Compared(reads=reads[fqn])
+            for fqn in checks.values()
+            if fqn in reads
         }
-        for fqn, of_model in loaders.items():
-            loads = [load for loader in of_model for load in new.get(loader.key, ())]
-            self._loads[fqn] = [load for load in loads if load.storage_id > compared[fqn].newest]
+        loaders = {fqn: self.loaders(last.reads.tables)[0] for fqn, last in before.items()}
+        newest = self.newest(chain.from_iterable(loaders.values()))
+        return LoadComparison(self, at, before, newest, self._new(before, loaders, newest))
+
+    def _new(
+        self,
+        before: Mapping[str, Compared],
+        loaders: Mapping[str, Sequence[Loader]],
+        newest: Mapping[dg.AssetKey, int],
+    ) -> dict[str, list[_Load]]:
+        """The loads of each model's sources that were not compared yet. Each source is read once."""
+        by_key = {loader.key: loader for of_model in loaders.values() for loader in of_model}
+        compared = grouped((loader.key, before[fqn].newest) for fqn, of_model in loaders.items() for loader in of_model)
+        loads = {
+            key: self.of_loader(by_key[key], min(ids)) for key, ids in compared.items() if newest.get(key, 0) > min(ids)
+        }
+        return {
+            fqn: [
+                load
+                for loader in of_model
+                for load in loads.get(loader.key, ())
+                if load.storage_id > before[fqn].newest
+            ]
+            for fqn, of_model in loaders.items()
+        }
+
+    def computed_by_plan(
+        self,
+        reads: msg.PromotedReads,
+        computed: Sequence[msg.Interval],
+        newest: Mapping[dg.AssetKey, int],
+    ) -> Compared | None:
+        """What was loaded while a plan computed a model; None if nothing was. `newest` was read before the plan.
+
+        The next run compares all partitions: a preview may have computed a part of the version.
+        """
+        loads = self.since(newest, self.loaders(reads.tables)[0])
+        late = common([load.window for load in loads], computed)
+        return Compared(0, late, round(time.time() * 1000), reads) if late else None
+
+
+@dataclass(frozen=True)
+class LoadComparison:
+    """The loads of models' sources that were not compared yet, as Dagster had them at one instant."""
+
+    source_loads: SourceLoads
+    at: int
+    before: Mapping[str, Compared]  # by fqn, the last result; of a version without one, an empty one
+    newest: Mapping[dg.AssetKey, int]
+    new: Mapping[str, Sequence[_Load]]  # by fqn
+
+    @property
+    def loads(self) -> msg.Loads:
+        """The new loads of each model's sources, and the ranges that are known as late."""
         return {
             fqn: (
                 *(msg.SourceLoad(interval, before.at, is_late=True) for interval in before.late),
-                *(source_load for load in self._loads[fqn] for source_load in _since(load, before.computed)),
+                *(source_load for load in self.new[fqn] for source_load in _since(load, before.computed)),
             )
-            for fqn, before in compared.items()
-            if before.late or self._loads[fqn]
+            for fqn, before in self.before.items()
+            if before.late or self.new[fqn]
         }
+
+    def tables_of(self, fqn: str) -> Collection[str]:
+        """The tables that are compared with a model: those that its promoted version reads, also through views."""
+        before = self.before.get(fqn)
+        return self.source_loads.assets.tables_behind_views(fqn) if before is None else before.reads.tables
+
+    def names_of(self, fqn: str) -> tuple[list[str], list[str]]:
+        """The names of the assets that load these tables: with time windows, and without."""
+        return self.source_loads.names(self.tables_of(fqn))
 
     def compared(
         self,
@@ -164,80 +236,52 @@ class LateLoads:
             computed: The computed intervals of the model; None for those that it had at the last comparison.
             is_new: Whether the run has computed some of them. They may lack rows that were loaded during the run.
         """
-        before, loaders = self._before.get(fqn, Compared()), self.sources_of(fqn)[0]
-        newest = max([before.newest, *(self._newest.get(loader.key, 0) for loader in loaders)])
+        before, loaders = self.before.get(fqn, Compared()), self.source_loads.loaders(self.tables_of(fqn))[0]
+        newest = max([before.newest, *(self.newest.get(loader.key, 0) for loader in loaders)])
         of = tuple(computed) if computed is not None else before.computed
-        meanwhile = self._meanwhile(loaders) if is_new else []
+        meanwhile = self.source_loads.since(self.newest, loaders) if is_new else []
         again = common([load.window for load in meanwhile], of)
-        reads = self._reads.get(fqn, before.reads)
         if not again:
-            return Compared(newest, tuple(late), self._at, reads, of)
-        return Compared(newest, merged([*late, *again]), round(time.time() * 1000), reads, of)
+            return Compared(newest, tuple(late), self.at, before.reads, of)
+        return Compared(newest, merged([*late, *again]), round(time.time() * 1000), before.reads, of)
 
-    def before_plan(self) -> None:
-        """Note the newest loads, before a plan computes anything."""
-        keys = [loader.key for loader in self.loaders_of(frozenset(self.assets.upstream.awaited)).values()]
-        self._newest = {key: last.storage_id for key, last in last_materializations(self.instance, keys).items()}
+    def newest_loads(self, models_by_range: Mapping[msg.Interval, Collection[str]]) -> dict[msg.Interval, int]:
+        """By range, the storage id of the newest load of the models' sources whose window overlaps it; 0 without one.
 
-    def computed_by_plan(self, fqn: str, reads: msg.PromotedReads, computed: Sequence[msg.Interval]) -> Compared | None:
-        """What was loaded while a plan computed a model; None if nothing was.
-
-        The next run compares all partitions: a preview may have computed a part of the version.
+        The loads of each source are read once.
         """
-        self._reads[fqn] = reads
-        loads = self._meanwhile(self.sources_of(fqn)[0])
-        late = common([load.window for load in loads], computed)
-        return Compared(0, late, round(time.time() * 1000), reads) if late else None
+        models = {fqn for of_range in models_by_range.values() for fqn in of_range}
+        loaders = {fqn: self.source_loads.loaders(self.tables_of(fqn))[0] for fqn in models}
+        by_key = {loader.key: loader for of_model in loaders.values() for loader in of_model}
+        last = {key: self._last_loads(loader) for key, loader in by_key.items()}
+        return {
+            (start, end): max(
+                (
+                    load_id
+                    for fqn in of_range
+                    for loader in loaders[fqn]
+                    for load_id, (first, after) in last[loader.key]
+                    if first < end and start < after
+                ),
+                default=0,
+            )
+            for (start, end), of_range in models_by_range.items()
+        }
 
-    def newest_load(self, fqn: str, interval: msg.Interval) -> int:
-        """The storage id of the newest load of a model's sources whose window overlaps a range; 0 without one."""
-        start, end = interval
-        loads = (load for loader in self.sources_of(fqn)[0] for load in self._last(loader))
-        return max((load_id for load_id, (first, last) in loads if first < end and start < last), default=0)
-
-    def _last(self, loader: Loader) -> Sequence[tuple[int, msg.Interval]]:
-        """The storage id and the window of each partition's last load, read once: a tick may ask for many ranges."""
-        if loader.key not in self._last_loads:
-            assert loader.partitions is not None, "only sources with time windows are compared"
-            kind = dg.DagsterEventType.ASSET_MATERIALIZATION
-            ids = self.instance.get_latest_storage_id_by_partition(loader.key, kind)
-            windows = windows_of(loader.partitions, ids)
-            self._last_loads[loader.key] = [(ids[key], window) for key, window in windows.items()]
-        return self._last_loads[loader.key]
+    def _last_loads(self, loader: Loader) -> list[tuple[int, msg.Interval]]:
+        """The storage id and the window of each partition's last load."""
+        assert loader.partitions is not None, "only sources with time windows are compared"
+        kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+        ids = self.source_loads.instance.get_latest_storage_id_by_partition(loader.key, kind)
+        return [(ids[key], window) for key, window in windows_of(loader.partitions, ids).items()]
 
     def is_reported(self, fqn: str, late: Sequence[msg.Interval]) -> bool:
         """Whether the last result of a model's check names these ranges, and nothing was loaded since."""
-        before = self._before.get(fqn, Compared())
-        return before.late == tuple(late) and not self._loads.get(fqn)
+        return self.before.get(fqn, Compared()).late == tuple(late) and not self.new.get(fqn)
 
     def was_late(self, fqn: str) -> bool:
         """Whether the last result of a model's check names late ranges."""
-        return bool(self._before.get(fqn, Compared()).late)
-
-    def _meanwhile(self, loaders: Sequence[Loader]) -> list[_Load]:
-        last = last_materializations(self.instance, [loader.key for loader in loaders])
-        return [
-            load
-            for loader in loaders
-            if loader.key in last and last[loader.key].storage_id > self._newest.get(loader.key, 0)
-            for load in self._new(loader, self._newest.get(loader.key, 0))
-        ]
-
-    def _new(self, loader: Loader, since: int) -> list[_Load]:
-        """The last materialization of each partition, if it is newer than one with this storage id."""
-        loads = last_loads(self.instance, loader.key, since)
-        assert loader.partitions is not None, "only sources with time windows are compared"
-        keys = [load.partition_key for load in loads if load.partition_key is not None]
-        windows = windows_of(loader.partitions, keys)
-        return [
-            _Load(load.storage_id, windows[load.partition_key], round(load.timestamp * 1000))
-            for load in loads
-            if load.partition_key in windows
-        ]
-
-
-def _intervals(stored: Iterable[Sequence[int]]) -> tuple[msg.Interval, ...]:
-    return tuple((start, end) for start, end in stored)
+        return bool(self.before.get(fqn, Compared()).late)
 
 
 def _since(load: _Load, computed: Sequence[msg.Interval]) -> Iterator[msg.SourceLoad]:

@@ -21,7 +21,7 @@ from dg_sqlmesh_component.history.active_runs import (
 )
 from dg_sqlmesh_component.history.check_results import last_results, results_of_same_data
 from dg_sqlmesh_component.history.earlier_results import evaluation_of, repeated
-from dg_sqlmesh_component.history.late_loads import late_loads
+from dg_sqlmesh_component.history.late_loads import source_loads
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, recorded_data
 from dg_sqlmesh_component.plan.earlier_runs import DIGEST_TAG, all_losses, earlier_attempts, kept_audits
 from dg_sqlmesh_component.plan.gate import Decision, allowed_fqns, headline
@@ -71,7 +71,8 @@ class _PlanStep:
         self._decision = decision
         self._applies = decision.digest is not None
         self._compared: msg.DataComparedWithRecords | None = None
-        self._loads = late_loads(context.instance, assets_of(context), settings)
+        self._source_loads = source_loads(context.instance, assets_of(context), settings)
+        self._newest_loads: Mapping[dg.AssetKey, int] = {}  # before the plan has computed anything
         self._computing_since = 0
         self._report = PlanReport(settings.environment, is_apply=self._applies)
         self.planning = Planning(context, settings, self._report, _ADVICE)
@@ -122,8 +123,8 @@ class _PlanStep:
             return None
         self.planning.refuse("plan")
         self._computing_since = mark_as_computing(self._context.instance, self._context.run.run_id)
-        if self._loads:
-            self._loads.before_plan()
+        if self._source_loads:
+            self._newest_loads = self._source_loads.newest_awaited()
         records = materialized_data(self._context.instance, assets, assets.specs)
         interrupted = interrupted_changes(self._context.instance, self._settings.changes_tag, self._computing_since)
         allowed = allowed_fqns(plan, self._decision, assets.names.by_fqn)
@@ -226,10 +227,10 @@ class _PlanStep:
     ) -> Iterator[dg.AssetCheckEvaluation]:
         """The check for late data, if a source was loaded while the plan computed a model."""
         check, reads = self._settings.assets.late_data_check(outcome.fqn), reads_of.get(outcome.fqn)
-        if self._loads is None or check is None or reads is None:
+        if self._source_loads is None or check is None or reads is None:
             return
-        if compared := self._loads.computed_by_plan(outcome.fqn, reads, outcome.intervals):
-            names = self._loads.names_of(outcome.fqn)
+        if compared := self._source_loads.computed_by_plan(reads, outcome.intervals, self._newest_loads):
+            names = self._source_loads.names(reads.tables)
             yield evaluation_of(late_data_result(self.planning.wording, check, compared, names))
 
     def _observations(self, plan: msg.PlanBuilt) -> Iterator[dg.AssetObservation]:

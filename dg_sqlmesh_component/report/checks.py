@@ -233,7 +233,7 @@ def _has_failed(node: NodeOutcome | AuditOnlyOutcome) -> bool:
 def late_data_result(
     wording: Wording, check: dg.AssetCheckKey, compared: Compared, sources: tuple[Sequence[str], Sequence[str]]
 ) -> dg.AssetCheckResult:
-    """Whether a source was loaded after a model had read it. `sources` are as in `SourceLoads.names_of`."""
+    """Whether a source was loaded after a model had read it. `sources` are as in `LoadComparison.names_of`."""
     name = wording.assets.name(wording.assets.node_by_check[check])
     with_windows, others = sources
     if compared.late:

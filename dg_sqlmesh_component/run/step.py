@@ -17,7 +17,7 @@ from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import mark_as_computing
 from dg_sqlmesh_component.history.check_results import last_evaluations, shown_evaluations
 from dg_sqlmesh_component.history.earlier_results import not_evaluated
-from dg_sqlmesh_component.history.late_loads import late_loads
+from dg_sqlmesh_component.history.late_loads import source_loads
 from dg_sqlmesh_component.history.sources import Awaited
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ERRORS_BY_NAME, REFUSALS, ConfigurationError, StoppedError
@@ -132,14 +132,12 @@ class _Step:
         self._awaited = awaited
         history_url = settings.attributes.query_history_url
         self._wording = wording = Wording(assets, request.environment, history_url, awaited.sources)
-        self._records = StepRecords(context, settings, wording, self._ledger.is_up_to_date)
+        source = source_loads(context.instance, assets_of(op), settings) if wording.is_declared else None
+        self._records = StepRecords(context, settings, wording, self._ledger.is_up_to_date, source)
         checks = set(reported_checks(context)) if wording.is_declared else set()
         self._log = RunLog(context, wording, checks, settings.owned)
-        self._loads = late_loads(context.instance, assets_of(op), settings) if wording.is_declared else None
         of_checks = Checks(wording, request.execution_time)
-        self._results = StepResults(
-            context, settings.attributes, of_checks, self._records, self._log, checks, self._loads
-        )
+        self._results = StepResults(context, settings.attributes, of_checks, self._records, self._log, checks)
 
     def run(self) -> Iterator[Any]:
         """Yield all results of the step, then raise if it failed or was cancelled.
@@ -264,8 +262,7 @@ class _Step:
         requested = {*self._request.models, *self._request.audit_only}
         added = self._assets.downstream_of(requested) if self._request.restate else set()
         models = self._assets.with_upstream(requested | added)
-        loads = self._loads.since_last_compared(requested | added, reads) if self._loads else {}
-        return msg.Records(self._records.read(models), loads)
+        return msg.Records(self._records.read(models), self._records.compare_loads(requested | added, reads))
 
     def _plan_restatement(self, planned: msg.RestatementPlanned) -> None:
         """Report models that SQLMesh adds to a restatement like the requested ones."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,7 @@ import dagster as dg
 from dg_sqlmesh_component.dagster_internals import DataVersions, JobOfAssets, forget_data_version
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import ActiveRun, active_runs, run_ids
+from dg_sqlmesh_component.history.late_loads import LoadComparison, SourceLoads
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, record_of, recorded_data
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed
@@ -31,6 +32,9 @@ class StepRecords:
     settings: Settings
     wording: Wording
     is_up_to_date: Callable[[str], bool]  # whether a model has nothing to do, as far as SQLMesh has reported it
+    source_loads: SourceLoads | None  # None if late data is ignored
+    # The loads of sources that were not compared yet when this attempt took the lock; None if nothing is compared.
+    compared: LoadComparison | None = None
     # Models whose outside data is materialized as an event of this run.
     materialized_outside: set[str] = field(default_factory=set)
     _recorded: dict[str, msg.RecordedData | None] = field(default_factory=dict)
@@ -43,6 +47,11 @@ class StepRecords:
         """Dagster's records of the models, by fqn. No other run of ours changes them until this step has ended."""
         self._recorded |= materialized_data(self.context.instance, self.settings.assets, models)
         return {fqn: self._recorded[fqn] for fqn in models}
+
+    def compare_loads(self, models: Collection[str], reads: Mapping[str, msg.PromotedReads]) -> msg.Loads:
+        """The loads of the models' sources that were not compared yet. `reads` is what the promoted versions read."""
+        self.compared = self.source_loads.compare(models, reads) if self.source_loads else None
+        return self.compared.loads if self.compared else {}
 
     def note_outside_data(self, compared: Sequence[msg.ComputedData], computing_since: int | None) -> None:
         """Find the data that was computed outside of Dagster. Each model's is recorded before its own outcome.

@@ -23,7 +23,6 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
 from dg_sqlmesh_component.history.check_results import last_evaluations, last_results
 from dg_sqlmesh_component.history.earlier_results import EarlierResult, key_of, not_evaluated
-from dg_sqlmesh_component.history.late_loads import LateLoads
 from dg_sqlmesh_component.protocol.formatting import counted, listed
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.report.checks import Checks, late_data_result
@@ -47,8 +46,6 @@ class StepResults:
     log: RunLog
     # The checks that the step reports. A restatement adds the checks of downstream models.
     selected: set[dg.AssetCheckKey]
-    # Compares the loads of sources with what models have computed; None if late data is ignored.
-    loads: LateLoads | None
     outcomes: list[NodeOutcome] = field(default_factory=list)
     audited: list[AuditOnlyOutcome] = field(default_factory=list)
     # Outcomes of models that had nothing to do and are not observed.
@@ -172,19 +169,19 @@ class StepResults:
                     self.known_failures.append(self._wording.known_failure(outcome.fqn, check.name, earlier[check]))
 
     def _was_late(self, fqn: str) -> bool:
-        return self.loads is not None and self.loads.was_late(fqn)
+        return self.records.compared is not None and self.records.compared.was_late(fqn)
 
     def _late_data(self, outcome: NodeOutcome | AuditOnlyOutcome) -> Iterator[dg.AssetCheckResult]:
         """The check for late data, if the intervals of the model were compared with the loads of its sources."""
-        check, coverage = self._assets.late_data_check(outcome.fqn), outcome.coverage
-        if self.loads is None or coverage is None or check not in self.selected or check in self.reported:
+        check, coverage, loads = self._assets.late_data_check(outcome.fqn), outcome.coverage, self.records.compared
+        if loads is None or coverage is None or check not in self.selected or check in self.reported:
             return
         computed = by_run = outcome.intervals if isinstance(outcome, NodeOutcome) else ()
         if coverage.computed and len(coverage.gaps) == coverage.gap_count:
             # The janitor merges intervals: then older ones get the times of this run.
             computed = subtract([coverage.computed], [*coverage.gaps, *coverage.waiting])
-        compared = self.loads.compared(outcome.fqn, coverage.late, computed, is_new=bool(by_run))
-        yield self._noted(late_data_result(self._wording, check, compared, self.loads.names_of(outcome.fqn)))
+        compared = loads.compared(outcome.fqn, coverage.late, computed, is_new=bool(by_run))
+        yield self._noted(late_data_result(self._wording, check, compared, loads.names_of(outcome.fqn)))
 
     def _selected_of(self, node: str) -> list[dg.AssetCheckKey]:
         """The selected checks of a node, its own before those of its audits."""

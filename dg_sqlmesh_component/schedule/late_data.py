@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.history.late_loads import LateLoads
+from dg_sqlmesh_component.history.late_loads import LoadComparison
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import short_hash
 from dg_sqlmesh_component.report.checks import late_data_result
@@ -20,7 +20,7 @@ _RUN_KEY_TAG = "dagster/run_key"
 
 
 def restatements(
-    instance: dg.DagsterInstance, settings: Settings, loads: LateLoads, ready: Ready
+    instance: dg.DagsterInstance, settings: Settings, compared: LoadComparison, ready: Ready
 ) -> Iterator[dg.RunRequest]:
     """Request a run for each late range without a request, the oldest first.
 
@@ -34,9 +34,9 @@ def restatements(
     for fqn, intervals in ready.restatable.items():
         for interval in intervals:
             models_by_range[interval].append(fqn)
+    newest = compared.newest_loads(models_by_range)
     for (start, end), models in sorted(models_by_range.items()):
-        newest = max(loads.newest_load(fqn, (start, end)) for fqn in models)
-        run_key = f"late data {short_hash([*component, *sorted(models), f'{start} {end} {newest}'])}"
+        run_key = f"late data {short_hash([*component, *sorted(models), f'{start} {end} {newest[start, end]}'])}"
         if instance.get_runs(dg.RunsFilter(tags={_RUN_KEY_TAG: run_key}), limit=1):
             continue
         first, last = restate_bounds(start, end)
@@ -48,10 +48,10 @@ def restatements(
         )
 
 
-def late_results(settings: Settings, loads: LateLoads, ready: Ready) -> Iterator[dg.AssetCheckResult]:
+def late_results(settings: Settings, compared: LoadComparison, ready: Ready) -> Iterator[dg.AssetCheckResult]:
     """The results of the checks of the models with late data that their last results do not name."""
     wording = Wording(settings.assets, settings.environment)
     for fqn, late in ready.late.items():
         check = settings.assets.late_data_check(fqn)
-        if check is not None and not loads.is_reported(fqn, late):
-            yield late_data_result(wording, check, loads.compared(fqn, late), loads.names_of(fqn))
+        if check is not None and not compared.is_reported(fqn, late):
+            yield late_data_result(wording, check, compared.compared(fqn, late), compared.names_of(fqn))

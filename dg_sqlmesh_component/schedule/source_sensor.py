@@ -16,7 +16,7 @@ from dg_sqlmesh_component.dagster_internals import assets_downstream, assets_ups
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import active_runs
 from dg_sqlmesh_component.history.earlier_results import evaluation_of
-from dg_sqlmesh_component.history.late_loads import late_loads
+from dg_sqlmesh_component.history.late_loads import source_loads
 from dg_sqlmesh_component.history.sources import LatestLoad, latest_loads
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import listed, short_hash
@@ -61,10 +61,10 @@ def evaluate_tick(
     assets, active = settings.assets, active_runs(context.instance, settings)
     if full := too_many(active):
         return full
-    loads = late_loads(context.instance, context.repository_def, settings)
-    compared = loads.since_last_compared(assets.downstream_of(new_loads)) if loads else {}
+    source = source_loads(context.instance, context.repository_def, settings)
+    compared = source.compare(assets.downstream_of(new_loads)) if source else None
     try:
-        ready = ready_models(context, settings, int(time.time() * 1000), compared)
+        ready = ready_models(context, settings, int(time.time() * 1000), compared.loads if compared else {})
     except DatabaseInUseError as error:
         return dg.SkipReason(f"{error} The next tick looks again.")
     cursor = json.dumps({fqn: event.mark for fqn, event in events.items()}, sort_keys=True)
@@ -76,13 +76,13 @@ def evaluate_tick(
             reason = chosen.skip_message or reason
         else:
             requests.append(dg.RunRequest(f"{name} {short_hash([cursor])}", asset_selection=chosen, tags=dict(tags)))
-    late = list(restatements(context.instance, settings, loads, ready)) if loads else []
+    late = list(restatements(context.instance, settings, compared, ready)) if compared else []
     now = late[:1] if not active else []
     return dg.SensorResult(
         run_requests=[*now, *requests],
         skip_reason=None if requests or now else reason,
         cursor=cursor if now == late else (context.cursor or "{}"),
-        asset_events=[evaluation_of(result) for result in late_results(settings, loads, ready)] if loads else [],
+        asset_events=[evaluation_of(result) for result in late_results(settings, compared, ready)] if compared else [],
     )
 
 

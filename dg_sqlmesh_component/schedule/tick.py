@@ -20,7 +20,8 @@ import dagster as dg
 from dg_sqlmesh_component.dagster_internals import assets_between, assets_downstream, assets_upstream, last_cron_tick
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import ActiveRun, active_runs, run_ids
-from dg_sqlmesh_component.history.late_loads import LateLoads, late_loads
+from dg_sqlmesh_component.history.late_loads import source_loads
+from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted, listed, utc_text
 from dg_sqlmesh_component.protocol.manifest import Model
@@ -57,9 +58,10 @@ def evaluate_tick(
     if full := too_many(active):
         return [full]
     restates = settings.attributes.external_models.late == "restate" and not active
-    loads = late_loads(context.instance, context.repository_def, settings) if restates else None
-    ready = _ready(context, timetable, settings, loads)
-    late = next(restatements(context.instance, settings, loads, ready), None) if loads else None
+    source = source_loads(context.instance, context.repository_def, settings) if restates else None
+    compared = source.compare(settings.assets.specs) if source else None
+    ready = _ready(context, timetable, settings, compared.loads if compared else {})
+    late = next(restatements(context.instance, settings, compared, ready), None) if compared else None
     request: dg.RunRequest | dg.SkipReason = dg.SkipReason(ready.why_none)
     if ready.pending:
         chosen = choose_assets(context, settings, active, ready.pending)
@@ -127,16 +129,13 @@ def choose_assets(
     return sorted(requested.keys() | others | views)
 
 
-def _ready(
-    context: dg.ScheduleEvaluationContext, timetable: Timetable, settings: Settings, loads: LateLoads | None
-) -> Ready:
+def _ready(context: dg.ScheduleEvaluationContext, timetable: Timetable, settings: Settings, loads: msg.Loads) -> Ready:
     """What the state has; if it cannot be read, the models whose cron has ticked."""
     assets = settings.assets
     scheduled = context.scheduled_execution_time
     now = max(int(scheduled.timestamp() * 1000), int(time.time() * 1000))  # a missed tick is evaluated later
-    compared = loads.since_last_compared(assets.specs) if loads else {}
     try:
-        return ready_models(context, settings, now, compared)
+        return ready_models(context, settings, now, loads)
     except DatabaseInUseError as error:
         context.log.warning(
             f"The SQLMesh state cannot be read: {error} The tick requests the models whose cron (from the manifest) "

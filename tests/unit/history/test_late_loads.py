@@ -11,7 +11,7 @@ from unit.calls import calls_of, growth, queries
 
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.earlier_results import evaluation_of
-from dg_sqlmesh_component.history.late_loads import Compared, LateLoads, late_loads
+from dg_sqlmesh_component.history.late_loads import Compared, SourceLoads, source_loads
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.report.checks import late_data_result
 from dg_sqlmesh_component.report.wording import Wording
@@ -28,7 +28,7 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 def _nothing() -> None: ...
 
 
-def loads_of(instance: dg.DagsterInstance, **sources: str) -> LateLoads:
+def loads_of(instance: dg.DagsterInstance, **sources: str) -> SourceLoads:
     """Return the comparison of incremental models, each with the table that it reads, which is loaded by day."""
     models = [
         model(f"core.{name}", reads=[f"raw.{table}"], kind="INCREMENTAL_BY_TIME_RANGE")
@@ -43,13 +43,15 @@ def loads_of(instance: dg.DagsterInstance, **sources: str) -> LateLoads:
     location = dg.Definitions(assets=loaders).get_repository_def()
     of_component = attributes(external_models=external)
     settings = Settings(of_component, assets, "sqlmesh_shop", "pool", "shop_1", "shop", frozenset(assets.specs))
-    found = late_loads(instance, location, settings)
+    found = source_loads(instance, location, settings)
     assert found is not None
     return found
 
 
-def reads(loads: LateLoads) -> dict[str, msg.PromotedReads]:
-    return {model: msg.PromotedReads("1", tuple(loads.tables_of(model))) for model in loads.assets.specs}
+def reads(loads: SourceLoads) -> dict[str, msg.PromotedReads]:
+    return {
+        model: msg.PromotedReads("1", tuple(loads.assets.tables_behind_views(model))) for model in loads.assets.specs
+    }
 
 
 def test_comparing_twice_as_many_models_costs_twice_as_much(instance: dg.DagsterInstance) -> None:
@@ -57,7 +59,7 @@ def test_comparing_twice_as_many_models_costs_twice_as_much(instance: dg.Dagster
         loads = loads_of(instance, **{f"model_{number}": f"table_{number}" for number in range(size)})
         of_versions = reads(loads)
         loads.loaders_of(frozenset())  # Dagster makes its graph of the assets once
-        return calls_of(lambda: loads.since_last_compared(of_versions, of_versions))
+        return calls_of(lambda: loads.compare(of_versions, of_versions).loads)
 
     assert growth(cost, 100) < 2.2
 
@@ -71,7 +73,7 @@ def test_comparison_that_is_the_last_result_of_a_check_is_read_in_one_query(inst
     result = late_data_result(Wording(loads.assets, "prod"), check, late, (["load/orders"], []))
     instance.report_runless_asset_event(evaluation_of(result))
     with queries() as executed:
-        found = loads.since_last_compared(of_versions, of_versions)
+        found = loads.compare(of_versions, of_versions).loads
     assert found == {fqn("core.orders"): (msg.SourceLoad(days(1, 1), 1, is_late=True),)}
     assert len([query for query in executed if "FROM asset_check_executions" in query]) == 1
 
@@ -80,11 +82,9 @@ def test_loads_of_a_source_are_read_once_for_all_late_ranges(instance: dg.Dagste
     loads = loads_of(instance, orders="orders", revenue="orders")
     for day in (1, 2, 1):
         instance.report_runless_asset_event(dg.AssetMaterialization(["load", "orders"], partition=f"2026-01-{day:02}"))
+    compared = loads.compare(reads(loads), reads(loads))
+    models = [fqn("core.orders"), fqn("core.revenue")]
     with queries() as executed:
-        newest = [
-            loads.newest_load(fqn(f"core.{name}"), days(day, day))
-            for name in ("orders", "revenue")
-            for day in (1, 2, 3)
-        ]
-    assert newest == [3, 2, 0] * 2
+        newest = compared.newest_loads({days(day, day): models for day in (1, 2, 3)})
+    assert newest == {days(1, 1): 3, days(2, 2): 2, days(3, 3): 0}
     assert len([query for query in executed if "event_logs.partition" in query]) == 1

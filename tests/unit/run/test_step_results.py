@@ -61,10 +61,10 @@ def run_of(
     # Dagster looks at the annotation of `context`, and annotations are postponed here.
     def step(context):  # type: ignore[no-untyped-def]
         ledger = Ledger({*assets.specs, *assets.standalone_audits} - {*audit_only}, audit_only)
-        records = StepRecords(context, settings, wording, ledger.is_up_to_date)
+        records = StepRecords(context, settings, wording, ledger.is_up_to_date, None)
         log = RunLog(context, wording, checks, frozenset())
         of_checks = Checks(wording, NOW)
-        results = StepResults(context, settings.attributes, of_checks, records, log, checks, None)
+        results = StepResults(context, settings.attributes, of_checks, records, log, checks)
         yield from recorded(context, story(ledger, records, results))
 
     job = dg.Definitions([step]).resolve_implicit_global_asset_job_def()
