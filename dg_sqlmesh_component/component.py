@@ -21,7 +21,7 @@ from dg_sqlmesh_component.config.attribute_types import Selection, refuse_unset_
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig
 from dg_sqlmesh_component.config.schema import with_named_errors
-from dg_sqlmesh_component.dagster_internals import was_started_for_a_step_of
+from dg_sqlmesh_component.dagster_internals.steps import was_started_for_a_step_of
 from dg_sqlmesh_component.definitions.build_assets import build_assets
 from dg_sqlmesh_component.definitions.code_location import CodeLocation, component_label
 from dg_sqlmesh_component.definitions.op import ComponentOp, Compute

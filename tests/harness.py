@@ -44,7 +44,7 @@ from dagster._utils.interrupts import setup_interrupt_handlers
 from dagster.components.core import load_defs
 from forked import AnyProcess, ForkedProcess
 
-from dg_sqlmesh_component.dagster_internals import step_metadata
+from dg_sqlmesh_component.dagster_internals.steps import step_metadata
 from dg_sqlmesh_component.history.stored_record import stored_record
 
 # Each load of definitions also describes every installed component, for the lists of `dg`. That takes most of the time

@@ -16,7 +16,8 @@ from typing import Any
 import dagster as dg
 
 from dg_sqlmesh_component.config.attribute_types import RestateJob
-from dg_sqlmesh_component.dagster_internals import JobOfAssets, last_cron_tick
+from dg_sqlmesh_component.dagster_internals.assets import last_cron_tick
+from dg_sqlmesh_component.dagster_internals.steps import JobOfAssets
 from dg_sqlmesh_component.definitions.op import Compute, graph_of_op, refuse_op_name, refuse_reserved_tags
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import RESTATES_TAG

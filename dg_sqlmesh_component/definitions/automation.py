@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import cron_ticks
+from dg_sqlmesh_component.dagster_internals.assets import cron_ticks
 
 _MOST_TICKS = 10_000
 """An hourly cron has as many in more than a year. Listing them takes less than half a second."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Set
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import shared_in_code_location
+from dg_sqlmesh_component.dagster_internals.assets import shared_in_code_location
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import block
 

@@ -19,7 +19,8 @@ from dagster_shared.check import CheckError
 
 from dg_sqlmesh_component.config.project import SQLMeshProject, variables_without_secrets
 from dg_sqlmesh_component.config.run_config import config_fields
-from dg_sqlmesh_component.dagster_internals import AssetsOfOp, failures_without_traceback, is_reserved_tag
+from dg_sqlmesh_component.dagster_internals.assets import AssetsOfOp
+from dg_sqlmesh_component.dagster_internals.steps import failures_without_traceback, is_reserved_tag
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import short_hash

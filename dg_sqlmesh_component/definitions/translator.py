@@ -21,7 +21,7 @@ from dg_sqlmesh_component.config.attribute_types import NOT_OF_ONE_MODEL, Freshn
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.durations import duration_of
 from dg_sqlmesh_component.config.external_models import ExternalTable, has_unset_variable
-from dg_sqlmesh_component.dagster_internals import EXTERNAL_TAG, is_accepted_cron
+from dg_sqlmesh_component.dagster_internals.assets import EXTERNAL_TAG, is_accepted_cron
 from dg_sqlmesh_component.definitions.automation import cron_tick_condition, longest_gap
 from dg_sqlmesh_component.definitions.upstream import Upstream, parents_first
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError

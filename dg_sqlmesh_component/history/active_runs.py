@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import HIDDEN_TAGS, planned_assets
+from dg_sqlmesh_component.dagster_internals.steps import HIDDEN_TAGS, planned_assets
 from dg_sqlmesh_component.definitions.op import NOT_SET, RESTATE_TAG
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.protocol import messages as msg

@@ -7,7 +7,12 @@ from itertools import islice
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import CheckRecord, check_records, last_check_records, shown_check_records
+from dg_sqlmesh_component.dagster_internals.event_log import (
+    CheckRecord,
+    check_records,
+    last_check_records,
+    shown_check_records,
+)
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK
 from dg_sqlmesh_component.history.earlier_results import NOT_EVALUATED, EarlierResult, data_in, evaluation_of, repeated

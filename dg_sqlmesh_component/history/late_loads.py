@@ -20,7 +20,8 @@ from typing import Any
 import dagster as dg
 from pydantic import TypeAdapter
 
-from dg_sqlmesh_component.dagster_internals import HasAssets, Loader, check_records, last_check_records, time_dimension
+from dg_sqlmesh_component.dagster_internals.assets import HasAssets, Loader, time_dimension
+from dg_sqlmesh_component.dagster_internals.event_log import check_records, last_check_records
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets, grouped
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.partition_windows import windows_of

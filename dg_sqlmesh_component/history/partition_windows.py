@@ -13,7 +13,7 @@ from functools import cache, cached_property, lru_cache
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import time_dimension
+from dg_sqlmesh_component.dagster_internals.assets import time_dimension
 from dg_sqlmesh_component.protocol.intervals import merged, subtract
 from dg_sqlmesh_component.protocol.messages import Interval
 

@@ -11,11 +11,11 @@ from operator import attrgetter
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import (
+from dg_sqlmesh_component.dagster_internals.assets import Loader, time_dimension
+from dg_sqlmesh_component.dagster_internals.event_log import (
     CheckRecord,
     CheckStates,
     LastLoad,
-    Loader,
     check_records,
     check_records_of_loads,
     has_failed_last,
@@ -25,7 +25,6 @@ from dg_sqlmesh_component.dagster_internals import (
     materialization_counts,
     not_passed_check_records,
     run_starts,
-    time_dimension,
 )
 from dg_sqlmesh_component.history.complete_sources import CheckResult, CheckStatus, Load, SourceHistory, Target
 from dg_sqlmesh_component.history.partition_windows import windows_until

@@ -14,14 +14,8 @@ from functools import partial
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import (
-    HasAssets,
-    Loader,
-    check_states,
-    last_results,
-    loaders,
-    time_dimension,
-)
+from dg_sqlmesh_component.dagster_internals.assets import HasAssets, Loader, loaders, time_dimension
+from dg_sqlmesh_component.dagster_internals.event_log import check_states, last_results
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.definitions.upstream import external_tables_read
 from dg_sqlmesh_component.history.complete_sources import (

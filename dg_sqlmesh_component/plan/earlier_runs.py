@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import dagster as dg
 from pydantic import TypeAdapter
 
-from dg_sqlmesh_component.dagster_internals import log_step_metadata, step_metadata
+from dg_sqlmesh_component.dagster_internals.steps import log_step_metadata, step_metadata
 from dg_sqlmesh_component.history.active_runs import APPLIES_TAG, CHANGES_TAG, computing_since
 from dg_sqlmesh_component.history.stored_record import internal, internal_part
 from dg_sqlmesh_component.protocol import messages as msg

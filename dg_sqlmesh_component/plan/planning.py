@@ -12,7 +12,7 @@ from typing import NoReturn
 import dagster as dg
 
 from dg_sqlmesh_component.config.attribute_types import Budget, selectors
-from dg_sqlmesh_component.dagster_internals import assets_of, log_step_metadata, repository_of
+from dg_sqlmesh_component.dagster_internals.steps import assets_of, log_step_metadata, repository_of
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.costs import estimates
 from dg_sqlmesh_component.history.sources import Awaited

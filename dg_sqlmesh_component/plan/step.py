@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import DataVersions, assets_of
+from dg_sqlmesh_component.dagster_internals.steps import DataVersions, assets_of
 from dg_sqlmesh_component.definitions.op import NOT_SET
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import (

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import DataVersions
+from dg_sqlmesh_component.dagster_internals.steps import DataVersions
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.history.records import OutsideData, record_metadata
 from dg_sqlmesh_component.protocol import messages as msg

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import JobOfAssets, planned_selection
+from dg_sqlmesh_component.dagster_internals.steps import JobOfAssets, planned_selection
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import listed
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import log_step_metadata
+from dg_sqlmesh_component.dagster_internals.steps import log_step_metadata
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.check_results import last_results
 from dg_sqlmesh_component.history.costs import RecordedCost, estimates

@@ -16,8 +16,8 @@ from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import (
-    TargetMaterialization,
+from dg_sqlmesh_component.dagster_internals.event_log import TargetMaterialization
+from dg_sqlmesh_component.dagster_internals.steps import (
     awaited_outputs,
     cache_output_keys,
     drop_missing_outputs_log,

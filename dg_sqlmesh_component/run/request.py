@@ -17,7 +17,7 @@ from dg_sqlmesh_component.config.run_config import (
     refuse_restatement,
     run_config,
 )
-from dg_sqlmesh_component.dagster_internals import JobOfAssets, assets_of, assets_of_run, repeats_failed_assets
+from dg_sqlmesh_component.dagster_internals.steps import JobOfAssets, assets_of, assets_of_run, repeats_failed_assets
 from dg_sqlmesh_component.definitions.op import NOT_SET, RESTATE_TAG
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings

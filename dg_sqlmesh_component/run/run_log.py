@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import JobOfAssets, is_part_of_backfill, log_step_metadata
+from dg_sqlmesh_component.dagster_internals.steps import JobOfAssets, is_part_of_backfill, log_step_metadata
 from dg_sqlmesh_component.history.costs import RecordedCost
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, counted, listed, plan_block, unquoted

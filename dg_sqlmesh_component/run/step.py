@@ -12,7 +12,7 @@ from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import JobOfAssets, assets_of
+from dg_sqlmesh_component.dagster_internals.steps import JobOfAssets, assets_of
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import mark_as_computing
 from dg_sqlmesh_component.history.check_results import last_evaluations, shown_evaluations

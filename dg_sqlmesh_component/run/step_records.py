@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import DataVersions, JobOfAssets, forget_data_version
+from dg_sqlmesh_component.dagster_internals.steps import DataVersions, JobOfAssets, forget_data_version
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import ActiveRun, active_runs, run_ids
 from dg_sqlmesh_component.history.late_loads import LoadComparison, SourceLoads

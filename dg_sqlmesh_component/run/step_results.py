@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
-from dg_sqlmesh_component.dagster_internals import (
+from dg_sqlmesh_component.dagster_internals.steps import (
     PlannedStep,
     awaited_outputs,
     forget_data_version,

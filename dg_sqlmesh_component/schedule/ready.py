@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import assets_between, assets_downstream
+from dg_sqlmesh_component.dagster_internals.assets import assets_between, assets_downstream
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets, grouped
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.sources import Awaited, Source

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import dagster as dg
 
 from dg_sqlmesh_component.config.scheduling import Schedule
-from dg_sqlmesh_component.dagster_internals import WithAssetsBetween
+from dg_sqlmesh_component.dagster_internals.assets import WithAssetsBetween
 from dg_sqlmesh_component.definitions.op import refuse_name, refuse_reserved_tags
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.definitions.translator import require_five_fields

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import dagster as dg
 
 from dg_sqlmesh_component.config.scheduling import SHORTEST_INTERVAL, Schedule
-from dg_sqlmesh_component.dagster_internals import assets_downstream, assets_upstream
+from dg_sqlmesh_component.dagster_internals.assets import assets_downstream, assets_upstream
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import active_runs
 from dg_sqlmesh_component.history.earlier_results import evaluation_of

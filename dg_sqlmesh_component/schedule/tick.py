@@ -17,7 +17,12 @@ from datetime import datetime, timedelta, timezone
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import assets_between, assets_downstream, assets_upstream, last_cron_tick
+from dg_sqlmesh_component.dagster_internals.assets import (
+    assets_between,
+    assets_downstream,
+    assets_upstream,
+    last_cron_tick,
+)
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import ActiveRun, active_runs, run_ids
 from dg_sqlmesh_component.history.late_loads import source_loads

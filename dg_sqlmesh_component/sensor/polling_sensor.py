@@ -13,7 +13,7 @@ import dagster as dg
 from pydantic import ValidationError
 
 from dg_sqlmesh_component.config.scheduling import PollingSensor
-from dg_sqlmesh_component.dagster_internals import DataVersions
+from dg_sqlmesh_component.dagster_internals.steps import DataVersions
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import ActiveRun, active_runs, run_ids

@@ -24,7 +24,7 @@ from pathlib import Path
 from dagster.components.utils.project_paths import get_local_state_path
 
 from dg_sqlmesh_component.config.project import SQLMeshProject, variables_without_secrets
-from dg_sqlmesh_component.dagster_internals import is_rebuilding_definitions, serves_definitions
+from dg_sqlmesh_component.dagster_internals.assets import is_rebuilding_definitions, serves_definitions
 from dg_sqlmesh_component.protocol import wire
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.formatting import block, short_hash

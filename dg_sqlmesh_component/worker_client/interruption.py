@@ -38,7 +38,7 @@ from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import replace_signal_installer, signal_installer
+from dg_sqlmesh_component.dagster_internals.steps import replace_signal_installer, signal_installer
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 from harness import CONFIG, YEARLY_CRON, NewShop, sqlmesh, write_project
 
-from dg_sqlmesh_component import dagster_internals
+from dg_sqlmesh_component.dagster_internals import event_log
 
 CREATE_FLAGS_TABLE = """
 before_all:
@@ -70,7 +70,7 @@ def test_result_is_carried_over_until_data_or_audit_changes(
 
 
 def test_result_of_other_environment_hides_no_failure_here(new_shop: NewShop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dagster_internals, "_PAGE", 1)
+    monkeypatch.setattr(event_log, "_PAGE", 1)
     model = f"MODEL (name t.kept, kind FULL, {YEARLY}, audits (soft, hard)); SELECT {{}} AS id"
     audits = {name: FILES[name] for name in ("audits/soft.sql", "audits/hard.sql")}
     shop = new_shop({"models/kept.sql": model.format(1), **audits}, WITH_FLAGS, execution={"environments": ["dev"]})

@@ -8,7 +8,7 @@ import pytest
 from harness import EXECUTORS, YEARLY_CRON, NewShop, Shop, write_project
 from waiting import DAILY, EMPTY, LOADER, MODELS, OP, SourceSensor, day, load, outcomes, rows, run, tick, waiting_shop
 
-from dg_sqlmesh_component.dagster_internals import TargetMaterialization
+from dg_sqlmesh_component.dagster_internals.event_log import TargetMaterialization
 
 STATUS = "t/days:sqlmesh_execution_status"
 

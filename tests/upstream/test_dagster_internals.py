@@ -1,4 +1,4 @@
-"""The internals of Dagster that `dagster_internals.py` uses: one test for each function.
+"""The internals of Dagster that `dagster_internals/` uses: one test for each function.
 
 Most functions are called inside a step of a real run: a multi-asset with a check, an asset between two parts of it,
 and a downstream asset. So Dagster splits the op.
@@ -23,7 +23,7 @@ from harness import dagster_project, empty_instance, load
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from dg_sqlmesh_component import dagster_internals as internals
+from dg_sqlmesh_component.dagster_internals import assets, event_log, steps
 
 A, B, MIDDLE, LAST = (dg.AssetKey(name) for name in ("a", "b", "middle", "last"))
 FINE = dg.AssetCheckKey(A, "fine")
@@ -51,7 +51,7 @@ def job(hook: Hook, results_by_step: dict[str, Any], selection: dg.AssetSelectio
         name="models",
     )
     def models(context):  # type: ignore[no-untyped-def]  # Dagster looks at the annotation itself
-        results_by_step[internals.step_key(context)] = hook(context)
+        results_by_step[steps.step_key(context)] = hook(context)
         for key in context.selected_asset_keys:
             yield dg.MaterializeResult(asset_key=key)
         for check in context.selected_asset_check_keys:
@@ -82,13 +82,13 @@ def test_parts_of_a_split_op_are_steps_with_its_name_and_a_number(instance: dg.D
 
 
 def test_step_knows_whether_it_is_the_only_one(instance: dg.DagsterInstance) -> None:
-    assert hook_results(internals.is_only_step, instance) == {"models": False, "models_2": False}
-    alone = hook_results(internals.is_only_step, instance, selection=dg.AssetSelection.assets("a"))
+    assert hook_results(steps.is_only_step, instance) == {"models": False, "models_2": False}
+    alone = hook_results(steps.is_only_step, instance, selection=dg.AssetSelection.assets("a"))
     assert list(alone.values()) == [True]
 
 
 def test_execution_plan_has_the_steps_that_wait_for_an_output(instance: dg.DagsterInstance) -> None:
-    outputs_by_step = hook_results(internals.awaited_outputs, instance)
+    outputs_by_step = hook_results(steps.awaited_outputs, instance)
     [[step]] = outputs_by_step["models"].values()
     assert (step.key, step.assets) == ("middle", {MIDDLE})
     [[step]] = outputs_by_step["models_2"].values()
@@ -96,24 +96,24 @@ def test_execution_plan_has_the_steps_that_wait_for_an_output(instance: dg.Dagst
 
 
 def test_execution_plan_has_downstream_steps_with_tags_and_assets(instance: dg.DagsterInstance) -> None:
-    downstream_steps = hook_results(lambda context: internals.with_steps_downstream(context, ["middle"]), instance)
-    steps = [(step.key, step.assets) for step in downstream_steps["models"]]
-    assert steps == [("middle", {MIDDLE}), ("models_2", {B}), ("last", {LAST})]
+    downstream_steps = hook_results(lambda context: steps.with_steps_downstream(context, ["middle"]), instance)
+    downstream = [(step.key, step.assets) for step in downstream_steps["models"]]
+    assert downstream == [("middle", {MIDDLE}), ("models_2", {B}), ("last", {LAST})]
     assert [step.tags.get("mine") for step in downstream_steps["models"]] == [None, "yes", None]
 
 
 def test_run_stores_the_planned_assets_and_checks_of_each_step(instance: dg.DagsterInstance) -> None:
-    selection_by_step = hook_results(lambda context: internals.planned_selection(context, context.run), instance)
+    selection_by_step = hook_results(lambda context: steps.planned_selection(context, context.run), instance)
     assert selection_by_step == {"models": {A, FINE}, "models_2": {B}}
 
 
 def test_step_sees_the_assets_of_the_whole_run(instance: dg.DagsterInstance) -> None:
-    assert hook_results(internals.assets_of_run, instance)["models_2"] == {A, B, MIDDLE, LAST}
+    assert hook_results(steps.assets_of_run, instance)["models_2"] == {A, B, MIDDLE, LAST}
 
 
 def test_output_event_alone_has_no_materialization(instance: dg.DagsterInstance) -> None:
     def hook(context: dg.AssetExecutionContext) -> tuple[dg.DagsterEventType, Any]:
-        event = internals.released_output(context, "a")
+        event = steps.released_output(context, "a")
         return event.event_type, event.step_output_data.step_output_handle.output_name
 
     assert hook_results(hook, instance)["models"] == (dg.DagsterEventType.STEP_OUTPUT, "a")
@@ -121,7 +121,7 @@ def test_output_event_alone_has_no_materialization(instance: dg.DagsterInstance)
 
 def test_output_asset_keys_of_the_step_can_be_cached(instance: dg.DagsterInstance) -> None:
     def hook(context: dg.AssetExecutionContext) -> tuple[Any, bool]:
-        internals.cache_output_keys(context)
+        steps.cache_output_keys(context)
         step_context = context.op_execution_context.get_step_execution_context()
         return (
             step_context.get_output_asset_keys(),
@@ -138,7 +138,7 @@ def test_log_line_about_missing_outputs_can_be_suppressed(instance: dg.DagsterIn
     )
     def silent(context):  # type: ignore[no-untyped-def]  # Dagster looks at the annotation itself
         if is_quiet:
-            internals.drop_missing_outputs_log(context)
+            steps.drop_missing_outputs_log(context)
         yield from ()
 
     result = dg.materialize([silent], instance=instance, raise_on_error=False)
@@ -148,9 +148,9 @@ def test_log_line_about_missing_outputs_can_be_suppressed(instance: dg.DagsterIn
 
 def test_dagster_tags_runs_of_backfills_and_asset_retries() -> None:
     run = dg.DagsterRun("job", run_id="1" * 36, tags={"dagster/backfill": "b"})
-    assert internals.is_part_of_backfill(run)
-    assert not internals.repeats_failed_assets(run)
-    assert internals.repeats_failed_assets(
+    assert steps.is_part_of_backfill(run)
+    assert not steps.repeats_failed_assets(run)
+    assert steps.repeats_failed_assets(
         dg.DagsterRun("job", run_id="1" * 36, tags={"dagster/is_asset_resume_retry": "true"})
     )
 
@@ -158,25 +158,25 @@ def test_dagster_tags_runs_of_backfills_and_asset_retries() -> None:
 def test_tags_that_dagster_sets_are_reserved_and_tags_that_control_runs_are_not() -> None:
     reserved = ["dagster/schedule_name", "dagster/backfill", "dagster/run_key", ".dagster/repository"]
     free = ["dagster/priority", "dagster/max_retries", "dagster/concurrency_key", "dagster/image", "team"]
-    assert [key for key in [*reserved, *free] if internals.is_reserved_tag(key)] == reserved
+    assert [key for key in [*reserved, *free] if steps.is_reserved_tag(key)] == reserved
 
 
 def test_last_check_evaluations_take_one_query_and_earlier_ones_are_paged(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(internals, "_PAGE", 1)
+    monkeypatch.setattr(event_log, "_PAGE", 1)
     for _ in range(3):
         hook_results(lambda _: None, instance)
-    last = internals.last_check_records(instance, [FINE, dg.AssetCheckKey(A, "never")])
+    last = event_log.last_check_records(instance, [FINE, dg.AssetCheckKey(A, "never")])
     assert last.keys() == {FINE}
-    records = list(internals.check_records(instance, FINE))
+    records = list(event_log.check_records(instance, FINE))
     assert [record.run_id for record in records] == [run.run_id for run in instance.get_runs()]
     assert records[0].run_id == last[FINE].run_id
     entry = last[FINE].event
     assert entry is not None
     evaluation = entry.asset_check_evaluation
     assert evaluation is not None
-    assert isinstance(evaluation.target_materialization_data, internals.TargetMaterialization)
+    assert isinstance(evaluation.target_materialization_data, event_log.TargetMaterialization)
 
 
 def test_the_last_evaluation_is_read_in_one_query_although_a_run_has_planned_the_next(
@@ -192,12 +192,12 @@ def test_the_last_evaluation_is_read_in_one_query_although_a_run_has_planned_the
             queries.append(statement)
 
     event.listen(Engine, "before_cursor_execute", collect)
-    last = internals.last_check_records(instance, [FINE])
+    last = event_log.last_check_records(instance, [FINE])
     assert (last[FINE].run_id, len(queries)) == (evaluated.run_id, 1)
     monkeypatch.setattr(
         "dagster._core.storage.event_log.sql_event_log.SqlEventLogStorage", Path
     )  # as if it was that of Dagster+
-    assert internals.last_check_records(instance, [FINE]) == last
+    assert event_log.last_check_records(instance, [FINE]) == last
     assert len(queries) == 3, "Dagster asks twice"
     event.remove(Engine, "before_cursor_execute", collect)
 
@@ -214,7 +214,7 @@ def test_skipped_check_has_no_shown_evaluation(instance: dg.DagsterInstance, sta
     [planned, _] = instance.event_log_storage.get_asset_check_execution_history(FINE, limit=2)
     assert asyncio.run(planned.resolve_status(LoadingContextForTest(instance))).value == shown_as
     own = instance.create_run_for_job(planning, status=dg.DagsterRunStatus.STARTED)
-    shown = internals.shown_check_records(instance, [FINE, dg.AssetCheckKey(A, "never")], except_run=own.run_id)
+    shown = event_log.shown_check_records(instance, [FINE, dg.AssetCheckKey(A, "never")], except_run=own.run_id)
     expected = {} if shown_as == "SKIPPED" else {FINE: evaluated.run_id}
     assert {check: record.run_id for check, record in shown.items()} == expected
 
@@ -222,21 +222,21 @@ def test_skipped_check_has_no_shown_evaluation(instance: dg.DagsterInstance, sta
 def test_function_that_installs_signal_handlers_can_be_replaced() -> None:
     from dagster._utils.interrupts import capture_interrupts
 
-    original, wanted = internals.signal_installer(), list[Any]()
+    original, wanted = steps.signal_installer(), list[Any]()
     before = signal.getsignal(signal.SIGINT)
-    internals.replace_signal_installer(wanted.append)
+    steps.replace_signal_installer(wanted.append)
     try:
         with capture_interrupts():
             assert signal.getsignal(signal.SIGINT) is before
     finally:
-        internals.replace_signal_installer(original)
+        steps.replace_signal_installer(original)
     assert len(wanted) == 2  # Dagster's own handler, and then the earlier handler
 
 
 STEP_PROCESS = """
 import dagster as dg
 from pathlib import Path
-from dg_sqlmesh_component.dagster_internals import was_started_for_a_step_of
+from dg_sqlmesh_component.dagster_internals.steps import was_started_for_a_step_of
 
 results = Path({results!r})
 
@@ -257,7 +257,7 @@ def test_process_of_a_step_knows_its_step(tmp_path: Path, executor: str, expecte
 
 SHARED = """
 import dagster as dg
-from dg_sqlmesh_component.dagster_internals import shared_in_code_location
+from dg_sqlmesh_component.dagster_internals.assets import shared_in_code_location
 
 @dg.definitions
 def defs(context: dg.ComponentLoadContext):
@@ -284,7 +284,7 @@ def test_dagster_distinguishes_rebuild_from_load_of_definitions(load_type: Defin
     before = DefinitionsLoadContext.get()
     DefinitionsLoadContext.set(DefinitionsLoadContext(load_type))
     try:
-        assert internals.is_rebuilding_definitions() is (load_type is DefinitionsLoadType.RECONSTRUCTION)
+        assert assets.is_rebuilding_definitions() is (load_type is DefinitionsLoadType.RECONSTRUCTION)
     finally:
         DefinitionsLoadContext.set(before)
 
@@ -293,24 +293,24 @@ def test_dagster_distinguishes_rebuild_from_load_of_definitions(load_type: Defin
     "cron", ["0 9 * * 1-5", "@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"]
 )
 def test_cron_of_five_fields_and_aliases_are_accepted(cron: str) -> None:
-    assert internals.is_accepted_cron(cron)
+    assert assets.is_accepted_cron(cron)
 
 
 @pytest.mark.parametrize("cron", ["0 6 * * * 30", "sometimes"])
 def test_other_text_is_no_accepted_cron(cron: str) -> None:
-    assert not internals.is_accepted_cron(cron)
+    assert not assets.is_accepted_cron(cron)
 
 
 def test_ticks_of_a_cron_start_at_a_time_and_follow_the_time_zone() -> None:
     start = datetime(2026, 10, 31, 13, tzinfo=timezone.utc)  # 9 o'clock in New York; in the night, an hour is repeated
-    ticks = internals.cron_ticks("0 9 * * *", "America/New_York", start)
+    ticks = assets.cron_ticks("0 9 * * *", "America/New_York", start)
     assert [tick.astimezone(timezone.utc) for tick in islice(ticks, 2)] == [start, start + timedelta(hours=25)]
 
 
 def test_last_tick_of_a_cron_may_be_the_time_itself_and_follows_the_time_zone() -> None:
     tick = datetime(2026, 11, 1, 14, tzinfo=timezone.utc)  # 9 o'clock in New York, after a night of 25 hours
     for end, expected in ((tick, tick), (tick - timedelta(seconds=1), tick - timedelta(hours=25))):
-        assert internals.last_cron_tick("0 9 * * *", "America/New_York", end) == expected
+        assert assets.last_cron_tick("0 9 * * *", "America/New_York", end) == expected
 
 
 def assets_around_partitioned_ones() -> list[dg.AssetsDefinition]:
@@ -341,14 +341,14 @@ def test_assets_of_an_op_that_a_run_selects_have_only_the_inputs_that_they_read(
     def models() -> Iterator[Any]:
         yield from ()
 
-    ours = internals.AssetsOfOp(**models.get_attributes_dict()).map_asset_specs(lambda spec: spec)
+    ours = assets.AssetsOfOp(**models.get_attributes_dict()).map_asset_specs(lambda spec: spec)
     built = dg.Definitions([ours], jobs=[dg.define_asset_job("one", [B])]).resolve_job_def("one")
     [part] = (chosen for chosen in built.asset_layer.asset_graph.assets_defs if B in chosen.keys)
     assert [*part.node_keys_by_input_name.values()] == [MIDDLE]
 
 
 def test_job_has_the_assets_between_and_no_partitioned_ones() -> None:
-    selected = dg.define_asset_job("between", selection=internals.WithAssetsBetween([A, B]))
+    selected = dg.define_asset_job("between", selection=assets.WithAssetsBetween([A, B]))
     definitions = dg.Definitions(assets=assets_around_partitioned_ones(), jobs=[selected])
     built = definitions.resolve_job_def("between")
     assert built.asset_layer.selected_asset_keys == {A, MIDDLE, B}
@@ -357,10 +357,10 @@ def test_job_has_the_assets_between_and_no_partitioned_ones() -> None:
 
 def test_assets_between_are_those_of_the_requested_ones_only() -> None:
     repository = dg.Definitions(assets=assets_around_partitioned_ones()).get_repository_def()
-    assert internals.assets_between(repository, [A, B]) == {MIDDLE}
-    assert internals.assets_between(repository, [A]) == set()
-    assert internals.assets_downstream(repository, [MIDDLE]) == {MIDDLE, B, dg.AssetKey("after")}
-    assert internals.assets_upstream(repository, [MIDDLE]) == {dg.AssetKey("before"), A, MIDDLE}
+    assert assets.assets_between(repository, [A, B]) == {MIDDLE}
+    assert assets.assets_between(repository, [A]) == set()
+    assert assets.assets_downstream(repository, [MIDDLE]) == {MIDDLE, B, dg.AssetKey("after")}
+    assert assets.assets_upstream(repository, [MIDDLE]) == {dg.AssetKey("before"), A, MIDDLE}
 
 
 def test_assets_of_runs_that_have_not_started_are_the_selected_ones_or_those_of_the_plan(
@@ -372,9 +372,9 @@ def test_assets_of_runs_that_have_not_started_are_the_selected_ones_or_those_of_
         created = instance.create_run_for_job(queued, plan)._replace(
             asset_selection=assets, asset_check_selection=checks
         )
-        steps = instance.get_execution_plan_snapshot(created.execution_plan_snapshot_id or "").steps
-        in_plan = {key for step in steps for key in step.entity_keys if isinstance(key, dg.AssetKey)}
-        assert internals.planned_assets(instance, [created]) == [in_plan]
+        planned = instance.get_execution_plan_snapshot(created.execution_plan_snapshot_id or "").steps
+        in_plan = {key for step in planned for key in step.entity_keys if isinstance(key, dg.AssetKey)}
+        assert steps.planned_assets(instance, [created]) == [in_plan]
         return created
 
     runs = [run(), run({A}), run({A, LAST}, {FINE}), run(set(), {FINE}), run(None, {FINE}), run(set()), run()]
@@ -386,7 +386,7 @@ def test_assets_of_runs_that_have_not_started_are_the_selected_ones_or_those_of_
 
     monkeypatch.setattr(instance, "get_execution_plan_snapshot", counted)
     whole = {A, MIDDLE, B, LAST}
-    assert internals.planned_assets(instance, runs) == [whole, {A}, {A, LAST}, set(), set(), whole, whole]
+    assert steps.planned_assets(instance, runs) == [whole, {A}, {A, LAST}, set(), set(), whole, whole]
     assert read == [runs[0].execution_plan_snapshot_id]
 
 
@@ -397,7 +397,7 @@ def test_crons_that_tick_at_the_same_time_are_one_tick() -> None:
 
 def test_metadata_is_logged_as_an_event_of_the_step(instance: dg.DagsterInstance) -> None:
     def hook(context: dg.AssetExecutionContext) -> None:
-        internals.log_step_metadata(context, "Planned", {"table": dg.MetadataValue.int(3)})
+        steps.log_step_metadata(context, "Planned", {"table": dg.MetadataValue.int(3)})
 
     run_id = job(hook, {}).execute_in_process(instance=instance).run_id
     events = [entry.dagster_event for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)]
@@ -412,7 +412,7 @@ def test_failure_has_no_traceback_and_obeys_a_retry_policy(
 ) -> None:
     @dg.op(retry_policy=retry_policy)
     def failing(context):  # type: ignore[no-untyped-def]  # Dagster looks at the annotation itself
-        with internals.failures_without_traceback(context):
+        with steps.failures_without_traceback(context):
             raise dg.Failure("2 models failed.", metadata={"models": 2})
 
     result = (
@@ -437,7 +437,7 @@ def test_failure_has_no_traceback_and_obeys_a_retry_policy(
 def test_cancelled_step_has_no_traceback_and_cancels_its_run(instance: dg.DagsterInstance) -> None:
     @dg.op
     def cancelled(context):  # type: ignore[no-untyped-def]  # Dagster looks at the annotation itself
-        with internals.failures_without_traceback(context):
+        with steps.failures_without_traceback(context):
             instance.report_run_canceling(context.run)
             raise dg.DagsterExecutionInterruptedError("The run was cancelled. 1 executed.")
 
@@ -457,10 +457,10 @@ def test_cancelled_step_has_no_traceback_and_cancels_its_run(instance: dg.Dagste
 
 def test_metadata_of_a_step_can_be_read_from_the_run(instance: dg.DagsterInstance) -> None:
     def log(context: dg.AssetExecutionContext) -> None:
-        internals.log_step_metadata(context, "told", {"number": dg.MetadataValue.int(7)})
+        steps.log_step_metadata(context, "told", {"number": dg.MetadataValue.int(7)})
 
     result = job(log, {}).execute_in_process(instance=instance)
-    found = internals.step_metadata(instance, result.run_id)
+    found = steps.step_metadata(instance, result.run_id)
     logged = [(step, metadata["number"].value) for step, metadata in found if "number" in metadata]
     assert logged == [("models", 7), ("models_2", 7)]
 
@@ -481,7 +481,7 @@ def test_materialization_with_version_tags_is_in_sync_with_its_upstream_assets(i
     downstream = dg.AssetSpec("downstream", deps=["upstream", table], code_version="1")
     deps = {upstream.key: [], downstream.key: [upstream.key, table]}
     for tagged in (False, True):
-        versions = internals.DataVersions(instance, deps.__getitem__)
+        versions = steps.DataVersions(instance, deps.__getitem__)
         for spec in (upstream, downstream):
             tags = versions.tags_of_materialization(spec.key, "v1", "1")
             own = {name: value for name, value in tags.items() if "/input_" not in name}
@@ -490,7 +490,7 @@ def test_materialization_with_version_tags_is_in_sync_with_its_upstream_assets(i
         reasons = [] if tagged else ["has a new dependency on table", "has a new dependency on upstream"]
         assert stale_causes(instance, upstream, downstream) == {"upstream": [], "downstream": reasons}
     assert (
-        internals.DataVersions(instance, deps.__getitem__).tags_of_materialization(downstream.key, "v2", None)[
+        steps.DataVersions(instance, deps.__getitem__).tags_of_materialization(downstream.key, "v2", None)[
             "dagster/input_data_version/upstream"
         ]
         == "v1"
@@ -503,7 +503,7 @@ def test_data_version_of_an_asset_materialized_in_the_step_can_be_forgotten(inst
     @dg.multi_asset(specs=[dg.AssetSpec("b", deps=["middle"])])
     def models(context):  # type: ignore[no-untyped-def]  # Dagster looks at the annotation itself
         yield dg.AssetMaterialization("middle", tags={"dagster/data_version": "new"})
-        internals.forget_data_version(context, MIDDLE)
+        steps.forget_data_version(context, MIDDLE)
         yield dg.MaterializeResult("b")
 
     assert dg.materialize([models], instance=instance).success
@@ -515,7 +515,7 @@ def test_data_version_of_an_asset_materialized_in_the_step_can_be_forgotten(inst
 def test_last_loads_and_counts_equal_public_api(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
     """The assets of one query are an odd number, and one asset of each query was wiped."""
     for limit in ("_ASSETS_PER_QUERY", "_LOADED_ASSETS_PER_QUERY"):
-        monkeypatch.setattr(internals, limit, 3)
+        monkeypatch.setattr(event_log, limit, 3)
     keys = [dg.AssetKey(["load", f"{number}"]) for number in range(8)]
     for key in keys[:7]:
         for partition in ("x", "y", "x", None):
@@ -523,32 +523,32 @@ def test_last_loads_and_counts_equal_public_api(instance: dg.DagsterInstance, mo
         instance.report_runless_asset_event(dg.AssetObservation(key, partition="observed"))
     instance.wipe_assets([keys[1], keys[3]])
     instance.report_runless_asset_event(dg.AssetMaterialization(keys[3], partition="y"))
-    found = {key: sorted(loads) for key, loads in internals.last_loads_by_partition(instance, keys)}
-    counts = internals.materialization_counts(instance, keys)
+    found = {key: sorted(loads) for key, loads in event_log.last_loads_by_partition(instance, keys)}
+    counts = event_log.materialization_counts(instance, keys)
     assert [counts[key] for key in keys] == [4, 0, 4, 1, 4, 4, 4, 0]
     assert [[load[1] for load in found.get(key, ())] for key in keys] == [
         *(["y", "x", None], [], ["y", "x", None], ["y"]), *[["y", "x", None]] * 3, [],
     ]  # fmt: skip
     monkeypatch.setattr("dagster._core.storage.event_log.sql_event_log.SqlEventLogStorage", Path)  # as in Dagster+
-    by_public_api = {key: sorted(loads) for key, loads in internals.last_loads_by_partition(instance, keys)}
+    by_public_api = {key: sorted(loads) for key, loads in event_log.last_loads_by_partition(instance, keys)}
     assert by_public_api.keys() >= found.keys()
     for key, loads in by_public_api.items():
         assert [load[:3] for load in loads] == [load[:3] for load in found.get(key, ())]
         assert [load[3] for load in loads] == pytest.approx([load[3] for load in found.get(key, ())])
-    assert list(internals.last_loads_by_partition(instance, [])) == []
-    assert set(internals.materialization_counts(instance, keys).values()) == {None}
+    assert list(event_log.last_loads_by_partition(instance, [])) == []
+    assert set(event_log.materialization_counts(instance, keys).values()) == {None}
 
 
 def test_starts_are_known_until_runs_are_deleted(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
     hook_results(lambda _: None, instance)
     [record] = instance.get_run_records()
     run_id = record.dagster_run.run_id
-    assert internals.run_starts(instance, [run_id, "none"]) == {run_id: record.start_time}
+    assert event_log.run_starts(instance, [run_id, "none"]) == {run_id: record.start_time}
     with monkeypatch.context() as patch:
         patch.setattr("dagster._core.storage.runs.sql_run_storage.SqlRunStorage", Path)  # as in Dagster+
-        assert internals.run_starts(instance, [run_id, "none"]) == {run_id: record.start_time}
+        assert event_log.run_starts(instance, [run_id, "none"]) == {run_id: record.start_time}
     instance.delete_run(run_id)
-    assert internals.run_starts(instance, [run_id]) == {}
+    assert event_log.run_starts(instance, [run_id]) == {}
 
 
 def test_checks_are_summed_up_by_status_and_found_by_the_loads_that_they_have_looked_at(
@@ -556,32 +556,32 @@ def test_checks_are_summed_up_by_status_and_found_by_the_loads_that_they_have_lo
 ) -> None:
     hook_results(lambda _: None, instance)
     never = dg.AssetCheckKey(A, "never")
-    [record] = internals.check_records(instance, FINE)
+    [record] = event_log.check_records(instance, FINE)
     entry = record.event
     assert entry is not None
     evaluation = entry.asset_check_evaluation
     assert evaluation is not None
     target = evaluation.target_materialization_data
     assert target is not None
-    states = internals.check_states(instance, [FINE, never])
+    states = event_log.check_states(instance, [FINE, never])
     assert states is not None
     assert states[never] == {}
-    assert internals.has_only_passed(states[FINE])
-    assert not internals.has_failed_last(states[FINE])
-    assert internals.last_result_of(states[FINE])[0] == pytest.approx(entry.timestamp)
-    assert list(internals.not_passed_check_records(instance, FINE)) == []
+    assert event_log.has_only_passed(states[FINE])
+    assert not event_log.has_failed_last(states[FINE])
+    assert event_log.last_result_of(states[FINE])[0] == pytest.approx(entry.timestamp)
+    assert list(event_log.not_passed_check_records(instance, FINE)) == []
     instance.create_run_for_job(job(lambda _: None, {}), status=dg.DagsterRunStatus.STARTED)
-    after = internals.check_states(instance, [FINE])
+    after = event_log.check_states(instance, [FINE])
     assert after is not None
-    assert not internals.has_only_passed(after[FINE])
-    assert internals.last_result_of(after[FINE]) == internals.last_result_of(states[FINE])
-    assert [planned.event is not None for planned in internals.not_passed_check_records(instance, FINE)] == [True]
-    assert internals.check_records_of_loads(instance, FINE, [target.storage_id]) == [record]
-    assert internals.check_records_of_loads(instance, FINE, [target.storage_id + 1]) == []
+    assert not event_log.has_only_passed(after[FINE])
+    assert event_log.last_result_of(after[FINE]) == event_log.last_result_of(states[FINE])
+    assert [planned.event is not None for planned in event_log.not_passed_check_records(instance, FINE)] == [True]
+    assert event_log.check_records_of_loads(instance, FINE, [target.storage_id]) == [record]
+    assert event_log.check_records_of_loads(instance, FINE, [target.storage_id + 1]) == []
     loads = {target.storage_id: target.run_id}
-    assert internals.loads_of_runs(instance, A, [target.run_id]) == loads
-    assert internals.loads_of_runs(instance, A, (), [target.storage_id]) == loads
+    assert event_log.loads_of_runs(instance, A, [target.run_id]) == loads
+    assert event_log.loads_of_runs(instance, A, (), [target.storage_id]) == loads
     monkeypatch.setattr("dagster._core.storage.event_log.sql_event_log.SqlEventLogStorage", Path)  # as in Dagster+
-    assert internals.check_states(instance, [FINE]) is None
-    assert internals.check_records_of_loads(instance, FINE, [target.storage_id]) == [record]
-    assert internals.loads_of_runs(instance, A, [target.run_id]) == loads
+    assert event_log.check_states(instance, [FINE]) is None
+    assert event_log.check_records_of_loads(instance, FINE, [target.storage_id]) == [record]
+    assert event_log.loads_of_runs(instance, A, [target.run_id]) == loads

@@ -11,7 +11,7 @@ from harness import empty_instance
 from unit.calls import queries
 
 from dg_sqlmesh_component.config.external_models import Wait
-from dg_sqlmesh_component.dagster_internals import loaders
+from dg_sqlmesh_component.dagster_internals.assets import loaders
 from dg_sqlmesh_component.history.partition_windows import windows_of
 from dg_sqlmesh_component.history.sources import Source, read_sources
 from dg_sqlmesh_component.protocol.errors import ConfigurationError

@@ -9,7 +9,7 @@ import pytest
 from unit.builders import model
 
 from dg_sqlmesh_component.config.scheduling import Schedule
-from dg_sqlmesh_component.dagster_internals import cron_ticks
+from dg_sqlmesh_component.dagster_internals.assets import cron_ticks
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.manifest import Model
 from dg_sqlmesh_component.schedule.schedules import crons_by_time_zone
