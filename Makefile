@@ -49,6 +49,7 @@ soak: $(VENV)/.test  ## kills and overlaps by the hundred, and random projects a
 	$(BIN)/python tests/soak/random_sources.py
 	$(BIN)/python tests/soak/random_changes.py
 	$(BIN)/python tests/soak/random_restatements.py
+	$(BIN)/python tests/soak/random_attempts.py
 	$(BIN)/python tests/soak/long_apply.py
 	$(BIN)/python tests/soak/random_predictions.py
 	$(BIN)/python tests/soak/random_losses.py

@@ -26,6 +26,7 @@ PARTS = {
         f"{SOAK}/soak.py --engines duckdb postgres mariadb --kills 21 --pairs 5 --seed {SEED}"
     ),
     "random restatements": f"{SOAK}/random_restatements.py --stories 12 --seed {SEED}",
+    "random attempts": f"{SOAK}/random_attempts.py --stories 12 --seed {SEED}",
     "random losses": f"{SOAK}/random_losses.py --projects 15 --seed {SEED}",
     "random sequences": f"{SOAK}/random_sequences.py --sequences 10 --seed {SEED}",
     "newest versions": "make test-newest",

@@ -1,0 +1,640 @@
+"""Apply plans of random changes, of which attempts fail, and compare with a twin: one undisturbed `sqlmesh plan`.
+
+    python tests/soak/random_attempts.py --stories 50 --seed 1 --engines duckdb 2> log
+
+A story plans a project, and changes it. The twin is the same project on a copy of the database: plain SQLMesh applies
+the change there, with the corrected files and sources. Then the jobs of Dagster apply it, with or without a preview.
+An attempt fails at something that the twin has executed: a query, a statement before or after it, an audit, a statement
+before or after all models, one of a virtual update, a unit test. Or a process is killed. The cause is corrected or not,
+and the job is launched again. It checks:
+
+- **green, but not done**: if an apply is green, the environment, its intervals, rows and views are the twin's, and what
+  the twin has executed was executed with success. `before_all` and `after_all` in the green attempt: "again"
+  (docs/contributing/second-attempts.md). Audits of rows that no attempt has computed since the environment was as
+  before: "again". Audits of computed rows after the rows were written last. All else in any attempt, also a preview:
+  "the apply shows the tables of the preview in prod and does not compute them again" (docs/previews.md).
+- **red, but corrected**: without a cause, an apply is green.
+- **computed again**: "finished intervals are not computed again" (docs/plans.md).
+- **half-way**: after a red apply, prod shows what it showed before, or what the twin shows. After a kill, it may be
+  between two plans (docs/plans.md, "Finish an interrupted plan"). Rows that a forward-only change has computed are
+  pending again, and a column that it has added stays (docs/refusals.md, "What cannot be taken back").
+- **changed by a preview**: "A preview never changes prod's rows, intervals, versions or views" (docs/previews.md).
+"""
+
+import argparse
+import json
+import random
+import re
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import dagster as dg
+import worker_zygote
+from attempted_plans import BY_TIME, START, Model, Project, draw_change, draw_project
+from engine.plan_jobs import APPLY, PLAN, executed, report_of
+from harness import CONFIG, RunRecord, Shop, planned_shop, processes_in, query, wait_until
+
+PREVIEW = "sqlmesh_shop_preview"
+ENGINES = ("duckdb",)
+HOUR = 3600_000
+DAY = 24 * HOUR
+LOGGED = re.compile(r"INSERT INTO \S*log\S* .*?SELECT '(\w+) ?(\S*?) ?(\d+)'(?: AS \S+)?, '(.*?)'(?: AS \S+)?, '(.*?)'")
+AUDITED = re.compile(r"'audit (\w+)' AS")
+TABLE = re.compile(r'"(t__\w+)"')
+WRITTEN = re.compile(r'(?:INSERT INTO|CREATE OR REPLACE TABLE) \S*"(t__\w+)"')
+
+
+# -- the database ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Database:
+    """Where a story has its tables and its state.
+
+    Attributes:
+        config: SQLMesh's config.
+        query: Runs SQL.
+        save: Keeps a copy, to which `restore` goes back.
+    """
+
+    config: str
+    query: Callable[[str], list[tuple[Any, ...]]]
+    save: Callable[[], object]
+    restore: Callable[[], object]
+
+    def create_tables(self, rows: list[tuple[str, int, int]]) -> None:
+        self.query("CREATE SCHEMA ctl")
+        self.query("CREATE TABLE ctl.causes (name TEXT, day DATE, extra INT)")
+        self.query("CREATE TABLE ctl.log (what TEXT, name TEXT, days TEXT, extra INT)")
+        self.query("CREATE SCHEMA src")
+        self.query("CREATE TABLE src.a (day DATE, k INT, v INT)")
+        self.query(f"INSERT INTO src.a VALUES {', '.join(map(str, rows))}")
+
+    def facts(self) -> "Facts":
+        """Read what prod shows."""
+        [row] = self.query(
+            "SELECT snapshots, promoted_snapshot_ids, finalized_ts IS NOT NULL, requirements"
+            " FROM sqlmesh._environments WHERE name = 'prod'"
+        )
+        shown = {short(entry["name"]): entry for entry in json.loads(row[0])}
+        promoted = {short(entry["name"]) for entry in json.loads(row[1])} if row[1] else set(shown)
+        versions = {name: str(entry.get("version")) for name, entry in shown.items()}
+        unpaused = self.query("SELECT name, identifier FROM sqlmesh._snapshots WHERE unpaused_ts IS NOT NULL")
+        statements = self.query(
+            "SELECT environment_statements FROM sqlmesh._environment_statements WHERE environment_name = 'prod'"
+        )
+        views = self.query("SELECT table_name FROM information_schema.tables WHERE table_schema = 't'")
+        return Facts(
+            {name: json.dumps(entry["fingerprint"], sort_keys=True) for name, entry in shown.items()},
+            versions,
+            promoted,
+            bool(row[2]),
+            [sorted(re.findall(r"(?:before|after)_all \d+", str(text))) for text in statements],
+            {(short(name), identifier) for name, identifier in unpaused},
+            self.intervals(),
+            {view: self.rows(f"t.{view}") for (view,) in sorted(views)},
+        )
+
+    def intervals(self) -> dict[str, set[str]]:
+        """The days that the state has as computed, by the version of the table."""
+        days: dict[str, set[str]] = defaultdict(set)
+        events = "SELECT version, start_ts, end_ts, is_removed FROM sqlmesh._intervals WHERE NOT is_dev"
+        events += " AND NOT is_pending_restatement ORDER BY created_ts, is_removed"
+        for version, start, end, is_removed in self.query(events):
+            found = {day_of(ts) for ts in range(start, end, DAY)}
+            days[version] = days[version] - found if is_removed else days[version] | found
+        return days
+
+    def rows(self, table: str) -> list[dict[str, str]]:
+        schema, name = table.split(".")
+        columns = [
+            column
+            for (column,) in self.query(
+                "SELECT column_name FROM information_schema.columns"
+                f" WHERE table_schema = '{schema}' AND table_name = '{name}' ORDER BY ordinal_position"
+            )
+        ]
+        rows = [dict(zip(columns, map(str, row))) for row in self.query(f"SELECT * FROM {table}")]
+        return sorted(rows, key=str)
+
+
+def short(name: str) -> str:
+    return name.replace('"', "").split(".")[-1]
+
+
+def day_of(ts: int) -> str:
+    return str(datetime.fromtimestamp(ts / 1000, timezone.utc).date())
+
+
+@dataclass
+class Facts:
+    """What prod shows, according to the state and its views."""
+
+    fingerprints: dict[str, str]
+    versions: dict[str, str]
+    promoted: set[str]
+    is_finalized: bool
+    statements: list[list[str]]
+    unpaused: set[tuple[str, str]]
+    intervals: dict[str, set[str]]
+    views: dict[str, list[dict[str, str]]]
+
+    def computed(self) -> dict[str, set[str]]:
+        """The computed days of each model that is shown."""
+        return {name: self.intervals.get(version, set()) for name, version in self.versions.items()}
+
+    def differences(self, other: "Facts", kept: set[str] = frozenset()) -> list[str]:  # type: ignore[assignment]
+        """Compare.
+
+        Args:
+            kept: Models of which only the columns and computed days of the other side count.
+        """
+        found = [
+            f"{what}: {mine}, expected {theirs}"
+            for what, mine, theirs in (
+                ("shown versions", self.fingerprints, other.fingerprints),
+                ("promoted models", self.promoted, other.promoted),
+                ("finished", self.is_finalized, other.is_finalized),
+                ("statements", self.statements, other.statements),
+                ("unpaused versions", self.unpaused, other.unpaused),
+                ("views", set(self.views), set(other.views)),
+            )
+            if mine != theirs
+        ]
+        mine, theirs = self.computed(), other.computed()
+        for name, days in theirs.items():
+            has = mine.get(name, set())
+            if has - days or (days - has and name not in kept):
+                found.append(f"days of {name}: {sorted(has)}, expected {sorted(days)}")
+        for view, rows in other.views.items():
+            has_rows = self.views.get(view, [])
+            if view in kept:
+                has_rows, rows = (
+                    [row for row in narrowed(side, rows) if row.get("day", "")[:10] in mine.get(view, set())]
+                    for side in (has_rows, rows)
+                )
+            if has_rows != rows:
+                found.append(f"rows of {view}: {has_rows}, expected {rows}")
+        return found
+
+
+def narrowed(rows: list[dict[str, str]], like: list[dict[str, str]]) -> list[dict[str, str]]:
+    """These rows with only the columns of the others."""
+    columns = like[0] if like else {}
+    return sorted([{name: value for name, value in row.items() if name in columns} for row in rows], key=str)
+
+
+# -- what was executed -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What SQLMesh has executed with success.
+
+    Attributes:
+        what: `before`, `after` (a query), `virtual`, `before_all`, `after_all` or `audit`.
+        name: Of the model or audit, with the number of a statement.
+        table: The table or view that it is about.
+        days: The days that it is about; none for the whole table.
+        failing: The rows that an audit has found.
+    """
+
+    job: str
+    order: int
+    what: str
+    name: str
+    table: str
+    days: frozenset[str]
+    failing: int = 0
+
+
+def executions(log: Path) -> tuple[list[Execution], int]:
+    """Read the log of the hook. Return also the number of statements of each process that writes most."""
+    found, number = [], 0
+    for order, line in enumerate(log.read_text().splitlines() if log.exists() else []):
+        entry = json.loads(line)
+        number = max(number, entry.get("number", 0))
+        sql = (entry.get("sql") or entry["audit"]).replace("\n", " ")
+        days = re.findall(r"\d{4}-\d\d-\d\d", sql)
+        if "audit" in entry:
+            [name], [table, *_] = AUDITED.findall(sql), [*TABLE.findall(sql), ""]
+            found.append(Execution(entry["job"], order, "audit", name, table, span(days), entry["failing"]))
+        elif match := LOGGED.search(sql):
+            what, name, statement, table, _ = match.groups()
+            # The table of a virtual update is a view, whose schema is the environment.
+            table = table.split(".", 1)[-1] if what == "virtual" else table.split(".")[-1]
+            found.append(Execution(entry["job"], order, what, f"{name} {statement}".strip(), table, span(days)))
+        elif match := WRITTEN.search(sql):
+            found.append(Execution(entry["job"], order, "rows", "", match[1], frozenset()))
+    return found, number
+
+
+def span(days: list[str]) -> frozenset[str]:
+    """All days from the first to the last."""
+    if not days:
+        return frozenset()
+    first, last = date.fromisoformat(min(days)), date.fromisoformat(max(days))
+    return frozenset(str(first + timedelta(days=number)) for number in range((last - first).days + 1))
+
+
+# -- a story ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Story:
+    """One project, its change, and what was done.
+
+    Attributes:
+        project: After the change.
+        before, twin: What prod showed before, and what plain SQLMesh shows after the change.
+        expected: What plain SQLMesh has executed.
+        statements: How many statements plain SQLMesh has executed that write something.
+        since: The number of the first job since prod was as before.
+    """
+
+    shop: Shop
+    database: Database
+    rng: random.Random
+    days: list[str]
+    first: Project
+    project: Project
+    changes: list[str]
+    before: Facts = field(init=False)
+    twin: Facts = field(init=False)
+    expected: list[Execution] = field(init=False)
+    executed: list[Execution] = field(default_factory=list)
+    statements: int = 0
+    since: int = 0
+    jobs: list[str] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+    faults: list[tuple[str, str]] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    # -- files and causes
+
+    def write(self, project: Project) -> None:
+        for folder in ("models", "audits", "tests", "seeds"):
+            shutil.rmtree(self.shop.project / folder, ignore_errors=True)
+        for name, text in project.files(self.database.config, self.days).items():
+            file = self.shop.project / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+
+    def tell(self, line: str) -> None:
+        self.log.append(line)
+        print(f"  {line}", flush=True)
+
+    def fault(self, claim: str, details: str) -> None:
+        self.faults.append((claim, details))
+        self.tell(f"FAULT {claim}: {details}")
+
+    # -- the twin
+
+    def tell_twin(self) -> None:
+        """Apply the change with plain SQLMesh, read what it did, and go back."""
+        self.write(self.first)
+        (self.shop.project / "job").write_text("setup")
+        self.shop.plan(at=self.rng.choice((None, None, "3 days ago")))
+        self.before = self.database.facts()
+        self.database.save()
+        (self.shop.project / "executed.jsonl").unlink(missing_ok=True)
+        (self.shop.project / "job").write_text("twin")
+        self.write(self.project)
+        destructive = [word for name in self.project.models for word in ("--allow-destructive-model", f"t.{name}")]
+        self.shop.plan(*destructive, at=None)
+        self.twin = self.database.facts()
+        self.expected, self.statements = executions(self.shop.project / "executed.jsonl")
+        (self.shop.project / "executed.jsonl").unlink(missing_ok=True)
+        self.database.restore()
+        shutil.rmtree(self.shop.project / ".cache", ignore_errors=True)
+
+    # -- jobs
+
+    def launch(self, job: str, **config: Any) -> RunRecord:
+        """Launch a job in a fork, which may be killed."""
+        label = f"{len(self.jobs)} {job.removeprefix('sqlmesh_shop_')}"
+        self.jobs.append(label)
+        (self.shop.project / "job").write_text(label)
+        self.shop.refresh()
+        earlier = {run.run_id for run in self.shop.instance.get_runs()}
+        order = self.shop.project / "kill"
+        process = self.shop.start_fork(lambda instance: executed(self.shop, instance, job, config))
+        if order.exists():
+            order.write_text(order.read_text().replace("run", str(process.pid)))
+        process.wait()
+        wait_until(lambda: not processes_in(self.shop.project))
+        [run] = [run for run in self.shop.instance.get_runs() if run.run_id not in earlier]
+        if not run.is_finished:  # as Dagster's run monitoring
+            self.shop.instance.report_run_failed(run)
+        record = self.shop.run_record(run.run_id)
+        self.counts[f"{job.removeprefix('sqlmesh_shop_')} {record.status.value}"] += 1
+        failure = record.failures[0].replace("\n", " ")[:300] if record.failures else ""
+        self.tell(f"{label} {config or ''}: {record.status.value} {failure}")
+        return record
+
+    def is_green(self, record: RunRecord) -> bool:
+        return record.status is dg.DagsterRunStatus.SUCCESS
+
+    def preview(self, *, is_corrected: bool = True) -> None:
+        was = self.database.facts()
+        record = self.launch(PREVIEW, allow_pending=True)
+        if is_corrected and not self.is_green(record) and "was refused" not in record.failures[0]:
+            self.fault("red, but corrected", record.failures[0])
+        self.check_computed_once(was.intervals)
+        for difference in self.database.facts().differences(was):
+            self.fault("changed by a preview", difference)
+
+    def approve(self) -> dict[str, Any] | None:
+        """Plan, and return the config that applies this plan; None if there is no plan."""
+        record = self.launch(PLAN)
+        if not self.is_green(record):
+            return None
+        report = report_of(record)
+        command = shlex.split(report["command"])
+        config: dict[str, Any] = json.loads(command[command.index("--config-json") + 1])["ops"][APPLY]["config"]
+        return config
+
+    def apply(self, config: dict[str, Any], *, is_corrected: bool) -> bool:
+        """Apply a plan, and check what the job says. Return whether it is green."""
+        computed, was = self.database.intervals(), self.database.facts()
+        if not was.differences(self.before):
+            self.since = len(self.jobs)
+        record = self.launch(APPLY, **config)
+        self.check_computed_once(computed)
+        if self.is_green(record):
+            self.check_green()
+        elif is_corrected:
+            self.fault("red, but corrected", str(record.failures))
+        else:
+            self.check_red()
+        return self.is_green(record)
+
+    # -- claims
+
+    def done(self) -> list[Execution]:
+        return executions(self.shop.project / "executed.jsonl")[0]
+
+    def check_computed_once(self, computed: dict[str, set[str]]) -> None:
+        """The last job has computed no day that the state had as computed when it began."""
+        for entry in self.done():
+            if entry.job == self.jobs[-1] and entry.what == "after" and not entry.table.endswith("__dev"):
+                had = computed.get(entry.table.split("__")[-1], set())
+                again = entry.days & had if self.kind(entry.name.split()[0]) in BY_TIME else entry.days <= had
+                if again and entry.days:
+                    self.fault("computed again", f"{entry.name} {entry.table} {sorted(entry.days)}, had {sorted(had)}")
+
+    def kind(self, name: str) -> str:
+        model = self.project.models.get(name) or self.first.models.get(name)
+        return model.kind if model else ""
+
+    def check_green(self) -> None:
+        """Everything that the twin has executed was executed with success."""
+        for difference in self.database.facts().differences(self.twin):
+            self.fault("green, but not done", difference)
+        done = self.done()
+        written = {(entry.table, day): entry.order for entry in done if entry.what == "after" for day in entry.days}
+        written |= {(entry.table, ""): entry.order for entry in done if entry.what == "rows"}
+        jobs = set(self.jobs[self.since :])
+        for wanted in self.expected:
+            if wanted.what == "rows":  # compared already
+                continue
+            same = [entry for entry in done if (entry.what, entry.name) == (wanted.what, wanted.name)]
+            if wanted.what in ("before_all", "after_all"):
+                number = sum(entry.job == self.jobs[-1] for entry in same)
+                if number != 1:
+                    self.fault("green, but not done", f"{wanted.what} {wanted.name} was executed {number} times")
+                continue
+            if wanted.what == "virtual":
+                if not any(entry.job in jobs and entry.table == wanted.table for entry in same):
+                    self.fault("green, but not done", f"virtual update of {wanted.name}")
+                continue
+            same = [entry for entry in same if entry.table == wanted.table]
+            if wanted.what == "audit":
+                same = [entry for entry in same if entry.failing == wanted.failing]
+            missing = set()
+            for day in wanted.days or {""}:
+                about = [entry for entry in same if not day or day in entry.days or not entry.days]
+                if wanted.what == "audit":
+                    last = written.get((wanted.table, day))
+                    about = [entry for entry in about if (entry.job in jobs if last is None else entry.order > last)]
+                if not about:
+                    missing.add(day)
+            if missing:
+                self.fault("green, but not done", f"{wanted.what} {wanted.name} {wanted.table} {sorted(missing)}")
+
+    def check_red(self) -> None:
+        """Prod shows what it showed before, or what the twin shows."""
+        now = self.database.facts()
+        forward_only = {name for name, model in self.project.models.items() if model.kind == "kept"}
+        before = now.differences(self.before, kept=forward_only)
+        is_killed = (self.shop.project / "killed").exists()
+        if before and now.differences(self.twin) and not (is_killed and not now.is_finalized):
+            self.fault("half-way", str(before))
+        self.counts[
+            f"prod after red: {'before' if not before else 'between' if not now.is_finalized else 'after'}"
+        ] += 1
+
+    # -- troubles
+
+    def troubles(self) -> list[tuple[str, ...]]:
+        """What can fail: what the twin has executed, files, and processes."""
+        found: list[tuple[str, ...]] = [("kill",), ("kill",)]
+        for entry in self.expected:
+            name, day = entry.name.split()[0], self.rng.choice(sorted(entry.days) or [""])
+            if entry.what in ("before_all", "after_all"):
+                found += [("cause", f"{entry.what} {name}", ""), ("file", entry.what, name)]
+            elif entry.what == "after":
+                found += [
+                    ("cause", f"query {name}", day),
+                    ("cause", f"after {entry.name}", ""),
+                    ("file", "query", name),
+                ]
+            elif entry.what in ("before", "virtual"):
+                found.append(("cause", f"{entry.what} {entry.name}", ""))
+            elif entry.what == "audit" and self.is_blocking(name):
+                found += [("cause", f"audit {name}", self.rng.choice(self.days)), ("file", "audit", name)]
+        tested = [name for name, model in self.project.models.items() if model.kind == "full"]
+        found += [("file", "unit test", name) for name in tested]
+        by_kind: dict[str, list[tuple[str, ...]]] = defaultdict(list)
+        for trouble in found:
+            by_kind[" ".join([trouble[0], *trouble[1].split()[:1]] if len(trouble) > 1 else trouble)].append(trouble)
+        return [self.rng.choice(troubles) for _, troubles in sorted(by_kind.items())]
+
+    def is_blocking(self, audit: str) -> bool:
+        audits = [audit for model in self.project.models.values() for audit in model.audits]
+        return any(found.name == audit and found.is_blocking for found in audits)
+
+    def cause(self, trouble: tuple[str, ...]) -> None:
+        self.tell(f"trouble: {' '.join(trouble)}")
+        if trouble[0] == "cause":
+            value = f"('{trouble[1]}', CAST('{trouble[2] or self.days[0]}' AS DATE), 0)"
+            self.database.query(f"INSERT INTO ctl.causes VALUES {value}, {value}")
+        elif trouble[0] == "file":
+            self.write(self.wrong(trouble[1], trouble[2]))
+        self.counts[f"trouble {' '.join(trouble[:2]).split(' m')[0]}"] += 1
+
+    def order_kill(self) -> None:
+        when, who = self.rng.choice(("before", "after")), self.rng.choice(("0", "0", "run", "run 0"))
+        at = self.rng.randint(1, max(1, self.statements))
+        (self.shop.project / "kill").write_text(f"{when} {at} {who}")
+        self.tell(f"kill {when} statement {at} of {self.statements}: {who}")
+
+    def correct(self) -> None:
+        self.database.query("DELETE FROM ctl.causes")
+        for name in ("kill", "killed"):
+            (self.shop.project / name).unlink(missing_ok=True)
+        self.write(self.project)
+
+    def wrong(self, what: str, name: str) -> Project:
+        """The project, with a file that is wrong."""
+        if what in ("before_all", "after_all"):
+            numbers = tuple(-number if str(number) == name else number for number in getattr(self.project, what))
+            change: dict[str, Any] = {what: numbers}
+            return replace(self.project, **change)
+        if what == "audit":
+            models = [model for model in self.project.models.values() if any(a.name == name for a in model.audits)]
+            audits = tuple(replace(audit, highest=-1) if audit.name == name else audit for audit in models[0].audits)
+            return self.project.with_model(replace(models[0], audits=audits))
+        model = self.project.models[name]
+        change = {"is_wrong": True} if what == "query" else {"tested": model.shift + 1}
+        return self.project.with_model(replace(model, **change))
+
+    # -- the story
+
+    def act(self) -> None:
+        """Apply with attempts that fail. At the end, the cause is corrected, or not."""
+        self.write(self.project)
+        for _ in range(self.rng.choice((1, 1, 2))):
+            if self.rng.random() < 0.5:
+                self.preview()
+            if self.attempt(self.rng.choice(self.troubles())):
+                break
+        if self.rng.random() < 0.2:
+            self.preview()
+        config = self.approve()
+        if config is None:
+            self.fault("red, but corrected", "the plan job")
+            return
+        self.apply(config, is_corrected=True)
+
+    def attempt(self, trouble: tuple[str, ...]) -> bool:
+        """Let one or two applies fail. Return whether one is green."""
+        config = None
+        if trouble[0] == "file" and trouble[1] != "unit test":
+            self.cause(trouble)
+            config = self.approve()
+        elif trouble[0] != "file" or self.rng.random() < 0.5:
+            config = self.approve()
+            self.cause(trouble)
+        else:
+            self.cause(trouble)
+            if self.approve() is not None:
+                self.fault("half-way", "a plan with a unit test that fails")
+        is_green = False
+        if config is not None:
+            if self.rng.random() < 0.2:
+                self.preview(is_corrected=False)
+            for _ in range(self.rng.choice((1, 1, 2))):
+                if trouble[0] == "kill":
+                    self.order_kill()
+                is_green = is_green or self.apply(config, is_corrected=False)
+                was_killed = (self.shop.project / "killed").exists()
+                for name in ("kill", "killed"):
+                    (self.shop.project / name).unlink(missing_ok=True)
+                if was_killed and not self.database.facts().is_finalized and self.rng.random() < 0.3:
+                    self.take_back()
+        self.correct()
+        return is_green
+
+    def take_back(self) -> None:
+        record = self.launch(APPLY, take_back=True)
+        if self.is_green(record):
+            kept = {name for name, model in self.project.models.items() if model.kind == "kept"}
+            for difference in self.database.facts().differences(self.before, kept=kept):
+                self.fault("half-way", difference)
+
+
+# -- the command -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def duckdb_database(folder: Path) -> Iterator[Database]:
+    warehouse, saved = folder / "warehouse.duckdb", folder.parent / "saved.duckdb"
+    yield Database(
+        CONFIG,
+        lambda sql: query(folder, sql),
+        lambda: shutil.copy(warehouse, saved),
+        lambda: shutil.copy(saved, warehouse),
+    )
+
+
+def today() -> date:
+    return datetime.now(timezone.utc).date()
+
+
+def try_story(seed: int, folder: Path) -> Story:
+    """Tell one story. If the day ends before, tell it again: one more day is pending."""
+    day, rng = today(), random.Random(seed)
+    (folder / str(day) / "shop").mkdir(parents=True)
+    days = [str(day - timedelta(days=before)) for before in range(START, 0, -1)]
+    first = draw_project(rng)
+    project, changes = draw_change(rng, first)
+    with duckdb_database(folder / str(day) / "shop") as database:
+        database.create_tables([(each, k, rng.randint(1, 99)) for each in days for k in rng.sample(range(9), 2)])
+        files, preview = first.files(database.config, days), {"environment": "pr_1"}
+        with planned_shop(folder / str(day), files, planned_at=None, deploy=True, preview=preview) as shop:
+            story = Story(shop, database, rng, days, first, project, changes)
+            for model in project.models.values():
+                story.tell(describe(model))
+            story.tell(f"change: {', '.join(changes)}")
+            story.tell_twin()
+            story.act()
+            story.executed = story.done()
+    return story if day == today() else try_story(seed, folder)
+
+
+def describe(model: Model) -> str:
+    return f"{model.name}: {model.kind} of {model.reads}, audits {[audit.name for audit in model.audits]}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stories", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=1, help="of the first story; the others have the next ones")
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES, help="the seed chooses one of them")
+    arguments = parser.parse_args()
+    counts: Counter[str] = Counter()
+    seeds: dict[str, list[int]] = {}
+    with ExitStack() as stack:
+        stack.enter_context(worker_zygote.forked_workers())
+        for seed in range(arguments.seed, arguments.seed + arguments.stories):
+            engine = arguments.engines[seed % len(arguments.engines)]
+            print(f"--stories 1 --seed {seed} --engines {engine}:", flush=True)
+            start = time.monotonic()
+            with tempfile.TemporaryDirectory() as folder:
+                story = try_story(seed, Path(folder).resolve())
+            counts += story.counts
+            if story.faults:
+                print(*story.expected, *story.executed, sep="\n", file=sys.stderr)
+            print(f"  {len(story.faults)} faults, {time.monotonic() - start:.0f} s", flush=True)
+            for claim in {claim for claim, _ in story.faults}:
+                seeds.setdefault(claim, []).append(seed)
+    print(dict(sorted(counts.items())))
+    print(f"Seeds with faults: {seeds}")
+    sys.exit(1 if seeds else 0)
+
+
+if __name__ == "__main__":
+    main()
