@@ -13,6 +13,9 @@ and the job is launched again. It checks:
   (docs/contributing/second-attempts.md). Audits of rows that no attempt has computed since the environment was as
   before: "again". Audits of computed rows after the rows were written last. All else in any attempt, also a preview:
   "the apply shows the tables of the preview in prod and does not compute them again" (docs/previews.md).
+- **no record**: after a green apply, Dagster has "one materialization" of each model with new data, and "evaluated
+  audits are results of their checks" (docs/plans.md). "Audits of a killed job have no result": so not after a kill.
+- **not green at the end**: in a project that was planned as of now, a run after the apply is green and changes nothing.
 - **red, but corrected**: without a cause, an apply is green.
 - **computed again**: "finished intervals are not computed again" (docs/plans.md).
 - **half-way**: after a red apply, prod shows what it showed before, or what the twin shows. After a kill, it may be
@@ -30,6 +33,8 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
+import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -45,9 +50,10 @@ import worker_zygote
 from attempted_plans import BY_TIME, START, Model, Project, draw_change, draw_project
 from engine.plan_jobs import APPLY, PLAN, executed, report_of
 from harness import CONFIG, RunRecord, Shop, planned_shop, processes_in, query, wait_until
+from postgres import Server, new_postgres_server
 
 PREVIEW = "sqlmesh_shop_preview"
-ENGINES = ("duckdb",)
+ENGINES = ("duckdb", "postgres")
 HOUR = 3600_000
 DAY = 24 * HOUR
 LOGGED = re.compile(r"INSERT INTO \S*log\S* .*?SELECT '(\w+) ?(\S*?) ?(\d+)'(?: AS \S+)?, '(.*?)'(?: AS \S+)?, '(.*?)'")
@@ -276,6 +282,11 @@ class Story:
     expected: list[Execution] = field(init=False)
     executed: list[Execution] = field(default_factory=list)
     statements: int = 0
+    planned_at: str | None = None
+    trouble: tuple[str, ...] = ()
+    approved: dict[str, Any] | None = None
+    was_killed: bool = False
+    was_finalized: bool = True
     since: int = 0
     jobs: list[str] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
@@ -306,7 +317,8 @@ class Story:
         """Apply the change with plain SQLMesh, read what it did, and go back."""
         self.write(self.first)
         (self.shop.project / "job").write_text("setup")
-        self.shop.plan(at=self.rng.choice((None, None, "3 days ago")))
+        self.planned_at = self.rng.choice((None, None, "3 days ago"))
+        self.shop.plan(at=self.planned_at)
         self.before = self.database.facts()
         self.database.save()
         (self.shop.project / "executed.jsonl").unlink(missing_ok=True)
@@ -349,6 +361,8 @@ class Story:
 
     def preview(self, *, is_corrected: bool = True) -> None:
         was = self.database.facts()
+        if not was.is_finalized:  # "A preview is made from prod"
+            return
         record = self.launch(PREVIEW, allow_pending=True)
         if is_corrected and not self.is_green(record) and "was refused" not in record.failures[0]:
             self.fault("red, but corrected", record.failures[0])
@@ -369,6 +383,7 @@ class Story:
     def apply(self, config: dict[str, Any], *, is_corrected: bool) -> bool:
         """Apply a plan, and check what the job says. Return whether it is green."""
         computed, was = self.database.intervals(), self.database.facts()
+        self.was_finalized = was.is_finalized
         if not was.differences(self.before):
             self.since = len(self.jobs)
         record = self.launch(APPLY, **config)
@@ -378,7 +393,7 @@ class Story:
         elif is_corrected:
             self.fault("red, but corrected", str(record.failures))
         else:
-            self.check_red()
+            self.check_red(record)
         return self.is_green(record)
 
     # -- claims
@@ -434,14 +449,50 @@ class Story:
             if missing:
                 self.fault("green, but not done", f"{wanted.what} {wanted.name} {wanted.table} {sorted(missing)}")
 
-    def check_red(self) -> None:
+    def check_records(self) -> None:
+        """Dagster knows what the attempts have computed and audited."""
+        computed = {wanted.name.split()[0] for wanted in self.expected if wanted.what == "after"} & self.twin.promoted
+        for name in computed:
+            key = dg.AssetKey(["t", name])
+            records = self.shop.instance.fetch_materializations(key, limit=9).records
+            if len(records) != 1:
+                self.fault("no record", f"{name} has {len(records)} materializations")
+        failing: Counter[str] = Counter()
+        for wanted in self.expected:
+            if wanted.what == "audit":
+                failing[wanted.name] += wanted.failing
+        results = {
+            check.check_name: check
+            for run in reversed(list(self.shop.instance.get_runs()))
+            for check in self.shop.run_record(run.run_id).checks.values()
+        }
+        for audit, number in failing.items():
+            if audit not in results:
+                self.fault("no record", f"{audit} has no result")
+            elif results[audit].passed != (number == 0):
+                self.fault("no record", f"{audit}: {results[audit]}, the twin found {number} rows")
+
+    def check_run(self) -> None:
+        """Nothing is pending after the apply."""
+        was = self.database.facts()
+        record = self.shop.launch()
+        self.tell(f"run: {record.status.value}")
+        if not self.is_green(record):
+            self.fault("not green at the end", str(record.failures))
+        for difference in self.database.facts().differences(was):
+            self.fault("not green at the end", difference)
+
+    def check_red(self, record: RunRecord) -> None:
         """Prod shows what it showed before, or what the twin shows."""
         now = self.database.facts()
         forward_only = {name for name, model in self.project.models.items() if model.kind == "kept"}
         before = now.differences(self.before, kept=forward_only)
         is_killed = (self.shop.project / "killed").exists()
-        if before and now.differences(self.twin) and not (is_killed and not now.is_finalized):
-            self.fault("half-way", str(before))
+        # Prod has the statement that fails, too: the way back executes it.
+        is_no_way_back = self.trouble[-1:] == ("",) and self.trouble[1] in self.virtual_updates(self.first)
+        is_between = not now.is_finalized and (is_killed or is_no_way_back or not self.was_finalized)
+        if before and now.differences(self.twin) and not is_between:
+            self.fault("half-way", f"{record.failures} {before}")
         self.counts[
             f"prod after red: {'before' if not before else 'between' if not now.is_finalized else 'after'}"
         ] += 1
@@ -452,6 +503,8 @@ class Story:
         """What can fail: what the twin has executed, files, and processes."""
         found: list[tuple[str, ...]] = [("kill",), ("kill",)]
         for entry in self.expected:
+            if entry.what == "rows":
+                continue
             name, day = entry.name.split()[0], self.rng.choice(sorted(entry.days) or [""])
             if entry.what in ("before_all", "after_all"):
                 found += [("cause", f"{entry.what} {name}", ""), ("file", entry.what, name)]
@@ -464,7 +517,7 @@ class Story:
             elif entry.what in ("before", "virtual"):
                 found.append(("cause", f"{entry.what} {entry.name}", ""))
             elif entry.what == "audit" and self.is_blocking(name):
-                found += [("cause", f"audit {name}", self.rng.choice(self.days)), ("file", "audit", name)]
+                found += [("cause", f"audit {name}", day), ("file", "audit", name)]
         tested = [name for name, model in self.project.models.items() if model.kind == "full"]
         found += [("file", "unit test", name) for name in tested]
         by_kind: dict[str, list[tuple[str, ...]]] = defaultdict(list)
@@ -472,13 +525,19 @@ class Story:
             by_kind[" ".join([trouble[0], *trouble[1].split()[:1]] if len(trouble) > 1 else trouble)].append(trouble)
         return [self.rng.choice(troubles) for _, troubles in sorted(by_kind.items())]
 
+    def virtual_updates(self, project: Project) -> set[str]:
+        return {f"virtual {model.name} {model.statements[2]}" for model in project.models.values()}
+
     def is_blocking(self, audit: str) -> bool:
         audits = [audit for model in self.project.models.values() for audit in model.audits]
         return any(found.name == audit and found.is_blocking for found in audits)
 
     def cause(self, trouble: tuple[str, ...]) -> None:
+        self.trouble = trouble
         self.tell(f"trouble: {' '.join(trouble)}")
-        if trouble[0] == "cause":
+        if trouble[0] == "cause" and trouble[1].startswith("audit "):
+            (self.shop.project / "failing").write_text(trouble[1].removeprefix("audit "))
+        elif trouble[0] == "cause":
             value = f"('{trouble[1]}', CAST('{trouble[2] or self.days[0]}' AS DATE), 0)"
             self.database.query(f"INSERT INTO ctl.causes VALUES {value}, {value}")
         elif trouble[0] == "file":
@@ -493,7 +552,7 @@ class Story:
 
     def correct(self) -> None:
         self.database.query("DELETE FROM ctl.causes")
-        for name in ("kill", "killed"):
+        for name in ("kill", "killed", "failing"):
             (self.shop.project / name).unlink(missing_ok=True)
         self.write(self.project)
 
@@ -523,11 +582,15 @@ class Story:
                 break
         if self.rng.random() < 0.2:
             self.preview()
-        config = self.approve()
+        config = self.approved if self.rng.random() < 0.8 else self.approve()
+        config = config or self.approve()
         if config is None:
             self.fault("red, but corrected", "the plan job")
             return
-        self.apply(config, is_corrected=True)
+        if self.apply(config, is_corrected=True) and not self.was_killed:
+            self.check_records()
+        if not self.planned_at and self.rng.random() < 0.3:
+            self.check_run()
 
     def attempt(self, trouble: tuple[str, ...]) -> bool:
         """Let one or two applies fail. Return whether one is green."""
@@ -551,11 +614,13 @@ class Story:
                     self.order_kill()
                 is_green = is_green or self.apply(config, is_corrected=False)
                 was_killed = (self.shop.project / "killed").exists()
+                self.was_killed |= was_killed
                 for name in ("kill", "killed"):
                     (self.shop.project / name).unlink(missing_ok=True)
                 if was_killed and not self.database.facts().is_finalized and self.rng.random() < 0.3:
                     self.take_back()
         self.correct()
+        self.approved = config if trouble[0] != "file" or trouble[1] == "unit test" else None
         return is_green
 
     def take_back(self) -> None:
@@ -567,6 +632,27 @@ class Story:
 
 
 # -- the command -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def postgres_database(server: Server) -> Iterator[Database]:
+    story, saved = (f"{name}_{uuid.uuid4().hex[:8]}" for name in ("story", "saved"))
+
+    def copy(source: str, target: str) -> None:
+        server.query(f"DROP DATABASE IF EXISTS {target} WITH (FORCE)")
+        server.query(f"CREATE DATABASE {target} TEMPLATE {source}")
+
+    server.query(f"CREATE DATABASE {story}")
+    try:
+        yield Database(
+            server.config(story),
+            lambda sql: server.query(sql, story),
+            lambda: copy(story, saved),
+            lambda: copy(saved, story),
+        )
+    finally:
+        for database in (story, saved):
+            server.query(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
 
 
 @contextmanager
@@ -584,14 +670,15 @@ def today() -> date:
     return datetime.now(timezone.utc).date()
 
 
-def try_story(seed: int, folder: Path) -> Story:
+def try_story(seed: int, folder: Path, server: Server | None) -> Story:
     """Tell one story. If the day ends before, tell it again: one more day is pending."""
     day, rng = today(), random.Random(seed)
     (folder / str(day) / "shop").mkdir(parents=True)
     days = [str(day - timedelta(days=before)) for before in range(START, 0, -1)]
     first = draw_project(rng)
     project, changes = draw_change(rng, first)
-    with duckdb_database(folder / str(day) / "shop") as database:
+    new_database = postgres_database(server) if server else duckdb_database(folder / str(day) / "shop")
+    with new_database as database:
         database.create_tables([(each, k, rng.randint(1, 99)) for each in days for k in rng.sample(range(9), 2)])
         files, preview = first.files(database.config, days), {"environment": "pr_1"}
         with planned_shop(folder / str(day), files, planned_at=None, deploy=True, preview=preview) as shop:
@@ -602,7 +689,7 @@ def try_story(seed: int, folder: Path) -> Story:
             story.tell_twin()
             story.act()
             story.executed = story.done()
-    return story if day == today() else try_story(seed, folder)
+    return story if day == today() else try_story(seed, folder, server)
 
 
 def describe(model: Model) -> str:
@@ -619,12 +706,18 @@ def main() -> None:
     seeds: dict[str, list[int]] = {}
     with ExitStack() as stack:
         stack.enter_context(worker_zygote.forked_workers())
+        server = stack.enter_context(new_postgres_server()) if "postgres" in arguments.engines else None
         for seed in range(arguments.seed, arguments.seed + arguments.stories):
             engine = arguments.engines[seed % len(arguments.engines)]
             print(f"--stories 1 --seed {seed} --engines {engine}:", flush=True)
             start = time.monotonic()
             with tempfile.TemporaryDirectory() as folder:
-                story = try_story(seed, Path(folder).resolve())
+                try:
+                    story = try_story(seed, Path(folder).resolve(), server if engine == "postgres" else None)
+                except Exception:  # noqa: BLE001  # the others are told
+                    traceback.print_exc()
+                    seeds.setdefault("crashed", []).append(seed)
+                    continue
             counts += story.counts
             if story.faults:
                 print(*story.expected, *story.executed, sep="\n", file=sys.stderr)
