@@ -59,6 +59,9 @@ WORKER_ROOMS: dict[str, set[str]] = {
 }
 """The folders of the worker that each of them may import. Its entry may import all."""
 
+DECIDING = ("worker/intervals/availability.py", "worker/intervals/outdated.py")
+"""Modules of the worker that decide over plain pictures, and import only `protocol`."""
+
 WITHOUT_DAGSTER = ("protocol", "worker", "report/outcomes.py", "plan/gate.py", "run/ledger.py", "run/retry_decision.py")
 """Folders and modules that never import Dagster, neither directly nor through modules of the package."""
 
@@ -132,6 +135,13 @@ def test_only_the_worker_imports_sqlmesh() -> None:
     for path in modules("."):
         if folder_of(path) != "worker":
             assert not top_level(imports(path)) & SQLMESH, path
+
+
+@pytest.mark.parametrize("module", DECIDING)
+def test_a_module_that_decides_what_is_computed_knows_neither_sqlmesh_nor_the_worker(module: str) -> None:
+    names = imports(PACKAGE / module)
+    assert not top_level(names) & SQLMESH
+    assert {folder_of(file) for file in own_modules(names)} == {"protocol"}
 
 
 @pytest.mark.parametrize("room", WORKER_ROOMS)

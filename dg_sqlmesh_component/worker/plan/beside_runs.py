@@ -7,7 +7,7 @@ of runs is held. On DuckDB, the file is the lock, and SQLMesh applies the plan a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence, Set
+from collections.abc import Callable, Container, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -25,7 +25,7 @@ from sqlmesh.core.plan.stages import (
     VirtualLayerUpdateStage,
     build_plan_stages,
 )
-from sqlmesh.core.snapshot import DeployabilityIndex, SnapshotTableInfo
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotTableInfo
 from sqlmesh.core.snapshot.definition import Interval
 from sqlmesh.core.state_sync import StateReader
 from sqlmesh.utils.date import now_timestamp, to_datetime
@@ -53,6 +53,12 @@ from dg_sqlmesh_component.worker.plan.promotion import Promotion
 from dg_sqlmesh_component.worker.plan.rewritten import Shown, Versions
 from dg_sqlmesh_component.worker.sqlmesh_internals import EvaluateStages, replace_stages
 from dg_sqlmesh_component.worker.state_lock import StateLock
+
+Pending = Mapping[str, Sequence[Interval]]
+"""What each model lacks, by name."""
+
+Compute = Callable[[Sequence[PlanStage], EvaluatablePlan, Pending], None]
+"""Evaluates stages of SQLMesh. Downstream of what is pending, they compute nothing."""
 
 _ROUNDS = 3
 """How often a plan catches up without the lock, so that runs wait shortly for the last time."""
@@ -87,13 +93,21 @@ class BesideRuns:
         """Apply the plan with SQLMesh's evaluator."""
         self._promotion.watch(evaluator)
         audit = partial(evaluate_new_audits, evaluator=evaluator, context=self._context, breaker=circuit_breaker)
-        replace_stages(evaluator, partial(self._apply_stages, audit))
+
+        def apply_stages(evaluate: EvaluateStages, stages: Sequence[PlanStage], plan: EvaluatablePlan) -> None:
+            def compute(stages: Sequence[PlanStage], plan: EvaluatablePlan, pending: Pending) -> None:
+                evaluator.create_scheduler = partial(self._context.create_scheduler, pending=pending)
+                evaluate(stages, plan)
+
+            self._apply_stages(compute, audit, stages, plan)
+
+        replace_stages(evaluator, apply_stages)
         evaluator.evaluate(plan, circuit_breaker=circuit_breaker)
 
     def _apply_stages(
         self,
+        compute: Compute,
         audit: Callable[[Versions, EvaluatablePlan], None],
-        evaluate: EvaluateStages,
         stages: Sequence[PlanStage],
         plan: EvaluatablePlan,
     ) -> None:
@@ -104,75 +118,79 @@ class BesideRuns:
         if changes.times_forgotten or self._is_unfinished:
             stages = self._stages(plan)
         before = [stage for stage in _halves(stages)[0] if not isinstance(stage, AuditOnlyRunStage)]
+        pending: Pending = {}
         if self._lock.is_file:
             if not plan.is_dev:  # no run fills a gap meanwhile: what the plan does not compute itself, its models lack
                 planned, now = _missing(stages), missing_now(changes.versions.nodes)
-                self._context.pending = {name: subtract(found, planned.get(name, ())) for name, found in now.items()}
-            evaluate(before, plan)
+                pending = {name: subtract(found, planned.get(name, ())) for name, found in now.items()}
+            compute(before, plan, pending)
         else:
-            evaluate([stage for stage in before if not isinstance(stage, BackfillStage)], plan)
-            plan, stages = self._in_rounds(evaluate, stages, plan, changes, keeps_lock=shares_tables)
+            compute([stage for stage in before if not isinstance(stage, BackfillStage)], plan, {})
+            plan, stages, pending = self._in_rounds(compute, stages, plan, changes, keeps_lock=shares_tables)
         _, promotion = _halves(stages)
-        self._check_empty_versions(evaluate, promotion[0], plan)
+        if creation := self._checked_empty_versions(promotion[0], plan):
+            compute(creation, plan, pending)
         audit(changes.versions, plan)
         if plan.is_dev:  # runs do not read a preview
             self._lock.release()
-        evaluate(self._with_late_tables(promotion, plan), plan)
-        if left_out := self._still_missing(stages, plan):
+        compute(self._with_late_tables(promotion, plan), plan, pending)
+        if left_out := self._still_missing(stages, plan, pending):
             self._context.tracker.pipe.send(msg.LeftOut(left_out))
         self._caught_up = changes.caught_up()
 
     def _in_rounds(
         self,
-        evaluate: EvaluateStages,
+        compute: Compute,
         stages: Sequence[PlanStage],
         plan: EvaluatablePlan,
         changes: ConcurrentChanges,
         *,
         keeps_lock: bool,
-    ) -> tuple[EvaluatablePlan, Sequence[PlanStage]]:
+    ) -> tuple[EvaluatablePlan, Sequence[PlanStage], Pending]:
         """Compute all that SQLMesh computes before the promotion.
 
         Returns:
-            The plan of this moment, and its stages. The lock of runs is held since that moment.
+            The plan of this moment, its stages, and what is pending. The lock of runs is held since that moment.
 
         Raises:
             EnvironmentNotReadyError: A preview has read what a run has not finished to compute again.
         """
-        self._hold_back_behind(stages, changes.versions)
         changes.expect(_missing(stages))
         first = _missing(_halves(stages)[0])
         gaps = first.keys() & changes.versions.others.keys()
         # What reads a gap waits until it is filled, although pending intervals are held back: the model of the gap may
         # have a `lookback`, and would compute days again that have been read.
-        evaluate(_only(stages, first.keys() - _reading(gaps, changes.versions)), plan)
-        tried: tuple[dict[str, Sequence[Interval]], int] | None = None
+        ungapped = _only(stages, first.keys() - _reading(gaps, changes.versions))
+        compute(ungapped, plan, _pending(stages, changes.versions))
+        tried: tuple[dict[str, tuple[Interval, ...]], int] | None = None
         for number in count(1):
             self._lock.acquire()
-            plan, stages = self._look(plan, stages, changes)
-            lacking = _lacking(stages, changes.versions, changes.versions.others)
+            plan, stages, pending = self._look(plan, stages, changes)
+            lacking = _lacking(stages, changes.versions)
+            filled = {*(lacking.keys() & changes.versions.others.keys()), *(gaps if number == 1 else ())}
             # SQLMesh always finds a table to be missing that it computes again for this plan, such as a seed.
-            if filled := _only(stages, {*lacking, *gaps} if number == 1 else lacking):
-                evaluate(filled, plan)
-                plan, stages = self._look(plan, stages, changes)  # models that read these gaps are computed again
-            ready = _lacking(stages, changes.versions, changes.versions.new)
+            if gap_stages := _only(stages, filled):
+                compute(gap_stages, plan, pending)
+                # Models that read these gaps are computed again.
+                plan, stages, pending = self._look(plan, stages, changes)
+                lacking = _lacking(stages, changes.versions)
+            ready = {name: found for name, found in lacking.items() if name in changes.versions.new}
             if not ready or tried == (ready, changes.times_forgotten):  # the rest waits for signals
                 break
             tried = ready, changes.times_forgotten
             if number <= _ROUNDS and not keeps_lock:
                 self._lock.release()
-            evaluate(_only(stages, ready), plan)
-        return plan, stages
+            compute(_only(stages, ready), plan, pending)
+        return plan, stages, pending
 
     def _look(
         self, plan: EvaluatablePlan, stages: Sequence[PlanStage], changes: ConcurrentChanges
-    ) -> tuple[EvaluatablePlan, Sequence[PlanStage]]:
+    ) -> tuple[EvaluatablePlan, Sequence[PlanStage], Pending]:
         """Look at what runs have done, and build the plan and its stages again. The lock of runs must be held."""
         changes.look(_index(stages))
         plan = self._renewed(plan, changes.versions)
         stages = self._stages(plan)
-        self._hold_back_behind(stages, changes.versions)
-        return plan, stages
+        return plan, stages, _pending(stages, changes.versions)
 
     def _renewed(self, plan: EvaluatablePlan, versions: Versions) -> EvaluatablePlan:
         """The plan as SQLMesh would build it now. It builds a plan of prod for each model until where prod has come.
@@ -205,23 +223,8 @@ class BesideRuns:
         state: Any = _LastFinished(self._context.state_reader)
         return build_plan_stages(plan, state, self._context.default_catalog)
 
-    def _hold_back_behind(self, stages: Sequence[PlanStage], versions: Versions) -> None:
-        """Let SQLMesh leave out intervals that are missing upstream. SQLMesh alone looks only within one stage.
-
-        It computes models as far as prod has them, and an added one as far as any: also beyond what this one reads.
-        Without the lock of runs, also those that a run computes again are missing. Then the next round computes them.
-        """
-        missing = _missing(stages)
-        if not versions.is_dev:
-            add(missing, missing_now(versions.nodes))
-        self._context.pending = {
-            name: left
-            for name, found in missing.items()
-            if (left := subtract(found, computed_intervals(versions.nodes[name], versions.index)))
-        }
-
-    def _check_empty_versions(self, evaluate: EvaluateStages, stage: Any, plan: EvaluatablePlan) -> None:
-        """Before the promotion, refuse new versions without an interval in place of old rows, and create the others.
+    def _checked_empty_versions(self, stage: Any, plan: EvaluatablePlan) -> list[PlanStage]:
+        """Before the promotion, refuse new versions without an interval in place of old rows. Create the others.
 
         If SQLMesh computes other models, it does not create them, and then fails when it creates the first view of one.
 
@@ -232,11 +235,12 @@ class BesideRuns:
         if not plan.is_dev:  # the others are computed after the promotion. Columns that they read may not exist yet
             new = [info for info in new if info.name in stage.no_gaps_snapshot_names]
         empty = {name for name, node in snapshots_now(self._context, new).items() if not node.intervals}
-        if empty:
-            versions = Versions.read(self._context, plan, self._shown)
-            if not plan.is_dev:
-                self._refuse_empty(empty, versions)
-            evaluate([_creation(empty, versions)], plan)
+        if not empty:
+            return []
+        versions = Versions.read(self._context, plan, self._shown)
+        if not plan.is_dev:
+            self._refuse_empty(empty, versions)
+        return [_creation(empty, versions)]
 
     def _with_late_tables(self, promotion: Sequence[PlanStage], plan: EvaluatablePlan) -> Sequence[PlanStage]:
         """The stages of the promotion, with one that creates the empty new versions that it does not compute.
@@ -255,15 +259,16 @@ class BesideRuns:
         creation = _creation(empty, Versions.read(self._context, plan, self._shown))
         return [*promotion[:first], creation, *promotion[first:]]
 
-    def _still_missing(self, stages: Sequence[PlanStage], plan: EvaluatablePlan) -> dict[str, tuple[Interval, ...]]:
+    def _still_missing(
+        self, stages: Sequence[PlanStage], plan: EvaluatablePlan, pending: Pending
+    ) -> dict[str, tuple[Interval, ...]]:
         """What these stages were to compute, and signals held back, by name as written in SQLMesh."""
         if (index := _index(stages)) is None:
             return {}
-        missing, pending = _missing(stages), self._context.pending
-        nodes = snapshots_now(self._context, plan.environment.snapshots)
-        left = {name: subtract(found, computed_intervals(nodes[name], index)) for name, found in missing.items()}
+        missing, nodes = _missing(stages), snapshots_now(self._context, plan.environment.snapshots)
+        left = _not_computed(missing, nodes, index)
         # The plan has said before what it leaves out because of tables, and of what it does not compute upstream.
-        lacking = {nodes[name]: single_intervals(nodes[name], found) for name, found in left.items() if found}
+        lacking = {nodes[name]: single_intervals(nodes[name], found) for name, found in left.items()}
         others = {name: subtract(found, missing.get(name, ())) for name, found in pending.items()}
         known = held_back_from(lacking, nodes, index, self._context.known.tables, others) if lacking else {}
         left |= {name: merged(of_signals) for name, (of_signals, _) in known.items()}
@@ -341,13 +346,28 @@ def _only(stages: Sequence[PlanStage], names: Container[str]) -> list[PlanStage]
     return narrowed
 
 
-def _lacking(stages: Sequence[PlanStage], versions: Versions, names: Container[str]) -> dict[str, Sequence[Interval]]:
-    """What these models compute before the promotion, except of those that only a `lookback` computes again."""
-    return {
-        name: found
-        for name, found in _missing(_halves(stages)[0]).items()
-        if name in names and subtract(found, computed_intervals(versions.nodes[name], versions.index))
-    }
+def _pending(stages: Sequence[PlanStage], versions: Versions) -> Pending:
+    """What each model lacks, by name, which holds back models downstream. SQLMesh alone looks only within one stage.
+
+    It computes models as far as prod has them, and an added one as far as any: also beyond what this one reads. Without
+    the lock of runs, also those are missing that a run computes again. Then the next round computes them.
+    """
+    missing = _missing(stages)
+    if not versions.is_dev:
+        add(missing, missing_now(versions.nodes))
+    return _not_computed(missing, versions.nodes, versions.index)
+
+
+def _lacking(stages: Sequence[PlanStage], versions: Versions) -> dict[str, tuple[Interval, ...]]:
+    """What is computed before the promotion, without what only a `lookback` computes again."""
+    return _not_computed(_missing(_halves(stages)[0]), versions.nodes, versions.index)
+
+
+def _not_computed(
+    intervals: Mapping[str, Sequence[Interval]], nodes: Mapping[str, Snapshot], index: DeployabilityIndex
+) -> dict[str, tuple[Interval, ...]]:
+    left = {name: subtract(found, computed_intervals(nodes[name], index)) for name, found in intervals.items()}
+    return {name: found for name, found in left.items() if found}
 
 
 def _reading(names: Set[str], versions: Versions) -> Set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from sqlmesh.core.context import Context
@@ -93,8 +94,6 @@ class PlanContext(Context):
 
     Attributes:
         nodes: The snapshots of all stages so far, by name.
-        pending: The intervals that each model lacks, by name. They hold back models downstream. `BesideRuns` sets it
-            before each stage.
         unready: The intervals that signals held back, by name.
         left_out: By name, the changes of the files that `select` leaves out.
         shown: What the environment of the plan showed right before the plan was built.
@@ -106,17 +105,23 @@ class PlanContext(Context):
         self.tracker = tracker
         self.known = KnownToDagster(ExternalTables(request.tables.incomplete, request.tables.read))
         self.nodes: dict[str, Snapshot] = {}
-        self.pending: Mapping[str, Sequence[msg.Interval]] = {}
         self.unready: dict[str, Set[msg.Interval]] = {}
         self.left_out: dict[str, msg.Change] = {}
         self.shown = _NOTHING
 
-    def create_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:
-        """SQLMesh calls this before each stage that computes."""
+    def create_scheduler(
+        self,
+        snapshots: Iterable[Snapshot],
+        snapshot_evaluator: SnapshotEvaluator,
+        pending: Mapping[str, Sequence[msg.Interval]] = MappingProxyType({}),
+    ) -> Scheduler:
+        """SQLMesh calls this before each stage that computes.
+
+        Args:
+            pending: The intervals that each model lacks, by name. They hold back models downstream.
+        """
         scheduler = self._observed_scheduler(snapshots, snapshot_evaluator)
-        forget_and_hold_back(
-            scheduler, self.known.tables, self.tracker.report_forgotten, self.pending, unready=self.unready
-        )
+        forget_and_hold_back(scheduler, self.known.tables, self.tracker.report_forgotten, pending, unready=self.unready)
         return scheduler
 
     def auditing_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:
