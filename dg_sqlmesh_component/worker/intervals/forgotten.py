@@ -39,7 +39,7 @@ def forget_before_computing(scheduler: Scheduler, report: Callable[[str, Sequenc
 
     def merged_missing_intervals(*args: Any, **kwargs: Any) -> SnapshotToIntervals:
         index = kwargs.get("deployability_index") or DeployabilityIndex.all_deployable()
-        forgotten = forgotten_intervals(scheduler.snapshots.values(), index, scheduler.state_sync)
+        forgotten = _forgotten(scheduler.snapshots.values(), index, scheduler.state_sync)
         return tables.missing_with_forgotten(lambda **cron: find_missing(*args, **{**kwargs, **cron}), forgotten)
 
     def batch_intervals(
@@ -78,7 +78,7 @@ def forget_restated_automatically(
     state.update_auto_restatements({node.name_version: node.next_auto_restatement_ts for node in nodes.values()})
 
 
-def forgotten_intervals(
+def _forgotten(
     snapshots: Iterable[Snapshot], index: DeployabilityIndex, state_reader: StateReader
 ) -> dict[Snapshot, Sequence[Interval]]:
     """The intervals that were forgotten of each model and that nobody has computed since."""

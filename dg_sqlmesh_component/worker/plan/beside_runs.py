@@ -50,7 +50,7 @@ from dg_sqlmesh_component.worker.plan.concurrent_changes import ConcurrentChange
 from dg_sqlmesh_component.worker.plan.context import PlanContext, versions_shown
 from dg_sqlmesh_component.worker.plan.new_audits import evaluate_new_audits
 from dg_sqlmesh_component.worker.plan.promotion import Promotion
-from dg_sqlmesh_component.worker.plan.rewritten import Shown, Versions
+from dg_sqlmesh_component.worker.plan.versions import Shown, Versions
 from dg_sqlmesh_component.worker.sqlmesh_internals import EvaluateStages, replace_stages
 from dg_sqlmesh_component.worker.state_lock import StateLock
 

@@ -20,8 +20,8 @@ from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.intervals.outdated import Table
 from dg_sqlmesh_component.worker.intervals.tables import filled_intervals, snapshots_now, upstream
 from dg_sqlmesh_component.worker.plan.context import PlanContext
-from dg_sqlmesh_component.worker.plan.outdated import corrected
-from dg_sqlmesh_component.worker.plan.rewritten import (
+from dg_sqlmesh_component.worker.plan.corrections import corrected
+from dg_sqlmesh_component.worker.plan.versions import (
     Rows,
     Shown,
     Versions,

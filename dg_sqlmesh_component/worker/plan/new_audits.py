@@ -18,7 +18,7 @@ from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.intervals.tables import computed_intervals, shows_others, snapshots_now
 from dg_sqlmesh_component.worker.observe.audits import audited
 from dg_sqlmesh_component.worker.plan.context import PlanContext
-from dg_sqlmesh_component.worker.plan.rewritten import Versions
+from dg_sqlmesh_component.worker.plan.versions import Versions
 from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges
 
 

@@ -31,9 +31,9 @@ from dg_sqlmesh_component.worker.plan.beside_runs import BesideRuns
 from dg_sqlmesh_component.worker.plan.close import CAN_CLOSE, OwnVersions, delete_unused, without_leftovers
 from dg_sqlmesh_component.worker.plan.compared_audits import compare_audits
 from dg_sqlmesh_component.worker.plan.context import PlanContext, apply_approved, built, refuse_long_names
+from dg_sqlmesh_component.worker.plan.corrections import forget_outdated_rows
 from dg_sqlmesh_component.worker.plan.facts import plan_built
 from dg_sqlmesh_component.worker.plan.missing_tables import forget_missing_tables
-from dg_sqlmesh_component.worker.plan.outdated import forget_outdated_rows
 from dg_sqlmesh_component.worker.plan.promotion import Promotion
 from dg_sqlmesh_component.worker.plan.selection import take_only_selected
 from dg_sqlmesh_component.worker.plan.table_comparison import compare_environments

@@ -27,10 +27,10 @@ from dg_sqlmesh_component.worker.plan.context import (
     open_plan_context,
     refuse_long_names,
 )
+from dg_sqlmesh_component.worker.plan.corrections import forget_outdated_rows
 from dg_sqlmesh_component.worker.plan.dependents import claim_names, lost_grants_reported
 from dg_sqlmesh_component.worker.plan.facts import plan_built
 from dg_sqlmesh_component.worker.plan.missing_tables import forget_missing_tables
-from dg_sqlmesh_component.worker.plan.outdated import forget_outdated_rows
 from dg_sqlmesh_component.worker.plan.preview import preview
 from dg_sqlmesh_component.worker.plan.promotion import Promotion
 from dg_sqlmesh_component.worker.plan.selection import take_only_selected

@@ -10,8 +10,8 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotChangeCa
 
 from dg_sqlmesh_component.protocol.intervals import ComputedRange
 from dg_sqlmesh_component.protocol.messages import Interval
-from dg_sqlmesh_component.worker.plan.outdated import corrected
-from dg_sqlmesh_component.worker.plan.rewritten import Versions, find_outdated, tables_of
+from dg_sqlmesh_component.worker.plan.corrections import corrected
+from dg_sqlmesh_component.worker.plan.versions import Versions, find_outdated, tables_of
 
 DAILY = "kind INCREMENTAL_BY_TIME_RANGE (time_column day), start '2026-03-01'"
 INDEX = DeployabilityIndex.all_deployable()

@@ -25,7 +25,7 @@ from dg_sqlmesh_component.protocol.intervals import merged, subtract
 from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.intervals.tables import is_incremental
 from dg_sqlmesh_component.worker.plan.context import PlanContext
-from dg_sqlmesh_component.worker.plan.rewritten import Rows, Versions, find_outdated, tables_of
+from dg_sqlmesh_component.worker.plan.versions import Rows, Versions, find_outdated, tables_of
 from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges, forget_intervals
 
 
