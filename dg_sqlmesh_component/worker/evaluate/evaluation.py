@@ -374,7 +374,8 @@ class EvaluationContext(Context):
         """The coverages of a scheduler's snapshots. They have the intervals of the state."""
         index = deployability(self.request.environment, snapshots.values(), self.bounds["start"])
         copied = copied_intervals(snapshots.values(), index, self)
-        return Coverages(snapshots, index, self.request.execution_time, self.known, copied, self.tracker.unready)
+        unready = self.tracker.waiting.unready
+        return Coverages(snapshots, index, self.request.execution_time, self.known, copied, unready)
 
     def _table_name(self, snapshot: SnapshotTableInfo) -> str | None:
         """The name of the model's view, unquoted and dotted."""

@@ -85,7 +85,7 @@ def _waiting(
     fqn: str, snapshots: Mapping[str, Snapshot], graph: Mapping[str, Iterable[str]], tracker: RunTracker
 ) -> msg.NodeIdle:
     """What a node waits for: intervals are pending, and none of them is ready. `graph` has the parents."""
-    unready, by = tracker.unready_signals, tracker.held_back_by.get(fqn, msg.HeldBackBy())
+    unready, by = tracker.unready_signals, tracker.waiting.by.get(fqn, msg.HeldBackBy())
     with_signals = {name for name in by.models if name != fqn and snapshots[name].model.signals}
     unready_upstream = reachable(graph[fqn], graph.__getitem__) & unready.keys() if unready else set()
     return msg.NodeIdle(

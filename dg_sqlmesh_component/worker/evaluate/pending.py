@@ -19,7 +19,6 @@ from dg_sqlmesh_component.worker.environment import opened_without_lock, refuse_
 from dg_sqlmesh_component.worker.evaluate.kept_snapshots import read_code, read_snapshots
 from dg_sqlmesh_component.worker.intervals.availability import Left
 from dg_sqlmesh_component.worker.intervals.held_back import (
-    HeldBack,
     forget_and_hold_back,
     has_signals,
     held_back_from,
@@ -50,7 +49,9 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         scheduler = context.create_scheduler(snapshots, context.snapshot_evaluator)
         tables = ExternalTables.of_promoted(request.tables, environment, context, pipe)
         waited_for = tables.without(request.made_between)
-        held = forget_and_hold_back(scheduler, waited_for, tracker.report_forgotten, now=request.now)
+        find_ready = forget_and_hold_back(
+            scheduler, waited_for, tracker.report_forgotten, tracker.waiting, now=request.now
+        )
         intervals, index = find_missing(scheduler, request.environment, request.now)
         waiting, needed, signal_error, ready = {}, {}, None, intervals
         nodes = scheduler.snapshots_by_name
@@ -68,11 +69,11 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
             try:
                 with _at_most(MAX_SIGNAL_SECONDS):
                     # To batch intervals, SQLMesh renders the query of each model.
-                    ready = find_batches() if any(map(has_signals, intervals)) else held.find_ready(intervals, index)
+                    ready = find_batches() if any(map(has_signals, intervals)) else find_ready(intervals, index)
             except Exception as error:  # noqa: BLE001  # a project's signals and its engine's driver raise anything
                 signal_error = f"{type(error).__name__}: {plain(error)}"
             else:
-                waiting = {node.name: _awaited(node.name, tracker, held) for node, found in ready.items() if not found}
+                waiting = {node.name: _awaited(node.name, tracker) for node, found in ready.items() if not found}
                 needed = _needed(hold_back({node: found for node, found in ready.items() if found}))
         restatable = _loaded(late, hold_back({nodes[fqn]: list(found) for fqn, found in late.items()}))
     pending = {snapshot.name for snapshot in intervals} - waiting.keys()
@@ -90,7 +91,7 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         {name: made for name, made in needed.items() if name in crons},
         signal_error,
         {
-            node.name: merged(found) or held.by.get(node.name, msg.HeldBackBy()).intervals
+            node.name: merged(found) or tracker.waiting.by.get(node.name, msg.HeldBackBy()).intervals
             for node, found in ready.items()
             if node.name in crons
         },
@@ -109,9 +110,9 @@ def _is_restatable(snapshot: Snapshot, request: msg.PendingRequest) -> bool:
     )
 
 
-def _awaited(fqn: str, tracker: RunTracker, held: HeldBack) -> tuple[str, ...]:
+def _awaited(fqn: str, tracker: RunTracker) -> tuple[str, ...]:
     """The own signals of a model that are not ready, or the awaited tables that are not complete."""
-    return tuple(tracker.unready_signals.get(fqn, ())) or held.by.get(fqn, msg.HeldBackBy()).tables
+    return tuple(tracker.unready_signals.get(fqn, ())) or tracker.waiting.by.get(fqn, msg.HeldBackBy()).tables
 
 
 def _needed(held_back: Mapping[str, Left]) -> dict[str, tuple[str, ...]]:

@@ -94,10 +94,7 @@ class RunContext(EvaluationContext):
             return run_all(*args, **kwargs)
 
         replace_run(scheduler, run_requested)
-        held_back = forget_and_hold_back(
-            scheduler, self.known.tables, tracker.report_forgotten, now=now, unready=tracker.unready
-        )
-        tracker.held_back_by = held_back.by
+        forget_and_hold_back(scheduler, self.known.tables, tracker.report_forgotten, tracker.waiting, now=now)
         self._read_queries_of_pending_models(scheduler)
         plan_only_what_is_computed(scheduler)
 

@@ -14,7 +14,7 @@ A signal may also look at models that do not run: see `_altered_since`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -40,24 +40,31 @@ from dg_sqlmesh_component.worker.intervals.tables import (
 )
 from dg_sqlmesh_component.worker.sqlmesh_internals import leave_out_after_unready, replace_intervals
 
+FindReady = Callable[[SnapshotToIntervals, DeployabilityIndex | None], SnapshotToIntervals]
+"""Finds which of the missing intervals of requested models are not held back. It evaluates no signals."""
+
 
 @dataclass(frozen=True)
-class HeldBack:
-    """What a scheduler holds back."""
+class Waiting:
+    """What a scheduler leaves out, by name. It is empty until SQLMesh batches intervals.
 
-    # Finds which of the missing intervals of requested models are not held back. It evaluates no signals.
-    find_ready: Callable[[SnapshotToIntervals, DeployabilityIndex | None], SnapshotToIntervals]
-    by: Mapping[str, HeldBackBy]  # by model, what lacks the held-back intervals; empty until SQLMesh batches intervals
+    Attributes:
+        by: What lacks the intervals that are held back.
+        unready: The intervals that signals hold back.
+    """
+
+    by: dict[str, HeldBackBy] = field(default_factory=dict)
+    unready: dict[str, Set[Interval]] = field(default_factory=dict)
 
 
 def forget_and_hold_back(
     scheduler: Scheduler,
     tables: ExternalTables,
     report_forgotten: Callable[[str, Sequence[Interval]], None],
+    waiting: Waiting,
     pending: Mapping[str, Sequence[Interval]] = MappingProxyType({}),
     now: int | None = None,
-    unready: dict[str, Set[Interval]] | None = None,
-) -> HeldBack:
+) -> FindReady:
     """Let the scheduler find forgotten intervals, and hold back intervals whose source is pending or not loaded.
 
     It is one answer for a run, a dry run, a tick of a schedule and a plan. A run and a plan leave it to SQLMesh to find
@@ -67,12 +74,11 @@ def forget_and_hold_back(
     ran.
 
     Args:
+        waiting: What the scheduler leaves out is written there.
         pending: What each node lacks, by name: a plan does not ask the scheduler.
         now: The instant of the run in epoch milliseconds, if it is not that of the clock.
-        unready: When SQLMesh has batched intervals, it has those that signals hold back, by name.
     """
     forget_before_computing(scheduler, report_forgotten)
-    held_back_by: dict[str, HeldBackBy] = {}
     find_missing, batch = scheduler.merged_missing_intervals, scheduler.batch_intervals
     nodes = scheduler.snapshots_by_name  # a stage that only audits has those that it audits
     missing = {nodes[name]: list(intervals) for name, intervals in pending.items() if name in nodes}
@@ -102,22 +108,22 @@ def forget_and_hold_back(
 
     def ready(requested: SnapshotToIntervals, nodes: Mapping[str, Node]) -> SnapshotToIntervals:
         decided = may_compute(nodes, tables.awaited)
-        held_back_by.clear()
-        held_back_by.update({name: by for name, (_, by) in decided.items() if by})
+        waiting.by.clear()
+        waiting.by.update({name: by for name, (_, by) in decided.items() if by})
         left = {node: decided[node.name][0] if node.name in decided else found for node, found in requested.items()}
         return _with_new_ones(left, nodes)
 
     def batch_intervals(
         requested: SnapshotToIntervals, index: DeployabilityIndex | None, *args: Any, **kwargs: Any
     ) -> dict[Snapshot, Any]:
-        leave_out_after_unready(scheduler, {} if unready is None else unready)
+        leave_out_after_unready(scheduler, waiting.unready)
         nodes = picture(requested, index)
         altered = _altered_since(requested, index or DeployabilityIndex.all_deployable(), scheduler.snapshots_by_name)
         batches = batch({**ready(requested, nodes), **altered}, index, *args, **kwargs)
         return _with_new_ones({node: batched for node, batched in batches.items() if node in requested}, nodes)
 
     replace_intervals(scheduler, merged_missing_intervals, batch_intervals)
-    return HeldBack(lambda requested, index: ready(requested, picture(requested, index)), held_back_by)
+    return lambda requested, index: ready(requested, picture(requested, index))
 
 
 def held_back_from(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -14,6 +14,7 @@ from dg_sqlmesh_component.protocol.errors import EvaluationError, SQLMeshCompone
 from dg_sqlmesh_component.protocol.formatting import unquoted
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
+from dg_sqlmesh_component.worker.intervals.held_back import Waiting
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.transient_errors import is_transient
@@ -35,16 +36,14 @@ class RunTracker(Tracker):
     Attributes:
         planned: The planned batches of each node. An empty tuple: intervals are missing, but none of them is ready.
         unready_signals: By node, its signals that held back an interval.
-        unready: By node, the intervals that signals held back.
-        held_back_by: What the last scheduler holds back, as in `HeldBack`.
+        waiting: What schedulers have left out.
     """
 
     def __init__(self, pipe: Pipe) -> None:
         super().__init__(pipe)
         self.planned: dict[str, tuple[msg.Interval, ...]] = {}
         self.unready_signals: dict[str, list[str]] = {}
-        self.unready: dict[str, Set[msg.Interval]] = {}
-        self.held_back_by: Mapping[str, msg.HeldBackBy] = {}
+        self.waiting = Waiting()
         self._observed = Observed()
         self._coverages: Coverages | None = None
         self._idle: list[msg.Event] | None = None
@@ -85,8 +84,8 @@ class RunTracker(Tracker):
         self.planned = {snapshot.name: tuple(batches) for snapshot, batches in batched_intervals.items()}
         self._progress.plan(self.planned)
         self._start_reports()
-        partly = [fqn for fqn in self.held_back_by if self.planned.get(fqn)]
-        others_wait = {fqn: msg.NodeIdle(fqn, held_back_by=self.held_back_by[fqn]) for fqn in partly}
+        partly = [fqn for fqn in self.waiting.by if self.planned.get(fqn)]
+        others_wait = {fqn: msg.NodeIdle(fqn, held_back_by=self.waiting.by[fqn]) for fqn in partly}
         self.pipe.send(msg.EvaluationPlanned(self.planned, others_wait))
         if self.planned:
             self.pipe.receive(msg.GoAhead)

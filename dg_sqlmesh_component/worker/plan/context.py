@@ -26,7 +26,7 @@ from dg_sqlmesh_component.protocol.formatting import block, listed, unquoted
 from dg_sqlmesh_component.worker.commands import sqlmesh_command
 from dg_sqlmesh_component.worker.context import closed_on_error, open_context
 from dg_sqlmesh_component.worker.explain import describe_error
-from dg_sqlmesh_component.worker.intervals.held_back import forget_and_hold_back
+from dg_sqlmesh_component.worker.intervals.held_back import Waiting, forget_and_hold_back
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables, KnownToDagster
 from dg_sqlmesh_component.worker.observe.audits import record_audits
 from dg_sqlmesh_component.worker.observe.computed_table import ComputedTables
@@ -94,7 +94,7 @@ class PlanContext(Context):
 
     Attributes:
         nodes: The snapshots of all stages so far, by name.
-        unready: The intervals that signals held back, by name.
+        waiting: What its schedulers have left out.
         left_out: By name, the changes of the files that `select` leaves out.
         shown: What the environment of the plan showed right before the plan was built.
     """
@@ -105,7 +105,7 @@ class PlanContext(Context):
         self.tracker = tracker
         self.known = KnownToDagster(ExternalTables(request.tables.incomplete, request.tables.read))
         self.nodes: dict[str, Snapshot] = {}
-        self.unready: dict[str, Set[msg.Interval]] = {}
+        self.waiting = Waiting()
         self.left_out: dict[str, msg.Change] = {}
         self.shown = _NOTHING
 
@@ -121,7 +121,7 @@ class PlanContext(Context):
             pending: The intervals that each model lacks, by name. They hold back models downstream.
         """
         scheduler = self._observed_scheduler(snapshots, snapshot_evaluator)
-        forget_and_hold_back(scheduler, self.known.tables, self.tracker.report_forgotten, pending, unready=self.unready)
+        forget_and_hold_back(scheduler, self.known.tables, self.tracker.report_forgotten, self.waiting, pending)
         return scheduler
 
     def auditing_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:

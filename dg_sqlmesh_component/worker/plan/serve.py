@@ -114,5 +114,5 @@ def _compare(request: msg.PlanRequest, approval: msg.PlanApproval, context: Plan
     environment = stored_environment(request.project, request.environment, context)
     found = Comparison(approval.records, environment, context)
     tables = ComputedTables(pipe, context.snapshot_evaluator, found.index, lambda _: request.job.count_rows)
-    compared = found.event(found.coverages(now_timestamp(), known, context.unready), tables.count)
+    compared = found.event(found.coverages(now_timestamp(), known, context.waiting.unready), tables.count)
     pipe.send(replace(compared, reads=known.reads_of(environment)))
