@@ -51,7 +51,7 @@ class Node:
         was_computed: Whether a model has had rows.
         lookback: How many intervals SQLMesh computes again with each.
         depends_on_past: Asks SQLMesh, which renders a query for the answer.
-        is_due: Asks SQLMesh what a run of everything would compute.
+        is_due: Asks SQLMesh what it lacks that a run of everything would compute.
     """
 
     name: str
@@ -120,11 +120,13 @@ class _HandedOn:
         lacking: The intervals for which they lack it.
         not_loaded: What tables lack that they read through it.
         nearest: The nearest pending models and awaited tables through it.
+        has_lost_rows: Whether rows of it are to be computed again, and not in this run.
     """
 
     lacking: Sequence[Interval]
     not_loaded: Sequence[Interval]
     nearest: Set[str]
+    has_lost_rows: bool
 
 
 def may_compute(nodes: Mapping[str, Node], awaited: Sources) -> dict[str, Left]:
@@ -144,12 +146,13 @@ def may_compute(nodes: Mapping[str, Node], awaited: Sources) -> dict[str, Left]:
         sources = _sources(node, {parent: seen[parent] for parent in node.parents}, awaited)
         denied: Sequence[Interval] = ()
         if node.requested is not None and (sources.lacking or sources.own_not_loaded or name in pending):
-            decided[name], denied = _decide(node, sources, nodes, awaited, pending)
+            decided[name], denied = _decide(node, sources, nodes, awaited, pending, seen)
         lacking = () if awaited.get(name) else _lacking_for_others(node, sources, denied)
         through = sources.nearest if lacking else frozenset()
         if own := pending.get(name):  # it hides those further upstream
             through = {name, *(sources.nearest if subtract(lacking, own) else ())}
-        seen[name] = _HandedOn(lacking, sources.not_loaded if node.shows_others else (), through)
+        has_lost_rows = bool(common(node.forgotten, [*pending.get(name, ()), *denied]))
+        seen[name] = _HandedOn(lacking, sources.not_loaded if node.shows_others else (), through, has_lost_rows)
     return decided
 
 
@@ -171,20 +174,30 @@ def _decide(
     nodes: Mapping[str, Node],
     awaited: Sources,
     pending: Mapping[str, Sequence[Interval]],
+    seen: Mapping[str, _HandedOn],
 ) -> tuple[Left, Sequence[Interval]]:
     """What a requested node may compute, and what it therefore lacks after the run."""
-    single, lost = list(node.requested or ()), _rows_lost(node, nodes, pending)
+    single, lost = list(node.requested or ()), _rows_lost(node, nodes, seen)
     behind_own = _behind_own(node, pending.get(node.name, ()))
     denied = sorted(_denied(node, sources, nodes, awaited, behind_own, is_lost=bool(lost)))
     if not denied:
         return (single, HeldBackBy()), ()
-    lacked = {**awaited, **pending}
-    concerned = {of for of in sources.nearest if without(lacked[of], denied, uninterrupted=False) != [*lacked[of]]}
-    by = concerned | lost | ({node.name} if behind_own else set()) or sources.nearest
+    handed_on = {of: seen[of].lacking for of in sources.nearest & pending.keys()}
+    own = {node.name} if behind_own else set()
+    by = (
+        _concerned(sources.nearest, {**awaited, **pending}, denied) | lost | own
+        or _concerned(sources.nearest, {**awaited, **handed_on}, denied)
+        or sources.nearest
+    )
     reads = ((0, denied[-1][1]),) if node.is_whole else merged(denied)
     held_back_by = HeldBackBy(tuple(sorted(by - awaited.keys())), tuple(sorted(by & awaited.keys())), reads)
     left = sorted(set(single).difference(denied))
     return (left, held_back_by), denied if left else node.with_first_rows(denied)
+
+
+def _concerned(names: Set[str], lacked: Mapping[str, Sequence[Interval]], denied: Sequence[Interval]) -> set[str]:
+    """Those that lack a part of these intervals."""
+    return {of for of in names if without(lacked[of], denied, uninterrupted=False) != [*lacked[of]]}
 
 
 def _denied(
@@ -242,14 +255,14 @@ def _behind_own(node: Node, pending: Sequence[Interval]) -> Set[Interval]:
     return newer if newer and node.is_by_interval and node.depends_on_past() else frozenset()
 
 
-def _rows_lost(node: Node, nodes: Mapping[str, Node], pending: Mapping[str, Sequence[Interval]]) -> Set[str]:
-    """The tables that a node reads as a whole, and that lack rows which are computed again.
+def _rows_lost(node: Node, nodes: Mapping[str, Node], seen: Mapping[str, _HandedOn]) -> Set[str]:
+    """The tables that a node reads as a whole, and that lack rows which are to be computed again.
 
-    The node would lose these rows too, although its own intervals are newer.
+    The node would lose these rows too, although its own intervals are newer. A new table has none to lose.
     """
     if not (node.is_whole and node.was_computed):
         return frozenset()
-    return {of for of in _tables_read(node.name, nodes) & pending.keys() if common(nodes[of].forgotten, pending[of])}
+    return {of for of in _tables_read(node.name, nodes) if seen[of].has_lost_rows}
 
 
 def within_lookback(

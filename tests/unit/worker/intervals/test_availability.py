@@ -76,3 +76,29 @@ def test_a_whole_table_with_rows_waits_while_rows_that_it_reads_are_computed_aga
         node("b", "a", requested=WEEK[3:], was_computed=was_computed),
     )
     assert left("b", *nodes) == expected
+
+
+def test_a_whole_table_waits_also_if_the_table_that_it_reads_runs_and_leaves_such_rows_out() -> None:
+    nodes = (
+        node(
+            "a",
+            requested=[WEEK[1], WEEK[3]],
+            computed=[WEEK[0], WEEK[2]],
+            forgotten=WEEK[1:2],
+            awaits={RAW},
+            **BY_INTERVAL,
+        ),
+        node("b", "a", requested=WEEK[3:4], was_computed=True),
+    )
+    awaited: msg.Sources = {RAW: (WEEK[1],)}
+    assert left("a", *nodes, awaited=awaited) == [WEEK[3]]
+    assert left("b", *nodes, awaited=awaited) == []
+
+
+def test_a_model_behind_one_that_depends_on_its_past_names_that_one_alone() -> None:
+    nodes = (
+        Node("a", (), lambda: True, lambda: WEEK[1:3], {RAW}, WEEK[2:3], WEEK[1:3], WEEK[:1], is_by_interval=True),
+        node("b", "a", requested=WEEK[2:3], **BY_INTERVAL),
+    )
+    decided = may_compute({of.name: of for of in nodes}, {RAW: (WEEK[0],)})
+    assert decided["b"] == ([], msg.HeldBackBy(("a",), (), (WEEK[2],)))
