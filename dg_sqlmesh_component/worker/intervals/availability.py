@@ -9,8 +9,8 @@ because of a `lookback` or because they are not over, hold nothing back. A model
 `end`) may have pending intervals too: a daily downstream model needs the whole day. An external table that an asset of
 Dagster loads lacks the ranges that are not loaded.
 
-Held back from a model are the intervals that overlap with what its sources lack, and what is held back from a model is
-lacked by those downstream of it: a whole day because of one hour, or everything after a gap. `_denied` has the rest.
+An interval is held back if it overlaps with one that a source of the model lacks. Then the models downstream lack it
+too. So a missing hour holds back a whole day, and a gap may hold back everything after it. `_denied` has more rules.
 
 A table that is up to date by its own cron holds nothing back, whatever its sources lack: it will not change before its
 next tick. So a daily model does not wait for the running week of a weekly one.
@@ -41,7 +41,7 @@ class Node:
         parents: The nodes that it reads, by name.
         awaits: The awaited tables that it reads itself, by name. If it is one, only itself.
         requested: The single intervals that it is to compute, in order. None if it does not run.
-        lacks: What it lacks before the run. A restatement also requests intervals that are computed.
+        lacks: Its missing intervals before the run. A restatement also requests intervals that are computed.
         computed: The computed intervals of the table that the environment shows.
         forgotten: Those that are to be computed again: their rows were there.
         has_table: Whether it has rows, or shows those of others.
@@ -51,7 +51,7 @@ class Node:
         was_computed: Whether a model has had rows.
         lookback: How many intervals SQLMesh computes again with each.
         depends_on_past: Asks SQLMesh, which renders a query for the answer.
-        is_due: Asks SQLMesh what it lacks that a run of everything would compute.
+        is_due: Asks SQLMesh which of its missing intervals a run of all nodes would compute.
     """
 
     name: str
@@ -83,14 +83,14 @@ class Node:
 
     @property
     def pending(self) -> Sequence[Interval]:
-        """What it lacks and does not compute in this run."""
+        """Its missing intervals that this run does not request."""
         if not self.has_table:
             return ()
         lacks = subtract(self.lacks, [*self.computed, *(self.requested or ())])
         return lacks if self.requested else self.with_first_rows(lacks)
 
     def with_first_rows(self, lacks: Sequence[Interval]) -> Sequence[Interval]:
-        """What it lacks, with everything before if its table is still empty."""
+        """These missing intervals. If its table is still empty, also everything before them."""
         is_first = self.starts_with_all and lacks and not self.computed
         return [(0, lacks[-1][1])] if is_first else lacks
 
@@ -176,7 +176,7 @@ def _decide(
     pending: Mapping[str, Sequence[Interval]],
     seen: Mapping[str, _HandedOn],
 ) -> tuple[Left, Sequence[Interval]]:
-    """What a requested node may compute, and what it therefore lacks after the run."""
+    """What a requested node may compute, and the intervals that it still lacks after the run."""
     single, lost = list(node.requested or ()), _rows_lost(node, nodes, seen)
     behind_own = _behind_own(node, pending.get(node.name, ()))
     denied = sorted(_denied(node, sources, nodes, awaited, behind_own, is_lost=bool(lost)))

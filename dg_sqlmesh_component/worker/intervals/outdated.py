@@ -1,4 +1,4 @@
-"""Decide which rows are older than what they were computed from, from plain pictures of tables and versions."""
+"""Decide which rows are outdated: a table that they were computed from has changed since."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Version:
         reads: The other new versions that it reads, by name.
         computed: Its intervals.
         lost: Those that it had before, and does not have.
-        gaps: What it lacks before computed intervals that depend on it, in addition.
+        gaps: Other intervals that it lacks, before computed ones that depend on them.
         altered: The rewritten and lost intervals of the tables of prod that it reads.
         whole: The range of its own intervals that a range overlaps.
         depends_on_past: Asks SQLMesh, which renders a query for the answer.
@@ -83,7 +83,7 @@ class Version:
 
 
 def outdated(versions: Mapping[str, Version]) -> dict[str, tuple[Interval, ...]]:
-    """By name, the intervals that are lost, later than gaps, or computed from what is altered or outdated."""
+    """By name, the intervals to compute again: lost ones, those after a gap, and those that have read old rows."""
     found: dict[str, tuple[Interval, ...]] = {}
     for name in parents_first(versions, lambda name: versions[name].reads):
         version = versions[name]

@@ -99,7 +99,7 @@ def _planned(request: msg.PlanRequest, context: PlanContext, runs: StateLock) ->
         try:
             apply_approved(context, plan, approval)
         except Exception:
-            if promotion.is_finished:  # a statement of `after_all` has failed
+            if promotion.is_finished:  # a statement of `after_all` has failed: the next attempt finds nothing changed
                 _compare(request, approval, context)
             raise
         _compare(request, approval, context)
