@@ -193,8 +193,8 @@ def _additive(plan: msg.PlanBuilt) -> Iterator[Refusal]:
     if refused := {model.name: ", ".join(model.refused_columns) for model in plan.models if model.refused_columns}:
         columns = "; ".join(f"{name} ({of_model})" for name, of_model in refused.items())
         message = (
-            f"SQLMesh would fail half-way, because it adds or widens columns, which `on_additive_change` of the model "
-            f"does not allow: {columns}. To allow it, set `on_additive_change: allow` in the model."
+            f"SQLMesh would fail, because the plan adds or widens columns that it cannot: {columns}. If the model has "
+            "`on_additive_change: error`, set `allow`. If it is a SEED, add the columns to its table by hand."
         )
         yield Refusal("additive", tuple(refused), message)
 
@@ -214,7 +214,7 @@ def _drops_dependents(plan: msg.PlanBuilt, decision: Decision, names: ModelNames
     if fixed:
         details = "; ".join(f"{m.name} is read by {', '.join(m.dependents or ())}" for m in fixed)
         message = (
-            f"The plan would fail half-way, because SQLMesh cannot remove what views of others read: {details}. Drop "
+            f"The plan would fail half-way, because SQLMesh cannot remove a table or view that other views read: {details}. Drop "
             "or change those views first."
         )
         yield Refusal("has_dependents", tuple(m.name for m in fixed), message)

@@ -107,13 +107,14 @@ def test_a_change_of_metadata_replaces_the_view_too(shop: Shop, server: Server) 
 def test_tables_of_mode_dev_only_stay_so_only_their_removal_for_a_view_is_refused(
     new_shop: NewShop, server: Server
 ) -> None:
-    """SQLMesh alters or fills such a table. Nothing removes that of a removed model, and a view has its own name."""
+    """SQLMesh alters or fills such a table, and leaves the table of a removed model. It cannot drop one for a view."""
     server.query("DROP DATABASE IF EXISTS shop WITH (FORCE)")
     server.query("CREATE DATABASE shop")
     orders = ORDERS.format(amount=2, more="")
     shown = orders.replace("orders", "shown").replace("FULL", "VIEW")
     config = f"{server.config('shop')}virtual_environment_mode: dev_only\n"
-    files = {"models/orders.sql": orders, "models/stock.sql": STOCK, "models/shown.sql": shown}
+    seen = "MODEL (name t.seen, kind VIEW); SELECT id FROM t.orders"
+    files = {"models/orders.sql": orders, "models/stock.sql": STOCK, "models/shown.sql": shown, "models/seen.sql": seen}
     shop = new_shop(files, config, deploy=True)
     for statement in (*OF_OTHERS, "CREATE VIEW bi.shown AS SELECT id FROM t.shown"):
         server.query(statement, "shop")
@@ -124,7 +125,7 @@ def test_tables_of_mode_dev_only_stay_so_only_their_removal_for_a_view_is_refuse
     launch(shop, APPLY, digest=report["digest"], allow_drop_dependents=["t.shown"]).succeeded()
 
     found = {model["name"]: model["dependents"] for model in report["models"]}
-    assert found == {"t.orders": None, "t.stock": None, "t.shown": ["bi.shown"]}
+    assert found == {"t.orders": None, "t.seen": [], "t.stock": None, "t.shown": ["bi.shown"]}
     assert [(refusal["kind"], refusal["models"]) for refusal in report["refusals"]] == [
         ("drops_dependents", ["t.shown"])
     ]
@@ -132,7 +133,7 @@ def test_tables_of_mode_dev_only_stay_so_only_their_removal_for_a_view_is_refuse
     change(shop, orders=orders.replace("FULL", "VIEW"))
     [refusal] = planned(shop)["refusals"]
     assert (refusal["kind"], refusal["models"]) == ("has_dependents", ["t.orders"])
-    assert "t.orders is read by bi.Daily orders, bi.months. Drop or change those views first." in refusal["message"]
+    assert "t.orders is read by bi.Daily orders, bi.months, t.seen. Drop or change those" in refusal["message"]
 
 
 def test_views_of_other_environments_are_named_if_a_migration_replaces_a_view_that_keeps_its_version(

@@ -169,7 +169,23 @@ def test_a_new_column_that_a_model_does_not_allow_is_refused_also_if_sqlmesh_doe
     [refusal] = planned(shop)["refusals"]
 
     assert (refusal["kind"], refusal["models"]) == ("additive", ["t.days"])
-    assert "does not allow: t.days (added)." in refusal["message"]
+    assert "columns that it cannot: t.days (added)." in refusal["message"]
+
+
+def test_a_new_column_of_a_seed_that_keeps_its_table_is_refused_until_somebody_adds_it(new_shop: NewShop) -> None:
+    """SQLMesh itself fails at each attempt."""
+    config = f"{CONFIG}virtual_environment_mode: dev_only\n"
+    files = {"models/s.sql": "MODEL (name t.s, kind SEED (path '../s.csv'));", "s.csv": "id,old\n1,2\n"}
+    shop = new_shop(files, config, deploy=True)
+    (shop.project / "s.csv").write_text("id,new\n1,3\n")
+    [refusal] = planned(shop)["refusals"]
+    assert (refusal["kind"], refusal["models"]) == ("additive", ["t.s"])
+    assert "columns that it cannot: t.s (new)." in refusal["message"]
+    shop.query("ALTER TABLE t.s ADD COLUMN new INT")
+
+    launch(shop, APPLY, digest=planned(shop)["digest"]).succeeded()
+
+    assert shop.query("SELECT id, new FROM t.s") == [(1, 3)]
 
 
 def refused_project(shop: Shop) -> tuple[dict[str, Any], RunRecord]:

@@ -54,7 +54,7 @@ class PlannedModel:
     # after, SQLMesh adds it again, without values.
     destructive: tuple[ColumnChange, ...] = ()
     may_destroy: bool = False  # whether the model itself allows this (`on_destructive_change`)
-    refused_columns: tuple[str, ...] = ()  # those that SQLMesh may not add or widen, by `on_additive_change: error`
+    refused_columns: tuple[str, ...] = ()  # those that SQLMesh cannot add or widen
     # The columns that consumers gain, lose or see with another type; None if SQLMesh does not know them before it
     # computes the model.
     columns: tuple[ColumnChange, ...] | None = ()

@@ -65,10 +65,11 @@ def dependents(
     if stored is None or plan.uncategorized:  # then it promotes nothing yet
         return {}
     found: dict[str, set[str]] = {}
-    for models, rows in _asked(READERS, _replaced(plan, stored, altered), context):
-        found |= {fqn: set() for fqn in models.values() if fqn not in found}
-        for schema, name, schema_of_dependent, dependent in rows:
-            found[models[schema, name]].add(f"{schema_of_dependent}.{dependent}")
+    for names in (_replaced(plan, stored, altered), _turned_into_views(plan, stored)):
+        for models, rows in _asked(READERS, names, context):
+            found |= {fqn: set() for fqn in models.values() if fqn not in found}
+            for schema, name, schema_of_dependent, dependent in rows:
+                found[models[schema, name]].add(f"{schema_of_dependent}.{dependent}")
     return {fqn: tuple(sorted(views)) for fqn, views in found.items()}
 
 
@@ -167,6 +168,14 @@ def _replaced(plan: Plan, stored: Environment, altered: Collection[str]) -> _Nam
     for behind in (*(info for info in changed if info.name in altered), *views):
         objects[behind.model_gateway, exp.to_table(behind.table_name(), dialect="postgres")] = behind.name
     return objects
+
+
+def _turned_into_views(plan: Plan, stored: Environment) -> _Names:
+    """Tables that become views. SQLMesh drops such a table without CASCADE, before it replaces the views that read it."""
+    is_dev = plan.is_dev
+    tables = {info.name for info in stored.promoted_snapshots if is_table_of_its_name(info, is_dev=is_dev)}
+    views = (i for i in _promoted(plan, stored) if has_one_table(i, is_dev=is_dev) and not i.is_materialized)
+    return _shown_as((info for info in views if info.name in tables), plan)
 
 
 def _shown_as(infos: Iterable[SnapshotTableInfo], plan: Plan) -> _Names:

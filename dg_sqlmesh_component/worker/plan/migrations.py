@@ -22,6 +22,7 @@ from sqlmesh.core.state_sync import StateReader
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
 from dg_sqlmesh_component.protocol.graph import parents_first
+from dg_sqlmesh_component.worker.environment import has_one_table
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.intervals.tables import upstream
 from dg_sqlmesh_component.worker.plan.column_changes import Columns, column_change, is_known
@@ -37,7 +38,7 @@ class Alterations:
 
 
 def alterations(plan: Plan, diff: ContextDiff, context: Context) -> dict[str, Alterations]:
-    """What SQLMesh drops from existing tables, or may not change, by fqn of the model.
+    """What SQLMesh drops from existing tables, or cannot change, by fqn of the model.
 
     Args:
         diff: The changes since a plan has finished last.
@@ -50,6 +51,9 @@ def alterations(plan: Plan, diff: ContextDiff, context: Context) -> dict[str, Al
     migrated = [s for s in migrated_snapshots(diff.snapshots_by_name) if s.is_materialized]
     old = {name: old for name, (_, old) in diff.modified_snapshots.items()}
     found = {t.snapshot.name: t.alterations(old.get(t.snapshot.name)) for t in existing_tables(migrated, context)}
+    # In this mode, SQLMesh inserts the rows of a changed seed before it adds columns to the table, and fails.
+    seeds = [new for new, _ in diff.modified_snapshots.values() if new.is_seed and has_one_table(new, is_dev=False)]
+    found |= {t.snapshot.name: Alterations(refused=t.lacking()) for t in existing_tables(seeds, context)}
     return {name: of_table for name, of_table in found.items() if of_table != Alterations()}
 
 
@@ -92,8 +96,13 @@ class ExistingTable:
         added = dict.fromkeys(operation.column.name for operation in operations if operation.is_additive)
         return Alterations(
             tuple(column_change(name, promoted, after, self.adapter.dialect) for name in dropped),
-            tuple(added) if model.on_additive_change.is_error else (),
+            tuple(added) if model.on_additive_change.is_error or model.is_seed else (),
         )
+
+    def lacking(self) -> tuple[str, ...]:
+        """The columns of the version that the table does not have."""
+        has = self._named(self._columns())
+        return tuple(name for name in self._named(self.snapshot.model.columns_to_types or {}) if name not in has)
 
     def lost(self, new: Snapshot) -> list[str]:
         """The columns whose values the table has lost, if a plan has altered it for a `new` version of the model."""
