@@ -830,6 +830,8 @@ class RunRecord:
             return None
         if status := event.metadata.get("sqlmesh/status"):
             return str(status.value).replace(" ", "_")
+        if asset in self.computed_outside:  # recorded before a model downstream, so before its own outcome
+            return "up_to_date"
         is_executed = asset in self.materializations or "sqlmesh/environment" in event.metadata
         assert is_executed, f"{asset} has an event without an outcome"
         return "executed"

@@ -59,7 +59,10 @@ DAY = 24 * HOUR
 LOGGED = re.compile(r"INSERT INTO \S*log\S* .*?SELECT '(\w+) ?(\S*?) ?(\d+)'(?: AS \S+)?, '(.*?)'(?: AS \S+)?, '(.*?)'")
 AUDITED = re.compile(r"'audit (\w+)' AS")
 TABLE = re.compile(r'"(t__\w+)"')
-WRITTEN = re.compile(r'(?:INSERT INTO|CREATE OR REPLACE TABLE) \S*"(t__\w+)"')
+WRITTEN = re.compile(
+    r'(?:INSERT INTO|CREATE OR REPLACE TABLE) \S*"(t__\w+)"|'
+    r'CREATE TABLE IF NOT EXISTS \S*"(t__\w+)" AS (?!.*(?:WHERE|AND) FALSE)'
+)
 
 
 # -- the database ----------------------------------------------------------------------------------
@@ -243,7 +246,7 @@ def executions(log: Path) -> tuple[list[Execution], int]:
             table = table.split(".", 1)[-1] if what == "virtual" else table.split(".")[-1]
             found.append(Execution(entry["job"], order, what, f"{name} {statement}".strip(), table, span(days)))
         elif match := WRITTEN.search(sql):
-            found.append(Execution(entry["job"], order, "rows", "", match[1], frozenset()))
+            found.append(Execution(entry["job"], order, "rows", "", match[1] or match[2], frozenset()))
     return found, number
 
 
