@@ -67,7 +67,7 @@ def changed_columns(
     `compared` is None if the tables are the same, or if no data was compared at all (`is_compared`).
     """
     # Values that were not compared may differ, and so may those that prod computes later.
-    if model.kept or (compared and not _is_whole(compared)):
+    if model.rows.kept or (compared and not _is_whole(compared)):
         return None
     changes = columns_of(model, compared)
     if changes is None or (compared is None and model.change in ("added", "removed")):
@@ -120,7 +120,7 @@ def affected_assets(
         by_name.setdefault(tuple(key.path[-2:]), []).append(key)
     affected: dict[str, Sequence[Affected]] = {}
     for model in plan.models:
-        if model.change in (None, "metadata") or not model.has_table:  # SQLMesh changes no rows of an external table
+        if model.change in (None, "metadata") or not model.table.exists:  # SQLMesh changes no rows of an external table
             continue
         known = assets.models.get(model.fqn)
         columns = [column.name for column in known.columns] if known else ()

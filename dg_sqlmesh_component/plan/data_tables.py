@@ -218,14 +218,15 @@ def note(compared: msg.ModelCompared, planned: msg.PlannedModel | None = None) -
 
 def _after_apply(compared: msg.ModelCompared, planned: msg.PlannedModel) -> Iterator[str]:
     """What prod will have, if it is not the preview's table."""
-    if planned.kept and planned.kept.are_all_computed:
-        yield f"Prod keeps its rows until a run after the next tick of its cron (`{planned.kept.cron}`) computes them."
-    elif planned.kept:
+    rows = planned.rows
+    if rows.kept and rows.kept.are_all_computed:
+        yield f"Prod keeps its rows until a run after the next tick of its cron (`{rows.kept.cron}`) computes them."
+    elif rows.kept:
         yield "Prod keeps its rows: runs compute later intervals by the new definition."
-    elif planned.has_one_table and planned.intervals and not compared.is_recomputed:
+    elif planned.table.is_shared and rows.intervals and not compared.is_recomputed:
         yield _RECOMPUTED
-    if planned.reads_kept:
-        kept = listed(planned.reads_kept)
+    if rows.reads_kept:
+        kept = listed(rows.reads_kept)
         yield f"Prod will have other rows at first: this model reads {kept}, which keeps its rows."
 
 

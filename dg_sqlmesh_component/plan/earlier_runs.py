@@ -59,7 +59,7 @@ def _reported_losses(instance: dg.DagsterInstance, run_id: str) -> Iterator[tupl
 def all_losses(attempts: Iterable[Attempt], plan: msg.PlanBuilt) -> dict[str, tuple[msg.ColumnChange, ...]]:
     """By name of the model, what all attempts have dropped, if this one has applied the plan."""
     losses: dict[str, tuple[msg.ColumnChange, ...]] = {}
-    own = {model.name: model.destructive for model in plan.models}
+    own = {model.name: model.table.destructive for model in plan.models}
     for of_attempt in (*(attempt.losses for attempt in attempts), own):
         for name, columns in of_attempt.items():
             losses[name] = tuple(dict.fromkeys([*losses.get(name, ()), *columns]))
@@ -93,7 +93,7 @@ def kept_audits(
     Each is with its run, and about the model's table alone, as it was computed at `evaluated_at`. Those of other states
     (`changes_tag`) do not count.
     """
-    wanted = {model.fqn: model.audited for model in models if model.audited is not None}
+    wanted = {model.fqn: model.rows.audited for model in models if model.rows.audited is not None}
     runs = instance.get_runs(dg.RunsFilter(tags={CHANGES_TAG: state}), limit=_MAX_RUNS) if wanted else ()
     return [
         (run.run_id, outcome)

@@ -110,7 +110,7 @@ def preview_refusals(
 def _over_budget(plan: msg.PlanBuilt, budget: str | None, verb: str, *, is_allowed: bool) -> Iterator[Refusal]:
     if budget is not None and not is_allowed:
         message = f"{budget} To {verb} it anyway, set `over_budget: true` in the run config."
-        yield Refusal("over_budget", tuple(m.name for m in plan.models if m.intervals), message)
+        yield Refusal("over_budget", tuple(m.name for m in plan.models if m.rows.intervals), message)
 
 
 def _other_digest(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:
@@ -168,7 +168,7 @@ def _takes_back(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> I
 
 def shown_again(models: Mapping[str, msg.PlannedModel]) -> str:
     """What an environment does if a plan shows old rows of these models, by name; empty if of none."""
-    again = [f"{name} ({utc_text(m.shows_again)})" for name, m in models.items() if m.shows_again is not None]
+    again = [f"{name} ({utc_text(m.rows.shows_again)})" for name, m in models.items() if m.rows.shows_again is not None]
     if not again:
         return ""
     return (
@@ -179,9 +179,9 @@ def shown_again(models: Mapping[str, msg.PlannedModel]) -> str:
 
 
 def _destructive(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> Iterator[Refusal]:
-    destroyed = (m for m in plan.models if m.destructive and not m.may_destroy)
+    destroyed = (m for m in plan.models if m.table.destructive and not m.table.may_destroy)
     if refused := _not_accepted("destructive", destroyed, decision, names):
-        details = "; ".join(f"{name}: SQLMesh {all_dropped(m.destructive)}" for name, m in refused.items())
+        details = "; ".join(f"{name}: SQLMesh {all_dropped(m.table.destructive)}" for name, m in refused.items())
         message = (
             f"The plan would remove data from tables that environment {plan.environment} shows. {details}. The values "
             f"of these columns are lost. To apply it anyway, {_name_them('destructive')}"
@@ -190,7 +190,9 @@ def _destructive(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> 
 
 
 def _additive(plan: msg.PlanBuilt) -> Iterator[Refusal]:
-    if refused := {model.name: ", ".join(model.refused_columns) for model in plan.models if model.refused_columns}:
+    if refused := {
+        model.name: ", ".join(model.table.refused_columns) for model in plan.models if model.table.refused_columns
+    }:
         columns = "; ".join(f"{name} ({of_model})" for name, of_model in refused.items())
         message = (
             f"SQLMesh would fail, because the plan adds or widens columns that it cannot: {columns}. If the model has "
@@ -200,11 +202,11 @@ def _additive(plan: msg.PlanBuilt) -> Iterator[Refusal]:
 
 
 def _drops_dependents(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> Iterator[Refusal]:
-    read = [m for m in plan.models if m.dependents]
+    read = [m for m in plan.models if m.table.dependents]
     fixed = [m for m in read if cannot_be_dropped(m)]
     replaced = (m for m in read if not cannot_be_dropped(m))
     if refused := _not_accepted("drops_dependents", replaced, decision, names):
-        details = "; ".join(f"with {name}: {', '.join(m.dependents or ())}" for name, m in refused.items())
+        details = "; ".join(f"with {name}: {', '.join(m.table.dependents or ())}" for name, m in refused.items())
         message = (
             "The plan would drop views of others, because PostgreSQL drops what reads a view that SQLMesh replaces: "
             f"{details}. Nothing creates them again. Keep their definitions, and to apply the plan anyway, "
@@ -212,16 +214,16 @@ def _drops_dependents(plan: msg.PlanBuilt, decision: Decision, names: ModelNames
         )
         yield Refusal("drops_dependents", tuple(refused), message)
     if fixed:
-        details = "; ".join(f"{m.name} is read by {', '.join(m.dependents or ())}" for m in fixed)
+        details = "; ".join(f"{m.name} is read by {', '.join(m.table.dependents or ())}" for m in fixed)
         message = (
-            f"The plan would fail half-way, because SQLMesh cannot remove a table or view that other views read: {details}. Drop "
-            "or change those views first."
+            "The plan would fail half-way, because SQLMesh cannot remove a table or view that other views read: "
+            f"{details}. Drop or change those views first."
         )
         yield Refusal("has_dependents", tuple(m.name for m in fixed), message)
 
 
 def _name_taken(plan: msg.PlanBuilt) -> Iterator[Refusal]:
-    if models := tuple(m.name for m in plan.models if m.is_name_taken):
+    if models := tuple(m.name for m in plan.models if m.table.is_name_taken):
         message = (
             f"The names of {', '.join(models)} are taken: the database has other tables, views or types with these "
             "names. SQLMesh would replace them, with their rows, or fail half-way. Rename or drop them first. Queries "
@@ -232,7 +234,7 @@ def _name_taken(plan: msg.PlanBuilt) -> Iterator[Refusal]:
 
 def cannot_be_dropped(model: msg.PlannedModel) -> bool:
     """Whether PostgreSQL refuses the plan if views read the model. Others it drops."""
-    return model.change == "removed" or model.drops_table
+    return model.change == "removed" or model.table.is_dropped
 
 
 def _uncategorized(plan: msg.PlanBuilt) -> Iterator[Refusal]:
@@ -261,14 +263,15 @@ def _lost_intervals(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) 
 
 def lost_for_good(model: msg.PlannedModel) -> tuple[msg.Interval, ...]:
     """The intervals that a model loses, and that neither the next run nor the load of a source brings back."""
-    return subtract(model.loses, [*model.loses_not_loaded, *model.loses_until_run])
+    return subtract(model.rows.loses, [*model.rows.loses_not_loaded, *model.rows.loses_until_run])
 
 
 def _not_loaded(plan: msg.PlanBuilt) -> Iterator[Refusal]:
-    lost = [model for model in plan.models if model.loses_not_loaded]
+    lost = [model for model in plan.models if model.rows.loses_not_loaded]
     if lost:
         details = "; ".join(
-            f"{m.name} for {ranges(m.loses_not_loaded, None)}, of {', '.join(map(unquoted, m.waits_for))}" for m in lost
+            f"{m.name} for {ranges(m.rows.loses_not_loaded, None)}, of {', '.join(map(unquoted, m.rows.waits_for))}"
+            for m in lost
         )
         message = (
             f"Models would lose rows that they have now, because a source is not loaded: {details}. The plan would not "
@@ -363,6 +366,6 @@ def headline(plan: msg.PlanBuilt) -> str:
     words = {"indirect": "indirectly changed", "metadata": "with changed metadata"}
     changes = ", ".join(f"{number} {words.get(kind, kind)}" for kind, number in kinds.items()) or "no changed models"
     changes += ", changed statements or requirements" if plan.statements else ""
-    intervals = sum(model.intervals for model in plan.models)
+    intervals = sum(model.rows.intervals for model in plan.models)
     work = counted(intervals, "interval") if intervals else "nothing"
     return f"Plan for environment {plan.environment}: {changes}; {work} to compute."

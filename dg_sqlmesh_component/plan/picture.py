@@ -75,7 +75,7 @@ def _readers(
 
 
 def _class(model: msg.PlannedModel) -> str:
-    if model.change == "removed" or model.destructive or model.loses:
+    if model.change == "removed" or model.table.destructive or model.rows.loses:
         return "lost"
     return "indirect" if model.change == "indirect" else "changed"
 

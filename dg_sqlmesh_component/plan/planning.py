@@ -136,9 +136,9 @@ class Planning:
 
     def estimated(self, plan: msg.PlanBuilt) -> tuple[dict[str, float], str | None]:
         """The estimated seconds of each model with a record, by fqn, and why they are over the budget."""
-        computed = {model.fqn: model.milliseconds for model in plan.models if model.intervals}
+        computed = {model.fqn: model.rows.milliseconds for model in plan.models if model.rows.intervals}
         costs = estimates(self._context.instance, self._settings.assets, computed)
-        without = [model.name for model in plan.models if model.intervals and model.fqn not in costs]
+        without = [model.name for model in plan.models if model.rows.intervals and model.fqn not in costs]
         if without and self._settings.attributes.budget != Budget():
             self._context.log.info(not_estimated(without))
         excess = over_budget(self._settings.attributes.budget, costs.values())

@@ -40,7 +40,7 @@ class Planned:
     @property
     def computed(self) -> Set[str]:
         """The models with intervals that the plan computes, by fqn."""
-        return {model.fqn for model in self.plan.models if model.intervals}
+        return {model.fqn for model in self.plan.models if model.rows.intervals}
 
 
 @dataclass
@@ -85,7 +85,7 @@ class PlanReport:
             "environment": self.environment,
             "models": [self._model(model) for model in models if model.change is not None],
             "catch_up": [
-                {"name": model.name, "intervals": model.intervals, "seconds": self.seconds(model)}
+                {"name": model.name, "intervals": model.rows.intervals, "seconds": self.seconds(model)}
                 for model in models
                 if model.change is None
             ],
@@ -130,13 +130,13 @@ class PlanReport:
     def with_unknown_columns(self) -> list[msg.PlannedModel]:
         """The changed models that may lose columns: SQLMesh does not know their columns before it computes them."""
         models = self.prod.plan.models if self.prod else ()
-        return [model for model in models if model.has_table and self.columns(model) is None]
+        return [model for model in models if model.table.exists and self.columns(model) is None]
 
     @property
     def added_again(self) -> list[msg.PlannedModel]:
         """The added models whose rows were computed before prod was planned last. For others, there is a refusal."""
         models = self.prod.plan.models if self.prod else ()
-        return [model for model in models if model.change == "added" and model.shows_again is not None]
+        return [model for model in models if model.change == "added" and model.rows.shows_again is not None]
 
     def _model(self, model: msg.PlannedModel) -> dict[str, Any]:
         return {
@@ -145,16 +145,18 @@ class PlanReport:
             "becomes": model.becomes or None,
             "category": model.category,
             "forward_only": model.is_forward_only,
-            "destructive": list(map(dropped, model.destructive)),
-            "dropped_columns": list(map(asdict, model.destructive)),
+            "destructive": list(map(dropped, model.table.destructive)),
+            "dropped_columns": list(map(asdict, model.table.destructive)),
             "columns": columns_seen(model, self.columns(model)),
-            "shows_again": None if model.shows_again is None else utc_text(model.shows_again),
-            "intervals": model.intervals,
-            "waiting": model.waiting,
-            "lost_intervals": [[utc_text(start), utc_text(end)] for start, end in model.loses],
+            "shows_again": None if model.rows.shows_again is None else utc_text(model.rows.shows_again),
+            "intervals": model.rows.intervals,
+            "waiting": model.rows.waiting,
+            "lost_intervals": [[utc_text(start), utc_text(end)] for start, end in model.rows.loses],
             "seconds": self.seconds(model),
             "owner": model.owner,
-            "dependents": None if model.dependents is None else list(model.dependents),
+            "dependents": None if model.table.dependents is None else list(model.table.dependents),
             "downstream": [asset.as_json() for asset in self.affected.get(model.fqn, ())],
-            "kept_rows": {"cron": model.kept.cron, "all": model.kept.are_all_computed} if model.kept else None,
+            "kept_rows": {"cron": model.rows.kept.cron, "all": model.rows.kept.are_all_computed}
+            if model.rows.kept
+            else None,
         }

@@ -179,7 +179,7 @@ def _loss_lines(report: PlanReport) -> list[str]:
         return []
     plan = report.prod.plan
     environment = literal(plan.environment)
-    models = [model for model in plan.models if model.has_table]
+    models = [model for model in plan.models if model.table.exists]
     older = " If nobody has removed it, this branch is older than the model: merge the main branch."
     lines = [
         f"- {code(model.name)} is removed: {sentences.after_removal(model)}{'' if model.becomes else older}"
@@ -188,23 +188,23 @@ def _loss_lines(report: PlanReport) -> list[str]:
     ]
     tables = {of_model.fqn: of_model.schema for of_model in report.diff}
     for model in models:
-        lost = _dropped(report.columns(model) or ()) or ([] if model.kept else _dropped(tables.get(model.fqn, ())))
-        if model.destructive:
+        lost = _dropped(report.columns(model) or ()) or ([] if model.rows.kept else _dropped(tables.get(model.fqn, ())))
+        if model.table.destructive:
             lines += [
                 f"- {code(model.name)}: SQLMesh {literal(dropped(column))}, in the table that {environment} shows. "
                 f"{sentences.fate(column)}"
-                for column in model.destructive
+                for column in model.table.destructive
             ]
         else:
             lines += [
                 f"- {code(model.name)}: queries that use the dropped column {code(column)} will fail. "
-                f"{sentences.ONE_TABLE if model.had_one_table else sentences.KEPT}"
+                f"{sentences.ONE_TABLE if model.table.was_shared else sentences.KEPT}"
                 for column in lost
             ]
         lines += [f"- {code(model.name)}: {literal(rows)}" for rows in sentences.lost_rows(model)]
         lines += [
             f"- {code(view)} reads {code(model.name)}. {sentences.of_dependent(model)}"
-            for view in model.dependents or ()
+            for view in model.table.dependents or ()
         ]
     return lines
 
@@ -237,7 +237,7 @@ def _tables(report: PlanReport, plan: msg.PlanBuilt) -> Iterator[_Table]:
     yield _Table("Columns that differ", data_tables.COLUMNS_HEAD, cells, data_tables.COLUMNS_HEAD[2:])
     yield _affected(report, planned)
     head = ("Model", "Change", "What readers see", "Computes", "Owner")
-    unchanged = [model for model in plan.models if not model.change and (model.intervals or model.waiting)]
+    unchanged = [model for model in plan.models if not model.change and (model.rows.intervals or model.rows.waiting)]
     yield _Table("Models", head, [_model(report, model) for model in plan.models if model not in unchanged])
     missing = [_model(report, model) for model in unchanged]
     yield _Table("Unchanged models with missing intervals", head, missing)
@@ -288,7 +288,7 @@ def _notes(report: PlanReport, plan: msg.PlanBuilt) -> list[str]:
 def _views(report: PlanReport) -> Iterator[str]:
     """How to query what a preview shows."""
     shown = report.preview.plan.models if report.preview and report.prod else ()  # prod is planned after the promotion
-    views = [code(f"SELECT * FROM {m.view}") for m in shown if m.view]
+    views = [code(f"SELECT * FROM {m.table.view}") for m in shown if m.table.view]
     if views:
         yield f"The preview: {listed(views, 5)}"
 

@@ -15,13 +15,13 @@ ONE_TABLE = "No old version stays: in `virtual_environment_mode: dev_only`, SQLM
 
 
 def after_removal(model: msg.PlannedModel) -> str:
-    if model.becomes and not model.had_one_table:
+    if model.becomes and not model.table.was_shared:
         return (
             f"its kind is {model.becomes} now, so SQLMesh computes nothing for it. Its view stays, with the rows of "
             "today, until SQLMesh's janitor deletes their table, by default after a week. Then queries that use the "
             "view fail. Drop the view after the apply."
         )
-    if not model.had_one_table:
+    if not model.table.was_shared:
         return f"queries that use it will fail. {KEPT}"
     return (
         "its rows are not computed any more. In `virtual_environment_mode: dev_only`, its view stays until SQLMesh's "
@@ -62,9 +62,9 @@ def columns_seen(model: msg.PlannedModel, changes: Sequence[msg.ColumnChange] | 
 
 def effect(model: msg.PlannedModel, changes: Sequence[msg.ColumnChange] | None) -> str:
     """What consumers see, also of the rows. The arguments are those of `columns_seen`."""
-    rows = [f"loses the rows of {ranges(model.loses)}"] if model.loses else []
-    if model.destructive:
-        return "; ".join([*(f"{dropped(column)}: values are lost" for column in model.destructive), *rows])
+    rows = [f"loses the rows of {ranges(model.rows.loses)}"] if model.rows.loses else []
+    if model.table.destructive:
+        return "; ".join([*(f"{dropped(column)}: values are lost" for column in model.table.destructive), *rows])
     columns = columns_seen(model, changes)
     return "; ".join([*(["columns are not known before it is computed"] if columns is None else columns), *rows])
 
@@ -72,9 +72,9 @@ def effect(model: msg.PlannedModel, changes: Sequence[msg.ColumnChange] | None) 
 def lost_rows(model: msg.PlannedModel) -> Iterator[str]:
     """The intervals that an environment does not show any more, and until when."""
     for intervals, until in (
-        (lost_for_good(model), f"any more. {ONE_TABLE if model.had_one_table else KEPT}"),
-        (model.loses_not_loaded, f"until {_tables(model.waits_for)} is loaded and a run computes them."),
-        (model.loses_until_run, "until the next run computes them."),
+        (lost_for_good(model), f"any more. {ONE_TABLE if model.table.was_shared else KEPT}"),
+        (model.rows.loses_not_loaded, f"until {_tables(model.rows.waits_for)} is loaded and a run computes them."),
+        (model.rows.loses_until_run, "until the next run computes them."),
     ):
         if intervals:
             yield f"the rows of {ranges(intervals, None)} are not shown {until}"
@@ -89,14 +89,14 @@ def fate(column: msg.ColumnChange) -> str:
 
 def computes(model: msg.PlannedModel, seconds: float | None) -> str:
     estimate = f", about {seconds:.0f} s" if seconds is not None else ""
-    computed = f"{counted(model.intervals, 'interval')}{estimate}" if model.intervals else "nothing"
-    if model.waiting:
-        awaited = listed([*map(unquoted, model.waits_for), *model.waits_for_models])
-        computed += f"; {counted(model.waiting, 'interval')} left out, waiting for {awaited}"
-    if model.kept is None:
+    computed = f"{counted(model.rows.intervals, 'interval')}{estimate}" if model.rows.intervals else "nothing"
+    if model.rows.waiting:
+        awaited = listed([*map(unquoted, model.rows.waits_for), *model.rows.waits_for_models])
+        computed += f"; {counted(model.rows.waiting, 'interval')} left out, waiting for {awaited}"
+    if model.rows.kept is None:
         return computed
-    if model.kept.are_all_computed:
-        return f"{computed}; all rows after the next tick of {model.kept.cron}"
+    if model.rows.kept.are_all_computed:
+        return f"{computed}; all rows after the next tick of {model.rows.kept.cron}"
     return f"{computed}; existing rows stay"
 
 
@@ -106,12 +106,12 @@ def _tables(fqns: Iterable[str]) -> str:
 
 def left_out(models: Iterable[msg.PlannedModel]) -> Iterator[str]:
     """Name the models of which a plan has left out intervals."""
-    waiting = [model for model in models if model.waiting]
-    if not_loaded := [model for model in waiting if model.waits_for]:
-        tables = _tables(sorted({table for model in not_loaded for table in model.waits_for}))
+    waiting = [model for model in models if model.rows.waiting]
+    if not_loaded := [model for model in waiting if model.rows.waits_for]:
+        tables = _tables(sorted({table for model in not_loaded for table in model.rows.waits_for}))
         yield f"Left out, because {tables} is not loaded: {_counts(not_loaded)}. Runs compute it when it is."
-    if not_computed := [model for model in waiting if not model.waits_for]:
-        lacking = listed(sorted({name for model in not_computed for name in model.waits_for_models}))
+    if not_computed := [model for model in waiting if not model.rows.waits_for]:
+        lacking = listed(sorted({name for model in not_computed for name in model.rows.waits_for_models}))
         yield f"Left out, because {lacking} is not computed: {_counts(not_computed)}. The next run computes both."
 
 
@@ -129,7 +129,7 @@ def grants_to_give(statements: Sequence[str]) -> Iterator[str]:
 
 
 def _counts(models: Iterable[msg.PlannedModel]) -> str:
-    return listed([f"{model.name} ({counted(model.waiting, 'interval')})" for model in models])
+    return listed([f"{model.name} ({counted(model.rows.waiting, 'interval')})" for model in models])
 
 
 def not_selected(plan: msg.PlanBuilt) -> str:
@@ -147,8 +147,8 @@ def kept_rows(models: Iterable[msg.PlannedModel], environment: str) -> Iterator[
     """The models whose rows are those of another definition after the apply, and until when."""
     names: dict[int | None, list[str]] = {}
     for model in models:
-        if model.kept:
-            names.setdefault(model.kept.due if model.kept.are_all_computed else None, []).append(model.name)
+        if model.rows.kept:
+            names.setdefault(model.rows.kept.due if model.rows.kept.are_all_computed else None, []).append(model.name)
     for due, named in names.items():
         start = f"{environment.capitalize()} keeps the existing rows of {listed(named)}"
         if due is None:
@@ -173,8 +173,8 @@ def between_two_plans(plan: msg.PlanBuilt) -> str:
 
 def why_runs_wait(plan: msg.PlanBuilt) -> str:
     """What of a plan stops the runs, besides the promotion; empty if nothing does, or if they wait for each plan."""
-    shared = [model.name for model in plan.models if model.has_one_table and model.change in ("changed", "indirect")]
-    following = [model.name for model in plan.models if model.follows_promotion]
+    shared = [model.name for model in plan.models if model.table.is_shared and model.change in ("changed", "indirect")]
+    following = [model.name for model in plan.models if model.rows.follows_promotion]
     if not plan.runs_go_on or not (shared or following):
         return ""
     if shared:

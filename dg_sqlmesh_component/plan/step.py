@@ -149,7 +149,7 @@ class _PlanStep:
         losses = all_losses(attempts, plan)
         if lost := [f"{name} ({all_dropped(columns)})" for name, columns in losses.items()]:
             result += f" Values are lost: {listed(lost)}."
-        if fewer := [f"{model.name} ({ranges(model.loses)})" for model in plan.models if model.loses]:
+        if fewer := [f"{model.name} ({ranges(model.rows.loses)})" for model in plan.models if model.rows.loses]:
             result += f" Rows that it does not show any more: {listed(fewer)}."
         if emptied := [name for name, columns in losses.items() if any(c.after is not None for c in columns)]:
             result += f" To compute the values of the added columns again, restate {listed(emptied)}."
@@ -212,7 +212,7 @@ class _PlanStep:
         A table that the plan has replaced does not count.
         """
         instance, settings, run_id = self._context.instance, self._settings, self._context.run.run_id
-        versions = {model.fqn: model.audited.version for model in plan.models if model.audited is not None}
+        versions = {model.fqn: model.rows.audited.version for model in plan.models if model.rows.audited is not None}
         same = [fqn for fqn, data in recorded.items() if data and versions.get(fqn, data.version) == data.version]
         audits = [check for fqn in same for check in settings.assets.audit_checks.get(fqn, ())]
         known = last_results(instance, audits, settings.environment)
@@ -236,11 +236,11 @@ class _PlanStep:
     def _observations(self, plan: msg.PlanBuilt) -> Iterator[dg.AssetObservation]:
         """One of each model that keeps the rows of another definition. No materialization says so."""
         for model in plan.models:
-            if model.kept and model.fqn in self._settings.assets.specs:
+            if model.rows.kept and model.fqn in self._settings.assets.specs:
                 [sentence] = kept_rows([model], plan.environment)
                 metadata: dict[str, Any] = {
                     "sqlmesh/plan_id": plan.plan_id,
-                    "sqlmesh/next_due": timestamp(model.kept.due),
+                    "sqlmesh/next_due": timestamp(model.rows.kept.due),
                 }
                 key = self._settings.assets.key(model.fqn)
                 yield dg.AssetObservation(key, f"Plan {plan.plan_id} has changed {model.name}. {sentence}", metadata)

@@ -30,4 +30,6 @@ def all_dropped(columns: Iterable[msg.ColumnChange]) -> str:
 
 def lost_values(models: Iterable[msg.PlannedModel]) -> tuple[str, ...]:
     """The models whose existing tables lose columns, each with what SQLMesh does to them."""
-    return tuple(f"{model.name} ({all_dropped(model.destructive)})" for model in models if model.destructive)
+    return tuple(
+        f"{model.name} ({all_dropped(model.table.destructive)})" for model in models if model.table.destructive
+    )

@@ -233,22 +233,6 @@ def test_a_restatement_leaves_days_pending_that_are_not_loaded(new_shop: NewShop
     assert rows(shop) == [day(3), day(2)]
 
 
-def test_a_restatement_does_not_compute_a_whole_table_whose_source_is_not_loaded(new_shop: NewShop) -> None:
-    """SQLMesh restates it up to now, whatever the range."""
-    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), restate=True)
-    count = shop.project / "models" / "alone.sql"
-    count.write_text("MODEL (name t.alone, kind FULL); SELECT count(*) AS n FROM raw.orders")
-    shop.plan()
-    load(shop, 3)
-    run(shop)
-    restated = run(shop, restate={"start": day(3), "end": day(3)}).succeeded()
-    assert set(outcomes(restated).values()) == {"executed"}
-    load(shop, 2)
-    load(shop, 1)
-    assert outcomes(run(shop))["total"] == "executed"
-    assert shop.query("SELECT n FROM t.total") == [(3,)]
-
-
 def test_a_whole_table_waits_in_a_restatement_if_its_source_was_never_loaded(new_shop: NewShop) -> None:
     shop = waiting_shop(new_shop, DAILY.format(start=day(3)))
     shop.query("CREATE TABLE raw.never AS SELECT 1 AS n LIMIT 0")
@@ -263,51 +247,6 @@ def test_a_whole_table_waits_in_a_restatement_if_its_source_was_never_loaded(new
     assert run(shop, restate=restate, dry_run=True).status is dg.DagsterRunStatus.SUCCESS
     restated = outcomes(run(shop, restate=restate))
     assert restated == {"days": "executed", "shown": "executed", "total": "executed", "alone": "waiting"}
-
-
-def test_a_whole_table_waits_for_a_hole_that_is_older_than_its_pending_intervals(new_shop: NewShop) -> None:
-    """One reads the source itself, the other one behind a view."""
-    shop = waiting_shop(new_shop, DAILY.format(start=day(5)))
-    count = "MODEL (name t.{}, kind FULL); SELECT count(*) AS n FROM {}"
-    write_project(
-        shop.project,
-        {
-            "models/alone.sql": count.format("alone", "raw.orders"),
-            "models/view.sql": "MODEL (name t.view, kind VIEW); SELECT day, n FROM raw.orders",
-            "models/behind.sql": count.format("behind", "t.view"),
-        },
-    )
-    shop.plan()
-    for ago in (5, 3, 2, 1):
-        load(shop, ago)
-    assets = [f"t/{name}" for name in ("days", "shown", "total", "alone", "view", "behind")]
-    record = shop.launch(assets=assets)
-    assert outcomes(record) == dict.fromkeys(("days", "shown", "total"), "executed") | {"alone": "waiting"}
-    cause = f"load/orders has no materialization of {day(4)}"
-    for name in ("alone", "behind"):
-        assert cause in record.description_of(f"t/{name}:sqlmesh_execution_status")
-    load(shop, 4)
-    repaired = shop.launch(assets=assets)
-    assert repaired.status_of("t/alone") == repaired.status_of("t/behind") == "executed"
-    assert shop.query("SELECT alone.n, behind.n FROM t.alone, t.behind") == [(5, 5)]
-
-
-def test_a_history_waits_if_days_after_one_that_is_not_loaded_are_in_the_table(new_shop: NewShop) -> None:
-    """It would be computed for the days before, and keep each row that is half loaded for ever."""
-    shop = waiting_shop(new_shop, DAILY.format(start=day(3)))
-    kind = "SCD_TYPE_2_BY_COLUMN (unique_key day, columns [n])"
-    (shop.project / "models" / "alone.sql").write_text(
-        f"MODEL (name t.alone, kind {kind}); SELECT day, n FROM raw.orders"
-    )
-    shop.plan()
-    shop.query(f"INSERT INTO raw.orders VALUES ('{day(2)}', -1)")
-    for ago in (3, 1):
-        load(shop, ago)
-    assert outcomes(run(shop)) == dict.fromkeys(("days", "shown", "total"), "executed") | {"alone": "waiting"}
-    shop.query("DELETE FROM raw.orders WHERE n = -1")
-    load(shop, 2)
-    assert outcomes(run(shop))["alone"] == "executed"
-    assert shop.query("SELECT count(*), min(n) FROM t.alone") == [(3, 1)]
 
 
 LOOKBACK = "MODEL (name t.{name}, kind INCREMENTAL_BY_TIME_RANGE (time_column day, lookback 1){more}); SELECT {query}"

@@ -1,12 +1,11 @@
 """A model waits for pending upstream models outside of the run, and for signals, in every step and retry."""
 
-import datetime
 from pathlib import Path
 
 import dagster as dg
 import pytest
 from computed_hours import recorded_hours
-from harness import CONFIG, EXECUTORS, YEARLY_CRON, NewShop, RunRecord, Shop, dagster_project, plan, write_project
+from harness import CONFIG, EXECUTORS, NewShop, RunRecord, Shop, dagster_project, plan, write_project
 
 DAILY_ROWS = "SELECT @start_ds::DATE + i::INT AS ds FROM range(0, 1 + (@end_ds::DATE - @start_ds::DATE)) AS r(i)"
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)"
@@ -48,14 +47,6 @@ def test_model_run_alone_waits_for_pending_upstream_intervals(new_shop: NewShop,
     assert shop.launch(assets=["marts/reader"]).status_of("marts/reader") == "up_to_date"
     assert len(stored_days(shop, "raw.landing")) == 6
     assert stored_days(shop, "marts.reader") == stored_days(shop, "raw.landing")
-
-
-def test_model_between_whose_cron_is_not_due_holds_nothing_back(new_shop: NewShop) -> None:
-    """It would not change if the model upstream of it ran, so its downstream model would wait for nothing."""
-    way = f"MODEL (name mid.way, kind FULL, cron '{YEARLY_CRON}', start '2 years ago'); SELECT ds FROM raw.landing"
-    reader = DOWNSTREAM.replace("raw.landing", "mid.way")
-    shop = new_shop({"models/landing.sql": LANDING, "models/way.sql": way, "models/reader.sql": reader})
-    assert shop.launch(assets=["marts/reader"]).status_of("marts/reader") == "executed"
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
@@ -141,139 +132,6 @@ def test_plan_between_failed_run_and_retry_leaves_no_gap(tmp_path: Path, new_sho
     assert len(stored_days(shop, "raw.landing")) == 6
 
 
-def ago(days: int, hour: int = 0) -> str:
-    """Return a point in time that many days ago."""
-    day = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=days)
-    return f"{day:%Y-%m-%d} {hour:02}:00:00"
-
-
-HOURLY_ROWS = "SELECT ts, 1 AS n FROM range(@start_dt::TIMESTAMP, @end_dt::TIMESTAMP, INTERVAL 1 hour) AS r(ts)"
-BY_TIME = "INCREMENTAL_BY_TIME_RANGE (time_column ts{})"
-TIME_FILTER = "WHERE ts >= @start_dt::TIMESTAMP AND ts <= @end_dt::TIMESTAMP"
-
-
-def hourly_model(name: str, source: str, cron: str, kind: str = BY_TIME.format("")) -> str:
-    """Return a model with as many rows as its source, so that missing rows show."""
-    return f"MODEL (name {name}, kind {kind}, cron '{cron}'); SELECT ts, n FROM {source} {TIME_FILTER}"
-
-
-SCENARIOS: dict[str, tuple[dict[str, str], list[tuple[list[str], dict[str, str]]]]] = {
-    "a gap in an upstream model": (
-        {
-            "landing": f"MODEL (name raw.landing, kind {BY_TIME.format('')}); {HOURLY_ROWS}",
-            "way": hourly_model("mid.way", "raw.landing", "@daily", "INCREMENTAL_BY_UNIQUE_KEY (unique_key ts)"),
-            "reader": hourly_model("marts.reader", "mid.way", "@daily"),
-        },
-        [(["raw/landing"], {"start": ago(1)}), (["mid/way", "marts/reader"], {})],
-    ),
-    "a daily model between hourly models": (
-        {
-            "landing": f"MODEL (name raw.landing, kind {BY_TIME.format('')}, cron '@hourly'); {HOURLY_ROWS}",
-            "way": hourly_model("mid.way", "raw.landing", "@daily"),
-            "reader": hourly_model("marts.reader", "mid.way", "@hourly"),
-        },
-        [(["raw/landing"], {"end": ago(1, 22)}), (["mid/way", "marts/reader"], {})],
-    ),
-    "a run that computes a part of a day": (
-        {
-            "landing": f"MODEL (name raw.landing, kind {BY_TIME.format('')}, cron '@hourly'); {HOURLY_ROWS}",
-            "reader": hourly_model("marts.reader", "raw.landing", "@daily"),
-        },
-        [(["raw/landing"], {"start": ago(1, 12)}), (["marts/reader"], {"start": ago(1, 12)})],
-    ),
-    "a run of both models that computes a part of a day": (
-        {
-            "landing": f"MODEL (name raw.landing, kind {BY_TIME.format('')}, cron '@hourly'); {HOURLY_ROWS}",
-            "reader": hourly_model("marts.reader", "raw.landing", "@daily"),
-        },
-        [(["raw/landing", "marts/reader"], {"start": ago(2, 12), "end": ago(1, 12)})],
-    ),
-    "a view that depends on the execution time": (
-        {
-            "landing": f"MODEL (name raw.landing, kind {BY_TIME.format('')}); {HOURLY_ROWS}",
-            "way": "MODEL (name mid.way, kind VIEW); SELECT ts, n FROM raw.landing WHERE ts < @execution_ds::DATE",
-            "reader": hourly_model("marts.reader", "mid.way", "@daily"),
-        },
-        [(["raw/landing"], {}), (["marts/reader"], {})],
-    ),
-}
-
-
-@pytest.mark.parametrize("case", SCENARIOS)
-def test_no_row_is_lost_downstream_of_waiting_models(new_shop: NewShop, case: str) -> None:
-    models, runs = SCENARIOS[case]
-    shop = new_shop({f"models/{name}.sql": text for name, text in models.items()})
-    for assets, config in runs:
-        shop.launch(assets=assets, ops={"sqlmesh_shop": config}).succeeded()
-    assert shop.launch().status == dg.DagsterRunStatus.SUCCESS
-    before_today = f"WHERE ts < '{ago(0)}'"
-    assert shop.query(f"SELECT count(*), min(n) FROM marts.reader {before_today}") == [(6 * 24, 1)]
-
-
-FIRST_ROWS = {"a whole table": "FULL", "a table by key": "INCREMENTAL_BY_UNIQUE_KEY (unique_key ts)"}
-
-
-@pytest.mark.parametrize("kind", FIRST_ROWS)
-def test_a_model_waits_for_the_first_rows_of_a_table_with_a_later_start(new_shop: NewShop, kind: str) -> None:
-    """A plan without backfill leaves tables empty. Their first computation brings rows of any time."""
-    all_rows = "SELECT ts, n FROM raw.landing UNION ALL SELECT ts, n FROM raw.landing WHERE FALSE"
-    models = {
-        "landing": f"MODEL (name raw.landing, kind {BY_TIME.format('')}); {HOURLY_ROWS}",
-        "way": f"MODEL (name mid.way, kind {FIRST_ROWS[kind]}, start '1 day ago'); {all_rows}",
-        "reader": hourly_model("marts.reader", "mid.way", "@daily"),
-    }
-    shop = new_shop({f"models/{name}.sql": text for name, text in models.items()}, planned_at=None)
-    shop.plan("--skip-backfill", at=None)
-    shop.launch(assets=["raw/landing"], ops={"sqlmesh_shop": {"end": ago(2)}}).succeeded()
-    assert shop.launch(assets=["marts/reader"]).status_of("marts/reader") == "waiting"  # its source does not run
-    assert shop.launch(assets=["mid/way", "marts/reader"]).status_of("marts/reader") == "waiting"  # its source waits
-    assert shop.launch().status_of("marts/reader") == "executed"
-    assert shop.query("SELECT count(*) FROM marts.reader") == [(6 * 24,)]
-
-
-@pytest.mark.parametrize("kind", [BY_TIME.format(", lookback 3"), BY_TIME.format("")])
-def test_recomputation_in_lookback_of_upstream_model_blocks_nothing(new_shop: NewShop, kind: str) -> None:
-    landing = f"MODEL (name raw.landing, kind {kind}); {HOURLY_ROWS}"
-    reader = hourly_model("marts.reader", "raw.landing", "@daily")
-    shop = new_shop({"models/landing.sql": landing, "models/reader.sql": reader})
-    first = shop.launch(assets=["raw/landing"], ops={"sqlmesh_shop": {"end": ago(2)}})
-    record = shop.launch(assets=["marts/reader"])
-    assert last_hour(record, "marts/reader") == last_hour(first, "raw/landing")
-
-
-def test_model_waits_for_pending_upstream_view(new_shop: NewShop) -> None:
-    """Its rows may depend on the execution time, and its audits run before its downstream models."""
-    seed = "MODEL (name raw.landing, kind SEED (path '../seeds/landing.csv'), columns (ds DATE))"
-    view = "MODEL (name mid.view, kind VIEW, audits (not_null(columns := (ds)))); SELECT ds FROM raw.landing"
-    full = "MODEL (name marts.full, kind FULL); SELECT ds FROM mid.view"
-    files = {"seeds/landing.csv": "ds\n2024-01-01\n", "models/landing.sql": seed, "models/view.sql": view}
-    shop = new_shop({**files, "models/full.sql": full})
-    assert shop.launch(assets=["marts/full"]).status_of("marts/full") == "waiting"
-    assert shop.launch(assets=["mid/view", "marts/full"]).status_of("marts/full") == "executed"
-    assert shop.launch(assets=["marts/full"]).status_of("marts/full") == "up_to_date"
-
-
-def test_downstream_model_with_lookback_waits_until_older_day_is_computed(new_shop: NewShop) -> None:
-    """SQLMesh recomputes the older day only together with the newer day. Later its rows would stay as they are."""
-    kind = "MODEL (name raw.landing, kind INCREMENTAL_BY_TIME_RANGE (time_column ds)); SELECT ds, n{more} FROM ctl.ext"
-    within = "WHERE ds BETWEEN @start_ds AND @end_ds"
-    landing = f"{kind} {within}"
-    looking_back = BY_DAY.replace("ds)", "ds, lookback 1)")
-    reader = f"MODEL (name marts.reader, {looking_back}); SELECT ds, n FROM raw.landing {within}"
-    files = {"models/landing.sql": landing.format(more=""), "models/reader.sql": reader}
-    ten_days = "SELECT (current_date - i::INT)::DATE AS ds, 1 AS n FROM range(0, 10) r(i)"
-    shop = new_shop(files, tables={"ctl.ext": ten_days}, planned_at="1 day ago")
-    shop.query("UPDATE ctl.ext SET n = 2 WHERE ds = current_date - 2")
-    (shop.project / "models/landing.sql").write_text(landing.format(more=", 7 AS more"))
-    shop.plan(at="2 days ago")
-    newer = shop.launch(assets=["raw/landing"], ops={"sqlmesh_shop": {"start": "1 day ago"}})
-    assert newer.status_of("raw/landing") == "executed"
-    assert shop.launch(assets=["marts/reader"]).status_of("marts/reader") == "waiting"
-    assert shop.launch().status_of("marts/reader") == "executed"
-    rows = shop.query("SELECT n FROM marts.reader WHERE ds >= current_date - 3 ORDER BY ds")
-    assert rows == [(1,), (2,), (1,)]
-
-
 def test_pending_upstream_intervals_are_found_if_project_has_no_start(new_shop: NewShop) -> None:
     """SQLMesh derives the start of models without `start` from the end of the run."""
     config = CONFIG.replace(", start: 6 days ago", "").replace("  start: 6 days ago\n", "")
@@ -285,30 +143,6 @@ def test_pending_upstream_intervals_are_found_if_project_has_no_start(new_shop: 
     assert shop.launch(ops=bounds).status_of("marts/reader") == "executed"
     assert stored_days(shop, "marts.reader") == stored_days(shop, "raw.landing")
     assert len(stored_days(shop, "raw.landing")) == 2
-
-
-def test_waiting_model_names_only_upstream_models_that_lack_its_intervals(new_shop: NewShop) -> None:
-    kind = "cron '@hourly', kind INCREMENTAL_BY_TIME_RANGE (time_column ts)"
-    hours = "range(@start_dt::TIMESTAMP, @end_dt::TIMESTAMP, INTERVAL 1 hour) AS r(ts)"
-    landing = f"MODEL (name raw.landing, {kind}); SELECT ts{{more}} FROM {hours}"
-    files = {
-        "models/landing.sql": landing.format(more=""),
-        "models/other.sql": f"MODEL (name raw.other, {kind}); SELECT ts FROM {hours}",
-        "models/reader.sql": "MODEL (name marts.reader, kind INCREMENTAL_BY_TIME_RANGE (time_column ts)); "
-        "SELECT landing.ts FROM raw.landing JOIN raw.other ON other.ts = landing.ts "
-        "WHERE landing.ts BETWEEN @start_dt AND @end_dt",
-    }
-    shop = new_shop(files)
-    today = f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d} 00:00:00"
-    shop.refresh()
-    sources = ["raw/landing", "raw/other"]
-    shop.launch(assets=sources, ops={"sqlmesh_shop": {"end": today}}).succeeded()
-    (shop.project / "models/landing.sql").write_text(landing.format(more=", 7 AS more"))
-    shop.plan()
-    shop.refresh()
-    record = shop.launch(assets=["marts/reader"])
-    description = record.description_of("marts/reader:sqlmesh_execution_status")
-    assert description == f"marts.reader is waiting: {WAITING_REASON}."
 
 
 # -- signals ------------------------------------------------------------------------------------------
@@ -350,46 +184,6 @@ def execute(context, start, end, execution_time, **kwargs: t.Any) -> pd.DataFram
     landing = context.resolve_table("raw.landing")
     yield context.fetchdf(f"SELECT ds FROM {landing} WHERE ds BETWEEN '{start.date()}' AND '{end.date()}'")
 """
-
-
-RUNNING_SUM = """
-MODEL (name t.sums, kind INCREMENTAL_BY_TIME_RANGE (time_column ds, batch_size 1), columns (ds DATE, n INT));
-SELECT ds, (1 + COALESCE((SELECT max(p.n) FROM t.sums AS p WHERE p.ds = @start_ds::DATE - 1), 0))::INT AS n
-FROM raw.landing WHERE ds BETWEEN @start_ds AND @end_ds
-"""
-OF_SUMS = f"MODEL (name t.reader, {BY_DAY}); SELECT ds, n FROM t.sums WHERE ds BETWEEN @start_ds AND @end_ds"
-HELD_SIGNAL = """
-from pathlib import Path
-
-from sqlmesh import signal
-
-
-@signal()
-def held(batch):
-    day = Path("held").read_text() if Path("held").exists() else ""
-    return [interval for interval in batch if str(interval[0].date()) != day]
-"""
-
-
-def test_a_model_waits_for_what_one_upstream_leaves_out_behind_a_day_that_is_not_ready(new_shop: NewShop) -> None:
-    """SQLMesh computes it from no rows, and never again: the model upstream reads itself, so it leaves out more."""
-    files = {
-        "models/landing.sql": f"MODEL (name raw.landing, {BY_DAY}, signals (held())); {DAILY_ROWS}",
-        "models/sums.sql": RUNNING_SUM,
-        "models/reader.sql": OF_SUMS,
-        "signals/__init__.py": HELD_SIGNAL,
-    }
-    shop = new_shop(files, CONFIG)
-    (shop.project / "held").write_text(
-        str(datetime.datetime.now(datetime.timezone.utc).date() - datetime.timedelta(days=2))
-    )
-    shop.launch().succeeded()
-    assert stored_days(shop, "t.reader") == stored_days(shop, "t.sums")
-    (shop.project / "held").unlink()
-    assert shop.launch().status == dg.DagsterRunStatus.SUCCESS
-    sums = shop.query("SELECT ds, n FROM t.sums ORDER BY ds")
-    assert [n for _, n in sums] == [1, 2, 3, 4, 5, 6]
-    assert shop.query("SELECT ds, n FROM t.reader ORDER BY ds") == sums
 
 
 ASSET_BETWEEN = """

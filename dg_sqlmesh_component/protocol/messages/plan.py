@@ -42,25 +42,11 @@ ColumnReads = dict[str, dict[str, list[str]]]
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedModel:
-    """A model that a plan changes, or that it computes."""
+class PlannedRows:
+    """What a plan computes of a model, leaves out, takes from the environment and keeps."""
 
-    fqn: str
-    name: str  # as written in SQLMesh
-    change: Change | None = None  # None if the plan only computes missing intervals of it
-    category: str | None = None  # SQLMesh's category of the change, such as `breaking`; None if it has none
-    is_forward_only: bool = False  # whether the change keeps the table of the environment, and alters its columns
-    # The columns that SQLMesh drops from an existing table, before and after as in the definitions. If there is one
-    # after, SQLMesh adds it again, without values.
-    destructive: tuple[ColumnChange, ...] = ()
-    may_destroy: bool = False  # whether the model itself allows this (`on_destructive_change`)
-    refused_columns: tuple[str, ...] = ()  # those that SQLMesh cannot add or widen
-    # The columns that consumers gain, lose or see with another type; None if SQLMesh does not know them before it
-    # computes the model.
-    columns: tuple[ColumnChange, ...] | None = ()
-    is_reordered: bool = False  # whether they see the columns in another order
-    diff: Query = ""  # the difference of the definitions, as unified diff
     intervals: int = 0  # the missing intervals that the plan computes
+    milliseconds: int = 0  # The length of the computed intervals. 0 if the model has none.
     follows_promotion: bool = False  # whether it computes them after the promotion
     waiting: int = 0  # those that it leaves out, because tables that the model reads lack them
     waits_for: tuple[str, ...] = ()  # the awaited tables among these, by fqn
@@ -69,33 +55,61 @@ class PlannedModel:
     # Those of them that the plan leaves out, because awaited tables are not complete for them.
     loses_not_loaded: tuple[Interval, ...] = ()
     loses_until_run: tuple[Interval, ...] = ()  # those of them that are pending for the next run
-    milliseconds: int = 0  # The length of the computed intervals. 0 if the model has none.
-    takes_back: bool = False  # whether the definition equals an older one, so that the newer one would be lost
     # When the rows were computed last that the plan then shows again, epoch milliseconds; None without.
     shows_again: int | None = None
-    # The new kind of a removed model that the project still has, and for which SQLMesh computes nothing. It leaves the
-    # view or the table of the model in place. Empty for others.
-    becomes: str = ""
-    owner: str | None = None
-    other_project: str | None = None  # the name of the SQLMesh project of the model, if it is none of this component's
-    # Whether all versions share one table, with the model's name: in prod, if the mode is `dev_only`.
-    has_one_table: bool = False
-    has_table: bool = True  # whether it is shown by a view or table: no external table, embedded model or audit
-    had_one_table: bool = False  # the same of the version that the plan replaces or removes, so none stays
     # The rows that prod keeps, although they are those of another definition; None without any.
     kept: KeptRows | None = None
     # Upstream models whose kept rows the next interval of each replaces. This model shows or reads them.
     reads_kept: tuple[str, ...] = ()
     # The version of the table that the plan promotes, and a hash of its audits; None if it is no model.
     audited: AuditedData | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTable:
+    """What a plan does to the table or view by which the environment shows a model."""
+
+    exists: bool = True  # whether there is one: not of an external table, embedded model or audit
     view: str = ""  # what shows the model in the plan's environment, as SQL; empty if nothing does
+    # Whether all versions share one table, with the model's name: in prod, if the mode is `dev_only`.
+    is_shared: bool = False
+    was_shared: bool = False  # the same of the version that the plan replaces or removes, so none stays
+    # The columns that SQLMesh drops from an existing table, before and after as in the definitions. If there is one
+    # after, SQLMesh adds it again, without values.
+    destructive: tuple[ColumnChange, ...] = ()
+    may_destroy: bool = False  # whether the model itself allows this (`on_destructive_change`)
+    refused_columns: tuple[str, ...] = ()  # those that SQLMesh cannot add or widen
     # The views of others that the engine drops, or for which it refuses the plan, because they read what the plan
     # replaces or removes. None if the plan replaces nothing, or if the engine was not asked.
     dependents: tuple[str, ...] | None = None
     # Whether SQLMesh drops a table, and creates a view with its name. PostgreSQL refuses this if a view reads it.
-    drops_table: bool = False
+    is_dropped: bool = False
     # Whether something that SQLMesh has not made, or cannot replace, has the name of the table or view that it creates.
     is_name_taken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedModel:
+    """A model that a plan changes, or that it computes: its definition, its rows and its table."""
+
+    fqn: str
+    name: str  # as written in SQLMesh
+    change: Change | None = None  # None if the plan only computes missing intervals of it
+    category: str | None = None  # SQLMesh's category of the change, such as `breaking`; None if it has none
+    rows: PlannedRows = PlannedRows()
+    table: PlannedTable = PlannedTable()
+    is_forward_only: bool = False  # whether the change keeps the table of the environment, and alters its columns
+    # The columns that consumers gain, lose or see with another type; None if SQLMesh does not know them before it
+    # computes the model.
+    columns: tuple[ColumnChange, ...] | None = ()
+    is_reordered: bool = False  # whether they see the columns in another order
+    diff: Query = ""  # the difference of the definitions, as unified diff
+    takes_back: bool = False  # whether the definition equals an older one, so that the newer one would be lost
+    # The new kind of a removed model that the project still has, and for which SQLMesh computes nothing. It leaves the
+    # view or the table of the model in place. Empty for others.
+    becomes: str = ""
+    owner: str | None = None
+    other_project: str | None = None  # the name of the SQLMesh project of the model, if it is none of this component's
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ from dg_sqlmesh_component.worker.evaluate.stale_manifest import refuse_changed_d
 from dg_sqlmesh_component.worker.explain import describe_error, explain, unfinished_plan
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables, KnownToDagster
-from dg_sqlmesh_component.worker.intervals.records import Comparison
+from dg_sqlmesh_component.worker.intervals.records import compare
 from dg_sqlmesh_component.worker.intervals.tables import copied_intervals, deployability
 from dg_sqlmesh_component.worker.observe.audits import audit_alone, record_audits
 from dg_sqlmesh_component.worker.observe.computed_table import ComputedTables
@@ -331,7 +331,7 @@ class EvaluationContext(Context):
 
     def _compare_with_records(self, environment: Environment) -> None:
         """Report data that Dagster has not recorded; after a plan has landed, only data of versions that are new."""
-        comparison = Comparison(self.records, environment, self)
+        comparison = compare(self.records, environment, self)
         self.known = KnownToDagster(self.read_tables(environment), comparison.late)
         tables = ComputedTables(self.tracker.pipe, self.snapshot_evaluator, comparison.index, self._counts_rows)
         self.tracker.pipe.send(comparison.event(count=tables.count))

@@ -24,7 +24,7 @@ from dg_sqlmesh_component.worker.intervals.held_back import (
     held_back_from,
 )
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables
-from dg_sqlmesh_component.worker.intervals.records import Comparison
+from dg_sqlmesh_component.worker.intervals.records import compare
 from dg_sqlmesh_component.worker.intervals.tables import find_missing, upstream
 from dg_sqlmesh_component.worker.observe.run_tracker import RunTracker
 from dg_sqlmesh_component.worker.pipe import Pipe
@@ -57,7 +57,7 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         nodes = scheduler.snapshots_by_name
         hold_back = partial(held_back_from, nodes=nodes, index=index, tables=tables, now=request.now)
         loads = {node.name: request.loads[node.name] for node in snapshots if _is_restatable(node, request)}
-        late = Comparison(msg.Records(loads=loads), environment, context).late if loads else {}
+        late = compare(msg.Records(loads=loads), environment, context).late if loads else {}
         if tables.awaited or any(map(has_signals, intervals)):
             parents = upstream(nodes).__getitem__  # a signal may look at any model upstream
             looked_at = reachable((node.name for node in intervals if has_signals(node)), parents)

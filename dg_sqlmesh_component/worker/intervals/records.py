@@ -7,17 +7,19 @@ too, so it is found although the model has no new interval.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 
 from sqlmesh.core import constants as c
 from sqlmesh.core.context import Context
 from sqlmesh.core.environment import Environment
-from sqlmesh.core.snapshot import Snapshot, SnapshotChangeCategory, SnapshotTableInfo
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotChangeCategory, SnapshotTableInfo
 from sqlmesh.utils.date import now_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.protocol.intervals import ComputedRange, common, subtract
+from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.environment import has_table, opened_without_lock, promoted_version
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables, KnownToDagster
@@ -29,9 +31,10 @@ from dg_sqlmesh_component.worker.intervals.tables import (
     upstream,
     whole_intervals,
 )
+from dg_sqlmesh_component.worker.intervals.unrecorded import ShownTable, late, unrecorded
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sql_text import column_types
-from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges
+from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRanges, computed_ranges
 
 
 def find_changes(request: msg.ChangesRequest, pipe: Pipe) -> msg.ChangesFound:
@@ -45,149 +48,142 @@ def find_changes(request: msg.ChangesRequest, pipe: Pipe) -> msg.ChangesFound:
         if environment.finalized_ts is None:
             return msg.ChangesFound(environment.plan_id, is_finalized=False)
         tables = ExternalTables.of_promoted(request.tables, environment, context, pipe)
-        found = Comparison(request.records, environment, context)
+        found = compare(request.records, environment, context)
         return msg.ChangesFound(
             environment.plan_id,
             is_finalized=True,
             promoted={info.name: promoted_version(info) for info in environment.snapshots if has_table(info)},
-            compared=found.event(coverages=found.coverages(request.now, tables)),
+            compared=found.event(coverages=found.coverages(context, request.now, tables)),
         )
 
 
+@dataclass(frozen=True)
 class Comparison:
-    """The state of an environment, compared with Dagster's records.
+    """The state of an environment, compared with Dagster's records. `compare` makes it.
 
     Attributes:
-        late: As in `KnownToDagster`.
+        infos: The versions that the environment shows, by name.
+        snapshots: Those of the compared models, and of models upstream of them, by name.
         index: Which tables the environment shows.
+        tables: The tables of the compared models, by name.
+        copied: The `copied_intervals`.
     """
 
-    def __init__(self, records: msg.Records, environment: Environment, context: Context) -> None:
-        self._records, self._context = records, context
-        self._finalized_at = environment.finalized_ts or now_timestamp()
-        self._ranges = computed_ranges(context)
-        self._infos = {info.name: info for info in environment.snapshots}
-        requested = [self._infos[fqn] for fqn in {**records.data, **records.loads} if fqn in self._infos]
-        if environment.name == c.PROD:
-            # Most models have not changed, so only the others are read. This takes most of the time of a large project.
-            read = [info for info in requested if info.name in records.loads or self._is_new(info) or self._since(info)]
-            self._snapshots = _read(context, read)
-        else:  # which table a model shows depends on all models upstream of it
-            self._snapshots = _read(context, environment.snapshots if requested else [])
-        self.index = deployability(environment.name, self._snapshots.values())
-        self._copied = copied_intervals(self._snapshots.values(), self.index, context)
-        late = {fqn: self._late(self._snapshots[fqn]) for fqn in records.loads.keys() & self._snapshots.keys()}
-        self.late = {fqn: intervals for fqn, intervals in late.items() if intervals}
+    records: msg.Records
+    infos: Mapping[str, SnapshotTableInfo]
+    snapshots: Mapping[str, Snapshot]
+    index: DeployabilityIndex
+    tables: Mapping[str, ShownTable]
+    copied: Mapping[str, Sequence[msg.Interval]]
+
+    @property
+    def late(self) -> dict[str, tuple[msg.Interval, ...]]:
+        """As in `KnownToDagster`."""
+        loads = {fqn: of for fqn, of in self.records.loads.items() if fqn in self.tables}
+        found = {fqn: late(self.tables[fqn], of) for fqn, of in loads.items()}
+        return {fqn: intervals for fqn, intervals in found.items() if intervals}
 
     def event(
         self, coverages: Coverages | None = None, count: Callable[[Snapshot], int | None] = lambda _: None
     ) -> msg.DataComparedWithRecords:
         """The comparison as an event. `coverages` add that of each model, and `count` the rows of its table."""
-        unrecorded = []
-        for fqn in self._records.data:
-            if (snapshot := self._snapshots.get(fqn)) is None:
+        compared = []
+        for fqn, recorded in self.records.data.items():
+            if (table := self.tables.get(fqn)) is None:
                 continue
-            ranges = self._unrecorded(snapshot)
-            if ranges or self._is_unaffected(self._infos[fqn]):
+            ranges, info, snapshot = unrecorded(table, recorded), self.infos[fqn], self.snapshots[fqn]
+            if ranges or _is_unaffected(info, recorded):
                 coverage = coverages.of(fqn) if coverages else None
-                promoted = promoted_version(self._infos[fqn])
-                by, columns = self._computed_by(snapshot), self._columns(snapshot)
-                rows = count(snapshot)
-                unrecorded.append(msg.ComputedData(fqn, promoted, ranges, coverage, by, columns, rows))
-        return msg.DataComparedWithRecords(tuple(unrecorded))
+                by, columns = _computed_by(info, table), _columns(snapshot, info, recorded)
+                data = msg.ComputedData(fqn, promoted_version(info), ranges, coverage, by, columns, count(snapshot))
+                compared.append(data)
+        return msg.DataComparedWithRecords(tuple(compared))
 
     def coverages(
-        self, now: int, tables: ExternalTables, unready: Mapping[str, Set[msg.Interval]] = MappingProxyType({})
+        self,
+        context: Context,
+        now: int,
+        tables: ExternalTables,
+        unready: Mapping[str, Set[msg.Interval]] = MappingProxyType({}),
     ) -> Coverages:
         """The coverages of the models with unrecorded data. The arguments are those of `Coverages`."""
-        requested = {fqn: self._snapshots[fqn] for fqn in self._records.data if fqn in self._snapshots}
+        requested = {fqn: self.snapshots[fqn] for fqn in self.records.data if fqn in self.snapshots}
         if tables.awaited:  # a model waits also for tables that models upstream of it read
-            names = reachable(requested, upstream(self._infos).__getitem__)
-            others = [self._infos[name] for name in names - self._snapshots.keys()]
-            requested = {**_read(self._context, others), **{n: s for n, s in self._snapshots.items() if n in names}}
-        known = KnownToDagster(tables, self.late)
-        return Coverages(requested, self.index, now, known, self._copied, unready)
+            names = reachable(requested, upstream(self.infos).__getitem__)
+            others = [self.infos[name] for name in names - self.snapshots.keys()]
+            requested = {**_read(context, others), **{n: s for n, s in self.snapshots.items() if n in names}}
+        return Coverages(requested, self.index, now, KnownToDagster(tables, self.late), self.copied, unready)
 
-    def _unrecorded(self, snapshot: Snapshot) -> tuple[tuple[msg.Interval, int], ...]:
-        """The ranges of a model's table that Dagster has not recorded, with times.
 
-        SQLMesh's janitor merges ranges: then more than the new ones are returned, but never less.
-        """
-        info, recorded = self._infos[snapshot.name], self._records.data[snapshot.name]
-        ranges = self._ranges_of(snapshot)
-        if not ranges:
-            return ()
-        if recorded is None or recorded.version != info.version:
-            newest, computed = max(row.at for row in ranges), self._computed(snapshot)
-            # Each with its own time: until a plan has ended, runs may have recorded some of them.
-            timed = [(interval, row.at) for row in ranges for interval in common([row.interval], computed)]
-            return *timed, *((interval, newest) for interval in subtract(computed, [interval for interval, _ in timed]))
-        unrecorded = tuple((computed.interval, computed.at) for computed in ranges if computed.at > recorded.up_to)
-        if not unrecorded and info.is_view and self._since(info) and not self._is_unaffected(info):
-            return tuple((interval, self._finalized_at) for interval in self._computed(snapshot))
-        return unrecorded
+def compare(records: msg.Records, environment: Environment, context: Context) -> Comparison:
+    """Read the state of the models with records."""
+    ranges, infos = computed_ranges(context), {info.name: info for info in environment.snapshots}
+    requested = [infos[fqn] for fqn in {**records.data, **records.loads} if fqn in infos]
+    if environment.name == c.PROD:
+        # Most models have not changed, so only the others are read. This takes most of the time of a large project.
+        snapshots = _read(context, [info for info in requested if _may_differ(info, records, ranges)])
+    else:  # which table a model shows depends on all models upstream of it
+        snapshots = _read(context, environment.snapshots if requested else [])
+    index = deployability(environment.name, snapshots.values())
+    copied = copied_intervals(snapshots.values(), index, context)
+    promoted_at = environment.finalized_ts or now_timestamp()
 
-    def _columns(self, snapshot: Snapshot) -> dict[str, str]:
-        """As in `ComputedData`. To know the columns, SQLMesh may have to render the query."""
-        recorded, info = self._records.data[snapshot.name], self._infos[snapshot.name]
-        is_same = recorded is None or recorded.data_hash == info.fingerprint.data_hash
-        return {} if is_same else column_types(snapshot.model, snapshot.model.columns_to_types)
+    def table(info: SnapshotTableInfo) -> ShownTable:
+        snapshot, recorded = snapshots[info.name], records.data.get(info.name)
+        is_changed = bool(_changes_since(info, recorded)) and not _is_unaffected(info, recorded)
+        return ShownTable(
+            version=info.version,
+            rows=ranges_of_table(snapshot, index, ranges),
+            computed=subtract(computed_intervals(snapshot, index), copied.get(info.name, ())),
+            promoted_at=promoted_at,
+            is_shown_again=info.is_view and is_changed,
+            created_at=snapshot.created_ts if snapshot.version == snapshot.fingerprint.to_version() else None,
+            whole=partial(whole_intervals, snapshot),
+        )
 
-    def _computed_by(self, snapshot: Snapshot) -> str:
-        """As in `ComputedData`. A view has no rows of its own."""
-        info = self._infos[snapshot.name]
-        promoted = info.fingerprint.data_hash
-        if info.is_view:
-            return promoted
-        newest = max(self._ranges_of(snapshot), key=lambda computed: computed.at, default=None)
-        by_identifier = {version.snapshot_id(info.name).identifier: version for version in info.all_versions}
-        version = by_identifier.get(newest.identifier or "") if newest else None
-        return version.fingerprint.data_hash if version else promoted
+    tables = {info.name: table(info) for info in requested if info.name in snapshots}
+    return Comparison(records, infos, snapshots, index, tables, copied)
 
-    def _since(self, info: SnapshotTableInfo) -> Set[SnapshotChangeCategory | None]:
-        """The categories of the changes of a model since its record, if its table is the same and they are known."""
-        recorded = self._records.data[info.name]
-        if recorded is None or recorded.version != info.version or recorded.identifier == info.identifier:
-            return set()
-        identifiers = [version.snapshot_id(info.name).identifier for version in info.all_versions]
-        if recorded.identifier not in identifiers:
-            return set()
-        position = len(identifiers) - identifiers[::-1].index(recorded.identifier)
-        return {version.change_category for version in info.all_versions[position:]}
 
-    def _is_unaffected(self, info: SnapshotTableInfo) -> bool:
-        """Whether plans have changed only models upstream since the record, in a way that does not affect the data."""
-        since = self._since(info)
-        return SnapshotChangeCategory.INDIRECT_NON_BREAKING in since and since <= _KEEP_DATA
+def _may_differ(info: SnapshotTableInfo, records: msg.Records, ranges: ComputedRanges) -> bool:
+    """Whether a model of prod may have data that Dagster has not recorded, without a look at its snapshot."""
+    recorded = records.data.get(info.name)
+    up_to = -1 if recorded is None or recorded.version != info.version else recorded.up_to
+    is_new = any(row.at > up_to for row in ranges.get((info.name, info.version, False), ()))
+    return is_new or info.name in records.loads or bool(_changes_since(info, recorded))
 
-    def _is_new(self, info: SnapshotTableInfo) -> bool:
-        """Whether a table of prod has data that Dagster has not recorded."""
-        recorded = self._records.data[info.name]
-        up_to = -1 if recorded is None or recorded.version != info.version else recorded.up_to
-        return any(computed.at > up_to for computed in self._ranges.get((info.name, info.version, False), ()))
 
-    def _late(self, snapshot: Snapshot) -> tuple[msg.Interval, ...]:
-        """The whole intervals that a model had computed before its source was loaded.
+def _columns(snapshot: Snapshot, info: SnapshotTableInfo, recorded: msg.RecordedData | None) -> dict[str, str]:
+    """As in `ComputedData`. To know the columns, SQLMesh may have to render the query."""
+    is_same = recorded is None or recorded.data_hash == info.fingerprint.data_hash
+    return {} if is_same else column_types(snapshot.model, snapshot.model.columns_to_types)
 
-        A merged range is no evidence that a range known as late was computed again, unless the table is newer.
-        """
-        ranges = self._ranges_of(snapshot)
-        has_own_table = snapshot.version == snapshot.fingerprint.to_version()
-        found: list[msg.Interval] = []
-        for load in self._records.loads[snapshot.name]:
-            is_evidence = not load.is_late or (has_own_table and snapshot.created_ts > load.at)
-            since = [c.interval for c in ranges if c.at > load.at and (is_evidence or not c.is_merged)]
-            found += subtract([load.interval], since)
-        computed = self._computed(snapshot)
-        return common([whole_intervals(snapshot, interval) for interval in common(found, computed)], computed)
 
-    def _computed(self, snapshot: Snapshot) -> Sequence[msg.Interval]:
-        """The intervals whose rows are in the table that the environment shows."""
-        return subtract(computed_intervals(snapshot, self.index), self._copied.get(snapshot.name, ()))
+def _computed_by(info: SnapshotTableInfo, table: ShownTable) -> str:
+    """As in `ComputedData`. A view has no rows of its own."""
+    if info.is_view:
+        return info.fingerprint.data_hash
+    newest = max(table.rows, key=lambda row: row.at, default=None)
+    by_identifier = {version.snapshot_id(info.name).identifier: version for version in info.all_versions}
+    version = by_identifier.get(newest.identifier or "") if newest else None
+    return (version or info).fingerprint.data_hash
 
-    def _ranges_of(self, snapshot: Snapshot) -> Sequence[ComputedRange]:
-        """The computed ranges of the table that the environment shows."""
-        return ranges_of_table(snapshot, self.index, self._ranges)
+
+def _changes_since(info: SnapshotTableInfo, recorded: msg.RecordedData | None) -> Set[SnapshotChangeCategory | None]:
+    """The categories of the changes of a model since its record, if its table is the same and they are known."""
+    if recorded is None or recorded.version != info.version or recorded.identifier == info.identifier:
+        return set()
+    identifiers = [version.snapshot_id(info.name).identifier for version in info.all_versions]
+    if recorded.identifier not in identifiers:
+        return set()
+    position = len(identifiers) - identifiers[::-1].index(recorded.identifier)
+    return {version.change_category for version in info.all_versions[position:]}
+
+
+def _is_unaffected(info: SnapshotTableInfo, recorded: msg.RecordedData | None) -> bool:
+    """Whether plans have changed only models upstream since the record, in a way that does not affect the data."""
+    since = _changes_since(info, recorded)
+    return SnapshotChangeCategory.INDIRECT_NON_BREAKING in since and since <= _KEEP_DATA
 
 
 _KEEP_DATA = {SnapshotChangeCategory.INDIRECT_NON_BREAKING, SnapshotChangeCategory.METADATA}

@@ -171,7 +171,7 @@ def _replaced(plan: Plan, stored: Environment, altered: Collection[str]) -> _Nam
 
 
 def _turned_into_views(plan: Plan, stored: Environment) -> _Names:
-    """Tables that become views. SQLMesh drops such a table without CASCADE, before it replaces the views that read it."""
+    """Tables that become views. SQLMesh drops these without CASCADE, before it replaces the views that read them."""
     is_dev = plan.is_dev
     tables = {info.name for info in stored.promoted_snapshots if is_table_of_its_name(info, is_dev=is_dev)}
     views = (i for i in _promoted(plan, stored) if has_one_table(i, is_dev=is_dev) and not i.is_materialized)

@@ -123,10 +123,11 @@ class _Models:
             if not is_in_plan and not self._dependents.get(name) and name not in self._taken:
                 continue
             model = self._left_behind(snapshot) or self._model(snapshot)
-            if model.kept is None:
+            if model.rows.kept is None:
                 read = reachable(parents[name], parents.__getitem__) if kept else ()
-                model = replace(model, reads_kept=tuple(shown for fqn, shown in kept.items() if fqn in read))
-            elif model.kept.are_all_computed:
+                reads_kept = tuple(shown for fqn, shown in kept.items() if fqn in read)
+                model = replace(model, rows=replace(model.rows, reads_kept=reads_kept))
+            elif model.rows.kept.are_all_computed:
                 kept[name] = model.name
             yield model
         removed = self._context.state_reader.get_snapshots(diff.removed_snapshots.values()).values()
@@ -136,9 +137,11 @@ class _Models:
                 display_name(snapshot.node, self._context),
                 "removed",
                 owner=snapshot.node.owner,
-                has_table=has_table(snapshot),
-                had_one_table=has_one_table(snapshot, is_dev=self._is_dev),
-                dependents=self._dependents.get(snapshot.name),
+                table=msg.PlannedTable(
+                    exists=has_table(snapshot),
+                    was_shared=has_one_table(snapshot, is_dev=self._is_dev),
+                    dependents=self._dependents.get(snapshot.name),
+                ),
             )
 
     def _left_behind(self, snapshot: Snapshot) -> msg.PlannedModel | None:
@@ -153,61 +156,68 @@ class _Models:
             becomes=snapshot.model_kind_name.value,
             diff=_without_header(self._diff.text_diff(snapshot.name)),
             owner=snapshot.node.owner,
-            had_one_table=has_one_table(old, is_dev=self._is_dev),
+            table=msg.PlannedTable(was_shared=has_one_table(old, is_dev=self._is_dev)),
         )
 
     def _model(self, snapshot: Snapshot) -> msg.PlannedModel:
-        diff, change = self._diff, change_of(self._diff, snapshot)
-        all_missing = self._missing.get(snapshot.snapshot_id, [])
-        missing, held_back_by = self._left.get(snapshot.name, (all_missing, msg.HeldBackBy()))
+        diff, change, category = self._diff, change_of(self._diff, snapshot), snapshot.change_category
         _, old = diff.modified_snapshots.get(snapshot.name, (None, None))
         taken_back = old if old is not None and _takes_back(snapshot, old, self._context) else None
-        loses = lost_intervals(snapshot, old, missing) if self._index.is_representative(snapshot) else ()
-        not_loaded = brought_back(snapshot, old, loses, subtract(all_missing, missing)) if held_back_by.tables else ()
-        pending = self._pending.get(snapshot.name, ()) if loses else ()
-        category = snapshot.change_category
-        project = snapshot.node.project
-        altered = self._altered.get(snapshot.name, Alterations())
         columns, is_reordered = _columns(snapshot, old, change) if old is not None else ((), False)
+        project = snapshot.node.project
         return msg.PlannedModel(
             fqn=snapshot.name,
             name=display_name(snapshot.node, self._context),
             change=change,
             category=category.name.lower() if change and category is not None else None,
+            rows=self._rows(snapshot, old, taken_back),
+            table=self._table(snapshot, old),
             is_forward_only=bool(change and snapshot.is_forward_only),
-            destructive=altered.drops,
-            refused_columns=altered.refused,
-            may_destroy=snapshot.is_model and not snapshot.model.on_destructive_change.is_error,
             columns=columns,
             is_reordered=is_reordered,
             diff=_without_header(diff.text_diff(snapshot.name)) if change in ("changed", "metadata") else "",
+            takes_back=taken_back is not None,
+            owner=snapshot.node.owner,
+            other_project=project if project not in self._projects else None,
+        )
+
+    def _rows(self, snapshot: Snapshot, old: Snapshot | None, taken_back: Snapshot | None) -> msg.PlannedRows:
+        all_missing = self._missing.get(snapshot.snapshot_id, [])
+        missing, held_back_by = self._left.get(snapshot.name, (all_missing, msg.HeldBackBy()))
+        loses = lost_intervals(snapshot, old, missing) if self._index.is_representative(snapshot) else ()
+        not_loaded = brought_back(snapshot, old, loses, subtract(all_missing, missing)) if held_back_by.tables else ()
+        pending = self._pending.get(snapshot.name, ()) if loses else ()
+        nodes = self._diff.snapshots_by_name
+        return msg.PlannedRows(
             intervals=len(missing) if is_incremental(snapshot) else min(len(missing), 1),
+            milliseconds=sum(end - start for start, end in missing),
             follows_promotion=self._follows_promotion(snapshot) and bool(missing),
             waiting=len(all_missing) - len(missing) if is_incremental(snapshot) else int(missing != all_missing),
             waits_for=held_back_by.tables,
-            waits_for_models=tuple(
-                display_name(diff.snapshots_by_name[fqn].node, self._context) for fqn in held_back_by.models
-            ),
+            waits_for_models=tuple(display_name(nodes[fqn].node, self._context) for fqn in held_back_by.models),
             loses=loses,
             loses_not_loaded=not_loaded,
             loses_until_run=brought_back(snapshot, old, subtract(loses, not_loaded), pending),
-            milliseconds=sum(end - start for start, end in missing),
-            takes_back=taken_back is not None,
             shows_again=self._shows_again(snapshot, taken_back, missing),
-            owner=snapshot.node.owner,
-            other_project=project if project not in self._projects else None,
-            has_one_table=has_one_table(snapshot, is_dev=self._is_dev),
-            has_table=has_table(snapshot),
-            had_one_table=old is not None and has_one_table(old, is_dev=self._is_dev),
-            audited=audited(snapshot, self._index) if has_table(snapshot) else None,
-            view=self._view(snapshot),
-            dependents=self._dependents.get(snapshot.name),
-            is_name_taken=snapshot.name in self._taken,
-            drops_table=old is not None
-            and self._is_table_of_its_name(old)
-            and not self._is_table_of_its_name(snapshot),
             # Other environments show a preview of a forward-only change, in a table of its own.
             kept=None if self._is_dev else _kept_rows(snapshot, self._rows_before(snapshot, old), missing),
+            audited=audited(snapshot, self._index) if has_table(snapshot) else None,
+        )
+
+    def _table(self, snapshot: Snapshot, old: Snapshot | None) -> msg.PlannedTable:
+        altered, is_dev = self._altered.get(snapshot.name, Alterations()), self._is_dev
+        was_table = old is not None and is_table_of_its_name(old, is_dev=is_dev)
+        return msg.PlannedTable(
+            exists=has_table(snapshot),
+            view=self._view(snapshot),
+            is_shared=has_one_table(snapshot, is_dev=is_dev),
+            was_shared=old is not None and has_one_table(old, is_dev=is_dev),
+            destructive=altered.drops,
+            may_destroy=snapshot.is_model and not snapshot.model.on_destructive_change.is_error,
+            refused_columns=altered.refused,
+            dependents=self._dependents.get(snapshot.name),
+            is_dropped=was_table and not is_table_of_its_name(snapshot, is_dev=is_dev),
+            is_name_taken=snapshot.name in self._taken,
         )
 
     def _rows_before(self, snapshot: Snapshot, old: Snapshot | None) -> Sequence[Interval]:
@@ -240,9 +250,6 @@ class _Models:
         if self._before_promotion is None or snapshot.is_seed:
             return False
         return not self._before_promotion.is_representative(snapshot)
-
-    def _is_table_of_its_name(self, snapshot: Snapshot) -> bool:
-        return is_table_of_its_name(snapshot, is_dev=self._is_dev)
 
     def _view(self, snapshot: Snapshot) -> str:
         if not has_table(snapshot):

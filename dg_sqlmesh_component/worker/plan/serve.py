@@ -16,7 +16,7 @@ from dg_sqlmesh_component.protocol.column_changes import lost_values
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
 from dg_sqlmesh_component.worker.environment import missing_environment, refuse_lost_versions, stored_environment
 from dg_sqlmesh_component.worker.explain import explain
-from dg_sqlmesh_component.worker.intervals.records import Comparison
+from dg_sqlmesh_component.worker.intervals.records import compare
 from dg_sqlmesh_component.worker.observe.computed_table import ComputedTables
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.plan.beside_runs import BesideRuns
@@ -112,7 +112,7 @@ def _compare(request: msg.PlanRequest, approval: msg.PlanApproval, context: Plan
     """Send the data that prod shows and Dagster has not recorded."""
     pipe, known = context.tracker.pipe, context.known.tables
     environment = stored_environment(request.project, request.environment, context)
-    found = Comparison(approval.records, environment, context)
+    found = compare(approval.records, environment, context)
     tables = ComputedTables(pipe, context.snapshot_evaluator, found.index, lambda _: request.job.count_rows)
-    compared = found.event(found.coverages(now_timestamp(), known, context.waiting.unready), tables.count)
+    compared = found.event(found.coverages(context, now_timestamp(), known, context.waiting.unready), tables.count)
     pipe.send(replace(compared, reads=known.reads_of(environment)))

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from unit.builders import manifest, model, project_assets
-from unit.plan.plans import drops, plan
+from unit.plan.plans import drops, plan, with_facts
 
 from dg_sqlmesh_component.plan.affected import Affected, affected_assets, by_asset, changed_columns, lineage_in
 from dg_sqlmesh_component.protocol import messages as msg
@@ -61,7 +61,7 @@ def test_rows_that_differ_only_by_the_clock_change_no_other_column() -> None:
 
 
 def test_rows_that_prod_keeps_may_change_later() -> None:
-    kept = replace(LOST_X, kept=msg.KeptRows("@daily", 0, False))
+    kept = with_facts(LOST_X, kept=msg.KeptRows("@daily", 0, False))
     assert changed_columns(kept, None, "xyz", is_compared=True) is None
     assert changed_columns(kept, SAME, "xyz", is_compared=True) is None
 
@@ -140,7 +140,7 @@ def test_an_asset_upstream_or_beside_is_not_affected() -> None:
 
 
 def test_a_changed_external_table_affects_nothing_because_sqlmesh_changes_none_of_its_rows() -> None:
-    assert followed(READS_X, base=replace(LOST_X, has_table=False)) == {}
+    assert followed(READS_X, base=with_facts(LOST_X, exists=False)) == {}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from unit.builders import days
-from unit.plan.plans import ORDERS, drops, plan
+from unit.plan.plans import ORDERS, drops, plan, with_facts
 
 from dg_sqlmesh_component.plan.data_tables import HEAD, as_json, column_rows, differs, lacks_rows, note, row
 from dg_sqlmesh_component.plan.gate import Refusal, preview_refusals
@@ -114,11 +114,11 @@ KEPT = "Prod keeps its rows until a run after the next tick of its cron (`@daily
         ({}, ""),
         ({"kept": msg.KeptRows("@daily", 0, True)}, KEPT),
         (
-            {"kept": msg.KeptRows("@daily", 0, False), "has_one_table": True},
+            {"kept": msg.KeptRows("@daily", 0, False), "is_shared": True},
             "Prod keeps its rows: runs compute later intervals by the new definition.",
         ),
-        ({"has_one_table": True}, "Prod will not get this table: it has its own, which an apply computes."),
-        ({"has_one_table": True, "intervals": 0}, ""),
+        ({"is_shared": True}, "Prod will not get this table: it has its own, which an apply computes."),
+        ({"is_shared": True, "intervals": 0}, ""),
         (
             {"reads_kept": ("t.b", "t.c")},
             "Prod will have other rows at first: this model reads t.b, t.c, which keeps its rows.",
@@ -126,7 +126,7 @@ KEPT = "Prod keeps its rows until a run after the next tick of its cron (`@daily
     ],
 )
 def test_the_note_says_which_rows_prod_will_have_after_the_apply(planned: dict[str, Any], sentence: str) -> None:
-    assert note(compared(), replace(ORDERS, **planned)) == sentence
+    assert note(compared(), with_facts(ORDERS, **planned)) == sentence
 
 
 def test_json_has_the_names_that_scripts_use() -> None:
@@ -221,7 +221,7 @@ def test_holes_that_a_preview_would_read_are_never_allowed() -> None:
 
 @pytest.mark.parametrize("is_shown", [True, False])
 def test_a_report_has_the_views_of_a_preview_only_after_its_promotion(is_shown: bool) -> None:
-    planned = Planned(plan(replace(ORDERS, view="core__pr_1.orders")))
+    planned = Planned(plan(with_facts(ORDERS, view="core__pr_1.orders")))
     report = PlanReport("pr_1", is_preview=True, preview=planned, prod=planned if is_shown else None)
     assert ("SELECT * FROM core__pr_1.orders" in markdown(report)) is is_shown
 

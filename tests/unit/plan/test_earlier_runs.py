@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import dagster as dg
 import pytest
-from unit.plan.plans import ORDERS
+from unit.plan.plans import ORDERS, with_facts
 
 from dg_sqlmesh_component.history.active_runs import APPLIES_TAG, CHANGES_TAG, mark_as_computing
 from dg_sqlmesh_component.plan.earlier_runs import DIGEST_TAG, earlier_attempts, keep_audits, kept_audits
@@ -53,13 +53,13 @@ def run(job: dg.JobDefinition, instance: dg.DagsterInstance, **tags: str) -> str
 def test_audits_of_a_preview_of_another_state_are_not_found(instance: dg.DagsterInstance) -> None:
     mine = run(shop_preview, instance, **{CHANGES_TAG: "shop_prod"})
     run(shop_preview, instance, **{CHANGES_TAG: "shop_staging"})
-    found = kept_audits(instance, "shop_prod", [replace(ORDERS, audited=DATA)])
+    found = kept_audits(instance, "shop_prod", [with_facts(ORDERS, audited=DATA)])
     assert {run_id for run_id, _ in found} == {mine}
 
 
 def test_audits_of_all_previews_of_a_table_are_found_in_the_order_of_time(instance: dg.DagsterInstance) -> None:
     first, second = (run(shop_preview, instance, **{CHANGES_TAG: "shop_prod"}) for _ in range(2))
-    found = kept_audits(instance, "shop_prod", [replace(ORDERS, audited=DATA)])
+    found = kept_audits(instance, "shop_prod", [with_facts(ORDERS, audited=DATA)])
     assert [(run_id, outcome.evaluated_at) for run_id, outcome in found] == [
         (first, 1),
         (first, 2),

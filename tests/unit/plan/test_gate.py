@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from unit.plan.plans import ORDERS, drops, plan
+from unit.plan.plans import ORDERS, drops, plan, planned, with_facts
 
 from dg_sqlmesh_component.plan.digest import PARTS, digest_of
 from dg_sqlmesh_component.plan.gate import Decision, Refusal, allowed_fqns, apply_config, headline, refusals
@@ -13,8 +13,8 @@ from dg_sqlmesh_component.plan.report import Planned, PlanReport
 from dg_sqlmesh_component.plan.report_markdown import markdown
 from dg_sqlmesh_component.protocol import messages as msg
 
-SALES = msg.PlannedModel(
-    '"db"."marts"."sales"', "marts.sales", "indirect", "indirect_breaking", is_forward_only=True,
+SALES = planned(
+    '"db"."marts"."sales"', "marts.sales", "indirect", category="indirect_breaking", is_forward_only=True,
     destructive=drops("amount"), columns=drops("amount"), owner="ann",
 )  # fmt: skip
 
@@ -100,14 +100,14 @@ def test_an_allow_list_of_the_reviewed_plan_has_to_be_the_same_when_it_is_applie
 
 
 def test_a_model_that_allows_destructive_changes_itself_is_not_refused() -> None:
-    assert kinds(plan(replace(SALES, may_destroy=True)), Decision()) == []
+    assert kinds(plan(with_facts(SALES, may_destroy=True)), Decision()) == []
 
 
 def test_an_older_definition_is_refused_until_its_model_is_named() -> None:
     built = plan(replace(ORDERS, takes_back=True))
     assert kinds(built, Decision()) == ["stale_branch"]
     assert kinds(built, Decision(allow_revert=("core.orders",))) == []
-    [refusal] = refusals(plan(replace(ORDERS, takes_back=True, shows_again=0)), Decision(), "shop_apply", {})
+    [refusal] = refusals(plan(with_facts(ORDERS, takes_back=True, shows_again=0)), Decision(), "shop_apply", {})
     assert "the last at this time: core.orders (1970-01-01T00:00:00Z)." in refusal.message
 
 
@@ -122,9 +122,9 @@ def test_uncategorized_models_are_named() -> None:
 
 
 def test_a_plan_that_would_lose_rows_of_a_source_that_is_not_loaded_is_refused() -> None:
-    waits = replace(ORDERS, waiting=1, waits_for=('"db"."raw"."orders"',))
+    waits = with_facts(ORDERS, waiting=1, waits_for=('"db"."raw"."orders"',))
     assert kinds(plan(waits), Decision()) == []
-    [refusal] = refusals(plan(replace(waits, loses=DAY, loses_not_loaded=DAY)), Decision(), "shop_apply", {})
+    [refusal] = refusals(plan(with_facts(waits, loses=DAY, loses_not_loaded=DAY)), Decision(), "shop_apply", {})
     assert (refusal.kind, refusal.models) == ("not_loaded", ("core.orders",))
     assert "core.orders for 1970-01-01, of db.raw.orders" in refusal.message
 
@@ -133,9 +133,9 @@ DAY = ((0, 86_400_000),)
 
 
 def test_lost_intervals_are_refused_unless_they_are_allowed_or_the_next_run_computes_them() -> None:
-    assert kinds(plan(replace(ORDERS, loses=DAY)), Decision()) == ["lost_intervals"]
-    assert kinds(plan(replace(ORDERS, loses=DAY)), Decision(allow_lost_intervals=("core.orders",))) == []
-    pending = replace(ORDERS, loses=DAY, loses_until_run=DAY)
+    assert kinds(plan(with_facts(ORDERS, loses=DAY)), Decision()) == ["lost_intervals"]
+    assert kinds(plan(with_facts(ORDERS, loses=DAY)), Decision(allow_lost_intervals=("core.orders",))) == []
+    pending = with_facts(ORDERS, loses=DAY, loses_until_run=DAY)
     assert kinds(plan(pending), Decision()) == []
     text = markdown(report(pending))
     assert "**To decide:** 1 loss." in text
@@ -149,7 +149,7 @@ def test_a_name_in_the_run_config_that_the_plan_does_not_change_is_refused() -> 
 
 
 TWINS = tuple(
-    msg.PlannedModel(fqn, name, "changed", destructive=drops("a"), takes_back=True, dependents=("bi.x",), loses=DAY)
+    planned(fqn, name, "changed", destructive=drops("a"), takes_back=True, dependents=("bi.x",), loses=DAY)
     for fqn, name in (('"db"."t"."orders"', "t.orders"), ('"db"."t"."Orders"', 't."Orders"'))
 )
 REFUSED = {"stale_branch", "destructive", "drops_dependents", "lost_intervals"}
@@ -176,7 +176,7 @@ def test_a_name_that_fits_two_models_is_refused_with_both_full_names_and_allows_
 
 
 def test_lost_intervals_are_refused_by_names_that_the_run_config_accepts() -> None:
-    twins = [replace(twin, destructive=(), takes_back=False, dependents=None) for twin in TWINS]
+    twins = [with_facts(twin, destructive=(), takes_back=False, dependents=None) for twin in TWINS]
     [refusal] = refusals(plan(*twins), Decision(), "shop_apply", {})
     assert refusal.models == tuple(twin.fqn for twin in twins)
     assert kinds(plan(*twins), Decision(allow_lost_intervals=refusal.models)) == []
@@ -194,8 +194,8 @@ def test_a_full_name_names_one_of_two_models() -> None:
 
 
 def test_models_of_one_schema_and_name_in_two_catalogs_are_named_with_the_catalog() -> None:
-    here = msg.PlannedModel('"here"."s"."orders"', "s.orders", "changed", destructive=drops("a"))
-    there = msg.PlannedModel('"there"."s"."orders"', "there.s.orders", "changed", destructive=drops("b"))
+    here = planned('"here"."s"."orders"', "s.orders", "changed", destructive=drops("a"))
+    there = planned('"there"."s"."orders"', "there.s.orders", "changed", destructive=drops("b"))
     built = plan(here, there)
     both = Decision(digest_of(built, ()), allow_destructive=("s.orders",))
     [_, ambiguous] = refusals(built, both, "shop_apply", {})
@@ -279,12 +279,12 @@ def test_markdown_begins_with_refusals_and_losses() -> None:
     ],
 )
 def test_table_says_when_kept_rows_are_computed(are_all_computed: bool, intervals: int, computes: str) -> None:
-    kept = replace(ORDERS, intervals=intervals, kept=msg.KeptRows("@daily", 0, are_all_computed))
+    kept = with_facts(ORDERS, intervals=intervals, kept=msg.KeptRows("@daily", 0, are_all_computed))
     assert f"| {computes} |" in markdown(report(kept)).replace("@<!-- -->", "@")
 
 
 def test_only_a_column_that_is_added_again_can_be_computed_again() -> None:
-    text = markdown(report(replace(SALES, destructive=(msg.ColumnChange("amount", "TEXT", "INT"),))))
+    text = markdown(report(with_facts(SALES, destructive=(msg.ColumnChange("amount", "TEXT", "INT"),))))
     assert "they are NULL until somebody computes them again." in text
 
 
@@ -294,7 +294,7 @@ def test_markdown_promises_an_old_version_only_if_versions_have_tables_of_their_
     assert f"`core.orders`: queries that use the dropped column `id` will fail. The apply deletes no data: {kept}" in (
         markdown(report(lost))
     )
-    text = markdown(report(replace(lost, had_one_table=True)))
+    text = markdown(report(with_facts(lost, was_shared=True)))
     assert "`core.orders`: queries that use the dropped column `id` will fail. No old version stays:" in text
     assert kept not in text
 
@@ -382,7 +382,7 @@ CUT: dict[str | None, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", CUT)
 def test_what_needs_a_decision_is_never_cut(kind: str | None) -> None:
-    built = plan(*(replace(model, **{"destructive": (), **CUT[kind]}) for model in NUMBERED))
+    built = plan(*(with_facts(model, **{"destructive": (), **CUT[kind]}) for model in NUMBERED))
     found = refusals(built, Decision(), "shop_apply", {})
     assert [refusal.kind for refusal in found] == ([kind] if kind else [])
     text = markdown(PlanReport("prod", prod=Planned(built, refusals=found, digest="0-1")))

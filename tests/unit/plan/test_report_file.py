@@ -5,11 +5,10 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from unit.plan.plans import drops, plan
+from unit.plan.plans import drops, plan, planned
 
 from dg_sqlmesh_component.plan.report import Planned, PlanReport
 from dg_sqlmesh_component.plan.report_file import begin_report, write_report
-from dg_sqlmesh_component.protocol import messages as msg
 
 REPORT = PlanReport("prod")
 
@@ -50,7 +49,7 @@ def test_digest_and_command_are_left_out_if_no_comment_can_show_all_losses(
 ) -> None:
     """CI would apply what nobody could read. The page of the run has them."""
     monkeypatch.setenv("DG_SQLMESH_REPORT", str(tmp_path / "a"))
-    lost = [msg.PlannedModel(f"m{n}", f"t.m{n}", "changed", destructive=drops("amount")) for n in range(losses)]
+    lost = [planned(f"m{n}", f"t.m{n}", "changed", destructive=drops("amount")) for n in range(losses)]
     report = PlanReport("prod", prod=Planned(plan(*lost), digest="d1", apply_command="dg launch"))
     write_report(report, dg.build_op_context().log)
     written = json.loads((tmp_path / "a.json").read_text())

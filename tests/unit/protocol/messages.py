@@ -64,7 +64,12 @@ EVENTS: tuple[msg.Event, ...] = (
         {"models": "ab12"},
         (
             msg.PlannedModel(
-                '"t"."a"', "t.a", "changed", "breaking", destructive=(msg.ColumnChange("x", "INT", None),), intervals=2
+                '"t"."a"',
+                "t.a",
+                "changed",
+                "breaking",
+                msg.PlannedRows(intervals=2),
+                msg.PlannedTable(destructive=(msg.ColumnChange("x", "INT", None),)),
             ),
         ),
         has_changes=True,

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
-from unit.plan.plans import drops
+from unit.plan.plans import drops, planned
 
 from dg_sqlmesh_component.plan.digest import PARTS
 from dg_sqlmesh_component.plan.gate import Refusal
@@ -69,8 +69,8 @@ def escaped(text: str) -> str:
 @example("", "", "", "", "\n    </details>")
 def test_pull_requests_text_is_visible_no_markup(name: str, owner: str, column: str, diff: str, message: str) -> None:
     lines = "\n".join(f"+{line}" for line in diff.split("\n"))  # as in each unified diff
-    model = msg.PlannedModel(
-        name, name, "changed", "breaking", destructive=drops(column), owner=owner, diff=f"@@\n{lines}"
+    model = planned(
+        name, name, "changed", category="breaking", destructive=drops(column), owner=owner, diff=f"@@\n{lines}"
     )
     other = msg.PlannedModel("b", "t.b", "removed")
     text = report([model, other], (Refusal("destructive", (name,), message), Refusal("moved", (), "Second.")))
@@ -98,7 +98,7 @@ def test_pull_requests_text_is_visible_no_markup(name: str, owner: str, column: 
 @example(150, 4_000)
 def test_a_large_report_keeps_each_loss_and_refusal_and_counts_what_is_left_out(models: int, length: int) -> None:
     changed = [msg.PlannedModel(f"m{n}", f"m{n}", "changed", diff="x" * length) for n in range(models)]
-    lost = msg.PlannedModel("last", "t.last", "changed", destructive=drops("amount"), diff="x" * length)
+    lost = planned("last", "t.last", "changed", destructive=drops("amount"), diff="x" * length)
     text = report([*changed, lost], (Refusal("destructive", ("t.last",), "The values are lost."),))
 
     assert len(text) <= LIMIT
@@ -112,7 +112,7 @@ def test_a_large_report_keeps_each_loss_and_refusal_and_counts_what_is_left_out(
 
 
 def test_losses_that_do_not_fit_are_counted_and_nobody_can_approve_them_from_the_report() -> None:
-    lost = [msg.PlannedModel(f"m{n}", f"t.m{n}", "changed", destructive=drops("amount")) for n in range(1_000)]
+    lost = [planned(f"m{n}", f"t.m{n}", "changed", destructive=drops("amount")) for n in range(1_000)]
     removed = msg.PlannedModel("gone", "t.gone", "removed")
     text = report([*lost, removed], (Refusal("destructive", ("t.m1",), "The values are lost."),))
 

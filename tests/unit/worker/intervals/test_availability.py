@@ -102,3 +102,95 @@ def test_a_model_behind_one_that_depends_on_its_past_names_that_one_alone() -> N
     )
     decided = may_compute({of.name: of for of in nodes}, {RAW: (WEEK[0],)})
     assert decided["b"] == ([], msg.HeldBackBy(("a",), (), (WEEK[2],)))
+
+
+# -- what holds back what, upstream first. The last node requests WEEK; expected are the days that it computes --------
+
+
+HOUR = 3_600_000
+LOOKING_BACK: dict[str, Any] = {"lookback": 1, **BY_INTERVAL}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [
+        pytest.param(
+            [node("a", lacks=[(day(2), day(2) + HOUR)], **BY_INTERVAL), node("b", "a", requested=WEEK, **BY_INTERVAL)],
+            [WEEK[0], *WEEK[2:]],
+            id="a pending hour holds back its whole day",
+        ),
+        pytest.param(
+            [
+                node("a", lacks=[(day(2), day(2) + HOUR)], **BY_INTERVAL),
+                node("b", "a", requested=WEEK[:3], lacks=WEEK, **BY_INTERVAL),
+                node("c", "b", requested=WEEK, **BY_INTERVAL),
+            ],
+            [WEEK[0], WEEK[2]],
+            id="what is held back, or is not requested within bounds, is lacking downstream",
+        ),
+        pytest.param(
+            [node("a", lacks=WEEK[5:], **BY_INTERVAL), node("b", "a", requested=WEEK, was_computed=True)],
+            WEEK[:5],
+            id="a whole table is computed up to the end of what is there",
+        ),
+        pytest.param(
+            [node("a", **BY_INTERVAL), node("v", "a", lacks=WEEK[3:4], **VIEW), node("b", "v", requested=WEEK)],
+            [*WEEK[:3], *WEEK[4:]],
+            id="a pending view, whose rows may depend on the time of its computation",
+        ),
+        pytest.param(
+            [node("a", lacks=WEEK[6:], starts_with_all=True), node("b", "a", requested=WEEK, **BY_INTERVAL)],
+            [],
+            id="the first computation of a table brings rows of any time, which are lacking until then",
+        ),
+        pytest.param(
+            [
+                node("a", lacks=WEEK[6:], computed=WEEK[:1], starts_with_all=True),
+                node("b", "a", requested=WEEK, **BY_INTERVAL),
+            ],
+            WEEK[:6],
+            id="a table with rows lacks only its missing intervals",
+        ),
+        pytest.param(
+            [
+                node("a", lacks=WEEK, computed=WEEK[:6], requested=WEEK, **LOOKING_BACK),
+                node("b", "a", requested=WEEK, **BY_INTERVAL),
+            ],
+            None,
+            id="what a lookback computes again is not lacking",
+        ),
+        pytest.param(
+            [node("a", lacks=WEEK, computed=WEEK[:6], **LOOKING_BACK), node("b", "a", requested=WEEK, **BY_INTERVAL)],
+            WEEK[:6],
+            id="nor if the model does not run",
+        ),
+        pytest.param(
+            [
+                node("a", lacks=WEEK[4:5], **BY_INTERVAL),
+                node("b", "a", requested=WEEK, computed=WEEK[:6], **LOOKING_BACK),
+            ],
+            WEEK[:4],
+            id="newer days whose lookback would compute a held-back one again",
+        ),
+        pytest.param(
+            [
+                node("a", lacks=WEEK[4:5], **BY_INTERVAL),
+                node("b", "a", requested=WEEK, computed=WEEK[:4], **LOOKING_BACK),
+            ],
+            [*WEEK[:4], *WEEK[5:]],
+            id="a held-back day that was never computed holds back no newer one",
+        ),
+    ],
+)
+def test_what_a_node_lacks_is_left_out_downstream(nodes: list[Node], expected: Sequence[msg.Interval] | None) -> None:
+    assert left(nodes[-1].name, *nodes) == expected
+
+
+def test_only_models_that_lack_what_is_held_back_are_named() -> None:
+    nodes = (
+        node("a", lacks=WEEK[2:3], **BY_INTERVAL),
+        node("b", lacks=WEEK[6:], **BY_INTERVAL),
+        node("c", "a", "b", requested=WEEK[:4], **BY_INTERVAL),
+    )
+    decided = may_compute({of.name: of for of in nodes}, {})
+    assert decided["c"] == ([*WEEK[:2], WEEK[3]], msg.HeldBackBy(("a",), (), (WEEK[2],)))
