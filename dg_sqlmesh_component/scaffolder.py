@@ -160,10 +160,10 @@ def _next_steps(project: Path, options: dict[str, str], *, is_new: bool) -> str:
             plan_first,
             *(f"    {command}" for command in commands),
             *after,
-            "Then open the UI and press Materialize all, or launch the run here:",
+            "Then open the UI, filter by kind:sqlmesh and press Materialize all, or launch the run here:",
             *([] if os.environ.get("DAGSTER_HOME") else [_CREATE_DAGSTER_HOME]),
             "    dg dev",
-            "    dg launch --assets '*'",
+            "    dg launch --assets 'kind:sqlmesh'",
             result,
         ]
     )

@@ -42,7 +42,7 @@ def test_scaffold_writes_relative_path_of_existing_project_and_dg_check_passes(d
         "sqlmesh --gateway local plan prod",
         f"cd ../{dagster.root.name}",
         "dg dev",
-        "dg launch --assets '*'",
+        "dg launch --assets 'kind:sqlmesh'",
     ]
     assert "If the project is in production already, there is nothing to plan." in output
     assert "labelled `sqlmesh/origin`" in output
