@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from dg_sqlmesh_component.plan.digest import (
     MEANINGS,
-    PREVIOUS_MODELS,
-    PREVIOUS_STATEMENTS,
+    PREVIOUS,
     differing_parts,
     digest_of,
     without_allow_list,
@@ -123,9 +122,9 @@ def _other_digest(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:
         yield Refusal("digest", (), message)
         return
     if _has_finished(plan):  # the environment shows the approved versions and statements already
-        differing = [part for part in differing if part not in (PREVIOUS_MODELS, PREVIOUS_STATEMENTS)]
+        differing = [part for part in differing if part != PREVIOUS]
     if differing:
-        has_moved = not {PREVIOUS_MODELS, PREVIOUS_STATEMENTS}.isdisjoint(differing)
+        has_moved = PREVIOUS in differing
         # Other selected models are other versions too, so these parts say nothing about the files.
         left_out = {"models", "categories"} if "selection" in differing else set()
         reasons = "; ".join(MEANINGS[part] for part in differing if part not in left_out)

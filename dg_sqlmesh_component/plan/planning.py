@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +20,7 @@ from dg_sqlmesh_component.plan.earlier_runs import keep_audits
 from dg_sqlmesh_component.plan.gate import Decision, Refusal, apply_config, refusals
 from dg_sqlmesh_component.plan.report import Origin, Planned, PlanReport
 from dg_sqlmesh_component.plan.report_file import begin_report, write_report
-from dg_sqlmesh_component.plan.report_markdown import CAUTION, markdown
+from dg_sqlmesh_component.plan.report_markdown import markdown
 from dg_sqlmesh_component.plan.sentences import between_two_plans, grants_to_give
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
@@ -153,13 +151,13 @@ class Planning:
         if decision.digest and not any(refusal.kind in ("digest", "moved") for refusal in found):
             digest = decision.digest  # the reviewed one, also if the run config has an allow-list in addition
         config = apply_config(digest, plan, decision, found, project)
-        return Planned(plan, seconds, found, digest, self._apply_command(plan, config))
+        return Planned(plan, seconds, found, digest, self._apply_config(plan, config))
 
     def publish(self, headline: str) -> None:
         """Show the report on the step's page, log its refusals, and write it to the file that somebody asked for."""
         prod, shown = self.report.prod, self.report.shown
         metadata = {
-            "sqlmesh/report": dg.MetadataValue.md(markdown(self.report).replace(CAUTION, "")),
+            "sqlmesh/report": dg.MetadataValue.md(markdown(self.report, in_dagster=True)),
             "sqlmesh/plan_digest": dg.MetadataValue.text(shown.digest if shown else ""),
             "sqlmesh/plan_json": dg.MetadataValue.json(self.report.as_json()),
         }
@@ -177,13 +175,12 @@ class Planning:
             text = "\n\n".join(f"{refusal.kind}: {refusal.message}" for refusal in self.report.refusals)
             raise dg.Failure(f"The {what} was refused, and nothing was computed.\n\n{text}", allow_retries=False)
 
-    def _apply_command(self, plan: msg.PlanBuilt, config: dict[str, object] | None) -> str | None:
+    def _apply_config(self, plan: msg.PlanBuilt, config: dict[str, object] | None) -> dict[str, object] | None:
         if (deploy := self._settings.attributes.deploy) is None or config is None:
             return None
         if plan.select != selectors(deploy.select):
             config["select"] = list(plan.select)
-        config = {"ops": {self._settings.apply_job: {"config": config}}}
-        return f"dg launch --job {self._settings.apply_job} --config-json {shlex.quote(json.dumps(config))}"
+        return {"ops": {self._settings.apply_job: {"config": config}}}
 
     def end(self, result: str) -> None:
         """Log what the job has done, and write it into the report."""

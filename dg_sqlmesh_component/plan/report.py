@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -34,8 +36,16 @@ class Planned:
     seconds: Mapping[str, float] = field(default_factory=dict)
     refusals: Sequence[Refusal] = ()  # why it may not be applied
     digest: str = ""  # empty for the plan of a preview, which nobody approves
-    # The shell command that applies this plan, with all its losses; None if no run config does.
-    apply_command: str | None = None
+    # The run config of the job that applies this plan, with all its losses; None if no run config does.
+    apply_config: Mapping[str, Any] | None = None
+
+    @property
+    def apply_command(self) -> str | None:
+        """The shell command that launches that job."""
+        if self.apply_config is None:
+            return None
+        [job] = self.apply_config["ops"]
+        return f"dg launch --job {job} --config-json {shlex.quote(json.dumps(self.apply_config))}"
 
     @property
     def computed(self) -> Set[str]:

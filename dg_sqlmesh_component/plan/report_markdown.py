@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -37,9 +38,14 @@ def _left_out(number: int, noun: str) -> list[str]:
     return [f"\n{counted(number, noun)} left out: see the page of the run."] if number else []
 
 
-def markdown(report: PlanReport) -> str:
-    """The report for a comment on a pull request: what needs a decision, then tables, then differences."""
-    text = "\n\n".join(_decision(report)) if is_reviewable(report) else _undecidable(report)
+def markdown(report: PlanReport, *, in_dagster: bool = False) -> str:
+    """The report for a comment on a pull request: what needs a decision, then tables, then differences.
+
+    Args:
+        in_dagster: For Dagster's page. It draws no picture, and its launchpad takes a run config.
+    """
+    text = "\n\n".join(_decision(report, in_dagster)) if is_reviewable(report) else _undecidable(report)
+    text = text.replace(CAUTION, "") if in_dagster else text
     if report.shown is None:
         return text + "\n"
     plan = report.shown.plan
@@ -52,7 +58,8 @@ def markdown(report: PlanReport) -> str:
         rows = [table_row(cells) for cells in table.rows]
         shown = fitting(rows, LIMIT - len(text) - len(start) - _REMARK)
         text += "\n".join([start, *shown, *_left_out(len(rows) - len(shown), "row")])
-    text = "\n\n".join([text, *fitting(_picture(report, plan), LIMIT - len(text) - _REMARK)])
+    if not in_dagster:
+        text = "\n\n".join([text, *fitting(_picture(report, plan), LIMIT - len(text) - _REMARK)])
     differences = [*_notes(report, plan), *_examples(report), *_differences(plan)]
     shown = fitting(differences, LIMIT - len(text) - _REMARK)
     return "\n\n".join([text, *shown, *_left_out(len(differences) - len(shown), "difference")]) + "\n"
@@ -66,7 +73,7 @@ def is_reviewable(report: PlanReport) -> bool:
     return len("\n\n".join(_decision(report))) <= LIMIT - _REMARK
 
 
-def _decision(report: PlanReport) -> list[str]:
+def _decision(report: PlanReport, in_dagster: bool = False) -> list[str]:
     """What must not be cut."""
     result = [paragraphs(report.result)] if report.result else []
     start = [f"## {literal(_title(report))}", *result]
@@ -86,11 +93,16 @@ def _decision(report: PlanReport) -> list[str]:
         *([f"Digest of this plan: `{shown.digest}`"] if shown.digest else []),
     ]
     is_open = report.result is None or report.is_preview
-    if is_open and shown.apply_command and (shown.plan.models or shown.plan.statements):
+    if is_open and shown.apply_config and (shown.plan.models or shown.plan.statements):
         when = "after the merge, CI" if report.is_preview else "CI"
         how = "exactly this plan anyway" if report.refusals else "exactly this plan"
         who = f"{when} or a person who may deploy to {literal(shown.plan.environment)} applies {how}, and no other"
-        parts.append(f"**What to do:** {who}:\n\n{fenced(shown.apply_command, 'bash')}")
+        if in_dagster:
+            [job] = shown.apply_config["ops"]
+            config = fenced(json.dumps(shown.apply_config, indent=2), "yaml")
+            parts.append(f"**What to do:** {who}. In the launchpad of {literal(job)}, paste:\n\n{config}")
+        else:
+            parts.append(f"**What to do:** {who}:\n\n{fenced(shown.apply_command or '', 'bash')}")
     return parts
 
 

@@ -52,4 +52,4 @@ def _statements(of_project: EnvironmentStatements) -> str:
 
 
 def _hash(part: Any) -> str:
-    return hashlib.sha256(json.dumps(part, sort_keys=True, default=str).encode()).hexdigest()[:10]
+    return hashlib.sha256(json.dumps(part, sort_keys=True, default=str).encode()).hexdigest()

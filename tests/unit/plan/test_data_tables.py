@@ -230,7 +230,7 @@ def test_the_markdown_of_a_preview_has_the_command_that_applies_it_before_its_da
     report = PlanReport(
         "pr_1",
         is_preview=True,
-        prod=Planned(plan(ORDERS), digest="d1", apply_command="dg launch --job shop_apply"),
+        prod=Planned(plan(ORDERS), digest="d1", apply_config={"ops": {"shop_apply": {}}}),
         result="The preview is ready.",
         diff=[compared()],
     )

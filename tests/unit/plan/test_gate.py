@@ -34,23 +34,42 @@ DIFFERENCES = {
     "requirements": "required Python packages",
     "settings": "settings of the environment",
     "selection": "`select`",
-    "previous models": "showed other versions",
-    "previous statements": "had other statements",
+    "previous": "showed other versions",
 }
 """By part of a digest, words of its meaning that no other meaning has."""
 
 
-@pytest.mark.parametrize("part", PARTS)
+PREVIOUS_PARTS = ("previous models", "previous statements")
+
+
+@pytest.mark.parametrize("part", [*PARTS, *PREVIOUS_PARTS])
 def test_a_refusal_names_the_part_that_differs(part: str) -> None:
     approved = plan(ORDERS)
-    now = replace(approved, parts={**approved.parts, part: "f" * 10})
+    others = [replace(approved, parts={**approved.parts, part: str(number)}) for number in range(4)]
+    now = next(
+        of for of in others if part in PREVIOUS_PARTS or digest_of(of, ())[9:15] != digest_of(approved, ())[9:15]
+    )
 
     [refusal] = refusals(now, Decision(digest_of(approved, ())), "shop_apply", {})
 
     assert refusal.kind == ("moved" if part.startswith("previous") else "digest")
     assert digest_of(now, ()) in refusal.message
     assert digest_of(approved, ()) in refusal.message
-    assert [other for other, words in DIFFERENCES.items() if words in refusal.message] == [part]
+    named = "previous" if part in PREVIOUS_PARTS else part
+    assert [other for other, words in DIFFERENCES.items() if words in refusal.message] == [named]
+
+
+def test_a_person_can_compare_digests() -> None:
+    assert re.fullmatch("[a-z2-7]{24}", digest_of(plan(ORDERS), ("core.orders",)))
+
+
+def test_a_part_whose_character_is_the_same_by_chance_is_not_approved() -> None:
+    """A digest has one character of each part, to name it, and a hash of all of them."""
+    approved = digest_of(plan(ORDERS), ())
+    others = [replace(plan(ORDERS), parts={**plan(ORDERS).parts, "statements": str(number)}) for number in range(200)]
+    found = [refusals(other, Decision(approved), "shop_apply", {}) for other in others]
+    assert {refusal.kind for of in found for refusal in of} == {"digest"}
+    assert sum("the digest does not tell which" in refusal.message for [refusal] in found) in range(1, 20)
 
 
 def test_a_plan_that_is_being_finished_has_the_attempt_before_it_as_previous_plan() -> None:
@@ -219,7 +238,7 @@ def test_a_plan_over_the_budget_is_refused_unless_the_run_config_allows_it() -> 
 
 
 def report(*models: msg.PlannedModel, refused: tuple[Refusal, ...] = (), **more: Any) -> PlanReport:
-    planned = Planned(plan(*models, **more), {ORDERS.fqn: 12.4}, refused, "d1", "dg launch --job shop_apply")
+    planned = Planned(plan(*models, **more), {ORDERS.fqn: 12.4}, refused, "d1", {"ops": {"shop_apply": {}}})
     return PlanReport("prod", prod=planned)
 
 
@@ -233,6 +252,15 @@ def test_json_has_the_documented_keys() -> None:
         "seconds": 12.4,
     }.items()  # fmt: skip
     assert found["refusals"] == [{"kind": "digest", "models": ["m"], "message": "No."}]
+
+
+def test_the_report_in_dagster_has_no_picture_and_the_run_config_for_the_launchpad() -> None:
+    both = [ORDERS, with_facts(SALES, destructive=())]
+    found = replace(report(*both), upstream={SALES.fqn: [ORDERS.fqn]})
+    of_comment, of_page = markdown(found), markdown(found, in_dagster=True)
+    assert ("graph LR" in of_comment, "graph LR" in of_page) == (True, False)
+    assert ("dg launch" in of_comment, "dg launch" in of_page) == (True, False)
+    assert 'In the launchpad of shop_apply, paste:\n\n```yaml\n{\n  "ops": {\n    "shop_apply": {}' in of_page
 
 
 def test_a_model_that_is_only_computed_is_no_change() -> None:

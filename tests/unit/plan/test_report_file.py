@@ -43,19 +43,22 @@ def test_the_suffix_decides_the_format_and_without_one_there_are_two_files(
     assert sorted(file.name for file in tmp_path.iterdir()) == files
 
 
-@pytest.mark.parametrize(("losses", "digest", "command"), [(1, "d1", "dg launch"), (1_000, "", None)])
+COMMAND = """dg launch --job shop_apply --config-json '{"ops": {"shop_apply": {}}}'"""
+
+
+@pytest.mark.parametrize(("losses", "digest", "command"), [(1, "d1", COMMAND), (1_000, "", None)])
 def test_digest_and_command_are_left_out_if_no_comment_can_show_all_losses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, losses: int, digest: str, command: str | None
 ) -> None:
     """CI would apply what nobody could read. The page of the run has them."""
     monkeypatch.setenv("DG_SQLMESH_REPORT", str(tmp_path / "a"))
     lost = [planned(f"m{n}", f"t.m{n}", "changed", destructive=drops("amount")) for n in range(losses)]
-    report = PlanReport("prod", prod=Planned(plan(*lost), digest="d1", apply_command="dg launch"))
+    report = PlanReport("prod", prod=Planned(plan(*lost), digest="d1", apply_config={"ops": {"shop_apply": {}}}))
     write_report(report, dg.build_op_context().log)
     written = json.loads((tmp_path / "a.json").read_text())
     assert (written["digest"], written["command"], len(written["models"])) == (digest, command, losses)
     assert ("d1" in (tmp_path / "a.md").read_text()) == bool(digest)
-    assert report.as_json().items() >= {"digest": "d1", "command": "dg launch"}.items(), "for the page of the run"
+    assert report.as_json().items() >= {"digest": "d1", "command": COMMAND}.items(), "for the page of the run"
 
 
 def test_another_suffix_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

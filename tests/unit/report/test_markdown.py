@@ -8,9 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
-from unit.plan.plans import drops, planned
+from unit.plan.plans import drops, plan, planned
 
-from dg_sqlmesh_component.plan.digest import PARTS
 from dg_sqlmesh_component.plan.gate import Refusal
 from dg_sqlmesh_component.plan.report import Planned, PlanReport
 from dg_sqlmesh_component.plan.report_markdown import markdown
@@ -38,9 +37,7 @@ TEXTS |= st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
 def report(models: list[msg.PlannedModel], refused: tuple[Refusal, ...] = ()) -> str:
-    parts = {part: f"{number:010}" for number, part in enumerate(PARTS)}
-    plan = msg.PlanBuilt("prod", "p2", "p1", parts, tuple(models), has_changes=True, plan_command="sqlmesh plan prod")
-    return markdown(PlanReport("prod", prod=Planned(plan, {}, refused, "d-1", "dg launch --job apply")))
+    return markdown(PlanReport("prod", prod=Planned(plan(*models), {}, refused, "d-1", {"ops": {"apply": {}}})))
 
 
 def parsed(text: str) -> list[Token]:
