@@ -155,10 +155,10 @@ OURS, FORKS, OTHERS = (
 @pytest.mark.parametrize(
     ("artifacts", "digest", "exported"),
     [
-        ([OURS], "6cb5f5fd83-4f53cda18c", "DIGEST=6cb5f5fd83-4f53cda18c\n"),
-        ([FORKS, OTHERS, OURS], "6cb5f5fd83-4f53cda18c", "DIGEST=6cb5f5fd83-4f53cda18c\n"),
-        ([FORKS, OTHERS], "6cb5f5fd83-4f53cda18c", None),
-        ([OURS], "6cb5f5fd83\nBASH_ENV=report.json", None),
+        ([OURS], "rhmgbm6el2q5pyn7ws3jd4xa", "DIGEST=rhmgbm6el2q5pyn7ws3jd4xa\n"),
+        ([FORKS, OTHERS, OURS], "rhmgbm6el2q5pyn7ws3jd4xa", "DIGEST=rhmgbm6el2q5pyn7ws3jd4xa\n"),
+        ([FORKS, OTHERS], "rhmgbm6el2q5pyn7ws3jd4xa", None),
+        ([OURS], "rhmgbm6el2\nBASH_ENV=report.json", None),
         ([OURS], "", "DIGEST=\n"),  # the apply refuses it
     ],
 )
