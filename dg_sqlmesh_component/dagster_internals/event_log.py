@@ -7,12 +7,12 @@ directly. For 30 assets with 1,000 partitions, the last loads take 0.5 s of CPU 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Sequence, Set
 from datetime import datetime, timezone
 from functools import cache
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
@@ -31,9 +31,6 @@ CheckRecord = AssetCheckExecutionRecord
 TargetMaterialization = AssetCheckEvaluationTargetMaterializationData
 """The materialization that a check evaluated: an argument of `AssetCheckEvaluation` without a public name."""
 
-
-_ASSETS_PER_QUERY = 100
-"""Of so many assets, one query reads a few rows of each."""
 
 _IDS_PER_QUERY = 500
 """How many events or runs one query names."""
@@ -90,29 +87,6 @@ def _last_loads_by_public_api(instance: dg.DagsterInstance, key: dg.AssetKey) ->
 def _seconds(utc: datetime) -> float:
     """An instant of the database, in seconds."""
     return utc.replace(tzinfo=timezone.utc).timestamp()
-
-
-def materialization_counts(
-    instance: dg.DagsterInstance, keys: Collection[dg.AssetKey]
-) -> Mapping[dg.AssetKey, int | None]:
-    """How many materializations Dagster has of assets; None if it has no cheap way to count them.
-
-    If a run is deleted, so are its materializations, and nothing else shows it: not the last one of the asset.
-    """
-    storage = _sql_event_log(instance)
-    if storage is None:
-        return dict.fromkeys(keys)
-    import sqlalchemy
-    from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
-
-    table = SqlEventLogStorageTable.c
-    counts: dict[dg.AssetKey, int | None] = dict.fromkeys(keys, 0)
-    by_text = {key.to_string(): key for key in keys}
-    for page in _pages(list(keys), _ASSETS_PER_QUERY):
-        query = _materializations(storage, page, table.asset_key, sqlalchemy.func.count())
-        with storage.index_connection() as connection:
-            counts |= {by_text[text]: count for text, count in connection.execute(query.group_by(table.asset_key))}
-    return counts
 
 
 def loads_of_runs(
@@ -232,70 +206,6 @@ def check_records(
     ):
         yield from records
         cursor = records[-1].id
-
-
-class CheckState(NamedTuple):
-    """The evaluations of a check with one status, in short: it changes if one of them does."""
-
-    number: int
-    # The newest one: when it was evaluated or planned in seconds, and the storage id of its event.
-    last: tuple[float, int]
-
-
-CheckStates = Mapping[AssetCheckExecutionRecordStatus, CheckState]
-
-
-def check_states(
-    instance: dg.DagsterInstance, checks: Collection[dg.AssetCheckKey]
-) -> Mapping[dg.AssetCheckKey, CheckStates] | None:
-    """What Dagster has of each check by status; None if it has no cheap way to tell. Nothing public counts them."""
-    storage = _sql_event_log(instance)
-    if storage is None:
-        return None
-    import sqlalchemy
-    from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
-
-    table, max_of = AssetCheckExecutionsTable.c, sqlalchemy.func.max
-    keys = {(check.asset_key.to_string(), check.name): check for check in checks}
-    found: dict[dg.AssetCheckKey, dict[AssetCheckExecutionRecordStatus, CheckState]] = {check: {} for check in checks}
-    group = (table.asset_key, table.check_name, table.execution_status)
-    newest = (max_of(table.evaluation_event_timestamp), max_of(table.evaluation_event_storage_id))
-    for page in _pages(sorted({text for text, _ in keys}), _ASSETS_PER_QUERY):
-        query = sqlalchemy.select(*group, sqlalchemy.func.count(), *newest).where(table.asset_key.in_(page))
-        with storage.index_connection() as connection:
-            for text, name, status, count, at, event in connection.execute(query.group_by(*group)):
-                if (text, name) in keys:
-                    last = (_seconds(at) if at else 0.0, event or 0)
-                    found[keys[text, name]][AssetCheckExecutionRecordStatus(status)] = CheckState(count, last)
-    return found
-
-
-def last_result_of(states: CheckStates) -> tuple[float, int]:
-    """The newest evaluation of a check with a result, as in `CheckState`; zeros without one."""
-    return max((states[status].last for status in _COMPLETED if status in states), default=(0.0, 0))
-
-
-def last_results(
-    instance: dg.DagsterInstance, checks: Collection[dg.AssetCheckKey]
-) -> dict[dg.AssetCheckKey, tuple[float, int]]:
-    """When each check that has a result was evaluated last, in seconds, and an id of this result."""
-    states = check_states(instance, checks) if checks else {}
-    if states is None:
-        records = last_check_records(instance, checks)
-        return {check: (record.create_timestamp, record.id) for check, record in records.items()}
-    last = {check: last_result_of(of_check) for check, of_check in states.items()}
-    return {check: of_check for check, of_check in last.items() if of_check[1]}
-
-
-def has_failed_last(states: CheckStates) -> bool:
-    """Whether the newest evaluation of a check with a result has failed, or warned."""
-    failed, passed = (states.get(status) for status in (AssetCheckExecutionRecordStatus.FAILED, *_PASSED))
-    return failed is not None and (passed is None or failed.last > passed.last)
-
-
-def has_only_passed(states: CheckStates) -> bool:
-    """Whether no evaluation of a check has failed or was planned and has no result."""
-    return states.keys() <= _PASSED
 
 
 def not_passed_check_records(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> Iterator[CheckRecord]:

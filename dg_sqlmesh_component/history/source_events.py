@@ -14,20 +14,15 @@ import dagster as dg
 from dg_sqlmesh_component.dagster_internals.assets import Loader, time_dimension
 from dg_sqlmesh_component.dagster_internals.event_log import (
     CheckRecord,
-    CheckStates,
     LastLoad,
     check_records,
     check_records_of_loads,
-    has_failed_last,
-    has_only_passed,
     last_loads_by_partition,
     loads_of_runs,
-    materialization_counts,
     not_passed_check_records,
     run_starts,
 )
 from dg_sqlmesh_component.history.complete_sources import CheckResult, CheckStatus, Load, SourceHistory, Target
-from dg_sqlmesh_component.history.partition_windows import windows_until
 
 _PAGE = 500
 """How many events one query reads."""
@@ -72,38 +67,7 @@ class SourceReader:
     lag: timedelta
     now: int
     last: Mapping[dg.AssetKey, dg.EventLogRecord]  # the last materialization of each asset that has one
-    # The evaluations of the blocking checks, in short; None if there is no cheap way to tell.
-    states: Mapping[dg.AssetCheckKey, CheckStates] | None
     _starts: dict[str, int] = field(default_factory=dict)
-
-    def marks(self, loaders: Sequence[Loader]) -> dict[dg.AssetKey, object]:
-        """What the history of each loader depends on; None if it was never loaded, or nothing cheap tells it.
-
-        Each materialization is the last one of its asset at first. If the last one and their number are the same, none
-        was added, and none was deleted with its run.
-        """
-        loaded = [loader for loader in loaders if loader.key in self.last]
-        counts = materialization_counts(self.instance, [of.key for of in loaded if of.partitions is not None])
-        rows = {of.key: _row_of(self.last[of.key]) for of in loaded if of.partitions is None}
-        self._read_starts({run_id for _, _, run_id, _ in rows.values()})
-        whole = {key: self._loads([row]) for key, row in rows.items()}
-        return dict.fromkeys(loader.key for loader in loaders) | {
-            of.key: self._mark(of, counts[of.key] if of.partitions is not None else whole[of.key]) for of in loaded
-        }
-
-    def _mark(self, loader: Loader, loads: object) -> object:
-        """Args: `loads` is the only load of an asset without partitions, or the number of loads of another."""
-        if self.states is None or loads is None:
-            return None
-        time = time_dimension(loader.partitions) if loader.partitions else None
-        return (
-            loader,
-            self._dynamic_keys(loader.partitions),
-            windows_until(time, self.now).last if time else None,
-            self.last[loader.key],
-            loads,
-            [self.states[check] for check in loader.blocking_checks],
-        )
 
     def histories(self, loaders: Sequence[Loader]) -> Iterator[tuple[dg.AssetKey, SourceHistory]]:
         """The history of each loader, in any order."""
@@ -122,7 +86,7 @@ class SourceReader:
         if loader.partitions is None or time_dimension(loader.partitions) is None:
             loads = self._with_statements(loader, loads)
         dynamic = self._dynamic_keys(loader.partitions)
-        results = self._results(loader, loads)
+        results = [found for check in loader.blocking_checks for found in results_about(self.instance, check, loads)]
         return SourceHistory(loader.partitions, loader.is_known, loads, results, dynamic, self.lag, self.now)
 
     def _loads(self, rows: Iterable[LastLoad]) -> list[Load]:
@@ -158,15 +122,6 @@ class SourceReader:
         """Many assets may have the same dynamic partitions."""
         return cache(lambda name: frozenset(self.instance.get_dynamic_partitions(name)))
 
-    def _results(self, loader: Loader, loads: Sequence[Load]) -> list[CheckResult]:
-        """The results of the blocking checks that may refuse one of the loads, and newer ones about the same loads."""
-        found: list[CheckResult] = []
-        for check in loader.blocking_checks:
-            states = None if self.states is None else self.states[check]
-            if states is None or not has_only_passed(states):
-                found += results_about(self.instance, check, states, loads)
-        return found
-
 
 def _row_of(record: dg.EventLogRecord) -> LastLoad:
     return record.storage_id, record.partition_key, record.run_id, None if record.run_id else record.timestamp
@@ -182,15 +137,15 @@ def _stated(record: dg.EventLogRecord) -> object | None:
 # -- results of blocking checks -------------------------------------------------------------------
 
 
-def results_about(
-    instance: dg.DagsterInstance, check: dg.AssetCheckKey, states: CheckStates | None, loads: Sequence[Load]
-) -> list[CheckResult]:
+def results_about(instance: dg.DagsterInstance, check: dg.AssetCheckKey, loads: Sequence[Load]) -> list[CheckResult]:
     """The results of a check that may refuse one of the loads, and the newer ones about the same loads.
 
     A check may have thousands of results that have passed. They are read only for the runs of loads on which it has
-    failed, or has no result yet. `states` are those of `check_states`.
+    failed, or has no result yet.
     """
     not_passed = [_result(record) for record in not_passed_check_records(instance, check)]
+    if not not_passed:
+        return []
     refusing = {result.about for result in not_passed if result.status is not CheckStatus.WARNED}
     refused = [load for load in loads if load.about in refusing]
     runs = {load.run_id for load in refused if load.run_id}
@@ -199,8 +154,10 @@ def results_about(
     planned = [found for found in not_passed if found.status is CheckStatus.PLANNED and found.run_id in runs]
     failed = [found for found in not_passed if found.status in (CheckStatus.FAILED, CheckStatus.WARNED)]
     newest = max(failed, key=attrgetter("order"), default=None)
-    if newest is not None and newest.status is CheckStatus.FAILED and _is_newest(instance, check, states, newest):
-        results += _without_load(instance, check, newest, loads)
+    if newest is not None and newest.status is CheckStatus.FAILED:
+        last = _result(next(check_records(instance, check)))
+        if last.order <= newest.order:  # none has passed after it
+            results += _without_load(instance, check, newest, loads)
     return [*results, *_ended(instance, planned)]
 
 
@@ -219,15 +176,6 @@ def _result(record: CheckRecord) -> CheckResult:
     failed = CheckStatus.WARNED if is_warning else CheckStatus.FAILED
     status = CheckStatus.PASSED if evaluation.passed else failed
     return CheckResult(record.key.name, record.run_id, order, target, partitions, status)
-
-
-def _is_newest(
-    instance: dg.DagsterInstance, check: dg.AssetCheckKey, states: CheckStates | None, failed: CheckResult
-) -> bool:
-    """Whether no result of a check has passed after the newest one that has failed."""
-    if states is not None:
-        return has_failed_last(states)
-    return _result(next(check_records(instance, check))).order <= failed.order
 
 
 def _without_load(

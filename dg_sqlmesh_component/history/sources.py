@@ -15,7 +15,7 @@ from functools import partial
 import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals.assets import HasAssets, Loader, loaders, time_dimension
-from dg_sqlmesh_component.dagster_internals.event_log import check_states, last_results
+from dg_sqlmesh_component.dagster_internals.event_log import CheckRecord, last_check_records
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.definitions.upstream import external_tables_read
 from dg_sqlmesh_component.history.complete_sources import (
@@ -112,20 +112,22 @@ class LatestLoad:
 
 
 def latest_loads(instance: dg.DagsterInstance, location: HasAssets | None, settings: Settings) -> dict[str, LatestLoad]:
-    """The latest load of each awaited table that was loaded, by fqn: one query for loads, and one for checks."""
+    """The latest load of each awaited table that was loaded, by fqn."""
     found = awaited_loaders(location, settings, settings.assets.upstream.awaited)
     last = last_materializations(instance, {loader.key for loader in found.values()})
     loaded = {fqn: loader for fqn, loader in found.items() if loader.key in last}
-    results = last_results(instance, [check for loader in loaded.values() for check in loader.blocking_checks])
+    checks = {check for loader in loaded.values() for check in loader.blocking_checks}
+    results = last_check_records(instance, checks)
     return {fqn: _latest_load(loader, last[loader.key], results) for fqn, loader in loaded.items()}
 
 
 def _latest_load(
-    loader: Loader, last: dg.EventLogRecord, results: Mapping[dg.AssetCheckKey, tuple[float, int]]
+    loader: Loader, last: dg.EventLogRecord, results: Mapping[dg.AssetCheckKey, CheckRecord]
 ) -> LatestLoad:
     of_checks = [results[check] for check in loader.blocking_checks if check in results]
-    mark = " ".join(map(str, [last.storage_id, *(storage_id for _, storage_id in of_checks)]))
-    return LatestLoad(loader.key, mark, round(max([last.timestamp, *(at for at, _ in of_checks)]) * 1000))
+    mark = " ".join(map(str, [last.storage_id, *(result.id for result in of_checks)]))
+    evaluated = [result.event.timestamp for result in of_checks if result.event is not None]
+    return LatestLoad(loader.key, mark, round(max([last.timestamp, *evaluated]) * 1000))
 
 
 def awaited_loaders(location: HasAssets | None, settings: Settings, tables: Iterable[str]) -> dict[str, Loader]:
@@ -148,36 +150,17 @@ def read_sources(
     if not found:
         return {}
     of_key = {loader.key: loader for loader in found.values()}  # all are read together
-    checks = [check for loader in of_key.values() for check in loader.blocking_checks]
-    states = check_states(instance, checks) if checks else {}
-    reader = SourceReader(instance, lag, round(time.time() * 1000), last_materializations(instance, of_key), states)
+    reader = SourceReader(instance, lag, round(time.time() * 1000), last_materializations(instance, of_key))
 
     def explain(loader: Loader, awaited: Sequence[Interval]) -> str:
         [(_, history)] = reader.histories([loader])
         return why_incomplete(history, completeness(history), awaited)
 
-    ranges = _incomplete_ranges(reader, list(of_key.values()))
-    by_key = {key: Source(key, ranges[key], partial(explain, loader)) for key, loader in of_key.items()}
-    return {fqn: by_key[loader.key] for fqn, loader in found.items()}
-
-
-def _incomplete_ranges(reader: SourceReader, sources: Sequence[Loader]) -> dict[dg.AssetKey, tuple[Interval, ...]]:
-    """The ranges for which each asset is not complete. Assets without news are not read."""
-    lag, marks = reader.lag, reader.marks(sources)
-    known = {key: _INCOMPLETE[key, lag] for key in marks if (key, lag) in _INCOMPLETE}
-    found = {key: ranges for key, (mark, ranges) in known.items() if mark == marks[key]}
-    for key, history in reader.histories([loader for loader in sources if loader.key not in found]):
-        found[key] = completeness(history).incomplete
-        if marks[key] is not None:
-            _INCOMPLETE[key, lag] = marks[key], found[key]
-    return found
-
-
-_INCOMPLETE: dict[tuple[dg.AssetKey, timedelta], tuple[object, tuple[Interval, ...]]] = {}
-"""For which ranges assets are not complete, by their lag too, and what this is true for: see `SourceReader.marks`.
-
-The process of a code location evaluates many ticks, and most sources have no news.
-"""
+    sources = {
+        key: Source(key, completeness(history).incomplete, partial(explain, of_key[key]))
+        for key, history in reader.histories(list(of_key.values()))
+    }
+    return {fqn: sources[loader.key] for fqn, loader in found.items()}
 
 
 # -- why a source is not complete, as a clause after the name of its asset ------------------------

@@ -512,10 +512,9 @@ def test_data_version_of_an_asset_materialized_in_the_step_can_be_forgotten(inst
     assert (record.asset_materialization.tags or {})["dagster/input_data_version/middle"] == "new"
 
 
-def test_last_loads_and_counts_equal_public_api(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_last_loads_equal_public_api(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
     """The assets of one query are an odd number, and one asset of each query was wiped."""
-    for limit in ("_ASSETS_PER_QUERY", "_LOADED_ASSETS_PER_QUERY"):
-        monkeypatch.setattr(event_log, limit, 3)
+    monkeypatch.setattr(event_log, "_LOADED_ASSETS_PER_QUERY", 3)
     keys = [dg.AssetKey(["load", f"{number}"]) for number in range(8)]
     for key in keys[:7]:
         for partition in ("x", "y", "x", None):
@@ -524,8 +523,6 @@ def test_last_loads_and_counts_equal_public_api(instance: dg.DagsterInstance, mo
     instance.wipe_assets([keys[1], keys[3]])
     instance.report_runless_asset_event(dg.AssetMaterialization(keys[3], partition="y"))
     found = {key: sorted(loads) for key, loads in event_log.last_loads_by_partition(instance, keys)}
-    counts = event_log.materialization_counts(instance, keys)
-    assert [counts[key] for key in keys] == [4, 0, 4, 1, 4, 4, 4, 0]
     assert [[load[1] for load in found.get(key, ())] for key in keys] == [
         *(["y", "x", None], [], ["y", "x", None], ["y"]), *[["y", "x", None]] * 3, [],
     ]  # fmt: skip
@@ -536,7 +533,6 @@ def test_last_loads_and_counts_equal_public_api(instance: dg.DagsterInstance, mo
         assert [load[:3] for load in loads] == [load[:3] for load in found.get(key, ())]
         assert [load[3] for load in loads] == pytest.approx([load[3] for load in found.get(key, ())])
     assert list(event_log.last_loads_by_partition(instance, [])) == []
-    assert set(event_log.materialization_counts(instance, keys).values()) == {None}
 
 
 def test_starts_are_known_until_runs_are_deleted(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -551,11 +547,10 @@ def test_starts_are_known_until_runs_are_deleted(instance: dg.DagsterInstance, m
     assert event_log.run_starts(instance, [run_id]) == {}
 
 
-def test_checks_are_summed_up_by_status_and_found_by_the_loads_that_they_have_looked_at(
+def test_results_of_checks_are_found_by_the_loads_that_they_have_looked_at(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hook_results(lambda _: None, instance)
-    never = dg.AssetCheckKey(A, "never")
     [record] = event_log.check_records(instance, FINE)
     entry = record.event
     assert entry is not None
@@ -563,18 +558,8 @@ def test_checks_are_summed_up_by_status_and_found_by_the_loads_that_they_have_lo
     assert evaluation is not None
     target = evaluation.target_materialization_data
     assert target is not None
-    states = event_log.check_states(instance, [FINE, never])
-    assert states is not None
-    assert states[never] == {}
-    assert event_log.has_only_passed(states[FINE])
-    assert not event_log.has_failed_last(states[FINE])
-    assert event_log.last_result_of(states[FINE])[0] == pytest.approx(entry.timestamp)
     assert list(event_log.not_passed_check_records(instance, FINE)) == []
     instance.create_run_for_job(job(lambda _: None, {}), status=dg.DagsterRunStatus.STARTED)
-    after = event_log.check_states(instance, [FINE])
-    assert after is not None
-    assert not event_log.has_only_passed(after[FINE])
-    assert event_log.last_result_of(after[FINE]) == event_log.last_result_of(states[FINE])
     assert [planned.event is not None for planned in event_log.not_passed_check_records(instance, FINE)] == [True]
     assert event_log.check_records_of_loads(instance, FINE, [target.storage_id]) == [record]
     assert event_log.check_records_of_loads(instance, FINE, [target.storage_id + 1]) == []
@@ -582,6 +567,5 @@ def test_checks_are_summed_up_by_status_and_found_by_the_loads_that_they_have_lo
     assert event_log.loads_of_runs(instance, A, [target.run_id]) == loads
     assert event_log.loads_of_runs(instance, A, (), [target.storage_id]) == loads
     monkeypatch.setattr("dagster._core.storage.event_log.sql_event_log.SqlEventLogStorage", Path)  # as in Dagster+
-    assert event_log.check_states(instance, [FINE]) is None
     assert event_log.check_records_of_loads(instance, FINE, [target.storage_id]) == [record]
     assert event_log.loads_of_runs(instance, A, [target.run_id]) == loads
