@@ -68,8 +68,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
     Attributes by topic:
 
     - **Project**: `project`, `select`, `exclude`, `refresh_if_dev`
-    - **Assets**: `translation`, `tag_convention`, `external_models`, `include_metadata`, `virtual_views`,
-      `query_history_url`
+    - **Assets**: `translation`, `external_models`, `include_metadata`, `virtual_views`, `query_history_url`
     - **Checks**: `audits`, `execution_status_check`, `intervals_check`, `freshness`
     - **Runs**: `execution`, `restate`, `budget`, `op`
     - **Schedules and sensors**: `schedule`, `automation`, `polling_sensor`, `janitor`
@@ -284,18 +283,13 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         self._settings = settings = Settings(self, assets, op_name, pool, *tags, code_location.models)
         code_location.add(label, op_name, assets.specs)
         definitions = [dg.Definitions(assets=[op, *code_location.external_assets(label, assets.external_specs)])]
-        backfills = ("restate.jobs.name", self._backfill_jobs(settings, op, compute))
-        for attribute, automation in (*self._automation(settings), backfills):
-            code_location.add_definitions(label, attribute, automation)
-            definitions.append(automation)
-        return dg.Definitions.merge(*definitions)
-
-    def _automation(self, settings: Settings) -> Iterator[tuple[str, dg.Definitions]]:
-        """The schedules, the sensor and the jobs, each with the attribute that sets its names."""
         for attribute, build in _BUILDERS.items():
             if (configured := getattr(self, attribute)) is not None:
-                is_named = attribute in ("schedule", "janitor")
-                yield f"{attribute if is_named else 'op'}.name", build(configured, settings)
+                definitions.append(build(configured, settings))
+                code_location.add_definitions(label, "op.name", definitions[-1])
+        definitions.append(self._backfill_jobs(settings, op, compute))
+        code_location.add_definitions(label, "restate.jobs.name", definitions[-1])
+        return dg.Definitions.merge(*definitions)
 
     def _backfill_jobs(self, settings: Settings, op: dg.AssetsDefinition, compute: Compute) -> dg.Definitions:
         jobs = []

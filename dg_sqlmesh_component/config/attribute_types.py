@@ -38,8 +38,6 @@ def selectors(selection: Selection) -> tuple[str, ...]:
     return (selection,) if isinstance(selection, str) else tuple(selection or ())
 
 
-_NotEmpty: TypeAlias = Annotated[str, Field(min_length=1)]
-
 MetadataAddition: TypeAlias = Literal["column_lineage", "links", "row_count", "sql", "storage_kind"]
 
 
@@ -338,24 +336,6 @@ NOT_OF_ONE_MODEL = {
     "it in defs.yaml: `execution.tag_concurrency_limits`.",
 }
 """Why a setting of Dagster's steps cannot be one of a model, and what to do, by name."""
-
-
-@dataclass(frozen=True)
-class TagConvention(Attributes, path="tag_convention"):
-    """How tags of a SQLMesh model set properties of its asset: `<prefix>:<property>:<value>`.
-
-    Properties: group_name, owner, kind, tag, key_prefix, freshness (the slack of the model's policy, such as 2h).
-    """
-
-    prefix: Annotated[_NotEmpty, described("The beginning of such a tag.", "dagster", "dg")] = "dagster"
-
-    def split(self, tag: str) -> tuple[str, str] | None:
-        """The property and its value, which may contain `:`; None for an ordinary tag."""
-        start = f"{self.prefix}:"
-        if not tag.startswith(start):
-            return None
-        property_, _, value = tag.removeprefix(start).partition(":")
-        return property_, value
 
 
 @dataclass

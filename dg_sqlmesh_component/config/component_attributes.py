@@ -18,7 +18,6 @@ from dg_sqlmesh_component.config.attribute_types import (
     Restate,
     Selection,
     SQLMeshProjectArgs,
-    TagConvention,
     resolve_project,
 )
 from dg_sqlmesh_component.config.durations import WrittenDuration
@@ -74,9 +73,6 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
         bool, described("Whether `dg dev` and other `dg` commands reload a changed project. Default: true.", False)
     ] = True
     translation: Annotated[TranslationFn[Model] | None, TRANSLATION] = None
-    tag_convention: Annotated[TagConvention, mapping(TagConvention, {"prefix": "dg"})] = field(
-        default_factory=TagConvention
-    )
     external_models: Annotated[
         ExternalModels,
         mapping(ExternalModels, {"key": "landing/{{ external.name }}", "keys": {"raw.orders": "dlt/shop/orders"}}),

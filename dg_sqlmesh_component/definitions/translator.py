@@ -17,7 +17,7 @@ from dagster_shared.check import CheckError
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from dg_sqlmesh_component.config.attribute_types import NOT_OF_ONE_MODEL, Freshness, TagConvention
+from dg_sqlmesh_component.config.attribute_types import NOT_OF_ONE_MODEL, Freshness
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.durations import duration_of
 from dg_sqlmesh_component.config.external_models import ExternalTable, has_unset_variable
@@ -49,6 +49,9 @@ PARTITIONS_REFUSED = (
 HAS_VIRTUAL_ASSETS = "is_virtual" in inspect.signature(dg.AssetSpec.__new__).parameters
 """Whether this Dagster has virtual assets, which are never stale by themselves; 1.13 and later do."""
 
+_TAG_PREFIX = "dagster:"
+"""The beginning of a tag of a SQLMesh model that sets a property of its asset (ADR-0006)."""
+
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 
 _TRANSLATION_ERRORS = (
@@ -77,18 +80,18 @@ class _TagProperties:
     ordinary_tags: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, model: Model, convention: TagConvention) -> _TagProperties:
+    def of(cls, model: Model) -> _TagProperties:
         """Read the tags of a model. Refuse one that sets no property, or a property to a value it cannot have."""
         properties = cls()
         for tag in model.tags:
-            split = convention.split(tag)
-            if split is None:
+            name, _, value = tag.removeprefix(_TAG_PREFIX).partition(":")  # the value may contain `:`
+            if not tag.startswith(_TAG_PREFIX):
                 properties.ordinary_tags.append(tag)
-            elif problem := properties._set(*split, convention):
+            elif problem := properties._set(name, value):
                 raise ProjectLoadError(f"{model_label(model)}: tag {tag!r} cannot be used: {problem}")
         return properties
 
-    def _set(self, name: str, value: str, convention: TagConvention) -> str | None:
+    def _set(self, name: str, value: str) -> str | None:
         """Set a property to a value; the problem if that is impossible."""
         *others, last = ("group_name", "owner", "kind", "tag", "key_prefix", "freshness")
         if name in NOT_OF_ONE_MODEL:
@@ -96,7 +99,7 @@ class _TagProperties:
         if name not in (*others, last):
             return f"there is no property {name!r}; the properties are {', '.join(others)} and {last}."
         if not value:
-            return f"it has no value; write it as {convention.prefix}:{name}:<value>."
+            return f"it has no value; write it as {_TAG_PREFIX}{name}:<value>."
         if name == "group_name":
             if self.group_name not in (None, value):
                 return f"another tag has set the group to {self.group_name!r} already."
@@ -135,7 +138,7 @@ class Translator:
     def __init__(self, manifest: Manifest, attributes: ComponentAttributes) -> None:
         self.manifest = manifest
         self.attributes = attributes
-        self._properties = {model.fqn: _TagProperties.of(model, attributes.tag_convention) for model in manifest.models}
+        self._properties = {model.fqn: _TagProperties.of(model) for model in manifest.models}
         prefixes = {fqn: properties.key_prefix for fqn, properties in self._properties.items()}
         self.upstream = Upstream(manifest, attributes.external_models, prefixes)
 

@@ -68,6 +68,6 @@ def test_python_format_loads(dagster: DagsterProject) -> None:
 def test_inspect_component_shows_descriptions_and_examples(dagster: DagsterProject) -> None:
     _, output = dg(dagster, "utils", "inspect-component", COMPONENT, "--defs-yaml-json-schema")
     schema = json.dumps(json_in(output))
-    for text in ("Gateway to use", "tag:finance", "WAREHOUSE_PASSWORD", "The beginning of such a tag"):
+    for text in ("Gateway to use", "tag:finance", "WAREHOUSE_PASSWORD", "sqlmesh_execution_status"):
         assert text in schema
     assert COMPONENT in dg(dagster, "list", "components")[1]

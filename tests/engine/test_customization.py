@@ -385,14 +385,13 @@ def test_models_of_limited_tag_run_one_after_another_and_leave_threads_to_others
     assert all((shop.project / light).exists() for light in "yz")
 
 
-@pytest.mark.attribute("execution.retries.transient_errors", "execution.retries.persistent_errors")
+@pytest.mark.attribute("execution.retries.transient_errors")
 def test_config_can_change_which_errors_are_transient(shop: ShopProject) -> None:
-    retry_config = {"max_retries": 1, "transient_errors": ["Suspended"], "persistent_errors": ["OutOfMemory"]}
+    retry_config = {"max_retries": 1, "transient_errors": ["Suspended"]}
     retries = shop.component(execution={"retries": retry_config}).execution.retries
     assert retries is not None
     assert retries.is_transient("ProgrammingError: Warehouse Suspended", known=False)
     assert not retries.is_transient("ProgrammingError: no such table", known=False)
-    assert not retries.is_transient("OutOfMemoryException: 12 GB", known=True)
     with pytest.raises(Exception, match=r"`execution.retries.transient_errors` in defs.yaml has '\('"):
         shop.component(execution={"retries": {"max_retries": 1, "transient_errors": ["("]}})
 

@@ -152,8 +152,7 @@ def test_variable_is_unchanged_in_sqlmesh(dagster: DagsterProject, monkeypatch: 
         {"select": "{{ env.OF_THE_TEST }}"},
         {"exclude": "{{ env.OF_THE_TEST }}"},
         {"op": {"pool": "{{ env.OF_THE_TEST }}"}},
-        {"schedule": {"name": "{{ env.OF_THE_TEST }}"}},
-        {"schedule": {"name": "shop_{{ env.OF_THE_TEST }}"}},
+        {"op": {"name": "shop_{{ env.OF_THE_TEST }}"}},
         {"restate": True, "budget": {"seconds": "{{ env.OF_THE_TEST }}"}},
         {"external_models": {"key": "{{ env.OF_THE_TEST }}/{{ external.name }}"}},
         {"translation": {"key": "{{ env.OF_THE_TEST }}/{{ model.name }}"}},
@@ -302,14 +301,13 @@ def test_symlink_to_interpreter_is_not_resolved(dagster: DagsterProject) -> None
 @pytest.mark.attribute(
     "select",
     "exclude",
-    "tag_convention.prefix",
     "op.name",
     "op.description",
     "op.pool",
     "op.tags",
 )
-def test_configured_selection_tag_convention_and_op_are_used(dagster: DagsterProject) -> None:
-    tagged = "MODEL (name t.{0}, kind FULL, tags [{0}, 'own:group_name:of_{0}']); SELECT 1 AS id"
+def test_configured_selection_and_op_are_used(dagster: DagsterProject) -> None:
+    tagged = "MODEL (name t.{0}, kind FULL, tags [{0}, 'dagster:group_name:of_{0}']); SELECT 1 AS id"
     files = {f"models/{name}.sql": tagged.format(name) for name in ("one", "two", "three")}
     write_project(dagster.root / "shop", {**files, "models/below.sql": "MODEL (name t.below); SELECT id FROM t.three"})
     dagster.add_component(
@@ -318,7 +316,6 @@ def test_configured_selection_tag_convention_and_op_are_used(dagster: DagsterPro
             "project": "../../../shop",
             "select": ["tag:one", "tag:two", "+t.below"],
             "exclude": "t.two",
-            "tag_convention": {"prefix": "own"},
             "op": {"name": "our_op", "description": "Ours.", "pool": "our_pool", "tags": {"a": "b"}},
         },
     )

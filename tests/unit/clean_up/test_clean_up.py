@@ -38,20 +38,18 @@ def test_schedule_is_off_and_daily_by_default() -> None:
     assert [node.name for node in job.nodes] == ["sqlmesh_shop_janitor"]
 
 
-@pytest.mark.attribute("janitor.cron", "janitor.timezone", "janitor.default_status", "janitor.name", "janitor.tags")
+@pytest.mark.attribute("janitor.cron", "janitor.timezone", "janitor.default_status", "janitor.tags")
 def test_schedule_and_job_are_as_configured() -> None:
     janitor = resolved(
         {
             "cron": "30 2 * * 0",
             "timezone": "Europe/Berlin",
             "default_status": "RUNNING",
-            "name": "clean",
             "tags": {"team": "data"},
         }
     )
     assert janitor is not None
     job, schedule = built(janitor)
-    assert (job.name, schedule.name, schedule.job_name) == ("clean", "clean_schedule", "clean")
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("30 2 * * 0", "Europe/Berlin")
     assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
     assert job.tags["team"] == "data"
@@ -78,12 +76,6 @@ def test_component_op_that_ends_in_a_number_gives_a_valid_name() -> None:
 def test_wrong_values_are_refused_with_their_attribute(attributes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         Janitor(**attributes)
-
-
-@pytest.mark.parametrize("name", ["clean-up", "clean_2", ""])
-def test_names_that_the_op_cannot_have_are_refused(name: str) -> None:
-    with pytest.raises(ConfigurationError, match=rf"`janitor\.name` in defs\.yaml is '{name}'"):
-        built(Janitor(name=name))
 
 
 def test_metadata_names_a_limited_number_of_objects_and_counts_all() -> None:

@@ -34,7 +34,6 @@ def resolved(attribute: str, value: Any) -> Any:
 @pytest.mark.parametrize(
     ("attribute", "allowed"),
     [
-        ("tag_convention", "a mapping"),
         ("translation", "a mapping"),
         ("external_models", "a mapping"),
         ("external_models.keys", "a mapping"),
@@ -91,7 +90,7 @@ def test_null_is_the_default_of_an_optional_mapping(attribute: str) -> None:
     [
         ("audits", "{{ {'checks': 'none'} }}", Audits("none")),
         ("freshness", "{{ {'slack': '2h'} }}", Freshness("2h")),  # type: ignore[arg-type]  # becomes a duration
-        ("janitor", "{{ {'name': 'clean'} }}", Janitor(name="clean")),
+        ("janitor", "{{ {'cron': '@daily'} }}", Janitor("@daily")),
         ("op", "{{ {'name': 'sales'} }}", OpSpec(name="sales")),
         ("restate", {"jobs": "{{ [{'by': 'month'}] }}"}, Restate(jobs=[RestateJob("month")])),
         (

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit.builders import EVERYTHING, attributes, audit, external_models, manifest, model, plain, stored, translator
 
-from dg_sqlmesh_component.config.attribute_types import TagConvention
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK, WHEN_SKIPPED, Translator, sql_metadata
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.manifest import Model
@@ -370,23 +369,6 @@ def test_convention_tags_are_not_dagster_tags() -> None:
         "dagster:group_name:finance", "dagster:owner:team:a", "dagster:key_prefix:shop", "dagster:kind:table"
     )
     assert spec(orders).tags == {**KIND_TAGS, "dagster/kind/table": ""}
-
-
-@pytest.mark.parametrize("prefix", ["dg", "to dagster", "dg:dagster"])
-def test_prefix_is_configurable(prefix: str) -> None:
-    properties = {"group_name": "finance", "key_prefix": "shop/eu", "owner": "team:a/b", "tag": "acme/tier=1"}
-    tags = [f"{prefix}:{name}:{value}" for name, value in properties.items()]
-    asset = spec(tagged(*tags, "dagster:group_name:not-read"), tag_convention=TagConvention(prefix))
-    assert asset.group_name == "finance"
-    assert asset.key == dg.AssetKey(["shop", "eu", "core", "orders"])
-    assert list(asset.owners) == ["team:a/b"]
-    assert asset.tags == {"dagster_group_name_not-read": "", "acme/tier": "1", **KIND_TAGS}
-
-
-def test_empty_prefix_is_refused() -> None:
-    error = r"`tag_convention\.prefix` in defs\.yaml is ''\. String should have at least 1 character\."
-    with pytest.raises(ConfigurationError, match=error):
-        TagConvention("")
 
 
 REFUSED_TAGS = (

@@ -32,16 +32,9 @@ ERROR_TEXT = "OperationalError: the warehouse was suspended"
         ({"transient_errors": ["other"]}, False, False),
         ({"transient_errors": ["other"]}, True, True),
         ({"transient_errors": ["other", "suspended"]}, False, True),
-        ({"persistent_errors": ["suspended"]}, True, False),
-        ({"persistent_errors": ["suspended"]}, False, False),
-        ({"persistent_errors": ["other"]}, True, True),
-        ({"persistent_errors": ["other", "suspended"]}, True, False),
-        ({"transient_errors": ["suspended"], "persistent_errors": ["suspended"]}, False, False),
-        ({"transient_errors": ["suspended"], "persistent_errors": ["warehouse"]}, True, False),
-        ({"transient_errors": ["suspended"], "persistent_errors": ["other"]}, False, True),
     ],
 )
-def test_persistent_errors_win_over_transient_errors_and_both_over_the_default(
+def test_transient_errors_add_to_the_known_ones(
     attributes: dict[str, list[str]], is_known_transient: bool, expected: bool
 ) -> None:
     assert retries(**attributes).is_transient(ERROR_TEXT, is_known_transient) is expected
@@ -66,8 +59,6 @@ def test_pattern_is_searched_in_error_class_and_message(pattern: str, is_match: 
     refused = msg.RequestFailed("OperationalError", "the warehouse was suspended")
     for event in (failed, refused):
         assert retries(transient_errors=[pattern]).classify(event) == replace(event, is_transient=is_match)
-        known = replace(event, is_transient=True)
-        assert retries(persistent_errors=[pattern]).classify(known) == replace(event, is_transient=not is_match)
 
 
 def test_error_class_is_not_prepended_twice() -> None:
@@ -75,12 +66,11 @@ def test_error_class_is_not_prepended_twice() -> None:
     assert retries(transient_errors=["^OperationalError: the"]).classify(event) == replace(event, is_transient=True)
 
 
-@pytest.mark.parametrize("name", ["transient_errors", "persistent_errors"])
-def test_pattern_without_a_list_is_refused(name: str) -> None:
+def test_pattern_without_a_list_is_refused() -> None:
     with pytest.raises(ConfigurationError) as refusal:
-        Retries(max_retries=1, **{name: "suspended"})  # type: ignore[arg-type]  # it must refuse a wrong type
-    assert (
-        str(refusal.value) == f"`execution.retries.{name}` in defs.yaml is 'suspended'. Input should be a valid list."
+        Retries(max_retries=1, transient_errors="suspended")  # type: ignore[arg-type]  # it must refuse a wrong type
+    assert str(refusal.value) == (
+        "`execution.retries.transient_errors` in defs.yaml is 'suspended'. Input should be a valid list."
     )
 
 
@@ -98,10 +88,9 @@ def test_classification_is_unchanged_without_patterns(event: msg.NodeFailed | ms
 
 
 @pytest.mark.parametrize("known", [True, False])
-@pytest.mark.parametrize("attribute", ["transient_errors", "persistent_errors"])
-def test_patterns_never_apply_to_failed_audits(attribute: str, known: bool) -> None:
+def test_patterns_never_apply_to_failed_audits(known: bool) -> None:
     event = replace(AUDITS, is_transient=known)
-    assert retries(**{attribute: [""]}).classify(event) is event
+    assert retries(transient_errors=[""]).classify(event) is event
 
 
 EVENTS = [event for row in OUTCOME_TABLE for event in row.events]
@@ -159,7 +148,7 @@ def test_retries_refuse_other_types_than_number_and_mapping(value: Any) -> None:
 
 
 def test_only_max_retries_is_required() -> None:
-    assert retries(max_retries=2) == Retries(max_retries=2, delay=10.0, transient_errors=[], persistent_errors=[])
+    assert retries(max_retries=2) == Retries(max_retries=2, delay=10.0, transient_errors=[])
 
 
 @pytest.mark.parametrize(
@@ -169,7 +158,7 @@ def test_only_max_retries_is_required() -> None:
         {"max_retries": None},
         {"delay": None},
         {"transient_errors": {}},
-        {"persistent_errors": [7]},
+        {"transient_errors": [7]},
         {"max_attempts": 2},
     ],
     ids=str,
@@ -179,7 +168,6 @@ def test_wrong_retry_attribute_is_refused_by_name(attributes: dict[str, Any]) ->
         retries(**attributes)
 
 
-@pytest.mark.parametrize("attribute", ["transient_errors", "persistent_errors"])
 @pytest.mark.parametrize(
     ("pattern", "rule"),
     [
@@ -188,11 +176,11 @@ def test_wrong_retry_attribute_is_refused_by_name(attributes: dict[str, Any]) ->
         ("*suspended", "nothing to repeat at position 0"),
     ],
 )
-def test_invalid_regular_expression_is_refused_with_its_attribute(attribute: str, pattern: str, rule: str) -> None:
+def test_invalid_regular_expression_is_refused_with_its_attribute(pattern: str, rule: str) -> None:
     with pytest.raises(ConfigurationError) as refusal:
-        retries(**{attribute: ["suspended", pattern]})
+        retries(transient_errors=["suspended", pattern])
     assert str(refusal.value) == (
-        f"`execution.retries.{attribute}` in defs.yaml has {pattern!r}, which is not a regular expression: {rule}."
+        f"`execution.retries.transient_errors` in defs.yaml has {pattern!r}, which is not a regular expression: {rule}."
     )
 
 
