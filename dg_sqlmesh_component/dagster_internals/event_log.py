@@ -7,12 +7,12 @@ directly. For 30 assets with 1,000 partitions, the last loads take 0.5 s of CPU 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from datetime import datetime, timezone
 from functools import cache
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
@@ -65,8 +65,13 @@ def last_loads_by_partition(
     reported_at = sqlalchemy.case((table.run_id == "", table.timestamp))  # SQLAlchemy takes long for each instant
     columns = (table.asset_key, table.id, table.partition, table.run_id, reported_at)
     for page in _pages(list(keys), _LOADED_ASSETS_PER_QUERY):
-        last = _materializations(storage, page, sqlalchemy.func.max(table.id))
-        last = last.group_by(table.asset_key, table.partition)
+        last = (
+            sqlalchemy.select(sqlalchemy.func.max(table.id))
+            .where(table.asset_key.in_([key.to_string() for key in page]))
+            .where(table.dagster_event_type == dg.DagsterEventType.ASSET_MATERIALIZATION.value)
+            .group_by(table.asset_key, table.partition)
+        )
+        last = storage._add_assets_wipe_filter_to_query(last, storage._get_assets_details(page), page)
         query = sqlalchemy.select(*columns).where(table.id.in_(last)).order_by(table.asset_key)
         with storage.index_connection() as connection:  # Dagster has a lock: no other query runs meanwhile
             rows = connection.execute(query).all()
@@ -76,53 +81,23 @@ def last_loads_by_partition(
 
 def _last_loads_by_public_api(instance: dg.DagsterInstance, key: dg.AssetKey) -> Iterator[LastLoad]:
     ids = instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION)
-    pages = _pages(sorted(ids.values()), _IDS_PER_QUERY)
-    filters = [dg.AssetRecordsFilter(asset_key=key, storage_ids=page) for page in pages]
     last = instance.fetch_materializations(key, limit=1).records
-    records = [load for only in filters for load in instance.fetch_materializations(only, limit=_IDS_PER_QUERY).records]
-    for load in [*records, *(load for load in last if load.partition_key is None)]:
+    without_partition = (load for load in last if load.partition_key is None)
+    for load in [*materializations(instance, key, ids.values()), *without_partition]:
         yield load.storage_id, load.partition_key, load.run_id, None if load.run_id else load.timestamp
+
+
+def materializations(
+    instance: dg.DagsterInstance, key: dg.AssetKey, storage_ids: Iterable[int]
+) -> list[dg.EventLogRecord]:
+    """The materializations of an asset with these storage ids."""
+    filters = [dg.AssetRecordsFilter(key, storage_ids=page) for page in _pages(sorted(storage_ids), _IDS_PER_QUERY)]
+    return [load for only in filters for load in instance.fetch_materializations(only, limit=_IDS_PER_QUERY).records]
 
 
 def _seconds(utc: datetime) -> float:
     """An instant of the database, in seconds."""
     return utc.replace(tzinfo=timezone.utc).timestamp()
-
-
-def loads_of_runs(
-    instance: dg.DagsterInstance, key: dg.AssetKey, run_ids: Collection[str], storage_ids: Collection[int] = ()
-) -> dict[int, str]:
-    """The materializations of an asset by some runs, or with some storage ids: the run of each, by storage id.
-
-    Nothing public reads those of a run without the text of each event of the run.
-    """
-    storage = _sql_event_log(instance)
-    if storage is None:
-        records = (instance.fetch_materializations(key, limit=1_000)).records
-        return {of.storage_id: of.run_id for of in records if of.run_id in run_ids or of.storage_id in storage_ids}
-    from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
-
-    table = SqlEventLogStorageTable.c
-    chosen = [table.run_id.in_(page) for page in _pages(sorted(run_ids), _IDS_PER_QUERY)]
-    chosen += [table.id.in_(page) for page in _pages(sorted(storage_ids), _IDS_PER_QUERY)]
-    all_of_asset = _materializations(storage, [key], table.id, table.run_id)
-    with storage.index_connection() as connection:
-        rows = [row for condition in chosen for row in connection.execute(all_of_asset.where(condition))]
-    return {storage_id: run_id or "" for storage_id, run_id in rows}
-
-
-def _materializations(storage: SqlEventLogStorage, keys: Sequence[dg.AssetKey], *columns: Any) -> Any:
-    """A query of the materializations of assets, without those that were wiped."""
-    import sqlalchemy
-    from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
-
-    table = SqlEventLogStorageTable.c
-    query = (
-        sqlalchemy.select(*columns)
-        .where(table.asset_key.in_([key.to_string() for key in keys]))
-        .where(table.dagster_event_type == dg.DagsterEventType.ASSET_MATERIALIZATION.value)
-    )
-    return storage._add_assets_wipe_filter_to_query(query, storage._get_assets_details(keys), keys)
 
 
 def run_starts(instance: dg.DagsterInstance, run_ids: Collection[str]) -> dict[str, float]:
@@ -211,30 +186,6 @@ def check_records(
 def not_passed_check_records(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> Iterator[CheckRecord]:
     """The evaluations of a check that have failed, or were planned and have no result."""
     return check_records(instance, check, set(AssetCheckExecutionRecordStatus) - _PASSED, _IDS_PER_QUERY)
-
-
-def check_records_of_loads(
-    instance: dg.DagsterInstance, check: dg.AssetCheckKey, storage_ids: Collection[int]
-) -> list[CheckRecord]:
-    """The results of a check on some materializations. The public API reads all results."""
-    storage = _sql_event_log(instance)
-    if storage is None:
-        records = ((record, record.evaluation) for record in check_records(instance, check))
-        targets = ((record, found.target_materialization_data) for record, found in records if found)
-        return [record for record, target in targets if target and target.storage_id in storage_ids]
-    import sqlalchemy
-    from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
-
-    table, found = AssetCheckExecutionsTable.c, []
-    for page in _pages(sorted(storage_ids), _IDS_PER_QUERY):
-        query = (
-            sqlalchemy.select(AssetCheckExecutionsTable)
-            .where(table.asset_key == check.asset_key.to_string(), table.check_name == check.name)
-            .where(table.materialization_event_storage_id.in_(page))
-        )
-        with storage.index_connection() as connection:
-            found += [CheckRecord.from_db_row(row, check) for row in connection.execute(query).mappings()]
-    return found
 
 
 def shown_check_records(

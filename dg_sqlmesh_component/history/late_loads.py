@@ -254,27 +254,20 @@ class LoadComparison:
         models = {fqn for of_range in models_by_range.values() for fqn in of_range}
         loaders = {fqn: self.source_loads.loaders(self.tables_of(fqn))[0] for fqn in models}
         by_key = {loader.key: loader for of_model in loaders.values() for loader in of_model}
-        last = {key: self._last_loads(loader) for key, loader in by_key.items()}
+        last = {key: self.source_loads.of_loader(loader, 0) for key, loader in by_key.items()}
         return {
             (start, end): max(
                 (
-                    load_id
+                    load.storage_id
                     for fqn in of_range
                     for loader in loaders[fqn]
-                    for load_id, (first, after) in last[loader.key]
-                    if first < end and start < after
+                    for load in last[loader.key]
+                    if load.window[0] < end and start < load.window[1]
                 ),
                 default=0,
             )
             for (start, end), of_range in models_by_range.items()
         }
-
-    def _last_loads(self, loader: Loader) -> list[tuple[int, msg.Interval]]:
-        """The storage id and the window of each partition's last load."""
-        assert loader.partitions is not None, "only sources with time windows are compared"
-        kind = dg.DagsterEventType.ASSET_MATERIALIZATION
-        ids = self.source_loads.instance.get_latest_storage_id_by_partition(loader.key, kind)
-        return [(ids[key], window) for key, window in windows_of(loader.partitions, ids).items()]
 
     def is_reported(self, fqn: str, late: Sequence[msg.Interval]) -> bool:
         """Whether the last result of a model's check names these ranges, and nothing was loaded since."""

@@ -16,9 +16,8 @@ from dg_sqlmesh_component.dagster_internals.event_log import (
     CheckRecord,
     LastLoad,
     check_records,
-    check_records_of_loads,
     last_loads_by_partition,
-    loads_of_runs,
+    materializations,
     not_passed_check_records,
     run_starts,
 )
@@ -46,17 +45,7 @@ def last_materializations(
 def last_loads(instance: dg.DagsterInstance, key: dg.AssetKey, since: int = 0) -> list[dg.EventLogRecord]:
     """The last materialization of each partition of an asset, if it is newer than one with this storage id."""
     ids = instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION)
-    return _records(instance, key, (storage_id for storage_id in ids.values() if storage_id > since))
-
-
-def _records(instance: dg.DagsterInstance, key: dg.AssetKey, storage_ids: Iterable[int]) -> list[dg.EventLogRecord]:
-    """The materializations of an asset with these storage ids."""
-    ids, records = sorted(storage_ids), list[dg.EventLogRecord]()
-    for first in range(0, len(ids), _PAGE):
-        page = ids[first : first + _PAGE]
-        only = dg.AssetRecordsFilter(asset_key=key, storage_ids=page)
-        records += instance.fetch_materializations(only, limit=len(page)).records
-    return records
+    return materializations(instance, key, (storage_id for storage_id in ids.values() if storage_id > since))
 
 
 @dataclass(frozen=True)
@@ -105,7 +94,7 @@ class SourceReader:
         """The loads with the instants that the loader states."""
         last = self.last.get(loader.key)
         others = [load.storage_id for load in loads if last is None or load.storage_id != last.storage_id]
-        records = [*([last] if last else []), *_records(self.instance, loader.key, others)]
+        records = [*([last] if last else []), *materializations(self.instance, loader.key, others)]
         stated = {record.storage_id: _stated(record) for record in records}
         return [load._replace(complete_until=stated.get(load.storage_id)) for load in loads]
 
@@ -140,18 +129,17 @@ def _stated(record: dg.EventLogRecord) -> object | None:
 def results_about(instance: dg.DagsterInstance, check: dg.AssetCheckKey, loads: Sequence[Load]) -> list[CheckResult]:
     """The results of a check that may refuse one of the loads, and the newer ones about the same loads.
 
-    A check may have thousands of results that have passed. They are read only for the runs of loads on which it has
-    failed, or has no result yet.
+    A check may have thousands of results that have passed. They are read only if it has failed on one of the loads, or
+    has no result yet.
     """
     not_passed = [_result(record) for record in not_passed_check_records(instance, check)]
     if not not_passed:
         return []
     refusing = {result.about for result in not_passed if result.status is not CheckStatus.WARNED}
-    refused = [load for load in loads if load.about in refusing]
-    runs = {load.run_id for load in refused if load.run_id}
-    targets = {load.storage_id for load in refused} | loads_of_runs(instance, check.asset_key, runs).keys()
-    results = [_result(record) for record in check_records_of_loads(instance, check, targets)]
-    planned = [found for found in not_passed if found.status is CheckStatus.PLANNED and found.run_id in runs]
+    refused = {load.about for load in loads if load.about in refusing}
+    evaluated = map(_result, check_records(instance, check, page=_PAGE)) if refused else ()
+    results = [result for result in evaluated if result.about in refused]
+    planned = [found for found in not_passed if found.status is CheckStatus.PLANNED and found.run_id in refused]
     failed = [found for found in not_passed if found.status in (CheckStatus.FAILED, CheckStatus.WARNED)]
     newest = max(failed, key=attrgetter("order"), default=None)
     if newest is not None and newest.status is CheckStatus.FAILED:
@@ -189,9 +177,8 @@ def _without_load(
     if failed.target is None:
         yield failed
         return
-    known = {load.storage_id: load.run_id for load in loads}
-    known |= loads_of_runs(instance, check.asset_key, (), [failed.target.storage_id])
-    if known.get(failed.target.storage_id) != failed.target.run_id:
+    records = materializations(instance, check.asset_key, [failed.target.storage_id])
+    if [record.run_id for record in records] != [failed.target.run_id]:
         for load in loads:
             if load.storage_id < failed.target.storage_id:
                 yield replace(failed, target=Target(load.storage_id, load.run_id))
