@@ -17,8 +17,9 @@ from typing_extensions import Self
 
 from dg_sqlmesh_component.backfill.job import build_backfill_job
 from dg_sqlmesh_component.clean_up.job import build_janitor
-from dg_sqlmesh_component.config.attribute_types import Selection, refuse_unset_variable, selectors
+from dg_sqlmesh_component.config.attribute_types import Selection, selectors
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
+from dg_sqlmesh_component.config.mappings import Variables
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig
 from dg_sqlmesh_component.config.schema import with_named_errors
 from dg_sqlmesh_component.dagster_internals.steps import was_started_for_a_step_of
@@ -217,12 +218,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
     @classmethod
     def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> Self:
         """Create the component from the attributes in `defs.yaml`."""
-        component: Self = super().resolve_from_model(context, model)
-        for name, written in model:
-            if name in ("select", "exclude"):
-                refuse_unset_variable(name, written, getattr(component, name))
-            elif not isinstance(written, str):  # a whole attribute may resolve to nothing, which is its default
-                _refuse_unset_variables(context.at_path(name), name, written, getattr(component, name, None))
+        component: Self = super().resolve_from_model(context.with_scope(env=Variables()), model)
         if context.stash:  # empty in `resolve_from_yaml`
             # Dagster reads the state key, which depends on the root, before it passes the root to any other method.
             component._source.root = dg.ComponentLoadContext.from_resolution_context(context).project_root
@@ -344,33 +340,15 @@ _BUILDERS: Mapping[str, Callable[[Any, Settings], dg.Definitions]] = {
 }
 
 
-def _refuse_unset_variables(context: dg.ResolutionContext, path: str, written: object, resolved: object) -> None:
-    """Refuse templates whose variable is not set. Else all models would be selected, or a default be used."""
-    if isinstance(written, BaseModel):
-        for key, value in written:
-            _refuse_unset_variables(context, f"{path}.{key}", value, getattr(resolved, key, value))
-    elif isinstance(written, (list, tuple)) and isinstance(resolved, list):
-        for item, value in zip(written, resolved, strict=False):
-            _refuse_unset_variables(context, path, item, value)
-    elif isinstance(written, Mapping) and isinstance(resolved, Mapping):
-        for key, value in written.items():
-            if resolved.get(key, value) is None:  # an empty value of a tag or a variable is allowed
-                _refuse_unset_variables(context, f"{path}.{key}", value, None)
-    elif isinstance(written, str) and "{{" in written:
-        # A switch is None if its variable is set to false, too.
-        is_unset = resolved is None and context.resolve_value(written) is None
-        if is_unset or isinstance(resolved, str):
-            refuse_unset_variable(path, written, resolved)
-
-
 def _without_traceback(error: Exception) -> Exception:
     """The error without its frames, because `dg check defs` prints all frames that are not Dagster's.
 
-    Dagster wraps an error from resolving attributes in one of its own, with a traceback in the message. If the error
-    was one of ours, this is the original.
+    Dagster wraps an error from resolving attributes in others of its own, with a traceback in the message. This is the
+    original.
     """
-    original = error.__context__ if isinstance(error.__context__, SQLMeshComponentError) else error
-    return original.with_traceback(None)
+    while isinstance(error.__context__, (SQLMeshComponentError, ResolutionException)):
+        error = error.__context__
+    return error.with_traceback(None)
 
 
 def _checked_selectors(argument: str, selection: Selection) -> tuple[str, ...]:

@@ -1,7 +1,6 @@
 """Types of the attributes in `defs.yaml`, and the functions that resolve them."""
 
 import os
-import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -101,8 +100,6 @@ class SQLMeshProjectArgs(Attributes, path="project", secret={"env"}):
 
     def __post_init__(self) -> None:
         for name, value in self.env.items() if isinstance(self.env, dict) else ():
-            if value is None:
-                raise ConfigurationError(f"`project.env.{name}` in defs.yaml resolves to nothing. {_SET_VARIABLE}")
             if not name or "=" in name:
                 raise ConfigurationError(
                     f"`project.env` in defs.yaml contains the name {name!r}. The name of an environment variable must "
@@ -117,22 +114,6 @@ class SQLMeshProjectArgs(Attributes, path="project", secret={"env"}):
             raise ConfigurationError(f"`project.environment` in defs.yaml is {self.environment!r}. Write a name.")
 
 
-_SET_VARIABLE = "Set the variable that it names or give a default: \"{{ env('NAME', 'value') }}\"."
-
-_SINGLE_VARIABLE = re.compile(r"\{\{\s*env(\.\w+|\([^()]*\))\s*\}\}")
-"""A template whose text is the value of one variable, which may contain the word None."""
-
-
-def refuse_unset_variable(attribute: str, written: object, resolved: object) -> None:
-    """Refuse a template that resolves to nothing, or that contains the word None instead of a variable's value."""
-    is_mixed = isinstance(written, str) and "{{" in written and not _SINGLE_VARIABLE.fullmatch(written.strip())
-    has_none = is_mixed and "None" not in str(written) and "None" in str(resolved)
-    if written and (not resolved or has_none):
-        raise ConfigurationError(
-            f"`{attribute}` in defs.yaml is {written!r}, which resolves to nothing. {_SET_VARIABLE}"
-        )
-
-
 def resolve_project(context: dg.ResolutionContext, model: Any) -> SQLMeshProject:
     """Resolve `project`. Its paths are relative to its `defs.yaml`."""
     args = (
@@ -140,11 +121,6 @@ def resolve_project(context: dg.ResolutionContext, model: Any) -> SQLMeshProject
         if isinstance(model, str)
         else SQLMeshProjectArgs.resolve_from_model(context, model)
     )
-    for name in ("gateway", "environment", "config", "working_directory", "python"):
-        written = getattr(model, name, None)
-        if written is not None:
-            # Nothing would mean the project's default.
-            refuse_unset_variable(f"project.{name}", written, getattr(args, name))
     written_env = getattr(model, "env", None)
     written_env = written_env if isinstance(written_env, dict) else {}
     here = context.resolve_source_relative_path(".")

@@ -1,6 +1,5 @@
 """Asset keys of the tables that SQLMesh reads and does not compute."""
 
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -64,7 +63,6 @@ def _resolve_key(context: dg.ResolutionContext, template: str | None) -> KeyOfTa
         return _as_key(
             rendered,
             where,
-            f"{table.table_name} {template}",
             " The template knows external.catalog (empty if the engine has none), external.schema, external.name "
             "and external.table_name.",
         )
@@ -78,34 +76,20 @@ def _resolve_keys(context: dg.ResolutionContext, written: Mapping[str, str] | st
         raise not_a_mapping("external_models.keys", keys, {"raw.orders": "dlt/shop/orders"})
     return {
         name: _as_key(
-            context.at_path(name).resolve_value(template),
-            f"`external_models.keys` in defs.yaml, at {name!r},",
-            f"{name} {template}",
+            context.at_path(name).resolve_value(template), f"`external_models.keys` in defs.yaml, at {name!r},"
         )
         for name, template in keys.items()
     }
 
 
-_UNSET = re.compile(r"None(?![A-Za-z])")
-"""What a template has in place of the value of a variable that is not set."""
-
-
-def has_unset_variable(key: dg.AssetKey, written: str) -> bool:
-    """Whether a variable in the template of a key is not set. `written` are the names and texts that the key is of."""
-    return any(map(_UNSET.search, key.path)) and not _UNSET.search(written)
-
-
-def _as_key(rendered: object, where: str, written: str, hint: str = "") -> dg.AssetKey:
+def _as_key(rendered: object, where: str, hint: str = "") -> dg.AssetKey:
     """The asset key of a rendered template.
 
     It may be one already: `{{ context.load_component(...).asset_key_for_model(...) }}` renders to an asset key.
     """
     key = rendered if isinstance(rendered, dg.AssetKey) else dg.AssetKey.from_user_string(str(rendered))
-    problem = f"{where} gives the asset key {str(rendered)!r}"
     if not all(key.path):
-        raise ConfigurationError(f"{problem}, which has an empty part.{hint}")
-    if has_unset_variable(key, written):
-        raise ConfigurationError(f"{problem}: a variable that it names is not set.{hint}")
+        raise ConfigurationError(f"{where} gives the asset key {str(rendered)!r}, which has an empty part.{hint}")
     return key
 
 

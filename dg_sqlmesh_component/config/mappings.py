@@ -1,6 +1,7 @@
 """How attributes of `defs.yaml` are declared and resolved, and the values in their templates."""
 
 import json
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
@@ -9,6 +10,7 @@ from typing import Any, ClassVar, get_type_hints
 
 import dagster as dg
 from dagster.components.resolved.errors import ResolutionException
+from jinja2 import StrictUndefined
 from pydantic import ConfigDict, StrictBool, TypeAdapter, ValidationError
 
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -93,8 +95,46 @@ def described_text(description: str, *examples: Any) -> dg.Resolver:
     return dg.Resolver(as_text, inject_before_resolve=False, description=description, examples=list(examples))
 
 
+class _Unset(StrictUndefined):
+    """A variable that is not set. It counts as false, as in `env.A or env.B`. Any other use is an error."""
+
+    def __bool__(self) -> bool:  # type: ignore[override]
+        return False
+
+
+class Variables:
+    """`env` in templates. A variable that is not set is an error, unless the template has a default.
+
+    Dagster's own `env` renders it as None, which would mean the attribute's default, or as the text `None`.
+
+    Attributes:
+        unset: The names of variables that a template has used and that are not set.
+    """
+
+    def __init__(self, *, may_be_empty: bool = True) -> None:
+        self._may_be_empty = may_be_empty
+        self.unset: list[str] = []
+
+    def __call__(self, name: str, default: Any = ...) -> Any:
+        value = os.environ.get(name)
+        if value or (value == "" and self._may_be_empty):
+            return value
+        if default is not ...:
+            return default
+        self.unset.append(name)
+        return _Unset(hint=f"The environment variable {name} is not set. Set it or {_GIVE_DEFAULT}")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith(("jinja", "__")):  # Jinja and Python look for marks of their own
+            raise AttributeError(name)
+        return self(name)
+
+
+_GIVE_DEFAULT = "give a default: \"{{ env('NAME', 'value') }}\"."
+
+
 def as_text(context: dg.ResolutionContext, written: Any) -> Any:
-    """Text as it is written, or as its template renders it. None stands for a variable that is not set.
+    """Text as it is written, or as its template renders it, which must not be empty, except as a value of a mapping.
 
     Dagster's resolver evaluates each text as a Python literal, also one without a template: `"1.10"` becomes 1.1,
     `"True"` a boolean, and a password in quotes loses them. Only a template in place of a list or a mapping may render
@@ -103,8 +143,15 @@ def as_text(context: dg.ResolutionContext, written: Any) -> Any:
     if isinstance(written, Mapping):
         return {key: _rendered(context.at_path(key), value) for key, value in written.items()}
     if isinstance(written, (list, tuple)):
-        return [_rendered(context.at_path(number), item, list, dict) for number, item in enumerate(written)]
-    return _rendered(context, written, list, tuple, dict)
+        return [as_text(context.at_path(number), item) for number, item in enumerate(written)]
+    text = _rendered(context, written, list, tuple, dict)
+    if text == "" and written:
+        where = ".".join(map(str, context.path)).removeprefix("attributes.")
+        raise ConfigurationError(
+            f"`{where}` in defs.yaml is {written!r}, which resolves to nothing. Set the variable that it names or "
+            f"{_GIVE_DEFAULT}"
+        )
+    return text
 
 
 def _rendered(context: dg.ResolutionContext, written: Any, *kept: type) -> Any:

@@ -1,17 +1,14 @@
 """The attributes of `defs.yaml` for jobs about changes of files: `test`, `deploy` and `preview`."""
 
-import os
-import re
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, TypeAlias
 
 import dagster as dg
 from dagster.components.resolved.errors import ResolutionException
-from jinja2 import StrictUndefined
 from pydantic import PositiveInt
 
 from dg_sqlmesh_component.config.attribute_types import SampledRows, Selection
-from dg_sqlmesh_component.config.mappings import Attributes, as_text, described, described_text, mapping
+from dg_sqlmesh_component.config.mappings import Attributes, Variables, as_text, described, described_text, mapping
 from dg_sqlmesh_component.config.run_config import sanitized_environment
 from dg_sqlmesh_component.config.scheduling import RunTags
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -25,9 +22,6 @@ PlannedSelection: TypeAlias = Annotated[
         "tag:finance",
     ),
 ]
-
-_VARIABLE = re.compile(r"""\benv\.(\w+)|\benv\(\s*['"](\w+)['"]\s*\)""")
-"""A variable without a default in a template."""
 
 
 @dataclass
@@ -82,36 +76,17 @@ class PreviewEnvironment:
         return self.name
 
 
-class _Unset(StrictUndefined):
-    """A variable that is not set, or empty. It counts as false, as in `env.A or env.B`. Any other use is an error."""
-
-    def __bool__(self) -> bool:  # type: ignore[override]
-        return False
-
-
-class _Variables:
-    """`env` in the template of the name."""
-
-    def __call__(self, name: str, default: Any = ...) -> Any:
-        return os.environ.get(name) or (_Unset(name=name) if default is ... else default)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith(("jinja", "__")):  # Jinja and Python look for marks of their own
-            raise AttributeError(name)
-        return self(name)
-
-
 def _resolve(context: dg.ResolutionContext, written: str) -> PreviewEnvironment:
-    variables = (name for match in _VARIABLE.finditer(written) for name in match.groups() if name)
-    unset = tuple(dict.fromkeys(name for name in variables if not os.environ.get(name)))
+    variables = Variables(may_be_empty=False)
     try:
-        value = as_text(context.with_scope(env=_Variables()), written)
-    except ResolutionException:
-        if not unset:
+        name = str(as_text(context.with_scope(env=variables), written) or "")
+    except (ResolutionException, ConfigurationError):
+        if not variables.unset:
             raise
-        value = None
-    name = "" if value is None else str(value)
-    return PreviewEnvironment("", unset) if unset and not name.strip() else _environment(name)
+        name = ""
+    if variables.unset and not name.strip():
+        return PreviewEnvironment("", tuple(dict.fromkeys(variables.unset)))
+    return _environment(name)
 
 
 def _environment(name: str) -> PreviewEnvironment:

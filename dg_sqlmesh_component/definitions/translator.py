@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 from dg_sqlmesh_component.config.attribute_types import NOT_OF_ONE_MODEL, Freshness
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.durations import duration_of
-from dg_sqlmesh_component.config.external_models import ExternalTable, has_unset_variable
+from dg_sqlmesh_component.config.external_models import ExternalTable
 from dg_sqlmesh_component.dagster_internals.assets import EXTERNAL_TAG, is_accepted_cron
 from dg_sqlmesh_component.definitions.automation import cron_tick_condition, longest_gap
 from dg_sqlmesh_component.definitions.upstream import Upstream, parents_first
@@ -343,11 +343,6 @@ def _accepted(spec: object, model: Model) -> dg.AssetSpec:
         raise ConfigurationError(
             f"{model_label(model)}: get_asset_spec returned {spec!r}. It must return a dagster.AssetSpec. To leave a "
             "model out, name it in `exclude`."
-        )
-    if has_unset_variable(spec.key, model.fqn):
-        raise ConfigurationError(
-            f"{model_label(model)}: `translation` gives it the key {spec.key.to_user_string()}. A variable in its "
-            "template is not set."
         )
     if spec.partitions_def is not None:
         raise ConfigurationError(f"{model_label(model)} {PARTITIONS_REFUSED}")

@@ -7,6 +7,7 @@ from typing import Any, get_args, get_type_hints
 
 import dagster as dg
 import pytest
+import yaml
 from dagster.components.resolved.errors import ResolutionException
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from unit.builders import audit
 from unit.config.attributes import ATTRIBUTE_PATHS, EVERYTHING, loaded, replaced, values
 
 import dg_sqlmesh_component
+from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.config.attribute_types import Audits, Budget, Execution
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.project import SQLMeshProject
@@ -125,12 +127,15 @@ def test_template_in_place_of_a_list_or_mapping_of_texts_renders_to_one() -> Non
 @pytest.mark.parametrize(
     ("attributes", "path"),
     [
-        ({"restate": {"jobs": [{"by": "day"}, {"by": "month", "select": "{{ env.UNSET }}"}]}}, "restate.jobs.select"),
+        ({"restate": {"jobs": [{"by": "day"}, {"by": "month", "select": "{{ env.UNSET }}"}]}}, "restate.jobs.1.select"),
         ({"external_models": {"wait": {"tables": "{{ env.UNSET }}"}}}, "external_models.wait.tables"),
         ({"external_models": {"wait": "{{ env.UNSET }}"}}, "external_models.wait"),
         ({"execution": {"concurrent_tasks": "{{ env.UNSET }}"}}, "execution.concurrent_tasks"),
-        ({"execution": {"environments": ["pr_{{ env.UNSET }}"]}}, "execution.environments"),
+        ({"execution": {"environments": ["pr_{{ env.UNSET }}"]}}, "execution.environments.0"),
         ({"op": {"tags": {"team": "{{ env.UNSET }}"}}}, "op.tags.team"),
+        ({"project": {"path": "shop", "env": {"PASSWORD": "{{ env.UNSET }}"}}}, "project.env.PASSWORD"),
+        ({"external_models": {"keys": {"raw.events": "dlt/{{ env.UNSET }}"}}}, "external_models.keys.raw.events"),
+        ({"schedule": "{{ env.UNSET }}"}, "schedule"),
     ],
     ids=str,
 )
@@ -139,8 +144,9 @@ def test_unset_variable_is_refused_at_any_depth(
 ) -> None:
     """Without `select`, for example, a backfill would rewrite all models."""
     monkeypatch.delenv("UNSET", raising=False)
-    with pytest.raises(ConfigurationError, match=f"`{re.escape(path)}` in defs.yaml is .*, which resolves to nothing"):
-        loaded({"project": "shop", **attributes})
+    problem = rf"{re.escape(path)}\n(.|\n)*The environment variable UNSET is not set\. Set it or give a default"
+    with pytest.raises(ResolutionException, match=problem):
+        SQLMeshProjectComponent.resolve_from_yaml(yaml.safe_dump({"project": "shop", **attributes}))
 
 
 @pytest.mark.parametrize("written", ["{{ env.WAIT }}", "{{ env('UNSET', 'false') }}"])

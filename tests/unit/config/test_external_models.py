@@ -83,15 +83,6 @@ def test_template_key_with_an_empty_part_is_refused(template: str, fqn: str, tex
     )
 
 
-@pytest.mark.parametrize("prefix", ["{{ stage }}/", "landing_{{ stage }}/"])
-def test_template_key_with_an_unset_variable_is_refused(prefix: str) -> None:
-    template = prefix + "{{ external.name }}"
-    with pytest.raises(ConfigurationError, match="a variable that it names is not set"):
-        rendered_key(template, EVENTS, stage=None)
-    rendered = rendered_key(template, '"db"."raw"."None_2"', stage="None")
-    assert rendered.path[-1] == "None_2", "a name of the user's is accepted"
-
-
 def test_key_with_an_empty_part_returned_by_a_function_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="which has an empty part"):
         rendered_key("{{ landed() }}", EVENTS, landed=lambda: dg.AssetKey(["raw", ""]))

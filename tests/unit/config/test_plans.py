@@ -24,7 +24,7 @@ START = "project: {path: .}\npreview: "
         ("pr_{{ env.PULL_REQUEST }}", {"PULL_REQUEST": ""}, PreviewEnvironment("", ("PULL_REQUEST",))),
         ("pr_{{ env('PULL_REQUEST') }}", {}, PreviewEnvironment("", ("PULL_REQUEST",))),
         ("pr_{{ env('PULL_REQUEST', 'local') }}", {}, PreviewEnvironment("pr_local")),
-        ("{{ env.A }}_{{ env.PULL_REQUEST }}", {}, PreviewEnvironment("", ("A", "PULL_REQUEST"))),
+        ("{{ env.A }}_{{ env.PULL_REQUEST }}", {}, PreviewEnvironment("", ("A",))),
         ("pr_{{ env.A or env.PULL_REQUEST }}", {"PULL_REQUEST": "12"}, PreviewEnvironment("pr_12")),
         ("pr_{{ env.A or env.PULL_REQUEST }}", {}, PreviewEnvironment("", ("A", "PULL_REQUEST"))),
         ("{{ env.A | default('local', true) }}", {"A": ""}, PreviewEnvironment("local")),

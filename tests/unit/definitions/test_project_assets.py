@@ -61,14 +61,6 @@ def test_overridden_spec_decides_the_key_of_asset_and_checks() -> None:
     assert results_by_check_name(assets, fqn("core.orders"), result("not_null")) == {"not_null": result("not_null")}
 
 
-@pytest.mark.parametrize("prefix", ["None", "shop_None"])
-def test_key_with_an_unset_variable_is_refused(prefix: str) -> None:
-    with pytest.raises(ConfigurationError, match=rf"the key {prefix}/core/orders\. A variable in its template is not"):
-        project_assets(manifest(ORDERS), asset=with_key_prefix(prefix))
-    named = project_assets(manifest(ORDERS, model("core.None_2")), asset=with_key_prefix("Nonesuch"))
-    assert {*named.fqn_by_key.values()} == {fqn("core.orders"), fqn("core.None_2")}
-
-
 @pytest.mark.parametrize("kind", ["FULL", "VIEW", "SEED"])
 def test_overridden_spec_is_kept_unchanged(kind: str) -> None:
     orders = model("core.orders", kind=kind, tags=("pii",), owner="bob", columns=EVERYTHING.columns)
