@@ -21,12 +21,12 @@ from dg_sqlmesh_component.config.mappings import (
     described_text,
     mapping,
     not_a_mapping,
+    unmatched,
 )
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.config.scheduling import RunTags
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
-from dg_sqlmesh_component.protocol.formatting import did_you_mean
 from dg_sqlmesh_component.protocol.manifest import Audit, Model
 from dg_sqlmesh_component.protocol.messages import Sampling
 
@@ -248,10 +248,7 @@ class Audits(SampledRows, path="audits"):
         """Refuse a name that is not among `names`, those of all audits of the project."""
         for pattern in self.checks if isinstance(self.checks, list) else ():
             if not any(_matches(name, pattern) for name in names):
-                raise ConfigurationError(
-                    f"`audits.checks` in defs.yaml names {pattern!r}, but no model of the project uses such an audit."
-                    + did_you_mean(pattern, names)
-                )
+                raise unmatched("audits.checks", pattern, "no model of the project uses such an audit", names)
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -456,7 +453,4 @@ class Execution(Attributes, path="execution"):
         """Refuse a limit for a tag that is not among `tags`, those of all models of the project."""
         for tag in self.tag_concurrency_limits:
             if tag not in tags:
-                raise ConfigurationError(
-                    f"`execution.tag_concurrency_limits` in defs.yaml names {tag!r}, but no model of the project has "
-                    f"that tag.{did_you_mean(tag, tags)}"
-                )
+                raise unmatched("execution.tag_concurrency_limits", tag, "no model of the project has that tag", tags)

@@ -17,9 +17,9 @@ from dg_sqlmesh_component.config.mappings import (
     described_text,
     mapping,
     not_a_mapping,
+    unmatched,
 )
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
-from dg_sqlmesh_component.protocol.formatting import did_you_mean
 from dg_sqlmesh_component.protocol.manifest import split_fqn
 
 
@@ -46,6 +46,8 @@ class ExternalTable:
 
 
 Late: TypeAlias = Literal["ignore", "warn", "restate"]
+
+_NO_TABLE = "no model reads an external table of that name"
 
 KeyOfTable = Callable[[ExternalTable], dg.AssetKey]
 
@@ -132,11 +134,8 @@ class Wait(Attributes, path="external_models.wait"):
         """Raise a ConfigurationError if a pattern matches none of the external tables that models read."""
         for pattern in self.tables or ():
             if not any(_matches(fqn, pattern) for fqn in fqns):
-                known = did_you_mean(pattern, {".".join(split_fqn(fqn)[-2:]) for fqn in fqns})
-                raise ConfigurationError(
-                    f"`external_models.wait.tables` in defs.yaml has {pattern!r}, but no model reads an external table "
-                    f"of that name.{known or ' The project has none.'}"
-                )
+                known = {".".join(split_fqn(fqn)[-2:]) for fqn in fqns}
+                raise unmatched("external_models.wait.tables", pattern, _NO_TABLE, known)
 
     def has(self, fqn: str) -> bool:
         """Whether to wait for a table if an asset makes it."""
@@ -212,7 +211,7 @@ class ExternalModels(Attributes, path="external_models"):
             exact = [fqn for fqn, table in tables.items() if table.casefold() == unquoted]
             matches = exact or [fqn for fqn, table in tables.items() if table.casefold().endswith(f".{unquoted}")]
             if len(matches) != 1:
-                raise ConfigurationError(_wrong_name(name, [tables[fqn] for fqn in matches], tables))
+                raise _wrong_name(name, [tables[fqn] for fqn in matches], tables)
             if matches[0] in mapped:
                 raise ConfigurationError(
                     f"`external_models.keys` in defs.yaml names the table {tables[matches[0]]} twice, once as {name!r}."
@@ -221,9 +220,11 @@ class ExternalModels(Attributes, path="external_models"):
         return mapped
 
 
-def _wrong_name(name: str, matches: list[str], tables: Mapping[str, str]) -> str:
-    problem = f"`external_models.keys` in defs.yaml names {name!r}, "
+def _wrong_name(name: str, matches: list[str], tables: Mapping[str, str]) -> ConfigurationError:
     if matches:
-        return f"{problem}which is more than one table: {', '.join(matches)}. Write out the catalog."
-    known = did_you_mean(name, {".".join(split_fqn(fqn)[-2:]) for fqn in tables} | set(tables.values()))
-    return f"{problem}but no model reads an external table of that name." + (known or " The project has none.")
+        return ConfigurationError(
+            f"`external_models.keys` in defs.yaml names {name!r}, which is more than one table: {', '.join(matches)}. "
+            "Write out the catalog."
+        )
+    known = {".".join(split_fqn(fqn)[-2:]) for fqn in tables} | set(tables.values())
+    return unmatched("external_models.keys", name, _NO_TABLE, known)

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, ClassVar, get_type_hints
@@ -236,6 +236,12 @@ def not_a_mapping(
     return ConfigurationError(
         f"`{attribute}` in defs.yaml is {shortened(value)}. Write {allowed}, for example:{written}"
     )
+
+
+def unmatched(attribute: str, name: str, problem: str, known: Iterable[str]) -> ConfigurationError:
+    """The error for a name in `defs.yaml` that nothing in the project has."""
+    suggestion = did_you_mean(name, known) or " The project has none."
+    return ConfigurationError(f"`{attribute}` in defs.yaml names {name!r}, but {problem}.{suggestion}")
 
 
 def _switched(value: Any) -> Any:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 
 import dagster as dg
 
@@ -46,15 +46,11 @@ class Source:
     incomplete: tuple[Interval, ...]  # the ranges for which it is not complete, in order. The last one has no end.
     # Says why, as a clause after the asset's name. To list missing partitions takes time, and few sources make a model
     # wait. Many models may wait for the same one.
-    explain: Callable[[Sequence[Interval]], str] = field(compare=False)
-    _sentences: dict[Sequence[Interval], str] = field(default_factory=dict, compare=False, repr=False)
+    explain: Callable[[tuple[Interval, ...]], str] = field(compare=False)
 
     def sentence(self, awaited: Sequence[Interval] = ()) -> str:
         """The asset and why it is not complete for awaited ranges, or at all if none is known. It has no full stop."""
-        ranges = tuple(awaited)
-        if ranges not in self._sentences:
-            self._sentences[ranges] = f"{self.asset.to_user_string()} {self.explain(ranges)}"
-        return self._sentences[ranges]
+        return f"{self.asset.to_user_string()} {self.explain(tuple(awaited))}"
 
 
 @dataclass
@@ -152,12 +148,13 @@ def read_sources(
     of_key = {loader.key: loader for loader in found.values()}  # all are read together
     reader = SourceReader(instance, lag, round(time.time() * 1000), last_materializations(instance, of_key))
 
-    def explain(loader: Loader, awaited: Sequence[Interval]) -> str:
-        [(_, history)] = reader.histories([loader])
+    @cache
+    def explain(key: dg.AssetKey, awaited: tuple[Interval, ...]) -> str:
+        [(_, history)] = reader.histories([of_key[key]])
         return why_incomplete(history, completeness(history), awaited)
 
     sources = {
-        key: Source(key, completeness(history).incomplete, partial(explain, of_key[key]))
+        key: Source(key, completeness(history).incomplete, partial(explain, key))
         for key, history in reader.histories(list(of_key.values()))
     }
     return {fqn: sources[loader.key] for fqn, loader in found.items()}

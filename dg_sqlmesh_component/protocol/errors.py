@@ -105,20 +105,8 @@ REFUSALS = (ConfigurationError, ProjectLoadError, ProjectRuleError, EnvironmentN
 """If one of these ends a run before it computes anything, the run was refused. After any other error, it failed."""
 
 ERRORS_BY_NAME: dict[str, type[SQLMeshComponentError]] = {
-    error.__name__: error
-    for error in (
-        ConfigurationError,
-        ProjectLoadError,
-        UnitTestError,
-        LinterRuleError,
-        AdditiveChangeError,
-        EnvironmentNotReadyError,
-        DatabaseInUseError,
-        InstallationError,
-        EvaluationError,
-        StatementError,
-        LockLostError,
-        WorkerError,
-    )
+    name: error
+    for name, error in list(vars().items())
+    if isinstance(error, type) and issubclass(error, SQLMeshComponentError)
 }
 """The worker sends an error as its class name and its message."""

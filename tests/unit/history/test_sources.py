@@ -264,7 +264,7 @@ def test_table_is_awaited_if_asset_of_code_location_makes_it_by_key_or_table_nam
 
 def test_a_pattern_that_matches_no_table_is_refused() -> None:
     wait = Wait(tables=["raw.*", "rwa.*"])
-    with pytest.raises(ConfigurationError, match=r"has 'rwa\.\*', but no model reads an external table of that name"):
+    with pytest.raises(ConfigurationError, match=r"names 'rwa\.\*', but no model reads an external table of that name"):
         wait.refuse_unknown([TABLE])
     Wait(tables=["RAW.orders"]).refuse_unknown([TABLE])
     assert Wait(tables=["RAW.orders"]).has(TABLE)
