@@ -40,7 +40,7 @@ from dg_sqlmesh_component.scaffolder import SQLMeshProjectComponentScaffolder
 from dg_sqlmesh_component.schedule.schedules import build_schedules
 from dg_sqlmesh_component.sensor.polling_sensor import build_sensor
 from dg_sqlmesh_component.state.manifest_source import ManifestSource
-from dg_sqlmesh_component.worker_client.start import EARLY_WORKERS
+from dg_sqlmesh_component.worker_client.calls import EARLY_WORKERS
 
 
 @scaffold_with(SQLMeshProjectComponentScaffolder)

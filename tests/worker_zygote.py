@@ -92,9 +92,9 @@ def forked_workers() -> Iterator[None]:
     import pytest
 
     from dg_sqlmesh_component.config.project import SQLMeshProject
-    from dg_sqlmesh_component.worker_client import start as worker_start
+    from dg_sqlmesh_component.worker_client import calls
 
-    start_process = worker_start.start
+    start_process = calls.start_worker
 
     def fork_or_start(project: SQLMeshProject) -> subprocess.Popen[bytes] | ForkedWorker:
         environment = project.process_environment
@@ -103,7 +103,7 @@ def forked_workers() -> Iterator[None]:
         return start_process(project)
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(worker_start, "start", fork_or_start)
+        monkeypatch.setattr(calls, "start_worker", fork_or_start)
         yield
 
 

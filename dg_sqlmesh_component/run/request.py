@@ -1,8 +1,8 @@
-"""The request to SQLMesh that a step's selection and run config make."""
+"""The request to SQLMesh that a step's selection and run config make, if the step is as it was planned."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Set
+from collections.abc import Collection, Iterable, Set
 
 import dagster as dg
 
@@ -17,7 +17,13 @@ from dg_sqlmesh_component.config.run_config import (
     refuse_restatement,
     run_config,
 )
-from dg_sqlmesh_component.dagster_internals.steps import JobOfAssets, assets_of, assets_of_run, repeats_failed_assets
+from dg_sqlmesh_component.dagster_internals.steps import (
+    JobOfAssets,
+    assets_of,
+    assets_of_run,
+    planned_selection,
+    repeats_failed_assets,
+)
 from dg_sqlmesh_component.definitions.op import NOT_SET, RESTATE_TAG
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
@@ -133,6 +139,44 @@ def build_request(
         sampling=settings.sampling,
         tables=tables,
     )
+
+
+def refuse_changed_step(context: dg.AssetExecutionContext) -> None:
+    """Refuse a step whose assets have changed since its run was created.
+
+    Each Dagster process loads definitions itself. If the project was reloaded after a run was created (`dg dev`, `dg
+    utils refresh-defs-state`), a step may have other models than planned. A model that has moved to another step, or
+    that was removed, would not be executed, and nobody would notice. So the step is compared with the plan of its run,
+    and with the plan of the failed run that this run repeats.
+
+    Raises:
+        ConfigurationError: With the assets and checks that are missing or new.
+    """
+    if isinstance(context, JobOfAssets):
+        return  # the plan of its run has no assets
+    selected = {*context.selected_asset_keys, *context.selected_asset_check_keys}
+    planned = planned_selection(context, context.run)
+    if planned is not None and planned != selected:
+        raise ConfigurationError(
+            f"The project was reloaded after this run was created.{_named_keys('No longer', planned - selected)}"
+            f"{_named_keys('Now also', selected - planned)} Nothing was run in this step. Launch a new run."
+        )
+    if context.run.parent_run_id is None or context.run.step_keys_to_execute is None:
+        return  # the run does not repeat steps of another run
+    parent = context.instance.get_run_by_id(context.run.parent_run_id)
+    planned_before = parent and planned_selection(context, parent)
+    lost = {key for key in planned_before or () if isinstance(key, dg.AssetKey)} - selected
+    if lost:
+        raise ConfigurationError(
+            "The project was reloaded after the run that this one repeats was created."
+            f"{_named_keys('No longer', lost)} Nothing was run in this step. Launch a new run of all assets that were "
+            "not materialized, instead of repeating steps."
+        )
+
+
+def _named_keys(change: str, keys: Iterable[dg.AssetKey | dg.AssetCheckKey]) -> str:
+    names = sorted(key.to_user_string() for key in keys)
+    return f" {change} part of this step: {listed(names)}." if names else ""
 
 
 def awaited_by(context: dg.AssetExecutionContext, settings: Settings) -> Awaited:

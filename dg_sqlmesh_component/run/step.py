@@ -26,13 +26,13 @@ from dg_sqlmesh_component.report.failure import build_failure
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome
 from dg_sqlmesh_component.report.wording import Wording, correction_advice, killed, not_cancelled
 from dg_sqlmesh_component.run import retry_decision
-from dg_sqlmesh_component.run.changed_step import refuse_changed_step
 from dg_sqlmesh_component.run.dry_run import predict
 from dg_sqlmesh_component.run.ledger import Ledger
 from dg_sqlmesh_component.run.request import (
     awaited_by,
     build_request,
     limits_of,
+    refuse_changed_step,
     reported_checks,
     run_tags,
 )

@@ -6,7 +6,7 @@ of another component wait too: the asset and they run when the model is ready.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
@@ -15,12 +15,13 @@ import dagster as dg
 from dg_sqlmesh_component.dagster_internals.assets import assets_between, assets_downstream
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets, grouped
 from dg_sqlmesh_component.definitions.settings import Settings
+from dg_sqlmesh_component.history.late_loads import LoadComparison
 from dg_sqlmesh_component.history.sources import Awaited, Source
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, listed, ranges
-from dg_sqlmesh_component.report.wording import MAX_CAUSES, Wording
-from dg_sqlmesh_component.worker_client.calls import answered
-from dg_sqlmesh_component.worker_client.start import EARLY_WORKERS
+from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, listed, ranges, short_hash
+from dg_sqlmesh_component.report.checks import late_data_result
+from dg_sqlmesh_component.report.wording import MAX_CAUSES, Wording, restate_bounds
+from dg_sqlmesh_component.worker_client.calls import EARLY_WORKERS, answered
 
 
 @dataclass(frozen=True)
@@ -129,3 +130,44 @@ def _downstream_of_others(
     between = assets_between(repository, waiting | ready) & assets_downstream(repository, waiting)
     held_back = assets_downstream(repository, between - assets.fqn_by_key.keys()) & ready
     return {assets.fqn_by_key[key] for key in held_back}
+
+
+# -- late data (`external_models.late`) --------------------------------------------------------------
+
+_RUN_KEY_TAG = "dagster/run_key"
+"""Dagster's tag of a requested run."""
+
+
+def restatements(
+    instance: dg.DagsterInstance, settings: Settings, compared: LoadComparison, ready: Ready
+) -> Iterator[dg.RunRequest]:
+    """Request a run for each late range without a request, the oldest first.
+
+    Schedule and sensor give the same run key, so a restatement that failed is not requested again before the range is
+    loaded again.
+    """
+    schedule, component = settings.attributes.schedule, [settings.op, settings.state_tag]
+    if settings.attributes.external_models.late != "restate" or schedule is None:
+        return
+    models_by_range = grouped((interval, fqn) for fqn, intervals in ready.restatable.items() for interval in intervals)
+    newest = compared.newest_loads(models_by_range)
+    for (start, end), models in sorted(models_by_range.items()):
+        run_key = f"late data {short_hash([*component, *sorted(models), f'{start} {end} {newest[start, end]}'])}"
+        if instance.get_runs(dg.RunsFilter(tags={_RUN_KEY_TAG: run_key}), limit=1):
+            continue
+        first, last = restate_bounds(start, end)
+        yield dg.RunRequest(
+            run_key=run_key,
+            asset_selection=sorted(settings.assets.key(fqn) for fqn in models),
+            run_config={"ops": {settings.op: {"config": {"restate": {"start": first, "end": last}}}}},
+            tags=dict(schedule.tags),
+        )
+
+
+def late_results(settings: Settings, compared: LoadComparison, ready: Ready) -> Iterator[dg.AssetCheckResult]:
+    """The results of the checks of the models with late data that their last results do not name."""
+    wording = Wording(settings.assets, settings.environment)
+    for fqn, late in ready.late.items():
+        check = settings.assets.late_data_check(fqn)
+        if check is not None and not compared.is_reported(fqn, late):
+            yield late_data_result(wording, check, compared.compared(fqn, late), compared.names_of(fqn))

@@ -20,8 +20,7 @@ from dg_sqlmesh_component.history.late_loads import source_loads
 from dg_sqlmesh_component.history.sources import LatestLoad, latest_loads
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import listed, short_hash
-from dg_sqlmesh_component.schedule.late_data import late_results, restatements
-from dg_sqlmesh_component.schedule.ready import ready_models
+from dg_sqlmesh_component.schedule.ready import late_results, ready_models, restatements
 from dg_sqlmesh_component.schedule.tick import choose_assets, too_many
 
 

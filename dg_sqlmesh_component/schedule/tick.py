@@ -30,8 +30,7 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted, listed, utc_text
 from dg_sqlmesh_component.protocol.manifest import Model
-from dg_sqlmesh_component.schedule.late_data import restatements
-from dg_sqlmesh_component.schedule.ready import Ready, ready_models
+from dg_sqlmesh_component.schedule.ready import Ready, ready_models, restatements
 
 UTC = "UTC"
 
