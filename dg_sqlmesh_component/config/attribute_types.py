@@ -99,16 +99,6 @@ class SQLMeshProjectArgs(Attributes, path="project", secret={"env"}):
     ] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, value in self.env.items() if isinstance(self.env, dict) else ():
-            if not name or "=" in name:
-                raise ConfigurationError(
-                    f"`project.env` in defs.yaml contains the name {name!r}. The name of an environment variable must "
-                    "not be empty or contain `=`."
-                )
-            if "\0" in f"{name}{value}":
-                raise ConfigurationError(
-                    f"`project.env.{name}` in defs.yaml contains a null character, which no variable can have."
-                )
         super().__post_init__()
         if self.environment and not self.environment.strip():
             raise ConfigurationError(f"`project.environment` in defs.yaml is {self.environment!r}. Write a name.")

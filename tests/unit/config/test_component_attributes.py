@@ -238,7 +238,6 @@ def test_number_must_be_finite(written: float) -> None:
         ({"audits": {"checks": "none", "sample_rows": 5}}, "`audits.sample_rows` in defs.yaml shows rows on asset"),
         ({"external_models": {"wait": {"tables": []}}}, "`external_models.wait.tables` in defs.yaml is an empty list"),
         ({"project": {"path": "shop", "environment": " "}}, "`project.environment` in defs.yaml is ' '. Write a name."),
-        ({"project": {"path": "shop", "env": {"X": "\0"}}}, "`project.env.X` in defs.yaml contains a null character."),
         ({"budget": {}}, "`budget` in defs.yaml sets no limit. Write one, for example `seconds: 1800`."),
         ({"query_history_url": "https://acme.com/{id}"}, r"'https://acme.com/\{id\}'. It must contain \{run_id\}"),
         ({"schedule": True, "automation": "cron"}, "has both `schedule` and `automation`, .* Remove one of them"),
