@@ -17,7 +17,7 @@ FAST_TESTS := tests/unit tests/upstream $(wildcard tests/test_*.py) \
 # Tests, demo and benchmarks start hundreds of processes: where bytecode is not kept, each of them compiles first.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help install set-up build browser demo docs docs-serve reference test test-unit test-rest test-slow test-all nightly test-browser screenshots bench services soak fuzz test-floors test-newest test-engines lint check ruff format clean
+.PHONY: help install set-up build browser demo docs docs-serve reference test test-unit test-rest test-slow test-all nightly test-browser screenshots bench services soak fuzz mutation test-floors test-newest test-engines lint check ruff format clean
 
 test: $(VENV)/.test  ## the tests to run before each commit: two to four minutes
 	$(BIN)/python $(PYTEST) --dist worksteal $(FAST_TESTS) $(PYTEST_ARGS)
@@ -39,6 +39,11 @@ help:  ## this list
 
 fuzz: $(VENV)/.test  ## the unit tests once more, on random input that no run before has drawn
 	$(BIN)/python $(PYTEST) --hypothesis-profile=fuzz tests/unit $(PYTEST_ARGS)
+
+MODULES ?= dg_sqlmesh_component/run/ledger.py
+TESTS ?= tests/unit/run/test_ledger.py tests/unit/run/test_ledger_across_retries.py
+mutation: $(VENV)/.mutation  ## which unit tests kill each mutant of MODULES, and which mutants survive TESTS; a module at a time
+	PYTHONPATH=$(CURDIR) $(BIN)/python tests/mutation/kills.py $(MODULES) -- $(TESTS)
 
 soak: $(VENV)/.test  ## kills and overlaps by the hundred, and random projects and sequences of actions; many hours
 	$(BIN)/python tests/soak/soak.py $(SOAK_ARGS)
@@ -134,7 +139,7 @@ set-up: pyproject.toml | $(BIN)/uv  ## what all other targets need, at once
 	  --group dg --group test --group lint --group docs
 	@touch $(addprefix $(VENV)/.,dg test lint docs)
 
-$(VENV)/.dg $(VENV)/.test $(VENV)/.lint $(VENV)/.docs: $(VENV)/.%: pyproject.toml | $(BIN)/uv
+$(VENV)/.dg $(VENV)/.test $(VENV)/.lint $(VENV)/.docs $(VENV)/.mutation: $(VENV)/.%: pyproject.toml | $(BIN)/uv
 	VIRTUAL_ENV="$(abspath $(VENV))" $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -e . --group $*
 	@touch $@
 

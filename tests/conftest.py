@@ -13,7 +13,7 @@ from pathlib import Path
 import mariadb
 import postgres
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 # A shell ignores SIGINT in what it starts in the background, and Dagster then ignores SIGTERM too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -25,6 +25,7 @@ time.tzset()
 # Every run draws the same examples, so that a test fails only because of a change. `make fuzz` draws many new ones.
 settings.register_profile("same", max_examples=60, deadline=None, derandomize=True, database=None)
 settings.register_profile("fuzz", max_examples=600, deadline=None, print_blob=True)
+settings.register_profile("mutation", settings.get_profile("same"), max_examples=20, phases=[Phase.generate])
 settings.load_profile("same")
 
 
