@@ -3,13 +3,12 @@
 import tracemalloc
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import permutations
 from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from unit.builders import DAY, HOUR, day, days, fqn, message_types
+from unit.builders import DAY, days, fqn, message_types
 from unit.outcome_table import (
     AUDITS,
     CANCELLED,
@@ -19,7 +18,6 @@ from unit.outcome_table import (
     DIVISION,
     EMPTY_PLAN,
     FAILED,
-    NO_BATCH,
     NOT_PROMOTED,
     NOT_RUN,
     NOTHING_TO_DO,
@@ -101,48 +99,7 @@ def test_outcome_table_covers_every_event_about_a_node() -> None:
     assert {type(event) for row in OUTCOME_TABLE for event in row.events} == message_types(msg.Event) - not_about_nodes
 
 
-def test_only_failed_non_blocking_audits_are_warnings() -> None:
-    failed = {
-        row.title: [(audit.name, audit.blocking) for audit in row.outcome.audits if not audit.passed]
-        for row in OUTCOME_TABLE
-        if row.outcome.outcome is Outcome.EXECUTED
-    }
-    assert {title: audits for title, audits in failed.items() if audits} == {
-        "executed with a warning: the same, and a non-blocking audit failed": [("recent", False)]
-    }
-
-
 # -- batches --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)
-def test_batches_may_finish_in_any_order(order: tuple[int, ...]) -> None:
-    intervals = (D1, D2, D3)
-    plan = msg.EvaluationPlanned({ORDERS: intervals})
-    (outcome,) = outcomes_of([OPENED, plan, *(batch(n, intervals[n]) for n in order), SUCCEEDED])
-    assert (outcome.outcome, outcome.intervals, outcome.rows) == (Outcome.EXECUTED, (days(1, 3),), 30)
-
-
-def test_executed_is_returned_once_with_the_last_batch() -> None:
-    ledger = Ledger([ORDERS])
-    returned = [len(ledger.feed(event)) for event in (OPENED, TWO_BATCHES, batch(1, D2), batch(0, D1), SUCCEEDED)]
-    assert returned == [0, 0, 0, 1, 0]
-
-
-def test_batch_reported_twice_counts_once() -> None:
-    assert outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), batch(0, D1)]) == []
-
-
-def test_outcomes_come_in_the_order_of_execution() -> None:
-    plan = msg.EvaluationPlanned({REVENUE: (D1,), ORDERS: (D1, D2), STAGING: (D1,)})
-    batches = [batch(0, D1, node=STAGING), batch(0, D1), batch(1, D2), batch(0, D1, node=REVENUE)]
-    outcomes = outcomes_of([opened(STAGING, ORDERS, REVENUE), plan, *batches, SUCCEEDED], [REVENUE, ORDERS, STAGING])
-    assert [outcome.fqn for outcome in outcomes] == [STAGING, ORDERS, REVENUE]
-
-
-def test_outcomes_settled_at_the_end_come_in_requested_order() -> None:
-    requested = [STAGING, REVENUE, ORDERS]
-    assert [outcome.fqn for outcome in outcomes_of([SUCCEEDED], requested)] == requested
 
 
 @pytest.mark.parametrize("last", [SUCCEEDED, FAILED, NOTHING_TO_DO], ids=lambda event: event.status)
@@ -153,68 +110,7 @@ def test_failed_batch_never_has_outcome_executed(last: msg.EvaluationFinished, e
     assert outcome.outcome.is_failure
 
 
-def test_adjacent_and_overlapping_intervals_are_merged() -> None:
-    half_day = (day(2), day(2) + DAY // 2)
-    intervals = (days(5, 5), half_day, D1, days(2, 3), (day(9), day(9) + HOUR))
-    plan = msg.EvaluationPlanned({ORDERS: intervals})
-    (outcome,) = outcomes_of([plan, *(batch(n, interval) for n, interval in enumerate(intervals))])
-    assert outcome.intervals == (days(1, 3), days(5, 5), (day(9), day(9) + HOUR))
-
-
-@pytest.mark.parametrize(
-    ("rows", "total"),
-    [((10, 20), 30), ((0, 0), 0), ((None, 20), None), ((None, None), None)],
-    ids=["reported by every batch", "zero is a number", "one batch did not report", "never reported"],
-)
-def test_rows_and_bytes_are_known_only_if_each_batch_has_them(rows: tuple[int | None, ...], total: int | None) -> None:
-    batches = [batch(n, interval, rows=rows[n], bytes=rows[n]) for n, interval in enumerate((D1, D2))]
-    (outcome,) = outcomes_of([TWO_BATCHES, *batches])
-    assert (outcome.rows, outcome.bytes) == (total, total)
-
-
-@pytest.mark.parametrize(
-    ("counts", "row_count"), [((), None), ((0,), 0), ((7,), 7), ((7, 9), 9)], ids=["never", "none", "once", "twice"]
-)
-def test_row_count_is_the_last_count(counts: tuple[int, ...], row_count: int | None) -> None:
-    (outcome,) = outcomes_of([ONE_BATCH, *(msg.TableComputed(ORDERS, rows) for rows in counts), batch(0, D1)])
-    assert (outcome.outcome, outcome.row_count, outcome.rows) == (Outcome.EXECUTED, row_count, 10)
-
-
-def test_row_counts_belong_to_their_own_model() -> None:
-    plan = msg.EvaluationPlanned({STAGING: (D1,), ORDERS: (D1,), REVENUE: (D1,)})
-    work = [
-        event
-        for node, rows in ((STAGING, 1), (ORDERS, 2))
-        for event in (msg.TableComputed(node, rows), batch(0, D1, node=node))
-    ]
-    outcomes = outcomes_of([plan, *work, batch(0, D1, node=REVENUE), SUCCEEDED], [STAGING, ORDERS, REVENUE])
-    assert [event.row_count for event in outcomes if isinstance(event, NodeOutcome)] == [1, 2, None]
-
-
-def test_row_count_alone_does_not_mean_executed() -> None:
-    (outcome,) = outcomes_of([OPENED, ONE_BATCH, msg.TableComputed(ORDERS, 7), raised(0, D1), DIVISION, FAILED])
-    assert outcome.outcome is Outcome.FAILED
-
-
 # -- audits ---------------------------------------------------------------------------------------
-
-
-def test_audit_sums_failing_rows_and_has_the_query_and_the_intervals_of_failed_batches() -> None:
-    audits = [
-        audited("recent", D1, 0, query="first"),
-        audited("recent", D2, 2, query="second"),
-        audited("recent", D3, 3, query="third"),
-    ]
-    (outcome,) = outcomes_of([ONE_BATCH, *audits, batch(0, D1)])
-    expected = audit_result("recent", days(1, 3), failing_rows=5, query="second")
-    assert outcome.audits == (replace(expected, failed_intervals=(days(2, 3),)),)
-
-
-def test_passed_audit_has_the_query_of_the_last_batch() -> None:
-    (outcome,) = outcomes_of(
-        [ONE_BATCH, audited("recent", D1, query="a"), audited("recent", D2, query="b"), batch(0, D1)]
-    )
-    assert outcome.audits == (audit_result("recent", days(1, 2), query="b"),)
 
 
 @pytest.mark.parametrize("failing_rows", [0, 1], ids=["passed", "failed"])
@@ -223,7 +119,9 @@ def test_ledger_keeps_few_queries_of_the_audits_of_a_long_backfill(failing_rows:
     ledger.feed(ONE_BATCH)
     tracemalloc.start()
     for number in range(1_000):
-        ledger.feed(audited("recent", D1, failing_rows, query=f"{number} {'x' * 4_000}"))
+        sample = msg.Sample(("id",), ((f"{number} {'y' * 4_000}",),))
+        evaluation = audited("recent", D1, failing_rows, query=f"{number} {'x' * 4_000}")
+        ledger.feed(replace(evaluation, sample=sample))
     current, _ = tracemalloc.get_traced_memory()
     ledger.feed(batch(0, D1))
     settled, _ = tracemalloc.get_traced_memory()
@@ -232,56 +130,36 @@ def test_ledger_keeps_few_queries_of_the_audits_of_a_long_backfill(failing_rows:
     assert settled < 100_000
 
 
-def test_audits_come_in_the_order_of_the_model() -> None:
-    (outcome,) = outcomes_of([ONE_BATCH, audited("recent", D1), audited("not_null", D1), batch(0, D1)])
-    assert [audit.name for audit in outcome.audits] == ["not_null", "recent"]
-
-
-def test_audit_used_twice_on_a_model_gives_two_results() -> None:
-    evaluations = [
-        msg.AuditEvaluated(ORDERS, "not_null", position, column, True, rows, None, D1)
-        for position, (column, rows) in enumerate([("a", 0), ("b", 4)])
-    ]
-    (outcome,) = outcomes_of([ONE_BATCH, *evaluations, batch(0, D1)])
-    assert [audit.args_hash for audit in outcome.audits] == ["a", "b"]
-    assert [audit.failing_rows for audit in outcome.audits] == [0, 4]
-
-
 def test_skipped_audit_has_no_result() -> None:
     (outcome,) = outcomes_of([ONE_BATCH, audited("not_null", D1, None), audited("recent", D1), batch(0, D1)])
     assert [audit.name for audit in outcome.audits] == ["recent"]
 
 
-@pytest.mark.parametrize(("last", "rows"), [(0, 0), (2, 2)])
-def test_audit_of_the_whole_table_keeps_only_the_last_batch(last: int, rows: int) -> None:
+def test_audit_of_the_whole_table_keeps_only_the_last_batch() -> None:
     """If a model has no time column, the audits of each batch read the whole table."""
-    whole = [
-        replace(audited("recent", day, failing_rows), of_whole_table=True)
-        for day, failing_rows in ((D1, 3), (D2, last))
+    plan = msg.EvaluationPlanned({ORDERS: (D1, D2, D3)})
+    found = [(D1, 3), (D2, 1), (D3, 2)]
+    whole = [replace(audited("recent", interval, rows), of_whole_table=True) for interval, rows in found]
+    (outcome,) = outcomes_of([OPENED, plan, *whole, *(batch(n, found[n][0]) for n in range(3)), SUCCEEDED])
+    expected = audit_result("recent", days(1, 3), failing_rows=2)
+    assert outcome.audits == (replace(expected, of_whole_table=True, failed_intervals=(D3,)),)
+
+
+def test_result_of_an_audit_has_all_that_its_evaluation_reports() -> None:
+    more: dict[str, Any] = {"audited_data": msg.AuditedData("3117", "4001"), "sample": msg.Sample(("id",), (("1",),))}
+    evaluations = [
+        replace(audited("recent", D1, 1), **more),
+        replace(audited("recent", D2, None), **more, error="no t"),
     ]
-    (outcome,) = outcomes_of([OPENED, TWO_BATCHES, whole[0], batch(0, D1), whole[1], batch(1, D2), SUCCEEDED])
-    assert isinstance(outcome, NodeOutcome)
-    expected = audit_result("recent", days(1, 2), failing_rows=rows)
-    assert outcome.audits == (replace(expected, of_whole_table=True, failed_intervals=(D2,) if rows else ()),)
+    (outcome,) = outcomes_of([OPENED, TWO_BATCHES, *evaluations, batch(0, D1), batch(1, D2)])
+    expected = audit_result("recent", days(1, 2), failing_rows=1)
+    assert outcome.audits == (replace(expected, **more, error="no t", failed_intervals=(days(1, 2),)),)
 
 
-@pytest.mark.parametrize(("failing_rows", "passed"), [(0, True), (1, False)])
-def test_audit_passes_if_no_row_failed(failing_rows: int, passed: bool) -> None:
-    assert audit_result("recent", D1, failing_rows=failing_rows).passed is passed
-
-
-def test_audits_selected_alone_are_returned_when_their_node_is_audited() -> None:
-    ledger = Ledger([], [ORDERS])
-    assert ledger.feed(audited("not_null", days(1, 3), 2)) == []
-    assert ledger.feed(msg.NodeAudited(ORDERS, (D3,), None, 7)) == [
-        AuditOnlyOutcome(ORDERS, (audit_result("not_null", days(1, 3), failing_rows=2),), (D3,), None, evaluated_at=7)
-    ]
-    assert ledger.contradictions == ()
-
-
-def test_adjacent_pending_intervals_are_merged() -> None:
-    (audited_only,) = Ledger([]).feed(msg.NodeAudited(ORDERS, (D1, D2, days(4, 4)), None))
-    assert audited_only == AuditOnlyOutcome(ORDERS, (), (days(1, 2), days(4, 4)), None, evaluated_at=0)
+def test_audits_selected_alone_have_coverage_and_times() -> None:
+    coverage = msg.IntervalCoverage(ORDERS, days(1, 2))
+    (outcome,) = outcomes_of([coverage, msg.NodeAudited(ORDERS, (D1, D2), None, 7, 5)], [], audit_only=[ORDERS])
+    assert outcome == AuditOnlyOutcome(ORDERS, (), (days(1, 2),), None, coverage, evaluated_at=7, altered_at=5)
 
 
 def test_audits_that_could_not_be_evaluated_have_the_error() -> None:
@@ -303,15 +181,6 @@ def test_audits_that_could_not_be_evaluated_have_the_error() -> None:
 def test_unevaluated_audits_have_the_reason(events: list[msg.Event], worker_death: str | None, error: str) -> None:
     outcomes = outcomes_of(events, [], audit_only=[ORDERS], worker_death=worker_death)
     assert [outcome for outcome in outcomes if outcome.fqn == ORDERS] == [AuditOnlyOutcome(ORDERS, (), (), error)]
-
-
-@pytest.mark.parametrize(
-    ("events", "worker_death"),
-    [([OPENED, msg.RequestFailed("ConfigurationError", "a wrong date")], None), ([], "killed"), ([OPENED], "killed")],
-    ids=["refused", "died before any event", "died before the plan"],
-)
-def test_run_that_ends_before_planning_interrupts_nothing(events: list[msg.Event], worker_death: str | None) -> None:
-    assert outcomes_of(events, [ORDERS], audit_only=[STAGING], worker_death=worker_death) == []
 
 
 def test_traceback_of_an_unexpected_error_is_not_repeated_for_each_interrupted_model() -> None:
@@ -340,25 +209,12 @@ def test_no_node_has_an_outcome_if_the_run_ends_before_its_first_batch() -> None
     assert outcomes_of([OPENED, ONE_BATCH, statement], [ORDERS, STAGING]) == []
 
 
-def test_failing_signal_interrupts_the_other_models() -> None:
-    failed: Events = [OPENED, DIVISION, msg.RequestFailed("EvaluationError", "A signal raised an error.")]
-    outcomes = outcomes_of(failed, [ORDERS, STAGING])
-    assert sorted(node_outcomes(outcomes)) == sorted([(ORDERS, Outcome.FAILED), (STAGING, Outcome.INTERRUPTED)])
-
-
 def test_audits_evaluated_before_the_worker_died_are_kept() -> None:
     (outcome,) = outcomes_of([audited("not_null", D1, 2)], [], audit_only=[ORDERS], worker_death="killed")
     assert outcome == AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1, failing_rows=2),), (), "killed")
 
 
 # -- a plan is applied during the run, and SQLMesh starts over ------------------------------------
-
-
-def test_batches_of_the_first_pass_count_if_the_second_has_nothing_to_do() -> None:
-    again = msg.NodeIdle(ORDERS, "all complete intervals are computed", day(4), last_interval_end=day(2))
-    (outcome,) = outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), EMPTY_PLAN, again, SUCCEEDED])
-    assert (outcome.outcome, outcome.intervals) == (Outcome.EXECUTED, (D1,))
-    assert (outcome.planned_batches, outcome.finished_batches, outcome.is_second_outcome) == (1, 1, False)
 
 
 @pytest.mark.parametrize(
@@ -373,71 +229,6 @@ def test_batches_of_the_first_pass_mean_executed_after_a_worker_death_only_if_re
     assert node_outcomes(outcomes) == [(ORDERS, outcome)]
 
 
-@pytest.mark.parametrize("again", [ONE_BATCH, NO_BATCH], ids=["planned", "nothing is ready"])
-@pytest.mark.parametrize(
-    "idle",
-    [msg.NodeIdle(ORDERS, "done", None, last_interval_end=day(3)), msg.NodeIdle(ORDERS, signals=("landed",))],
-    ids=["up to date", "waiting"],
-)
-def test_reason_of_the_first_pass_is_dropped_in_the_second(idle: msg.Event, again: msg.Event) -> None:
-    (outcome,) = outcomes_of([OPENED, msg.EvaluationPlanned({}), idle, EMPTY_PLAN, again], worker_death="killed")
-    assert isinstance(outcome, NodeOutcome)
-    assert (outcome.outcome, outcome.errors) == (Outcome.INTERRUPTED, ("killed",))
-    assert outcome.idle == NOT_IDLE
-
-
-def test_model_that_waited_in_the_first_pass_and_ran_in_the_second_is_executed() -> None:
-    first: Events = [NO_BATCH, msg.NodeIdle(ORDERS, signals=("landed",))]
-    (outcome,) = outcomes_of([OPENED, *first, EMPTY_PLAN, ONE_BATCH, batch(0, D1), SUCCEEDED])
-    assert isinstance(outcome, NodeOutcome)
-    assert (outcome.outcome, outcome.idle) == (Outcome.EXECUTED, NOT_IDLE)
-
-
-def test_batches_of_both_passes_are_added_up() -> None:
-    second = msg.EvaluationPlanned({ORDERS: (D2,)})
-    (outcome,) = outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), EMPTY_PLAN, second, batch(0, D2), SUCCEEDED])
-    assert (outcome.outcome, outcome.intervals) == (Outcome.EXECUTED, (days(1, 2),))
-    assert (outcome.planned_batches, outcome.finished_batches) == (2, 2)
-    assert (outcome.rows, outcome.duration_ms) == (20, 10)
-
-
-def test_intervals_of_the_first_pass_are_reported_if_the_second_fails() -> None:
-    second = msg.EvaluationPlanned({ORDERS: (D2,)})
-    events: Events = [OPENED, TWO_BATCHES, batch(0, D1), EMPTY_PLAN, second, raised(0, D2), DIVISION, FAILED]
-    (outcome,) = outcomes_of(events)
-    assert (outcome.outcome, outcome.intervals) == (Outcome.PARTLY_EXECUTED, (D1,))
-
-
-def test_failures_of_the_first_pass_are_dropped() -> None:
-    plan = msg.EvaluationPlanned({STAGING: (D1,), ORDERS: (D1,)})
-    first: Events = [raised(0, D1), DIVISION, msg.NodesBlocked({STAGING: (ORDERS,)})]
-    second = [batch(0, D1, node=STAGING), batch(0, D1)]
-    outcomes = outcomes_of([plan, *first, EMPTY_PLAN, plan, *second, SUCCEEDED], [STAGING, ORDERS])
-    assert node_outcomes(outcomes) == [(STAGING, Outcome.EXECUTED), (ORDERS, Outcome.EXECUTED)]
-    assert all(outcome.errors == outcome.failed_audits == outcome.failed_upstream == () for outcome in outcomes)
-
-
-def test_errors_of_the_first_pass_are_dropped_if_the_second_is_interrupted() -> None:
-    events: Events = [ONE_BATCH, raised(0, D1), DIVISION, EMPTY_PLAN, ONE_BATCH]
-    (outcome,) = outcomes_of(events, worker_death="killed")
-    assert (outcome.outcome, outcome.errors) == (Outcome.INTERRUPTED, ("killed",))
-
-
-def test_audits_of_batches_that_failed_in_the_first_pass_are_dropped() -> None:
-    first: Events = [audited("not_null", D1, 3), raised(0, D1), AUDITS]
-    second: Events = [audited("not_null", D1, 0), batch(0, D1)]
-    (outcome,) = outcomes_of([OPENED, ONE_BATCH, *first, EMPTY_PLAN, ONE_BATCH, *second, SUCCEEDED])
-    assert outcome.outcome is Outcome.EXECUTED
-    assert outcome.audits == (audit_result("not_null", D1),)
-
-
-def test_audits_of_batches_that_finished_in_the_first_pass_count() -> None:
-    first: Events = [audited("recent", D1, 1), batch(0, D1)]
-    second: Events = [msg.EvaluationPlanned({ORDERS: (D2,)}), audited("recent", D2, 2), batch(0, D2)]
-    (outcome,) = outcomes_of([OPENED, TWO_BATCHES, *first, EMPTY_PLAN, *second, SUCCEEDED])
-    assert outcome.audits == (audit_result("recent", days(1, 2), failing_rows=3),)
-
-
 def test_failed_audit_has_a_query_if_the_batch_that_failed_it_first_is_computed_again() -> None:
     plan = msg.EvaluationPlanned({ORDERS: (D1, D2, D3)})
     failing = [audited("recent", day, 1, query=query) for day, query in ((D1, "void"), (D2, "b"), (D3, "c"))]
@@ -445,11 +236,6 @@ def test_failed_audit_has_a_query_if_the_batch_that_failed_it_first_is_computed_
     second: Events = [ONE_BATCH, audited("recent", D1, 1, query="a"), batch(0, D1), SUCCEEDED]
     (outcome,) = outcomes_of([OPENED, *first, *second])
     assert outcome.audits == (audit_result("recent", days(1, 3), failing_rows=3, query="a"),)
-
-
-def test_executed_model_that_is_not_planned_again_is_returned_once() -> None:
-    events: Events = [OPENED, ONE_BATCH, batch(0, D1), EMPTY_PLAN, msg.NodeIdle(ORDERS, "done"), SUCCEEDED]
-    assert node_outcomes(outcomes_of(events)) == [(ORDERS, Outcome.EXECUTED)]
 
 
 @pytest.mark.parametrize(
@@ -471,25 +257,6 @@ def test_batches_of_a_replaced_version_do_not_count(promoted_now: msg.PromotedVe
     assert bool(node_outcome.intervals) == bool(node_outcome.audits) == (outcome is Outcome.EXECUTED)
 
 
-def test_executed_model_that_is_planned_again_is_returned_again() -> None:
-    work: Events = [audited("recent", D1), msg.TableComputed(ORDERS, 7), batch(0, D1)]
-    more: Events = [audited("recent", D2), msg.TableComputed(ORDERS, 9), batch(0, D2, rows=20)]
-    second = msg.EvaluationPlanned({ORDERS: (D2,)})
-    first, again = outcomes_of([OPENED, ONE_BATCH, *work, EMPTY_PLAN, second, *more, SUCCEEDED])
-    assert (first.is_second_outcome, first.intervals, first.rows, first.row_count) == (False, (D1,), 10, 7)
-    assert (again.is_second_outcome, again.intervals, again.rows, again.row_count) == (True, (D2,), 20, 9)
-    assert again.audits == (audit_result("recent", D2),)
-
-
-def test_row_count_of_the_first_pass_is_not_used_for_the_second() -> None:
-    first: Events = [ONE_BATCH, msg.TableComputed(ORDERS, 7), batch(0, D1)]
-    second: Events = [EMPTY_PLAN, msg.EvaluationPlanned({ORDERS: (D2,)}), batch(0, D2)]
-    once, again = outcomes_of([OPENED, *first, *second, SUCCEEDED])
-    assert isinstance(once, NodeOutcome)
-    assert isinstance(again, NodeOutcome)
-    assert (once.row_count, again.is_second_outcome, again.row_count) == (7, True, None)
-
-
 def test_executed_model_that_fails_in_the_second_pass_is_returned_as_failed() -> None:
     events: Events = [ONE_BATCH, batch(0, D1), EMPTY_PLAN, ONE_BATCH, raised(0, D1), DIVISION, FAILED]
     assert [(outcome.outcome, outcome.is_second_outcome) for outcome in outcomes_of(events)] == [
@@ -498,11 +265,85 @@ def test_executed_model_that_fails_in_the_second_pass_is_returned_as_failed() ->
     ]
 
 
-def test_model_executed_in_the_first_pass_and_failed_unplanned_in_the_second_is_a_contradiction() -> None:
-    ledger = Ledger([ORDERS])
-    for event in (ONE_BATCH, batch(0, D1), EMPTY_PLAN, DIVISION, FAILED):
+def test_batches_that_continue_a_plan_leave_the_evidence() -> None:
+    more = msg.EvaluationPlanned({STAGING: (D1,)}, continues=True)
+    events: Events = [OPENED, ONE_BATCH, raised(0, D1), DIVISION, more, batch(0, D1, node=STAGING), FAILED]
+    outcomes = outcomes_of(events, [ORDERS, STAGING])
+    assert node_outcomes(outcomes) == [(STAGING, Outcome.EXECUTED), (ORDERS, Outcome.FAILED)]
+
+
+def test_executed_model_that_a_continued_plan_plans_again_starts_over() -> None:
+    first: Events = [OPENED, TWO_BATCHES, batch(0, D1), batch(1, D2)]
+    more = msg.EvaluationPlanned({ORDERS: (D3,)}, continues=True)
+    once, again = outcomes_of([*first, more, batch(0, D3), SUCCEEDED])
+    assert (once.intervals, again.intervals, again.is_second_outcome) == ((days(1, 2),), (D3,), True)
+
+
+# -- questions during the run ---------------------------------------------------------------------
+
+
+def test_model_runs_from_its_first_batch_until_its_last_one_ends_or_sqlmesh_starts_over() -> None:
+    ledger = Ledger([STAGING, ORDERS])
+    running = []
+    start = msg.BatchStarted(ORDERS)
+    for event in (TWO_BATCHES, start, start, batch(0, D1), raised(1, D2), start, EMPTY_PLAN):
         ledger.feed(event)
-    assert ledger.contradictions
+        running.append(ledger.running)
+    assert running == [(), (ORDERS,), (ORDERS,), (ORDERS,), (), (ORDERS,), ()]
+
+
+def test_model_is_up_to_date_once_sqlmesh_reports_it() -> None:
+    ledger = Ledger([STAGING, ORDERS])
+    ledger.feed(msg.NodeIdle(STAGING, "done"))
+    nodes_up_to_date = [fqn for fqn in (STAGING, ORDERS, REVENUE) if ledger.is_up_to_date(fqn)]
+    ledger.feed(SUCCEEDED)
+    assert nodes_up_to_date == [STAGING] == [fqn for fqn in (STAGING, ORDERS, REVENUE) if ledger.is_up_to_date(fqn)]
+
+
+def test_restatement_adds_nodes_and_leaves_out_others() -> None:
+    ledger = Ledger([REVENUE, ORDERS])
+    for event in (TWO_BATCHES, batch(0, D1)):
+        ledger.feed(event)
+    ledger.add([ORDERS, STAGING])
+    ledger.leave_out([REVENUE, "never requested"])
+    outcomes = [outcome for outcome in ledger.close("killed") if isinstance(outcome, NodeOutcome)]
+    assert [(outcome.fqn, outcome.finished_batches) for outcome in outcomes] == [(ORDERS, 1), (STAGING, 0)]
+
+
+def test_outcomes_that_become_certain_after_a_cancel_are_those_of_a_cancelled_run() -> None:
+    ledger = Ledger([STAGING, ORDERS])
+    events = (msg.EvaluationPlanned({STAGING: (D1,), ORDERS: (D1,)}), batch(0, D1, node=STAGING))
+    before = [outcome for event in events for outcome in ledger.feed(event)]
+    ledger.cancel()
+    cancelled = [
+        outcome.is_cancelled for outcome in [*before, *ledger.close("killed")] if isinstance(outcome, NodeOutcome)
+    ]
+    assert cancelled == [False, True]
+
+
+def test_refused_model_is_failed_with_its_reason_once() -> None:
+    ledger = Ledger([STAGING, ORDERS])
+    refused = replace(OPENED, refused={ORDERS: "Its table is gone."})
+    [outcome] = ledger.feed(refused)
+    assert isinstance(outcome, NodeOutcome)
+    assert (outcome.fqn, outcome.outcome, outcome.errors) == (ORDERS, Outcome.FAILED, ("Its table is gone.",))
+    assert ledger.feed(refused) == []
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_only_a_model_that_sent_queries_has_the_correlation_id_and_the_columns(opens: bool) -> None:
+    first: Events = [replace(OPENED, correlation_id="run-7")] if opens else []
+    work: Events = [msg.TableComputed(ORDERS, 7, {"id": "INT"}), batch(0, D1)]
+    executed, idle = outcomes_of([*first, ONE_BATCH, *work, SUCCEEDED], [ORDERS, STAGING])
+    assert (executed.correlation_id, executed.columns) == ("run-7" if opens else None, {"id": "INT"})
+    assert (idle.correlation_id, idle.columns) == (None, {})
+
+
+def test_failed_model_names_nothing_that_its_other_intervals_wait_for() -> None:
+    held_back = msg.NodeIdle(ORDERS, held_back_by=msg.HeldBackBy((STAGING,)))
+    plan = msg.EvaluationPlanned({ORDERS: (D1,)}, {ORDERS: held_back})
+    (outcome,) = outcomes_of([OPENED, plan, raised(0, D1), DIVISION, FAILED])
+    assert (outcome.outcome, outcome.idle) == (Outcome.FAILED, NOT_IDLE)
 
 
 # -- contradictions and the end -------------------------------------------------------------------
@@ -513,12 +354,6 @@ def test_execution_of_an_unrequested_model_is_a_contradiction() -> None:
     plan = msg.EvaluationPlanned({ORDERS: (D1,), REVENUE: (D1,)})
     for event in (opened(ORDERS), plan, batch(0, D1), batch(0, D1, node=REVENUE), SUCCEEDED):
         assert all(outcome.fqn == ORDERS for outcome in ledger.feed(event))
-    assert ledger.contradictions == (f"SQLMesh executed {REVENUE}, which was not requested.",)
-
-
-def test_row_count_of_an_unrequested_model_is_a_contradiction() -> None:
-    ledger = Ledger([ORDERS])
-    assert ledger.feed(msg.TableComputed(REVENUE, 7)) == []
     assert ledger.contradictions == (f"SQLMesh executed {REVENUE}, which was not requested.",)
 
 
@@ -542,23 +377,21 @@ def test_failed_run_needs_a_failed_or_blocked_model(events: Events, contradictio
     assert ledger.contradictions == contradictions
 
 
+def test_each_model_that_failed_after_its_execution_is_a_contradiction_once() -> None:
+    ledger = Ledger([STAGING, ORDERS])
+    failures = [replace(DIVISION, fqn=node, message=f"no {n}") for node in (STAGING, ORDERS) for n in range(2)]
+    plan = msg.EvaluationPlanned({STAGING: (D1,), ORDERS: (D1,)})
+    for event in (plan, batch(0, D1, node=STAGING), batch(0, D1), *failures):
+        ledger.feed(event)
+    words = "was executed, and then that it failed: no 0"
+    assert ledger.contradictions == tuple(f"SQLMesh reported that {node} {words}" for node in (STAGING, ORDERS))
+
+
 def test_ledger_returns_nothing_after_the_last_event() -> None:
     ledger = Ledger([ORDERS])
     assert len(ledger.feed(SUCCEEDED)) == 1
     assert ledger.close("the worker died") == []
     assert ledger.feed(msg.RequestFailed("WorkerError", "died")) == []
-
-
-@pytest.mark.parametrize(
-    "event",
-    [msg.LogLine("error", "a driver's chatter", "output"), msg.SecretsKnown(("hunter2",))],
-    ids=lambda event: type(event).__name__,
-)
-def test_events_about_no_node_change_nothing(event: msg.Event) -> None:
-    assert outcomes_of([event]) == []
-    assert outcomes_of([OPENED, ONE_BATCH, event, batch(0, D1), event, SUCCEEDED]) == outcomes_of(
-        [OPENED, ONE_BATCH, batch(0, D1)]
-    )
 
 
 # -- random events --------------------------------------------------------------------------------
@@ -754,18 +587,3 @@ def test_unplanned_batch_is_ignored_and_is_a_contradiction() -> None:
     for event in (opened(ORDERS), TWO_BATCHES, batch(7, D1), batch(9, D2)):
         assert not ledger.feed(event)
     assert ledger.contradictions == (f"SQLMesh finished a batch of {ORDERS} that it had not planned.",)
-
-
-def test_batches_of_the_first_pass_count_if_the_second_waits_for_a_signal() -> None:
-    second: Events = [EMPTY_PLAN, NO_BATCH, msg.NodeIdle(ORDERS, signals=("landed",))]
-    (outcome,) = outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), *second, SUCCEEDED])
-    assert (outcome.outcome, outcome.intervals) == (Outcome.EXECUTED, (D1,))
-
-
-def test_up_to_date_model_stays_up_to_date_if_the_worker_dies() -> None:
-    ledger = Ledger([ORDERS])
-    for event in (opened(ORDERS), msg.NodeIdle(ORDERS, "done")):
-        ledger.feed(event)
-    (outcome,) = ledger.close("killed while auditing")
-    assert isinstance(outcome, NodeOutcome)
-    assert outcome.outcome is Outcome.UP_TO_DATE
