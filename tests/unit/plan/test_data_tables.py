@@ -200,17 +200,6 @@ def test_a_job_that_has_failed_reports_the_failure_once_and_first() -> None:
     assert text.count("failed its audit") == 1
 
 
-def test_a_preview_is_refused_by_name() -> None:
-    built = plan(ORDERS, pending_upstream={"core.raw": 3}, uncategorized=('"db"."core"."orders"',))
-    refused = preview_refusals(built, allow_pending=False, over_budget=False, budget="Too much.")
-    assert {refusal.kind: refusal.models for refusal in refused} == {
-        "uncategorized": ("core.orders",), "pending_upstream": ("core.raw",), "over_budget": ("core.orders",),
-    }  # fmt: skip
-    assert "core.raw (3 intervals)" in refused[1].message
-    assert "set `allow_pending: true`" in refused[1].message
-    assert preview_refusals(plan(ORDERS, pending_upstream={"a": 1}), allow_pending=True, over_budget=True) == []
-
-
 def test_holes_that_a_preview_would_read_are_never_allowed() -> None:
     built = plan(ORDERS, pending_upstream={"core.raw": 3, "core.late": 1}, holes_upstream={"core.raw": 2})
     for allow_pending, models in ((False, ("core.raw", "core.late")), (True, ("core.raw",))):

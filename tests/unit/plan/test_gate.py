@@ -8,7 +8,15 @@ import pytest
 from unit.plan.plans import ORDERS, drops, plan, planned, with_facts
 
 from dg_sqlmesh_component.plan.digest import PARTS, digest_of
-from dg_sqlmesh_component.plan.gate import Decision, Refusal, allowed_fqns, apply_config, headline, refusals
+from dg_sqlmesh_component.plan.gate import (
+    Decision,
+    Refusal,
+    allowed_fqns,
+    apply_config,
+    headline,
+    preview_refusals,
+    refusals,
+)
 from dg_sqlmesh_component.plan.report import Planned, PlanReport
 from dg_sqlmesh_component.plan.report_markdown import markdown
 from dg_sqlmesh_component.protocol import messages as msg
@@ -19,12 +27,11 @@ SALES = planned(
 )  # fmt: skip
 
 
+DAY = ((0, 86_400_000),)
+
+
 def kinds(built: msg.PlanBuilt, decision: Decision, budget: str | None = None) -> list[str]:
     return [refusal.kind for refusal in refusals(built, decision, "shop_apply", {}, budget)]
-
-
-def test_a_plan_with_its_own_digest_is_not_refused() -> None:
-    assert kinds(plan(ORDERS), Decision(digest_of(plan(ORDERS), ()))) == []
 
 
 DIFFERENCES = {
@@ -52,7 +59,10 @@ def test_a_refusal_names_the_part_that_differs(part: str) -> None:
 
     [refusal] = refusals(now, Decision(digest_of(approved, ())), "shop_apply", {})
 
-    assert refusal.kind == ("moved" if part.startswith("previous") else "digest")
+    has_moved = part.startswith("previous")
+    assert (refusal.kind, refusal.models) == ("moved" if has_moved else "digest", ())
+    moved = " Environment prod shows plan p1." if has_moved else ""
+    assert refusal.message.endswith(f".{moved} Review the new plan, and apply it with its own digest.")
     assert digest_of(now, ()) in refusal.message
     assert digest_of(approved, ()) in refusal.message
     named = "previous" if part in PREVIOUS_PARTS else part
@@ -70,6 +80,13 @@ def test_a_part_whose_character_is_the_same_by_chance_is_not_approved() -> None:
     found = [refusals(other, Decision(approved), "shop_apply", {}) for other in others]
     assert {refusal.kind for of in found for refusal in of} == {"digest"}
     assert sum("the digest does not tell which" in refusal.message for [refusal] in found) in range(1, 20)
+
+
+def test_other_versions_of_other_selected_models_are_not_named_as_changes_of_files() -> None:
+    approved = plan(ORDERS)
+    now = replace(approved, parts={**approved.parts, **dict.fromkeys(("models", "categories", "selection"), "f" * 10)})
+    [refusal] = refusals(now, Decision(digest_of(approved, ())), "shop_apply", {})
+    assert [part for part, words in DIFFERENCES.items() if words in refusal.message] == ["selection"]
 
 
 def test_a_plan_that_is_being_finished_has_the_attempt_before_it_as_previous_plan() -> None:
@@ -92,7 +109,8 @@ def test_a_finished_plan_is_accepted_with_the_whole_run_config_again() -> None:
 
 def test_a_text_that_is_no_digest_is_refused() -> None:
     [refusal] = refusals(plan(ORDERS), Decision("latest"), "shop_apply", {})
-    assert "'latest', which is no digest" in refusal.message
+    message = "`digest` in the run config is 'latest', which is no digest of a plan. Copy it from one."
+    assert refusal == Refusal("digest", (), message)
 
 
 def test_the_order_of_the_allow_list_does_not_change_the_digest() -> None:
@@ -118,37 +136,17 @@ def test_an_allow_list_of_the_reviewed_plan_has_to_be_the_same_when_it_is_applie
     assert kinds(built, Decision(digest, allow_destructive=("marts.sales",))) == []
 
 
-def test_a_model_that_allows_destructive_changes_itself_is_not_refused() -> None:
-    assert kinds(plan(with_facts(SALES, may_destroy=True)), Decision()) == []
-
-
 def test_an_older_definition_is_refused_until_its_model_is_named() -> None:
     built = plan(replace(ORDERS, takes_back=True))
     assert kinds(built, Decision()) == ["stale_branch"]
     assert kinds(built, Decision(allow_revert=("core.orders",))) == []
-    [refusal] = refusals(plan(with_facts(ORDERS, takes_back=True, shows_again=0)), Decision(), "shop_apply", {})
-    assert "the last at this time: core.orders (1970-01-01T00:00:00Z)." in refusal.message
+    [refusal] = refusals(built, Decision(), "shop_apply", {})
+    assert refusal.message.endswith("name these models in `allow_revert` in the run config.")
 
 
 def test_an_unfinished_plan_is_refused_unless_this_plan_finishes_it() -> None:
     assert kinds(plan(ORDERS, unfinished_plan_id="p0"), Decision()) == ["unfinished_plan"]
     assert kinds(plan(unfinished_plan_id="p0", resumes=True), Decision()) == []
-
-
-def test_uncategorized_models_are_named() -> None:
-    [refusal] = refusals(plan(ORDERS, uncategorized=(ORDERS.fqn,)), Decision(), "shop_apply", {})
-    assert (refusal.kind, refusal.models) == ("uncategorized", ("core.orders",))
-
-
-def test_a_plan_that_would_lose_rows_of_a_source_that_is_not_loaded_is_refused() -> None:
-    waits = with_facts(ORDERS, waiting=1, waits_for=('"db"."raw"."orders"',))
-    assert kinds(plan(waits), Decision()) == []
-    [refusal] = refusals(plan(with_facts(waits, loses=DAY, loses_not_loaded=DAY)), Decision(), "shop_apply", {})
-    assert (refusal.kind, refusal.models) == ("not_loaded", ("core.orders",))
-    assert "core.orders for 1970-01-01, of db.raw.orders" in refusal.message
-
-
-DAY = ((0, 86_400_000),)
 
 
 def test_lost_intervals_are_refused_unless_they_are_allowed_or_the_next_run_computes_them() -> None:
@@ -163,8 +161,12 @@ def test_lost_intervals_are_refused_unless_they_are_allowed_or_the_next_run_comp
 
 def test_a_name_in_the_run_config_that_the_plan_does_not_change_is_refused() -> None:
     built = plan(ORDERS)
-    decision = Decision(digest_of(built, ()), allow_destructive=("core.order",), allow_revert=("x",))
-    assert [refusal.models for refusal in refusals(built, decision, "shop_apply", {})] == [("core.order",), ("x",)]
+    decision = Decision(digest_of(built, ()), allow_destructive=("core.order", "y"), allow_revert=("x",))
+    ends = "in the run config names {}, which the plan does not change. Remove it."
+    assert refusals(built, decision, "shop_apply", {}) == [
+        Refusal("unknown_model", ("core.order", "y"), f"`allow_destructive` {ends.format('core.order, y')}"),
+        Refusal("unknown_model", ("x",), f"`allow_revert` {ends.format('x')}"),
+    ]
 
 
 TWINS = tuple(
@@ -187,18 +189,12 @@ def test_a_name_that_fits_two_models_is_refused_with_both_full_names_and_allows_
     found = {refusal.kind: refusal for refusal in refusals(built, decision, "shop_apply", project)}
 
     assert found.keys() == {*REFUSED, "ambiguous_model"}
+    assert found["ambiguous_model"].models == tuple(twin.fqn for twin in TWINS)
     for twin in TWINS:
         assert f"'{twin.fqn}'" in found["ambiguous_model"].message
     assert allowed_fqns(built, decision, project) == ()
     for kind in REFUSED:
         assert found[kind].models == tuple(model.fqn for model in in_plan), "the command has names that fit one"
-
-
-def test_lost_intervals_are_refused_by_names_that_the_run_config_accepts() -> None:
-    twins = [with_facts(twin, destructive=(), takes_back=False, dependents=None) for twin in TWINS]
-    [refusal] = refusals(plan(*twins), Decision(), "shop_apply", {})
-    assert refusal.models == tuple(twin.fqn for twin in twins)
-    assert kinds(plan(*twins), Decision(allow_lost_intervals=refusal.models)) == []
 
 
 def test_a_full_name_names_one_of_two_models() -> None:
@@ -229,9 +225,142 @@ def test_models_of_one_schema_and_name_in_two_catalogs_are_named_with_the_catalo
     assert allowed_fqns(built, decision, {}) == (there.fqn,)
 
 
+# -- each refusal ---------------------------------------------------------------------------------
+
+
+def both(**more: Any) -> msg.PlanBuilt:
+    """Return a plan that does the same to two models."""
+    return plan(*(replace(model, destructive=(), **more) for model in (ORDERS, replace(SALES, intervals=1))))
+
+
+READ = ("bi.x", "bi.y")
+NAMES = ("core.orders", "marts.sales")
+NOT_READY = {"loses": DAY, "loses_not_loaded": DAY, "waits_for": ('"db"."raw"."a"', '"db"."raw"."b"')}
+REFUSALS = {
+    "unfinished_plan": (
+        plan(ORDERS, unfinished_plan_id="p0"),
+        (),
+        "Plan p0 has begun to change environment prod and has not finished. If it is still running, wait for it. If it "
+        "was interrupted, finish it first: launch shop_apply with the deployment and the digest of that plan. Or take "
+        "it back: launch shop_apply with `take_back: true`.",
+    ),
+    "stale_branch": (
+        both(takes_back=True, shows_again=0),
+        NAMES,
+        "This deployment's files have an older definition or older audits of core.orders, marts.sales. The plan would "
+        "take back a newer change, which environment prod shows. Merge the newest main branch and plan again. To go "
+        "back on purpose, name these models in `allow_revert` in the run config. Then prod shows rows again that "
+        "SQLMesh has computed before, the last at this time: core.orders (1970-01-01T00:00:00Z), marts.sales "
+        "(1970-01-01T00:00:00Z). The plan computes those again that were restated since, as far as SQLMesh's state "
+        "tells. If you corrected others, restate them after the apply.",
+    ),
+    "destructive": (
+        plan(SALES, replace(SALES, fqn='"db"."m"."costs"', name="m.costs"), replace(ORDERS, may_destroy=True)),
+        ("marts.sales", "m.costs"),
+        "The plan would remove data from tables that environment prod shows. marts.sales: SQLMesh drops amount; "
+        "m.costs: SQLMesh drops amount. The values of these columns are lost. To apply it anyway, name these models in "
+        "`allow_destructive` in the run config.",
+    ),
+    "additive": (
+        both(refused_columns=("a", "b")),
+        NAMES,
+        "SQLMesh would fail, because the plan adds or widens columns that it cannot: core.orders (a, b); marts.sales "
+        "(a, b). If the model has `on_additive_change: error`, set `allow`. If it is a SEED, add the columns to its "
+        "table by hand.",
+    ),
+    "drops_dependents": (
+        both(dependents=READ),
+        NAMES,
+        "The plan would drop views of others, because PostgreSQL drops what reads a view that SQLMesh replaces: with "
+        "core.orders: bi.x, bi.y; with marts.sales: bi.x, bi.y. Nothing creates them again. Keep their definitions, "
+        "and to apply the plan anyway, name these models in `allow_drop_dependents` in the run config.",
+    ),
+    "has_dependents": (
+        both(dependents=READ, drops_table=True),
+        NAMES,
+        "The plan would fail half-way, because SQLMesh cannot remove a table or view that other views read: "
+        "core.orders is read by bi.x, bi.y; marts.sales is read by bi.x, bi.y. Drop or change those views first.",
+    ),
+    "name_taken": (
+        both(is_name_taken=True),
+        NAMES,
+        "The names of core.orders, marts.sales are taken: the database has other tables, views or types with these "
+        "names. SQLMesh would replace them, with their rows, or fail half-way. Rename or drop them first. Queries that "
+        "use them fail until the apply has succeeded.",
+    ),
+    "uncategorized": (
+        plan(ORDERS, uncategorized=(ORDERS.fqn, '"db"."s"."gone"')),
+        ("core.orders", '"db"."s"."gone"'),
+        'SQLMesh cannot tell whether the change of core.orders, "db"."s"."gone" breaks models downstream. Set '
+        "`auto_categorize_changes` in the SQLMesh project, or choose a category with `sqlmesh plan`:\n\n"
+        "    sqlmesh plan prod",
+    ),
+    "lost_intervals": (
+        both(loses=DAY),
+        NAMES,
+        "Models would lose rows that environment prod shows: core.orders for 1970-01-01; marts.sales for 1970-01-01. "
+        "Neither the plan nor the next run computes these rows. Causes are a later `start`, an earlier `end`, a `cron` "
+        "with longer intervals, or a new table for a model whose rows cannot be computed again, such as `SCD_TYPE_2`: "
+        "it has what the source has now. To apply it anyway, name these models in `allow_lost_intervals` in the run "
+        "config.",
+    ),
+    "not_loaded": (
+        both(**NOT_READY),
+        NAMES,
+        "Models would lose rows that they have now, because a source is not loaded: core.orders for 1970-01-01, of "
+        "db.raw.a, db.raw.b; marts.sales for 1970-01-01, of db.raw.a, db.raw.b. The plan would not compute these "
+        "ranges. Materialize the assets that load these tables, and launch this job again. To apply it anyway, leave "
+        "the tables out in `external_models.wait.tables` in defs.yaml.",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_each_refusal_names_its_models_the_loss_and_what_to_do(kind: str) -> None:
+    built, models, message = REFUSALS[kind]
+    assert refusals(built, Decision(), "shop_apply", {}) == [Refusal(kind, models, message)]
+
+
 def test_a_plan_over_the_budget_is_refused_unless_the_run_config_allows_it() -> None:
-    assert kinds(plan(ORDERS), Decision(), "The estimate is 9 seconds.") == ["over_budget"]
-    assert kinds(plan(ORDERS), Decision(over_budget=True), "The estimate is 9 seconds.") == []
+    message = "It costs 9. To apply it anyway, set `over_budget: true` in the run config."
+    expected = [Refusal("over_budget", NAMES, message)]
+    assert refusals(both(), Decision(), "shop_apply", {}, "It costs 9.") == expected
+    assert refusals(both(), Decision(over_budget=True), "shop_apply", {}, "It costs 9.") == []
+
+
+RUN_PROD = "Run prod first, from the deployment of prod."
+
+
+@pytest.mark.parametrize(
+    ("holes", "allow_pending", "lacking", "reason"),
+    [
+        (
+            {},
+            False,
+            "core.late (1 interval), core.raw (3 intervals)",
+            "The preview does not need these intervals, which are later than its own. To preview anyway, set "
+            "`allow_pending: true` in the run config.",
+        ),
+        (
+            {"core.raw": 2},
+            True,
+            "core.raw (2 intervals)",
+            "The preview would be computed from incomplete data and count as complete, so `allow_pending` does not "
+            "allow this.",
+        ),
+    ],
+    ids=["later than its own", "holes"],
+)
+def test_a_preview_is_refused_if_models_upstream_lack_intervals(
+    holes: dict[str, int], allow_pending: bool, lacking: str, reason: str
+) -> None:
+    built = plan(ORDERS, pending_upstream={"core.late": 1, "core.raw": 3}, holes_upstream=holes)
+    found = preview_refusals(built, allow_pending=allow_pending, over_budget=False, budget="It costs 9.")
+    message = f"The preview would read models of prod that lack intervals: {lacking}. {RUN_PROD} {reason}"
+    models = tuple(holes or {"core.late": 1, "core.raw": 3})
+    over_budget = "It costs 9. To preview it anyway, set `over_budget: true` in the run config."
+    assert found == [Refusal("pending_upstream", models, message), Refusal("over_budget", NAMES[:1], over_budget)]
+    assert preview_refusals(plan(ORDERS), allow_pending=False, over_budget=True, budget="It costs 9.") == []
 
 
 # -- the report ---------------------------------------------------------------------------------------
@@ -374,6 +503,7 @@ def test_the_command_accepts_what_a_run_config_can_accept() -> None:
         "over_budget": True,
     }
     assert apply_config(digest, plan(), Decision(), [], {}) == {"digest": digest}
+    assert apply_config(digest, plan(), Decision(over_budget=True), [], {}) == {"digest": digest, "over_budget": True}
     assert apply_config(digest, plan(), Decision(), [Refusal("moved", (), "")], {}) is None
 
 
@@ -394,7 +524,8 @@ def test_the_command_is_not_refused_if_the_job_that_made_it_had_lists(allowed: t
 
 def test_headline_counts_changes_and_intervals() -> None:
     assert headline(plan()) == "Plan for environment prod: no changed models; nothing to compute."
-    assert headline(plan(ORDERS, SALES)).endswith("1 changed, 1 indirectly changed; 3 intervals to compute.")
+    text = headline(plan(ORDERS, ORDERS, SALES, replace(SALES, change="metadata")))
+    assert text.endswith(": 2 changed, 1 indirectly changed, 1 with changed metadata; 6 intervals to compute.")
 
 
 NUMBERED = [replace(SALES, fqn=f'"db"."m"."n{number:02}"', name=f"m.n{number:02}") for number in range(25)]
