@@ -158,7 +158,6 @@ THREE_NULL, ONE_OLD = audited("not_null", D1, 3, query="SELECT 3"), audited("rec
 KILLED = "SQLMesh's process was killed."
 UNREPORTED = "SQLMesh ended the run without reporting an outcome for it."
 NOT_DUE = "its cron '@daily' is not due"
-SEED = "the seed has not changed since it was loaded"
 IDLE = msg.NodeIdle(ORDERS, NOT_DUE, day(4), last_interval_end=day(3))
 HELD_BACK = msg.NodeIdle(ORDERS, held_back_by=AFTER_STAGING)
 PARTLY_HELD = msg.EvaluationPlanned({ORDERS: (D1,)}, {ORDERS: HELD_BACK})
@@ -329,22 +328,6 @@ OUTCOME_TABLE = (
         ),
     ),
     Row(
-        "up to date: not planned, and SQLMesh's process was killed before it was done with the others",
-        (OPENED, msg.EvaluationPlanned({STAGING: (D1,)}), msg.NodeIdle(ORDERS, NOT_DUE), msg.BatchStarted(STAGING)),
-        outcome(Outcome.UP_TO_DATE, idle=msg.NodeIdle(ORDERS, NOT_DUE)),
-        passed("core.orders had nothing to do: its cron '@daily' is not due.", {"sqlmesh/reason": NOT_DUE}),
-        worker_death=CANCELLED.message,
-        other_models=(STAGING,),
-    ),
-    Row(
-        "up to date: SQLMesh planned nothing at all, and it is never due again",
-        (OPENED, msg.NodeIdle(ORDERS, SEED), NOTHING_TO_DO),
-        outcome(Outcome.UP_TO_DATE, idle=msg.NodeIdle(ORDERS, SEED)),
-        passed(
-            "core.orders had nothing to do: the seed has not changed since it was loaded.", {"sqlmesh/reason": SEED}
-        ),
-    ),
-    Row(
         "waiting: planned without a ready interval, its own signals are not ready",
         (OPENED, NO_BATCH, MANY_GAPS, NO_SIGNAL, SUCCEEDED),
         outcome(Outcome.WAITING, idle=NO_SIGNAL, coverage=MANY_GAPS),
@@ -429,19 +412,6 @@ OUTCOME_TABLE = (
         earlier=(OPENED, ONE_BATCH, raised(0, D1), LOST),
     ),
     Row(
-        "failed: the worker died, but not before SQLMesh had named it",
-        (OPENED, ONE_BATCH, raised(0, D1), DIVISION),
-        outcome(Outcome.FAILED, planned_batches=1, **CAST_ERROR),
-        failed(CAST_FAILED, {"sqlmesh/error": CANNOT_CAST}),
-        worker_death=KILLED,
-    ),
-    Row(
-        "failed: SQLMesh also lists it as left out, but its own failure is the stronger evidence",
-        (OPENED, ONE_BATCH, raised(0, D1), DIVISION, msg.NodesBlocked({ORDERS: ()}), FAILED),
-        outcome(Outcome.FAILED, planned_batches=1, **CAST_ERROR),
-        failed(CAST_FAILED, {"sqlmesh/error": CANNOT_CAST}),
-    ),
-    Row(
         "failed: one batch failed an audit and another one raised, in the same words twice",
         (OPENED, TWO_BATCHES, raised(0, D1), raised(1, D2), DIVISION, DIVISION, AUDITS, FAILED),
         outcome(
@@ -514,14 +484,6 @@ OUTCOME_TABLE = (
         worker_death=KILLED,
     ),
     Row(
-        "interrupted: it had nothing to do in the first pass, and the worker died while SQLMesh planned the second",
-        (OPENED, msg.EvaluationPlanned({STAGING: (D1,)}), msg.NodeIdle(ORDERS, ALL_COMPUTED), EMPTY_PLAN, OPENED),
-        outcome(Outcome.INTERRUPTED, errors=(KILLED,)),
-        warned("core.orders was not started: SQLMesh's process was killed.", {"sqlmesh/error": KILLED}),
-        worker_death=KILLED,
-        other_models=(STAGING,),
-    ),
-    Row(
         "interrupted: the request failed as a whole while a batch ran",
         (OPENED, ONE_BATCH, msg.BatchStarted(ORDERS), CANCELLED),
         outcome(Outcome.INTERRUPTED, planned_batches=1, errors=(CANCELLED.message,), was_started=True),
@@ -544,12 +506,6 @@ OUTCOME_TABLE = (
             "core.orders was interrupted: SQLMesh ended the run without reporting an outcome for it.",
             {"sqlmesh/error": UNREPORTED},
         ),
-    ),
-    Row(
-        "interrupted: left out, and no failure upstream can be named",
-        (OPENED, ONE_BATCH, msg.NodesBlocked({ORDERS: ()}), CANCELLED),
-        outcome(Outcome.INTERRUPTED, planned_batches=1, errors=(CANCELLED.message,)),
-        warned("core.orders was not started: The run was cancelled.", {"sqlmesh/error": CANCELLED.message}),
     ),
     Row(
         "interrupted: it was planned and not run, though SQLMesh also says that it had nothing to do",

@@ -30,7 +30,7 @@ from dg_sqlmesh_component.history.earlier_results import ABOUT_NO_DATA, Data, Ea
 from dg_sqlmesh_component.history.sources import Source
 from dg_sqlmesh_component.history.stored_record import INTERNAL
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, listed, ranges, utc_text
+from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, listed, ranges
 from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.failure import build_failure
 from dg_sqlmesh_component.report.metadata import unapplied_change
@@ -310,13 +310,6 @@ def test_failure_names_the_environment() -> None:
     assert failure_of(wording(environment="dev"), [BLOCKED], []).description == "SQLMesh in environment dev: 1 blocked."
 
 
-def test_audit_missing_from_another_environment_names_that_environment() -> None:
-    assert checks_of(replace(EXECUTED, audits=()), environment="dev")["recent"].description == (
-        "Not evaluated: the version of core.orders that environment dev has promoted does not have this audit. "
-        "If the local file is newer, apply a plan. If not, refresh the manifest: `dg utils refresh-defs-state`."
-    )
-
-
 # -- audits ---------------------------------------------------------------------------------------
 
 
@@ -487,11 +480,6 @@ def test_blocking_audit_that_failed_alone_stays_failed_while_the_data_is_the_sam
         )
 
 
-def test_audit_result_records_the_audited_data() -> None:
-    [result] = audited(replace(audit_result("recent", D1), audited_data=AUDITED)).values()
-    assert data_in(stored(dict(result.metadata))) == DATA
-
-
 NOT_REPEATED = {
     "no run of Dagster has evaluated its audit": {},
     "its audit has read other tables than the one that environment prod shows for its model, and their data may have "
@@ -505,11 +493,6 @@ NOT_REPEATED = {
 @pytest.mark.parametrize(("why", "earlier"), NOT_REPEATED.items(), ids=["unknown", "other tables", "other data"])
 def test_reason_is_known_if_a_result_is_not_repeated(why: str, earlier: dict[dg.AssetCheckKey, EarlierResult]) -> None:
     assert Checks(wording(), STARTED_AT).why_not_repeated(IDLE, earlier.get(NOT_NULL)) == why
-
-
-def test_result_that_is_repeated_needs_no_reason() -> None:
-    earlier = EarlierResult(True, ERROR, "run-7", EVALUATED, DATA)
-    assert Checks(wording(), STARTED_AT).why_not_repeated(IDLE, earlier) is None
 
 
 # -- checks selected alone ------------------------------------------------------------------------
@@ -566,11 +549,6 @@ def test_audit_of_an_external_model_is_a_check_on_its_downstream_model() -> None
     assert check_summary(check) == (False, ERROR, "2 rows failed in the whole table.")
 
 
-def test_renamed_check_has_the_result_of_its_audit() -> None:
-    assets = project_assets(SHOP, check=lambda spec, audit_: spec._replace(name=f"ours_{audit_.name}"))
-    assert list(checks_of(EXECUTED, assets)) == [STATUS_CHECK, "ours_not_null", "ours_recent"]
-
-
 def test_audit_without_a_check_has_no_result() -> None:
     assets = project_assets(SHOP, check=lambda spec, of: spec if of.name == "recent" else None)
     for outcome in (EXECUTED, replace(EXECUTED, audits=())):
@@ -608,10 +586,6 @@ def test_failure_names_failed_models_errors_and_blocked_models() -> None:
         "sqlmesh/failed": "core.a",
         "sqlmesh/audit_failed": "core.b",
     }
-
-
-def test_model_blocked_from_outside_of_the_step_fails_the_step() -> None:
-    assert failure_of(wording(), [BLOCKED], []).description == "SQLMesh in environment prod: 1 blocked."
 
 
 def test_failure_counts_models_that_dagster_shows_as_failed_and_that_are_not() -> None:
@@ -797,10 +771,6 @@ def test_long_list_is_cut_with_a_count_of_the_rest() -> None:
     assert listed(["one"] * (MAX_LISTED + 1)) == ", ".join([*["one"] * MAX_LISTED, "and 1 more"])
 
 
-def test_instants_are_shown_in_utc_to_the_second() -> None:
-    assert utc_text(STARTED_AT) == "2026-01-03T00:00:04Z"
-
-
 @pytest.mark.parametrize(
     ("intervals", "text"),
     [
@@ -845,14 +815,3 @@ def test_blocked_model_without_known_culprit_names_none() -> None:
 def test_node_that_is_no_model_is_shown_by_its_name() -> None:
     outcome = NodeOutcome("orders_add_up", Outcome.FAILED, errors=("boom",))
     assert wording().sentence(outcome) == "orders_add_up failed.\n\n    boom"
-
-
-def test_audit_used_twice_reports_each_result_on_its_own_check() -> None:
-    uses = tuple(
-        audit("not_null", position=n, check_name=f"not_null_{column}", args={"columns": column})
-        for n, column in enumerate("ab")
-    )
-    assets = project_assets(manifest(model("core.orders", audits=uses)))
-    results = [AuditResult("not_null", n, column, True, n, None, (D1,)) for n, column in enumerate("ab")]
-    checks = checks_of(replace(EXECUTED, audits=tuple(results)), assets)
-    assert (checks["not_null_a"].passed, checks["not_null_b"].passed) == (True, False)
