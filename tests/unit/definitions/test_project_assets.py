@@ -294,15 +294,6 @@ def test_key_of_two_tables_names_no_table_if_one_of_them_is_selected(selected: l
     assert dependencies(project_assets(project), "marts.revenue") == {"core/orders": {}}
 
 
-def test_mapped_key_names_no_table() -> None:
-    project = manifest(
-        model("core.orders", reads=["raw.events"]), model("marts.revenue", reads=["raw.events", "raw.rates"])
-    )
-    assets = project_assets(project, outside=external_models(keys={"raw.events": "dlt/events"}))
-    assert dependencies(assets, "core.orders") == {"dlt/events": {}}
-    assert dependencies(assets, "marts.revenue") == {"dlt/events": {}, "raw/rates": {TABLE: "db.raw.rates"}}
-
-
 # -- column lineage -------------------------------------------------------------------------------
 
 
@@ -686,12 +677,6 @@ TWICE = (
 )
 
 
-def test_results_match_the_checks_of_their_audits() -> None:
-    assets = project_assets(manifest(EVERYTHING))
-    not_null, forall = result("not_null", 0, "(order_id)"), result("forall", 1)
-    assert results_by_check_name(assets, EVERYTHING.fqn, forall, not_null) == {"not_null": not_null, "forall": forall}
-
-
 A_AND_B = {"not_null_a": "a", "not_null_b": "b"}
 
 
@@ -823,11 +808,6 @@ def test_standalone_audits_with_similar_names_have_one_check_each() -> None:
 
 
 # -- from keys to models --------------------------------------------------------------------------
-
-
-def test_asset_keys_map_back_to_model_names() -> None:
-    assets = project_assets(manifest(ORDERS, model("marts.revenue")))
-    assert {assets.key(node): node for node in assets.specs} == assets.fqn_by_key
 
 
 def test_nodes_have_readable_names() -> None:

@@ -85,31 +85,10 @@ def test_dependency_has_the_key_of_the_upstream_node_and_the_table_name_of_an_ex
     assert deps(model("core.orders", reads=["staging.orders"]), *others) == expected
 
 
-@pytest.mark.parametrize(
-    ("table", "key"), [("raw.events", "raw/events"), ("lake.raw.events", "raw/events"), ("events", "events")]
-)
-def test_undeclared_external_table_is_a_dependency_with_its_table_name(table: str, key: str) -> None:
-    orders = model("core.orders", depends_on=(".".join(f'"{part}"' for part in table.split(".")),))
-    assert deps(orders) == {key: {TABLE: table}}
-
-
 def deps_if_selected_alone(*models: Model, **options: Any) -> dict[str, dict[str, Any]]:
     """Return the dependencies of the first model if only this model is selected."""
     default_translator = Translator(manifest(*models, selected=[models[0].name]), attributes(**options))
     return metadata_by_key(default_translator.asset_spec(models[0]))
-
-
-def test_unselected_model_is_a_dependency_with_its_table_name() -> None:
-    staging = model("staging.orders", table_name="db.staging__dev.orders")
-    assert deps_if_selected_alone(model("core.orders", reads=["staging.orders"]), staging) == {
-        "staging/orders": {TABLE: "db.staging__dev.orders"}
-    }
-
-
-def test_key_shared_by_two_tables_has_no_table_name() -> None:
-    both = [model(f"{catalog}.staging.orders", table_name=f"{catalog}.staging.orders") for catalog in ("a", "b")]
-    orders = model("core.orders", reads=["a.staging.orders", "b.staging.orders"])
-    assert deps_if_selected_alone(orders, *both) == {"staging/orders": {}}
 
 
 LANDED = ["raw.events", "raw.clicks", "raw.views"]
@@ -162,15 +141,6 @@ def test_keys_win_over_the_key_template_and_both_over_tags(attributes: dict[str,
     events = model("raw.events", kind="EXTERNAL", tags=("dagster:key_prefix:lake",))
     orders = model("core.orders", reads=["raw.events"])
     assert list(deps(orders, events, external_models=external_models(**attributes))) == [key]
-
-
-def test_key_template_for_external_tables_does_not_apply_to_models() -> None:
-    orders = model("core.orders", reads=["staging.orders", "raw.events"])
-    outside = external_models(key="lake/{{ external.catalog }}/{{ external.name }}")
-    assert deps_if_selected_alone(orders, model("staging.orders"), external_models=outside) == {
-        "staging/orders": {TABLE: "db.staging.orders"},
-        "lake/db/events": {TABLE: "db.raw.events"},
-    }
 
 
 @pytest.mark.parametrize("through", ["an embedded model", "a model that is not selected"])
@@ -236,11 +206,6 @@ def test_key_names_its_table_unless_selected_mapped_or_shared(
     assert named == tables
 
 
-def test_table_read_by_several_models_is_named() -> None:
-    readers = [model(f"marts.m{n}", reads=["raw.events"]) for n in range(3)]
-    assert deps(*readers) == {"raw/events": {TABLE: "db.raw.events"}}
-
-
 # -- owners ---------------------------------------------------------------------------------------
 
 
@@ -268,10 +233,6 @@ def test_owner_of_the_model_owns_the_asset(owner: str | None, email: str | None,
 def test_any_owner_loads_and_is_shown(owner: str, email: str | None) -> None:
     asset = spec(model(owner=owner, owner_email=email))
     assert owner in str([*asset.owners, asset.metadata.get("sqlmesh/owner")])
-
-
-def test_owner_that_dagster_shows_is_no_metadata() -> None:
-    assert "sqlmesh/owner" not in spec(model(owner="bob")).metadata
 
 
 def test_owners_from_tags_replace_the_owner_of_the_model() -> None:
@@ -325,20 +286,11 @@ def test_any_ordinary_tag_loads(tags: list[str]) -> None:
 # -- the tag convention ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_group_name_tag_sets_the_group(times: int) -> None:
-    assert spec(tagged(*["dagster:group_name:finance"] * times)).group_name == "finance"
-
-
 @pytest.mark.parametrize(
     ("schema", "group"), [("core", "core"), ("core-2026 x", "core_2026_x"), ("größe", "gr_e"), ("注文", "_")]
 )
 def test_default_group_is_the_sanitized_schema(schema: str, group: str) -> None:
     assert spec(model(f"{schema}.orders")).group_name == group
-
-
-def test_kind_tag_adds_a_kind() -> None:
-    assert spec(tagged("dagster:kind:table", "dagster:kind:pii")).kinds == {"sqlmesh", "duckdb", "table", "pii"}
 
 
 @pytest.mark.parametrize(
@@ -419,15 +371,12 @@ def test_invalid_tag_error_names_model_file_tag_and_rule(tag: str, rule: str) ->
         ("dagster:tag:tier=gold", "dagster:tag:tier=silver", "another tag has set 'tier' to 'gold' already."),
     ],
 )
-def test_conflicting_single_value_tags_are_refused(first: str, second: str, rule: str) -> None:
+def test_conflicting_single_value_tags_are_refused_also_of_a_model_without_file(
+    first: str, second: str, rule: str
+) -> None:
     with pytest.raises(ProjectLoadError) as refusal:
-        translator(tagged(first, second))
-    assert str(refusal.value) == f"Model core.orders (/shop/models/orders.sql): tag {second!r} cannot be used: {rule}"
-
-
-def test_invalid_tag_error_for_a_model_without_file() -> None:
-    with pytest.raises(ProjectLoadError, match=r"^Model core\.orders \(not from a file\): tag"):
-        translator(tagged("dagster:owner:bob", path=None))
+        translator(tagged(first, second, path=None))
+    assert str(refusal.value) == f"Model core.orders (not from a file): tag {second!r} cannot be used: {rule}"
 
 
 def test_too_many_kinds_error_names_model_file_and_rule() -> None:
@@ -456,32 +405,27 @@ def test_kinds_are_sqlmesh_the_engine_and_python_for_python_models(properties: d
     assert spec(model(**properties)).kinds == kinds
 
 
-@pytest.mark.parametrize(
-    ("kind", "tag"), [("FULL", "full"), ("VIEW", "view"), ("INCREMENTAL_BY_TIME_RANGE", "incremental_by_time_range")]
-)
-def test_model_kind_is_a_tag(kind: str, tag: str) -> None:
-    assert spec(model(kind=kind)).tags["sqlmesh/kind"] == tag
-
-
 def test_convention_tag_wins_over_the_model_kind_tag() -> None:
     assert spec(tagged("dagster:tag:sqlmesh/kind=ours")).tags["sqlmesh/kind"] == "ours"
 
 
 @pytest.mark.parametrize(
-    ("kind", "virtual_views", "expected"),
-    [("VIEW", True, True), ("VIEW", False, False), ("FULL", True, False), ("SEED", True, False)],
+    ("properties", "options", "expected"),
+    [
+        ({"kind": "VIEW"}, {}, True),
+        ({"kind": "VIEW"}, {"virtual_views": True}, True),
+        ({"kind": "VIEW"}, {"virtual_views": False}, False),
+        ({"kind": "VIEW", "stores_rows": True}, {}, False),
+        ({"kind": "FULL"}, {}, False),
+        ({"kind": "SEED"}, {}, False),
+    ],
+    ids=str,
 )
-def test_views_are_virtual_assets_if_dagster_supports_them(kind: str, virtual_views: bool, expected: bool) -> None:
-    asset = spec(model(kind=kind), virtual_views=virtual_views)
+def test_views_without_rows_of_their_own_are_virtual_assets_if_dagster_supports_them(
+    properties: dict[str, Any], options: dict[str, bool], expected: bool
+) -> None:
+    asset = spec(model(**properties), **options)
     assert getattr(asset, "is_virtual", False) == (expected and hasattr(dg.AssetSpec, "is_virtual"))
-
-
-def test_view_with_rows_of_its_own_is_no_virtual_asset() -> None:
-    assert not getattr(spec(model(kind="VIEW", stores_rows=True)), "is_virtual", False)
-
-
-def test_views_are_virtual_assets_by_default() -> None:
-    assert spec(model(kind="VIEW")) == spec(model(kind="VIEW"), virtual_views=True)
 
 
 @pytest.mark.parametrize(
@@ -552,10 +496,6 @@ def test_query_is_a_code_block_in_the_description_and_links_are_urls() -> None:
     assert isinstance(stored(dict(asset.metadata))["sqlmesh/source"], dg.UrlMetadataValue)
 
 
-def test_table_name_is_the_table_that_consumers_read() -> None:
-    assert spec(model(table_name="db.core__dev.orders")).metadata[TABLE] == "db.core__dev.orders"
-
-
 # -- checks ---------------------------------------------------------------------------------------
 
 
@@ -573,12 +513,6 @@ def test_check_is_on_the_given_asset() -> None:
     assert STATUS_CHECK == "sqlmesh_execution_status"
 
 
-def test_only_blocking_audits_are_blocking_checks() -> None:
-    blocking = {name: check.blocking for name, check in checks_of(EVERYTHING).items()}
-    assert blocking == {"not_null": True, "forall": False}
-    assert not Translator.status_check_spec(ORDERS_KEY).blocking
-
-
 def test_check_metadata_has_every_property_of_the_audit() -> None:
     check = checks_of(EVERYTHING)["not_null"]
     assert check.description == f"SQLMesh audit not_null (columns := (order_id)). {WHEN_SKIPPED}"
@@ -593,22 +527,31 @@ def test_check_metadata_has_every_property_of_the_audit() -> None:
 
 def test_check_of_a_built_in_audit_omits_empty_metadata() -> None:
     check = checks_of(model(audits=(audit("forall", query=None, path=None),)))["forall"]
-    assert check.description == f"SQLMesh audit forall. {WHEN_SKIPPED}"
     assert set(check.metadata or {}) == {"sqlmesh/audit", "sqlmesh/blocking"}
 
 
-def test_check_description_is_the_audit_description() -> None:
-    assert checks_of(model(audits=(audit(description="No order without a number."),)))["not_null"].description == (
-        f"No order without a number. {WHEN_SKIPPED}"
-    )
+QUERY = "\n\n```sql\nSELECT * FROM @this_model WHERE not_null\n```"
 
 
-def test_check_description_ends_with_the_query_if_sql_is_included() -> None:
-    of = model(audits=(audit(),))
-    check = translator(of, include_metadata=["sql"]).audit_check_spec(of, of.audits[0], ORDERS_KEY)
-    assert check.description == (
-        f"SQLMesh audit not_null. {WHEN_SKIPPED}\n\n```sql\nSELECT * FROM @this_model WHERE not_null\n```"
-    )
+@pytest.mark.parametrize(
+    ("of", "options", "description"),
+    [
+        (model(audits=(audit(),)), {}, f"SQLMesh audit not_null. {WHEN_SKIPPED}"),
+        (model(audits=(audit(description="No order."),)), {}, f"No order. {WHEN_SKIPPED}"),
+        (model(audits=(audit(),)), {"include_metadata": ["sql"]}, f"SQLMesh audit not_null. {WHEN_SKIPPED}{QUERY}"),
+        (
+            model("raw.events", kind="EXTERNAL", audits=(audit(args={"columns": "a", "n": "1"}),)),
+            {},
+            f"SQLMesh audit not_null (columns := a, n := 1) of the external model raw.events. {WHEN_SKIPPED}",
+        ),
+    ],
+    ids=["default", "of the audit", "with SQL", "of an external model"],
+)
+def test_check_description_is_that_of_the_audit_or_names_it(
+    of: Model, options: dict[str, Any], description: str
+) -> None:
+    check = translator(of, **options).audit_check_spec(of, of.audits[0], ORDERS_KEY)
+    assert check.description == description
 
 
 @pytest.mark.parametrize(
@@ -621,13 +564,6 @@ def test_check_description_ends_with_the_query_if_sql_is_included() -> None:
 )
 def test_check_of_an_external_model_has_the_table_in_its_name(table: str, name: str) -> None:
     assert list(checks_of(model(f"raw.{table}", kind="EXTERNAL", audits=(audit(),)))) == [name]
-
-
-def test_check_of_an_external_model_names_the_model() -> None:
-    checks = checks_of(model("raw.events", kind="EXTERNAL", audits=(audit(args={"columns": "a", "n": "1"}),)))
-    assert checks["raw_events__not_null"].description == (
-        f"SQLMesh audit not_null (columns := a, n := 1) of the external model raw.events. {WHEN_SKIPPED}"
-    )
 
 
 @pytest.mark.parametrize(
@@ -667,21 +603,6 @@ def test_external_tables_with_one_default_key_are_refused_because_a_changed_key_
         f"Several external tables have the same asset key: raw/events ({tables}). Give all but one of them another "
         f"key in defs.yaml, for example:\n\n    external_models:\n      keys:\n        {key}"
     )
-
-
-@pytest.mark.parametrize(
-    ("attributes_", "keys"),
-    [
-        ({"keys": {"lake.raw.events": "lake/raw/events"}}, {"raw/events", "lake/raw/events", "raw/other"}),
-        ({"key": "{{ external.catalog }}/{{ external.name }}"}, {"db/events", "lake/events", "db/other"}),
-        ({"key": "{{ external.name }}"}, {"events", "other"}),
-    ],
-    ids=["key of one table", "template with the catalog", "one key on purpose"],
-)
-def test_external_tables_of_one_name_in_two_catalogs_have_configured_keys(
-    attributes_: dict[str, Any], keys: set[str]
-) -> None:
-    assert set(deps(SAME_NAME, external_models=external_models(**attributes_))) == keys
 
 
 def test_sql_that_contains_a_code_fence_stays_one_block() -> None:
