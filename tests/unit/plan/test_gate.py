@@ -107,6 +107,15 @@ def test_a_finished_plan_is_accepted_with_the_whole_run_config_again() -> None:
     assert kinds(finished, decision) == []
 
 
+def test_a_finished_plan_is_refused_if_something_else_differs_and_not_for_a_name_that_fits_two_models() -> None:
+    finished, names = plan(resumes=True), ("t.orders",)
+    decision = Decision(digest_of(finished, names), allow_destructive=names)
+    project = {twin.fqn: twin.name for twin in TWINS}
+    assert refusals(finished, decision, "shop_apply", project) == []
+    of_other_files = replace(finished, parts={**finished.parts, "models": "f" * 10})
+    assert [refusal.kind for refusal in refusals(of_other_files, decision, "shop_apply", project)] == ["digest"]
+
+
 def test_a_text_that_is_no_digest_is_refused() -> None:
     [refusal] = refusals(plan(ORDERS), Decision("latest"), "shop_apply", {})
     message = "`digest` in the run config is 'latest', which is no digest of a plan. Copy it from one."
