@@ -206,6 +206,7 @@ def test_holes_that_a_preview_would_read_are_never_allowed() -> None:
         [refusal] = preview_refusals(built, allow_pending=allow_pending, over_budget=False)
         assert refusal.models == models
         assert "so `allow_pending` does not allow this" in refusal.message
+    assert preview_refusals(plan(ORDERS, pending_upstream={"a": 1}), allow_pending=True, over_budget=True) == []
 
 
 @pytest.mark.parametrize("is_shown", [True, False])

@@ -84,7 +84,7 @@ def test_a_part_whose_character_is_the_same_by_chance_is_not_approved() -> None:
 
 def test_other_versions_of_other_selected_models_are_not_named_as_changes_of_files() -> None:
     approved = plan(ORDERS)
-    now = replace(approved, parts={**approved.parts, **dict.fromkeys(("models", "categories", "selection"), "f" * 10)})
+    now = replace(approved, parts={**approved.parts, **dict.fromkeys(("models", "categories", "selection"), "e" * 10)})
     [refusal] = refusals(now, Decision(digest_of(approved, ())), "shop_apply", {})
     assert [part for part, words in DIFFERENCES.items() if words in refusal.message] == ["selection"]
 
@@ -239,7 +239,7 @@ def test_models_of_one_schema_and_name_in_two_catalogs_are_named_with_the_catalo
 
 def both(**more: Any) -> msg.PlanBuilt:
     """Return a plan that does the same to two models."""
-    return plan(*(replace(model, destructive=(), **more) for model in (ORDERS, replace(SALES, intervals=1))))
+    return plan(*(with_facts(model, destructive=(), **more) for model in (ORDERS, with_facts(SALES, intervals=1))))
 
 
 READ = ("bi.x", "bi.y")
@@ -264,7 +264,7 @@ REFUSALS = {
         "tells. If you corrected others, restate them after the apply.",
     ),
     "destructive": (
-        plan(SALES, replace(SALES, fqn='"db"."m"."costs"', name="m.costs"), replace(ORDERS, may_destroy=True)),
+        plan(SALES, replace(SALES, fqn='"db"."m"."costs"', name="m.costs"), with_facts(ORDERS, may_destroy=True)),
         ("marts.sales", "m.costs"),
         "The plan would remove data from tables that environment prod shows. marts.sales: SQLMesh drops amount; "
         "m.costs: SQLMesh drops amount. The values of these columns are lost. To apply it anyway, name these models in "
@@ -285,7 +285,7 @@ REFUSALS = {
         "and to apply the plan anyway, name these models in `allow_drop_dependents` in the run config.",
     ),
     "has_dependents": (
-        both(dependents=READ, drops_table=True),
+        both(dependents=READ, is_dropped=True),
         NAMES,
         "The plan would fail half-way, because SQLMesh cannot remove a table or view that other views read: "
         "core.orders is read by bi.x, bi.y; marts.sales is read by bi.x, bi.y. Drop or change those views first.",
