@@ -16,6 +16,9 @@ import dagster as dg
 import source_histories as page
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 
+from dg_sqlmesh_component.history.complete_sources import CheckResult, CheckStatus, Target
+from dg_sqlmesh_component.history.complete_sources import Load as DagsterLoad
+
 SLOT = 1800
 """The seconds between two rows of a source. Days of India begin at half past six in the evening of UTC."""
 Slots = frozenset[int]
@@ -108,8 +111,8 @@ class RandomSource:
     end_offset: int = 0
     values: dict[tuple[int, str], int] = field(default_factory=lambda: defaultdict(lambda: 1))
     there: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
-    events: list[page.Load] = field(default_factory=list)
-    results: list[page.CheckResult] = field(default_factory=list)
+    events: list[DagsterLoad] = field(default_factory=list)
+    results: list[CheckResult] = field(default_factory=list)
     was_without_windows: bool = False
     last: Load | None = None
 
@@ -224,11 +227,11 @@ class RandomSource:
         """Note a load that Dagster has. Its instant is in seconds."""
         stated = self.until_of(load) if self.kind == "stated" else None
         self.last = load
-        self.events.append(page.Load(self._next(), partition, int(instant * 1000), run_id, stated))
+        self.events.append(DagsterLoad(self._next(), partition, int(instant * 1000), run_id, stated))
 
     def repair(self, query: Callable[[str], object], instance: dg.DagsterInstance) -> bool:
         """Write the rows that the newest load lacks, and let the check pass. Return False if it was not refused."""
-        if not self.last or not self.results or self.results[-1].status == "passed":
+        if not self.last or not self.results or self.results[-1].status is CheckStatus.PASSED:
             return False
         self._write(query, self.last, self.last.slots, self.last.slots)
         for country in self.last.countries:
@@ -238,13 +241,13 @@ class RandomSource:
         return True
 
     def add_planned_check(self, run_id: str) -> None:
-        self.results.append(page.CheckResult(CHECK, run_id, self._next(), None, None, "planned"))
+        self.results.append(CheckResult(CHECK, run_id, self._next(), None, None, CheckStatus.PLANNED))
 
     def add_result(self, run_id: str, *, passed: bool) -> None:
         """Note a result of the check for the last load."""
-        target = self.events[-1].storage_id
-        status: page.Status = "passed" if passed else "failed"
-        self.results.append(page.CheckResult(CHECK, run_id, self._next(), target, None, status))
+        target = Target(self.events[-1].storage_id, self.events[-1].run_id)
+        status = CheckStatus.PASSED if passed else CheckStatus.FAILED
+        self.results.append(CheckResult(CHECK, run_id, self._next(), target, None, status))
 
     def _next(self) -> int:
         return len(self.events) + len(self.results) + 1

@@ -46,11 +46,14 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 from hypothesis import strategies as st
 
+from dg_sqlmesh_component.history.complete_sources import CheckResult, CheckStatus, Load, SourceHistory, Target
+
 T = TypeVar("T")
 
 MINUTE = 60_000
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
+WITHOUT_RESULT = (CheckStatus.PLANNED, CheckStatus.UNEVALUATED)
 FUTURE = 155 * DAY  # more than the longest windows that `end_offset` adds
 
 # The plain data -----------------------------------------------------------------------------------------------------
@@ -111,30 +114,6 @@ class Definition:
 
 
 @dataclass(frozen=True)
-class Load:
-    storage_id: int
-    partition: str | None
-    instant: int  # ms since 1970: the start of its run, or the instant of the event if somebody reported it
-    run_id: str  # "": somebody reported it
-    complete_until: object | None = None  # the raw metadata value; None: the metadata does not have it
-
-
-Status: TypeAlias = Literal["passed", "failed", "warned", "planned", "unevaluated"]
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """What Dagster stores of a blocking check in a run."""
-
-    check: str
-    run_id: str
-    storage_id: int  # its order among all events
-    target: int | None  # the storage id of the materialization that it looked at
-    partitions: frozenset[str] | None  # None: the check has no partitions
-    status: Status  # "planned": no result yet; "unevaluated": the run ended without a result
-
-
-@dataclass(frozen=True)
 class History:
     definition: Definition
     loads: tuple[Load, ...]
@@ -145,6 +124,22 @@ class History:
 
 
 # For the implementation under test: what Dagster has -----------------------------------------------------------------
+
+
+def as_source(history: History) -> SourceHistory:
+    """The same history, as the rule takes it."""
+    stated = [
+        until.value if isinstance(until := load.complete_until, dg.MetadataValue) else until for load in history.loads
+    ]
+    return SourceHistory(
+        dagster_definition(history.definition) if history.known_here else None,
+        history.known_here,
+        [load._replace(complete_until=until) for load, until in zip(history.loads, stated)],
+        history.results,
+        dynamic_keys(history.definition),
+        timedelta(milliseconds=history.lag),
+        history.now,
+    )
 
 
 def dagster_definition(definition: Definition) -> dg.PartitionsDefinition[str] | None:
@@ -367,7 +362,7 @@ def _partition_is_complete(history: History, partition: str | None, instant: int
         # "states another instant up to which an asset without time windows is complete. `lag` does not count then."
         seconds = timestamp(load.complete_until)
         return seconds is not None and instant < seconds * 1000
-    return instant < load.instant - history.lag
+    return instant < _begin(load) - history.lag
 
 
 def _windows_are_complete(history: History, windows: Windows, instant: int) -> bool:
@@ -406,9 +401,12 @@ def _window_is_complete(history: History, partition: str, window: Window, instan
     if load is None or _is_refused(history, load):
         return False
     # "If the last load of a window has an instant before its end, the window is complete up to that instant."
-    if load.instant < window.end:
-        return instant < load.instant
-    return True
+    return instant < _begin(load) or _begin(load) >= window.end
+
+
+def _begin(load: Load) -> int:
+    assert load.instant is not None  # no run was deleted
+    return load.instant
 
 
 def timestamp(value: object) -> float | None:
@@ -495,22 +493,22 @@ def _is_refused(history: History, load: Load) -> bool:
 
 def _refuses(records: Sequence[CheckResult], history: History, load: Load) -> bool:
     """Whether one check refuses a load."""
-    records = sorted(records, key=lambda record: record.storage_id)
-    results = [record for record in records if record.status not in ("planned", "unevaluated")]
+    records = sorted(records, key=lambda record: record.order)
+    results = [record for record in records if record.status not in WITHOUT_RESULT]
     # "has failed, and its result names no materialization: every load, until its next result"
-    if results and results[-1].target is None and results[-1].status == "failed":
+    if results and results[-1].target is None and results[-1].status is CheckStatus.FAILED:
         return True
     newest = next((record for record in reversed(records) if _concerns(record, history, load)), None)
-    return newest is not None and newest.status in ("failed", "planned", "unevaluated")
+    return newest is not None and newest.status in (CheckStatus.FAILED, *WITHOUT_RESULT)
 
 
 def _concerns(record: CheckResult, history: History, load: Load) -> bool:
     """Whether a record of a check is about a load: that of its target's run, and of its partitions if it has some."""
-    if record.status in ("planned", "unevaluated"):  # "all loads of that run"
+    if record.status in WITHOUT_RESULT:  # "all loads of that run"
         return load.run_id != "" and load.run_id == record.run_id
     if record.target is None:
         return False
-    target = next(candidate for candidate in history.loads if candidate.storage_id == record.target)
+    target = next(candidate for candidate in history.loads if candidate.storage_id == record.target.storage_id)
     # Loads that somebody has reported have no run, so the check is about the one that it has looked at.
     same_run = load == target or (load.run_id != "" and load.run_id == target.run_id)
     return same_run and (record.partitions is None or load.partition in record.partitions)
@@ -522,7 +520,7 @@ def _concerns(record: CheckResult, history: History, load: Load) -> bool:
 def instants(history: History) -> list[int]:
     edges = {history.now}
     for load in history.loads:
-        edges |= {load.instant, load.instant - history.lag}
+        edges |= {_begin(load), _begin(load) - history.lag}
         seconds = None if load.complete_until is None else timestamp(load.complete_until)
         if seconds is not None:
             edges.add(round(seconds * 1000))
@@ -826,7 +824,7 @@ class _Story:
         for check, planned_as in planned.items():
             fate = self.dice.number(0, 9)
             if fate < 3:
-                status: Status = self.dice.one(("planned", "unevaluated"))
+                status = self.dice.one(WITHOUT_RESULT)
                 keys = frozenset(partition for partition in partitions if partition is not None)
                 of = keys if check == "of partitions" and keys else None
                 self.results.append(CheckResult(check, run_id, planned_as, None, of, status))
@@ -841,7 +839,7 @@ class _Story:
 
     def result(self, check: str, run_id: str, loads: Sequence[Load]) -> None:
         """A result of a check about one of these loads."""
-        status: Status = self.dice.one(("passed", "passed", "passed", "failed", "failed", "warned"))
+        status = self.dice.one([CheckStatus.PASSED] * 3 + [CheckStatus.FAILED] * 2 + [CheckStatus.WARNED])
         if self.dice.chance(12):
             self.results.append(CheckResult(check, run_id, self.event(), None, None, status))
             return
@@ -851,19 +849,20 @@ class _Story:
             same_run = [load.partition for load in loads if load.run_id == target.run_id and load.run_id]
             others = self.dice.some(same_run, 2) if same_run and self.dice.chance(50) else []
             of = frozenset(partition for partition in [target.partition, *others] if partition is not None)
-        self.results.append(CheckResult(check, run_id, self.event(), target.storage_id, of, status))
+        about = Target(target.storage_id, target.run_id)
+        self.results.append(CheckResult(check, run_id, self.event(), about, of, status))
 
     def execute_check(self) -> None:
         """Somebody executes a check: often one that refuses loads, of the newest load or of another one."""
         self.runs += 1
         check = self.dice.one(("whole", "of partitions"))
         loads = list(self.loads)
-        bad = [result for result in self.results if result.status != "passed"]
-        waiting = [result for result in bad if result.status in ("planned", "unevaluated")]
+        bad = [result for result in self.results if result.status is not CheckStatus.PASSED]
+        waiting = [result for result in bad if result.status in WITHOUT_RESULT]
         if bad and self.dice.chance(85):
             result = self.dice.one(waiting if waiting and self.dice.chance(75) else bad[-2:])
             check = result.check
-            target = [load for load in loads if load.storage_id == result.target]
+            target = [load for load in loads if result.target and load.storage_id == result.target.storage_id]
             run_id = target[0].run_id if target else result.run_id
             # The newest loads of that run are more often the last ones of their partitions.
             loads = ([load for load in loads if run_id and load.run_id == run_id] or target or loads)[-3:]
@@ -882,7 +881,7 @@ def histories(draw: st.DrawFn) -> History:
     kept = iter(drawn[8:])  # Hypothesis shrinks bytes to 0
     loads = tuple(load for load in history.loads if next(kept, 255) > 5)
     ids = {None, *(load.storage_id for load in loads)}
-    results = tuple(result for result in history.results if result.target in ids and next(kept, 255) > 5)
+    results = tuple(r for r in history.results if (r.target and r.target.storage_id) in ids and next(kept, 255) > 5)
     return replace(history, loads=loads, results=results, lag=history.lag if next(kept, 255) > 5 else 0)
 
 
