@@ -5,7 +5,6 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
-SOAK_ARGS ?=
 # Three workers on two cores: much of a test's time is waiting for processes to start and to end.
 PYTEST := -m pytest -n 3 --durations=15 --durations-min=5
 # Tests of one file share planned projects, and some build on what the tests before them did.
@@ -45,17 +44,12 @@ TESTS ?= tests/unit/run/test_ledger.py tests/unit/run/test_ledger_across_retries
 mutation: $(VENV)/.mutation  ## which unit tests kill each mutant of MODULES, and which mutants survive TESTS; a module at a time
 	PYTHONPATH=$(CURDIR) $(BIN)/python tests/mutation/kills.py $(MODULES) -- $(TESTS)
 
-soak: $(VENV)/.test  ## kills and overlaps by the hundred, and random projects and sequences of actions; many hours
-	$(BIN)/python tests/soak/soak.py $(SOAK_ARGS)
-	$(BIN)/python tests/soak/killed_plans.py
+soak: $(VENV)/.test  ## random stories with kills, overlaps and failures by the hundred; many hours
 	$(BIN)/python tests/soak/killed_processes.py
-	$(BIN)/python tests/soak/random_projects.py
-	$(BIN)/python tests/soak/random_subsets.py
 	$(BIN)/python tests/soak/random_sources.py
 	$(BIN)/python tests/soak/random_changes.py
 	$(BIN)/python tests/soak/random_restatements.py
 	$(BIN)/python tests/soak/random_attempts.py
-	$(BIN)/python tests/soak/long_apply.py
 	$(BIN)/python tests/soak/random_predictions.py
 	$(BIN)/python tests/soak/random_losses.py
 	$(BIN)/python tests/soak/random_sequences.py

@@ -18,26 +18,19 @@ SEED = date.today().toordinal() * 1000
 """Other random trials each night. The next trials of a script have the next seeds."""
 PARTS = {
     "slow tests": "make test-slow",
-    "random changes beside runs": f"{SOAK}/random_changes.py --stories 20 --seed {SEED}",
+    "random changes beside runs": f"{SOAK}/random_changes.py --engines postgres --stories 20 --seed {SEED}",
     "lowest versions": "make test-floors",
-    "random changes on DuckDB": f"{SOAK}/random_changes.py --duckdb --stories 5 --seed {SEED + 200}",
-    "random changes, state in MariaDB": f"{SOAK}/random_changes.py --state mariadb --stories 5 --seed {SEED + 100}",
-    "killed and overlapping runs": (
-        f"{SOAK}/soak.py --engines duckdb postgres mariadb --kills 21 --pairs 5 --seed {SEED}"
-    ),
-    "random restatements": f"{SOAK}/random_restatements.py --stories 12 --seed {SEED}",
-    "random attempts": f"{SOAK}/random_attempts.py --stories 12 --seed {SEED}",
-    "random losses": f"{SOAK}/random_losses.py --projects 15 --seed {SEED}",
-    "random sequences": f"{SOAK}/random_sequences.py --sequences 10 --seed {SEED}",
+    "random changes on DuckDB": f"{SOAK}/random_changes.py --engines duckdb --stories 5 --seed {SEED}",
+    "random changes, state in MariaDB": f"{SOAK}/random_changes.py --engines mariadb --stories 5 --seed {SEED}",
+    "random restatements": f"{SOAK}/random_restatements.py --stories 20 --seed {SEED}",
+    "random attempts": f"{SOAK}/random_attempts.py --stories 20 --seed {SEED}",
+    "random losses": f"{SOAK}/random_losses.py --stories 15 --seed {SEED}",
+    "random sequences": f"{SOAK}/random_sequences.py --stories 10 --seed {SEED}",
     "newest versions": "make test-newest",
     "Spark and ClickHouse": "make test-engines",
-    "killed plans": f"{SOAK}/killed_plans.py --kills 8 --seed {SEED}",
-    "killed processes": f"{SOAK}/killed_processes.py --trials 9 --seed {SEED}",
-    "random projects": f"{SOAK}/random_projects.py --projects 15 --seed {SEED}",
-    "random subsets": f"{SOAK}/random_subsets.py --projects 15 --seed {SEED}",
-    "random sources": f"{SOAK}/random_sources.py --histories 10 --seed {SEED}",
-    "a long apply": f"{SOAK}/long_apply.py --minutes 2 --runs 8",
-    "random predictions": f"{SOAK}/random_predictions.py --projects 15 --seed {SEED}",
+    "killed processes": f"{SOAK}/killed_processes.py --stories 9 --seed {SEED}",
+    "random sources": f"{SOAK}/random_sources.py --stories 12 --seed {SEED}",
+    "random predictions": f"{SOAK}/random_predictions.py --stories 20 --seed {SEED}",
     "unit tests on new random input": "make fuzz",
 }
 """The command of each part."""

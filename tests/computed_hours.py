@@ -6,6 +6,7 @@ Intervals are sets of hours, so that differences and unions are those of sets.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -13,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import query
+import dagster as dg
+from harness import query, version_of
 
 HOUR = 3_600_000
 Hours = frozenset[int]
@@ -80,6 +82,17 @@ def recorded_hours(metadata: Mapping[str, Any]) -> Hours | None:
     if " more" in text or text == "the whole table":
         return None
     return NONE.union(*[_hours(interval) for interval in text.split(", ")]) if text else NONE
+
+
+def recorded_of(instance: dg.DagsterInstance, model: str, version: str) -> Counter[int]:
+    """How often Dagster has recorded each hour of a version of a model of schema t, also of one computed in part."""
+    recorded: Counter[int] = Counter()
+    for fetch in (instance.fetch_materializations, instance.fetch_observations):
+        for record in fetch(dg.AssetKey(["t", model]), limit=1000).records:
+            event = record.asset_materialization or record.asset_observation
+            if event and version_of(event) == version:
+                recorded.update(recorded_hours(event.metadata) or ())
+    return recorded
 
 
 def _name(fqn: str) -> str:

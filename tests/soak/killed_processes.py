@@ -1,27 +1,26 @@
 """Kill processes and cancel runs at random moments, on an instance as in production: nothing is lost or held for long.
 
-    python tests/soak/killed_processes.py --trials 100 --seed 1
+    python tests/soak/killed_processes.py --stories 100 --seed 1
 
-Each trial starts from the same project on PostgreSQL and launches a run of everything. At a random moment, a process is
+Each story starts from the same project on PostgreSQL and launches a run of everything. At a random moment, a process is
 killed (SIGKILL): of the run, of its step, SQLMesh's, the code server, the daemon. Or the run is cancelled, in one of
 Dagster's ways. What was killed is started again. Dagster's retries follow, or re-executions in one of its three ways,
 until a run succeeds. Rows and intervals then equal those of a twin, no outcome is false, and nothing is held any more.
 """
 
-import argparse
 import random
 import sys
 import tempfile
 import time
-import traceback
-from collections import Counter, defaultdict
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dagster as dg
 from production import Production, RefusedError, kill, production_instance
+from stories import Told, tell
 
 OF_RUN = ("run", "step", "worker")
 SERVICES = ("code server", "daemon")
@@ -76,12 +75,22 @@ def next_run(production: Production, run_id: str, rng: random.Random) -> str:
     raise AssertionError("Dagster accepts no re-execution")
 
 
-def try_one(production: Production, action: str, rng: random.Random) -> str:
-    """Return what happened, as one line.
+def try_story(seed: int, engine: str, folder: Path, production: Production) -> Told:
+    told, rng, action = Told(), random.Random(seed), ACTIONS[seed % len(ACTIONS)]
+    with told.to_its_end():
+        disturb(production, action, rng, told)
+    if told.faults:
+        told.log.append(production.logs())
+    return told
+
+
+def disturb(production: Production, action: str, rng: random.Random, told: Told) -> None:
+    """Launch a run, and disturb it.
 
     Raises:
         AssertionError: Something was lost, false, or held for too long.
     """
+    production.start_what_is_missing()
     production.restore()
     run_id = production.launch()
     seconds = rng.uniform(0, MOST_SECONDS)
@@ -90,49 +99,22 @@ def try_one(production: Production, action: str, rng: random.Random) -> str:
     production.wait_for(production.is_loaded)
     if has_acted and action == "run and code server":  # to Dagster the run goes on, until somebody ends it
         production.terminate(run_id, "MARK_AS_CANCELED_IMMEDIATELY")
+    told.counts[action if has_acted else f"{action}: nothing to do"] += 1
+    told.log.append(f"{action} after {seconds:.1f} s")
     runs = follow(production, run_id, rng)
     assert not production.differs_from_twin(), "rows or intervals differ from the twin"
     assert production.false_outcomes(runs) == []
     production.wait_until_all_is_free()
     held = {kind: production.watch.longest(kind, runs) for kind in ("slot", "lock")}
+    told.counts.update({f"seconds for which ended runs held a {kind}": round(of) for kind, of in held.items()})
     assert max(held.values()) < MOST_HELD, held
-    what = action if has_acted else f"{action}: nothing to do"
-    return f"{what}, after {seconds:.1f} s: {len(runs)} runs, slot {held['slot']:.0f} s, lock {held['lock']:.0f} s"
 
 
-def try_all(trials: int, seed: int, folder: Path) -> int:
-    """Print a line for each trial and a table. Return how many have failed."""
-    numbers: dict[str, Counter[str]] = defaultdict(Counter)
-    with production_instance(folder, pause=0.3) as production:
-        for number in range(trials):
-            rng = random.Random(f"{seed} {number}")
-            action = ACTIONS[number % len(ACTIONS)]
-            try:
-                line = try_one(production, action, rng)
-            except Exception:  # noqa: BLE001  # a trial fails for any reason, and the others go on
-                numbers[action]["failed"] += 1
-                log = Path(tempfile.mkdtemp(prefix=f"killed_processes_{seed}_{number}_")) / "error.txt"
-                log.write_text(f"{traceback.format_exc()}\n{production.logs()}")
-                line = f"{action}: failed, see {log}"
-                production.start_what_is_missing()
-            numbers[action]["nothing to do" if "nothing to do" in line else "tried"] += 1
-            print(f"{number}: {line}", flush=True)
-        for action in ACTIONS:
-            print(f"{action}: {dict(numbers[action])}", flush=True)
-        for kind in ("slot", "lock"):
-            print(f"longest {kind} of a run that has ended: {production.watch.longest(kind):.0f} s", flush=True)
-    return sum(counts["failed"] for counts in numbers.values())
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        failed = try_all(options.trials, options.seed, Path(folder))
-    sys.exit(bool(failed))
+@contextmanager
+def shared_production(_: Collection[str]) -> Iterator[Production]:
+    with tempfile.TemporaryDirectory() as folder, production_instance(Path(folder), pause=0.3) as production:
+        yield production
 
 
 if __name__ == "__main__":
-    main()
+    tell(__doc__, try_story, ("postgres",), stories=100, setting=shared_production)

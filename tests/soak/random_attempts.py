@@ -5,8 +5,9 @@
 A story plans a project, and changes it. The twin is the same project on a copy of the database: plain SQLMesh applies
 the change there, with the corrected files and sources. Then the jobs of Dagster apply it, with or without a preview.
 An attempt fails at something that the twin has executed: a query, a statement before or after it, an audit, a statement
-before or after all models, one of a virtual update, a unit test. Or a process is killed. The cause is corrected or not,
-and the job is launched again. It checks:
+before or after all models, one of a virtual update, a unit test. Or a process is killed, also one of a preview, of the
+preview of an earlier commit, or of the job that closes it. The cause is corrected or not, and the job is launched
+again. It checks:
 
 - **green, but not done**: if an apply is green, the environment, its intervals, rows and views are the twin's, and what
   the twin has executed was executed with success. `before_all` and `after_all` in the green attempt: "again"
@@ -21,23 +22,21 @@ and the job is launched again. It checks:
 - **half-way**: after a red apply, prod shows what it showed before, or what the twin shows. After a kill, it may be
   between two plans (docs/plans.md, "Finish an interrupted plan"). Rows that a forward-only change has computed are
   pending again, and a column that it has added stays (docs/refusals.md, "What cannot be taken back").
-- **changed by a preview**: "A preview never changes prod's rows, intervals, versions or views" (docs/previews.md).
+- **changed by a preview**: "A preview never changes prod's rows, intervals, versions or views" (docs/previews.md). Nor
+  does its close.
+- **wrong preview**: what a green preview shows is what the twin shows. Forward-only models have other rows.
+- **left over**: after the close of a preview, state and database have what those of the twin have (docs/previews.md,
+  "Close it"), even if the preview, an earlier one or the close was killed. Versions of a commit that nobody saw are
+  left to the janitor.
 """
 
-import argparse
 import json
 import random
 import re
 import shlex
 import shutil
 import sys
-import tempfile
-import time
-import traceback
-import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
@@ -46,16 +45,17 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dagster as dg
-import worker_zygote
-from attempted_plans import BY_TIME, START, Model, Project, draw_change, draw_project
+from attempted_plans import draw_change, draw_project
+from databases import Database, Servers
 from engine.plan_jobs import APPLY, PLAN, executed, report_of
-from harness import CONFIG, RunRecord, Shop, planned_shop, processes_in, query, wait_until
-from postgres import Server, new_postgres_server
+from harness import RunRecord, Shop, planned_shop, processes_in, wait_until
+from stories import Told, tell, today
+from story_projects import BY_TIME, Model, Project
 
-PREVIEW = "sqlmesh_shop_preview"
-ENGINES = ("duckdb", "postgres")
-HOUR = 3600_000
-DAY = 24 * HOUR
+PREVIEW, CLOSE = "sqlmesh_shop_preview", "sqlmesh_shop_preview_close"
+DAY = 24 * 3600_000
+DAYS = 6
+"""How many days the source has."""
 LOGGED = re.compile(r"INSERT INTO \S*log\S* .*?SELECT '(\w+) ?(\S*?) ?(\d+)'(?: AS \S+)?, '(.*?)'(?: AS \S+)?, '(.*?)'")
 AUDITED = re.compile(r"'audit (\w+)' AS")
 TABLE = re.compile(r'"(t__\w+)"')
@@ -66,77 +66,6 @@ WRITTEN = re.compile(
 
 
 # -- the database ----------------------------------------------------------------------------------
-
-
-@dataclass
-class Database:
-    """Where a story has its tables and its state.
-
-    Attributes:
-        config: SQLMesh's config.
-        query: Runs SQL.
-        save: Keeps a copy, to which `restore` goes back.
-    """
-
-    config: str
-    query: Callable[[str], list[tuple[Any, ...]]]
-    save: Callable[[], object]
-    restore: Callable[[], object]
-
-    def create_tables(self, rows: list[tuple[str, int, int]]) -> None:
-        self.query("CREATE SCHEMA ctl")
-        self.query("CREATE TABLE ctl.causes (name TEXT, day DATE, extra INT)")
-        self.query("CREATE TABLE ctl.log (what TEXT, name TEXT, days TEXT, extra INT)")
-        self.query("CREATE SCHEMA src")
-        self.query("CREATE TABLE src.a (day DATE, k INT, v INT)")
-        self.query(f"INSERT INTO src.a VALUES {', '.join(map(str, rows))}")
-
-    def facts(self) -> "Facts":
-        """Read what prod shows."""
-        [row] = self.query(
-            "SELECT snapshots, promoted_snapshot_ids, finalized_ts IS NOT NULL, requirements"
-            " FROM sqlmesh._environments WHERE name = 'prod'"
-        )
-        shown = {short(entry["name"]): entry for entry in json.loads(row[0])}
-        promoted = {short(entry["name"]) for entry in json.loads(row[1])} if row[1] else set(shown)
-        versions = {name: str(entry.get("version")) for name, entry in shown.items()}
-        unpaused = self.query("SELECT name, identifier FROM sqlmesh._snapshots WHERE unpaused_ts IS NOT NULL")
-        statements = self.query(
-            "SELECT environment_statements FROM sqlmesh._environment_statements WHERE environment_name = 'prod'"
-        )
-        views = self.query("SELECT table_name FROM information_schema.tables WHERE table_schema = 't'")
-        return Facts(
-            {name: json.dumps(entry["fingerprint"], sort_keys=True) for name, entry in shown.items()},
-            versions,
-            promoted,
-            bool(row[2]),
-            [sorted(re.findall(r"(?:before|after)_all \d+", str(text))) for text in statements],
-            {(short(name), identifier) for name, identifier in unpaused},
-            self.intervals(),
-            {view: self.rows(f"t.{view}") for (view,) in sorted(views)},
-        )
-
-    def intervals(self) -> dict[str, set[str]]:
-        """The days that the state has as computed, by the version of the table."""
-        days: dict[str, set[str]] = defaultdict(set)
-        events = "SELECT version, start_ts, end_ts, is_removed FROM sqlmesh._intervals WHERE NOT is_dev"
-        events += " AND NOT is_pending_restatement ORDER BY created_ts, is_removed"
-        for version, start, end, is_removed in self.query(events):
-            found = {day_of(ts) for ts in range(start, end, DAY)}
-            days[version] = days[version] - found if is_removed else days[version] | found
-        return days
-
-    def rows(self, table: str) -> list[dict[str, str]]:
-        schema, name = table.split(".")
-        columns = [
-            column
-            for (column,) in self.query(
-                "SELECT column_name FROM information_schema.columns"
-                f" WHERE table_schema = '{schema}' AND table_name = '{name}' ORDER BY ordinal_position"
-            )
-        ]
-        rows = [dict(zip(columns, map(str, row))) for row in self.query(f"SELECT * FROM {table}")]
-        return sorted(rows, key=str)
 
 
 def short(name: str) -> str:
@@ -159,6 +88,28 @@ class Facts:
     unpaused: set[tuple[str, str]]
     intervals: dict[str, set[str]]
     views: dict[str, list[dict[str, str]]]
+
+    @classmethod
+    def read(cls, database: Database) -> "Facts":
+        [row] = database.query(
+            "SELECT snapshots, promoted_snapshot_ids, finalized_ts IS NOT NULL FROM sqlmesh._environments"
+            " WHERE name = 'prod'"
+        )
+        shown = {short(entry["name"]): entry for entry in json.loads(row[0])}
+        unpaused = database.query("SELECT name, identifier FROM sqlmesh._snapshots WHERE unpaused_ts IS NOT NULL")
+        statements = database.query(
+            "SELECT environment_statements FROM sqlmesh._environment_statements WHERE environment_name = 'prod'"
+        )
+        return cls(
+            {name: json.dumps(entry["fingerprint"], sort_keys=True) for name, entry in shown.items()},
+            {name: str(entry.get("version")) for name, entry in shown.items()},
+            {short(entry["name"]) for entry in json.loads(row[1])} if row[1] else set(shown),
+            bool(row[2]),
+            [sorted(re.findall(r"(?:before|after)_all \d+", str(text))) for text in statements],
+            {(short(name), identifier) for name, identifier in unpaused},
+            intervals(database),
+            views_of(database, "t"),
+        )
 
     def computed(self) -> dict[str, set[str]]:
         """The computed days of each model that is shown."""
@@ -203,6 +154,44 @@ def narrowed(rows: list[dict[str, str]], like: list[dict[str, str]]) -> list[dic
     """These rows with only the columns of the others."""
     columns = like[0] if like else {}
     return sorted([{name: value for name, value in row.items() if name in columns} for row in rows], key=str)
+
+
+def intervals(database: Database) -> dict[str, set[str]]:
+    """The days that the state has as computed, by the version of the table."""
+    days: dict[str, set[str]] = defaultdict(set)
+    events = "SELECT version, start_ts, end_ts, is_removed FROM sqlmesh._intervals WHERE NOT is_dev"
+    events += " AND NOT is_pending_restatement ORDER BY created_ts, is_removed"
+    for version, start, end, is_removed in database.query(events):
+        found = {day_of(ts) for ts in range(start, end, DAY)}
+        days[version] = days[version] - found if is_removed else days[version] | found
+    return days
+
+
+def views_of(database: Database, schema: str) -> dict[str, list[dict[str, str]]]:
+    """The rows of all views of a schema."""
+    columns: dict[str, list[str]] = defaultdict(list)
+    for view, column in database.query(
+        "SELECT table_name, column_name FROM information_schema.columns"
+        f" WHERE table_schema = '{schema}' ORDER BY table_name, ordinal_position"
+    ):
+        columns[view].append(column)
+    return {
+        view: sorted(
+            [dict(zip(names, map(str, row))) for row in database.query(f"SELECT * FROM {schema}.{view}")], key=str
+        )
+        for view, names in columns.items()
+    }
+
+
+def contents(database: Database) -> dict[str, set[tuple[Any, ...]]]:
+    """What state and database have, apart from instants."""
+    tables = "SELECT table_schema, table_name FROM information_schema.tables WHERE table_schema LIKE '%t%'"
+    system = ("information_schema", "pg_catalog")
+    return {
+        "environments": set(database.query("SELECT name FROM sqlmesh._environments")),
+        "versions": set(database.query("SELECT name, identifier FROM sqlmesh._snapshots")),
+        "tables": {row for row in database.query(tables) if row[0] not in system},
+    }
 
 
 # -- what was executed -----------------------------------------------------------------------------
@@ -262,7 +251,7 @@ def span(days: list[str]) -> frozenset[str]:
 
 
 @dataclass
-class Story:
+class Story(Told):
     """One project, its change, and what was done.
 
     Attributes:
@@ -271,6 +260,7 @@ class Story:
         expected: What plain SQLMesh has executed.
         statements: How many statements plain SQLMesh has executed that write something.
         since: The number of the first job since prod was as before.
+        has_unseen: Whether the state may have versions of a commit that no environment has shown.
     """
 
     shop: Shop
@@ -282,8 +272,8 @@ class Story:
     changes: list[str]
     before: Facts = field(init=False)
     twin: Facts = field(init=False)
+    contents: dict[str, set[tuple[Any, ...]]] = field(init=False)
     expected: list[Execution] = field(init=False)
-    executed: list[Execution] = field(default_factory=list)
     statements: int = 0
     planned_at: str | None = None
     trouble: tuple[str, ...] = ()
@@ -291,54 +281,46 @@ class Story:
     was_killed: bool = False
     was_finalized: bool = True
     since: int = 0
+    has_unseen: bool = False
     jobs: list[str] = field(default_factory=list)
-    log: list[str] = field(default_factory=list)
-    faults: list[tuple[str, str]] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
 
     # -- files and causes
 
     def write(self, project: Project) -> None:
         for folder in ("models", "audits", "tests", "seeds"):
             shutil.rmtree(self.shop.project / folder, ignore_errors=True)
-        for name, text in project.files(self.database.config, self.days).items():
+        for name, text in files_of(project, self.database, self.days).items():
             file = self.shop.project / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
 
-    def tell(self, line: str) -> None:
-        self.log.append(line)
-        print(f"  {line}", flush=True)
-
-    def fault(self, claim: str, details: str) -> None:
-        self.faults.append((claim, details))
-        self.tell(f"FAULT {claim}: {details}")
-
     # -- the twin
 
-    def tell_twin(self) -> None:
+    def apply_to_twin(self) -> None:
         """Apply the change with plain SQLMesh, read what it did, and go back."""
         self.write(self.first)
         (self.shop.project / "job").write_text("setup")
         self.planned_at = self.rng.choice((None, None, "3 days ago"))
         self.shop.plan(at=self.planned_at)
-        self.before = self.database.facts()
-        self.database.save()
+        self.before = Facts.read(self.database)
+        self.database.save("before")
         (self.shop.project / "executed.jsonl").unlink(missing_ok=True)
         (self.shop.project / "job").write_text("twin")
         self.write(self.project)
         destructive = [word for name in self.project.models for word in ("--allow-destructive-model", f"t.{name}")]
         self.shop.plan(*destructive, at=None)
-        self.twin = self.database.facts()
+        self.twin, self.contents = Facts.read(self.database), contents(self.database)
         self.expected, self.statements = executions(self.shop.project / "executed.jsonl")
         (self.shop.project / "executed.jsonl").unlink(missing_ok=True)
-        self.database.restore()
+        self.database.restore("before")
         shutil.rmtree(self.shop.project / ".cache", ignore_errors=True)
 
     # -- jobs
 
-    def launch(self, job: str, **config: Any) -> RunRecord:
+    def launch(self, job: str, is_killed: bool = False, **config: Any) -> RunRecord:
         """Launch a job in a fork, which may be killed."""
+        if is_killed:
+            self.order_kill()
         label = f"{len(self.jobs)} {job.removeprefix('sqlmesh_shop_')}"
         self.jobs.append(label)
         (self.shop.project / "job").write_text(label)
@@ -350,28 +332,81 @@ class Story:
             order.write_text(order.read_text().replace("run", str(process.pid)))
         process.wait()
         wait_until(lambda: not processes_in(self.shop.project))
+        if is_killed:
+            self.end_kill()
         [run] = [run for run in self.shop.instance.get_runs() if run.run_id not in earlier]
         if not run.is_finished:  # as Dagster's run monitoring
             self.shop.instance.report_run_failed(run)
         record = self.shop.run_record(run.run_id)
         self.counts[f"{job.removeprefix('sqlmesh_shop_')} {record.status.value}"] += 1
         failure = record.failures[0].replace("\n", " ")[:300] if record.failures else ""
-        self.tell(f"{label} {config or ''}: {record.status.value} {failure}")
+        self.log.append(f"{label} {config or ''}: {record.status.value} {failure}")
         return record
 
     def is_green(self, record: RunRecord) -> bool:
         return record.status is dg.DagsterRunStatus.SUCCESS
 
     def preview(self, *, is_corrected: bool = True) -> None:
-        was = self.database.facts()
+        """Preview the files. The job may be killed, and is launched again, or not."""
+        was = Facts.read(self.database)
         if not was.is_finalized:  # "A preview is made from prod"
             return
-        record = self.launch(PREVIEW, allow_pending=True)
-        if is_corrected and not self.is_green(record) and "was refused" not in record.failures[0]:
-            self.fault("red, but corrected", record.failures[0])
+        is_killed = is_corrected and self.rng.random() < 0.3
+        record = self.launch(PREVIEW, is_killed=is_killed, allow_pending=True)
+        self.check_unchanged(was)
+        if is_killed and not self.is_green(record):
+            self.has_unseen |= self.rng.random() < 0.5
+            if self.has_unseen:
+                return
+            record = self.launch(PREVIEW, allow_pending=True)
+            self.check_unchanged(was)
+        if not self.is_green(record):
+            if is_corrected and "was refused" not in record.failures[0]:
+                self.fault("red, but corrected", record.failures[0])
+        elif is_corrected:
+            self.check_preview()
+
+    def check_unchanged(self, was: Facts) -> None:
+        """A job of previews has left prod as it was."""
         self.check_computed_once(was.intervals)
-        for difference in self.database.facts().differences(was):
+        for difference in Facts.read(self.database).differences(was):
             self.fault("changed by a preview", difference)
+
+    def check_preview(self) -> None:
+        """The views of the preview have the rows of the twin's, as far as they have computed days."""
+        models = self.project.models.items()
+        other = self.project.downstream({name for name, model in models if model.forward_only or model.is_history})
+        for view, rows in views_of(self.database, "t__pr_1").items():
+            self.counts["views of previews"] += view not in other
+            wrong = [row for row in rows if row not in self.twin.views[view]] if view not in other else []
+            if wrong or (view not in other and not self.planned_at and len(rows) != len(self.twin.views[view])):
+                self.fault("wrong preview", f"rows of {view}: {rows}, expected {self.twin.views[view]}")
+
+    def preview_earlier(self) -> None:
+        """Preview an earlier commit, which the preview of the last one replaces."""
+        earlier, changes = draw_change(self.rng, self.first)
+        self.log.append(f"an earlier commit: {', '.join(changes)}")
+        self.write(earlier)
+        was, is_killed = Facts.read(self.database), self.rng.random() < 0.4
+        record = self.launch(PREVIEW, is_killed=is_killed, allow_pending=True)
+        self.has_unseen |= not self.is_green(record)
+        self.check_unchanged(was)
+        self.write(self.project)
+
+    def close(self) -> None:
+        """Close the preview, and compare what is left with what the twin has."""
+        was = Facts.read(self.database)
+        record = self.launch(CLOSE, is_killed=self.rng.random() < 0.5)
+        if not self.is_green(record):
+            self.check_unchanged(was)
+            record = self.launch(CLOSE)
+        if not self.is_green(record):
+            self.fault("left over", str(record.failures))
+        self.check_unchanged(was)
+        for kind, found in contents(self.database).items():
+            left, missing = sorted(found - self.contents[kind]), sorted(self.contents[kind] - found)
+            if (left and not self.has_unseen) or missing:
+                self.fault("left over", f"{kind}: left {left}, missing {missing}")
 
     def approve(self) -> dict[str, Any] | None:
         """Plan, and return the config that applies this plan; None if there is no plan."""
@@ -385,7 +420,7 @@ class Story:
 
     def apply(self, config: dict[str, Any], *, is_corrected: bool) -> bool:
         """Apply a plan, and check what the job says. Return whether it is green."""
-        computed, was = self.database.intervals(), self.database.facts()
+        computed, was = intervals(self.database), Facts.read(self.database)
         self.was_finalized = was.is_finalized
         if not was.differences(self.before):
             self.since = len(self.jobs)
@@ -419,7 +454,7 @@ class Story:
 
     def check_green(self) -> None:
         """Everything that the twin has executed was executed with success."""
-        for difference in self.database.facts().differences(self.twin):
+        for difference in Facts.read(self.database).differences(self.twin):
             self.fault("green, but not done", difference)
         done = self.done()
         written = {(entry.table, day): entry.order for entry in done if entry.what == "after" for day in entry.days}
@@ -481,18 +516,18 @@ class Story:
 
     def check_run(self) -> None:
         """Nothing is pending after the apply."""
-        was = self.database.facts()
+        was = Facts.read(self.database)
         record = self.shop.launch()
-        self.tell(f"run: {record.status.value}")
+        self.log.append(f"run: {record.status.value}")
         if not self.is_green(record):
             self.fault("not green at the end", str(record.failures))
-        for difference in self.database.facts().differences(was):
+        for difference in Facts.read(self.database).differences(was):
             self.fault("not green at the end", difference)
 
     def check_red(self, record: RunRecord) -> None:
         """Prod shows what it showed before, or what the twin shows."""
-        now = self.database.facts()
-        forward_only = {name for name, model in self.project.models.items() if model.kind == "kept"}
+        now = Facts.read(self.database)
+        forward_only = {name for name, model in self.project.models.items() if model.forward_only}
         before = now.differences(self.before, kept=forward_only)
         is_killed = (self.shop.project / "killed").exists()
         # Prod has the statement that fails, too: the way back executes it.
@@ -541,12 +576,12 @@ class Story:
 
     def cause(self, trouble: tuple[str, ...]) -> None:
         self.trouble = trouble
-        self.tell(f"trouble: {' '.join(trouble)}")
+        self.has_unseen |= trouble[0] == "file"
+        self.log.append(f"trouble: {' '.join(trouble)}")
         if trouble[0] == "cause" and trouble[1].startswith("audit "):
             (self.shop.project / "failing").write_text(trouble[1].removeprefix("audit "))
         elif trouble[0] == "cause":
-            value = f"('{trouble[1]}', CAST('{trouble[2] or self.days[0]}' AS DATE), 0)"
-            self.database.query(f"INSERT INTO ctl.causes VALUES {value}, {value}")
+            self.database.add_cause(trouble[1], trouble[2] or self.days[0])
         elif trouble[0] == "file":
             self.write(self.wrong(trouble[1], trouble[2]))
         self.counts[f"trouble {' '.join(trouble[:2]).split(' m')[0]}"] += 1
@@ -555,12 +590,19 @@ class Story:
         when, who = self.rng.choice(("before", "after")), self.rng.choice(("0", "0", "run", "run 0"))
         at = self.rng.randint(1, max(1, self.statements))
         (self.shop.project / "kill").write_text(f"{when} {at} {who}")
-        self.tell(f"kill {when} statement {at} of {self.statements}: {who}")
+        self.log.append(f"kill {when} statement {at} of {self.statements}: {who}")
+
+    def end_kill(self) -> bool:
+        """Return whether a process was killed."""
+        was_killed = (self.shop.project / "killed").exists()
+        for name in ("kill", "killed"):
+            (self.shop.project / name).unlink(missing_ok=True)
+        return was_killed
 
     def correct(self) -> None:
-        self.database.query("DELETE FROM ctl.causes")
-        for name in ("kill", "killed", "failing"):
-            (self.shop.project / name).unlink(missing_ok=True)
+        self.database.end_causes()
+        self.end_kill()
+        (self.shop.project / "failing").unlink(missing_ok=True)
         self.write(self.project)
 
     def wrong(self, what: str, name: str) -> Project:
@@ -582,6 +624,8 @@ class Story:
     def act(self) -> None:
         """Apply with attempts that fail. At the end, the cause is corrected, or not."""
         self.write(self.project)
+        if self.rng.random() < 0.2:
+            self.preview_earlier()
         for _ in range(self.rng.choice((1, 1, 2))):
             if self.rng.random() < 0.5:
                 self.preview()
@@ -598,6 +642,8 @@ class Story:
             self.check_records()
         if not self.planned_at and self.rng.random() < 0.3:
             self.check_run()
+        if any(PREVIEW.endswith(job.split()[-1]) for job in self.jobs) and self.rng.random() < 0.7:
+            self.close()
 
     def attempt(self, trouble: tuple[str, ...]) -> bool:
         """Let one or two applies fail. Return whether one is green."""
@@ -620,11 +666,9 @@ class Story:
                 if trouble[0] == "kill":
                     self.order_kill()
                 is_green = is_green or self.apply(config, is_corrected=False)
-                was_killed = (self.shop.project / "killed").exists()
+                was_killed = self.end_kill()
                 self.was_killed |= was_killed
-                for name in ("kill", "killed"):
-                    (self.shop.project / name).unlink(missing_ok=True)
-                if was_killed and not self.database.facts().is_finalized and self.rng.random() < 0.3:
+                if was_killed and not Facts.read(self.database).is_finalized and self.rng.random() < 0.3:
                     self.take_back()
         self.correct()
         self.approved = config if trouble[0] != "file" or trouble[1] == "unit test" else None
@@ -633,108 +677,40 @@ class Story:
     def take_back(self) -> None:
         record = self.launch(APPLY, take_back=True)
         if self.is_green(record):
-            kept = {name for name, model in self.project.models.items() if model.kind == "kept"}
-            for difference in self.database.facts().differences(self.before, kept=kept):
+            kept = {name for name, model in self.project.models.items() if model.forward_only}
+            for difference in Facts.read(self.database).differences(self.before, kept=kept):
                 self.fault("half-way", difference)
 
 
 # -- the command -----------------------------------------------------------------------------------
 
 
-@contextmanager
-def postgres_database(server: Server) -> Iterator[Database]:
-    story, saved = (f"{name}_{uuid.uuid4().hex[:8]}" for name in ("story", "saved"))
-
-    def copy(source: str, target: str) -> None:
-        server.query(f"DROP DATABASE IF EXISTS {target} WITH (FORCE)")
-        server.query(f"CREATE DATABASE {target} TEMPLATE {source}")
-
-    server.query(f"CREATE DATABASE {story}")
-    try:
-        yield Database(
-            server.config(story),
-            lambda sql: server.query(sql, story),
-            lambda: copy(story, saved),
-            lambda: copy(saved, story),
-        )
-    finally:
-        for database in (story, saved):
-            server.query(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
-
-
-@contextmanager
-def duckdb_database(folder: Path) -> Iterator[Database]:
-    warehouse, saved = folder / "warehouse.duckdb", folder.parent / "saved.duckdb"
-    yield Database(
-        CONFIG,
-        lambda sql: query(folder, sql),
-        lambda: shutil.copy(warehouse, saved),
-        lambda: shutil.copy(saved, warehouse),
-    )
-
-
-def today() -> date:
-    return datetime.now(timezone.utc).date()
-
-
-def try_story(seed: int, folder: Path, server: Server | None) -> Story:
-    """Tell one story. If the day ends before, tell it again: one more day is pending."""
-    day, rng = today(), random.Random(seed)
-    (folder / str(day) / "shop").mkdir(parents=True)
-    days = [str(day - timedelta(days=before)) for before in range(START, 0, -1)]
+def try_story(seed: int, engine: str, folder: Path, servers: Servers) -> Story:
+    rng = random.Random(seed)
+    days = [str(today() - timedelta(days=before)) for before in range(DAYS, 0, -1)]
     first = draw_project(rng)
     project, changes = draw_change(rng, first)
-    new_database = postgres_database(server) if server else duckdb_database(folder / str(day) / "shop")
-    with new_database as database:
-        database.create_tables([(each, k, rng.randint(1, 99)) for each in days for k in rng.sample(range(9), 2)])
-        files, preview = first.files(database.config, days), {"environment": "pr_1"}
-        with planned_shop(folder / str(day), files, planned_at=None, deploy=True, preview=preview) as shop:
+    with servers.database(engine, folder / "shop") as database:
+        database.create_tables({"a": {day: [(k, rng.randint(1, 99)) for k in rng.sample(range(9), 2)] for day in days}})
+        files, preview = files_of(first, database, days), {"environment": "pr_1"}
+        with planned_shop(folder, files, planned_at=None, deploy=True, preview=preview) as shop:
             story = Story(shop, database, rng, days, first, project, changes)
-            for model in project.models.values():
-                story.tell(describe(model))
-            story.tell(f"change: {', '.join(changes)}")
-            story.tell_twin()
-            story.act()
-            story.executed = story.done()
-    return story if day == today() else try_story(seed, folder, server)
+            story.log += [*map(describe, project.models.values()), f"change: {', '.join(changes)}"]
+            with story.to_its_end():
+                story.apply_to_twin()
+                story.act()
+            if story.faults:
+                print(*story.expected, *story.done(), sep="\n", file=sys.stderr)
+    return story
+
+
+def files_of(project: Project, database: Database, days: list[str]) -> dict[str, str]:
+    return {**project.files(days), "config.py": project.hooked_config(database.config)}
 
 
 def describe(model: Model) -> str:
     return f"{model.name}: {model.kind} of {model.reads}, audits {[audit.name for audit in model.audits]}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stories", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=1, help="of the first story; the others have the next ones")
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES, help="the seed chooses one of them")
-    arguments = parser.parse_args()
-    counts: Counter[str] = Counter()
-    seeds: dict[str, list[int]] = {}
-    with ExitStack() as stack:
-        stack.enter_context(worker_zygote.forked_workers())
-        server = stack.enter_context(new_postgres_server()) if "postgres" in arguments.engines else None
-        for seed in range(arguments.seed, arguments.seed + arguments.stories):
-            engine = arguments.engines[seed % len(arguments.engines)]
-            print(f"--stories 1 --seed {seed} --engines {engine}:", flush=True)
-            start = time.monotonic()
-            with tempfile.TemporaryDirectory() as folder:
-                try:
-                    story = try_story(seed, Path(folder).resolve(), server if engine == "postgres" else None)
-                except Exception:  # noqa: BLE001  # the others are told
-                    traceback.print_exc()
-                    seeds.setdefault("crashed", []).append(seed)
-                    continue
-            counts += story.counts
-            if story.faults:
-                print(*story.expected, *story.executed, sep="\n", file=sys.stderr)
-            print(f"  {len(story.faults)} faults, {time.monotonic() - start:.0f} s", flush=True)
-            for claim in {claim for claim, _ in story.faults}:
-                seeds.setdefault(claim, []).append(seed)
-    print(dict(sorted(counts.items())))
-    print(f"Seeds with faults: {seeds}")
-    sys.exit(1 if seeds else 0)
-
-
 if __name__ == "__main__":
-    main()
+    tell(__doc__, try_story, ("duckdb", "postgres"))

@@ -2,7 +2,7 @@
 
     python tests/soak/random_restatements.py --stories 100 --seed 1 --engines duckdb postgres mariadb 2> log
 
-The twin is plain Python that computes the rows of each model from the rows of the sources (tests/restated_projects.py).
+The twin is plain Python that computes the rows of each model from the rows of the sources (tests/story_projects.py).
 On the engine mariadb, the tables are in PostgreSQL and the state is in MariaDB.
 
 A story plans a project, changes source rows, and restates their days. Batches or audits fail, signals are closed,
@@ -14,6 +14,8 @@ sources are not loaded, runs overlap, are cancelled or killed. The causes end at
 - **changed outside**: a day that no restatement of the story computes keeps its rows and intervals. Source rows of
   such days change too, so that a range that is too long shows.
 - **refused but changed**: a refused restatement changes nothing. The story then takes the change of the source back.
+- **no record**: at the end, Dagster has recorded each computed interval.
+- **a lock is left**: at the end, no process holds a lock on the state.
 - **not computed in a shell**: after all causes have ended, one `sqlmesh run` computes what is pending. In some stories.
 - **not computed again**, **not green at the end**: after all causes have ended, two runs succeed, all checks of status
   and intervals pass, and all rows and intervals are the twin's.
@@ -26,52 +28,189 @@ What the documentation does not promise is left out, so that each difference is 
   source rows of the days before a range do not change, unless they are restated too.
 - "If a batch of a `lookback` fails in a shell, SQLMesh keeps its intervals as computed" (docs/intervals.md). So nobody
   types `sqlmesh run` in a project with a lookback while a cause is there.
-- "`sqlmesh/waiting`: ranges whose source is not loaded. They are no gaps" (docs/intervals.md). A restatement of such a
-  range "is refused" (docs/wait.md). A job leaves such a model out (docs/backfills.md), so its source does not change. A
-  cron ticks after its days are loaded.
+- "`sqlmesh/waiting`: ranges whose source is not loaded. They are no gaps" (docs/intervals.md). A restatement "leaves
+  intervals pending whose source is not loaded" (docs/wait.md). A job leaves such a model out (docs/backfills.md), so
+  its source does not change. A cron ticks after its days are loaded.
 - SQLMesh cannot store the times of `auto_restatement_cron` in MariaDB ("No database selected"), nor can `sqlmesh run`.
 """
 
-import argparse
-import json
 import os
 import random
 import signal
 import sys
-import tempfile
 import time
 import uuid
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta, timezone
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dagster as dg
-import worker_zygote
+from computed_hours import Hours, recorded_of, text_of
+from databases import ENGINES, Database, Servers, day_of
 from forked import ForkedProcess
 from harness import RunRecord, Shop, planned_shop, processes_in, reconstructable_job, sqlmesh, wait_until
-from mariadb import new_mariadb_server
-from postgres import new_postgres_server
-from restated_databases import Engine, Servers, day_of
-from restated_projects import (
-    BY_TIME,
-    LONGEST_LOOKBACK,
-    WHILE_COMPUTING,
-    Action,
-    Project,
-    Rows,
-    draw_actions,
-    draw_project,
-)
+from stories import Told, tell, today
+from story_projects import BY_TIME, Audit, Model, Project, Rows
 
-ENGINES = ("duckdb", "postgres", "mariadb")
 CHECKS = ("sqlmesh_execution_status", "sqlmesh_intervals_complete")
 HISTORY = 8
+HOURS = 24
+LONGEST_LOOKBACK = 2
+ROOTS = ("days", "hours")
+WHOLE = ("keyed", "full", "view")
+
+# -- a project -------------------------------------------------------------------------------------
+
+
+def draw_project(rng: random.Random, has_crons: bool) -> Project:
+    """Draw one or two roots, and others downstream of them.
+
+    Args:
+        has_crons: Whether roots may have an `auto_restatement_cron`.
+    """
+    project = Project({})
+    for kind in rng.sample(ROOTS, rng.choice((1, 1, 2))):
+        project = project.with_model(draw_model(rng, kind, kind, f"src.{kind}", has_crons))
+    for number in range(rng.randint(2, 4)):
+        read = rng.choice([model for model in project.models.values() if model.kind != "view"])
+        kind = rng.choice(WHOLE if read.kind == "balance" else ("copy", "copy", "sums", "balance", *WHOLE))
+        project = project.with_model(draw_model(rng, f"{kind}_{number}", kind, f"t.{read.name}", False))
+    return project
+
+
+def draw_model(rng: random.Random, name: str, kind: str, reads: str, has_crons: bool) -> Model:
+    """Draw a model. A `copy` adds 1 to each value, and `sums` are those of a day."""
+    batch_size = {"balance": 1, "full": 0, "view": 0}.get(kind, rng.choice((0, 1, 1, 2)))
+    is_by_time, auto = kind not in WHOLE, rng.choice((0, 0, 2, 3)) if has_crons else 0
+    # SQLMesh restates so many intervals before now: of an hourly model, also those of today.
+    size = HOURS if kind == "hours" else 1
+    return Model(
+        name,
+        {"copy": "days", "sums": "days"}.get(kind, kind),
+        (reads,),
+        sums=kind in ("sums", "full"),
+        shift=int(kind == "copy"),
+        batch_size=batch_size * size,
+        lookback=rng.choice((0, 0, 0, LONGEST_LOOKBACK)) if is_by_time and kind != "balance" else 0,
+        audits=(Audit(f"bad_{name}"),) if kind != "view" and rng.random() < 0.35 else (),
+        has_signal=is_by_time and rng.random() < 0.25,
+        is_awaited=kind in ROOTS and rng.random() < 0.3,
+        auto=(auto + (kind == "hours")) * size if auto else 0,
+    )
+
+
+def roots(project: Project) -> list[Model]:
+    return [project.models[kind] for kind in ROOTS if kind in project.models]
+
+
+def auto_days(model: Model) -> int:
+    """How many days before today its `auto_restatement_cron` restates."""
+    return model.auto // HOURS - 1 if model.kind == "hours" else model.auto
+
+
+def has_intervals_check(model: Model) -> bool:
+    return model.kind not in ("full", "view")  # docs/intervals.md
+
+
+# -- actions ---------------------------------------------------------------------------------------
+
+WHILE_COMPUTING = ("kill worker", "kill run", "kill both", "cancel", "overlap")
+AT_STATEMENT = "kill at a statement"
+TROUBLES = ("none", *["error"] * 4, "audit", "audit", "signal", "cancel", *WHILE_COMPUTING, *[AT_STATEMENT] * 3)
+
+
+@dataclass(frozen=True)
+class Action:
+    """What somebody does: `restate`, `day of a job` and `cron` restate, `run` and `sqlmesh run` only run.
+
+    Attributes:
+        models: The models that are selected or, of a cron, the one that has it.
+        changed: The days of which source rows change before, if a root is among the models.
+        at: The model with the trouble, its day, and whether that is before or after its query. Of a kill at a
+            statement: which processes, its number, and whether that is before or after it.
+        ends_at_once: Whether the cause of the trouble ends after this action.
+        selected: The models that the run of a cron selects.
+    """
+
+    what: str
+    models: tuple[str, ...]
+    start: str = ""
+    end: str = ""
+    changed: tuple[str, ...] = ()
+    trouble: str = "none"
+    at: tuple[str, str, str] = ("", "", "")
+    ends_at_once: bool = True
+    selected: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        days = (
+            f" {self.start}..{self.end}, source changed on {', '.join(self.changed) or 'no day'}" if self.start else ""
+        )
+        trouble = f", {self.trouble} at {' '.join(self.at)}" if self.trouble != "none" else ""
+        until = " until the end" if not self.ends_at_once and trouble else ""
+        selected = f" in a run of {', '.join(self.selected)}" if self.selected else ""
+        return f"{self.what} of {', '.join(self.models)}{selected}{days}{trouble}{until}"
+
+
+def draw_actions(rng: random.Random, project: Project, days: list[str]) -> list[Action]:
+    actions, everything = [draw_restatement(rng, project, days)], tuple(project.models)
+    for _ in range(rng.randint(1, 5)):
+        what = rng.choice(("restate", "restate", "run", "run", "run some", "sqlmesh run"))
+        if what == "restate":
+            actions.append(draw_restatement(rng, project, days))
+        elif what == "run some":
+            actions.append(Action("run", tuple(rng.sample(everything, rng.randint(1, len(everything) - 1)))))
+        else:
+            actions.append(Action(what, everything))
+    return actions
+
+
+def draw_restatement(rng: random.Random, project: Project, days: list[str]) -> Action:
+    """Draw a restatement, and trouble in one of the models that it computes."""
+    names, crons = list(project.models), [model for model in roots(project) if model.auto]
+    what = rng.choice(("restate", "restate", "day of a job", *(["cron"] if crons else [])))
+    first = rng.randrange(2, len(days))
+    chosen = days[first : first + rng.randint(1, 6)]
+    models = tuple(rng.sample(names, rng.choice((1, 1, 2)))) if rng.random() < 0.4 else (names[0],)
+    if what == "day of a job":
+        chosen, models = chosen[:1], tuple(names)
+    elif what == "cron":
+        model = rng.choice(crons)
+        chosen, models = days[-auto_days(model) :], (model.name,)
+    has_root = any(root.name in models for root in roots(project))
+    changed = sorted(rng.sample(chosen, rng.randint(1, len(chosen)))) if has_root else []
+    trouble, at = draw_trouble(rng, project, project.downstream(set(models)), changed or chosen)
+    selected = tuple(names) if what == "cron" and rng.random() < 0.8 else ()
+    return Action(what, models, chosen[0], chosen[-1], tuple(changed), trouble, at, rng.random() < 0.4, selected)
+
+
+def draw_trouble(
+    rng: random.Random, project: Project, scope: set[str], days: list[str]
+) -> tuple[str, tuple[str, str, str]]:
+    models = [model for name, model in project.models.items() if name in scope and model.is_table]
+    trouble = rng.choice(TROUBLES)
+    able = {
+        "audit": [model for model in models if model.audits],
+        "signal": [model for model in models if model.has_signal],
+    }
+    if trouble == AT_STATEMENT:
+        return trouble, (
+            rng.choice(("0", "0", "run", "run 0")),
+            str(rng.randint(1, 40)),
+            rng.choice(("before", "after")),
+        )
+    if trouble == "none" or not models:
+        return "none", ("", "", "")
+    candidates = able.get(trouble, models)
+    if not candidates:
+        trouble, candidates = "error", models
+    return trouble, (rng.choice(candidates).name, rng.choice(days), rng.choice(("before", "after")))
+
 
 # -- runs ------------------------------------------------------------------------------------------
 
@@ -85,7 +224,7 @@ def launch(root: Path, instance: dg.DagsterInstance, action: Action) -> str:
         config = {**definition.get_run_config_for_partition_key(action.start)}
         tags = {**definition.get_tags_for_partition_key(action.start, None), "dagster/partition": action.start}
     else:
-        selection["assets"] = [f"s/{name}" for name in action.selected or action.models]
+        selection["assets"] = [f"t/{name}" for name in action.selected or action.models]
         job = reconstructable_job(root, selection)
         restate = {"restate": {"start": action.start, "end": action.end}} if action.what == "restate" else {}
         config = {"ops": {"sqlmesh_shop": {"config": restate}}}
@@ -95,16 +234,16 @@ def launch(root: Path, instance: dg.DagsterInstance, action: Action) -> str:
 
 
 def passed(record: RunRecord, model: str, check: str) -> bool:
-    result = record.checks.get(f"s/{model}:{check}")
+    result = record.checks.get(f"t/{model}:{check}")
     return result is not None and result.passed
 
 
 def outcomes_of(record: RunRecord, project: Project) -> str:
     """Return what a run did to each model, and whether its checks of status and intervals passed."""
     return ", ".join(
-        f"{name} {record.status_of(f's/{name}')} {''.join('-+'[passed(record, name, check)] for check in CHECKS)}"
+        f"{name} {record.status_of(f't/{name}')} {''.join('-+'[passed(record, name, check)] for check in CHECKS)}"
         for name in project.models
-        if f"s/{name}:{CHECKS[0]}" in record.checks
+        if f"t/{name}:{CHECKS[0]}" in record.checks
     )
 
 
@@ -124,8 +263,8 @@ def within(rows: Rows, days: set[str]) -> Rows:
 
 
 @dataclass
-class Story:
-    """One project, what was done to it, and which faults were found.
+class Story(Told):
+    """One project, and what was done to it.
 
     Attributes:
         sources: The rows of each source, as the models should have read them: `others` have changed since.
@@ -137,17 +276,22 @@ class Story:
 
     project: Project
     shop: Shop
-    engine: Engine
+    engine: Database
     rng: random.Random
     days: list[str]
     sources: dict[str, Rows]
     others: list[str]
     restated: dict[str, set[str]]
-    complete: dict[str, set[int]] = field(default_factory=dict)
+    complete: dict[str, Hours] = field(default_factory=dict)
     has_reached: bool = False
-    log: list[str] = field(default_factory=list)
-    faults: list[tuple[str, str]] = field(default_factory=list)
-    outcomes: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def gates(self) -> Path:
+        return self.shop.project / "gates" / "run"
+
+    def open_gate(self) -> None:
+        for file in (*self.gates.glob("stop-*"), *self.gates.glob("paused-*")):
+            file.unlink(missing_ok=True)
 
     def is_loaded(self, root: str, day: str) -> bool:
         """Whether nothing waits for this day of a source."""
@@ -159,7 +303,10 @@ class Story:
     def act(self, action: Action) -> None:
         self.log.append(str(action))
         sources, restated = self.sources, {name: set(days) for name, days in self.restated.items()}
-        tables, computed = {name: self.engine.rows(name) for name in self.project.models}, self.engine.computed()
+        tables, computed = (
+            {name: self.engine.rows(f"t.{name}") for name in self.project.models},
+            self.engine.state().computed,
+        )
         if action.start:
             self.change_sources(action)
         self.cause_trouble(action)
@@ -169,10 +316,10 @@ class Story:
         is_refused = bool(records) and not self.has_reached and was_refused(records[0])
         if is_refused and action.start and action.what != "cron":  # a cron is still due
             self.log.append(f"  refused: {records[0].failures}")
-            self.outcomes["refused"] += 1
+            self.counts["refused"] += 1
             for name, rows in tables.items():
-                self.compare("refused but changed", name, self.engine.rows(name), rows)
-            self.compare_computed("refused but changed", self.engine.computed(), computed)
+                self.compare("refused but changed", name, self.engine.rows(f"t.{name}"), rows)
+            self.compare_computed("refused but changed", self.engine.state().computed, computed)
             for root, days in sources.items():
                 for day in set(self.days) - set(self.others):
                     self.engine.write_source(root, day, days[day])
@@ -213,20 +360,25 @@ class Story:
     def cause_trouble(self, action: Action) -> None:
         """Create the cause of the trouble, and let the cron tick."""
         model, day, moment = action.at
-        if action.trouble in ("error", "audit"):
-            self.engine.add_cause(model if action.trouble == "error" else f"audit {model}", day)
+        if action.trouble == AT_STATEMENT:
+            who, number, when = action.at
+            (self.shop.project / "kill").write_text(f"{when} {number} {who}")
+        elif action.trouble == "error":
+            self.engine.add_cause(f"query {model}", day)
+        elif action.trouble == "audit":
+            (self.shop.project / "failing").write_text(f"bad_{model} {day}")
         elif action.trouble == "signal":
             (self.shop.project / f"closed_{model}").write_text(day)
         elif action.trouble in WHILE_COMPUTING:
-            order = {"at": [model, moment], "day": day if self.project.models[model].kind in BY_TIME else ""}
-            (self.shop.project / "gate").write_text(json.dumps(order))
+            of_day = day if self.project.models[model].kind in BY_TIME else ""
+            (self.gates / f"stop-{model}-{moment}-{of_day}").write_text("pause")
         if action.what == "cron":
             self.load(action.models[0], self.days[self.days.index(action.start) :])
             self.engine.let_cron_tick(action.models[0])
 
     def end_causes(self) -> None:
         self.engine.end_causes()
-        for file in self.shop.project.glob("closed_*"):
+        for file in (*self.shop.project.glob("closed_*"), *self.shop.project.glob("failing")):
             file.unlink()
         for root in self.sources:
             self.load(root, self.days)
@@ -240,7 +392,9 @@ class Story:
             return []
         earlier = {run.run_id for run in self.shop.instance.get_runs()}
         self.has_reached = False
-        if action.trouble in WHILE_COMPUTING:
+        if action.trouble == AT_STATEMENT:
+            self.run_and_kill(action)
+        elif action.trouble in WHILE_COMPUTING:
             self.run_and_disturb(action)
         else:
             launch(self.shop.root, self.shop.instance, action)
@@ -253,29 +407,38 @@ class Story:
         for record in records:
             self.log.append(f"  {record.status.value}: {outcomes_of(record, self.project)}")
             self.check_green(record)
-        self.outcomes[f"{action.what} {records[0].status.value}"] += 1
+        self.counts[f"{action.what} {records[0].status.value}"] += 1
         return records
 
     def start(self, action: Action) -> ForkedProcess:
         return self.shop.start_fork(lambda instance: launch(self.shop.root, instance, action))
 
+    def run_and_kill(self, action: Action) -> None:
+        """Run. Processes are killed before or after a statement that writes, in a table or in the state."""
+        order, run = self.shop.project / "kill", self.start(action)
+        order.write_text(order.read_text().replace("run", str(run.pid)))
+        run.wait()
+        wait_until(lambda: not processes_in(self.shop.project))
+        self.has_reached = not order.exists()
+        self.counts[f"{action.trouble}: {action.at[0]} {'reached' if self.has_reached else 'not reached'}"] += 1
+        for name in ("kill", "killed"):
+            (self.shop.project / name).unlink(missing_ok=True)
+
     def run_and_disturb(self, action: Action) -> None:
         """Run. While the model of the trouble computes, kill or cancel, or launch a second run."""
-        gate, reached, runs = self.shop.project / "gate", self.shop.project / "reached", [self.start(action)]
-        wait_until(lambda: reached.exists() or runs[0].poll() is not None)
+        runs = [self.start(action)]
+        wait_until(lambda: any(self.gates.glob("paused-*")) or runs[0].poll() is not None)
         self.has_reached = runs[0].poll() is None
         if self.has_reached:
-            self.outcomes[f"{action.trouble} reached"] += 1
+            self.counts[f"{action.trouble} reached"] += 1
             runs += self.disturb(action, runs[0])
         for run in runs:
             run.wait()
         wait_until(lambda: not processes_in(self.shop.project))
-        for file in (gate, reached):
-            file.unlink(missing_ok=True)
+        self.open_gate()
 
     def disturb(self, action: Action, run: ForkedProcess) -> list[ForkedProcess]:
         """Kill or cancel a run, or launch a second one. Return the second one."""
-        gate = self.shop.project / "gate"
         victims = {"kill worker": processes_in(self.shop.project), "kill run": [run.pid]}
         victims["kill both"] = victims["kill run"] + victims["kill worker"]
         for pid in victims.get(action.trouble, []):
@@ -283,27 +446,24 @@ class Story:
         if action.trouble == "overlap":
             second = self.start(Action("run", tuple(self.project.models)))
             time.sleep(1)
-            gate.unlink()
+            self.open_gate()
             return [second]
         if action.trouble == "cancel":
             os.kill(run.pid, signal.SIGTERM)
             if action.at[2] == "after":  # its process is killed
                 return []
             time.sleep(0.5)
-        gate.unlink()  # its batch ends
+        self.open_gate()  # its batch ends
         return []
 
     # -- claims
-
-    def fault(self, claim: str, details: str) -> None:
-        self.faults.append((claim, f"{claim}, in line {len(self.log)} of the log: {details}"))
 
     def compare(self, claim: str, name: str, rows: Rows, expected: Rows) -> None:
         for day in sorted({*rows, *expected}):
             if rows.get(day) != expected.get(day):
                 self.fault(claim, f"{name} {day} has {rows.get(day)}, expected {expected.get(day)}")
 
-    def compare_computed(self, claim: str, computed: dict[str, set[int]], expected: dict[str, set[int]]) -> None:
+    def compare_computed(self, claim: str, computed: Mapping[str, Hours], expected: Mapping[str, Hours]) -> None:
         for name, hours in expected.items():
             for kind, differing in (("no", hours - computed[name]), ("too many", computed[name] - hours)):
                 if differing:
@@ -313,22 +473,22 @@ class Story:
         """If this run is green for a model, each of its rows is the twin's."""
         if record.status is not dg.DagsterRunStatus.SUCCESS:
             return
-        twin, computed = self.project.twin(self.sources), self.engine.computed()
+        twin, computed = self.project.twin(self.sources), self.engine.state().computed
         for name, model in self.project.models.items():
-            checks = CHECKS if model.has_intervals_check else CHECKS[:1]
-            is_complete = model.has_intervals_check or computed[name] == self.complete[name]
+            checks = CHECKS if has_intervals_check(model) else CHECKS[:1]
+            is_complete = has_intervals_check(model) or computed[name] == self.complete[name]
             if is_complete and all(passed(record, name, check) for check in checks):
-                self.outcomes["green models"] += 1
-                self.compare("green but old", name, self.engine.rows(name), twin[name])
+                self.counts["green models"] += 1
+                self.compare("green but old", name, self.engine.rows(f"t.{name}"), twin[name])
 
     def check_other_days(self) -> None:
         """The days that no restatement may have computed are as they were at the beginning."""
-        twin, computed = self.project.twin(self.sources), self.engine.computed()
+        twin, computed = self.project.twin(self.sources), self.engine.state().computed
         for name, model in self.project.models.items():
             is_whole = model.kind not in BY_TIME and bool(self.restated[name])
             days = set() if is_whole else set(self.days) - self.restated[name]
-            self.compare("changed outside", name, within(self.engine.rows(name), days), within(twin[name], days))
-            hours = {hour for hour in self.complete[name] if day_of(hour) in days}
+            self.compare("changed outside", name, within(self.engine.rows(f"t.{name}"), days), within(twin[name], days))
+            hours = frozenset(hour for hour in self.complete[name] if day_of(hour) in days)
             self.compare_computed("changed outside", {name: computed[name] & hours}, {name: hours})
 
     def finish(self) -> None:
@@ -347,11 +507,22 @@ class Story:
             if check.endswith(CHECKS) and not result.passed:
                 self.fault("not green at the end", f"{check}: {result.description}")
         self.compare_all("not computed again", twin)
+        self.check_records()
+        if self.engine.held_locks is not None and (number := self.engine.held_locks()):
+            self.fault("a lock is left", number)
+
+    def check_records(self) -> None:
+        state = self.engine.state()
+        for name, model in self.project.models.items():
+            if model.has_time:
+                recorded = recorded_of(self.shop.instance, name, state.versions[name])
+                if lacking := state.computed[name] - recorded.keys():
+                    self.fault("no record", f"{name} has no record of {text_of(lacking)}")
 
     def compare_all(self, claim: str, twin: dict[str, Rows]) -> None:
         for name in self.project.models:
-            self.compare(claim, name, self.engine.rows(name), twin[name])
-        self.compare_computed(claim, self.engine.computed(), self.complete)
+            self.compare(claim, name, self.engine.rows(f"t.{name}"), twin[name])
+        self.compare_computed(claim, self.engine.state().computed, self.complete)
 
 
 # -- the command -----------------------------------------------------------------------------------
@@ -377,81 +548,38 @@ def planned_story(seed: int, engine_name: str, folder: Path, servers: Servers) -
     others = [day for day in days if day not in restated]
     sources: dict[str, Rows] = {
         root.name: {day: [(k, rng.randint(1, 99)) for k in rng.sample(range(24), 2)] for day in days}
-        for root in project.roots
+        for root in roots(project)
     }
-    (folder / "shop").mkdir()
-    with servers.engine(engine_name, folder / "shop", days[0]) as engine:
+    with servers.database(engine_name, folder / "shop", days[0]) as engine:
         engine.create_tables(sources)
-        awaited = [root.name for root in project.roots if root.is_awaited]
+        awaited = [root.name for root in roots(project) if root.is_awaited]
         wait = {"external_models": {"keys": {f"src.{root}": f"load/{root}" for root in awaited}, "wait": True}}
         attributes: dict[str, Any] = {
             "restate": {"jobs": [{"by": "day"}]},
             "intervals_check": True,
             **(wait if awaited else {}),
         }
-        files = project.files(folder / "shop")
+        files = {**project.files(days), "gates/run/batches": "", "job": "story"}
+        files["config.py"] = project.hooked_config(engine.config)
         with planned_shop(folder, files, engine.config, planned_at=None, **attributes) as shop:
             shop.plan(at=None)
             story = Story(project, shop, engine, rng, days, sources, others, {name: set() for name in project.models})
+            story.log += [*map(str, project.models.values()), f"Source rows of {others} changed too."]
             for root in awaited:
                 shop.add_module(f"load_{root}", LOADER.format(root=root, start=days[0]))
                 story.load(root, sorted({*days} - {*rng.sample(days[2:], rng.choice((0, 1)))}))
             yield story, actions
 
 
-def today() -> date:
-    return datetime.now(timezone.utc).date()
-
-
 def try_story(seed: int, engine: str, folder: Path, servers: Servers) -> Story:
-    """Tell one story. If the day ends before, tell it again: one more day is pending."""
-    day = today()
-    (folder / str(day)).mkdir()
-    with planned_story(seed, engine, folder / str(day), servers) as (story, actions):
-        story.complete = story.engine.computed()
+    with planned_story(seed, engine, folder, servers) as (story, actions), story.to_its_end():
+        story.complete = story.engine.state().computed
         story.act(Action("run", tuple(story.project.models)))
         for action in actions:
             story.act(action)
         story.finish()
-    return story if day == today() else try_story(seed, engine, folder, servers)
-
-
-def describe(story: Story) -> str:
-    """Return what one needs to understand a fault."""
-    lines = [*map(str, story.project.models.values()), f"Source rows of {story.others} changed too.", *story.log]
-    return "".join(f"\n  {line}" for line in (*lines, *(f"FAULT {details}" for _, details in story.faults)))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stories", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=1, help="of the first story; the others have the next ones")
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES, help="the seed chooses one of them")
-    arguments = parser.parse_args()
-    outcomes: Counter[str] = Counter()
-    seeds: dict[str, list[int]] = {}
-    with ExitStack() as stack:
-        stack.enter_context(worker_zygote.forked_workers())
-        servers = Servers()
-        if {"postgres", "mariadb"} & {*arguments.engines}:
-            servers.postgres = stack.enter_context(new_postgres_server())
-        if "mariadb" in arguments.engines:
-            servers.mariadb = stack.enter_context(new_mariadb_server())
-        for seed in range(arguments.seed, arguments.seed + arguments.stories):
-            engine = arguments.engines[seed % len(arguments.engines)]
-            print(f"--stories 1 --seed {seed} --engines {engine}:", end=" ", flush=True)
-            start = time.monotonic()
-            with tempfile.TemporaryDirectory() as folder:
-                story = try_story(seed, engine, Path(folder).resolve(), servers)
-            outcomes += story.outcomes
-            seconds = time.monotonic() - start
-            print(f"{len(story.faults)} faults, {seconds:.0f} s", describe(story) if story.faults else "", flush=True)
-            for claim in {claim for claim, _ in story.faults}:
-                seeds.setdefault(claim, []).append(seed)
-    print(dict(sorted(outcomes.items())))
-    print(f"Seeds with faults: {seeds}")
-    sys.exit(1 if seeds else 0)
+    return story
 
 
 if __name__ == "__main__":
-    main()
+    tell(__doc__, try_story, ENGINES, stories=100)

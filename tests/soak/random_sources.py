@@ -1,27 +1,26 @@
 """Load random sources in any order between runs, and check after each run that nothing was computed too early.
 
-    python tests/soak/random_sources.py --histories 100 --seed 1
+    python tests/soak/random_sources.py --stories 100 --seed 1
 
-A history is some days with their own clock, often with a change of clocks in a source's time zone. Loads succeed, are
+A story has some days with their own clock, often with a change of clocks in a source's time zone. Loads succeed, are
 repeated, fail or are refused by their check, also while others run. They are reported, or runs of one partition or of
 several. The partitions of a source change, and so do the models' files, without a plan. Runs are of all models or of
 some, of a tick, with bounds, restate, fail, retry or are killed.
 
 After each run, an interval of SQLMesh's state must be one for which all sources were complete when it was computed, by
-the oracle of `source_histories`, and must have all its rows. At the end, everything is loaded, and no interval may be
-missing.
+the oracle of `source_histories`, and must have all its rows. At the end, everything is loaded, no interval may be
+missing, and each has its rows once: also if no table had rows at the beginning, and tables that are computed as a whole
+begin later than the models that read them.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import signal
 import sys
-from collections import Counter
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -30,10 +29,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dagster as dg
-import worker_zygote
 from clock import MovedClock
 from computed_hours import Hours, State, text_of
-from drawn import DISTURBED, try_seeds
+from databases import Servers
+from drawn import DISTURBED
 from forked import ForkedProcess
 from harness import CONFIG, RunRecord, Shop, planned_shop, processes_in, wait_until
 from random_loads import (
@@ -51,6 +50,7 @@ from random_loads import (
     slot_of,
     slots_of,
 )
+from stories import Told, tell
 from waiting import evaluate_tick, launch_request
 
 DAYS = 3
@@ -79,6 +79,7 @@ class RandomModel:
     cron: str
     sources: tuple[RandomSource, ...] = ()
     upstream: tuple[RandomModel, ...] = ()
+    start: str = ""
 
     @property
     def is_table(self) -> bool:
@@ -90,7 +91,8 @@ class RandomModel:
 
     def text(self, tables: Collection[str]) -> str:
         """The text of the model's file if it reads these tables of the sources' schema."""
-        header = f"MODEL (name t.{self.name}, kind {self.kind}, cron '{self.cron}');\n"
+        start = f", start '{self.start}'" if self.start else ""
+        header = f"MODEL (name t.{self.name}, kind {self.kind}, cron '{self.cron}'{start});\n"
         within = ["ts >= @start_dt::TIMESTAMP AND ts <= @end_dt::TIMESTAMP"] if self.is_incremental else []
         where = " AND ".join([*within, f"@disturbed('{self.name}')"] if self.is_table else ["TRUE"])
         tables = [f"t.{model.name}" for model in self.upstream] + [f"raw.{name}" for name in tables]
@@ -123,8 +125,12 @@ class RandomModel:
         return "INCREMENTAL" in self.kind
 
 
-def random_models(rng: random.Random, sources: list[RandomSource]) -> list[RandomModel]:
-    """Return random models. Each reads a source, or models before it in the list with its unit or a smaller one."""
+def random_models(rng: random.Random, sources: list[RandomSource], *, is_empty: bool) -> list[RandomModel]:
+    """Return random models. Each reads a source, or models before it in the list with its unit or a smaller one.
+
+    Args:
+        is_empty: Whether no table has rows yet. Then a `FULL` model begins later than the models that read it.
+    """
     models: list[RandomModel] = []
     # If a model ran more often than one that it reads, SQLMesh would not wait for it.
     crons = {unit: rng.choice(CRONS[unit]) for unit in CRONS}
@@ -134,11 +140,12 @@ def random_models(rng: random.Random, sources: list[RandomSource]) -> list[Rando
         upstream = tuple(rng.sample(possible, min(len(possible), rng.randint(0, 2))))
         read = (rng.choice(sources),) if not upstream or rng.random() < 0.3 else ()
         kind = rng.choice(MODEL_KINDS if number else MODEL_KINDS[:3])
-        models.append(RandomModel(f"m{number}", unit, kind, crons[unit], read, upstream))
+        start = f"{sources[0].start:%Y-%m-%d}" if is_empty and kind == "FULL" else ""
+        models.append(RandomModel(f"m{number}", unit, kind, crons[unit], read, upstream, start))
     return models
 
 
-# -- one history ----------------------------------------------------------------------------------
+# -- one story ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,7 @@ class Held:
 
 
 @dataclass
-class History:
+class Story(Told):
     """A project, its sources, and what was done."""
 
     rng: random.Random
@@ -161,8 +168,6 @@ class History:
     sources: list[RandomSource]
     models: list[RandomModel]
     is_late: bool = False
-    actions: list[str] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
     held: dict[str, Held] = field(default_factory=dict)
     modules: list[str] = field(default_factory=list)
 
@@ -197,7 +202,7 @@ class History:
         several = " of several" if len(load.partitions) > 1 and outcome in IN_RUN else ""
         early = " early" if load.is_early else ""
         self.counts[f"load{early}{several} {outcome}{again}"] += 1
-        self.actions.append(f"{self.clock.now:%H:%M} {source.name} {load.text} {outcome}")
+        self.log.append(f"{self.clock.now:%H:%M} {source.name} {load.text} {outcome}")
         source.write(load, outcome, self.shop.query)
         if outcome in IN_RUN:
             self._load_in_run(source, load, outcome)
@@ -248,7 +253,7 @@ class History:
                 held.process.wait(120)
                 held.source.add_result(run_id, passed=held.passes)
             self.counts[f"held check {result}"] += 1
-            self.actions.append(f"{held.source.name}: its check {result}")
+            self.log.append(f"{held.source.name}: its check {result}")
         self.held.clear()
 
     def repair_some(self) -> None:
@@ -257,7 +262,7 @@ class History:
             is_chosen = source.name not in self.held and self.rng.random() < 0.3
             if is_chosen and source.repair(self.shop.query, self.shop.instance):
                 self.counts["repaired"] += 1
-                self.actions.append(f"{source.name}: repaired, its check passed")
+                self.log.append(f"{source.name}: repaired, its check passed")
 
     # -- changes
 
@@ -272,14 +277,14 @@ class History:
             return
         source.was_without_windows |= source.kind == "none"
         self.counts[f"{before} became {source.kind}"] += 1
-        self.actions.append(f"{source.name}: {before} became {source.kind}")
+        self.log.append(f"{source.name}: {before} became {source.kind}")
         self.define_sources()
 
     def define_sources(self) -> None:
         """Write the assets of the sources, in a new module: this process has imported the one before."""
         for module in self.modules:
             (self.shop.root / self.shop.root.name / "defs" / f"{module}.py").unlink()
-        self.modules = [f"loaders_{len(self.actions)}"]
+        self.modules = [f"loaders_{len(self.log)}"]
         code = "import random_loads\n" + "".join(source.code for source in self.sources)
         self.shop.add_module(self.modules[0], code)
         self.shop.refresh()
@@ -297,7 +302,7 @@ class History:
         self.shop.refresh()
         kind = "edited back" if tables == model.tables else "edited"
         self.counts[f"file {kind}"] += 1
-        self.actions.append(f"the file of {model.name} reads {tables}")
+        self.log.append(f"the file of {model.name} reads {tables}")
 
     # -- runs
 
@@ -307,7 +312,7 @@ class History:
     def run(self, assets: Collection[str], **config: Any) -> RunRecord:
         """Run models, and never the assets that load. Nothing may fail."""
         record = self.launch(assets, **config).succeeded()
-        self.actions.append(f"run {[(asset, record.status_of(asset)) for asset in sorted(assets)]} {config or ''}")
+        self.log.append(f"run {[(asset, record.status_of(asset)) for asset in sorted(assets)]} {config or ''}")
         self.counts.update(f"outcome {record.status_of(asset)}" for asset in assets)
         return record
 
@@ -395,7 +400,7 @@ class History:
                 return
             [request] = late
             record = launch_request(self.shop, request)
-            self.actions.append(f"late: {request.run_config}")
+            self.log.append(f"late: {request.run_config}")
             assert record.status is dg.DagsterRunStatus.SUCCESS, record.failures
             self.counts["late data restated"] += 1
         raise AssertionError("late data is restated again and again")
@@ -404,99 +409,99 @@ class History:
 # -- kinds of runs --------------------------------------------------------------------------------
 
 
-def run_of_all(history: History) -> None:
-    history.run(history.assets)
+def run_of_all(story: Story) -> None:
+    story.run(story.assets)
 
 
-def run_of_subset(history: History) -> None:
-    history.run(history.rng.sample(history.assets, history.rng.randint(1, len(history.assets))))
+def run_of_subset(story: Story) -> None:
+    story.run(story.rng.sample(story.assets, story.rng.randint(1, len(story.assets))))
 
 
-def run_without_cron(history: History) -> None:
-    history.run(history.assets, ignore_cron=True)
-    history.check_nothing_waits()
+def run_without_cron(story: Story) -> None:
+    story.run(story.assets, ignore_cron=True)
+    story.check_nothing_waits()
 
 
-def run_with_bounds(history: History) -> None:
+def run_with_bounds(story: Story) -> None:
     """Compute a part of the time, by `start`, `end` or both."""
-    hours = max(1, int((history.clock.now - history.start) / timedelta(hours=1)))
-    instants = sorted(history.start + timedelta(hours=history.rng.randint(0, hours)) for _ in range(2))
+    hours = max(1, int((story.clock.now - story.start) / timedelta(hours=1)))
+    instants = sorted(story.start + timedelta(hours=story.rng.randint(0, hours)) for _ in range(2))
     bounds = {name: f"{instant:%Y-%m-%d %H:%M:%S}" for name, instant in zip(("start", "end"), instants, strict=True)}
-    for name in history.rng.choice(((), ("start",), ("end",))):
+    for name in story.rng.choice(((), ("start",), ("end",))):
         del bounds[name]
-    history.run(history.assets, **bounds)
+    story.run(story.assets, **bounds)
 
 
-def restatement(history: History) -> None:
-    """Restate some days. If a source is not loaded, or no cron has ticked since, it is refused."""
-    days = (history.clock.now - history.start) // timedelta(days=1)
+def restatement(story: Story) -> None:
+    """Restate some days. Intervals whose source is not loaded wait. If no cron has ticked since, it is refused."""
+    days = (story.clock.now - story.start) // timedelta(days=1)
     if not days:
         return
-    first, last = sorted(history.start + timedelta(days=history.rng.randrange(days)) for _ in range(2))
-    names = history.rng.sample(history.assets, history.rng.randint(1, min(2, len(history.assets))))
-    record = history.launch(names, restate={"start": f"{first:%Y-%m-%d}", "end": f"{last:%Y-%m-%d}"})
+    first, last = sorted(story.start + timedelta(days=story.rng.randrange(days)) for _ in range(2))
+    names = story.rng.sample(story.assets, story.rng.randint(1, min(2, len(story.assets))))
+    record = story.launch(names, restate={"start": f"{first:%Y-%m-%d}", "end": f"{last:%Y-%m-%d}"})
     is_refused = record.status is not dg.DagsterRunStatus.SUCCESS
-    history.actions.append(f"restate {names} {first:%d} {last:%d}{' refused' if is_refused else ''}")
-    history.counts["restatement refused" if is_refused else "restatement done"] += 1
+    story.log.append(f"restate {names} {first:%d} {last:%d}{' refused' if is_refused else ''}")
+    story.counts["restatement refused" if is_refused else "restatement done"] += 1
     if is_refused:
-        computed = State.of(history.shop.project).computed_since(history.state)
+        computed = State.of(story.shop.project).computed_since(story.state)
         assert not computed, f"a refused restatement has computed {computed.keys()}: {record.failures}"
-        reasons = ("source is not loaded", "no complete interval of its unit", "has not ticked since this range began")
+        reasons = ("no complete interval of its unit", "has not ticked since this range began")
         assert any(reason in str(record.failures) for reason in reasons), record.failures
 
 
-def run_of_tick(history: History) -> None:
+def run_of_tick(story: Story) -> None:
     """Launch what a tick of the schedule requests."""
-    for request in evaluate_tick(history.shop).run_requests or ():
+    for request in evaluate_tick(story.shop).run_requests or ():
         names = sorted(key.path[-1] for key in request.asset_selection or ())
-        record = launch_request(history.shop, request)
-        history.actions.append(f"tick requests {names}: {request.run_config or ''}")
-        history.counts["runs that ticks request"] += 1
+        record = launch_request(story.shop, request)
+        story.log.append(f"tick requests {names}: {request.run_config or ''}")
+        story.counts["runs that ticks request"] += 1
         assert record.status is dg.DagsterRunStatus.SUCCESS, record.failures
 
 
-def run_with_failure(history: History) -> None:
+def run_with_failure(story: Story) -> None:
     """Let a batch of a model fail. A retry inside the step may succeed."""
-    flag = _disturb(history, 0)
-    record = history.launch(history.assets, ignore_cron=True)
-    _describe(history, flag, f"fail, {record.status.value}")
+    flag = _disturb(story, 0)
+    record = story.launch(story.assets, ignore_cron=True)
+    _describe(story, flag, f"fail, {record.status.value}")
 
 
-def run_with_killed_worker(history: History) -> None:
-    flag = _disturb(history, signal.SIGKILL)
-    record = history.launch(history.assets, ignore_cron=True)
-    _describe(history, flag, f"kill the worker, {record.status.value}")
+def run_with_killed_worker(story: Story) -> None:
+    flag = _disturb(story, signal.SIGKILL)
+    record = story.launch(story.assets, ignore_cron=True)
+    _describe(story, flag, f"kill the worker, {record.status.value}")
 
 
-def run_that_is_killed(history: History) -> None:
+def run_that_is_killed(story: Story) -> None:
     """Kill the process of the run. The worker ends by itself."""
-    pid = history.shop.start("in_process", assets=history.assets).pid
-    flag = _disturb(history, signal.SIGKILL, pid)
+    pid = story.shop.start("in_process", assets=story.assets).pid
+    flag = _disturb(story, signal.SIGKILL, pid)
     os.waitpid(pid, 0)
-    wait_until(lambda: not processes_in(history.shop.project))
-    loading = {held.source.events[-1].run_id for held in history.held.values()}
-    for run in history.shop.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+    wait_until(lambda: not processes_in(story.shop.project))
+    loading = {held.source.events[-1].run_id for held in story.held.values()}
+    for run in story.shop.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
         if run.run_id not in loading:
-            history.shop.instance.report_run_failed(run)  # as Dagster's run monitoring does
-    _describe(history, flag, "kill the run")
+            story.shop.instance.report_run_failed(run)  # as Dagster's run monitoring does
+    _describe(story, flag, "kill the run")
 
 
-def _disturb(history: History, number: int, pid: int = 0) -> Path:
-    name = history.rng.choice([model.name for model in history.models if model.is_table])
-    flag = history.shop.project / "disturb"
-    flag.write_text(f"{name} {history.rng.choice((0, 0, 1, 2))} {int(number)} {pid}")
+def _disturb(story: Story, number: int, pid: int = 0) -> Path:
+    name = story.rng.choice([model.name for model in story.models if model.is_table])
+    flag = story.shop.project / "disturb"
+    flag.write_text(f"{name} {story.rng.choice((0, 0, 1, 2))} {int(number)} {pid}")
     return flag
 
 
-def _describe(history: History, flag: Path, text: str) -> None:
+def _describe(story: Story, flag: Path, text: str) -> None:
     """Note whether a run was disturbed. Most of those that were not had nothing to compute."""
     text = f"not disturbed: {text}" if flag.exists() else text
     flag.unlink(missing_ok=True)
-    history.actions.append(text)
-    history.counts[text] += 1
+    story.log.append(text)
+    story.counts[text] += 1
 
 
-RUNS: dict[Callable[[History], None], int] = {
+RUNS: dict[Callable[[Story], None], int] = {
     run_of_all: 3,
     run_of_subset: 4,
     run_without_cron: 4,
@@ -509,104 +514,79 @@ RUNS: dict[Callable[[History], None], int] = {
 }
 
 
-def try_history(seed: int, folder: Path) -> History:
-    """Load and run in a random order, then load the rest and run everything.
-
-    Raises:
-        AssertionError: An interval was computed too early, lacks rows, or is missing at the end. The message has the
-            whole history.
-    """
+@contextmanager
+def planned_story(seed: int, folder: Path) -> Iterator[Story]:
     rng = random.Random(seed)
     start = datetime.fromisoformat(f"{rng.choice(STARTS)}T00:00+00:00")
-    end = start + timedelta(days=DAYS)
-    project = str(folder / "shop")
+    end, is_late, is_empty = start + timedelta(days=DAYS), rng.random() < 0.5, rng.random() < 0.3
+    options: dict[str, Any] = {"folder": str(folder / "shop"), "changes": is_late}
     sources = [
-        RandomSource(f"s{n}", rng.choice(KINDS), rng.choice(ZONES), start, end, project, end_offset=rng.randint(0, 1))
+        RandomSource(f"s{n}", rng.choice(KINDS), rng.choice(ZONES), start, end, end_offset=rng.randint(0, 1), **options)
         for n in range(rng.randint(1, 2))
     ]
-    models = random_models(rng, sources)
-    is_late = rng.random() < 0.5
-    for source in sources:
-        source.changes = is_late
+    models = random_models(rng, sources, is_empty=is_empty)
+    files = {f"models/{model.name}.sql": model.text(model.tables) for model in models}
+    files |= {"macros/__init__.py": "", "macros/disturbed.py": DISTURBED}
+    names = [*(source.name for source in sources), "apart"]
+    tables = {f"raw.{name}": "SELECT now()::TIMESTAMP AS ts, '' AS country, 1 AS n LIMIT 0" for name in names}
+    config = CONFIG.replace("6 days ago", f"{start - timedelta(days=2):%Y-%m-%d}")
+    attributes: dict[str, Any] = {
+        "external_models": {"wait": True, **({"late": "restate"} if is_late else {})},
+        "restate": True,
+        "schedule": {"cron": "@daily"},
+        **({"execution": {"retries": {"max_retries": 1, "delay": 0}}} if rng.random() < 0.5 else {}),
+    }
     clock = MovedClock(start + timedelta(minutes=10))
     with ExitStack() as stack:
         with clock.shown():
-            shop = stack.enter_context(_planned(folder, models, sources, rng, is_late=is_late))
-            history = History(rng, shop, clock, start, sources, models, is_late)
-            kinds = [f"{s.name}: {s.kind}, {s.zone}, {s.end_offset}" for s in sources]
-            history.define_sources()
+            shop = stack.enter_context(planned_shop(folder, files, config, tables, None, **attributes))
+            shop.plan(*(["--skip-backfill"] if is_empty else []), at=f"{start:%Y-%m-%d}")
+            story = Story(rng, shop, clock, start, sources, models, is_late)
+            story.log += [f"{s.name}: {s.kind}, {s.zone}, {s.end_offset}" for s in sources]
+            story.log += [model.text(model.tables) for model in models]
+            story.define_sources()
+        yield story
+
+
+def try_story(seed: int, engine: str, folder: Path, servers: Servers) -> Story:
+    with planned_story(seed, folder) as story:
         try:
-            _act(history)
-        except Exception as error:
-            described = kinds + [model.text(model.tables) for model in models]
-            lines = [*described, *history.actions, f"{type(error).__name__}: {error}"]
-            raise AssertionError("\n    ".join(lines)) from error
+            with story.to_its_end():
+                _act(story)
         finally:
-            for held in history.held.values():
+            for held in story.held.values():
                 held.process.kill()
-    return history
+    return story
 
 
-def _planned(
-    folder: Path, models: list[RandomModel], sources: list[RandomSource], rng: random.Random, *, is_late: bool
-) -> AbstractContextManager[Shop]:
-    files = {f"models/{model.name}.sql": model.text(model.tables) for model in models}
-    files |= {"macros/__init__.py": "", "macros/disturbed.py": DISTURBED}
-    before, start = (f"{sources[0].start - timedelta(days=ago):%Y-%m-%d}" for ago in (2, 0))
-    names = [*(source.name for source in sources), "apart"]
-    tables = {f"raw.{name}": "SELECT now()::TIMESTAMP AS ts, '' AS country, 1 AS n LIMIT 0" for name in names}
-    attributes: dict[str, Any] = {"external_models": {"wait": True}, "restate": True}
-    attributes["schedule"] = {"cron": "@daily"}
-    if is_late:
-        attributes["external_models"]["late"] = "restate"
-    if rng.random() < 0.5:
-        attributes["execution"] = {"retries": {"max_retries": 1, "delay": 0}}
-    return planned_shop(folder, files, CONFIG.replace("6 days ago", before), tables, start, **attributes)
-
-
-def _act(history: History) -> None:
-    """Move the clock, load and run, until the end is over. Then load the rest."""
-    while history.clock.now < history.end:
-        later = history.clock.now + timedelta(hours=history.rng.choice((1, 13, 24, 24, 40)), minutes=3)
-        history.clock.move_to(later)
-        with history.clock.shown():
-            history.actions.append(f"-- {history.clock.now:%Y-%m-%dT%H:%M}")
-            if history.rng.random() < 0.3:
-                history.edit_file()
-            if history.rng.random() < 0.4:
-                history.change_partitions()
-            history.load_some()
-            history.repair_some()
-            [run] = history.rng.choices(list(RUNS), list(RUNS.values()))
-            history.counts[run.__name__] += 1
-            run(history)
-            history.check()
-            history.release_checks()
-    history.clock.move_to(history.end + timedelta(hours=36))  # each zone's last day is over
-    with history.clock.shown():
-        history.load_rest()
-        history.run(history.assets, ignore_cron=True)
-        history.check()
-        if history.is_late:
-            history.restate_late()
-            history.check()
-        history.check_end()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--histories", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=1, help="the seed of the first history; the next has the next")
-    arguments = parser.parse_args()
-
-    def trial(seed: int, folder: Path) -> tuple[Counter[str], str]:
-        history = try_history(seed, folder)
-        kinds = ", ".join(f"{source.kind} {source.zone}" for source in history.sources)
-        return history.counts + Counter(histories=1), f"{len(history.models)} models over {kinds}"
-
-    with worker_zygote.forked_workers():
-        try_seeds(range(arguments.seed, arguments.seed + arguments.histories), trial)
+def _act(story: Story) -> None:
+    """Move the clock, load and run, until the end is over. Then load the rest, and run everything."""
+    while story.clock.now < story.end:
+        later = story.clock.now + timedelta(hours=story.rng.choice((1, 13, 24, 24, 40)), minutes=3)
+        story.clock.move_to(later)
+        with story.clock.shown():
+            story.log.append(f"-- {story.clock.now:%Y-%m-%dT%H:%M}")
+            if story.rng.random() < 0.3:
+                story.edit_file()
+            if story.rng.random() < 0.4:
+                story.change_partitions()
+            story.load_some()
+            story.repair_some()
+            [run] = story.rng.choices(list(RUNS), list(RUNS.values()))
+            story.counts[run.__name__] += 1
+            run(story)
+            story.check()
+            story.release_checks()
+    story.clock.move_to(story.end + timedelta(hours=36))  # each zone's last day is over
+    with story.clock.shown():
+        story.load_rest()
+        story.run(story.assets, ignore_cron=True)
+        story.check()
+        if story.is_late:
+            story.restate_late()
+            story.check()
+        story.check_end()
 
 
 if __name__ == "__main__":
-    main()
+    tell(__doc__, try_story, stories=100)
