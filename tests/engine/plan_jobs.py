@@ -45,12 +45,14 @@ def launch(shop: Shop, job: str, **config: Any) -> RunRecord:
     return shop.run_record(executed(shop, shop.instance, job, config))
 
 
-def executed(shop: Shop, instance: dg.DagsterInstance, job: str, config: dict[str, Any]) -> str:
+def executed(
+    shop: Shop, instance: dg.DagsterInstance, job: str, config: dict[str, Any], tags: dict[str, str] | None = None
+) -> str:
     """Execute a job of the component on an instance, and return the id of the run."""
     definition = reconstructable_job(shop.root, {"launch": [uuid4().hex]}, job)
     ops = {job: {"config": config}} if config else {}
     run_config = {"execution": {"config": {"in_process": {}}}, "ops": ops}
-    with dg.execute_job(definition, instance=instance, run_config=run_config) as result:
+    with dg.execute_job(definition, instance=instance, run_config=run_config, tags=tags) as result:
         return result.run_id
 
 

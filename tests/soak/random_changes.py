@@ -43,15 +43,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import dagster as dg
 from computed_hours import HOUR, recorded_of, text_of
 from databases import ENGINES, Database, Servers
+from engine.plan_jobs import APPLY, PLAN, executed
 from forked import ForkedProcess
-from harness import RunRecord, Shop, planned_shop, reconstructable_job, wait_until
+from harness import RunRecord, Shop, planned_shop, wait_until
 from stories import Told, tell, today
 from story_projects import ROLE, Audit, Model, Project, Rows
 
 DAYS = 6
 """How many days the source has. The first plan computes those before the last three."""
 OP = "sqlmesh_shop"
-PLAN, APPLY, PREVIEW, JANITOR = (f"{OP}_{job}" for job in ("plan", "apply", "preview", "janitor"))
+PREVIEW, JANITOR = f"{OP}_preview", f"{OP}_janitor"
 ROLES = ("apply", "preview", "run", "killed")
 ALONE = "alone"
 """The name of the standalone audit."""
@@ -214,10 +215,7 @@ class Story(Told):
         return record
 
     def job(self, name: str, tags: dict[str, str] | None = None, **config: Any) -> RunRecord:
-        job = reconstructable_job(self.shop.root, {"launch": [uuid.uuid4().hex]}, name)
-        run_config = {"execution": {"config": {"in_process": {}}}, "ops": {name: {"config": config}} if config else {}}
-        with dg.execute_job(job, instance=self.shop.instance, run_config=run_config, tags=tags) as done:
-            return self.shop.run_record(done.run_id)
+        return self.shop.run_record(executed(self.shop, self.shop.instance, name, config, tags))
 
     def fork(self, role: str, launch: Callable[[Story, dict[str, str]], object]) -> Job:
         token = uuid.uuid4().hex

@@ -537,22 +537,14 @@ def named(name: str) -> tuple[str, str]:
 
 
 def restatement_in_shell(story: Story) -> None:
-    story.in_both_shells(*restate_options(*random_restatement(story)))
-    story.check_shell()
-
-
-def random_restatement(story: Story) -> tuple[list[str], str, str]:
     names = [model.name for model in story.models if model.kind not in ("SEED", "INCREMENTAL_UNMANAGED")]
     selected = sorted(story.rng.sample(names, min(len(names), story.rng.choice((1, 1, 2)))))
     days = sorted(story.rng.sample(range(8, 20), 2))
     last, first = (f"{story.now - timedelta(days=ago):%Y-%m-%d}" for ago in days)
     story.describe(f"{selected} {first} {last}")
-    return selected, first, last
-
-
-def restate_options(selected: Collection[str], first: str, last: str) -> list[str]:
     models = [option for name in selected for option in ("--restate-model", f"t.{name}")]
-    return ["plan", "--auto-apply", "--no-prompts", *models, "--start", first, "--end", last]
+    story.in_both_shells("plan", "--auto-apply", "--no-prompts", *models, "--start", first, "--end", last)
+    story.check_shell()
 
 
 def run_in_shell(story: Story) -> None:
