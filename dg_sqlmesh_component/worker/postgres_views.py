@@ -10,6 +10,7 @@ from sqlmesh.core.engine_adapter import EngineAdapter
 from sqlmesh.utils.errors import SQLMeshError
 
 from dg_sqlmesh_component.protocol.formatting import listed
+from dg_sqlmesh_component.worker.environment import has_table
 from dg_sqlmesh_component.worker.sqlmesh_internals import check_before_cascading
 
 READERS = """
@@ -40,13 +41,24 @@ def literals(names: Iterable[tuple[str, str]]) -> str:
 def keep_views_of_others(context: Context) -> None:
     """Let this process drop no table, view or schema on PostgreSQL that views of others read.
 
-    SQLMesh's own views, which its versions have in physical schemas, are dropped with what they read, as by SQLMesh.
+    SQLMesh's own views are dropped with what they read, as by SQLMesh: those of its versions in physical schemas,
+    and those by which environments show them.
     """
-    own = {info.physical_schema for env in context.state_reader.get_environments() for info in env.snapshots}
+    environments = context.state_reader.get_environments()
+    own = {info.physical_schema for env in environments for info in env.snapshots}
+    shown = {
+        (view.db, view.name)
+        for env in environments
+        for info in env.promoted_snapshots
+        if has_table(info)
+        for view in [info.qualified_view_name.table_for_environment(env.naming_info, dialect="postgres")]
+    }
 
     def check(adapter: EngineAdapter, name: exp.Table) -> None:
         rows = adapter.fetchall(READERS.format(names=literals([(name.db, name.name or "*")])))
-        others = dict.fromkeys(f"{schema}.{view}" for _, _, schema, view in rows if schema not in own)
+        others = dict.fromkeys(
+            f"{schema}.{view}" for _, _, schema, view in rows if schema not in own and (schema, view) not in shown
+        )
         if others:
             raise SQLMeshError(
                 f"{name.sql(adapter.dialect)} was not dropped, because PostgreSQL would drop {listed([*others])} "

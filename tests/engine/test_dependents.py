@@ -3,6 +3,7 @@
 import dagster as dg
 import pytest
 from engine.plan_jobs import APPLY, PLAN, change, edit_config, failure_of, launch, planned, report_of
+from engine.preview_lab import CLOSE, PREVIEW
 from harness import CONFIG, NewShop, RunRecord, Shop
 from postgres import Server
 
@@ -299,3 +300,19 @@ def test_the_janitor_drops_no_view_of_others_and_names_each_until_somebody_drops
     kept = server.query("SELECT relname FROM pg_class WHERE relnamespace = 'sqlmesh__t'::regnamespace", "shop")
     assert len(kept) == 3, "the tables and the view of prod"
     assert (table,) not in kept
+
+
+def test_a_preview_is_closed_with_its_own_views(new_shop: NewShop, server: Server) -> None:
+    """Its tables are dropped first. The environment is deleted last, so that closing it can be repeated."""
+    server.query("DROP DATABASE IF EXISTS shop WITH (FORCE)")
+    server.query("CREATE DATABASE shop")
+    files = {"models/stock.sql": STOCK, "models/seen.sql": SEEN}
+    shop = new_shop(files, server.config("shop"), preview={"environment": "pr_1"})
+    change(shop, stock=STOCK.replace("1", "2"))
+    launch(shop, PREVIEW).succeeded()
+    assert server.query("SELECT id FROM t__pr_1.stock", "shop") == [(2,)]
+
+    launch(shop, CLOSE).succeeded()
+
+    assert server.query("SELECT viewname FROM pg_views WHERE schemaname LIKE '%pr_1'", "shop") == []
+    assert server.query("SELECT id FROM t.stock", "shop") == [(1,)]

@@ -560,4 +560,4 @@ def test_another_environment_waits_for_the_same_sources(new_shop: NewShop) -> No
 
 def test_a_pattern_of_tables_that_no_model_reads_is_refused(new_shop: NewShop) -> None:
     shop = waiting_shop(new_shop, wait={"tables": ["rwa.*"]})
-    assert "`external_models.wait.tables` in defs.yaml has 'rwa.*', but no model reads" in shop.load_error()
+    assert "`external_models.wait.tables` in defs.yaml names 'rwa.*', but no model reads" in shop.load_error()
