@@ -219,9 +219,9 @@ def test_only_the_first_plan_of_a_page_may_compute_nothing(page: Path) -> None:
     assert not any("--skip-backfill" in plan for plan in plans[1:])
 
 
-def test_the_starter_plans_with_rows_and_with_the_command_that_works_alongside_dbt() -> None:
+def test_the_starter_leaves_rows_to_the_first_run_and_names_the_command_that_works_alongside_dbt() -> None:
     page = STARTER.read_text()
-    assert re.findall(r"^    (\w+ plan.*)$", page, re.MULTILINE) == ["dg_sqlmesh plan"]
+    assert re.findall(r"^    (\w+ plan.*)$", page, re.MULTILINE) == ["dg_sqlmesh plan --skip-backfill"]
     assert set(re.findall(r"\w*sqlmesh (?=plan|test|run)", page)) == {"dg_sqlmesh "}
 
 
