@@ -57,7 +57,7 @@ soak: $(VENV)/.test  ## random stories with kills, overlaps and failures by the 
 nightly: $(VENV)/.test services browser  ## what CI leaves out, in at most three hours: a line for each part
 	$(BIN)/python scripts/nightly.py
 
-bench: $(VENV)/.test  ## the tables of docs/benchmarks.md; hours, on a machine that does nothing else
+bench: $(VENV)/.test  ## the tables of docs/contributing/benchmarks.md; hours, on a machine that does nothing else
 	$(BIN)/python benchmarks/definitions.py
 	$(BIN)/python benchmarks/runs.py --measure steps memory launches
 	$(BIN)/python benchmarks/growth.py
