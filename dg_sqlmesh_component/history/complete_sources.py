@@ -1,4 +1,4 @@
-"""For which instants a source is complete: the rule of docs/source-rules.md. Pure.
+"""For which instants a source is complete: the rule of docs/wait.md. Pure.
 
 It is a function of the asset's definition, its loads, the results of its blocking checks, and the clock. A load is a
 materialization.

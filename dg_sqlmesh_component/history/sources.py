@@ -1,6 +1,6 @@
 """For which ranges the assets that load external tables are complete, by the events that Dagster has, and why not.
 
-The rule is in `complete_sources`, and in docs/source-rules.md.
+The rule is in `complete_sources`, and in docs/wait.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""For which instants a source is complete, by data: each row of the tables in docs/source-rules.md has a case."""
+"""For which instants a source is complete, by data: each row of the tables in docs/wait.md has a case."""
 
 import re
 from collections.abc import Sequence
@@ -221,8 +221,8 @@ def test_a_row_of_the_tables_in_the_docs_is_true(case: Case) -> None:
 
 
 def test_each_row_of_the_tables_in_the_docs_has_cases() -> None:
-    page = (REPOSITORY / "docs" / "source-rules.md").read_text()
-    rows = re.findall(r"^\| (.+?) \|.*\n", page, re.MULTILINE)
+    rules = (REPOSITORY / "docs" / "wait.md").read_text().split("## Look up when a source is complete")[1]
+    rows = re.findall(r"^\| (.+?) \|.*\n", rules, re.MULTILINE)
     headers = {"the asset has", "which load counts", "a blocking check"}
     assert [row for row in rows if row not in headers] == list(CASES)
     assert [row for row, cases in CASES.items() if not cases] == [BY_EVENTS]

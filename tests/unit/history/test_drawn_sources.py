@@ -1,4 +1,4 @@
-"""Random histories of loads: the rule and an oracle, written from docs/source-rules.md alone, agree at each instant."""
+"""Random histories of loads: the rule and an oracle, written from docs/wait.md alone, agree at each instant."""
 
 from hypothesis import given, settings
 from source_histories import History, as_source, histories, instants, is_complete
