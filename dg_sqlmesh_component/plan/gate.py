@@ -26,7 +26,7 @@ from dg_sqlmesh_component.protocol.manifest import ModelNames
 class Refusal:
     """A reason not to apply a plan."""
 
-    kind: str  # one word of the docs' table of refusals
+    kind: str  # a kind of docs/plan-reference.md, "Look up a refusal"
     models: tuple[str, ...]  # the models that it is about
     message: str  # the problem and the next action, in sentences
 
