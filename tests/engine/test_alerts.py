@@ -55,7 +55,7 @@ def evaluate(shop: Shop, name: str, record: RunRecord, ended: dg.DagsterEventTyp
 
 def test_a_failed_run_and_new_warnings_of_audits_are_posted_once(new_shop: NewShop, posted: list[str]) -> None:
     shop = new_shop(FILES, tables=TABLES, restate=True)
-    [code] = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / "alerts.md").read_text(), re.DOTALL)
+    [code] = re.findall(r"```python\n(# defs/alerts.py.*?)```", (REPOSITORY / "docs/alerts.md").read_text(), re.DOTALL)
     shop.add_module("alerts", code)
     shop.query("INSERT INTO ctl.orders VALUES (NULL)")
 

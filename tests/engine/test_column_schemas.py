@@ -29,7 +29,7 @@ def since(ago: int) -> str:
 
 def schema_changes(shop: Shop, by: str = "columns") -> dict[str, str]:
     """What Dagster's checks of columns or rows find, by asset that they fail for."""
-    [code] = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / "schema-alarms.md").read_text(), re.DOTALL)
+    [code] = re.findall(r"```python\n(# defs/alarms.py.*?)```", (REPOSITORY / "docs/alerts.md").read_text(), re.DOTALL)
     names: dict[str, Any] = {}
     exec(code.replace('"shop", "orders"', '"t", "days"').replace('"shop", "revenue"', '"t", "star"'), names)
     checks = names["schema_checks"] if by == "columns" else names["row_checks"]

@@ -873,7 +873,7 @@ def test_column_lineage_names_columns_of_direct_parents_by_full_name(loaded: Con
 def test_usage_events_are_sent_only_if_the_environment_of_the_worker_asks_for_them(
     env: dict[str, str], is_sent: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """docs/faq.md."""
+    """docs/troubleshooting.md."""
     monkeypatch.delenv("SQLMESH__DISABLE_ANONYMIZED_ANALYTICS", raising=False)
     program = "import sqlmesh.core.analytics as found; print(type(found.collector._dispatcher).__name__)"
     environment = SQLMeshProject((Path(),), env=env).process_environment
