@@ -232,7 +232,7 @@ def test_docs_are_short_outside_of_reference() -> None:
     texts = {page: (REPOSITORY / "docs" / page).read_text().split("\n## Look up")[0] for page in pages}
     words = {page: len(text.split()) for page, text in texts.items()}
     assert {page: number for page, number in words.items() if number > 1_500} == {}
-    assert sum(words.values()) <= 25_000
+    assert sum(words.values()) <= 21_000
 
 
 def test_pictures_are_shown_and_load_fast() -> None:
