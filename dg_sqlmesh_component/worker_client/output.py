@@ -101,7 +101,9 @@ DEBUG_VARIABLE = "DG_SQLMESH_DEBUG"
 
 
 class WireLog:
-    """Shows contributors the messages of one worker, as lines on stderr (docs/contributing/wire.md). Safe to use from any thread.
+    """Shows contributors the messages of one worker, as lines on stderr (docs/contributing/wire.md).
+
+    Safe to use from any thread.
 
     stderr is the one place that steps, ticks and loads of definitions share. A line has no content of its message,
     because a content may be a secret.

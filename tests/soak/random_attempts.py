@@ -22,7 +22,12 @@ again. It checks:
 - **half-way**: after a red apply, prod shows what it showed before, or what the twin shows. After a kill, it may be
   between two plans (docs/plans.md, "Finish an interrupted plan"). Rows that a forward-only change has computed are
   pending again, and a column that it has added stays (docs/plan-reference.md, "Know what cannot be taken back").
-- **changed by a preview**: "A preview never changes prod's rows, intervals, versions or views" (docs/previews.md).
+- **changed by a preview**: "A preview never changes prod's rows, intervals, versions or views" (docs/previews.md). Nor
+  does its close.
+- **wrong preview**: what a green preview shows is what the twin shows. Forward-only models have other rows.
+- **left over**: after the close of a preview, state and database have what those of the twin have (docs/previews.md,
+  "Close it"), even if the preview, an earlier one or the close was killed. Versions of a commit that nobody saw are
+  left to the janitor.
 """
 
 import json
