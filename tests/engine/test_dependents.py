@@ -311,6 +311,9 @@ def test_a_preview_is_closed_with_its_own_views(new_shop: NewShop, server: Serve
     change(shop, stock=STOCK.replace("1", "2"))
     launch(shop, PREVIEW).succeeded()
     assert server.query("SELECT id FROM t__pr_1.stock", "shop") == [(2,)]
+    change(shop, stock=STOCK.replace("1", "3"))
+    launch(shop, PREVIEW).succeeded()  # the views of the commit before have these names
+    assert server.query("SELECT id FROM t__pr_1.stock", "shop") == [(3,)]
 
     launch(shop, CLOSE).succeeded()
 

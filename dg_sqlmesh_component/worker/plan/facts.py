@@ -109,7 +109,8 @@ class _Models:
         self._altered = alterations(plan, diff, context)
         altered = [name for name, of_table in self._altered.items() if of_table.drops]
         self._dependents = dependents(plan, stored, altered, context)
-        self._taken = taken_names(plan, stored, context)
+        # A preview is made again at each commit, as if it was new. It has the views of the commit before.
+        self._taken = taken_names(plan, context.state_reader.get_environment(diff.environment), context)
 
     def __iter__(self) -> Iterator[msg.PlannedModel]:
         """Parents before children, removed models last."""
