@@ -17,7 +17,7 @@ PARTS = ("models", "categories", "statements", "requirements", "settings", "sele
 
 PREVIOUS = "previous"
 _PREVIOUS = ("previous models", "previous statements")
-"""The parts that say what it has shown. One hash covers them."""
+"""The parts of `PlanBuilt.parts` that say what the environment has shown. One hash covers both."""
 
 ALLOW_LIST, UNKNOWN = "allow-list", "unknown"
 
