@@ -240,7 +240,11 @@ def test_a_destructive_plan_that_fails_in_its_migration_is_finished_by_the_same_
         assert "no space left" in failure_of(failed)
         assert "environment prod shows what it showed before" in failure_of(failed)
     (shop.project / "fail").unlink()
-    assert planned(shop) == {**reviewed, "run_id": ANY}
+    models = [
+        {**model, "intervals": 0} if model["name"] == "t.base" else model  # the failed job has computed it
+        for model in reviewed["models"]
+    ]
+    assert planned(shop) == {**reviewed, "models": models, "run_id": ANY}
 
     launch(shop, APPLY, **config).succeeded()
     assert shop.query("SELECT DISTINCT typeof(amount) FROM t.daily") == [("INTEGER",)]
