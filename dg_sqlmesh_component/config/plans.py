@@ -1,6 +1,7 @@
 """The attributes of `defs.yaml` for jobs about changes of files: `test`, `deploy` and `preview`."""
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from typing import Annotated, TypeAlias
 
 import dagster as dg
@@ -56,10 +57,12 @@ class PreviewEnvironment:
     Attributes:
         name: As SQLMesh stores it; empty if variables are not set.
         unset: The variables that are not set, or empty.
+        written: The name as it is written, perhaps with variables.
     """
 
     name: str
     unset: tuple[str, ...] = ()
+    written: str = field(default="", compare=False)
 
     def required(self) -> str:
         """The name.
@@ -71,9 +74,28 @@ class PreviewEnvironment:
             names = " and ".join(self.unset)
             raise ConfigurationError(
                 f"`preview.environment` in defs.yaml needs the environment variable {names}, which is not set here, or "
-                "empty. Set it where this job is launched, for example to the number of the pull request."
+                "empty. Set it where this job is launched, for example to the number of the pull request. Or write "
+                "`environment` in the run config, for example pr_14."
             )
         return self.name
+
+    def named(self, name: str) -> str:
+        """The name that a run config has, as SQLMesh stores it. Nobody may preview in an environment of somebody else.
+
+        Raises:
+            ConfigurationError: The variables of the template cannot give this name.
+        """
+        sanitized = _environment(name, "`environment` in the run config").name
+        pattern = ".*".join(re.escape(sanitized_environment(part)) for part in _TEMPLATE.split(self.written))
+        if not re.fullmatch(pattern, sanitized):
+            raise ConfigurationError(
+                f"`environment` in the run config is {name!r}, which does not fit `preview.environment` in defs.yaml: "
+                f"{self.written!r}."
+            )
+        return sanitized
+
+
+_TEMPLATE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}")
 
 
 def _resolve(context: dg.ResolutionContext, written: str) -> PreviewEnvironment:
@@ -85,18 +107,18 @@ def _resolve(context: dg.ResolutionContext, written: str) -> PreviewEnvironment:
             raise
         name = ""
     if variables.unset and not name.strip():
-        return PreviewEnvironment("", tuple(dict.fromkeys(variables.unset)))
-    return _environment(name)
+        return PreviewEnvironment("", tuple(dict.fromkeys(variables.unset)), written)
+    return replace(_environment(name), written=written)
 
 
-def _environment(name: str) -> PreviewEnvironment:
+def _environment(name: str, where: str = "`preview.environment` in defs.yaml") -> PreviewEnvironment:
     sanitized = sanitized_environment(name)
     if not name.strip() or sanitized == "prod":
         raise ConfigurationError(
-            f"`preview.environment` in defs.yaml is {name!r}. A preview is an environment of its own, which is made "
-            'from prod. Write for example "pr_{{ env.PULL_REQUEST }}".'
+            f"{where} is {name!r}. A preview is an environment of its own, which is made from prod. Write for example "
+            '"pr_{{ env.PULL_REQUEST }}" in defs.yaml.'
         )
-    return PreviewEnvironment(sanitized)
+    return PreviewEnvironment(sanitized, written=name)
 
 
 @dataclass

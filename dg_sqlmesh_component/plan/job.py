@@ -68,6 +68,8 @@ def build_preview_jobs(configured: Preview, settings: Settings) -> dg.Definition
             f"`preview.environment` in defs.yaml is {settings.environment}, the environment of the component itself, "
             'which a preview would replace. Write another name, for example "pr_{{ env.PULL_REQUEST }}".'
         )
+    description = "The name of the environment, in place of the variables in `preview.environment` of defs.yaml."
+    environment = dg.Field(dg.StringSource, is_required=False, description=description)
     name = settings.job_name("preview")
     preview = graph_of_op(
         name,
@@ -77,6 +79,7 @@ def build_preview_jobs(configured: Preview, settings: Settings) -> dg.Definition
             "allow_pending": _switch("Whether models of prod that it reads may lack intervals."),
             "over_budget": _switch("Whether to compute a preview above `budget` in defs.yaml."),
             "select": _select(configured.select),
+            "environment": environment,
         },
         pool=settings.pool,
     )
@@ -84,7 +87,7 @@ def build_preview_jobs(configured: Preview, settings: Settings) -> dg.Definition
         f"{name}_close",
         "Deletes the environment of a pull request, with the tables that only it uses.",
         lambda context: close_preview(context, settings),
-        {},
+        {"environment": environment},
         pool=settings.pool,
     )
     return dg.Definitions(jobs=[graph.to_job(tags=dict(configured.tags)) for graph in (preview, close)])

@@ -67,8 +67,12 @@ def close_preview(context: dg.OpExecutionContext, settings: Settings) -> Iterato
 def _required_environment(context: dg.OpExecutionContext, settings: Settings) -> str:
     """The name of the preview. If it is not known, the report says why, and the step fails."""
     assert settings.attributes.preview is not None, "only these jobs need it"
+    configured, named = settings.attributes.preview.environment, context.op_config.get("environment")
     try:
-        return settings.attributes.preview.environment.required()
+        name = configured.named(named) if named else configured.required()
+        if name == settings.environment:
+            raise ConfigurationError(f"{name} is the environment of the component itself, so it is no preview.")
+        return name
     except ConfigurationError as error:
         refused = Refusal("unset_variable", (), str(error))
         write_report(PlanReport("", is_preview=True, problems=[refused]), context.log)

@@ -165,6 +165,17 @@ def test_an_unset_variable_breaks_no_code_location_and_the_jobs_name_it(lab: Lab
 
 
 @on_duckdb
+def test_the_launchpad_can_name_an_environment_that_fits_the_template(lab: Lab) -> None:
+    lab.change(other=OTHER.replace("1 AS x", "2 AS x"))
+    lab.job(PREVIEW, None, environment="pr_7").succeeded()
+    assert lab.ask("SELECT x FROM t__pr_7.other") == [(2,)]
+
+    refused = lab.job(CLOSE, None, environment="dev").failed()
+    assert "'dev', which does not fit `preview.environment` in defs.yaml" in failure_of(refused)
+    lab.job(CLOSE, None, environment="pr_7").succeeded()
+
+
+@on_duckdb
 def test_an_environment_that_never_expires_is_refused_and_stays_as_it_was(lab: Lab) -> None:
     edit_config("\npinned_environments: [PR_1, pr_2]\n")(lab.shop)
     lab.change(other=OTHER.replace("1 AS x", "2 AS x"))

@@ -54,6 +54,28 @@ def test_an_unset_variable_is_named_only_when_the_name_is_needed() -> None:
     with pytest.raises(ConfigurationError) as refusal:
         PreviewEnvironment("", ("PULL_REQUEST",)).required()
     assert "needs the environment variable PULL_REQUEST, which is not set here" in str(refusal.value)
+    assert "Or write `environment` in the run config" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "name", "fits"),
+    [
+        ("pr_{{ env.PULL_REQUEST }}", "PR_14", True),
+        ("pr_{{ env.PULL_REQUEST }}", "dev", False),
+        ("{% if env.A %}pr_{{ env.A }}{% endif %}", "pr_14", True),
+        ("review", "review", True),
+        ("review", "pr_14", False),
+    ],
+)
+def test_a_run_config_can_only_name_an_environment_that_the_template_could_give(
+    written: str, name: str, fits: bool
+) -> None:
+    environment = PreviewEnvironment("", ("PULL_REQUEST",), written)
+    if fits:
+        assert environment.named(name) == name.lower()
+        return
+    with pytest.raises(ConfigurationError, match=r"does not fit `preview\.environment` in defs\.yaml"):
+        environment.named(name)
 
 
 @pytest.mark.parametrize("name", ["prod", "PROD", ""])
