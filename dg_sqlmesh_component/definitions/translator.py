@@ -37,9 +37,6 @@ INTERVALS_CHECK = "sqlmesh_intervals_complete"
 LATE_DATA_CHECK = "sqlmesh_no_late_data"
 """The optional check of every incremental model that shows whether a source was loaded again after it was computed."""
 
-WHEN_SKIPPED = "No result yet? Execute the check."
-"""Part of the description of each audit's check: Dagster shows no reason for a skipped check."""
-
 PARTITIONS_REFUSED = (
     "has a `partitions_def`. SQLMesh itself decides which intervals it computes, whatever partition a run has. So "
     "Dagster could show a partition as materialized that is not. Remove it."
@@ -269,7 +266,7 @@ class Translator:
         return dg.AssetCheckSpec(
             check_name,
             asset=key,
-            description=_described(f"{as_sentence(audit.description or description)} {WHEN_SKIPPED}", query),
+            description=_described(as_sentence(audit.description or description), query),
             blocking=audit.blocking,
             metadata=metadata,
         )

@@ -22,6 +22,7 @@ from dg_sqlmesh_component.history.earlier_results import (
 )
 from dg_sqlmesh_component.history.late_loads import Compared
 from dg_sqlmesh_component.history.records import OutsideData
+from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed, ranges
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.report.coverage import coverage_metadata, coverage_sentences, is_complete
@@ -63,7 +64,9 @@ class Checks:
             return not_evaluated(check, audit.error) if audit.error else self._audited(check, node, audit, earlier)
         if _has_evaluated_all(node):
             return not_evaluated(check, self.wording.promoted_version(node.fqn, "does not have this audit"))
-        if isinstance(node, NodeOutcome) and earlier is not None and self.why_not_repeated(node, earlier) is None:
+        if not isinstance(node, NodeOutcome) or not node.outcome.rule.repeats or earlier is None:
+            return None
+        if self.why_not_repeated(node.idle, earlier) is None:
             why = f"{self.wording.assets.name(node.fqn)} was not executed, and its data is unchanged"
             # A failure is repeated with its rows and query. They are left out of the many results that have passed.
             of_failure = {} if earlier.passed else earlier.metadata
@@ -97,7 +100,7 @@ class Checks:
                 )
         return found
 
-    def why_not_repeated(self, node: NodeOutcome, earlier: EarlierResult | None) -> str | None:
+    def why_not_repeated(self, idle: msg.NodeIdle, earlier: EarlierResult | None) -> str | None:
         """Why the last result of an audit is not repeated, as a clause after "because"; None if it is."""
         if earlier is None:
             return "no run of Dagster has evaluated its audit"
@@ -107,10 +110,10 @@ class Checks:
                 "its model, and their data may have changed since"
             )
         environment, audited, up_to = earlier.audited_data
-        is_same = (environment, audited) == (self.wording.environment, node.idle.audited_data)
+        is_same = (environment, audited) == (self.wording.environment, idle.audited_data)
         # A restatement alters the data; for a view, so does a new computation of its upstream models.
-        is_unaltered = node.idle.last_interval_end is not None and (node.idle.altered_at or 0) <= up_to
-        if node.outcome.rule.repeats and is_same and is_unaltered:
+        is_unaltered = idle.last_interval_end is not None and (idle.altered_at or 0) <= up_to
+        if is_same and is_unaltered:
             return None
         return "its last result is not about the current data and audits"
 
@@ -180,7 +183,8 @@ class Checks:
         if earlier and before and audit.passed:
             severity = dg.AssetCheckSeverity.WARN
             of_rows = {name: earlier.metadata[name] for name in _OF_ROWS if name in earlier.metadata}
-        is_of_all = isinstance(node, AuditOnlyOutcome) and reads_intervals
+        was_executed = isinstance(node, NodeOutcome) and node.outcome is not Outcome.UP_TO_DATE
+        is_of_all = reads_intervals and not was_executed
         return dg.AssetCheckResult(
             asset_key=check.asset_key,
             check_name=check.name,
@@ -203,7 +207,9 @@ def _uncorrected(audit: AuditResult, earlier: EarlierResult | None) -> FailedInt
 
 
 def _evaluated_at(node: NodeOutcome | AuditOnlyOutcome) -> int | None:
-    return node.computed_until if isinstance(node, NodeOutcome) else node.evaluated_at
+    if isinstance(node, AuditOnlyOutcome):
+        return node.evaluated_at
+    return node.idle.altered_at or 0 if node.outcome is Outcome.UP_TO_DATE else node.computed_until
 
 
 def _result(

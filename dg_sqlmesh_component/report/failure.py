@@ -34,7 +34,7 @@ def build_failure(
         *_failed_lines(wording, outcomes),
         *_not_promoted_lines(wording, outcomes),
         *_interrupted_lines(wording, outcomes, problems),
-        *_audit_lines(wording, audited),
+        *_audit_lines(wording, [*audited, *(of for of in outcomes if of.outcome is Outcome.UP_TO_DATE)]),
     ]
     if not lines and not problems and not any(outcome.outcome.is_failure for outcome in outcomes):
         return None
@@ -105,11 +105,11 @@ def _by_error(outcomes: Sequence[NodeOutcome]) -> dict[str, list[str]]:
     return nodes
 
 
-def _audit_lines(wording: Wording, audited: Sequence[AuditOnlyOutcome]) -> list[str]:
+def _audit_lines(wording: Wording, audited: Sequence[NodeOutcome | AuditOnlyOutcome]) -> list[str]:
     """Errors and blocking failures of audits that were evaluated without running their models."""
     audits = [(outcome.fqn, audit) for outcome in audited for audit in outcome.audits]
     return [
-        *(wording.audit_only_sentence(outcome) for outcome in audited if outcome.error),
+        *(wording.audit_only_sentence(of) for of in audited if isinstance(of, AuditOnlyOutcome) and of.error),
         *(wording.audit_sentence(fqn, audit) for fqn, audit in audits if audit.error),
         *(wording.audit_sentence(fqn, audit) for fqn, audit in audits if audit.blocking and audit.failing_rows),
     ]

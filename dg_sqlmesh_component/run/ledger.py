@@ -280,6 +280,10 @@ class Ledger:
         entry = self._entries.get(fqn)
         return entry is not None and (entry.settled or entry.judge(None)[0]) is Outcome.UP_TO_DATE
 
+    def idle(self, fqn: str) -> msg.NodeIdle | None:
+        """Why a node had nothing to do, if SQLMesh has said so."""
+        return self._entry(fqn).idle
+
     @property
     def running(self) -> tuple[str, ...]:
         """The nodes with a batch that runs, or that ran when the worker died."""

@@ -114,7 +114,7 @@ def build_request(
         environment=environment,
         models=tuple(fqn for fqn in assets.parents_first if fqn in nodes),
         standalone_audits=tuple(sorted(standalone)),
-        audit_only={node: _uses(assets, node, context.selected_asset_check_keys) for node in sorted(audit_only)},
+        audit_only={node: audit_uses(assets, node, context.selected_asset_check_keys) for node in sorted(audit_only)},
         execution_time=_run_started_at(context),
         external_models=frozenset(
             fqn for fqn in nodes | audit_only if fqn in assets.models and assets.models[fqn].is_external
@@ -211,7 +211,7 @@ def reported_checks(context: dg.AssetExecutionContext) -> Set[dg.AssetCheckKey]:
     return selected | {spec.key for spec in specs if spec.asset_key in context.selected_asset_keys}
 
 
-def _uses(assets: ProjectAssets, node: str, selected: Set[dg.AssetCheckKey]) -> tuple[msg.AuditUse, ...]:
+def audit_uses(assets: ProjectAssets, node: str, selected: Set[dg.AssetCheckKey]) -> tuple[msg.AuditUse, ...]:
     """A node's audits in the manifest; those with a selected check are requested."""
     return tuple(
         msg.AuditUse(

@@ -244,6 +244,9 @@ class _Step:
             case msg.EvaluationPlanned() if event.batches:
                 answer = msg.GoAhead()
                 refusal = self._limits.refuse_run(event, self._log) if self._request.restate is None else None
+            case msg.NodesUpToDate():
+                idle = [found for fqn in event.nodes if (found := self._ledger.idle(fqn)) is not None]
+                answer = msg.AuditsWanted(self._results.audits_to_evaluate(idle))
             case msg.QueriesNotCancelled():
                 self._not_cancelled = event
             case msg.EnvironmentOpened():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -23,11 +23,13 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
 from dg_sqlmesh_component.history.check_results import last_evaluations, last_results
 from dg_sqlmesh_component.history.earlier_results import EarlierResult, key_of, not_evaluated
+from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, listed
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.report.checks import Checks, late_data_result
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome, Released
 from dg_sqlmesh_component.report.results import materialization, observation
+from dg_sqlmesh_component.run.request import audit_uses
 from dg_sqlmesh_component.run.run_log import RunLog
 from dg_sqlmesh_component.run.step_records import StepRecords
 
@@ -79,6 +81,14 @@ class StepResults:
             self.log.outcome(outcome)
             yield from self.records.outside_data_before(outcome)
             yield from self._results_of(outcome, earlier)
+
+    def audits_to_evaluate(self, idle: Sequence[msg.NodeIdle]) -> dict[str, tuple[msg.AuditUse, ...]]:
+        """The audits of nodes that had nothing to do, as in `AuditsWanted`. No check stays without a result."""
+        if not self._wording.is_declared or (self._is_only_step and not self.attributes.execution.record_unchanged):
+            return {}
+        wanted = self._earlier.without_a_result(idle)
+        nodes = {self._assets.node_by_check[check] for check in wanted}
+        return {node: audit_uses(self._assets, node, wanted) for node in sorted(nodes)}
 
     def fill_in(self) -> Iterator[Any]:
         """A result for each check that has none. If a step fails, Dagster would show these checks as failed."""
@@ -214,11 +224,12 @@ class LastCheckResults:
             for outcome in unchanged
             for check in self.checks.wording.assets.audit_checks.get(outcome.fqn, ())
             if check in self.context.selected_asset_check_keys and isinstance(outcome, NodeOutcome)
+            if check not in self.checks.wording.assets.checks_of_results(outcome.fqn, outcome.audits)
         }
         results = self._last_results(outcome_by_check)
         checks_by_reason: dict[str, list[str]] = {}
         for check, outcome in outcome_by_check.items():
-            if why := self.checks.why_not_repeated(outcome, results.get(check)):
+            if why := self.checks.why_not_repeated(outcome.idle, results.get(check)):
                 checks_by_reason.setdefault(why, []).append(f"{check.asset_key.to_user_string()}:{check.name}")
         for why, checks in checks_by_reason.items():
             self.context.log.info(
@@ -227,6 +238,17 @@ class LastCheckResults:
                 f"{listed(checks, MAX_NAMED_CHECKS)}."
             )
         return results
+
+    def without_a_result(self, idle: Iterable[msg.NodeIdle]) -> set[dg.AssetCheckKey]:
+        """The selected audits of nodes that had nothing to do, about whose data there is no result."""
+        by_check = {
+            check: node
+            for node in idle
+            for check in self.checks.wording.assets.audit_checks.get(node.fqn, ())
+            if check in self.context.selected_asset_check_keys
+        }
+        last = self._last_results(by_check)
+        return {check for check, node in by_check.items() if self.checks.why_not_repeated(node, last.get(check))}
 
     def of_others(
         self, settled: Sequence[NodeOutcome | AuditOnlyOutcome], selected: Collection[dg.AssetCheckKey]

@@ -326,6 +326,14 @@ class TakeBackRequest(LockRequest):
 
 
 @dataclass(frozen=True, slots=True)
+class AuditsWanted:
+    """The answer to `NodesUpToDate`."""
+
+    # By node, its audits in the local project. Those are requested about whose current data there is no result.
+    audits: dict[str, tuple[AuditUse, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class GoAhead:
     """The answer to a `RestatementPlanned`, and to each `EvaluationPlanned` that has batches: they may be computed.
 
@@ -343,5 +351,5 @@ class PlanApproval:
     interrupted: tuple[Interval, ...] = ()
 
 
-Answer = Records | GoAhead | PlanApproval | AwaitedTables
+Answer = Records | GoAhead | AuditsWanted | PlanApproval | AwaitedTables
 """What Dagster's process sends if an event asks for it."""

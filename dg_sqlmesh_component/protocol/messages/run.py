@@ -339,6 +339,16 @@ class NodeIdle(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class NodesUpToDate(Event):
+    """Sent when SQLMesh has finished, if computed nodes had nothing to do. The worker waits for `AuditsWanted`.
+
+    An `AuditEvaluated` follows for each wanted audit.
+    """
+
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class IntervalCoverage(Event):
     """The computed intervals of an incremental model and its gaps, as in the state at that moment.
 

@@ -60,7 +60,7 @@ from dg_sqlmesh_component.worker.intervals.coverage import Coverages
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables, KnownToDagster
 from dg_sqlmesh_component.worker.intervals.records import compare
 from dg_sqlmesh_component.worker.intervals.tables import copied_intervals, deployability
-from dg_sqlmesh_component.worker.observe.audits import audit_alone, record_audits
+from dg_sqlmesh_component.worker.observe.audits import audit_alone, audit_up_to_date, record_audits
 from dg_sqlmesh_component.worker.observe.computed_table import ComputedTables
 from dg_sqlmesh_component.worker.observe.run_tracker import Observed, RunTracker
 from dg_sqlmesh_component.worker.own_bugs import own_bug
@@ -160,6 +160,10 @@ def _evaluate(context: EvaluationContext) -> msg.EvaluationFinished:
             "models that it computes. Until then, a run without pending intervals, such as a retry of this run, "
             "succeeds without executing it."
         ) from late_error
+    if scheduler is not None and tracker.up_to_date:
+        pipe.send(msg.NodesUpToDate(tuple(tracker.up_to_date)))
+        wanted = pipe.receive(msg.AuditsWanted).audits
+        audit_up_to_date(wanted, context.request, scheduler, context.coverages, pipe)
     if context.request.audit_only:
         await_finalized_environment(context)
         scheduler = context.scheduler(environment=context.request.environment)

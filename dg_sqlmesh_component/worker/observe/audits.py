@@ -157,33 +157,61 @@ def audit_alone(
     # A restatement in this process has removed the intervals of the standalone audits that it left out.
     scheduler.state_sync.refresh_snapshot_intervals([snapshots[fqn] for fqn in request.audit_only if fqn in snapshots])
     coverages = coverages_of(snapshots)
-    index = coverages.index
     results = _Results(scheduler.snapshot_evaluator, request.sampling, pipe)
+    given = {"snapshots": snapshots, "execution_time": request.execution_time}
     for fqn, uses in request.audit_only.items():
         if fqn not in snapshots:
             continue  # a plan has removed it since the environment was opened
-        snapshot, error, at = snapshots[fqn], None, now_timestamp()
-        positions = _positions(snapshot, uses)
-        intervals = coverages.computed(fqn)
-        if positions and not intervals:
-            error = "Nothing has been computed yet, so there is nothing to audit."
-        elif positions:
-            given = {
-                "snapshots": snapshots,
-                "start": intervals[0][0],
-                "end": intervals[-1][1],
-                "execution_time": request.execution_time,
-                # The table that the environment shows. A run would audit the table that it has just computed.
-                "deployability_index": index.with_deployable(snapshot) if index.is_representative(snapshot) else index,
-            }
-            for position in positions:
-                if pipe.is_cancelled:
-                    raise EvaluationError("The evaluation of audits was cancelled.")
-                pipe.send(_evaluate_alone(snapshot, position, given, results))
+        snapshot, at = snapshots[fqn], now_timestamp()
+        error = _audit(snapshot, uses, coverages, given, results)
         if coverage := coverages.of(fqn):
             pipe.send(coverage)
         missing = sorted(chain(*coverages.missing(fqn)))
-        pipe.send(msg.NodeAudited(fqn, tuple(missing), error, at, altered_at(snapshot, index)))
+        pipe.send(msg.NodeAudited(fqn, tuple(missing), error, at, altered_at(snapshot, coverages.index)))
+
+
+def audit_up_to_date(
+    wanted: Mapping[str, tuple[msg.AuditUse, ...]],
+    request: msg.EvaluationRequest,
+    scheduler: Scheduler,
+    coverages_of: Callable[[Mapping[str, Snapshot]], Coverages],
+    pipe: Pipe,
+) -> None:
+    """Evaluate audits of nodes that had nothing to do, for example because a plan has computed them."""
+    if not wanted:
+        return
+    snapshots = scheduler.snapshots_by_name
+    coverages, results = coverages_of(snapshots), _Results(scheduler.snapshot_evaluator, request.sampling, pipe)
+    given = {"snapshots": snapshots, "execution_time": request.execution_time}
+    for fqn, uses in wanted.items():
+        _audit(snapshots[fqn], uses, coverages, given, results)
+
+
+def _audit(
+    snapshot: Snapshot,
+    uses: tuple[msg.AuditUse, ...],
+    coverages: Coverages,
+    given: Mapping[str, Any],
+    results: _Results,
+) -> str | None:
+    """Send the results of a node's requested audits over all of its computed intervals. Returns why there are none."""
+    positions, intervals, index = _positions(snapshot, uses), coverages.computed(snapshot.name), coverages.index
+    if not positions:
+        return None
+    if not intervals:
+        return "Nothing has been computed yet, so there is nothing to audit."
+    given = {
+        **given,
+        "start": intervals[0][0],
+        "end": intervals[-1][1],
+        # The table that the environment shows. A run would audit the table that it has just computed.
+        "deployability_index": index.with_deployable(snapshot) if index.is_representative(snapshot) else index,
+    }
+    for position in positions:
+        if results.pipe.is_cancelled:
+            raise EvaluationError("The evaluation of audits was cancelled.")
+        results.pipe.send(_evaluate_alone(snapshot, position, given, results))
+    return None
 
 
 def _positions(snapshot: Snapshot, uses: tuple[msg.AuditUse, ...]) -> list[int]:

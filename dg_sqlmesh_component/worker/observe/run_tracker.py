@@ -37,6 +37,7 @@ class RunTracker(Tracker):
         planned: The planned batches of each node. An empty tuple: intervals are missing, but none of them is ready.
         unready_signals: By node, its signals that held back an interval.
         waiting: What schedulers have left out.
+        up_to_date: The computed nodes that had nothing to do.
     """
 
     def __init__(self, pipe: Pipe) -> None:
@@ -44,6 +45,7 @@ class RunTracker(Tracker):
         self.planned: dict[str, tuple[msg.Interval, ...]] = {}
         self.unready_signals: dict[str, list[str]] = {}
         self.waiting = Waiting()
+        self.up_to_date: list[str] = []
         self._observed = Observed()
         self._coverages: Coverages | None = None
         self._idle: list[msg.Event] | None = None
@@ -105,6 +107,8 @@ class RunTracker(Tracker):
             events, self._idle = self._explain_idle() if self._idle is None else self._idle, []
             for event in events:
                 self.pipe.send(event)
+                if isinstance(event, msg.NodeIdle) and not event.waits and event.last_interval_end is not None:
+                    self.up_to_date.append(event.fqn)
             for fqn in list(self._forgotten):
                 self._report_coverage(fqn)
 
@@ -113,6 +117,7 @@ class RunTracker(Tracker):
         self.planned = {}
         self.is_through = False
         self._idle = None
+        self.up_to_date.clear()
         for record in (self.unready_signals, self._failed, self._blocked, self._forgotten, self._reported):
             record.clear()
         self.pipe.send(msg.EvaluationPlanned({}))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit.builders import EVERYTHING, attributes, audit, external_models, manifest, model, plain, stored, translator
 
-from dg_sqlmesh_component.definitions.translator import STATUS_CHECK, WHEN_SKIPPED, Translator, sql_metadata
+from dg_sqlmesh_component.definitions.translator import STATUS_CHECK, Translator, sql_metadata
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.manifest import Model
 
@@ -515,7 +515,7 @@ def test_check_is_on_the_given_asset() -> None:
 
 def test_check_metadata_has_every_property_of_the_audit() -> None:
     check = checks_of(EVERYTHING)["not_null"]
-    assert check.description == f"SQLMesh audit not_null (columns := (order_id)). {WHEN_SKIPPED}"
+    assert check.description == "SQLMesh audit not_null (columns := (order_id))."
     assert plain(dict(check.metadata or {})) == {
         "sqlmesh/audit": "not_null",
         "sqlmesh/blocking": True,
@@ -536,13 +536,13 @@ QUERY = "\n\n```sql\nSELECT * FROM @this_model WHERE not_null\n```"
 @pytest.mark.parametrize(
     ("of", "options", "description"),
     [
-        (model(audits=(audit(),)), {}, f"SQLMesh audit not_null. {WHEN_SKIPPED}"),
-        (model(audits=(audit(description="No order."),)), {}, f"No order. {WHEN_SKIPPED}"),
-        (model(audits=(audit(),)), {"include_metadata": ["sql"]}, f"SQLMesh audit not_null. {WHEN_SKIPPED}{QUERY}"),
+        (model(audits=(audit(),)), {}, "SQLMesh audit not_null."),
+        (model(audits=(audit(description="No order."),)), {}, "No order."),
+        (model(audits=(audit(),)), {"include_metadata": ["sql"]}, f"SQLMesh audit not_null.{QUERY}"),
         (
             model("raw.events", kind="EXTERNAL", audits=(audit(args={"columns": "a", "n": "1"}),)),
             {},
-            f"SQLMesh audit not_null (columns := a, n := 1) of the external model raw.events. {WHEN_SKIPPED}",
+            "SQLMesh audit not_null (columns := a, n := 1) of the external model raw.events.",
         ),
     ],
     ids=["default", "of the audit", "with SQL", "of an external model"],

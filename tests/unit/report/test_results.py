@@ -492,7 +492,7 @@ NOT_REPEATED = {
 
 @pytest.mark.parametrize(("why", "earlier"), NOT_REPEATED.items(), ids=["unknown", "other tables", "other data"])
 def test_reason_is_known_if_a_result_is_not_repeated(why: str, earlier: dict[dg.AssetCheckKey, EarlierResult]) -> None:
-    assert Checks(wording(), STARTED_AT).why_not_repeated(IDLE, earlier.get(NOT_NULL)) == why
+    assert Checks(wording(), STARTED_AT).why_not_repeated(IDLE.idle, earlier.get(NOT_NULL)) == why
 
 
 # -- checks selected alone ------------------------------------------------------------------------

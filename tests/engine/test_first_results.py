@@ -1,0 +1,63 @@
+"""A selected audit has a result about the current data, also if a plan or a shell has computed the data."""
+
+import dagster as dg
+import pytest
+from harness import CONFIG, EXECUTORS, NewShop
+
+DAYS = (
+    "MODEL (name t.days, kind INCREMENTAL_BY_TIME_RANGE (time_column day), audits (not_null(columns := (day)), small)); "
+    "SELECT day, n FROM raw.days WHERE day BETWEEN @start_ds AND @end_ds"
+)
+SMALL = "AUDIT (name small{more}); SELECT * FROM @this_model WHERE n > 5"
+TABLES = {"raw.days": "SELECT CURRENT_DATE - range::INT AS day, range AS n FROM range(4)"}
+
+
+def files(more: str = "") -> dict[str, str]:
+    return {"models/days.sql": DAYS, "audits/small.sql": SMALL.format(more=more)}
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_audits_of_data_that_a_plan_has_computed_are_evaluated_once(new_shop: NewShop, executor: str) -> None:
+    shop = new_shop(files(), CONFIG, tables=TABLES, planned_at="now")
+
+    first = shop.launch(executor).succeeded()
+    second = shop.launch(executor).succeeded()
+
+    assert first.status_of("t/days") == second.status_of("t/days") == "up_to_date"
+    for name in ("t/days:small", "t/days:not_null_day"):
+        assert first.checks[name].passed
+        assert "sqlmesh/carried_over" not in first.checks[name].metadata
+        assert "sqlmesh/carried_over" in second.checks[name].metadata
+
+
+def test_audits_are_evaluated_again_after_a_shell_has_computed_the_data_again(new_shop: NewShop) -> None:
+    shop = new_shop(files(", blocking false"), CONFIG, tables=TABLES, planned_at="now")
+    assert shop.launch().succeeded().checks["t/days:small"].passed
+    shop.query("UPDATE raw.days SET n = 9 WHERE n = 2")
+    shop.plan("--restate-model", "t.days", at=None)
+
+    record = shop.launch().succeeded()
+
+    assert record.status_of("t/days") == "up_to_date"
+    assert not record.checks["t/days:small"].passed
+
+
+def test_a_blocking_audit_that_fails_on_data_from_outside_fails_the_run(new_shop: NewShop) -> None:
+    shop = new_shop(files(), CONFIG, tables=TABLES, planned_at="now")
+    [(table,)] = shop.query("SELECT table_name FROM duckdb_tables() WHERE schema_name = 'sqlmesh__t'")
+    shop.query(f"UPDATE sqlmesh__t.{table} SET n = 9 WHERE n = 2")
+
+    record = shop.launch().failed()
+
+    check = record.checks["t/days:small"]
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    [failure] = record.failures
+    assert "t.days: audit small failed: 1 row." in failure
+
+
+def test_a_warning_does_not_fail_a_run_that_has_nothing_to_do(new_shop: NewShop) -> None:
+    more = ", blocking false"
+    tables = {"raw.days": "SELECT CURRENT_DATE - range::INT AS day, 9 AS n FROM range(4)"}
+    shop = new_shop(files(more), CONFIG, tables=tables, planned_at="now")
+    check = shop.launch().succeeded().checks["t/days:small"]
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
