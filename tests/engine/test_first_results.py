@@ -5,7 +5,8 @@ import pytest
 from harness import CONFIG, EXECUTORS, NewShop
 
 DAYS = (
-    "MODEL (name t.days, kind INCREMENTAL_BY_TIME_RANGE (time_column day), audits (not_null(columns := (day)), small)); "
+    "MODEL (name t.days, kind INCREMENTAL_BY_TIME_RANGE (time_column day), "
+    "audits (not_null(columns := (day)), small)); "
     "SELECT day, n FROM raw.days WHERE day BETWEEN @start_ds AND @end_ds"
 )
 SMALL = "AUDIT (name small{more}); SELECT * FROM @this_model WHERE n > 5"
