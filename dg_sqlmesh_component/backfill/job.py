@@ -16,6 +16,7 @@ from typing import Any
 import dagster as dg
 
 from dg_sqlmesh_component.config.attribute_types import RestateJob
+from dg_sqlmesh_component.config.external_models import matching_tables
 from dg_sqlmesh_component.dagster_internals.assets import last_cron_tick
 from dg_sqlmesh_component.dagster_internals.steps import JobOfAssets
 from dg_sqlmesh_component.definitions.op import Compute, graph_of_op, refuse_op_name, refuse_reserved_tags
@@ -58,8 +59,11 @@ def build_backfill_job(
         refuse_op_name(configured.name, "restate.jobs.name")
     name = configured.name or settings.job_name(f"restate_{configured.by}")
     assets = settings.assets
-    restated = [fqn for fqn in models if assets.models[fqn].is_incremental]
-    keys = frozenset(assets.key(fqn) for fqn in restated)
+    tables = matching_tables(configured.tables or (), assets.upstream.external_tables, "restate.jobs.tables")
+    readers = [fqn for fqn in models if not set(tables).isdisjoint(assets.upstream.of(assets.models[fqn]))]
+    restated = [fqn for fqn in (readers if tables else models) if assets.models[fqn].is_incremental]
+    # The run restates those that read the tables as promoted, also if they are computed as a whole.
+    keys = frozenset(assets.key(fqn) for fqn in (models if tables else restated))
     by, start = _PARTITIONS[configured.by], _first_restatable(name, restated, settings)
     _refuse_longer_intervals(name, configured.by, [assets.models[fqn] for fqn in restated])
     # Dagster's first partition begins at or after an instant. Ours contains it.
@@ -80,7 +84,8 @@ def build_backfill_job(
     def config_of(partition: str) -> dict[str, Any]:
         window = partitions.time_window_for_partition_key(partition)
         start, end = restate_bounds(*(int(bound.timestamp() * 1000) for bound in (window.start, window.end)))
-        return {"ops": {name: {"config": {"restate": {"start": start, "end": end}}}}}
+        of_tables = {"tables": configured.tables} if configured.tables else {}
+        return {"ops": {name: {"config": {"restate": {"start": start, "end": end, **of_tables}}}}}
 
     graph = graph_of_op(
         name,
@@ -111,7 +116,7 @@ def _first_restatable(job: str, models: list[str], settings: Settings) -> dateti
     if not models:
         raise ConfigurationError(
             f"The job {job} of `restate.jobs` in defs.yaml selects no incremental model, so no range of one can be "
-            "restated. Choose another `select`."
+            "restated. Choose another `select` or other `tables`."
         )
 
     def inherited_from(fqn: str) -> Sequence[str]:

@@ -315,6 +315,14 @@ class RestateJob(Attributes, path="restate.jobs"):
             "Models to restate, in SQLMesh's model selection language; a list is a union. Default: all.", "tag:finance"
         ),
     ] = None
+    tables: Annotated[
+        list[str] | None,
+        described_text(
+            "Restate only those of these models that read one of these external tables themselves: names or patterns. "
+            "Default: all of them.",
+            ["raw.orders"],
+        ),
+    ] = None
     name: Annotated[
         str | None,
         described_text(
@@ -354,7 +362,8 @@ class Restate(Attributes, path="restate"):
             model_field_type=_JOBS,
             inject_before_resolve=False,
             description="Jobs for backfills in Dagster's UI. by: hour, day (default), week or month in UTC, which each "
-            "run restates; select: models in SQLMesh's model selection language, by default all; name, by default "
+            "run restates; select: models in SQLMesh's model selection language, by default all; tables: only the "
+            "models that read one of these external tables; name, by default "
             "`<op>_restate_<by>`; tags: of the runs. Default: none.",
             examples=[[{"by": "day", "select": "tag:finance"}]],
         ),

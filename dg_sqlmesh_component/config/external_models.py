@@ -132,14 +132,28 @@ class Wait(Attributes, path="external_models.wait"):
 
     def refuse_unknown(self, fqns: Collection[str]) -> None:
         """Raise a ConfigurationError if a pattern matches none of the external tables that models read."""
-        for pattern in self.tables or ():
-            if not any(_matches(fqn, pattern) for fqn in fqns):
-                known = {".".join(split_fqn(fqn)[-2:]) for fqn in fqns}
-                raise unmatched("external_models.wait.tables", pattern, _NO_TABLE, known)
+        matching_tables(self.tables or (), fqns, "external_models.wait.tables")
 
     def has(self, fqn: str) -> bool:
         """Whether to wait for a table if an asset makes it."""
         return self.tables is None or any(_matches(fqn, pattern) for pattern in self.tables)
+
+
+def matching_tables(
+    patterns: Iterable[str], fqns: Collection[str], attribute: str, place: str = "defs.yaml"
+) -> list[str]:
+    """The external tables that models read and that match a name or pattern, by fqn.
+
+    Raises a ConfigurationError if a pattern matches none.
+    """
+    matching: dict[str, None] = {}
+    for pattern in patterns:
+        found = [fqn for fqn in fqns if _matches(fqn, pattern)]
+        if not found:
+            known = {".".join(split_fqn(fqn)[-2:]) for fqn in fqns}
+            raise unmatched(attribute, pattern, _NO_TABLE, known, place)
+        matching |= dict.fromkeys(found)
+    return list(matching)
 
 
 def _matches(fqn: str, pattern: str) -> bool:

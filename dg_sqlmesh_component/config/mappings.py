@@ -238,10 +238,12 @@ def not_a_mapping(
     )
 
 
-def unmatched(attribute: str, name: str, problem: str, known: Iterable[str]) -> ConfigurationError:
-    """The error for a name in `defs.yaml` that nothing in the project has."""
+def unmatched(
+    attribute: str, name: str, problem: str, known: Iterable[str], place: str = "defs.yaml"
+) -> ConfigurationError:
+    """The error for a name in `defs.yaml` or a run config that nothing in the project has."""
     suggestion = did_you_mean(name, known) or " The project has none."
-    return ConfigurationError(f"`{attribute}` in defs.yaml names {name!r}, but {problem}.{suggestion}")
+    return ConfigurationError(f"`{attribute}` in {place} names {name!r}, but {problem}.{suggestion}")
 
 
 def _switched(value: Any) -> Any:

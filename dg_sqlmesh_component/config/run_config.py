@@ -17,6 +17,11 @@ class RestateConfig(dg.Config):
 
     start: str = Field(description="The beginning of the range: a date, an instant or words such as `1 week ago`.")
     end: str = Field(description="The end of the range. If it is a date, that day is included.")
+    tables: list[str] = Field(
+        default=[],
+        description="Restate only the selected models that read one of these external tables themselves: names or "
+        "patterns, for example `raw.orders`. Default: all selected models.",
+    )
 
 
 class SQLMeshRunConfig(dg.Config):

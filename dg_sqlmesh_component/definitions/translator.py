@@ -289,10 +289,17 @@ class Translator:
     def _external_spec(self, key: dg.AssetKey, fqn: str, downstream: Model) -> dg.AssetSpec:
         """The asset of an external table. If no external model declares it, only its name is known."""
         names, declared = ExternalTable.of(fqn), self.upstream.models.get(fqn)
-        description = declared.description if declared else None
+        description = (declared.description if declared else None) or (
+            f"The table {names.table_name}, which SQLMesh only reads."
+        )
+        if self.attributes.restate is not None:
+            description += (
+                "\n\nIf its rows were corrected, restate the models that read it: select models, and set "
+                f"`restate: {{start: ..., end: ..., tables: [{names.table_name}]}}` in the run config."
+            )
         return dg.AssetSpec(
             key,
-            description=description or f"The table {names.table_name}, which SQLMesh only reads.",
+            description=description,
             group_name=_identifier(names.schema),
             kinds={"external", downstream.engine},
             tags=EXTERNAL_TAG,

@@ -79,12 +79,16 @@ class Upstream:
             )
 
     @cached_property
+    def external_tables(self) -> list[str]:
+        """The external tables that any model reads, by fqn."""
+        return [fqn for fqn in self.tables_read if self.is_external(fqn)]
+
+    @cached_property
     def awaited(self) -> dict[str, dg.AssetKey]:
         """The keys of the external tables that `external_models.wait` may wait for, by fqn."""
-        external = [fqn for fqn in self.tables_read if self.is_external(fqn)]
         if self._external_models.wait is not None:
-            self._external_models.wait.refuse_unknown(external)
-        return self.awaited_of(external)
+            self._external_models.wait.refuse_unknown(self.external_tables)
+        return self.awaited_of(self.external_tables)
 
     def awaited_of(self, tables: Iterable[str]) -> dict[str, dg.AssetKey]:
         """The keys of those external tables that are awaited, by fqn, even if no model of the manifest reads them."""

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Set
 import dagster as dg
 
 from dg_sqlmesh_component.config.attribute_types import Budget, Restate
+from dg_sqlmesh_component.config.external_models import matching_tables
 from dg_sqlmesh_component.config.run_config import (
     SQLMeshRunConfig,
     chosen_environment,
@@ -102,8 +103,11 @@ def build_request(
         )
     restate = None
     if config.restate is not None and models:
-        leaves_out = isinstance(context, JobOfAssets)
-        restate = msg.Restatement(config.restate.start, config.restate.end, leaves_out)
+        tables_read = matching_tables(
+            config.restate.tables, assets.upstream.external_tables, "restate.tables", "the run config"
+        )
+        leaves_out = isinstance(context, JobOfAssets) or bool(tables_read)
+        restate = msg.Restatement(config.restate.start, config.restate.end, leaves_out, tuple(tables_read))
         # A restatement computes models only. The audits of all other nodes are evaluated after it.
         audit_only |= {*standalone, *(nodes - models)}
         nodes, standalone = models, set()

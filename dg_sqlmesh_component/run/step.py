@@ -21,6 +21,7 @@ from dg_sqlmesh_component.history.late_loads import source_loads
 from dg_sqlmesh_component.history.sources import Awaited
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ERRORS_BY_NAME, REFUSALS, ConfigurationError, StoppedError
+from dg_sqlmesh_component.protocol.formatting import counted
 from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.failure import build_failure
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome
@@ -62,7 +63,8 @@ def execute_step(context: dg.AssetExecutionContext, settings: Settings) -> Itera
         request = build_request(context, settings, awaited.tables)
     except ConfigurationError as error:
         yield from repeated_checks(context, _REFUSED, fails=True)
-        raise dg.Failure(description=str(error), allow_retries=False) from None
+        description = "\n".join([str(error), *shown_as_failed(context)])
+        raise dg.Failure(description=description, allow_retries=False) from None
     tags = run_tags(request, context.run.tags, ignores_sources=not awaited.waits)
     context.instance.add_run_tags(context.run.run_id, tags)
     context.log.info("SQLMesh runs: " + ", ".join(f"{name.split('/')[1]} {value}" for name, value in tags.items()))
@@ -109,6 +111,17 @@ def repeated_checks(
     repeated = last_evaluations(context.instance, checks, why)
     yield from repeated.values()
     yield from (not_evaluated(check, f"{why}.") for check in sorted(checks - repeated.keys()))
+
+
+def shown_as_failed(context: dg.AssetExecutionContext) -> list[str]:
+    """What Dagster shows of the assets of a run that fails before it computes anything. A job of ops plans none."""
+    number = 0 if isinstance(context, JobOfAssets) else len(context.selected_asset_keys)
+    if not number:
+        return []
+    return [
+        f"Nothing was computed. Dagster's lineage graph and catalog still show {counted(number, 'asset')} of this run "
+        "as failed, until they are materialized."
+    ]
 
 
 class _Step:
@@ -190,6 +203,8 @@ class _Step:
     def _failure(self) -> dg.Failure | None:
         reported: list[NodeOutcome | AuditOnlyOutcome] = [*self._results.outcomes, *self._results.audited]
         problems = [*self._problems, *self._results.known_failures]
+        if problems and self._ledger.never_began and not self.session.is_cancelled:
+            problems += shown_as_failed(self._context)
         advice = correction_advice(self._plan_command)
         return build_failure(self._wording, reported, problems, advice, self._records.materialized_outside)
 

@@ -3,10 +3,11 @@
 import shutil
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from engine.backfills import backfills
-from harness import CONFIG, NewShop, Shop, plan, query
+from harness import CONFIG, NewShop, Shop, plan, query, state
 from waiting import evaluate_tick
 
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)"
@@ -94,6 +95,80 @@ def test_backfill_with_a_failing_day_is_finished_by_its_retry_alone(shop: Shop, 
         assert rows(shop.project) == twin
     after = shop.launch().succeeded()
     assert "raw/orders" not in {**after.computed_outside, **after.reported_outside}
+
+
+@pytest.mark.attribute("restate.jobs.tables")
+def test_a_backfill_of_what_reads_a_table_restates_its_readers_of_each_kind(shop: Shop) -> None:
+    (shop.project / "models/seen.sql").write_text(
+        "MODEL (name raw.seen, kind FULL); SELECT sum(n) AS n FROM ctl.source WHERE ds < '2026-02-12'"
+    )
+    shop.plan(at="2026-03-01")
+    shop.query("UPDATE ctl.source SET n = 9 WHERE ds = '2026-02-11'")
+    shop.refresh()
+    shop.configure(restate={"jobs": [{"tables": ["ctl.*"]}]})
+    with backfills(shop, JOB.format(by="day")) as jobs:
+        backfill = jobs.launch(DAYS[1:2])
+        jobs.execute(jobs.queued())
+        run = jobs.runs_of(backfill)[DAYS[1]].succeeded()
+    assert set(run.materializations) == {"raw/orders", "raw/seen", "marts/revenue", "marts/total"}
+    assert shop.query("SELECT n FROM marts.revenue WHERE ds = '2026-02-11'") == [(9,)]
+
+
+READERS = ["raw.orders", "raw.late", "raw.through"]
+
+
+def of_tables(*tables: str) -> dict[str, Any]:
+    return {"sqlmesh_shop": {"restate": {"start": DAYS[0], "end": DAYS[-1], "tables": [*tables]}}}
+
+
+@pytest.fixture
+def read_shop(new_shop: NewShop) -> Shop:
+    """A project whose source was corrected in three days, with a model that reads it through an embedded model."""
+    files = {
+        **MODELS,
+        "models/renamed.sql": "MODEL (name raw.renamed, kind EMBEDDED); SELECT ds, n AS m FROM ctl.source",
+        "models/through.sql": f"MODEL (name raw.through, {BY_DAY}); SELECT ds, m FROM raw.renamed {READS}",
+    }
+    config = CONFIG.replace("6 days ago", "'2026-02-05'")
+    tables = {"ctl.source": SOURCE.format(start="2026-02-05")}
+    shop = new_shop(files, config, tables=tables, planned_at="2026-03-01", restate=True)
+    shop.query(f"UPDATE ctl.source SET n = 7 WHERE ds BETWEEN '{DAYS[0]}' AND '{DAYS[-1]}'")
+    return shop
+
+
+def test_what_reads_a_corrected_table_is_restated_as_by_sqlmesh(read_shop: Shop, tmp_path: Path) -> None:
+    shop = read_shop
+    twin = shutil.copytree(shop.project, tmp_path / "twin")
+    plan(twin, *[f"--restate-model={name}" for name in READERS], "--start", DAYS[0], "--end", DAYS[-1], at=None)
+
+    run = shop.launch(ops=of_tables("Ctl.Source")).succeeded()
+
+    computed = {"raw/orders", "raw/late", "raw/through", "marts/revenue", "marts/total"}
+    assert set(run.materializations) == computed
+    assert "Left out: raw.alone (does not read the tables itself)" in run.log
+    assert rows(shop.project) == rows(twin)
+    for name in ("raw.orders", "raw.late", "raw.through"):
+        assert query(shop.project, f"SELECT * FROM {name} ORDER BY ds") == query(
+            twin, f"SELECT * FROM {name} ORDER BY ds"
+        )
+    ours, sqlmesh = (
+        {fqn: computed for fqn, computed in state(project)["intervals"].items() if "total" not in fqn}
+        for project in (shop.project, twin)
+    )
+    assert ours == sqlmesh, "the sum is computed up to the end of the range here, and up to now by SQLMesh's plan"
+
+
+def test_a_selection_in_which_nothing_reads_the_table_is_refused(read_shop: Shop) -> None:
+    run = read_shop.launch(assets=["raw/alone"], ops=of_tables("source")).failed()
+    [failure] = run.failures
+    assert "None of the selected models reads" in failure
+    assert "ctl.source itself, as promoted in prod. Nothing was computed." in failure
+
+
+def test_a_table_that_no_model_reads_is_refused_with_the_nearest_name(read_shop: Shop) -> None:
+    [failure] = read_shop.launch(ops=of_tables("ctl.sorce")).failed().failures
+    assert "`restate.tables` in the run config names 'ctl.sorce', but no model reads an external table" in failure
+    assert "Did you mean ctl.source?" in failure
 
 
 def test_a_day_in_which_no_selected_model_can_be_restated_fails_and_computes_nothing(new_shop: NewShop) -> None:

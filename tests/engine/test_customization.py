@@ -123,6 +123,8 @@ def test_external_tables_become_assets_with_kind_group_and_columns_if_configured
     spec = shop.specs(external_models={"assets": True})[key]
     assert (spec.group_name, spec.kinds) == ("raw", {"external", "duckdb"})
     assert spec.description == "The table warehouse.raw.orders, which SQLMesh only reads."
+    restated = shop.specs(external_models={"assets": True}, restate=True)[key]
+    assert "tables: [warehouse.raw.orders]}` in the run config." in str(restated.description)
     assert spec.metadata["dagster/table_name"] == "warehouse.raw.orders"
     assert [column.name for column in spec.metadata["dagster/column_schema"].columns] == ["id"]
     definitions = shop.definitions(external_models={"assets": True, "keys": {"raw.orders": "dlt/orders"}})

@@ -148,22 +148,24 @@ def test_dry_run_names_a_blocking_audit_that_failed_and_what_it_may_block(new_sh
     assert outcomes(dry_run(shop))["marts.revenue"] == "up_to_date"
 
 
-def test_check_that_a_run_has_skipped_stays_skipped_in_a_dry_run(new_shop: NewShop) -> None:
+def test_audit_that_reads_other_tables_is_evaluated_in_each_run_and_repeated_by_a_dry_run(new_shop: NewShop) -> None:
     audited = MODELS["models/orders.sql"].replace(BY_DAY, f"{BY_DAY}, audits (known)")
     audit = "AUDIT (name known, blocking false); SELECT * FROM @this_model JOIN ctl.unknown USING (n)"
     files = {**MODELS, "models/orders.sql": audited, "audits/known.sql": audit}
     shop = new_shop(files, tables={"ctl.unknown": "SELECT 1 AS n"})
     check = dg.AssetCheckKey(dg.AssetKey(["raw", "orders"]), "known")
     assert not shop.launch().checks["raw/orders:known"].passed
-    assert "raw/orders:known" not in shop.launch().checks, "its audit reads another table, so nothing is repeated"
+    again = shop.launch().checks["raw/orders:known"]
+    assert not again.passed
+    assert "sqlmesh/carried_over" not in again.metadata, "its audit reads another table, so it is evaluated again"
     record = dry_run(shop)
-    assert "raw/orders:known" not in record.checks
+    assert "Repeated, because this was a dry run" in record.description_of("raw/orders:known")
     assert record.checks["raw/orders:sqlmesh_execution_status"].passed
     history = shop.instance.event_log_storage.get_asset_check_execution_history(check, limit=3)
-    assert [execution.status.value for execution in history] == ["PLANNED", "PLANNED", "FAILED"]
+    assert [execution.status.value for execution in history] == ["FAILED", "FAILED", "FAILED"]
 
 
-def test_check_that_was_not_evaluated_before_a_skipping_run_stays_skipped_in_a_dry_run(new_shop: NewShop) -> None:
+def test_check_without_a_result_about_the_current_data_is_evaluated_by_a_run_and_not_by_a_dry_run(new_shop: NewShop) -> None:
     audited = MODELS["models/revenue.sql"].replace(BY_DAY, f"{BY_DAY}, audits (known)")
     files = {
         **MODELS,
@@ -179,8 +181,8 @@ def test_check_that_was_not_evaluated_before_a_skipping_run_stays_skipped_in_a_d
     assert before_skip.description == failed.description_of("marts/revenue:known")
     shop.query("UPDATE ctl.ok SET ok = '1'")
     shop.sqlmesh("run")
-    assert "marts/revenue:known" not in shop.launch().checks, "no run of Dagster has evaluated its audit"
-    assert "marts/revenue:known" not in dry_run(shop).checks
+    assert not dry_run(shop).checks["marts/revenue:known"].passed
+    assert shop.launch().checks["marts/revenue:known"].passed
 
 
 def test_dry_run_tells_what_is_not_promoted_and_what_has_changed_locally(new_shop: NewShop) -> None:

@@ -328,6 +328,24 @@ OUTCOME_TABLE = (
         ),
     ),
     Row(
+        "up to date: its data had no results of its audits, so they were evaluated",
+        (
+            OPENED,
+            EMPTY_PLAN,
+            IDLE,
+            msg.NodesUpToDate((ORDERS,)),
+            audited("not_null", D1_2),
+            audited("recent", D1_2),
+            NOTHING_TO_DO,
+        ),
+        outcome(Outcome.UP_TO_DATE, idle=IDLE, audits=both_passed(D1_2)),
+        passed(
+            "core.orders had nothing to do: its cron '@daily' is not due. Next due at 2026-01-04T00:00:00Z.",
+            {"sqlmesh/reason": NOT_DUE, "sqlmesh/next_due": at(day(4)), "sqlmesh/computed_up_to": at(day(3))},
+            both_checks(TWO_DAYS),
+        ),
+    ),
+    Row(
         "waiting: planned without a ready interval, its own signals are not ready",
         (OPENED, NO_BATCH, MANY_GAPS, NO_SIGNAL, SUCCEEDED),
         outcome(Outcome.WAITING, idle=NO_SIGNAL, coverage=MANY_GAPS),

@@ -31,6 +31,7 @@ from sqlmesh.utils.errors import ConflictingPlanError, PlanError
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, EvaluationError
 from dg_sqlmesh_component.protocol.formatting import listed, unquoted, utc_text
+from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import common
 from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.evaluate.evaluation import (
@@ -159,6 +160,16 @@ def _planned(context: EvaluationContext) -> Plan:
         promoted = {info.name for info in context.stored_environment().snapshots}
         left_out = {fqn: "not promoted" for fqn in requested if fqn not in promoted}
         requested = [fqn for fqn in requested if fqn in promoted]
+        if restate.tables:
+            readers = _readers(restate.tables, context)
+            left_out |= {fqn: "does not read the tables itself" for fqn in requested if fqn not in readers}
+            requested = [fqn for fqn in requested if fqn in readers]
+            if not requested:
+                names = " or ".join(map(unquoted, restate.tables))
+                raise ConfigurationError(
+                    f"None of the selected models reads {names} itself, as promoted in {request.environment}. Nothing "
+                    "was computed. Select the models that read it, or all models."
+                )
         if not requested:
             raise _unrestatable(left_out, {}, context)
     try:
@@ -191,6 +202,7 @@ def _planned(context: EvaluationContext) -> Plan:
     # SQLMesh would still compute whole tables downstream, and a run that restates none of its models would be green.
     if left_out and (shared or not (restate.leaves_out and possible.intersection(requested))):
         raise _unrestatable(left_out, snapshots, context)
+    left_out = {fqn: why for fqn, why in left_out.items() if fqn not in possible}
     context.request = replace(request, models=tuple(fqn for fqn in request.models if fqn not in left_out))
     planned = msg.RestatementPlanned(
         ranges=ranges,
@@ -203,6 +215,19 @@ def _planned(context: EvaluationContext) -> Plan:
     context.tracker.pipe.send(planned)
     context.tracker.pipe.receive(msg.GoAhead)
     return plan
+
+
+def _readers(tables: Iterable[str], context: EvaluationContext) -> set[str]:
+    """The promoted models that read one of these tables themselves, or through embedded models."""
+    promoted = context.state_reader.get_snapshots(context.stored_environment().snapshots).values()
+    nodes = {node.name: node for node in promoted}
+
+    def read_through(name: str) -> Iterable[str]:
+        return nodes[name].node.depends_on if name in nodes and nodes[name].is_embedded else ()
+
+    return {
+        name for name, node in nodes.items() if not reachable(node.node.depends_on, read_through).isdisjoint(tables)
+    }
 
 
 def _ranges(plan: Plan) -> dict[str, tuple[Interval, int]]:

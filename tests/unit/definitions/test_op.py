@@ -354,7 +354,7 @@ def test_launchpad_does_not_show_restate(schema: type[SQLMeshRunConfig]) -> None
     assert not config_type.fields["restate"].default_provided
 
 
-RANGE = {"start": "2026-01-01", "end": "2026-01-02"}
+RANGE: Any = {"start": "2026-01-01", "end": "2026-01-02"}
 
 
 @pytest.mark.parametrize("restate", [{}, None, {"start": "2026-01-01"}], ids=["empty", "null", "without an end"])

@@ -54,6 +54,7 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.NodesBlocked({"b": ("a",), "c": ()}),
     msg.NodeIdle("a", "its cron '@daily' is not due", D2[0]),
     msg.NodeIdle("a", signals=("files_arrived",), upstream=("b",), held_back_by=msg.HeldBackBy(("c",), ("d",), (D1,))),
+    msg.NodesUpToDate(("a", "b")),
     msg.IntervalCoverage("a", D1, (D1,), 21, 30, 5, (D2,), (D1,)),
     msg.NodeAudited("a", (D1, D2), None),
     msg.ObjectDropped("db.core__dev"),
