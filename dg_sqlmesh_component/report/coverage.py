@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -13,34 +12,31 @@ from dg_sqlmesh_component.protocol.formatting import counted, duration_text, ran
 
 _HOUR = 3_600_000
 _DAY = 24 * _HOUR
-_STRIP = 60
-"""How many days or hours the strip of the coverage has."""
-
 _MAX_NAMED = 5
 """How many gaps the description of the check names. Its metadata lists more."""
 
 
 def coverage_metadata(coverage: msg.IntervalCoverage | None) -> dict[str, Any]:
-    """The covered range. If something is missing: also how much, and a table of the gaps."""
+    """The covered range. If something is not computed: also a table of these ranges."""
     if coverage is None:
         return {}
     metadata: dict[str, Any] = {}
     if coverage.computed is not None:
         metadata["sqlmesh/coverage"] = _computed(coverage)
-    if coverage.waiting:
-        metadata["sqlmesh/waiting"] = ranges(coverage.waiting)
-    if coverage.gaps:
-        if coverage.gap_count == len(coverage.gaps):
-            metadata["sqlmesh/coverage_strip"] = _strip(coverage)
-        # Text: Dagster would plot a number of the few events that have one as a dot.
-        gaps = counted(coverage.gap_count, "gap")
-        metadata["sqlmesh/missing_intervals"] = f"{coverage.missing_intervals} in {gaps}"
-        metadata["sqlmesh/gap_table"] = dg.MetadataValue.table(
-            [dg.TableRecord({"gap": ranges([gap])}) for gap in coverage.gaps], dg.TableSchema([dg.TableColumn("gap")])
-        )
-    if left_out := coverage.gap_count - len(coverage.gaps):
-        metadata["sqlmesh/gaps_cut"] = f"{counted(left_out, 'newer gap')} left out"
+    if rows := _not_computed(coverage):
+        columns = [dg.TableColumn("range"), dg.TableColumn("why")]
+        metadata["sqlmesh/not_computed"] = dg.MetadataValue.table(rows, dg.TableSchema(columns))
     return metadata
+
+
+def _not_computed(coverage: msg.IntervalCoverage) -> list[dg.TableRecord]:
+    """The oldest gaps and all waiting ranges, in order."""
+    waiting = [(range_, "waits for a source or a signal") for range_ in coverage.waiting]
+    found = sorted([*((gap, "missing: a run computes it") for gap in coverage.gaps), *waiting])
+    rows = [dg.TableRecord({"range": ranges([range_]), "why": why}) for range_, why in found]
+    if left_out := coverage.gap_count - len(coverage.gaps):
+        rows.append(dg.TableRecord({"range": f"and {counted(left_out, 'newer gap')}", "why": "missing"}))
+    return rows
 
 
 def _computed(coverage: msg.IntervalCoverage) -> str:
@@ -56,23 +52,6 @@ def _computed(coverage: msg.IntervalCoverage) -> str:
     )
     share = f"{(end - start - lacking) // size} of {counted((end - start) // size, unit)}"
     return f"{ranges([coverage.computed]).partition(' (')[0]} ({share})"
-
-
-def _strip(coverage: msg.IntervalCoverage) -> str:
-    """The newest days or hours, one character each: `█` is computed, `░` lacks an interval, `▒` waits."""
-    known = [*coverage.gaps, *coverage.waiting, *([coverage.computed] if coverage.computed else [])]
-    start, end = min(start for start, _ in known), max(end for _, end in known)
-    unit = _DAY if all(bound % _DAY == 0 for interval in known for bound in interval) else _HOUR
-
-    def touches(cell: int, intervals: Iterable[msg.Interval]) -> bool:
-        return any(start < cell + unit and cell < end for start, end in intervals)
-
-    first = max(start, end - _STRIP * unit)
-    cells = "".join(
-        "░" if touches(cell, coverage.gaps) else "▒" if touches(cell, coverage.waiting) else "█"
-        for cell in range(first, end, unit)
-    )
-    return f"{cells} {ranges([(first, end)])}"
 
 
 def is_complete(coverage: msg.IntervalCoverage, slack: timedelta, now: int) -> bool:

@@ -28,7 +28,7 @@ What the documentation does not promise is left out, so that each difference is 
   source rows of the days before a range do not change, unless they are restated too.
 - "If a batch of a `lookback` fails in a shell, SQLMesh keeps its intervals as computed" (docs/intervals.md). So nobody
   types `sqlmesh run` in a project with a lookback while a cause is there.
-- "`sqlmesh/waiting`: ranges whose source is not loaded. They are no gaps" (docs/intervals.md). A restatement "leaves
+- "ranges whose source is not loaded ... Those are no gaps" (docs/intervals.md). A restatement "leaves
   intervals pending whose source is not loaded" (docs/wait.md). A job leaves such a model out (docs/recompute.md), so
   its source does not change. A cron ticks after its days are loaded.
 - SQLMesh cannot store the times of `auto_restatement_cron` in MariaDB ("No database selected"), nor can `sqlmesh run`.

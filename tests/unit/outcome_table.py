@@ -175,7 +175,9 @@ SEVERITIES = {"not_null": ERROR, "recent": WARN}
 
 COMPLETE = msg.IntervalCoverage(ORDERS, D1_2)
 ONE_GAP = msg.IntervalCoverage(ORDERS, days(1, 1), (D2,), 1, 1, day(3))
-GAP_TABLE = dg.MetadataValue.table([dg.TableRecord({"gap": "2026-01-02"})], dg.TableSchema([dg.TableColumn("gap")]))
+COLUMNS = dg.TableSchema([dg.TableColumn("range"), dg.TableColumn("why")])
+GAP = dg.TableRecord({"range": "2026-01-02", "why": "missing: a run computes it"})
+MORE_GAPS = dg.TableRecord({"range": "and 2 newer gaps", "why": "missing"})
 MANY_GAPS = msg.IntervalCoverage(ORDERS, days(1, 1), (D2,), 3, 5, day(3))
 
 
@@ -352,10 +354,8 @@ OUTCOME_TABLE = (
         warned(
             "core.orders is waiting: its signal files_arrived, bank_holiday reports no ready interval.",
             {
-                "sqlmesh/missing_intervals": "5 in 3 gaps",
                 "sqlmesh/coverage": "2026-01-01",
-                "sqlmesh/gap_table": GAP_TABLE,
-                "sqlmesh/gaps_cut": "2 newer gaps left out",
+                "sqlmesh/not_computed": dg.MetadataValue.table([GAP, MORE_GAPS], COLUMNS),
             },
         ),
     ),
@@ -404,10 +404,8 @@ OUTCOME_TABLE = (
             CAST_FAILED,
             {
                 "sqlmesh/error": CANNOT_CAST,
-                "sqlmesh/coverage_strip": "█░ 2026-01-01 to 2026-01-02 (2 days)",
-                "sqlmesh/missing_intervals": "1 in 1 gap",
                 "sqlmesh/coverage": "2026-01-01",
-                "sqlmesh/gap_table": GAP_TABLE,
+                "sqlmesh/not_computed": dg.MetadataValue.table([GAP], COLUMNS),
             },
         ),
     ),

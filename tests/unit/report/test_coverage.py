@@ -153,13 +153,19 @@ def test_description_names_five_gaps_and_counts_the_others() -> None:
     assert text.startswith("core.orders lacks 40 intervals: 2026-01-01, ")
     assert "2026-01-09, and 25 more gaps." in text
     assert "[2026-01-11" not in text
-    assert plain(coverage_metadata(many))["sqlmesh/gaps_cut"] == "23 newer gaps left out"
+    *_, last = coverage_metadata(many)["sqlmesh/not_computed"].records
+    assert last.data == {"range": "and 23 newer gaps", "why": "missing"}
 
 
-@pytest.mark.parametrize(("waiting", "cells"), [(days(3, 3), "█░▒█"), (days(5, 6), "█░██▒▒")], ids=["within", "after"])
-def test_strip_shows_intervals_that_wait_for_a_source(waiting: msg.Interval, cells: str) -> None:
-    coverage = replace(ONE_GAP, computed=days(1, 4), waiting=(waiting,))
-    assert plain(coverage_metadata(coverage))["sqlmesh/coverage_strip"].split()[0] == cells
+def test_table_has_gaps_and_waiting_ranges_in_order() -> None:
+    coverage = replace(ONE_GAP, computed=days(1, 6), waiting=(days(4, 5), days(1, 1)))
+    rows = [row.data for row in coverage_metadata(coverage)["sqlmesh/not_computed"].records]
+    waits = "waits for a source or a signal"
+    assert rows == [
+        {"range": "2026-01-01", "why": waits},
+        {"range": "2026-01-02", "why": "missing: a run computes it"},
+        {"range": "2026-01-04 to 2026-01-05 (2 days)", "why": waits},
+    ]
 
 
 def test_coverage_is_void_if_sqlmesh_starts_over() -> None:

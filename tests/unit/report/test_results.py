@@ -66,11 +66,8 @@ METADATA_TYPES = {
     "sqlmesh/reason": dg.TextMetadataValue,
     "sqlmesh/next_due": dg.TimestampMetadataValue,
     "sqlmesh/computed_up_to": dg.TimestampMetadataValue,
-    "sqlmesh/coverage_strip": dg.TextMetadataValue,
-    "sqlmesh/missing_intervals": dg.TextMetadataValue,
     "sqlmesh/coverage": dg.TextMetadataValue,
-    "sqlmesh/gap_table": dg.TableMetadataValue,
-    "sqlmesh/gaps_cut": dg.TextMetadataValue,
+    "sqlmesh/not_computed": dg.TableMetadataValue,
     "sqlmesh/waiting_for": dg.TextMetadataValue,
     "sqlmesh/blocked_by": dg.TextMetadataValue,
     "sqlmesh/failed_audits": dg.TextMetadataValue,
@@ -135,7 +132,7 @@ rows_executed = pytest.mark.parametrize(
 )
 
 
-COVERAGE = {f"sqlmesh/{name}" for name in ("coverage_strip", "missing_intervals", "coverage", "gap_table", "gaps_cut")}
+COVERAGE = {"sqlmesh/coverage", "sqlmesh/not_computed"}
 """Metadata keys of the coverage."""
 
 
