@@ -77,11 +77,10 @@ class JanitorStep:
         environments = counted(len(end.environments), "environment")
         names = f" ({listed(end.environments)})" if end.environments else ""
         snapshots = counted(_deleted_snapshots(end), "version of a model", "versions of models")
-        rows = counted(end.before.interval_rows, "row")
-        return (
-            f"Deleted: {environments}{names} and {snapshots}; dropped: {dropped}. The table of "
-            f"intervals had {rows} before and has {end.after.interval_rows} now."
-        )
+        before, after = end.before.interval_rows, end.after.interval_rows
+        merged = f" Merged {counted(before, 'row')} of the state's table of intervals into {after}."
+        deleted = f"Deleted: {environments}{names} and {snapshots}; dropped: {dropped}."
+        return deleted + (merged if after < before else "")
 
 
 def _deleted_snapshots(end: msg.JanitorFinished) -> int:
