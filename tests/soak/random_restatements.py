@@ -25,7 +25,7 @@ What the documentation does not promise is left out, so that each difference is 
 - "The largest interval range is pushed down the graph" (SQLMesh's plan): downstream of a table that SQLMesh restates
   only as a whole, and of a model that reads itself, a restatement may also compute days outside of its range.
 - "A `lookback` computes intervals again that are computed" (docs/intervals.md), and not their downstream models. So
-  source rows of the days before a range do not change, unless they are restated too.
+  source rows of the days before a range, and of the newest days, do not change, unless they are restated too.
 - "If a batch of a `lookback` fails in a shell, SQLMesh keeps its intervals as computed" (docs/intervals.md). So nobody
   types `sqlmesh run` in a project with a lookback while a cause is there.
 - "ranges whose source is not loaded ... Those are no gaps" (docs/intervals.md). A restatement "leaves
@@ -545,7 +545,9 @@ def planned_story(seed: int, engine_name: str, folder: Path, servers: Servers) -
     actions = draw_actions(rng, project, days)
     first_days = [(days.index(action.start), days.index(action.end)) for action in actions if action.start]
     restated = {day for first, last in first_days for day in days[max(0, first - LONGEST_LOOKBACK) : last + 1]}
-    others = [day for day in days if day not in restated]
+    # If an older day is pending, SQLMesh's run also computes the newest days of a `lookback` again.
+    looks_back = any(model.lookback for model in project.models.values())
+    others = [day for day in (days[:-LONGEST_LOOKBACK] if looks_back else days) if day not in restated]
     sources: dict[str, Rows] = {
         root.name: {day: [(k, rng.randint(1, 99)) for k in rng.sample(range(24), 2)] for day in days}
         for root in roots(project)
