@@ -149,10 +149,11 @@ class Checks:
             return not_evaluated(check, why) if has_result else None
         slack = wording.assets.intervals_slack
         assert slack is not None, "there are no such checks without it"
-        is_waiting = isinstance(node, NodeOutcome) and node.outcome.rule.waits
+        # A model that waits, failed or is blocked has its reason in place of the advice to run it.
+        not_run = isinstance(node, NodeOutcome) and (node.outcome.rule.waits or node.outcome.is_failure)
         sentences = [
-            coverage_sentences(wording.assets.name(node.fqn), coverage, slack, self.now, advises=not is_waiting),
-            *([wording.sentence(node)] if isinstance(node, NodeOutcome) and is_waiting else []),
+            coverage_sentences(wording.assets.name(node.fqn), coverage, slack, self.now, advises=not not_run),
+            *([wording.summary_with_error(node)] if isinstance(node, NodeOutcome) and not_run else []),
         ]
         passes = is_complete(coverage, slack, self.now)
         # Always the number, so that Dagster plots when something was missing.

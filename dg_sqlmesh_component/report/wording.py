@@ -69,7 +69,7 @@ class Wording:
 
     def _errors(self, outcome: NodeOutcome) -> Sequence[str]:
         """The errors that the summary does not have."""
-        is_in_summary = outcome.outcome is Outcome.AUDIT_FAILED and _failing_audits(outcome)
+        is_in_summary = outcome.outcome is Outcome.AUDIT_FAILED and self._failing_audits(outcome)
         return outcome.errors if outcome.outcome.rule.is_cause and not is_in_summary else ()
 
     def _summary(self, outcome: NodeOutcome) -> str:
@@ -87,14 +87,14 @@ class Wording:
                 failed = f": {self.names(outcome.failed_upstream)}" if outcome.failed_upstream else ""
                 return f"{name} was not executed, because a model upstream of it failed{failed}."
             case Outcome.FAILED:
-                return f"{name}{self._file(outcome)} failed.{self._details(outcome)}"
+                return f"{name}{self._file(outcome)} failed{self._failed_range(outcome)}.{self._details(outcome)}"
             case Outcome.AUDIT_FAILED:
-                failing = _failing_audits(outcome) or "."
+                failing = self._failing_audits(outcome) or "."
                 return f"{name}{self._file(outcome)} failed its audit{failing}{self.others_waiting(outcome)}"
             case Outcome.PARTLY_EXECUTED:
                 return (
-                    f"{name}{self._file(outcome)} failed after {outcome.finished_batches} of "
-                    f"{counted(outcome.planned_batches, 'batch', 'batches')}. "
+                    f"{name}{self._file(outcome)} failed{self._failed_range(outcome)} after "
+                    f"{outcome.finished_batches} of {counted(outcome.planned_batches, 'batch', 'batches')}. "
                     f"The computed intervals are kept: {ranges(outcome.intervals)}."
                     f"{self._details(outcome)}"
                 )
@@ -230,18 +230,29 @@ class Wording:
                 return f" ({os.path.relpath(path, folder)})"
         return ""
 
+    def _failed_range(self, outcome: NodeOutcome) -> str:
+        """What a failed model has not computed, if SQLMesh computes it range by range."""
+        model = self.assets.models.get(outcome.fqn)
+        is_known = outcome.not_computed and model is not None and model.is_incremental
+        return f" for {ranges(outcome.not_computed)}" if is_known else ""
+
+    def _failing_audits(self, outcome: NodeOutcome) -> str:
+        failing = [audit for audit in outcome.audits if audit.blocking and not audit.passed]
+        model = self.assets.models.get(outcome.fqn)
+        is_by_range = model is not None and model.is_incremental
+        names = [
+            f"{audit.name} ({counted(audit.failing_rows, 'row')}"
+            + (f" in {ranges(audit.failed_intervals)})" if is_by_range and not audit.of_whole_table else ")")
+            for audit in failing
+        ]
+        return f" {', '.join(names)}." if names else ""
+
     def _details(self, outcome: NodeOutcome) -> str:
         """The audits that raised the error, which does not name them, and why a later attempt left out the model."""
         names = ", ".join(audit.name for audit in outcome.audits if audit.error)
         is_waiting = outcome.idle.signals or outcome.idle.upstream or outcome.idle.held_back_by
         raised = f" Its audit {names} raised the error." if names else ""
         return raised + (f" Another attempt left it out: {self.awaited(outcome)}." if is_waiting else "")
-
-
-def _failing_audits(outcome: NodeOutcome) -> str:
-    failing = [audit for audit in outcome.audits if audit.blocking and not audit.passed]
-    names = ", ".join(f"{audit.name} ({counted(audit.failing_rows, 'row')})" for audit in failing)
-    return f" {names}." if names else ""
 
 
 def correction_advice(plan_command: str | None) -> str:

@@ -43,7 +43,7 @@ from dataclasses import dataclass, field, replace
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import WorkerError
 from dg_sqlmesh_component.protocol.formatting import block, plan_block
-from dg_sqlmesh_component.protocol.intervals import merged
+from dg_sqlmesh_component.protocol.intervals import merged, subtract
 from dg_sqlmesh_component.report.outcomes import NOT_IDLE, AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
 
 
@@ -124,10 +124,12 @@ class _Entry:
 
     def outcome(self, fqn: str, outcome: Outcome, errors: tuple[str, ...]) -> NodeOutcome:
         done = self.done
+        intervals = merged(batch.interval for batch in done)
         return NodeOutcome(
             fqn=fqn,
             outcome=outcome,
-            intervals=merged(batch.interval for batch in done),
+            intervals=intervals,
+            not_computed=subtract(merged(self.planned or ()), intervals) if outcome.rule.is_cause else (),
             planned_batches=len(self.planned or ()) + len(self.earlier),
             finished_batches=len(done),
             duration_ms=sum(batch.duration_ms or 0 for batch in done),

@@ -143,7 +143,7 @@ NOT_RUN = msg.EvaluationFinished("not_run")
 NOTHING_TO_DO = msg.EvaluationFinished("nothing_to_do")
 CANCELLED = msg.RequestFailed("EvaluationError", "The run was cancelled.")
 CANNOT_CAST = "ConversionException: cannot cast 'x'"
-CAST_FAILED = f"core.orders (models/orders.sql) failed.\n\n    {CANNOT_CAST}"
+CAST_FAILED = f"core.orders (models/orders.sql) failed for 2026-01-01.\n\n    {CANNOT_CAST}"
 CAST_ERROR = {"errors": (CANNOT_CAST,), "needs_correction": True}
 DIVISION = msg.NodeFailed(ORDERS, "ConversionException", CANNOT_CAST, ())
 NOT_PROMOTED = (
@@ -399,7 +399,7 @@ OUTCOME_TABLE = (
     Row(
         "failed: its batch ended without a duration and the failure list names it",
         (OPENED, ONE_BATCH, raised(0, D1), DIVISION, ONE_GAP, FAILED),
-        outcome(Outcome.FAILED, planned_batches=1, coverage=ONE_GAP, **CAST_ERROR),
+        outcome(Outcome.FAILED, not_computed=(D1,), planned_batches=1, coverage=ONE_GAP, **CAST_ERROR),
         failed(
             CAST_FAILED,
             {
@@ -412,7 +412,7 @@ OUTCOME_TABLE = (
     Row(
         "failed in the second attempt: what the first one said is void",
         (OPENED, ONE_BATCH, raised(0, D1), DIVISION, FAILED),
-        outcome(Outcome.FAILED, planned_batches=1, **CAST_ERROR, attempts=2),
+        outcome(Outcome.FAILED, not_computed=(D1,), planned_batches=1, **CAST_ERROR, attempts=2),
         failed(CAST_FAILED, {"sqlmesh/error": CANNOT_CAST, "sqlmesh/attempts": 2}),
         earlier=(OPENED, ONE_BATCH, raised(0, D1), LOST),
     ),
@@ -432,13 +432,15 @@ OUTCOME_TABLE = (
         (OPENED, TWO_BATCHES, raised(0, D1), raised(1, D2), DIVISION, DIVISION, AUDITS, FAILED),
         outcome(
             Outcome.FAILED,
+            not_computed=(D1_2,),
             planned_batches=2,
             errors=(CANNOT_CAST, THREE_ROWS),
             failed_audits=("not_null",),
             needs_correction=True,
         ),
         failed(
-            "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'\n\n"
+            "core.orders (models/orders.sql) failed for 2026-01-01 to 2026-01-02 (2 days).\n\n"
+            "    ConversionException: cannot cast 'x'\n\n"
             "    Audit not_null failed: 3 rows",
             {
                 "sqlmesh/error": code("ConversionException: cannot cast 'x'\nAudit not_null failed: 3 rows"),
@@ -451,12 +453,13 @@ OUTCOME_TABLE = (
         (OPENED, ONE_BATCH, THREE_NULL, audited("recent", D1), raised(0, D1), AUDITS, FAILED),
         outcome(
             Outcome.AUDIT_FAILED,
+            not_computed=(D1,),
             planned_batches=1,
             audits=(audit_result("not_null", D1, failing_rows=3, query="SELECT 3"), audit_result("recent", D1)),
             **AUDIT_ERROR,
         ),
         failed(
-            "core.orders (models/orders.sql) failed its audit not_null (3 rows).",
+            "core.orders (models/orders.sql) failed its audit not_null (3 rows in 2026-01-01).",
             {"sqlmesh/error": THREE_ROWS, "sqlmesh/failed_audits": "not_null"},
             {
                 "not_null": (False, ERROR, "3 rows failed in 2026-01-01."),
@@ -467,9 +470,9 @@ OUTCOME_TABLE = (
     Row(
         "partly executed: some batches finished, one failed",
         (OPENED, TWO_BATCHES, batch(0, D1), raised(1, D2), DIVISION, FAILED),
-        outcome(Outcome.PARTLY_EXECUTED, **FIRST, **CAST_ERROR),
+        outcome(Outcome.PARTLY_EXECUTED, **FIRST, not_computed=(D2,), **CAST_ERROR),
         failed(
-            "core.orders (models/orders.sql) failed after 1 of 2 batches. "
+            "core.orders (models/orders.sql) failed for 2026-01-02 after 1 of 2 batches. "
             "The computed intervals are kept: 2026-01-01."
             "\n\n    ConversionException: cannot cast 'x'",
             {**FIRST_DAY, "sqlmesh/error": CANNOT_CAST},
@@ -479,10 +482,14 @@ OUTCOME_TABLE = (
         "partly executed: some batches finished, and the audit of the next one failed",
         (OPENED, TWO_BATCHES, batch(0, D1), audited("not_null", D2, 3), raised(1, D2), AUDITS, FAILED),
         outcome(
-            Outcome.PARTLY_EXECUTED, **FIRST, audits=(audit_result("not_null", D2, failing_rows=3),), **AUDIT_ERROR
+            Outcome.PARTLY_EXECUTED,
+            **FIRST,
+            not_computed=(D2,),
+            audits=(audit_result("not_null", D2, failing_rows=3),),
+            **AUDIT_ERROR,
         ),
         failed(
-            "core.orders (models/orders.sql) failed after 1 of 2 batches. "
+            "core.orders (models/orders.sql) failed for 2026-01-02 after 1 of 2 batches. "
             "The computed intervals are kept: 2026-01-01."
             "\n\n    Audit not_null failed: 3 rows",
             {**FIRST_DAY, "sqlmesh/error": THREE_ROWS, "sqlmesh/failed_audits": "not_null"},

@@ -788,8 +788,8 @@ def test_intervals_are_shown_with_time_only_if_not_whole_days(intervals: tuple[m
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        ("boom", "core.orders (models/orders.sql) failed.\n\n    boom"),
-        ("FROM t\n     ^", "core.orders (models/orders.sql) failed.\n\n    FROM t\n         ^"),
+        ("boom", "core.orders (models/orders.sql) failed for 2026-01-01.\n\n    boom"),
+        ("FROM t\n     ^", "core.orders (models/orders.sql) failed for 2026-01-01.\n\n    FROM t\n         ^"),
     ],
     ids=["one line", "with a mark below a line"],
 )
