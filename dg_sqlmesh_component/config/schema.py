@@ -185,6 +185,7 @@ class _Shaper:
     def _union(self, node: Schema, shaped: Schema) -> Schema:
         members: list[Schema] = shaped["anyOf"]
         kinds = [member.get("type") for member in _members(node, self._schema)]
+        # Without a type, or with two mappings, no `if` tells which member is meant.
         if None in kinds or kinds.count("object") > 1:
             return shaped
         rest = {key: value for key, value in shaped.items() if key != "anyOf"}

@@ -91,6 +91,7 @@ class AssetsOfOp(dg.AssetsDefinition):
             copy = AssetsOfOp(**attributes)
             if not copy.is_subset:
                 return copy
+            # Of a subset, the property has only the inputs of its assets, and the argument has those of all.
             return AssetsOfOp(**{**attributes, "keys_by_input_name": copy.keys_by_input_name})
 
 

@@ -298,6 +298,7 @@ def _last_compared(
 ) -> dict[dg.AssetCheckKey, Compared]:
     found = {}
     for check, last in last_check_records(instance, checks).items():
+        # The last record is read already, so most checks need no further query.
         for record in chain([last], islice(check_records(instance, check), 1, _MAX_RECORDS)):
             evaluation = record.event.asset_check_evaluation if record.event else None
             if evaluation and (compared := Compared.stored_in(evaluation.metadata)):

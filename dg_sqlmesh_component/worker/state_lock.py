@@ -145,10 +145,6 @@ class StateLock:
         self._held_before = 0.0
 
     @property
-    def is_file(self) -> bool:
-        return is_file_locked(self._context)
-
-    @property
     def seconds_held(self) -> float:
         """For how long it was held until now. 0 on an engine without this lock."""
         return self._held_before + (time.monotonic() - self._since if self._session is not None else 0.0)
@@ -159,10 +155,7 @@ class StateLock:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the lock, unless it is held already."""
-        if self._session is not None:
-            yield
-            return
+        """Hold the lock."""
         self.acquire()
         try:
             yield

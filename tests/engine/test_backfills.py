@@ -97,7 +97,7 @@ def test_backfill_with_a_failing_day_is_finished_by_its_retry_alone(shop: Shop, 
     assert "raw/orders" not in {**after.computed_outside, **after.reported_outside}
 
 
-@pytest.mark.attribute("restate.jobs.tables")
+@pytest.mark.attribute("restate.jobs")
 def test_a_backfill_of_what_reads_a_table_restates_its_readers_of_each_kind(shop: Shop) -> None:
     (shop.project / "models/seen.sql").write_text(
         "MODEL (name raw.seen, kind FULL); SELECT sum(n) AS n FROM ctl.source WHERE ds < '2026-02-12'"

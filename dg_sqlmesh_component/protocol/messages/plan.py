@@ -122,7 +122,6 @@ class PlanBuilt(Event):
     parts: dict[str, str]  # a hash of each part of the plan that an approval covers
     # The models that are changed or computed, parents before children, removed ones last.
     models: tuple[PlannedModel, ...]
-    has_changes: bool
     uncategorized: tuple[str, ...] = ()  # changed models, by fqn, whose category a person has to choose
     # The difference of the statements before and after all models, and of the Python requirements.
     statements: Query = ""

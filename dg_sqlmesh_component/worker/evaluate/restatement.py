@@ -57,7 +57,7 @@ class _ExactSelector(NativeSelector):
     def expand_model_selections(
         self, model_selections: Iterable[str], models: dict[str, Any] | None = None
     ) -> set[str]:
-        return set(model_selections) - {"*"}
+        return set(model_selections) - {"*"}  # which SQLMesh asks for too, to find the selected dbt models
 
 
 class RestatementContext(RunContext):

@@ -213,6 +213,7 @@ def _denied(
     single, not_loaded = list(node.requested or ()), sources.not_loaded
     if not_loaded and node.is_whole:
         not_loaded = [(not_loaded[0][0], FOREVER)]
+        # From here on: whether any computation would drop rows, so that all is denied.
         is_lost |= bool(common(not_loaded, [*node.computed, *node.forgotten])) or _has_hole(node, nodes, awaited)
     denied = set(single)
     if not is_lost:

@@ -120,6 +120,7 @@ def forget_and_hold_back(
         nodes = picture(requested, index)
         altered = _altered_since(requested, index or DeployabilityIndex.all_deployable(), scheduler.snapshots_by_name)
         batches = batch({**ready(requested, nodes), **altered}, index, *args, **kwargs)
+        # Once more: `batch` asks the signals, which may have taken the new ones.
         return _with_new_ones({node: batched for node, batched in batches.items() if node in requested}, nodes)
 
     replace_intervals(scheduler, merged_missing_intervals, batch_intervals)
@@ -184,17 +185,12 @@ def picture_of(
             has_table=has_table(node),
             shows_others=shows_others(node),
             is_by_interval=is_incremental(node),
-            starts_with_all=not (_is_by_time(node) or shows_others(node) or node.is_seed),
+            starts_with_all=not (node.is_incremental_by_time_range or shows_others(node) or node.is_seed),
             was_computed=node.is_model and bool(altered_at(node, index) or node.pending_restatement_intervals),
             lookback=(node.is_model and node.model.lookback) or 0,
         )
 
     return {name: picture(snapshots[name]) for name in reachable((of.name for of in requested), parents.__getitem__)}
-
-
-def _is_by_time(snapshot: Snapshot) -> bool:
-    """Whether the rows of a node are those of its intervals."""
-    return snapshot.is_model and snapshot.model_kind_name.is_incremental_by_time_range
 
 
 def has_signals(snapshot: Snapshot) -> bool:

@@ -52,7 +52,7 @@ from dg_sqlmesh_component.worker.plan.new_audits import evaluate_new_audits
 from dg_sqlmesh_component.worker.plan.promotion import Promotion
 from dg_sqlmesh_component.worker.plan.versions import Shown, Versions
 from dg_sqlmesh_component.worker.sqlmesh_internals import EvaluateStages, replace_stages
-from dg_sqlmesh_component.worker.state_lock import StateLock
+from dg_sqlmesh_component.worker.state_lock import StateLock, is_file_locked
 
 Pending = Mapping[str, Sequence[Interval]]
 """What each model lacks, by name."""
@@ -119,7 +119,7 @@ class BesideRuns:
             stages = self._stages(plan)
         before = [stage for stage in _halves(stages)[0] if not isinstance(stage, AuditOnlyRunStage)]
         pending: Pending = {}
-        if self._lock.is_file:
+        if is_file_locked(self._context):
             if not plan.is_dev:  # no run fills a gap meanwhile: what the plan does not compute itself, its models lack
                 planned, now = _missing(stages), missing_now(changes.versions.nodes)
                 pending = {name: subtract(found, planned.get(name, ())) for name, found in now.items()}
@@ -167,6 +167,7 @@ class BesideRuns:
             self._lock.acquire()
             plan, stages, pending = self._look(plan, stages, changes)
             lacking = _lacking(stages, changes.versions)
+            # In the first round also gaps of tables that it computes again for this plan: they count as computed.
             filled = {*(lacking.keys() & changes.versions.others.keys()), *(gaps if number == 1 else ())}
             # SQLMesh always finds a table to be missing that it computes again for this plan, such as a seed.
             if gap_stages := _only(stages, filled):
@@ -295,7 +296,7 @@ class BesideRuns:
 
     def event(self) -> msg.ConcurrentRuns | None:
         """What the plan computed because of runs; None if the state's file is the lock."""
-        if self._lock.is_file:
+        if is_file_locked(self._context):
             return None
         return msg.ConcurrentRuns(round(self._lock.seconds_held, 1), *self._caught_up)
 

@@ -116,7 +116,7 @@ class ConcurrentChanges:
             for name, before in self._last.shown.items()
         }
         # A restatement also removes intervals of each version that another environment shows.
-        lost_by_new = {
+        lost_by_new = {  # `self.versions` are those of the last look
             name: lost(versions.table(node), self.versions.computed.get(name, ()), versions.computed.get(name, ()))
             for name, node in versions.new.items()
         }

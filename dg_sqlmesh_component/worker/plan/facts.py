@@ -50,7 +50,6 @@ def plan_built(plan: Plan, context: PlanContext) -> msg.PlanBuilt:
         previous_plan_id=diff.previous_plan_id,
         parts=plan_parts(plan, context.request.select),
         models=tuple(_Models(plan, changes, stored, context)),
-        has_changes=diff.has_changes,
         uncategorized=tuple(snapshot.name for snapshot in plan.uncategorized),
         statements=_other_differences(plan),
         unfinished_plan_id=unfinished,
@@ -92,7 +91,8 @@ class _Models:
         self._is_dev = plan.is_dev
         self._promoted_at = stored.finalized_ts if stored is not None else None
         self._index = plan.deployability_index
-        # SQLMesh decides by this index what it computes after the promotion. A plan of prod has another one.
+        # SQLMesh decides by this index what it computes after the promotion. A plan of prod has another one. None: in a
+        # preview nothing follows the promotion, and if the file is the lock, no run goes on beside the plan.
         self._before_promotion = (
             None
             if plan.is_dev or is_file_locked(context)

@@ -156,6 +156,7 @@ def find_outdated(
 
 
 def _is_table(snapshot: Snapshot) -> bool:
+    # Unlike in `shows_others`, a materialized view counts: the engine keeps the rows that it has read.
     return bool(snapshot.is_model and (snapshot.is_materialized or snapshot.is_materialized_view))
 
 

@@ -31,4 +31,4 @@ def drops(name: str) -> tuple[msg.ColumnChange, ...]:
 def plan(*models: msg.PlannedModel, **more: Any) -> msg.PlanBuilt:
     names = (*PARTS, "previous models", "previous statements")
     parts = {part: f"{number:010}" for number, part in enumerate(names)}
-    return msg.PlanBuilt("prod", "p2", "p1", parts, models, has_changes=True, plan_command="sqlmesh plan prod", **more)
+    return msg.PlanBuilt("prod", "p2", "p1", parts, models, plan_command="sqlmesh plan prod", **more)

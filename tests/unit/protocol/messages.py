@@ -73,7 +73,6 @@ EVENTS: tuple[msg.Event, ...] = (
                 msg.PlannedTable(destructive=(msg.ColumnChange("x", "INT", None),)),
             ),
         ),
-        has_changes=True,
     ),
     msg.ModelCompared(
         "a", "t.a", 5, 6, 1, 2, 0, {"x": 0.5}, (msg.ColumnChange("y", None, "INT"),), ("id",), None, (D1,), sample=0.5
