@@ -119,8 +119,8 @@ def shown_as_failed(context: dg.AssetExecutionContext) -> list[str]:
     if not number:
         return []
     return [
-        f"Nothing was computed. Dagster's lineage graph and catalog still show {counted(number, 'asset')} of this run "
-        "as failed, until they are materialized."
+        f"Until they are materialized, Dagster's lineage graph and catalog show {counted(number, 'asset')} of this run "
+        "as failed."
     ]
 
 

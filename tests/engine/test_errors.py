@@ -314,7 +314,8 @@ def test_model_that_is_not_promoted_does_not_stop_promoted_models(new_shop: NewS
     assert f"1 requested model. To promote the project's files:{shown_by}" in alone.log
     assert refused.failures == [
         "Environment 'prod' has promoted none of the models of the SQLMesh project at "
-        f"{shop.project}, so nothing can run. To promote them:{shown_by}"
+        f"{shop.project}, so nothing can run. To promote them:{shown_by}\n\n"
+        "Until they are materialized, Dagster's lineage graph and catalog show 2 assets of this run as failed."
     ]
     last = {name: check for name, check in {**record.checks, **alone.checks}.items() if not name.startswith("t/one:")}
     assert refused.checks.keys() == last.keys()
@@ -457,7 +458,7 @@ def test_each_job_names_the_promoted_models_whose_versions_the_state_has_lost(ne
     assert len(answers) == 3
     for failure in answers:
         assert "SQLMesh's state is damaged: environment prod shows warehouse.t.one, and the state's table" in failure
-        assert failure.endswith("Restore the whole state from a backup of its database.")
+        assert "Restore the whole state from a backup of its database." in failure
 
 
 def test_two_models_in_one_table_are_refused_by_name_and_the_others_run(new_shop: NewShop) -> None:
@@ -603,7 +604,7 @@ def test_failed_before_all_fails_once_and_repeats_results(new_shop: NewShop, ret
     assert "'before_all' statement" in failure
     assert "SELECT ERROR('Connection reset by peer') FROM ctl.late" in failure
     assert "interrupted" not in failed.log
-    assert failed.checks.keys() - healthy.checks.keys() == {"t/idle:not_null_id"}, "no run has evaluated it"
+    assert failed.checks.keys() == healthy.checks.keys()
     for name in healthy.checks:
         assert "sqlmesh/carried_over" in failed.checks[name].metadata, name
         assert failed.checks[name].passed

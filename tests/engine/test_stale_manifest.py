@@ -47,7 +47,8 @@ def test_step_fails_if_reload_removed_a_requested_model(new_shop: NewShop) -> No
     record = shop.run_record(run.run_id).failed()
     assert record.failures == [
         "The project was reloaded after this run was created. No longer part of this step: t/third, "
-        "t/third:sqlmesh_execution_status. Nothing was run in this step. Launch a new run."
+        "t/third:sqlmesh_execution_status. Nothing was run in this step. Launch a new run.\n"
+        "Until they are materialized, Dagster's lineage graph and catalog show 1 asset of this run as failed."
     ]
     assert not record.materializations
 
