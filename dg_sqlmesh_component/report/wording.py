@@ -93,9 +93,9 @@ class Wording:
                 return f"{name}{self._file(outcome)} failed its audit{failing}{self.others_waiting(outcome)}"
             case Outcome.PARTLY_EXECUTED:
                 return (
-                    f"{name}{self._file(outcome)} failed{self._failed_range(outcome)} after "
-                    f"{outcome.finished_batches} of {counted(outcome.planned_batches, 'batch', 'batches')}. "
-                    f"The computed intervals are kept: {ranges(outcome.intervals)}."
+                    f"{name}{self._file(outcome)} failed{self._failed_range(outcome)}. {outcome.finished_batches} of "
+                    f"{counted(outcome.planned_batches, 'batch', 'batches')} are computed and kept: "
+                    f"{ranges(outcome.intervals)}."
                     f"{self._details(outcome)}"
                 )
             case Outcome.INTERRUPTED if outcome.was_not_started and outcome.is_cancelled:
@@ -261,8 +261,8 @@ def correction_advice(plan_command: str | None) -> str:
     There is no `plan_command` if the worker has not read the environment.
     """
     advice = (
-        "Correct the model or its data, then launch a run: it computes the pending intervals. If you change a file of "
-        "the project, apply a plan before that run"
+        "Correct the model or its data, then launch a run: it computes the pending intervals, also of blocked models. "
+        "No restatement is needed. If you change a file of the project, apply a plan before that run"
     )
     return f"{advice}:{plan_block(plan_command)}" if plan_command else f"{advice}."
 

@@ -203,7 +203,7 @@ def test_error_of_a_failed_model_is_logged_once(ledger: LedgerRun) -> None:
     [message, of_check] = [message for message in messages if message and "boom in the last batch" in message]
     assert of_check.startswith("Asset check 'sqlmesh_execution_status' on 't/batched' did not pass")
     assert message.startswith("t.batched (models/batched.sql) failed for 20")
-    assert " after 2 of 3 batches. The computed intervals are kept: 20" in message
+    assert ". 2 of 3 batches are computed and kept: 20" in message
     assert "    BinderException" not in message
     assert not message.endswith("'")
 
@@ -218,7 +218,7 @@ def test_one_failure_names_failed_models_their_errors_and_blocked_models(ledger:
         "t.audited (models/audited.sql) failed its audit",
         "Blocked by it: t.below_audited",
         "t.batched (models/batched.sql) failed for 20",
-        " after 2 of 3 batches",
+        ". 2 of 3 batches are computed and kept",
         "Not failed, although Dagster's lineage graph and catalog show it: 2 waiting. Their checks are right.",
     ):
         assert text in failure

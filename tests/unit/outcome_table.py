@@ -472,8 +472,8 @@ OUTCOME_TABLE = (
         (OPENED, TWO_BATCHES, batch(0, D1), raised(1, D2), DIVISION, FAILED),
         outcome(Outcome.PARTLY_EXECUTED, **FIRST, not_computed=(D2,), **CAST_ERROR),
         failed(
-            "core.orders (models/orders.sql) failed for 2026-01-02 after 1 of 2 batches. "
-            "The computed intervals are kept: 2026-01-01."
+            "core.orders (models/orders.sql) failed for 2026-01-02. "
+            "1 of 2 batches are computed and kept: 2026-01-01."
             "\n\n    ConversionException: cannot cast 'x'",
             {**FIRST_DAY, "sqlmesh/error": CANNOT_CAST},
         ),
@@ -489,8 +489,8 @@ OUTCOME_TABLE = (
             **AUDIT_ERROR,
         ),
         failed(
-            "core.orders (models/orders.sql) failed for 2026-01-02 after 1 of 2 batches. "
-            "The computed intervals are kept: 2026-01-01."
+            "core.orders (models/orders.sql) failed for 2026-01-02. "
+            "1 of 2 batches are computed and kept: 2026-01-01."
             "\n\n    Audit not_null failed: 3 rows",
             {**FIRST_DAY, "sqlmesh/error": THREE_ROWS, "sqlmesh/failed_audits": "not_null"},
             {"not_null": (False, ERROR, "3 rows failed in 2026-01-02.")},

@@ -619,8 +619,9 @@ def test_failure_ends_with_one_advice_and_the_plan_command() -> None:
     failure = failure_of(wording(), outcomes, [], correction_advice("cd /shop && sqlmesh plan"))
     assert (failure.description or "").endswith(
         "\n\n    boom\n\n"
-        "Correct the model or its data, then launch a run: it computes the pending intervals. "
-        "If you change a file of the project, apply a plan before that run:\n\n    cd /shop && sqlmesh plan"
+        "Correct the model or its data, then launch a run: it computes the pending intervals, also of blocked models. "
+        "No restatement is needed. If you change a file of the project, apply a plan before that run:"
+        "\n\n    cd /shop && sqlmesh plan"
     )
     assert (failure.description or "").count("Correct the model") == 1
     of_job = correction_advice("dg launch --job shop_plan")
