@@ -64,9 +64,7 @@ def test_result_is_carried_over_until_data_or_audit_changes(
     assert record.status_of("t/source") == "executed"
     assert record.status_of("t/kept") == record.status_of("t/shown") == "up_to_date"
     assert {name for name, result in record.checks.items() if "sqlmesh/carried_over" in result.metadata} == carried_over
-    assert set(checks) & record.checks.keys() == carried_over
-    other_tables = "because its audit has read other tables than the one that environment prod shows for its model"
-    assert other_tables in record.log
+    assert set(checks) <= record.checks.keys(), "the others are evaluated"
 
 
 def test_result_of_other_environment_hides_no_failure_here(new_shop: NewShop, monkeypatch: pytest.MonkeyPatch) -> None:
