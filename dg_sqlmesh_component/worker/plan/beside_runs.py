@@ -61,7 +61,10 @@ Compute = Callable[[Sequence[PlanStage], EvaluatablePlan, Pending], None]
 """Evaluates stages of SQLMesh. Downstream of what is pending, they compute nothing."""
 
 _ROUNDS = 3
-"""How often a plan catches up without the lock, so that runs wait shortly for the last time."""
+"""How often a plan catches up without the lock, so that runs wait shortly for the last time.
+
+Without rounds, runs wait as long as catching up takes (ADR-0048).
+"""
 
 
 class BesideRuns:
