@@ -355,6 +355,7 @@ class Story(Told):
         record = self.launch(PREVIEW, is_killed=is_killed, allow_pending=True)
         self.check_unchanged(was)
         if is_killed and not self.is_green(record):
+            self.was_killed = True
             self.has_unseen |= self.rng.random() < 0.5
             if self.has_unseen:
                 return
