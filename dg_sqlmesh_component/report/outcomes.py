@@ -142,7 +142,7 @@ class NodeOutcome:
     # The version that the environment has promoted; None if state was never read.
     promoted: msg.PromotedVersion | None = None
     intervals: tuple[msg.Interval, ...] = ()  # the intervals computed in this run; adjoining ones are merged
-    # Of a failed node: what it was to compute and has not; as above.
+    # Of a failed node: the planned intervals that were not computed; adjoining ones are merged.
     not_computed: tuple[msg.Interval, ...] = ()
     planned_batches: int = 0  # differs from `finished_batches` only if something went wrong
     finished_batches: int = 0

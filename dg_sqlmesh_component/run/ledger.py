@@ -283,7 +283,7 @@ class Ledger:
         return entry is not None and (entry.settled or entry.judge(None)[0]) is Outcome.UP_TO_DATE
 
     def idle(self, fqn: str) -> msg.NodeIdle | None:
-        """Why a node had nothing to do, if SQLMesh has said so."""
+        """The event with which the worker reported that a node had nothing to do; None if there was none."""
         return self._entry(fqn).idle
 
     @property

@@ -62,3 +62,20 @@ def test_a_warning_does_not_fail_a_run_that_has_nothing_to_do(new_shop: NewShop)
     shop = new_shop(files(more), CONFIG, tables=tables, planned_at="now")
     check = shop.launch().succeeded().checks["t/days:small"]
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+
+
+def test_the_log_names_audits_of_a_model_that_waits_and_has_no_result(new_shop: NewShop) -> None:
+    signal = (
+        "from pathlib import Path\nfrom sqlmesh import signal\n\n\n@signal()\ndef is_open(batch):\n"
+        "    return not Path('closed').exists()\n"
+    )
+    waits = DAYS.replace("audits (", "signals [is_open()], audits (")
+    more = {"models/days.sql": waits, "signals/__init__.py": "", "signals/is_open.py": signal}
+    shop = new_shop({**files(), **more}, CONFIG, tables=TABLES, planned_at="2 days ago")
+    (shop.project / "closed").touch()
+
+    record = shop.launch()
+
+    assert record.status_of("t/days") == "waiting"
+    assert "t/days:small" not in record.checks
+    assert "No earlier result is repeated, because no run of Dagster has evaluated its audit" in record.log

@@ -91,8 +91,8 @@ class _Models:
         self._is_dev = plan.is_dev
         self._promoted_at = stored.finalized_ts if stored is not None else None
         self._index = plan.deployability_index
-        # SQLMesh decides by this index what it computes after the promotion. A plan of prod has another one. None: in a
-        # preview nothing follows the promotion, and if the file is the lock, no run goes on beside the plan.
+        # SQLMesh decides by this index what it computes after the promotion. A plan of prod has another one.
+        # It is None in a preview, where nothing is computed then, and if the state's file is the lock: no run goes on.
         self._before_promotion = (
             None
             if plan.is_dev or is_file_locked(context)
