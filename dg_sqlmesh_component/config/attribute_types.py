@@ -276,9 +276,8 @@ class Freshness(Attributes, path="freshness"):
     slack: Annotated[
         Duration,
         described(
-            "How much longer than the longest time between two ticks of its cron an asset may be without a "
-            "materialization: seconds, or text such as 2h, 90m, 1 day or PT1H30M (ISO 8601). Choose more than the "
-            "time from a tick to the end of the run. Required.",
+            "Grace period, added to the longest time between two ticks of the cron: seconds, or text such as 2h, "
+            "90m, 1 day or PT1H30M (ISO 8601). Choose more than the time from a tick to the end of the run.",
             "2h",
             7200,
             written_as=WrittenDuration,

@@ -16,7 +16,7 @@ SHORTEST_INTERVAL = timedelta(seconds=30)
 DefaultStatus: TypeAlias = Annotated[
     Literal["RUNNING", "STOPPED"],
     described(
-        'RUNNING: on before anybody has switched it on or off in Dagster. STOPPED: turn it on under "Automation" in '
+        'RUNNING: on, unless somebody has turned it off in Dagster. STOPPED: turn it on under "Automation" in '
         "Dagster's UI. Default: STOPPED.",
         "RUNNING",
     ),

@@ -95,7 +95,7 @@ def _not_failed_lines(wording: Wording, outcomes: Sequence[NodeOutcome], materia
     if not healthy or not wording.is_declared:
         return []
     counts = ", ".join(f"{number} {words}" for words, number in Counter(healthy).items())
-    return [f"Not failed, although Dagster's lineage graph and catalog show it: {counts}. Their checks are right."]
+    return [f"Shown as failed in Dagster's graph and catalog, but not failed: {counts}. See their checks."]
 
 
 def _by_error(outcomes: Sequence[NodeOutcome]) -> dict[str, list[str]]:

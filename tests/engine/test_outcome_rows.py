@@ -219,7 +219,7 @@ def test_one_failure_names_failed_models_their_errors_and_blocked_models(ledger:
         "Blocked by it: t.below_audited",
         "t.batched (models/batched.sql) failed for 20",
         ". 2 of 3 batches are computed and kept",
-        "Not failed, although Dagster's lineage graph and catalog show it: 2 waiting. Their checks are right.",
+        "Shown as failed in Dagster's graph and catalog, but not failed: 2 waiting. See their checks.",
     ):
         assert text in failure
     assert failure.count("Correct the model or its data, then launch a run:") == 1

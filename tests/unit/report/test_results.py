@@ -596,8 +596,7 @@ def test_failure_counts_models_that_dagster_shows_as_failed_and_that_are_not() -
     ]
     failure = failure_of(wording(assets), outcomes, [], materialized=[materialized])
     assert str(failure.description).endswith(
-        "\n\nNot failed, although Dagster's lineage graph and catalog show it: 2 up to date, 1 waiting. Their checks "
-        "are right."
+        "\n\nShown as failed in Dagster's graph and catalog, but not failed: 2 up to date, 1 waiting. See their checks."
     )
     assert build_failure(wording(assets), outcomes[1:], []) is None
 
