@@ -50,13 +50,14 @@ def _last_in(
 
 
 def last_evaluations(
-    instance: dg.DagsterInstance, checks: Collection[dg.AssetCheckKey], why: str
+    instance: dg.DagsterInstance, checks: Collection[dg.AssetCheckKey], why: str, table: str | None = None
 ) -> dict[dg.AssetCheckKey, dg.AssetCheckEvaluation]:
     """The last evaluation of each check, to be recorded again by a run that evaluates none of them and fails.
 
-    None of them is blocking: a failure has already stopped the step in which it was evaluated.
+    Those that are about another version of the table than `table` are left out. None of them is blocking: a failure has
+    already stopped the step in which it was evaluated.
     """
-    return _again(last_check_records(instance, checks), why)
+    return _again(last_check_records(instance, checks), why, table)
 
 
 def shown_evaluations(
@@ -87,12 +88,13 @@ def results_of_same_data(
 
 
 def _again(
-    records: Mapping[dg.AssetCheckKey, CheckRecord], why: str
+    records: Mapping[dg.AssetCheckKey, CheckRecord], why: str, table: str | None = None
 ) -> dict[dg.AssetCheckKey, dg.AssetCheckEvaluation]:
     evaluations = {}
     for check, record in records.items():
         evaluation, earlier = _evaluation(record), _earlier_result(record)
-        if evaluation is not None:
+        is_of_other_table = table is not None and earlier is not None and earlier.table not in (None, table)
+        if evaluation is not None and not is_of_other_table:
             target = evaluation.target_materialization_data
             again = repeated(check, earlier, why, evaluation.metadata) if earlier else None
             evaluations[check] = evaluation_of(again, target) if again else evaluation

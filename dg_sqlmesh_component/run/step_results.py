@@ -100,15 +100,20 @@ class StepResults:
             if node.error:
                 yield from self._fill_in(node.fqn, node.error, repeats="this run could not evaluate it")
         for outcome in self.outcomes:
-            # The data of a model that the run did not touch is as it was, so its last results still apply.
+            # The table of a model that the run did not touch is as it was: its last results still apply. Those of the
+            # table before a plan do not: the promoted one may be empty.
             repeats = f"{self._assets.name(outcome.fqn)} was not executed" if outcome.is_untouched else None
-            yield from self._fill_in(outcome.fqn, self._wording.why_not_evaluated(outcome), repeats)
+            table = outcome.promoted.version if outcome.promoted else None
+            yield from self._fill_in(outcome.fqn, self._wording.why_not_evaluated(outcome), repeats, table)
 
-    def _fill_in(self, node: str, why: str, repeats: str | None) -> Iterator[Any]:
-        """Repeat the last results of the node's other checks (`repeats` says why), or give `why` they have none."""
+    def _fill_in(self, node: str, why: str, repeats: str | None, table: str | None = None) -> Iterator[Any]:
+        """Repeat the last results of the node's other checks (`repeats` says why), or give `why` they have none.
+
+        Results about another version than `table` are not repeated.
+        """
         checks = (check for check in self._selected_of(node) if check.name != STATUS_CHECK)
         missing = [check for check in checks if check not in self.reported]
-        repeated = last_evaluations(self.context.instance, missing, repeats) if repeats else {}
+        repeated = last_evaluations(self.context.instance, missing, repeats, table) if repeats else {}
         for check in missing:
             self.reported.add(check)
             yield repeated.get(check) or not_evaluated(check, why)

@@ -116,3 +116,28 @@ def test_audit_that_passes_on_new_intervals_warns_of_older_rows_until_they_are_a
     assert f"may be in {bad - timedelta(days=2)} to {bad - timedelta(days=1)} (2 days), and" in str(partly.description)
     assert shop.launch(checks=["t/days:soft"]).checks["t/days:soft"].passed, "it audits all intervals"
     assert shop.launch().checks["t/days:soft"].passed
+
+
+def test_blocked_model_with_a_new_empty_table_has_no_passed_audit(new_shop: NewShop) -> None:
+    """The last result is about the table before the plan."""
+    audits = {name: FILES[name] for name in ("audits/soft.sql", "audits/hard.sql")}
+    down = "MODEL (name t.down, kind FULL, cron '@hourly', audits (soft, hard)); SELECT id FROM t.up"
+    up = "MODEL (name t.up, kind FULL, cron '@hourly'); SELECT {} AS id"
+    shop = new_shop({"models/up.sql": up.format(1), "models/down.sql": down, **audits}, planned_at=None)
+    sqlmesh(shop.project, "plan", "--auto-apply", "--no-prompts", "--skip-backfill")
+    shop.refresh()
+    assert shop.launch().succeeded().checks["t/down:hard"].passed
+    write_project(shop.project, {"models/up.sql": up.format("'x'::INT")})
+    sqlmesh(shop.project, "plan", "--auto-apply", "--no-prompts", "--skip-backfill")
+    shop.refresh()
+
+    record = shop.launch().failed()
+
+    assert record.status_of("t/down") == "blocked"
+    assert shop.query("SELECT count(*) FROM t.down") == [(0,)]
+    results = [record.checks[check] for check in ("t/down:soft", "t/down:hard")]
+    assert [result.passed for result in results] == [False, False]
+    assert {result.severity for result in results} == {dg.AssetCheckSeverity.WARN}
+    assert {str(result.description) for result in results} == {
+        "Not evaluated: t.down was not executed, because a model upstream of it failed: t.up."
+    }

@@ -38,6 +38,7 @@ from dg_sqlmesh_component.run.step_results import StepResults
 
 NOW = days(5, 5)[1]
 D1 = days(1, 1)
+STAGING = fqn("staging.orders")
 
 Story = Callable[[Ledger, StepRecords, StepResults], Iterator[Any]]
 """What a step does, with the objects that it has."""
@@ -230,6 +231,38 @@ def test_check_executed_alone_that_is_not_evaluated_has_the_reason_or_its_last_r
     assert str(not_evaluated.description).startswith(f"Not evaluated: {reason}")
     assert str(known.description).startswith("2 rows failed in ")
     assert str(known.description).endswith("Repeated, because this run could not evaluate it.")
+
+
+@pytest.mark.parametrize(
+    ("version", "result"),
+    [
+        ("3117", "No row failed in 2026-01-01. Evaluated "),
+        ("4228", "Not evaluated: core.orders was not started: SQLMesh's process was killed."),
+    ],
+    ids=["same table", "a plan has promoted another table"],
+)
+def test_result_is_repeated_for_a_model_that_was_not_reached_unless_it_is_about_another_table(
+    instance: dg.DagsterInstance, version: str, result: str
+) -> None:
+    """The new table may be empty, and a green check would say that its rows are right."""
+    passed = replace(audited("recent", D1), audited_data=msg.AuditedData("3117", "4001"))
+
+    def executes(ledger: Ledger, records: StepRecords, results: StepResults) -> Iterator[Any]:
+        events = [opened(ORDERS), ONE_BATCH, passed, msg.IntervalCoverage(ORDERS, D1), batch(0, D1), SUCCEEDED]
+        yield from reports(ledger, results, events)
+
+    def is_killed(ledger: Ledger, records: StepRecords, results: StepResults) -> Iterator[Any]:
+        promoted = {ORDERS: replace(PROMOTED, version=version)}
+        begin = replace(opened(STAGING), promoted={STAGING: PROMOTED, **promoted})
+        yield from reports(ledger, results, [begin, msg.EvaluationPlanned({STAGING: (D1,), ORDERS: (D1,)})])
+        yield from reports(ledger, results, [batch(0, D1, node=STAGING)])
+        yield from results.report(ledger.close("SQLMesh's process was killed."))
+        yield from results.fill_in()
+
+    assert run_of(instance, SHOP, executes).checks["core/orders:recent"].passed
+    check = run_of(instance, SHOP, is_killed).checks["core/orders:recent"]
+    assert str(check.description).startswith(result)
+    assert check.passed is (version == "3117")
 
 
 @pytest.mark.parametrize(
