@@ -91,7 +91,7 @@ class _Models:
         self._is_dev = plan.is_dev
         self._promoted_at = stored.finalized_ts if stored is not None else None
         self._index = plan.deployability_index
-        # SQLMesh decides by this index what it computes after the promotion. A plan of prod has another one.
+        # From this index, SQLMesh decides what it computes after the promotion. For prod, `self._index` is another one.
         # It is None in a preview, where nothing is computed then, and if the state's file is the lock: no run goes on.
         self._before_promotion = (
             None
