@@ -64,7 +64,7 @@ def test_a_warning_does_not_fail_a_run_that_has_nothing_to_do(new_shop: NewShop)
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
 
 
-def test_the_log_names_audits_of_a_model_that_waits_and_has_no_result(new_shop: NewShop) -> None:
+def test_check_of_a_model_that_waits_and_has_no_result_says_why(new_shop: NewShop) -> None:
     signal = (
         "from pathlib import Path\nfrom sqlmesh import signal\n\n\n@signal()\ndef is_open(batch):\n"
         "    return not Path('closed').exists()\n"
@@ -77,5 +77,10 @@ def test_the_log_names_audits_of_a_model_that_waits_and_has_no_result(new_shop: 
     record = shop.launch()
 
     assert record.status_of("t/days") == "waiting"
-    assert "t/days:small" not in record.checks
+    check = record.checks["t/days:small"]
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert check.description == (
+        "Not evaluated: t.days was not executed in this run, and no earlier result is known to apply to its current "
+        "data. Execute this check alone to evaluate it."
+    )
     assert "No earlier result is repeated, because no run of Dagster has evaluated its audit" in record.log

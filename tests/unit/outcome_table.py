@@ -225,6 +225,15 @@ def failed(sentence: str, *more: Mapping[str, Any]) -> Reported:
     return Reported(sentence, False, ERROR, *more)
 
 
+def waits(sentence: str, metadata: Mapping[str, Any] | None = None) -> Reported:
+    """Return what is reported for a model that waits, and whose audits have no earlier result."""
+    why = (
+        "Not evaluated: core.orders was not executed in this run, and no earlier result is known to apply to its "
+        "current data. Execute this check alone to evaluate it."
+    )
+    return warned(sentence, metadata or {}, dict.fromkeys(SEVERITIES, (False, WARN, why)))
+
+
 def warned(sentence: str, *more: Mapping[str, Any]) -> Reported:
     return Reported(sentence, False, WARN, *more)
 
@@ -351,7 +360,7 @@ OUTCOME_TABLE = (
         "waiting: planned without a ready interval, its own signals are not ready",
         (OPENED, NO_BATCH, MANY_GAPS, NO_SIGNAL, SUCCEEDED),
         outcome(Outcome.WAITING, idle=NO_SIGNAL, coverage=MANY_GAPS),
-        warned(
+        waits(
             "core.orders is waiting: its signal files_arrived, bank_holiday reports no ready interval.",
             {
                 "sqlmesh/coverage": "2026-01-01",
@@ -363,19 +372,19 @@ OUTCOME_TABLE = (
         "waiting: planned without a ready interval, a signal upstream is not ready",
         (OPENED, NO_BATCH, msg.NodeIdle(ORDERS, upstream=(STAGING,)), SUCCEEDED),
         outcome(Outcome.WAITING, idle=msg.NodeIdle(ORDERS, upstream=(STAGING,))),
-        warned("core.orders is waiting: upstream of it, staging.orders waits for a signal."),
+        waits("core.orders is waiting: upstream of it, staging.orders waits for a signal."),
     ),
     Row(
         "waiting: planned without a ready interval, a model upstream is due and not selected",
         (OPENED, NO_BATCH, HELD_BACK, SUCCEEDED),
         outcome(Outcome.WAITING, idle=HELD_BACK),
-        warned(f"core.orders is waiting: {UNSELECTED}."),
+        waits(f"core.orders is waiting: {UNSELECTED}."),
     ),
     Row(
         "waiting: planned without a ready interval, and no signal is known to be the reason",
         (OPENED, NO_BATCH, msg.NodeIdle(ORDERS), SUCCEEDED),
         outcome(Outcome.WAITING, idle=msg.NodeIdle(ORDERS)),
-        warned("core.orders is waiting: none of its pending intervals is ready."),
+        waits("core.orders is waiting: none of its pending intervals is ready."),
     ),
     Row(
         "blocked: left out because something upstream failed",
