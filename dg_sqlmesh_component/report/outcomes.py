@@ -123,6 +123,7 @@ class AuditResult:
     audited_data: msg.AuditedData | None = None  # the version of the data and of the audits
     error: str | None = None  # why it could not be evaluated; None if it was evaluated
     sample: msg.Sample | None = None  # some of the failing rows of the batch whose query is shown
+    shown: msg.Interval | None = None  # that batch, if rows failed in it
 
     @property
     def passed(self) -> bool:

@@ -141,7 +141,10 @@ class Wording:
             return f"{rows} failed."
         intervals = audit.failed_intervals or audit.intervals
         where = "the whole table" if audit.of_whole_table else computed_text(self.assets, fqn, intervals)
-        return f"{rows} failed in {where}."
+        shown = ""
+        if audit.query and audit.shown and not audit.of_whole_table and audit.failed_intervals != (audit.shown,):
+            shown = f" The query is of {computed_text(self.assets, fqn, [audit.shown])}."
+        return f"{rows} failed in {where}.{shown}"
 
     def why_not_evaluated(self, outcome: NodeOutcome) -> str:
         """Why a node's audits have no result."""

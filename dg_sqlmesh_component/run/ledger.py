@@ -477,6 +477,7 @@ def _audit_results(audits: dict[int, list[msg.AuditEvaluated]]) -> tuple[AuditRe
                 audited_data=evaluated[-1].audited_data,
                 error=next((evaluation.error for evaluation in evaluated if evaluation.error), None),
                 sample=shown.sample,
+                shown=shown.interval if shown.failing_rows else None,
             )
         )
     return tuple(results)

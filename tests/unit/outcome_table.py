@@ -128,7 +128,8 @@ def audit_result(
     """Return the combined result of evaluations that `audited` returns, each of which has failing rows or none."""
     position, blocking, args_hash = {"not_null": (0, True, "(id)"), "recent": (1, False, "")}[name]
     failed = intervals if failing_rows else ()
-    return AuditResult(name, position, args_hash, blocking, failing_rows, query, intervals, failed)
+    shown = intervals[0] if failing_rows else None
+    return AuditResult(name, position, args_hash, blocking, failing_rows, query, intervals, failed, shown=shown)
 
 
 D1, D2, D3, D1_2 = days(1, 1), days(2, 2), days(3, 3), days(1, 2)

@@ -325,6 +325,14 @@ def test_failed_audit_reports_number_of_rows_failed_batches_and_query() -> None:
     assert types["sqlmesh/query"] is dg.MarkdownMetadataValue
 
 
+def test_failed_audit_says_of_which_batch_the_query_is_if_several_failed() -> None:
+    failed = AuditResult("not_null", 0, "(id)", True, 3, "SELECT 1", (D1_2,), (D1_2,), shown=D1)
+    (result,) = audited(failed).values()
+    assert result.description == "3 rows failed in 2026-01-01 to 2026-01-02 (2 days). The query is of 2026-01-01."
+    (without,) = audited(replace(failed, query=None)).values()
+    assert without.description == "3 rows failed in 2026-01-01 to 2026-01-02 (2 days)."
+
+
 def test_audit_without_query_omits_its_metadata() -> None:
     (result,) = audited(audit_result("recent", D1, query=None)).values()
     assert set(result.metadata) == {"sqlmesh/failing_row_count"}

@@ -142,7 +142,7 @@ def test_audit_of_the_whole_table_keeps_only_the_last_batch() -> None:
     whole = [replace(audited("recent", interval, rows), of_whole_table=True) for interval, rows in found]
     (outcome,) = outcomes_of([OPENED, plan, *whole, *(batch(n, found[n][0]) for n in range(3)), SUCCEEDED])
     expected = audit_result("recent", days(1, 3), failing_rows=2)
-    assert outcome.audits == (replace(expected, of_whole_table=True, failed_intervals=(D3,)),)
+    assert outcome.audits == (replace(expected, of_whole_table=True, failed_intervals=(D3,), shown=D3),)
 
 
 def test_result_of_an_audit_has_all_that_its_evaluation_reports() -> None:
@@ -153,7 +153,7 @@ def test_result_of_an_audit_has_all_that_its_evaluation_reports() -> None:
     ]
     (outcome,) = outcomes_of([OPENED, TWO_BATCHES, *evaluations, batch(0, D1), batch(1, D2)])
     expected = audit_result("recent", days(1, 2), failing_rows=1)
-    assert outcome.audits == (replace(expected, **more, error="no t", failed_intervals=(days(1, 2),)),)
+    assert outcome.audits == (replace(expected, **more, error="no t", failed_intervals=(days(1, 2),), shown=D1),)
 
 
 def test_audits_selected_alone_have_coverage_and_times() -> None:
@@ -235,7 +235,8 @@ def test_failed_audit_has_a_query_if_the_batch_that_failed_it_first_is_computed_
     first: Events = [plan, *failing, raised(0, D1), batch(1, D2), batch(2, D3), DIVISION, EMPTY_PLAN]
     second: Events = [ONE_BATCH, audited("recent", D1, 1, query="a"), batch(0, D1), SUCCEEDED]
     (outcome,) = outcomes_of([OPENED, *first, *second])
-    assert outcome.audits == (audit_result("recent", days(1, 3), failing_rows=3, query="a"),)
+    expected = audit_result("recent", days(1, 3), failing_rows=3, query="a")
+    assert outcome.audits == (replace(expected, shown=D1),)
 
 
 @pytest.mark.parametrize(
