@@ -151,8 +151,8 @@ class Wording:
         if outcome.outcome.is_failure:
             return self.summary(outcome)
         return (
-            f"{self.assets.name(outcome.fqn)} was not executed in this run, and no earlier result is known to apply to "
-            "its current data. Execute this check alone to evaluate it."
+            f"{self.summary(outcome)} No earlier result is known to apply to the current data. Execute this check "
+            "alone to evaluate it."
         )
 
     def known_failure(self, fqn: str, check: str, result: EarlierResult) -> str:

@@ -229,8 +229,8 @@ def failed(sentence: str, *more: Mapping[str, Any]) -> Reported:
 def waits(sentence: str, metadata: Mapping[str, Any] | None = None) -> Reported:
     """Return what is reported for a model that waits, and whose audits have no earlier result."""
     why = (
-        "Not evaluated: core.orders was not executed in this run, and no earlier result is known to apply to its "
-        "current data. Execute this check alone to evaluate it."
+        f"Not evaluated: {sentence} No earlier result is known to apply to the current data. Execute this check alone "
+        "to evaluate it."
     )
     return warned(sentence, metadata or {}, dict.fromkeys(SEVERITIES, (False, WARN, why)))
 
