@@ -64,15 +64,15 @@ class Checks:
             return not_evaluated(check, audit.error) if audit.error else self._audited(check, node, audit, earlier)
         if _has_evaluated_all(node):
             return not_evaluated(check, self.wording.promoted_version(node.fqn, "does not have this audit"))
-        if not isinstance(node, NodeOutcome) or not node.outcome.rule.repeats:
+        if not isinstance(node, NodeOutcome) or not node.outcome.rule.repeats or not self.wording.is_declared:
             return None
-        if earlier is not None and self.why_not_repeated(node.idle, earlier) is None:
-            why = f"{self.wording.assets.name(node.fqn)} was not executed, and its data is unchanged"
-            # A failure is repeated with its rows and query. They are left out of the many results that have passed.
-            of_failure = {} if earlier.passed else earlier.metadata
-            return repeated(check, earlier, why, {**data_metadata(earlier.audited_data), **of_failure})
-        # The worker has evaluated the audits of models that are up to date (`AuditsWanted`), not of those that wait.
-        return not_evaluated(check, self.wording.why_not_evaluated(node)) if node.outcome.rule.waits else None
+        if why_not := self.why_not_repeated(node.idle, earlier):
+            return not_evaluated(check, self.wording.why_not_evaluated(node, f"is repeated, because {why_not}"))
+        assert earlier is not None, "it is the reason"
+        why = f"{self.wording.assets.name(node.fqn)} was not executed, and its data is unchanged"
+        # A failure is repeated with its rows and query. They are left out of the many results that have passed.
+        of_failure = {} if earlier.passed else earlier.metadata
+        return repeated(check, earlier, why, {**data_metadata(earlier.audited_data), **of_failure})
 
     def evaluations(
         self, checks: Iterable[dg.AssetCheckKey], node: Reported, earlier: Earlier = MappingProxyType({})

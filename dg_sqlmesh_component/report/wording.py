@@ -146,14 +146,11 @@ class Wording:
             shown = f" The query is of {computed_text(self.assets, fqn, [audit.shown])}."
         return f"{rows} failed in {where}.{shown}"
 
-    def why_not_evaluated(self, outcome: NodeOutcome) -> str:
-        """Why a node's audits have no result."""
+    def why_not_evaluated(self, outcome: NodeOutcome, earlier: str = "is known to apply to the current data") -> str:
+        """Why a node's audits have no result. `earlier` says what is true of no earlier result."""
         if outcome.outcome.is_failure:
             return self.summary(outcome)
-        return (
-            f"{self.summary(outcome)} No earlier result is known to apply to the current data. Execute this check "
-            "alone to evaluate it."
-        )
+        return f"{self.summary(outcome)} No earlier result {earlier}. Execute this check alone to evaluate it."
 
     def known_failure(self, fqn: str, check: str, result: EarlierResult) -> str:
         """A blocking audit that failed in an earlier run and was not evaluated since."""
@@ -264,7 +261,7 @@ def correction_advice(plan_command: str | None) -> str:
     There is no `plan_command` if the worker has not read the environment.
     """
     advice = (
-        "Correct the model or its data, then launch a run: it computes the pending intervals, also of blocked models. "
+        "Correct the model or its data, then launch a run: it computes all pending intervals. "
         "No restatement is needed. If you change a file of the project, apply a plan before that run"
     )
     return f"{advice}:{plan_block(plan_command)}" if plan_command else f"{advice}."

@@ -24,7 +24,7 @@ from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
 from dg_sqlmesh_component.history.check_results import last_evaluations, last_results
 from dg_sqlmesh_component.history.earlier_results import EarlierResult, key_of, not_evaluated
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import counted, listed
+from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.report.checks import Checks, late_data_result
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome, Released
@@ -33,7 +33,6 @@ from dg_sqlmesh_component.run.request import audit_uses
 from dg_sqlmesh_component.run.run_log import RunLog
 from dg_sqlmesh_component.run.step_records import StepRecords
 
-MAX_NAMED_CHECKS = 3
 """How many checks without a result the log names. After a first plan, no check has a result."""
 
 
@@ -223,7 +222,7 @@ class LastCheckResults:
     def of_unchanged(
         self, unchanged: Collection[NodeOutcome | AuditOnlyOutcome]
     ) -> dict[dg.AssetCheckKey, EarlierResult]:
-        """The last known results of the selected audits of these nodes. Those that are not repeated are logged."""
+        """The last known results of the selected audits of these nodes."""
         outcome_by_check = {
             check: outcome
             for outcome in unchanged
@@ -231,18 +230,7 @@ class LastCheckResults:
             if check in self.context.selected_asset_check_keys and isinstance(outcome, NodeOutcome)
             if check not in self.checks.wording.assets.checks_of_results(outcome.fqn, outcome.audits)
         }
-        results = self._last_results(outcome_by_check)
-        checks_by_reason: dict[str, list[str]] = {}
-        for check, outcome in outcome_by_check.items():
-            if why := self.checks.why_not_repeated(outcome.idle, results.get(check)):
-                checks_by_reason.setdefault(why, []).append(f"{check.asset_key.to_user_string()}:{check.name}")
-        for why, checks in checks_by_reason.items():
-            self.context.log.info(
-                f"Not evaluated in this run: {counted(len(checks), 'audit')} of models that were not executed. No "
-                f"earlier result is repeated, because {why}. To evaluate audits now, execute their checks alone: "
-                f"{listed(checks, MAX_NAMED_CHECKS)}."
-            )
-        return results
+        return self._last_results(outcome_by_check)
 
     def without_a_result(self, idle: Iterable[msg.NodeIdle]) -> set[dg.AssetCheckKey]:
         """The selected audits of nodes that had nothing to do, about whose data there is no result."""

@@ -228,11 +228,16 @@ def failed(sentence: str, *more: Mapping[str, Any]) -> Reported:
 
 def waits(sentence: str, metadata: Mapping[str, Any] | None = None) -> Reported:
     """Return what is reported for a model that waits, and whose audits have no earlier result."""
+    return warned(sentence, metadata or {}, without_results(sentence))
+
+
+def without_results(sentence: str) -> Mapping[str, Any]:
+    """Return the checks of a model's audits if it was not executed and no run has evaluated them."""
     why = (
-        f"Not evaluated: {sentence} No earlier result is known to apply to the current data. Execute this check alone "
-        "to evaluate it."
+        f"Not evaluated: {sentence} No earlier result is repeated, because no run of Dagster has evaluated its audit. "
+        "Execute this check alone to evaluate it."
     )
-    return warned(sentence, metadata or {}, dict.fromkeys(SEVERITIES, (False, WARN, why)))
+    return dict.fromkeys(SEVERITIES, (False, WARN, why))
 
 
 def warned(sentence: str, *more: Mapping[str, Any]) -> Reported:
@@ -337,6 +342,9 @@ OUTCOME_TABLE = (
         passed(
             "core.orders had nothing to do: its cron '@daily' is not due. Next due at 2026-01-04T00:00:00Z.",
             {"sqlmesh/reason": NOT_DUE, "sqlmesh/next_due": at(day(4)), "sqlmesh/computed_up_to": at(day(3))},
+            without_results(
+                "core.orders had nothing to do: its cron '@daily' is not due. Next due at 2026-01-04T00:00:00Z."
+            ),
         ),
     ),
     Row(

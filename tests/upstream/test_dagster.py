@@ -8,6 +8,7 @@ point in time), ADR-0003 (checks and carried over results), ADR-0004 (one Failur
 (components), ADR-0013 (linking tables by name), ADR-0016 (keys without a definition).
 """
 
+import inspect
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -424,6 +425,14 @@ def test_code_version_in_result_tags_wins_over_the_spec(instance: dg.DagsterInst
     assert recorded[A]["dagster/code_version"] == "promoted"
     assert recorded[A]["dagster/data_version"] == "data 1"
     assert recorded[B]["dagster/code_version"] == "local"
+
+
+@pytest.mark.parametrize("value", ['{"a":1}', "x" * 64], ids=["JSON", "64 characters"])
+def test_tags_of_a_materialization_cannot_have_the_record_of_its_data(value: str) -> None:
+    """ADR 0036: so the record is in metadata."""
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match="Invalid tag value"):
+        dg.AssetMaterialization(A, tags={"sqlmesh/internal": value})
+    assert "tags" not in inspect.signature(dg.AssetCheckResult).parameters
 
 
 @pytest.mark.parametrize(
