@@ -59,7 +59,12 @@ WORKER_ROOMS: dict[str, set[str]] = {
 }
 """The folders of the worker that each of them may import. Its entry may import all."""
 
-DECIDING = ("worker/intervals/availability.py", "worker/intervals/outdated.py", "worker/intervals/unrecorded.py")
+DECIDING = (
+    "worker/intervals/availability.py",
+    "worker/intervals/outdated.py",
+    "worker/intervals/unrecorded.py",
+    "worker/intervals/missing.py",
+)
 """Modules of the worker that decide over plain pictures, and import only `protocol`."""
 
 WITHOUT_DAGSTER = ("protocol", "worker", "report/outcomes.py", "plan/gate.py", "run/ledger.py", "run/retry_decision.py")

@@ -44,7 +44,7 @@ def idle_nodes(
     for fqn in sorted(nodes - computed):
         batches = tracker.planned.get(fqn)
         snapshot = snapshots[fqn]
-        intervals = coverages.computed(fqn)
+        intervals = coverages.node(fqn).filled
         if batches is None:  # nothing is pending; an empty tuple means that no pending interval is ready
             idle = _up_to_date(snapshot, fqn in coverages.pending, request)
         else:

@@ -195,7 +195,7 @@ def _audit(
     results: _Results,
 ) -> str | None:
     """Send the results of a node's requested audits over all of its computed intervals. Returns why there are none."""
-    positions, intervals, index = _positions(snapshot, uses), coverages.computed(snapshot.name), coverages.index
+    positions, intervals, index = _positions(snapshot, uses), coverages.node(snapshot.name).filled, coverages.index
     if not positions:
         return None
     if not intervals:

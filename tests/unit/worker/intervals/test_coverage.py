@@ -7,25 +7,8 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.worker.intervals.coverage import Coverages, uncovered
+from dg_sqlmesh_component.worker.intervals.coverage import Coverages
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables, KnownToDagster
-
-DAYS = [(0, 24), (24, 48), (48, 72)]
-
-
-@pytest.mark.parametrize(
-    ("covered", "missing"),
-    [
-        ([], DAYS),
-        ([(0, 72)], []),
-        ([(0, 24), (48, 72)], [(24, 48)]),
-        ([(0, 47)], [(24, 48), (48, 72)]),  # a part of an interval is not enough
-        ([(24, 72)], [(0, 24)]),
-        ([(-24, 24), (72, 96)], [(24, 48), (48, 72)]),
-    ],
-)
-def test_interval_not_in_one_range_is_missing(covered: list[tuple[int, int]], missing: list[tuple[int, int]]) -> None:
-    assert uncovered(DAYS, covered) == missing
 
 
 def day(number: int, hour: int = 0) -> int:
@@ -120,18 +103,6 @@ def test_interval_that_is_not_over_is_not_missing_with_allow_partials() -> None:
 
 def test_intervals_after_the_end_of_the_model_are_not_missing() -> None:
     assert coverage([(1, 4)], day(20), "end '2026-03-04'") == msg.IntervalCoverage(FQN, (day(1), day(5)))
-
-
-def test_gaps_beyond_the_limit_are_counted() -> None:
-    every_second_hour = tuple((day(1, hour), day(1, hour + 1)) for hour in range(0, 23, 2))
-    found = coverage([], day(2, 23), "cron '@hourly'", done=(*every_second_hour, *_a_day_later(every_second_hour)))
-    assert found is not None
-    assert (found.gap_count, len(found.gaps), found.missing_intervals) == (23, msg.MAX_GAPS, 23)
-    assert found.gaps[0] == (day(1, 1), day(1, 2))
-
-
-def _a_day_later(intervals: tuple[msg.Interval, ...]) -> list[msg.Interval]:
-    return [(start + day(2) - day(1), end + day(2) - day(1)) for start, end in intervals]
 
 
 @pytest.mark.parametrize("kind", ["FULL", "VIEW"])

@@ -1,0 +1,111 @@
+"""Decide which intervals a node should have and lacks, from plain data."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence, Set
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from dg_sqlmesh_component.protocol.intervals import common, merged, subtract, without
+from dg_sqlmesh_component.protocol.messages import MAX_GAPS, Interval, IntervalCoverage
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A node, as far as the decision needs it.
+
+    Attributes:
+        until: The instant up to which it must be computed: the last tick of its cron, in whole intervals.
+        pending: The single intervals that it lacks, also if its cron has not ticked, and those that its `lookback`
+            computes again with them.
+        waits_for_tables: Finds those of `pending` that a run of all nodes would hold back because of tables.
+        due_at: Finds the first tick of its cron at or after the end of an interval.
+        computed: Its computed intervals.
+        forgotten: Those that are to be computed again: their rows were there.
+        copied: Those of `computed` without rows, which SQLMesh has copied from prod's record. They are not missing.
+        late: Computed before their source was loaded.
+        unready: The single intervals that signals hold back.
+    """
+
+    until: int
+    pending: Sequence[Interval]
+    waits_for_tables: Callable[[], Set[Interval]]
+    due_at: Callable[[int], int]
+    computed: Sequence[Interval] = ()
+    forgotten: Sequence[Interval] = ()
+    copied: Sequence[Interval] = ()
+    late: Sequence[Interval] = ()
+    unready: Set[Interval] = frozenset()
+
+    def after(self, done: Sequence[Interval], forgotten: Sequence[Interval]) -> Expected:
+        """The node after intervals were forgotten to be computed again, and others were then computed."""
+        return replace(
+            self,
+            computed=merged([*subtract(self.computed, forgotten), *done]),
+            forgotten=[*self.forgotten, *forgotten],
+            copied=subtract(self.copied, [*forgotten, *done]),
+            late=subtract(self.late, done),
+        )
+
+    @property
+    def filled(self) -> Sequence[Interval]:
+        """The intervals whose rows are in its table."""
+        return subtract(self.computed, self.copied)
+
+    def due(self, intervals: Sequence[Interval]) -> list[Interval]:
+        """Those of its intervals for which its cron has ticked, or that were computed before."""
+        new = self.never_computed(intervals)
+        return [interval for interval in intervals if interval[1] <= self.until or interval not in new]
+
+    def never_computed(self, intervals: Sequence[Interval]) -> set[Interval]:
+        return set(uncovered(intervals, merged([*self.computed, *self.forgotten])))
+
+
+def missing(node: Expected) -> tuple[list[Interval], list[Interval]]:
+    """The intervals that a node should have and lacks: those without an excuse, and those that wait.
+
+    They wait for tables or signals. An interval is missing from the next tick of the cron on. One that was computed
+    and forgotten is missing at once, whatever it waits for: its old rows may be shown.
+    """
+    lacking = node.due(uncovered(node.pending, merged(node.computed)))
+    if not (never := node.never_computed(lacking)):
+        return lacking, []
+    ready = set(without(lacking, merged(node.unready), uninterrupted=False))
+    waiting = {of for of in never if of not in ready or of in node.waits_for_tables()}
+    return [of for of in lacking if of not in waiting], [of for of in lacking if of in waiting]
+
+
+def coverage(name: str, node: Expected, now: int) -> IntervalCoverage:
+    """What is computed and what is missing of an incremental model, at an instant in epoch milliseconds."""
+    filled = node.filled
+    found, waiting = missing(node)
+    covered = IntervalCoverage(
+        name,
+        (filled[0][0], filled[-1][1]) if filled else None,
+        waiting=merged(waiting),
+        late=common(node.late, filled),
+        lacking=sum(after[0] - before[1] for before, after in pairwise(filled)),
+    )
+    if not found:
+        return covered
+    gaps, end = merged(found), found[0][1]
+    since = node.due_at(end)
+    return replace(
+        covered,
+        gaps=gaps[:MAX_GAPS],
+        gap_count=len(gaps),
+        missing_intervals=len(found),
+        missing_since=since if since <= now else end,
+    )
+
+
+def uncovered(intervals: Iterable[Interval], covered: Sequence[Interval]) -> list[Interval]:
+    """The intervals that lie in none of the covered ranges, which are in order and apart."""
+    starts = [start for start, _ in covered]
+    found = []
+    for interval in intervals:
+        position = bisect_right(starts, interval[0]) - 1
+        if position < 0 or covered[position][1] < interval[1]:
+            found.append(interval)
+    return found
