@@ -27,7 +27,8 @@ from dg_sqlmesh_component.worker.__main__ import SQLMESH_FLOOR
 README = REPOSITORY / "README.md"
 SKILL = REPOSITORY / "skills" / "dg-sqlmesh" / "SKILL.md"
 RECORDS = {path.name: path.read_text() for path in sorted((REPOSITORY / "docs/adr").glob("0*.md"))}
-DOCUMENTS = [README, SKILL, *sorted((REPOSITORY / "docs").rglob("*.md"))]
+OFF_SITE = sorted((REPOSITORY / "contributing").glob("*.md"))
+DOCUMENTS = [README, SKILL, *sorted((REPOSITORY / "docs").rglob("*.md")), *OFF_SITE]
 SHOP = manifest(
     model("core.orders", reads=["raw.orders", "raw.customers"], kind="INCREMENTAL_BY_TIME_RANGE", starts_at=day(1)),
     model("marts.revenue", reads=["core.orders"], kind="VIEW", tags=("heavy",)),

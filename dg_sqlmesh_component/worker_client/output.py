@@ -101,7 +101,7 @@ DEBUG_VARIABLE = "DG_SQLMESH_DEBUG"
 
 
 class WireLog:
-    """Shows contributors the messages of one worker, as lines on stderr (docs/contributing/wire.md).
+    """Shows contributors the messages of one worker, as lines on stderr (contributing/wire.md).
 
     Safe to use from any thread.
 
