@@ -8,7 +8,7 @@ from dg_sqlmesh_component.config.attribute_types import Selection, selectors
 from dg_sqlmesh_component.config.plans import Deploy, Preview
 from dg_sqlmesh_component.definitions.op import graph_of_op, refuse_reserved_tags
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.plan.preview import close_preview, show_preview
+from dg_sqlmesh_component.plan.preview_step import close_preview, show_preview
 from dg_sqlmesh_component.plan.step import execute_apply_step, execute_plan_step
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 

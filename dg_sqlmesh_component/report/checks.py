@@ -25,7 +25,7 @@ from dg_sqlmesh_component.history.records import OutsideData
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed, ranges
 from dg_sqlmesh_component.protocol.intervals import subtract
-from dg_sqlmesh_component.report.coverage import coverage_metadata, coverage_sentences, is_complete
+from dg_sqlmesh_component.report.intervals_check import coverage_metadata, coverage_sentences, is_complete
 from dg_sqlmesh_component.report.metadata import audit_metadata, status_metadata
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome, Verdict
 from dg_sqlmesh_component.report.wording import Wording, restate_config, uncorrected_sentence

@@ -12,7 +12,7 @@ from dg_sqlmesh_component.definitions.translator import sql_metadata
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import fenced
 from dg_sqlmesh_component.protocol.manifest import MAX_COLUMNS
-from dg_sqlmesh_component.report.coverage import coverage_metadata
+from dg_sqlmesh_component.report.intervals_check import coverage_metadata
 from dg_sqlmesh_component.report.outcomes import AuditResult, NodeOutcome
 from dg_sqlmesh_component.report.wording import Wording, computed_text
 

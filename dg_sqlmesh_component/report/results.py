@@ -12,7 +12,7 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.history.records import OutsideData, record_metadata
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import utc_text
-from dg_sqlmesh_component.report.coverage import coverage_metadata
+from dg_sqlmesh_component.report.intervals_check import coverage_metadata
 from dg_sqlmesh_component.report.metadata import column_metadata, intervals_metadata, outcome_metadata, unapplied_change
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
 from dg_sqlmesh_component.report.wording import Wording

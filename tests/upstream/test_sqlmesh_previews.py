@@ -61,7 +61,7 @@ def rows(project: Project) -> int:
 
 @pytest.mark.parametrize("option", ["end", "execution_time", "run"])
 def test_some_options_let_a_plan_for_another_environment_write_to_tables_of_prod(project: Project, option: str) -> None:
-    """`worker/plan/preview.py` uses none of them, and narrows the plan."""
+    """`worker/plan/serve_preview.py` uses none of them, and narrows the plan."""
     before = rows(project)
     project.write(total=TOTAL.format(x=1))
     value: Any = True if option == "run" else "today"
@@ -84,7 +84,7 @@ def test_a_narrowed_plan_writes_to_no_table_of_prod(project: Project) -> None:
 
 
 def test_one_forward_only_change_limits_all_models_unless_the_plan_has_a_start(project: Project) -> None:
-    """`worker/plan/preview.py` then passes the earliest start of all models."""
+    """`worker/plan/serve_preview.py` then passes the earliest start of all models."""
     project.write(daily=DAILY.format(x=1, forward_only=", forward_only true"))
     context = project.open()
     context.plan("prod", auto_apply=True, no_prompts=True)
@@ -185,7 +185,7 @@ def test_a_plan_promotes_an_empty_table_if_the_table_is_gone_and_its_intervals_a
 
 
 def test_an_environment_remembers_the_versions_before_those_of_an_unfinished_plan(project: Project) -> None:
-    """`worker/plan/preview.py` lets it remember the versions of the commit before, which an interruption leaves."""
+    """`worker/plan/serve_preview.py` lets it remember versions of the commit before, which an interruption leaves."""
     project.write(total=TOTAL.format(x=1))
     context = project.open()
     plan = built(context, "pr_1")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dg_sqlmesh_component.protocol.messages import EvaluationRequest
-from dg_sqlmesh_component.worker.evaluate.dry_run import DryRestatementContext, DryRunContext
 from dg_sqlmesh_component.worker.evaluate.evaluation import evaluate
 from dg_sqlmesh_component.worker.evaluate.restatement import RestatementContext
 from dg_sqlmesh_component.worker.evaluate.run import RunContext
+from dg_sqlmesh_component.worker.evaluate.serve_dry_run import DryRestatementContext, DryRunContext
 from dg_sqlmesh_component.worker.pipe import Pipe
 
 

@@ -31,9 +31,9 @@ from dg_sqlmesh_component.worker.plan.corrections import forget_outdated_rows
 from dg_sqlmesh_component.worker.plan.dependents import claim_names, lost_grants_reported
 from dg_sqlmesh_component.worker.plan.facts import plan_built
 from dg_sqlmesh_component.worker.plan.missing_tables import forget_missing_tables
-from dg_sqlmesh_component.worker.plan.preview import preview
 from dg_sqlmesh_component.worker.plan.promotion import Promotion
 from dg_sqlmesh_component.worker.plan.selection import take_only_selected
+from dg_sqlmesh_component.worker.plan.serve_preview import preview
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_apply
 from dg_sqlmesh_component.worker.state_lock import RUNS, LockWait, StateLock, locked_context
 

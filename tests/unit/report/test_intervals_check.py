@@ -16,7 +16,7 @@ from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK, Transla
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.manifest import INCREMENTAL_KINDS, Manifest
 from dg_sqlmesh_component.report.checks import Checks
-from dg_sqlmesh_component.report.coverage import coverage_metadata, coverage_sentences, is_complete
+from dg_sqlmesh_component.report.intervals_check import coverage_metadata, coverage_sentences, is_complete
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome
 from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.run.ledger import Ledger
