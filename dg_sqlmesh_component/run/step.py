@@ -119,8 +119,8 @@ def shown_as_failed(context: dg.AssetExecutionContext) -> list[str]:
     if not number:
         return []
     return [
-        f"Until the next successful run, Dagster's lineage graph and catalog show {counted(number, 'asset')} of this "
-        "run as failed."
+        "Until the next successful run of the same assets, Dagster's lineage graph and catalog show "
+        f"{counted(number, 'asset')} of this run as failed."
     ]
 
 

@@ -315,7 +315,8 @@ def test_model_that_is_not_promoted_does_not_stop_promoted_models(new_shop: NewS
     assert refused.failures == [
         "Environment 'prod' has promoted none of the models of the SQLMesh project at "
         f"{shop.project}, so nothing can run. To promote them:{shown_by}\n\n"
-        "Until the next successful run, Dagster's lineage graph and catalog show 2 assets of this run as failed."
+        "Until the next successful run of the same assets, Dagster's lineage graph and catalog show "
+        "2 assets of this run as failed."
     ]
     last = {name: check for name, check in {**record.checks, **alone.checks}.items() if not name.startswith("t/one:")}
     assert refused.checks.keys() == last.keys()
@@ -458,7 +459,7 @@ def test_each_job_names_the_promoted_models_whose_versions_the_state_has_lost(ne
     assert len(answers) == 3
     for failure in answers:
         assert "SQLMesh's state is damaged: environment prod shows warehouse.t.one, and the state's table" in failure
-        reason = failure.partition("\nUntil the next successful run")[0]
+        reason = failure.partition("\nUntil the next successful run of the same assets")[0]
         assert reason.endswith("Restore the whole state from a backup of its database.")
 
 

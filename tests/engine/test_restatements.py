@@ -170,7 +170,7 @@ def test_refused_restatement_computes_nothing(shop: Shop) -> None:
     assert "start '2026-02-12' (2026-02-12T00:00:00Z) is after end '2026-02-10' (2026-02-10T00:00:00Z)" in failure
     [failure] = shop.launch(ops=restate("2026-02-12", "2999-01-01"), assets=["raw/orders"]).failures
     assert "SQLMesh refuses the restatement: PlanError: Plan end date" in failure
-    reason = failure.partition("\nUntil the next successful run")[0]
+    reason = failure.partition("\nUntil the next successful run of the same assets")[0]
     assert reason.endswith("Nothing was computed. Correct `restate` in the run config.")
 
     shop.configure(**ALLOWED, budget={"seconds": 0.000001})

@@ -48,7 +48,8 @@ def test_step_fails_if_reload_removed_a_requested_model(new_shop: NewShop) -> No
     assert record.failures == [
         "The project was reloaded after this run was created. No longer part of this step: t/third, "
         "t/third:sqlmesh_execution_status. Nothing was run in this step. Launch a new run.\n"
-        "Until the next successful run, Dagster's lineage graph and catalog show 1 asset of this run as failed."
+        "Until the next successful run of the same assets, Dagster's lineage graph and catalog show "
+        "1 asset of this run as failed."
     ]
     assert not record.materializations
 
