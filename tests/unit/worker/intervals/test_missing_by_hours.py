@@ -27,9 +27,10 @@ class Model:
         self.state = {interval: rng.choice(("rows", "rows", "copied", "forgotten", "never")) for interval in over}
         by_lookback, self.late = self.some(self.having("rows", "copied")), self.some(self.having("rows"))
         pending = sorted(self.having("forgotten", "never") | by_lookback)
-        self.awaited = self.some(pending)
+        self.awaited, self.unready = self.some(pending), self.some(pending)
+        self.until = self.now // self.period * self.period
         self.node = Expected(
-            until=self.now // self.period * self.period,
+            until=self.until,
             pending=pending,
             waits_for_tables=lambda: self.awaited,
             due_at=self.due_at,
@@ -37,7 +38,7 @@ class Model:
             forgotten=merged(self.having("forgotten")),
             copied=merged(self.having("copied")),
             late=merged(self.late),
-            unready=self.some(pending),
+            unready=self.unready,
         )
 
     def some(self, intervals: Iterable[Interval]) -> set[Interval]:
@@ -65,10 +66,10 @@ class Model:
         if self.state[interval] == "forgotten":
             return "missing"
         # "If the cron has not ticked for it, it is not missing."
-        if interval[1] > self.node.until:
+        if interval[1] > self.until:
             return "neither"
         # "The coverage names the waiting range. It is a gap only if it was computed before."
-        return "waits" if interval in self.awaited | self.node.unready else "missing"
+        return "waits" if interval in self.awaited | self.unready else "missing"
 
 
 @settings(max_examples=EXAMPLES)

@@ -4,8 +4,10 @@ The oracle was written from docs/ and the descriptions of the arguments alone, w
 rows of each hour as one number. An hour is stale if a computation from today's rows would give another number.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from random import Random
 
@@ -40,9 +42,6 @@ class New:
     is_by_interval: bool
     is_past: bool
     is_in_parts: bool
-    outside: list[int] = field(default_factory=lambda: [0] * END)  # what it reads outside of the project
-    since: int | None = None  # its first computation
-    known: dict[str, dict[int, int]] = field(default_factory=dict)  # the tables of prod then, or at a later look
 
     def whole(self, interval: Interval) -> Interval:
         return interval[0] // self.unit * self.unit, -(-interval[1] // self.unit) * self.unit
@@ -59,6 +58,8 @@ class World:
     def __init__(self, seed: int, has_janitor: bool) -> None:
         self.rng, self.now, self.fresh, self.has_janitor = Random(seed), 0, count(1), has_janitor
         self.numbers: dict[object, int] = {}
+        self.outside = defaultdict[tuple[str, int], int](int)  # what an hour reads outside of the project
+        self.since: dict[str, int] = {}  # the first computation of each version
         self.rows: dict[str, list[ComputedRange]] = {f"t{number}": [] for number in range(self.rng.randint(1, 2))}
         self.content: dict[str, dict[int, int]] = {name: {} for name in self.rows}
         self.new: dict[str, New] = {}
@@ -72,14 +73,12 @@ class World:
         self.forget({})
 
     def forget(self, answer: dict[str, Hours]) -> None:
-        """The plan forgets what it computes again. Then it remembers what there is, and what each version lacks."""
+        """The plan forgets what it computes again. Then it remembers what there is."""
         for name, again in answer.items():
             self.content[name] = {hour: rows for hour, rows in self.content[name].items() if hour not in again}
         self.seen = {name: list(rows) for name, rows in self.rows.items()}
         self.had = {name: set(content) for name, content in self.content.items()}
-        self.todo = {name: set(range(END)) - self.had[name] for name in self.new}
-        for new in self.new.values():
-            new.known = self._prod()
+        self.known = dict.fromkeys(self.new, self._prod())
 
     def happens(self) -> None:
         """Between two looks of the plan: runs, restatements, the janitor, and the plan itself, minutes apart."""
@@ -101,70 +100,65 @@ class World:
                 self._take(name, hours([self.new[name].whole(some)]) & self.had[name])
             else:
                 self._compute(name)
-        for name, new in self.new.items():  # before the look, also downstream: a restatement of prod has left a gap
-            if new.is_past and self.rng.random() < 0.2:
-                start, concerned = self.rng.randrange(0, END, 6), {name}
-                for other in self.new:
-                    if other in concerned or concerned & set(self.new[other].sources):
-                        concerned.add(other)
-                        self._take(other, set(range(start, start + 6)))
-                        self.had[other] -= set(range(start, start + 6))
+        name = self.rng.choice(list(self.new))
+        if self.new[name].is_past and self.rng.random() < 0.5:  # an earlier restatement has left a gap
+            concerned = {name}
+            for other, new in self.new.items():
+                if other in concerned or concerned & set(new.sources):
+                    concerned.add(other)
+                    some = new.whole(some)
+                    self._take(other, hours([some]))
+                    self.had[other] -= hours([some])
 
     def _write(self, name: str, interval: Interval) -> None:
-        self.rows[name].append(ComputedRange(interval, self.now, is_merged=False, identifier="shown"))
+        self.rows[name].append(ComputedRange(interval, self.now, False, "shown"))
         self.content[name] |= {hour: next(self.fresh) for hour in range(*interval)}
 
     def _merge(self, name: str) -> None:
         rows, self.rows[name] = self.rows[name], []
         for start, end in ranges(self.content[name]):
             of = [row for row in rows if row.interval[0] < end and start < row.interval[1]]
-            one = ComputedRange((start, end), max(row.at for row in of), is_merged=True, identifier="shown")
-            self.rows[name].append(of[0] if [row.interval for row in of] == [(start, end)] else one)
+            self.rows[name].append(ComputedRange((start, end), max(row.at for row in of), True, "shown"))
 
     def _take(self, name: str, taken: Hours) -> None:
         """SQLMesh forgets intervals, because a table outside of the project has changed."""
         for hour in taken & self.content[name].keys():
             del self.content[name][hour]
-            if name in self.new:
-                self.new[name].outside[hour] = next(self.fresh)
+            self.outside[name, hour] = next(self.fresh)
 
     def _compute(self, name: str) -> None:
         """The plan computes what was pending at its last look, from tables of prod that were computed then."""
-        new, has, possible = self.new[name], self.content | self.had, list[Hours]()
-        has |= {source: self.content[source] for source in self.new}
-        for start in range(0, END, new.unit):
-            if all(hour in has[source] for source, hour in new.reads(start)):
-                possible.append(set(range(start, start + new.unit)))
-        todo = self.todo[name]
-        if not new.is_by_interval:
-            is_needed = todo & set().union(*possible) and not self.lost(name)
-            todo = set(range(END)) if is_needed else set()
-        for interval in possible:
-            is_next = new.past(min(interval)) <= self.content[name].keys()
-            if interval <= todo and is_next and (not new.is_by_interval or self.rng.random() < 0.9):
-                if new.since is None:
-                    new.since, new.known = self.now, self._prod()
-                number = self._number(name, min(interval), lambda source, hour: self.content[source].get(hour, NO_ROWS))
-                self.content[name] |= dict.fromkeys(interval, number)
-                self.todo[name] -= interval
+        new, has, now = self.new[name], self.content | {of: self.had[of] for of in self.rows}, self.content[name]
+        singles = [range(start, start + new.unit) for start in range(0, END, new.unit)]
+        possible = [single for single in singles if all(hour in has[source] for source, hour in new.reads(single[0]))]
+        todo = set(range(END)) - self.had[name] - now.keys()
+        if not new.is_by_interval:  # it is computed as a whole, or not at all
+            possible = possible if todo & hours((of[0], of[-1] + 1) for of in possible) and not self.lost(name) else []
+        for single in possible:
+            is_next = new.past(single[0]) <= now.keys() and todo >= set(single) and self.rng.random() < 0.9
+            if is_next or not new.is_by_interval:
+                if name not in self.since:
+                    self.since[name], self.known[name] = self.now, self._prod()
+                number = self._number(name, single[0], lambda source, hour: self.content[source].get(hour, NO_ROWS))
+                now.update(dict.fromkeys(single, number))
 
     def _number(self, name: str, hour: int, content: Callable[[str, int], int]) -> int:
         """The rows of an hour, as a function of everything that they are computed from."""
         new = self.new[name]
         read = [content(*source) for source in new.reads(hour)] + [content(name, past) for past in new.past(hour)]
-        outside = new.outside[slice(*new.whole((hour, hour + 1)))]
+        outside = [self.outside[name, own] for own in range(*new.whole((hour, hour + 1)))]
         return self.numbers.setdefault((name, hour // new.unit, *outside, *read), len(self.numbers))
 
     def _prod(self) -> dict[str, dict[int, int]]:
         return {name: dict(self.content[name]) for name in self.rows}
 
-    def stale(self, name: str) -> Hours:
+    def stale(self) -> dict[str, Hours]:
         """The computed hours that would have other rows if everything was computed now."""
         now = {(shown, hour): self.content[shown].get(hour, TO_COME) for shown in self.rows for hour in range(END)}
         for of_name in self.new:
             for hour in range(END):
                 now[of_name, hour] = self._number(of_name, hour, lambda *source: now[source])
-        return {hour for hour, rows in self.content[name].items() if rows != now[name, hour]}
+        return {name: {h for h, rows in self.content[name].items() if rows != now[name, h]} for name in self.new}
 
     def lost(self, name: str) -> Hours:
         return self.had[name] - self.content[name].keys()
@@ -175,38 +169,38 @@ class World:
 
     def concerned(self) -> dict[str, Hours]:
         """The hours for which there is a reason: they were lost, or have read others that have changed or will."""
-        found: dict[str, Hours] = {}
+        now, found = self._prod(), dict[str, Hours]()
         for name, new in self.new.items():
-            now = self._prod()
-            changed = {(of, h) for of in now for h in range(END) if now[of].get(h, TO_COME) != new.known[of].get(h)}
+            known = self.known[name]
+            changed = {(of, h) for of in now for h in range(END) if now[of].get(h, TO_COME) != known[of].get(h)}
             changed |= {(parent, hour) for parent, again in found.items() for hour in again}
-            own, has = self.lost(name), set(self.content[name])
-            own |= {hour for hour in has if changed & set(new.reads(hour))}
+            has = self.content[name].keys()
+            own = self.lost(name) | {hour for hour in has if changed & set(new.reads(hour))}
             if new.is_past or not new.is_by_interval:  # what follows, or the whole
-                start = min(own | self.gaps(name), default=END) if new.is_in_parts or not own else 0
-                own |= {hour for hour in has if hour >= start}
+                start = min(own | self.gaps(name), default=END)
+                own |= {hour for hour in has if hour >= start or (start < END and not new.is_in_parts)}
             found[name] = own
         return found
 
     def answer(self) -> dict[str, Hours]:
         tables = {name: Table(rows, self.seen[name], ranges(self.lost(name))) for name, rows in self.rows.items()}
-        found = outdated({name: self._version(new, name, tables) for name, new in self.new.items()})
+        versions = {}
+        for name, new in self.new.items():
+            of_prod = [tables[source] for source in new.sources if source in tables and name in self.since]
+            altered = [table.altered(self.since[name], only_rewritten=not new.is_by_interval) for table in of_prod]
+            versions[name] = Version(
+                reads=set(new.sources) & set(self.new),
+                computed=ranges(self.content[name]),
+                lost=ranges(self.lost(name)),
+                gaps=ranges(self.gaps(name)),
+                altered=merged(interval for of_table in altered for interval in of_table),
+                whole=new.whole,
+                depends_on_past=partial(bool, new.is_past),
+                is_by_interval=new.is_by_interval,
+                is_in_parts=new.is_in_parts,
+            )
+        found = outdated(versions)
         return {name: hours(found.get(name, ())) for name in self.new}
-
-    def _version(self, new: New, name: str, tables: dict[str, Table]) -> Version:
-        read = [tables[source] for source in new.sources if source in tables and new.since is not None]
-        altered = [table.altered(new.since or 0, only_rewritten=not new.is_by_interval) for table in read]
-        return Version(
-            reads=set(new.sources) & set(self.new),
-            computed=ranges(self.content[name]),
-            lost=ranges(self.lost(name)),
-            gaps=ranges(self.gaps(name)),
-            altered=merged(interval for of_table in altered for interval in of_table),
-            whole=new.whole,
-            depends_on_past=lambda: new.is_past,
-            is_by_interval=new.is_by_interval,
-            is_in_parts=new.is_in_parts,
-        )
 
 
 def looks(seed: int, has_janitor: bool) -> Iterator[tuple[World, dict[str, Hours]]]:
@@ -223,8 +217,9 @@ def looks(seed: int, has_janitor: bool) -> Iterator[tuple[World, dict[str, Hours
 @given(st.integers(0, 2**32))
 def test_no_stale_hour_is_left_out(has_janitor: bool, seed: int) -> None:
     for world, answer in looks(seed, has_janitor):
+        stale = world.stale()
         for name, new in world.new.items():
-            again = world.stale(name) | world.lost(name)
+            again = stale[name] | world.lost(name)
             if again and not new.is_in_parts and (new.is_past or not new.is_by_interval):
                 again |= world.content[name].keys()  # "it computes others as a whole"
             assert again <= answer[name], name
