@@ -92,9 +92,7 @@ class World:
             elif kind < 0.35:
                 self._take(of_prod, hours([some]))
             elif kind < 0.45:
-                # Not between a loss and the computation after it: then `altered(only_rewritten=True)` leaves out what
-                # the table had before, because no row shows it any more.
-                if self.has_janitor and not self.lost(of_prod):
+                if self.has_janitor:
                     self._merge(of_prod)
             elif kind < 0.5:
                 self._take(name, hours([self.new[name].whole(some)]) & self.had[name])

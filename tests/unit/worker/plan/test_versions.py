@@ -117,6 +117,12 @@ def test_a_merged_row_counts_as_a_whole() -> None:
     assert again({"orders": [row(1, 5, LATER, is_merged=True)]}, new=[DAYS]) == {"days": [days(1, 5)]}
 
 
+def test_a_day_that_was_taken_and_computed_again_counts_although_the_janitor_has_merged_the_rest() -> None:
+    rows = [row(1, 1, NOON, is_merged=True), row(2, 2, LATER), row(3, 5, NOON, is_merged=True)]
+    whole = snapshot("days", "kind FULL, start '2026-03-01'", "SELECT n FROM t.orders", [ORDERS])
+    assert again({"orders": rows}, new=[whole], since={whole.name: NOON + 60_000}) == {"days": [days(2, 5)]}
+
+
 def test_intervals_that_a_restatement_has_taken_are_computed_again_and_downstream_too() -> None:
     short = snapshot("days", DAILY, OF_DAYS, [ORDERS, DIM], first=2)
     found = again({}, new=[short, TOTAL], lost_by_new={short.name: [days(1, 1)]})
