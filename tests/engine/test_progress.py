@@ -118,5 +118,5 @@ def test_messages_of_a_load_and_of_a_run_are_those_of_the_docs_and_have_no_secre
     opened = ["from worker SecretsKnown"] * 2
     ended = ["to worker release", "to worker cancel"]
     assert load == ["to worker LoadRequest", *opened, "from worker ProjectLoaded", *ended]
-    assert [run] == list(messages_in((REPOSITORY / "docs" / "contributing" / "wire.md").read_text()).values())
+    assert [run] == list(messages_in((REPOSITORY / "contributing" / "wire.md").read_text()).values())
     assert "correct-horse-battery" not in stderr
