@@ -7,7 +7,7 @@ import pytest
 from unit.builders import day
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.worker.intervals.availability import Node, may_compute
+from dg_sqlmesh_component.worker.intervals.availability import Node, brings_new, may_compute
 
 RAW = '"raw"."orders"'
 
@@ -109,6 +109,9 @@ def test_a_model_behind_one_that_depends_on_its_past_names_that_one_alone() -> N
 
 HOUR = 3_600_000
 LOOKING_BACK: dict[str, Any] = {"lookback": 1, **BY_INTERVAL}
+FIRST = {"starts_with_all": True, **BY_INTERVAL}
+LOST = node("a", lacks=WEEK[2:3], forgotten=WEEK[2:3], computed=WEEK[:2], **BY_INTERVAL)
+"""Its third day is to be computed again, and it does not run."""
 
 
 @pytest.mark.parametrize(
@@ -180,6 +183,51 @@ LOOKING_BACK: dict[str, Any] = {"lookback": 1, **BY_INTERVAL}
             [*WEEK[:4], *WEEK[5:]],
             id="a held-back day that was never computed holds back no newer one",
         ),
+        pytest.param(
+            [
+                node("a", lacks=WEEK, requested=WEEK[:1], starts_with_all=True),
+                node("b", "a", requested=WEEK, **BY_INTERVAL),
+            ],
+            WEEK[:1],
+            id="a first computation within bounds brings the rows before it",
+        ),
+        pytest.param(
+            [
+                node("a", lacks=WEEK[3:4], **BY_INTERVAL),
+                node("b", "a", requested=WEEK, **FIRST),
+                node("c", "b", requested=WEEK, **BY_INTERVAL),
+            ],
+            [*WEEK[:3], *WEEK[4:]],
+            id="a first computation of some intervals brings the rows before them",
+        ),
+        pytest.param(
+            [
+                node("a", lacks=WEEK[5:6], **BY_INTERVAL),
+                node("b", "a", requested=WEEK[5:6], **FIRST),
+                node("c", "b", requested=WEEK, **BY_INTERVAL),
+            ],
+            WEEK[6:],
+            id="a first computation that waits brings no rows",
+        ),
+        pytest.param(
+            [LOST, node("v", "a", **VIEW), node("b", "v", requested=WEEK[3:], was_computed=True)],
+            [],
+            id="a whole table over a view waits while rows behind the view are computed again",
+        ),
+        pytest.param(
+            [
+                LOST,
+                Node("b", ("a",), lambda: False, lambda: (), computed=WEEK, is_by_interval=True),
+                node("c", "b", requested=WEEK[3:], was_computed=True),
+            ],
+            None,
+            id="and not while rows behind a table are",
+        ),
+        pytest.param(
+            [Node("a", (), lambda: True, list, requested=[*WEEK[:2], WEEK[3]], lacks=WEEK[:4], is_by_interval=True)],
+            WEEK[:2],
+            id="a model that depends on its past stops before its own pending day",
+        ),
     ],
 )
 def test_what_a_node_lacks_is_left_out_downstream(nodes: list[Node], expected: Sequence[msg.Interval] | None) -> None:
@@ -194,3 +242,102 @@ def test_only_models_that_lack_what_is_held_back_are_named() -> None:
     )
     decided = may_compute({of.name: of for of in nodes}, {})
     assert decided["c"] == ([*WEEK[:2], WEEK[3]], msg.HeldBackBy(("a",), (), (WEEK[2],)))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "named"),
+    [
+        pytest.param(
+            [
+                node("a", lacks=WEEK[:1], **BY_INTERVAL),
+                node("b", "a", lacks=WEEK[:1], **BY_INTERVAL),
+                node("c", "b", requested=WEEK, **BY_INTERVAL),
+            ],
+            ("b",),
+            id="a pending model hides the one upstream of it",
+        ),
+        pytest.param(
+            [
+                node("a", lacks=WEEK[:2], **BY_INTERVAL),
+                Node("b", ("a",), lambda: False, lambda: WEEK[:2], lacks=WEEK[:1], is_by_interval=True),
+                node("c", "b", requested=WEEK, **BY_INTERVAL),
+            ],
+            ("a", "b"),
+            id="unless that one lacks more",
+        ),
+        pytest.param(
+            [
+                node("a", lacks=WEEK[6:], **BY_INTERVAL),
+                Node("b", ("a",), lambda: False, lambda: (), computed=WEEK, is_by_interval=True),
+                node("d", lacks=WEEK[6:], **BY_INTERVAL),
+                node("c", "b", "d", requested=WEEK, **BY_INTERVAL),
+            ],
+            ("d",),
+            id="what is behind a model that is up to date is not named",
+        ),
+        pytest.param(
+            [
+                LOST,
+                node("d", lacks=WEEK[3:4], **BY_INTERVAL),
+                node("c", "a", "d", requested=WEEK[3:], was_computed=True),
+            ],
+            ("a", "d"),
+            id="a whole table names what it waits for and whose rows it would lose",
+        ),
+    ],
+)
+def test_the_nearest_models_that_hold_a_node_back_are_named(nodes: list[Node], named: tuple[str, ...]) -> None:
+    assert may_compute({of.name: of for of in nodes}, {})["c"][1].models == named
+
+
+OTHER = '"raw"."other"'
+LATER: msg.Sources = {OTHER: ((day(20), msg.FOREVER),)}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "awaited", "expected"),
+    [
+        pytest.param(
+            [node("b", awaits={RAW}, requested=WEEK[:1], computed=WEEK[1:3])],
+            {RAW: (WEEK[1],)},
+            [],
+            id="a refused day that it has computed before",
+        ),
+        pytest.param(
+            [LOST, node("b", "a", awaits={OTHER}, requested=WEEK[3:], was_computed=True)],
+            LATER,
+            [],
+            id="rows that it would lose, also if a source is loaded long enough",
+        ),
+        pytest.param([node("b", awaits={RAW}, requested=WEEK[:1])], HOLE, WEEK[:1], id="not a hole after its end"),
+        pytest.param(
+            [
+                node("a", awaits={RAW}, requested=WEEK, **BY_INTERVAL),
+                node("b", "a", awaits={OTHER}, requested=WEEK),
+            ],
+            {**HOLE, **LATER},
+            [WEEK[0], WEEK[2], WEEK[3]],
+            id="not a hole of a source that another table reads",
+        ),
+    ],
+)
+def test_a_whole_table_waits_for(nodes: list[Node], awaited: msg.Sources, expected: Sequence[msg.Interval]) -> None:
+    assert left("b", *nodes, awaited=awaited) == expected
+
+
+@pytest.mark.parametrize(
+    ("facts", "left_over", "expected"),
+    [
+        ({"requested": WEEK[:3], "computed": WEEK[:2], "lookback": 2}, WEEK[:3], True),
+        ({"requested": WEEK[:3], "computed": WEEK[:2], "lookback": 2}, WEEK[:2], False),
+        ({"requested": WEEK[:3], "computed": WEEK[:2], "lookback": 2}, [], False),
+        ({"requested": WEEK[:2], "computed": WEEK[:2], "lookback": 2}, WEEK[:2], True),
+        ({"requested": WEEK[:3], "computed": WEEK[:2]}, WEEK[:2], True),
+        ({"requested": WEEK[:1], "lookback": 2}, [], True),
+    ],
+    ids=["a new day", "the new day waits", "all wait", "restated", "restated without a lookback", "nothing again"],
+)
+def test_days_of_a_lookback_are_computed_again_only_with_a_new_one(
+    *, facts: dict[str, Any], left_over: Sequence[msg.Interval], expected: bool
+) -> None:
+    assert brings_new(node("a", **facts), left_over) is expected

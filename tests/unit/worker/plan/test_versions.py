@@ -10,6 +10,7 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotChangeCa
 
 from dg_sqlmesh_component.protocol.intervals import ComputedRange
 from dg_sqlmesh_component.protocol.messages import Interval
+from dg_sqlmesh_component.worker.intervals.outdated import Table
 from dg_sqlmesh_component.worker.plan.corrections import corrected
 from dg_sqlmesh_component.worker.plan.versions import Versions, find_outdated, tables_of
 
@@ -115,6 +116,31 @@ def test_whole_table_is_forgotten_as_a_whole_unless_an_interval_lets_sqlmesh_com
 
 def test_a_merged_row_counts_as_a_whole() -> None:
     assert again({"orders": [row(1, 5, LATER, is_merged=True)]}, new=[DAYS]) == {"days": [days(1, 5)]}
+
+
+@pytest.mark.parametrize(
+    ("new", "altered", "rewritten"),
+    [
+        (row(5, 5, LATER), [days(5, 5)], []),
+        (row(2, 2, LATER), [days(2, 2)], [days(2, 2)]),
+        (row(4, 6, LATER), [days(4, 6)], [days(4, 4)]),
+        (row(1, 6, LATER, is_merged=True), [days(1, 6)], [days(1, 6)]),
+    ],
+    ids=["added", "rewritten", "partly added", "merged, so it does not tell"],
+)
+def test_added_days_are_altered_and_not_rewritten(
+    new: ComputedRange, altered: Sequence[Interval], rewritten: Sequence[Interval]
+) -> None:
+    before = row(1, 4, NOON)
+    table = Table([before, new], [before])
+    assert list(table.altered(0, only_rewritten=False)) == altered
+    assert list(table.altered(0, only_rewritten=True)) == rewritten
+
+
+def test_days_are_computed_twice_if_a_row_that_is_not_merged_is_newer_than_another_one_and_than_the_instant() -> None:
+    table = Table([row(3, 4, LATER), row(1, 3, NOON), row(1, 5, LATER + 1, is_merged=True)])
+    assert list(table.computed_twice(NOON)) == [days(3, 3)]
+    assert list(table.computed_twice(LATER)) == []
 
 
 def test_a_day_that_was_taken_and_computed_again_counts_although_the_janitor_has_merged_the_rest() -> None:
