@@ -113,10 +113,9 @@ def test_a_dry_run_and_a_tick_wait_for_the_same_sources_as_a_run(new_shop: NewSh
     assert tick(shop) == {"t/days", "t/shown", "t/total"}
 
 
-@pytest.mark.parametrize("kind", ["INCREMENTAL_BY_TIME_RANGE (time_column day)", "FULL"])
-def test_run_and_tick_name_only_partitions_that_a_pending_interval_needs(new_shop: NewShop, kind: str) -> None:
+def test_run_and_tick_name_only_partitions_that_a_pending_interval_needs(new_shop: NewShop) -> None:
     shop = waiting_shop(new_shop, DAILY.format(start=day(3)), schedule={"cron": "@daily"})
-    ended = f"MODEL (name t.days, kind {kind}, end '{day(2)}'); SELECT day, n FROM raw.orders"
+    ended = f"MODEL (name t.days, kind FULL, end '{day(2)}'); SELECT day, n FROM raw.orders"
     (shop.project / "models" / "days.sql").write_text(ended)
     shop.plan(at="5 days ago")
     load(shop, 2)
@@ -445,26 +444,13 @@ def test_a_tick_requests_no_model_that_waits_for_an_asset_between_models_that_ar
     assert shop.launch(assets=["t/last"]).status_of("t/last") == "waiting", "a run would only wait"
 
 
-UP_TO_DATE = {
-    "a whole table": {"rates": "FULL, cron '{yearly}', start '{long_ago}'"},
-    "an incremental model": {"rates": "{by_day}, cron '{yearly}', start '{long_ago}'"},
-    "a whole table over a daily model": {"rates": "FULL, cron '{yearly}', start '{long_ago}'", "mid": "FULL"},
-    "a model that has ended": {"rates": "{by_day}, end '{ended}'"},
-}
-
-
-@pytest.mark.parametrize("case", UP_TO_DATE)
-def test_a_model_that_is_up_to_date_by_its_own_cron_holds_nothing_back(new_shop: NewShop, case: str) -> None:
+def test_a_model_that_is_up_to_date_by_its_own_cron_holds_nothing_back(new_shop: NewShop) -> None:
     """Its source is loaded as far as the model needs it now, and not up to today."""
     shop = waiting_shop(new_shop, DAILY.format(start=day(3)), schedule={"cron": "@daily"})
-    source = "raw.rates"
-    for name, kind in sorted(UP_TO_DATE[case].items()):  # t.mid is before t.rates
-        options = kind.format(
-            by_day="INCREMENTAL_BY_TIME_RANGE (time_column day)", yearly=YEARLY_CRON, long_ago=day(800), ended=day(5)
-        )
-        text = f"MODEL (name t.{name}, kind {options}); SELECT day FROM {source}"
+    yearly = f"FULL, cron '{YEARLY_CRON}', start '{day(800)}'"
+    for name, kind, source in (("mid", "FULL", "raw.rates"), ("rates", yearly, "t.mid")):
+        text = f"MODEL (name t.{name}, kind {kind}); SELECT day FROM {source}"
         (shop.project / "models" / f"{name}.sql").write_text(text)
-        source = f"t.{name}"
     days = shop.project / "models" / "days.sql"
     days.write_text(days.read_text().replace("WHERE", "LEFT JOIN t.rates USING (day) WHERE"))
     shop.query("CREATE TABLE raw.rates AS SELECT current_date - 900 AS day")

@@ -110,3 +110,38 @@ def test_a_whole_table_waits_until_no_hole_is_before_its_end(
     held_back = held_back_from({total: [(day(first), day(7))]}, nodes, DeployabilityIndex.all_deployable(), tables)
     by = msg.HeldBackBy(tables=('"raw"."orders"',), intervals=((0, day(7)),))
     assert held_back == ({} if expected is None else {total.name: (expected, by)})
+
+
+BY_DAY = "INCREMENTAL_BY_TIME_RANGE (time_column day)"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "computed_until", "waits"),
+    [
+        ({"rates": "FULL, cron '@yearly'"}, day(1), False),
+        ({"rates": f"{BY_DAY}, cron '@yearly'"}, day(1), False),
+        ({"mid": "FULL", "rates": "FULL, cron '@yearly'"}, day(1), False),
+        ({"rates": f"{BY_DAY}, end '2026-01-02'"}, day(3), False),
+        ({"rates": BY_DAY}, day(3), True),
+        ({"mid": "FULL", "rates": "FULL"}, day(3), True),
+    ],
+    ids=["whole", "incremental", "whole over a daily one", "ended", "due", "due over a daily one"],
+)
+def test_a_model_that_is_up_to_date_by_its_own_cron_holds_nothing_back(
+    kinds: dict[str, str], computed_until: int, waits: bool
+) -> None:
+    """Its source is loaded as far as the model needs it now, and not up to today."""
+    nodes: dict[str, Snapshot] = {}
+    source = "raw.rates"
+    for name, kind in {**kinds, "days": BY_DAY}.items():
+        text = f"MODEL (name t.{name}, kind {kind}, start '2024-01-01', dialect duckdb); SELECT day FROM {source}"
+        model = load_sql_based_model(parse(text, dialect="duckdb"))
+        snapshot = Snapshot.from_node(model, nodes={of.name: of.node for of in nodes.values()})
+        snapshot.add_interval("2024-01-01", computed_until)
+        nodes[snapshot.name] = snapshot
+        source = f"t.{name}"
+    days = nodes['"t"."days"']
+    tables = ExternalTables({'"raw"."rates"': ((day(3), msg.FOREVER),)})
+    requested = {days: [(day(5), day(6))]}
+    held_back = held_back_from(requested, nodes, DeployabilityIndex.all_deployable(), tables, now=day(7))
+    assert [name for name, (left, _) in held_back.items() if not left] == ([days.name] if waits else [])
