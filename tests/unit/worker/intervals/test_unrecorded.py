@@ -54,6 +54,7 @@ def test_intervals_computed_before_their_source_was_loaded_are_late_as_a_whole()
     assert late(table(row(1, 9, at=10), row(3, 4, at=16)), loads) == ()
     assert late(table(row(1, 9, at=10), computed=[(1, 2)]), loads) == (), "it is not computed"
     assert late(table(row(1, 9, at=10), computed=[(3, 9)]), loads) == ((3, 4),), "only what is computed"
+    assert late(table(row(1, 9, at=15)), [*loads, SourceLoad((7, 8), at=15, is_late=False)]) == ((2, 4), (6, 8))
 
 
 @pytest.mark.parametrize(
