@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 
 import dagster as dg
@@ -17,7 +18,7 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK
 from dg_sqlmesh_component.history.earlier_results import NOT_EVALUATED, EarlierResult, data_in, evaluation_of, repeated
 from dg_sqlmesh_component.history.records import OutsideData
-from dg_sqlmesh_component.history.stored_record import stored_value
+from dg_sqlmesh_component.history.stored_record import internal_part, stored_value
 
 _MAX_RECORDS = 50
 """How many results of a check are searched for the last one in the environment of the run."""
@@ -45,8 +46,19 @@ def _last_in(
     last = _result_about_data(record)
     if is_of_environment(last):
         return last
-    results = map(_result_about_data, islice(check_records(instance, check), _MAX_RECORDS))
-    return next(filter(is_of_environment, results), last)
+    is_rewritten = False
+    for earlier in islice(check_records(instance, check), _MAX_RECORDS):
+        is_rewritten |= _rewritten_in(earlier) == environment
+        result = _result_about_data(earlier)
+        if result is not None and is_of_environment(result):
+            return replace(result, is_rewritten=is_rewritten)
+    return last
+
+
+def _rewritten_in(record: CheckRecord) -> str | None:
+    """The environment in which a run has begun to compute the model, and has failed before the audit."""
+    evaluation = _evaluation(record)
+    return internal_part(evaluation.metadata, "rewritten_in") if evaluation else None
 
 
 def last_evaluations(

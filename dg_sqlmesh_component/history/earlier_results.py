@@ -55,6 +55,7 @@ class EarlierResult:
     audited_data: Data | None = None  # the data that was audited; None if it is not stored
     metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)  # the metadata with which it was reported
     text: str = ""  # the description with which it was reported
+    is_rewritten: bool = False  # whether a run has begun to compute the model since, and failed before the audit
 
     @property
     def failed_in(self) -> FailedIntervals | None:
@@ -135,15 +136,19 @@ def repeated(
     )
 
 
-def not_evaluated(check: dg.AssetCheckKey, reason: str) -> dg.AssetCheckResult:
-    """A warning instead of a result. The reason follows "Not evaluated:" in the description."""
+def not_evaluated(check: dg.AssetCheckKey, reason: str, rewritten_in: str | None = None) -> dg.AssetCheckResult:
+    """A warning instead of a result. The reason follows "Not evaluated:" in the description.
+
+    Args:
+        rewritten_in: The environment whose rows may be others than in earlier results. None: they are not.
+    """
     return dg.AssetCheckResult(
         asset_key=check.asset_key,
         check_name=check.name,
         passed=False,
         severity=dg.AssetCheckSeverity.WARN,
         description=f"Not evaluated: {reason}",
-        metadata={NOT_EVALUATED: True},
+        metadata={NOT_EVALUATED: True, **(internal(rewritten_in=rewritten_in) if rewritten_in else {})},
     )
 
 

@@ -61,7 +61,9 @@ class Checks:
             return self._earlier_failure(check, node, earlier) or self._status(check, node)
         audit = self.wording.assets.checks_of_results(node.fqn, node.audits).get(check)
         if audit is not None:
-            return not_evaluated(check, audit.error) if audit.error else self._audited(check, node, audit, earlier)
+            if audit.error:
+                return self.not_evaluated(check, node, audit.error)
+            return self._audited(check, node, audit, earlier)
         if _has_evaluated_all(node):
             return not_evaluated(check, self.wording.promoted_version(node.fqn, "does not have this audit"))
         if not isinstance(node, NodeOutcome) or not node.outcome.rule.repeats or not self.wording.is_declared:
@@ -73,6 +75,11 @@ class Checks:
         # A failure is repeated with its rows and query. They are left out of the many results that have passed.
         of_failure = {} if earlier.passed else earlier.metadata
         return repeated(check, earlier, why, {**data_metadata(earlier.audited_data), **of_failure})
+
+    def not_evaluated(self, check: dg.AssetCheckKey, node: Reported, why: str) -> dg.AssetCheckResult:
+        """A warning instead of a result. If the model was begun, its earlier results are about other rows."""
+        is_begun = isinstance(node, NodeOutcome) and node.was_started
+        return not_evaluated(check, why, self.wording.environment if is_begun else None)
 
     def evaluations(
         self, checks: Iterable[dg.AssetCheckKey], node: Reported, earlier: Earlier = MappingProxyType({})
@@ -110,6 +117,8 @@ class Checks:
                 f"its audit has read other tables than the one that environment {self.wording.environment} shows for "
                 "its model, and their data may have changed since"
             )
+        if earlier.is_rewritten:
+            return "a later run has begun to compute it and failed before its audit"
         environment, audited, up_to = earlier.audited_data
         is_same = (environment, audited) == (self.wording.environment, idle.audited_data)
         # A restatement alters the data; for a view, so does a new computation of its upstream models.

@@ -22,7 +22,7 @@ from dg_sqlmesh_component.definitions.op import PROJECT_TAG
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
 from dg_sqlmesh_component.history.check_results import last_evaluations, last_results
-from dg_sqlmesh_component.history.earlier_results import EarlierResult, key_of, not_evaluated
+from dg_sqlmesh_component.history.earlier_results import EarlierResult, key_of
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.protocol.intervals import subtract
@@ -97,25 +97,27 @@ class StepResults:
             yield from self._check_results(outcome, earlier)
         for node in self.audited:
             if node.error:
-                yield from self._fill_in(node.fqn, node.error, repeats="this run could not evaluate it")
+                yield from self._fill_in(node, node.error, repeats="this run could not evaluate it")
         for outcome in self.outcomes:
             # The table of a model that the run did not touch is as it was: its last results still apply. Those of the
             # table before a plan do not: the promoted one may be empty.
             repeats = f"{self._assets.name(outcome.fqn)} was not executed" if outcome.is_untouched else None
             table = outcome.promoted.version if outcome.promoted else None
-            yield from self._fill_in(outcome.fqn, self._wording.why_not_evaluated(outcome), repeats, table)
+            yield from self._fill_in(outcome, self._wording.why_not_evaluated(outcome), repeats, table)
 
-    def _fill_in(self, node: str, why: str, repeats: str | None, table: str | None = None) -> Iterator[Any]:
+    def _fill_in(
+        self, node: NodeOutcome | AuditOnlyOutcome, why: str, repeats: str | None, table: str | None = None
+    ) -> Iterator[Any]:
         """Repeat the last results of the node's other checks (`repeats` says why), or give `why` they have none.
 
         Results about another version than `table` are not repeated.
         """
-        checks = (check for check in self._selected_of(node) if check.name != STATUS_CHECK)
+        checks = (check for check in self._selected_of(node.fqn) if check.name != STATUS_CHECK)
         missing = [check for check in checks if check not in self.reported]
         repeated = last_evaluations(self.context.instance, missing, repeats, table) if repeats else {}
         for check in missing:
             self.reported.add(check)
-            yield repeated.get(check) or not_evaluated(check, why)
+            yield repeated.get(check) or self.checks.not_evaluated(check, node, why)
 
     @cached_property
     def release(self) -> DownstreamRelease:

@@ -141,3 +141,43 @@ def test_blocked_model_with_a_new_empty_table_has_no_passed_audit(new_shop: NewS
     assert {str(result.description) for result in results} == {
         "Not evaluated: t.down was not executed, because a model upstream of it failed: t.up."
     }
+
+
+OPENED = """
+from pathlib import Path
+
+from sqlmesh import signal
+
+
+@signal()
+def opened(batch):
+    return not Path("closed").exists()
+"""
+
+
+def test_result_from_before_a_run_that_failed_between_the_rows_and_their_audit_is_not_repeated(
+    new_shop: NewShop,
+) -> None:
+    """The table has the new rows. The audit raised an error for them."""
+    model = "MODEL (name t.total, kind FULL, cron '@hourly', signals (opened()), audits (roots))"
+    files = {
+        "models/total.sql": f"{model}; SELECT id FROM ctl.flags",
+        "audits/roots.sql": "AUDIT (name roots); SELECT * FROM @this_model WHERE sqrt(id) > 9",
+        "signals/__init__.py": OPENED,
+    }
+    shop = new_shop(files, WITH_FLAGS)
+    yesterday = str(datetime.now(timezone.utc).date() - timedelta(days=1))
+    assert shop.launch(ops={"sqlmesh_shop": {"end": yesterday}}).succeeded().checks["t/total:roots"].passed
+    shop.query("UPDATE ctl.flags SET id = -1")
+    failed = shop.launch().failed()
+    assert "cannot take square root" in failed.description_of("t/total:roots")
+    assert shop.query("SELECT id FROM t.total") == [(-1,)]
+    (shop.project / "closed").touch()
+
+    for _ in range(2):
+        record = shop.launch()
+
+        assert record.status_of("t/total") == "waiting"
+        check = record.checks["t/total:roots"]
+        assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+        assert "because a later run has begun to compute it and failed before its audit" in str(check.description)
