@@ -29,6 +29,7 @@ class FailedIntervals:
 
     intervals: tuple[msg.Interval, ...]
     rows: int  # 0 if only some of the intervals have been computed again
+    table: str | None  # its version; None if it is not known
     at: int = 0  # epoch milliseconds; 0 if it is found now
 
     def with_earlier(self, earlier: FailedIntervals | None) -> FailedIntervals:
@@ -36,12 +37,12 @@ class FailedIntervals:
         if earlier is None:
             return self
         rows = self.rows + earlier.rows if earlier.rows else 0
-        return FailedIntervals(merged([*earlier.intervals, *self.intervals]), rows, self.at)
+        return FailedIntervals(merged([*earlier.intervals, *self.intervals]), rows, self.table, self.at)
 
     @property
     def stored(self) -> list[Any]:
         """It stays with the results of the check until the intervals are computed again."""
-        return [[list(interval) for interval in self.intervals], self.rows, self.at]
+        return [[list(interval) for interval in self.intervals], self.rows, self.table, self.at]
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,9 @@ class EarlierResult:
         value = internal_part(self.metadata, "failed_in")
         if value is None:
             return None
-        intervals, rows, at = value
-        return FailedIntervals(
-            tuple((start, end) for start, end in intervals), rows, at or round(self.evaluated_at * 1000)
-        )
+        intervals, rows, table, at = value
+        found_at = at or round(self.evaluated_at * 1000)
+        return FailedIntervals(tuple((start, end) for start, end in intervals), rows, table, found_at)
 
     @property
     def is_about_data(self) -> bool:

@@ -182,10 +182,11 @@ class Checks:
         data = None
         if audit.audited_data is not None and up_to is not None:
             data = (self.wording.environment, audit.audited_data, up_to)
-        before = _uncorrected(audit, earlier)
+        table = _table(node, audit)
+        before = _uncorrected(audit, earlier, table)
         reads_intervals = not audit.of_whole_table and node.fqn not in self.wording.assets.standalone_audits
         is_known = reads_intervals and not audit.passed
-        failed = FailedIntervals(audit.failed_intervals, audit.failing_rows) if is_known else None
+        failed = FailedIntervals(audit.failed_intervals, audit.failing_rows, table) if is_known else None
         kept = failed.with_earlier(before) if failed else before
         # An older failure is a warning. It stops no downstream model: nothing that this run computed has failed. Its
         # query and sample stay: an apply may have found it in an earlier round, which has no check of its own.
@@ -206,15 +207,20 @@ class Checks:
         )
 
 
-def _uncorrected(audit: AuditResult, earlier: EarlierResult | None) -> FailedIntervals | None:
+def _uncorrected(audit: AuditResult, earlier: EarlierResult | None, table: str | None) -> FailedIntervals | None:
     """Where rows failed in an earlier run, in intervals of the same table that this one has not audited."""
     before = earlier.failed_in if earlier is not None else None
-    if earlier is None or before is None or audit.of_whole_table:
-        return None
-    if earlier.table and audit.audited_data and earlier.table != audit.audited_data.version:
+    if before is None or audit.of_whole_table or (before.table and table and before.table != table):
         return None
     left = tuple(subtract(before.intervals, audit.intervals))
     return replace(before, intervals=left, rows=before.rows if left == before.intervals else 0) if left else None
+
+
+def _table(node: NodeOutcome | AuditOnlyOutcome, audit: AuditResult) -> str | None:
+    """The version of the audited table. The data of an audit that reads other tables is not known."""
+    if audit.audited_data is not None:
+        return audit.audited_data.version
+    return node.promoted.version if isinstance(node, NodeOutcome) and node.promoted else None
 
 
 def _evaluated_at(node: NodeOutcome | AuditOnlyOutcome) -> int | None:

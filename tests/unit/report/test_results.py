@@ -318,7 +318,7 @@ def test_failed_audit_reports_number_of_rows_failed_batches_and_query() -> None:
     assert plain(dict(result.metadata)) == {
         "sqlmesh/failing_row_count": 3,
         "sqlmesh/query": "```sql\nSELECT * FROM t WHERE id IS NULL\n```",
-        INTERNAL: {"failed_in": [[[day(2), day(3)]], 3, 0]},
+        INTERNAL: {"failed_in": [[[day(2), day(3)]], 3, PROMOTED.version, 0]},
     }
     types = {key: type(value) for key, value in stored(dict(result.metadata)).items()}
     assert types["sqlmesh/failing_row_count"] is dg.IntMetadataValue
@@ -421,6 +421,17 @@ def test_audit_does_not_warn_of_rows_of_another_version_of_the_table() -> None:
     assert checks_of(replace(COVERED, audits=(audited,)), earlier={RECENT: known_to_fail("recent")})["recent"].passed
 
 
+def test_audit_that_reads_other_tables_does_not_warn_of_rows_of_another_version_of_its_own() -> None:
+    failed = replace(COVERED, audits=(audit_result("recent", D1, failing_rows=3),))
+    metadata = stored(dict(checks_of(failed)["recent"].metadata))
+    earlier = {RECENT: EarlierResult(False, ERROR, "run-7", EVALUATED, data_in(metadata), metadata)}
+    passed = replace(COVERED, audits=(audit_result("recent", D2),))
+    assert not checks_of(passed, earlier=earlier)["recent"].passed
+    assert COVERED.promoted is not None
+    of_new = replace(passed, promoted=replace(COVERED.promoted, version="another"))
+    assert checks_of(of_new, earlier=earlier)["recent"].passed
+
+
 def test_audits_that_were_evaluated_one_after_the_other_add_up_until_the_rows_are_corrected() -> None:
     def of_round(interval: msg.Interval, failing_rows: int = 0) -> tuple[str, NodeOutcome]:
         result = audit_result("recent", interval, failing_rows=failing_rows, query=f"SELECT {failing_rows}")
@@ -498,10 +509,15 @@ NOT_REPEATED = {
     "its last result is not about the current data and audits": {
         NOT_NULL: EarlierResult(True, ERROR, "run-7", EVALUATED, ("prod", AUDITED, day(1) - 1))
     },
+    "a later run has begun to compute it and failed before its audit": {
+        NOT_NULL: EarlierResult(True, ERROR, "run-7", EVALUATED, DATA, is_rewritten=True)
+    },
 }
 
 
-@pytest.mark.parametrize(("why", "earlier"), NOT_REPEATED.items(), ids=["unknown", "other tables", "other data"])
+@pytest.mark.parametrize(
+    ("why", "earlier"), NOT_REPEATED.items(), ids=["unknown", "other tables", "other data", "begun since"]
+)
 def test_reason_is_known_if_a_result_is_not_repeated(why: str, earlier: dict[dg.AssetCheckKey, EarlierResult]) -> None:
     assert Checks(wording(), STARTED_AT).why_not_repeated(IDLE.idle, earlier.get(NOT_NULL)) == why
 
