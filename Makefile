@@ -69,6 +69,7 @@ bench: $(VENV)/.test  ## the tables of docs/contributing/benchmarks.md; hours, o
 	$(BIN)/python benchmarks/waiting_ticks.py
 	$(BIN)/python benchmarks/plans.py
 	$(BIN)/python benchmarks/previews.py
+	$(BIN)/python benchmarks/held_runs.py
 	$(BIN)/python benchmarks/janitor.py
 	$(BIN)/python benchmarks/restatements.py --work 3000000
 
