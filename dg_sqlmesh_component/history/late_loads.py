@@ -4,8 +4,8 @@ A load is the last materialization of a partition. A model has not read it if th
 SQLMesh keeps when an interval was computed, and the worker compares these times with the loads (`Comparison` in
 `worker/intervals/records.py`). But SQLMesh's janitor merges these times. So the last result of each model's check
 `sqlmesh_no_late_data` remembers which loads were compared, and which intervals are late until somebody computes them
-again. It remembers this for one version of the model and the tables that this version reads: a run of another one
-compares all partitions once.
+again. It remembers this for one version of the model and the tables that this version reads: if a version was never
+compared, or reads other tables, a run compares all partitions once.
 """
 
 from __future__ import annotations
@@ -48,6 +48,10 @@ class Compared:
     reads: msg.PromotedReads = _NOTHING_READ
     # What the model had computed then. Loads of these ranges that are newer than `newest` came later.
     computed: tuple[msg.Interval, ...] = ()
+
+    def reading(self, reads: msg.PromotedReads) -> Compared:
+        """The same for a version that may read other tables: then all loads are compared. What is late stays late."""
+        return self if self.reads == reads else Compared(late=self.late, at=self.at, reads=reads)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -142,14 +146,13 @@ class SourceLoads:
         """
         checks = {check: fqn for fqn in models if (check := self.assets.late_data_check(fqn)) is not None}
         at = round(time.time() * 1000)
-        before = {checks[check]: last for check, last in _last_compared(self.instance, checks).items()}
+        of_versions = (
+            None if reads is None else {check: reads[fqn].version for check, fqn in checks.items() if fqn in reads}
+        )
+        before = {checks[check]: last for check, last in _last_compared(self.instance, checks, of_versions).items()}
         if reads is None:
             reads = {fqn: last.reads for fqn, last in before.items()}
-        before = {
-            fqn: before[fqn] if fqn in before and before[fqn].reads == reads[fqn] else Compared(reads=reads[fqn])
-            for fqn in checks.values()
-            if fqn in reads
-        }
+        before = {fqn: before.get(fqn, Compared()).reading(reads[fqn]) for fqn in checks.values() if fqn in reads}
         loaders = {fqn: self.loaders(last.reads.tables)[0] for fqn, last in before.items()}
         newest = self.newest(chain.from_iterable(loaders.values()))
         return LoadComparison(self, at, before, newest, self._new(before, loaders, newest))
@@ -294,14 +297,18 @@ def _names(loaders: Sequence[Loader]) -> list[str]:
 
 
 def _last_compared(
-    instance: dg.DagsterInstance, checks: Collection[dg.AssetCheckKey]
+    instance: dg.DagsterInstance,
+    checks: Collection[dg.AssetCheckKey],
+    versions: Mapping[dg.AssetCheckKey, str] | None,
 ) -> dict[dg.AssetCheckKey, Compared]:
+    """The last comparison of each check, of these versions of the models. None: of any version."""
     found = {}
     for check, last in last_check_records(instance, checks).items():
         # The last record is read already, so most checks need no further query.
         for record in chain([last], islice(check_records(instance, check), 1, _MAX_RECORDS)):
             evaluation = record.event.asset_check_evaluation if record.event else None
-            if evaluation and (compared := Compared.stored_in(evaluation.metadata)):
+            compared = Compared.stored_in(evaluation.metadata) if evaluation else None
+            if compared and (versions is None or compared.reads.version == versions.get(check)):
                 found[check] = compared
                 break
     return found

@@ -78,6 +78,29 @@ def test_comparison_that_is_the_last_result_of_a_check_is_read_in_one_query(inst
     assert len([query for query in executed if "FROM asset_check_executions" in query]) == 1
 
 
+@pytest.mark.parametrize("since", ["other tables", "another version"])
+def test_what_is_late_stays_late_although_a_plan_has_changed_what_is_read_or_shown(
+    instance: dg.DagsterInstance, since: str
+) -> None:
+    loads = loads_of(instance, orders="orders")
+    check, model = loads.assets.late_data_check(fqn("core.orders")), fqn("core.orders")
+    assert check is not None
+    read = reads(loads)[model]
+    before = [Compared(1, (days(1, 1),), 1, read)]
+    if since == "other tables":
+        read = msg.PromotedReads(read.version, (*read.tables, fqn("raw.other")))
+    else:
+        before.append(Compared(2, (), 2, msg.PromotedReads("another", read.tables)))
+    for compared in before:
+        result = late_data_result(Wording(loads.assets, "prod"), check, compared, (["load/orders"], []))
+        instance.report_runless_asset_event(evaluation_of(result))
+
+    found = loads.compare([model], {model: read})
+
+    assert found.loads == {model: (msg.SourceLoad(days(1, 1), 1, is_late=True),)}
+    assert found.compared(model, [days(1, 1)]).reads == read
+
+
 def test_loads_of_a_source_are_read_once_for_all_late_ranges(instance: dg.DagsterInstance) -> None:
     loads = loads_of(instance, orders="orders", revenue="orders")
     for day in (1, 2, 1):
