@@ -1,4 +1,4 @@
-"""The seconds for which an apply holds the lock of runs, on PostgreSQL: runs wait as long.
+"""The seconds for which an apply holds the lock of runs, with the state in PostgreSQL: runs wait as long.
 
 In each round, one model of the middle layer is changed and the plan applied. The server is asked each 10 ms which locks
 are held. The lock of changes is held from the beginning to the end, and the lock of runs for a part of it.
@@ -28,6 +28,16 @@ from postgres import Server, postgres_server
 
 SQLMESH = "from sqlmesh.cli.main import cli; cli()"
 DATABASE = "shop"
+CONFIG = """
+gateways:
+  local:
+    connection: {{type: duckdb, database: warehouse.duckdb}}
+    state_connection:
+      {{type: postgres, host: 127.0.0.1, port: {port}, user: postgres, password: x, database: {database}}}
+default_gateway: local
+model_defaults: {{dialect: duckdb, start: 4 days ago}}
+disable_anonymized_analytics: true
+"""
 HELD = "SELECT classid, objid FROM pg_locks WHERE locktype = 'advisory' AND granted"
 
 
@@ -40,7 +50,7 @@ def main() -> None:
     with postgres_server() as server, tempfile.TemporaryDirectory() as folder:
         server.query(f"CREATE DATABASE {DATABASE}")
         path = generate.write(Path(folder).resolve() / "sqlmesh", options.models, depth=min(10, options.models))
-        (path / "config.yaml").write_text(server.config(DATABASE))
+        (path / "config.yaml").write_text(CONFIG.format(port=server.port, database=DATABASE))
         measure([sys.executable, "-c", SQLMESH, "-p", path, "plan", "--auto-apply", "--no-prompts"], cwd=path)
         model = path / "models" / f"model_{options.models // 2:04d}.sql"
         original = model.read_text()
