@@ -50,7 +50,7 @@ class Compared:
     computed: tuple[msg.Interval, ...] = ()
 
     def reading(self, reads: msg.PromotedReads) -> Compared:
-        """The same for a version that may read other tables: then all loads are compared. What is late stays late."""
+        """What is known of a version that reads these tables. If they are others, only what is late is kept."""
         return self if self.reads == reads else Compared(late=self.late, at=self.at, reads=reads)
 
     @property

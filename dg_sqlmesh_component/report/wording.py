@@ -147,7 +147,7 @@ class Wording:
         return f"{rows} failed in {where}.{shown}"
 
     def why_not_evaluated(self, outcome: NodeOutcome, earlier: str = "is known to apply to the current data") -> str:
-        """Why a node's audits have no result. `earlier` says what is true of no earlier result."""
+        """Why a node's audits have no result. `earlier` ends the sentence that begins with "No earlier result"."""
         if outcome.outcome.is_failure:
             return self.summary(outcome)
         return f"{self.summary(outcome)} No earlier result {earlier}. Execute this check alone to evaluate it."

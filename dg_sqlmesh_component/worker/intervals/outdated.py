@@ -42,7 +42,7 @@ class Table:
             return [(0, sys.maxsize)]
         if not only_rewritten:
             return [*self.lost, *(row.interval for row in after)]
-        # What was taken between, and computed again, may have no row of its own any more: the janitor merges them.
+        # If a day was taken and computed again, perhaps only `seen` has its first row: the janitor merges the others.
         before = merged(row.interval for row in [*self.seen, *(row for row in self.rows if row not in after)])
         whole = [row.interval for row in after if row.is_merged]  # SQLMesh's janitor has merged it with older ones
         return [*self.lost, *whole, *common((row.interval for row in after if not row.is_merged), before)]
