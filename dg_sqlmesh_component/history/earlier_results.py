@@ -62,7 +62,7 @@ class EarlierResult:
     def failed_in(self) -> FailedIntervals | None:
         """Where rows have failed; None if it is not known."""
         value = internal_part(self.metadata, "failed_in")
-        if value is None:
+        if value is None or len(value) != 4:  # of a development version
             return None
         intervals, rows, table, at = value
         found_at = at or round(self.evaluated_at * 1000)

@@ -50,7 +50,7 @@ class Compared:
     computed: tuple[msg.Interval, ...] = ()
 
     def reading(self, reads: msg.PromotedReads) -> Compared:
-        """What is known of a version that reads these tables. If they are others, only what is late is kept."""
+        """This comparison if the tables are the same. If the version reads others now, only its late ranges."""
         return self if self.reads == reads else Compared(late=self.late, at=self.at, reads=reads)
 
     @property

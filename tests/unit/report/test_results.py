@@ -421,6 +421,11 @@ def test_audit_does_not_warn_of_rows_of_another_version_of_the_table() -> None:
     assert checks_of(replace(COVERED, audits=(audited,)), earlier={RECENT: known_to_fail("recent")})["recent"].passed
 
 
+def test_failed_intervals_of_a_development_version_are_not_read() -> None:
+    metadata = {INTERNAL: dg.MetadataValue.json({"failed_in": [[[day(1), day(2)]], 3, 0]})}
+    assert EarlierResult(False, ERROR, "run-7", EVALUATED, DATA, metadata).failed_in is None
+
+
 def test_audit_that_reads_other_tables_does_not_warn_of_rows_of_another_version_of_its_own() -> None:
     failed = replace(COVERED, audits=(audit_result("recent", D1, failing_rows=3),))
     metadata = stored(dict(checks_of(failed)["recent"].metadata))

@@ -221,7 +221,7 @@ LOST = node("a", lacks=WEEK[2:3], forgotten=WEEK[2:3], computed=WEEK[:2], **BY_I
                 node("c", "b", requested=WEEK[3:], was_computed=True),
             ],
             None,
-            id="and not while rows behind a table are",
+            id="a whole table over another table does not wait for rows behind that one",
         ),
         pytest.param(
             [Node("a", (), lambda: True, list, requested=[*WEEK[:2], WEEK[3]], lacks=WEEK[:4], is_by_interval=True)],
@@ -273,7 +273,7 @@ def test_only_models_that_lack_what_is_held_back_are_named() -> None:
                 node("c", "b", "d", requested=WEEK, **BY_INTERVAL),
             ],
             ("d",),
-            id="what is behind a model that is up to date is not named",
+            id="a pending model upstream of a model that is up to date is not named",
         ),
         pytest.param(
             [
