@@ -8,13 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from dg_sqlmesh_component.plan.digest import (
-    MEANINGS,
-    PREVIOUS,
-    differing_parts,
-    digest_of,
-    without_allow_list,
-)
+from dg_sqlmesh_component.plan.digest import MEANINGS, PREVIOUS, differing_parts, digest_of
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.column_changes import all_dropped
 from dg_sqlmesh_component.protocol.formatting import block, counted, ranges, unquoted, utc_text
@@ -38,7 +32,7 @@ class Decision:
     digest: str | None = None  # the approved plan; None if the job only plans
     allow_destructive: tuple[str, ...] = ()  # names of models whose tables may lose columns
     allow_revert: tuple[str, ...] = ()  # names of models that may go back to an older definition
-    allow_drop_dependents: tuple[str, ...] = ()  # names of models whose views may be replaced although others read them
+    allow_drop_dependents: tuple[str, ...] = ()  # views of others that may be dropped, as the refusal names them
     allow_lost_intervals: tuple[str, ...] = ()  # names of models that may show fewer intervals than before
     over_budget: bool = False  # whether the plan may cost more than `budget` in defs.yaml
     select: tuple[str, ...] = ()  # the selections of models that the plan takes from the files; empty for all
@@ -52,7 +46,6 @@ class Decision:
 _ACCEPTED_BY = {
     "destructive": "allow_destructive",
     "stale_branch": "allow_revert",
-    "drops_dependents": "allow_drop_dependents",
     "lost_intervals": "allow_lost_intervals",
 }
 """By kind of refusal, the option of the run config that accepts its models."""
@@ -72,7 +65,8 @@ def refusals(
         *_takes_back(plan, decision, names),
         *_destructive(plan, decision, names),
         *_additive(plan),
-        *_drops_dependents(plan, decision, names),
+        *_drops_dependents(plan, decision),
+        *_has_dependents(plan),
         *_name_taken(plan),
         *_lost_intervals(plan, decision, names),
         *_uncategorized(plan),
@@ -115,7 +109,7 @@ def _over_budget(plan: msg.PlanBuilt, budget: str | None, verb: str, *, is_allow
 def _other_digest(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:
     if decision.digest is None:
         return
-    digest = digest_of(plan, decision.allow_destructive)
+    digest = digest_of(plan)
     differing = differing_parts(decision.digest, digest)
     if differing is None:
         message = f"`digest` in the run config is {decision.digest!r}, which is no digest of a plan. Copy it from one."
@@ -200,19 +194,21 @@ def _additive(plan: msg.PlanBuilt) -> Iterator[Refusal]:
         yield Refusal("additive", tuple(refused), message)
 
 
-def _drops_dependents(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> Iterator[Refusal]:
-    read = [m for m in plan.models if m.table.dependents]
-    fixed = [m for m in read if cannot_be_dropped(m)]
-    replaced = (m for m in read if not cannot_be_dropped(m))
-    if refused := _not_accepted("drops_dependents", replaced, decision, names):
-        details = "; ".join(f"with {name}: {', '.join(m.table.dependents or ())}" for name, m in refused.items())
+def _drops_dependents(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:
+    # Others may create views after the review, so an approval is of these views, and not of the model that they read.
+    views = {m.name: [v for v in dropped_views(m) if v not in decision.allow_drop_dependents] for m in plan.models}
+    if refused := {name: of_model for name, of_model in views.items() if of_model}:
+        details = "; ".join(f"with {name}: {', '.join(of_model)}" for name, of_model in refused.items())
         message = (
             "The plan would drop views of others, because PostgreSQL drops what reads a view that SQLMesh replaces: "
-            f"{details}. Nothing creates them again. Keep their definitions, and to apply the plan anyway, "
-            f"{_name_them('drops_dependents')}"
+            f"{details}. Nothing creates them again. Keep their definitions, and to apply the plan anyway, name these "
+            "views in `allow_drop_dependents` in the run config."
         )
         yield Refusal("drops_dependents", tuple(refused), message)
-    if fixed:
+
+
+def _has_dependents(plan: msg.PlanBuilt) -> Iterator[Refusal]:
+    if fixed := [m for m in plan.models if m.table.dependents and cannot_be_dropped(m)]:
         details = "; ".join(f"{m.name} is read by {', '.join(m.table.dependents or ())}" for m in fixed)
         message = (
             "The plan would fail half-way, because SQLMesh cannot remove a table or view that other views read: "
@@ -229,6 +225,11 @@ def _name_taken(plan: msg.PlanBuilt) -> Iterator[Refusal]:
             "that use them fail until the apply has succeeded."
         )
         yield Refusal("name_taken", models, message)
+
+
+def dropped_views(model: msg.PlannedModel) -> tuple[str, ...]:
+    """The views of others that PostgreSQL drops with the model's view or column."""
+    return () if cannot_be_dropped(model) else model.table.dependents or ()
 
 
 def cannot_be_dropped(model: msg.PlannedModel) -> bool:
@@ -348,10 +349,9 @@ def apply_config(
             is_over_budget = True
         elif refusal.kind in _ACCEPTED_BY:
             lists[_ACCEPTED_BY[refusal.kind]] += refusal.models
-        else:
+        elif refusal.kind != "drops_dependents":
             return None
-    if set(lists["allow_destructive"]) != set(decision.allow_destructive):
-        digest = without_allow_list(digest)
+    lists["allow_drop_dependents"] = list(dict.fromkeys(view for model in plan.models for view in dropped_views(model)))
     config: dict[str, object] = {"digest": digest, **{option: names for option, names in lists.items() if names}}
     return {**config, "over_budget": True} if is_over_budget else config
 

@@ -145,11 +145,13 @@ class Planning:
     def for_prod(self, plan: msg.PlanBuilt, decision: Decision) -> Planned:
         """The plan that the job which applies plans would apply by this decision."""
         seconds, excess = self.estimated(plan)
-        digest = digest_of(plan, decision.allow_destructive)
+        digest = digest_of(plan)
         project = self._settings.assets.names.by_fqn
         found = refusals(plan, decision, self._settings.apply_job, project, excess)
         if decision.digest and not any(refusal.kind in ("digest", "moved") for refusal in found):
-            digest = decision.digest  # the reviewed one, also if the run config has an allow-list in addition
+            digest = (
+                decision.digest
+            )  # the approved one, from before the plan finished
         config = apply_config(digest, plan, decision, found, project)
         return Planned(plan, seconds, found, digest, self._apply_config(plan, config))
 

@@ -38,7 +38,7 @@ def views(server: Server) -> set[str]:
     return {name for (name,) in rows}
 
 
-def test_views_of_others_are_dropped_only_if_the_run_config_names_the_model(shop: Shop, server: Server) -> None:
+def test_views_of_others_are_dropped_only_if_the_run_config_names_them(shop: Shop, server: Server) -> None:
     change(shop, orders=ORDERS.format(amount=3, more=""))
     report = planned(shop)
     assert [model["dependents"] for model in report["models"]] == [DEPENDENTS]
@@ -46,13 +46,15 @@ def test_views_of_others_are_dropped_only_if_the_run_config_names_the_model(shop
     assert (refusal["kind"], refusal["models"]) == ("drops_dependents", ["t.orders"])
     assert "with t.orders: bi.Daily orders, bi.months. Nothing creates them again." in refusal["message"]
     assert "--job sqlmesh_shop_apply" in report["command"]
-    assert '"allow_drop_dependents": ["t.orders"]' in report["command"]
+    assert '"allow_drop_dependents": ["bi.Daily orders", "bi.months"]' in report["command"]
 
-    refused = launch(shop, APPLY, digest=report["digest"])
-    assert "The plan would drop views of others" in failure_of(refused)
-    assert views(server) == {"Daily orders", "months", "stock"}
+    server.query("CREATE VIEW bi.late AS SELECT id FROM t.orders", "shop")
+    refused = launch(shop, APPLY, digest=report["digest"], allow_drop_dependents=DEPENDENTS)
+    assert "with t.orders: bi.late. Nothing" in failure_of(refused)
+    assert views(server) == {"Daily orders", "late", "months", "stock"}
+    server.query("DROP VIEW bi.late", "shop")
 
-    launch(shop, APPLY, digest=report["digest"], allow_drop_dependents=["t.orders"]).succeeded()
+    launch(shop, APPLY, digest=report["digest"], allow_drop_dependents=DEPENDENTS).succeeded()
     assert server.query("SELECT amount FROM t.orders", "shop") == [(3,)]
     assert views(server) == {"stock"}, "SQLMesh #5954"
 
@@ -101,7 +103,7 @@ def test_a_change_of_metadata_replaces_the_view_too(shop: Shop, server: Server) 
     change(shop, orders=ORDERS.format(amount=2, more=", owner ann"))
     report = planned(shop)
     assert [(model["change"], model["dependents"]) for model in report["models"]] == [("metadata", DEPENDENTS)]
-    launch(shop, APPLY, digest=report["digest"], allow_drop_dependents=["t.orders"])
+    launch(shop, APPLY, digest=report["digest"], allow_drop_dependents=DEPENDENTS)
     assert views(server) == {"stock"}
 
 
@@ -123,7 +125,7 @@ def test_tables_of_mode_dev_only_stay_so_only_their_removal_for_a_view_is_refuse
     change(shop, orders=ORDERS.format(amount=3, more=""), shown=shown.replace("2 AS", "3 AS"))
 
     report = planned(shop)
-    launch(shop, APPLY, digest=report["digest"], allow_drop_dependents=["t.shown"]).succeeded()
+    launch(shop, APPLY, digest=report["digest"], allow_drop_dependents=["bi.shown"]).succeeded()
 
     found = {model["name"]: model["dependents"] for model in report["models"]}
     assert found == {"t.orders": None, "t.seen": [], "t.stock": None, "t.shown": ["bi.shown"]}
@@ -150,7 +152,8 @@ def test_views_of_other_environments_are_named_if_a_migration_replaces_a_view_th
 
     report = planned(shop)
     found = {model["name"]: model["dependents"] for model in report["models"]}
-    launch(shop, APPLY, digest=report["digest"], allow_drop_dependents=[*found]).succeeded()
+    dropped = sorted({view for views_of_others in found.values() for view in views_of_others})
+    launch(shop, APPLY, digest=report["digest"], allow_drop_dependents=dropped).succeeded()
     of_dev = {name: f"t__dev.{name}" for name in ("seen", "last", "of_seen")}
     assert found == {
         "t.stock": [],
@@ -179,7 +182,7 @@ def test_a_view_of_the_table_is_dropped_with_its_column(new_shop: NewShop, serve
     change(shop, days=BY_DAY.format(columns=""))
     report = planned(shop)
     assert [model["dependents"] for model in report["models"]] == [["bi.amounts"]]
-    launch(shop, APPLY, digest=report["digest"], allow_drop_dependents=["t.days"]).succeeded()
+    launch(shop, APPLY, digest=report["digest"], allow_drop_dependents=["bi.amounts"]).succeeded()
     assert views(server) == set()
 
 
