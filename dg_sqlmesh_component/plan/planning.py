@@ -149,9 +149,7 @@ class Planning:
         project = self._settings.assets.names.by_fqn
         found = refusals(plan, decision, self._settings.apply_job, project, excess)
         if decision.digest and not any(refusal.kind in ("digest", "moved") for refusal in found):
-            digest = (
-                decision.digest
-            )  # the approved one, from before the plan finished
+            digest = decision.digest  # the approved one, from before the plan finished
         config = apply_config(digest, plan, decision, found, project)
         return Planned(plan, seconds, found, digest, self._apply_config(plan, config))
 

@@ -33,8 +33,6 @@ from dg_sqlmesh_component.run.request import audit_uses
 from dg_sqlmesh_component.run.run_log import RunLog
 from dg_sqlmesh_component.run.step_records import StepRecords
 
-"""How many checks without a result the log names. After a first plan, no check has a result."""
-
 
 @dataclass
 class StepResults:

@@ -325,7 +325,7 @@ REFUSALS = {
         NAMES,
         "Models would lose rows that they have now, because a source is not loaded: core.orders for 1970-01-01, of "
         "db.raw.a, db.raw.b; marts.sales for 1970-01-01, of db.raw.a, db.raw.b. The plan would not compute these "
-        "ranges. Materialize the assets that load these tables, and launch this job again. To apply it anyway, leave "
+        "ranges. Materialize the assets that load these tables, and launch this job again. To ignore that, leave "
         "the tables out in `external_models.wait.tables` in defs.yaml.",
     ),
 }
