@@ -27,8 +27,8 @@ MAX_CAUSES = 3
 """How many of the sources are named for which a model waits."""
 
 _PENDING_ITSELF = (
-    "its own older intervals are pending, outside of the range of this run, and SQLMesh computes it in the order of "
-    "time. Launch a run of it without `start`, `end` and `restate` first"
+    "other intervals of it are pending, outside of the range of this run, and SQLMesh has to compute them before these "
+    "or together with them. Launch a run of it without `start`, `end` and `restate` first"
 )
 
 NEXT_STEP = "The next run computes what is left."

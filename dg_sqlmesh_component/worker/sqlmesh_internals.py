@@ -472,14 +472,18 @@ def replace_intervals(
     scheduler.batch_intervals = batch_intervals
 
 
-def leave_out_after_unready(scheduler: Scheduler, unready: dict[str, Set[Interval]]) -> None:
+def leave_out_after_unready(
+    scheduler: Scheduler, unready: dict[str, Set[Interval]], drops_rows: Callable[[str, Iterable[Interval]], bool]
+) -> None:
     """Let the scheduler batch intervals once, and also leave out what is downstream of an interval that it leaves out.
 
     If an interval is not ready by a signal, SQLMesh leaves it out downstream too, and the later ones of each model that
     depends on its past. But it computes the models downstream of that one for these later intervals, from no rows, and
     records them as computed.
 
-    The intervals that signals hold back go into `unready`, by node.
+    Args:
+        unready: The intervals that signals hold back are written there, by node.
+        drops_rows: Whether a node, by name, would lose rows if only these intervals are computed. Then none is.
     """
     check = type(scheduler)._check_ready_intervals.__get__(scheduler)
 
@@ -488,6 +492,8 @@ def leave_out_after_unready(scheduler: Scheduler, unready: dict[str, Set[Interva
         lacking = set(intervals).difference(ready).union(*(unready.get(of.name, ()) for of in snapshot.parents))
         if lacking and snapshot.depends_on_past:  # SQLMesh renders a query to find out
             ready = without(ready, merge_intervals(lacking), uninterrupted=True)
+        if lacking and drops_rows(snapshot.name, ready):
+            ready = []
         unready[snapshot.name] = lacking | set(intervals).difference(ready)
         return ready
 

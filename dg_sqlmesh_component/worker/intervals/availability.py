@@ -89,6 +89,11 @@ class Node:
         lacks = subtract(self.lacks, [*self.computed, *(self.requested or ())])
         return lacks if self.requested else self.with_first_rows(lacks)
 
+    def drops_rows(self, intervals: Iterable[Interval]) -> bool:
+        """Whether rows would be gone if only these are computed: the first batch is put in place of all rows."""
+        is_replaced = self.is_by_interval and self.starts_with_all and not self.computed
+        return is_replaced and bool(subtract(self.forgotten, intervals))
+
     def with_first_rows(self, lacks: Sequence[Interval]) -> Sequence[Interval]:
         """These missing intervals. If its table is still empty, also everything before them."""
         is_first = self.starts_with_all and lacks and not self.computed
@@ -183,7 +188,7 @@ def _decide(
     if not denied:
         return (single, HeldBackBy()), ()
     handed_on = {of: seen[of].lacking for of in sources.nearest & pending.keys()}
-    own = {node.name} if behind_own else set()
+    own = {node.name} if behind_own or node.drops_rows(single) else set()
     by = (
         _concerned(sources.nearest, {**awaited, **pending}, denied) | lost | own
         or _concerned(sources.nearest, {**awaited, **handed_on}, denied)
@@ -222,6 +227,8 @@ def _denied(
         if possible != single[: len(possible)] and node.depends_on_past():
             possible = without(single, taken, uninterrupted=True)
         denied = denied.difference(possible) | behind_own
+        if node.drops_rows(set(single) - denied):
+            denied = set(single)
     return within_lookback(single, node.again, denied, node.lookback) if node.lookback else denied
 
 

@@ -116,8 +116,8 @@ def forget_and_hold_back(
     def batch_intervals(
         requested: SnapshotToIntervals, index: DeployabilityIndex | None, *args: Any, **kwargs: Any
     ) -> dict[Snapshot, Any]:
-        leave_out_after_unready(scheduler, waiting.unready)
         nodes = picture(requested, index)
+        leave_out_after_unready(scheduler, waiting.unready, lambda name, found: nodes[name].drops_rows(found))
         altered = _altered_since(requested, index or DeployabilityIndex.all_deployable(), scheduler.snapshots_by_name)
         batches = batch({**ready(requested, nodes), **altered}, index, *args, **kwargs)
         # Once more: `batch` asks the signals, which may have taken the new ones.

@@ -210,6 +210,21 @@ LOST = node("a", lacks=WEEK[2:3], forgotten=WEEK[2:3], computed=WEEK[:2], **BY_I
             id="a first computation that waits brings no rows",
         ),
         pytest.param(
+            [node("a", lacks=WEEK[3:4], **BY_INTERVAL), node("b", "a", requested=WEEK, forgotten=WEEK[:6], **FIRST)],
+            [],
+            id="a computation that puts its rows in place of all others waits for each day that had rows",
+        ),
+        pytest.param(
+            [node("a", lacks=WEEK[6:], **BY_INTERVAL), node("b", "a", requested=WEEK, forgotten=WEEK[:6], **FIRST)],
+            WEEK[:6],
+            id="it does not wait for a new day",
+        ),
+        pytest.param(
+            [node("b", requested=WEEK[:3], lacks=WEEK, forgotten=WEEK, **FIRST)],
+            [],
+            id="it waits if it is run within bounds without all days that had rows",
+        ),
+        pytest.param(
             [LOST, node("v", "a", **VIEW), node("b", "v", requested=WEEK[3:], was_computed=True)],
             [],
             id="a whole table over a view waits while rows behind the view are computed again",

@@ -64,6 +64,9 @@ def _with_intervals(rng: Random, node: Node, mode: str, bounds: Interval) -> Nod
     ticked = rng.randint(0, len(grid))
     computed = set(range(rng.randint(0, len(grid)))) ^ some[0]
     forgotten = some[1] - computed if computed else some[1] & set(range(ticked))
+    if node.is_by_interval and node.starts_with_all and rng.random() < 0.5:
+        # "SQLMesh restates some models only as a whole. If one has lost intervals, a restatement computes all of them."
+        computed, forgotten = set(), computed | forgotten
 
     def missing(until: int) -> set[int]:
         # "A marked interval is missing even if its cron has not ticked." (adr/0044)
@@ -153,6 +156,7 @@ class Oracle:
             or (name in self.whole and self._waits_as_a_whole(name, interval, doubtful))
             or self._waits_for_past(name, interval)
             or self._waits_for_lookback(name, interval, doubtful)
+            or self._keeps_its_rows(name, doubtful)
         )
 
     def _waits_as_a_whole(self, name: str, interval: Interval, doubtful: bool) -> bool:
@@ -174,6 +178,18 @@ class Oracle:
                 return True
         return False
 
+    def _keeps_its_rows(self, name: str, doubtful: bool) -> bool:
+        # "While one of them waits or is not part of the run, none is computed: SQLMesh would put the first batch in
+        # place of all rows." (adr/0067)
+        node = self.nodes[name]
+        if not (node.is_by_interval and node.starts_with_all and node.forgotten) or node.computed:
+            return False
+        marked, requested = slots(node.forgotten), node.requested or ()
+        if node.depends_on_past():  # then everything before them has to be computed too
+            marked |= {hour for hour in slots(requested) | self.pending(name) if hour < max(marked)}
+        needed = slots(interval for interval in requested if slots([interval]) & marked)
+        return bool(marked - slots(requested) or needed & self.sources_lack(name, doubtful))
+
     def _waits_for_past(self, name: str, interval: Interval) -> bool:
         # "A model that reads itself also waits for its own older intervals." (recompute.md)
         lacks = slots(self.held(name)) | (set() if name in self.whole else self.pending(name))
@@ -191,6 +207,8 @@ class Oracle:
         node = self.nodes[name]
         hours = set(range(HORIZON)) if name in self.whole else hours
         found = {table for table in node.awaits if slots(self.awaited[table]) & hours}
+        if self._keeps_its_rows(name, True):
+            hours, found = slots(node.requested or ()), found | ({name} if self.pending(name) else set())
         found |= {name} if node.depends_on_past() and self.pending(name) else set()
         for parent in node.parents:
             found |= {parent} if self.pending(parent) & hours else set()
