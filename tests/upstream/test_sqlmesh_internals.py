@@ -737,7 +737,7 @@ def test_sqlmesh_computes_a_model_for_days_that_a_model_upstream_has_left_out(fo
     of_a, of_b = [(first, second), (third, fourth)], [(first, second)]
     assert batches() == {"t.a": of_a, "t.b": of_b, "t.c": of_a}
     for _ in range(2):
-        internals.leave_out_after_unready(scheduler, {})
+        internals.leave_out_after_unready(scheduler, {}, lambda *_: False)
         assert batches() == {"t.a": of_a, "t.b": of_b, "t.c": of_b}
     internals.ignore_signals(scheduler)
     assert batches()["t.a"] == [(first, fourth)]

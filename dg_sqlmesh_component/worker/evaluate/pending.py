@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -74,7 +74,8 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
                 signal_error = f"{type(error).__name__}: {plain(error)}"
             else:
                 waiting = {node.name: _awaited(node.name, tracker) for node, found in ready.items() if not found}
-                needed = _needed(hold_back({node: found for node, found in ready.items() if found}))
+                held_back = hold_back({node: found for node, found in ready.items() if found})
+                needed = _needed(held_back, request.made_between)
         restatable = _loaded(late, hold_back({nodes[fqn]: list(found) for fqn, found in late.items()}))
     pending = {snapshot.name for snapshot in intervals} - waiting.keys()
     ours = [snapshot for snapshot in snapshots if snapshot.name in request.models and not snapshot.is_symbolic]
@@ -115,9 +116,13 @@ def _awaited(fqn: str, tracker: RunTracker) -> tuple[str, ...]:
     return tuple(tracker.unready_signals.get(fqn, ())) or tracker.waiting.by.get(fqn, msg.HeldBackBy()).tables
 
 
-def _needed(held_back: Mapping[str, Left]) -> dict[str, tuple[str, ...]]:
-    """The tables without which no interval of a model is ready, although it is with them."""
-    return {fqn: by.tables for fqn, (left, by) in held_back.items() if not left}
+def _needed(held_back: Mapping[str, Left], made_between: Set[str]) -> dict[str, tuple[str, ...]]:
+    """The tables of `made_between` without which no interval of a model is ready, although it is with them.
+
+    It may lack other tables too, for other intervals.
+    """
+    found = {fqn: by.tables for fqn, (left, by) in held_back.items() if not left}
+    return {fqn: tuple(table for table in tables if table in made_between) for fqn, tables in found.items()}
 
 
 def _loaded(

@@ -65,10 +65,9 @@ class World:
         read = {other for name in self.models for other in self.reads[name]}
         self.awaited = {other for other in self.others if other in read and rng.random() < 0.6}
         # LEFT OUT, because the tick may then leave out a model that would compute something: tables that lack different
-        # days (`needed` has all of them, although one that is made is enough), and tables that lack days that a model
-        # has computed from them (`needed` may have tables that are not in `made_between`).
+        # days (`needed` has all of them, although one that is made is enough).
         lacked = rng.randint(1, 5)
-        starts = (lacked, lacked, rng.randint(1, lacked))
+        starts = (lacked, lacked, rng.randint(1, 5))
         self.pending = {name: days(rng.choice(starts), 5) for name in self.models if rng.random() < 0.7}
         self.unready = {name for name in self.pending if rng.random() < 0.1}
         self.lacks = {name: ((day(lacked), msg.FOREVER),) if rng.random() < 0.7 else () for name in self.awaited}
@@ -125,7 +124,11 @@ class World:
             {fqn(name): day(6) for name in found},
             (day(7), FIRST),
             {fqn(name): of for name, of in {**waits, **dict.fromkeys(self.unready, ("unready",))}.items()},
-            {fqn(name): by.tables for name, (left, by) in self.left(found, set(), found).items() if not left},
+            {
+                fqn(name): tuple(of for of in by.tables if of in {fqn(of) for of in self.made_between(self.models)})
+                for name, (left, by) in self.left(found, set(), found).items()
+                if not left
+            },
             None,
             {fqn(name): tuple(merged(left)) or by.intervals for name, (left, by) in of_models.items()},
         )
