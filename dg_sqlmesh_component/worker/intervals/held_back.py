@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -165,18 +166,19 @@ def picture_of(
     """
     snapshots = {**snapshots, **{snapshot.name: snapshot for snapshot in requested}}
     parents = upstream(snapshots)
+    names = reachable((of.name for of in requested), parents.__getitem__)
 
-    def due(node: Snapshot) -> Sequence[Interval]:
-        # Without a start of its own, it begins with its sources. Callers may not know what it lacks.
-        read = {node.name} if node.node.start else reachable({node.name}, parents.__getitem__)
-        return missing_now({name: snapshots[name] for name in read}, now).get(node.name, ())
+    @cache
+    def due() -> Mapping[str, Sequence[Interval]]:
+        # Of all at once: one without a start of its own begins with its sources. Callers may not know what it lacks.
+        return missing_now({name: snapshots[name] for name in names}, now)
 
     def picture(node: Snapshot) -> Node:
         return Node(
             node.name,
             parents[node.name],
             lambda: node.depends_on_past,
-            lambda: due(node),
+            lambda: due().get(node.name, ()),
             awaits={node.name} if tables.awaited.get(node.name) else tables.awaited_by(node),
             requested=single_intervals(node, requested[node]) if node in requested else None,
             lacks=lacked.get(node.name, ()),
@@ -190,7 +192,7 @@ def picture_of(
             lookback=(node.is_model and node.model.lookback) or 0,
         )
 
-    return {name: picture(snapshots[name]) for name in reachable((of.name for of in requested), parents.__getitem__)}
+    return {name: picture(snapshots[name]) for name in names}
 
 
 def has_signals(snapshot: Snapshot) -> bool:
