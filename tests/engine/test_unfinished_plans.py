@@ -340,6 +340,15 @@ def test_a_statement_after_the_promotion_that_fails_is_executed_by_the_next_atte
     assert shop.query("SELECT x FROM t.promotions") == [(1,)]
 
 
+def test_the_error_of_a_statement_is_named_also_if_prod_cannot_be_read_after_it(shop: Shop) -> None:
+    edit_config("after_all: [DROP SCHEMA sqlmesh CASCADE, SELECT no_such_function()]\n")(shop)
+
+    failed = launch(shop, APPLY, digest=planned(shop)["digest"])
+
+    assert "no_such_function" in failure_of(failed)
+    assert "The data that prod shows was not recorded, because it could not be read: " in failed.log
+
+
 STATEMENTS = "before_all: [INSERT INTO raw.log VALUES ('before')]\nafter_all: [INSERT INTO raw.log VALUES ('after')]\n"
 WRONG_TEST = """
 test_x:

@@ -15,7 +15,7 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.column_changes import lost_values
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
 from dg_sqlmesh_component.worker.environment import missing_environment, refuse_lost_versions, stored_environment
-from dg_sqlmesh_component.worker.explain import explain
+from dg_sqlmesh_component.worker.explain import describe_error, explain
 from dg_sqlmesh_component.worker.intervals.records import compare
 from dg_sqlmesh_component.worker.observe.computed_table import ComputedTables
 from dg_sqlmesh_component.worker.pipe import Pipe
@@ -100,12 +100,21 @@ def _planned(request: msg.PlanRequest, context: PlanContext, runs: StateLock) ->
             apply_approved(context, plan, approval)
         except Exception:
             if promotion.is_finished:  # a statement of `after_all` has failed: the next attempt finds nothing changed
-                _compare(request, approval, context)
+                _try_to_compare(request, approval, context)
             raise
         _compare(request, approval, context)
     if went_on := beside_runs.event():
         pipe.send(went_on)
     return msg.EvaluationFinished("success")
+
+
+def _try_to_compare(request: msg.PlanRequest, approval: msg.PlanApproval, context: PlanContext) -> None:
+    """The same after an error, which stays the one that ends the job. The statement may have broken more."""
+    try:
+        _compare(request, approval, context)
+    except Exception as error:  # noqa: BLE001  # any driver's
+        lost = f"The data that prod shows was not recorded, because it could not be read: {describe_error(error)}"
+        context.tracker.pipe.log("warning", lost)
 
 
 def _compare(request: msg.PlanRequest, approval: msg.PlanApproval, context: PlanContext) -> None:
