@@ -657,9 +657,6 @@ def restatement(story: Story) -> None:
     story.note(f"restatement: {names} {first} {last} {record.status.value}")
     is_ok = record.status is dg.DagsterRunStatus.SUCCESS
     assert is_ok or story.is_bad or story.held, f"fails: a restatement: {record.failures}"
-    # These tables are replaced without the days that are held back. The next run after the signal computes them.
-    replaced = [name for name, model in story.prod.models.items() if model.kind in ("keyed", "partition")]
-    story.leave_out_held(replaced)
 
 
 def hold(story: Story) -> None:
