@@ -203,9 +203,9 @@ def test_a_tick_requests_the_largest_run_in_which_no_model_waits_and_names_what_
         assert found.why_none == "No model has pending intervals. The next is core.m0, at 2026-01-07 00:00:00 UTC."
         return
     named = re.findall(r"(core[\w., ]+) \(([^)]*)\)", found.why_none)
-    told = {name: {of.split(" ")[0] for of in why.split("; ")} for names, why in named for name in names.split(", ")}
-    assert told.keys() == waits
-    assert all(why <= world.causes(name, run) for name, why in told.items()), found.why_none
+    shown = {name: {of.split(" ")[0] for of in why.split("; ")} for names, why in named for name in names.split(", ")}
+    assert shown.keys() == waits
+    assert all(why <= world.causes(name, run) for name, why in shown.items()), found.why_none
 
 
 class Late:
