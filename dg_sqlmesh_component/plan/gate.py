@@ -196,15 +196,15 @@ def _additive(plan: msg.PlanBuilt) -> Iterator[Refusal]:
 
 def _drops_dependents(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:
     # Others may create views after the review, so an approval is of these views, and not of the model that they read.
-    views = {m.name: [v for v in dropped_views(m) if v not in decision.allow_drop_dependents] for m in plan.models}
-    if refused := {name: of_model for name, of_model in views.items() if of_model}:
-        details = "; ".join(f"with {name}: {', '.join(of_model)}" for name, of_model in refused.items())
+    views = [(m, [v for v in dropped_views(m) if v not in decision.allow_drop_dependents]) for m in plan.models]
+    if refused := [(model.name, of_model) for model, of_model in views if of_model]:
+        details = "; ".join(f"with {name}: {', '.join(of_model)}" for name, of_model in refused)
         message = (
             "The plan would drop views of others, because PostgreSQL drops what reads a view that SQLMesh replaces: "
             f"{details}. Nothing creates them again. Keep their definitions, and to apply the plan anyway, name these "
             "views in `allow_drop_dependents` in the run config."
         )
-        yield Refusal("drops_dependents", tuple(refused), message)
+        yield Refusal("drops_dependents", tuple(name for name, _ in refused), message)
 
 
 def _has_dependents(plan: msg.PlanBuilt) -> Iterator[Refusal]:

@@ -170,7 +170,7 @@ def picture_of(
 
     @cache
     def due() -> Mapping[str, Sequence[Interval]]:
-        # SQLMesh is asked once: a node without a start begins with its sources. Callers may not know what it lacks.
+        # Of all nodes: one without a start of its own has that of its sources. Callers may not know what it lacks.
         return missing_now({name: snapshots[name] for name in names}, now)
 
     def picture(node: Snapshot) -> Node:

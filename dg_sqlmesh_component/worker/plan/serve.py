@@ -109,7 +109,7 @@ def _planned(request: msg.PlanRequest, context: PlanContext, runs: StateLock) ->
 
 
 def _try_to_compare(request: msg.PlanRequest, approval: msg.PlanApproval, context: PlanContext) -> None:
-    """The same after an error, which stays the one that ends the job. The statement may have broken more."""
+    """Compare after an error, which has to be the one that ends the job. The statement may have broken more."""
     try:
         _compare(request, approval, context)
     except Exception as error:  # noqa: BLE001  # any driver's
