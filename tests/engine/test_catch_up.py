@@ -1,6 +1,6 @@
 """How an apply or a preview on PostgreSQL catches up with runs, in the cases that are easily overlooked.
 
-Three of these stories run in CI, and all of them each night.
+Four of these stories run in CI, and all of them each night.
 """
 
 from contextlib import AbstractContextManager
@@ -234,6 +234,19 @@ def test_a_run_of_another_environment_waits_for_a_plan(warehouse: Warehouse) -> 
         waited = warehouse.shop.launch(ops={"sqlmesh_shop": {"environment": "pr_1"}}).failed()
         assert "is held by plan of run" in str(waited.failures)
     warehouse.end(process)
+
+
+def test_a_preview_computes_a_restated_day_again_that_is_older_than_all_that_it_lacked(warehouse: Warehouse) -> None:
+    warehouse.run()
+    warehouse.change("days", "day, n", "day, n + 1 AS n")
+    warehouse.preview()
+    head = f"MODEL (name t.late, {DAILY}, start '{day(1)}')"
+    warehouse.write(late=f"{head}; SELECT day, n {PAUSES} FROM t.orders {WITHIN}")
+    with previewing(warehouse) as process:
+        warehouse.restate_oldest()
+    warehouse.end(process)
+    rows = warehouse.query("SELECT day::text, n FROM t__pr_1.days ORDER BY day")
+    assert rows == [(day(5), 51), *((day(ago), ago + 1) for ago in range(4, 0, -1))]
 
 
 @pytest.mark.slow

@@ -222,8 +222,8 @@ class BesideRuns:
 
     def _stages(self, plan: EvaluatablePlan) -> Sequence[PlanStage]:
         """The stages of the plan with the intervals of this moment."""
-        if not plan.is_dev:  # runs may have forgotten intervals that are older than those that the plan began with
-            plan = plan.copy(update={"start": plan.environment.start_at})
+        # SQLMesh's plan starts at the first interval that was missing. Runs may have forgotten older ones.
+        plan = plan.copy(update={"start": plan.environment.start_at})
         state: Any = _LastFinished(self._context.state_reader)
         return build_plan_stages(plan, state, self._context.default_catalog)
 

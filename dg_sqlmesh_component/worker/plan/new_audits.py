@@ -76,7 +76,7 @@ def _changed(versions: Versions, plan: EvaluatablePlan, context: PlanContext) ->
     }
     if not changed:
         return []
-    index = DeployabilityIndex.create(versions.nodes.values(), start=plan.start)
+    index = DeployabilityIndex.create(versions.nodes.values(), start=plan.environment.start_at)
     rows = computed_ranges(context)
 
     def is_kept(node: Snapshot) -> bool:

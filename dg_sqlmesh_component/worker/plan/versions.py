@@ -56,7 +56,7 @@ class Versions:
         """
         nodes = snapshots_now(context, plan.environment.snapshots, plan.new_snapshots)
         if index is None and plan.is_dev:
-            index = DeployabilityIndex.create(nodes.values(), start=plan.start)
+            index = DeployabilityIndex.create(nodes.values(), start=plan.environment.start_at)
         return cls(nodes, index or DeployabilityIndex.all_deployable(), shown, plan.is_dev)
 
     @cached_property
