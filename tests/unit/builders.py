@@ -33,7 +33,7 @@ def days(first: int, last: int) -> msg.Interval:
 def message_types(base: type) -> set[type]:
     """Return the classes of all requests or all events."""
     classes = {cls for cls in vars(msg).values() if isinstance(cls, type) and issubclass(cls, base)}
-    return classes - {base}
+    return classes - {base, msg.LastEvent}
 
 
 def fqn(name: str) -> str:

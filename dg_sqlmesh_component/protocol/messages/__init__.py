@@ -16,15 +16,3 @@ from dg_sqlmesh_component.protocol.messages.plan import *
 from dg_sqlmesh_component.protocol.messages.preview import *
 from dg_sqlmesh_component.protocol.messages.requests import *
 from dg_sqlmesh_component.protocol.messages.run import *
-
-LastEvent = (
-    ProjectLoaded
-    | PendingFound
-    | ChangesFound
-    | EvaluationFinished
-    | JanitorFinished
-    | TestsFinished
-    | QueryFinished
-    | RequestFailed
-)
-"""The last event of every request is one of these."""

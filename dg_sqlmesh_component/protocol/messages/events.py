@@ -17,6 +17,11 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class LastEvent(Event):
+    """The last event of a request."""
+
+
+@dataclass(frozen=True, slots=True)
 class StateHeld(Event):
     """Sent with each line that logs the wait for the lock on the SQLMesh state."""
 
@@ -24,7 +29,7 @@ class StateHeld(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class ProjectLoaded(Event):
+class ProjectLoaded(LastEvent):
     """The answer to a `LoadRequest`."""
 
     manifest: Manifest
@@ -50,7 +55,7 @@ class StateSize:
 
 
 @dataclass(frozen=True, slots=True)
-class JanitorFinished(Event):
+class JanitorFinished(LastEvent):
     """The last event of a `JanitorRequest` that was served. An `ObjectDropped` for each object precedes it."""
 
     environments: tuple[str, ...]  # the expired environments that were deleted
@@ -60,7 +65,7 @@ class JanitorFinished(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class TestsFinished(Event):
+class TestsFinished(LastEvent):
     """The last event of a `TestRequest` that was served, even if a test failed."""
 
     tests: int  # how many unit tests were executed
@@ -72,7 +77,7 @@ class TestsFinished(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class QueryFinished(Event):
+class QueryFinished(LastEvent):
     """The last event of a `QueryRequest` that was served. The file has the rows."""
 
 
@@ -99,7 +104,7 @@ class LogLine(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class RequestFailed(Event):
+class RequestFailed(LastEvent):
     """The last event of a request that could not be served."""
 
     error: str  # name of a class in `errors`

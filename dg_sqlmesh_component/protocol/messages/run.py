@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dg_sqlmesh_component.protocol.messages.events import Event
+from dg_sqlmesh_component.protocol.messages.events import Event, LastEvent
 from dg_sqlmesh_component.protocol.messages.requests import Interval
 from dg_sqlmesh_component.protocol.texts import ErrorText, Query, Text
 
@@ -32,7 +32,7 @@ class OtherTablesFound(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class PendingFound(Event):
+class PendingFound(LastEvent):
     """The answer to a `PendingRequest`."""
 
     # The models with pending intervals that are ready, and when the cron of each has ticked last.
@@ -92,7 +92,7 @@ class DataComparedWithRecords(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class ChangesFound(Event):
+class ChangesFound(LastEvent):
     """The answer to a `ChangesRequest`."""
 
     plan_id: str  # the last plan of the environment
@@ -389,7 +389,7 @@ class NodeAudited(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluationFinished(Event):
+class EvaluationFinished(LastEvent):
     """The last event of an `EvaluationRequest` that was served, even if nodes failed."""
 
     status: Status
