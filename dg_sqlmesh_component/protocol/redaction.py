@@ -8,15 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import is_dataclass, replace
-from functools import cache
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import quote
 
-from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, cut
-from dg_sqlmesh_component.protocol.texts import Mark
 
 HIDDEN = "***"
 
@@ -49,8 +44,6 @@ _ASSIGNED = re.compile(
         | (?: api | private | access | account | storage | shared ) _?key ) ) \b
         ( ["']? [ \t]* [=:] [ \t]* ) ( "[^"]*" | '[^']*' | [^\s,;&)}\]]+ )"""
 )
-
-_E = TypeVar("_E", bound=msg.Event)
 
 
 def _forms(secret: str) -> Iterator[str]:
@@ -114,45 +107,3 @@ class Redactor:
     def query(self, query: str) -> str:
         """The same, cut if it is long. It is cut last, because half a secret would not be recognized."""
         return cut(self.sql(query), LONGEST_QUERY)
-
-    def event(self, event: _E) -> _E:
-        """The event without secrets in the texts that `protocol/texts.py` marks."""
-        kind: Any = type(event)
-        rule = _rule(kind)
-        return event if rule is None else rule(self, event)
-
-
-_Rule = Callable[[Redactor, Any], Any]
-
-_RULES: dict[Mark, _Rule] = {
-    Mark.TEXT: Redactor.text,
-    Mark.ERROR: Redactor.error,
-    Mark.PROJECT_TEXT: Redactor.sql,
-    Mark.QUERY: Redactor.query,
-}
-
-
-@cache
-def _rule(type_: Any) -> _Rule | None:
-    """How to hide secrets in a value of a type; None if none of its texts is marked."""
-    if get_origin(type_) is Annotated:
-        return _RULES[type_.__metadata__[0]]
-    if is_dataclass(type_):
-        hints = get_type_hints(type_, include_extras=True)
-        fields = {name: rule for name, hint in hints.items() if (rule := _rule(hint))}
-        return _field_rule(fields) if fields else None
-    rules = list(filter(None, map(_rule, get_args(type_))))
-    if not rules:
-        return None
-    [rule] = rules
-    if get_origin(type_) is dict:
-        return lambda redactor, values: {name: rule(redactor, value) for name, value in values.items()}
-    if get_origin(type_) is tuple:
-        return lambda redactor, values: tuple(rule(redactor, value) for value in values)
-    return lambda redactor, value: None if value is None else rule(redactor, value)
-
-
-def _field_rule(rules: Mapping[str, _Rule]) -> _Rule:
-    return lambda redactor, value: replace(
-        value, **{name: rule(redactor, getattr(value, name)) for name, rule in rules.items()}
-    )

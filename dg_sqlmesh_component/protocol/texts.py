@@ -1,21 +1,30 @@
-"""Texts that may contain a password or a token: their fields are marked by these types, and `redaction` hides it.
+"""Texts that may contain a password or a token: their fields are marked by these types, and decoding hides it.
 
-Other texts of a message are names, hashes, paths, and sentences of this package. Standard library only.
+Other texts of a message are names, hashes, paths, and sentences of this package. Standard library only, until pydantic asks.
 """
 
 from __future__ import annotations
 
-from enum import Enum, auto
-from typing import Annotated
+from enum import Enum
+from typing import Annotated, Any
 
 
 class Mark(Enum):
-    """How `redaction` treats a text."""
+    """The method of `Redactor` that hides secrets in a text."""
 
-    TEXT = auto()
-    ERROR = auto()
-    PROJECT_TEXT = auto()
-    QUERY = auto()
+    TEXT = "text"
+    ERROR = "error"
+    PROJECT_TEXT = "sql"
+    QUERY = "query"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """What pydantic asks for. The context of decoding is a `Redactor`; None for a manifest that was stored."""
+        from pydantic_core.core_schema import with_info_after_validator_function
+
+        def hide(text: str, info: Any) -> str:
+            return text if info.context is None else getattr(info.context, self.value)(text)
+
+        return with_info_after_validator_function(hide, handler(source))
 
 
 Text = Annotated[str, Mark.TEXT]

@@ -16,6 +16,7 @@ from pydantic_core import PydanticSerializationError
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import WorkerError
 from dg_sqlmesh_component.protocol.manifest import Manifest
+from dg_sqlmesh_component.protocol.redaction import Redactor
 
 _T = TypeVar("_T")
 
@@ -45,10 +46,11 @@ def encode(message: msg.Request | msg.Event | msg.Answer) -> bytes:
     return b"%s %s\n" % (name.encode(), content)
 
 
-def decode(expected: type[_T], line: bytes) -> _T:
+def decode(expected: type[_T], line: bytes, redactor: Redactor | None = None) -> _T:
     """The message of a line that `encode` wrote.
 
     Args:
+        redactor: Hides secrets in the texts that `protocol/texts.py` marks.
         expected: `Request`, `Event`, `Records`, `GoAhead` or `PlanApproval`.
 
     Raises:
@@ -59,7 +61,7 @@ def decode(expected: type[_T], line: bytes) -> _T:
     if _message_type(name, expected) is None:
         raise WorkerError(_unreadable(f"it is no {expected.__name__}", line))
     try:
-        message: _T = _adapter(name).validate_json(content)
+        message: _T = _adapter(name).validate_json(content, context=redactor)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, (name, *first["loc"])))

@@ -99,10 +99,9 @@ class Worker:
                 continue
             yield from lines.take()
             if isinstance(event, msg.RequestFailed):
-                event = self._redactor.event(event)
                 yield replace(event, message=f"{event.message}{self._configuration_output()}")
             elif event is not None:
-                yield self._redactor.event(event)
+                yield event
             if isinstance(event, msg.LastEvent):
                 return
         yield from lines.take()
@@ -122,7 +121,7 @@ class Worker:
                 yield item
                 continue
             try:
-                event = wire.decode(msg.Event, item)
+                event = wire.decode(msg.Event, item, self._redactor)
             except WorkerError:
                 yield None
                 raise

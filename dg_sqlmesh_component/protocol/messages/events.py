@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dg_sqlmesh_component.protocol.manifest import Manifest
-from dg_sqlmesh_component.protocol.texts import ErrorText, Text
+from dg_sqlmesh_component.protocol.texts import ErrorText
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -99,7 +99,7 @@ class LogLine(Event):
     """
 
     level: Level
-    text: Text
+    text: str  # `Worker` hides secrets in it
     source: str  # the logger's name, or `output` for lines of stdout and stderr
 
 
