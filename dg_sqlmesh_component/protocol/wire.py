@@ -50,8 +50,8 @@ def decode(expected: type[_T], line: bytes, redactor: Redactor | None = None) ->
     """The message of a line that `encode` wrote.
 
     Args:
-        redactor: Hides secrets in the texts that `protocol/texts.py` marks.
         expected: `Request`, `Event`, `Records`, `GoAhead` or `PlanApproval`.
+        redactor: Hides secrets in the texts that `protocol/texts.py` marks.
 
     Raises:
         WorkerError: This version of the package does not write such lines.

@@ -72,21 +72,9 @@ def _serve(pipe: Pipe) -> None:
     from dg_sqlmesh_component.worker.plan.way_back import take_back
     from dg_sqlmesh_component.worker.project_tests import run_tests
     from dg_sqlmesh_component.worker.query import run_query
-    from dg_sqlmesh_component.worker.sqlmesh_internals import (
-        end_ranges_after_their_start,
-        keep_bound_views,
-        need_no_home_folder,
-        raise_first_errors_of_migrations,
-        read_right_snapshots_from_cache,
-        remember_cron_ticks,
-    )
+    from dg_sqlmesh_component.worker.sqlmesh_internals import prepare_process
 
-    need_no_home_folder()
-    read_right_snapshots_from_cache()
-    keep_bound_views()
-    raise_first_errors_of_migrations()
-    end_ranges_after_their_start()
-    remember_cron_ticks()
+    prepare_process()
     gc.freeze()  # imported objects stay, and forked processes share them
     gc.set_threshold(50_000)  # snapshots are many objects, and few of them are garbage: a tick takes a fifth less
     gc.enable()

@@ -69,6 +69,8 @@ def explain(error: Exception, project: OpenProject, environment: str | None = No
 
     Without an `environment`, a project was loaded.
     """
+    if isinstance(error, SQLMeshComponentError):
+        return error
     if bug := own_bug(error):
         return WorkerError(bug)
     text = plain(error)

@@ -7,9 +7,7 @@ project's models are not parsed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
-from typing import Any
 
 from sqlglot import exp
 from sqlmesh.core.context import Context
@@ -80,20 +78,6 @@ def _load_materializations(project: msg.OpenProject, context: Context, pipe: Pip
         ) from error
 
 
-def _leave_own_tables(context: Context, pipe: Pipe) -> None:
-    """Let the janitor leave the tables that have the name of their model (`virtual_environment_mode: dev_only`).
-
-    SQLMesh refuses to delete them, each time. It then also keeps the versions of all other models in its state.
-    """
-    evaluator = context.snapshot_evaluator
-    clean_up = evaluator.cleanup
-
-    def clean_up_others(target_snapshots: Iterable[SnapshotTableCleanupTask], **options: Any) -> None:
-        clean_up([_without_own_table(task, context, pipe) for task in target_snapshots], **options)
-
-    evaluator.cleanup = clean_up_others
-
-
 def _without_own_table(task: SnapshotTableCleanupTask, context: Context, pipe: Pipe) -> SnapshotTableCleanupTask:
     snapshot = task.snapshot
     is_own = snapshot.is_model and snapshot.virtual_environment_mode.is_dev_only and not snapshot.is_view
@@ -113,10 +97,9 @@ def _without_own_table(task: SnapshotTableCleanupTask, context: Context, pipe: P
 
 def _clean_up(context: Context, pipe: Pipe) -> msg.JanitorFinished:
     watch_queries(pipe, context.engine_adapters)
-    forget_before_dropping(context)
+    forget_before_dropping(context, partial(_without_own_table, context=context, pipe=pipe))
     try:
         environments_before, before = _environments(context), size_of_state(context)
-        _leave_own_tables(context, pipe)
         context.run_janitor(ignore_ttl=False)
         environments_after, after = _environments(context), size_of_state(context)
     except Exception as error:  # any driver's

@@ -70,14 +70,14 @@ def cut_off_queries(adapters: Mapping[str, EngineAdapter]) -> dict[str, str]:
     for gateway, adapter in adapters.items():
         if found := [problem for call in calls[gateway] if (problem := call.problem(deadline))]:
             problems[gateway] = found[0]
-        elif not calls[gateway] and (connections := open_connections([adapter])):
+        elif not calls[gateway] and (connections := open_connections(adapter)):
             driver = type(connections[0]).__module__.partition(".")[0]
             problems[gateway] = f"there is no way to cancel a query of the driver {driver}"
     return problems
 
 
 def _ways(adapter: EngineAdapter) -> list[Callable[[], object]]:
-    handles = [*query_jobs(adapter), *open_connections([adapter])]
+    handles = [*query_jobs(adapter), *open_connections(adapter)]
     return [cancel for handle in handles if (cancel := _way(handle, adapter)) is not None]
 
 

@@ -43,6 +43,17 @@ from sqlmesh.utils.errors import ConflictingPlanError
 
 from dg_sqlmesh_component.protocol.intervals import ComputedRange, without
 
+
+def prepare_process() -> None:
+    """Called once, before a project is opened."""
+    need_no_home_folder()
+    read_right_snapshots_from_cache()
+    keep_bound_views()
+    raise_first_errors_of_migrations()
+    end_ranges_after_their_start()
+    remember_cron_ticks()
+
+
 # -- loading a project ----------------------------------------------------------------------------
 
 
@@ -586,15 +597,12 @@ def replace_audits(
     evaluator.audit, evaluator._audit = audit_all(evaluator.audit), audit_one(evaluator._audit)
 
 
-def open_connections(adapters: Iterable[EngineAdapter]) -> list[Any]:
+def open_connections(adapter: EngineAdapter) -> list[Any]:
     """Every open cursor and connection of every thread, each once. SQLMesh itself cannot cancel queries."""
-    handles: dict[int, Any] = {}
-    for adapter in adapters:
-        pool = vars(adapter._connection_pool)
-        single = [pool.get("_cursor"), pool.get("_connection")]
-        of_threads = [*pool.get("_thread_cursors", {}).values(), *pool.get("_thread_connections", {}).values()]
-        handles |= {id(handle): handle for handle in [*single, *of_threads] if handle is not None}
-    return list(handles.values())
+    pool = vars(adapter._connection_pool)
+    single = [pool.get("_cursor"), pool.get("_connection")]
+    of_threads = [*pool.get("_thread_cursors", {}).values(), *pool.get("_thread_connections", {}).values()]
+    return list({id(handle): handle for handle in [*single, *of_threads] if handle is not None}.values())
 
 
 def forget_intervals(
@@ -710,7 +718,9 @@ def forget_tables(
     state._update_intervals_for_deleted_snapshots(deleted)
 
 
-def forget_before_dropping(context: Context) -> None:
+def forget_before_dropping(
+    context: Context, change: Callable[[SnapshotTableCleanupTask], SnapshotTableCleanupTask]
+) -> None:
     """Let SQLMesh's janitor forget the intervals of a table before it drops it.
 
     It drops the tables of many versions first. If it is then interrupted, or one table cannot be dropped, the state has
@@ -721,7 +731,7 @@ def forget_before_dropping(context: Context) -> None:
     drop = evaluator.cleanup
 
     def forget_and_drop(target_snapshots: Iterable[SnapshotTableCleanupTask], *args: Any, **kwargs: Any) -> None:
-        tasks = list(target_snapshots)
+        tasks = list(map(change, target_snapshots))
         forget_tables(context, tasks)
         drop(tasks, *args, **kwargs)
 

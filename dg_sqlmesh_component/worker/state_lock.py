@@ -18,11 +18,11 @@ from typing import TypeVar
 
 from sqlmesh.core.context import Context
 
-from dg_sqlmesh_component.protocol.errors import ConfigurationError, DatabaseInUseError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError, DatabaseInUseError, SQLMeshComponentError
 from dg_sqlmesh_component.protocol.formatting import block, counted
 from dg_sqlmesh_component.protocol.messages import LockRequest, StateHeld
 from dg_sqlmesh_component.worker.context import state_connection
-from dg_sqlmesh_component.worker.explain import describe_error
+from dg_sqlmesh_component.worker.explain import describe_error, explain
 from dg_sqlmesh_component.worker.lock_sessions import SESSIONS, LockSession
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sqlmesh_internals import new_connection
@@ -122,14 +122,17 @@ def locked_context(
         writes: False for a request that writes nothing, such as a dry run. It takes no lock.
     """
     lock_wait = LockWait(pipe, request.job.overlap_timeout)
-    context = lock_wait.until(open_project)
-    try:
-        with ExitStack() as held:
+    with ExitStack() as held:
+        try:
+            context = lock_wait.until(open_project)
+            held.callback(context.close)
             for scope in request.locks if writes else ():
-                held.enter_context(StateLock(context, request, lock_wait, scope).held())
+                held.enter_context(StateLock(context, request, lock_wait, scope))
             yield context
-    finally:
-        context.close()
+        except SQLMeshComponentError:
+            raise
+        except Exception as error:  # any driver's
+            raise explain(error, request.project) from error
 
 
 class StateLock:
@@ -153,14 +156,11 @@ class StateLock:
     def _schema(self) -> str:
         return self._context.config.get_state_schema(self._context.selected_gateway) or "sqlmesh"
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the lock."""
+    def __enter__(self) -> None:
         self.acquire()
-        try:
-            yield
-        finally:
-            self.release()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def acquire(self) -> None:
         """Wait for the lock. DuckDB locks its file itself, for both scopes.

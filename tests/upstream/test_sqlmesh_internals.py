@@ -275,7 +275,7 @@ def test_connection_pool_has_the_connections_of_all_threads(planned: Open) -> No
     context = planned(load=False)
     adapter = context.engine_adapter
     adapter.fetchone("SELECT 1")
-    connections_of_this_thread = internals.open_connections([adapter])
+    connections_of_this_thread = internals.open_connections(adapter)
     assert any(hasattr(handle, "interrupt") for handle in connections_of_this_thread), (
         "DuckDB's connections can be interrupted"
     )
@@ -283,7 +283,7 @@ def test_connection_pool_has_the_connections_of_all_threads(planned: Open) -> No
 
     def in_thread() -> None:
         adapter.fetchone("SELECT 1")
-        connections_of_other_thread.append(internals.open_connections([adapter]))
+        connections_of_other_thread.append(internals.open_connections(adapter))
 
     thread = threading.Thread(target=in_thread)
     thread.start()
@@ -298,7 +298,7 @@ def test_connection_pool_opens_another_connection_and_has_the_last_query_of_each
     adapter.fetchone("SELECT 1")
     another = internals.new_connection(adapter)
     assert another.cursor().execute("SELECT 2").fetchone() == (2,)
-    assert id(another) not in {id(handle) for handle in internals.open_connections([adapter])}
+    assert id(another) not in {id(handle) for handle in internals.open_connections(adapter)}
     assert internals.query_jobs(adapter) == []
     BigQueryEngineAdapter._query_job.fset(adapter, "a job")
     assert internals.query_jobs(adapter) == ["a job"]
@@ -564,7 +564,7 @@ def test_materializations_are_loaded_without_models(planned: Open, folder: Path)
 
 
 def test_janitor_cannot_delete_the_table_of_a_removed_model_in_dev_only_mode(opened: Open, folder: Path) -> None:
-    """If SQLMesh learns to, `_leave_own_tables` of the worker's janitor can go."""
+    """If SQLMesh learns to, `_without_own_table` of the worker's janitor can go."""
     more = "virtual_environment_mode: dev_only\nsnapshot_ttl: in 0 seconds\n"
     (folder / "config.yaml").write_text((folder / "config.yaml").read_text() + more)
     first = opened()

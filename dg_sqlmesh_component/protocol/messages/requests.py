@@ -112,7 +112,7 @@ class LockRequest(Request):
     # What holds the lock. Runs that wait for it log this text, with the id of the run.
     HOLDER: ClassVar[str]  # short: a name of PostgreSQL's sessions has 63 characters
     # The scopes of the locks that it holds all the time, in the order in which they are taken.
-    LOCKS: ClassVar[tuple[str, ...]] = ("runs",)
+    LOCKS: ClassVar[tuple[str, ...]] = ("changes", "runs")
     job: JobSettings = JobSettings()
 
     @property
@@ -178,7 +178,7 @@ class EvaluationRequest(LockRequest):
     @property
     def locks(self) -> tuple[str, ...]:
         """A plan may compute the very versions that another environment than prod shows."""
-        return ("runs",) if self.environment == "prod" else ("changes", "runs")
+        return ("runs",) if self.environment == "prod" else self.LOCKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +251,6 @@ class JanitorRequest(LockRequest):
     """Run SQLMesh's janitor once; the answer is one `JanitorFinished`."""
 
     HOLDER = "janitor run"
-    LOCKS: ClassVar[tuple[str, ...]] = ("changes", "runs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +319,6 @@ class TakeBackRequest(LockRequest):
     """
 
     HOLDER = "plan of run"
-    LOCKS: ClassVar[tuple[str, ...]] = ("changes", "runs")
     environment: str
     plans: frozenset[str]  # the plans that jobs of the component have begun to apply
     interrupted: tuple[Interval, ...]  # as in `PlanApproval`

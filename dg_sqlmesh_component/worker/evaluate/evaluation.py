@@ -78,16 +78,10 @@ _DAY = 24 * 60 * 60 * 1000
 
 def evaluate(request: msg.EvaluationRequest, pipe: Pipe, context_type: type[EvaluationContext]) -> None:
     """Serve the request. Every fact goes into the pipe as soon as it is known."""
-    try:
-        with locked_context(
-            request, partial(_open, request, pipe, context_type), pipe, writes=not request.dry_run
-        ) as context:
-            _serve(context)
-            pipe.await_release()
-    except SQLMeshComponentError:
-        raise
-    except Exception as error:  # any driver's
-        raise explain(error, request.project, request.environment) from error
+    open_project = partial(_open, request, pipe, context_type)
+    with locked_context(request, open_project, pipe, writes=not request.dry_run) as context:
+        _serve(context)
+        pipe.await_release()
 
 
 def _serve(context: EvaluationContext) -> None:
@@ -95,8 +89,6 @@ def _serve(context: EvaluationContext) -> None:
     pipe = context.tracker.pipe
     try:
         pipe.send(_evaluate(context))
-    except SQLMeshComponentError as error:
-        pipe.fail(error)
     except SignalEvalError as error:
         pipe.fail(context.tracker.fail_signal(error))
     except Exception as error:  # noqa: BLE001  # SQLMesh, its engine's driver and a project's signals raise anything

@@ -65,7 +65,7 @@ class RunContext(EvaluationContext):
         """
         pipe = self.tracker.pipe
         try:
-            stack.enter_context(StateLock(self, self.request, LockWait(pipe, 0), CHANGES).held())
+            stack.enter_context(StateLock(self, self.request, LockWait(pipe, 0), CHANGES))
         except DatabaseInUseError as error:
             pipe.log("info", f"This run leaves out SQLMesh's janitor. {error.__cause__}")  # without the wait
             return True

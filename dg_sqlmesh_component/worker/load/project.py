@@ -204,7 +204,7 @@ class _ManifestNodes:
             signals=tuple(name for name, _ in model.signals if name),
             columns=columns[:MAX_COLUMNS],
             columns_cut=max(0, len(columns) - MAX_COLUMNS),
-            audits=self._audits(model, dialect),
+            audits=_audits(model.audits_with_args, dialect),
             depends_on=tuple(sorted(model.depends_on)),
             table_name=self._table_name(model),
             gateway=model.gateway,
@@ -223,50 +223,13 @@ class _ManifestNodes:
         )
 
     def standalone_audit(self, audit: SQLMeshStandaloneAudit) -> StandaloneAudit:
-        return StandaloneAudit(
-            audit=Audit(
-                name=audit.name,
-                position=0,
-                check_name=check_names([(audit.name, {})])[0],
-                blocking=False,
-                args={},
-                args_hash=arguments_hash({}),
-                query=_query(audit),
-                path=_path_of(audit),
-                description=audit.description,
-            ),
-            depends_on=tuple(sorted(audit.depends_on)),
-            cron=audit.cron,
-            owner=audit.owner,
-            dbt=self._dbt(audit),
-        )
+        [check] = _audits([(audit, {})], None)
+        return StandaloneAudit(check, tuple(sorted(audit.depends_on)), audit.cron, audit.owner, self._dbt(audit))
 
     @staticmethod
     def _columns(model: SQLMeshModel) -> tuple[Column, ...]:
         descriptions, types = model.column_descriptions, column_types(model, model.columns_to_types)
         return tuple(Column(name, type_, descriptions.get(name)) for name, type_ in types.items())
-
-    def _audits(self, model: SQLMeshModel, dialect: str | None) -> tuple[Audit, ...]:
-        uses = [
-            (position, audit, args, audit_arguments(args, dialect))
-            for position, (audit, args) in enumerate(model.audits_with_args)
-            if not audit.skip  # SQLMesh does not evaluate skipped audits
-        ]
-        names = check_names([(audit.name, texts) for _, audit, _, texts in uses])
-        return tuple(
-            Audit(
-                name=audit.name,
-                position=position,
-                check_name=check_name,
-                blocking=is_blocking(audit, args),
-                args=texts,
-                args_hash=arguments_hash(args),
-                query=_query(audit),
-                path=_path_of(audit),
-                description=None,
-            )
-            for (position, audit, args, texts), check_name in zip(uses, names, strict=True)
-        )
 
     def _table_name(self, model: SQLMeshModel) -> str:
         """The table of an external model; of other models, the view that the environment shows."""
@@ -290,6 +253,30 @@ class _ManifestNodes:
             severity=str(severity).lower() if severity else None,
             tests=self._dbt_models.get(config.get("attached_node") or ""),
         )
+
+
+def _audits(used: Iterable[tuple[Any, dict[str, Any]]], dialect: str | None) -> tuple[Audit, ...]:
+    """The audits of a node, with their arguments."""
+    uses = [
+        (position, audit, args, audit_arguments(args, dialect))
+        for position, (audit, args) in enumerate(used)
+        if not audit.skip  # SQLMesh does not evaluate skipped audits
+    ]
+    names = check_names([(audit.name, texts) for _, audit, _, texts in uses])
+    return tuple(
+        Audit(
+            name=audit.name,
+            position=position,
+            check_name=check_name,
+            blocking=is_blocking(audit, args),
+            args=texts,
+            args_hash=arguments_hash(args),
+            query=_query(audit),
+            path=_path_of(audit),
+            description=getattr(audit, "description", None),
+        )
+        for (position, audit, args, texts), check_name in zip(uses, names, strict=True)
+    )
 
 
 def _query(definition: Any) -> str | None:

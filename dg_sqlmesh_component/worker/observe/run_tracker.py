@@ -84,7 +84,7 @@ class RunTracker(Tracker):
         self, batched_intervals: dict[Snapshot, list[msg.Interval]], *_: Any, **__: Any
     ) -> None:
         self.planned = {snapshot.name: tuple(batches) for snapshot, batches in batched_intervals.items()}
-        self._progress.plan(self.planned)
+        self.progress.plan(self.planned)
         self._start_reports()
         partly = [fqn for fqn in self.waiting.by if self.planned.get(fqn)]
         others_wait = {fqn: msg.NodeIdle(fqn, held_back_by=self.waiting.by[fqn]) for fqn in partly}
@@ -118,7 +118,7 @@ class RunTracker(Tracker):
         self.is_through = False
         self._idle = None
         self.up_to_date.clear()
-        for record in (self.unready_signals, self._failed, self._blocked, self._forgotten, self._reported):
+        for record in (self.unready_signals, self.failed, self._blocked, self._forgotten, self._reported):
             record.clear()
         self.pipe.send(msg.EvaluationPlanned({}))
         text = "A plan changed the environment during the run: SQLMesh starts over with the models promoted now."
@@ -141,10 +141,10 @@ class RunTracker(Tracker):
     def _report_coverage(self, fqn: str) -> None:
         if self._coverages is None:
             return
-        if coverage := self._coverages.of(fqn, self._progress.finished(fqn), self._forgotten.get(fqn, ())):
+        if coverage := self._coverages.of(fqn, self.progress.finished(fqn), self._forgotten.get(fqn, ())):
             self.pipe.send(coverage)
 
     def report_unfinished_coverage(self) -> None:
         """Send the coverage of planned models whose last batch has not finished."""
-        for fqn in self._progress.unfinished:
+        for fqn in self.progress.unfinished:
             self._report_coverage(fqn)

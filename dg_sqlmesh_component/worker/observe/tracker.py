@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from threading import Thread
 from typing import Any
 
@@ -55,21 +55,12 @@ class Tracker(PipeConsole):
         self.lost_lock: LockLostError | None = None
         self.cut_off: set[str] = set()
         self.is_through = False
-        self._failed: set[str] = set()
+        self.failed: set[str] = set()
         self._blocked: set[str] = set()
         self._reported: list[BaseException] = []
         self._gateways: dict[str, str | None] = {}
-        self._progress = Progress()
+        self.progress = Progress()
         self._progress_reports = Thread(target=self._report_progress, name="dg-sqlmesh-progress", daemon=True)
-
-    def finished(self, fqn: str) -> Sequence[msg.Interval]:
-        """The intervals of the finished batches of a node, in all stages of a plan."""
-        return self._progress.finished(fqn)
-
-    @property
-    def failed(self) -> Set[str]:
-        """The nodes that have failed."""
-        return self._failed
 
     def _start_reports(self) -> None:
         if self._progress_reports.ident is None:
@@ -96,7 +87,7 @@ class Tracker(PipeConsole):
             raise Cancelled from error
         self.before_batch()
         self._gateways[snapshot.name] = snapshot.model_gateway
-        self._progress.start(snapshot.name, time.monotonic())
+        self.progress.start(snapshot.name, time.monotonic())
         self.pipe.send(msg.BatchStarted(snapshot.name))
 
     def update_promotion_progress(self, *_: Any, **__: Any) -> None:
@@ -117,12 +108,12 @@ class Tracker(PipeConsole):
 
     def running(self, default_gateway: str) -> dict[str, str]:
         """The gateway of each node with a batch in flight. Safe from any thread."""
-        return {fqn: self._gateways[fqn] or default_gateway for fqn in self._progress.running}
+        return {fqn: self._gateways[fqn] or default_gateway for fqn in self.progress.running}
 
     def _report_progress(self) -> None:
         while True:
             time.sleep(1)
-            if (report := self._progress.report(time.monotonic())) is not None:
+            if (report := self.progress.report(time.monotonic())) is not None:
                 self.pipe.send(report)
 
     def update_snapshot_evaluation_progress(
@@ -145,7 +136,7 @@ class Tracker(PipeConsole):
         elif error is not None:  # sent now, so that it is known if another model ends the process
             self._reported.append(error)
             self._fail(snapshot.name, error)
-        if self._progress.end(snapshot.name, interval if duration_ms is not None else None):
+        if self.progress.end(snapshot.name, interval if duration_ms is not None else None):
             self.after_last_batch(snapshot)
         self.pipe.send(
             msg.BatchFinished(
@@ -177,7 +168,7 @@ class Tracker(PipeConsole):
             self._fail(fqn, cause)
 
     def _fail(self, fqn: str, cause: BaseException) -> None:
-        self._failed.add(fqn)
+        self.failed.add(fqn)
         audits = cause.errors if isinstance(cause, NodeAuditsErrors) else []
         self.pipe.send(
             msg.NodeFailed(
@@ -195,5 +186,5 @@ class Tracker(PipeConsole):
         failed: dict[str, frozenset[str]] = {}  # those upstream of each node
         for fqn in parents_first(self._blocked, lambda fqn: graph.get(fqn, ())):
             parents = graph.get(fqn, ())
-            failed[fqn] = frozenset(self._failed.intersection(parents)).union(*map(failed.__getitem__, parents))
+            failed[fqn] = frozenset(self.failed.intersection(parents)).union(*map(failed.__getitem__, parents))
         return {fqn: tuple(sorted(failed[fqn])) for fqn in sorted(self._blocked)}

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlmesh.core.engine_adapter import EngineAdapter
 from sqlmesh.core.plan import EvaluatablePlan
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotId
 from sqlmesh.core.snapshot.definition import Interval
@@ -120,7 +119,8 @@ class ConcurrentChanges:
             name: lost(versions.table(node), self.versions.computed.get(name, ()), versions.computed.get(name, ()))
             for name, node in versions.new.items()
         }
-        torn = {name for name, node in versions.others.items() if is_torn(node, self._adapter(node))}
+        adapter_of = self._context.snapshot_evaluator.get_adapter
+        torn = {name for name, node in versions.others.items() if is_torn(node, adapter_of(node.model_gateway))}
         tables = tables_of(self._shown, rows, self._last.rows, lost_by_shown, torn)
         again = find_outdated(versions, _altered(tables), lost=lost_by_new)
         forgotten = self._forget(again, versions)
@@ -199,9 +199,6 @@ class ConcurrentChanges:
 
     def _shown_now(self) -> dict[str, Snapshot]:
         return snapshots_now(self._context, self._shown.values())
-
-    def _adapter(self, snapshot: Snapshot) -> EngineAdapter:
-        return self._context.engine_adapters[snapshot.model_gateway or self._context.selected_gateway]
 
 
 def _altered(tables: Mapping[str, Table]) -> Callable[[str, int, bool], Sequence[Interval]]:

@@ -65,7 +65,7 @@ class PlanTracker(Tracker):
         Nothing is computed of nodes that have to wait, so they have no outcome.
         """
         batches = {snapshot.name: tuple(intervals) for snapshot, intervals in batched_intervals.items() if intervals}
-        self._progress.add(batches)
+        self.progress.add(batches)
         self._start_reports()
         self.pipe.send(msg.EvaluationPlanned(batches, continues=True))
 

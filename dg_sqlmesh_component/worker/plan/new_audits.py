@@ -42,7 +42,7 @@ def evaluate_new_audits(
     unaudited = {
         node: left
         for node in nodes.values()
-        if (left := _not_computed(node, context.tracker.finished(node.name), versions.index))
+        if (left := _not_computed(node, context.tracker.progress.finished(node.name), versions.index))
     }
     if not unaudited:
         return

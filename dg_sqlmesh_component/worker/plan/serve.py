@@ -13,7 +13,6 @@ from sqlmesh.utils.date import now_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.column_changes import lost_values
-from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
 from dg_sqlmesh_component.worker.environment import missing_environment, refuse_lost_versions, stored_environment
 from dg_sqlmesh_component.worker.explain import describe_error, explain
 from dg_sqlmesh_component.worker.intervals.records import compare
@@ -40,21 +39,14 @@ from dg_sqlmesh_component.worker.state_lock import RUNS, LockWait, StateLock, lo
 
 def serve_plan(request: msg.PlanRequest, pipe: Pipe) -> None:
     """Build the plan, send it, and apply it if the request applies and an approval comes."""
-    try:
-        with locked_context(
-            request, partial(open_plan_context, request, pipe), pipe, writes=request.applies
-        ) as context:
-            runs = StateLock(context, request, LockWait(pipe, request.job.overlap_timeout), RUNS)
-            try:
-                _serve(request, context, runs)
-                if request.applies:
-                    pipe.await_release()
-            finally:
-                runs.release()
-    except SQLMeshComponentError:
-        raise
-    except Exception as error:  # any driver's
-        raise explain(error, request.project) from error
+    with locked_context(request, partial(open_plan_context, request, pipe), pipe, writes=request.applies) as context:
+        runs = StateLock(context, request, LockWait(pipe, request.job.overlap_timeout), RUNS)
+        try:
+            _serve(request, context, runs)
+            if request.applies:
+                pipe.await_release()
+        finally:
+            runs.release()
 
 
 def _serve(request: msg.PlanRequest, context: PlanContext, runs: StateLock) -> None:
@@ -65,8 +57,6 @@ def _serve(request: msg.PlanRequest, context: PlanContext, runs: StateLock) -> N
             pipe.send(preview(request, context, runs))
         else:
             pipe.send(_planned(request, context, runs))
-    except SQLMeshComponentError as error:
-        pipe.fail(error)
     except Exception as error:  # noqa: BLE001  # SQLMesh, its engine's driver and code of the project raise anything
         pipe.fail(explain(error, request.project))
 

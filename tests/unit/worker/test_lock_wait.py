@@ -9,11 +9,11 @@ import pytest
 from sqlmesh.core.config import Config, GatewayConfig
 from sqlmesh.core.config.connection import DuckDBConnectionConfig, MotherDuckConnectionConfig
 
-from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
-from dg_sqlmesh_component.protocol.messages import AwaitedTables, JobSettings, OpenProject, PlanRequest
+from dg_sqlmesh_component.protocol.errors import DatabaseInUseError, EvaluationError
+from dg_sqlmesh_component.protocol.messages import AwaitedTables, JanitorRequest, JobSettings, OpenProject, PlanRequest
 from dg_sqlmesh_component.worker import state_lock
 from dg_sqlmesh_component.worker.pipe import Pipe
-from dg_sqlmesh_component.worker.state_lock import CHANGES, RUNS, LockWait, StateLock
+from dg_sqlmesh_component.worker.state_lock import CHANGES, RUNS, LockWait, StateLock, locked_context
 
 BACKFILL = 3_600.0
 
@@ -87,6 +87,16 @@ def test_a_run_says_that_it_waits_once_a_minute_and_how_long_it_still_will(clock
     assert [said.split(" at most")[0] for said in clock.said] == ["Waiting, for 90 seconds", "Waiting, for 30 seconds"]
 
 
+def test_the_error_of_a_driver_is_explained_to_whoever_asked_for_the_lock(clock: Clock) -> None:
+    def fail() -> Any:
+        raise OSError("no route to host")
+
+    request = JanitorRequest(OpenProject(("shop",), None, None, None))
+    explained = pytest.raises(EvaluationError, match="SQLMesh ended the run with an error: OSError: no route to host")
+    with explained, locked_context(request, fail, cast("Pipe", cast("Any", clock))):
+        pass
+
+
 def test_state_without_locks_is_named_once_with_command_that_lets_dagster_start_one_run_at_a_time(clock: Clock) -> None:
     gateway = GatewayConfig(
         connection=DuckDBConnectionConfig(), state_connection=MotherDuckConnectionConfig(token="x", database="state")
@@ -95,7 +105,7 @@ def test_state_without_locks_is_named_once_with_command_that_lets_dagster_start_
     project, job = OpenProject(("shop",), None, None, None), JobSettings(pool="sqlmesh_shop_prod")
     plan = PlanRequest(project, "prod", AwaitedTables(), job=job)
     for scope in (CHANGES, RUNS):  # an apply takes both
-        with StateLock(context, plan, lock_wait(clock, 10), scope).held():
+        with StateLock(context, plan, lock_wait(clock, 10), scope):
             pass
     [said] = clock.said
     assert said.startswith("SQLMesh's state in motherduck cannot be locked")
