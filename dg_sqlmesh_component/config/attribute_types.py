@@ -284,10 +284,6 @@ class Freshness(Attributes, path="freshness"):
         ),
     ]
 
-    def policy(self, longest_gap: timedelta) -> dg.FreshnessPolicy:
-        """The policy of an asset, by the longest time between two ticks of its cron."""
-        return dg.FreshnessPolicy.time_window(longest_gap + self.slack)
-
 
 NOT_OF_ONE_MODEL = {
     "retries": "One step computes all models, so no model has its own. Set `execution.retries` in defs.yaml: the step "

@@ -7,11 +7,7 @@ from functools import cached_property
 
 import dagster as dg
 
-from dg_sqlmesh_component.definitions.project_assets import (
-    ProjectAssets,
-    is_audited_external,
-    tables_behind_views,
-)
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets, is_audited_external
 from dg_sqlmesh_component.definitions.translator import Translator, model_label
 from dg_sqlmesh_component.definitions.upstream import Upstream, parents_first, tables_read
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
@@ -26,7 +22,6 @@ def build_assets(translator: Translator, spec_of: SpecOf, check_spec_of: CheckSp
     """Translate the selected models. Refuse assets that share a key, and overridden specs that cannot be used."""
     manifest, models, attributes = translator.manifest, translator.upstream.models, translator.attributes
     slack = attributes.intervals_check.slack if attributes.intervals_check else None
-    compares_loads = attributes.external_models.late != "ignore"
     specs = translator.asset_specs(spec_of)
     chosen = [models[fqn] for fqn in specs]
     fqn_by_key = _index_keys(chosen, specs)
@@ -35,13 +30,8 @@ def build_assets(translator: Translator, spec_of: SpecOf, check_spec_of: CheckSp
         lambda asset, owner, audit: check_spec_of(asset, owner, audit) if attributes.audits.has_check(audit) else None
     )
     for model in chosen:
-        if attributes.execution_status_check:
-            checks.add_own(translator.status_check_spec(specs[model.fqn].key), model)
-        if slack is not None and model.is_incremental:
-            checks.add_own(translator.intervals_check_spec(specs[model.fqn].key, slack), model)
-        tables = tables_behind_views(model, models) if compares_loads and model.is_incremental else set()
-        if not tables.isdisjoint(translator.upstream.awaited):
-            checks.add_own(translator.late_data_check_spec(specs[model.fqn].key), model)
+        for spec in translator.own_check_specs(model, specs[model.fqn].key):
+            checks.add_own(spec, model)
         for audit in model.audits:
             checks.add(specs[model.fqn], model, audit)
     carriers = _Carriers(chosen, models)

@@ -12,10 +12,10 @@ from typing import TypeVar
 import dagster as dg
 
 from dg_sqlmesh_component.definitions.translator import LATE_DATA_CHECK
-from dg_sqlmesh_component.definitions.upstream import Upstream, parents_first, tables_read
+from dg_sqlmesh_component.definitions.upstream import Upstream, parents_first, tables_behind_views, tables_read
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import did_you_mean, fenced, unquoted
-from dg_sqlmesh_component.protocol.graph import reachable
+from dg_sqlmesh_component.protocol.graph import grouped, reachable
 from dg_sqlmesh_component.protocol.manifest import (
     Audit,
     Manifest,
@@ -27,8 +27,6 @@ from dg_sqlmesh_component.protocol.manifest import (
 )
 
 _Evaluated = TypeVar("_Evaluated", bound=UsedAudit)
-_Group = TypeVar("_Group")
-_Member = TypeVar("_Member")
 
 
 @dataclass(frozen=True)
@@ -172,24 +170,6 @@ class ProjectAssets:
         if node in self.standalone_audits:
             return (self.standalone_audits[node].audit,)
         return self.models[node].audits if node in self.models else ()
-
-
-def grouped(pairs: Iterable[tuple[_Group, _Member]]) -> dict[_Group, list[_Member]]:
-    """The second members of the pairs, by the first."""
-    groups: dict[_Group, list[_Member]] = {}
-    for group, member in pairs:
-        groups.setdefault(group, []).append(member)
-    return groups
-
-
-def tables_behind_views(model: Model, models: Mapping[str, Model]) -> set[str]:
-    """The tables that a model reads, also through views and embedded models."""
-
-    def behind(node: str) -> Sequence[str]:
-        of = models.get(node)
-        return of.depends_on if of is not None and of.kind in ("VIEW", "EMBEDDED") else ()
-
-    return reachable(model.depends_on, behind)
 
 
 def is_audited_external(table: str, models: Mapping[str, Model]) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
-from dg_sqlmesh_component.protocol.messages import JobSettings, Sampling
+from dg_sqlmesh_component.protocol.messages import JobSettings
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,6 @@ class Settings:
             execution.tag_concurrency_limits,
             "row_count" in self.attributes.include_metadata,
         )
-
-    @property
-    def sampling(self) -> Sampling | None:
-        """Which rows of failed audits to show; None for none."""
-        return self.attributes.audits.sampling
 
     @property
     def plan_job(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
@@ -23,7 +23,7 @@ from dg_sqlmesh_component.config.durations import duration_of
 from dg_sqlmesh_component.config.external_models import ExternalTable
 from dg_sqlmesh_component.dagster_internals.assets import EXTERNAL_TAG, is_accepted_cron
 from dg_sqlmesh_component.definitions.automation import cron_tick_condition, longest_gap
-from dg_sqlmesh_component.definitions.upstream import Upstream, parents_first
+from dg_sqlmesh_component.definitions.upstream import Upstream, parents_first, tables_behind_views
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.formatting import as_sentence, counted, duration_text, fenced
 from dg_sqlmesh_component.protocol.manifest import Audit, DbtNode, Manifest, Model, StandaloneAudit, split_fqn
@@ -223,24 +223,25 @@ class Translator:
         if configured is None or model.kind == "SEED" or model.end is not None:
             return None
         require_five_fields(model, "freshness")
-        return configured.policy(longest_gap(model.cron, model.cron_tz or "UTC"))
+        return dg.FreshnessPolicy.time_window(longest_gap(model.cron, model.cron_tz or "UTC") + configured.slack)
 
-    @staticmethod
-    def status_check_spec(key: dg.AssetKey) -> dg.AssetCheckSpec:
-        text = "Passes if SQLMesh executed the model or had nothing to do."
-        return dg.AssetCheckSpec(STATUS_CHECK, asset=key, description=text)
-
-    @staticmethod
-    def intervals_check_spec(key: dg.AssetKey, slack: timedelta) -> dg.AssetCheckSpec:
-        longer = f"for longer than {duration_text(slack)} " if slack else ""
-        text = f"Fails if an expected interval is missing {longer}after its cron tick."
-        metadata = {"sqlmesh/slack_seconds": slack.total_seconds()}
-        return dg.AssetCheckSpec(INTERVALS_CHECK, asset=key, description=text, metadata=metadata)
-
-    @staticmethod
-    def late_data_check_spec(key: dg.AssetKey) -> dg.AssetCheckSpec:
-        text = "Warns if a partition of a source was loaded after the model was computed for it."
-        return dg.AssetCheckSpec(LATE_DATA_CHECK, asset=key, description=text)
+    def own_check_specs(self, model: Model, key: dg.AssetKey) -> Iterator[dg.AssetCheckSpec]:
+        """The checks of a model that belong to no audit."""
+        attributes, upstream = self.attributes, self.upstream
+        if attributes.execution_status_check:
+            text = "Passes if SQLMesh executed the model or had nothing to do."
+            yield dg.AssetCheckSpec(STATUS_CHECK, asset=key, description=text)
+        if attributes.intervals_check is not None and model.is_incremental:
+            slack = attributes.intervals_check.slack
+            longer = f"for longer than {duration_text(slack)} " if slack else ""
+            text = f"Fails if an expected interval is missing {longer}after its cron tick."
+            metadata = {"sqlmesh/slack_seconds": slack.total_seconds()}
+            yield dg.AssetCheckSpec(INTERVALS_CHECK, asset=key, description=text, metadata=metadata)
+        compares_loads = attributes.external_models.late != "ignore" and model.is_incremental
+        tables = tables_behind_views(model, upstream.models) if compares_loads else set()
+        if not tables.isdisjoint(upstream.awaited):  # this also refuses a name of `wait.tables` that no model reads
+            text = "Warns if a partition of a source was loaded after the model was computed for it."
+            yield dg.AssetCheckSpec(LATE_DATA_CHECK, asset=key, description=text)
 
     def audit_check_spec(self, node: Model | StandaloneAudit, audit: Audit, key: dg.AssetKey) -> dg.AssetCheckSpec:
         """The check of one audit. It blocks if a failed audit stops the model and its downstream models.

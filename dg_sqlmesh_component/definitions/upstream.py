@@ -13,7 +13,7 @@ from dg_sqlmesh_component.config.external_models import ExternalModels, External
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import block, counted, listed
-from dg_sqlmesh_component.protocol.graph import reachable
+from dg_sqlmesh_component.protocol.graph import grouped, reachable
 from dg_sqlmesh_component.protocol.manifest import Manifest, Model, split_fqn
 
 
@@ -65,10 +65,9 @@ class Upstream:
 
     def _refuse_shared_default_keys(self) -> None:
         """Refuse two external tables whose default keys are equal, as for models (ADR-0013)."""
-        tables: dict[dg.AssetKey, list[ExternalTable]] = {}
-        for fqn in sorted(self.tables_read, key=lambda fqn: len(split_fqn(fqn))):  # one without a catalog keeps the key
-            if self.is_external(fqn) and fqn not in self.configured_keys:
-                tables.setdefault(self.external_key(fqn), []).append(ExternalTable.of(fqn))
+        others = [fqn for fqn in self.external_tables if fqn not in self.configured_keys]
+        others.sort(key=lambda fqn: len(split_fqn(fqn)))  # one without a catalog keeps the key
+        tables = grouped((self.external_key(fqn), ExternalTable.of(fqn)) for fqn in others)
         shared = {key.to_user_string(): same for key, same in tables.items() if len(same) > 1}
         if shared and self._external_models.key is None:
             names = [f"{key} ({', '.join(table.table_name for table in same)})" for key, same in shared.items()]
@@ -166,6 +165,16 @@ def tables_read(fqns: Iterable[str], models: Mapping[str, Model]) -> list[str]:
 
     nodes = reachable(fqns, lambda fqn: models[fqn].depends_on if is_embedded(fqn) else ())
     return sorted(fqn for fqn in nodes if not is_embedded(fqn))
+
+
+def tables_behind_views(model: Model, models: Mapping[str, Model]) -> set[str]:
+    """The tables that a model reads, also through views and embedded models."""
+
+    def behind(node: str) -> Sequence[str]:
+        of = models.get(node)
+        return of.depends_on if of is not None and of.kind in ("VIEW", "EMBEDDED") else ()
+
+    return reachable(model.depends_on, behind)
 
 
 def external_tables_read(models: Iterable[Model], of: Mapping[str, Model]) -> dict[str, msg.TablesRead]:

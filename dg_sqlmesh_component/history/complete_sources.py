@@ -18,6 +18,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals.assets import time_dimension
 from dg_sqlmesh_component.history.partition_windows import WindowsUntil, split_key, windows_by_key, windows_until
+from dg_sqlmesh_component.protocol.graph import grouped
 from dg_sqlmesh_component.protocol.intervals import merged, subtract
 from dg_sqlmesh_component.protocol.messages import FOREVER, Interval
 
@@ -189,9 +190,7 @@ def _refusals(results: Sequence[CheckResult], loads: Mapping[str | None, Load]) 
 
 def _refusal_of(results: Iterable[CheckResult]) -> Callable[[Load], Refusal | None]:
     """A function that finds the check that refuses a load; None if none does."""
-    checks: dict[str, list[CheckResult]] = defaultdict(list)
-    for result in sorted(results, key=lambda result: result.order):
-        checks[result.check].append(result)
+    checks = grouped((result.check, result) for result in sorted(results, key=attrgetter("order")))
     for_all = [
         Refusal(check, CheckStatus.FAILED, is_of_all=True)
         for check, of_check in sorted(checks.items())

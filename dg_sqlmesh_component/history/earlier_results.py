@@ -120,20 +120,24 @@ def data_in(metadata: Mapping[str, dg.MetadataValue]) -> Data | None:
     return stored.environment, msg.AuditedData(stored.version, *stored.hashes), stored.up_to
 
 
+def check_result(
+    check: dg.AssetCheckKey, passed: bool, severity: dg.AssetCheckSeverity, text: str, metadata: Mapping[str, Any]
+) -> dg.AssetCheckResult:
+    """The result of a check of this package, which always names it."""
+    key, name = check.asset_key, check.name
+    return dg.AssetCheckResult(
+        passed=passed, asset_key=key, check_name=name, metadata=metadata, severity=severity, description=text
+    )
+
+
 def repeated(
     check: dg.AssetCheckKey, earlier: EarlierResult, why: str, metadata: Mapping[str, Any]
 ) -> dg.AssetCheckResult:
     """An earlier result once more, labelled with its run and time, and with why the check was not evaluated."""
     is_command = earlier.sentence.rpartition("\n")[2].startswith("    ")  # which stands alone, to be copied
     evaluated = f"Evaluated {utc_text(round(earlier.evaluated_at * 1000))}. Repeated, because {why}."
-    return dg.AssetCheckResult(
-        asset_key=check.asset_key,
-        check_name=check.name,
-        passed=earlier.passed,
-        severity=earlier.severity,
-        description=earlier.sentence + ("\n\n" if is_command else " ") + evaluated,
-        metadata={**metadata, **earlier.label},
-    )
+    text = earlier.sentence + ("\n\n" if is_command else " ") + evaluated
+    return check_result(check, earlier.passed, earlier.severity, text, {**metadata, **earlier.label})
 
 
 def not_evaluated(check: dg.AssetCheckKey, reason: str, rewritten_in: str | None = None) -> dg.AssetCheckResult:
@@ -142,31 +146,16 @@ def not_evaluated(check: dg.AssetCheckKey, reason: str, rewritten_in: str | None
     Args:
         rewritten_in: The environment whose rows may be others than in earlier results. None: they are not.
     """
-    return dg.AssetCheckResult(
-        asset_key=check.asset_key,
-        check_name=check.name,
-        passed=False,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=f"Not evaluated: {reason}",
-        metadata={NOT_EVALUATED: True, **(internal(rewritten_in=rewritten_in) if rewritten_in else {})},
-    )
+    metadata = {NOT_EVALUATED: True, **(internal(rewritten_in=rewritten_in) if rewritten_in else {})}
+    return check_result(check, False, dg.AssetCheckSeverity.WARN, f"Not evaluated: {reason}", metadata)
 
 
 def evaluation_of(
     result: dg.AssetCheckResult, target: Any = None, *, blocking: bool = False
 ) -> dg.AssetCheckEvaluation:
     """The result as an event about a materialization. `blocking`: whether a failure stops steps downstream."""
-    check = key_of(result)
-    return dg.AssetCheckEvaluation(
-        asset_key=check.asset_key,
-        check_name=check.name,
-        passed=result.passed,
-        metadata=result.metadata,
-        target_materialization_data=target,
-        severity=result.severity,
-        description=result.description,
-        blocking=blocking,
-    )
+    # Both have the same fields, in another order.
+    return dg.AssetCheckEvaluation(**result._asdict(), target_materialization_data=target, blocking=blocking)
 
 
 def key_of(result: dg.AssetCheckResult) -> dg.AssetCheckKey:

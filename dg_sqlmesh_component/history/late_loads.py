@@ -22,13 +22,14 @@ from pydantic import TypeAdapter
 
 from dg_sqlmesh_component.dagster_internals.assets import HasAssets, Loader, time_dimension
 from dg_sqlmesh_component.dagster_internals.event_log import check_records, last_check_records
-from dg_sqlmesh_component.definitions.project_assets import ProjectAssets, grouped
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.partition_windows import windows_of
 from dg_sqlmesh_component.history.source_events import last_loads, last_materializations
 from dg_sqlmesh_component.history.sources import awaited_loaders
 from dg_sqlmesh_component.history.stored_record import internal, internal_part
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.graph import grouped
 from dg_sqlmesh_component.protocol.intervals import common, merged, subtract
 
 _MAX_RECORDS = 50

@@ -16,7 +16,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.graph import reachable
+from dg_sqlmesh_component.protocol.graph import grouped, reachable
 from dg_sqlmesh_component.protocol.manifest import split_fqn
 
 _LINEAGE = "dagster/column_lineage"
@@ -115,9 +115,7 @@ def affected_assets(
 
     others = graph.get_all_asset_keys() - assets.fqn_by_key.keys()
     relevant = reachable(others, lambda key: _neighbours(graph, key, "parent_keys"))
-    by_name: dict[tuple[str, ...], list[dg.AssetKey]] = {}
-    for key in others:
-        by_name.setdefault(tuple(key.path[-2:]), []).append(key)
+    by_name = grouped((tuple(key.path[-2:]), key) for key in others)
     affected: dict[str, Sequence[Affected]] = {}
     for model in plan.models:
         if model.change in (None, "metadata") or not model.table.exists:  # SQLMesh changes no rows of an external table

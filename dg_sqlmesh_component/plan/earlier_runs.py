@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import dagster as dg
 from pydantic import TypeAdapter
@@ -20,32 +19,26 @@ DIGEST_TAG = "sqlmesh/plan_digest"
 _MAX_ATTEMPTS = 20
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """A run that has begun to apply the plan and has not finished it."""
-
-    run_id: str
-    # By name of the model, what SQLMesh had yet to drop when this attempt began.
-    losses: Mapping[str, tuple[msg.ColumnChange, ...]]
+Losses = Mapping[str, tuple[msg.ColumnChange, ...]]
+"""By name of the model, what SQLMesh has yet to drop."""
 
 
 def earlier_attempts(
     instance: dg.DagsterInstance, apply_job: str, state: str, digest: str, run_id: str
-) -> list[Attempt]:
+) -> dict[str, Losses]:
     """The attempts since the plan was applied last, the oldest first, without the own run (`run_id`).
 
     Those of other states (`state_tag`) do not count: another code location may have a job of this name.
     """
     of_plan = dg.RunsFilter(job_name=apply_job, tags={DIGEST_TAG: digest, APPLIES_TAG: state})
-    attempts = []
+    attempts: dict[str, Losses] = {}
     for record in instance.get_run_records(of_plan, limit=_MAX_ATTEMPTS):
         if record.dagster_run.is_success:
             break
         # A refused run has computed nothing.
         if record.dagster_run.run_id != run_id and computing_since(record) is not None:
-            losses = dict(_reported_losses(instance, record.dagster_run.run_id))
-            attempts.append(Attempt(record.dagster_run.run_id, losses))
-    return attempts[::-1]
+            attempts[record.dagster_run.run_id] = dict(_reported_losses(instance, record.dagster_run.run_id))
+    return dict(reversed(attempts.items()))
 
 
 def _reported_losses(instance: dg.DagsterInstance, run_id: str) -> Iterator[tuple[str, tuple[msg.ColumnChange, ...]]]:
@@ -56,11 +49,11 @@ def _reported_losses(instance: dg.DagsterInstance, run_id: str) -> Iterator[tupl
                 yield model["name"], tuple(msg.ColumnChange(**column) for column in model["dropped_columns"])
 
 
-def all_losses(attempts: Iterable[Attempt], plan: msg.PlanBuilt) -> dict[str, tuple[msg.ColumnChange, ...]]:
+def all_losses(attempts: Iterable[Losses], plan: msg.PlanBuilt) -> dict[str, tuple[msg.ColumnChange, ...]]:
     """By name of the model, what all attempts have dropped, if this one has applied the plan."""
     losses: dict[str, tuple[msg.ColumnChange, ...]] = {}
     own = {model.name: model.table.destructive for model in plan.models}
-    for of_attempt in (*(attempt.losses for attempt in attempts), own):
+    for of_attempt in (*attempts, own):
         for name, columns in of_attempt.items():
             losses[name] = tuple(dict.fromkeys([*losses.get(name, ()), *columns]))
     return {name: columns for name, columns in losses.items() if columns}
@@ -98,11 +91,7 @@ def kept_audits(
     return [
         (run.run_id, outcome)
         for run in reversed(runs)
-        for outcome in _kept_in(instance, run.run_id)
+        for _, metadata in step_metadata(instance, run.run_id)
+        for outcome in _STORED.validate_python(internal_part(metadata, _KEY) or [])
         if outcome.audits[0].audited_data == wanted.get(outcome.fqn)
     ]
-
-
-def _kept_in(instance: dg.DagsterInstance, run_id: str) -> Iterator[AuditOnlyOutcome]:
-    for _, metadata in step_metadata(instance, run_id):
-        yield from _STORED.validate_python(internal_part(metadata, _KEY) or [])

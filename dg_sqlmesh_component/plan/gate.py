@@ -5,6 +5,7 @@ Messages name all models and intervals, however many: nobody can approve what th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -71,8 +72,7 @@ def refusals(
         *_lost_intervals(plan, decision, names),
         *_uncategorized(plan),
         *_not_loaded(plan),
-        *_ambiguous_names(plan, decision, names),
-        *_unknown_names(plan, decision, names),
+        *_wrong_names(plan, decision, names),
         *_over_budget(plan, budget, "apply", is_allowed=decision.over_budget),
     ]
 
@@ -281,22 +281,18 @@ def _not_loaded(plan: msg.PlanBuilt) -> Iterator[Refusal]:
         yield Refusal("not_loaded", tuple(model.name for model in lost), message)
 
 
-def _ambiguous_names(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> Iterator[Refusal]:
-    for option, written in decision.lists.items():
-        for name in () if _has_finished(plan) else written:
+def _wrong_names(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> Iterator[Refusal]:
+    planned = {model.fqn for model in plan.models}
+    for option, written in ({} if _has_finished(plan) else decision.lists).items():
+        for name in written:
             if len(fitting := names.fitting(name)) > 1:
                 message = (
                     f"`{option}` in the run config names {name}, which fits {len(fitting)} models. Write the one "
                     "that you mean, as here: " + ", ".join(f"'{names.to_write(fqn)}'" for fqn in fitting) + "."
                 )
                 yield Refusal("ambiguous_model", tuple(fitting), message)
-
-
-def _unknown_names(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> Iterator[Refusal]:
-    planned = {model.fqn for model in plan.models}
-    for option, written in decision.lists.items():
         unknown = tuple(name for name in written if planned.isdisjoint(names.fitting(name)))
-        if unknown and decision.digest is not None and not _has_finished(plan):
+        if unknown and decision.digest is not None:
             message = (
                 f"`{option}` in the run config names {', '.join(unknown)}, which the plan does not change. Remove it."
             )
@@ -358,10 +354,7 @@ def apply_config(
 
 def headline(plan: msg.PlanBuilt) -> str:
     """How many models the plan changes and computes, and whether it changes something else, in one line."""
-    kinds: dict[str, int] = {}
-    for model in plan.models:
-        if model.change is not None:
-            kinds[model.change] = kinds.get(model.change, 0) + 1
+    kinds = Counter(model.change for model in plan.models if model.change is not None)
     words = {"indirect": "indirectly changed", "metadata": "with changed metadata"}
     changes = ", ".join(f"{number} {words.get(kind, kind)}" for kind, number in kinds.items()) or "no changed models"
     changes += ", changed statements or requirements" if plan.statements else ""

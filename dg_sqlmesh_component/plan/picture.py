@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from dg_sqlmesh_component.plan.affected import Affected
+from dg_sqlmesh_component.plan.affected import Affected, by_asset
 from dg_sqlmesh_component.plan.data_tables import without_key
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted
@@ -61,16 +61,10 @@ def _readers(
     nodes: Mapping[str, int], upstream: Mapping[str, Sequence[str]], affected: Mapping[str, Sequence[Affected]]
 ) -> dict[str, list[str]]:
     """The affected assets, each with the models of the picture that no other such model is downstream of."""
-    models: dict[str, list[str]] = {}
-    for fqn in nodes:
-        for asset in affected.get(fqn, ()):
-            if not asset.is_affected:
-                continue
-            models.setdefault(asset.asset, []).append(fqn)
+    models = by_asset({fqn: affected.get(fqn, ()) for fqn in nodes})
     above = {fqn: reachable(upstream.get(fqn, ()), lambda node: upstream.get(node, ())) for fqn in nodes}
     return {
-        asset: [fqn for fqn in fqns if not any(fqn in above[other] for other in fqns)]
-        for asset, fqns in sorted(models.items())
+        asset: [fqn for fqn in fqns if not any(fqn in above[other] for other in fqns)] for asset, fqns in models.items()
     }
 
 

@@ -35,7 +35,7 @@ def show_preview(context: dg.OpExecutionContext, settings: Settings) -> Iterator
         dagster.DagsterExecutionInterruptedError: At the end, if the step was cancelled (SIGINT, SIGTERM).
     """
     step = _PreviewStep(context, settings, _required_environment(context, settings))
-    yield from step.planning.session.drive(step.run())
+    yield from step.session.drive(step.run())
 
 
 def close_preview(context: dg.OpExecutionContext, settings: Settings) -> Iterator[Any]:
@@ -79,28 +79,25 @@ def _required_environment(context: dg.OpExecutionContext, settings: Settings) ->
         raise dg.Failure(str(error), allow_retries=False) from None
 
 
-class _PreviewStep:
+class _PreviewStep(Planning):
     """One request: it plans the preview, applies that plan, and compares the data with prod."""
 
     def __init__(self, context: dg.OpExecutionContext, settings: Settings, environment: str) -> None:
-        self._context = context
-        self._settings = settings
+        super().__init__(context, settings, PlanReport(environment, is_preview=True), _ADVICE)
         self._name = environment
-        self._report = PlanReport(environment, is_preview=True)
-        self.planning = Planning(context, settings, self._report, _ADVICE)
 
     def run(self) -> Iterator[Any]:
         """Yield the result of the step."""
         self._context.instance.add_run_tags(self._context.run.run_id, {PREVIEW_TAG: self._name})
-        for event in self.planning.events(self._request()):
+        for event in self.events(self._request()):
             if isinstance(event, msg.ModelCompared):
-                self._report.diff.append(event)
+                self.report.diff.append(event)
             elif isinstance(event, msg.AuditsCompared):
-                self._report.audits.append(event)
+                self.report.audits.append(event)
             elif isinstance(event, msg.PlanBuilt) and event.environment == self._name:
-                self.planning.session.answer(self._approval(event))
+                self.session.answer(self._approval(event))
             elif isinstance(event, msg.PlanBuilt):  # what remains to be done after the merge
-                self._report.prod = self.planning.for_prod(event, Decision())
+                self.report.prod = self.for_prod(event, Decision())
         self._end()
         yield dg.Output(None)
 
@@ -111,40 +108,40 @@ class _PreviewStep:
             self._settings.project.open_request,
             self._name,
             job=self._settings.job(self._context.run.run_id),
-            sampling=self._settings.sampling,
-            tables=self.planning.tables,
+            sampling=self._settings.attributes.audits.sampling,
+            tables=self.tables,
             select=tuple(self._context.op_config["select"]),
             diff=attributes.preview.limits,
         )
 
     def _approval(self, plan: msg.PlanBuilt) -> msg.PlanApproval:
         """Report the plan of the preview. If it is refused, the step ends here."""
-        seconds, excess = self.planning.estimated(plan)
+        seconds, excess = self.estimated(plan)
         config = self._context.op_config
         found = preview_refusals(
             plan, allow_pending=config["allow_pending"], over_budget=config["over_budget"], budget=excess
         )
-        self._report.preview = Planned(plan, seconds, found)
-        self.planning.publish(headline(plan))
-        self.planning.refuse("preview")
+        self.report.preview = Planned(plan, seconds, found)
+        self.publish(headline(plan))
+        self.refuse("preview")
         instance, run_id, state = self._context.instance, self._context.run.run_id, self._settings.changes_tag
         instance.add_run_tags(run_id, {CHANGES_TAG: state})
         interrupted = interrupted_changes(instance, state, mark_as_computing(instance, run_id))
         return msg.PlanApproval((), msg.Records({}), interrupted)
 
     def _end(self) -> None:
-        report, planned = self._report, self._report.preview
+        report, planned = self.report, self.report.preview
         if report.prod is not None:
-            report.affected = self.planning.affected(report.prod.plan, report.diff)
+            report.affected = self.affected(report.prod.plan, report.diff)
         files = "selected models" if self._context.op_config["select"] else "files"
         result = f"The {files} are the same as in prod, so there is nothing to preview."
         if planned is not None:
             different, by_clock = sum(map(differs, report.diff)), sum(bool(of.clock) for of in report.diff)
             compared = f"{counted(len(report.diff), 'model')}, {different} different"
             compared += f", {by_clock} of them only by the clock" if by_clock else ""
-            result = f"The preview is ready. {self.planning.cost(planned)} Compared with prod: {compared}."
+            result = f"The preview is ready. {self.cost(planned)} Compared with prod: {compared}."
         models = planned.plan.models if planned is not None else ()
-        sentences = (*not_ready(self.planning.left_out), *caught_up(self.planning.went_on, models))
+        sentences = (*not_ready(self.left_out), *caught_up(self.went_on, models))
         result += "".join(f" {sentence}" for sentence in sentences)
         failed = [compared for compared in report.diff if compared.error is not None]
         if failed:
@@ -152,9 +149,9 @@ class _PreviewStep:
             problem = f"Could not be compared: {listed(names)}."
             result += f" {problem}"
             report.problems.append(Refusal("error", names, problem))
-        keep_audits(self._context, self.planning.rounds)
-        self.planning.end(result)
-        self.planning.publish(f"Preview {self._name}: {result}")
+        keep_audits(self._context, self.rounds)
+        self.end(result)
+        self.publish(f"Preview {self._name}: {result}")
         if failed:
             queries = [f"{compared.name}: {compared.error}\n{compared.query}" for compared in failed]
             text = "The message of the engine may contain values, so it is not shown. Execute the query to see it."

@@ -75,22 +75,21 @@ def is_reviewable(report: PlanReport) -> bool:
 
 def _decision(report: PlanReport, in_dagster: bool = False) -> list[str]:
     """What must not be cut."""
-    result = [paragraphs(report.result)] if report.result else []
-    start = [f"## {literal(_title(report))}", *result]
+    start = [f"## {literal(_title(report))}", paragraphs(report.result or "")]
     if (shown := report.shown) is None:
-        return [*start, *_refusals(report)]
+        return list(filter(None, [*start, *_refusals(report)]))
     parts = [
         *start,
         _to_decide(report),
-        *([literal(headline(shown.plan))] if report.is_preview else []),
-        *([literal(unfinished)] if (unfinished := sentences.between_two_plans(shown.plan)) else []),
-        *([literal(others)] if (others := sentences.not_selected(shown.plan)) else []),
+        literal(headline(shown.plan)) if report.is_preview else "",
+        literal(sentences.between_two_plans(shown.plan)),
+        literal(sentences.not_selected(shown.plan)),
         *_refusals(report),
-        *_losses(report),
-        *_unknown_columns(report),
-        *_shown_again(report),
-        *([literal(waiting)] if (waiting := sentences.why_runs_wait(shown.plan)) else []),
-        *([f"Digest of this plan: `{shown.digest}`"] if shown.digest else []),
+        _losses(report),
+        _unknown_columns(report),
+        _shown_again(report),
+        literal(sentences.why_runs_wait(shown.plan)),
+        f"Digest of this plan: `{shown.digest}`" if shown.digest else "",
     ]
     is_open = report.result is None or report.is_preview
     if is_open and shown.apply_config and (shown.plan.models or shown.plan.statements):
@@ -103,7 +102,7 @@ def _decision(report: PlanReport, in_dagster: bool = False) -> list[str]:
             parts.append(f"**What to do:** {who}. In the launchpad of {literal(job)}, paste:\n\n{config}")
         else:
             parts.append(f"**What to do:** {who}:\n\n{fenced(shown.apply_command or '', 'bash')}")
-    return parts
+    return list(filter(None, parts))
 
 
 def _title(report: PlanReport) -> str:
@@ -159,31 +158,26 @@ def _refusals(report: PlanReport) -> list[str]:
     ]
 
 
-def _losses(report: PlanReport) -> list[str]:
+def _losses(report: PlanReport) -> str:
     """What the environment loses, first: that is what a reviewer must not miss."""
     lines = _loss_lines(report)
     if report.prod is None or not lines:
-        return []
-    return [_caution(f"**{literal(report.prod.plan.environment)} loses:**\n\n" + "\n".join(lines))]
+        return ""
+    return _caution(f"**{literal(report.prod.plan.environment)} loses:**\n\n" + "\n".join(lines))
 
 
-def _unknown_columns(report: PlanReport) -> list[str]:
+def _unknown_columns(report: PlanReport) -> str:
     """Name the models that may lose columns: SQLMesh does not know their columns before it computes them."""
-    names = [code(model.name) for model in report.with_unknown_columns]
-    if not names:
-        return []
-    return [
-        f"Whether {', '.join(names)} would lose columns is not known before it is computed. SQLMesh knows them if a "
-        "query names its columns in place of `*`, or if `sqlmesh create_external_models` has stored those of the "
-        "tables."
-    ]
+    names = ", ".join(code(model.name) for model in report.with_unknown_columns)
+    return names and (
+        f"Whether {names} would lose columns is not known before it is computed. SQLMesh knows them if a query names "
+        "its columns in place of `*`, or if `sqlmesh create_external_models` has stored those of the tables."
+    )
 
 
-def _shown_again(report: PlanReport) -> list[str]:
-    if report.prod is None or not report.added_again:
-        return []
+def _shown_again(report: PlanReport) -> str:
     again = shown_again({model.name: model for model in report.added_again})
-    return [literal(f"Environment {report.prod.plan.environment} then {again}")]
+    return literal(f"Environment {report.prod.plan.environment} then {again}") if report.prod and again else ""
 
 
 def _loss_lines(report: PlanReport) -> list[str]:

@@ -8,6 +8,7 @@ from dg_sqlmesh_component.plan.gate import cannot_be_dropped, lost_for_good
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.column_changes import described, dropped
 from dg_sqlmesh_component.protocol.formatting import counted, listed, ranges, unquoted, utc_text
+from dg_sqlmesh_component.protocol.graph import grouped
 
 KEPT = "The apply deletes no data: the old version stays until SQLMesh's janitor deletes it, by default after a week."
 
@@ -145,10 +146,8 @@ def not_selected(plan: msg.PlanBuilt) -> str:
 
 def kept_rows(models: Iterable[msg.PlannedModel], environment: str) -> Iterator[str]:
     """The models whose rows are those of another definition after the apply, and until when."""
-    names: dict[int | None, list[str]] = {}
-    for model in models:
-        if model.rows.kept:
-            names.setdefault(model.rows.kept.due if model.rows.kept.are_all_computed else None, []).append(model.name)
+    keeping = [(model.rows.kept, model.name) for model in models if model.rows.kept]
+    names = grouped((kept.due if kept.are_all_computed else None, name) for kept, name in keeping)
     for due, named in names.items():
         start = f"{environment.capitalize()} keeps the existing rows of {listed(named)}"
         if due is None:

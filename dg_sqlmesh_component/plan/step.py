@@ -53,7 +53,7 @@ def execute_plan_step(context: dg.OpExecutionContext, settings: Settings) -> Ite
     config: dict[str, Any] = {key: of for key, of in context.op_config.items() if key != "take_back"}
     values: dict[str, Any] = {key: tuple(of) if isinstance(of, list) else of for key, of in config.items()}
     step = _PlanStep(context, settings, Decision(**values))
-    yield from step.planning.session.drive(step.run())
+    yield from step.session.drive(step.run())
 
 
 _ADVICE = (
@@ -62,20 +62,17 @@ _ADVICE = (
 )
 
 
-class _PlanStep:
+class _PlanStep(Planning):
     """One request: it plans, and applies the plan if the decision has a digest."""
 
     def __init__(self, context: dg.OpExecutionContext, settings: Settings, decision: Decision) -> None:
-        self._context = context
-        self._settings = settings
         self._decision = decision
         self._applies = decision.digest is not None
+        super().__init__(context, settings, PlanReport(settings.environment, is_apply=self._applies), _ADVICE)
         self._compared: msg.DataComparedWithRecords | None = None
         self._source_loads = source_loads(context.instance, assets_of(context), settings)
         self._newest_loads: Mapping[dg.AssetKey, int] = {}  # before the plan has computed anything
         self._computing_since = 0
-        self._report = PlanReport(settings.environment, is_apply=self._applies)
-        self.planning = Planning(context, settings, self._report, _ADVICE)
 
     def run(self) -> Iterator[Any]:
         """Yield the results of the step."""
@@ -83,15 +80,15 @@ class _PlanStep:
         copied = {tag: NOT_SET for tag in (DIGEST_TAG, PLAN_TAG) if tag in self._context.run.tags}
         self._context.instance.add_run_tags(self._context.run.run_id, copied)
         try:
-            for event in self.planning.events(self._request()):
+            for event in self.events(self._request()):
                 if isinstance(event, msg.PlanBuilt):
                     if (approval := self._answer(event)) is not None:
-                        self.planning.session.answer(approval)
+                        self.session.answer(approval)
                 elif isinstance(event, msg.DataComparedWithRecords):
                     self._compared = event
         except (dg.Failure, dg.DagsterExecutionInterruptedError):
-            if self._compared is not None and self._report.prod is not None:  # prod shows the plan
-                yield from self._records(self._report.prod, self._compared)
+            if self._compared is not None and self.report.prod is not None:  # prod shows the plan
+                yield from self._records(self.report.prod, self._compared)
             raise
         yield from self._end()
         yield dg.Output(None)
@@ -103,25 +100,25 @@ class _PlanStep:
             settings.environment,
             applies=self._applies,
             job=settings.job(self._context.run.run_id),
-            sampling=settings.sampling,
-            tables=self.planning.tables,
+            sampling=settings.attributes.audits.sampling,
+            tables=self.tables,
             select=self._decision.select,
         )
 
     def _answer(self, plan: msg.PlanBuilt) -> msg.PlanApproval | None:
         """Report the plan. If it is refused, the step ends here: the worker waits for an approval and is stopped."""
         assets = self._settings.assets
-        self._report.prod = planned = self.planning.for_prod(plan, self._decision)
-        self._report.affected = self.planning.affected(plan)
+        self.report.prod = planned = self.for_prod(plan, self._decision)
+        self.report.affected = self.affected(plan)
         tags = {DIGEST_TAG: planned.digest}
         if self._applies:
             tags |= {PLAN_TAG: plan.plan_id}
             tags |= {APPLIES_TAG: self._settings.state_tag, CHANGES_TAG: self._settings.changes_tag}
         self._context.instance.add_run_tags(self._context.run.run_id, tags)
-        self.planning.publish(f"{headline(plan)} Digest: {planned.digest}")
+        self.publish(f"{headline(plan)} Digest: {planned.digest}")
         if not self._applies:
             return None
-        self.planning.refuse("plan")
+        self.refuse("plan")
         self._computing_since = mark_as_computing(self._context.instance, self._context.run.run_id)
         if self._source_loads:
             self._newest_loads = self._source_loads.newest_awaited()
@@ -133,45 +130,43 @@ class _PlanStep:
     def _end(self) -> Iterator[Any]:
         if not self._applies:
             return
-        planned = self._report.prod
+        planned = self.report.prod
         assert planned is not None, "a plan was applied"
         plan = planned.plan
         assert self._compared is not None, "SQLMesh has applied it"
         yield from self._records(planned, self._compared)
         environment = self._settings.environment
-        result = f"Applied: environment {environment} shows the plan. {self.planning.cost(planned)}"
+        result = f"Applied: environment {environment} shows the plan. {self.cost(planned)}"
         settings, run_id = self._settings, self._context.run.run_id
         attempts = earlier_attempts(
             self._context.instance, settings.apply_job, settings.state_tag, planned.digest, run_id
         )
         if attempts:
-            result += f" Earlier attempts: {listed([f'run {attempt.run_id}' for attempt in attempts])}."
-        losses = all_losses(attempts, plan)
+            result += f" Earlier attempts: {listed([f'run {run_id}' for run_id in attempts])}."
+        losses = all_losses(attempts.values(), plan)
         if lost := [f"{name} ({all_dropped(columns)})" for name, columns in losses.items()]:
             result += f" Values are lost: {listed(lost)}."
         if fewer := [f"{model.name} ({ranges(model.rows.loses)})" for model in plan.models if model.rows.loses]:
             result += f" Rows that it does not show any more: {listed(fewer)}."
         if emptied := [name for name, columns in losses.items() if any(c.after is not None for c in columns)]:
             result += f" To compute the values of the added columns again, restate {listed(emptied)}."
-        went_on = self.planning.went_on
+        went_on = self.went_on
         if went_on is not None:
-            went_on = replace(went_on, seconds=went_on.seconds + time.monotonic() - self.planning.ended_at)
+            went_on = replace(went_on, seconds=went_on.seconds + time.monotonic() - self.ended_at)
         meanwhile = caught_up(went_on, plan.models)
-        late = not_ready(self.planning.left_out)
-        grants = grants_to_give(self.planning.lost_grants)
+        late = not_ready(self.left_out)
+        grants = grants_to_give(self.lost_grants)
         sentences = (*kept_rows(plan.models, environment), *left_out(plan.models), *late, *meanwhile, *grants)
         result += "".join(f" {sentence}" for sentence in sentences)
         self._context.log.info(result)
-        self.planning.end(result)
+        self.end(result)
 
     def _records(self, planned: Planned, data: msg.DataComparedWithRecords) -> Iterator[Any]:
         """Record the data of the promoted versions, once, and the results of the audits that SQLMesh has evaluated."""
         instance, assets, plan = self._context.instance, self._settings.assets, planned.plan
         compared = [of_model for of_model in data.unrecorded if of_model.fqn in assets.specs]
         computed, coverages = planned.computed, {of_model.fqn: of_model.coverage for of_model in compared}
-        outcomes = {
-            outcome.fqn: replace(outcome, coverage=coverages.get(outcome.fqn)) for outcome in self.planning.outcomes
-        }
+        outcomes = {outcome.fqn: replace(outcome, coverage=coverages.get(outcome.fqn)) for outcome in self.outcomes}
         models = dict.fromkeys([*coverages, *(fqn for fqn in outcomes if fqn in assets.specs)])
         recorded = recorded_data(instance, assets, models)
         others = [run for run in active_runs(instance, self._settings) if run.run_id != self._context.run.run_id]
@@ -179,7 +174,7 @@ class _PlanStep:
         if left_to_runs:
             self._context.log.info(f"Left to a run that has not finished: {listed(left_to_runs)}.")
         by_model = {of_model.fqn: of_model for of_model in found}
-        checks = Checks(self.planning.wording, self._computing_since)
+        checks = Checks(self.wording, self._computing_since)
         earlier, kept = self._earlier_results(checks, plan, recorded)
         upstream = {spec.key: {dep.asset_key for dep in spec.deps} for spec in assets.specs.values()}
         versions = DataVersions(instance, upstream.__getitem__)
@@ -219,7 +214,7 @@ class _PlanStep:
         found = checks.added_up(kept_audits(instance, settings.changes_tag, plan.models), {})
         kept = {check: result for check, result in found.items() if not result.is_older_than(known.get(check))}
         earlier = known | kept
-        rounds = [(run_id, outcome) for outcome in self.planning.earlier_rounds]
+        rounds = [(run_id, outcome) for outcome in self.earlier_rounds]
         return earlier | checks.added_up(rounds, earlier), kept
 
     def _late_data(
@@ -231,7 +226,7 @@ class _PlanStep:
             return
         if compared := self._source_loads.computed_by_plan(reads, outcome.intervals, self._newest_loads):
             names = self._source_loads.names(reads.tables)
-            yield evaluation_of(late_data_result(self.planning.wording, check, compared, names))
+            yield evaluation_of(late_data_result(self.wording, check, compared, names))
 
     def _observations(self, plan: msg.PlanBuilt) -> Iterator[dg.AssetObservation]:
         """One of each model that keeps the rows of another definition. No materialization says so."""
@@ -248,7 +243,7 @@ class _PlanStep:
     def _materialization(
         self, data: OutsideData, outcome: NodeOutcome | None, versions: DataVersions, plan: msg.PlanBuilt
     ) -> dg.AssetMaterialization:
-        of_outcome = outcome_metadata(self.planning.wording, outcome) if outcome else {}
+        of_outcome = outcome_metadata(self.wording, outcome) if outcome else {}
         by_plan = f"by plan {plan.plan_id} of job {self._settings.apply_job}"
         # A plan creates changed views again without computing a batch.
         is_new = outcome is not None or (data.intervals and data.computed_at >= self._computing_since)
@@ -292,10 +287,5 @@ def _take_back(context: dg.OpExecutionContext, settings: Settings, session: Work
         interrupted=interrupted_changes(instance, settings.changes_tag, int(time.time() * 1000)),
         job=settings.job(context.run.run_id),
     )
-    for _ in session.events(request):
-        pass
-    if session.is_cancelled:
-        raise dg.DagsterExecutionInterruptedError("The run was cancelled.")
-    if session.error is not None:
-        raise dg.Failure(str(session.error), allow_retries=False)
+    session.last_event(request, msg.EvaluationFinished)
     yield dg.Output(None)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from dg_sqlmesh_component.config.plans import ProjectTests
-from dg_sqlmesh_component.definitions.op import graph_of_op, refuse_reserved_tags
+from dg_sqlmesh_component.definitions.op import graph_of_op
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted
@@ -18,7 +18,6 @@ _DESCRIPTION = "Runs SQLMesh's unit tests and linter on the files of this deploy
 
 def build_test_job(configured: ProjectTests, settings: Settings) -> dg.Definitions:
     """A job with one op. No schedule or sensor starts it: CI or a person does. It writes nothing, so it has no pool."""
-    refuse_reserved_tags("test.tags", configured.tags)
     name = settings.job_name("test")
     graph = graph_of_op(name, _DESCRIPTION, lambda context: run_tests(context, settings), None)
     return dg.Definitions(jobs=[graph.to_job(tags=configured.tags)])
@@ -39,13 +38,7 @@ def run_tests(context: dg.OpExecutionContext, settings: Settings) -> Iterator[dg
 def _results(
     context: dg.OpExecutionContext, session: WorkerSession, request: msg.TestRequest
 ) -> Iterator[dg.Output[None]]:
-    for _ in session.events(request):
-        pass  # it has no events but the last
-    end = session.end
-    if session.is_cancelled:
-        raise dg.DagsterExecutionInterruptedError("The run was cancelled.")
-    if not isinstance(end, msg.TestsFinished):
-        raise dg.Failure(description=str(session.error))
+    end = session.last_event(request, msg.TestsFinished)
     if problems := (*end.failures, *end.lint_errors):
         raise dg.Failure(description="\n\n".join([summary(end), *problems]), metadata=numbers(end))
     context.log.info(summary(end))

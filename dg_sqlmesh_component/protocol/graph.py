@@ -7,6 +7,8 @@ from graphlib import TopologicalSorter
 from typing import TypeVar
 
 _Node = TypeVar("_Node", bound=Hashable)
+_Group = TypeVar("_Group")
+_Member = TypeVar("_Member")
 
 
 def reachable(starts: Iterable[_Node], neighbours: Callable[[_Node], Iterable[_Node]]) -> set[_Node]:
@@ -31,3 +33,11 @@ def parents_first(starts: Iterable[str], parents: Callable[[str], Iterable[str]]
         found += ready
         sorter.done(*ready)
     return found
+
+
+def grouped(pairs: Iterable[tuple[_Group, _Member]]) -> dict[_Group, list[_Member]]:
+    """The second members of the pairs, by the first."""
+    groups: dict[_Group, list[_Member]] = {}
+    for group, member in pairs:
+        groups.setdefault(group, []).append(member)
+    return groups

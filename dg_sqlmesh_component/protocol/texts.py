@@ -1,6 +1,7 @@
 """Texts that may contain a password or a token: their fields are marked by these types, and decoding hides it.
 
-Other texts of a message are names, hashes, paths, and sentences of this package. Standard library only, until pydantic asks.
+Other texts of a message are names, hashes, paths, and sentences of this package. Only pydantic itself asks for more
+than the standard library here.
 """
 
 from __future__ import annotations

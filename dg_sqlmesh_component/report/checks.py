@@ -14,6 +14,7 @@ from dg_sqlmesh_component.history.earlier_results import (
     ABOUT_NO_DATA,
     EarlierResult,
     FailedIntervals,
+    check_result,
     data_in,
     data_metadata,
     evaluation_of,
@@ -197,14 +198,9 @@ class Checks:
             of_rows = {name: earlier.metadata[name] for name in _OF_ROWS if name in earlier.metadata}
         was_executed = isinstance(node, NodeOutcome) and node.outcome is not Outcome.UP_TO_DATE
         is_of_all = reads_intervals and not was_executed
-        return dg.AssetCheckResult(
-            asset_key=check.asset_key,
-            check_name=check.name,
-            passed=audit.passed and not before,
-            severity=severity,
-            description=self.wording.audit_result(node.fqn, audit) + (uncorrected_sentence(before) if before else ""),
-            metadata={**audit_metadata(audit, of_all_intervals=is_of_all), **of_rows, **data_metadata(data, kept)},
-        )
+        text = self.wording.audit_result(node.fqn, audit) + (uncorrected_sentence(before) if before else "")
+        metadata = {**audit_metadata(audit, of_all_intervals=is_of_all), **of_rows, **data_metadata(data, kept)}
+        return check_result(check, audit.passed and not before, severity, text, metadata)
 
 
 def _uncorrected(audit: AuditResult, earlier: EarlierResult | None, table: str | None) -> FailedIntervals | None:
@@ -230,16 +226,10 @@ def _evaluated_at(node: NodeOutcome | AuditOnlyOutcome) -> int | None:
 
 
 def _result(
-    check: dg.AssetCheckKey, verdict: Verdict, description: str, metadata: Mapping[str, Any] | None = None
+    check: dg.AssetCheckKey, verdict: Verdict, description: str, metadata: Mapping[str, Any]
 ) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        asset_key=check.asset_key,
-        check_name=check.name,
-        passed=verdict is Verdict.PASSED,
-        severity=dg.AssetCheckSeverity.WARN if verdict is Verdict.WARNING else dg.AssetCheckSeverity.ERROR,
-        description=description,
-        metadata=metadata,
-    )
+    severity = dg.AssetCheckSeverity.WARN if verdict is Verdict.WARNING else dg.AssetCheckSeverity.ERROR
+    return check_result(check, verdict is Verdict.PASSED, severity, description, metadata)
 
 
 def _has_evaluated_all(node: NodeOutcome | AuditOnlyOutcome) -> bool:
@@ -271,11 +261,5 @@ def late_data_result(
         text = f"No asset with time-window partitions loads what {name} reads."
     if others:
         text += f" Not compared, because it has no time-window partitions: {listed(others)}."
-    return dg.AssetCheckResult(
-        asset_key=check.asset_key,
-        check_name=check.name,
-        passed=not compared.late,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=text,
-        metadata={**({"sqlmesh/late": ranges(compared.late)} if compared.late else {}), **compared.metadata},
-    )
+    metadata = {**({"sqlmesh/late": ranges(compared.late)} if compared.late else {}), **compared.metadata}
+    return check_result(check, not compared.late, dg.AssetCheckSeverity.WARN, text, metadata)

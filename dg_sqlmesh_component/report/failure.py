@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 import dagster as dg
 
 from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, as_sentence
+from dg_sqlmesh_component.protocol.graph import grouped
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome, last_outcomes
 from dg_sqlmesh_component.report.summary import summary_line
 from dg_sqlmesh_component.report.wording import NEXT_STEP, Wording
@@ -99,10 +100,7 @@ def _not_failed_lines(wording: Wording, outcomes: Sequence[NodeOutcome], materia
 
 
 def _by_error(outcomes: Sequence[NodeOutcome]) -> dict[str, list[str]]:
-    nodes: dict[str, list[str]] = {}
-    for outcome in outcomes:
-        nodes.setdefault(" ".join(outcome.errors), []).append(outcome.fqn)
-    return nodes
+    return grouped((" ".join(outcome.errors), outcome.fqn) for outcome in outcomes)
 
 
 def _audit_lines(wording: Wording, audited: Sequence[NodeOutcome | AuditOnlyOutcome]) -> list[str]:

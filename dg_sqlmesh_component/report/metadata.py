@@ -22,15 +22,38 @@ _SCHEMA, _LINEAGE = "dagster/column_schema", "dagster/column_lineage"
 
 def outcome_metadata(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
     """Pages keep this order: what was computed or why nothing was, the coverage, then what few people look for."""
-    return {
-        **_causes(wording, outcome),
-        **_status(outcome),
-        **_computed(wording, outcome),
+    assets, idle, promoted = wording.assets, outcome.idle, outcome.promoted
+    materializes = outcome.outcome.rule.materializes
+    model = assets.models.get(outcome.fqn) if outcome.intervals else None
+    computed = sum(end - start for start, end in outcome.intervals)
+    up_to = idle.last_interval_end if outcome.coverage is None else None
+    own_environment = None if wording.is_declared else wording.environment
+    metadata = {
+        # Why a model, or a part of it, was not executed. A waiting model has it in its description and in the log.
+        **_error(outcome),
+        "sqlmesh/waiting_for": wording.awaited(outcome) if materializes and idle.held_back_by else None,
+        "sqlmesh/blocked_by": wording.names(outcome.failed_upstream) or None,
+        "sqlmesh/failed_audits": ", ".join(outcome.failed_audits) or None,
+        "sqlmesh/status": None if materializes else outcome.outcome.words,
+        # Numbers are numbers, so that Dagster plots them.
+        "sqlmesh/reason": idle.reason,
+        "sqlmesh/next_due": timestamp(idle.next_due) if idle.next_due else None,
+        "sqlmesh/computed_up_to": timestamp(up_to) if up_to else None,
+        "sqlmesh/rows": outcome.rows,
+        "dagster/row_count": outcome.row_count,
+        "sqlmesh/seconds": outcome.duration_ms / 1000 if model else None,
+        "sqlmesh/computed_intervals": model.interval_count(computed) if model else None,
+        **intervals_metadata(assets, outcome.fqn, outcome.intervals),
         **coverage_metadata(outcome.coverage),
-        **_details(outcome),
-        **_promoted(wording, outcome),
+        "sqlmesh/bytes": outcome.bytes,
+        "sqlmesh/batches": outcome.finished_batches if outcome.finished_batches > 1 else None,
+        "sqlmesh/attempts": outcome.attempts if outcome.attempts > 1 else None,
+        "sqlmesh/environment": own_environment,
+        "dagster/table_name": promoted.table_name if promoted and own_environment else None,
+        "sqlmesh/unapplied_change": unapplied_change(assets, outcome.fqn, promoted) if promoted else None,
         **_queries(wording.query_history_url, outcome.correlation_id),
     }
+    return {name: value for name, value in metadata.items() if value is not None}
 
 
 def column_metadata(
@@ -47,14 +70,11 @@ def column_metadata(
     if computed:
         schema, shown_columns = of_asset.get(_SCHEMA), [*computed.items()][:MAX_COLUMNS]
         known = {column.name: column for column in schema.columns} if isinstance(schema, dg.TableSchema) else {}
-        shown[_SCHEMA] = dg.TableSchema([_column(name, text, known.get(name)) for name, text in shown_columns])
+        described = [(known.get(name, dg.TableColumn(name)), text) for name, text in shown_columns]
+        shown[_SCHEMA] = dg.TableSchema(
+            [dg.TableColumn(of.name, text, of.description, of.constraints, of.tags) for of, text in described]
+        )
     return shown
-
-
-def _column(name: str, type_: str, known: dg.TableColumn | None) -> dg.TableColumn:
-    if known is None:
-        return dg.TableColumn(name, type_)
-    return dg.TableColumn(name, type_, known.description, known.constraints, known.tags)
 
 
 def status_metadata(outcome: NodeOutcome) -> dict[str, Any]:
@@ -102,77 +122,11 @@ def timestamp(milliseconds: int) -> dg.TimestampMetadataValue:
     return dg.MetadataValue.timestamp(milliseconds / 1000)
 
 
-def _status(outcome: NodeOutcome) -> dict[str, Any]:
-    """The outcome, unless it is the usual one."""
-    is_usual = outcome.outcome.rule.materializes
-    return {} if is_usual else {"sqlmesh/status": outcome.outcome.words}
-
-
-def _promoted(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
-    metadata: dict[str, Any] = {}
-    if not wording.is_declared:
-        metadata["sqlmesh/environment"] = wording.environment
-    if outcome.promoted is not None:
-        if outcome.promoted.table_name and not wording.is_declared:
-            metadata["dagster/table_name"] = outcome.promoted.table_name
-        change = unapplied_change(wording.assets, outcome.fqn, outcome.promoted)
-        if change:
-            metadata["sqlmesh/unapplied_change"] = change
-    return metadata
-
-
-def _computed(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
-    """Numbers are numbers, so that Dagster plots them."""
-    numbers = {}
-    if outcome.intervals and outcome.fqn in wording.assets.models:
-        computed = sum(end - start for start, end in outcome.intervals)
-        numbers["sqlmesh/seconds"] = outcome.duration_ms / 1000
-        numbers["sqlmesh/computed_intervals"] = wording.assets.models[outcome.fqn].interval_count(computed)
-    idle = outcome.idle
-    up_to = idle.last_interval_end if outcome.coverage is None else None
-    return _known(
-        {
-            "sqlmesh/reason": idle.reason,
-            "sqlmesh/next_due": timestamp(idle.next_due) if idle.next_due else None,
-            "sqlmesh/computed_up_to": timestamp(up_to) if up_to else None,
-            "sqlmesh/rows": outcome.rows,
-            "dagster/row_count": outcome.row_count,
-            **numbers,
-            **intervals_metadata(wording.assets, outcome.fqn, outcome.intervals),
-        }
-    )
-
-
-def _details(outcome: NodeOutcome) -> dict[str, Any]:
-    return _known(
-        {
-            "sqlmesh/bytes": outcome.bytes,
-            "sqlmesh/batches": outcome.finished_batches if outcome.finished_batches > 1 else None,
-            "sqlmesh/attempts": outcome.attempts if outcome.attempts > 1 else None,
-        }
-    )
-
-
-def _known(metadata: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in metadata.items() if value is not None}
-
-
 def _queries(url: str | None, correlation_id: str | None) -> dict[str, Any]:
     """The page that lists the engine's queries of the run. Each of them contains the run's id."""
     if correlation_id is None or url is None:
         return {}
     return {"sqlmesh/query_history": dg.MetadataValue.url(url.replace("{run_id}", correlation_id.rpartition(" ")[2]))}
-
-
-def _causes(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
-    """Why a model, or a part of it, was not executed. A waiting model has it in its description and in the log."""
-    is_partly_waiting = outcome.outcome.rule.materializes and outcome.idle.held_back_by
-    metadata = {
-        "sqlmesh/waiting_for": wording.awaited(outcome) if is_partly_waiting else None,
-        "sqlmesh/blocked_by": wording.names(outcome.failed_upstream),
-        "sqlmesh/failed_audits": ", ".join(outcome.failed_audits),
-    }
-    return {**_error(outcome), **{name: value for name, value in metadata.items() if value}}
 
 
 def _error(outcome: NodeOutcome) -> dict[str, Any]:

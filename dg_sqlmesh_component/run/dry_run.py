@@ -14,6 +14,7 @@ from dg_sqlmesh_component.history.sources import Awaited
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import REFUSALS, ConfigurationError, SQLMeshComponentError
 from dg_sqlmesh_component.protocol.formatting import block
+from dg_sqlmesh_component.protocol.graph import grouped
 from dg_sqlmesh_component.report.outcomes import NodeOutcome, Outcome
 from dg_sqlmesh_component.report.prediction import (
     Prediction,
@@ -143,8 +144,5 @@ def _predictions(
 def _failed_audits(instance: dg.DagsterInstance, wording: Wording, nodes: Sequence[str]) -> dict[str, list[str]]:
     """The checks of blocking audits that failed when they were last evaluated, by node."""
     checks = {check: node for node in nodes for check in wording.assets.audit_checks.get(node, ())}
-    failed: dict[str, list[str]] = {}
-    for check, result in last_results(instance, checks.keys(), wording.environment).items():
-        if result.is_blocking_failure:
-            failed.setdefault(checks[check], []).append(check.name)
-    return failed
+    last = last_results(instance, checks.keys(), wording.environment)
+    return grouped((checks[check], check.name) for check, result in last.items() if result.is_blocking_failure)

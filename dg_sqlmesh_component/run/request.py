@@ -140,7 +140,7 @@ def build_request(
         ),
         restate=restate,
         dry_run=config.dry_run,
-        sampling=settings.sampling,
+        sampling=settings.attributes.audits.sampling,
         tables=tables,
     )
 

@@ -13,12 +13,13 @@ from datetime import datetime, timezone
 import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals.assets import assets_between, assets_downstream
-from dg_sqlmesh_component.definitions.project_assets import ProjectAssets, grouped
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.late_loads import LoadComparison
 from dg_sqlmesh_component.history.sources import Awaited, Source
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, listed, ranges, short_hash
+from dg_sqlmesh_component.protocol.formatting import listed, ranges, short_hash
+from dg_sqlmesh_component.protocol.graph import grouped
 from dg_sqlmesh_component.report.checks import late_data_result
 from dg_sqlmesh_component.report.wording import MAX_CAUSES, Wording, restate_bounds
 from dg_sqlmesh_component.worker_client.calls import EARLY_WORKERS, answered
@@ -96,10 +97,8 @@ def _by_cause(
             return wording.not_loaded(fqn, causes, reads.get(fqn, ()))
         return listed(causes, MAX_CAUSES) or "upstream"
 
-    names = sorted(waiting, key=wording.assets.name)
-    by_cause = grouped((cause(fqn), wording.assets.name(fqn)) for fqn in names[:MAX_LISTED])
-    more = [f"and {len(names) - MAX_LISTED} more"] if len(names) > MAX_LISTED else []
-    return ", ".join([*(f"{', '.join(models)} ({why})" for why, models in by_cause.items()), *more])
+    by_cause = grouped((cause(fqn), wording.assets.name(fqn)) for fqn in sorted(waiting, key=wording.assets.name))
+    return listed([f"{listed(models)} ({why})" for why, models in by_cause.items()])
 
 
 def _all_waiting(

@@ -16,9 +16,9 @@ from dg_sqlmesh_component.config.scheduling import PollingSensor
 from dg_sqlmesh_component.dagster_internals.steps import DataVersions
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.history.active_runs import ActiveRun, active_runs, run_ids
+from dg_sqlmesh_component.history.active_runs import active_runs, run_ids
 from dg_sqlmesh_component.history.check_results import results_of_same_data
-from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, recorded_data
+from dg_sqlmesh_component.history.records import materialized_data, outside_data, recorded_data
 from dg_sqlmesh_component.history.sources import Awaited
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
@@ -68,7 +68,10 @@ def evaluate_tick(context: dg.SensorEvaluationContext, settings: Settings) -> dg
             skip_reason=f"Plan {found.plan_id} is updating environment {environment}. The next tick looks again. "
             "If the plan was interrupted, apply it again."
         )
-    new, left_to_runs, active = _outside_data(instance, settings, found.compared.unrecorded)
+    compared = found.compared.unrecorded
+    active = active_runs(instance, settings) if compared else []
+    known = recorded_data(instance, assets, [of.fqn for of in compared]) if compared else {}
+    new, left_to_runs = outside_data(compared, known, active)
     assert context.repository_def is not None, "Dagster evaluates a sensor with its definitions"
     graph = context.repository_def.asset_graph
     versions = DataVersions(instance, lambda key: graph.get(key).parent_keys)
@@ -102,17 +105,6 @@ def evaluate_tick(context: dg.SensorEvaluationContext, settings: Settings) -> dg
         sentences.append("Nothing was computed or promoted outside of Dagster.")
     sentences += [differs] if differs else []
     return dg.SensorResult(asset_events=events, skip_reason=" ".join(sentences), cursor=CURSOR.dump_json(last).decode())
-
-
-def _outside_data(
-    instance: dg.DagsterInstance, settings: Settings, compared: Sequence[msg.ComputedData]
-) -> tuple[list[OutsideData], list[str], list[ActiveRun]]:
-    """The data to record, the models with data that unfinished runs will record, and these runs."""
-    if not compared:
-        return [], [], []
-    active = active_runs(instance, settings)
-    recorded = recorded_data(instance, settings.assets, [data.fqn for data in compared])
-    return *outside_data(compared, recorded, active), active
 
 
 def _earlier_plan(context: dg.SensorEvaluationContext) -> LastPlan | None:

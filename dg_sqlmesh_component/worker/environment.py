@@ -16,6 +16,7 @@ from sqlmesh.core.snapshot import Snapshot, SnapshotTableInfo
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
 from dg_sqlmesh_component.protocol.formatting import block, closest, listed, unquoted
+from dg_sqlmesh_component.protocol.graph import grouped
 from dg_sqlmesh_component.worker.commands import plan_command
 from dg_sqlmesh_component.worker.context import PipeConsole, closed_on_error, open_context, state_connection
 from dg_sqlmesh_component.worker.pipe import Pipe
@@ -76,10 +77,8 @@ def sharing_a_table(environment: Environment) -> dict[str, str]:
     models = [snapshot for snapshot in environment.snapshots if has_table(snapshot)]
     # SQLMesh takes a millisecond to make the name of a table, and few names of models are that similar.
     similar = Counter(map(_letters, models))
-    models_by_table: dict[str, list[str]] = {}
-    for snapshot in models:
-        if similar[_letters(snapshot)] > 1:
-            models_by_table.setdefault(snapshot.table_name(), []).append(snapshot.name)
+    similar_models = [snapshot for snapshot in models if similar[_letters(snapshot)] > 1]
+    models_by_table = grouped((snapshot.table_name(), snapshot.name) for snapshot in similar_models)
     return {
         fqn: f"SQLMesh keeps {' and '.join(sorted(models))} in one table, {table}: their queries are equal, and their "
         "names differ in punctuation only. Each would be computed into the table of the other. Rename one of them, and "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import dagster as dg
 
@@ -20,6 +20,8 @@ from dg_sqlmesh_component.worker_client.calls import serving
 from dg_sqlmesh_component.worker_client.interruption import Interruption, has_ended
 from dg_sqlmesh_component.worker_client.output import WorkerOutput
 from dg_sqlmesh_component.worker_client.worker import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS, Worker
+
+_End = TypeVar("_End")
 
 End: TypeAlias = msg.LastEvent | SQLMeshComponentError
 """The last event of a request, or why there is none: the worker died, or could not be started."""
@@ -95,6 +97,16 @@ class WorkerSession:
                     yield event
         except SQLMeshComponentError as error:
             self._end = error
+
+    def last_event(self, request: msg.Request, of_type: type[_End]) -> _End:
+        """Send a request that has no other events, and return its last one. If there is none, end the step."""
+        for _ in self.events(request):
+            pass
+        if self.is_cancelled:
+            raise dg.DagsterExecutionInterruptedError("The run was cancelled.")
+        if not isinstance(self.end, of_type):
+            raise dg.Failure(str(self.error), allow_retries=False)
+        return self.end
 
     def answer(self, answer: msg.Answer) -> None:
         """Answer an event that asks for it."""

@@ -34,7 +34,7 @@ from sqlmesh.utils.errors import CircuitBreakerError
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
 from dg_sqlmesh_component.protocol.formatting import listed
-from dg_sqlmesh_component.protocol.graph import reachable
+from dg_sqlmesh_component.protocol.graph import grouped, reachable
 from dg_sqlmesh_component.protocol.intervals import add, merged, subtract
 from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.environment import has_table
@@ -376,10 +376,7 @@ def _not_computed(
 
 def _reading(names: Set[str], versions: Versions) -> Set[str]:
     """These models, and all that are downstream of them."""
-    children: dict[str, list[str]] = {}
-    for name, parents in upstream(versions.nodes).items():
-        for parent in parents:
-            children.setdefault(parent, []).append(name)
+    children = grouped((parent, name) for name, parents in upstream(versions.nodes).items() for parent in parents)
     return reachable(names, lambda name: children.get(name, ()))
 
 

@@ -507,7 +507,8 @@ def checks_of(of: Model) -> dict[str, dg.AssetCheckSpec]:
 
 
 def test_check_is_on_the_given_asset() -> None:
-    checks = [*checks_of(EVERYTHING).values(), Translator.status_check_spec(ORDERS_KEY)]
+    own = translator(EVERYTHING).own_check_specs(EVERYTHING, ORDERS_KEY)
+    checks = [*checks_of(EVERYTHING).values(), *own]
     names = ["not_null", "forall", STATUS_CHECK]
     assert [(check.asset_key, check.name) for check in checks] == [(ORDERS_KEY, name) for name in names]
     assert STATUS_CHECK == "sqlmesh_execution_status"

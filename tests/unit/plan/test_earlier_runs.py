@@ -72,4 +72,4 @@ def test_a_success_in_another_state_does_not_hide_a_failed_attempt(instance: dg.
     failed = run(shop_apply, instance, fails="yes", **{DIGEST_TAG: "x", APPLIES_TAG: "shop_prod"})
     run(shop_apply, instance, **{DIGEST_TAG: "x", APPLIES_TAG: "shop_staging"})
     attempts = earlier_attempts(instance, "shop_apply", "shop_prod", "x", run_id="this run")
-    assert [attempt.run_id for attempt in attempts] == [failed]
+    assert [*attempts] == [failed]
