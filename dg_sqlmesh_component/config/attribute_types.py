@@ -434,13 +434,7 @@ class Execution(Attributes, path="execution"):
     ] = True
     retries: Annotated[
         Retries | None,
-        mapping(
-            Retries,
-            3,
-            {"max_retries": 3, "delay": 30},
-            is_optional=True,
-            shorthand=("max_retries", StrictInt),
-        ),
+        mapping(Retries, 3, {"max_retries": 3, "delay": 30}, is_optional=True, shorthand=("max_retries", StrictInt)),
     ] = None
 
     def refuse_unmatched(self, tags: Collection[str]) -> None:

@@ -159,10 +159,7 @@ class SourceLoads:
         return LoadComparison(self, at, before, newest, self._new(before, loaders, newest))
 
     def _new(
-        self,
-        before: Mapping[str, Compared],
-        loaders: Mapping[str, Sequence[Loader]],
-        newest: Mapping[dg.AssetKey, int],
+        self, before: Mapping[str, Compared], loaders: Mapping[str, Sequence[Loader]], newest: Mapping[dg.AssetKey, int]
     ) -> dict[str, list[_Load]]:
         """The loads of each model's sources that were not compared yet. Each source is read once."""
         by_key = {loader.key: loader for of_model in loaders.values() for loader in of_model}
@@ -181,10 +178,7 @@ class SourceLoads:
         }
 
     def computed_by_plan(
-        self,
-        reads: msg.PromotedReads,
-        computed: Sequence[msg.Interval],
-        newest: Mapping[dg.AssetKey, int],
+        self, reads: msg.PromotedReads, computed: Sequence[msg.Interval], newest: Mapping[dg.AssetKey, int]
     ) -> Compared | None:
         """What was loaded while a plan computed a model; None if nothing was. `newest` was read before the plan.
 
@@ -298,9 +292,7 @@ def _names(loaders: Sequence[Loader]) -> list[str]:
 
 
 def _last_compared(
-    instance: dg.DagsterInstance,
-    checks: Collection[dg.AssetCheckKey],
-    versions: Mapping[dg.AssetCheckKey, str] | None,
+    instance: dg.DagsterInstance, checks: Collection[dg.AssetCheckKey], versions: Mapping[dg.AssetCheckKey, str] | None
 ) -> dict[dg.AssetCheckKey, Compared]:
     """The last comparison of each check, of these versions of the models. None: of any version."""
     found = {}

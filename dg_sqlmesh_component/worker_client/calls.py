@@ -103,10 +103,7 @@ def load_project(project: SQLMeshProject, request: msg.LoadRequest) -> msg.Proje
 
 
 def answered(
-    project: SQLMeshProject,
-    request: msg.Request,
-    answer: type[_Answer],
-    tables: AnswerTables | None = None,
+    project: SQLMeshProject, request: msg.Request, answer: type[_Answer], tables: AnswerTables | None = None
 ) -> _Answer:
     """The last event of a request, which is of this type. Log lines before it are dropped.
 

@@ -34,12 +34,7 @@ class WorkerSession:
         after_cancel: What a cancelled step leaves, as a sentence.
     """
 
-    def __init__(
-        self,
-        context: dg.OpExecutionContext,
-        project: SQLMeshProject,
-        after_cancel: str = "",
-    ) -> None:
+    def __init__(self, context: dg.OpExecutionContext, project: SQLMeshProject, after_cancel: str = "") -> None:
         self._context = context
         self._project = project
         self._after_cancel = after_cancel

@@ -297,14 +297,7 @@ def test_symlink_to_interpreter_is_not_resolved(dagster: DagsterProject) -> None
     assert component.project.python == str(link)
 
 
-@pytest.mark.attribute(
-    "select",
-    "exclude",
-    "op.name",
-    "op.description",
-    "op.pool",
-    "op.tags",
-)
+@pytest.mark.attribute("select", "exclude", "op.name", "op.description", "op.pool", "op.tags")
 def test_configured_selection_and_op_are_used(dagster: DagsterProject) -> None:
     tagged = "MODEL (name t.{0}, kind FULL, tags [{0}, 'dagster:group_name:of_{0}']); SELECT 1 AS id"
     files = {f"models/{name}.sql": tagged.format(name) for name in ("one", "two", "three")}

@@ -165,9 +165,7 @@ def test_audit_that_reads_other_tables_is_evaluated_in_each_run_and_repeated_by_
     assert [execution.status.value for execution in history] == ["FAILED", "FAILED", "FAILED"]
 
 
-def test_check_without_a_result_about_the_data_is_evaluated_by_a_run_and_not_by_a_dry_run(
-    new_shop: NewShop,
-) -> None:
+def test_check_without_a_result_about_the_data_is_evaluated_by_a_run_and_not_by_a_dry_run(new_shop: NewShop) -> None:
     audited = MODELS["models/revenue.sql"].replace(BY_DAY, f"{BY_DAY}, audits (known)")
     files = {
         **MODELS,

@@ -10,16 +10,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from harness import (
-    CONFIG,
-    EXECUTORS,
-    PAUSE,
-    YEARLY_CRON,
-    NewShop,
-    Shop,
-    python_model,
-    wait_until,
-)
+from harness import CONFIG, EXECUTORS, PAUSE, YEARLY_CRON, NewShop, Shop, python_model, wait_until
 from postgres import postgres_server
 
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)"

@@ -18,11 +18,7 @@ from dg_sqlmesh_component.protocol.intervals import merged
 from dg_sqlmesh_component.worker.environment import opened_without_lock, refuse_lost_versions
 from dg_sqlmesh_component.worker.evaluate.kept_snapshots import read_code, read_snapshots
 from dg_sqlmesh_component.worker.intervals.availability import Left
-from dg_sqlmesh_component.worker.intervals.held_back import (
-    forget_and_hold_back,
-    has_signals,
-    held_back_from,
-)
+from dg_sqlmesh_component.worker.intervals.held_back import forget_and_hold_back, has_signals, held_back_from
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables
 from dg_sqlmesh_component.worker.intervals.records import compare
 from dg_sqlmesh_component.worker.intervals.tables import find_missing, upstream

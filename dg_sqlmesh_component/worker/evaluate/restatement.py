@@ -44,11 +44,7 @@ from dg_sqlmesh_component.worker.evaluate.run import RunContext
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.intervals.tables import is_incremental, single_intervals
 from dg_sqlmesh_component.worker.observe.run_tracker import RunTracker
-from dg_sqlmesh_component.worker.sqlmesh_internals import (
-    forget_intervals,
-    forget_other_versions,
-    replace_intervals,
-)
+from dg_sqlmesh_component.worker.sqlmesh_internals import forget_intervals, forget_other_versions, replace_intervals
 
 
 class _ExactSelector(NativeSelector):

@@ -20,11 +20,7 @@ from sqlmesh.core.state_sync.common import ExpiredBatchRange
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, EvaluationError
 from dg_sqlmesh_component.worker.explain import describe_error
-from dg_sqlmesh_component.worker.janitor import (
-    JanitorConsole,
-    open_for_clean_up,
-    size_of_state,
-)
+from dg_sqlmesh_component.worker.janitor import JanitorConsole, open_for_clean_up, size_of_state
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.running_queries import watch_queries
 from dg_sqlmesh_component.worker.sqlmesh_internals import forget_tables

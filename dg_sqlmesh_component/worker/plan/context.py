@@ -212,10 +212,7 @@ def apply_approved(context: PlanContext, plan: Plan, approval: msg.PlanApproval)
     diff = plan.context_diff
     finished = diff.previous_finalized_snapshots if diff.is_unfinalized_environment else diff.environment_snapshots
     differs = {"is_unfinalized_environment": True, "previous_finalized_snapshots": finished}
-    approved = {
-        "allow_destructive_models": set(approval.allow_destructive),
-        "context_diff": diff.copy(update=differs),
-    }
+    approved = {"allow_destructive_models": set(approval.allow_destructive), "context_diff": diff.copy(update=differs)}
     context.apply(plan.copy(update=approved), circuit_breaker=_has_moved(context, plan))
 
 

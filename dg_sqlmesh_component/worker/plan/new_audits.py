@@ -23,11 +23,7 @@ from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges
 
 
 def evaluate_new_audits(
-    versions: Versions,
-    plan: EvaluatablePlan,
-    evaluator: Any,
-    context: PlanContext,
-    breaker: Callable[[], bool] | None,
+    versions: Versions, plan: EvaluatablePlan, evaluator: Any, context: PlanContext, breaker: Callable[[], bool] | None
 ) -> None:
     """Evaluate them before the promotion, on all intervals that this plan has not computed: SQLMesh audits the others.
 

@@ -31,13 +31,7 @@ from dg_sqlmesh_component.worker.observe.samples import is_masked, key_columns, 
 from dg_sqlmesh_component.worker.own_bugs import own_bug
 from dg_sqlmesh_component.worker.plan.column_changes import column_changes
 from dg_sqlmesh_component.worker.plan.column_reads import clock_columns
-from dg_sqlmesh_component.worker.plan.table_comparison_queries import (
-    IN_PROD,
-    INTEGERS,
-    UNTRIED,
-    CountQueries,
-    Table,
-)
+from dg_sqlmesh_component.worker.plan.table_comparison_queries import IN_PROD, INTEGERS, UNTRIED, CountQueries, Table
 from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges
 
 

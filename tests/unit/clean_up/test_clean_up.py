@@ -41,12 +41,7 @@ def test_schedule_is_off_and_daily_by_default() -> None:
 @pytest.mark.attribute("janitor.cron", "janitor.timezone", "janitor.default_status", "janitor.tags")
 def test_schedule_and_job_are_as_configured() -> None:
     janitor = resolved(
-        {
-            "cron": "30 2 * * 0",
-            "timezone": "Europe/Berlin",
-            "default_status": "RUNNING",
-            "tags": {"team": "data"},
-        }
+        {"cron": "30 2 * * 0", "timezone": "Europe/Berlin", "default_status": "RUNNING", "tags": {"team": "data"}}
     )
     assert janitor is not None
     job, schedule = built(janitor)

@@ -128,14 +128,7 @@ def test_wrong_key_or_value_is_one_error_when_dagster_loads_it(attributes: dict[
 
 
 @pytest.mark.parametrize(
-    "retries",
-    [
-        3,
-        None,
-        "{{ env.RETRIES }}",
-        {"max_retries": "{{ env.RETRIES }}", "delay": "{{ env.DELAY }}"},
-    ],
-    ids=str,
+    "retries", [3, None, "{{ env.RETRIES }}", {"max_retries": "{{ env.RETRIES }}", "delay": "{{ env.DELAY }}"}], ids=str
 )
 def test_retries_accept_a_number_a_mapping_and_templates(retries: Any) -> None:
     assert not messages_of({"execution": {"retries": retries}})

@@ -277,10 +277,7 @@ def test_asset_between_two_models_splits_the_op() -> None:
 
 @pytest.mark.parametrize(
     ("selection", "steps"),
-    [
-        ("*", [{("core", "a")}, {("core", "scored"), ("marts", "revenue")}]),
-        ("core/a raw/scored", [{("core", "a")}]),
-    ],
+    [("*", [{("core", "a")}, {("core", "scored"), ("marts", "revenue")}]), ("core/a raw/scored", [{("core", "a")}])],
     ids=["all assets", "the assets upstream of the view"],
 )
 def test_step_does_not_wait_for_what_is_upstream_of_a_view_that_it_does_not_read(

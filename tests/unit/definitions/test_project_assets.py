@@ -376,11 +376,7 @@ def test_model_without_lineage_has_no_lineage_metadata(lineage: dict[str, Any] |
 
 @pytest.mark.parametrize(
     ("left_out", "note"),
-    [
-        (0, None),
-        (1, "1 pair of columns left out"),
-        (3, "3 pairs of columns left out"),
-    ],
+    [(0, None), (1, "1 pair of columns left out"), (3, "3 pairs of columns left out")],
     ids=["whole", "one pair cut", "cut"],
 )
 def test_cut_column_lineage_has_a_note(left_out: int, note: str | None) -> None:

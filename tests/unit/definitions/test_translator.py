@@ -569,11 +569,7 @@ def test_check_of_an_external_model_has_the_table_in_its_name(table: str, name: 
 
 @pytest.mark.parametrize(
     ("left_out", "note"),
-    [
-        (0, None),
-        (1, "1 column left out"),
-        (7, "7 columns left out"),
-    ],
+    [(0, None), (1, "1 column left out"), (7, "7 columns left out")],
     ids=["whole", "one column cut", "cut"],
 )
 def test_cut_column_schema_has_a_note(left_out: int, note: str | None) -> None:

@@ -26,11 +26,7 @@ JOB = "sqlmesh_shop_apply"
 NAMES = ("orders", "Orders", "Straße", "a.b", 'say ""hi')
 POOL = [(*catalog, schema, name) for catalog in (["db"], ["d.b"], []) for schema in ("t", "T", "x y") for name in NAMES]
 # "`allow_...` and `over_budget` are options of the run config". The tables name options for these kinds only.
-OPTIONS = {
-    "destructive": "allow_destructive",
-    "stale_branch": "allow_revert",
-    "lost_intervals": "allow_lost_intervals",
-}
+OPTIONS = {"destructive": "allow_destructive", "stale_branch": "allow_revert", "lost_intervals": "allow_lost_intervals"}
 ACCEPTABLE = {*OPTIONS, "drops_dependents", "over_budget"}
 VIEWS = ("bi.daily", "bi.weekly")
 Found = dict[str, set[str]]  # by kind of refusal, the models by fqn; unknown names as written

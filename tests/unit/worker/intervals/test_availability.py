@@ -326,10 +326,7 @@ LATER: msg.Sources = {OTHER: ((day(20), msg.FOREVER),)}
         ),
         pytest.param([node("b", awaits={RAW}, requested=WEEK[:1])], HOLE, WEEK[:1], id="not a hole after its end"),
         pytest.param(
-            [
-                node("a", awaits={RAW}, requested=WEEK, **BY_INTERVAL),
-                node("b", "a", awaits={OTHER}, requested=WEEK),
-            ],
+            [node("a", awaits={RAW}, requested=WEEK, **BY_INTERVAL), node("b", "a", awaits={OTHER}, requested=WEEK)],
             {**HOLE, **LATER},
             [WEEK[0], WEEK[2], WEEK[3]],
             id="not a hole of a source that another table reads",

@@ -15,12 +15,7 @@ NONE = frozenset[Interval]()
 
 @pytest.mark.parametrize(
     ("covered", "expected"),
-    [
-        ([], DAYS),
-        ([(1, 9)], []),
-        ([(1, 4), (5, 9)], [(4, 5)]),
-        ([(-3, 2), (4, 12)], [(2, 3), (3, 4)]),
-    ],
+    [([], DAYS), ([(1, 9)], []), ([(1, 4), (5, 9)], [(4, 5)]), ([(-3, 2), (4, 12)], [(2, 3), (3, 4)])],
 )
 def test_interval_that_is_in_no_range_as_a_whole_is_uncovered(
     covered: Sequence[Interval], expected: Sequence[Interval]

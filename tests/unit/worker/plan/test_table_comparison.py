@@ -12,14 +12,7 @@ from sqlmesh.core.engine_adapter import DuckDBEngineAdapter
 from sqlmesh.core.model import load_sql_based_model
 from sqlmesh.core.snapshot import Snapshot, SnapshotChangeCategory
 
-from dg_sqlmesh_component.protocol.messages import (
-    Amounts,
-    DiffLimits,
-    Interval,
-    ModelCompared,
-    Sample,
-    Sampling,
-)
+from dg_sqlmesh_component.protocol.messages import Amounts, DiffLimits, Interval, ModelCompared, Sample, Sampling
 from dg_sqlmesh_component.worker.plan.table_comparison import ComparedModel, Warehouse
 
 LIMITS = DiffLimits(max_rows=1_000)
