@@ -154,8 +154,17 @@ def evaluation_of(
     result: dg.AssetCheckResult, target: Any = None, *, blocking: bool = False
 ) -> dg.AssetCheckEvaluation:
     """The result as an event about a materialization. `blocking`: whether a failure stops steps downstream."""
-    # Both have the same fields, in another order.
-    return dg.AssetCheckEvaluation(**result._asdict(), target_materialization_data=target, blocking=blocking)
+    check = key_of(result)
+    return dg.AssetCheckEvaluation(
+        asset_key=check.asset_key,
+        check_name=check.name,
+        passed=result.passed,
+        metadata=result.metadata,
+        target_materialization_data=target,
+        severity=result.severity,
+        description=result.description,
+        blocking=blocking,
+    )
 
 
 def key_of(result: dg.AssetCheckResult) -> dg.AssetCheckKey:
