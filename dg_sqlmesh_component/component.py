@@ -25,7 +25,7 @@ from dg_sqlmesh_component.config.schema import with_named_errors
 from dg_sqlmesh_component.dagster_internals.steps import was_started_for_a_step_of
 from dg_sqlmesh_component.definitions.build_assets import build_assets
 from dg_sqlmesh_component.definitions.code_location import CodeLocation, component_label
-from dg_sqlmesh_component.definitions.op import ComponentOp, Compute, refuse_reserved_tags
+from dg_sqlmesh_component.definitions.op import ComponentOp, Compute
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets, key_of_model, selected, selected_models
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.definitions.translator import Translator
@@ -281,7 +281,6 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         definitions = [dg.Definitions(assets=[op, *code_location.external_assets(label, assets.external_specs)])]
         for attribute, build in _BUILDERS.items():
             if (configured := getattr(self, attribute)) is not None:
-                refuse_reserved_tags(f"{attribute}.tags", getattr(configured, "tags", ()))
                 definitions.append(build(configured, settings))
                 code_location.add_definitions(label, "op.name", definitions[-1])
         definitions.append(self._backfill_jobs(settings, op, compute))

@@ -1,4 +1,7 @@
-"""Everything under `attributes` in `defs.yaml`: each attribute with its type, default and description."""
+"""What stands directly under `attributes` in `defs.yaml`, each with its type, default and description.
+
+The attributes of a mapping stand in its class: `execution` in `attribute_types.py`, and others beside it.
+"""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal

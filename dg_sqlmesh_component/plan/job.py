@@ -6,7 +6,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.config.attribute_types import Selection, selectors
 from dg_sqlmesh_component.config.plans import Deploy, Preview
-from dg_sqlmesh_component.definitions.op import graph_of_op
+from dg_sqlmesh_component.definitions.op import graph_of_op, refuse_reserved_tags
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.plan.preview_step import close_preview, show_preview
 from dg_sqlmesh_component.plan.step import execute_apply_step, execute_plan_step
@@ -22,6 +22,7 @@ _ALLOWED = {
 
 def build_deploy_jobs(configured: Deploy, settings: Settings) -> dg.Definitions:
     """The jobs. No schedule or sensor starts them: a person or CI does."""
+    refuse_reserved_tags("deploy.tags", configured.tags)
     environment, execute = settings.environment, lambda context: execute_plan_step(context, settings)
     allowed = {option: dg.Field(dg.Array(str), default_value=[], description=text) for option, text in _ALLOWED.items()}
     allowed["select"] = _select(configured.select)
@@ -61,6 +62,7 @@ def _select(default: Selection) -> dg.Field:
 
 def build_preview_jobs(configured: Preview, settings: Settings) -> dg.Definitions:
     """The jobs `<op>_preview` and `<op>_preview_close`. No schedule or sensor starts them: CI or a person does."""
+    refuse_reserved_tags("preview.tags", configured.tags)
     if configured.environment.name == settings.environment:
         raise ConfigurationError(
             f"`preview.environment` in defs.yaml is {settings.environment}, the environment of the component itself, "

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from dg_sqlmesh_component.config.plans import ProjectTests
-from dg_sqlmesh_component.definitions.op import graph_of_op
+from dg_sqlmesh_component.definitions.op import graph_of_op, refuse_reserved_tags
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted
@@ -18,6 +18,7 @@ _DESCRIPTION = "Runs SQLMesh's unit tests and linter on the files of this deploy
 
 def build_test_job(configured: ProjectTests, settings: Settings) -> dg.Definitions:
     """A job with one op. No schedule or sensor starts it: CI or a person does. It writes nothing, so it has no pool."""
+    refuse_reserved_tags("test.tags", configured.tags)
     name = settings.job_name("test")
     graph = graph_of_op(name, _DESCRIPTION, lambda context: run_tests(context, settings), None)
     return dg.Definitions(jobs=[graph.to_job(tags=configured.tags)])

@@ -9,6 +9,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.config.scheduling import Schedule
 from dg_sqlmesh_component.dagster_internals.assets import WithAssetsBetween
+from dg_sqlmesh_component.definitions.op import refuse_reserved_tags
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.definitions.translator import require_five_fields
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -20,6 +21,7 @@ from dg_sqlmesh_component.schedule.tick import UTC, Timetable, evaluate_tick
 
 def build_schedules(configured: Schedule, settings: Settings) -> dg.Definitions:
     """One schedule for each time zone of the models' crons, or one for the configured cron, and their job."""
+    refuse_reserved_tags("schedule.tags", configured.tags)
     if configured.on_sources and settings.attributes.external_models.wait is None:
         raise ConfigurationError(
             "`schedule.on_sources` in defs.yaml needs the sources that the models wait for. Set it as well:"

@@ -148,7 +148,7 @@ class Worker:
                 self._ending.start()
 
     def answer(self, answer: msg.Answer) -> None:
-        """Answer `StateLocked`, `EvaluationPlanned` or `PlanBuilt`."""
+        """Send what the worker waits for, after an event that asks for it: a plan, or what Dagster knows."""
         self._send(wire.encode(answer))
 
     def stop(self) -> None:

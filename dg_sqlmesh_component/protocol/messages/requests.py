@@ -81,7 +81,8 @@ class Restatement:
     start: str
     end: str
     leaves_out: bool = False  # Whether models that cannot be restated are left out. If not, the restatement is refused.
-    tables: tuple[str, ...] = ()  # If any: only the models that read one of these tables themselves, by fqn.
+    # If any, which needs `leaves_out`: only the models that read one of these tables themselves, by fqn.
+    tables: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,13 +215,12 @@ def _denied(
     is_lost: bool,
 ) -> Set[Interval]:
     """The requested intervals that a node must not compute."""
-    single, not_loaded = list(node.requested or ()), sources.not_loaded
+    single, not_loaded, drops_rows = list(node.requested or ()), sources.not_loaded, is_lost
     if not_loaded and node.is_whole:
         not_loaded = [(not_loaded[0][0], FOREVER)]
-        # From here on: whether any computation would drop rows, so that all is denied.
-        is_lost |= bool(common(not_loaded, [*node.computed, *node.forgotten])) or _has_hole(node, nodes, awaited)
+        drops_rows |= bool(common(not_loaded, [*node.computed, *node.forgotten])) or _has_hole(node, nodes, awaited)
     denied = set(single)
-    if not is_lost:
+    if not drops_rows:
         taken = merged([*sources.lacking, *not_loaded])
         possible = without(single, taken, uninterrupted=False)
         if possible != single[: len(possible)] and node.depends_on_past():

@@ -170,9 +170,9 @@ class BesideRuns:
             self._lock.acquire()
             plan, stages, pending = self._look(plan, stages, changes)
             lacking = _lacking(stages, changes.versions)
-            # In the first round also gaps of tables that it computes again for this plan: they count as computed.
+            # A table that SQLMesh computes again for this plan, such as a seed, is missing in each round, although its
+            # intervals count as computed. It is filled in the first round, and in no other.
             filled = {*(lacking.keys() & changes.versions.others.keys()), *(gaps if number == 1 else ())}
-            # SQLMesh always finds a table to be missing that it computes again for this plan, such as a seed.
             if gap_stages := _only(stages, filled):
                 compute(gap_stages, plan, pending)
                 # Models that read these gaps are computed again.

@@ -1,4 +1,6 @@
-"""All SQL that compares the rows of two tables: queries that count, or select examples.
+"""The SQL that compares the rows of two tables: queries that count, or select examples.
+
+Which of them are sent, and the condition on time that limits both tables: `table_comparison.py`.
 
 Each that counts is one SELECT of sums in every dialect: sqlglot rewrites a full join for MySQL as a UNION, which is
 inside of it.
