@@ -14,6 +14,7 @@ from sqlmesh.core.plan import Plan
 from sqlmesh.core.snapshot import SnapshotId, earliest_start_date
 from sqlmesh.core.state_sync.common import ExpiredBatchRange
 from sqlmesh.core.table_diff import TableDiff
+from sqlmesh.utils.date import to_timestamp
 from sqlmesh.utils.errors import NoChangesPlanError
 from upstream.promoted import Project, built, shown
 
@@ -106,6 +107,17 @@ def test_one_forward_only_change_limits_all_models_unless_the_plan_has_a_start(p
     context.close()
     assert (intervals(limited), intervals(whole)) == (1, 3)
     assert whole.deployability_index.is_deployable(whole.context_diff.snapshots_by_name[other])
+
+
+def test_a_plan_starts_at_its_first_missing_interval_and_its_environment_at_the_first_of_all(project: Project) -> None:
+    """So `BesideRuns` starts where the environment does: a restatement may have taken older intervals since."""
+    kind = "kind INCREMENTAL_BY_TIME_RANGE (time_column day)"
+    project.write(other=f"MODEL (name t.other, {kind}, start '1 day ago'); SELECT @start_ds::DATE AS day")
+    context = project.open()
+    plan = built(context, "pr_1")
+    first = min(node.intervals[0][0] for node in plan.snapshots.values() if node.intervals)
+    context.close()
+    assert to_timestamp(plan.environment.start_at) == first < to_timestamp(plan.start)
 
 
 def test_a_new_environment_without_changes_is_an_error(project: Project) -> None:
