@@ -1,6 +1,6 @@
 """What stands directly under `attributes` in `defs.yaml`, each with its type, default and description.
 
-The attributes of a mapping stand in its class: `execution` in `attribute_types.py`, and others beside it.
+The keys inside of `execution` and other mappings are in the class of the mapping, most in `attribute_types.py`.
 """
 
 from dataclasses import dataclass, field

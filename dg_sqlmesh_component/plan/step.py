@@ -142,7 +142,7 @@ class _PlanStep(Planning):
             self._context.instance, settings.apply_job, settings.state_tag, planned.digest, run_id
         )
         if attempts:
-            result += f" Earlier attempts: {listed([f'run {run_id}' for run_id in attempts])}."
+            result += f" Earlier attempts: {listed([f'run {attempt}' for attempt in attempts])}."
         losses = all_losses(attempts.values(), plan)
         if lost := [f"{name} ({all_dropped(columns)})" for name, columns in losses.items()]:
             result += f" Values are lost: {listed(lost)}."

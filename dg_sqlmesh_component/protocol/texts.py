@@ -1,7 +1,7 @@
 """Texts that may contain a password or a token: their fields are marked by these types, and decoding hides it.
 
-Other texts of a message are names, hashes, paths, and sentences of this package. Only pydantic itself asks for more
-than the standard library here.
+Other texts of a message are names, hashes, paths, and sentences of this package. The module itself needs the
+standard library only; pydantic imports the rest when it reads these types.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def unfinished_plan(project: OpenProject, environment: str) -> EnvironmentNotRea
 def explain(error: Exception, project: OpenProject, environment: str | None = None) -> SQLMeshComponentError:
     """Turn an error that ended a whole request into the class that says who must act.
 
-    Without an `environment`, a project was loaded.
+    Without an `environment`, a project was loaded. An error of this package says it already.
     """
     if isinstance(error, SQLMeshComponentError):
         return error

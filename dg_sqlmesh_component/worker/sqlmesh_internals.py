@@ -45,7 +45,7 @@ from dg_sqlmesh_component.protocol.intervals import ComputedRange, without
 
 
 def prepare_process() -> None:
-    """Called once, before a project is opened."""
+    """Correct and speed up SQLMesh in this process. Called once, before a project is opened."""
     need_no_home_folder()
     read_right_snapshots_from_cache()
     keep_bound_views()
@@ -726,6 +726,9 @@ def forget_before_dropping(
     It drops the tables of many versions first. If it is then interrupted, or one table cannot be dropped, the state has
     the intervals of tables that are gone: a plan that goes back to such a version promotes it empty. Nothing public
     comes between.
+
+    Args:
+        change: What to drop in place of a task of SQLMesh. Only that is forgotten.
     """
     evaluator = context.snapshot_evaluator
     drop = evaluator.cleanup

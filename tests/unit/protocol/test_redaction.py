@@ -18,7 +18,7 @@ E = TypeVar("E", bound=msg.Event)
 
 
 def received(event: E, redactor: Redactor) -> E:
-    """What is decoded of an event in Dagster's process."""
+    """Return the event as Dagster's process decodes it."""
     return wire.decode(type(event), wire.encode(event), redactor)
 
 
