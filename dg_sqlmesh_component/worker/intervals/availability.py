@@ -16,7 +16,8 @@ A table that is up to date by its own cron holds nothing back, whatever its sour
 next tick. So a daily model does not wait for the running week of a weekly one.
 
 Invariants: no interval is computed while a table that it reads, also through views, lacks it. A model whose tables lack
-nothing is computed as SQLMesh would compute it. tests/soak/random_sources.py counts rows.
+nothing is computed as SQLMesh would compute it. tests/soak/random_sources.py counts rows. Known exceptions stand in
+tests/unit/worker/intervals/test_availability_by_minutes.py.
 """
 
 from __future__ import annotations

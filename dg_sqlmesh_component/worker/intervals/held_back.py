@@ -173,12 +173,12 @@ def picture_of(
         # Of all nodes: one without a start of its own has that of its sources. Callers may not know what it lacks.
         return missing_now({name: snapshots[name] for name in names}, now)
 
-    def picture(node: Snapshot) -> Node:
+    def picture_node(node: Snapshot) -> Node:
         return Node(
             node.name,
             parents[node.name],
-            lambda: node.depends_on_past,
-            lambda: due().get(node.name, ()),
+            depends_on_past=lambda: node.depends_on_past,
+            is_due=lambda: due().get(node.name, ()),
             awaits={node.name} if tables.awaited.get(node.name) else tables.awaited_by(node),
             requested=single_intervals(node, requested[node]) if node in requested else None,
             lacks=lacked.get(node.name, ()),
@@ -192,7 +192,7 @@ def picture_of(
             lookback=(node.is_model and node.model.lookback) or 0,
         )
 
-    return {name: picture(snapshots[name]) for name in names}
+    return {name: picture_node(snapshots[name]) for name in names}
 
 
 def has_signals(snapshot: Snapshot) -> bool:

@@ -48,7 +48,10 @@ class Table:
         return [*self.lost, *whole, *common((row.interval for row in after if not row.is_merged), before)]
 
     def computed_twice(self, since: int) -> Iterator[Interval]:
-        """The intervals that were computed again since an instant. A row that the janitor has merged does not tell."""
+        """The intervals that were computed again since an instant. A row that the janitor has merged does not tell.
+
+        Without `_SLACK`: a restatement computes a table and, within seconds, what reads it.
+        """
         before: tuple[Interval, ...] = ()
         for row in sorted(self.rows, key=lambda row: row.at):
             if row.at > since and not row.is_merged:

@@ -3,6 +3,8 @@
 Until SQLMesh writes the environment, a plan computes two kinds of tables: those that prod shows, with gaps that a run
 would fill too, and those of new versions, which nobody reads yet and which take long. Only for the first kind, the lock
 of runs is held. On DuckDB, the file is the lock, and SQLMesh applies the plan alone.
+
+`_in_rounds` returns with the lock held. `serve.py` releases it after the last event, a preview before its promotion.
 """
 
 from __future__ import annotations
