@@ -757,11 +757,22 @@ def test_model_running_when_the_run_was_cancelled_is_interrupted() -> None:
     assert wording().sentence(running) == f"{interrupted} The next run computes what is left."
 
 
-def test_a_waiting_model_names_what_is_missing_in_the_ranges_that_it_waits_for() -> None:
+@pytest.mark.parametrize(
+    ("signals", "and_then"),
+    [
+        ((), ". The first run after its sources are loaded computes it."),
+        (("files_arrived",), ", and its signal files_arrived was not evaluated."),
+    ],
+)
+def test_a_waiting_model_names_what_is_missing_in_the_ranges_that_it_waits_for(
+    signals: tuple[str, ...], and_then: str
+) -> None:
     sources = {"t": Source(dg.AssetKey("t"), (), lambda awaited: f"has nothing for {awaited}")}
     idle = msg.NodeIdle(ORDERS, held_back_by=msg.HeldBackBy(tables=("t",), intervals=((1, 2),)))
     waiting = NodeOutcome(ORDERS, Outcome.WAITING, idle=idle)
-    assert "t has nothing for ((1, 2),)" in Wording(ASSETS, "prod", sources=sources).sentence(waiting)
+    assets = project_assets(manifest(model("core.orders", signals=signals)))
+    sentence = Wording(assets, "prod", sources=sources).sentence(waiting)
+    assert sentence == f"core.orders is waiting: t has nothing for ((1, 2),){and_then}"
 
 
 def test_a_model_that_waits_for_many_sources_names_three_and_counts_the_others() -> None:
