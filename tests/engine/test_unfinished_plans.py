@@ -42,26 +42,8 @@ def test_an_apply_killed_in_the_backfill_leaves_prod_whole_and_the_same_digest_f
     assert planned(shop)["models"] == []
 
 
-def test_an_apply_killed_in_the_promotion_is_finished_by_the_same_digest(new_shop: NewShop) -> None:
-    shop = killed_shop(new_shop)
-    change(shop, base=BASE.format(type="DOUBLE").replace("2.5", "3.5"))
-    (shop.project / "models" / "other.sql").unlink()
-    digest = planned(shop)["digest"]
-
-    launch(shop, APPLY, digest=digest).failed()
-    (shop.project / "kill").unlink()
-    shop.configure(deploy=True, execution={"environment_timeout": 1})
-    waiting = shop.launch().failed()
-    assert "launch that run again" in waiting.log
-    assert APPLY in waiting.log
-    launch(shop, APPLY, digest=digest).succeeded()
-    views = "SELECT table_name FROM information_schema.views WHERE table_schema = 't'"
-    assert ("other",) not in shop.query(views), "the finished plan removes the views that the first attempt did not"
-    assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
-
-
 @pytest.mark.parametrize("settings", ["after_all: [SELECT 1]\n", *at_night("plan: {use_finalized_state: true}\n")])
-def test_the_same_digest_is_accepted_however_often_the_promotion_fails(new_shop: NewShop, settings: str) -> None:
+def test_an_apply_killed_in_the_promotion_is_finished_by_the_same_digest(new_shop: NewShop, settings: str) -> None:
     """Each attempt writes a plan of its own into the environment's row, and the one before it as its previous plan.
 
     It also stores its statements there, which another plan's approval would not expect.
@@ -69,12 +51,19 @@ def test_the_same_digest_is_accepted_however_often_the_promotion_fails(new_shop:
     shop = killed_shop(new_shop)
     edit_config(settings)(shop)
     change(shop, base=BASE.format(type="DOUBLE").replace("2.5", "3.5"))
+    (shop.project / "models" / "other.sql").unlink()
     digest = planned(shop)["digest"]
+
     for _ in range(2):
         assert "killed by signal 9" in failure_of(launch(shop, APPLY, digest=digest))
     (shop.project / "kill").unlink()
-
+    shop.configure(deploy=True, execution={"environment_timeout": 1})
+    waiting = shop.launch().failed()
+    assert "launch that run again" in waiting.log
+    assert APPLY in waiting.log
     launch(shop, APPLY, digest=digest).succeeded()
+    views = "SELECT table_name FROM information_schema.views WHERE table_schema = 't'"
+    assert ("other",) not in shop.query(views), "the finished plan removes the views that no attempt before did"
     assert shop.launch().status is dg.DagsterRunStatus.SUCCESS, "prod is whole again"
 
 
