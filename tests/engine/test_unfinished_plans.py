@@ -11,7 +11,6 @@ from engine.plan_jobs import (
     KILLED,
     MODELS,
     PLAN,
-    TOTAL,
     change,
     edit_config,
     failure_of,
@@ -165,41 +164,6 @@ def test_the_report_names_days_that_wait_for_an_upstream_model_that_has_lost_the
     assert shop.query(f"SELECT max(day) > '{last}', min(n), max(n) FROM t.reader") == [(True, 2, 2)]
 
 
-KILL_IN_PROMOTION = f'''
-import os
-import signal
-from pathlib import Path
-
-import yaml
-from sqlmesh.core.config import Config
-from sqlmesh.core.engine_adapter import EngineAdapter
-
-EXECUTE, KILL = EngineAdapter._execute, Path(__file__).with_name("kill")
-
-
-def execute(adapter, sql, *arguments, **options):
-    EXECUTE(adapter, sql, *arguments, **options)
-    if sql.startswith('DELETE FROM "sqlmesh"."_environments"') and KILL.exists():
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-EngineAdapter._execute = execute
-config = Config.parse_obj(yaml.safe_load("""{CONFIG}"""))
-'''
-
-
-def test_an_apply_killed_while_it_replaces_the_environment_in_the_state_leaves_it_there(new_shop: NewShop) -> None:
-    shop = new_shop({**MODELS, "config.py": KILL_IN_PROMOTION}, deploy=True)
-    change(shop, total=TOTAL.format(added=" + 1"))
-    digest = planned(shop)["digest"]
-    (shop.project / "kill").touch()
-    assert "killed by signal 9" in failure_of(launch(shop, APPLY, digest=digest))
-    (shop.project / "kill").unlink()
-
-    assert shop.query("SELECT name FROM sqlmesh._environments") == [("prod",)]
-    assert launch(shop, APPLY, digest=digest).status is dg.DagsterRunStatus.SUCCESS
-
-
 FAIL = """
 from pathlib import Path
 
@@ -238,22 +202,6 @@ def test_a_destructive_plan_that_fails_in_its_migration_is_finished_by_the_same_
     launch(shop, APPLY, **config).succeeded()
     assert shop.query("SELECT DISTINCT typeof(amount) FROM t.daily") == [("INTEGER",)]
     launch(shop, APPLY, **config).succeeded()
-
-
-def test_statement_that_fails_after_a_view_is_replaced_is_named_and_the_plan_taken_back(shop: Shop) -> None:
-    """SQLMesh raises the engine's error for it, and none of its own."""
-    on_promotion = "ON_VIRTUAL_UPDATE_BEGIN; INSERT INTO t.promotions VALUES (1); ON_VIRTUAL_UPDATE_END;"
-    change(shop, total=f"{TOTAL.format(added=' + 1')};\n{on_promotion}")
-    digest = planned(shop)["digest"]
-
-    failed = launch(shop, APPLY, digest=digest)
-
-    assert "Table with name promotions does not exist" in failure_of(failed)
-    assert "environment prod shows what it showed before" in failure_of(failed)
-    assert "To apply it, correct the cause and launch this job again with the same run config" in failure_of(failed)
-    shop.query("CREATE TABLE t.promotions (x INT)")
-    launch(shop, APPLY, digest=digest).succeeded()
-    assert shop.query("SELECT x FROM t.promotions") == [(1,)]
 
 
 KEPT = """
