@@ -152,11 +152,6 @@ def test_properties_of_a_model_become_properties_of_its_asset(zoo: LoadedProject
     assert spec.metadata["sqlmesh/time_column"] == "placed_on"
 
 
-def test_code_reference_is_the_model_file(zoo: LoadedProject) -> None:
-    paths = [ref.file_path for ref in zoo.spec("zoo/orders").metadata["dagster/code_references"].code_references]
-    assert str(zoo.project / "models" / "orders.sql") in paths
-
-
 def test_owner_in_users_of_the_project_becomes_email(zoo: LoadedProject) -> None:
     assert [zoo.spec(key).owners for key in ("zoo/by_key", "zoo/history")] == [["ada@example.com"], ["bea@example.com"]]
 

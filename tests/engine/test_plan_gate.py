@@ -21,6 +21,7 @@ from engine.plan_jobs import (
     launch,
     planned,
     report_of,
+    text_of,
 )
 from harness import YEARLY_CRON, NewShop, Shop, at_night, sqlmesh, wait_until
 from postgres import postgres_server
@@ -359,16 +360,23 @@ def test_a_revert_on_purpose_is_applied_and_recorded_as_promoted_only(shop: Shop
     assert str(origin).startswith("promoted by plan ")
 
 
-def test_a_version_without_an_interval_behind_a_forward_only_change_is_promoted_with_its_table(shop: Shop) -> None:
-    """SQLMesh creates no table for it if it computes only others, before the promotion. Then its view fails."""
-    late = f"MODEL (name t.late, kind FULL, cron '{YEARLY_CRON}'); SELECT added FROM t.daily"
+def test_versions_without_an_interval_are_promoted_with_their_tables(shop: Shop) -> None:
+    """SQLMesh creates no table for them if it computes only others, before the promotion. Then their views fail.
+
+    One is behind a forward-only change, the others are behind a version that is computed.
+    """
+    yearly = f"MODEL (name t.{{name}}, kind {{kind}}, cron '{YEARLY_CRON}'); SELECT {{query}}"
+    late = yearly.format(name="late", kind="FULL", query="added FROM t.daily")
+    full = yearly.format(name="full", kind="FULL", query="x FROM t.other")
+    view = yearly.format(name="view", kind="VIEW", query="x FROM t.other")
     daily = DAILY.replace("amount FROM", "amount, 1 AS added FROM")
-    change(shop, daily=daily, late=late, other="MODEL (name t.other, kind FULL, owner eve); SELECT 2 AS x")
+    other = "MODEL (name t.other, kind FULL, owner eve); SELECT 2 AS x"
+    change(shop, daily=daily, late=late, other=other, full=full, view=view)
 
     applied(shop)
 
-    assert shop.query("SELECT added FROM t.late") == []
-    assert shop.query("SELECT x FROM t.other") == [(2,)]
+    assert shop.query("SELECT added FROM t.late") == shop.query("SELECT x FROM t.full") == []
+    assert shop.query("SELECT x FROM t.other") == shop.query("SELECT x FROM t.view") == [(2,)]
 
 
 def test_an_apply_names_the_days_for_which_the_signal_of_a_new_version_is_not_ready(shop: Shop) -> None:
@@ -568,12 +576,7 @@ def test_a_model_of_another_repository_that_a_plan_changes_is_marked(shop: Shop,
     record = launch(shop, PLAN)
 
     assert [model["name"] for model in report_of(record)["models"]] == ["t.total", "r.reader"]
-    text = next(
-        event.event_specific_data.metadata["sqlmesh/report"].value
-        for event in record.events(dg.DagsterEventType.ENGINE_EVENT)
-        if "sqlmesh/report" in event.event_specific_data.metadata
-    )
-    assert "| `r.reader` | changed upstream (indirect breaking, project second) |" in text
+    assert "| `r.reader` | changed upstream (indirect breaking, project second) |" in text_of(record)
 
 
 def test_each_python_gives_the_categories_the_same_hash(shop: Shop) -> None:

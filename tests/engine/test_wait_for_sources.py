@@ -17,7 +17,7 @@ STATUS = "t/days:sqlmesh_execution_status"
     ("wait", "config"), [(False, {}), (True, {"ignore_sources": True})], ids=["no wait", "ignored"]
 )
 def test_a_day_that_is_loaded_late_is_lost_and_everything_is_green_if_no_source_is_awaited(
-    new_shop: NewShop, wait: bool, config: dict[str, bool]
+    new_shop: NewShop, wait: bool, config: dict[str, Any]
 ) -> None:
     shop = waiting_shop(new_shop, DAILY.format(start=day(6)), wait=wait)
     early = run(shop, **config).succeeded()
