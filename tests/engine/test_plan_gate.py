@@ -360,8 +360,8 @@ def test_a_revert_on_purpose_is_applied_and_recorded_as_promoted_only(shop: Shop
     assert str(origin).startswith("promoted by plan ")
 
 
-def test_versions_without_an_interval_are_promoted_with_their_tables(shop: Shop) -> None:
-    """SQLMesh creates no table for them if it computes only others, before the promotion. Then their views fail.
+def test_a_version_without_an_interval_is_promoted_with_one_that_is_computed(shop: Shop) -> None:
+    """SQLMesh creates no table for it if it computes only others, before the promotion. Then its view fails.
 
     One is behind a forward-only change, the others are behind a version that is computed.
     """

@@ -258,7 +258,7 @@ def test_killed_promotion_is_taken_back_by_a_run_config_on_postgres(new_shop: Ne
         take_back_what_is_killed(shop, prod, after)
 
 
-def test_error_of_postgres_in_a_promotion_is_named_and_the_plan_taken_back(new_shop: NewShop) -> None:
+def test_statement_that_fails_after_a_view_is_replaced_is_named_and_the_plan_taken_back(new_shop: NewShop) -> None:
     with postgres_shop(new_shop, BEFORE) as (shop, prod):
         shown = prod.shown()
         new = f"MODEL (name t.new, kind FULL); SELECT 1 AS x;\n{PROMOTIONS}"
