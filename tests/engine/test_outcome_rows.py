@@ -52,8 +52,10 @@ def _count_runs(shop: Shop) -> int:
     return int(shop.query("SELECT count(*) FROM ctl.runs")[0][0])
 
 
-def _asset(fqn: str) -> str:
-    return "/".join(part.strip('"') for part in fqn.split(".")[-2:])
+def grown(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    """The assets of the models with more computed intervals than before."""
+    more = [of for of, computed in after["intervals"].items() if computed > before["intervals"][of]]
+    return {"/".join(part.strip('"') for part in of.split(".")[-2:]) for of in more if of.startswith('"')}
 
 
 EXPECTED = {
@@ -74,20 +76,8 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize(("asset", "outcome"), EXPECTED.items(), ids=EXPECTED.keys())
-def test_each_model_has_expected_outcome(ledger: LedgerRun, asset: str, outcome: str) -> None:
-    assert ledger.record.status_of(asset) == outcome
-
-
-def test_materialized_models_are_those_with_new_intervals(ledger: LedgerRun) -> None:
-    grown = {
-        _asset(fqn)
-        for fqn, computed in ledger.after["intervals"].items()
-        if computed > ledger.before["intervals"][fqn] and fqn.startswith('"')
-    }
-    partly = {asset for asset, outcome in EXPECTED.items() if outcome == "partly_executed"}
-    assert set(ledger.record.materializations) == grown - partly
-    assert partly <= grown
+def test_each_model_has_expected_outcome(ledger: LedgerRun) -> None:
+    assert {asset: ledger.record.status_of(asset) for asset in EXPECTED} == EXPECTED
 
 
 def test_one_dagster_run_is_one_sqlmesh_run(ledger: LedgerRun) -> None:
@@ -95,35 +85,30 @@ def test_one_dagster_run_is_one_sqlmesh_run(ledger: LedgerRun) -> None:
     assert [step for step in ledger.record.step_keys if step.startswith("sqlmesh")] == ["sqlmesh_shop"]
 
 
-def test_only_executed_models_are_materialized(ledger: LedgerRun) -> None:
-    assert set(ledger.record.materializations) == {a for a, outcome in EXPECTED.items() if outcome == "executed"}
-    idle = {asset for asset, outcome in EXPECTED.items() if outcome == "up_to_date"}
+def test_only_executed_models_are_materialized_and_they_have_new_intervals(ledger: LedgerRun) -> None:
+    by_outcome: dict[str, set[str]] = {}
+    for asset, outcome in EXPECTED.items():
+        by_outcome.setdefault(outcome, set()).add(asset)
+    materialized, idle = by_outcome["executed"], by_outcome["up_to_date"]
+    assert set(ledger.record.materializations) == materialized
+    assert grown(ledger.before, ledger.after) == materialized | by_outcome["partly_executed"]
     assert set(ledger.record.computed_outside) == idle, "the plan computed them, and Dagster has no event of it"
     assert set(ledger.record.reported_outside) == EXPECTED.keys() - idle, "the same, but these had something to do"
-    assert set(ledger.record.observations) == EXPECTED.keys() - ledger.record.materializations.keys() - idle
+    assert set(ledger.record.observations) == EXPECTED.keys() - materialized - idle
 
 
-def test_materialization_has_intervals_batches_duration_and_version(ledger: LedgerRun) -> None:
-    metadata = ledger.record.materializations["t/events"].metadata
-    start, end = (
-        ledger.after["ranges"]['"warehouse"."t"."events"'][0][0],
-        ledger.after["ranges"]['"warehouse"."t"."events"'][-1][1],
-    )
-    computed_before = ledger.before["ranges"]['"warehouse"."t"."events"'][-1][1]
+def test_materialization_has_intervals_duration_and_versions(ledger: LedgerRun) -> None:
+    fqn, event = '"warehouse"."t"."events"', ledger.record.materializations["t/events"]
+    start, end = ledger.after["ranges"][fqn][0][0], ledger.after["ranges"][fqn][-1][1]
+    computed_before = ledger.before["ranges"][fqn][-1][1]
     assert start < computed_before < end
-    assert metadata["sqlmesh/intervals"].value == ranges([(computed_before, end)])
-    assert "sqlmesh/batches" not in metadata, "there was one"
-    seconds = metadata["sqlmesh/seconds"].value
+    assert event.metadata["sqlmesh/intervals"].value == ranges([(computed_before, end)])
+    assert "sqlmesh/batches" not in event.metadata, "there was one"
+    seconds = event.metadata["sqlmesh/seconds"].value
     assert isinstance(seconds, float)
     assert seconds >= 0
-    assert (
-        version_of(ledger.record.materializations["t/events"]) == ledger.after["versions"]['"warehouse"."t"."events"']
-    )
-
-
-def test_materialization_has_data_version_and_code_version(ledger: LedgerRun) -> None:
-    tags = ledger.record.materializations["t/events"].tags or {}
-    fqn = '"warehouse"."t"."events"'
+    assert version_of(event) == ledger.after["versions"][fqn]
+    tags = event.tags or {}
     assert tags["dagster/code_version"] == ledger.after["data_hashes"][fqn]
     assert tags["dagster/data_version"].startswith(ledger.after["versions"][fqn])
 
@@ -147,30 +132,28 @@ def test_no_check_of_a_blocked_model_passes(ledger: LedgerRun) -> None:
     assert not [name for name, check in ledger.record.checks.items() if name.split(":")[0] in blocked and check.passed]
 
 
-def test_failed_non_blocking_audit_is_a_warning_on_executed_model(ledger: LedgerRun) -> None:
-    check = ledger.record.checks["t/events:flag_is_down_flag_name_events_warn"]
-    assert (check.passed, check.severity, check.blocking) == (False, dg.AssetCheckSeverity.WARN, False)
-    assert check.metadata["sqlmesh/failing_row_count"].value == 1
-    query = str(check.metadata["sqlmesh/query"].value)
-    assert query.startswith("```sql\nSELECT\n"), "formatted like the model's query"
+WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
+AUDITS = {
+    "t/events:flag_is_down_flag_name_events_warn": (False, WARN, False),
+    "t/events:not_null_id": (True, ERROR, True),
+    "t/events:not_null_ds": (True, ERROR, True),
+    "t/events:events_are_numbered": (True, WARN, False),
+    "t/audited:flag_is_down_flag_name_audited_block": (False, ERROR, True),
+    "t/audited:flag_is_down_flag_name_audited_warn": (False, WARN, False),
+    "t/audited:not_null_n": (True, ERROR, True),
+}
+"""Whether each audit passes, the severity of its check, and whether it is blocking.
+
+The same audit twice on a model is two checks, and a standalone one is a check of the model that it reads.
+"""
 
 
-def test_failed_blocking_audit_is_an_error_and_other_audits_keep_their_results(ledger: LedgerRun) -> None:
-    block = ledger.record.checks["t/audited:flag_is_down_flag_name_audited_block"]
-    warn = ledger.record.checks["t/audited:flag_is_down_flag_name_audited_warn"]
-    assert (block.passed, block.severity, block.blocking) == (False, dg.AssetCheckSeverity.ERROR, True)
-    assert (warn.passed, warn.severity, warn.blocking) == (False, dg.AssetCheckSeverity.WARN, False)
-    assert ledger.record.checks["t/audited:not_null_n"].passed
-
-
-def test_same_audit_twice_on_one_model_is_two_checks(ledger: LedgerRun) -> None:
-    assert ledger.record.checks["t/events:not_null_id"].passed
-    assert ledger.record.checks["t/events:not_null_ds"].passed
-
-
-def test_standalone_audit_is_a_check_of_the_model_it_reads(ledger: LedgerRun) -> None:
-    check = ledger.record.checks["t/events:events_are_numbered"]
-    assert (check.passed, check.severity) == (True, dg.AssetCheckSeverity.WARN)
+def test_each_audit_is_a_check_with_a_result_of_its_own(ledger: LedgerRun) -> None:
+    checks = {name: ledger.record.checks[name] for name in AUDITS}
+    assert {name: (check.passed, check.severity, check.blocking) for name, check in checks.items()} == AUDITS
+    failed = checks["t/events:flag_is_down_flag_name_events_warn"].metadata
+    assert failed["sqlmesh/failing_row_count"].value == 1
+    assert str(failed["sqlmesh/query"].value).startswith("```sql\nSELECT\n"), "formatted like the model's query"
 
 
 def test_waiting_model_names_the_signal(ledger: LedgerRun) -> None:
@@ -245,9 +228,9 @@ def test_second_run_computes_the_rest_and_carries_over_check_results(ledger: Led
     record = ledger.shop.launch("in_process")
     after = ledger.shop.state()
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
-    grown = {_asset(f) for f, n in after["intervals"].items() if n > before["intervals"][f] and f.startswith('"')}
-    assert set(record.materializations) - {"plain/below_up_to_date", "plain/below_waiting"} == grown
-    assert grown == {a for a, o in EXPECTED.items() if o not in ("executed", "up_to_date")}
+    computed = grown(before, after)
+    assert set(record.materializations) - {"plain/below_up_to_date", "plain/below_waiting"} == computed
+    assert computed == {a for a, o in EXPECTED.items() if o not in ("executed", "up_to_date")}
     assert _count_runs(ledger.shop) == runs + 1
     carried = record.checks["t/events:not_null_id"]
     assert carried.passed

@@ -171,7 +171,6 @@ def test_runs_without_evaluation_carry_over_results_of_declared_environment(new_
         assert results(record) == results(prod)
         check = record.checks["t/revenue:fits"]
         assert check.metadata["sqlmesh/evaluated_in_run"].value == prod.run_id
-        assert check.metadata["sqlmesh/evaluated_in_run"].value == prod.run_id
         assert str(check.description).endswith(f". Repeated, because {reason}.")
 
 

@@ -9,7 +9,6 @@ from datetime import datetime, timedelta, timezone
 from importlib.metadata import version
 
 import dagster as dg
-import mariadb
 import pytest
 from engine.plan_jobs import APPLY, change, failure_of, launch, planned
 from harness import NewShop, RunRecord, Shop, at_night, processes_in, python_model, wait_until
@@ -142,32 +141,27 @@ if Path("fork").exists():
 @pytest.mark.parametrize("state", ["postgres", *at_night("mariadb")])
 @pytest.mark.parametrize("victims", ["run process", "run and SQLMesh processes"])
 def test_lock_of_killed_run_is_released(server: Server, new_shop: NewShop, victims: str, state: str) -> None:
-    with mariadb_server() if state == "mariadb" else nullcontext() as maria:
-        check_lock_of_killed_run(server, new_shop, victims, maria)
-
-
-def check_lock_of_killed_run(server: Server, new_shop: NewShop, victims: str, state: mariadb.Server | None) -> None:
-    database = f"killed_{len(victims)}_{state is None}".lower()
+    database = f"killed_{len(victims)}_{state}"
     server.query(f"CREATE DATABASE {database}")
     config = server.config(database, password="correct-horse-battery")
-    config = config if state is None else state.with_state(config)
-    files = {**project_files(), "models/slow.py": python_model("t.slow", PRINT_PASSWORDS + FORK, ["t.appended"])}
-    shop = new_shop(files, config, execution={"overlap_timeout": 120})
-    (shop.project / "fork").touch()
-    first = shop.start()
-    wait_until((shop.project / "forked").exists, first)
-    if state is None:
-        assert server.query("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'", database)
-    first.kill()
-    if victims != "run process":
-        for pid in processes_in(shop.project):
-            if os.getpgid(pid) == pid:  # not their forks
-                os.kill(pid, signal.SIGKILL)
-    first.wait()
-    (shop.project / "fork").unlink()
-    shop.launch().succeeded()
-    [(rows, days)] = server.query("SELECT count(*), count(DISTINCT since) FROM t.appended", database)
-    assert rows == days
+    with mariadb_server() if state == "mariadb" else nullcontext() as maria:
+        files = {**project_files(), "models/slow.py": python_model("t.slow", PRINT_PASSWORDS + FORK, ["t.appended"])}
+        shop = new_shop(files, maria.with_state(config) if maria else config, execution={"overlap_timeout": 120})
+        (shop.project / "fork").touch()
+        first = shop.start()
+        wait_until((shop.project / "forked").exists, first)
+        if state == "postgres":
+            assert server.query("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'", database)
+        first.kill()
+        if victims != "run process":
+            for pid in processes_in(shop.project):
+                if os.getpgid(pid) == pid:  # not their forks
+                    os.kill(pid, signal.SIGKILL)
+        first.wait()
+        (shop.project / "fork").unlink()
+        shop.launch().succeeded()
+        [(rows, days)] = server.query("SELECT count(*), count(DISTINCT since) FROM t.appended", database)
+        assert rows == days
 
 
 ENDS_LOCKS = """

@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from engine.plan_jobs import APPLY, PLAN, applied, change, edit_config, failure_of, launch, planned, report_of, text_of
+from engine.plan_jobs import APPLY, PLAN, change, edit_config, failure_of, launch, planned, report_of, text_of
 from engine.preview_lab import PREVIEW, report_of_last
 from harness import CONFIG, NewShop, Shop, needs_previews
 
@@ -122,21 +122,6 @@ def test_no_old_version_is_promised_if_a_new_mode_drops_the_only_table(new_shop:
     launch(shop, APPLY, digest=report["digest"], allow_lost_intervals=["t.history"]).succeeded()
     tables = "SELECT table_schema FROM information_schema.tables WHERE table_name LIKE '%history%' ORDER BY 1"
     assert shop.query(tables) == [("sqlmesh__t",), ("t",)], "the new table and its view"
-
-
-def test_a_version_without_an_interval_is_promoted_with_one_that_is_computed(new_shop: NewShop) -> None:
-    """SQLMesh creates no table for it, and fails at its view after it has begun to change the environment."""
-    shop = new_shop({"models/orders.sql": ORDERS.format(columns="id")}, tables=TABLES, deploy=True)
-    yearly = "MODEL (name t.yearly, kind {kind}, cron '@yearly'); SELECT id FROM t.orders"
-    change(
-        shop,
-        orders=ORDERS.format(columns="id + 1 AS id"),
-        yearly=yearly.format(kind="FULL"),
-        view=yearly.format(kind="VIEW").replace("t.yearly", "t.view"),
-    )
-
-    applied(shop)
-    assert shop.query("SELECT (SELECT count(*) FROM t.yearly), id FROM t.view") == [(0, 2)]
 
 
 MODEL_WITH_TABLE = "MODEL (name t.last, kind FULL); SELECT 1 AS x"

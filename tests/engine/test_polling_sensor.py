@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 from dagster._core.execution.api import create_execution_plan
-from harness import DagsterProject, NewShop, dagster_project, duckdb_file_in_use, wait_until, write_project
+from harness import DagsterProject, NewShop, duckdb_file_in_use, wait_until
 from postgres import postgres_server
 
 from dg_sqlmesh_component.history.active_runs import APPLIES_TAG, mark_as_computing
@@ -307,27 +306,7 @@ def test_development_environment_is_recorded_with_its_own_tables(new_sensed: New
 
 
 @pytest.mark.attribute("polling_sensor.interval", "polling_sensor.default_status")
-def test_sensor_has_the_configured_interval_and_status(tmp_path: Path) -> None:
-    project = write_project(tmp_path / "shop", MODELS)
-    configured = {
-        "plain": True,
-        "seconds": 600,
-        "text": "10m",
-        "mapping": {"interval": "1h", "default_status": "RUNNING"},
-    }
-    with dagster_project(tmp_path) as dagster:
-        for name, value in configured.items():
-            names = {"op": {"name": name}, "translation": {"key_prefix": name}}
-            dagster.add_component(name, {"project": str(project), "polling_sensor": value, "select": "t.old", **names})
-        sensors = {sensor.name: sensor for sensor in dagster.refresh().get_repository_def().sensor_defs}
-    found = {
-        name: (sensors[f"{name}_sensor"].minimum_interval_seconds, sensors[f"{name}_sensor"].default_status)
-        for name in configured
-    }
-    stopped, running = dg.DefaultSensorStatus.STOPPED, dg.DefaultSensorStatus.RUNNING
-    assert found == {
-        "plain": (300, stopped),
-        "seconds": (600, stopped),
-        "text": (600, stopped),
-        "mapping": (3600, running),
-    }
+def test_sensor_has_the_configured_interval_and_status(new_shop: NewShop) -> None:
+    configured = {"interval": "1h", "default_status": "RUNNING"}
+    [sensor] = new_shop(MODELS, planned_at=None, polling_sensor=configured).refresh().get_repository_def().sensor_defs
+    assert (sensor.minimum_interval_seconds, sensor.default_status) == (3600, dg.DefaultSensorStatus.RUNNING)

@@ -60,33 +60,6 @@ def test_new_and_removed_models_are_part_of_the_diff(lab: Lab) -> None:
     assert found["t.other"]["note"] == "Removed in the preview."
 
 
-KEYED = "MODEL (name t.{name}, kind FULL{grain}); SELECT id, {key} AS k, day, (id * {factor})::INT AS x FROM raw.orders"
-NO_KEYS = {
-    "no_grain": ("", "Rows were not matched, because the model has no `grain`."),
-    "repeated": (", grain id", "Rows were not matched, because several rows share a key (id)."),
-    "without": (", grain k", "Rows were not matched, because some rows have no key (k)."),
-}
-
-
-def test_without_a_usable_key_rows_are_counted_and_the_note_says_why(lab: Lab) -> None:
-    def write(factor: str) -> None:
-        key = "NULLIF(id, 3)"
-        models = {n: KEYED.format(name=n, grain=grain, key=key, factor=factor) for n, (grain, _) in NO_KEYS.items()}
-        lab.change(**models)
-
-    write("2")
-    lab.shop.plan(at=None)
-    write("CASE WHEN id = 1 THEN 9 ELSE 2 END")
-
-    found = diffs(lab.preview())
-
-    for name, (_, reason) in NO_KEYS.items():
-        diff = found[f"t.{name}"]
-        assert (diff["rows"], diff["rows_prod"], diff["added"], diff["removed"]) == (70, 70, 7, 7)
-        assert (diff["changed"], diff["columns"]) == (None, {})
-        assert diff["note"].startswith(reason)
-
-
 WIDE = """
 MODEL (name t.wide, kind FULL, grain id);
 SELECT id::INT AS id, {a} AS a, {b} AS b, {c} AS c, {d} AS d{e} FROM raw.orders WHERE day = CURRENT_DATE
@@ -196,35 +169,6 @@ def test_tables_of_other_shapes_are_compared_or_the_note_says_why_not(lab: Lab) 
     lab.shop.configure(preview={"environment": ENVIRONMENT, "diff": {"max_rows": 5}})
     sampled = diffs(lab.preview())["t.sampled"]
     assert (sampled["added"], sampled["removed"]) == (0, 0), "the same keys on both sides, although their types differ"
-
-
-EXACT = """
-MODEL (name shop."Orders", kind FULL, grain "Id");
-SELECT id::INT AS "Id", {wide}::DECIMAL(20, 0) AS wide, {money}::DECIMAL(18, 2) AS money, {number} AS number
-FROM raw.orders WHERE day = CURRENT_DATE
-"""
-
-
-@pytest.mark.slow
-def test_exact_numbers_of_many_digits_and_names_with_capitals_are_compared(lab: Lab) -> None:
-    wide, money, number = "10000000000000000999", "1200000000000000.69", "9007199254740993::BIGINT"
-    lab.change(orders_with_capitals=EXACT.format(wide=wide, money=money, number=number))
-    lab.shop.plan(at=None)
-    numbers = "CASE id WHEN 1 THEN {} ELSE {} END"
-    lab.change(
-        orders_with_capitals=EXACT.format(
-            wide=numbers.format("10000000000000000001", wide),
-            money=numbers.format("1200000000000000.78", money),
-            number="(9007199254740993 - CASE id WHEN 1 THEN 1 ELSE 0 END)::DECIMAL(20, 2)",
-        )
-    )
-
-    [orders] = lab.preview()["diff"]
-
-    assert orders["columns"] == dict.fromkeys(["wide", "money", "number"], pytest.approx(0.9))
-    assert (orders["rows"], orders["rows_prod"], orders["added"], orders["removed"]) == (10, 10, 0, 0)
-    assert orders["changed"] == 1
-    assert [change.split()[:2] for change in orders["schema"]] == [["changes", "number"]]
 
 
 def test_a_model_that_cannot_be_compared_fails_the_job_without_a_value_in_its_report(lab: Lab) -> None:

@@ -3,11 +3,10 @@
 import json
 from pathlib import Path
 
-import dagster as dg
 import pytest
-from engine.plan_jobs import APPLY, launch
+from engine.plan_jobs import APPLY, launch, text_of
 from engine.preview_lab import ORDERS, PREVIEW, REVENUE, Lab, audits, on_duckdb, report_of_last
-from harness import BIN, RunRecord, needs_previews, run
+from harness import BIN, needs_previews, run
 
 pytestmark = needs_previews
 
@@ -67,23 +66,12 @@ def audited(lab: Lab) -> Lab:
     return lab
 
 
-def markdown_of(record: RunRecord) -> str:
-    """The report on the step's page."""
-    reports = [
-        event.event_specific_data.metadata["sqlmesh/report"].value
-        for event in record.events(dg.DagsterEventType.ENGINE_EVENT)
-        if "sqlmesh/report" in event.event_specific_data.metadata
-    ]
-    text: str = reports[-1]
-    return text
-
-
 def test_audits_of_changed_models_are_compared_with_prod_and_unit_tests_are_counted(audited: Lab) -> None:
     audited.change(orders=ORDERS.format(factor=3))
 
     record = audited.job(PREVIEW)
 
-    report, text = report_of_last(record), markdown_of(record)
+    report, text = report_of_last(record), text_of(record)
     assert audits(report) == {"not_null": (0, 0), "few_orders": (0, 0), "forall": (6, 0)}
     assert report["unit_tests"] == 1
     assert "**To decide:** 1 failing audit, 3 assets outside of SQLMesh affected." in text
@@ -113,7 +101,7 @@ def test_an_audit_of_a_new_column_has_no_result_in_prod(audited: Lab) -> None:
 
     by_columns = {audit["args"].get("columns"): audit for audit in report_of_last(record)["audits"]}
     assert (by_columns["(tax)"]["failing_rows"], by_columns["(tax)"]["failing_rows_prod"]) == (6, None)
-    assert "| `t.revenue` | not&#95;null (columns: (tax)) | 6 |  | only warns |" in markdown_of(record).replace(
+    assert "| `t.revenue` | not&#95;null (columns: (tax)) | 6 |  | only warns |" in text_of(record).replace(
         "not_null", "not&#95;null"
     )
 
@@ -128,7 +116,7 @@ def test_amounts_of_columns_that_differ_are_shown_for_both(audited: Lab) -> None
                "prod": {"nulls": 0, "sum": 660.0, "minimum": 110.0, "maximum": 110.0}}  # fmt: skip
     assert found["t.revenue"]["amount"] == amounts
     assert found["t.orders"]["label"]["preview"]["nulls"] == 6
-    text = markdown_of(record)
+    text = text_of(record)
     assert "| `t.orders` | `amount` | 60 of 60 | 990, was 660, +50 % | 3 to 30, was 2 to 20 | 0 |" in text
     assert "| `t.orders` | `label` | 60 of 60 |  |  | 6, was 0 |" in text
     assert "`SELECT * FROM" in text
@@ -194,7 +182,7 @@ def test_example_rows_have_the_chosen_columns_and_no_masked_values(audited: Lab)
     changed = examples["changed"][0]
     assert set(changed) == {"day", "id", "amount", "amount in prod", "label", "label in prod"}
     assert (changed["label"], changed["label in prod"]) == ("***", "***")
-    assert "<summary>Some changed rows of <code>t.orders</code></summary>" in markdown_of(record)
+    assert "<summary>Some changed rows of <code>t.orders</code></summary>" in text_of(record)
 
 
 def test_audits_of_a_preview_are_results_of_checks_after_the_apply(audited: Lab) -> None:

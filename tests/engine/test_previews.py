@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -109,22 +110,6 @@ def test_closing_a_preview_leaves_nothing_and_only_its_own(lab: Lab) -> None:
     assert lab.close(pull_request=2).status is dg.DagsterRunStatus.SUCCESS
 
 
-@on_duckdb
-def test_closing_deletes_no_environment_that_never_expires(lab: Lab) -> None:
-    """`preview.environment` has its name by mistake."""
-    edit_config("pinned_environments: [staging]\n")(lab.shop)
-    lab.change(other=OTHER.replace("1 AS x", "2 AS x"))
-    lab.shop.plan("staging", at=None)
-    lab.shop.configure(preview={"environment": "staging"})
-    before = lab.left_over()
-
-    failure = failure_of(lab.job(CLOSE))
-
-    assert "Environment staging never expires, so it is no preview, and was not deleted." in failure
-    assert lab.left_over() == before
-    assert lab.ask("SELECT x FROM t__staging.other") == [(2,)]
-
-
 @pytest.mark.parametrize(("after", "before"), [(3, 0), (2, 2)], ids=["three days behind", "with a gap"])
 def test_a_preview_is_refused_if_prod_lacks_intervals_that_it_would_read(lab: Lab, after: int, before: int) -> None:
     make_gap(lab, after, before)
@@ -186,6 +171,8 @@ def test_an_environment_that_never_expires_is_refused_and_stays_as_it_was(lab: L
     for number in (1, 2):
         record = lab.job(PREVIEW, number).failed()
         assert f"Environment pr_{number} never expires, so it is no preview, and was not changed" in failure_of(record)
+    closed = lab.job(CLOSE, 1).failed()
+    assert "Environment pr_1 never expires, so it is no preview, and was not deleted." in failure_of(closed)
     assert lab.left_over() == before
     assert lab.ask("SELECT x FROM t__pr_1.other") == [(2,)]
 
@@ -234,28 +221,27 @@ def test_a_failed_audit_of_a_preview_is_named_and_prod_stays(lab: Lab, tmp_path:
 
 
 @on_duckdb
-@pytest.mark.parametrize("suffix", ["md", "json"])
-def test_report_is_written_to_file_also_if_preview_is_refused_or_closed(lab: Lab, tmp_path: Path, suffix: str) -> None:
-    file = tmp_path / f"report.{suffix}"
-    lab.monkeypatch.setenv("DG_SQLMESH_REPORT", str(file))
+def test_report_is_written_to_file_also_if_preview_is_refused_or_closed(lab: Lab, tmp_path: Path) -> None:
+    lab.monkeypatch.setenv("DG_SQLMESH_REPORT", str(tmp_path / "report"))
+
+    def written() -> tuple[dict[str, Any], str]:
+        return json.loads((tmp_path / "report.json").read_text()), (tmp_path / "report.md").read_text()
+
     lab.change(orders=ORDERS.format(factor="(CASE WHEN id = 3 THEN 5 ELSE 2 END)"))
     lab.preview()
-    ready = file.read_text()
+    ready, text = written()
+    assert diffs(ready).keys() == {"t.orders", "t.revenue"}
+    assert "| `t.orders` | 60 | 60 | 0 | 0 | 6 |" in text
+    assert "| `t.orders` | `amount` | 6 of 60 |" in text
+    assert "dg launch --job sqlmesh_shop_apply" in text
     lab.close()
-    closed = file.read_text()
+    closed, text = written()
+    assert closed["result"] == "Deleted the preview pr_1."
+    assert "Deleted the preview pr_1." in text
     lab.job(PREVIEW, None)
-    refused = file.read_text()
-
-    if suffix == "json":
-        assert diffs(json.loads(ready)).keys() == {"t.orders", "t.revenue"}
-        assert json.loads(closed)["result"] == "Deleted the preview pr_1."
-        assert kinds(json.loads(refused)) == ["unset_variable"]
-    else:
-        assert "| `t.orders` | 60 | 60 | 0 | 0 | 6 |" in ready
-        assert "| `t.orders` | `amount` | 6 of 60 |" in ready
-        assert "dg launch --job sqlmesh_shop_apply" in ready
-        assert "Deleted the preview pr_1." in closed
-        assert "PULL_REQUEST" in refused
+    refused, text = written()
+    assert kinds(refused) == ["unset_variable"]
+    assert "PULL_REQUEST" in text
 
 
 @on_duckdb

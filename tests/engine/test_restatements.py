@@ -2,15 +2,12 @@
 
 import datetime
 import re
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import dagster as dg
 import pytest
-from harness import CONFIG, EXECUTORS, PAUSE, YEARLY_CRON, NewShop, Shop, python_model, wait_until
+from harness import CONFIG, EXECUTORS, YEARLY_CRON, NewShop, Shop
 from postgres import postgres_server
 
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)"
@@ -32,11 +29,17 @@ SIGNAL = (
 BY_DAY_MODELS = ("raw.orders", "marts.revenue", "raw.other")
 DAY = datetime.timedelta(days=1)
 OP = "sqlmesh_shop"
+LONG_AGO = CONFIG.replace("6 days ago", "'2026-01-01'")
+ONE = {"ctl.source": "SELECT 1 AS n"}
 ALLOWED: dict[str, Any] = {"restate": True, "execution": {"environments": ["dev"]}}
 
 
 def restate(start: str, end: str, **more: Any) -> dict[str, Any]:
     return {OP: {"restate": {"start": start, "end": end}, **more}}
+
+
+def ago(days: int) -> str:
+    return str(datetime.datetime.now(datetime.timezone.utc).date() - days * DAY)
 
 
 def rows(shop: Shop, schema: str = "marts") -> dict[str, int]:
@@ -53,9 +56,7 @@ def days_of(shop: Shop, model: str) -> list[datetime.date]:
 @pytest.fixture
 def shop(new_shop: NewShop) -> Shop:
     """A project whose models lack the last thirty days."""
-    tables = {"ctl.source": "SELECT 1 AS n"}
-    config = CONFIG.replace("6 days ago", "'2026-01-01'")
-    return new_shop(MODELS, config, tables=tables, planned_at="30 days ago", **ALLOWED)
+    return new_shop(MODELS, LONG_AGO, tables=ONE, planned_at="30 days ago", **ALLOWED)
 
 
 @pytest.mark.attribute("restate")
@@ -118,15 +119,13 @@ def test_pending_model_whose_cron_has_not_ticked_since_the_range_is_left_out_of_
     yearly = f"MODEL (name marts.yearly, {BY_DAY}, cron '{YEARLY_CRON}', interval_unit 'day'); "
     query = "SELECT ds, n FROM raw.orders WHERE ds BETWEEN @start_ds AND @end_ds"
     models = {"models/orders.sql": MODELS["models/orders.sql"], "models/yearly.sql": yearly + query}
-    tables = {"ctl.source": "SELECT 1 AS n"}
     config = CONFIG.replace("6 days ago", "'2025-01-01'")
-    shop = new_shop(models, config, tables=tables, planned_at="300 days ago", **ALLOWED)
+    shop = new_shop(models, config, tables=ONE, planned_at="300 days ago", **ALLOWED)
     shop.launch(assets=["raw/orders"]).succeeded()
-    day = str(datetime.datetime.now(datetime.timezone.utc).date() - DAY)
-    yesterday = restate(day, day)
+    yesterday = restate(ago(1), ago(1))
     run = shop.launch(ops=yesterday, assets=["raw/orders"]).succeeded()
     assert set(run.materializations) == {"raw/orders"}
-    shop.launch(ops={OP: {"start": day}}).succeeded()
+    shop.launch(ops={OP: {"start": ago(1)}}).succeeded()
     [failure] = shop.launch(ops=yesterday).failures
     assert f"marts.yearly (its cron, {YEARLY_CRON}, has not ticked since this range began: the next tick" in failure
 
@@ -202,9 +201,8 @@ def test_restatement_in_dev_of_a_model_of_prod_is_refused_if_all_plans_are_forwa
 ) -> None:
     """SQLMesh alone would restate it, and in the first mode write the table of prod."""
     files = {name: MODELS[name] for name in ("models/orders.sql", "models/revenue.sql", "models/other.sql")}
-    config = CONFIG.replace("6 days ago", "'2026-01-01'")
-    shop = new_shop(files, config + mode, tables={"ctl.source": "SELECT 1 AS n"}, **ALLOWED)
-    (shop.project / "config.yaml").write_text(config + later_mode)
+    shop = new_shop(files, LONG_AGO + mode, tables=ONE, **ALLOWED)
+    (shop.project / "config.yaml").write_text(LONG_AGO + later_mode)
     other = shop.project / "models/other.sql"
     other.write_text(other.read_text().replace("AS ds FROM", "AS ds, 1 AS added FROM"))
     shop.plan("dev", "--start", "2026-03-01")
@@ -222,8 +220,7 @@ def test_a_selected_model_that_sqlmesh_cannot_restate_is_refused_also_if_it_is_p
         "models/revenue.sql": MODELS["models/revenue.sql"].replace("raw.orders", "raw.kept"),
     }
     shop = new_shop(files, restate=True)
-    yesterday = datetime.datetime.now(datetime.timezone.utc).date() - DAY
-    range_ = restate(str(yesterday - 4 * DAY), str(yesterday))
+    range_ = restate(ago(5), ago(1))
     [failure] = shop.launch(ops=range_, assets=["raw/kept", "marts/revenue"]).failures
     assert "cannot restate raw.kept (kind INCREMENTAL_UNMANAGED: `disable_restatement` is true)." in failure
     run = shop.launch(ops=range_, assets=["marts/revenue"]).succeeded()
@@ -242,9 +239,8 @@ def test_other_versions_lose_the_restated_day_of_a_model_also_if_another_run_res
         "models/orders.sql": MODELS["models/orders.sql"],
         "models/revenue.sql": MODELS["models/revenue.sql"].replace("SELECT ds, n FROM", with_fee),
     }
-    config = CONFIG.replace("6 days ago", "'2026-01-01'")
-    tables = {"ctl.source": "SELECT 1 AS n", "ctl.fees": "SELECT 0 AS amount"}
-    shop = new_shop(files, config, tables=tables, restate=True)
+    tables = {**ONE, "ctl.fees": "SELECT 0 AS amount"}
+    shop = new_shop(files, LONG_AGO, tables=tables, restate=True)
     orders = shop.project / "models/orders.sql"
     orders.write_text(orders.read_text().replace("AS n FROM range", "+ 0 AS n FROM range"))
     shop.plan("dev")
@@ -262,22 +258,6 @@ def test_other_versions_lose_the_restated_day_of_a_model_also_if_another_run_res
     assert rows(shop) == {"2026-02-10": 7}
 
 
-def test_the_next_run_computes_what_a_failed_restatement_has_left(shop: Shop) -> None:
-    shop.launch().succeeded()
-    shop.query("UPDATE ctl.source SET n = NULL")
-    run = shop.launch(ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"])
-    [failure] = run.failures
-    assert "Correct the model or its data, then launch a run: it computes all pending intervals." in failure
-    assert not run.materializations
-    assert not run.checks["raw/orders:not_null_n"].passed
-    assert not run.checks["marts/revenue:sqlmesh_execution_status"].passed
-
-    shop.query("UPDATE ctl.source SET n = 7")
-    run = shop.launch().succeeded()
-    assert rows(shop) == {"2026-02-10": 7}
-    assert run.materializations.keys() == {"raw/orders", "marts/revenue", "marts/total"}
-
-
 COPIES = {
     "models/a.sql": "MODEL (name t.a, kind INCREMENTAL_BY_TIME_RANGE (time_column ds, batch_size 1)); "
     "SELECT ds, 7 / n AS n FROM ctl.source WHERE ds BETWEEN @start_ds AND @end_ds",
@@ -288,26 +268,6 @@ SOURCE = (
     "CREATE TABLE ctl.source AS SELECT (current_date - i)::DATE AS ds, 1 AS n FROM generate_series(1, 6) AS r(i)",
     "CREATE TABLE ctl.divisor AS SELECT 1 AS d",
 )
-CORRECTED = ("UPDATE ctl.source SET n = 7", "UPDATE ctl.divisor SET d = 1")
-VALUES = "SELECT DISTINCT n FROM {} ORDER BY n"
-
-
-def ago(days: int) -> str:
-    return str(datetime.datetime.now(datetime.timezone.utc).date() - days * DAY)
-
-
-@contextmanager
-def shop_on_a_server(new_shop: NewShop, files: dict[str, str]) -> Iterator[tuple[Shop, Callable[..., list[Any]]]]:
-    """A shop whose models are computed from a source with 1, which has 7 then, and a function that queries."""
-    with postgres_server() as server:
-        server.query("CREATE DATABASE copies")
-        query = partial(server.query, database="copies")
-        for statement in ("CREATE SCHEMA ctl", *SOURCE):
-            query(statement)
-        shop = new_shop(files, server.config("copies"), restate=True, intervals_check=True)
-        shop.launch().succeeded()
-        query("UPDATE ctl.source SET n = 7")
-        yield shop, query
 
 
 @pytest.mark.parametrize(
@@ -319,63 +279,26 @@ def test_no_run_is_green_before_all_is_computed_that_a_failed_restatement_has_le
     new_shop: NewShop, breaks: str
 ) -> None:
     """PostgreSQL keeps the finished batches and rolls back the failed one: its rows are old, not lost."""
-    with shop_on_a_server(new_shop, COPIES) as (shop, query):
+    with postgres_server() as server:
+        server.query("CREATE DATABASE copies")
+        query = partial(server.query, database="copies")
+        for statement in ("CREATE SCHEMA ctl", *SOURCE):
+            query(statement)
+        shop = new_shop(COPIES, server.config("copies"), restate=True, intervals_check=True)
+        shop.launch().succeeded()
+        query("UPDATE ctl.source SET n = 7")
         query(breaks.format(day=ago(3)))
         failed = shop.launch(ops=restate(ago(6), ago(1)), assets=["t/a"]).failed()
+        assert "Correct the model or its data, then launch a run: it computes all pending" in str(failed.failures)
+        assert not failed.checks["t/b:sqlmesh_execution_status"].passed
         assert not failed.checks["t/b:sqlmesh_intervals_complete"].passed
         again = shop.launch().failed()
         assert not again.checks["t/b:sqlmesh_intervals_complete"].passed
-        for statement in CORRECTED:
-            query(statement)
+        query("UPDATE ctl.source SET n = 7")
+        query("UPDATE ctl.divisor SET d = 1")
         healed = shop.launch().succeeded()
         assert healed.checks["t/b:sqlmesh_intervals_complete"].passed
-        assert query(VALUES.format("t.a")) == query(VALUES.format("t.b")) == [(1,)]
-
-
-def test_the_next_run_computes_what_a_cancelled_restatement_has_not(new_shop: NewShop) -> None:
-    files = {
-        "models/a.sql": COPIES["models/a.sql"],
-        "models/middle.py": python_model("t.middle", PAUSE, ["t.a"]),
-        "models/b.sql": COPIES["models/b.sql"].replace("FROM t.a, ", "FROM t.a, t.middle, "),
-    }
-    with shop_on_a_server(new_shop, files) as (shop, query):
-        (shop.project / "pause").touch()
-        process = shop.start(ops=restate(ago(1), ago(1)), assets=["t/a"])
-        wait_until((shop.project / "pausing").exists, process)
-        [run] = shop.instance.get_runs(limit=1)
-        shop.instance.report_run_canceling(run)
-        process.send_signal(signal.SIGTERM)
-        wait_until(lambda: "SQLMesh is asked to finish" in shop.run_record(run.run_id).log)
-        (shop.project / "pause").unlink()
-        process.wait(300)
-        assert query(VALUES.format("t.b")) == [(7,)], "the run has not begun with it"
-        assert shop.launch().succeeded().status_of("t/b") == "executed"
-        assert query(VALUES.format("t.a")) == query(VALUES.format("t.b")) == [(1,), (7,)]
-
-
-def test_a_range_that_failed_for_good_is_pending_also_if_a_retry_restates_another_model(new_shop: NewShop) -> None:
-    lose_connection = """
-    if Path("lose_connection").exists():
-        Path("lose_connection").unlink()
-        raise ConnectionError("the connection was lost")
-    """
-    files = {
-        "models/orders.sql": MODELS["models/orders.sql"],
-        "models/flaky.py": python_model("t.flaky", lose_connection),
-    }
-    config = CONFIG.replace("6 days ago", "'2026-01-01'")
-    retries = {"retries": {"max_retries": 1, "delay": 0.1}}
-    shop = new_shop(files, config, tables={"ctl.source": "SELECT 1 AS n"}, restate=True, execution=retries)
-    shop.query("UPDATE ctl.source SET n = NULL")
-    (shop.project / "lose_connection").touch()
-    run = shop.launch(ops=restate("2026-02-10", "2026-02-10")).failed()
-    assert "Attempt 2 of 2 starts" in run.log
-    assert set(run.materializations) == {"t/flaky"}
-    shop.query("UPDATE ctl.source SET n = 7")
-
-    shop.launch().succeeded()
-
-    assert shop.query("SELECT n FROM raw.orders WHERE ds = '2026-02-10'") == [(7,)]
+        assert [query(f"SELECT DISTINCT n FROM t.{name}") for name in ("a", "b")] == [[(1,)], [(1,)]]
 
 
 LOSES_CONNECTION = """
@@ -405,16 +328,14 @@ def test_a_retry_computes_no_more_than_the_pending_day_of_a_model_upstream_of_th
     new_shop: NewShop,
 ) -> None:
     files = {"models/orders.py": LOSES_CONNECTION, "models/revenue.sql": MODELS["models/revenue.sql"]}
-    config = CONFIG.replace("6 days ago", "'2026-01-01'")
     retries = {"retries": {"max_retries": 1, "delay": 0.1}}
-    shop = new_shop(files, config, planned_at="1 day ago", restate=True, execution=retries)
+    shop = new_shop(files, LONG_AGO, planned_at="1 day ago", restate=True, execution=retries)
     computed = shop.project / "computed"
     computed.unlink()
     (shop.project / "lose_connection").touch()
-    yesterday = str(datetime.datetime.now(datetime.timezone.utc).date() - DAY)
-    run = shop.launch(ops=restate("2026-02-10", yesterday), assets=["marts/revenue"]).succeeded()
+    run = shop.launch(ops=restate("2026-02-10", ago(1)), assets=["marts/revenue"]).succeeded()
     assert "Attempt 2 of 2 starts" in run.log
-    assert computed.read_text() == f"{yesterday} to {yesterday} " * 2
+    assert computed.read_text() == f"{ago(1)} to {ago(1)} " * 2
     materialized = {key: event.metadata for key, event in run.materializations.items()}
     assert materialized.keys() == {"raw/orders", "marts/revenue"}
     assert {metadata["sqlmesh/attempts"].value for metadata in materialized.values()} == {2}
@@ -437,6 +358,7 @@ def test_a_failed_restatement_of_a_table_that_only_dev_shows_is_no_matter_of_pro
 
 # -- automatic restatements ---------------------------------------------------------------------------
 
+NUMBERS = {"raw.numbers": "SELECT 1 AS v"}
 AUTO_RESTATEMENT = "auto_restatement_cron '@hourly', auto_restatement_intervals 3"
 AUTOMATIC = {
     "models/source.sql": f"MODEL (name t.source, kind INCREMENTAL_BY_TIME_RANGE (time_column ds, {AUTO_RESTATEMENT})); "
@@ -447,11 +369,16 @@ AUTOMATIC = {
 }
 
 
-def test_downstream_model_run_alone_is_not_restated_before_its_upstream_model(new_shop: NewShop) -> None:
-    shop = new_shop(AUTOMATIC, tables={"raw.numbers": "SELECT 1 AS v"})
-    shop.launch()
+def make_restatement_due(shop: Shop) -> None:
+    """Change the source, and let two hours pass since the last automatic restatement."""
     shop.query("UPDATE raw.numbers SET v = 2")
     shop.query("UPDATE sqlmesh._auto_restatements SET next_auto_restatement_ts = next_auto_restatement_ts - 7200000")
+
+
+def test_downstream_model_run_alone_is_not_restated_before_its_upstream_model(new_shop: NewShop) -> None:
+    shop = new_shop(AUTOMATIC, tables=NUMBERS)
+    shop.launch()
+    make_restatement_due(shop)
     alone = shop.launch(assets=["t/reader"])
     everything = shop.launch()
     assert alone.status_of("t/reader") == "up_to_date"
@@ -465,16 +392,14 @@ def test_days_restated_automatically_are_missing_while_their_signal_is_closed_an
     new_shop: NewShop,
 ) -> None:
     model = AUTOMATIC["models/source.sql"].replace("));", "), signals [is_open()]);")
-    tables = {"raw.numbers": "SELECT 1 AS v"}
     files = {"signals/__init__.py": SIGNAL, "models/source.sql": model}
-    shop = new_shop(files, tables=tables, planned_at="3 days ago", intervals_check=True)
+    shop = new_shop(files, tables=NUMBERS, planned_at="3 days ago", intervals_check=True)
     closed, check = shop.project / "closed", "t/source:sqlmesh_intervals_complete"
     closed.touch()
     assert shop.launch().checks[check].passed
     closed.unlink()
     assert shop.launch().status_of("t/source") == "executed"
-    shop.query("UPDATE raw.numbers SET v = 2")
-    shop.query("UPDATE sqlmesh._auto_restatements SET next_auto_restatement_ts = next_auto_restatement_ts - 7200000")
+    make_restatement_due(shop)
     closed.touch()
     assert not shop.launch().checks[check].passed
     closed.unlink()
@@ -490,70 +415,17 @@ def test_a_restated_whole_table_does_not_count_as_computed_for_what_its_upstream
     assert shop.query("SELECT n FROM marts.total") == shop.query("SELECT sum(n) FROM marts.revenue")
 
 
-def test_the_next_run_computes_restated_days_whose_signal_was_not_ready(new_shop: NewShop) -> None:
-    files = {
-        "signals/__init__.py": SIGNAL,
-        "models/orders.sql": MODELS["models/orders.sql"],
-        "models/revenue.sql": MODELS["models/revenue.sql"].replace(BY_DAY, f"{BY_DAY}, signals [is_open()]"),
-        "models/total.sql": MODELS["models/total.sql"],
-    }
-    config = CONFIG.replace("6 days ago", "'2026-01-01'")
-    shop = new_shop(files, config, tables={"ctl.source": "SELECT 1 AS n"}, intervals_check=True, **ALLOWED)
-    shop.launch()
-    shop.query("UPDATE ctl.source SET n = 7")
-    closed = shop.project / "closed"
-    closed.touch()
-    run = shop.launch(ops=restate("2026-02-10", "2026-02-11"), assets=["raw/orders"]).succeeded()
-    assert run.status_of("marts/revenue") == "waiting"
-    assert "2026-02-10 to 2026-02-11" in run.description_of("marts/revenue:sqlmesh_intervals_complete")
-    assert not run.checks["marts/revenue:sqlmesh_intervals_complete"].passed
-    assert not rows(shop)
-    closed.unlink()
-    assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
-    assert rows(shop) == {"2026-02-10": 7, "2026-02-11": 7}
-    assert shop.query("SELECT n FROM marts.total") == shop.query("SELECT sum(n) FROM marts.revenue")
-
-
-@pytest.mark.parametrize("then", [{OP: {}}, restate("2026-02-10", "2026-02-10")], ids=["run", "restatement"])
-def test_a_table_that_is_only_restated_as_a_whole_waits_and_is_then_computed_as_a_whole(
-    new_shop: NewShop, then: dict[str, Any]
-) -> None:
-    """The next run computes it, and so does a restatement of one day."""
-    newest = (
-        "MODEL (name marts.newest, kind INCREMENTAL_BY_UNIQUE_KEY (unique_key one), signals [is_open()]); "
-        "SELECT 1 AS one, max(ds) AS ds, max(n) AS n FROM raw.orders WHERE ds BETWEEN @start_ds AND @end_ds"
-    )
-    files = {
-        "signals/__init__.py": SIGNAL,
-        "models/orders.sql": MODELS["models/orders.sql"],
-        "models/newest.sql": newest,
-    }
-    config = CONFIG.replace("6 days ago", "'2026-01-01'")
-    shop = new_shop(files, config, tables={"ctl.source": "SELECT 1 AS n"}, **ALLOWED)
-    shop.launch()
-    rows_before = shop.query("SELECT * FROM marts.newest")
-    shop.query("UPDATE ctl.source SET n = 7")
-    closed = shop.project / "closed"
-    closed.touch()
-    first = shop.launch(ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"]).succeeded()
-    assert first.status_of("marts/newest") == "waiting"
-    assert shop.query("SELECT * FROM marts.newest") == rows_before
-    closed.unlink()
-    shop.launch(ops=then, assets=["raw/orders", "marts/newest"]).succeeded()
-    assert shop.query("SELECT ds, n FROM marts.newest") == [(rows_before[0][1], 7)]
-
-
 HALF_OPEN = (
     "from pathlib import Path\nfrom sqlmesh import signal\n\n\n@signal()\ndef is_open(batch):\n"
     "    return [of for of in batch if of[0].day < 11] if Path('closed').exists() else True\n"
 )
 
 
-@pytest.mark.parametrize("cause", ["its signal", "a day upstream"])
+@pytest.mark.parametrize("then", [{OP: {}}, restate("2026-02-12", "2026-02-12")], ids=["run", "restatement"])
 def test_a_table_that_is_only_restated_as_a_whole_keeps_its_rows_while_some_of_its_days_wait(
-    new_shop: NewShop, cause: str
+    new_shop: NewShop, then: dict[str, Any]
 ) -> None:
-    """SQLMesh would put the first days in place of all rows."""
+    """SQLMesh would put the first days in place of all rows. A run or a restatement of one day computes them all."""
     newest = (
         "MODEL (name marts.newest, kind INCREMENTAL_BY_UNIQUE_KEY (unique_key ds), signals [is_open()]); "
         "SELECT ds, n FROM raw.orders WHERE ds BETWEEN @start_ds AND @end_ds"
@@ -565,23 +437,18 @@ def test_a_table_that_is_only_restated_as_a_whole_keeps_its_rows_while_some_of_i
         "models/last.sql": f"MODEL (name marts.last, {BY_DAY}); "
         "SELECT * FROM marts.newest WHERE ds BETWEEN @start_ds AND @end_ds",
     }
-    config = CONFIG.replace("6 days ago", "'2026-02-08'")
-    shop = new_shop(files, config, tables={"ctl.source": "SELECT 1 AS n"}, **ALLOWED)
+    shop = new_shop(files, CONFIG.replace("6 days ago", "'2026-02-08'"), tables=ONE, **ALLOWED)
     shop.launch()
     before = days_of(shop, "marts.newest")
-    if cause == "its signal":
-        (shop.project / "closed").touch()
-    else:
-        shop.query("UPDATE ctl.source SET n = NULL")
-        shop.launch(ops=restate("2026-02-11", "2026-02-11"), assets=["raw/orders"]).failed()
+    (shop.project / "closed").touch()
     shop.query("UPDATE ctl.source SET n = 7")
 
     record = shop.launch(ops=restate("2026-02-12", "2026-02-12"), assets=["raw/orders"]).succeeded()
 
     assert record.status_of("marts/newest") == record.status_of("marts/last") == "waiting"
     assert days_of(shop, "marts.newest") == before
-    (shop.project / "closed").unlink(missing_ok=True)
-    shop.launch().succeeded()
+    (shop.project / "closed").unlink()
+    shop.launch(ops=then, assets=["raw/orders", "marts/newest", "marts/last"]).succeeded()
     of_both = [shop.query(f"SELECT ds::DATE, n FROM marts.{name} ORDER BY 1") for name in ("newest", "last")]
     assert of_both[0] == of_both[1] == shop.query("SELECT ds::DATE, n FROM raw.orders ORDER BY 1")
 
@@ -594,18 +461,15 @@ def test_a_restatement_forgets_nothing_of_a_model_that_it_does_not_restate(new_s
         "models/orders.sql": MODELS["models/orders.sql"].replace(BY_DAY, lookback),
         "models/revenue.sql": MODELS["models/revenue.sql"],
     }
-    config = CONFIG.replace("6 days ago", "'2026-01-01'")
-    tables = {"ctl.source": "SELECT 1 AS n"}
-    shop = new_shop(files, config, tables=tables, planned_at="1 day ago", **ALLOWED)
-    before = shop.state()["intervals"]
+    shop = new_shop(files, LONG_AGO, tables=ONE, planned_at="1 day ago", **ALLOWED)
+
+    def of_orders() -> list[Any]:
+        return [intervals for fqn, intervals in shop.state()["intervals"].items() if "orders" in fqn]
+
+    before = of_orders()
     (shop.project / "closed").touch()
-    yesterday = str(datetime.datetime.now(datetime.timezone.utc).date() - DAY)
-    shop.launch(ops=restate("2026-02-10", yesterday), assets=["marts/revenue"]).succeeded()
-    assert _orders(shop.state()["intervals"]) == _orders(before)
-
-
-def _orders(of_models: dict[str, Any]) -> list[Any]:
-    return [value for fqn, value in of_models.items() if "orders" in fqn]
+    shop.launch(ops=restate("2026-02-10", ago(1)), assets=["marts/revenue"]).succeeded()
+    assert of_orders() == before
 
 
 def test_a_model_that_reads_itself_is_not_computed_beyond_its_own_pending_days(new_shop: NewShop) -> None:
@@ -618,8 +482,7 @@ def test_a_model_that_reads_itself_is_not_computed_beyond_its_own_pending_days(n
     below = f"MODEL (name t.below, {BY_DAY}); SELECT ds, n FROM t.running WHERE ds BETWEEN @start_ds AND @end_ds"
     shop = new_shop({"models/running.sql": running, "models/below.sql": below}, **ALLOWED)
     check = "t/running:sqlmesh_execution_status"
-    yesterday = str(datetime.datetime.now(datetime.timezone.utc).date() - DAY)
-    for config in ({"start": yesterday}, {"restate": {"start": yesterday, "end": yesterday}}):
+    for config in ({"start": ago(1)}, restate(ago(1), ago(1))[OP]):
         record = shop.launch(ops={OP: config}, assets=["t/running", "t/below"]).succeeded()
         assert record.status_of("t/running") == record.status_of("t/below") == "waiting"
         assert "other intervals of it are pending, outside of the range" in record.description_of(check)
@@ -647,11 +510,8 @@ def test_a_standalone_audit_is_evaluated_after_the_restatement_of_the_model_that
     shop.launch()
     (shop.project / "audits" / "alone.sql").write_text(ALONE.format(least=least))
     shop.plan(at=None)
-    today = datetime.datetime.now(datetime.timezone.utc).date()
-    start, end = (str(today - DAY * ago) for ago in days)
-    config = {"restate": {"start": start, "end": end}}
     selection = {"assets" if selects_check else "assets_without_checks": ["t/daily"]}
-    run = shop.launch(ops={"sqlmesh_shop": config}, **selection)
+    run = shop.launch(ops=restate(*map(ago, days)), **selection)
     assert set(run.materializations) == {"t/daily"}
     assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures  # as if the check was executed alone
     if selects_check:

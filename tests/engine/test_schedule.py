@@ -360,22 +360,6 @@ def test_freshness_signal_is_ready_after_an_upstream_model_was_computed_in_an_ea
     assert scheduler.tick(SCHEDULE, MIDNIGHT).startswith("No model has pending intervals.")
 
 
-def test_model_downstream_of_a_waiting_model_through_another_asset_is_requested_with_it(new_shop: NewShop) -> None:
-    """Otherwise it would be computed from yesterday's asset, and no later tick would request the asset."""
-    report = "MODEL (name marts.report, kind FULL); SELECT n FROM mid.made"
-    files = {**SMALL, **LANDING, "models/report.sql": report}
-    scheduler = planned_at_noon_before_midnight(new_shop, files, ASSETS_BETWEEN.replace("plain", "landing"))
-    landed = scheduler.dagster.project / "landed until"
-    landed.write_text(NOTHING)
-    request = scheduler.tick(SCHEDULE, MIDNIGHT)
-    assert requested_models(request) == {"raw.plain"}
-    scheduler.launch(request, MIDNIGHT)
-    assert "marts.report (upstream), raw.landing (landed)" in scheduler.tick(SCHEDULE, MIDNIGHT)
-    landed.write_text("2025-10-26")
-    request = scheduler.tick(SCHEDULE, MIDNIGHT)
-    assert requested_models(request) == {"raw.landing", "marts.reader", "mid.made", "marts.report"}
-
-
 def test_tick_during_unfinished_runs_is_explained_and_its_models_are_not_lost(small: Scheduler) -> None:
     first = small.create_run()
     covered = f"Run {first} has not finished, and computes these pending models: marts.report, raw.plain."

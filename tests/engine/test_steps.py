@@ -127,11 +127,6 @@ def test_split_step_is_not_confused_with_another_component(tmp_path: Path) -> No
 @pytest.fixture(scope="module")
 def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     with ledger_shop(tmp_path_factory.mktemp("steps")) as shop:
-        shop.add_module(
-            "plain",
-            "import dagster as dg\n\n@dg.asset(key='below_waiting', deps=[['t', 'gated']])\ndef below(): ...\n\n"
-            "@dg.asset(key='below_yearly', deps=[['t', 'yearly']])\ndef below_yearly(): ...\n",
-        )
         yield shop
 
 
@@ -144,15 +139,6 @@ def test_run_of_a_subset_executes_exactly_the_subset(ledger: Shop) -> None:
         '"warehouse"."t"."odd name-x"',
         '"warehouse"."t"."talkative"',
     }
-
-
-def test_waiting_model_holds_back_downstream_assets_and_the_run_succeeds(ledger: Shop) -> None:
-    (ledger.project / "hold").touch()
-    record = ledger.launch("in_process", assets=["t/gated", "t/yearly", "below_waiting", "below_yearly"])
-    (ledger.project / "hold").unlink()
-    assert record.status == dg.DagsterRunStatus.SUCCESS
-    assert record.status_of("t/gated") == "waiting"
-    assert set(record.materializations) == {"below_yearly"}
 
 
 def test_run_of_checks_only_evaluates_audits_and_executes_nothing(ledger: Shop) -> None:

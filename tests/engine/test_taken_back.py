@@ -183,6 +183,17 @@ def test_promotion_that_fails_at_any_statement_is_taken_back(new_shop: NewShop, 
     fail_at_each_statement(shop, Prod(shop.query), after, lambda: shutil.copy(kept, database))
 
 
+def test_an_apply_killed_while_it_replaces_the_environment_in_the_state_leaves_it_there(new_shop: NewShop) -> None:
+    shop = new_shop({**models(BEFORE), "config.py": STOP.replace("{config}", CONFIG)}, deploy=True)
+    digest = edit(shop, {"base": "MODEL (name t.base, kind FULL); SELECT 2 AS x"})
+    stop(shop, 1, kills=True)  # at the statement after the deletion of the environment's row
+
+    assert "killed by signal 9" in failure_of(launch(shop, APPLY, digest=digest))
+
+    assert shop.query("SELECT name FROM sqlmesh._environments") == [("prod",)]
+    launch(shop, APPLY, digest=digest).succeeded()
+
+
 KILLED_AT = [3, 9, 15, 21]
 
 
@@ -247,7 +258,7 @@ def test_killed_promotion_is_taken_back_by_a_run_config_on_postgres(new_shop: Ne
         take_back_what_is_killed(shop, prod, after)
 
 
-def test_error_of_postgres_in_a_promotion_is_named_and_the_plan_taken_back(new_shop: NewShop) -> None:
+def test_statement_that_fails_after_a_view_is_replaced_is_named_and_the_plan_taken_back(new_shop: NewShop) -> None:
     with postgres_shop(new_shop, BEFORE) as (shop, prod):
         shown = prod.shown()
         new = f"MODEL (name t.new, kind FULL); SELECT 1 AS x;\n{PROMOTIONS}"
@@ -257,6 +268,7 @@ def test_error_of_postgres_in_a_promotion_is_named_and_the_plan_taken_back(new_s
 
         assert "The plan failed while it was promoted, and was taken back: environment prod shows what it" in failed
         assert 'relation "t.promotions" does not exist' in failed
+        assert "To apply it, correct the cause and launch this job again with the same run config" in failed
         assert prod.shown(shown) == shown
         shop.launch(assets=["t/base"]).succeeded()
         prod.query("CREATE TABLE t.promotions (x INT)")

@@ -11,7 +11,6 @@ from engine.plan_jobs import (
     KILLED,
     MODELS,
     PLAN,
-    TOTAL,
     change,
     edit_config,
     failure_of,
@@ -42,26 +41,8 @@ def test_an_apply_killed_in_the_backfill_leaves_prod_whole_and_the_same_digest_f
     assert planned(shop)["models"] == []
 
 
-def test_an_apply_killed_in_the_promotion_is_finished_by_the_same_digest(new_shop: NewShop) -> None:
-    shop = killed_shop(new_shop)
-    change(shop, base=BASE.format(type="DOUBLE").replace("2.5", "3.5"))
-    (shop.project / "models" / "other.sql").unlink()
-    digest = planned(shop)["digest"]
-
-    launch(shop, APPLY, digest=digest).failed()
-    (shop.project / "kill").unlink()
-    shop.configure(deploy=True, execution={"environment_timeout": 1})
-    waiting = shop.launch().failed()
-    assert "launch that run again" in waiting.log
-    assert APPLY in waiting.log
-    launch(shop, APPLY, digest=digest).succeeded()
-    views = "SELECT table_name FROM information_schema.views WHERE table_schema = 't'"
-    assert ("other",) not in shop.query(views), "the finished plan removes the views that the first attempt did not"
-    assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
-
-
 @pytest.mark.parametrize("settings", ["after_all: [SELECT 1]\n", *at_night("plan: {use_finalized_state: true}\n")])
-def test_the_same_digest_is_accepted_however_often_the_promotion_fails(new_shop: NewShop, settings: str) -> None:
+def test_an_apply_killed_in_the_promotion_is_finished_by_the_same_digest(new_shop: NewShop, settings: str) -> None:
     """Each attempt writes a plan of its own into the environment's row, and the one before it as its previous plan.
 
     It also stores its statements there, which another plan's approval would not expect.
@@ -69,12 +50,19 @@ def test_the_same_digest_is_accepted_however_often_the_promotion_fails(new_shop:
     shop = killed_shop(new_shop)
     edit_config(settings)(shop)
     change(shop, base=BASE.format(type="DOUBLE").replace("2.5", "3.5"))
+    (shop.project / "models" / "other.sql").unlink()
     digest = planned(shop)["digest"]
+
     for _ in range(2):
         assert "killed by signal 9" in failure_of(launch(shop, APPLY, digest=digest))
     (shop.project / "kill").unlink()
-
+    shop.configure(deploy=True, execution={"environment_timeout": 1})
+    waiting = shop.launch().failed()
+    assert "launch that run again" in waiting.log
+    assert APPLY in waiting.log
     launch(shop, APPLY, digest=digest).succeeded()
+    views = "SELECT table_name FROM information_schema.views WHERE table_schema = 't'"
+    assert ("other",) not in shop.query(views), "the finished plan removes the views that no attempt before did"
     assert shop.launch().status is dg.DagsterRunStatus.SUCCESS, "prod is whole again"
 
 
@@ -176,41 +164,6 @@ def test_the_report_names_days_that_wait_for_an_upstream_model_that_has_lost_the
     assert shop.query(f"SELECT max(day) > '{last}', min(n), max(n) FROM t.reader") == [(True, 2, 2)]
 
 
-KILL_IN_PROMOTION = f'''
-import os
-import signal
-from pathlib import Path
-
-import yaml
-from sqlmesh.core.config import Config
-from sqlmesh.core.engine_adapter import EngineAdapter
-
-EXECUTE, KILL = EngineAdapter._execute, Path(__file__).with_name("kill")
-
-
-def execute(adapter, sql, *arguments, **options):
-    EXECUTE(adapter, sql, *arguments, **options)
-    if sql.startswith('DELETE FROM "sqlmesh"."_environments"') and KILL.exists():
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-EngineAdapter._execute = execute
-config = Config.parse_obj(yaml.safe_load("""{CONFIG}"""))
-'''
-
-
-def test_an_apply_killed_while_it_replaces_the_environment_in_the_state_leaves_it_there(new_shop: NewShop) -> None:
-    shop = new_shop({**MODELS, "config.py": KILL_IN_PROMOTION}, deploy=True)
-    change(shop, total=TOTAL.format(added=" + 1"))
-    digest = planned(shop)["digest"]
-    (shop.project / "kill").touch()
-    assert "killed by signal 9" in failure_of(launch(shop, APPLY, digest=digest))
-    (shop.project / "kill").unlink()
-
-    assert shop.query("SELECT name FROM sqlmesh._environments") == [("prod",)]
-    assert launch(shop, APPLY, digest=digest).status is dg.DagsterRunStatus.SUCCESS
-
-
 FAIL = """
 from pathlib import Path
 
@@ -249,22 +202,6 @@ def test_a_destructive_plan_that_fails_in_its_migration_is_finished_by_the_same_
     launch(shop, APPLY, **config).succeeded()
     assert shop.query("SELECT DISTINCT typeof(amount) FROM t.daily") == [("INTEGER",)]
     launch(shop, APPLY, **config).succeeded()
-
-
-def test_statement_that_fails_after_a_view_is_replaced_is_named_and_the_plan_taken_back(shop: Shop) -> None:
-    """SQLMesh raises the engine's error for it, and none of its own."""
-    on_promotion = "ON_VIRTUAL_UPDATE_BEGIN; INSERT INTO t.promotions VALUES (1); ON_VIRTUAL_UPDATE_END;"
-    change(shop, total=f"{TOTAL.format(added=' + 1')};\n{on_promotion}")
-    digest = planned(shop)["digest"]
-
-    failed = launch(shop, APPLY, digest=digest)
-
-    assert "Table with name promotions does not exist" in failure_of(failed)
-    assert "environment prod shows what it showed before" in failure_of(failed)
-    assert "To apply it, correct the cause and launch this job again with the same run config" in failure_of(failed)
-    shop.query("CREATE TABLE t.promotions (x INT)")
-    launch(shop, APPLY, digest=digest).succeeded()
-    assert shop.query("SELECT x FROM t.promotions") == [(1,)]
 
 
 KEPT = """

@@ -13,16 +13,24 @@ from dg_sqlmesh_component.dagster_internals.event_log import TargetMaterializati
 STATUS = "t/days:sqlmesh_execution_status"
 
 
-def test_without_wait_a_day_that_is_loaded_late_is_lost_and_everything_is_green(new_shop: NewShop) -> None:
-    shop = waiting_shop(new_shop, DAILY.format(start=day(6)), wait=False)
-    early = run(shop)
+@pytest.mark.parametrize(
+    ("wait", "config"), [(False, {}), (True, {"ignore_sources": True})], ids=["no wait", "ignored"]
+)
+def test_a_day_that_is_loaded_late_is_lost_and_everything_is_green_if_no_source_is_awaited(
+    new_shop: NewShop, wait: bool, config: dict[str, Any]
+) -> None:
+    shop = waiting_shop(new_shop, DAILY.format(start=day(6)), wait=wait)
+    early = run(shop, **config).succeeded()
     load(shop, 1)
-    late = run(shop)
-    assert (early.status, late.status) == (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.SUCCESS)
-    assert early.status_of("t/days") == "executed"
-    assert late.status_of("t/days") == "up_to_date"
-    assert rows(shop) == []
-    [failure] = run(shop, ignore_sources=True).failures
+    late = run(shop, **config).succeeded()
+    assert (early.status_of("t/days"), late.status_of("t/days"), rows(shop)) == ("executed", "up_to_date", [])
+    stored = shop.instance.get_run_by_id(early.run_id)
+    assert stored is not None
+    assert stored.tags.get("sqlmesh/ignore_sources") == ("true" if config else None)
+
+
+def test_sources_that_no_run_awaits_cannot_be_ignored(new_shop: NewShop) -> None:
+    [failure] = run(waiting_shop(new_shop, wait=False), ignore_sources=True).failures
     assert "sets ignore_sources, and defs.yaml has no `external_models.wait`" in failure
 
 
@@ -61,8 +69,8 @@ def test_intervals_that_wait_are_no_gaps(new_shop: NewShop) -> None:
     table: Any = record.materializations["t/days"].metadata["sqlmesh/not_computed"]
     [row] = table.records
     assert row.data == {"range": f"{day(2)} to {day(1)} (2 days)", "why": "waits for a source or a signal"}
-    alone = run_check(shop, "t/days:sqlmesh_intervals_complete")
-    assert alone.passed
+    alone = shop.launch(checks=["t/days:sqlmesh_intervals_complete"])
+    assert alone.checks["t/days:sqlmesh_intervals_complete"].passed
 
 
 def test_intervals_that_wait_are_no_gaps_for_the_polling_sensor(new_shop: NewShop) -> None:
@@ -82,24 +90,15 @@ def test_intervals_that_wait_are_no_gaps_for_the_polling_sensor(new_shop: NewSho
     assert check.passed, check.description
 
 
-def run_check(shop: Shop, check: str) -> dg.AssetCheckEvaluation:
-    """Evaluate one check alone."""
-    return shop.launch(checks=[check]).checks[check]
-
-
-def test_the_run_config_may_ignore_sources_and_the_run_says_so(new_shop: NewShop) -> None:
-    shop = waiting_shop(new_shop, DAILY.format(start=day(3)))
-    early = run(shop, ignore_sources=True)
-    assert outcomes(early)["days"] == "executed"
-    stored = shop.instance.get_run_by_id(early.run_id)
-    assert stored is not None
-    assert stored.tags["sqlmesh/ignore_sources"] == "true"
-
-
 @pytest.mark.attribute("external_models.wait")
-def test_a_dry_run_and_a_tick_wait_for_the_same_sources_as_a_run(new_shop: NewShop) -> None:
+def test_a_dry_run_and_a_tick_wait_for_the_same_sources_as_a_run(
+    new_shop: NewShop, capfd: pytest.CaptureFixture[str]
+) -> None:
     shop = waiting_shop(new_shop, DAILY.format(start=day(3)), schedule={"cron": "@daily"})
     load(shop, 3)
+    tick(shop)
+    log = capfd.readouterr().err
+    assert f"t.days: pending: {day(3)}\n" in log, log
     load(shop, 2)
     run(shop)
 
@@ -125,36 +124,52 @@ def test_run_and_tick_name_only_partitions_that_a_pending_interval_needs(new_sho
     assert f"({cause})" in tick(shop)
 
 
-def test_model_that_waits_for_its_source_and_has_a_signal_names_both(new_shop: NewShop) -> None:
-    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), schedule={"cron": "@daily"})
-    days = shop.project / "models" / "days.sql"
-    days.write_text(days.read_text().replace("); SELECT", ", signals [not_yesterday()]); SELECT"))
-    write_project(shop.project, {"signals/__init__.py": NOT_YESTERDAY.format(yesterday=day(1))})
-    shop.plan()
-    waiting = "load/orders was never materialized: materialize it once, and its signal not_yesterday was not evaluated"
-    assert run(shop).description_of(STATUS) == f"t.days is waiting: {waiting}."
-    assert f"t.days ({waiting})" in tick(shop)
+COMPLETE = """
+import dagster as dg
 
 
-def test_log_of_a_tick_names_only_the_days_that_are_ready(new_shop: NewShop, capfd: pytest.CaptureFixture[str]) -> None:
-    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), schedule={"cron": "@daily"})
-    load(shop, 3)
-    tick(shop)
-    log = capfd.readouterr().err
-    assert f"t.days: pending: {day(3)}\n" in log, log
+@dg.asset_check(asset=["load", "orders"], blocking=True)
+def complete():
+    return dg.AssetCheckResult(passed=True)
+"""
+
+
+def evaluate_complete(shop: Shop, ago: int, *, passed: bool) -> None:
+    """Evaluate the blocking check of the source on a day that is loaded."""
+    key = dg.AssetKey(["load", "orders"])
+    (last,) = shop.instance.fetch_materializations(
+        dg.AssetRecordsFilter(key, asset_partitions=[day(ago)]), limit=1
+    ).records
+    target = TargetMaterialization(storage_id=last.storage_id, run_id=last.run_id, timestamp=last.timestamp)
+    shop.instance.report_runless_asset_event(
+        dg.AssetCheckEvaluation(key, "complete", passed, {}, target, dg.AssetCheckSeverity.ERROR, blocking=True)
+    )
 
 
 @pytest.mark.attribute("schedule.on_sources")
-def test_a_sensor_requests_the_models_that_a_load_makes_ready_in_one_run(new_shop: NewShop) -> None:
-    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), schedule={"on_sources": True})
-    run(shop)
+def test_a_sensor_requests_the_models_that_a_load_or_its_check_makes_ready_in_one_run(new_shop: NewShop) -> None:
+    """And the pending models upstream of them, without which the run computes nothing: the load is not seen again."""
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), schedule={"on_sources": True, "cron": "0 6 * * *"})
+    shop.add_module("complete", COMPLETE)
+    days = shop.project / "models" / "days.sql"
+    days.write_text(days.read_text().replace("day, n FROM raw.orders", "day, o.n FROM t.alone, raw.orders AS o"))
+    (shop.project / "models" / "apart.sql").write_text("MODEL (name t.apart, kind FULL); SELECT 1 AS n")
+    shop.plan()
     sensor = SourceSensor(shop)
     assert sensor.tick() == "No source was loaded or checked since the last tick."
-    for ago in (3, 2, 1):
-        load(shop, ago)
-    assert sensor.tick() == {"t/days", "t/shown", "t/total"}
+    load(shop, 1)
+    evaluate_complete(shop, 1, passed=False)
+    load(shop, 3)
+    load(shop, 2)
+    assert sensor.tick() == {"t/days", "t/shown", "t/total", "t/alone"}
     assert sensor.tick() == "No source was loaded or checked since the last tick."
-    assert run(shop).status is dg.DagsterRunStatus.SUCCESS
+    refused = run(shop)
+    assert rows(shop) == [day(3), day(2)]
+    assert f"load/orders has failed its check complete in partition {day(1)}" in refused.description_of(STATUS)
+    evaluate_complete(shop, 1, passed=True)
+    assert sensor.tick() == {"t/days", "t/shown", "t/total"}
+    run(shop)
+    assert rows(shop) == [day(3), day(2), day(1)]
     load(shop, 1)
     assert sensor.tick() == "Loaded or checked: load/orders. It makes no model ready."
 
@@ -164,90 +179,6 @@ def test_a_sensor_requests_the_models_that_a_load_makes_ready_in_one_run(new_sho
     for waiting in queued:
         shop.instance.report_run_canceled(waiting)
     assert sensor.tick() == "Loaded or checked: load/orders. It makes no model ready.", "it was not forgotten"
-
-
-def test_a_sensor_requests_pending_models_upstream_too(new_shop: NewShop) -> None:
-    """Otherwise the run computes nothing: its model waits for the one upstream. The load is not seen again."""
-    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), schedule={"on_sources": True, "cron": "0 6 * * *"})
-    days = shop.project / "models" / "days.sql"
-    days.write_text(days.read_text().replace("day, n FROM raw.orders", "day, o.n FROM t.alone, raw.orders AS o"))
-    (shop.project / "models" / "apart.sql").write_text("MODEL (name t.apart, kind FULL); SELECT 1 AS n")
-    shop.plan()
-    sensor = SourceSensor(shop)
-    load(shop, 3)
-    assert sensor.tick() == {"t/days", "t/shown", "t/total", "t/alone"}
-
-
-CHECK = """
-import dagster as dg
-
-@dg.asset_check(asset=["load", "orders"], blocking=True)
-def complete():
-    return dg.AssetCheckResult(passed=True)
-"""
-
-
-def test_a_sensor_looks_again_when_a_blocking_check_has_a_result_after_the_load(new_shop: NewShop) -> None:
-    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), schedule={"on_sources": True})
-    shop.add_module("check", CHECK)
-    sensor = SourceSensor(shop)
-    load(shop, 1)
-    check_load(shop, passed=False)
-    load(shop, 3)
-    load(shop, 2)
-    assert sensor.tick() == {"t/days", "t/shown", "t/total"}
-    refused = run(shop)
-    assert rows(shop) == [day(3), day(2)]
-    assert f"load/orders has failed its check complete in partition {day(1)}" in refused.description_of(STATUS)
-    check_load(shop, passed=True)
-    assert sensor.tick() == {"t/days", "t/shown", "t/total"}
-    run(shop)
-    assert rows(shop) == [day(3), day(2), day(1)]
-
-
-def check_load(shop: Shop, *, passed: bool) -> None:
-    """Report a result of the check on the load of yesterday."""
-    key = dg.AssetKey(["load", "orders"])
-    only = dg.AssetRecordsFilter(key, asset_partitions=[day(1)])
-    [record] = shop.instance.fetch_materializations(only, limit=1).records
-    target = TargetMaterialization(storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp)
-    result = dg.AssetCheckEvaluation(key, "complete", passed, target_materialization_data=target, blocking=True)
-    shop.instance.report_runless_asset_event(result)
-
-
-def test_a_sensor_on_sources_needs_wait(new_shop: NewShop) -> None:
-    shop = new_shop(MODELS, tables=EMPTY, schedule={"on_sources": True})
-    assert "`schedule.on_sources` in defs.yaml needs the sources that the models wait for" in shop.load_error()
-
-
-def test_a_restatement_leaves_days_pending_that_are_not_loaded(new_shop: NewShop) -> None:
-    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), restate=True)
-    load(shop, 3)
-    run(shop)
-    shop.query("UPDATE raw.orders SET n = 7")
-    restated = run(shop, restate={"start": day(3), "end": day(2)}).succeeded()
-    status = restated.description_of(STATUS)
-    assert f"executed for {day(3)}. Its other intervals are waiting: load/orders has no materialization" in status
-    assert shop.query("SELECT n FROM t.days") == [(7,)]
-    load(shop, 2)
-    assert outcomes(run(shop))["days"] == "executed"
-    assert rows(shop) == [day(3), day(2)]
-
-
-def test_a_whole_table_waits_in_a_restatement_if_its_source_was_never_loaded(new_shop: NewShop) -> None:
-    shop = waiting_shop(new_shop, DAILY.format(start=day(3)))
-    shop.query("CREATE TABLE raw.never AS SELECT 1 AS n LIMIT 0")
-    alone = "MODEL (name t.alone, kind FULL); SELECT count(*) AS n FROM t.days, raw.never"
-    (shop.project / "models" / "alone.sql").write_text(alone)
-    shop.plan()
-    keys = {"raw.orders": "load/orders", "raw.never": "load/never"}
-    shop.configure(external_models={"keys": keys, "wait": True}, restate=True)
-    load(shop, 3)
-    run(shop)
-    restate = {"start": day(3), "end": day(3)}
-    assert run(shop, restate=restate, dry_run=True).status is dg.DagsterRunStatus.SUCCESS
-    restated = outcomes(run(shop, restate=restate))
-    assert restated == {"days": "executed", "shown": "executed", "total": "executed", "alone": "waiting"}
 
 
 LOOKBACK = "MODEL (name t.{name}, kind INCREMENTAL_BY_TIME_RANGE (time_column day, lookback 1){more}); SELECT {query}"
@@ -291,28 +222,6 @@ def test_days_of_a_lookback_are_not_computed_again_while_the_newest_day_waits(ne
     assert rows(shop) == [day(3), day(2), day(1)]
 
 
-COMPLETE = """
-import dagster as dg
-
-
-@dg.asset_check(asset=["load", "orders"], blocking=True)
-def complete():
-    return dg.AssetCheckResult(passed=True)
-"""
-
-
-def evaluate_complete(shop: Shop, ago: int, *, passed: bool) -> None:
-    """Evaluate the blocking check of the source on a day that is loaded."""
-    key = dg.AssetKey(["load", "orders"])
-    (last,) = shop.instance.fetch_materializations(
-        dg.AssetRecordsFilter(key, asset_partitions=[day(ago)]), limit=1
-    ).records
-    target = TargetMaterialization(storage_id=last.storage_id, run_id=last.run_id, timestamp=last.timestamp)
-    shop.instance.report_runless_asset_event(
-        dg.AssetCheckEvaluation(key, "complete", passed, {}, target, dg.AssetCheckSeverity.ERROR, blocking=True)
-    )
-
-
 def test_a_restatement_does_not_read_rows_that_a_check_has_refused_and_the_next_run_does(new_shop: NewShop) -> None:
     """The whole table has computed that day before. It waits, and it is computed when the day is repaired."""
     shop = waiting_shop(new_shop, DAILY.format(start=day(3)), restate=True)
@@ -325,7 +234,9 @@ def test_a_restatement_does_not_read_rows_that_a_check_has_refused_and_the_next_
     assert outcomes(run(shop))["alone"] == "executed"
     shop.query(f"INSERT INTO raw.orders VALUES ('{day(1)}', -1)")
     evaluate_complete(shop, 1, passed=False)
-    restated = run(shop, restate={"start": day(3), "end": day(3)}).succeeded()
+    restate = {"start": day(3), "end": day(3)}
+    run(shop, restate=restate, dry_run=True).succeeded()
+    restated = run(shop, restate=restate).succeeded()
     assert outcomes(restated) == {"days": "executed", "shown": "executed", "total": "executed", "alone": "waiting"}
     assert f"load/orders has failed its check complete in partition {day(1)}" in restated.description_of(
         "t/alone:sqlmesh_execution_status"
@@ -368,59 +279,46 @@ AUDITED = """
 """
 
 
-def test_a_blocking_audit_of_a_table_waits_until_the_table_is_loaded(new_shop: NewShop) -> None:
+def test_a_blocking_audit_of_a_table_waits_until_it_is_loaded_and_names_what_is_not_if_it_fails(
+    new_shop: NewShop,
+) -> None:
+    """The audit may look at rows after the intervals that are loaded."""
     shop = waiting_shop(new_shop, DAILY.format(start=day(3)))
-    (shop.project / "external_models.yaml").write_text(AUDITED)
-    (shop.project / "audits").mkdir(exist_ok=True)
-    query = "SELECT 1 AS no_rows FROM (SELECT count(*) AS n FROM raw.orders) WHERE n = 0"
-    (shop.project / "audits" / "has_rows.sql").write_text(f"AUDIT (name has_rows); {query}")
+    stale = "count(*) = 0 OR max(day) < @execution_ds::DATE - 1"
+    query = f"SELECT max(day) AS newest FROM raw.orders HAVING {stale}"
+    files = {"audits/has_rows.sql": f"AUDIT (name has_rows); {query}", "external_models.yaml": AUDITED}
+    write_project(shop.project, files)
     shop.plan("--skip-backfill")
-    early = run(shop).succeeded()
-    assert outcomes(early)["days"] == "waiting"
+    assert outcomes(run(shop).succeeded())["days"] == "waiting"
     load(shop, 3)
+    load(shop, 2)
+    [failure] = run(shop).failures
+    expected = f"has_rows (1 row). Its other intervals are waiting: load/orders has no materialization of {day(1)}."
+    assert expected in failure
+    load(shop, 1)
     loaded = run(shop)
     assert outcomes(loaded)["days"] == "executed"
     [audit] = [check for name, check in loaded.checks.items() if "has_rows" in name]
     assert audit.passed
 
 
-def test_a_failing_audit_of_a_table_names_what_is_not_loaded(new_shop: NewShop) -> None:
-    """The audit may look at rows after the intervals that are loaded."""
-    shop = waiting_shop(new_shop, DAILY.format(start=day(3)))
-    query = "SELECT max(day) AS newest FROM raw.orders HAVING max(day) < @execution_ds::DATE - 1"
-    fresh = {"audits/has_rows.sql": f"AUDIT (name has_rows); {query}", "external_models.yaml": AUDITED}
-    write_project(shop.project, fresh)
-    shop.plan("--skip-backfill")
-    load(shop, 3)
-    load(shop, 2)
-    [failure] = run(shop).failures
-    expected = f"has_rows (1 row). Its other intervals are waiting: load/orders has no materialization of {day(1)}."
-    assert expected in failure
-
-
-def test_a_source_without_partitions_is_complete_up_to_the_start_of_its_run(new_shop: NewShop) -> None:
-    shop = waiting_shop(new_shop)
-    assert outcomes(run(shop))["days"] == "waiting"
-    together = shop.launch("multiprocess").succeeded()
-    assert "t.days was executed" in str(together.checks[STATUS].description)
-    until = datetime.fromisoformat(day(1)).replace(tzinfo=timezone.utc)
-    stated = {"sqlmesh/complete_until": dg.MetadataValue.timestamp(until)}
-    shop.instance.report_runless_asset_event(dg.AssetMaterialization(["load", "orders"], metadata=stated))
-    assert "t.days" not in str(run(shop).failures)
-
-
 MIDDLE = 'import dagster as dg\n\n@dg.asset(key=["py", "middle"], deps=[["t", "first"]])\ndef middle(): ...\n'
 
 
-def test_an_asset_between_two_models_is_a_source_too(new_shop: NewShop) -> None:
-    """It runs between the two parts of the step, so the second part sees its materialization."""
+def shop_with_asset_between(new_shop: NewShop, of_first: str = "") -> Shop:
     models = {
-        "models/first.sql": "MODEL (name t.first, kind FULL); SELECT 1 AS n",
+        "models/first.sql": f"MODEL (name t.first, kind FULL{of_first}); SELECT 1 AS n",
         "models/last.sql": "MODEL (name t.last, kind FULL); SELECT n FROM py.middle",
     }
     options: dict[str, Any] = {"external_models": {"wait": True}, "schedule": {"cron": "@daily"}}
     shop = new_shop(models, tables={"py.middle": "SELECT 1 AS n"}, planned_at="3 days ago", **options)
     shop.add_module("middle", MIDDLE)
+    return shop
+
+
+def test_an_asset_between_two_models_is_a_source_too(new_shop: NewShop) -> None:
+    """It runs between the two parts of the step, so the second part sees its materialization."""
+    shop = shop_with_asset_between(new_shop)
     alone = shop.launch(assets=["t/last"])
     assert alone.status_of("t/last") == "waiting"
     assert "py/middle was never materialized" in alone.description_of("t/last:sqlmesh_execution_status")
@@ -430,43 +328,12 @@ def test_an_asset_between_two_models_is_a_source_too(new_shop: NewShop) -> None:
 
 
 def test_a_tick_requests_no_model_that_waits_for_an_asset_between_models_that_are_not_due(new_shop: NewShop) -> None:
-    models = {
-        "models/first.sql": f"MODEL (name t.first, kind FULL, cron '{YEARLY_CRON}', start '{day(800)}'); SELECT 1 AS n",
-        "models/last.sql": "MODEL (name t.last, kind FULL); SELECT n FROM py.middle",
-    }
-    options: dict[str, Any] = {"external_models": {"wait": True}, "schedule": {"cron": "@daily"}}
-    shop = new_shop(models, tables={"py.middle": "SELECT 1 AS n"}, planned_at="3 days ago", **options)
-    shop.add_module("middle", MIDDLE)
+    shop = shop_with_asset_between(new_shop, f", cron '{YEARLY_CRON}', start '{day(800)}'")
     until = datetime.fromisoformat(day(4)).replace(tzinfo=timezone.utc)
     stated = {"sqlmesh/complete_until": dg.MetadataValue.timestamp(until)}
     shop.instance.report_runless_asset_event(dg.AssetMaterialization(["py", "middle"], metadata=stated))
     assert f"t.last (py/middle is complete until {day(4)}" in tick(shop)
     assert shop.launch(assets=["t/last"]).status_of("t/last") == "waiting", "a run would only wait"
-
-
-def test_a_model_that_is_up_to_date_by_its_own_cron_holds_nothing_back(new_shop: NewShop) -> None:
-    """Its source is loaded as far as the model needs it now, and not up to today."""
-    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), schedule={"cron": "@daily"})
-    yearly = f"FULL, cron '{YEARLY_CRON}', start '{day(800)}'"
-    for name, kind, source in (("mid", "FULL", "raw.rates"), ("rates", yearly, "t.mid")):
-        text = f"MODEL (name t.{name}, kind {kind}); SELECT day FROM {source}"
-        (shop.project / "models" / f"{name}.sql").write_text(text)
-    days = shop.project / "models" / "days.sql"
-    days.write_text(days.read_text().replace("WHERE", "LEFT JOIN t.rates USING (day) WHERE"))
-    shop.query("CREATE TABLE raw.rates AS SELECT current_date - 900 AS day")
-    shop.plan()
-    keys = {"raw.orders": "load/orders", "raw.rates": "load/rates"}
-    shop.configure(external_models={"keys": keys, "wait": True}, schedule={"cron": "@daily"})
-    until = dg.MetadataValue.timestamp(datetime.fromisoformat(day(3)).replace(tzinfo=timezone.utc))
-    loaded = dg.AssetMaterialization(["load", "rates"], metadata={"sqlmesh/complete_until": until})
-    shop.instance.report_runless_asset_event(loaded)
-    load(shop, 3)
-    load(shop, 2)
-    assert tick(shop) == {"t/days", "t/shown", "t/total", "t/alone"}
-    status = run(shop).checks[STATUS]
-    assert f"load/orders has no materialization of {day(1)}" in str(status.description)
-    assert "load/rates" not in str(status.description), "it holds nothing back"
-    assert rows(shop) == [day(3), day(2)]
 
 
 def test_a_table_with_a_key_is_awaited_without_its_asset_and_others_are_named_in_the_log(new_shop: NewShop) -> None:
@@ -546,6 +413,19 @@ def test_another_environment_waits_for_the_same_sources(new_shop: NewShop) -> No
     assert shop.query("SELECT count(*) FROM t__dev.days") == [(3,)]
 
 
-def test_a_pattern_of_tables_that_no_model_reads_is_refused(new_shop: NewShop) -> None:
-    shop = waiting_shop(new_shop, wait={"tables": ["rwa.*"]})
-    assert "`external_models.wait.tables` in defs.yaml names 'rwa.*', but no model reads" in shop.load_error()
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (
+            {"schedule": {"on_sources": True}},
+            "`schedule.on_sources` in defs.yaml needs the sources that the models wait for",
+        ),
+        (
+            {"external_models": {"wait": {"tables": ["rwa.*"]}}},
+            "`external_models.wait.tables` in defs.yaml names 'rwa.*', but no model reads",
+        ),
+    ],
+    ids=["a sensor without wait", "a pattern of tables that no model reads"],
+)
+def test_attribute_that_would_have_no_effect_is_refused(new_shop: NewShop, options: dict[str, Any], error: str) -> None:
+    assert error in new_shop(MODELS, tables=EMPTY, **options).load_error()

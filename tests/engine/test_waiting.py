@@ -11,11 +11,8 @@ DAILY_ROWS = "SELECT @start_ds::DATE + i::INT AS ds FROM range(0, 1 + (@end_ds::
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)"
 LANDING = f"MODEL (name raw.landing, {BY_DAY}); {DAILY_ROWS}"
 DOWNSTREAM = f"MODEL (name marts.reader, {BY_DAY}); SELECT ds FROM raw.landing WHERE ds BETWEEN @start_ds AND @end_ds"
-MODEL_BETWEEN = {
-    "nothing": {},
-    "a view": {"models/way.sql": "MODEL (name mid.way, kind VIEW); SELECT ds FROM raw.landing"},
-    "an embedded model": {"models/way.sql": "MODEL (name mid.way, kind EMBEDDED); SELECT ds FROM raw.landing"},
-}
+
+
 WAITING_REASON = (
     "models upstream have pending intervals and are not part of this step: raw.landing. "
     "Select them too, with all models upstream of them"
@@ -30,20 +27,23 @@ def last_hour(record: RunRecord, asset: str) -> int:
     return max(recorded_hours(record.materializations[asset].metadata) or [0])
 
 
-@pytest.mark.parametrize("between", MODEL_BETWEEN)
-def test_model_run_alone_waits_for_pending_upstream_intervals(new_shop: NewShop, between: str) -> None:
+@pytest.mark.parametrize(("kind", "nearest"), [("VIEW", "mid.way"), ("EMBEDDED", "raw.landing")])
+def test_model_run_alone_waits_for_pending_upstream_intervals_behind_a_model_without_rows(
+    new_shop: NewShop, kind: str, nearest: str
+) -> None:
     """Otherwise it would lack the days that are pending upstream permanently, and its runs would succeed."""
-    source = "raw.landing" if between == "nothing" else "mid.way"
-    files = {"models/landing.sql": LANDING, "models/reader.sql": DOWNSTREAM.replace("raw.landing", source)}
-    shop = new_shop({**files, **MODEL_BETWEEN[between]})
+    files = {
+        "models/landing.sql": LANDING,
+        "models/way.sql": f"MODEL (name mid.way, kind {kind}); SELECT ds FROM raw.landing",
+        "models/reader.sql": DOWNSTREAM.replace("raw.landing", "mid.way"),
+    }
+    shop = new_shop(files)
     alone = shop.launch(assets=["marts/reader"]).succeeded()
     assert alone.status_of("marts/reader") == "waiting"
-    nearest = "mid.way" if between == "a view" else "raw.landing"
     status = alone.checks["marts/reader:sqlmesh_execution_status"]
     assert (status.passed, status.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert status.description == f"marts.reader is waiting: {WAITING_REASON.replace('raw.landing', nearest)}."
-    whole_run = shop.launch()
-    assert whole_run.status_of("marts/reader") == "executed"
+    assert shop.launch().status_of("marts/reader") == "executed"
     assert shop.launch(assets=["marts/reader"]).status_of("marts/reader") == "up_to_date"
     assert len(stored_days(shop, "raw.landing")) == 6
     assert stored_days(shop, "marts.reader") == stored_days(shop, "raw.landing")
@@ -82,54 +82,11 @@ def test_standalone_audit_waits_until_all_its_models_are_computed(new_shop: NewS
     assert shop.launch().checks[check].passed
 
 
-def test_model_that_waits_for_excluded_model_says_so(new_shop: NewShop) -> None:
-    shop = new_shop({"models/landing.sql": LANDING, "models/reader.sql": DOWNSTREAM}, exclude="raw.landing")
-    record = shop.launch()
-    assert record.status_of("marts/reader") == "waiting"
-    description = record.description_of("marts/reader:sqlmesh_execution_status")
-    assert (
-        "Not in this component: raw.landing. If the file was deleted, promote the deletion with `sqlmesh plan`."
-        in description
-    )
-
-
-PLAIN_ASSET = """
-import dagster as dg
-from pathlib import Path
-
-
-@dg.asset(key=["mid", "made"], deps=[["raw", "landing"]])
-def made() -> None:
-    if Path("{flag}").exists():
-        raise ValueError("not today")
-"""
 CREATE_MID_TABLE = """
 before_all:
   - CREATE SCHEMA IF NOT EXISTS mid
   - CREATE TABLE IF NOT EXISTS mid.made AS SELECT 1 AS one
 """
-
-
-def test_plan_between_failed_run_and_retry_leaves_no_gap(tmp_path: Path, new_shop: NewShop) -> None:
-    """The retry does not repeat the first step, and a plan has made intervals of its model pending again."""
-    reader = DOWNSTREAM.replace("raw.landing WHERE", "raw.landing, mid.made WHERE")
-    files = {"models/landing.sql": LANDING, "models/reader.sql": reader}
-    shop = new_shop(files, CONFIG + CREATE_MID_TABLE)
-    flag = tmp_path / "the asset between fails"
-    flag.touch()
-    shop.add_module("between", PLAIN_ASSET.format(flag=flag))
-    first = shop.launch().failed()
-    assert first.status_of("raw/landing") == "executed"
-    flag.unlink()
-    (shop.project / "models/landing.sql").write_text(LANDING.replace("AS ds FROM", "AS ds, 2 AS version FROM"))
-    shop.plan()
-    retried = shop.launch(retry_of=first.run_id)
-    assert "raw/landing" not in retried.materializations
-    assert retried.status_of("marts/reader") == "waiting"
-    assert WAITING_REASON in retried.description_of("marts/reader:sqlmesh_execution_status")
-    assert shop.launch().status == dg.DagsterRunStatus.SUCCESS
-    assert stored_days(shop, "marts.reader") == stored_days(shop, "raw.landing")
-    assert len(stored_days(shop, "raw.landing")) == 6
 
 
 def test_pending_upstream_intervals_are_found_if_project_has_no_start(new_shop: NewShop) -> None:
@@ -199,40 +156,22 @@ def report_of_late() -> None: ...
 """
 
 
-@pytest.mark.parametrize("where", ["in another run", "in a retry", "in another step"])
-def test_model_waits_for_signal_of_upstream_model_outside_the_run(new_shop: NewShop, where: str) -> None:
+def test_model_of_a_retry_waits_for_the_signal_of_the_upstream_model_that_is_not_in_it(new_shop: NewShop) -> None:
     """Otherwise the day that has not landed would be computed without its source, and never again."""
-    files = {"models/landing.sql": LANDING_WITH_SIGNAL, "signals/__init__.py": "", "signals/landed.py": LANDED_SIGNAL}
-    files |= {
-        "in another run": {"models/reader.sql": DOWNSTREAM},
-        "in a retry": {"models/reader.py": FLAKY_DOWNSTREAM},
-        "in another step": {
-            "models/reader.sql": DOWNSTREAM.replace("raw.landing WHERE", "raw.landing, mid.made WHERE")
-        },
-    }[where]
-    retries = {"execution": {"retries": {"max_retries": 1, "delay": 0.1}}}
-    shop = new_shop(files, CONFIG + CREATE_MID_TABLE, **retries)
+    files = {
+        "models/landing.sql": LANDING_WITH_SIGNAL,
+        "models/reader.py": FLAKY_DOWNSTREAM,
+        "signals/__init__.py": "",
+        "signals/landed.py": LANDED_SIGNAL,
+    }
+    shop = new_shop(files, execution={"retries": {"max_retries": 1, "delay": 0.1}})
     (shop.project / "yesterday has not landed").touch()
-    if where == "in another step":
-        between = ASSET_BETWEEN.replace(
-            "-> None: ...", f"-> None: Path('{shop.project}/yesterday has not landed').unlink(True)"
-        )
-        shop.add_module("between", "from pathlib import Path\n" + between.replace("plain", "landing"))
-    if where == "in another run":
-        first = shop.launch(assets=["raw/landing"])
-        (shop.project / "yesterday has not landed").unlink()  # now its signal would report it as ready
-        second = shop.launch(assets=["marts/reader"])
-    elif where == "in another step":
-        first = second = shop.launch()
-        assert "mid__made" in second.succeeded_steps
-    else:
-        (shop.project / "the connection breaks").touch()
-        first = second = shop.launch()
-        assert second.materializations["marts/reader"].metadata["sqlmesh/attempts"].value == 2
-    assert first.status == second.status == dg.DagsterRunStatus.SUCCESS
-    assert last_hour(second, "marts/reader") == last_hour(first, "raw/landing")
-    (shop.project / "yesterday has not landed").unlink(missing_ok=True)
-    assert shop.launch().status == dg.DagsterRunStatus.SUCCESS
+    (shop.project / "the connection breaks").touch()
+    record = shop.launch().succeeded()
+    assert record.materializations["marts/reader"].metadata["sqlmesh/attempts"].value == 2
+    assert last_hour(record, "marts/reader") == last_hour(record, "raw/landing")
+    (shop.project / "yesterday has not landed").unlink()
+    shop.launch().succeeded()
     assert stored_days(shop, "marts.reader") == stored_days(shop, "raw.landing")
     assert len(stored_days(shop, "raw.landing")) == 6
 
@@ -297,24 +236,15 @@ def fresh(batch, context):
 """
 
 
-@pytest.mark.parametrize("where", ["in another run", "in another step"])
-def test_freshness_signal_sees_upstream_model_computed_in_another_run_or_step(new_shop: NewShop, where: str) -> None:
+def test_freshness_signal_sees_upstream_model_computed_in_another_run(new_shop: NewShop) -> None:
     """SQLMesh's own signal `freshness` needs this. Otherwise the model would wait permanently."""
-    source = "raw.plain, mid.made" if where == "in another step" else "raw.plain"
     files = {
         "signals/__init__.py": "",
         "signals/fresh.py": FRESHNESS_SIGNAL,
         "models/plain.sql": "MODEL (name raw.plain, kind FULL); SELECT 1 AS id",
-        "models/reader.sql": f"MODEL (name marts.reader, kind FULL, signals (fresh())); SELECT id FROM {source}",
+        "models/reader.sql": "MODEL (name marts.reader, kind FULL, signals (fresh())); SELECT id FROM raw.plain",
     }
-    shop = new_shop(files, CONFIG + CREATE_MID_TABLE)
-    if where == "in another step":
-        shop.add_module("between", ASSET_BETWEEN.replace("late", "nothing"))
-    if where == "in another run":
-        assert shop.launch(assets=["marts/reader"]).status_of("marts/reader") == "waiting"
-        assert shop.launch(assets=["raw/plain"]).status_of("raw/plain") == "executed"
-        assert shop.launch(assets=["marts/reader"]).status_of("marts/reader") == "executed"
-    else:
-        record = shop.launch()
-        assert "mid__made" in record.succeeded_steps
-        assert record.status_of("marts/reader") == "executed"
+    shop = new_shop(files)
+    assert shop.launch(assets=["marts/reader"]).status_of("marts/reader") == "waiting"
+    assert shop.launch(assets=["raw/plain"]).status_of("raw/plain") == "executed"
+    assert shop.launch(assets=["marts/reader"]).status_of("marts/reader") == "executed"

@@ -757,11 +757,29 @@ def test_model_running_when_the_run_was_cancelled_is_interrupted() -> None:
     assert wording().sentence(running) == f"{interrupted} The next run computes what is left."
 
 
-def test_a_waiting_model_names_what_is_missing_in_the_ranges_that_it_waits_for() -> None:
+NOT_LOADED = msg.HeldBackBy(tables=("t",), intervals=((1, 2),))
+
+
+@pytest.mark.parametrize(
+    ("by", "signals", "awaited"),
+    [
+        (NOT_LOADED, (), "t has nothing for ((1, 2),). The first run after its sources are loaded computes it."),
+        (NOT_LOADED, ("files",), "t has nothing for ((1, 2),), and its signal files was not evaluated."),
+        (
+            msg.HeldBackBy((fqn("raw.excluded"),)),
+            (),
+            "models upstream have pending intervals and are not part of this step: db.raw.excluded. Not in this "
+            "component: db.raw.excluded. If the file was deleted, promote the deletion with `sqlmesh plan`. If not, "
+            "run the model with its own component or with `sqlmesh run`.",
+        ),
+    ],
+    ids=["what is missing in the ranges that it waits for", "its signal too", "a model outside of the component"],
+)
+def test_a_waiting_model_names(by: msg.HeldBackBy, signals: tuple[str, ...], awaited: str) -> None:
     sources = {"t": Source(dg.AssetKey("t"), (), lambda awaited: f"has nothing for {awaited}")}
-    idle = msg.NodeIdle(ORDERS, held_back_by=msg.HeldBackBy(tables=("t",), intervals=((1, 2),)))
-    waiting = NodeOutcome(ORDERS, Outcome.WAITING, idle=idle)
-    assert "t has nothing for ((1, 2),)" in Wording(ASSETS, "prod", sources=sources).sentence(waiting)
+    waiting = NodeOutcome(ORDERS, Outcome.WAITING, idle=msg.NodeIdle(ORDERS, held_back_by=by))
+    assets = project_assets(manifest(model("core.orders", signals=signals)))
+    assert Wording(assets, "prod", sources=sources).sentence(waiting) == f"core.orders is waiting: {awaited}"
 
 
 def test_a_model_that_waits_for_many_sources_names_three_and_counts_the_others() -> None:

@@ -106,8 +106,11 @@ def test_difference_of_definitions_and_environment_is_named() -> None:
     assert difference(assets, same, "prod", set()) is None
 
 
-def test_sensor_looks_every_five_minutes_by_default() -> None:
-    assert PollingSensor().interval == timedelta(minutes=5)
+@pytest.mark.parametrize(
+    ("attributes", "minutes"), [({}, 5), ({"interval": 600}, 10), ({"interval": "10m"}, 10)], ids=str
+)
+def test_interval_is_five_minutes_or_a_number_of_seconds_or_text(attributes: dict[str, Any], minutes: int) -> None:
+    assert PollingSensor(**attributes).interval == timedelta(minutes=minutes)
 
 
 @pytest.mark.parametrize(
