@@ -137,6 +137,9 @@ CASES: dict[str, list[Case]] = {
         # A weekend is complete up to Monday, whose partition does not exist before it is over.
         case(WEEKDAYS, TO_FRIDAY, until("2026-11-09"), "is complete until", now=at("2026-11-09T12:00")),
         case(WEEKDAYS, TO_FRIDAY, until("2026-11-09"), "2026-11-09", now=at("2026-11-10T12:00")),
+        # Everything before the first window is complete, even if that window is in the future, or after the end.
+        case(dg.DailyPartitionsDefinition("2026-12-24"), [load(1)], until("2026-12-24"), "has no partition yet"),
+        case(dg.DailyPartitionsDefinition("2026-11-05", end_date="2026-11-05"), [load(1)], until("2026-11-05"), "yet"),
         case(DAYS, [load(1, "2026-11-20")], FROM_START, "2026-11-19"),  # this window is not over, so it is no partition
     ],
     "a time dimension and another one": [
@@ -271,30 +274,6 @@ def test_partitions_that_the_asset_had_before_have_no_window(
     """Dagster finds a window for some of these keys: for a day, the week or month after it."""
     assert windows_of(partitions, [earlier]) == {}
     assert completeness(SourceHistory(partitions, True, [load(1, earlier)], now=NOW)).incomplete == FROM_START
-
-
-STARTS: dict[str, tuple[dg.TimeWindowPartitionsDefinition, str]] = {
-    "hour_offset": (dg.DailyPartitionsDefinition("2026-11-01", hour_offset=6), "2026-11-01T06:00"),
-    "minute_offset": (dg.HourlyPartitionsDefinition("2026-11-01-00:00", minute_offset=15), "2026-11-01T00:15"),
-    "a week that begins later": (dg.WeeklyPartitionsDefinition("2026-11-03"), "2026-11-08"),
-    "a month that begins later": (dg.MonthlyPartitionsDefinition("2026-11-02", day_offset=15), "2026-11-15"),
-    "a first window that is excluded": (
-        dg.TimeWindowPartitionsDefinition(
-            "2026-11-07", "%Y-%m-%d", cron_schedule="0 0 * * *", exclusions=["0 0 * * 6"]
-        ),
-        "2026-11-08",
-    ),
-    "a first window in the future": (dg.DailyPartitionsDefinition("2026-12-24"), "2026-12-24"),
-    "no window before its end": (dg.DailyPartitionsDefinition("2026-11-05", end_date="2026-11-05"), "2026-11-05"),
-}
-
-
-@pytest.mark.parametrize("name", STARTS)
-def test_everything_before_the_first_window_is_complete(name: str) -> None:
-    """The definition may start before it: a model that reads the whole table would wait for ever."""
-    definition, first = STARTS[name]
-    of_no_partition = load(1)
-    assert completeness(SourceHistory(definition, True, [of_no_partition], now=NOW)).incomplete[0][0] == at(first)
 
 
 @pytest.mark.parametrize(
