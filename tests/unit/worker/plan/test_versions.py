@@ -67,18 +67,9 @@ def again(
     return {name.split(".")[-1].strip('"'): list(intervals) for name, intervals in found.items()}
 
 
-def test_nothing_is_computed_again_if_the_state_is_as_it_was() -> None:
-    assert again({"orders": [BEFORE], "days": [BEFORE]}) == {}
-
-
 @pytest.mark.parametrize("table", ["orders", "days"])
 def test_a_rewritten_interval_is_read_again_downstream_and_whole_tables_from_there_on(table: str) -> None:
     assert again({table: [BEFORE, row(2, 2, LATER)]}) == {"days": [days(2, 2)], "total": [days(2, 5)]}
-
-
-def test_what_was_rewritten_before_a_version_has_begun_to_read_is_not_read_again() -> None:
-    begun_later = {DAYS.name: LATER + 60_000, TOTAL.name: LATER + 60_000}
-    assert again({"orders": [BEFORE, row(2, 2, LATER)]}, since=begun_later) == {}
 
 
 def test_a_row_counts_although_its_time_is_a_moment_before_the_begin() -> None:
@@ -98,10 +89,6 @@ def test_what_has_read_a_lost_interval_is_forgotten_although_nobody_has_computed
 def test_whole_table_is_forgotten_as_a_whole_unless_an_interval_lets_sqlmesh_compute_all(kind: str, first: int) -> None:
     whole = version("days", f"kind {kind}, start '2026-03-01'", "SELECT n FROM t.orders", [ORDERS])
     assert again({"orders": [BEFORE, row(3, 3, LATER)]}, new=[whole]) == {"days": [days(first, 5)]}
-
-
-def test_a_merged_row_counts_as_a_whole() -> None:
-    assert again({"orders": [row(1, 5, LATER, is_merged=True)]}, new=[DAYS]) == {"days": [days(1, 5)]}
 
 
 @pytest.mark.parametrize(
@@ -129,12 +116,6 @@ def test_days_are_computed_twice_if_a_row_that_is_not_merged_is_newer_than_anoth
     assert list(table.computed_twice(LATER)) == []
 
 
-def test_a_day_that_was_taken_and_computed_again_counts_although_the_janitor_has_merged_the_rest() -> None:
-    rows = [row(1, 1, NOON, is_merged=True), row(2, 2, LATER), row(3, 5, NOON, is_merged=True)]
-    whole = version("days", "kind FULL, start '2026-03-01'", "SELECT n FROM t.orders", [ORDERS])
-    assert again({"orders": rows}, new=[whole], since={whole.name: NOON + 60_000}) == {"days": [days(2, 5)]}
-
-
 def test_intervals_that_a_restatement_has_taken_are_computed_again_and_downstream_too() -> None:
     short = version("days", DAILY, OF_DAYS, [ORDERS, DIM], first=2)
     found = again({}, new=[short, TOTAL], lost_by_new={short.name: [days(1, 1)]})
@@ -145,14 +126,6 @@ def reading_itself(first: int = 1) -> Snapshot:
     columns = "columns (n int, day date)"
     query = "SELECT n, day FROM t.orders JOIN t.days USING (day)"
     return version("days", f"{DAILY}, {columns}", query, [ORDERS], first=first)
-
-
-def test_a_model_that_depends_on_its_past_is_computed_again_from_there_on() -> None:
-    assert again({"orders": [BEFORE, row(3, 3, LATER)]}, new=[reading_itself()]) == {"days": [days(3, 5)]}
-
-
-def test_new_days_of_a_whole_table_upstream_are_no_rewritten_ones() -> None:
-    assert again({"dim": [BEFORE, row(6, 6, LATER)]}, new=[DAYS]) == {}
 
 
 def test_a_table_that_is_empty_while_it_is_replaced_makes_everything_old() -> None:
