@@ -1,4 +1,7 @@
-"""Which intervals may be computed, from a plain picture of the nodes."""
+"""Which intervals may be computed, from a plain picture of the nodes.
+
+These are the cases that random pictures (test_availability_by_minutes.py) do not decide, and what they do not draw.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +13,6 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker.intervals.availability import Left, Node, brings_new, may_compute
 
 RAW, OTHER = '"raw"."orders"', '"raw"."other"'
-HOUR = 3_600_000
 WEEK = [(day(number), day(number + 1)) for number in range(1, 8)]
 HOLE: msg.Sources = {RAW: (WEEK[1], (day(5), msg.FOREVER))}
 LATER: msg.Sources = {OTHER: ((day(20), msg.FOREVER),)}
@@ -48,14 +50,7 @@ NOT_LOADED: dict[str, tuple[list[Node], msg.Sources, Sequence[msg.Interval]]] = 
         HOLE,
         [],
     ),
-    "a view does not wait": ([view("a", awaits={RAW}, requested=WEEK)], HOLE, [WEEK[0], WEEK[2], WEEK[3]]),
     "range by range": ([daily("a", awaits={RAW}, requested=WEEK)], HOLE, [WEEK[0], WEEK[2], WEEK[3]]),
-    "a model that depends on its past stops at the first hole": (
-        [daily("a", is_past=True, due=WEEK, awaits={RAW}, requested=WEEK)],
-        HOLE,
-        WEEK[:1],
-    ),
-    "a table that runs leaves out what is not loaded": ([OF_PARTS], {RAW: (WEEK[1],)}, [WEEK[3]]),
     "a whole table waits if a table that it reads runs and leaves out rows that it had": (
         [OF_PARTS, node("b", "a", requested=WEEK[3:4], was_computed=True)],
         {RAW: (WEEK[1],)},
@@ -94,10 +89,6 @@ def test_what_is_not_loaded_is_left_out(
 
 
 LACKING: dict[str, tuple[list[Node], Sequence[msg.Interval] | None]] = {
-    "a pending day that does not run, also through views": (
-        [daily("a", lacks=WEEK[:2], computed=WEEK[2:]), view("v", "a"), daily("b", "v", requested=WEEK)],
-        WEEK[2:],
-    ),
     "a table that is up to date by its own cron hands on nothing": (
         [
             daily("a", lacks=WEEK[6:], computed=WEEK[:6]),
@@ -105,22 +96,6 @@ LACKING: dict[str, tuple[list[Node], Sequence[msg.Interval] | None]] = {
             daily("c", "b", requested=WEEK),
         ],
         None,
-    ),
-    "a pending hour holds back its whole day": (
-        [daily("a", lacks=[(day(2), day(2) + HOUR)]), daily("b", "a", requested=WEEK)],
-        [WEEK[0], *WEEK[2:]],
-    ),
-    "what is held back, or is not requested within bounds, is lacking downstream": (
-        [
-            daily("a", lacks=[(day(2), day(2) + HOUR)]),
-            daily("b", "a", requested=WEEK[:3], lacks=WEEK),
-            daily("c", "b", requested=WEEK),
-        ],
-        [WEEK[0], WEEK[2]],
-    ),
-    "a whole table is computed up to the end of what is there": (
-        [daily("a", lacks=WEEK[5:]), node("b", "a", requested=WEEK, was_computed=True)],
-        WEEK[:5],
     ),
     "a whole table with rows waits while rows that it reads are computed again": (
         [LOST, node("b", "a", requested=WEEK[3:], was_computed=True)],
@@ -138,33 +113,13 @@ LACKING: dict[str, tuple[list[Node], Sequence[msg.Interval] | None]] = {
         [LOST, daily("b", "a", computed=WEEK), node("c", "b", requested=WEEK[3:], was_computed=True)],
         None,
     ),
-    "a pending view, whose rows may depend on the time of its computation": (
-        [daily("a"), view("v", "a", lacks=WEEK[3:4]), node("b", "v", requested=WEEK)],
-        [*WEEK[:3], *WEEK[4:]],
-    ),
-    "the first computation of a table brings rows of any time, which are lacking until then": (
-        [node("a", lacks=WEEK[6:], starts_with_all=True), daily("b", "a", requested=WEEK)],
-        [],
-    ),
-    "a table with rows lacks only its missing intervals": (
-        [node("a", lacks=WEEK[6:], computed=WEEK[:1], starts_with_all=True), daily("b", "a", requested=WEEK)],
-        WEEK[:6],
-    ),
     "what a lookback computes again is not lacking": (
         [daily("a", lacks=WEEK, computed=WEEK[:6], requested=WEEK, lookback=1), daily("b", "a", requested=WEEK)],
         None,
     ),
-    "nor if the model does not run": (
-        [daily("a", lacks=WEEK, computed=WEEK[:6], lookback=1), daily("b", "a", requested=WEEK)],
-        WEEK[:6],
-    ),
     "newer days whose lookback would compute a held-back one again": (
         [daily("a", lacks=WEEK[4:5]), daily("b", "a", requested=WEEK, computed=WEEK[:6], lookback=1)],
         WEEK[:4],
-    ),
-    "a held-back day that was never computed holds back no newer one": (
-        [daily("a", lacks=WEEK[4:5]), daily("b", "a", requested=WEEK, computed=WEEK[:4], lookback=1)],
-        [*WEEK[:4], *WEEK[5:]],
     ),
     "a first computation within bounds brings the rows before it": (
         [node("a", lacks=WEEK, requested=WEEK[:1], starts_with_all=True), daily("b", "a", requested=WEEK)],
@@ -186,18 +141,6 @@ LACKING: dict[str, tuple[list[Node], Sequence[msg.Interval] | None]] = {
         ],
         WEEK[6:],
     ),
-    "a computation that puts its rows in place of all others waits for each day that had rows": (
-        [daily("a", lacks=WEEK[3:4]), daily("b", "a", requested=WEEK, forgotten=WEEK[:6], starts_with_all=True)],
-        [],
-    ),
-    "it does not wait for a new day": (
-        [daily("a", lacks=WEEK[6:]), daily("b", "a", requested=WEEK, forgotten=WEEK[:6], starts_with_all=True)],
-        WEEK[:6],
-    ),
-    "it waits if it is run within bounds without all days that had rows": (
-        [daily("b", requested=WEEK[:3], lacks=WEEK, forgotten=WEEK, starts_with_all=True)],
-        [],
-    ),
     "a model that depends on its past stops before its own pending day": (
         [daily("a", is_past=True, due=[], requested=[*WEEK[:2], WEEK[3]], lacks=WEEK[:4])],
         WEEK[:2],
@@ -217,7 +160,11 @@ NAMED: dict[str, tuple[list[Node], msg.HeldBackBy]] = {
         [daily("a", lacks=WEEK[:1]), daily("b", "a", lacks=WEEK[:1]), daily("c", "b", requested=WEEK)],
         msg.HeldBackBy(("b",), (), (WEEK[0],)),
     ),
-    "unless that one lacks more": (
+    "a view hides nothing": (
+        [daily("a", lacks=WEEK[:2]), view("v", "a"), daily("b", "v", requested=WEEK)],
+        msg.HeldBackBy(("a",), (), ((day(1), day(3)),)),
+    ),
+    "a pending model does not, if the one upstream of it lacks more": (
         [daily("a", lacks=WEEK[:2]), daily("b", "a", due=WEEK[:2], lacks=WEEK[:1]), daily("c", "b", requested=WEEK)],
         msg.HeldBackBy(("a", "b"), (), ((day(1), day(3)),)),
     ),

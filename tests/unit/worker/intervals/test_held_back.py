@@ -8,7 +8,6 @@ from unit.worker.snapshots import snapshot
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import without
-from dg_sqlmesh_component.worker.intervals.availability import within_lookback
 from dg_sqlmesh_component.worker.intervals.held_back import held_back_from
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables
 
@@ -38,28 +37,6 @@ def test_interval_is_removed_if_any_part_of_it_is_blocked(
 def test_model_that_depends_on_past_keeps_only_intervals_before_the_first_gap() -> None:
     assert without(DAYS, [(24, 25)], uninterrupted=True) == DAYS[:1]
     assert without(DAYS, [], uninterrupted=True) == DAYS
-
-
-WEEK = [(day, day + 24) for day in range(0, 7 * 24, 24)]
-
-
-@pytest.mark.parametrize(
-    ("recomputed", "blocked", "lookback", "expected"),
-    [
-        ([], [4], 2, [4]),
-        ([4, 5], [6], 2, [6]),
-        ([4, 5], [4], 2, [4, 5, 6]),
-        ([4, 5], [5], 1, [5, 6]),
-        ([0, 2], [0], 1, [0, 1]),
-        ([0, 1, 2], [0], 1, [0, 1, 2, 3]),
-        ([5], [2], 4, [2]),
-    ],
-)
-def test_newer_intervals_inside_a_blocked_lookback_window_are_held_back(
-    recomputed: list[int], blocked: list[int], lookback: int, expected: list[int]
-) -> None:
-    held_back = within_lookback(WEEK, {WEEK[day] for day in recomputed}, {WEEK[day] for day in blocked}, lookback)
-    assert sorted(held_back) == [WEEK[day] for day in expected]
 
 
 def test_sqlmesh_interval_diff_is_wrong_for_hours_within_days() -> None:
