@@ -18,6 +18,7 @@ from dg_sqlmesh_component.history.complete_sources import (
     Target,
     completeness,
 )
+from dg_sqlmesh_component.history.partition_windows import windows_of
 from dg_sqlmesh_component.history.sources import why_incomplete
 from dg_sqlmesh_component.protocol.messages import FOREVER, Interval
 
@@ -27,11 +28,16 @@ WEEKS = dg.WeeklyPartitionsDefinition("2026-11-01")
 MONTHS = dg.MonthlyPartitionsDefinition("2026-11-01")
 COUNTRIES = dg.StaticPartitionsDefinition(["de", "us"])
 CUSTOMERS = dg.DynamicPartitionsDefinition(name="customers")
+NEW_YORK = dg.DailyPartitionsDefinition("2026-11-01", timezone="America/New_York")
+"""The clocks change on the first day, so it has 25 hours."""
 BOTH = dg.MultiPartitionsDefinition({"day": DAYS, "country": COUNTRIES})
 NO_TIME = dg.MultiPartitionsDefinition({"team": dg.StaticPartitionsDefinition(["a"]), "country": COUNTRIES})
 TWO_DAYS = dg.DailyPartitionsDefinition("2026-11-01", end_date="2026-11-03")
 BY_CUSTOMER = dg.MultiPartitionsDefinition({"day": DAYS, "customer": CUSTOMERS})
 TWO_TIMES = dg.MultiPartitionsDefinition({"day": DAYS, "month": MONTHS})
+WITHOUT_SECOND = dg.TimeWindowPartitionsDefinition(
+    "2026-11-01", "%Y-%m-%d", cron_schedule="0 0 * * *", exclusions=[datetime(2026, 11, 2)]
+)
 WEEKDAYS = dg.TimeWindowPartitionsDefinition(
     "2026-11-05", "%Y-%m-%d", cron_schedule="0 0 * * *", exclusions=["0 0 * * 6", "0 0 * * 0"]
 )
@@ -85,7 +91,9 @@ def case(of: Any, loads: Any, incomplete: Sequence[Interval], why: str, *results
 ONE, TWO, THREE = (load(number, f"2026-11-0{number}") for number in (1, 2, 3))
 RUN = [load(number, f"2026-11-0{number}", run="backfill") for number in (1, 2, 3)]
 DE, US = load(1, "de", at("2026-11-10")), load(2, "us", at("2026-11-12"))
+STATED = load(1, complete_until=at("2026-11-10") // 1000)
 LATER_DE = DE._replace(complete_until=at("2026-11-15") / 1000)
+TO_FRIDAY = [load(0, "2026-11-05"), load(1, "2026-11-06")]
 LOADED_THREE = until("2026-11-04")
 FROM_START = until(FIRST)
 WITHOUT_TWO = ((at("2026-11-02"), at("2026-11-03")), *LOADED_THREE)
@@ -100,6 +108,8 @@ CASES: dict[str, list[Case]] = {
         case(None, [load(1)], until(LATER), "by a run that began 2026-11-19T00:00:00Z"),
         case(None, [load(1, run="")], until(LATER), "was loaded last at 2026-11-19T00:00:00Z"),
         case(None, [load(1)], until(LATER - HOUR), "lag is 1:00:00", lag=timedelta(hours=1)),
+        # What the loader states counts without the lag.
+        case(None, [STATED], until("2026-11-10"), "as its loader says", lag=timedelta(hours=1)),
         case(None, [load(1), load(2, instant=FIRST)], until(FIRST), "began 2026-11-01T00:00:00Z"),
     ],
     "static or dynamic partitions, or two dimensions without time": [
@@ -122,6 +132,14 @@ CASES: dict[str, list[Case]] = {
         ),
         case(DAYS, [ONE._replace(instant=at("2026-10-30"))], FROM_START, "before its window was over"),
         case(DAYS, [ONE._replace(instant=at("2026-11-02"))], until("2026-11-02"), "has no materialization"),
+        case(NEW_YORK, [ONE], until("2026-11-02T05:00"), "2026-11-18 and 14 earlier ones"),
+        case(WITHOUT_SECOND, [ONE, THREE], LOADED_THREE, "2026-11-19"),
+        # A weekend is complete up to Monday, whose partition does not exist before it is over.
+        case(WEEKDAYS, TO_FRIDAY, until("2026-11-09"), "is complete until", now=at("2026-11-09T12:00")),
+        case(WEEKDAYS, TO_FRIDAY, until("2026-11-09"), "2026-11-09", now=at("2026-11-10T12:00")),
+        # Everything before the first window is complete, even if that window is in the future, or after the end.
+        case(dg.DailyPartitionsDefinition("2026-12-24"), [load(1)], until("2026-12-24"), "has no partition yet"),
+        case(dg.DailyPartitionsDefinition("2026-11-05", end_date="2026-11-05"), [load(1)], until("2026-11-05"), "yet"),
         case(DAYS, [load(1, "2026-11-20")], FROM_START, "2026-11-19"),  # this window is not over, so it is no partition
     ],
     "a time dimension and another one": [
@@ -133,6 +151,15 @@ CASES: dict[str, list[Case]] = {
         ),
         case(BOTH, [load(1, "de|2026-11-01")], FROM_START, "2026-11-19"),
         case(BY_CUSTOMER, [load(1, "a|2026-11-01")], FROM_START, "2026-11-19"),
+        # To remove a customer does not complete less of the others. Otherwise a model that reads the whole table would
+        # wait until somebody loads all days again.
+        case(
+            BY_CUSTOMER,
+            [load(1, "a|2026-11-01"), load(2, "b|2026-11-01")],
+            until("2026-11-02"),
+            "2026-11-19",
+            dynamic_keys={"customers": {"a"}},
+        ),
     ],
     "two time dimensions": [
         case(TWO_TIMES, [load(1, "2026-11-01|2026-11-01")], NOTHING, "has two dimensions of time windows")
@@ -171,6 +198,8 @@ CASES: dict[str, list[Case]] = {
     "has failed (a warning is no failure)": [
         case(DAYS, RUN, FROM_START, "check ok in partition 2026-11-01, 2026-11-02, 2026-11-03", REFUSED),
         case(DAYS, [ONE, TWO], until("2026-11-02"), "check ok in partition 2026-11-02", result(9, "failed", TWO)),
+        case(None, [load(1), load(2)], until(LATER), "by a run that began", result(9, "failed", load(1))),
+        case(COUNTRIES, [DE, US], NOTHING, "check ok in partition de", result(9, "failed", DE)),
         case(DAYS, RUN, LOADED_THREE, "no materialization", result(9, "warned", RUN[2])),
         case(DAYS, RUN, WITHOUT_TWO, "check ok in partition 2026-11-02", result(9, "failed", RUN[1], "2026-11-02")),
         case(
@@ -228,36 +257,23 @@ def test_each_row_of_the_tables_in_the_docs_has_cases() -> None:
     assert [row for row, cases in CASES.items() if not cases] == [BY_EVENTS]
 
 
-STARTS: dict[str, tuple[dg.TimeWindowPartitionsDefinition, str]] = {
-    "hour_offset": (dg.DailyPartitionsDefinition("2026-11-01", hour_offset=6), "2026-11-01T06:00"),
-    "minute_offset": (dg.HourlyPartitionsDefinition("2026-11-01-00:00", minute_offset=15), "2026-11-01T00:15"),
-    "a week that begins later": (dg.WeeklyPartitionsDefinition("2026-11-03"), "2026-11-08"),
-    "a month that begins later": (dg.MonthlyPartitionsDefinition("2026-11-02", day_offset=15), "2026-11-15"),
-    "a first window that is excluded": (
-        dg.TimeWindowPartitionsDefinition(
-            "2026-11-07", "%Y-%m-%d", cron_schedule="0 0 * * *", exclusions=["0 0 * * 6"]
-        ),
-        "2026-11-08",
-    ),
-    "a first window in the future": (dg.DailyPartitionsDefinition("2026-12-24"), "2026-12-24"),
-    "no window before its end": (dg.DailyPartitionsDefinition("2026-11-05", end_date="2026-11-05"), "2026-11-05"),
-}
-
-
-@pytest.mark.parametrize("name", STARTS)
-def test_everything_before_the_first_window_is_complete(name: str) -> None:
-    """The definition may start before it: a model that reads the whole table would wait for ever."""
-    definition, first = STARTS[name]
-    of_no_partition = load(1)
-    assert completeness(SourceHistory(definition, True, [of_no_partition], now=NOW)).incomplete[0][0] == at(first)
-
-
-def test_excluded_windows_are_complete_up_to_the_next_window_which_may_not_exist_yet() -> None:
-    friday = load(1, "2026-11-06")
-    source = SourceHistory(WEEKDAYS, True, [load(0, "2026-11-05"), friday], now=at("2026-11-09T12:00"))
-    assert completeness(source).incomplete == until(at("2026-11-09"))
-    later = SourceHistory(WEEKDAYS, True, source.loads, now=at("2026-11-10T12:00"))
-    assert completeness(later).incomplete == until(at("2026-11-09"))
+@pytest.mark.parametrize(
+    ("earlier", "partitions"),
+    [
+        ("2026-11-02", dg.HourlyPartitionsDefinition(start_date="2026-11-01-00:00")),
+        ("2026-11-02", WEEKS),
+        ("2026-11-02", MONTHS),
+        ("2026-11-02", BOTH),
+        ("2026-11-02|de", DAYS),
+        ("de", DAYS),
+    ],
+)
+def test_partitions_that_the_asset_had_before_have_no_window(
+    earlier: str, partitions: dg.PartitionsDefinition[str]
+) -> None:
+    """Dagster finds a window for some of these keys: for a day, the week or month after it."""
+    assert windows_of(partitions, [earlier]) == {}
+    assert completeness(SourceHistory(partitions, True, [load(1, earlier)], now=NOW)).incomplete == FROM_START
 
 
 @pytest.mark.parametrize(
@@ -274,21 +290,6 @@ def test_a_stated_instant_that_is_no_timestamp_in_seconds_completes_nothing_and_
     where = " in partition de" if partitions else ""
     sentence = f"has {value!r} as `sqlmesh/complete_until`{where}, which is no timestamp in seconds"
     assert why_incomplete(source, found) == sentence
-
-
-@pytest.mark.parametrize("seconds", [at("2026-11-10") // 1000, at("2026-11-10") / 1000])
-def test_a_stated_instant_counts_without_the_lag(seconds: float) -> None:
-    of = Load(1, None, LATER, "run", seconds)
-    source = SourceHistory(None, True, [of], lag=timedelta(hours=1), now=NOW)
-    assert completeness(source).incomplete == until(at("2026-11-10"))
-
-
-def test_removing_a_customer_does_not_complete_less_of_the_others() -> None:
-    """Otherwise a model that reads the whole table would wait until somebody loads all days again."""
-    both = BY_CUSTOMER
-    loads = [load(1, "a|2026-11-01"), load(2, "b|2026-11-01")]
-    source = SourceHistory(both, True, loads, dynamic_keys={"customers": {"a"}}, now=NOW)
-    assert completeness(source).incomplete == until(at("2026-11-02"))
 
 
 @pytest.mark.parametrize("key", ["", "0001-01-01", "9999-12-31", "2026-11-1", "x" * 1000, "\0", "|", "a|b|c"])

@@ -5,7 +5,7 @@ from source_histories import History, as_source, histories, instants, is_complet
 
 from dg_sqlmesh_component.history.complete_sources import completeness
 
-EXAMPLES = {60: 100, 600: 2_000}
+EXAMPLES = {20: 100, 60: 100, 600: 2_000}
 """How many histories are drawn, by the number of examples of the profile: a history has one of many kinds."""
 
 

@@ -18,11 +18,10 @@ import time_machine
 from harness import empty_instance
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.builders import DAY, attributes, day, days, external_models, fqn, manifest, model, project_assets
+from unit.builders import DAY, day, days, fqn
+from unit.history.late_data import loads_of
 
-from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.earlier_results import evaluation_of
-from dg_sqlmesh_component.history.late_loads import SourceLoads, source_loads
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import ComputedRange, merged, subtract
 from dg_sqlmesh_component.report.checks import late_data_result
@@ -32,7 +31,6 @@ from dg_sqlmesh_component.worker.intervals.unrecorded import ShownTable, late
 Days = set[int]
 END, FIRST = 6, day(1)
 START = datetime(2026, 3, 1, tzinfo=timezone.utc)
-PARTITIONS = dg.DailyPartitionsDefinition(start_date="2026-01-01")
 NUMBERS = count()
 
 
@@ -48,25 +46,6 @@ def in_days(intervals: Iterable[msg.Interval]) -> Days:
 
 def ranges(of: Iterable[int]) -> tuple[msg.Interval, ...]:
     return merged(days(number + 1, number + 1) for number in of)
-
-
-def _nothing() -> None: ...
-
-
-def loads_of(instance: dg.DagsterInstance, name: str, tables: list[str]) -> SourceLoads:
-    """Return the comparison of one incremental model with these tables, which are loaded by day."""
-    reader = model(f"core.{name}", reads=[f"raw.{table}" for table in tables], kind="INCREMENTAL_BY_TIME_RANGE")
-    external = external_models(wait=True, late="warn")
-    assets = project_assets(manifest(reader), outside=external)
-    loaders = [
-        dg.asset(key=["load", of], metadata={"dagster/table_name": f"db.raw.{of}"}, partitions_def=PARTITIONS)(_nothing)
-        for of in tables
-    ]
-    of_component = attributes(external_models=external)
-    of_assets = Settings(of_component, assets, "sqlmesh_shop", "pool", "shop_1", "shop", frozenset(assets.specs))
-    found = source_loads(instance, dg.Definitions(assets=loaders).get_repository_def(), of_assets)
-    assert found is not None
-    return found
 
 
 @dataclass
@@ -101,7 +80,7 @@ class World:
         number, self.versions, self.snapshots = next(NUMBERS), count(1), count(1)
         self.sources = [f"{source}_{number}" for source in "ab"[: self.rng.randint(1, 2)]]
         self.name = fqn(f"core.model_{number}")
-        self.comparison = loads_of(instance, f"model_{number}", self.sources)
+        self.comparison = loads_of(instance, {f"model_{number}": self.sources})
         self.loaded: dict[tuple[str, int], int] = {}  # by source and day, when it was loaded last
         self.tables: list[Table] = []
         self.compared: msg.PromotedReads | None = None

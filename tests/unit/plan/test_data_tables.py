@@ -8,7 +8,7 @@ from unit.builders import days
 from unit.plan.plans import ORDERS, drops, plan, with_facts
 
 from dg_sqlmesh_component.plan.data_tables import HEAD, as_json, column_rows, differs, lacks_rows, note, row
-from dg_sqlmesh_component.plan.gate import Refusal, preview_refusals
+from dg_sqlmesh_component.plan.gate import Refusal
 from dg_sqlmesh_component.plan.report import Planned, PlanReport
 from dg_sqlmesh_component.plan.report_markdown import markdown
 from dg_sqlmesh_component.protocol import messages as msg
@@ -198,15 +198,6 @@ def test_a_job_that_has_failed_reports_the_failure_once_and_first() -> None:
     text = markdown(report)
     assert "\n\nFailed. t.a failed its audit.\n\n**To decide:** 1 failure.\n\n" in text
     assert text.count("failed its audit") == 1
-
-
-def test_holes_that_a_preview_would_read_are_never_allowed() -> None:
-    built = plan(ORDERS, pending_upstream={"core.raw": 3, "core.late": 1}, holes_upstream={"core.raw": 2})
-    for allow_pending, models in ((False, ("core.raw", "core.late")), (True, ("core.raw",))):
-        [refusal] = preview_refusals(built, allow_pending=allow_pending, over_budget=False)
-        assert refusal.models == models
-        assert "so `allow_pending` does not allow this" in refusal.message
-    assert preview_refusals(plan(ORDERS, pending_upstream={"a": 1}), allow_pending=True, over_budget=True) == []
 
 
 @pytest.mark.parametrize("is_shown", [True, False])

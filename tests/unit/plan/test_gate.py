@@ -87,33 +87,6 @@ def test_other_versions_of_other_selected_models_are_not_named_as_changes_of_fil
     assert [part for part, words in DIFFERENCES.items() if words in refusal.message] == ["selection"]
 
 
-def test_a_plan_that_is_being_finished_has_the_attempt_before_it_as_previous_plan() -> None:
-    approved = plan(ORDERS)
-    retried = replace(approved, previous_plan_id="p2", unfinished_plan_id="p2", resumes=True)
-    assert kinds(retried, Decision(digest_of(approved))) == []
-    of_another_start = replace(retried, parts={**retried.parts, "previous models": "f" * 10})
-    assert kinds(of_another_start, Decision(digest_of(approved))) == ["moved"]
-    of_other_files = replace(retried, parts={**retried.parts, "models": "f" * 10})
-    assert kinds(of_other_files, Decision(digest_of(approved))) == ["digest"]
-
-
-def test_a_finished_plan_is_accepted_with_the_whole_run_config_again() -> None:
-    approved = plan(SALES)
-    decision = Decision(digest_of(approved), allow_destructive=("marts.sales",))
-    now = {"previous models": "e" * 10, "previous statements": "e" * 10}
-    finished = replace(plan(resumes=True), parts={**approved.parts, **now})
-    assert kinds(finished, decision) == []
-
-
-def test_a_finished_plan_is_refused_if_something_else_differs_and_not_for_a_name_that_fits_two_models() -> None:
-    finished, names = plan(resumes=True), ("t.orders",)
-    decision = Decision(digest_of(finished), allow_destructive=names)
-    project = {twin.fqn: twin.name for twin in TWINS}
-    assert refusals(finished, decision, "shop_apply", project) == []
-    of_other_files = replace(finished, parts={**finished.parts, "models": "f" * 10})
-    assert [refusal.kind for refusal in refusals(of_other_files, decision, "shop_apply", project)] == ["digest"]
-
-
 @pytest.mark.parametrize("text", ["latest", "1" * 24])
 def test_a_text_that_is_no_digest_is_refused(text: str) -> None:
     [refusal] = refusals(plan(ORDERS), Decision(text), "shop_apply", {})
@@ -123,16 +96,6 @@ def test_a_text_that_is_no_digest_is_refused(text: str) -> None:
 
 def test_case_and_spaces_of_a_digest_do_not_count() -> None:
     assert kinds(plan(ORDERS), Decision(f" {digest_of(plan(ORDERS)).upper()}\n")) == []
-
-
-def test_a_destructive_change_is_refused_until_its_model_is_named() -> None:
-    built = plan(SALES)
-    digest = digest_of(built)
-    assert kinds(built, Decision(digest)) == ["destructive"]
-    for name in ("marts.sales", "db.marts.sales", '"db"."marts"."sales"', "MARTS.SALES"):
-        decision = Decision(digest, allow_destructive=(name,))
-        assert kinds(built, decision) == []
-        assert allowed_fqns(built, decision, {}) == (SALES.fqn,)
 
 
 def test_views_of_others_that_were_created_after_the_review_are_not_approved() -> None:
@@ -147,34 +110,6 @@ def test_views_of_others_that_were_created_after_the_review_are_not_approved() -
     assert "with core.orders: bi.z. Nothing" in refusal.message
 
 
-def test_views_that_the_first_attempt_has_dropped_may_stay_in_the_run_config() -> None:
-    again = plan(with_facts(ORDERS, dependents=("bi.y",)))
-    assert kinds(again, Decision(digest_of(again), allow_drop_dependents=("bi.x", "bi.y"))) == []
-
-
-def test_an_older_definition_is_refused_until_its_model_is_named() -> None:
-    built = plan(replace(ORDERS, takes_back=True))
-    assert kinds(built, Decision()) == ["stale_branch"]
-    assert kinds(built, Decision(allow_revert=("core.orders",))) == []
-    [refusal] = refusals(built, Decision(), "shop_apply", {})
-    assert refusal.message.endswith("name these models in `allow_revert` in the run config.")
-
-
-def test_an_unfinished_plan_is_refused_unless_this_plan_finishes_it() -> None:
-    assert kinds(plan(ORDERS, unfinished_plan_id="p0"), Decision()) == ["unfinished_plan"]
-    assert kinds(plan(unfinished_plan_id="p0", resumes=True), Decision()) == []
-
-
-def test_lost_intervals_are_refused_unless_they_are_allowed_or_the_next_run_computes_them() -> None:
-    assert kinds(plan(with_facts(ORDERS, loses=DAY)), Decision()) == ["lost_intervals"]
-    assert kinds(plan(with_facts(ORDERS, loses=DAY)), Decision(allow_lost_intervals=("core.orders",))) == []
-    pending = with_facts(ORDERS, loses=DAY, loses_until_run=DAY)
-    assert kinds(plan(pending), Decision()) == []
-    text = markdown(report(pending))
-    assert "**To decide:** 1 loss." in text
-    assert "`core.orders`: the rows of 1970-01-01 are not shown until the next run computes them." in text
-
-
 def test_a_name_in_the_run_config_that_the_plan_does_not_change_is_refused() -> None:
     built = plan(ORDERS)
     decision = Decision(digest_of(built), allow_destructive=("core.order", "y"), allow_revert=("x",))
@@ -183,45 +118,6 @@ def test_a_name_in_the_run_config_that_the_plan_does_not_change_is_refused() -> 
         Refusal("unknown_model", ("core.order", "y"), f"`allow_destructive` {ends.format('core.order, y')}"),
         Refusal("unknown_model", ("x",), f"`allow_revert` {ends.format('x')}"),
     ]
-
-
-TWINS = tuple(
-    planned(fqn, name, "changed", destructive=drops("a"), takes_back=True, loses=DAY)
-    for fqn, name in (('"db"."t"."orders"', "t.orders"), ('"db"."t"."Orders"', 't."Orders"'))
-)
-REFUSED = {"stale_branch", "destructive", "lost_intervals"}
-
-
-@pytest.mark.parametrize("option", Decision().lists)
-@pytest.mark.parametrize("entry", ["db.t.orders", "t.orders", 't."Orders"', "T.ORDERS"])
-@pytest.mark.parametrize("in_plan", [TWINS, TWINS[1:]], ids=["both", "one"])
-def test_a_name_that_fits_two_models_is_refused_with_both_full_names_and_allows_neither(
-    option: str, entry: str, in_plan: tuple[msg.PlannedModel, ...]
-) -> None:
-    built, project = plan(*in_plan), {twin.fqn: twin.name for twin in TWINS}
-    options: dict[str, Any] = {option: (entry,)}
-    decision = Decision(digest_of(built), **options)
-
-    found = {refusal.kind: refusal for refusal in refusals(built, decision, "shop_apply", project)}
-
-    assert found.keys() == {*REFUSED, "ambiguous_model"}
-    assert found["ambiguous_model"].models == tuple(twin.fqn for twin in TWINS)
-    for twin in TWINS:
-        assert f"'{twin.fqn}'" in found["ambiguous_model"].message
-    assert allowed_fqns(built, decision, project) == ()
-    for kind in REFUSED:
-        assert found[kind].models == tuple(model.fqn for model in in_plan), "the command has names that fit one"
-
-
-def test_a_full_name_names_one_of_two_models() -> None:
-    first, second = TWINS
-    options: dict[str, Any] = dict.fromkeys(Decision().lists, (second.fqn,))
-    decision = Decision(digest_of(plan(*TWINS)), **{**options, "allow_revert": (first.fqn,)})
-
-    found = {refusal.kind: refusal.models for refusal in refusals(plan(*TWINS), decision, "shop_apply", {})}
-
-    assert found == {**dict.fromkeys(REFUSED, (first.fqn,)), "stale_branch": (second.fqn,)}
-    assert allowed_fqns(plan(*TWINS), decision, {}) == (second.fqn,)
 
 
 def test_models_of_one_schema_and_name_in_two_catalogs_are_named_with_the_catalog() -> None:
@@ -344,36 +240,33 @@ def test_a_plan_over_the_budget_is_refused_unless_the_run_config_allows_it() -> 
     assert refusals(both(), Decision(over_budget=True), "shop_apply", {}, "It costs 9.") == []
 
 
-RUN_PROD = "Run prod first, from the deployment of prod."
+PENDING = {"core.late": 1, "core.raw": 3}
+LATER = (
+    "core.late (1 interval), core.raw (3 intervals)",
+    "The preview does not need these intervals, which are later than its own. To preview anyway, set "
+    "`allow_pending: true` in the run config.",
+)
+NEVER = (
+    "The preview would be computed from incomplete data and count as complete, so `allow_pending` does not allow this."
+)
 
 
 @pytest.mark.parametrize(
-    ("holes", "allow_pending", "lacking", "reason"),
+    ("holes", "allow_pending", "models", "lacking", "reason"),
     [
-        (
-            {},
-            False,
-            "core.late (1 interval), core.raw (3 intervals)",
-            "The preview does not need these intervals, which are later than its own. To preview anyway, set "
-            "`allow_pending: true` in the run config.",
-        ),
-        (
-            {"core.raw": 2},
-            True,
-            "core.raw (2 intervals)",
-            "The preview would be computed from incomplete data and count as complete, so `allow_pending` does not "
-            "allow this.",
-        ),
+        ({}, False, ("core.late", "core.raw"), *LATER),
+        ({"core.raw": 2}, False, ("core.late", "core.raw"), LATER[0], NEVER),
+        ({"core.raw": 2}, True, ("core.raw",), "core.raw (2 intervals)", NEVER),
     ],
-    ids=["later than its own", "holes"],
+    ids=["later than its own", "holes", "holes, which are never allowed"],
 )
 def test_a_preview_is_refused_if_models_upstream_lack_intervals(
-    holes: dict[str, int], allow_pending: bool, lacking: str, reason: str
+    holes: dict[str, int], allow_pending: bool, models: tuple[str, ...], lacking: str, reason: str
 ) -> None:
-    built = plan(ORDERS, pending_upstream={"core.late": 1, "core.raw": 3}, holes_upstream=holes)
+    built = plan(ORDERS, pending_upstream=PENDING, holes_upstream=holes)
     found = preview_refusals(built, allow_pending=allow_pending, over_budget=False, budget="It costs 9.")
-    message = f"The preview would read models of prod that lack intervals: {lacking}. {RUN_PROD} {reason}"
-    models = tuple(holes or {"core.late": 1, "core.raw": 3})
+    run_prod = "Run prod first, from the deployment of prod."
+    message = f"The preview would read models of prod that lack intervals: {lacking}. {run_prod} {reason}"
     over_budget = "It costs 9. To preview it anyway, set `over_budget: true` in the run config."
     assert found == [Refusal("pending_upstream", models, message), Refusal("over_budget", NAMES[:1], over_budget)]
     assert preview_refusals(plan(ORDERS), allow_pending=False, over_budget=True, budget="It costs 9.") == []
@@ -456,6 +349,12 @@ def test_table_says_when_kept_rows_are_computed(are_all_computed: bool, interval
     assert f"| {computes} |" in markdown(report(kept)).replace("@<!-- -->", "@")
 
 
+def test_rows_that_the_next_run_computes_are_a_loss_until_then() -> None:
+    text = markdown(report(with_facts(ORDERS, loses=DAY, loses_until_run=DAY)))
+    assert "**To decide:** 1 loss." in text
+    assert "`core.orders`: the rows of 1970-01-01 are not shown until the next run computes them." in text
+
+
 def test_only_a_column_that_is_added_again_can_be_computed_again() -> None:
     text = markdown(report(with_facts(SALES, destructive=(msg.ColumnChange("amount", "TEXT", "INT"),))))
     assert "they are NULL until somebody computes them again." in text
@@ -521,21 +420,6 @@ def test_the_command_accepts_what_a_run_config_can_accept() -> None:
     assert apply_config(digest, plan(), Decision(), [], {}) == {"digest": digest}
     assert apply_config(digest, plan(), Decision(over_budget=True), [], {}) == {"digest": digest, "over_budget": True}
     assert apply_config(digest, plan(), Decision(), [Refusal("moved", (), "")], {}) is None
-
-
-@pytest.mark.parametrize("allowed", [(), ("marts.sales",), ("marts.sales", "marts.costs"), ("raw.orders",)])
-def test_the_command_is_not_refused_if_the_job_that_made_it_had_lists(allowed: tuple[str, ...]) -> None:
-    costs = replace(SALES, fqn='"db"."marts"."costs"', name="marts.costs", takes_back=True)
-    built = plan(SALES, costs)
-    decision = Decision(allow_destructive=allowed, allow_revert=("costs",))
-    project = {'"db"."raw"."orders"': "raw.orders"}  # the plan does not change it
-    found = refusals(built, decision, "shop_apply", project, "It costs more.")
-
-    config: Any = apply_config(digest_of(built), built, decision, found, project)
-
-    assert set(config["allow_destructive"]) == {"marts.sales", "marts.costs"}
-    of_apply = replace(Decision(), **config)
-    assert refusals(built, of_apply, "shop_apply", project, "It costs more.") == []
 
 
 def test_headline_counts_changes_and_intervals() -> None:

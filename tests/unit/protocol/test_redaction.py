@@ -167,11 +167,6 @@ def test_query_is_redacted_only_for_known_secrets() -> None:
     redactor = Redactor({"MODE_TOKEN": "user"})
     redactor.add(["hunter2!"])
     assert redactor.sql("SELECT user FROM t WHERE key = 'hunter2!'") == "SELECT user FROM t WHERE key = '***'"
-    evaluated = msg.AuditEvaluated('"t"."x"', "a", 0, "", True, 1, "SELECT 'hunter2!'", (0, 1))
-    loaded = msg.ProjectLoaded(manifest(model("t.x", query="SELECT 'hunter2!'"), model("t.y")))
-    for event in (evaluated, loaded):
-        assert "'***'" in repr(received(event, redactor))
-        assert "hunter2" not in repr(received(event, redactor))
 
 
 def test_manifest_is_redacted_except_names_used_for_keys_and_groups() -> None:

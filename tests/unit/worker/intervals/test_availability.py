@@ -1,4 +1,7 @@
-"""Which intervals may be computed, from a plain picture of the nodes."""
+"""Which intervals may be computed, from a plain picture of the nodes.
+
+These are the cases that random pictures (test_availability_by_minutes.py) do not decide, and what they do not draw.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,334 +10,198 @@ import pytest
 from unit.builders import day
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.worker.intervals.availability import Node, brings_new, may_compute
+from dg_sqlmesh_component.worker.intervals.availability import Left, Node, brings_new, may_compute
 
-RAW = '"raw"."orders"'
-
-
-def node(name: str, *parents: str, **facts: Any) -> Node:
-    """A node whose query does not read earlier rows of its own."""
-    return Node(name, parents, lambda: False, lambda: facts.get("lacks", ()), **facts)
-
-
-def left(name: str, *nodes: Node, awaited: msg.Sources | None = None) -> Sequence[msg.Interval] | None:
-    """What is left of what a node requests; None if it reads nothing that is pending or awaited."""
-    decided = may_compute({of.name: of for of in nodes}, awaited or {})
-    return decided[name][0] if name in decided else None
-
-
+RAW, OTHER = '"raw"."orders"', '"raw"."other"'
 WEEK = [(day(number), day(number + 1)) for number in range(1, 8)]
 HOLE: msg.Sources = {RAW: (WEEK[1], (day(5), msg.FOREVER))}
-BY_INTERVAL = {"is_by_interval": True}
-VIEW = {"shows_others": True}
-
-
-@pytest.mark.parametrize(
-    ("facts", "expected"),
-    [
-        pytest.param({}, [], id="a whole table needs everything before its end, and reads the rows after the hole"),
-        pytest.param(VIEW, [WEEK[0], WEEK[2], WEEK[3]], id="a view"),
-        pytest.param(BY_INTERVAL, [WEEK[0], WEEK[2], WEEK[3]], id="range by range"),
-    ],
-)
-def test_a_range_that_is_not_loaded_is_left_out(facts: dict[str, Any], expected: Sequence[msg.Interval]) -> None:
-    assert left("a", node("a", awaits={RAW}, requested=WEEK, **facts), awaited=HOLE) == expected
-
-
-def test_a_model_that_depends_on_its_past_stops_at_the_first_hole() -> None:
-    summing = Node("a", (), lambda: True, lambda: WEEK, awaits={RAW}, requested=WEEK, is_by_interval=True)
-    assert left("a", summing, awaited=HOLE) == WEEK[:1]
-
-
-def test_a_pending_day_that_does_not_run_is_left_out_downstream_also_through_views() -> None:
-    nodes = (
-        node("a", lacks=WEEK[:2], computed=WEEK[2:], **BY_INTERVAL),
-        node("v", "a", **VIEW),
-        node("b", "v", requested=WEEK, **BY_INTERVAL),
-    )
-    assert left("b", *nodes) == WEEK[2:]
-    [(_, by)] = may_compute({of.name: of for of in nodes}, {}).values()
-    assert by == msg.HeldBackBy(("a",), (), ((day(1), day(3)),))
-
-
-def test_a_table_that_is_up_to_date_by_its_own_cron_hands_on_nothing() -> None:
-    nodes = (
-        node("a", lacks=WEEK[6:], computed=WEEK[:6], **BY_INTERVAL),
-        Node("b", ("a",), lambda: False, lambda: (), computed=WEEK[:6], is_by_interval=True),
-        node("c", "b", requested=WEEK, **BY_INTERVAL),
-    )
-    assert left("c", *nodes) is None
-
-
-@pytest.mark.parametrize(("was_computed", "expected"), [(True, []), (False, WEEK[3:])])
-def test_a_whole_table_with_rows_waits_while_rows_that_it_reads_are_computed_again(
-    *, was_computed: bool, expected: Sequence[msg.Interval]
-) -> None:
-    """A new one has no rows to lose, and waits only for the intervals themselves."""
-    nodes = (
-        node("a", lacks=WEEK[2:3], forgotten=WEEK[2:3], computed=WEEK[:2], **BY_INTERVAL),
-        node("b", "a", requested=WEEK[3:], was_computed=was_computed),
-    )
-    assert left("b", *nodes) == expected
-
-
-def test_a_whole_table_waits_also_if_the_table_that_it_reads_runs_and_leaves_such_rows_out() -> None:
-    nodes = (
-        node(
-            "a",
-            requested=[WEEK[1], WEEK[3]],
-            computed=[WEEK[0], WEEK[2]],
-            forgotten=WEEK[1:2],
-            awaits={RAW},
-            **BY_INTERVAL,
-        ),
-        node("b", "a", requested=WEEK[3:4], was_computed=True),
-    )
-    awaited: msg.Sources = {RAW: (WEEK[1],)}
-    assert left("a", *nodes, awaited=awaited) == [WEEK[3]]
-    assert left("b", *nodes, awaited=awaited) == []
-
-
-def test_a_model_behind_one_that_depends_on_its_past_names_that_one_alone() -> None:
-    nodes = (
-        Node("a", (), lambda: True, lambda: WEEK[1:3], {RAW}, WEEK[2:3], WEEK[1:3], WEEK[:1], is_by_interval=True),
-        node("b", "a", requested=WEEK[2:3], **BY_INTERVAL),
-    )
-    decided = may_compute({of.name: of for of in nodes}, {RAW: (WEEK[0],)})
-    assert decided["b"] == ([], msg.HeldBackBy(("a",), (), (WEEK[2],)))
-
-
-# -- what holds back what, upstream first. The last node requests WEEK; expected are the days that it computes --------
-
-
-HOUR = 3_600_000
-LOOKING_BACK: dict[str, Any] = {"lookback": 1, **BY_INTERVAL}
-FIRST = {"starts_with_all": True, **BY_INTERVAL}
-LOST = node("a", lacks=WEEK[2:3], forgotten=WEEK[2:3], computed=WEEK[:2], **BY_INTERVAL)
-"""Its third day is to be computed again, and it does not run."""
-
-
-@pytest.mark.parametrize(
-    ("nodes", "expected"),
-    [
-        pytest.param(
-            [node("a", lacks=[(day(2), day(2) + HOUR)], **BY_INTERVAL), node("b", "a", requested=WEEK, **BY_INTERVAL)],
-            [WEEK[0], *WEEK[2:]],
-            id="a pending hour holds back its whole day",
-        ),
-        pytest.param(
-            [
-                node("a", lacks=[(day(2), day(2) + HOUR)], **BY_INTERVAL),
-                node("b", "a", requested=WEEK[:3], lacks=WEEK, **BY_INTERVAL),
-                node("c", "b", requested=WEEK, **BY_INTERVAL),
-            ],
-            [WEEK[0], WEEK[2]],
-            id="what is held back, or is not requested within bounds, is lacking downstream",
-        ),
-        pytest.param(
-            [node("a", lacks=WEEK[5:], **BY_INTERVAL), node("b", "a", requested=WEEK, was_computed=True)],
-            WEEK[:5],
-            id="a whole table is computed up to the end of what is there",
-        ),
-        pytest.param(
-            [node("a", **BY_INTERVAL), node("v", "a", lacks=WEEK[3:4], **VIEW), node("b", "v", requested=WEEK)],
-            [*WEEK[:3], *WEEK[4:]],
-            id="a pending view, whose rows may depend on the time of its computation",
-        ),
-        pytest.param(
-            [node("a", lacks=WEEK[6:], starts_with_all=True), node("b", "a", requested=WEEK, **BY_INTERVAL)],
-            [],
-            id="the first computation of a table brings rows of any time, which are lacking until then",
-        ),
-        pytest.param(
-            [
-                node("a", lacks=WEEK[6:], computed=WEEK[:1], starts_with_all=True),
-                node("b", "a", requested=WEEK, **BY_INTERVAL),
-            ],
-            WEEK[:6],
-            id="a table with rows lacks only its missing intervals",
-        ),
-        pytest.param(
-            [
-                node("a", lacks=WEEK, computed=WEEK[:6], requested=WEEK, **LOOKING_BACK),
-                node("b", "a", requested=WEEK, **BY_INTERVAL),
-            ],
-            None,
-            id="what a lookback computes again is not lacking",
-        ),
-        pytest.param(
-            [node("a", lacks=WEEK, computed=WEEK[:6], **LOOKING_BACK), node("b", "a", requested=WEEK, **BY_INTERVAL)],
-            WEEK[:6],
-            id="nor if the model does not run",
-        ),
-        pytest.param(
-            [
-                node("a", lacks=WEEK[4:5], **BY_INTERVAL),
-                node("b", "a", requested=WEEK, computed=WEEK[:6], **LOOKING_BACK),
-            ],
-            WEEK[:4],
-            id="newer days whose lookback would compute a held-back one again",
-        ),
-        pytest.param(
-            [
-                node("a", lacks=WEEK[4:5], **BY_INTERVAL),
-                node("b", "a", requested=WEEK, computed=WEEK[:4], **LOOKING_BACK),
-            ],
-            [*WEEK[:4], *WEEK[5:]],
-            id="a held-back day that was never computed holds back no newer one",
-        ),
-        pytest.param(
-            [
-                node("a", lacks=WEEK, requested=WEEK[:1], starts_with_all=True),
-                node("b", "a", requested=WEEK, **BY_INTERVAL),
-            ],
-            WEEK[:1],
-            id="a first computation within bounds brings the rows before it",
-        ),
-        pytest.param(
-            [
-                node("a", lacks=WEEK[3:4], **BY_INTERVAL),
-                node("b", "a", requested=WEEK, **FIRST),
-                node("c", "b", requested=WEEK, **BY_INTERVAL),
-            ],
-            [*WEEK[:3], *WEEK[4:]],
-            id="a first computation of some intervals brings the rows before them",
-        ),
-        pytest.param(
-            [
-                node("a", lacks=WEEK[5:6], **BY_INTERVAL),
-                node("b", "a", requested=WEEK[5:6], **FIRST),
-                node("c", "b", requested=WEEK, **BY_INTERVAL),
-            ],
-            WEEK[6:],
-            id="a first computation that waits brings no rows",
-        ),
-        pytest.param(
-            [node("a", lacks=WEEK[3:4], **BY_INTERVAL), node("b", "a", requested=WEEK, forgotten=WEEK[:6], **FIRST)],
-            [],
-            id="a computation that puts its rows in place of all others waits for each day that had rows",
-        ),
-        pytest.param(
-            [node("a", lacks=WEEK[6:], **BY_INTERVAL), node("b", "a", requested=WEEK, forgotten=WEEK[:6], **FIRST)],
-            WEEK[:6],
-            id="it does not wait for a new day",
-        ),
-        pytest.param(
-            [node("b", requested=WEEK[:3], lacks=WEEK, forgotten=WEEK, **FIRST)],
-            [],
-            id="it waits if it is run within bounds without all days that had rows",
-        ),
-        pytest.param(
-            [LOST, node("v", "a", **VIEW), node("b", "v", requested=WEEK[3:], was_computed=True)],
-            [],
-            id="a whole table over a view waits while rows behind the view are computed again",
-        ),
-        pytest.param(
-            [
-                LOST,
-                Node("b", ("a",), lambda: False, lambda: (), computed=WEEK, is_by_interval=True),
-                node("c", "b", requested=WEEK[3:], was_computed=True),
-            ],
-            None,
-            id="a whole table over another table does not wait for rows behind that one",
-        ),
-        pytest.param(
-            [Node("a", (), lambda: True, list, requested=[*WEEK[:2], WEEK[3]], lacks=WEEK[:4], is_by_interval=True)],
-            WEEK[:2],
-            id="a model that depends on its past stops before its own pending day",
-        ),
-    ],
-)
-def test_what_a_node_lacks_is_left_out_downstream(nodes: list[Node], expected: Sequence[msg.Interval] | None) -> None:
-    assert left(nodes[-1].name, *nodes) == expected
-
-
-def test_only_models_that_lack_what_is_held_back_are_named() -> None:
-    nodes = (
-        node("a", lacks=WEEK[2:3], **BY_INTERVAL),
-        node("b", lacks=WEEK[6:], **BY_INTERVAL),
-        node("c", "a", "b", requested=WEEK[:4], **BY_INTERVAL),
-    )
-    decided = may_compute({of.name: of for of in nodes}, {})
-    assert decided["c"] == ([*WEEK[:2], WEEK[3]], msg.HeldBackBy(("a",), (), (WEEK[2],)))
-
-
-@pytest.mark.parametrize(
-    ("nodes", "named"),
-    [
-        pytest.param(
-            [
-                node("a", lacks=WEEK[:1], **BY_INTERVAL),
-                node("b", "a", lacks=WEEK[:1], **BY_INTERVAL),
-                node("c", "b", requested=WEEK, **BY_INTERVAL),
-            ],
-            ("b",),
-            id="a pending model hides the one upstream of it",
-        ),
-        pytest.param(
-            [
-                node("a", lacks=WEEK[:2], **BY_INTERVAL),
-                Node("b", ("a",), lambda: False, lambda: WEEK[:2], lacks=WEEK[:1], is_by_interval=True),
-                node("c", "b", requested=WEEK, **BY_INTERVAL),
-            ],
-            ("a", "b"),
-            id="unless that one lacks more",
-        ),
-        pytest.param(
-            [
-                node("a", lacks=WEEK[6:], **BY_INTERVAL),
-                Node("b", ("a",), lambda: False, lambda: (), computed=WEEK, is_by_interval=True),
-                node("d", lacks=WEEK[6:], **BY_INTERVAL),
-                node("c", "b", "d", requested=WEEK, **BY_INTERVAL),
-            ],
-            ("d",),
-            id="a pending model upstream of a model that is up to date is not named",
-        ),
-        pytest.param(
-            [
-                LOST,
-                node("d", lacks=WEEK[3:4], **BY_INTERVAL),
-                node("c", "a", "d", requested=WEEK[3:], was_computed=True),
-            ],
-            ("a", "d"),
-            id="a whole table names what it waits for and whose rows it would lose",
-        ),
-    ],
-)
-def test_the_nearest_models_that_hold_a_node_back_are_named(nodes: list[Node], named: tuple[str, ...]) -> None:
-    assert may_compute({of.name: of for of in nodes}, {})["c"][1].models == named
-
-
-OTHER = '"raw"."other"'
 LATER: msg.Sources = {OTHER: ((day(20), msg.FOREVER),)}
 
 
-@pytest.mark.parametrize(
-    ("nodes", "awaited", "expected"),
-    [
-        pytest.param(
-            [node("b", awaits={RAW}, requested=WEEK[:1], computed=WEEK[1:3])],
-            {RAW: (WEEK[1],)},
-            [],
-            id="a refused day that it has computed before",
-        ),
-        pytest.param(
-            [LOST, node("b", "a", awaits={OTHER}, requested=WEEK[3:], was_computed=True)],
-            LATER,
-            [],
-            id="rows that it would lose, also if a source is loaded long enough",
-        ),
-        pytest.param([node("b", awaits={RAW}, requested=WEEK[:1])], HOLE, WEEK[:1], id="not a hole after its end"),
-        pytest.param(
-            [node("a", awaits={RAW}, requested=WEEK, **BY_INTERVAL), node("b", "a", awaits={OTHER}, requested=WEEK)],
-            {**HOLE, **LATER},
-            [WEEK[0], WEEK[2], WEEK[3]],
-            id="not a hole of a source that another table reads",
-        ),
-    ],
-)
-def test_a_whole_table_waits_for(nodes: list[Node], awaited: msg.Sources, expected: Sequence[msg.Interval]) -> None:
-    assert left("b", *nodes, awaited=awaited) == expected
+def node(
+    name: str, *parents: str, is_past: bool = False, due: Sequence[msg.Interval] | None = None, **facts: Any
+) -> Node:
+    """A node whose query does not read earlier rows of its own, unless `is_past`. What it lacks is due."""
+    return Node(name, parents, lambda: is_past, lambda: facts.get("lacks", ()) if due is None else due, **facts)
+
+
+def daily(name: str, *parents: str, **facts: Any) -> Node:
+    """A node that is computed range by range."""
+    return node(name, *parents, is_by_interval=True, **facts)
+
+
+def view(name: str, *parents: str, **facts: Any) -> Node:
+    return node(name, *parents, shows_others=True, **facts)
+
+
+def decided(nodes: Sequence[Node], awaited: msg.Sources | None = None) -> Left | None:
+    """What is left for the last node, and why; None if it reads nothing that is pending or awaited."""
+    return may_compute({of.name: of for of in nodes}, awaited or {}).get(nodes[-1].name)
+
+
+LOST = daily("a", lacks=WEEK[2:3], forgotten=WEEK[2:3], computed=WEEK[:2])
+"""Its third day is to be computed again, and it does not run."""
+OF_PARTS = daily("a", requested=[WEEK[1], WEEK[3]], computed=[WEEK[0], WEEK[2]], forgotten=WEEK[1:2], awaits={RAW})
+"""It runs, and its second day, which had rows, is not loaded."""
+
+NOT_LOADED: dict[str, tuple[list[Node], msg.Sources, Sequence[msg.Interval]]] = {
+    "a whole table waits: it needs everything before its end, and reads the rows after the hole": (
+        [node("a", awaits={RAW}, requested=WEEK)],
+        HOLE,
+        [],
+    ),
+    "range by range": ([daily("a", awaits={RAW}, requested=WEEK)], HOLE, [WEEK[0], WEEK[2], WEEK[3]]),
+    "a whole table waits if a table that it reads runs and leaves out rows that it had": (
+        [OF_PARTS, node("b", "a", requested=WEEK[3:4], was_computed=True)],
+        {RAW: (WEEK[1],)},
+        [],
+    ),
+    "a whole table waits for a refused day that it has computed before": (
+        [node("b", awaits={RAW}, requested=WEEK[:1], computed=WEEK[1:3])],
+        {RAW: (WEEK[1],)},
+        [],
+    ),
+    "a whole table waits for rows that it would lose, also if a source is loaded long enough": (
+        [LOST, node("b", "a", awaits={OTHER}, requested=WEEK[3:], was_computed=True)],
+        LATER,
+        [],
+    ),
+    "a whole table does not wait for a hole after its end": (
+        [node("b", awaits={RAW}, requested=WEEK[:1])],
+        HOLE,
+        WEEK[:1],
+    ),
+    "a whole table does not wait for a hole of a source that another table reads": (
+        [daily("a", awaits={RAW}, requested=WEEK), node("b", "a", awaits={OTHER}, requested=WEEK)],
+        {**HOLE, **LATER},
+        [WEEK[0], WEEK[2], WEEK[3]],
+    ),
+}
+
+
+@pytest.mark.parametrize(("nodes", "awaited", "expected"), NOT_LOADED.values(), ids=NOT_LOADED)
+def test_what_is_not_loaded_is_left_out(
+    nodes: list[Node], awaited: msg.Sources, expected: Sequence[msg.Interval]
+) -> None:
+    found = decided(nodes, awaited)
+    assert found is not None
+    assert found[0] == expected
+
+
+LACKING: dict[str, tuple[list[Node], Sequence[msg.Interval] | None]] = {
+    "a table that is up to date by its own cron hands on nothing": (
+        [
+            daily("a", lacks=WEEK[6:], computed=WEEK[:6]),
+            daily("b", "a", computed=WEEK[:6]),
+            daily("c", "b", requested=WEEK),
+        ],
+        None,
+    ),
+    "a whole table with rows waits while rows that it reads are computed again": (
+        [LOST, node("b", "a", requested=WEEK[3:], was_computed=True)],
+        [],
+    ),
+    "a new whole table has no rows to lose, and waits only for the intervals themselves": (
+        [LOST, node("b", "a", requested=WEEK[3:])],
+        WEEK[3:],
+    ),
+    "a whole table over a view waits while rows behind the view are computed again": (
+        [LOST, view("v", "a"), node("b", "v", requested=WEEK[3:], was_computed=True)],
+        [],
+    ),
+    "a whole table over another table does not wait for rows behind that one": (
+        [LOST, daily("b", "a", computed=WEEK), node("c", "b", requested=WEEK[3:], was_computed=True)],
+        None,
+    ),
+    "what a lookback computes again is not lacking": (
+        [daily("a", lacks=WEEK, computed=WEEK[:6], requested=WEEK, lookback=1), daily("b", "a", requested=WEEK)],
+        None,
+    ),
+    "newer days whose lookback would compute a held-back one again": (
+        [daily("a", lacks=WEEK[4:5]), daily("b", "a", requested=WEEK, computed=WEEK[:6], lookback=1)],
+        WEEK[:4],
+    ),
+    "a first computation within bounds brings the rows before it": (
+        [node("a", lacks=WEEK, requested=WEEK[:1], starts_with_all=True), daily("b", "a", requested=WEEK)],
+        WEEK[:1],
+    ),
+    "a first computation of some intervals brings the rows before them": (
+        [
+            daily("a", lacks=WEEK[3:4]),
+            daily("b", "a", requested=WEEK, starts_with_all=True),
+            daily("c", "b", requested=WEEK),
+        ],
+        [*WEEK[:3], *WEEK[4:]],
+    ),
+    "a first computation that waits brings no rows": (
+        [
+            daily("a", lacks=WEEK[5:6]),
+            daily("b", "a", requested=WEEK[5:6], starts_with_all=True),
+            daily("c", "b", requested=WEEK),
+        ],
+        WEEK[6:],
+    ),
+    "a model that depends on its past stops before its own pending day": (
+        [daily("a", is_past=True, due=[], requested=[*WEEK[:2], WEEK[3]], lacks=WEEK[:4])],
+        WEEK[:2],
+    ),
+}
+"""Upstream nodes first. Expected are the days that the last one computes of those that it requests."""
+
+
+@pytest.mark.parametrize(("nodes", "expected"), LACKING.values(), ids=LACKING)
+def test_what_a_node_lacks_is_left_out_downstream(nodes: list[Node], expected: Sequence[msg.Interval] | None) -> None:
+    found = decided(nodes)
+    assert (found and found[0]) == expected
+
+
+NAMED: dict[str, tuple[list[Node], msg.HeldBackBy]] = {
+    "a pending model hides the one upstream of it": (
+        [daily("a", lacks=WEEK[:1]), daily("b", "a", lacks=WEEK[:1]), daily("c", "b", requested=WEEK)],
+        msg.HeldBackBy(("b",), (), (WEEK[0],)),
+    ),
+    "a view hides nothing": (
+        [daily("a", lacks=WEEK[:2]), view("v", "a"), daily("b", "v", requested=WEEK)],
+        msg.HeldBackBy(("a",), (), ((day(1), day(3)),)),
+    ),
+    "a pending model does not, if the one upstream of it lacks more": (
+        [daily("a", lacks=WEEK[:2]), daily("b", "a", due=WEEK[:2], lacks=WEEK[:1]), daily("c", "b", requested=WEEK)],
+        msg.HeldBackBy(("a", "b"), (), ((day(1), day(3)),)),
+    ),
+    "a pending model upstream of a model that is up to date is not named": (
+        [
+            daily("a", lacks=WEEK[6:]),
+            daily("b", "a", computed=WEEK),
+            daily("d", lacks=WEEK[6:]),
+            daily("c", "b", "d", requested=WEEK),
+        ],
+        msg.HeldBackBy(("d",), (), (WEEK[6],)),
+    ),
+    "only models that lack what is held back": (
+        [daily("a", lacks=WEEK[2:3]), daily("b", lacks=WEEK[6:]), daily("c", "a", "b", requested=WEEK[:4])],
+        msg.HeldBackBy(("a",), (), (WEEK[2],)),
+    ),
+    "a model that depends on its past hides what it waits for": (
+        [
+            daily(
+                "a", is_past=True, due=WEEK[1:3], awaits={RAW}, requested=WEEK[2:3], lacks=WEEK[1:3], computed=WEEK[:1]
+            ),
+            daily("b", "a", requested=WEEK[2:3]),
+        ],
+        msg.HeldBackBy(("a",), (), (WEEK[2],)),
+    ),
+    "a whole table names what it waits for and whose rows it would lose": (
+        [LOST, daily("d", lacks=WEEK[3:4]), node("c", "a", "d", requested=WEEK[3:], was_computed=True)],
+        msg.HeldBackBy(("a", "d"), (), ((0, day(8)),)),
+    ),
+}
+
+
+@pytest.mark.parametrize(("nodes", "by"), NAMED.values(), ids=NAMED)
+def test_the_nearest_models_that_hold_a_node_back_are_named(nodes: list[Node], by: msg.HeldBackBy) -> None:
+    found = decided(nodes, {RAW: (WEEK[0],)})
+    assert found is not None
+    assert found[1] == by
 
 
 @pytest.mark.parametrize(

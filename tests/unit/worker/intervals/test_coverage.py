@@ -1,118 +1,110 @@
 """The intervals that a model lacks, on real snapshots."""
 
+from typing import Any
+
 import pytest
-from sqlglot import parse
-from sqlmesh.core.model import load_sql_based_model
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
-from sqlmesh.utils.date import to_timestamp
+from unit.worker.snapshots import day, days, snapshot
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables, KnownToDagster
 
-
-def day(number: int, hour: int = 0) -> int:
-    """Return an hour of the n-th of March 2026, a month that begins on a Sunday, in epoch milliseconds."""
-    return int(to_timestamp(f"2026-03-{number:02d} {hour:02d}:00:00"))
+BY_TIME = "INCREMENTAL_BY_TIME_RANGE (time_column ds)"
 
 
-def coverage(
-    computed: list[tuple[int, int]],
-    now: int,
-    *properties: str,
-    kind: str = "INCREMENTAL_BY_TIME_RANGE (time_column ds)",
-    done: tuple[msg.Interval, ...] = (),
-    forgotten: tuple[msg.Interval, ...] = (),
-    restated_by_sqlmesh: tuple[msg.Interval, ...] = (),
-) -> msg.IntervalCoverage | None:
-    """Return the coverage of a model that starts on the first of March.
-
-    Args:
-        computed: First and last day of each computed range.
-    """
-    text = f"MODEL (name t.days, kind {kind}, start '2026-03-01', {', '.join(['dialect duckdb', *properties])});"
-    parsed = parse(f"{text} SELECT 1 AS id, '2026-03-01' AS ds", dialect="duckdb")
-    snapshot = Snapshot.from_node(load_sql_based_model(parsed), nodes={})
-    for first, last in computed:
-        snapshot.add_interval(day(first), day(last + 1))
-    snapshot.pending_restatement_intervals = list(restated_by_sqlmesh)
-    index = DeployabilityIndex.all_deployable()
-    known = KnownToDagster(ExternalTables())
-    return Coverages({snapshot.name: snapshot}, index, now, known).of(snapshot.name, done, forgotten)
+def coverages(now: int, *nodes: Snapshot, tables: ExternalTables | None = None) -> Coverages:
+    known = KnownToDagster(tables or ExternalTables())
+    return Coverages({node.name: node for node in nodes}, DeployabilityIndex.all_deployable(), now, known)
 
 
-FQN = '"t"."days"'
+def daily(computed: list[tuple[int, int]], *properties: str, kind: str = BY_TIME, reads: str = "") -> Snapshot:
+    """Return a model that starts on the first of March, and has computed these first and last days."""
+    header = ", ".join([f"name t.days, kind {kind}, start '2026-03-01'", *properties])
+    return snapshot(header, f"SELECT 1 AS id, '2026-03-01' AS ds {reads}", computed=[days(*of) for of in computed])
 
 
-def test_hole_and_missing_tail_are_gaps_with_the_tick_at_which_the_oldest_was_due() -> None:
-    assert coverage([(1, 2), (5, 6)], day(9, 3)) == msg.IntervalCoverage(
-        FQN, (day(1), day(7)), ((day(3), day(5)), (day(7), day(9))), 2, 4, day(4), lacking=day(5) - day(3)
-    )
+def coverage(node: Snapshot, now: int, **in_this_run: tuple[msg.Interval, ...]) -> msg.IntervalCoverage | None:
+    return coverages(now, node).of(node.name, **in_this_run)
 
 
-def test_intervals_that_this_run_has_computed_are_no_gap() -> None:
-    done = ((day(3), day(5)), (day(7), day(9)))
-    assert coverage([(1, 2), (5, 6)], day(9, 3), done=done) == msg.IntervalCoverage(FQN, (day(1), day(9)))
+def expected(computed: msg.Interval | None, *facts: Any, **more: Any) -> msg.IntervalCoverage:
+    return msg.IntervalCoverage('"t"."days"', computed, *facts, **more)
 
 
-def test_model_that_was_never_computed_lacks_everything_since_its_start() -> None:
-    assert coverage([], day(4)) == msg.IntervalCoverage(FQN, None, ((day(1), day(4)),), 1, 3, day(2))
+LOOKBACK = "INCREMENTAL_BY_TIME_RANGE (time_column ds, lookback 3)"
+WEEKLY = ("cron '@weekly'", "interval_unit 'day'")
+PARTIALS = ("cron '@hourly'", "interval_unit 'day'", "allow_partials true")
 
 
-def test_interval_is_not_missing_before_its_cron_has_ticked() -> None:
-    weekly = "cron '@weekly'"  # Sundays: 1, 8, 15
-    unit = "interval_unit 'day'"
-    assert coverage([(1, 7)], day(14, 23), weekly, unit) == msg.IntervalCoverage(FQN, (day(1), day(8)))
-    assert coverage([(1, 7)], day(15), weekly, unit) == msg.IntervalCoverage(
-        FQN, (day(1), day(8)), ((day(8), day(15)),), 1, 7, day(15)
-    )
-
-
-def test_interval_that_lookback_computes_again_is_not_missing() -> None:
-    kind = "INCREMENTAL_BY_TIME_RANGE (time_column ds, lookback 3)"
-    assert coverage([(1, 7)], day(9), kind=kind) == msg.IntervalCoverage(
-        FQN, (day(1), day(8)), ((day(8), day(9)),), 1, 1, day(9)
-    )
+@pytest.mark.parametrize(
+    ("node", "now", "found"),
+    [
+        pytest.param(
+            daily([(1, 2), (5, 6)]),
+            day(9, 3),
+            expected(days(1, 6), (days(3, 4), days(7, 8)), 2, 4, day(4), lacking=day(5) - day(3)),
+            id="a hole and a missing tail are gaps since the tick at which the oldest was due",
+        ),
+        pytest.param(
+            daily([]),
+            day(4),
+            expected(None, (days(1, 3),), 1, 3, day(2)),
+            id="a model that was never computed lacks everything since its start",
+        ),
+        pytest.param(
+            daily([(1, 7)], *WEEKLY), day(14, 23), expected(days(1, 7)), id="nothing before the cron has ticked"
+        ),
+        pytest.param(
+            daily([(1, 7)], *WEEKLY),
+            day(15),
+            expected(days(1, 7), (days(8, 14),), 1, 7, day(15)),
+            id="everything when the cron has ticked",
+        ),
+        pytest.param(
+            daily([(1, 7)], kind=LOOKBACK),
+            day(9),
+            expected(days(1, 7), (days(8, 8),), 1, 1, day(9)),
+            id="not what a lookback computes again",
+        ),
+        pytest.param(
+            daily([(1, 7)], *PARTIALS), day(8, 11), expected(days(1, 7)), id="not what is not over, with allow_partials"
+        ),
+        pytest.param(
+            daily([(1, 4)], "end '2026-03-04'"), day(20), expected(days(1, 4)), id="nothing after the end of the model"
+        ),
+        pytest.param(daily([], kind="FULL"), day(4), None, id="no coverage of a kind that always computes everything"),
+        pytest.param(daily([], kind="VIEW"), day(4), None, id="no coverage of a view"),
+    ],
+)
+def test_a_model_lacks_what_is_due_and_not_computed(
+    node: Snapshot, now: int, found: msg.IntervalCoverage | None
+) -> None:
+    assert coverage(node, now) == found
 
 
 def test_interval_that_lookback_has_begun_to_compute_again_is_missing_until_it_is_done() -> None:
-    kind = "INCREMENTAL_BY_TIME_RANGE (time_column ds, lookback 3)"
-    forgotten = ((day(5), day(8)),)
-    assert coverage([(1, 7)], day(9), kind=kind, done=((day(6), day(9)),), forgotten=forgotten) == msg.IntervalCoverage(
-        FQN, (day(1), day(9)), ((day(5), day(6)),), 1, 1, day(6), lacking=day(2) - day(1)
+    node = daily([(1, 7)], kind=LOOKBACK)
+    assert coverage(node, day(9), done=(days(6, 8),), forgotten=(days(5, 7),)) == expected(
+        days(1, 8), (days(5, 5),), 1, 1, day(6), lacking=day(2) - day(1)
     )
+
+
+def test_part_of_an_interval_that_this_run_has_computed_does_not_fill_it() -> None:
+    found = coverage(daily([(1, 7)], *PARTIALS), day(9, 11), done=((day(8), day(8, 10)),))
+    assert found == expected((day(1), day(8, 10)), (days(8, 8),), 1, 1, day(9))
 
 
 def test_interval_that_was_computed_early_and_then_forgotten_is_missing_before_its_cron_ticks() -> None:
-    kind = "INCREMENTAL_BY_TIME_RANGE (time_column ds, lookback 2)"
-    weekly = ("cron '@weekly'", "interval_unit 'day'")  # ticks on the 8th and on the 15th
-    expected = msg.IntervalCoverage(
-        FQN, (day(1), day(11)), ((day(9), day(10)),), 1, 1, day(10), lacking=day(2) - day(1)
-    )
-    forgotten = ((day(9), day(10)),)
-    in_state = coverage([(1, 8), (10, 10)], day(12), *weekly, kind=kind, restated_by_sqlmesh=forgotten)
-    assert in_state == expected
-
-
-def test_interval_that_is_not_over_is_not_missing_with_allow_partials() -> None:
-    partials = ("cron '@hourly'", "interval_unit 'day'", "allow_partials true")
-    assert coverage([(1, 7)], day(8, 11), *partials) == msg.IntervalCoverage(FQN, (day(1), day(8)))
-    with_part = coverage([(1, 7)], day(9, 11), *partials, done=((day(8), day(8, 10)),))
-    assert with_part == msg.IntervalCoverage(FQN, (day(1), day(8, 10)), ((day(8), day(9)),), 1, 1, day(9))
-
-
-def test_intervals_after_the_end_of_the_model_are_not_missing() -> None:
-    assert coverage([(1, 4)], day(20), "end '2026-03-04'") == msg.IntervalCoverage(FQN, (day(1), day(5)))
-
-
-@pytest.mark.parametrize("kind", ["FULL", "VIEW"])
-def test_kind_that_always_computes_everything_has_no_coverage(kind: str) -> None:
-    assert coverage([], day(4), kind=kind) is None
+    node = daily([(1, 8), (10, 10)], *WEEKLY, kind="INCREMENTAL_BY_TIME_RANGE (time_column ds, lookback 2)")
+    node.pending_restatement_intervals = [days(9, 9)]
+    assert coverage(node, day(12)) == expected(days(1, 10), (days(9, 9),), 1, 1, day(10), lacking=day(2) - day(1))
 
 
 def test_days_that_sqlmesh_will_restate_automatically_are_missing_as_far_as_they_are_due() -> None:
-    automatic = coverage([(1, 3)], day(4), restated_by_sqlmesh=((day(2), day(9)),))
-    assert automatic == msg.IntervalCoverage(FQN, (day(1), day(2)), ((day(2), day(4)),), 1, 2, day(3))
+    node = daily([(1, 3)])
+    node.pending_restatement_intervals = [days(2, 8)]
+    assert coverage(node, day(4)) == expected(days(1, 1), (days(2, 3),), 1, 2, day(3))
 
 
 @pytest.mark.parametrize(("cron", "computed_until", "now", "gaps_until"), [("@daily", 3, 5, 3), ("@weekly", 8, 11, 11)])
@@ -120,16 +112,10 @@ def test_day_for_which_an_upstream_model_is_up_to_date_does_not_wait_for_its_sou
     cron: str, computed_until: int, now: int, gaps_until: int
 ) -> None:
     """A run computes it, so it is a gap until then."""
-    header = "MODEL (name t.{}, kind INCREMENTAL_BY_TIME_RANGE (time_column ds), start '2026-03-01', cron '{}');"
-    nodes: dict[str, Snapshot] = {}
-    for name, its_cron, table in (("days", cron, "raw.orders"), ("behind", "@daily", "t.days")):
-        parsed = parse(f"{header.format(name, its_cron)} SELECT ds FROM {table}", dialect="duckdb")
-        snapshot = Snapshot.from_node(load_sql_based_model(parsed), nodes={of.name: of.node for of in nodes.values()})
-        nodes[snapshot.name] = snapshot
-    nodes['"t"."days"'].add_interval(day(1), day(computed_until))
+    above = daily([(1, computed_until - 1)], f"cron '{cron}'", reads="FROM raw.orders")
+    below = snapshot(f"name t.below, kind {BY_TIME}, start '2026-03-01'", "SELECT ds FROM t.days", [above])
     tables = ExternalTables({'"raw"."orders"': ((day(2), msg.FOREVER),)})
-    coverages = Coverages(nodes, DeployabilityIndex.all_deployable(), day(now), KnownToDagster(tables))
-    found = coverages.of('"t"."behind"')
+    found = coverages(day(now), above, below, tables=tables).of(below.name)
     assert found is not None
     waiting = ((day(gaps_until), day(now)),) if gaps_until < now else ()
     assert (found.gaps, found.waiting) == (((day(1), day(gaps_until)),), waiting)
@@ -137,24 +123,16 @@ def test_day_for_which_an_upstream_model_is_up_to_date_does_not_wait_for_its_sou
 
 def test_days_after_one_that_is_not_loaded_wait_too_if_a_model_is_built_from_its_first_day_on() -> None:
     """A run holds them back, so they are no gap."""
-    header = "name t.days, kind INCREMENTAL_BY_UNIQUE_KEY (unique_key ds), start '2026-03-01', dialect duckdb"
-    parsed = parse(f"MODEL ({header}); SELECT ds FROM raw.orders", dialect="duckdb")
-    snapshot = Snapshot.from_node(load_sql_based_model(parsed), nodes={})
-    tables = ExternalTables({'"raw"."orders"': ((day(2), day(3)), (day(8), msg.FOREVER))})
-    found = Coverages(
-        {snapshot.name: snapshot}, DeployabilityIndex.all_deployable(), day(6), KnownToDagster(tables)
-    ).of(snapshot.name)
+    node = daily([], kind="INCREMENTAL_BY_UNIQUE_KEY (unique_key ds)", reads="FROM raw.orders")
+    tables = ExternalTables({'"raw"."orders"': (days(2, 2), (day(8), msg.FOREVER))})
+    found = coverages(day(6), node, tables=tables).of(node.name)
     assert found is not None
-    assert (found.gaps, found.waiting) == (((day(1), day(2)),), ((day(2), day(6)),))
+    assert (found.gaps, found.waiting) == ((days(1, 1),), (days(2, 5),))
 
 
-def test_days_that_a_lookback_would_compute_again_are_not_missing() -> None:
+def test_days_that_a_lookback_would_compute_again_are_pending_and_not_missing() -> None:
     """A preview is not refused for them, and an audit is not of older data because of them."""
-    kind = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds, lookback 2)"
-    parsed = parse(f"MODEL (name t.days, {kind}, start '2026-03-01', dialect duckdb); SELECT 1 AS ds", dialect="duckdb")
-    snapshot = Snapshot.from_node(load_sql_based_model(parsed), nodes={})
-    snapshot.add_interval(day(1), day(5))
-    known = KnownToDagster(ExternalTables())
-    coverages = Coverages({snapshot.name: snapshot}, DeployabilityIndex.all_deployable(), day(6), known)
-    assert coverages.pending[snapshot.name] == ((day(3), day(4)), (day(4), day(5)), (day(5), day(6)))
-    assert coverages.missing(snapshot.name) == ([(day(5), day(6))], [])
+    node = daily([(1, 4)], kind="INCREMENTAL_BY_TIME_RANGE (time_column ds, lookback 2)")
+    found = coverages(day(6), node)
+    assert found.pending[node.name] == (days(3, 3), days(4, 4), days(5, 5))
+    assert found.missing(node.name) == ([days(5, 5)], [])

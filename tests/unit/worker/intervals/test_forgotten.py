@@ -3,11 +3,10 @@
 from functools import partial
 
 import pytest
-from sqlglot import parse
-from sqlmesh.core.model import load_sql_based_model
 from sqlmesh.core.scheduler import merged_missing_intervals
-from sqlmesh.core.snapshot import Snapshot, SnapshotChangeCategory
-from sqlmesh.utils.date import to_timestamp
+from sqlmesh.core.snapshot import Snapshot
+from unit.worker import snapshots
+from unit.worker.snapshots import day
 
 from dg_sqlmesh_component.worker.intervals import tables
 from dg_sqlmesh_component.worker.intervals.tables import missing_now, missing_with_forgotten, restate_automatically
@@ -16,22 +15,14 @@ KIND = "INCREMENTAL_BY_TIME_RANGE (time_column ds, lookback 2)"
 Days = list[tuple[int, int]]
 
 
-def day(number: int) -> int:
-    return int(to_timestamp(f"2026-03-{number:02d}"))
-
-
 def ranges(days: Days) -> list[tuple[int, int]]:
     """The ranges with these first and last days."""
-    return [(day(first), day(last + 1)) for first, last in days]
+    return [snapshots.days(*of) for of in days]
 
 
 def daily_model(computed: Days, *properties: str, kind: str = KIND) -> Snapshot:
-    header = ", ".join([f"name t.days, kind {kind}, start '2026-03-01', dialect duckdb", *properties])
-    snapshot = Snapshot.from_node(load_sql_based_model(parse(f"MODEL ({header}); SELECT 1 AS ds")), nodes={})
-    snapshot.categorize_as(SnapshotChangeCategory.BREAKING)
-    for start, end in ranges(computed):
-        snapshot.add_interval(start, end)
-    return snapshot
+    header = ", ".join([f"name t.days, kind {kind}, start '2026-03-01'", *properties])
+    return snapshots.snapshot(header, "SELECT 1 AS ds", computed=ranges(computed))
 
 
 @pytest.mark.parametrize(

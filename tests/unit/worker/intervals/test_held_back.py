@@ -1,15 +1,13 @@
 """The intervals that a model can compute while upstream intervals are pending."""
 
 import pytest
-from sqlglot import parse
-from sqlmesh.core.model import load_sql_based_model
 from sqlmesh.core.scheduler import interval_diff
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from unit.builders import day
+from unit.worker.snapshots import snapshot
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import without
-from dg_sqlmesh_component.worker.intervals.availability import within_lookback
 from dg_sqlmesh_component.worker.intervals.held_back import held_back_from
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables
 
@@ -41,28 +39,6 @@ def test_model_that_depends_on_past_keeps_only_intervals_before_the_first_gap() 
     assert without(DAYS, [], uninterrupted=True) == DAYS
 
 
-WEEK = [(day, day + 24) for day in range(0, 7 * 24, 24)]
-
-
-@pytest.mark.parametrize(
-    ("recomputed", "blocked", "lookback", "expected"),
-    [
-        ([], [4], 2, [4]),
-        ([4, 5], [6], 2, [6]),
-        ([4, 5], [4], 2, [4, 5, 6]),
-        ([4, 5], [5], 1, [5, 6]),
-        ([0, 2], [0], 1, [0, 1]),
-        ([0, 1, 2], [0], 1, [0, 1, 2, 3]),
-        ([5], [2], 4, [2]),
-    ],
-)
-def test_newer_intervals_inside_a_blocked_lookback_window_are_held_back(
-    recomputed: list[int], blocked: list[int], lookback: int, expected: list[int]
-) -> None:
-    held_back = within_lookback(WEEK, {WEEK[day] for day in recomputed}, {WEEK[day] for day in blocked}, lookback)
-    assert sorted(held_back) == [WEEK[day] for day in expected]
-
-
 def test_sqlmesh_interval_diff_is_wrong_for_hours_within_days() -> None:
     """If this test fails, SQLMesh's `interval_diff` can replace `without`."""
     assert interval_diff(DAYS, [(23, 24)]) != DAYS[1:]
@@ -70,18 +46,16 @@ def test_sqlmesh_interval_diff_is_wrong_for_hours_within_days() -> None:
 
 
 def test_tables_of_the_manifest_are_believed_only_for_the_same_version_of_a_model() -> None:
-    text = "MODEL (name t.days, kind FULL, dialect duckdb); SELECT * FROM raw.orders, raw.other"
-    snapshot = Snapshot.from_node(load_sql_based_model(parse(text, dialect="duckdb")), nodes={})
+    days = snapshot("name t.days, kind FULL", "SELECT * FROM raw.orders, raw.other")
     sources: msg.Sources = {'"raw"."orders"': (), '"raw"."items"': ()}
 
     def read(*known: msg.TablesRead) -> set[str]:
-        return set(
-            ExternalTables(sources, dict.fromkeys([snapshot.name], *known) if known else {}).awaited_by(snapshot)
-        )
+        reads = dict.fromkeys([days.name], *known) if known else {}
+        return set(ExternalTables(sources, reads).awaited_by(days))
 
     assert read() == {'"raw"."orders"'}
     assert read(msg.TablesRead("another", ())) == {'"raw"."orders"'}
-    assert read(msg.TablesRead(snapshot.fingerprint.data_hash, ('"raw"."items"', '"raw"."other"'))) == {'"raw"."items"'}
+    assert read(msg.TablesRead(days.fingerprint.data_hash, ('"raw"."items"', '"raw"."other"'))) == {'"raw"."items"'}
 
 
 @pytest.mark.parametrize("through", ["raw.orders", "t.view"])
@@ -100,10 +74,8 @@ def test_a_whole_table_waits_until_no_hole_is_before_its_end(
     """It reads all rows, also those before its start, and those after the hole."""
     nodes: dict[str, Snapshot] = {}
     for name, kind, table in (("view", "VIEW", "raw.orders"), ("total", "FULL", through)):
-        text = f"MODEL (name t.{name}, kind {kind}, start '2026-01-04', dialect duckdb); SELECT n FROM {table}"
-        model = load_sql_based_model(parse(text, dialect="duckdb"))
-        snapshot = Snapshot.from_node(model, nodes={of.name: of.node for of in nodes.values()})
-        nodes[snapshot.name] = snapshot
+        properties = f"name t.{name}, kind {kind}, start '2026-01-04'"
+        nodes[f'"t"."{name}"'] = snapshot(properties, f"SELECT n FROM {table}", nodes.values())
     total = nodes['"t"."total"']
     total.add_interval(day(4), day(5))
     tables = ExternalTables({'"raw"."orders"': not_loaded})
@@ -134,11 +106,10 @@ def test_a_model_that_is_up_to_date_by_its_own_cron_holds_nothing_back(
     nodes: dict[str, Snapshot] = {}
     source = "raw.rates"
     for name, kind in {**kinds, "days": BY_DAY}.items():
-        text = f"MODEL (name t.{name}, kind {kind}, start '2024-01-01', dialect duckdb); SELECT day FROM {source}"
-        model = load_sql_based_model(parse(text, dialect="duckdb"))
-        snapshot = Snapshot.from_node(model, nodes={of.name: of.node for of in nodes.values()})
-        snapshot.add_interval("2024-01-01", computed_until)
-        nodes[snapshot.name] = snapshot
+        properties = f"name t.{name}, kind {kind}, start '2024-01-01'"
+        node = snapshot(properties, f"SELECT day FROM {source}", nodes.values())
+        node.add_interval("2024-01-01", computed_until)
+        nodes[node.name] = node
         source = f"t.{name}"
     days = nodes['"t"."days"']
     tables = ExternalTables({'"raw"."rates"': ((day(3), msg.FOREVER),)})

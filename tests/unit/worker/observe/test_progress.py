@@ -50,18 +50,6 @@ def test_nothing_is_reported_if_no_batch_runs() -> None:
     assert report_times(progress, 0, 100) == []
 
 
-def test_thousand_fast_models_give_a_handful_of_reports() -> None:
-    progress = Progress()
-    progress.plan({f"m{number}": DAYS[:1] for number in range(1_000)})
-    reports = 0
-    for number in range(1_000):  # one minute
-        now = number * 0.06
-        progress.start(f"m{number}", now)
-        reports += progress.report(now) is not None
-        progress.end(f"m{number}", DAYS[0])
-    assert 1 < reports < 8
-
-
 def test_day_with_a_batch_in_each_second_gives_less_than_two_hundred_reports() -> None:
     progress = Progress()
     progress.plan({"a": [DAYS[0]] * 24 * 3600})

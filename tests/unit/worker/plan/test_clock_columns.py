@@ -1,8 +1,8 @@
 """Which columns of a model have another value each time they are computed."""
 
 import pytest
-from sqlmesh.core.dialect import parse
-from sqlmesh.core.model import Model, load_sql_based_model
+from sqlmesh.core.model import Model
+from unit.worker import snapshots
 
 from dg_sqlmesh_component.worker.plan.column_reads import clock_columns
 
@@ -23,8 +23,7 @@ UPSTREAM = {'"t"."upstream"': {"at"}}
 
 
 def model(query: str) -> Model:
-    parsed = parse(f"MODEL (name t.m, dialect duckdb, kind FULL); {query}", default_dialect="duckdb")
-    return load_sql_based_model(parsed)
+    return snapshots.model("name t.m, kind FULL", query)
 
 
 @pytest.mark.parametrize("query", QUERIES)

@@ -2,15 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from typing import cast
 
 import duckdb
 import pytest
-from sqlmesh.core.dialect import parse
 from sqlmesh.core.engine_adapter import DuckDBEngineAdapter
-from sqlmesh.core.model import load_sql_based_model
-from sqlmesh.core.snapshot import Snapshot, SnapshotChangeCategory
+from sqlmesh.core.snapshot import Snapshot
+from unit.worker.snapshots import days, snapshot
 
 from dg_sqlmesh_component.protocol.messages import Amounts, DiffLimits, Interval, ModelCompared, Sample, Sampling
 from dg_sqlmesh_component.worker.plan.table_comparison import ComparedModel, Warehouse
@@ -28,27 +26,15 @@ def adapter() -> Iterator[DuckDBEngineAdapter]:
     connection.close()
 
 
-def day(number: int) -> int:
-    return int(datetime(2026, 3, number, tzinfo=timezone.utc).timestamp() * 1000)
-
-
-def days(first: int, last: int) -> Interval:
-    return day(first), day(last + 1)
-
-
 def version(
     adapter: DuckDBEngineAdapter, properties: str, query: str, rows: str, computed: Sequence[Interval] = ()
 ) -> Snapshot:
     """A version of the model `t.m`, whose query is only its identity, with a table of these rows."""
-    parsed = parse(f"MODEL (name t.m, dialect duckdb, {properties}); {query}", default_dialect="duckdb")
-    snapshot = Snapshot.from_node(load_sql_based_model(parsed), nodes={})
-    snapshot.categorize_as(SnapshotChangeCategory.BREAKING)
-    for interval in computed:
-        snapshot.add_interval(*interval)
-    table = snapshot.table_name(is_deployable=True)
+    node = snapshot(f"name t.m, {properties}", query, computed=computed)
+    table = node.table_name(is_deployable=True)
     adapter.execute(f"CREATE SCHEMA IF NOT EXISTS {table.split('.')[-2]}")
     adapter.execute(f"CREATE TABLE {'.'.join(table.split('.')[-2:])} AS {rows}")
-    return snapshot
+    return node
 
 
 def compare(
@@ -66,10 +52,17 @@ def compare(
     return model.compare(Warehouse(adapter), limits)
 
 
+def compare_rows(
+    adapter: DuckDBEngineAdapter, in_prod: str, in_preview: str, limits: DiffLimits = LIMITS, properties: str = FULL
+) -> ModelCompared:
+    """Compare two versions with these rows, whose queries say nothing about them."""
+    prod = version(adapter, properties, "SELECT 1 AS id", in_prod)
+    return compare(adapter, prod, version(adapter, properties, "SELECT 2 AS id", in_preview), limits)
+
+
 def test_rows_are_matched_by_the_grain_and_columns_have_shares_and_amounts(adapter: DuckDBEngineAdapter) -> None:
-    prod = version(adapter, FULL, "SELECT 1 AS id, 1 AS x", "SELECT i AS id, i AS x FROM range(1, 5) t(i)")
     rows = "SELECT i AS id, CASE i WHEN 4 THEN 9 ELSE i END AS x FROM range(2, 7) t(i)"
-    compared = compare(adapter, prod, version(adapter, FULL, "SELECT 2 AS id, 1 AS x", rows))
+    compared = compare_rows(adapter, "SELECT i AS id, i AS x FROM range(1, 5) t(i)", rows)
     assert (compared.rows_prod, compared.rows, compared.removed, compared.added, compared.changed) == (4, 5, 1, 2, 1)
     assert compared.keys == ("id",)
     assert compared.columns == {"x": pytest.approx(2 / 3)}
@@ -77,9 +70,8 @@ def test_rows_are_matched_by_the_grain_and_columns_have_shares_and_amounts(adapt
 
 
 def test_removed_rows_have_examples_if_no_row_of_both_has_changed(adapter: DuckDBEngineAdapter) -> None:
-    prod = version(adapter, FULL, "SELECT 1 AS id, 1 AS x", "SELECT i AS id, i AS x FROM range(3) t(i)")
-    preview = version(adapter, FULL, "SELECT 2 AS id, 1 AS x", "SELECT i AS id, i AS x FROM range(2) t(i)")
-    compared = compare(adapter, prod, preview, replace(LIMITS, examples=Sampling(rows=5)))
+    rows, limits = "SELECT i AS id, i AS x FROM range({}) t(i)", replace(LIMITS, examples=Sampling(rows=5))
+    compared = compare_rows(adapter, rows.format(3), rows.format(2), limits)
     assert (compared.error, compared.removed, compared.changed) == (None, 1, 0)
     assert compared.examples == {"removed": Sample(("id", "x"), (("2", "2"),))}
 
@@ -143,8 +135,7 @@ def test_only_the_time_of_the_previews_rows_is_compared_if_its_record_is_merged(
     ],
 )
 def test_rows_match_only_by_usable_keys(adapter: DuckDBEngineAdapter, properties: str, rows: str, problem: str) -> None:
-    prod = version(adapter, properties, "SELECT 1 AS id", "SELECT 1 AS id")
-    compared = compare(adapter, prod, version(adapter, properties, "SELECT 2 AS id", rows))
+    compared = compare_rows(adapter, "SELECT 1 AS id", rows, properties=properties)
     assert (compared.key_problem, compared.changed, compared.columns) == (problem, None, {})
 
 
@@ -162,9 +153,8 @@ def test_rows_are_only_counted_on_an_engine_whose_queries_no_test_executes(adapt
 
 def test_ignored_columns_are_left_out_and_named_but_never_those_of_the_key(adapter: DuckDBEngineAdapter) -> None:
     rows = "SELECT i AS id, 1 AS x, i + {} AS _loaded_at FROM range(3) t(i)"
-    prod = version(adapter, FULL, "SELECT 1 AS id", rows.format(0))
-    preview = version(adapter, FULL, "SELECT 2 AS id", rows.format(9))
-    compared = compare(adapter, prod, preview, replace(LIMITS, ignore=("*_LOADED_AT", "id")))
+    limits = replace(LIMITS, ignore=("*_LOADED_AT", "id"))
+    compared = compare_rows(adapter, rows.format(0), rows.format(9), limits)
     assert (compared.ignored, compared.keys) == (("_loaded_at",), ("id",))
     assert (compared.changed, compared.columns, [*compared.amounts]) == (0, {"x": 1.0}, ["id", "x"])
 
@@ -188,31 +178,27 @@ def test_rows_that_differ_only_by_the_clock_are_told_from_others(
 
 def test_amounts_may_be_infinite_or_no_number(adapter: DuckDBEngineAdapter) -> None:
     rows = "SELECT i AS id, CASE i WHEN 1 THEN '{}'::DOUBLE ELSE 1 END AS x FROM range(2) t(i)"
-    prod = version(adapter, FULL, "SELECT 1 AS id", rows.format("nan"))
-    compared = compare(adapter, prod, version(adapter, FULL, "SELECT 2 AS id", rows.format("-inf")))
+    compared = compare_rows(adapter, rows.format("nan"), rows.format("-inf"))
     assert compared.amounts["x"] == (Amounts(0, "-inf", "-inf", 1), Amounts(0, "nan", 1, "nan"))
 
 
 def test_masked_columns_have_no_total_and_no_smallest_or_largest_value(adapter: DuckDBEngineAdapter) -> None:
     rows = "SELECT 1 AS id, 5000 * {} AS salary, 42 * {} AS password, 7 * {} AS x"
-    prod = version(adapter, FULL, "SELECT 1 AS id", rows.replace("{}", "1"))
-    preview = version(adapter, FULL, "SELECT 2 AS id", rows.replace("{}", "2"))
-    compared = compare(adapter, prod, preview, replace(LIMITS, mask=("SAL*",)))
+    limits = replace(LIMITS, mask=("SAL*",))
+    compared = compare_rows(adapter, rows.replace("{}", "1"), rows.replace("{}", "2"), limits)
     assert compared.columns == {"salary": 0, "password": 0, "x": 0}
     assert compared.amounts["salary"] == compared.amounts["password"] == (Amounts(0), Amounts(0))
     assert compared.amounts["x"] == (Amounts(0, 14, 14, 14), Amounts(0, 7, 7, 7))
 
 
 def test_grain_is_found_in_columns_of_another_case(adapter: DuckDBEngineAdapter) -> None:
-    prod = version(adapter, "kind FULL, grain ID", "SELECT 1 AS id", 'SELECT 1 AS "Id"')
-    compared = compare(adapter, prod, version(adapter, "kind FULL, grain ID", "SELECT 2 AS id", 'SELECT 1 AS "Id"'))
+    compared = compare_rows(adapter, 'SELECT 1 AS "Id"', 'SELECT 1 AS "Id"', properties="kind FULL, grain ID")
     assert (compared.keys, compared.changed) == (("Id",), 0)
 
 
 def test_larger_tables_are_compared_by_a_share_of_their_keys(adapter: DuckDBEngineAdapter) -> None:
     rows = "SELECT i AS id, i AS x FROM range(4000) t(i)"
-    prod = version(adapter, FULL, "SELECT 1 AS id", rows)
-    compared = compare(adapter, prod, version(adapter, FULL, "SELECT 2 AS id", f"{rows} WHERE i % 2 = 0"))
+    compared = compare_rows(adapter, rows, f"{rows} WHERE i % 2 = 0")
     assert (compared.sample, compared.rows, compared.rows_prod, compared.added) == (0.25, 2000, 4000, 0)
     assert compared.removed is not None
     assert 350 < compared.removed < 650
