@@ -8,6 +8,7 @@ from sqlmesh import Context
 from sqlmesh.core.console import NoopConsole, set_console
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import Plan
+from sqlmesh.core.snapshot import Snapshot, SnapshotId
 
 
 class Project:
@@ -48,3 +49,8 @@ def shown(context: Context, environment: str = "prod") -> Environment:
     found = context.state_reader.get_environment(environment)
     assert found is not None
     return found
+
+
+def stored(context: Context) -> dict[SnapshotId, Snapshot]:
+    """The versions that prod shows."""
+    return context.state_reader.get_snapshots(shown(context).snapshots)

@@ -9,7 +9,8 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import datetime, timedelta, timezone
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +20,7 @@ from zoneinfo import ZoneInfo
 import duckdb
 import pytest
 from harness import duckdb_file_in_use
-from postgres import postgres_server
+from postgres import Server, postgres_server
 from sqlglot import exp
 from sqlmesh import CustomMaterialization
 from sqlmesh.core import constants
@@ -55,6 +56,7 @@ from sqlmesh.utils.cron import CroniterCache
 from sqlmesh.utils.dag import DAG
 from sqlmesh.utils.date import to_timestamp
 from sqlmesh.utils.errors import PlanError, SQLMeshError
+from upstream.promoted import shown, stored
 
 from dg_sqlmesh_component.worker import sqlmesh_internals as internals
 
@@ -193,10 +195,7 @@ def test_run_requests_missing_intervals_then_batches_and_computes_them(planned: 
     assert run(planned, watch).is_success
     assert requests == ["missing", "batches"]
     context = planned(load=False)
-    environment = context.state_reader.get_environment("prod")
-    assert environment is not None
-    snapshots = context.state_reader.get_snapshots(environment.snapshots).values()
-    computed = {snapshot.name for snapshot in snapshots if snapshot.is_model and snapshot.intervals}
+    computed = {node.name for node in stored(context).values() if node.is_model and node.intervals}
     assert computed == set(finished), "intervals removed before batching are not computed"
 
 
@@ -275,22 +274,16 @@ def test_connection_pool_has_the_connections_of_all_threads(planned: Open) -> No
     context = planned(load=False)
     adapter = context.engine_adapter
     adapter.fetchone("SELECT 1")
-    connections_of_this_thread = internals.open_connections(adapter)
-    assert any(hasattr(handle, "interrupt") for handle in connections_of_this_thread), (
-        "DuckDB's connections can be interrupted"
-    )
-    connections_of_other_thread: list[list[Any]] = []
+    of_this_thread = internals.open_connections(adapter)
+    assert any(hasattr(handle, "interrupt") for handle in of_this_thread), "DuckDB's connections can be interrupted"
 
-    def in_thread() -> None:
+    def in_thread() -> list[Any]:
         adapter.fetchone("SELECT 1")
-        connections_of_other_thread.append(internals.open_connections(adapter))
+        return internals.open_connections(adapter)
 
-    thread = threading.Thread(target=in_thread)
-    thread.start()
-    thread.join()
-    assert {id(handle) for handle in connections_of_this_thread} <= {
-        id(handle) for handle in connections_of_other_thread[0]
-    }
+    with ThreadPoolExecutor(1) as pool:
+        of_all_threads = pool.submit(in_thread).result()
+    assert {*map(id, of_this_thread)} <= {*map(id, of_all_threads)}
 
 
 def test_connection_pool_opens_another_connection_and_has_the_last_query_of_each_thread(planned: Open) -> None:
@@ -312,7 +305,7 @@ def test_cache_ignores_punctuation_of_names(opened: Open, folder: Path, monkeypa
 
     def read() -> set[tuple[str, str]]:
         context = opened(load=False)
-        snapshots = context.state_reader.get_snapshots(context.state_reader.get_environment("prod").snapshots)
+        snapshots = stored(context)
         assert all(snapshot.intervals for snapshot in snapshots.values() if snapshot.is_model)
         return {
             (id.name, snapshot.name)
@@ -333,7 +326,7 @@ def test_snapshots_are_read_from_the_state_without_the_cache_and_with_their_inte
 
     def pending() -> dict[str, Any]:
         context = opened(load=False)
-        snapshots = context.state_reader.get_snapshots(context.state_reader.get_environment("prod").snapshots)
+        snapshots = stored(context)
         assert all(snapshot.intervals for snapshot in snapshots.values() if snapshot.is_model)
         found = missing_intervals(snapshots.values(), execution_time="2026-01-07 00:00:00")
         return {snapshot.name: intervals for snapshot, intervals in found.items()}
@@ -433,8 +426,7 @@ def test_environment_is_replaced_in_duckdb_by_two_statements_or_in_one_transacti
     context = planned()
     if is_in_transaction:
         internals.promote_in_one_transaction(context)
-    prod = context.state_sync.get_environment("prod")
-    assert prod is not None
+    prod = shown(context)
     following = prod.copy(update={"previous_plan_id": prod.plan_id, "plan_id": "following"})
     with monkeypatch.context() as patched:
         patched.setattr(context.state_sync.state_sync.engine_adapter, "insert_append", fail)
@@ -443,9 +435,7 @@ def test_environment_is_replaced_in_duckdb_by_two_statements_or_in_one_transacti
     assert (context.state_sync.get_environment("prod") is not None) == is_in_transaction
     if is_in_transaction:
         context.state_sync.promote(following)
-        after = context.state_sync.get_environment("prod")
-        assert after is not None
-        assert after.plan_id == "following"
+        assert shown(context).plan_id == "following"
 
 
 KILLED = """
@@ -501,21 +491,16 @@ def test_forgotten_intervals_are_missing_until_sqlmesh_records_them(planned: Ope
 
 
 def orders_of(context: Context) -> Snapshot:
-    environment = context.state_reader.get_environment("prod")
-    assert environment is not None
-    infos = [info for info in environment.snapshots if info.name.endswith('"orders"')]
-    (orders,) = context.state_reader.get_snapshots(infos).values()
+    (orders,) = (snapshot for snapshot in stored(context).values() if snapshot.name.endswith('"orders"'))
     context.state_sync.refresh_snapshot_intervals([orders])
     return orders
 
 
 def test_the_state_names_the_versions_that_it_has(planned: Open) -> None:
     context = planned(load=False)
-    environment = context.state_reader.get_environment("prod")
-    assert environment is not None
-    first, *others = environment.snapshots
+    first, *others = promoted = shown(context).snapshots
     lost = first.copy(update={"fingerprint": first.fingerprint.copy(update={"data_hash": "other"})})
-    assert internals.stored_names(context, environment.snapshots) == {info.name for info in environment.snapshots}
+    assert internals.stored_names(context, promoted) == {info.name for info in promoted}
     assert internals.stored_names(context, [lost, *others]) == {info.name for info in others}
 
 
@@ -526,10 +511,7 @@ def test_of_what_the_state_changes_of_a_snapshot_only_restatements_and_intervals
     read_again = set(re.findall(r"snapshot\.(\w+) = ", inspect.getsource(SnapshotState._get_snapshots)))
     others: dict[str, Any] = {"updated_ts": 1, "unpaused_ts": None, "unrestorable": True, "forward_only": True}
     assert read_again == {"next_auto_restatement_ts", *others}
-    context = planned(load=False)
-    environment = context.state_reader.get_environment("prod")
-    assert environment is not None
-    snapshots = context.state_reader.get_snapshots(environment.snapshots).values()
+    snapshots = stored(planned(load=False)).values()
     missing = missing_intervals(snapshots, execution_time=NOW)
     assert missing
     changed = [snapshot.copy(update=others) for snapshot in snapshots]
@@ -763,9 +745,7 @@ def test_a_check_is_called_before_each_stage_of_a_plan_and_its_error_ends_the_pl
     internals.replace_apply(context, apply)
     with pytest.raises(SQLMeshError, match="no lock"):
         context.plan(auto_apply=True, no_prompts=True, skip_tests=True)
-    environment = context.state_reader.get_environment("prod")
-    assert environment is not None
-    assert environment.finalized_ts is None
+    assert shown(context).finalized_ts is None
     assert checks[-1]
     assert checks.count(False) >= 3, "records, tables and intervals come before the environment"
 
@@ -791,8 +771,7 @@ def test_the_stages_of_a_plan_are_evaluated_in_parts_and_the_second_part_is_buil
 
     internals.replace_apply(context, apply)
     plan = context.plan(auto_apply=True, no_prompts=True, skip_tests=True)
-    environment = context.state_reader.get_environment("prod")
-    assert environment is not None
+    environment = shown(context)
     assert environment.finalized_ts is not None
     assert plan_ids == [environment.plan_id] == [plan.plan_id]
 
@@ -816,25 +795,32 @@ def test_names_of_the_state_are_quoted(folder: Path, opened: Open) -> None:
         context.close()
 
 
+@contextmanager
+def on_postgres(folder: Path, query: str, kind: str = "FULL", more: str = "") -> Iterator[Server]:
+    """Let the project be in the database `shop` of a server, with one model `t.one`."""
+    for file in [*folder.glob("models/*.sql"), *folder.glob("audits/*.sql")]:
+        file.unlink()
+    (folder / "models/one.sql").write_text(f"MODEL (name t.one, kind {kind}); {query}")
+    with postgres_server() as server:
+        server.query("CREATE DATABASE shop")
+        (folder / "config.yaml").write_text(server.config("shop", start="'2026-01-01'") + more)
+        yield server
+
+
 @pytest.mark.parametrize("is_kept", [False, True])
 def test_postgres_loses_the_view_of_a_materialized_view_at_its_first_computation(
     folder: Path, opened: Open, monkeypatch: pytest.MonkeyPatch, is_kept: bool
 ) -> None:
     """`keep_bound_views`. If SQLMesh keeps the view, remove the function."""
     monkeypatch.setattr(ViewStrategy, "_is_materialized_view", ViewStrategy._is_materialized_view)
-    with postgres_server() as server:
-        server.query("CREATE DATABASE bound")
-        (folder / "config.yaml").write_text(server.config("bound", start="'2026-01-01'"))
-        for file in [*folder.glob("models/*.sql"), *folder.glob("audits/*.sql")]:
-            file.unlink()
-        (folder / "models/one.sql").write_text("MODEL (name t.one, kind VIEW (materialized true)); SELECT 1 AS id")
+    with on_postgres(folder, "SELECT 1 AS id", "VIEW (materialized true)") as server:
         context = opened()
         context.plan(auto_apply=True, no_prompts=True, skip_backfill=True)
-        assert server.query("SELECT id FROM t.one", "bound") == [(1,)]
+        assert server.query("SELECT id FROM t.one", "shop") == [(1,)]
         if is_kept:
             internals.keep_bound_views()
         assert context.run().is_success
-        shown = server.query("SELECT viewname FROM pg_views WHERE schemaname = 't'", "bound")
+        shown = server.query("SELECT viewname FROM pg_views WHERE schemaname = 't'", "shop")
         assert shown == ([("one",)] if is_kept else [])
         context.close()
 
@@ -843,11 +829,7 @@ def test_postgres_drops_tables_views_and_schemas_with_what_reads_them(
     folder: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PostgresEngineAdapter, "_drop_object", PostgresEngineAdapter._drop_object)
-    with postgres_server() as server:
-        server.query("CREATE DATABASE cascading")
-        (folder / "config.yaml").write_text(server.config("cascading"))
-        for file in [*folder.glob("models/*.sql"), *folder.glob("audits/*.sql")]:
-            file.unlink()
+    with on_postgres(folder, "SELECT 1 AS id"):
         adapter = opened().engine_adapter
         checked: list[str] = []
         internals.check_before_cascading(lambda _, name: checked.append(name.sql()))
@@ -867,17 +849,10 @@ def test_first_error_of_a_migration_on_postgres_is_raised(
     folder: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SnapshotEvaluator, "_migrate_target_table", SnapshotEvaluator._migrate_target_table)
-    with postgres_server() as server:
-        server.query("CREATE DATABASE altered")
-        (folder / "config.yaml").write_text(
-            server.config("altered", start="'2026-01-01'") + "plan: {forward_only: true}\n"
-        )
-        for file in [*folder.glob("models/*.sql"), *folder.glob("audits/*.sql")]:
-            file.unlink()
-        model = folder / "models/one.sql"
-        model.write_text("MODEL (name t.one, kind FULL); SELECT 'a'::VARCHAR(10) AS x")
+    with on_postgres(folder, "SELECT 'a'::VARCHAR(10) AS x", more="plan: {forward_only: true}\n"):
         opened().plan(auto_apply=True, no_prompts=True)
-        model.write_text("MODEL (name t.one, kind FULL); SELECT 'a'::VARCHAR(20) AS x")
+        model = folder / "models/one.sql"
+        model.write_text(model.read_text().replace("10", "20"))
         internals.raise_first_errors_of_migrations()
         with pytest.raises(PlanError, match="cannot alter type of a column used by a view"):
             opened().plan(auto_apply=True, no_prompts=True)

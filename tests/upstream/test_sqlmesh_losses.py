@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import CONFIG, write_project
@@ -388,29 +389,21 @@ TYPES = (
 )
 
 
-def check_types(project: Project) -> None:
+@pytest.mark.parametrize(("start", "options"), [(postgres_server, {"database": "losses"}), (mariadb_server, {})])
+def test_names_of_types_on_a_server_are_no_changes(
+    start: Any, options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only a type that may change is compared with the table: BIGINT of a definition is bigint(20) in MariaDB."""
-    project.apply(model(TYPES, IGNORE))
-    project.write(model(TYPES + ", 1 AS added"))
-    assert project.losses() == {}
-    assert project.apply_without_permission() == ""
-    project.write(model("1.5 AS i, " + TYPES.partition(", ")[2]))
-    [found] = project.losses().values()
-    dropped, changed = sorted(found)
-    assert dropped == "drops added"
-    assert changed.startswith("drops i and adds it again as ")
-
-
-def test_postgresql_names_of_types_are_no_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with postgres_server() as server:
+    with start() as server:
         server.query("CREATE DATABASE losses")
-        project = Project(tmp_path / "shop", server.config("losses"))
+        project = Project(tmp_path / "shop", server.config(**options))
         monkeypatch.chdir(project.path)
-        check_types(project)
-
-
-def test_mariadb_names_of_types_are_no_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with mariadb_server() as server:
-        project = Project(tmp_path / "shop", server.config())
-        monkeypatch.chdir(project.path)
-        check_types(project)
+        project.apply(model(TYPES, IGNORE))
+        project.write(model(TYPES + ", 1 AS added"))
+        assert project.losses() == {}
+        assert project.apply_without_permission() == ""
+        project.write(model("1.5 AS i, " + TYPES.partition(", ")[2]))
+        [found] = project.losses().values()
+        dropped, changed = sorted(found)
+        assert dropped == "drops added"
+        assert changed.startswith("drops i and adds it again as ")

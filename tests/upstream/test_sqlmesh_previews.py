@@ -53,6 +53,14 @@ def test_table_diff_counts_rows_as_equal_whose_long_decimals_or_types_differ(old
     adapter.close()
 
 
+def previewed(project: Project, **models: str) -> Context:
+    """Apply a plan of changed files for environment `pr_1`. Return the context, which is open."""
+    project.write(**models)
+    context = project.open()
+    context.apply(built(context, "pr_1"))
+    return context
+
+
 def rows(project: Project) -> int:
     context = project.open()
     (count,) = context.engine_adapter.fetchone("SELECT count(*) FROM t.daily") or (0,)
@@ -128,9 +136,7 @@ def test_a_new_environment_without_changes_is_an_error(project: Project) -> None
 
 def test_a_deleted_environment_leaves_its_versions_and_tables_until_they_expire(project: Project) -> None:
     """So `worker/plan/close.py` deletes them. `ignore_ttl` alone would delete those of everybody."""
-    project.write(total=TOTAL.format(x=1))
-    context = project.open()
-    context.apply(built(context, "pr_1"))
+    context = previewed(project, total=TOTAL.format(x=1))
     environment = shown(context, "pr_1")
     own = {info.snapshot_id for info in environment.snapshots if info.name == TOTAL_FQN}
     context.invalidate_environment("pr_1", sync=True)
@@ -149,9 +155,7 @@ def test_a_deleted_environment_leaves_its_versions_and_tables_until_they_expire(
 
 def test_deleting_versions_leaves_their_intervals(project: Project) -> None:
     """`worker/sqlmesh_internals.py` deletes those."""
-    project.write(daily=DAILY.format(x=5, forward_only=""))
-    context = project.open()
-    context.apply(built(context, "pr_1"))
+    context = previewed(project, daily=DAILY.format(x=5, forward_only=""))
     environment = shown(context, "pr_1")
     own = {info.snapshot_id for info in environment.snapshots if info.name == DAILY_FQN}
     count = "SELECT count(*) FROM sqlmesh._intervals"
@@ -162,9 +166,7 @@ def test_deleting_versions_leaves_their_intervals(project: Project) -> None:
 
 def test_the_janitor_drops_tables_before_it_deletes_their_intervals(project: Project) -> None:
     """`worker/sqlmesh_internals.py` replaces `SnapshotEvaluator.cleanup`, so that an interruption loses no rows."""
-    project.write(daily=DAILY.format(x=5, forward_only=""))
-    context = project.open()
-    context.apply(built(context, "pr_1"))
+    context = previewed(project, daily=DAILY.format(x=5, forward_only=""))
     context.invalidate_environment("pr_1", sync=True)
     count = "SELECT count(*) FROM sqlmesh._intervals"
     before = context.engine_adapter.fetchone(count)
@@ -185,9 +187,7 @@ def test_the_janitor_drops_tables_before_it_deletes_their_intervals(project: Pro
 
 def test_a_plan_promotes_an_empty_table_if_the_table_is_gone_and_its_intervals_are_not(project: Project) -> None:
     """`worker/plan/missing_tables.py` removes such intervals."""
-    project.write(daily=DAILY.format(x=5, forward_only=""))
-    context = project.open()
-    context.apply(built(context, "pr_1"))
+    context = previewed(project, daily=DAILY.format(x=5, forward_only=""))
     environment = shown(context, "pr_1")
     [table] = [info.table_name() for info in environment.snapshots if info.name == DAILY_FQN]
     context.engine_adapter.drop_table(table)
@@ -206,9 +206,7 @@ def test_an_environment_remembers_the_versions_before_those_of_an_unfinished_pla
     plan = built(context, "pr_1")
     context.apply(plan.copy(update={"context_diff": plan.context_diff.copy(update=update)}))
 
-    environment = context.state_reader.get_environment("pr_1")
-
-    assert environment is not None
+    environment = shown(context, "pr_1")
     assert environment.finalized_ts is not None
     assert environment.previous_finalized_snapshots == remembered
 
@@ -220,9 +218,7 @@ def test_a_version_has_the_time_at_which_an_environment_began_or_ceased_to_show_
         [snapshot] = context.state_sync.state_sync.get_snapshots(own).values()
         return int(snapshot.updated_ts)
 
-    project.write(total=TOTAL.format(x=1))
-    context = project.open()
-    context.apply(built(context, "pr_1"))
+    context = previewed(project, total=TOTAL.format(x=1))
     environment = shown(context, "pr_1")
     assert environment.finalized_ts is not None
     own = [info.snapshot_id for info in environment.promoted_snapshots]
