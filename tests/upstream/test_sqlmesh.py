@@ -34,7 +34,7 @@ from sqlmesh.core.console import NoopConsole
 from sqlmesh.core.context import Context
 from sqlmesh.core.environment import EnvironmentNamingInfo
 from sqlmesh.core.scheduler import Scheduler
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotEvaluator, missing_intervals
+from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, missing_intervals
 from sqlmesh.utils import CompletionStatus
 from sqlmesh.utils.date import to_timestamp
 from sqlmesh.utils.errors import NodeAuditsErrors, SQLMeshError
@@ -541,12 +541,6 @@ def test_selection_language_cannot_express_every_selection(shop: Shop, selection
         assert run(shop.open(), select_models=selection, no_auto_upstream=True) is result
 
 
-def test_selection_includes_upstream_models_by_default(shop: Shop) -> None:
-    """ADR-0002: a subset in Dagster means that subset."""
-    console = recorded(shop, select_models=["shop.revenue"])
-    assert console.executed() == {ORDERS, REVENUE}
-
-
 # -- audits ---------------------------------------------------------------------------------------------
 
 
@@ -595,37 +589,6 @@ def test_failed_blocking_audit_does_not_record_the_interval_and_does_not_roll_ba
     assert not console.of("log_warning")
     assert missing(shop)[ORDERS] == [(PLANNED_AT, PLANNED_AT + DAY), (PLANNED_AT + DAY, NOW)]
     assert (before, shop.sql("SELECT computed_on FROM shop.orders")) == ([("2025-01-03",)], [("2025-01-05",)])
-
-
-def test_failed_non_blocking_audit_records_the_interval(shop: Shop) -> None:
-    """ADR-0003: the model is materialized and the check fails with WARN."""
-    shop.turn_on("orders look odd")
-    console = Recorder()
-    context = shop.open(console, type_=Watched).watch()
-    assert run(context) is CompletionStatus.SUCCESS
-    assert [(result.count, result.blocking) for result in context.audits[ORDERS]][2] == (1, False)
-    assert REVENUE in console.executed()
-    assert "flag_is_off" in console.of("log_warning")[0].arguments["short_message"]
-    assert ORDERS not in missing(shop)
-
-
-def test_audits_can_be_evaluated_without_a_run(shop: Shop) -> None:
-    """ADR-0003: a check selected without its asset evaluates the audit and runs no model."""
-    shop.turn_on("orders look odd")
-    console = Recorder()
-    context = shop.open(console, type_=Watched).watch()
-    scheduler = context.scheduler(environment="prod")
-    snapshot = scheduler.snapshots_by_name[ORDERS]
-    scheduler.snapshot_evaluator.audit(
-        snapshot,
-        snapshots=scheduler.snapshots_by_name,
-        start=snapshot.intervals[0][0],
-        end=snapshot.intervals[-1][1],
-        execution_time=NOW,
-        deployability_index=DeployabilityIndex.all_deployable(),
-    )
-    assert [result.count for result in context.audits[ORDERS]] == [0, 0, 1, None]
-    assert not console.calls
 
 
 # -- state ----------------------------------------------------------------------------------------------

@@ -342,33 +342,14 @@ def test_snapshots_are_read_from_the_state_without_the_cache_and_with_their_inte
     assert {path.read_bytes() for path in files} == {b"not read"}
 
 
-@pytest.mark.parametrize("creates_state", [True, False])
-def test_locked_state_is_not_created_again(planned: Open, folder: Path, creates_state: bool) -> None:
-    with duckdb_file_in_use(folder / "db.db"):
-        context = planned(load=False)
-        if not creates_state:
-            internals.require_existing_state(context)
-        migrations: list[bool] = []
-        new_state_sync = context._new_state_sync
-
-        def watched() -> object:
-            state_sync = new_state_sync()
-            state_sync.migrate = lambda *_, **__: migrations.append(True)
-            return state_sync
-
-        context._new_state_sync = watched
-        with pytest.raises(Exception) as refused:
-            _ = context.state_sync
-        # Plain SQLMesh starts to create a state that exists. If this changes, `require_existing_state` can go.
-        assert bool(migrations) is creates_state
-        assert creates_state or isinstance(refused.value, duckdb.IOException)
-
-
 @pytest.mark.parametrize(("is_guarded", "tables_left"), [(False, 0), (True, 6)])
 def test_plain_sqlmesh_deletes_a_state_whose_file_becomes_free_while_it_gives_up(
     planned: Open, folder: Path, is_guarded: bool, tables_left: int
 ) -> None:
-    """`dg_sqlmesh` guards every context of its process, and a worker its own. tests/harness.py waits for the file."""
+    """`dg_sqlmesh` guards every context of its process, and a worker its own. tests/harness.py waits for the file.
+
+    Plain SQLMesh starts to create a state that exists. If this changes, `require_existing_state` can go.
+    """
     with ExitStack() as in_use:
         in_use.enter_context(duckdb_file_in_use(folder / "db.db"))
         context = planned(load=False)
