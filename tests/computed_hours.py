@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -69,11 +69,15 @@ class State:
         return {name: hours for name, hours in found.items() if hours}
 
 
+def intervals_of(hours: Collection[int]) -> Iterator[tuple[int, int]]:
+    """The first hour of each interval, and the one after its last."""
+    starts = sorted(hour for hour in hours if hour - 1 not in hours)
+    return zip(starts, sorted(hour + 1 for hour in hours if hour + 1 not in hours))
+
+
 def text_of(hours: Collection[int]) -> str:
     """Hours as intervals, for a person."""
-    starts = sorted(hour for hour in hours if hour - 1 not in hours)
-    ends = sorted(hour + 1 for hour in hours if hour + 1 not in hours)
-    return ", ".join(f"[{_text(start)}, {_text(end)})" for start, end in zip(starts, ends)) or "nothing"
+    return ", ".join(f"[{_text(start)}, {_text(end)})" for start, end in intervals_of(hours)) or "nothing"
 
 
 def recorded_hours(metadata: Mapping[str, Any]) -> Hours | None:

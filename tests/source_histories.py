@@ -38,7 +38,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta, timezone
 from functools import cache, lru_cache
-from itertools import product, takewhile
+from itertools import islice, product, takewhile
 from random import Random
 from typing import Any, Literal, TypeAlias, TypeVar
 from zoneinfo import ZoneInfo
@@ -672,13 +672,8 @@ def _naive(instant: int, zone: str) -> datetime:
 def _first(windows: Windows, count: int) -> list[Window]:
     """The first windows of the schedule from `start` on."""
     start = _instant(windows.start, windows.zone)
-    found: list[Window] = []
-    for window in _windows_from(windows, windows.start.date() - timedelta(days=1)):
-        if window.begin >= start:
-            found.append(window)
-        if len(found) == count:
-            break
-    return found
+    of_schedule = _windows_from(windows, windows.start.date() - timedelta(days=1))
+    return list(islice((window for window in of_schedule if window.begin >= start), count))
 
 
 def _before_start(windows: Windows) -> list[Window]:

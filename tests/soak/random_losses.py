@@ -22,10 +22,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import dagster as dg
 import duckdb
 from databases import Servers
-from engine.plan_jobs import APPLY, PLAN, launch, report_of
+from engine.plan_jobs import APPLY, PLAN, launch, report_of, text_of
 from harness import CONFIG, Shop, planned_shop
 from stories import Told, tell
 
@@ -244,12 +243,7 @@ def _ask(shop: Shop, sql: str) -> list[tuple[Any, ...]]:
 def _planned(shop: Shop) -> tuple[str, dict[str, Any]]:
     """The report as Markdown and as JSON."""
     record = launch(shop, PLAN).succeeded()
-    texts = [
-        str(event.event_specific_data.metadata["sqlmesh/report"].value)
-        for event in record.events(dg.DagsterEventType.ENGINE_EVENT)
-        if "sqlmesh/report" in event.event_specific_data.metadata
-    ]
-    return texts[-1], report_of(record)
+    return text_of(record), report_of(record)
 
 
 def _compare(shop: Shop, model: LossyModel, before: Shown | None, report: Mapping[str, Any], change: str) -> bool:
