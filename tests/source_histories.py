@@ -576,25 +576,17 @@ BAD_VALUES: tuple[object, ...] = (
 )
 
 
-class _Dice:
-    def __init__(self, seed: int) -> None:
-        self.random = Random(seed)
-
-    def number(self, first: int, last: int) -> int:
-        return self.random.randint(first, last)
+class _Dice(Random):
+    number, one = Random.randint, Random.choice
 
     def chance(self, percent: int) -> bool:
         return self.number(0, 99) < percent
 
-    def one(self, items: Sequence[T]) -> T:
-        return items[self.number(0, len(items) - 1)]
-
     def some(self, items: Sequence[T], most: int) -> list[T]:
         """One to `most` different items, in a random order."""
-        rest, chosen = list(items), []
-        for _ in range(self.number(1, max(1, min(most, len(rest))))):
-            chosen.append(rest.pop(self.number(0, len(rest) - 1)))
-        return chosen
+        rest = list(items)
+        count = self.number(1, max(1, min(most, len(rest))))
+        return [rest.pop(self.number(0, len(rest) - 1)) for _ in range(count)]
 
 
 def _schedule(dice: _Dice, kind: Kind, zone: str, day: date) -> tuple[Schedule, str]:
