@@ -2,11 +2,12 @@
 
 Real Dagster runs on real instances. The name of each test is a fact. Its docstring names the decision record in
 docs/adr/ that needs the fact: ADR-0001 (one op with explicit outputs), ADR-0003 (checks and carried over
-results), ADR-0004 (one Failure per step), ADR-0005 (only what was executed is a materialization), ADR-0006
-(what Dagster accepts as a property), ADR-0007 (code version and data version), ADR-0009 (results are stored
-when yielded), ADR-0011 (components), ADR-0013 (linking tables by name), ADR-0016 (keys without a definition).
+results), ADR-0004 (one Failure per step), ADR-0005 (only what was executed is a materialization), ADR-0007
+(code version and data version), ADR-0009 (results are stored when yielded), ADR-0011 (components), ADR-0013
+(linking tables by name), ADR-0016 (keys without a definition).
 
-What Dagster makes of our own op is in tests/unit/definitions/test_op.py.
+What Dagster makes of our own op is in tests/unit/definitions/test_op.py, and what it accepts as a property of an asset
+(ADR-0006) in test_translator.py.
 """
 
 import inspect
@@ -18,7 +19,6 @@ from typing import Any
 import dagster as dg
 import pytest
 import yaml
-from dagster._check import CheckError
 from dagster._cli.api import _execute_step_command_body
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.errors import DagsterInvalidSubsetError
@@ -266,23 +266,6 @@ def test_tags_of_a_materialization_cannot_have_the_record_of_its_data(value: str
     with pytest.raises(dg.DagsterInvalidDefinitionError, match="Invalid tag value"):
         dg.AssetMaterialization(A, tags={"sqlmesh/internal": value})
     assert "tags" not in inspect.signature(dg.AssetCheckResult).parameters
-
-
-@pytest.mark.parametrize(
-    ("property_", "accepted", "refused"),
-    [
-        ("owners", ["bob@example.com"], ["bob"]),
-        ("owners", ["team:bob"], ["team:"]),
-        ("tags", {"layer": "gold"}, {"layer": "a:b"}),
-        ("tags", {"namespace/layer": ""}, {"a b": ""}),
-        ("group_name", "finance", "finance-eu"),
-    ],
-)
-def test_definition_with_one_spec_validates_its_properties(property_: str, accepted: Any, refused: Any) -> None:
-    """ADR-0006: we validate tags of the convention with it, so the errors are Dagster's."""
-    dg.AssetsDefinition(specs=[dg.AssetSpec("probe", **{property_: accepted})])
-    with pytest.raises((dg.DagsterInvalidDefinitionError, CheckError)):
-        dg.AssetsDefinition(specs=[dg.AssetSpec("probe", **{property_: refused})])
 
 
 def _graph_of(*assets: dg.AssetSpec | dg.AssetsDefinition) -> Any:

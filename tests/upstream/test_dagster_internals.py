@@ -77,10 +77,6 @@ def hook_results(hook: Hook, instance: dg.DagsterInstance, **options: Any) -> di
     return results_by_step
 
 
-def test_parts_of_a_split_op_are_steps_with_its_name_and_a_number(instance: dg.DagsterInstance) -> None:
-    assert hook_results(lambda _: None, instance).keys() == {"models", "models_2"}
-
-
 def test_step_knows_whether_it_is_the_only_one(instance: dg.DagsterInstance) -> None:
     assert hook_results(steps.is_only_step, instance) == {"models": False, "models_2": False}
     alone = hook_results(steps.is_only_step, instance, selection=dg.AssetSelection.assets("a"))
@@ -320,19 +316,6 @@ def assets_around_partitioned_ones() -> list[dg.AssetsDefinition]:
         asset("b", ["middle", "by_day", "by_hour"]),
         asset("after", ["b"]),
     ]
-
-
-def test_assets_of_an_op_that_a_run_selects_have_only_the_inputs_that_they_read() -> None:
-    """Runs around another asset can be created although views are virtual (ADR-0018)."""
-
-    @dg.multi_asset(specs=[dg.AssetSpec(A, deps=["before"]), dg.AssetSpec(B, deps=["middle"])], can_subset=True)
-    def models() -> Iterator[Any]:
-        yield from ()
-
-    ours = assets.AssetsOfOp(**models.get_attributes_dict()).map_asset_specs(lambda spec: spec)
-    built = dg.Definitions([ours], jobs=[dg.define_asset_job("one", [B])]).resolve_job_def("one")
-    [part] = (chosen for chosen in built.asset_layer.asset_graph.assets_defs if B in chosen.keys)
-    assert [*part.node_keys_by_input_name.values()] == [MIDDLE]
 
 
 def test_job_has_the_assets_between_and_no_partitioned_ones() -> None:

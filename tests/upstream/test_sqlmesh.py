@@ -18,7 +18,7 @@ import textwrap
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,6 @@ import sqlglot
 from harness import duckdb_file_in_use
 from sqlglot.errors import ParseError
 from sqlmesh.core import constants
-from sqlmesh.core.config import Config
-from sqlmesh.core.config.loader import load_configs
 from sqlmesh.core.console import NoopConsole
 from sqlmesh.core.context import Context
 from sqlmesh.core.environment import EnvironmentNamingInfo
@@ -38,6 +36,7 @@ from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, missing_intervals
 from sqlmesh.utils import CompletionStatus
 from sqlmesh.utils.date import to_timestamp
 from sqlmesh.utils.errors import NodeAuditsErrors, SQLMeshError
+from upstream.promoted import Contexts, stored
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.worker import sqlmesh_internals as internals
@@ -123,42 +122,20 @@ FILES = {
 }
 
 
-@dataclass
-class Shop:
+class Shop(Contexts):
     """A copy of the planned project for one test."""
-
-    folder: Path
-    opened: list[Context] = field(default_factory=list)
 
     @property
     def database(self) -> Path:
         return self.folder / "db.db"
 
-    def write_config(self, database: str = "", **replaced: str) -> None:
+    def write_config(self, database: str = "", tasks: int = 1) -> None:
         text = textwrap.dedent(FILES["config.yaml"]).replace("<database>", database or str(self.database))
-        for old, new in replaced.items():
-            assert f"{old}: 1" in text
-            text = text.replace(f"{old}: 1", f"{old}: {new}")
-        (self.folder / "config.yaml").write_text(text)
-
-    def open(self, console: NoopConsole | None = None, *, load: bool = False, type_: type[Context] = Context) -> Any:
-        """Open the project as our worker does."""
-        configs = load_configs(None, Config, [str(self.folder)])
-        context = type_(paths=[str(self.folder)], config=configs, gateway=None, load=load)
-        context.console = console or NoopConsole()
-        self.opened.append(context)
-        return context
-
-    def close(self) -> None:
-        while self.opened:
-            self.opened.pop().close()
+        (self.folder / "config.yaml").write_text(text.replace("concurrent_tasks: 1", f"concurrent_tasks: {tasks}"))
 
     def sql(self, statement: str) -> list[Any]:
-        connection = duckdb.connect(str(self.database))
-        try:
+        with duckdb.connect(str(self.database)) as connection:
             return connection.execute(statement).fetchall()
-        finally:
-            connection.close()
 
     def turn_on(self, flag: str) -> None:
         assert flag in FLAGS
@@ -204,9 +181,7 @@ def recorded(shop: Shop, status: CompletionStatus = CompletionStatus.SUCCESS, **
 
 
 def promoted(context: Context) -> dict[str, Snapshot]:
-    environment = context.state_reader.get_environment("prod")
-    snapshots = context.state_reader.get_snapshots(environment.snapshots)
-    return {snapshot.name: snapshot for snapshot in snapshots.values()}
+    return {snapshot.name: snapshot for snapshot in stored(context).values()}
 
 
 def missing(shop: Shop) -> dict[str, list[tuple[int, int]]]:
@@ -316,7 +291,7 @@ def test_every_batch_is_planned_and_then_finishes_with_a_duration(shop: Shop) ->
 
 def test_callbacks_come_from_pool_threads_if_tasks_are_concurrent(shop: Shop) -> None:
     """ADR-0005: the console has to be safe to use from any thread."""
-    shop.write_config(concurrent_tasks="4")
+    shop.write_config(tasks=4)
     console = recorded(shop)
     batch_calls = console.of("start_snapshot_evaluation_progress") + console.of("update_snapshot_evaluation_progress")
     assert threading.current_thread() not in {call.thread for call in batch_calls}
@@ -393,8 +368,8 @@ def test_exception_in_a_callback_fails_a_model_whose_interval_is_recorded(shop: 
     assert ORDERS not in missing(shop)
 
 
-@pytest.mark.parametrize("concurrent_tasks", ["1", "4"])
-def test_exception_before_a_batch_fails_it_without_executing_it(shop: Shop, concurrent_tasks: str) -> None:
+@pytest.mark.parametrize("tasks", [1, 4])
+def test_exception_before_a_batch_fails_it_without_executing_it(shop: Shop, tasks: int) -> None:
     """ADR-0005: our console must never raise. It is also the other way to cancel: see the next test."""
 
     class Refusing(Recorder):
@@ -402,37 +377,11 @@ def test_exception_before_a_batch_fails_it_without_executing_it(shop: Shop, conc
             if snapshot.name != ORDERS:
                 raise RuntimeError("no further batches")
 
-    shop.write_config(concurrent_tasks=concurrent_tasks)
+    shop.write_config(tasks=tasks)
     console = Refusing()
     assert run(shop.open(console)) is CompletionStatus.FAILURE
     assert console.batches().keys() == {ORDERS}
     assert missing(shop).keys() == {REVENUE, DAYS, TOTALS, STANDALONE_AUDIT, GATED, AFTER_GATED}
-
-
-def test_plan_applied_during_a_run_restarts_the_run_with_the_same_evaluator(shop: Shop) -> None:
-    """ADR-0003, ADR-0005: evaluators are wrapped once. Finished batches stay done, the rest is planned again."""
-    evaluators: list[SnapshotEvaluator] = []
-
-    class Watching(Context):
-        def create_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:
-            evaluators.append(snapshot_evaluator)
-            return super().create_scheduler(snapshots, snapshot_evaluator)
-
-    class Planning(Recorder):
-        def update_snapshot_evaluation_progress(self, snapshot: Snapshot, *_: Any, **__: Any) -> None:
-            if snapshot.name == ORDERS:
-                shop.sql("UPDATE sqlmesh._environments SET plan_id = 'another plan' WHERE name = 'prod'")
-
-    console = Planning()
-    assert run(shop.open(console, type_=Watching), select_models=["shop.revenue"]) is CompletionStatus.SUCCESS
-    first, second = (call.arguments["batched_intervals"] for call in console.of("start_evaluation_progress"))
-    assert [snapshot.name for snapshot in first] == [ORDERS, REVENUE]
-    assert [snapshot.name for snapshot in second] == [REVENUE]
-    assert len(evaluators) == 2
-    assert evaluators[0] is evaluators[1]
-    ends = [call.method for call in console.calls if call.method in ("log_skipped_models", "log_failed_models")]
-    assert ends == ["log_skipped_models", "log_skipped_models", "log_failed_models"]  # no failures of the first pass
-    assert "Restarting the run" in console.of("log_warning")[0].arguments["short_message"]
 
 
 def test_sqlmesh_reads_the_environment_before_each_node_to_detect_a_plan(shop: Shop) -> None:

@@ -56,13 +56,13 @@ def test_table_diff_counts_rows_as_equal_whose_long_decimals_or_types_differ(old
 def previewed(project: Project, **models: str) -> Context:
     """Apply a plan of changed files for environment `pr_1`. Return the context, which is open."""
     project.write(**models)
-    context = project.open()
+    context = project.load()
     context.apply(built(context, "pr_1"))
     return context
 
 
 def rows(project: Project) -> int:
-    context = project.open()
+    context = project.load()
     (count,) = context.engine_adapter.fetchone("SELECT count(*) FROM t.daily") or (0,)
     context.close()
     return int(count)
@@ -74,7 +74,7 @@ def test_some_options_let_a_plan_for_another_environment_write_to_tables_of_prod
     before = rows(project)
     project.write(total=TOTAL.format(x=1))
     value: Any = True if option == "run" else "today"
-    context = project.open()
+    context = project.load()
     context.apply(built(context, "pr_1", **{option: value}))
     context.close()
     assert rows(project) > before
@@ -83,7 +83,7 @@ def test_some_options_let_a_plan_for_another_environment_write_to_tables_of_prod
 def test_a_narrowed_plan_writes_to_no_table_of_prod(project: Project) -> None:
     before = rows(project)
     project.write(total=TOTAL.format(x=1))
-    context = project.open()
+    context = project.load()
     plan = built(context, "pr_1", end="today")
     assert DAILY_FQN in {snapshot.name for snapshot in plan.context_diff.snapshots.values()}
     assert plan.is_selected_for_backfill(DAILY_FQN)
@@ -95,14 +95,14 @@ def test_a_narrowed_plan_writes_to_no_table_of_prod(project: Project) -> None:
 def test_one_forward_only_change_limits_all_models_unless_the_plan_has_a_start(project: Project) -> None:
     """`worker/plan/serve_preview.py` then passes the earliest start of all models."""
     project.write(daily=DAILY.format(x=1, forward_only=", forward_only true"))
-    context = project.open()
+    context = project.load()
     context.plan("prod", auto_apply=True, no_prompts=True)
     context.close()
     project.write(
         daily=DAILY.format(x=2, forward_only=", forward_only true"),
         other="MODEL (name t.other, kind INCREMENTAL_BY_TIME_RANGE (time_column day)); SELECT @start_ds::DATE AS day",
     )
-    context = project.open()
+    context = project.load()
     other = '"warehouse"."t"."other"'
 
     def intervals(plan: Plan) -> int:
@@ -121,7 +121,7 @@ def test_a_plan_starts_at_its_first_missing_interval_and_its_environment_at_the_
     """So `BesideRuns` starts where the environment does: a restatement may have taken older intervals since."""
     kind = "kind INCREMENTAL_BY_TIME_RANGE (time_column day)"
     project.write(other=f"MODEL (name t.other, {kind}, start '1 day ago'); SELECT @start_ds::DATE AS day")
-    context = project.open()
+    context = project.load()
     plan = built(context, "pr_1")
     first = min(node.intervals[0][0] for node in plan.snapshots.values() if node.intervals)
     context.close()
@@ -129,7 +129,7 @@ def test_a_plan_starts_at_its_first_missing_interval_and_its_environment_at_the_
 
 
 def test_a_new_environment_without_changes_is_an_error(project: Project) -> None:
-    context = project.open()
+    context = project.load()
     with pytest.raises(NoChangesPlanError):
         built(context, "pr_1")
 
@@ -199,7 +199,7 @@ def test_a_plan_promotes_an_empty_table_if_the_table_is_gone_and_its_intervals_a
 def test_an_environment_remembers_the_versions_before_those_of_an_unfinished_plan(project: Project) -> None:
     """`worker/plan/serve_preview.py` lets it remember versions of the commit before, which an interruption leaves."""
     project.write(total=TOTAL.format(x=1))
-    context = project.open()
+    context = project.load()
     plan = built(context, "pr_1")
     remembered = [info for info in plan.environment.snapshots if info.name == TOTAL_FQN]
     update = {"is_unfinalized_environment": True, "previous_finalized_snapshots": remembered}
