@@ -111,9 +111,10 @@ def _hours(interval: str) -> Hours:
     """The hours of a text like `2026-01-01`, `2026-01-01 to 2026-01-02 (2 days)` or `2026-01-01 05:00 to 07:00 UTC`."""
     first, _, last = interval.removesuffix(" UTC").partition(" (")[0].partition(" to ")
     if not interval.endswith(" UTC"):
-        return frozenset(range(_hour(first), _hour(last or first) + 24))
-    return frozenset(range(_hour(first), _hour(last if "-" in last else f"{first[:10]} {last}")))
+        return frozenset(range(hour_of(first), hour_of(last or first) + 24))
+    return frozenset(range(hour_of(first), hour_of(last if "-" in last else f"{first[:10]} {last}")))
 
 
-def _hour(text: str) -> int:
+def hour_of(text: str) -> int:
+    """The hour since 1970 that begins at a time of UTC."""
     return int(datetime.fromisoformat(text).replace(tzinfo=timezone.utc).timestamp()) // 3600

@@ -76,7 +76,7 @@ def requested(result: Any) -> Any:
 
 def evaluate_tick(shop: Shop) -> Any:
     repository = shop.refresh().get_repository_def()
-    [schedule] = repository.schedule_defs
+    [schedule] = (schedule for schedule in repository.schedule_defs if "janitor" not in schedule.name)
     context = dg.build_schedule_context(shop.instance, datetime.now(timezone.utc), repository_def=repository)
     return schedule.evaluate_tick(context)
 
