@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import CONFIG, write_project
+from harness import CONFIG, OWN_MATERIALIZATION, write_project
 from mariadb import mariadb_server
 from postgres import postgres_server
 from sqlglot import exp
@@ -261,21 +261,6 @@ TYPES_OF_ITSELF = ", columns (id INT, value TEXT, day DATE)"
 UNMANAGED = "INCREMENTAL_UNMANAGED (forward_only false{})"
 OWN = "CUSTOM (materialization 'own'{})"
 FINAL = ", disable_restatement true"
-
-OWN_MATERIALIZATION = """
-from sqlmesh import CustomMaterialization
-
-
-class Own(CustomMaterialization):
-    NAME = "own"
-
-    def insert(self, table_name, query_or_df, model, is_first_insert, render_kwargs, **kwargs):
-        insert = self._replace_query_for_model if is_first_insert else self._append
-        insert(model, table_name, query_or_df, render_kwargs, **kwargs)
-
-    def _append(self, model, table_name, query_or_df, render_kwargs, **kwargs):
-        self.adapter.insert_append(table_name, query_or_df, target_columns_to_types=model.columns_to_types)
-"""
 
 
 def of_kind(kind: str, query: str = QUERY, head: str = "") -> str:
