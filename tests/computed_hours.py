@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -69,11 +69,15 @@ class State:
         return {name: hours for name, hours in found.items() if hours}
 
 
+def intervals_of(hours: Collection[int]) -> Iterator[tuple[int, int]]:
+    """The first hour of each interval, and the one after its last."""
+    starts = sorted(hour for hour in hours if hour - 1 not in hours)
+    return zip(starts, sorted(hour + 1 for hour in hours if hour + 1 not in hours))
+
+
 def text_of(hours: Collection[int]) -> str:
     """Hours as intervals, for a person."""
-    starts = sorted(hour for hour in hours if hour - 1 not in hours)
-    ends = sorted(hour + 1 for hour in hours if hour + 1 not in hours)
-    return ", ".join(f"[{_text(start)}, {_text(end)})" for start, end in zip(starts, ends)) or "nothing"
+    return ", ".join(f"[{_text(start)}, {_text(end)})" for start, end in intervals_of(hours)) or "nothing"
 
 
 def recorded_hours(metadata: Mapping[str, Any]) -> Hours | None:
@@ -107,9 +111,10 @@ def _hours(interval: str) -> Hours:
     """The hours of a text like `2026-01-01`, `2026-01-01 to 2026-01-02 (2 days)` or `2026-01-01 05:00 to 07:00 UTC`."""
     first, _, last = interval.removesuffix(" UTC").partition(" (")[0].partition(" to ")
     if not interval.endswith(" UTC"):
-        return frozenset(range(_hour(first), _hour(last or first) + 24))
-    return frozenset(range(_hour(first), _hour(last if "-" in last else f"{first[:10]} {last}")))
+        return frozenset(range(hour_of(first), hour_of(last or first) + 24))
+    return frozenset(range(hour_of(first), hour_of(last if "-" in last else f"{first[:10]} {last}")))
 
 
-def _hour(text: str) -> int:
+def hour_of(text: str) -> int:
+    """The hour since 1970 that begins at a time of UTC."""
     return int(datetime.fromisoformat(text).replace(tzinfo=timezone.utc).timestamp()) // 3600

@@ -4,14 +4,13 @@ import html
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dev_server import RUN, Server
+from dev_server import Server
 from harness import wait_until
 from playwright.sync_api import FloatRect, Page, expect, sync_playwright
 
@@ -139,12 +138,7 @@ class Site:
     # -- what the UI asks for ---------------------------------------------------------------------
 
     def status_of(self, run_id: str) -> str:
-        """The status of a run at its end."""
-        deadline, status = time.monotonic() + 300, "STARTING"
-        while time.monotonic() < deadline and status not in ("SUCCESS", "FAILURE", "CANCELED"):
-            time.sleep(0.2)
-            status = self.server.ask(RUN, id=run_id)["runOrError"]["status"]
-        return status
+        return self.server.status_of(run_id)
 
     @property
     def last_run(self) -> str:

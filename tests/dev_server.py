@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import BIN, DagsterProject
+from servers import free_port
 
 LOCATION = "query { repositoriesOrError { ... on RepositoryConnection { nodes { name location { name } } } } }"
 LAUNCH = """
@@ -52,11 +52,15 @@ class Server:
     ) -> dict[str, str]:
         """Launch assets as the UI does. Return the run's id and its status at its end."""
         run_id = self.start(keys, run_config, tags)
-        deadline, status = time.monotonic() + 180, "STARTING"
+        return {"id": run_id, "status": self.status_of(run_id)}
+
+    def status_of(self, run_id: str) -> str:
+        """The status of a run at its end."""
+        deadline, status = time.monotonic() + 300, "STARTING"
         while time.monotonic() < deadline and status not in ("SUCCESS", "FAILURE", "CANCELED"):
-            time.sleep(1)
+            time.sleep(0.2)
             status = self.ask(RUN, id=run_id)["runOrError"]["status"]
-        return {"id": run_id, "status": status}
+        return status
 
     def start(
         self, keys: Collection[str], run_config: dict[str, Any] | None = None, tags: dict[str, str] | None = None
@@ -96,9 +100,7 @@ class Serving:
     """`dg dev` on a free port, until the block ends. The commands next to `dg` are first on the PATH."""
 
     def __init__(self, dg: Path, root: Path, home: Path, log: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.log = log.open("wb")
         self.process = subprocess.Popen(
             [dg, "dev", "--host", "127.0.0.1", "--port", str(self.port)],

@@ -1,12 +1,11 @@
 """Copies of the projects below examples/, and the assets and checks that their READMEs list."""
 
-import importlib.util
 import os
 import re
+import runpy
 import shutil
 import subprocess
 from pathlib import Path
-from types import ModuleType
 
 import dagster as dg
 from harness import BIN, REPOSITORY
@@ -51,7 +50,8 @@ def assets_and_checks_in_readme(name: str) -> tuple[Rows, Rows]:
     """
     rows: Rows = {}
     key = ""
-    for line in _list_defs().recorded(EXAMPLES / name).splitlines():
+    recorded = runpy.run_path(str(EXAMPLES / "list_defs.py"))["recorded"]
+    for line in recorded(EXAMPLES / name).splitlines():
         # The cells of the inner tables. Their header lines have other bars.
         cells = [cell.strip() for cell in line.split("│")][3:-2]
         if not cells or "─" in "".join(cells):
@@ -86,12 +86,3 @@ def require_fresh_readme(name: str, definitions: dg.Definitions) -> None:
     """Fail if an example's README lists other assets or checks than its definitions."""
     in_readme, in_dagster = assets_and_checks_in_readme(name), assets_and_checks_of(definitions)
     assert in_readme == in_dagster, f"Stale. Run: python examples/list_defs.py {name}"
-
-
-def _list_defs() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("list_defs", EXAMPLES / "list_defs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -264,6 +264,9 @@ class DagsterProject:
     root: Path
     instance: dg.DagsterInstance
 
+    def load_for_launch(self) -> None:
+        """Called before each launch."""
+
     def add_component(
         self, name: str, attributes: dict[str, Any], file: str = "defs.yaml", type: str = COMPONENT, **more: Any
     ) -> Path:
@@ -322,6 +325,7 @@ class DagsterProject:
                 forks this process, which has imported Dagster.
             selection: The keyword arguments of `definitions_with_job`'s selection, for example `assets` or `checks`.
         """
+        self.load_for_launch()
         # Dagster caches a job by its arguments. The id makes them unique, because `defs.yaml` may have changed.
         job = reconstructable_job(self.root, {**selection, "launch": [uuid.uuid4().hex]})
         default_config = {} if executor == "in_process" else {"max_concurrent": 2}
@@ -344,6 +348,7 @@ class DagsterProject:
 
     def start(self, executor: str = "in_process", **selection: Any) -> ForkedProcess:
         """Launch all assets, or some, in a fork of this process. It prints the run's id at its end."""
+        self.load_for_launch()
 
         def launch(instance: dg.DagsterInstance) -> str:
             return DagsterProject(self.root, instance).launch(executor, **selection).run_id
@@ -366,6 +371,7 @@ class DagsterProject:
         Args:
             wrapper: A command that runs the command after it.
         """
+        self.load_for_launch()
         return subprocess.Popen(
             [*wrapper, sys.executable, "-c", LAUNCH, TESTS, self.instance.root_directory, self.root],
             stdout=subprocess.PIPE,
@@ -564,6 +570,19 @@ if Path("pause").exists():
 """
 """Code that waits while the project has a file `pause`, and meanwhile creates `pausing`."""
 
+OWN_MATERIALIZATION = """
+from sqlmesh import CustomMaterialization
+
+
+class Own(CustomMaterialization):
+    NAME = "own"
+
+    def insert(self, table_name, query_or_df, model, is_first_insert, render_kwargs, **kwargs):
+        insert = self.adapter.replace_query if is_first_insert else self.adapter.insert_append
+        insert(table_name, query_or_df, model.columns_to_types)
+"""
+"""The file of the materialization `own` of `CUSTOM` models. It appends the rows of later intervals."""
+
 
 @dataclass
 class Shop(DagsterProject):
@@ -581,20 +600,9 @@ class Shop(DagsterProject):
         self.is_loaded = True
         return super().refresh()
 
-    def launch(self, *arguments: Any, **options: Any) -> RunRecord:
+    def load_for_launch(self) -> None:
         if not self.is_loaded:
             self.refresh()
-        return super().launch(*arguments, **options)
-
-    def start(self, *arguments: Any, **options: Any) -> ForkedProcess:
-        if not self.is_loaded:
-            self.refresh()
-        return super().start(*arguments, **options)
-
-    def start_new_process(self, *arguments: Any, **options: Any) -> subprocess.Popen[str]:
-        if not self.is_loaded:
-            self.refresh()
-        return super().start_new_process(*arguments, **options)
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         return query(self.project, sql)

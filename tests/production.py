@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.error
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -118,14 +118,8 @@ class Watch:
 
     def longest(self, kind: str, runs: Collection[str] | None = None) -> float:
         """Of these runs; None: of all."""
-        return max(
-            (
-                seconds
-                for (held, run_id), seconds in self.held.items()
-                if held == kind and (runs is None or run_id in runs)
-            ),
-            default=0.0,
-        )
+        of_kind = {run_id: seconds for (held, run_id), seconds in self.held.items() if held == kind}
+        return max((of_kind[run_id] for run_id in of_kind if runs is None or run_id in runs), default=0.0)
 
     @contextmanager
     def looking(self) -> Iterator[None]:
@@ -251,15 +245,13 @@ class Production:
         launched: str = answer["run"]["runId"]
         return launched
 
-    def status(self, run_id: str) -> dg.DagsterRunStatus:
+    def run(self, run_id: str) -> dg.DagsterRun:
         run = self.shop.instance.get_run_by_id(run_id)
         assert run is not None
-        return run.status
+        return run
 
-    def tags(self, run_id: str) -> Mapping[str, str]:
-        run = self.shop.instance.get_run_by_id(run_id)
-        assert run is not None
-        return run.tags
+    def status(self, run_id: str) -> dg.DagsterRunStatus:
+        return self.run(run_id).status
 
     def is_over(self, run_id: str) -> bool:
         return self.status(run_id) in ENDED
@@ -287,15 +279,12 @@ class Production:
     def wait_until_all_is_free(self) -> None:
         """Wait until no process, lock or slot of a run is left."""
         slots = "SELECT 1 FROM concurrency_slots WHERE run_id IS NOT NULL"
-        self.wait_for(
-            lambda: (
-                not (
-                    processes_in(self.shop.project)
-                    or self.postgres.query(HOLDERS)
-                    or self.postgres.query(slots, "dagster")
-                )
-            )
-        )
+
+        def is_something_left() -> bool:
+            of_server = self.postgres.query(HOLDERS) or self.postgres.query(slots, "dagster")
+            return bool(of_server or processes_in(self.shop.project))
+
+        self.wait_for(lambda: not is_something_left())
 
     @contextmanager
     def closed_gate(self) -> Iterator[None]:

@@ -38,7 +38,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta, timezone
 from functools import cache, lru_cache
-from itertools import product, takewhile
+from itertools import islice, product, takewhile
 from random import Random
 from typing import Any, Literal, TypeAlias, TypeVar
 from zoneinfo import ZoneInfo
@@ -576,25 +576,17 @@ BAD_VALUES: tuple[object, ...] = (
 )
 
 
-class _Dice:
-    def __init__(self, seed: int) -> None:
-        self.random = Random(seed)
-
-    def number(self, first: int, last: int) -> int:
-        return self.random.randint(first, last)
+class _Dice(Random):
+    number, one = Random.randint, Random.choice
 
     def chance(self, percent: int) -> bool:
         return self.number(0, 99) < percent
 
-    def one(self, items: Sequence[T]) -> T:
-        return items[self.number(0, len(items) - 1)]
-
     def some(self, items: Sequence[T], most: int) -> list[T]:
         """One to `most` different items, in a random order."""
-        rest, chosen = list(items), []
-        for _ in range(self.number(1, max(1, min(most, len(rest))))):
-            chosen.append(rest.pop(self.number(0, len(rest) - 1)))
-        return chosen
+        rest = list(items)
+        count = self.number(1, max(1, min(most, len(rest))))
+        return [rest.pop(self.number(0, len(rest) - 1)) for _ in range(count)]
 
 
 def _schedule(dice: _Dice, kind: Kind, zone: str, day: date) -> tuple[Schedule, str]:
@@ -672,13 +664,8 @@ def _naive(instant: int, zone: str) -> datetime:
 def _first(windows: Windows, count: int) -> list[Window]:
     """The first windows of the schedule from `start` on."""
     start = _instant(windows.start, windows.zone)
-    found: list[Window] = []
-    for window in _windows_from(windows, windows.start.date() - timedelta(days=1)):
-        if window.begin >= start:
-            found.append(window)
-        if len(found) == count:
-            break
-    return found
+    of_schedule = _windows_from(windows, windows.start.date() - timedelta(days=1))
+    return list(islice((window for window in of_schedule if window.begin >= start), count))
 
 
 def _before_start(windows: Windows) -> list[Window]:

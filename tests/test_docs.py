@@ -145,6 +145,7 @@ def texts_in(source: str) -> Iterator[str]:
             yield node.value
 
 
+TEXTS = {text for path in (REPOSITORY / "dg_sqlmesh_component").rglob("*.py") for text in texts_in(path.read_text())}
 MESSAGES = re.findall(r'^### "(.+)"$', (REPOSITORY / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
 
 
@@ -152,18 +153,15 @@ MESSAGES = re.findall(r'^### "(.+)"$', (REPOSITORY / "docs" / "troubleshooting.m
 def test_package_has_the_message_that_troubleshooting_explains(message: str) -> None:
     parts = [part.strip() for part in message.split("...") if part.strip()]
     pattern = re.compile(".*?".join(map(re.escape, parts)), re.DOTALL)
-    sources = [path.read_text() for path in (REPOSITORY / "dg_sqlmesh_component").rglob("*.py")]
-    assert any(pattern.search(text) for source in sources for text in texts_in(source))
+    assert any(map(pattern.search, TEXTS))
 
 
 def test_metadata_page_has_every_key() -> None:
     page = (REPOSITORY / "docs" / "metadata.md").read_text()
-    sources = [path.read_text() for path in (REPOSITORY / "dg_sqlmesh_component").rglob("*.py")]
-    texts = {text for source in sources for text in texts_in(source)}
-    keys = {text for text in texts if re.fullmatch("sqlmesh/[a-z_]*[a-z]", text)}
+    keys = {text for text in TEXTS if re.fullmatch("sqlmesh/[a-z_]*[a-z]", text)}
     keys |= {f"sqlmesh/models_{change.replace(' ', '_')}" for change in CHANGES}
     in_general = "sqlmesh/..."  # the page has other outcomes and properties in general
-    assert {text for text in texts if re.fullmatch(r"sqlmesh/\w*\.\.\.", text)} == {in_general, "sqlmesh/models_..."}
+    assert {text for text in TEXTS if re.fullmatch(r"sqlmesh/\w*\.\.\.", text)} == {in_general, "sqlmesh/models_..."}
     assert {key for key in keys if f"`{key}`" not in page} == set()
 
 

@@ -18,6 +18,7 @@ NAME = PACKAGE.name
 SQLMESH = {"sqlmesh", "sqlglot"}
 INTERNALS = "dagster_internals"
 ARCHITECTURE = REPOSITORY / "docs" / "contributing" / "architecture.md"
+WITH_WORKER = {"protocol", "config", "worker_client", "definitions", INTERNALS}
 ALLOWED_IMPORTS = {
     "protocol": {"protocol"},
     INTERNALS: {"protocol", INTERNALS},
@@ -28,24 +29,13 @@ ALLOWED_IMPORTS = {
     "definitions": {"protocol", "config", "definitions", INTERNALS},
     "history": {"protocol", "definitions", "history", INTERNALS},
     "report": {"protocol", "definitions", "history", "report", INTERNALS},
-    "run": {"protocol", "config", "worker_client", "definitions", "history", "report", "run", INTERNALS},
-    "clean_up": {"protocol", "config", "worker_client", "definitions", "clean_up", INTERNALS},
-    "project_tests": {"protocol", "config", "worker_client", "definitions", "project_tests", INTERNALS},
-    "plan": {
-        "protocol",
-        "config",
-        "worker_client",
-        "definitions",
-        "history",
-        "report",
-        "run",
-        "clean_up",
-        "plan",
-        INTERNALS,
-    },
+    "run": {*WITH_WORKER, "history", "report", "run"},
+    "clean_up": {*WITH_WORKER, "clean_up"},
+    "project_tests": {*WITH_WORKER, "project_tests"},
+    "plan": {*WITH_WORKER, "history", "report", "run", "clean_up", "plan"},
     "backfill": {"protocol", "config", "definitions", "history", "report", "backfill", INTERNALS},
-    "schedule": {"protocol", "config", "worker_client", "definitions", "history", "report", "schedule", INTERNALS},
-    "sensor": {"protocol", "config", "worker_client", "definitions", "history", "report", "sensor", INTERNALS},
+    "schedule": {*WITH_WORKER, "history", "report", "schedule"},
+    "sensor": {*WITH_WORKER, "history", "report", "sensor"},
 }
 """The folders and modules that each folder may import. Modules at the top of the package may import everything."""
 

@@ -64,7 +64,10 @@ def rows(shop: Shop) -> list[str]:
 
 def tick(shop: Shop) -> Any:
     """Evaluate a tick of the schedule now. Return the requested assets, or the reason of a skipped tick."""
-    result = evaluate_tick(shop)
+    return requested(evaluate_tick(shop))
+
+
+def requested(result: Any) -> Any:
     if not result.run_requests:
         return result.skip_message
     [request] = result.run_requests
@@ -73,7 +76,7 @@ def tick(shop: Shop) -> Any:
 
 def evaluate_tick(shop: Shop) -> Any:
     repository = shop.refresh().get_repository_def()
-    [schedule] = repository.schedule_defs
+    [schedule] = (schedule for schedule in repository.schedule_defs if "janitor" not in schedule.name)
     context = dg.build_schedule_context(shop.instance, datetime.now(timezone.utc), repository_def=repository)
     return schedule.evaluate_tick(context)
 
@@ -99,11 +102,7 @@ class SourceSensor:
 
     def tick(self) -> Any:
         """Return the requested assets, or the reason of a skipped tick."""
-        result = self.evaluate()
-        if not result.run_requests:
-            return result.skip_message
-        [request] = result.run_requests
-        return {key.to_user_string() for key in request.asset_selection or ()}
+        return requested(self.evaluate())
 
 
 def launch_request(shop: Shop, request: dg.RunRequest) -> RunRecord:

@@ -62,9 +62,8 @@ def follow(production: Production, run_id: str, rng: random.Random) -> list[str]
 
 def next_run(production: Production, run_id: str, rng: random.Random) -> str:
     """Dagster's own retry; without one, a re-execution that Dagster accepts, as a person would launch it."""
-    if production.status(run_id) is dg.DagsterRunStatus.FAILURE and "dagster/max_retries" not in production.tags(
-        run_id
-    ):
+    run = production.run(run_id)
+    if run.status is dg.DagsterRunStatus.FAILURE and "dagster/max_retries" not in run.tags:
         with suppress(AssertionError):  # Dagster retries no run whose steps have all succeeded
             return production.retry_of(run_id, seconds=40)
     for strategy in rng.sample(STRATEGIES, len(STRATEGIES)):

@@ -38,7 +38,7 @@ import shutil
 import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime, timedelta, timezone
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +46,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dagster as dg
 from attempted_plans import draw_change, draw_project
-from databases import Database, Servers
+from computed_hours import HOUR
+from databases import Database, Servers, day_of
 from engine.plan_jobs import APPLY, PLAN, executed, report_of
 from harness import RunRecord, Shop, planned_shop, processes_in, wait_until
 from stories import Told, tell, today
 from story_projects import BY_TIME, Model, Project
 
 PREVIEW, CLOSE = "sqlmesh_shop_preview", "sqlmesh_shop_preview_close"
-DAY = 24 * 3600_000
 DAYS = 6
 """How many days the source has."""
 LOGGED = re.compile(r"INSERT INTO \S*log\S* .*?SELECT '(\w+) ?(\S*?) ?(\d+)'(?: AS \S+)?, '(.*?)'(?: AS \S+)?, '(.*?)'")
@@ -70,10 +70,6 @@ WRITTEN = re.compile(
 
 def short(name: str) -> str:
     return name.replace('"', "").split(".")[-1]
-
-
-def day_of(ts: int) -> str:
-    return str(datetime.fromtimestamp(ts / 1000, timezone.utc).date())
 
 
 @dataclass
@@ -162,7 +158,7 @@ def intervals(database: Database) -> dict[str, set[str]]:
     events = "SELECT version, start_ts, end_ts, is_removed FROM sqlmesh._intervals WHERE NOT is_dev"
     events += " AND NOT is_pending_restatement ORDER BY created_ts, is_removed"
     for version, start, end, is_removed in database.query(events):
-        found = {day_of(ts) for ts in range(start, end, DAY)}
+        found = {day_of(hour) for hour in range(start // HOUR, end // HOUR, 24)}
         days[version] = days[version] - found if is_removed else days[version] | found
     return days
 

@@ -32,7 +32,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -41,13 +41,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dagster as dg
-from computed_hours import HOUR, recorded_of, text_of
+from computed_hours import hour_of, recorded_of, text_of
 from databases import ENGINES, Database, Servers
 from engine.plan_jobs import APPLY, PLAN, executed
 from forked import ForkedProcess
 from harness import RunRecord, Shop, planned_shop, wait_until
 from stories import Told, tell, today
 from story_projects import ROLE, Audit, Model, Project, Rows
+from waiting import evaluate_tick
 
 DAYS = 6
 """How many days the source has. The first plan computes those before the last three."""
@@ -591,10 +592,6 @@ def launch_preview(story: Story, tags: dict[str, str]) -> None:
     story.job(PREVIEW, tags, allow_pending=True)
 
 
-def hour_of(day: str) -> int:
-    return int(datetime.fromisoformat(f"{day}T00:00+00:00").timestamp()) * 1000 // HOUR
-
-
 def failure_of(record: RunRecord | None) -> str:
     if record is None:
         return "no run"
@@ -681,10 +678,7 @@ def release(story: Story) -> None:
 
 
 def tick(story: Story) -> None:
-    repository = story.shop.refresh().get_repository_def()
-    [schedule] = [s for s in repository.schedule_defs if "janitor" not in s.name]
-    context = dg.build_schedule_context(story.shop.instance, datetime.now(timezone.utc), repository_def=repository)
-    requests = schedule.evaluate_tick(context).run_requests or ()
+    requests = evaluate_tick(story.shop).run_requests or ()
     story.note(f"tick: {len(requests)}")
     for request in requests:
         keys = [key.to_user_string() for key in request.asset_selection or ()]

@@ -42,7 +42,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dagster as dg
 from clock import MovedClock
-from computed_hours import HOUR, NONE, Hours, State, recorded_hours, text_of
+from computed_hours import HOUR, NONE, Hours, State, intervals_of, recorded_hours, text_of
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 from dagster._utils.schedules import schedule_execution_time_iterator
@@ -378,9 +378,7 @@ class Story(MovedClock, Told):
         # SQLMesh alone forgets nothing. If the twin lacked them, its `lookback` would reach further into the past.
         now = int(self.now.timestamp() * 1000)
         for name, hours in self.forgotten.items():
-            starts = sorted(hour for hour in hours if hour - 1 not in hours)
-            ends = sorted(hour + 1 for hour in hours if hour + 1 not in hours)
-            for start, end in zip(starts, ends):
+            for start, end in intervals_of(hours):
                 values = f"{start * HOUR} AS start_ts, {end * HOUR} AS end_ts, {now} AS created_ts"
                 rows = f"SELECT * REPLACE (uuid()::TEXT AS id, {values}) FROM sqlmesh._intervals"
                 of_table = f"version = '{self.state.versions[name]}' AND name LIKE '%\"{name}\"' AND NOT is_dev"

@@ -5,28 +5,25 @@ from typing import Any
 
 from harness import CONFIG, write_project
 from sqlmesh import Context
+from sqlmesh.core.config import Config
+from sqlmesh.core.config.loader import load_configs
 from sqlmesh.core.console import NoopConsole, set_console
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import Plan
+from sqlmesh.core.snapshot import Snapshot, SnapshotId
 
 
-class Project:
-    """A project and the contexts that a test has opened."""
+class Contexts:
+    """A project in a folder, and the contexts that a test has opened."""
 
-    def __init__(
-        self, path: Path, files: dict[str, str], console: type[NoopConsole] = NoopConsole, **plan: Any
-    ) -> None:
-        # SQLMesh uses the adapter of the same path again, so that of another test for a relative path.
-        config = CONFIG.replace("warehouse.duckdb", str(path.parent / "warehouse.duckdb"))
-        self.path, self.console = write_project(path, files, config), console
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.opened: list[Context] = []
-        self.open().plan("prod", auto_apply=True, no_prompts=True, **plan)
-        self.close()
 
-    def open(self) -> Context:
-        set_console(self.console())
-        context = Context(paths=[str(self.path)])
-        context.console = self.console()
+    def open(self, console: NoopConsole | None = None, *, load: bool = False, type_: type[Context] = Context) -> Any:
+        """Open the project as our worker does."""
+        context = type_(paths=[str(self.folder)], config=load_configs(None, Config, [str(self.folder)]), load=load)
+        context.console = console or NoopConsole()
         self.opened.append(context)
         return context
 
@@ -34,9 +31,27 @@ class Project:
         while self.opened:
             self.opened.pop().close()
 
+
+class Project(Contexts):
+    """A project that is planned."""
+
+    def __init__(
+        self, path: Path, files: dict[str, str], console: type[NoopConsole] = NoopConsole, **plan: Any
+    ) -> None:
+        # SQLMesh uses the adapter of the same path again, so that of another test for a relative path.
+        config = CONFIG.replace("warehouse.duckdb", str(path.parent / "warehouse.duckdb"))
+        super().__init__(write_project(path, files, config))
+        self.console = console
+        self.load().plan("prod", auto_apply=True, no_prompts=True, **plan)
+        self.close()
+
+    def load(self) -> Context:
+        set_console(self.console())
+        return self.open(self.console(), load=True)
+
     def write(self, **models: str) -> None:
         for name, text in models.items():
-            (self.path / "models" / f"{name}.sql").write_text(text)
+            (self.folder / "models" / f"{name}.sql").write_text(text)
 
 
 def built(context: Context, environment: str = "prod", **options: Any) -> Plan:
@@ -48,3 +63,8 @@ def shown(context: Context, environment: str = "prod") -> Environment:
     found = context.state_reader.get_environment(environment)
     assert found is not None
     return found
+
+
+def stored(context: Context) -> dict[SnapshotId, Snapshot]:
+    """The versions that prod shows."""
+    return context.state_reader.get_snapshots(shown(context).snapshots)

@@ -9,7 +9,8 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import datetime, timedelta, timezone
 from itertools import pairwise
 from pathlib import Path
@@ -19,15 +20,12 @@ from zoneinfo import ZoneInfo
 import duckdb
 import pytest
 from harness import duckdb_file_in_use
-from postgres import postgres_server
+from postgres import Server, postgres_server
 from sqlglot import exp
 from sqlmesh import CustomMaterialization
 from sqlmesh.core import constants
 from sqlmesh.core.analytics.collector import AnalyticsCollector, User
 from sqlmesh.core.analytics.dispatcher import NoopEventDispatcher
-from sqlmesh.core.config import Config
-from sqlmesh.core.config.loader import load_configs
-from sqlmesh.core.console import NoopConsole
 from sqlmesh.core.context import Context
 from sqlmesh.core.dialect import parse, schema_
 from sqlmesh.core.engine_adapter.bigquery import BigQueryEngineAdapter
@@ -55,6 +53,7 @@ from sqlmesh.utils.cron import CroniterCache
 from sqlmesh.utils.dag import DAG
 from sqlmesh.utils.date import to_timestamp
 from sqlmesh.utils.errors import PlanError, SQLMeshError
+from upstream.promoted import Contexts, shown, stored
 
 from dg_sqlmesh_component.worker import sqlmesh_internals as internals
 
@@ -93,29 +92,21 @@ Open = Callable[..., Context]
 
 @pytest.fixture
 def opened(folder: Path) -> Iterator[Open]:
-    contexts: list[Context] = []
-
-    def open_(type_: type[Context] = Context, *, load: bool = True) -> Context:
-        context = type_(paths=[str(folder)], config=load_configs(None, Config, [str(folder)]), load=load)
-        context.console = NoopConsole()
-        contexts.append(context)
-        return context
-
-    yield open_
-    for context in contexts:
-        context.close()
+    contexts = Contexts(folder)
+    yield contexts.open
+    contexts.close()
 
 
 @pytest.fixture
 def planned(opened: Open) -> Open:
-    context = opened()
+    context = opened(load=True)
     context.plan(auto_apply=True, no_prompts=True, skip_tests=True, skip_backfill=True)
     context.close()
     return opened
 
 
 def test_model_and_audit_have_their_file_path(opened: Open, folder: Path) -> None:
-    context = opened()
+    context = opened(load=True)
     files = {model.name: internals.file_of(model) for model in context.models.values()}
     assert files == {f"shop.{name}": folder / "models" / f"{name}.sql" for name in ("orders", "revenue")}
     assert internals.file_of(context.standalone_audits["alone"]) == folder / "audits" / "alone.sql"
@@ -123,7 +114,7 @@ def test_model_and_audit_have_their_file_path(opened: Open, folder: Path) -> Non
 
 def test_load_method_of_each_loader_can_be_wrapped(opened: Open) -> None:
     loaded: list[LoadedProject] = []
-    context = opened(load=False)
+    context = opened()
     internals.watch_loaders(context, loaded.append)
     context.load()
     assert [set(project.models) for project in loaded] == [set(context.models)]
@@ -131,7 +122,7 @@ def test_load_method_of_each_loader_can_be_wrapped(opened: Open) -> None:
 
 
 def test_selector_works_on_a_loaded_project_without_state(opened: Open, folder: Path) -> None:
-    context = opened()
+    context = opened(load=True)
     chosen = internals.selector_of(context).expand_model_selections(["tag:finance+"])
     assert {context.models[fqn].name for fqn in chosen} == {"shop.orders", "shop.revenue"}
     assert not (folder / "db.db").exists()
@@ -149,7 +140,7 @@ class Watched(Context):
 
 
 def run(open_: Open, watch: Callable[[Any, Any], None]) -> CompletionStatus:
-    context = open_(Watched, load=False)
+    context = open_(type_=Watched)
     assert isinstance(context, Watched)
     context.watch = watch
     return context.run("prod", execution_time=NOW, skip_janitor=True)
@@ -192,17 +183,14 @@ def test_run_requests_missing_intervals_then_batches_and_computes_them(planned: 
 
     assert run(planned, watch).is_success
     assert requests == ["missing", "batches"]
-    context = planned(load=False)
-    environment = context.state_reader.get_environment("prod")
-    assert environment is not None
-    snapshots = context.state_reader.get_snapshots(environment.snapshots).values()
-    computed = {snapshot.name for snapshot in snapshots if snapshot.is_model and snapshot.intervals}
+    context = planned()
+    computed = {node.name for node in stored(context).values() if node.is_model and node.intervals}
     assert computed == set(finished), "intervals removed before batching are not computed"
 
 
 def test_batch_over_limit_of_its_tag_is_put_aside_until_later(planned: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ConcurrentDAGExecutor, "_process_node", ConcurrentDAGExecutor._process_node)  # and set it back
-    scheduler = planned().scheduler(environment="prod")
+    scheduler = planned(load=True).scheduler(environment="prod")
     internals.limit_batches(scheduler, {"finance": 1})
     limited, other = [name for part in ("orders", "revenue") for name in scheduler.snapshots_by_name if part in name]
     first, failing, *last = [EvaluateNode(limited, (i, i + 1), i) for i in range(6)]
@@ -239,7 +227,7 @@ def test_run_evaluates_each_batch_and_audit_stage_evaluates_none(planned: Open) 
     assert run(planned, watch).is_success
     assert sorted(evaluated) == ["alone", "orders", "revenue"]
     evaluated.clear()
-    context = planned(load=False)
+    context = planned()
     scheduler = context.scheduler(environment="prod")
     watch(scheduler, None)
     assert scheduler.audit("prod", "2026-01-01", NOW).is_success
@@ -272,29 +260,23 @@ def test_run_evaluates_audits_with_two_methods_that_can_be_wrapped(planned: Open
 
 
 def test_connection_pool_has_the_connections_of_all_threads(planned: Open) -> None:
-    context = planned(load=False)
+    context = planned()
     adapter = context.engine_adapter
     adapter.fetchone("SELECT 1")
-    connections_of_this_thread = internals.open_connections(adapter)
-    assert any(hasattr(handle, "interrupt") for handle in connections_of_this_thread), (
-        "DuckDB's connections can be interrupted"
-    )
-    connections_of_other_thread: list[list[Any]] = []
+    of_this_thread = internals.open_connections(adapter)
+    assert any(hasattr(handle, "interrupt") for handle in of_this_thread), "DuckDB's connections can be interrupted"
 
-    def in_thread() -> None:
+    def in_thread() -> list[Any]:
         adapter.fetchone("SELECT 1")
-        connections_of_other_thread.append(internals.open_connections(adapter))
+        return internals.open_connections(adapter)
 
-    thread = threading.Thread(target=in_thread)
-    thread.start()
-    thread.join()
-    assert {id(handle) for handle in connections_of_this_thread} <= {
-        id(handle) for handle in connections_of_other_thread[0]
-    }
+    with ThreadPoolExecutor(1) as pool:
+        of_all_threads = pool.submit(in_thread).result()
+    assert {*map(id, of_this_thread)} <= {*map(id, of_all_threads)}
 
 
 def test_connection_pool_opens_another_connection_and_has_the_last_query_of_each_thread(planned: Open) -> None:
-    adapter = planned(load=False).engine_adapter
+    adapter = planned().engine_adapter
     adapter.fetchone("SELECT 1")
     another = internals.new_connection(adapter)
     assert another.cursor().execute("SELECT 2").fetchone() == (2,)
@@ -308,11 +290,11 @@ def test_cache_ignores_punctuation_of_names(opened: Open, folder: Path, monkeypa
     monkeypatch.setattr(SnapshotCache, "get_or_load", SnapshotCache.get_or_load)  # restored after the test
     for name in ("a-b", "a b"):
         (folder / f"models/{name}.sql").write_text(f'MODEL (name shop."{name}", kind FULL); SELECT 1 AS id')
-    opened().plan(auto_apply=True, no_prompts=True, execution_time=NOW)
+    opened(load=True).plan(auto_apply=True, no_prompts=True, execution_time=NOW)
 
     def read() -> set[tuple[str, str]]:
-        context = opened(load=False)
-        snapshots = context.state_reader.get_snapshots(context.state_reader.get_environment("prod").snapshots)
+        context = opened()
+        snapshots = stored(context)
         assert all(snapshot.intervals for snapshot in snapshots.values() if snapshot.is_model)
         return {
             (id.name, snapshot.name)
@@ -329,11 +311,11 @@ def test_snapshots_are_read_from_the_state_without_the_cache_and_with_their_inte
     opened: Open, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SnapshotCache, "get_or_load", SnapshotCache.get_or_load)  # restored after the test
-    opened().plan(auto_apply=True, no_prompts=True, execution_time=NOW)
+    opened(load=True).plan(auto_apply=True, no_prompts=True, execution_time=NOW)
 
     def pending() -> dict[str, Any]:
-        context = opened(load=False)
-        snapshots = context.state_reader.get_snapshots(context.state_reader.get_environment("prod").snapshots)
+        context = opened()
+        snapshots = stored(context)
         assert all(snapshot.intervals for snapshot in snapshots.values() if snapshot.is_model)
         found = missing_intervals(snapshots.values(), execution_time="2026-01-07 00:00:00")
         return {snapshot.name: intervals for snapshot, intervals in found.items()}
@@ -349,36 +331,17 @@ def test_snapshots_are_read_from_the_state_without_the_cache_and_with_their_inte
     assert {path.read_bytes() for path in files} == {b"not read"}
 
 
-@pytest.mark.parametrize("creates_state", [True, False])
-def test_locked_state_is_not_created_again(planned: Open, folder: Path, creates_state: bool) -> None:
-    with duckdb_file_in_use(folder / "db.db"):
-        context = planned(load=False)
-        if not creates_state:
-            internals.require_existing_state(context)
-        migrations: list[bool] = []
-        new_state_sync = context._new_state_sync
-
-        def watched() -> object:
-            state_sync = new_state_sync()
-            state_sync.migrate = lambda *_, **__: migrations.append(True)
-            return state_sync
-
-        context._new_state_sync = watched
-        with pytest.raises(Exception) as refused:
-            _ = context.state_sync
-        # Plain SQLMesh starts to create a state that exists. If this changes, `require_existing_state` can go.
-        assert bool(migrations) is creates_state
-        assert creates_state or isinstance(refused.value, duckdb.IOException)
-
-
 @pytest.mark.parametrize(("is_guarded", "tables_left"), [(False, 0), (True, 6)])
 def test_plain_sqlmesh_deletes_a_state_whose_file_becomes_free_while_it_gives_up(
     planned: Open, folder: Path, is_guarded: bool, tables_left: int
 ) -> None:
-    """`dg_sqlmesh` guards every context of its process, and a worker its own. tests/harness.py waits for the file."""
+    """`dg_sqlmesh` guards every context of its process, and a worker its own. tests/harness.py waits for the file.
+
+    Plain SQLMesh starts to create a state that exists. If this changes, `require_existing_state` can go.
+    """
     with ExitStack() as in_use:
         in_use.enter_context(duckdb_file_in_use(folder / "db.db"))
-        context = planned(load=False)
+        context = planned()
         if is_guarded:
             internals.require_existing_state(context)
         new_state_sync = context._new_state_sync
@@ -404,7 +367,7 @@ def test_plain_sqlmesh_deletes_a_state_whose_file_becomes_free_while_it_gives_up
 
 
 def test_state_has_the_time_at_which_each_range_was_computed(planned: Open) -> None:
-    context = planned(load=False)
+    context = planned()
     context.run("prod", execution_time=NOW, skip_janitor=True)
     context.run("prod", execution_time="2026-01-06 00:00:00", skip_janitor=True)
     orders = orders_of(context)
@@ -430,11 +393,10 @@ def test_environment_is_replaced_in_duckdb_by_two_statements_or_in_one_transacti
     def fail(*_: object, **__: object) -> None:
         raise OSError("between the statements")
 
-    context = planned()
+    context = planned(load=True)
     if is_in_transaction:
         internals.promote_in_one_transaction(context)
-    prod = context.state_sync.get_environment("prod")
-    assert prod is not None
+    prod = shown(context)
     following = prod.copy(update={"previous_plan_id": prod.plan_id, "plan_id": "following"})
     with monkeypatch.context() as patched:
         patched.setattr(context.state_sync.state_sync.engine_adapter, "insert_append", fail)
@@ -443,9 +405,7 @@ def test_environment_is_replaced_in_duckdb_by_two_statements_or_in_one_transacti
     assert (context.state_sync.get_environment("prod") is not None) == is_in_transaction
     if is_in_transaction:
         context.state_sync.promote(following)
-        after = context.state_sync.get_environment("prod")
-        assert after is not None
-        assert after.plan_id == "following"
+        assert shown(context).plan_id == "following"
 
 
 KILLED = """
@@ -470,7 +430,7 @@ def test_duckdb_opens_its_file_after_a_kill_behind_a_transaction_that_creates_an
 
 
 def test_forgotten_intervals_are_missing_until_sqlmesh_records_them(planned: Open) -> None:
-    context = planned(load=False)
+    context = planned()
     context.run("prod", execution_time=NOW, skip_janitor=True)
     orders = orders_of(context)
     start, end = orders.intervals[0]
@@ -501,21 +461,16 @@ def test_forgotten_intervals_are_missing_until_sqlmesh_records_them(planned: Ope
 
 
 def orders_of(context: Context) -> Snapshot:
-    environment = context.state_reader.get_environment("prod")
-    assert environment is not None
-    infos = [info for info in environment.snapshots if info.name.endswith('"orders"')]
-    (orders,) = context.state_reader.get_snapshots(infos).values()
+    (orders,) = (snapshot for snapshot in stored(context).values() if snapshot.name.endswith('"orders"'))
     context.state_sync.refresh_snapshot_intervals([orders])
     return orders
 
 
 def test_the_state_names_the_versions_that_it_has(planned: Open) -> None:
-    context = planned(load=False)
-    environment = context.state_reader.get_environment("prod")
-    assert environment is not None
-    first, *others = environment.snapshots
+    context = planned()
+    first, *others = promoted = shown(context).snapshots
     lost = first.copy(update={"fingerprint": first.fingerprint.copy(update={"data_hash": "other"})})
-    assert internals.stored_names(context, environment.snapshots) == {info.name for info in environment.snapshots}
+    assert internals.stored_names(context, promoted) == {info.name for info in promoted}
     assert internals.stored_names(context, [lost, *others]) == {info.name for info in others}
 
 
@@ -526,10 +481,7 @@ def test_of_what_the_state_changes_of_a_snapshot_only_restatements_and_intervals
     read_again = set(re.findall(r"snapshot\.(\w+) = ", inspect.getsource(SnapshotState._get_snapshots)))
     others: dict[str, Any] = {"updated_ts": 1, "unpaused_ts": None, "unrestorable": True, "forward_only": True}
     assert read_again == {"next_auto_restatement_ts", *others}
-    context = planned(load=False)
-    environment = context.state_reader.get_environment("prod")
-    assert environment is not None
-    snapshots = context.state_reader.get_snapshots(environment.snapshots).values()
+    snapshots = stored(planned()).values()
     missing = missing_intervals(snapshots, execution_time=NOW)
     assert missing
     changed = [snapshot.copy(update=others) for snapshot in snapshots]
@@ -537,7 +489,7 @@ def test_of_what_the_state_changes_of_a_snapshot_only_restatements_and_intervals
 
 
 def test_state_has_tables_of_snapshots_and_intervals(planned: Open) -> None:
-    context = planned(load=False)
+    context = planned()
     snapshots, rows_after_plan = internals.count_snapshots_and_interval_rows(context)
     assert snapshots == 3, "two models and a standalone audit"
     context.run("prod", execution_time=NOW, skip_janitor=True)
@@ -557,7 +509,7 @@ class Loaded(CustomMaterialization):
 def test_materializations_are_loaded_without_models(planned: Open, folder: Path) -> None:
     (folder / "materializations").mkdir()
     (folder / "materializations" / "loaded.py").write_text(MATERIALIZATION)
-    context = planned(load=False)
+    context = planned()
     internals.load_materializations(context)
     assert "loaded_without_models" in {getattr(found, "NAME", None) for found in CustomMaterialization.__subclasses__()}
     assert not context.models
@@ -567,11 +519,11 @@ def test_janitor_cannot_delete_the_table_of_a_removed_model_in_dev_only_mode(ope
     """If SQLMesh learns to, `_without_own_table` of the worker's janitor can go."""
     more = "virtual_environment_mode: dev_only\nsnapshot_ttl: in 0 seconds\n"
     (folder / "config.yaml").write_text((folder / "config.yaml").read_text() + more)
-    first = opened()
+    first = opened(load=True)
     first.plan(auto_apply=True, no_prompts=True, skip_tests=True)
     first.close()
     (folder / "models" / "revenue.sql").unlink()
-    context = opened()
+    context = opened(load=True)
     context.plan(auto_apply=True, no_prompts=True, skip_tests=True)
     with pytest.raises((SQLMeshError, NodeExecutionFailedError)) as failed:  # the second is that of SQLMesh 0.235
         context.run_janitor(ignore_ttl=False)
@@ -582,7 +534,7 @@ def test_sqlmesh_deletes_the_tables_of_a_state_that_has_no_version(planned: Open
     """So `tables_without_version` finds such a state first. `rollback` deletes the tables too."""
     with duckdb.connect(str(folder / "db.db")) as connection:
         connection.execute("DELETE FROM sqlmesh._versions")
-    context = planned(load=False)
+    context = planned()
     found: list[str] = []
     internals.require_existing_state(context, lambda state: found.extend(internals.tables_without_version(state)))
     with pytest.raises(SQLMeshError, match="migration failed"):
@@ -679,7 +631,7 @@ CHAIN = {
 def test_the_graph_of_batches_is_the_same_without_nodes_that_have_none(folder: Path, opened: Open) -> None:
     for name, text in CHAIN.items():
         (folder / name).write_text(text)
-    context = opened()
+    context = opened(load=True)
     context.plan(auto_apply=True, no_prompts=True, skip_tests=True, skip_backfill=True)
     scheduler, rng = context.scheduler(environment="prod"), random.Random(1)
     snapshots, whole = scheduler.snapshots, scheduler._dag
@@ -722,7 +674,7 @@ def test_sqlmesh_computes_a_model_for_days_that_a_model_upstream_has_left_out(fo
     for name, text in BEHIND_SIGNAL.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
-    context = opened()
+    context = opened(load=True)
     context.plan(auto_apply=True, no_prompts=True, skip_tests=True, skip_backfill=True)
     scheduler = context.scheduler(environment="prod")
     midnight = to_timestamp("2026-01-01")
@@ -744,7 +696,7 @@ def test_sqlmesh_computes_a_model_for_days_that_a_model_upstream_has_left_out(fo
 
 
 def test_a_check_is_called_before_each_stage_of_a_plan_and_its_error_ends_the_plan(opened: Open) -> None:
-    context, checks = opened(), []
+    context, checks = opened(load=True), []
 
     def check() -> None:
         checks.append(context.state_reader.get_environment("prod") is not None)
@@ -763,15 +715,13 @@ def test_a_check_is_called_before_each_stage_of_a_plan_and_its_error_ends_the_pl
     internals.replace_apply(context, apply)
     with pytest.raises(SQLMeshError, match="no lock"):
         context.plan(auto_apply=True, no_prompts=True, skip_tests=True)
-    environment = context.state_reader.get_environment("prod")
-    assert environment is not None
-    assert environment.finalized_ts is None
+    assert shown(context).finalized_ts is None
     assert checks[-1]
     assert checks.count(False) >= 3, "records, tables and intervals come before the environment"
 
 
 def test_the_stages_of_a_plan_are_evaluated_in_parts_and_the_second_part_is_built_again(opened: Open) -> None:
-    context, plan_ids = opened(), []
+    context, plan_ids = opened(load=True), []
 
     def in_parts(evaluate: internals.EvaluateStages, stages: Sequence[PlanStage], plan: EvaluatablePlan) -> None:
         plan_ids.append(plan.plan_id)
@@ -791,8 +741,7 @@ def test_the_stages_of_a_plan_are_evaluated_in_parts_and_the_second_part_is_buil
 
     internals.replace_apply(context, apply)
     plan = context.plan(auto_apply=True, no_prompts=True, skip_tests=True)
-    environment = context.state_reader.get_environment("prod")
-    assert environment is not None
+    environment = shown(context)
     assert environment.finalized_ts is not None
     assert plan_ids == [environment.plan_id] == [plan.plan_id]
 
@@ -804,7 +753,7 @@ def test_names_of_the_state_are_quoted(folder: Path, opened: Open) -> None:
         config = (folder / "config.yaml").read_text()
         state = STATE_WITH_CAPITALS.format(port=server.port)
         (folder / "config.yaml").write_text(config.replace("\ndefault_gateway", state))
-        context = opened()
+        context = opened(load=True)
         context.plan(auto_apply=True, no_prompts=True, skip_tests=True)
         assert len(internals.computed_ranges(context)) == 3
         assert internals.count_snapshots_and_interval_rows(context) == (3, 3)
@@ -816,25 +765,32 @@ def test_names_of_the_state_are_quoted(folder: Path, opened: Open) -> None:
         context.close()
 
 
+@contextmanager
+def on_postgres(folder: Path, query: str, kind: str = "FULL", more: str = "") -> Iterator[Server]:
+    """Let the project be in the database `shop` of a server, with one model `t.one`."""
+    for file in [*folder.glob("models/*.sql"), *folder.glob("audits/*.sql")]:
+        file.unlink()
+    (folder / "models/one.sql").write_text(f"MODEL (name t.one, kind {kind}); {query}")
+    with postgres_server() as server:
+        server.query("CREATE DATABASE shop")
+        (folder / "config.yaml").write_text(server.config("shop", start="'2026-01-01'") + more)
+        yield server
+
+
 @pytest.mark.parametrize("is_kept", [False, True])
 def test_postgres_loses_the_view_of_a_materialized_view_at_its_first_computation(
     folder: Path, opened: Open, monkeypatch: pytest.MonkeyPatch, is_kept: bool
 ) -> None:
     """`keep_bound_views`. If SQLMesh keeps the view, remove the function."""
     monkeypatch.setattr(ViewStrategy, "_is_materialized_view", ViewStrategy._is_materialized_view)
-    with postgres_server() as server:
-        server.query("CREATE DATABASE bound")
-        (folder / "config.yaml").write_text(server.config("bound", start="'2026-01-01'"))
-        for file in [*folder.glob("models/*.sql"), *folder.glob("audits/*.sql")]:
-            file.unlink()
-        (folder / "models/one.sql").write_text("MODEL (name t.one, kind VIEW (materialized true)); SELECT 1 AS id")
-        context = opened()
+    with on_postgres(folder, "SELECT 1 AS id", "VIEW (materialized true)") as server:
+        context = opened(load=True)
         context.plan(auto_apply=True, no_prompts=True, skip_backfill=True)
-        assert server.query("SELECT id FROM t.one", "bound") == [(1,)]
+        assert server.query("SELECT id FROM t.one", "shop") == [(1,)]
         if is_kept:
             internals.keep_bound_views()
         assert context.run().is_success
-        shown = server.query("SELECT viewname FROM pg_views WHERE schemaname = 't'", "bound")
+        shown = server.query("SELECT viewname FROM pg_views WHERE schemaname = 't'", "shop")
         assert shown == ([("one",)] if is_kept else [])
         context.close()
 
@@ -843,12 +799,8 @@ def test_postgres_drops_tables_views_and_schemas_with_what_reads_them(
     folder: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PostgresEngineAdapter, "_drop_object", PostgresEngineAdapter._drop_object)
-    with postgres_server() as server:
-        server.query("CREATE DATABASE cascading")
-        (folder / "config.yaml").write_text(server.config("cascading"))
-        for file in [*folder.glob("models/*.sql"), *folder.glob("audits/*.sql")]:
-            file.unlink()
-        adapter = opened().engine_adapter
+    with on_postgres(folder, "SELECT 1 AS id"):
+        adapter = opened(load=True).engine_adapter
         checked: list[str] = []
         internals.check_before_cascading(lambda _, name: checked.append(name.sql()))
         adapter.create_schema("s")
@@ -867,17 +819,10 @@ def test_first_error_of_a_migration_on_postgres_is_raised(
     folder: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SnapshotEvaluator, "_migrate_target_table", SnapshotEvaluator._migrate_target_table)
-    with postgres_server() as server:
-        server.query("CREATE DATABASE altered")
-        (folder / "config.yaml").write_text(
-            server.config("altered", start="'2026-01-01'") + "plan: {forward_only: true}\n"
-        )
-        for file in [*folder.glob("models/*.sql"), *folder.glob("audits/*.sql")]:
-            file.unlink()
+    with on_postgres(folder, "SELECT 'a'::VARCHAR(10) AS x", more="plan: {forward_only: true}\n"):
+        opened(load=True).plan(auto_apply=True, no_prompts=True)
         model = folder / "models/one.sql"
-        model.write_text("MODEL (name t.one, kind FULL); SELECT 'a'::VARCHAR(10) AS x")
-        opened().plan(auto_apply=True, no_prompts=True)
-        model.write_text("MODEL (name t.one, kind FULL); SELECT 'a'::VARCHAR(20) AS x")
+        model.write_text(model.read_text().replace("10", "20"))
         internals.raise_first_errors_of_migrations()
         with pytest.raises(PlanError, match="cannot alter type of a column used by a view"):
-            opened().plan(auto_apply=True, no_prompts=True)
+            opened(load=True).plan(auto_apply=True, no_prompts=True)

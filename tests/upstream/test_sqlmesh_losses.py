@@ -4,9 +4,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from harness import CONFIG, write_project
+from harness import CONFIG, OWN_MATERIALIZATION, write_project
 from mariadb import mariadb_server
 from postgres import postgres_server
 from sqlglot import exp
@@ -261,21 +262,6 @@ UNMANAGED = "INCREMENTAL_UNMANAGED (forward_only false{})"
 OWN = "CUSTOM (materialization 'own'{})"
 FINAL = ", disable_restatement true"
 
-OWN_MATERIALIZATION = """
-from sqlmesh import CustomMaterialization
-
-
-class Own(CustomMaterialization):
-    NAME = "own"
-
-    def insert(self, table_name, query_or_df, model, is_first_insert, render_kwargs, **kwargs):
-        insert = self._replace_query_for_model if is_first_insert else self._append
-        insert(model, table_name, query_or_df, render_kwargs, **kwargs)
-
-    def _append(self, model, table_name, query_or_df, render_kwargs, **kwargs):
-        self.adapter.insert_append(table_name, query_or_df, target_columns_to_types=model.columns_to_types)
-"""
-
 
 def of_kind(kind: str, query: str = QUERY, head: str = "") -> str:
     return f"MODEL (name t.{{name}}, kind {kind}{head}); {query}"
@@ -388,29 +374,21 @@ TYPES = (
 )
 
 
-def check_types(project: Project) -> None:
+@pytest.mark.parametrize(("start", "options"), [(postgres_server, {"database": "losses"}), (mariadb_server, {})])
+def test_names_of_types_on_a_server_are_no_changes(
+    start: Any, options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only a type that may change is compared with the table: BIGINT of a definition is bigint(20) in MariaDB."""
-    project.apply(model(TYPES, IGNORE))
-    project.write(model(TYPES + ", 1 AS added"))
-    assert project.losses() == {}
-    assert project.apply_without_permission() == ""
-    project.write(model("1.5 AS i, " + TYPES.partition(", ")[2]))
-    [found] = project.losses().values()
-    dropped, changed = sorted(found)
-    assert dropped == "drops added"
-    assert changed.startswith("drops i and adds it again as ")
-
-
-def test_postgresql_names_of_types_are_no_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with postgres_server() as server:
+    with start() as server:
         server.query("CREATE DATABASE losses")
-        project = Project(tmp_path / "shop", server.config("losses"))
+        project = Project(tmp_path / "shop", server.config(**options))
         monkeypatch.chdir(project.path)
-        check_types(project)
-
-
-def test_mariadb_names_of_types_are_no_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with mariadb_server() as server:
-        project = Project(tmp_path / "shop", server.config())
-        monkeypatch.chdir(project.path)
-        check_types(project)
+        project.apply(model(TYPES, IGNORE))
+        project.write(model(TYPES + ", 1 AS added"))
+        assert project.losses() == {}
+        assert project.apply_without_permission() == ""
+        project.write(model("1.5 AS i, " + TYPES.partition(", ")[2]))
+        [found] = project.losses().values()
+        dropped, changed = sorted(found)
+        assert dropped == "drops added"
+        assert changed.startswith("drops i and adds it again as ")

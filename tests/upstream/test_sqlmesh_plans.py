@@ -44,33 +44,27 @@ def project(tmp_path: Path) -> Iterator[Project]:
 
 
 def test_a_direct_destructive_change_is_refused_without_a_name_unless_all_are_allowed(project: Project) -> None:
-    """`worker/plan/context.py` builds with all of them allowed."""
+    """`worker/plan/context.py` builds with all of them allowed, and applies a copy with the approved models only."""
     project.write(daily=DAILY.format(columns="id"))
-    context = project.open()
+    context = project.load()
     with pytest.raises(PlanError) as refusal:
         built(context)
     assert "daily" not in str(refusal.value)
     plan = built(context, allow_destructive_models=["*"])
     assert DAILY_FQN in plan.allow_destructive_models
+    approved = plan.copy(update={"allow_destructive_models": {TOTAL_FQN}})
+    assert approved.to_evaluatable().allow_destructive_models == {TOTAL_FQN}
+    assert approved.plan_id == plan.plan_id
 
 
-def test_an_indirect_destructive_change_is_built_and_leaves_prod_unfinished(project: Project) -> None:
-    """SQLMesh#5719. `worker/plan/migrations.py` compares the columns of indirectly changed models too."""
+def test_an_indirect_destructive_change_is_built_and_each_attempt_leaves_prod_unfinished(project: Project) -> None:
+    """SQLMesh#5719. `worker/plan/migrations.py` compares the columns of indirectly changed models too.
+
+    Each attempt is the previous plan of the next one, and the finished versions stay: `worker/plan/plan_parts.py`
+    cannot compare the previous plan of an unfinished one.
+    """
     project.write(base=BASE.format(type="INT"))
-    context = project.open()
-    plan = built(context)
-    with pytest.raises(PlanError):
-        context.apply(plan)
-    environment = shown(context)
-    assert (environment.plan_id, environment.finalized_ts) == (plan.plan_id, None)
-    assert not built(context).context_diff.has_snapshot_changes, "both show the same versions"
-    assert built(context).context_diff.is_unfinalized_environment
-
-
-def test_each_attempt_is_the_previous_plan_of_the_next_one_and_the_finished_versions_stay(project: Project) -> None:
-    """`worker/plan/plan_parts.py` cannot compare the previous plan of an unfinished one."""
-    project.write(base=BASE.format(type="INT"))
-    context = project.open()
+    context = project.load()
     finished = shown(context)
     previous = finished.plan_id
     for _ in range(3):
@@ -78,25 +72,20 @@ def test_each_attempt_is_the_previous_plan_of_the_next_one_and_the_finished_vers
         with pytest.raises(PlanError):
             context.apply(plan)
         environment = shown(context)
-        assert (environment.plan_id, environment.previous_plan_id) == (plan.plan_id, previous)
+        of_plan = (environment.plan_id, environment.previous_plan_id, environment.finalized_ts)
+        assert of_plan == (plan.plan_id, previous, None)
         assert set(environment.previous_finalized_snapshots or ()) == set(finished.snapshots)
-        assert built(context).context_diff.previous_finalized_snapshots == environment.previous_finalized_snapshots
+        diff = built(context).context_diff
+        assert not diff.has_snapshot_changes, "both show the same versions"
+        assert diff.is_unfinalized_environment
+        assert diff.previous_finalized_snapshots == environment.previous_finalized_snapshots
         previous = plan.plan_id
-
-
-def test_a_copy_of_a_plan_has_another_allow_list(project: Project) -> None:
-    """`worker/plan/serve.py` applies with the approved models only."""
-    context = project.open()
-    plan = built(context, allow_destructive_models=["*"])
-    approved = plan.copy(update={"allow_destructive_models": {DAILY_FQN}})
-    assert approved.to_evaluatable().allow_destructive_models == {DAILY_FQN}
-    assert approved.plan_id == plan.plan_id
 
 
 def test_models_downstream_of_forward_only_ones_are_computed_after_the_promotion(project: Project) -> None:
     """The circuit breaker has to accept the plan's own id, and the ledger two stages."""
     project.write(base=BASE.format(type="DOUBLE").replace("2.5", "3.5"))
-    context = project.open()
+    context = project.load()
     plan = built(context)
     shown: list[str] = []
 
@@ -115,7 +104,7 @@ def test_models_downstream_of_forward_only_ones_are_computed_after_the_promotion
 def test_only_the_stage_of_the_promotion_tells_what_is_computed_before_it(project: Project) -> None:
     """Both stages of a backfill say that they are before the promotion."""
     project.write(base=BASE.format(type="DOUBLE").replace("2.5", "3.5"))
-    context = project.open()
+    context = project.load()
     plan = built(context).to_evaluatable()
     built_stages = stages.build_plan_stages(plan, context.state_reader, context.default_catalog)
     parts = (stages.BackfillStage, stages.EnvironmentRecordUpdateStage)
@@ -132,7 +121,7 @@ def test_only_the_stage_of_the_promotion_tells_what_is_computed_before_it(projec
 def test_the_circuit_breaker_stops_a_plan_before_it_is_promoted(project: Project) -> None:
     """`<op>_apply` stops if another plan lands while it computes."""
     project.write(total=TOTAL.replace("count(*)", "count(*) + 1"))
-    context = project.open()
+    context = project.load()
     plan = built(context)
     with pytest.raises(CircuitBreakerError):
         context.apply(plan, circuit_breaker=lambda: True)
@@ -142,7 +131,7 @@ def test_the_circuit_breaker_stops_a_plan_before_it_is_promoted(project: Project
 
 def test_a_plan_built_before_another_one_landed_raises_an_error_of_its_own(project: Project) -> None:
     project.write(total=TOTAL.replace("count(*)", "count(*) + 1"))
-    context = project.open()
+    context = project.load()
     plan, other = built(context), built(context)
     context.apply(other)
     with pytest.raises(ConflictingPlanError):
@@ -151,14 +140,14 @@ def test_a_plan_built_before_another_one_landed_raises_an_error_of_its_own(proje
 
 def test_equal_plans_have_different_ids_and_versions_keep_the_hashes_of_older_definitions(project: Project) -> None:
     """`worker/plan/plan_parts.py` hashes no id; `stale_branch` compares with `previous_versions`."""
-    old = (project.path / "models" / "total.sql").read_text()
+    old = (project.folder / "models" / "total.sql").read_text()
     project.write(total=TOTAL.replace("count(*)", "count(*) + 1"))
-    context = project.open()
+    context = project.load()
     assert built(context).plan_id != built(context).plan_id
     context.apply(built(context))
     context.close()
     project.write(total=old)
-    context = project.open()
+    context = project.load()
     new, promoted = built(context).context_diff.modified_snapshots[TOTAL_FQN]
     assert new.fingerprint.data_hash in {version.fingerprint.data_hash for version in promoted.previous_versions}
 
@@ -166,7 +155,7 @@ def test_equal_plans_have_different_ids_and_versions_keep_the_hashes_of_older_de
 def test_a_selection_of_sqlmesh_itself_promotes_a_model_downstream_without_rows(project: Project) -> None:
     """So `worker/plan/selection.py` builds a plan of other files instead."""
     project.write(base=BASE.format(type="INT"))
-    context = project.open()
+    context = project.load()
     plan = built(context, select_models=["t.base"])
     assert plan.context_diff.indirectly_modified(TOTAL_FQN)
     assert TOTAL_FQN not in {of_model.snapshot_id.name for of_model in plan.missing_intervals}

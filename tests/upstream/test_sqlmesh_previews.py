@@ -53,48 +53,50 @@ def test_table_diff_counts_rows_as_equal_whose_long_decimals_or_types_differ(old
     adapter.close()
 
 
+def previewed(project: Project, **models: str) -> Context:
+    """Apply a plan of changed files for environment `pr_1`. Return the context, which is open."""
+    project.write(**models)
+    context = project.load()
+    context.apply(built(context, "pr_1"))
+    return context
+
+
 def rows(project: Project) -> int:
-    context = project.open()
+    context = project.load()
     (count,) = context.engine_adapter.fetchone("SELECT count(*) FROM t.daily") or (0,)
     context.close()
     return int(count)
 
 
-@pytest.mark.parametrize("option", ["end", "execution_time", "run"])
-def test_some_options_let_a_plan_for_another_environment_write_to_tables_of_prod(project: Project, option: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "is_narrowed"),
+    [({"end": "today"}, False), ({"execution_time": "today"}, False), ({"run": True}, False), ({"end": "today"}, True)],
+    ids=["end", "execution time", "run", "end of a narrowed plan"],
+)
+def test_some_options_let_a_plan_for_another_environment_write_to_tables_of_prod_unless_it_is_narrowed(
+    project: Project, options: dict[str, Any], is_narrowed: bool
+) -> None:
     """`worker/plan/serve_preview.py` uses none of them, and narrows the plan."""
     before = rows(project)
     project.write(total=TOTAL.format(x=1))
-    value: Any = True if option == "run" else "today"
-    context = project.open()
-    context.apply(built(context, "pr_1", **{option: value}))
+    context = project.load()
+    plan = built(context, "pr_1", **options)
+    context.apply(plan.copy(update={"models_to_backfill": {TOTAL_FQN}}) if is_narrowed else plan)
     context.close()
-    assert rows(project) > before
-
-
-def test_a_narrowed_plan_writes_to_no_table_of_prod(project: Project) -> None:
-    before = rows(project)
-    project.write(total=TOTAL.format(x=1))
-    context = project.open()
-    plan = built(context, "pr_1", end="today")
-    assert DAILY_FQN in {snapshot.name for snapshot in plan.context_diff.snapshots.values()}
-    assert plan.is_selected_for_backfill(DAILY_FQN)
-    context.apply(plan.copy(update={"models_to_backfill": {TOTAL_FQN}}))
-    context.close()
-    assert rows(project) == before
+    assert (rows(project) == before) is is_narrowed
 
 
 def test_one_forward_only_change_limits_all_models_unless_the_plan_has_a_start(project: Project) -> None:
     """`worker/plan/serve_preview.py` then passes the earliest start of all models."""
     project.write(daily=DAILY.format(x=1, forward_only=", forward_only true"))
-    context = project.open()
+    context = project.load()
     context.plan("prod", auto_apply=True, no_prompts=True)
     context.close()
     project.write(
         daily=DAILY.format(x=2, forward_only=", forward_only true"),
         other="MODEL (name t.other, kind INCREMENTAL_BY_TIME_RANGE (time_column day)); SELECT @start_ds::DATE AS day",
     )
-    context = project.open()
+    context = project.load()
     other = '"warehouse"."t"."other"'
 
     def intervals(plan: Plan) -> int:
@@ -113,7 +115,7 @@ def test_a_plan_starts_at_its_first_missing_interval_and_its_environment_at_the_
     """So `BesideRuns` starts where the environment does: a restatement may have taken older intervals since."""
     kind = "kind INCREMENTAL_BY_TIME_RANGE (time_column day)"
     project.write(other=f"MODEL (name t.other, {kind}, start '1 day ago'); SELECT @start_ds::DATE AS day")
-    context = project.open()
+    context = project.load()
     plan = built(context, "pr_1")
     first = min(node.intervals[0][0] for node in plan.snapshots.values() if node.intervals)
     context.close()
@@ -121,16 +123,14 @@ def test_a_plan_starts_at_its_first_missing_interval_and_its_environment_at_the_
 
 
 def test_a_new_environment_without_changes_is_an_error(project: Project) -> None:
-    context = project.open()
+    context = project.load()
     with pytest.raises(NoChangesPlanError):
         built(context, "pr_1")
 
 
 def test_a_deleted_environment_leaves_its_versions_and_tables_until_they_expire(project: Project) -> None:
     """So `worker/plan/close.py` deletes them. `ignore_ttl` alone would delete those of everybody."""
-    project.write(total=TOTAL.format(x=1))
-    context = project.open()
-    context.apply(built(context, "pr_1"))
+    context = previewed(project, total=TOTAL.format(x=1))
     environment = shown(context, "pr_1")
     own = {info.snapshot_id for info in environment.snapshots if info.name == TOTAL_FQN}
     context.invalidate_environment("pr_1", sync=True)
@@ -149,9 +149,7 @@ def test_a_deleted_environment_leaves_its_versions_and_tables_until_they_expire(
 
 def test_deleting_versions_leaves_their_intervals(project: Project) -> None:
     """`worker/sqlmesh_internals.py` deletes those."""
-    project.write(daily=DAILY.format(x=5, forward_only=""))
-    context = project.open()
-    context.apply(built(context, "pr_1"))
+    context = previewed(project, daily=DAILY.format(x=5, forward_only=""))
     environment = shown(context, "pr_1")
     own = {info.snapshot_id for info in environment.snapshots if info.name == DAILY_FQN}
     count = "SELECT count(*) FROM sqlmesh._intervals"
@@ -162,9 +160,7 @@ def test_deleting_versions_leaves_their_intervals(project: Project) -> None:
 
 def test_the_janitor_drops_tables_before_it_deletes_their_intervals(project: Project) -> None:
     """`worker/sqlmesh_internals.py` replaces `SnapshotEvaluator.cleanup`, so that an interruption loses no rows."""
-    project.write(daily=DAILY.format(x=5, forward_only=""))
-    context = project.open()
-    context.apply(built(context, "pr_1"))
+    context = previewed(project, daily=DAILY.format(x=5, forward_only=""))
     context.invalidate_environment("pr_1", sync=True)
     count = "SELECT count(*) FROM sqlmesh._intervals"
     before = context.engine_adapter.fetchone(count)
@@ -185,9 +181,7 @@ def test_the_janitor_drops_tables_before_it_deletes_their_intervals(project: Pro
 
 def test_a_plan_promotes_an_empty_table_if_the_table_is_gone_and_its_intervals_are_not(project: Project) -> None:
     """`worker/plan/missing_tables.py` removes such intervals."""
-    project.write(daily=DAILY.format(x=5, forward_only=""))
-    context = project.open()
-    context.apply(built(context, "pr_1"))
+    context = previewed(project, daily=DAILY.format(x=5, forward_only=""))
     environment = shown(context, "pr_1")
     [table] = [info.table_name() for info in environment.snapshots if info.name == DAILY_FQN]
     context.engine_adapter.drop_table(table)
@@ -199,16 +193,14 @@ def test_a_plan_promotes_an_empty_table_if_the_table_is_gone_and_its_intervals_a
 def test_an_environment_remembers_the_versions_before_those_of_an_unfinished_plan(project: Project) -> None:
     """`worker/plan/serve_preview.py` lets it remember versions of the commit before, which an interruption leaves."""
     project.write(total=TOTAL.format(x=1))
-    context = project.open()
+    context = project.load()
     plan = built(context, "pr_1")
     remembered = [info for info in plan.environment.snapshots if info.name == TOTAL_FQN]
     update = {"is_unfinalized_environment": True, "previous_finalized_snapshots": remembered}
     plan = built(context, "pr_1")
     context.apply(plan.copy(update={"context_diff": plan.context_diff.copy(update=update)}))
 
-    environment = context.state_reader.get_environment("pr_1")
-
-    assert environment is not None
+    environment = shown(context, "pr_1")
     assert environment.finalized_ts is not None
     assert environment.previous_finalized_snapshots == remembered
 
@@ -220,9 +212,7 @@ def test_a_version_has_the_time_at_which_an_environment_began_or_ceased_to_show_
         [snapshot] = context.state_sync.state_sync.get_snapshots(own).values()
         return int(snapshot.updated_ts)
 
-    project.write(total=TOTAL.format(x=1))
-    context = project.open()
-    context.apply(built(context, "pr_1"))
+    context = previewed(project, total=TOTAL.format(x=1))
     environment = shown(context, "pr_1")
     assert environment.finalized_ts is not None
     own = [info.snapshot_id for info in environment.promoted_snapshots]
