@@ -85,9 +85,19 @@ def test_nothing_is_computed_again_if_the_state_is_as_it_was() -> None:
     assert again({"orders": [BEFORE], "days": [BEFORE]}) == {}
 
 
-@pytest.mark.parametrize("table", ["orders", "days"])
-def test_a_rewritten_interval_is_read_again_downstream_and_whole_tables_from_there_on(table: str) -> None:
-    assert again({table: [BEFORE, row(2, 2, LATER)]}) == {"days": [days(2, 2)], "total": [days(2, 5)]}
+@pytest.mark.parametrize(
+    ("table", "at"),
+    [("orders", LATER), ("orders", NOON - 60_000), ("days", LATER)],
+    ids=["source", "source, by a row that was written after its time", "old version"],
+)
+def test_a_rewritten_interval_is_read_again_downstream_and_whole_tables_from_there_on(table: str, at: int) -> None:
+    assert again({table: [BEFORE, row(2, 2, at)]}) == {"days": [days(2, 2)], "total": [days(2, 5)]}
+
+
+def test_a_rewritten_interval_is_read_again_behind_a_view() -> None:
+    view = snapshot("shown", "kind VIEW", "SELECT n, day FROM t.orders", [ORDERS])
+    behind = snapshot("days", DAILY, "SELECT n, day FROM t.shown", [view])
+    assert again({"orders": [BEFORE, row(2, 2, LATER)]}, new=[view, behind]) == {"days": [days(2, 2)]}
 
 
 def test_what_was_rewritten_before_a_version_has_begun_to_read_is_not_read_again() -> None:
