@@ -83,7 +83,7 @@ def test_template_that_renders_a_wrong_type_is_refused_with_its_attribute(path: 
     assert refusal in str(raised.value)
 
 
-TEXTS = ["1.10", "2024_10", "1e10", "0x80004005", "'quoted'", "True", "...", "for None", " 7"]
+TEXTS = ["0123", "1.10", "2024_10", "1e10", "0x80004005", "'quoted'", "True", "...", "for None", " 7"]
 
 
 @pytest.mark.parametrize("text", TEXTS)
