@@ -238,6 +238,16 @@ def test_runs_do_not_wait_while_a_plan_catches_up(warehouse: Warehouse) -> None:
 
 
 @pytest.mark.slow
+def test_a_day_that_only_a_lookback_computes_again_is_not_missing(warehouse: Warehouse) -> None:
+    """A run computes days of the old version, but not up to now. The new version needs them too."""
+    warehouse.add(orders=f"MODEL (name t.orders, {LOOKBACK}); SELECT day, n FROM raw.orders {WITHIN}")
+    with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
+        warehouse.run(end=day(2))
+    warehouse.end(process)
+    assert warehouse.rows("days") == all_rows()[:4]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["INCREMENTAL_UNMANAGED (forward_only false)", DAILY.removeprefix("kind ")])
 def test_model_computed_after_promotion_has_what_runs_computed_of_old_version(warehouse: Warehouse, kind: str) -> None:
     """It reads a column that a model with a table of its own only has then."""
