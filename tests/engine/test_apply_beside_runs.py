@@ -1,6 +1,6 @@
 """An apply on PostgreSQL: runs go on while it computes new versions, and nothing is left out.
 
-Four of these stories run in CI, and all of them each night.
+Five of these stories run in CI, and all of them each night.
 """
 
 from collections.abc import Callable, Iterator
