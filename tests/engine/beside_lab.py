@@ -134,13 +134,13 @@ class Warehouse:
             wait_until(lambda: self.waits_for(lock), process)
             yield process
 
-    def leave_gap(self, model: str) -> None:
-        """Let a run of a model with a lookback fail. It has forgotten its last day before, to compute it again.
+    def leave_gap(self, *models: str) -> None:
+        """Let a run of models with a lookback fail. They have forgotten their last day before, to compute it again.
 
-        That needs a new day to compute: the run begins with what the model reads.
+        That needs a new day to compute: the run begins with what the models read.
         """
         self.query("UPDATE raw.switch SET x = 0")
-        assert self.shop.launch(assets=sorted({"t/orders", f"t/{model}"})).status is FAILURE
+        assert self.shop.launch(assets=sorted({"t/orders", *(f"t/{model}" for model in models)})).status is FAILURE
         self.query("UPDATE raw.switch SET x = 1")
 
     def start_apply(self, **config: Any) -> ForkedProcess:

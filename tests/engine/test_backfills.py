@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from engine.backfills import backfills
-from harness import CONFIG, NewShop, Shop, plan, query, state
+from engine.signals import IS_OPEN
+from harness import CONFIG, NewShop, RunRecord, Shop, plan, query, state
 from waiting import evaluate_tick
 
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)"
@@ -46,6 +47,13 @@ def corrected_shop(new_shop: NewShop, by: str, start: str, corrected: tuple[str,
 def shop(new_shop: NewShop) -> Shop:
     """A project whose source was corrected in three days."""
     return corrected_shop(new_shop, "day", "2026-02-05", (DAYS[0], DAYS[-1]))
+
+
+def run_job(shop: Shop, partition: str | None = None, by: str = "day") -> RunRecord:
+    """Run the job of backfills for a partition, without a backfill."""
+    job = shop.refresh().resolve_job_def(JOB.format(by=by))
+    result = job.execute_in_process(partition_key=partition, instance=shop.instance, raise_on_error=False)
+    return shop.run_record(result.run_id)
 
 
 def rows(project: Path) -> list[tuple[object, ...]]:
@@ -198,9 +206,7 @@ def test_a_day_in_which_no_selected_model_can_be_restated_fails_and_computes_not
         assert not second.materializations
     (shop.project / "models/new.sql").write_text(f"MODEL (name raw.new, {BY_DAY}); SELECT ds FROM ctl.source {READS}")
     shop.configure(restate={"jobs": [{"select": "raw.new"}]})
-    job = shop.refresh().resolve_job_def(JOB.format(by="day"))
-    run = job.execute_in_process(partition_key=DAYS[0], instance=shop.instance, raise_on_error=False)
-    [failure] = shop.run_record(run.run_id).failures
+    [failure] = run_job(shop, DAYS[0]).failures
     assert failure.startswith("SQLMesh cannot restate warehouse.raw.new (not promoted). Nothing was computed.")
 
 
@@ -231,20 +237,16 @@ def test_a_selected_model_that_is_left_out_computes_a_pending_day_of_the_range(n
     }
     tables = {"ctl.source": SOURCE.format(start=DAYS[0])}
     shop = new_shop(files, tables=tables, planned_at="1 day ago", restate={"jobs": [{}]})
-    job = shop.refresh().resolve_job_def(JOB.format(by="day"))
-    yesterday = f"{datetime.now(timezone.utc) - timedelta(days=1):%Y-%m-%d}"
-    result = job.execute_in_process(partition_key=yesterday, instance=shop.instance, raise_on_error=False)
-    run = shop.run_record(result.run_id).succeeded()
+    run = run_job(shop, f"{datetime.now(timezone.utc) - timedelta(days=1):%Y-%m-%d}").succeeded()
     assert "Left out: raw.kept (kind INCREMENTAL_UNMANAGED: `disable_restatement` is true)." in run.log
     assert set(run.materializations) == {"raw/kept", "marts/revenue"}
 
 
 def test_a_day_in_which_each_selected_model_waits_fails_and_the_next_run_computes_it(new_shop: NewShop) -> None:
-    is_open = "def is_open(batch):\n    return not Path('closed').exists()\n"
     waits = f"MODEL (name raw.waits, {BY_DAY}, signals [is_open()]); SELECT ds, n FROM ctl.source {READS}"
     shop = new_shop(
         {
-            "signals/__init__.py": f"from pathlib import Path\nfrom sqlmesh import signal\n\n\n@signal()\n{is_open}",
+            "signals/__init__.py": IS_OPEN,
             "models/waits.sql": waits,
             "models/total.sql": "MODEL (name marts.total, kind FULL); SELECT sum(n) AS n FROM raw.waits",
         },
@@ -254,9 +256,7 @@ def test_a_day_in_which_each_selected_model_waits_fails_and_the_next_run_compute
     )
     shop.query("UPDATE ctl.source SET n = 7")
     (shop.project / "closed").touch()
-    job = shop.refresh().resolve_job_def(JOB.format(by="day"))
-    result = job.execute_in_process(partition_key=DAYS[0], instance=shop.instance, raise_on_error=False)
-    run = shop.run_record(result.run_id)
+    run = run_job(shop, DAYS[0])
     [failure] = run.failures
     assert "All selected models wait, so this run has restated none: raw.waits. Their intervals are pending" in failure
     assert not run.materializations
@@ -267,9 +267,7 @@ def test_a_day_in_which_each_selected_model_waits_fails_and_the_next_run_compute
 
 def test_run_of_the_job_without_a_range_is_refused_with_the_command(shop: Shop) -> None:
     """`dg launch --job` ignores `--partition`."""
-    job = shop.refresh().resolve_job_def(JOB.format(by="day"))
-    run_id = job.execute_in_process(instance=shop.instance, raise_on_error=False).run_id
-    [failure] = shop.run_record(run_id).failures
+    [failure] = run_job(shop).failures
     config = (
         '{"ops": {"sqlmesh_shop_restate_day": {"config": {"restate": {"start": "2026-02-05", "end": "2026-02-05"}}}}}'
     )
@@ -281,9 +279,7 @@ def test_run_without_a_range_is_refused_also_before_the_first_partition_has_ende
     files = {"models/days.sql": f"MODEL (name t.days, {BY_DAY}); SELECT @start_ds::DATE AS ds"}
     config = CONFIG.replace("6 days ago", f"'{today}'")
     shop = new_shop(files, config, planned_at=None, restate={"jobs": [{"by": "month"}]})
-    job = shop.refresh().resolve_job_def(JOB.format(by="month"))
-    run_id = job.execute_in_process(instance=shop.instance, raise_on_error=False).run_id
-    [failure] = shop.run_record(run_id).failures
+    [failure] = run_job(shop, by="month").failures
     assert f'"restate": {{"start": "{today[:7]}-01"' in failure
 
 
@@ -330,8 +326,7 @@ def test_run_of_a_backfill_in_which_a_model_waits_gives_no_advice_for_backfills_
     files = {
         "models/orders.sql": MODELS["models/orders.sql"],
         "models/waits.sql": waits,
-        "signals/open.py": "from pathlib import Path\nfrom sqlmesh import signal\n\n\n@signal()\ndef is_open(batch):\n"
-        "    return not Path('closed').exists()\n",
+        "signals/__init__.py": IS_OPEN,
     }
     tables = {"ctl.source": SOURCE.format(start=DAYS[0])}
     shop = new_shop(files, CONFIG.replace("6 days ago", f"'{DAYS[0]}'"), tables=tables, restate={"jobs": [{}]})

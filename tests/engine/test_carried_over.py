@@ -6,6 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from engine.signals import IS_OPEN
 from harness import CONFIG, YEARLY_CRON, NewShop, sqlmesh, write_project
 
 from dg_sqlmesh_component.dagster_internals import event_log
@@ -78,7 +79,7 @@ def test_result_of_other_environment_hides_no_failure_here(new_shop: NewShop, mo
     shop.refresh()
     for (table,) in shop.query("SELECT table_name FROM duckdb_tables() WHERE table_name LIKE 't__kept__%'"):
         shop.query(f"UPDATE sqlmesh__t.{table} SET id = -1 WHERE id = 1")
-    assert shop.launch(checks=["t/kept:hard"]).status == dg.DagsterRunStatus.FAILURE
+    shop.launch(checks=["t/kept:hard"]).failed()
     for _ in range(2):
         shop.launch(checks=["t/kept:hard"], ops={"sqlmesh_shop": {"environment": "dev"}}).succeeded()
     record = shop.launch(assets=["t/kept"], checks=["t/kept:hard"]).failed()
@@ -143,27 +144,15 @@ def test_blocked_model_with_a_new_empty_table_has_no_passed_audit(new_shop: NewS
     }
 
 
-OPENED = """
-from pathlib import Path
-
-from sqlmesh import signal
-
-
-@signal()
-def opened(batch):
-    return not Path("closed").exists()
-"""
-
-
 def test_result_from_before_a_run_that_failed_between_the_rows_and_their_audit_is_not_repeated(
     new_shop: NewShop,
 ) -> None:
     """The table has the new rows. The audit raised an error for them."""
-    model = "MODEL (name t.total, kind FULL, cron '@hourly', signals (opened()), audits (roots))"
+    model = "MODEL (name t.total, kind FULL, cron '@hourly', signals (is_open()), audits (roots))"
     files = {
         "models/total.sql": f"{model}; SELECT id FROM ctl.flags",
         "audits/roots.sql": "AUDIT (name roots); SELECT * FROM @this_model WHERE sqrt(id) > 9",
-        "signals/__init__.py": OPENED,
+        "signals/__init__.py": IS_OPEN,
     }
     shop = new_shop(files, WITH_FLAGS)
     yesterday = str(datetime.now(timezone.utc).date() - timedelta(days=1))

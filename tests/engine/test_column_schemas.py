@@ -7,7 +7,6 @@ import re
 from typing import Any
 
 import dagster as dg
-import pytest
 from engine.recorded_models import BY_DAY, OP, day, tick
 from harness import CONFIG, REPOSITORY, NewShop, RunRecord, Shop
 
@@ -20,11 +19,6 @@ MODELS = {
 }
 
 WIDER = MODELS["models/days.sql"].replace("SELECT", "SELECT 'x' AS extra,")
-
-
-def since(ago: int) -> str:
-    """A configuration of SQLMesh whose models start so many days ago."""
-    return CONFIG.replace("6 days ago", f"'{day(ago)}'")
 
 
 def schema_changes(shop: Shop, by: str = "columns") -> dict[str, str]:
@@ -43,15 +37,6 @@ def schema_changes(shop: Shop, by: str = "columns") -> dict[str, str]:
     }
 
 
-def schema_changes_of_runs(shop: Shop, *days_ago: int) -> list[dict[str, str]]:
-    """What the checks find after each of these runs, which compute the days until then."""
-    found = []
-    for ago in days_ago:
-        shop.launch(ops={OP: {"end": day(ago)}}).succeeded()
-        found.append(schema_changes(shop))
-    return found
-
-
 def columns(run: RunRecord, asset: str) -> dict[str, tuple[str, str | None]]:
     schema: Any = run.materializations[asset].metadata["dagster/column_schema"].value
     return {column.name: (column.type, column.description) for column in schema.columns}
@@ -59,8 +44,9 @@ def columns(run: RunRecord, asset: str) -> dict[str, tuple[str, str | None]]:
 
 def test_each_materialization_has_the_columns_of_the_version_that_ran(new_shop: NewShop) -> None:
     tables = {"raw.wide": "SELECT 1 AS a, 'x' AS b"}
+    config = CONFIG.replace("6 days ago", f"'{day(8)}'")
     attributes: dict[str, Any] = {"include_metadata": ["column_lineage"], "polling_sensor": True}
-    shop = new_shop(MODELS, since(8), tables=tables, planned_at=f"{day(7)} 12:00:00", **attributes)
+    shop = new_shop(MODELS, config, tables=tables, planned_at=f"{day(7)} 12:00:00", **attributes)
     shop.launch(ops={OP: {"end": day(6)}})
     # The run has recorded what the plan has computed. Its columns are those of the definitions.
     assert schema_changes(shop) == {"t/star": "Previous materialization has no column schema metadata"}
@@ -93,16 +79,3 @@ def test_materializations_have_their_columns_and_rows(new_shop: NewShop) -> None
     assert [*columns(run, "t/days")] == ["ds", "n"]
     assert [*columns(run, "t/star")] == ["a", "b"]
     assert [*schema_changes(shop, by="rows")] == ["t/star"]
-
-
-@pytest.mark.slow
-def test_schema_checks_fail_after_the_plan_that_changes_columns_and_after_none_of_ten_runs(new_shop: NewShop) -> None:
-    models = {name: MODELS[name] for name in ("models/days.sql", "models/unit.sql")}
-    shop = new_shop(models, since(14), planned_at=f"{day(13)} 12:00:00", polling_sensor=True)
-    assert schema_changes_of_runs(shop, 12, 11, 10, 9, 8) == [{}] * 5
-    (shop.project / "models/days.sql").write_text(WIDER)
-    shop.plan(at=f"{day(7)} 12:00:00")
-    tick(shop)
-    [(asset, text)] = schema_changes(shop).items()
-    assert (asset, "extra" in text) == ("t/days", True)
-    assert schema_changes_of_runs(shop, 6, 5, 4, 3, 2) == [{}] * 5

@@ -90,16 +90,14 @@ def test_template_can_use_model_and_default_spec(shop: ShopProject) -> None:
             "group_name": "{{ model.schema }}_{{ model.kind | lower }}",
             "description": "{{ spec.description }} From {{ model.depends_on | length }} table.",
             "metadata": {"columns": "{{ model.columns | map(attribute='name') | list }}"},
+            "deps": "{{ spec.deps + [['other', 'asset']] }}",
         }
     )
     assert specs[ORDERS].group_name == "shop_full"
     assert specs[ORDERS].description == "SQLMesh model shop.orders (FULL). From 1 table."
     assert specs[ORDERS].metadata["columns"] == ["id", "two"]
-
-
-def test_template_can_add_a_dependency(shop: ShopProject) -> None:
-    deps = shop.specs(translation={"deps": "{{ spec.deps + [['other', 'asset']] }}"})[ORDERS].deps
-    assert [dep.asset_key for dep in deps] == [dg.AssetKey(["raw", "orders"]), dg.AssetKey(["other", "asset"])]
+    deps = [dep.asset_key.to_user_string() for dep in specs[ORDERS].deps]
+    assert deps == ["raw/orders", "other/asset"]
 
 
 @pytest.mark.attribute("external_models.key", "external_models.keys")
@@ -385,17 +383,6 @@ def test_models_of_limited_tag_run_one_after_another_and_leave_threads_to_others
     else:
         assert len(shop.launch().succeeded().materializations) == 5
     assert all((shop.project / light).exists() for light in "yz")
-
-
-@pytest.mark.attribute("execution.retries.transient_errors")
-def test_config_can_change_which_errors_are_transient(shop: ShopProject) -> None:
-    retry_config = {"max_retries": 1, "transient_errors": ["Suspended"]}
-    retries = shop.component(execution={"retries": retry_config}).execution.retries
-    assert retries is not None
-    assert retries.is_transient("ProgrammingError: Warehouse Suspended", known=False)
-    assert not retries.is_transient("ProgrammingError: no such table", known=False)
-    with pytest.raises(Exception, match=r"`execution.retries.transient_errors` in defs.yaml has '\('"):
-        shop.component(execution={"retries": {"max_retries": 1, "transient_errors": ["("]}})
 
 
 def test_assets_with_partitions_from_post_processing_do_not_run(tmp_path: Path) -> None:

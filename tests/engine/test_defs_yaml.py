@@ -125,27 +125,6 @@ def test_unset_or_empty_variable_does_not_mean_the_default(
     assert component_of(dagster, {"project": project})
 
 
-def test_unset_variable_in_project_env_is_named_in_error(dagster: DagsterProject) -> None:
-    """An empty literal value is allowed."""
-    project = {"path": "../../../shop", "env": {"EMPTY": "", "WAREHOUSE": "{{ env.OF_THE_TEST }}"}}
-    dagster.add_component("shop", {"project": project})
-    error = dagster.load_error()
-    assert "project.env.WAREHOUSE" in error
-    assert "The environment variable OF_THE_TEST is not set. Set it or give a default" in error
-
-
-@pytest.mark.parametrize("value", ["1234", "0123", "1e5", "'quoted'", "true"])
-def test_variable_is_unchanged_in_sqlmesh(dagster: DagsterProject, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    """A template would convert digits, such as the number of a pull request, to a number, and remove quotes."""
-    write_project(dagster.root / "shop", ONE_MODEL)
-    monkeypatch.setenv("OF_THE_TEST", value)
-    template = "{{ env.OF_THE_TEST }}"
-    component = component_of(
-        dagster, {"project": {"path": "../../../shop", "gateway": template, "env": {"IT": template}}}
-    )
-    assert (component.project.gateway, component.project.env) == (value, {"IT": value})
-
-
 @pytest.mark.parametrize(
     "attributes",
     [
@@ -321,12 +300,6 @@ def test_configured_selection_and_op_are_used(dagster: DagsterProject) -> None:
     assert assets.op.tags["a"] == "b"
 
 
-def test_default_pool_is_named_after_project_and_environment(dagster: DagsterProject) -> None:
-    write_project(dagster.root / "my shop", ONE_MODEL)
-    dagster.add_component("shop", {"project": {"path": "../../../my shop", "environment": "dev"}})
-    assert dagster.refresh().resolve_assets_def(dg.AssetKey(["t", "one"])).op.pool == "sqlmesh_my_shop_dev"
-
-
 DOWNSTREAM_ASSET = """
 import dagster as dg
 
@@ -440,18 +413,12 @@ def test_audits_without_a_check_still_run_and_their_failures_are_named(dagster: 
 
     dagster.add_component("shop", {"project": "../../../shop", "audits": {"checks": ["Number_*"]}})
     dagster.refresh()
-    record = dagster.launch()
+    record = dagster.launch().failed()
     assert {check for check in record.checks if check.startswith("t/bad:number_of_rows")}
     assert not {check for check in record.checks if "not_null" in check}
-    assert record.status == dg.DagsterRunStatus.FAILURE
     [failure] = record.failures
     assert "t.bad" in failure
     assert "not_null" in failure
 
-
-def test_name_of_no_audit_is_refused_with_the_closest_names(dagster: DagsterProject) -> None:
-    plan(write_project(dagster.root / "shop", {"models/good.sql": AUDITED.format(name="good", value=1)}))
     dagster.add_component("shop", {"project": "../../../shop", "audits": {"checks": ["not_nul"]}})
-    error = dagster.load_error()
-    assert "`audits.checks` in defs.yaml names 'not_nul'" in error
-    assert "Did you mean not_null?" in error
+    assert "`audits.checks` in defs.yaml names 'not_nul'" in dagster.load_error()

@@ -20,12 +20,17 @@ OF_OTHERS = (
 DEPENDENTS = ["bi.Daily orders", "bi.months"]
 
 
-@pytest.fixture
-def shop(new_shop: NewShop, server: Server) -> Shop:
+def new_database(server: Server) -> str:
+    """Create an empty database, and return the configuration of a project in it."""
     server.query("DROP DATABASE IF EXISTS shop WITH (FORCE)")
     server.query("CREATE DATABASE shop")
+    return server.config("shop")
+
+
+@pytest.fixture
+def shop(new_shop: NewShop, server: Server) -> Shop:
     files = {"models/orders.sql": ORDERS.format(amount=2, more=""), "models/stock.sql": STOCK}
-    shop = new_shop(files, server.config("shop"), deploy=True)
+    shop = new_shop(files, new_database(server), deploy=True)
     for statement in OF_OTHERS:
         server.query(statement, "shop")
     return shop
@@ -111,11 +116,9 @@ def test_tables_of_mode_dev_only_stay_so_only_their_removal_for_a_view_is_refuse
     new_shop: NewShop, server: Server
 ) -> None:
     """SQLMesh alters or fills such a table, and leaves the table of a removed model. It cannot drop one for a view."""
-    server.query("DROP DATABASE IF EXISTS shop WITH (FORCE)")
-    server.query("CREATE DATABASE shop")
     orders = ORDERS.format(amount=2, more="")
     shown = orders.replace("orders", "shown").replace("FULL", "VIEW")
-    config = f"{server.config('shop')}virtual_environment_mode: dev_only\n"
+    config = f"{new_database(server)}virtual_environment_mode: dev_only\n"
     seen = "MODEL (name t.seen, kind VIEW); SELECT id FROM t.orders"
     files = {"models/orders.sql": orders, "models/stock.sql": STOCK, "models/shown.sql": shown, "models/seen.sql": seen}
     shop = new_shop(files, config, deploy=True)
@@ -173,9 +176,7 @@ TABLE = "SELECT relname FROM pg_class WHERE relname LIKE 't__days__%' AND relkin
 
 
 def test_a_view_of_the_table_is_dropped_with_its_column(new_shop: NewShop, server: Server) -> None:
-    server.query("DROP DATABASE IF EXISTS shop WITH (FORCE)")
-    server.query("CREATE DATABASE shop")
-    shop = new_shop({"models/days.sql": BY_DAY.format(columns=", 1 AS amount")}, server.config("shop"), deploy=True)
+    shop = new_shop({"models/days.sql": BY_DAY.format(columns=", 1 AS amount")}, new_database(server), deploy=True)
     [(table,)] = server.query(TABLE, "shop")
     server.query("CREATE SCHEMA bi", "shop")
     server.query(f'CREATE VIEW bi.amounts AS SELECT amount FROM sqlmesh__t."{table}"', "shop")
@@ -205,18 +206,16 @@ READ_BY_VIEWS = {
 
 def test_first_run_and_restatement_keep_views_that_read_a_materialized_view(new_shop: NewShop, server: Server) -> None:
     """SQLMesh creates a plain view for it, and would replace it by DROP ... CASCADE. The others would be gone."""
-    server.query("DROP DATABASE IF EXISTS shop WITH (FORCE)")
-    server.query("CREATE DATABASE shop")
     files = {f"models/{name}.sql": text for name, text in READ_BY_VIEWS.items()}
-    shop = new_shop(files, server.config("shop"), planned_at=None, restate=True)
+    shop = new_shop(files, new_database(server), planned_at=None, restate=True)
     shop.plan("--skip-backfill")
     server.query("CREATE SCHEMA bi", "shop")
     for model in READ_BY_VIEWS:
         server.query(f"CREATE VIEW bi.{model} AS SELECT * FROM t.{model}", "shop")
     restate = {"sqlmesh_shop": {"restate": {"start": "2 days ago", "end": "1 day ago"}}}
     for config in ({}, restate):
-        record = shop.launch(ops=config, assets=["t/days"] if config else ["t/days", "t/newest", "t/shown", "t/copied"])
-        assert record.status is dg.DagsterRunStatus.SUCCESS, record.failures
+        assets = ["t/days"] if config else ["t/days", "t/newest", "t/shown", "t/copied"]
+        record = shop.launch(ops=config, assets=assets).succeeded()
         assert record.status_of("t/newest") == "executed"
         assert views(server) == READ_BY_VIEWS.keys()
         read = [
@@ -228,15 +227,14 @@ def test_first_run_and_restatement_keep_views_that_read_a_materialized_view(new_
 
 def test_a_view_in_place_of_a_table_is_refused_before_anything_changes(new_shop: NewShop, server: Server) -> None:
     """Of dbt, or of `dev_only`. SQLMesh's own plan fails after it has begun to change prod, also with its CLI."""
-    server.query("DROP DATABASE IF EXISTS shop WITH (FORCE)")
-    server.query("CREATE DATABASE shop")
+    of_server = new_database(server)
     server.query("CREATE SCHEMA t", "shop")
     server.query("CREATE TABLE t.orders AS SELECT 'of dbt' AS id", "shop")
     shop = new_shop({"models/stock.sql": STOCK, "models/seen.sql": SEEN}, planned_at=None, deploy=True)
     config = shop.project / "config.yaml"
-    config.write_text(f"{server.config('shop')}virtual_environment_mode: dev_only\n")
+    config.write_text(f"{of_server}virtual_environment_mode: dev_only\n")
     shop.plan()
-    config.write_text(server.config("shop"))
+    config.write_text(of_server)
     change(shop, orders=ORDERS.format(amount=3, more=""))
 
     report = planned(shop)
@@ -256,9 +254,7 @@ def test_a_view_in_place_of_a_table_is_refused_before_anything_changes(new_shop:
 def test_names_of_types_are_taken_too_and_a_name_that_postgresql_would_cut_is_too_long(
     new_shop: NewShop, server: Server
 ) -> None:
-    server.query("DROP DATABASE IF EXISTS shop WITH (FORCE)")
-    server.query("CREATE DATABASE shop")
-    config = f"{server.config('shop')}physical_table_naming_convention: hash_md5\n"
+    config = f"{new_database(server)}physical_table_naming_convention: hash_md5\n"
     shop = new_shop({"models/stock.sql": STOCK}, config, deploy=True)
     long = "x" * 63
     for statement in ("CREATE TYPE t.orders AS ENUM ('of others')", f"CREATE TABLE t.{long} AS SELECT 1 AS id"):
@@ -277,10 +273,8 @@ def test_the_janitor_drops_no_view_of_others_and_names_each_until_somebody_drops
     new_shop: NewShop, server: Server
 ) -> None:
     """Views of SQLMesh's own are dropped with the table that they read."""
-    server.query("DROP DATABASE IF EXISTS shop WITH (FORCE)")
-    server.query("CREATE DATABASE shop")
     files = {"models/stock.sql": STOCK, "models/seen.sql": SEEN, "models/other.sql": STOCK.replace("stock", "other")}
-    shop = new_shop(files, f"{server.config('shop')}snapshot_ttl: in 0 seconds\n", janitor=True)
+    shop = new_shop(files, f"{new_database(server)}snapshot_ttl: in 0 seconds\n", janitor=True)
     shop.plan("dev", "--include-unmodified")
     [(table,)] = server.query("SELECT relname FROM pg_class WHERE relname LIKE 't__stock%' AND relkind = 'r'", "shop")
     server.query("CREATE SCHEMA bi", "shop")
@@ -307,10 +301,8 @@ def test_the_janitor_drops_no_view_of_others_and_names_each_until_somebody_drops
 
 def test_a_preview_is_closed_with_its_own_views(new_shop: NewShop, server: Server) -> None:
     """Its tables are dropped first. The environment is deleted last, so that closing it can be repeated."""
-    server.query("DROP DATABASE IF EXISTS shop WITH (FORCE)")
-    server.query("CREATE DATABASE shop")
     files = {"models/stock.sql": STOCK, "models/seen.sql": SEEN}
-    shop = new_shop(files, server.config("shop"), preview={"environment": "pr_1"})
+    shop = new_shop(files, new_database(server), preview={"environment": "pr_1"})
     change(shop, stock=STOCK.replace("1", "2"))
     launch(shop, PREVIEW).succeeded()
     assert server.query("SELECT id FROM t__pr_1.stock", "shop") == [(2,)]

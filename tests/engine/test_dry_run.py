@@ -99,6 +99,14 @@ def test_dry_run_gives_the_reason_of_each_prediction_in_a_table_and_in_the_log(n
     assert "    raw.late: waiting. It waits: its signal never reports no ready interval." in record.log
     assert "Outcomes of a run now: 3 up to date, 1 executed, 1 waiting. Nothing was computed." in record.log
 
+    (alone,) = predictions(dry_run(shop, assets=["marts/revenue"])).values()
+    assert alone["outcome"] == "waiting"
+    assert "models upstream have pending intervals and are not part of this step: raw.orders" in alone["why"]
+
+    assert predictions(record)["raw.orders"]["seconds"] is None
+    shop.launch(ops={OP: {"end": "2 days ago"}})
+    assert predictions(dry_run(shop))["raw.orders"]["seconds"] >= 0, "estimated from the run before"
+
 
 def test_relative_range_is_that_at_the_start_of_the_run_however_long_the_step_has_waited(
     new_shop: NewShop, monkeypatch: pytest.MonkeyPatch
@@ -112,20 +120,6 @@ def test_relative_range_is_that_at_the_start_of_the_run_however_long_the_step_ha
     for record, intervals in ((dry, predictions(dry)["raw.orders"]["intervals"]), (run, computed)):
         assert f"The run config asks for the range from {intervals[:10]}T00:00:00Z" in record.log
         assert intervals.endswith("(2 days)")
-
-
-def test_dry_run_of_a_model_alone_names_the_models_that_hold_it_back(new_shop: NewShop) -> None:
-    shop = new_shop(MODELS)
-    (row,) = predictions(dry_run(shop, assets=["marts/revenue"])).values()
-    assert row["outcome"] == "waiting"
-    assert "models upstream have pending intervals and are not part of this step: raw.orders" in row["why"]
-
-
-def test_dry_run_estimates_seconds_from_earlier_runs(new_shop: NewShop) -> None:
-    shop = new_shop(MODELS)
-    assert predictions(dry_run(shop))["raw.orders"]["seconds"] is None
-    shop.launch(ops={OP: {"end": "2 days ago"}})
-    assert predictions(dry_run(shop))["raw.orders"]["seconds"] >= 0
 
 
 def test_dry_run_names_a_blocking_audit_that_failed_and_what_it_may_block(new_shop: NewShop) -> None:
@@ -198,7 +192,7 @@ def test_dry_run_tells_what_is_not_promoted_and_what_has_changed_locally(new_sho
     assert rows["raw.late"]["changed_locally"] is None
 
 
-def test_dry_run_of_a_restatement_shows_its_ranges_and_what_it_adds(new_shop: NewShop) -> None:
+def test_dry_run_of_a_restatement_shows_its_ranges_and_what_it_adds_or_why_it_is_refused(new_shop: NewShop) -> None:
     shop = new_shop(MODELS, CONFIG.replace("6 days ago", "'2026-01-01'"), restate=True)
     shop.launch()
     before = shop.state()
@@ -212,27 +206,23 @@ def test_dry_run_of_a_restatement_shows_its_ranges_and_what_it_adds(new_shop: Ne
     assert shop.state() == before
     assert not record.materializations
 
-
-def test_refusal_is_the_answer_of_a_dry_run_and_no_asset_turns_red(new_shop: NewShop) -> None:
-    shop = new_shop(MODELS, restate={"max_intervals": 1})
-    config = {"restate": {"start": "6 days ago", "end": "4 days ago"}}
-    record = dry_run(shop, config=config, assets=["raw/orders"]).succeeded()
-    assert "`restate.max_intervals` in defs.yaml is 1. Nothing was computed." in record.logged["sqlmesh/refusal"]
-    assert "a run would be refused" in record.log
+    shop.configure(restate={"max_intervals": 1})
+    refused = dry_run(shop, config=config, assets=["raw/orders"]).succeeded()
+    assert "`restate.max_intervals` in defs.yaml is 1. Nothing was computed." in refused.logged["sqlmesh/refusal"]
+    assert "a run would be refused" in refused.log
 
 
-def test_dry_run_without_a_result_fails(new_shop: NewShop) -> None:
+def test_dry_run_without_a_result_fails_and_repeats_the_last_results_of_checks(new_shop: NewShop) -> None:
     shop = new_shop(MODELS)
-    (shop.project / "broken").touch()
+    broken = shop.project / "broken"
+    broken.touch()
     record = dry_run(shop).failed()
     assert "The dry run has no result. A signal of warehouse.raw.late raised an error" in record.failures[0]
     assert record.not_evaluated_reasons == {"Not evaluated: this was a dry run."}
 
-
-def test_dry_run_without_a_result_repeats_the_last_results_of_checks(new_shop: NewShop) -> None:
-    shop = new_shop(MODELS)
+    broken.unlink()
     before = shop.launch().checks
-    (shop.project / "broken").touch()
+    broken.touch()
     checks = dry_run(shop).checks
     assert {name: check.passed for name, check in checks.items()} == {
         name: check.passed for name, check in before.items()
@@ -240,7 +230,7 @@ def test_dry_run_without_a_result_repeats_the_last_results_of_checks(new_shop: N
     assert all("Repeated, because this was a dry run." in str(check.description) for check in checks.values())
 
 
-def test_run_config_of_another_op_is_refused_and_computes_nothing(new_shop: NewShop) -> None:
+def test_run_config_of_another_op_and_a_dry_run_of_checks_are_refused_and_compute_nothing(new_shop: NewShop) -> None:
     shop = new_shop(MODELS)
     before = shop.state()
 
@@ -257,8 +247,10 @@ def test_run_config_of_another_op_is_refused_and_computes_nothing(new_shop: NewS
     assert "Did you mean sqlmesh_shop?" in failure
     assert record.not_evaluated_reasons == {"Not evaluated: the run was refused."}
     assert shop.state() == before
-    assert launch("sqlmesh_shopp", OP).status is dg.DagsterRunStatus.SUCCESS
+    launch("sqlmesh_shopp", OP).succeeded()
     assert shop.state() == before
+    of_checks = dry_run(shop, checks=["raw/orders:sqlmesh_execution_status"]).failed()
+    assert "The run config sets dry_run, but only checks are selected" in of_checks.failures[0]
 
 
 def test_dry_run_in_another_environment_predicts_that_environment(new_shop: NewShop) -> None:
@@ -267,9 +259,3 @@ def test_dry_run_in_another_environment_predicts_that_environment(new_shop: NewS
     record = dry_run(shop, config={"environment": "dev"})
     assert outcomes(record)["raw.orders"] == "executed"
     assert "Dry run of environment dev." in record.log
-
-
-def test_dry_run_of_checks_only_is_refused(new_shop: NewShop) -> None:
-    shop = new_shop(MODELS)
-    record = dry_run(shop, checks=["raw/orders:sqlmesh_execution_status"]).failed()
-    assert "The run config sets dry_run, but only checks are selected" in record.failures[0]

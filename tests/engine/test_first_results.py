@@ -2,6 +2,7 @@
 
 import dagster as dg
 import pytest
+from engine.signals import IS_OPEN
 from harness import CONFIG, EXECUTORS, NewShop
 
 DAYS = (
@@ -65,12 +66,8 @@ def test_a_warning_does_not_fail_a_run_that_has_nothing_to_do(new_shop: NewShop)
 
 
 def test_check_of_a_model_that_waits_and_has_no_result_says_why(new_shop: NewShop) -> None:
-    signal = (
-        "from pathlib import Path\nfrom sqlmesh import signal\n\n\n@signal()\ndef is_open(batch):\n"
-        "    return not Path('closed').exists()\n"
-    )
     waits = DAYS.replace("audits (", "signals [is_open()], audits (")
-    more = {"models/days.sql": waits, "signals/__init__.py": "", "signals/is_open.py": signal}
+    more = {"models/days.sql": waits, "signals/__init__.py": IS_OPEN}
     shop = new_shop({**files(), **more}, CONFIG, tables=TABLES, planned_at="2 days ago")
     (shop.project / "closed").touch()
 

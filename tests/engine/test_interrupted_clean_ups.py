@@ -109,17 +109,19 @@ def test_prod_is_complete_after_the_apply_of_a_version_that_close_could_not_dele
 
 
 @on_postgres
-def test_commit_that_goes_back_is_complete_after_clean_up_of_the_second_one_was_killed(lab: Lab, server: Any) -> None:
+@pytest.mark.parametrize("goes_back", [False, True], ids=["close", "first commit again"])
+def test_next_job_finishes_the_killed_clean_up_of_a_second_commit(lab: Lab, server: Any, goes_back: bool) -> None:
     before = lab.left_over()
     orders = previewed(lab, orders=CHANGED)
     lab.change(orders=ORDERS.format(factor=4))
     killed(lab, server, PREVIEW, orders)
 
-    lab.change(orders=CHANGED)
-    lab.preview()
-
-    assert rows(lab, "t__pr_1") == [(60, 6 * 55 * 3.0, 60)]
+    if goes_back:
+        lab.change(orders=CHANGED)
+        lab.preview()
+        assert rows(lab, "t__pr_1") == [(60, 6 * 55 * 3.0, 60)]
     lab.close()
+
     assert lab.left_over() == before
 
 
@@ -145,18 +147,6 @@ def test_a_preview_computes_its_missing_table_again_and_an_empty_table_is_not_mi
     assert "Computed: 1 model." in record.log
     assert rows(lab, "t__pr_1") == [(60, 6 * 55 * 3.0, 60)]
     assert lab.prod() == before
-
-
-@on_postgres
-def test_closing_deletes_what_the_killed_clean_up_of_a_second_commit_has_left(lab: Lab, server: Any) -> None:
-    before = lab.left_over()
-    orders = previewed(lab, orders=CHANGED)
-    lab.change(orders=ORDERS.format(factor=4))
-    killed(lab, server, PREVIEW, orders)
-
-    lab.close()
-
-    assert lab.left_over() == before
 
 
 @on_duckdb

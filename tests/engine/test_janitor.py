@@ -31,7 +31,10 @@ MODELS = {
 
 def run_janitor(shop: Shop) -> RunRecord:
     """Run the janitor's job, and return what Dagster recorded."""
-    job = shop.refresh().resolve_job_def(JANITOR)
+    return run_job(shop, shop.refresh().resolve_job_def(JANITOR))
+
+
+def run_job(shop: Shop, job: dg.JobDefinition) -> RunRecord:
     return shop.run_record(job.execute_in_process(instance=shop.instance, raise_on_error=False).run_id)
 
 
@@ -78,9 +81,8 @@ def test_janitor_deletes_and_reports_what_has_expired_and_changes_no_models(new_
     assert "t__dev.counted" in tables(shop)
 
     shop.configure(janitor=True)
-    record = run_janitor(shop)
+    record = run_janitor(shop).succeeded()
     metadata = record.job_metadata
-    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     assert metadata["deleted_environments"] == ["dev"]
     assert metadata["deleted_snapshots"] == 1
     assert {name.split(".")[1] for name in metadata["dropped_object_names"]} == {"t__dev", "sqlmesh__t"}
@@ -103,9 +105,8 @@ def test_janitor_deletes_and_reports_what_has_expired_and_changes_no_models(new_
     )
     shop.query(f"DROP VIEW t__dev.counted; DROP TABLE sqlmesh__t.{changed_table}")
     shop.query(f"CREATE VIEW sqlmesh__t.{changed_table} AS SELECT 1 AS id")
-    record = run_janitor(shop)
+    record = run_janitor(shop).failed()
     metadata = record.job_metadata
-    assert record.status == dg.DagsterRunStatus.FAILURE
     [failure] = record.failures
     assert failure.startswith("SQLMesh's janitor ended with an error: ")
     assert f"{changed_table} is of type View" in failure
@@ -113,9 +114,7 @@ def test_janitor_deletes_and_reports_what_has_expired_and_changes_no_models(new_
     assert shop.query(intervals.format(changed_table.split("__")[-1])) == [(0,)], "deleted before the table"
     assert any(name.endswith(".t__dev") for name in metadata["dropped_object_names"]), "dropped before the error"
     shop.query(f"DROP VIEW sqlmesh__t.{changed_table}")
-    record = run_janitor(shop)
-    metadata = record.job_metadata
-    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+    metadata = run_janitor(shop).succeeded().job_metadata
     assert (metadata["deleted_snapshots"], metadata["interval_rows_after"]) == (1, 2)
 
 
@@ -139,13 +138,11 @@ def test_janitor_deletes_a_removed_model_with_a_materialization_of_the_project(n
     shop.plan()
     job = shop.refresh().resolve_job_def(JANITOR)
     (shop.project / "materializations/own.py").write_text(OWN_KIND + "\nimport no_such_module")
-    run_id = job.execute_in_process(instance=shop.instance, raise_on_error=False).run_id
-    [failure] = shop.run_record(run_id).failures
+    [failure] = run_job(shop, job).failures
     assert failure.startswith("SQLMesh cannot load the custom materializations of the project at ")
     assert "no_such_module" in failure
     (shop.project / "materializations/own.py").write_text(OWN_KIND)
-    record = run_janitor(shop)
-    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+    record = run_janitor(shop).succeeded()
     assert record.job_metadata["deleted_snapshots"] == 1
     assert not any("__own__" in name for name in tables(shop))
 
@@ -161,15 +158,14 @@ def test_janitor_leaves_and_names_the_table_of_a_removed_model_in_dev_only_mode(
     (shop.project / "models/other.sql").unlink()
     (shop.project / "models/seen.sql").unlink()
     shop.plan()
-    record = run_janitor(shop)
-    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+    record = run_janitor(shop).succeeded()
     assert record.job_metadata["deleted_snapshots"] == 2
     assert tables(shop) == {"t.daily", "t.counted", "t.other"}
     assert "SQLMesh does not delete its table. If nobody uses it, drop it:" in record.log
     assert 'DROP TABLE "warehouse"."t"."other"' in record.log
     assert record.log.count("DROP TABLE") == 1
     shop.query("DROP TABLE t.other")
-    assert run_janitor(shop).status == dg.DagsterRunStatus.SUCCESS
+    run_janitor(shop).succeeded()
 
 
 @contextmanager
@@ -196,8 +192,7 @@ def test_janitor_waits_for_a_run_and_can_be_cancelled_meanwhile(new_shop: NewSho
             "The run was cancelled. Before that, SQLMesh's janitor had dropped 0 views, schemas and tables." in failure
         )
         with when_janitor_waits(shop, 2, (shop.project / "pause").unlink):
-            record = run_janitor(shop)
-    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+            run_janitor(shop).succeeded()
 
 
 def test_janitor_fails_after_the_overlap_timeout_if_a_run_holds_the_lock(new_shop: NewShop) -> None:
@@ -213,8 +208,7 @@ def test_janitor_fails_after_the_overlap_timeout_if_a_run_holds_the_lock(new_sho
         assert "Only one run, or the janitor, may use it at a time. This run has waited for 0 seconds" in failure
         assert "(`execution.overlap_timeout` in defs.yaml)." in failure
         assert record.job_metadata["dropped_objects"] == 0
-        record = run_janitor(shop)
-        assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+        record = run_janitor(shop).succeeded()
         assert record.job_metadata["interval_rows_after"] == 1
 
 

@@ -85,26 +85,6 @@ def test_failed_batch_of_lookback_is_computed_again_by_the_next_run(new_shop: Ne
     assert shop.launch().status_of("t/days") == "up_to_date"
 
 
-def test_failed_batch_of_interval_computed_early_is_computed_again_before_its_cron_ticks(new_shop: NewShop) -> None:
-    # Its last tick was at most 46 days ago: not every month has a 31st.
-    monthly = f"cron '0 0 {(ago(0) + datetime.timedelta(days=15)).day} * *', interval_unit 'day', start '{ago(50)}'"
-    model = BY_DAY.replace("kind", f"{monthly}, kind")
-    shop = new_shop({"models/days.sql": model}, tables=SOURCE, planned_at="now", intervals_check=True)
-    assert not rows(shop)
-    early = {"ignore_cron": True}
-    shop.launch(ops={"sqlmesh_shop": {**early, "end": f"{ago(2)}"}}).succeeded()
-    break_day(shop)
-    failed = shop.launch(ops={"sqlmesh_shop": early}).failed()
-    assert f"lacks 1 interval: {ago(3)}. The oldest one became due at {ago(2)}" in failed.description_of(CHECK)
-    shop.query("UPDATE ctl.source SET n = '2'")
-    alone = shop.launch(checks=[CHECK])
-    assert not alone.checks[CHECK].passed
-    healed = shop.launch().succeeded()
-    assert healed.checks[CHECK].passed
-    assert {day: n for day, n in rows(shop).items() if day < 7} == HEALED
-    assert shop.launch().status_of("t/days") == "up_to_date"
-
-
 def test_old_rows_of_a_batch_that_was_rolled_back_are_computed_again(new_shop: NewShop) -> None:
     """PostgreSQL has transactions: the rows are old, not lost. Two batches run at once."""
     with postgres_server() as server:
@@ -243,24 +223,3 @@ def test_failed_batch_of_lookback_in_a_repeated_apply_is_computed_by_the_next_on
     break_day(shop, value="2")
     applied(shop)
     assert rows(shop) == dict.fromkeys(range(1, 7), 2)
-
-
-def test_the_next_run_computes_days_that_a_restatement_has_held_back(new_shop: NewShop) -> None:
-    """They are downstream of a whole table that waits for a lost day."""
-    copy = "MODEL (name t.copy, kind FULL); SELECT ds, n FROM t.days"
-    tail = (
-        "MODEL (name t.tail, kind INCREMENTAL_BY_TIME_RANGE (time_column ds)); "
-        "SELECT ds, n FROM t.copy WHERE ds BETWEEN @start_ds AND @end_ds"
-    )
-    files = {"models/days.sql": BY_DAY, "models/copy.sql": copy, "models/tail.sql": tail}
-    shop = new_shop(files, tables=SOURCE, planned_at="1 day ago", restate=True)
-    break_day(shop)
-    assert shop.launch().status == dg.DagsterRunStatus.FAILURE
-    shop.query(f"UPDATE ctl.source SET n = '5' WHERE ds = '{ago(5)}'")
-    restate = {"sqlmesh_shop": {"restate": {"start": str(ago(5)), "end": str(ago(5))}}}
-    restated = shop.launch(ops=restate, assets=["t/days"]).succeeded()
-    assert restated.status_of("t/tail") == "waiting"
-    shop.query(f"UPDATE ctl.source SET n = '2' WHERE ds = '{ago(3)}'")
-    assert shop.launch().status == dg.DagsterRunStatus.SUCCESS
-    for model in ("days", "copy", "tail"):
-        assert shop.query(f"SELECT n FROM t.{model} WHERE ds = '{ago(5)}'") == [(5,)]

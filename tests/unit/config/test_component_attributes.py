@@ -83,7 +83,7 @@ def test_template_that_renders_a_wrong_type_is_refused_with_its_attribute(path: 
     assert refusal in str(raised.value)
 
 
-TEXTS = ["1.10", "2024_10", "1e10", "0x80004005", "'quoted'", "True", "...", "for None", " 7"]
+TEXTS = ["0123", "1.10", "2024_10", "1e10", "0x80004005", "'quoted'", "True", "...", "for None", " 7"]
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -240,6 +240,11 @@ def test_number_must_be_finite(written: float) -> None:
         ({"project": {"path": "shop", "environment": " "}}, "`project.environment` in defs.yaml is ' '. Write a name."),
         ({"budget": {}}, "`budget` in defs.yaml sets no limit. Write one, for example `seconds: 1800`."),
         ({"query_history_url": "https://acme.com/{id}"}, r"'https://acme.com/\{id\}'. It must contain \{run_id\}"),
+        ({"external_models": {"late": "warn"}}, "is warn. It compares the tables that the models wait for. Set them"),
+        (
+            {"external_models": {"wait": True, "late": "restate"}, "schedule": True},
+            "is restate. A tick of the schedule requests the restatements. Set both",
+        ),
         ({"schedule": True, "automation": "cron"}, "has both `schedule` and `automation`, .* Remove one of them"),
     ],
     ids=str,

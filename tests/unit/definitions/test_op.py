@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,12 @@ def test_pool_or_tag_that_the_op_cannot_have_is_refused(configured: dict[str, An
         ComponentOp(OpSpec.model_construct(**configured), SQLMeshProject((Path("/shop"),)))
 
 
+def test_plans_of_all_environments_of_a_state_have_the_same_tag_and_their_runs_have_not() -> None:
+    op, of_dev = ComponentOp(OpSpec(), SQLMeshProject((Path("/shop"),))), replace(SHOP, environment="dev")
+    assert op.changes_tag(of_dev) == op.changes_tag(SHOP)
+    assert op.state_tag(of_dev) != op.state_tag(SHOP)
+
+
 def test_op_may_have_its_pool_as_a_tag_too() -> None:
     assert built(SHOP, pool="our", tags={"dagster/concurrency_key": "our"}).op.pool == "our"
 
@@ -158,6 +165,7 @@ def test_op_without_configuration_has_defaults_from_its_project_and_environment(
     definition = built(SHOP)
     assert definition.op.description == "Runs SQLMesh in environment prod."
     assert definition.op.pool == "sqlmesh_shop_prod"
+    assert ComponentOp(OpSpec(), SQLMeshProject((Path("/my shop"),))).pool("dev") == "sqlmesh_my_shop_dev"
     [(tag, project)] = definition.op.tags.items()
     assert tag == "sqlmesh/project"
     assert re.fullmatch("shop_[0-9a-f]{8}", project)

@@ -22,6 +22,7 @@ from dg_sqlmesh_component.run.retry_decision import next_attempt
 ERROR_TEXT = "OperationalError: the warehouse was suspended"
 
 
+@pytest.mark.attribute("execution.retries.transient_errors")
 @pytest.mark.parametrize(
     ("attributes", "is_known_transient", "expected"),
     [

@@ -67,9 +67,19 @@ def again(
     return {name.split(".")[-1].strip('"'): list(intervals) for name, intervals in found.items()}
 
 
-@pytest.mark.parametrize("table", ["orders", "days"])
-def test_a_rewritten_interval_is_read_again_downstream_and_whole_tables_from_there_on(table: str) -> None:
-    assert again({table: [BEFORE, row(2, 2, LATER)]}) == {"days": [days(2, 2)], "total": [days(2, 5)]}
+@pytest.mark.parametrize(
+    ("table", "at"),
+    [("orders", LATER), ("orders", NOON - 60_000), ("days", LATER)],
+    ids=["source", "source, by a row that was written after its time", "old version"],
+)
+def test_a_rewritten_interval_is_read_again_downstream_and_whole_tables_from_there_on(table: str, at: int) -> None:
+    assert again({table: [BEFORE, row(2, 2, at)]}) == {"days": [days(2, 2)], "total": [days(2, 5)]}
+
+
+def test_a_rewritten_interval_is_read_again_behind_a_view() -> None:
+    view = version("shown", "kind VIEW", "SELECT n, day FROM t.orders", [ORDERS])
+    behind = version("days", DAILY, "SELECT n, day FROM t.shown", [view])
+    assert again({"orders": [BEFORE, row(2, 2, LATER)]}, new=[view, behind]) == {"days": [days(2, 2)]}
 
 
 def test_a_row_counts_although_its_time_is_a_moment_before_the_begin() -> None:
