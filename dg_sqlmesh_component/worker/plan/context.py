@@ -69,8 +69,8 @@ class PlanTracker(Tracker):
         self._start_reports()
         self.pipe.send(msg.EvaluationPlanned(batches, continues=True))
 
-    def log_additive_change(self, snapshot_name: str, operations: Any, dialect: str, error: bool = True) -> None:
-        alterations = listed([operation.expression.sql(dialect) for operation in operations])
+    def log_additive_change(self, snapshot_name: str, alter_operations: Any, dialect: str, error: bool = True) -> None:
+        alterations = listed([operation.expression.sql(dialect) for operation in alter_operations])
         text = f"{unquoted(snapshot_name)} gains columns ({alterations})"
         if error:
             refused = f"{text}, which its `on_additive_change` does not allow."

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from unit.calls import queries
 
 from dg_sqlmesh_component.config.external_models import Wait
 from dg_sqlmesh_component.dagster_internals.assets import loaders
+from dg_sqlmesh_component.dagster_internals.event_log import check_records
 from dg_sqlmesh_component.history.sources import Source, read_sources
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.messages import FOREVER
@@ -191,6 +193,25 @@ def test_a_failed_check_refuses_all_partitions_of_a_backfill_in_one_run(instance
     run_job(instance, definitions, "load_it", "2026-11-01", "2026-11-06")
     run_job(instance, location(), "check_it")
     assert read(instance, definitions).incomplete == ((at("2026-11-07"), FOREVER),)
+
+
+def test_a_failed_check_of_a_partition_refuses_no_other_partition_of_its_run(instance: dg.DagsterInstance) -> None:
+    if "partition" not in signature(dg.AssetCheckEvaluation.__new__).parameters:
+        pytest.skip("this Dagster has no checks of partitions")
+    definitions = location()
+    run_job(instance, definitions, "load_it", "2026-11-01", "2026-11-03")
+    passed = next(check_records(instance, dg.AssetCheckKey(KEY, "complete"))).event
+    assert passed is not None
+    assert passed.asset_check_evaluation is not None
+    target = passed.asset_check_evaluation.target_materialization_data  # a load of this run
+    instance.report_runless_asset_event(
+        dg.AssetCheckEvaluation(
+            KEY, "complete", passed=False, target_materialization_data=target, partition="2026-11-02"
+        )
+    )
+    found = read(instance, definitions)
+    assert found.incomplete == ((at("2026-11-02"), at("2026-11-03")), (at("2026-11-04"), FOREVER))
+    assert "load/orders has failed its check complete in partition 2026-11-02" in found.sentence()
 
 
 def test_a_blocking_check_of_a_declared_asset_refuses_too(instance: dg.DagsterInstance) -> None:
