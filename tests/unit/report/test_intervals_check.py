@@ -5,8 +5,8 @@ from datetime import timedelta
 
 import dagster as dg
 import pytest
-from unit.builders import DAY, HOUR, attributes, day, days, fqn, manifest, model, plain
-from unit.outcome_table import COMPLETE, MANY_GAPS, ONE_GAP, ORDERS, PROMOTED
+from unit.builders import DAY, HOUR, attributes, day, days, manifest, model, plain
+from unit.outcome_table import COMPLETE, MANY_GAPS, ONE_GAP, ORDERS
 from unit.outcome_table import outcome as of_orders
 
 from dg_sqlmesh_component.config.attribute_types import IntervalsCheck
@@ -19,7 +19,6 @@ from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.intervals_check import coverage_metadata, coverage_sentences, is_complete
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome
 from dg_sqlmesh_component.report.wording import Wording
-from dg_sqlmesh_component.run.ledger import Ledger
 
 KEY = dg.AssetCheckKey(dg.AssetKey(["core", "orders"]), INTERVALS_CHECK)
 
@@ -166,22 +165,3 @@ def test_table_has_gaps_and_waiting_ranges_in_order() -> None:
         {"range": "2026-01-02", "why": "missing: a run computes it"},
         {"range": "2026-01-04 to 2026-01-05 (2 days)", "why": waits},
     ]
-
-
-def test_coverage_is_void_if_sqlmesh_starts_over() -> None:
-    ledger = Ledger([ORDERS], ["core.other"])
-    promoted = msg.EnvironmentOpened("prod", {ORDERS: PROMOTED}, (), "sqlmesh plan")
-    plan = msg.EvaluationPlanned({ORDERS: (days(1, 1),)})
-    for event in (promoted, plan, ONE_GAP, msg.EvaluationPlanned({}), plan):
-        ledger.feed(event)
-    [outcome] = ledger.feed(msg.BatchFinished(ORDERS, 0, days(1, 1), 5, None, None))
-    assert isinstance(outcome, NodeOutcome)
-    assert outcome.coverage is None
-
-
-def test_coverage_of_a_node_that_is_only_audited_is_part_of_its_outcome() -> None:
-    other = fqn("core.other")
-    ledger = Ledger([ORDERS], [other])
-    ledger.feed(replace(ONE_GAP, fqn=other))
-    [outcome] = ledger.feed(msg.NodeAudited(other, (), None))
-    assert outcome.coverage == replace(ONE_GAP, fqn=other)

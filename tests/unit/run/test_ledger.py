@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit.builders import DAY, days, fqn, message_types
 from unit.outcome_table import (
-    AUDITS,
     CANCELLED,
     D1,
     D2,
@@ -20,8 +19,8 @@ from unit.outcome_table import (
     FAILED,
     NOT_PROMOTED,
     NOT_RUN,
-    NOTHING_TO_DO,
     ONE_BATCH,
+    ONE_GAP,
     OPENED,
     ORDERS,
     OUTCOME_TABLE,
@@ -99,17 +98,6 @@ def test_outcome_table_covers_every_event_about_a_node() -> None:
     assert {type(event) for row in OUTCOME_TABLE for event in row.events} == message_types(msg.Event) - not_about_nodes
 
 
-# -- batches --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("last", [SUCCEEDED, FAILED, NOTHING_TO_DO], ids=lambda event: event.status)
-@pytest.mark.parametrize("evidence", [(), (DIVISION,), (AUDITS,)], ids=["no failure named", "error", "audit"])
-def test_failed_batch_never_has_outcome_executed(last: msg.EvaluationFinished, evidence: tuple[msg.Event, ...]) -> None:
-    (outcome,) = outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), raised(1, D2), *evidence, last])
-    assert outcome.outcome is not Outcome.EXECUTED
-    assert outcome.outcome.is_failure
-
-
 # -- audits ---------------------------------------------------------------------------------------
 
 
@@ -156,16 +144,12 @@ def test_result_of_an_audit_has_all_that_its_evaluation_reports() -> None:
     assert outcome.audits == (replace(expected, **more, error="no t", failed_intervals=(days(1, 2),), shown=D1),)
 
 
-def test_audits_selected_alone_have_coverage_and_times() -> None:
+def test_audits_selected_alone_have_coverage_times_and_error() -> None:
     coverage = msg.IntervalCoverage(ORDERS, days(1, 2))
     (outcome,) = outcomes_of([coverage, msg.NodeAudited(ORDERS, (D1, D2), None, 7, 5)], [], audit_only=[ORDERS])
     assert outcome == AuditOnlyOutcome(ORDERS, (), (days(1, 2),), None, coverage, evaluated_at=7, altered_at=5)
-
-
-def test_audits_that_could_not_be_evaluated_have_the_error() -> None:
-    assert Ledger([]).feed(msg.NodeAudited(ORDERS, (), "no such table")) == [
-        AuditOnlyOutcome(ORDERS, (), (), "no such table", evaluated_at=0)
-    ]
+    (without,) = Ledger([]).feed(msg.NodeAudited(ORDERS, (), "no such table"))
+    assert without == AuditOnlyOutcome(ORDERS, (), (), "no such table", evaluated_at=0)
 
 
 @pytest.mark.parametrize(
@@ -227,6 +211,11 @@ def test_batches_of_the_first_pass_mean_executed_after_a_worker_death_only_if_re
 ) -> None:
     outcomes = outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), EMPTY_PLAN, *second_pass], worker_death="killed")
     assert node_outcomes(outcomes) == [(ORDERS, outcome)]
+
+
+def test_coverage_is_void_if_sqlmesh_starts_over() -> None:
+    (outcome,) = outcomes_of([OPENED, ONE_BATCH, ONE_GAP, EMPTY_PLAN, ONE_BATCH, batch(0, D1)])
+    assert outcome.coverage is None
 
 
 def test_failed_audit_has_a_query_if_the_batch_that_failed_it_first_is_computed_again() -> None:

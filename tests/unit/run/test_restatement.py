@@ -1,6 +1,5 @@
 """The estimate of a restatement, its refusals, and what a run reports about it."""
 
-import math
 import re
 from typing import Any
 
@@ -99,20 +98,6 @@ def test_restatement_beyond_a_limit_is_refused(limits: dict[str, Any], error: st
 RESTATE = RestateConfig(start="2026-01-01", end="2026-01-02")
 
 
-@pytest.mark.parametrize(
-    ("limits", "error"),
-    [
-        ({"seconds": math.nan}, r"nan\. Input should be a finite number\."),
-        ({"bytes": -1}, r"-1\. Input should be greater than 0\."),
-        ({"max_intervals": 0}, r"0\. Input should be greater than 0\."),
-    ],
-    ids=str,
-)
-def test_limit_that_cannot_be_exceeded_or_kept_is_refused(limits: dict[str, Any], error: str) -> None:
-    with pytest.raises(ConfigurationError, match=rf"`\w+\.\w+` in defs\.yaml is {error}"):
-        (Restate if "max_intervals" in limits else Budget)(**limits)
-
-
 def test_restatement_must_be_allowed() -> None:
     config = SQLMeshRunConfig(restate=RESTATE)
     refuse_restatement(config, is_allowed=True)
@@ -124,8 +109,3 @@ def test_restatement_with_options_of_a_run_is_refused() -> None:
     config = SQLMeshRunConfig(restate=RESTATE, start="2026-01-01", ignore_cron=True)
     with pytest.raises(ConfigurationError, match="sets restate and ignore_cron and start"):
         refuse_options_without_effect(config, "prod", runs_models=True)
-
-
-def test_restatement_of_checks_alone_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="sets restate, but only checks are selected"):
-        refuse_options_without_effect(SQLMeshRunConfig(restate=RESTATE), "prod", runs_models=False)

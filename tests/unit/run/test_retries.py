@@ -184,12 +184,6 @@ def test_invalid_regular_expression_is_refused_with_its_attribute(pattern: str, 
     )
 
 
-@pytest.mark.parametrize("attributes", [{"max_retries": -1}, {"max_retries": 1, "delay": -1}])
-def test_invalid_retry_policy_is_refused_at_load(attributes: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match=r"execution\.retries"):
-        Retries(**attributes)
-
-
 # -- the next attempt of a step -------------------------------------------------------------------
 
 DOWNSTREAM, AUDITED = "marts.revenue", "core.orders"

@@ -156,8 +156,9 @@ def test_skip_janitor_false_is_refused_outside_of_prod(runs_models: bool) -> Non
         ({"skip_janitor": False}, "skip_janitor"),
         ({"over_budget": True}, "over_budget"),
         (EVERYTHING, "ignore_cron and start and end and skip_janitor and dry_run"),
+        ({"restate": {"start": "2026-01-01", "end": "2026-01-02"}}, "restate"),
     ],
-    ids=["ignore_cron", "start", "end", "skip_janitor", "over_budget", "everything"],
+    ids=["ignore_cron", "start", "end", "skip_janitor", "over_budget", "everything", "restate"],
 )
 def test_options_for_models_are_refused_if_only_checks_are_selected(options: dict[str, Any], names: str) -> None:
     config = SQLMeshRunConfig(**options)
