@@ -26,7 +26,7 @@ from unit.outcome_table import (
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
-from dg_sqlmesh_component.history.earlier_results import ABOUT_NO_DATA, Data, EarlierResult, data_in
+from dg_sqlmesh_component.history.earlier_results import ABOUT_NO_DATA, EarlierResult, data_in
 from dg_sqlmesh_component.history.late_loads import Compared
 from dg_sqlmesh_component.history.sources import Source
 from dg_sqlmesh_component.history.stored_record import INTERNAL
@@ -155,7 +155,9 @@ def test_status_check_has_the_outcome_as_sentence_and_as_metadata_only_the_whole
 
 
 @rows_not_executed
-def test_model_that_was_not_executed_gets_an_observation_with_the_reason(row: Row) -> None:
+def test_model_that_was_not_executed_gets_an_observation_with_the_reason_and_no_materialization(row: Row) -> None:
+    with pytest.raises(AssertionError):
+        materialized(row.outcome)
     observed = observation(wording(), row.outcome)
     assert isinstance(observed, dg.AssetObservation)
     is_up_to_date = row.outcome.outcome is Outcome.UP_TO_DATE
@@ -174,19 +176,11 @@ def test_advice_to_restate_names_the_attribute_that_allows_it_and_is_left_out_fo
     assert "restate" not in str(observation(seed, IDLE).description)
 
 
-@rows_not_executed
-def test_model_that_was_not_executed_is_never_materialized(row: Row) -> None:
-    with pytest.raises(AssertionError):
-        materialized(row.outcome)
-
-
 @rows_executed
-def test_executed_model_gets_a_materialization_with_a_result_for_each_check(row: Row) -> None:
+def test_executed_model_gets_a_materialization(row: Row) -> None:
     result = materialized(row.outcome)
     assert result.asset_key == KEY
     assert plain(dict(result.metadata or {})) == {**status_metadata(row.outcome), **row.reported.metadata}
-    checks = {name: check_summary(check) for name, check in checks_of(row.outcome).items()}
-    assert checks == {STATUS_CHECK: (True, ERROR, row.reported.sentence), **row.reported.audits}
 
 
 @every_row
@@ -222,25 +216,22 @@ def test_step_fails_as_the_outcome_table_states(row: Row) -> None:
 # -- a materialization ----------------------------------------------------------------------------
 
 
-def test_each_execution_has_its_own_data_version() -> None:
-    version = materialized(EXECUTED).data_version
-    assert version == dg.DataVersion("3117@2026-01-03T00:00:04Z")
-
-
 def test_a_model_that_is_computed_as_a_whole_has_no_other_intervals() -> None:
     whole = wording(project_assets(manifest(model("core.orders", kind="VIEW"))))
     text = whole.sentence(replace(EXECUTED, idle=HELD_BACK))
     assert text.startswith("core.orders was executed for the whole table. A later run computes it again: models upst")
 
 
-def test_code_version_is_that_of_the_promoted_version() -> None:
-    drifted = replace(EXECUTED, promoted=msg.PromotedVersion("3117", data_hash="9", metadata_hash="2001"))
-    assert materialized(drifted).tags == {"dagster/code_version": "9"}
-
-
-def test_executed_model_without_promoted_version_has_no_code_version() -> None:
-    result = materialized(replace(EXECUTED, promoted=None))
-    assert (result.tags, result.data_version) == (None, dg.DataVersion("unknown@2026-01-03T00:00:04Z"))
+@pytest.mark.parametrize(
+    ("promoted", "tags", "version"),
+    [(replace(PROMOTED, data_hash="9"), {"dagster/code_version": "9"}, "3117"), (None, None, "unknown")],
+    ids=["promoted", "unknown"],
+)
+def test_code_version_is_the_promoted_one_and_each_execution_has_its_own_data_version(
+    promoted: msg.PromotedVersion | None, tags: dict[str, str] | None, version: str
+) -> None:
+    result = materialized(replace(EXECUTED, promoted=promoted))
+    assert (result.tags, result.data_version) == (tags, dg.DataVersion(f"{version}@2026-01-03T00:00:04Z"))
 
 
 def test_selected_audit_missing_from_the_environment_does_not_pass() -> None:
@@ -295,17 +286,10 @@ def test_results_name_the_environment_and_its_table(row: Row) -> None:
     assert {key: metadata.get(key) for key in common_metadata_of_dev(outcome)} == common_metadata_of_dev(outcome)
 
 
-@rows_executed
-def test_results_of_the_declared_environment_have_no_table_name(row: Row) -> None:
-    assert "dagster/table_name" not in (event_of(in_dev(row)).metadata or {})
-
-
-def test_node_without_a_table_in_another_environment_has_no_table_name() -> None:
-    assert "dagster/table_name" not in (event_of(EXECUTED, "dev").metadata or {})
-
-
-def test_failure_names_the_environment() -> None:
-    assert failure_of(wording(environment="dev"), [BLOCKED], []).description == "SQLMesh in environment dev: 1 blocked."
+def test_result_without_a_table_of_another_environment_has_no_table_name() -> None:
+    in_dev = replace(EXECUTED, promoted=replace(PROMOTED, table_name="db.core__dev.orders"))
+    for metadata in (materialized(in_dev).metadata, event_of(EXECUTED, "dev").metadata):
+        assert "dagster/table_name" not in (metadata or {})
 
 
 # -- audits ---------------------------------------------------------------------------------------
@@ -464,32 +448,39 @@ def test_result_is_older_than_a_later_one_about_the_same_table_only() -> None:
     assert not any(result(2).is_older_than(other) for other in (None, result(1), result(3, "another")))
 
 
-OTHER_DATA = {
-    "nothing is computed": replace(IDLE, idle=replace(NOT_DUE, last_interval_end=None)),
-    "another version": replace(IDLE, idle=replace(NOT_DUE, audited_data=replace(AUDITED, version="another"))),
-    "another audit": replace(IDLE, idle=replace(NOT_DUE, audited_data=replace(AUDITED, audits="another"))),
-    "computed since": replace(IDLE, idle=replace(NOT_DUE, altered_at=day(2) + 1)),
-    "unknown": replace(IDLE, idle=replace(NOT_DUE, audited_data=None)),
+OF_OTHER_DATA = "its last result is not about the current data and audits"
+OF_OTHER_TABLES = (
+    "its audit has read other tables than the one that environment prod shows for its model, and their data may have "
+    "changed since"
+)
+KNOWN = EarlierResult(True, ERROR, "run-7", EVALUATED, DATA)
+NOT_REPEATED: dict[str, tuple[msg.NodeIdle, EarlierResult | None, str]] = {
+    "unknown": (NOT_DUE, None, "no run of Dagster has evaluated its audit"),
+    "nothing is computed": (replace(NOT_DUE, last_interval_end=None), KNOWN, OF_OTHER_DATA),
+    "another version": (replace(NOT_DUE, audited_data=replace(AUDITED, version="another")), KNOWN, OF_OTHER_DATA),
+    "another audit": (replace(NOT_DUE, audited_data=replace(AUDITED, audits="another")), KNOWN, OF_OTHER_DATA),
+    "computed since": (replace(NOT_DUE, altered_at=day(2) + 1), KNOWN, OF_OTHER_DATA),
+    "unknown now": (replace(NOT_DUE, audited_data=None), KNOWN, OF_OTHER_DATA),
+    "failed": (replace(NOT_DUE, altered_at=day(2) + 1), replace(KNOWN, passed=False), OF_OTHER_DATA),
+    "other tables": (NOT_DUE, replace(KNOWN, audited_data=None), OF_OTHER_TABLES),
+    "another environment": (NOT_DUE, replace(KNOWN, audited_data=("dev", AUDITED, day(2))), OF_OTHER_DATA),
+    "evaluated before": (NOT_DUE, replace(KNOWN, audited_data=("prod", AUDITED, day(1) - 1)), OF_OTHER_DATA),
+    "begun since": (
+        NOT_DUE,
+        replace(KNOWN, is_rewritten=True),
+        "a later run has begun to compute it and failed before its audit",
+    ),
 }
 
 
-@pytest.mark.parametrize("node_outcome", OTHER_DATA.values(), ids=OTHER_DATA.keys())
-@pytest.mark.parametrize("passed", [False, True])
-def test_result_of_other_data_is_not_carried_over(node_outcome: NodeOutcome, passed: bool) -> None:
-    earlier = {RECENT: EarlierResult(passed, ERROR, "run-7", EVALUATED, DATA)}
-    assert_says_why_not(checks_of(node_outcome, earlier=earlier)["recent"], "is not about the current data and audits")
-
-
-@pytest.mark.parametrize("of", [None, ("dev", AUDITED, day(2))], ids=["not on record", "another environment"])
-def test_result_of_unknown_data_is_not_carried_over(of: Data | None) -> None:
-    earlier = {RECENT: EarlierResult(True, ERROR, "run-7", EVALUATED, of)}
-    why = "is not about the current data and audits" if of else "may have changed since"
-    assert_says_why_not(checks_of(IDLE, earlier=earlier)["recent"], why)
-
-
-def assert_says_why_not(check: dg.AssetCheckResult, why: str) -> None:
+@pytest.mark.parametrize(("idle", "earlier", "why"), NOT_REPEATED.values(), ids=NOT_REPEATED)
+def test_result_of_other_or_unknown_data_is_not_carried_over_and_the_check_says_why(
+    idle: msg.NodeIdle, earlier: EarlierResult | None, why: str
+) -> None:
+    assert Checks(wording(), STARTED_AT).why_not_repeated(idle, earlier) == why
+    check = checks_of(replace(IDLE, idle=idle), earlier={RECENT: earlier} if earlier else None)["recent"]
     assert (check.passed, check.severity) == (False, WARN)
-    assert f"{why}. Execute this check alone to evaluate it." in (check.description or "")
+    assert f"because {why}. Execute this check alone to evaluate it." in (check.description or "")
 
 
 @pytest.mark.parametrize("node_outcome", [IDLE, replace(IDLE, outcome=Outcome.WAITING)], ids=["up to date", "waiting"])
@@ -508,49 +499,27 @@ def test_blocking_audit_that_failed_alone_stays_failed_while_the_data_is_the_sam
         )
 
 
-NOT_REPEATED = {
-    "no run of Dagster has evaluated its audit": {},
-    "its audit has read other tables than the one that environment prod shows for its model, and their data may have "
-    "changed since": {NOT_NULL: EarlierResult(True, ERROR, "run-7", EVALUATED)},
-    "its last result is not about the current data and audits": {
-        NOT_NULL: EarlierResult(True, ERROR, "run-7", EVALUATED, ("prod", AUDITED, day(1) - 1))
-    },
-    "a later run has begun to compute it and failed before its audit": {
-        NOT_NULL: EarlierResult(True, ERROR, "run-7", EVALUATED, DATA, is_rewritten=True)
-    },
-}
-
-
-@pytest.mark.parametrize(
-    ("why", "earlier"), NOT_REPEATED.items(), ids=["unknown", "other tables", "other data", "begun since"]
-)
-def test_reason_is_known_if_a_result_is_not_repeated(why: str, earlier: dict[dg.AssetCheckKey, EarlierResult]) -> None:
-    assert Checks(wording(), STARTED_AT).why_not_repeated(IDLE.idle, earlier.get(NOT_NULL)) == why
-
-
 # -- checks selected alone ------------------------------------------------------------------------
 
 
-def test_audits_selected_alone_pass_the_status_check_if_nothing_is_pending() -> None:
-    results = checks_of(AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1),), (), None))
+PENDING = "2026-01-03 to 2026-01-04 (2 days). Only checks were selected, so it was not executed."
+
+
+@pytest.mark.parametrize(
+    ("missing", "error", "summary"),
+    [
+        ((), None, (True, ERROR, "core.orders has nothing to do. Only checks were selected.")),
+        ((days(3, 4),), None, (False, WARN, f"core.orders has pending intervals: {PENDING}")),
+        ((), "No data.", (False, ERROR, "core.orders: its audits could not be evaluated: No data.")),
+    ],
+    ids=["nothing is pending", "pending intervals", "not evaluated"],
+)
+def test_status_check_of_audits_selected_alone_reports_pending_intervals_and_errors(
+    missing: tuple[msg.Interval, ...], error: str | None, summary: tuple[bool, dg.AssetCheckSeverity, str]
+) -> None:
+    results = checks_of(AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1),), missing, error))
     assert check_summary(results["not_null"]) == (True, ERROR, "No row failed in 2026-01-01.")
-    sentence = "core.orders has nothing to do. Only checks were selected."
-    assert check_summary(results[STATUS_CHECK]) == (True, ERROR, sentence)
-
-
-def test_audits_selected_alone_report_pending_intervals() -> None:
-    assert check_summary(checks_of(AuditOnlyOutcome(ORDERS, (), (days(3, 4),), None))[STATUS_CHECK]) == (
-        False,
-        WARN,
-        "core.orders has pending intervals: 2026-01-03 to 2026-01-04 (2 days). "
-        "Only checks were selected, so it was not executed.",
-    )
-
-
-def test_status_check_fails_if_audits_could_not_be_evaluated() -> None:
-    (check,) = checks_of(AuditOnlyOutcome(ORDERS, (), (), "Nothing has been computed yet.")).values()
-    sentence = "core.orders: its audits could not be evaluated: Nothing has been computed yet."
-    assert check_summary(check) == (False, ERROR, sentence)
+    assert check_summary(results[STATUS_CHECK]) == summary
 
 
 def test_standalone_audit_has_a_check_and_no_status_check() -> None:
@@ -591,9 +560,58 @@ def test_audit_without_a_check_has_no_result() -> None:
 # -- the failure ----------------------------------------------------------------------------------
 
 
-def test_healthy_step_has_no_failure() -> None:
-    passed = AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1),), (D2,), None)
-    assert build_failure(wording(), [EXECUTED, passed], []) is None
+NOT_PROMOTED = NodeOutcome(STAGING, Outcome.NOT_IN_ENVIRONMENT, errors=("Not promoted. Apply a plan.",))
+NULLS, OLD = audit_result("not_null", D1, failing_rows=3), audit_result("recent", D1, failing_rows=9)
+HEALTHY: dict[str, list[NodeOutcome | AuditOnlyOutcome]] = {
+    "executed, and passed": [EXECUTED, AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1),), (D2,), None)],
+    "promoted during the run, and then executed": [
+        NOT_PROMOTED,
+        replace(EXECUTED, fqn=STAGING, is_second_outcome=True),
+    ],
+    "a non-blocking audit, selected alone, failed": [AuditOnlyOutcome(ORDERS, (OLD,), (), None)],
+}
+
+
+@pytest.mark.parametrize("outcomes", HEALTHY.values(), ids=HEALTHY)
+def test_healthy_step_has_no_failure(outcomes: list[NodeOutcome | AuditOnlyOutcome]) -> None:
+    assert build_failure(wording(), outcomes, []) is None
+
+
+FAILURES: dict[str, tuple[list[NodeOutcome | AuditOnlyOutcome], list[str], str]] = {
+    "executed models are counted": (
+        [EXECUTED, replace(FAILED, fqn=STAGING, needs_correction=False)],
+        [],
+        "SQLMesh in environment prod: 1 failed, 1 executed.\n"
+        "staging.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'",
+    ),
+    "a problem of the whole run": ([EXECUTED], ["Killed."], "SQLMesh in environment prod: 1 executed.\nKilled."),
+    "a problem without outcomes": ([], ["There is no folder /shop."], "There is no folder /shop."),
+    "a blocking audit, selected alone": (
+        [AuditOnlyOutcome(ORDERS, (NULLS, OLD), (), None)],
+        [],
+        "core.orders: audit not_null failed: 3 rows.",
+    ),
+    "audits that could not be evaluated": (
+        [AuditOnlyOutcome(ORDERS, (), (), "no such table")],
+        [],
+        "core.orders: its audits could not be evaluated: no such table",
+    ),
+}
+
+
+@pytest.mark.parametrize(("outcomes", "problems", "description"), FAILURES.values(), ids=FAILURES)
+def test_failure_names_its_outcomes_and_problems(
+    outcomes: list[NodeOutcome | AuditOnlyOutcome], problems: list[str], description: str
+) -> None:
+    failure = failure_of(wording(), outcomes, problems)
+    assert failure.description == description
+    models = [outcome for outcome in outcomes if isinstance(outcome, NodeOutcome)]
+    names = {f"sqlmesh/{outcome.outcome.value}": wording().assets.name(outcome.fqn) for outcome in models}
+    assert plain(dict(failure.metadata)) == names
+
+
+def test_failure_names_the_environment() -> None:
+    assert failure_of(wording(environment="dev"), [BLOCKED], []).description == "SQLMesh in environment dev: 1 blocked."
 
 
 def test_failure_names_failed_models_errors_and_blocked_models() -> None:
@@ -637,15 +655,6 @@ def test_failure_counts_models_that_dagster_shows_as_failed_and_that_are_not() -
     assert build_failure(wording(assets), outcomes[1:], []) is None
 
 
-def test_failure_counts_executed_models() -> None:
-    failure = failure_of(wording(), [EXECUTED, replace(FAILED, fqn=STAGING, needs_correction=False)], [])
-    assert failure.description == (
-        "SQLMesh in environment prod: 1 failed, 1 executed.\n"
-        "staging.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'"
-    )
-    assert plain(dict(failure.metadata)) == {"sqlmesh/executed": "core.orders", "sqlmesh/failed": "staging.orders"}
-
-
 NEEDS_CORRECTION = NodeOutcome(ORDERS, Outcome.FAILED, errors=("boom",), needs_correction=True)
 
 
@@ -663,44 +672,14 @@ def test_failure_ends_with_one_advice_and_the_plan_command() -> None:
     assert of_job.endswith("shop_plan\n\nThis job applies nothing. Its report has the command that applies the plan.")
 
 
-NOT_PROMOTED_MODEL = NodeOutcome(STAGING, Outcome.NOT_IN_ENVIRONMENT, errors=("Not promoted. Apply a plan.",))
-
-
-def test_model_that_a_plan_promoted_during_the_run_and_that_was_then_executed_fails_no_step() -> None:
-    executed = replace(EXECUTED, fqn=STAGING, is_second_outcome=True)
-    assert build_failure(wording(), [NOT_PROMOTED_MODEL, executed], []) is None
-
-
 @pytest.mark.parametrize(
     "outcomes",
-    [[replace(NEEDS_CORRECTION, needs_correction=False)], [NEEDS_CORRECTION, NOT_PROMOTED_MODEL]],
+    [[replace(NEEDS_CORRECTION, needs_correction=False)], [NEEDS_CORRECTION, NOT_PROMOTED]],
     ids=["a retry may help", "a plan comes first"],
 )
 def test_failure_has_no_advice_if_another_action_comes_first(outcomes: list[NodeOutcome]) -> None:
     failure = failure_of(wording(), outcomes, [])
     assert "Correct the model" not in (failure.description or "")
-
-
-def test_problem_of_the_whole_run_fails_the_step_even_if_all_models_were_executed() -> None:
-    failure = failure_of(wording(), [EXECUTED], ["SQLMesh's process was killed."])
-    assert failure.description == "SQLMesh in environment prod: 1 executed.\nSQLMesh's process was killed."
-
-
-def test_problem_without_outcomes_is_the_whole_failure() -> None:
-    failure = failure_of(wording(), [], ["There is no folder /shop."])
-    assert (failure.description, dict(failure.metadata)) == ("There is no folder /shop.", {})
-
-
-def test_only_blocking_audits_selected_alone_fail_the_step() -> None:
-    failed = [audit_result("not_null", D1, failing_rows=3), audit_result("recent", D1, failing_rows=9)]
-    failure = failure_of(wording(), [AuditOnlyOutcome(ORDERS, tuple(failed), (), None)], [])
-    assert failure.description == "core.orders: audit not_null failed: 3 rows."
-    assert build_failure(wording(), [AuditOnlyOutcome(ORDERS, (failed[1],), (), None)], []) is None
-
-
-def test_audits_that_could_not_be_evaluated_fail_the_step() -> None:
-    failure = failure_of(wording(), [AuditOnlyOutcome(ORDERS, (), (), "no such table")], [])
-    assert failure.description == "core.orders: its audits could not be evaluated: no such table"
 
 
 def test_failure_with_many_models_describes_some_and_names_all() -> None:
@@ -751,12 +730,6 @@ def test_model_not_started_by_a_cancelled_run_gets_a_warning() -> None:
     assert check_summary(check) == (False, WARN, sentence)
 
 
-def test_model_running_when_the_run_was_cancelled_is_interrupted() -> None:
-    running = replace(CANCELLED, was_started=True)
-    interrupted = "core.orders was interrupted: The run was cancelled."
-    assert wording().sentence(running) == f"{interrupted} The next run computes what is left."
-
-
 def test_a_waiting_model_names_what_is_missing_in_the_ranges_that_it_waits_for() -> None:
     sources = {"t": Source(dg.AssetKey("t"), (), lambda awaited: f"has nothing for {awaited}")}
     idle = msg.NodeIdle(ORDERS, held_back_by=msg.HeldBackBy(tables=("t",), intervals=((1, 2),)))
@@ -784,12 +757,6 @@ def test_failure_of_a_cancelled_run_lists_models_not_started_in_one_line() -> No
         "Not started: core.orders. The next run computes what is left.",
         "Interrupted: staging.orders. The next run computes what is left.",
     ]
-
-
-@pytest.mark.parametrize("outcome", [Outcome.EXECUTED, Outcome.UP_TO_DATE, Outcome.FAILED, Outcome.BLOCKED])
-def test_sentences_about_another_environment_name_it(outcome: Outcome) -> None:
-    sentence = wording(environment="dev").sentence(NodeOutcome(ORDERS, outcome))
-    assert sentence.startswith("In environment dev: core.orders ")
 
 
 # -- text -----------------------------------------------------------------------------------------
@@ -821,33 +788,33 @@ def test_intervals_are_shown_with_time_only_if_not_whole_days(intervals: tuple[m
     assert ranges(intervals) == text
 
 
-@pytest.mark.parametrize(
-    ("error", "sentence"),
-    [
-        ("boom", "core.orders (models/orders.sql) failed for 2026-01-01.\n\n    boom"),
-        ("FROM t\n     ^", "core.orders (models/orders.sql) failed for 2026-01-01.\n\n    FROM t\n         ^"),
-    ],
-    ids=["one line", "with a mark below a line"],
-)
-def test_error_text_is_an_indented_block(error: str, sentence: str) -> None:
-    assert wording().sentence(replace(FAILED, errors=(error,))) == sentence
+FAILED_AUDIT = NodeOutcome(ORDERS, Outcome.AUDIT_FAILED, errors=("Audit failed",), failed_audits=("not_null",))
+ORDERS_FAILED = "core.orders (models/orders.sql) failed"
+SENTENCES = {
+    "the error is an indented block": (
+        replace(FAILED, errors=("FROM t\n     ^",)),
+        f"{ORDERS_FAILED} for 2026-01-01.\n\n    FROM t\n         ^",
+    ),
+    "an audit that failed for unknown rows": (FAILED_AUDIT, f"{ORDERS_FAILED} its audit.\n\n    Audit failed"),
+    "blocked by an unknown model": (
+        replace(BLOCKED, failed_upstream=()),
+        "core.orders was not executed, because a model upstream of it failed.",
+    ),
+    "a node that is no model": (
+        NodeOutcome("orders_add_up", Outcome.FAILED, errors=("boom",)),
+        "orders_add_up failed.\n\n    boom",
+    ),
+    "running when the run was cancelled": (
+        replace(CANCELLED, was_started=True),
+        "core.orders was interrupted: The run was cancelled. The next run computes what is left.",
+    ),
+}
 
 
-def test_audit_failure_with_unknown_rows_quotes_sqlmesh() -> None:
-    outcome = NodeOutcome(ORDERS, Outcome.AUDIT_FAILED, errors=("Audit not_null failed",), failed_audits=("not_null",))
-    assert (
-        wording().sentence(outcome) == "core.orders (models/orders.sql) failed its audit.\n\n    Audit not_null failed"
-    )
-
-
-def test_blocked_model_without_known_culprit_names_none() -> None:
-    sentence = wording().sentence(replace(BLOCKED, failed_upstream=()))
-    assert sentence == "core.orders was not executed, because a model upstream of it failed."
-
-
-def test_node_that_is_no_model_is_shown_by_its_name() -> None:
-    outcome = NodeOutcome("orders_add_up", Outcome.FAILED, errors=("boom",))
-    assert wording().sentence(outcome) == "orders_add_up failed.\n\n    boom"
+@pytest.mark.parametrize(("outcome", "sentence"), SENTENCES.values(), ids=SENTENCES)
+def test_sentence_of_an_outcome_names_another_environment(outcome: NodeOutcome, sentence: str) -> None:
+    assert wording().sentence(outcome) == sentence
+    assert wording(environment="dev").sentence(outcome) == f"In environment dev: {sentence}"
 
 
 @pytest.mark.parametrize(
