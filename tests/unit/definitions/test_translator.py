@@ -94,32 +94,25 @@ def deps_if_selected_alone(*models: Model, **options: Any) -> dict[str, dict[str
 LANDED = ["raw.events", "raw.clicks", "raw.views"]
 
 
-@pytest.mark.parametrize(
-    ("attributes", "expected"),
-    [
-        ({}, {f"raw/{name}": {TABLE: f"db.raw.{name}"} for name in ("events", "clicks", "views")}),
-        (
-            {"key": "lake/{{ external.name }}"},
-            {f"lake/{name}": {TABLE: f"db.raw.{name}"} for name in ("events", "clicks", "views")},
-        ),
-        ({"key": "lake/{{ external.schema }}"}, {"lake/raw": {}}),
-        (
-            {"keys": {"raw.events": "dlt/all", "raw.clicks": "dlt/all"}},
-            {"dlt/all": {}, "raw/views": {TABLE: "db.raw.views"}},
-        ),
-        (
-            {"key": "lake/{{ external.name }}", "keys": {"raw.events": "lake/views"}},
-            {"lake/views": {}, "lake/clicks": {TABLE: "db.raw.clicks"}},
-        ),
-    ],
-    ids=[
-        "default",
-        "key template",
-        "key template with one key for two tables",
-        "two tables mapped to one key",
-        "mapped key equals a template key",
-    ],
-)
+KEYS_OF_LANDED: dict[str, tuple[dict[str, Any], dict[str, dict[str, str]]]] = {
+    "default": ({}, {f"raw/{name}": {TABLE: f"db.raw.{name}"} for name in ("events", "clicks", "views")}),
+    "key template": (
+        {"key": "lake/{{ external.name }}"},
+        {f"lake/{name}": {TABLE: f"db.raw.{name}"} for name in ("events", "clicks", "views")},
+    ),
+    "key template with one key for two tables": ({"key": "lake/{{ external.schema }}"}, {"lake/raw": {}}),
+    "two tables mapped to one key": (
+        {"keys": {"raw.events": "dlt/all", "raw.clicks": "dlt/all"}},
+        {"dlt/all": {}, "raw/views": {TABLE: "db.raw.views"}},
+    ),
+    "mapped key equals a template key": (
+        {"key": "lake/{{ external.name }}", "keys": {"raw.events": "lake/views"}},
+        {"lake/views": {}, "lake/clicks": {TABLE: "db.raw.clicks"}},
+    ),
+}
+
+
+@pytest.mark.parametrize(("attributes", "expected"), KEYS_OF_LANDED.values(), ids=KEYS_OF_LANDED)
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "undeclared"])
 def test_external_tables_have_the_configured_key_and_a_table_name_unless_mapped(
     attributes: dict[str, Any], expected: dict[str, dict[str, str]], declared: bool
@@ -155,55 +148,10 @@ def test_table_read_only_by_unselected_models_may_be_mapped(through: str) -> Non
     )
 
 
-PARENTS = (
-    model("core.orders", tags=("dagster:key_prefix:shop",)),
-    model("staging.orders", table_name="db.staging__dev.orders"),
-    model("raw.events", kind="EXTERNAL", tags=("dagster:key_prefix:lake",)),
-    model("raw.mapped", kind="EXTERNAL"),
-    model("core.unread"),
-)
-"""A selected model, an unselected one, two external models, and a selected model without downstream models."""
-
-DOWNSTREAM = model("marts.revenue", reads=["core.orders", "core.inner", "raw.events", "raw.mapped", "raw.undeclared"])
-INNER = model("core.inner", reads=["staging.orders"], kind="EMBEDDED")
-
-
-@pytest.mark.parametrize(
-    ("attributes_", "tables"),
-    [
-        (
-            {"keys": {"raw.mapped": "dlt/mapped"}},
-            {
-                "shop/core/orders": None,
-                "staging/orders": "db.staging__dev.orders",
-                "lake/raw/events": "db.raw.events",
-                "dlt/mapped": None,
-                "raw/undeclared": "db.raw.undeclared",
-            },
-        ),
-        (
-            {"keys": {"raw.mapped": "raw"}, "key": "{{ external.schema }}"},
-            {"shop/core/orders": None, "staging/orders": "db.staging__dev.orders", "raw": None},
-        ),
-        (
-            {"keys": {"raw.mapped": "staging/orders"}, "key": "{{ external.name }}"},
-            {
-                "shop/core/orders": None,
-                "staging/orders": None,
-                "events": "db.raw.events",
-                "undeclared": "db.raw.undeclared",
-            },
-        ),
-    ],
-    ids=["default keys", "all external tables on one key", "mapped table and unselected model on one key"],
-)
-def test_key_names_its_table_unless_selected_mapped_or_shared(
-    attributes_: dict[str, Any], tables: dict[str, str | None]
-) -> None:
-    project = manifest(*PARENTS, DOWNSTREAM, INNER, selected=["core.orders", "core.unread", "marts.revenue"])
-    of_parents = Translator(project, attributes(external_models=external_models(**attributes_)))
-    named = {dep: found.get(TABLE) for dep, found in metadata_by_key(of_parents.asset_spec(DOWNSTREAM)).items()}
-    assert named == tables
+def test_mapped_table_and_unselected_model_with_one_key_name_no_table() -> None:
+    mapped = external_models(keys={"raw.mapped": "staging/orders"})
+    orders = model("core.orders", reads=["staging.orders", "raw.mapped"])
+    assert deps_if_selected_alone(orders, model("staging.orders"), external_models=mapped) == {"staging/orders": {}}
 
 
 # -- owners ---------------------------------------------------------------------------------------
@@ -306,7 +254,8 @@ def test_tag_tag_adds_a_dagster_tag(value: str, key: str, content: str) -> None:
     assert spec(tagged(f"dagster:tag:{value}")).tags[key] == content
 
 
-def test_convention_tag_wins_over_an_ordinary_tag() -> None:
+def test_convention_tag_wins_over_an_ordinary_tag_and_that_of_the_model_kind() -> None:
+    assert spec(tagged("dagster:tag:sqlmesh/kind=ours")).tags["sqlmesh/kind"] == "ours"
     assert spec(tagged("tier", "dagster:tag:tier=1")).tags["tier"] == "1"
     assert spec(tagged("tier=2", "dagster:tag:tier=1")).tags["tier"] == "1"
 
@@ -403,10 +352,6 @@ def test_too_many_kinds_error_names_model_file_and_rule() -> None:
 )
 def test_kinds_are_sqlmesh_the_engine_and_python_for_python_models(properties: dict[str, str], kinds: set[str]) -> None:
     assert spec(model(**properties)).kinds == kinds
-
-
-def test_convention_tag_wins_over_the_model_kind_tag() -> None:
-    assert spec(tagged("dagster:tag:sqlmesh/kind=ours")).tags["sqlmesh/kind"] == "ours"
 
 
 @pytest.mark.parametrize(
