@@ -76,12 +76,10 @@ def node_outcomes(outcomes: Iterable[NodeOutcome | AuditOnlyOutcome]) -> list[tu
 
 @pytest.mark.parametrize("row", OUTCOME_TABLE, ids=lambda row: row.title)
 def test_events_give_the_outcome_of_the_table(row: Row) -> None:
-    outcomes = outcomes_of(row.events, (ORDERS, *row.other_models), worker_death=row.worker_death, earlier=row.earlier)
-    of_orders = [outcome for outcome in outcomes if outcome.fqn == ORDERS]
-    assert [replace(outcome, computed_until=None) for outcome in of_orders] == [row.outcome]
-    batches = [event for event in row.events if isinstance(event, msg.BatchFinished) and event.fqn == ORDERS]
-    assert not batches or of_orders[0].computed_until == max(batch.at for batch in batches)
-    assert {outcome.fqn for outcome in outcomes} == {ORDERS, *row.other_models}
+    (outcome,) = outcomes_of(row.events, worker_death=row.worker_death, earlier=row.earlier)
+    assert replace(outcome, computed_until=None) == row.outcome
+    batches = [event for event in row.events if isinstance(event, msg.BatchFinished)]
+    assert not batches or outcome.computed_until == max(batch.at for batch in batches)
 
 
 def test_outcome_table_covers_every_outcome() -> None:
@@ -339,42 +337,38 @@ def test_failed_model_names_nothing_that_its_other_intervals_wait_for() -> None:
 # -- contradictions and the end -------------------------------------------------------------------
 
 
-def test_execution_of_an_unrequested_model_is_a_contradiction() -> None:
-    ledger = Ledger([ORDERS])
-    plan = msg.EvaluationPlanned({ORDERS: (D1,), REVENUE: (D1,)})
-    for event in (opened(ORDERS), plan, batch(0, D1), batch(0, D1, node=REVENUE), SUCCEEDED):
-        assert all(outcome.fqn == ORDERS for outcome in ledger.feed(event))
-    assert ledger.contradictions == (f"SQLMesh executed {REVENUE}, which was not requested.",)
+EXECUTED_AND_FAILED = "was executed, and then that it failed: no 0"
+BOTH_PLANNED = msg.EvaluationPlanned({STAGING: (D1,), ORDERS: (D1,)})
+BOTH_EXECUTED = (BOTH_PLANNED, batch(0, D1, node=STAGING), batch(0, D1))
+FAILURES = [replace(DIVISION, fqn=node, message=f"no {n}") for node in (STAGING, ORDERS) for n in range(2)]
+CONTRADICTIONS: dict[str, tuple[tuple[msg.Event, ...], tuple[str, ...]]] = {
+    "a failed run, and all models were executed": (
+        (*BOTH_EXECUTED, FAILED),
+        ("SQLMesh reported a failed run but named no model that failed.",),
+    ),
+    "a failed run, and a model failed": ((BOTH_PLANNED, batch(0, D1, node=STAGING), DIVISION, FAILED), ()),
+    "a failed run, and a model was blocked": ((BOTH_PLANNED, msg.NodesBlocked({ORDERS: (REVENUE,)}), FAILED), ()),
+    "each model failed twice after its execution": (
+        (*BOTH_EXECUTED, *FAILURES, FAILED),
+        tuple(f"SQLMesh reported that {node} {EXECUTED_AND_FAILED}" for node in (STAGING, ORDERS)),
+    ),
+    "an unrequested model was executed": (
+        (msg.EvaluationPlanned({ORDERS: (D1,), REVENUE: (D1,)}), batch(0, D1), batch(0, D1, node=REVENUE), SUCCEEDED),
+        (f"SQLMesh executed {REVENUE}, which was not requested.",),
+    ),
+    "an unplanned batch": (
+        (TWO_BATCHES, batch(7, D1), batch(9, D2)),
+        (f"SQLMesh finished a batch of {ORDERS} that it had not planned.",),
+    ),
+}
 
 
-EXECUTED_AND_FAILED = f"SQLMesh reported that {ORDERS} was executed, and then that it failed: {DIVISION.message}"
-
-
-@pytest.mark.parametrize(
-    ("events", "contradictions"),
-    [
-        ((batch(0, D1),), ("SQLMesh reported a failed run but named no model that failed.",)),
-        ((DIVISION,), ()),
-        ((msg.NodesBlocked({ORDERS: (STAGING,)}),), ()),
-        ((batch(0, D1), DIVISION), (EXECUTED_AND_FAILED,)),
-    ],
-    ids=["executed", "failed", "blocked", "executed and failed"],
-)
-def test_failed_run_needs_a_failed_or_blocked_model(events: Events, contradictions: tuple[str, ...]) -> None:
-    ledger = Ledger([ORDERS])
-    for event in (ONE_BATCH, *events, FAILED):
-        ledger.feed(event)
-    assert ledger.contradictions == contradictions
-
-
-def test_each_model_that_failed_after_its_execution_is_a_contradiction_once() -> None:
+@pytest.mark.parametrize(("events", "contradictions"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_contradiction_is_reported_once(events: tuple[msg.Event, ...], contradictions: tuple[str, ...]) -> None:
     ledger = Ledger([STAGING, ORDERS])
-    failures = [replace(DIVISION, fqn=node, message=f"no {n}") for node in (STAGING, ORDERS) for n in range(2)]
-    plan = msg.EvaluationPlanned({STAGING: (D1,), ORDERS: (D1,)})
-    for event in (plan, batch(0, D1, node=STAGING), batch(0, D1), *failures):
-        ledger.feed(event)
-    words = "was executed, and then that it failed: no 0"
-    assert ledger.contradictions == tuple(f"SQLMesh reported that {node} {words}" for node in (STAGING, ORDERS))
+    outcomes = [outcome for event in events for outcome in ledger.feed(event)]
+    assert ledger.contradictions == contradictions
+    assert {outcome.fqn for outcome in outcomes} == ({STAGING, ORDERS} if events[-1] in (FAILED, SUCCEEDED) else set())
 
 
 def test_ledger_returns_nothing_after_the_last_event() -> None:
@@ -567,13 +561,3 @@ def test_repeated_first_event_changes_nothing(parameter: str) -> None:
     first = opened(missing=(ORDERS,))
     nodes_by_parameter: dict[str, Any] = {"requested": (), parameter: (ORDERS,)}
     assert len(outcomes_of([first, first, SUCCEEDED], **nodes_by_parameter)) == 1
-
-
-# -- events that SQLMesh should never send, and events before an early end ------------------------
-
-
-def test_unplanned_batch_is_ignored_and_is_a_contradiction() -> None:
-    ledger = Ledger([ORDERS])
-    for event in (opened(ORDERS), TWO_BATCHES, batch(7, D1), batch(9, D2)):
-        assert not ledger.feed(event)
-    assert ledger.contradictions == (f"SQLMesh finished a batch of {ORDERS} that it had not planned.",)
