@@ -50,29 +50,24 @@ def test_slack_is_seconds_or_a_duration(written: object, duration: timedelta) ->
     assert freshness(slack=written).slack == duration
 
 
-@pytest.mark.parametrize(
-    "written", ["", "soon", "2 apples", "h", "1y", "-", "-1h", "{{ [1] }}", "{{ none }}", "{{ true }}"]
-)
-def test_slack_that_is_no_duration_is_refused(written: str) -> None:
+NO_DURATIONS = ["", "soon", "2 apples", "h", "1y", "-", "-1h", "{{ [1] }}", "{{ none }}", "{{ true }}"]
+
+
+@pytest.mark.parametrize("written", [*NO_DURATIONS, float("inf"), float("nan")])
+def test_slack_that_is_no_duration_is_refused(written: object) -> None:
     with pytest.raises(ConfigurationError) as refusal:
         freshness(slack=written)
     assert str(refusal.value).startswith("`freshness.slack` in defs.yaml is ")
     assert str(refusal.value).endswith(". Write seconds, or text such as 2h, 90m, 1 day or PT1H30M.")
 
 
-@pytest.mark.parametrize("written", [-1, "-PT1H", "367 days", 1e9])
+@pytest.mark.parametrize("written", [-1, "-PT1H", "367 days", 1e9, 1e12])
 def test_slack_that_is_negative_or_longer_than_a_year_is_refused(written: object) -> None:
     with pytest.raises(ConfigurationError) as refusal:
         freshness(slack=written)
     assert str(refusal.value) == (
         f"`freshness.slack` in defs.yaml is {written!r}. It must not be negative or longer than 366 days."
     )
-
-
-@pytest.mark.parametrize("written", [1e12, float("inf"), float("nan")])
-def test_slack_that_is_no_finite_number_is_refused(written: float) -> None:
-    with pytest.raises(ConfigurationError, match=r"^`freshness\.slack` in defs\.yaml is "):
-        freshness(slack=written)
 
 
 def test_window_is_the_longest_gap_of_the_cron_plus_slack() -> None:

@@ -91,16 +91,18 @@ def test_coverage_with_a_hole_says_how_much_is_computed(end: int, lacking: int, 
     assert coverage_sentences("t.a", complete, timedelta(0), day(9)) == sentence
 
 
-def test_failed_check_names_gaps_and_what_to_do_although_the_model_was_executed() -> None:
-    assert check(of_orders(Outcome.EXECUTED, coverage=ONE_GAP)) == [
-        (
-            False,
-            dg.AssetCheckSeverity.ERROR,
-            "core.orders lacks 1 interval: 2026-01-02. The oldest one became due at 2026-01-03T00:00:00Z."
-            " Launch a run of the model, without `start` and `end` in the run config. It computes the intervals even "
-            "if newer ones are computed. No restatement is needed.",
-        )
-    ]
+@pytest.mark.parametrize(
+    "outcome",
+    [of_orders(Outcome.EXECUTED, coverage=ONE_GAP), AuditOnlyOutcome(ORDERS, (), (), None, ONE_GAP)],
+    ids=["executed", "checks only"],
+)
+def test_failed_check_names_gaps_and_what_to_do(outcome: NodeOutcome | AuditOnlyOutcome) -> None:
+    sentence = (
+        "core.orders lacks 1 interval: 2026-01-02. The oldest one became due at 2026-01-03T00:00:00Z."
+        " Launch a run of the model, without `start` and `end` in the run config. It computes the intervals even "
+        "if newer ones are computed. No restatement is needed."
+    )
+    assert check(outcome) == [(False, dg.AssetCheckSeverity.ERROR, sentence)]
 
 
 def test_gap_within_the_slack_passes_and_is_named() -> None:
@@ -120,22 +122,13 @@ def test_check_of_a_waiting_model_says_what_it_waits_for() -> None:
     assert str(description).endswith("core.orders is waiting: its signal files_arrived reports no ready interval.")
 
 
-def test_result_of_a_run_of_checks_only_has_the_coverage() -> None:
-    [(passed, _, _)] = check(AuditOnlyOutcome(ORDERS, (), (), None, ONE_GAP))
-    assert not passed
-
-
 def test_version_that_is_not_incremental_gives_a_warning() -> None:
-    expected = [
-        (
-            False,
-            dg.AssetCheckSeverity.WARN,
-            "Not evaluated: the version of core.orders that environment prod has promoted is not incremental. If the "
-            "local file is newer, apply a plan. If not, refresh the manifest: `dg utils refresh-defs-state`.",
-        )
-    ]
-    assert check(of_orders(Outcome.EXECUTED)) == expected
-    assert check(AuditOnlyOutcome(ORDERS, (), (), None)) == expected
+    sentence = (
+        "Not evaluated: the version of core.orders that environment prod has promoted is not incremental. If the "
+        "local file is newer, apply a plan. If not, refresh the manifest: `dg utils refresh-defs-state`."
+    )
+    for outcome in (of_orders(Outcome.EXECUTED), AuditOnlyOutcome(ORDERS, (), (), None)):
+        assert check(outcome) == [(False, dg.AssetCheckSeverity.WARN, sentence)]
 
 
 @pytest.mark.parametrize("error", ["", "the run was cancelled"])
