@@ -39,16 +39,19 @@ def metadata_by_key(asset: dg.AssetSpec) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "key"),
+    ("name", "tags", "key"),
     [
-        ("core.orders", ["core", "orders"]),
-        ("warehouse.core.orders", ["core", "orders"]),
-        ("core.Orders of-2026", ["core", "Orders of-2026"]),
-        ("größe.注文", ["größe", "注文"]),
+        ("core.orders", (), ["core", "orders"]),
+        ("warehouse.core.orders", (), ["core", "orders"]),
+        ("core.Orders of-2026", (), ["core", "Orders of-2026"]),
+        ("größe.注文", (), ["größe", "注文"]),
+        ("core.orders", ("dagster:key_prefix:shop",), ["shop", "core", "orders"]),
+        ("core.orders", ("dagster:key_prefix:shop/eu",), ["shop", "eu", "core", "orders"]),
+        ("core.orders", ("dagster:key_prefix:shop:eu",), ["shop:eu", "core", "orders"]),
     ],
 )
-def test_asset_key_is_schema_and_name_without_catalog(name: str, key: list[str]) -> None:
-    assert spec(model(name)).key == dg.AssetKey(key)
+def test_asset_key_is_prefix_schema_and_name_without_catalog(name: str, tags: tuple[str, ...], key: list[str]) -> None:
+    assert spec(model(name, tags=tags)).key == dg.AssetKey(key)
 
 
 # -- dependencies ---------------------------------------------------------------------------------
@@ -157,21 +160,24 @@ def test_mapped_table_and_unselected_model_with_one_key_name_no_table() -> None:
 # -- owners ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("owner", "email", "owners"),
-    [
-        (None, None, []),
-        ("", None, []),
-        ("bob", None, ["team:bob"]),
-        ("data platform", None, ["team:data platform"]),
-        ("team:data", None, ["team:data"]),
-        ("bob@example.com", None, ["bob@example.com"]),
-        ("bob", "bob@example.com", ["bob@example.com"]),
-    ],
-    ids=["none", "empty", "a name", "a name with a space", "a team", "an email", "a user whom SQLMesh knows"],
-)
-def test_owner_of_the_model_owns_the_asset(owner: str | None, email: str | None, owners: list[str]) -> None:
-    assert list(spec(model(owner=owner, owner_email=email)).owners) == owners
+OWNERS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "none": ({}, []),
+    "empty": ({"owner": ""}, []),
+    "a name": ({"owner": "bob"}, ["team:bob"]),
+    "a name with a space": ({"owner": "data platform"}, ["team:data platform"]),
+    "a team": ({"owner": "team:data"}, ["team:data"]),
+    "an email": ({"owner": "bob@example.com"}, ["bob@example.com"]),
+    "a user whom SQLMesh knows": ({"owner": "bob", "owner_email": "bob@example.com"}, ["bob@example.com"]),
+    "tags replace the owner": (
+        {"owner": "bob", "tags": ("dagster:owner:team:data", "dagster:owner:ann@example.com")},
+        ["team:data", "ann@example.com"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("properties", "owners"), OWNERS.values(), ids=OWNERS)
+def test_owner_of_the_model_owns_the_asset(properties: dict[str, Any], owners: list[str]) -> None:
+    assert list(spec(model(**properties)).owners) == owners
 
 
 @pytest.mark.parametrize(
@@ -181,11 +187,6 @@ def test_owner_of_the_model_owns_the_asset(owner: str | None, email: str | None,
 def test_any_owner_loads_and_is_shown(owner: str, email: str | None) -> None:
     asset = spec(model(owner=owner, owner_email=email))
     assert owner in str([*asset.owners, asset.metadata.get("sqlmesh/owner")])
-
-
-def test_owners_from_tags_replace_the_owner_of_the_model() -> None:
-    orders = tagged("dagster:owner:team:data", "dagster:owner:ann@example.com", owner="bob")
-    assert list(spec(orders).owners) == ["team:data", "ann@example.com"]
 
 
 # -- ordinary tags --------------------------------------------------------------------------------
@@ -219,7 +220,7 @@ def test_owners_from_tags_replace_the_owner_of_the_model() -> None:
     ids=str,
 )
 def test_ordinary_tag_is_sanitized_and_split_unless_key_is_repeated(tags: list[str], expected: dict[str, str]) -> None:
-    assert spec(tagged(*tags)).tags == {**expected, **KIND_TAGS}
+    assert spec(tagged(*tags)).tags == {**KIND_TAGS, **expected}
 
 
 KIND_TAGS = {"sqlmesh/kind": "full", "dagster/kind/sqlmesh": "", "dagster/kind/duckdb": ""}
@@ -242,34 +243,22 @@ def test_default_group_is_the_sanitized_schema(schema: str, group: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "key", "content"),
+    ("tags", "expected"),
     [
-        ("nightly", "nightly", ""),
-        ("tier=1", "tier", "1"),
-        ("acme/tier=", "acme/tier", ""),
-        ("dagster/x=1", "dagster/x", "1"),
+        (["dagster:tag:nightly"], {"nightly": ""}),
+        (["dagster:tag:tier=1"], {"tier": "1"}),
+        (["dagster:tag:acme/tier="], {"acme/tier": ""}),
+        (["dagster:tag:dagster/x=1"], {"dagster/x": "1"}),
+        (["tier", "dagster:tag:tier=1"], {"tier": "1"}),
+        (["tier=2", "dagster:tag:tier=1"], {"tier": "1"}),
+        (["dagster:tag:sqlmesh/kind=ours"], {"sqlmesh/kind": "ours"}),
+        (["dagster:group_name:finance", "dagster:owner:team:a", "dagster:key_prefix:shop"], {}),
+        (["dagster:kind:table"], {"dagster/kind/table": ""}),
     ],
+    ids=str,
 )
-def test_tag_tag_adds_a_dagster_tag(value: str, key: str, content: str) -> None:
-    assert spec(tagged(f"dagster:tag:{value}")).tags[key] == content
-
-
-def test_convention_tag_wins_over_an_ordinary_tag_and_that_of_the_model_kind() -> None:
-    assert spec(tagged("dagster:tag:sqlmesh/kind=ours")).tags["sqlmesh/kind"] == "ours"
-    assert spec(tagged("tier", "dagster:tag:tier=1")).tags["tier"] == "1"
-    assert spec(tagged("tier=2", "dagster:tag:tier=1")).tags["tier"] == "1"
-
-
-@pytest.mark.parametrize(("value", "key"), [("shop", ["shop"]), ("shop/eu", ["shop", "eu"]), ("shop:eu", ["shop:eu"])])
-def test_key_prefix_tag_adds_parts_to_the_key(value: str, key: list[str]) -> None:
-    assert spec(tagged(f"dagster:key_prefix:{value}")).key == dg.AssetKey([*key, "core", "orders"])
-
-
-def test_convention_tags_are_not_dagster_tags() -> None:
-    orders = tagged(
-        "dagster:group_name:finance", "dagster:owner:team:a", "dagster:key_prefix:shop", "dagster:kind:table"
-    )
-    assert spec(orders).tags == {**KIND_TAGS, "dagster/kind/table": ""}
+def test_tag_tag_adds_a_dagster_tag_and_wins_over_others(tags: list[str], expected: dict[str, str]) -> None:
+    assert spec(tagged(*tags)).tags == {**KIND_TAGS, **expected}
 
 
 REFUSED_TAGS = (
@@ -384,11 +373,6 @@ def test_code_version_is_the_data_hash() -> None:
     assert spec(model(data_hash="42", metadata_hash="7")).code_version == "42"
 
 
-def test_asset_description_is_the_model_description() -> None:
-    assert spec(replace(EVERYTHING, query=None)).description == EVERYTHING.description
-    assert spec(model()).description == "SQLMesh model core.orders (FULL)."
-
-
 def test_columns_become_the_column_schema_with_their_sources() -> None:
     schema = stored(dict(spec(EVERYTHING).metadata))["dagster/column_schema"].value
     assert isinstance(schema, dg.TableSchema)
@@ -434,10 +418,12 @@ def test_unset_model_properties_have_no_metadata() -> None:
     assert set(spec(model(path=None)).metadata) == {"sqlmesh/cron", "sqlmesh/interval_unit", TABLE}
 
 
-def test_query_is_a_code_block_in_the_description_and_links_are_urls() -> None:
+def test_description_is_that_of_the_model_with_the_query_as_a_code_block_and_links_are_urls() -> None:
     asset = spec(EVERYTHING)
     sql = '```sql\nSELECT "id" AS "order_id" FROM "staging"."orders"\n```'
     assert asset.description == f"{EVERYTHING.description}\n\n{sql}"
+    assert spec(replace(EVERYTHING, query=None)).description == EVERYTHING.description
+    assert spec(model()).description == "SQLMesh model core.orders (FULL)."
     assert isinstance(stored(dict(asset.metadata))["sqlmesh/source"], dg.UrlMetadataValue)
 
 
@@ -459,7 +445,7 @@ def test_check_is_on_the_given_asset() -> None:
     assert STATUS_CHECK == "sqlmesh_execution_status"
 
 
-def test_check_metadata_has_every_property_of_the_audit() -> None:
+def test_check_metadata_has_every_property_that_the_audit_has() -> None:
     check = checks_of(EVERYTHING)["not_null"]
     assert check.description == "SQLMesh audit not_null (columns := (order_id))."
     assert plain(dict(check.metadata or {})) == {
@@ -469,11 +455,8 @@ def test_check_metadata_has_every_property_of_the_audit() -> None:
         "sqlmesh/query": "```sql\nSELECT * FROM @this_model WHERE not_null\n```",
         "sqlmesh/path": "/shop/audits/not_null.sql",
     }
-
-
-def test_check_of_a_built_in_audit_omits_empty_metadata() -> None:
-    check = checks_of(model(audits=(audit("forall", query=None, path=None),)))["forall"]
-    assert set(check.metadata or {}) == {"sqlmesh/audit", "sqlmesh/blocking"}
+    built_in = checks_of(model(audits=(audit("forall", query=None, path=None),)))["forall"]
+    assert set(built_in.metadata or {}) == {"sqlmesh/audit", "sqlmesh/blocking"}
 
 
 QUERY = "\n\n```sql\nSELECT * FROM @this_model WHERE not_null\n```"
@@ -521,29 +504,22 @@ def test_cut_column_schema_has_a_note(left_out: int, note: str | None) -> None:
     assert spec(replace(EVERYTHING, columns_cut=left_out)).metadata.get("sqlmesh/columns_cut") == note
 
 
-SAME_NAME = model("core.orders", depends_on=('"lake"."raw"."events"', '"db"."raw"."events"', '"db"."raw"."other"'))
-
-
 @pytest.mark.parametrize(
-    ("reader", "tables", "key"),
+    ("reads", "tables"),
     [
-        (SAME_NAME, "db.raw.events, lake.raw.events", "lake.raw.events: lake/raw/events"),
-        (
-            model("core.orders", depends_on=('"raw"."events"', '"lake"."raw"."events"')),
-            "raw.events, lake.raw.events",
-            "lake.raw.events: lake/raw/events",
-        ),
+        (('"lake"."raw"."events"', '"db"."raw"."events"', '"db"."raw"."other"'), "db.raw.events, lake.raw.events"),
+        (('"raw"."events"', '"lake"."raw"."events"'), "raw.events, lake.raw.events"),
     ],
     ids=["two catalogs", "one without a catalog"],
 )
 def test_external_tables_with_one_default_key_are_refused_because_a_changed_key_loses_its_asset(
-    reader: Model, tables: str, key: str
+    reads: tuple[str, ...], tables: str
 ) -> None:
     with pytest.raises(ConfigurationError) as refused:
-        spec(reader)
+        spec(model("core.orders", depends_on=reads))
     assert str(refused.value) == (
         f"Several external tables have the same asset key: raw/events ({tables}). Give all but one of them another "
-        f"key in defs.yaml, for example:\n\n    external_models:\n      keys:\n        {key}"
+        f"key in defs.yaml, for example:\n\n    external_models:\n      keys:\n        lake.raw.events: lake/raw/events"
     )
 
 
