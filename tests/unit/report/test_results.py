@@ -125,14 +125,6 @@ def status_metadata(outcome: NodeOutcome) -> dict[str, str]:
 
 
 every_row = pytest.mark.parametrize("row", OUTCOME_TABLE, ids=lambda row: row.title)
-rows_not_executed = pytest.mark.parametrize(
-    "row", [row for row in OUTCOME_TABLE if row.outcome.outcome is not Outcome.EXECUTED], ids=lambda row: row.title
-)
-rows_executed = pytest.mark.parametrize(
-    "row", [row for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.EXECUTED], ids=lambda row: row.title
-)
-
-
 COVERAGE = {"sqlmesh/coverage", "sqlmesh/not_computed"}
 """Metadata keys of the coverage."""
 
@@ -154,18 +146,18 @@ def test_status_check_has_the_outcome_as_sentence_and_as_metadata_only_the_whole
     }
 
 
-@rows_not_executed
-def test_model_that_was_not_executed_gets_an_observation_with_the_reason_and_no_materialization(row: Row) -> None:
-    with pytest.raises(AssertionError):
-        materialized(row.outcome)
-    observed = observation(wording(), row.outcome)
-    assert isinstance(observed, dg.AssetObservation)
-    is_up_to_date = row.outcome.outcome is Outcome.UP_TO_DATE
-    advice = " To compute a range again, set `restate` in the run config." if is_up_to_date else ""
-    assert (observed.asset_key, observed.description) == (KEY, row.reported.sentence + advice)
-    assert plain(dict(observed.metadata)) == {**status_metadata(row.outcome), **row.reported.metadata}
-    if row.outcome.errors:
-        assert next(iter(observed.metadata)) == "sqlmesh/error", "pages keep this order"
+@every_row
+def test_executed_model_gets_a_materialization_and_any_other_model_an_observation_with_the_reason(row: Row) -> None:
+    event = event_of(row.outcome)
+    assert event.asset_key == KEY
+    assert plain(dict(event.metadata or {})) == {**status_metadata(row.outcome), **row.reported.metadata}
+    if isinstance(event, dg.AssetObservation):
+        is_up_to_date = row.outcome.outcome is Outcome.UP_TO_DATE
+        advice = " To compute a range again, set `restate` in the run config." if is_up_to_date else ""
+        assert event.description == row.reported.sentence + advice
+        assert not row.outcome.errors or next(iter(event.metadata)) == "sqlmesh/error", "pages keep this order"
+        with pytest.raises(AssertionError):
+            materialized(row.outcome)
 
 
 def test_advice_to_restate_names_the_attribute_that_allows_it_and_is_left_out_for_a_seed() -> None:
@@ -174,13 +166,6 @@ def test_advice_to_restate_names_the_attribute_that_allows_it_and_is_left_out_fo
     )
     seed = wording(project_assets(manifest(model("core.orders", kind="SEED"))))
     assert "restate" not in str(observation(seed, IDLE).description)
-
-
-@rows_executed
-def test_executed_model_gets_a_materialization(row: Row) -> None:
-    result = materialized(row.outcome)
-    assert result.asset_key == KEY
-    assert plain(dict(result.metadata or {})) == {**status_metadata(row.outcome), **row.reported.metadata}
 
 
 @every_row
