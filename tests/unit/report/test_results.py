@@ -336,23 +336,13 @@ def test_earlier_result_is_carried_over_with_its_run_and_time() -> None:
     assert isinstance(stored(dict(result.metadata))["sqlmesh/evaluated_at"], dg.TimestampMetadataValue)
 
 
-@pytest.mark.parametrize(
-    ("passed", "severity", "fails"),
-    [(True, ERROR, False), (True, WARN, False), (False, WARN, False), (False, ERROR, True)],
-    ids=["blocking, passed", "non-blocking, passed", "non-blocking, failed", "blocking, failed"],
-)
-def test_result_of_the_current_data_is_carried_over(passed: bool, severity: dg.AssetCheckSeverity, fails: bool) -> None:
-    earlier = EarlierResult(passed, severity, "run-7", EVALUATED, DATA)
-    result = checks_of(IDLE, earlier={RECENT: earlier})["recent"]
-    assert (result.passed, result.severity, earlier.is_blocking_failure) == (passed, severity, fails)
-
-
 def test_repeated_failure_says_what_was_found_and_keeps_its_query() -> None:
     logged = {"sqlmesh/query": dg.MetadataValue.text("SELECT 1"), "sqlmesh/failing_row_count": dg.MetadataValue.int(3)}
     earlier = EarlierResult(False, WARN, "run-7", day(1) / 1000, DATA, logged, "3 rows failed.")
     result = checks_of(IDLE, earlier={NOT_NULL: earlier})["not_null"]
     assert str(result.description).startswith("3 rows failed. Evaluated 2026-01-01T00:00:00Z. Repeated, because")
     assert set(result.metadata) >= {"sqlmesh/query", "sqlmesh/failing_row_count", INTERNAL}
+    assert (result.passed, result.severity, earlier.is_blocking_failure) == (False, WARN, False)
 
 
 COVERED = replace(EXECUTED, coverage=msg.IntervalCoverage(ORDERS, computed=(D1[0], D2[1])))
@@ -477,7 +467,7 @@ def test_blocking_audit_that_failed_alone_stays_failed_while_the_data_is_the_sam
         metadata = stored(dict(evaluated.metadata))
         earlier = EarlierResult(False, ERROR, "run-7", EVALUATED, data_in(metadata))
         evaluated = checks_of(node_outcome, earlier={RECENT: earlier})["recent"]
-        assert (evaluated.passed, evaluated.severity) == (False, ERROR)
+        assert (evaluated.passed, evaluated.severity, earlier.is_blocking_failure) == (False, ERROR, True)
         assert wording().known_failure(ORDERS, "recent", earlier) == (
             "core.orders: the check recent failed when its audit was last evaluated (run run-7), and nothing has been "
             "computed since. Execute the check alone to evaluate it again."

@@ -1,4 +1,4 @@
-"""The estimate of a restatement, its refusals, and what a run reports about it."""
+"""The estimate of a restatement, and its refusal."""
 
 import re
 from typing import Any
@@ -8,15 +8,8 @@ import pytest
 from unit.builders import days, fqn, manifest, model, project_assets
 
 from dg_sqlmesh_component.config.attribute_types import Budget, Restate
-from dg_sqlmesh_component.config.run_config import (
-    RestateConfig,
-    SQLMeshRunConfig,
-    refuse_options_without_effect,
-    refuse_restatement,
-)
 from dg_sqlmesh_component.history.costs import RecordedCost, recorded_costs
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.run.limits import restatement_refusal
 
 PLANNED = msg.RestatementPlanned({"a": (days(1, 2), 2), "b": (days(1, 2), 2)}, (), {}, "from a to b")
@@ -86,19 +79,3 @@ def test_restatement_beyond_a_limit_is_refused(limits: dict[str, Any], error: st
     restate, budget = Restate(limits.get("max_intervals")), limits.get("budget", Budget())
     refusal = restatement_refusal(PLANNED, restate, budget, [RecordedCost(0.5), RecordedCost(0.5)])
     assert re.search(error, refusal or "") if error else refusal is None
-
-
-RESTATE = RestateConfig(start="2026-01-01", end="2026-01-02")
-
-
-def test_restatement_must_be_allowed() -> None:
-    config = SQLMeshRunConfig(restate=RESTATE)
-    refuse_restatement(config, is_allowed=True)
-    with pytest.raises(ConfigurationError, match="restate: true"):
-        refuse_restatement(config, is_allowed=False)
-
-
-def test_restatement_with_options_of_a_run_is_refused() -> None:
-    config = SQLMeshRunConfig(restate=RESTATE, start="2026-01-01", ignore_cron=True)
-    with pytest.raises(ConfigurationError, match="sets restate and ignore_cron and start"):
-        refuse_options_without_effect(config, "prod", runs_models=True)

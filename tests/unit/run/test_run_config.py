@@ -6,11 +6,13 @@ import pytest
 from unit.builders import fqn
 
 from dg_sqlmesh_component.config.run_config import (
+    RestateConfig,
     SQLMeshRunConfig,
     chosen_environment,
     config_of_run,
     refuse_blank_bounds,
     refuse_options_without_effect,
+    refuse_restatement,
     sanitized_environment,
 )
 from dg_sqlmesh_component.protocol import messages as msg
@@ -26,6 +28,8 @@ EVERYTHING: dict[str, Any] = {
     "dry_run": True,
 }
 """Every option, none with its default."""
+
+RESTATE = RestateConfig(start="2026-01-01", end="2026-01-02")
 
 
 def test_default_run_config() -> None:
@@ -146,7 +150,7 @@ def test_skip_janitor_false_is_refused_outside_of_prod(runs_models: bool) -> Non
         ({"skip_janitor": False}, "skip_janitor"),
         ({"over_budget": True}, "over_budget"),
         (EVERYTHING, "ignore_cron and start and end and skip_janitor and dry_run"),
-        ({"restate": {"start": "2026-01-01", "end": "2026-01-02"}}, "restate"),
+        ({"restate": RESTATE}, "restate"),
     ],
     ids=["ignore_cron", "start", "end", "skip_janitor", "over_budget", "everything", "restate"],
 )
@@ -159,6 +163,15 @@ def test_options_for_models_are_refused_if_only_checks_are_selected(options: dic
         "Select the assets too, or leave it out."
     )
     refuse_options_without_effect(config, "prod", runs_models=True)
+
+
+def test_restatement_must_be_allowed_and_takes_no_options_of_a_run() -> None:
+    config = SQLMeshRunConfig(restate=RESTATE, start="2026-01-01", ignore_cron=True)
+    refuse_restatement(config, is_allowed=True)
+    with pytest.raises(ConfigurationError, match="restate: true"):
+        refuse_restatement(config, is_allowed=False)
+    with pytest.raises(ConfigurationError, match="sets restate and ignore_cron and start"):
+        refuse_options_without_effect(config, "prod", runs_models=True)
 
 
 @pytest.mark.parametrize("options", [{}, {"environment": "dev"}], ids=["nothing", "an environment"])
