@@ -122,13 +122,11 @@ DEPENDENCIES: dict[str, tuple[str, str, Override, dict[str, str | None]]] = {
     "overridden key": ("core.orders", "core.orders", OURS, {"ours/core/orders": None}),
     "overridden key, through an embedded model": ("core.inner", "core.orders", OURS, {"ours/core/orders": None}),
     "overridden key, not selected": ("core.orders", "", OURS, {"ours/core/orders": "db.core.orders"}),
-    "overridden key, not selected, embedded": ("core.inner", "", OURS, {"ours/core/orders": "db.core.orders"}),
     "external table is not overridden": ("raw.events", "", OURS, {"raw/events": "db.raw.events"}),
     "external model is not overridden": ("raw.declared", "", OURS, {"raw/declared": "db.raw.declared"}),
     "swapped keys": ("core.orders", "core.orders core.refunds", swapped, {"core/refunds": None}),
     "removed dependency": ("core.orders staging.orders", "core.orders", first_alone, {"db/core/orders": None}),
     "table name of the override": ("raw.events", "", renamed, {"raw/events": "ours"}),
-    "one default key, two models": (BOTH, BOTH, by_catalog, {"a/core/orders": None, "b/core/orders": None}),
     "one default key, three models": (
         f"{BOTH} core.orders",
         f"{BOTH} core.orders",
@@ -473,6 +471,13 @@ def test_audit_named_like_the_status_check_has_its_own_check() -> None:
 # -- overridden checks ----------------------------------------------------------------------------
 
 
+def changed(
+    name: str, changes: dict[str, Any] | None
+) -> Callable[[dg.AssetCheckSpec, Audit], dg.AssetCheckSpec | None]:
+    """Return an override that changes the check of the audit with this name, or leaves it out."""
+    return lambda spec, of: spec if of.name != name else spec._replace(**changes) if changes else None
+
+
 def test_renamed_check_still_belongs_to_its_audit() -> None:
     assets = project_assets(manifest(EVERYTHING), check=lambda spec, of: spec._replace(name=f"ours_{of.name}"))
     assert names(assets) == [STATUS_CHECK, "ours_not_null", "ours_forall"]
@@ -481,10 +486,7 @@ def test_renamed_check_still_belongs_to_its_audit() -> None:
 
 
 def test_audit_without_check_has_no_check_anywhere() -> None:
-    def override(spec: dg.AssetCheckSpec, audit_: Audit) -> dg.AssetCheckSpec | None:
-        return None if audit_.name == "not_null" else spec
-
-    assets = project_assets(manifest(EVERYTHING), check=override)
+    assets = project_assets(manifest(EVERYTHING), check=changed("not_null", None))
     assert names(assets) == [STATUS_CHECK, "forall"]
     assert [check.name for check in assets.audit_checks[EVERYTHING.fqn]] == ["forall"]
     both = [result("not_null", 0, "(order_id)"), result("forall", 1)]
@@ -501,9 +503,7 @@ PROJECT = manifest(
 
 @pytest.mark.parametrize("misplaced", ["not_null", "unique", "add_up"], ids=["own", "external", "standalone"])
 def test_check_moved_to_another_asset_is_refused(misplaced: str) -> None:
-    def override(spec: dg.AssetCheckSpec, audit_: Audit) -> dg.AssetCheckSpec:
-        return spec._replace(name="moved", asset_key=dg.AssetKey("theirs")) if audit_.name == misplaced else spec
-
+    override = changed(misplaced, {"name": "moved", "asset_key": dg.AssetKey("theirs")})
     with pytest.raises(ConfigurationError) as refusal:
         project_assets(PROJECT, check=override)
     assert str(refusal.value) == (
@@ -514,31 +514,12 @@ def test_check_moved_to_another_asset_is_refused(misplaced: str) -> None:
 
 @pytest.mark.parametrize("name", ["not_null", STATUS_CHECK], ids=["that of another audit", "that of the status check"])
 def test_check_renamed_to_a_taken_name_is_refused(name: str) -> None:
-    def override(spec: dg.AssetCheckSpec, audit_: Audit) -> dg.AssetCheckSpec:
-        return spec._replace(name=name) if audit_.name == "forall" else spec
-
     with pytest.raises(ConfigurationError) as refusal:
-        project_assets(PROJECT, check=override)
+        project_assets(PROJECT, check=changed("forall", {"name": name}))
     assert str(refusal.value) == (
         f"Two audits of core/orders have the check name {name!r}. Each check of an asset needs its own name. Return "
         "another name from get_asset_check_spec."
     )
-
-
-@pytest.mark.parametrize(
-    ("renamed", "name"),
-    [("unique", "not_null_08be2645"), ("add_up", "not_null_be1ea849")],
-    ids=["external", "standalone"],
-)
-def test_check_of_another_node_is_renamed_if_the_model_uses_its_name(renamed: str, name: str) -> None:
-    def override(spec: dg.AssetCheckSpec, audit_: Audit) -> dg.AssetCheckSpec:
-        return spec._replace(name="not_null") if audit_.name == renamed else spec
-
-    assets = project_assets(PROJECT, check=override)
-    node = {"unique": fqn("raw.events"), "add_up": "add_up"}[renamed]
-    assert {check: check_node for check, check_node in nodes(assets).items() if check_node == node} == {name: node}
-    assert nodes(assets)["not_null"] == fqn("core.orders")
-    assert list(results_by_check_name(assets, node, result(renamed))) == [name]
 
 
 # -- audits of external models --------------------------------------------------------------------
@@ -559,16 +540,13 @@ def checks_of_other_nodes(project: Manifest) -> dict[str, tuple[str, str]]:
 def test_audits_of_an_external_model_are_checks_on_its_first_downstream_model() -> None:
     readers = [model(name, reads=["raw.events"]) for name in ("marts.revenue", "core.orders", "staging.orders")]
     project = manifest(*readers, audited("raw.events", audit(), audit("forall", position=1, blocking=False)))
-    events = fqn("raw.events")
-    assert checks_of_other_nodes(project) == {
-        "raw_events__not_null": ("core/orders", events),
-        "raw_events__forall": ("core/orders", events),
+    assets, events = project_assets(project), fqn("raw.events")
+    checks = {check.name: assets.checks[check] for check in assets.audit_checks[events]}
+    assert {name: check.blocking for name, check in checks.items()} == {
+        "raw_events__not_null": True,
+        "raw_events__forall": False,
     }
-    assets = project_assets(project)
-    assert [(check.name, assets.checks[check].blocking) for check in assets.audit_checks[events]] == [
-        ("raw_events__not_null", True),
-        ("raw_events__forall", False),
-    ]
+    assert checks_of_other_nodes(project) == dict.fromkeys(checks, ("core/orders", events))
     assert results_by_check_name(assets, events, result("forall", 1)) == {"raw_events__forall": result("forall", 1)}
 
 
@@ -605,14 +583,10 @@ def test_checks_of_other_nodes_do_not_rename_checks_of_the_model() -> None:
         audited("lake.events"),
         standalone_audits=[standalone("not_null", ["core.orders"])],
     )
-    assert names(project_assets(project)) == [
-        STATUS_CHECK,
-        "raw_events__not_null",
-        "not_null",
-        "lake_events__not_null",
-        "raw_events__not_null_5eb895c8",
-        "not_null_b64e9560",
-    ]
+    assets = project_assets(project)
+    assert names(assets)[:3] == [STATUS_CHECK, "raw_events__not_null", "not_null"]
+    for node, check in ((fqn("raw.events"), "raw_events__not_null_5eb895c8"), ("not_null", "not_null_b64e9560")):
+        assert list(results_by_check_name(assets, node, result("not_null"))) == [check]
     assert checks_of_other_nodes(project) == {
         "lake_events__not_null": ("core/orders", fqn("lake.events")),
         "raw_events__not_null_5eb895c8": ("core/orders", fqn("raw.events")),
