@@ -356,17 +356,6 @@ def test_model_without_lineage_has_no_lineage_metadata(lineage: dict[str, Any] |
     assert column_lineage(project_assets(manifest(revenue)), "marts.revenue") is None
 
 
-@pytest.mark.parametrize(
-    ("left_out", "note"),
-    [(0, None), (1, "1 pair of columns left out"), (3, "3 pairs of columns left out")],
-    ids=["whole", "one pair cut", "cut"],
-)
-def test_cut_column_lineage_has_a_note(left_out: int, note: str | None) -> None:
-    revenue = model("marts.revenue", **reading("raw.events:tax"), column_lineage_cut=left_out)
-    metadata = project_assets(manifest(revenue)).specs[fqn("marts.revenue")].metadata
-    assert plain(dict(metadata)).get("sqlmesh/column_lineage_cut") == note
-
-
 def test_overridden_column_lineage_is_kept() -> None:
     written_lineage = dg.TableColumnLineage({"total": [dg.TableColumnDep(asset_key=["ours"], column_name="x")]})
     assets = project_assets(

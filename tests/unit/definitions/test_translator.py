@@ -496,12 +496,17 @@ def test_check_of_an_external_model_has_the_table_in_its_name(table: str, name: 
 
 
 @pytest.mark.parametrize(
-    ("left_out", "note"),
-    [(0, None), (1, "1 column left out"), (7, "7 columns left out")],
-    ids=["whole", "one column cut", "cut"],
+    ("left_out", "notes"),
+    [
+        (0, (None, None)),
+        (1, ("1 column left out", "1 pair of columns left out")),
+        (7, ("7 columns left out", "7 pairs of columns left out")),
+    ],
+    ids=["whole", "one", "several"],
 )
-def test_cut_column_schema_has_a_note(left_out: int, note: str | None) -> None:
-    assert spec(replace(EVERYTHING, columns_cut=left_out)).metadata.get("sqlmesh/columns_cut") == note
+def test_cut_column_schema_and_column_lineage_have_a_note(left_out: int, notes: tuple[str | None, str | None]) -> None:
+    metadata = spec(replace(EVERYTHING, columns_cut=left_out, column_lineage_cut=left_out)).metadata
+    assert (metadata.get("sqlmesh/columns_cut"), metadata.get("sqlmesh/column_lineage_cut")) == notes
 
 
 @pytest.mark.parametrize(
