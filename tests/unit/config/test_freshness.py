@@ -70,21 +70,24 @@ def test_slack_that_is_negative_or_longer_than_a_year_is_refused(written: object
     )
 
 
-def test_window_is_the_longest_gap_of_the_cron_plus_slack() -> None:
-    weekdays = model(cron="0 9 * * 1-5", cron_tz="America/New_York")
-    assert policy(weekdays, slack="2h") == dg.FreshnessPolicy.time_window(timedelta(days=3, hours=3))
+KINDS = ["FULL", "VIEW", "INCREMENTAL_BY_TIME_RANGE", "SCD_TYPE_2_BY_TIME", "MANAGED", "CUSTOM"]
 
 
 @pytest.mark.parametrize(
-    "kind", ["FULL", "VIEW", "INCREMENTAL_BY_TIME_RANGE", "SCD_TYPE_2_BY_TIME", "MANAGED", "CUSTOM"]
+    ("properties", "window"),
+    [
+        *(({"kind": kind}, timedelta(hours=26)) for kind in KINDS),
+        ({"cron": "0 9 * * 1-5", "cron_tz": "America/New_York"}, timedelta(days=3, hours=3)),
+        ({"kind": "SEED"}, None),
+        ({"end": "2026-06-30"}, None),
+    ],
+    ids=str,
 )
-def test_model_that_sqlmesh_executes_after_every_tick_has_a_policy(kind: str) -> None:
-    assert policy(model(kind=kind), slack="2h") == dg.FreshnessPolicy.time_window(timedelta(hours=26))
-
-
-@pytest.mark.parametrize("properties", [{"kind": "SEED"}, {"end": "2026-06-30"}], ids=str)
-def test_model_that_sqlmesh_stops_executing_has_no_policy(properties: dict[str, Any]) -> None:
-    assert policy(model(**properties), slack="2h") is None
+def test_window_is_the_longest_gap_of_the_cron_plus_slack_if_sqlmesh_executes_the_model_after_every_tick(
+    properties: dict[str, Any], window: timedelta | None
+) -> None:
+    expected = None if window is None else dg.FreshnessPolicy.time_window(window)
+    assert policy(model(**properties), slack="2h") == expected
 
 
 def test_assets_have_no_policy_and_no_condition_by_default() -> None:

@@ -153,6 +153,9 @@ def test_op_without_configuration_has_defaults_from_its_project_and_environment(
     assert re.fullmatch("shop_[0-9a-f]{8}", project)
 
 
+RANGE: Any = {"start": "2026-01-01", "end": "2026-01-02"}
+
+
 class OurConfig(SQLMeshRunConfig):
     """A run config class with an additional field."""
 
@@ -172,16 +175,30 @@ def test_config_schema_of_the_op_is_the_run_config_class(schema: type[dg.Config]
     assert not fields["restate"].default_provided, "the launchpad does not show it"
 
 
-def test_run_config_reaches_the_op_and_unknown_fields_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("config", "without_our_fields"),
+    [
+        (SQLMeshRunConfig(restate=RestateConfig(**RANGE)), SQLMeshRunConfig(restate=RestateConfig(**RANGE))),
+        (OurConfig(start="yesterday", ticket="T-1"), SQLMeshRunConfig(start="yesterday")),
+    ],
+    ids=["the default", "a subclass"],
+)
+def test_typed_and_written_run_config_reaches_the_op_and_unknown_fields_are_refused(
+    config: SQLMeshRunConfig, without_our_fields: SQLMeshRunConfig
+) -> None:
     received_configs: list[dict[str, Any]] = []
 
     def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
         received_configs.append({**context.op_execution_context.op_config})
         yield from ()
 
-    definition = built(SHOP, compute, config_schema=OurConfig)
-    dg.materialize([definition], run_config={"ops": {"shop": {"config": {"start": "yesterday", "ticket": "T-1"}}}})
-    assert received_configs == [{**USUAL, "start": "yesterday", "ticket": "T-1"}]
+    definition = built(SHOP, compute, config_schema=type(config))
+    written = config.model_dump(exclude_none=True)
+    for launched_with in (dg.RunConfig(ops={"shop": config}), {"ops": {"shop": {"config": written}}}):
+        dg.materialize([definition], run_config=launched_with)
+    typed, plain = received_configs
+    assert typed == plain
+    assert (type(config)(**plain), run_config(plain)) == (config, without_our_fields)
     with pytest.raises(dg.DagsterInvalidConfigError):
         dg.materialize([definition], run_config={"ops": {"shop": {"config": {"startt": "yesterday"}}}})
 
@@ -297,9 +314,6 @@ def test_model_in_a_second_step_needs_the_outputs_of_its_parents_in_the_first() 
     }
 
 
-RANGE: Any = {"start": "2026-01-01", "end": "2026-01-02"}
-
-
 @pytest.mark.parametrize("restate", [{}, None, {"start": "2026-01-01"}], ids=["empty", "null", "without an end"])
 def test_range_beside_an_empty_restate_is_refused(restate: Any) -> None:
     """It is a wrong indentation. A run would compute what is pending in this range, and restate nothing."""
@@ -307,17 +321,3 @@ def test_range_beside_an_empty_restate_is_refused(restate: Any) -> None:
     config = {"ops": {"shop": {"config": {**RANGE, "restate": restate}}}}
     with pytest.raises(dg.DagsterInvalidConfigError, match="config:restate"):
         job.resolve_job_def("all").execute_in_process(run_config=config)
-
-
-@pytest.mark.parametrize("config", [SQLMeshRunConfig(restate=RestateConfig(**RANGE)), SQLMeshRunConfig(start="today")])
-def test_typed_run_config_is_accepted(config: SQLMeshRunConfig) -> None:
-    received: list[SQLMeshRunConfig] = []
-
-    def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        received.append(run_config(context.op_execution_context.op_config))
-        yield from ()
-
-    dg.materialize(
-        [built(SHOP, compute, config_schema=SQLMeshRunConfig)], run_config=dg.RunConfig(ops={"shop": config})
-    )
-    assert received == [config]

@@ -38,17 +38,14 @@ DOWNSTREAM = {STAGING: {ORDERS, REVENUE}, REFUNDS: {ORDERS, REVENUE}, ORDERS: {R
 
 
 def planned(*nodes: str, interval: msg.Interval = D1) -> msg.EvaluationPlanned:
-    """Return a plan with one batch for each node."""
     return msg.EvaluationPlanned(dict.fromkeys(nodes, (interval,)))
 
 
 def transient(node: str) -> msg.NodeFailed:
-    """Return a transient failure."""
     return msg.NodeFailed(node, "OperationalError", "the connection was lost", (), is_transient=True)
 
 
 def persistent(node: str) -> msg.NodeFailed:
-    """Return a persistent failure."""
     return msg.NodeFailed(node, "BinderException", "there is no such column", ())
 
 
