@@ -589,45 +589,49 @@ def test_failure_names_the_environment() -> None:
     assert failure_of(wording(environment="dev"), [BLOCKED], []).description == "SQLMesh in environment dev: 1 blocked."
 
 
+NAMES = [f"core.{letter}" for letter in "abcde"]
+A, B, C, D, E = map(fqn, NAMES)
+OF_FIVE = wording(project_assets(manifest(*map(model, NAMES))))
+CANNOT_CAST = NodeOutcome(A, Outcome.FAILED, errors=("cannot cast 'x'",))
+
+
 def test_failure_names_failed_models_errors_and_blocked_models() -> None:
-    names = ["core.a", "core.b", "core.a_child", "core.b_child", "core.of_both"]
-    assets = project_assets(manifest(*map(model, names)))
-    a, b, a_child, b_child, of_both = map(fqn, names)
-    outcomes = [
-        NodeOutcome(a, Outcome.FAILED, errors=("cannot cast 'x'",)),
-        NodeOutcome(b, Outcome.AUDIT_FAILED, errors=("Audit not_null failed: 3 rows",)),
-        NodeOutcome(a_child, Outcome.BLOCKED, failed_upstream=(a,)),
-        NodeOutcome(b_child, Outcome.BLOCKED, failed_upstream=(b,)),
-        NodeOutcome(of_both, Outcome.BLOCKED, failed_upstream=(a, b)),
-    ]
-    failure = failure_of(wording(assets), outcomes, [])
+    audit_failed = NodeOutcome(B, Outcome.AUDIT_FAILED, errors=("Audit not_null failed: 3 rows",))
+    upstream = {C: (A,), D: (B,), E: (A, B)}
+    blocked = [NodeOutcome(node, Outcome.BLOCKED, failed_upstream=failed) for node, failed in upstream.items()]
+    failure = failure_of(OF_FIVE, [CANNOT_CAST, audit_failed, *blocked], [])
     assert failure.description == (
         "SQLMesh in environment prod: 1 failed, 1 audit failed, 3 blocked.\n"
-        "core.a (models/a.sql) failed.\n\n    cannot cast 'x'\n\nBlocked by it: core.a_child, core.of_both.\n\n"
-        "core.b (models/b.sql) failed its audit.\n\n    Audit not_null failed: 3 rows\n\n"
-        "Blocked by it: core.b_child, core.of_both."
+        "core.a (models/a.sql) failed.\n\n    cannot cast 'x'\n\nBlocked by it: core.c, core.e.\n\n"
+        "core.b (models/b.sql) failed its audit.\n\n    Audit not_null failed: 3 rows\n\nBlocked by it: core.d, core.e."
     )
     assert plain(dict(failure.metadata)) == {
-        "sqlmesh/blocked": "core.a_child, core.b_child, core.of_both",
+        "sqlmesh/blocked": "core.c, core.d, core.e",
         "sqlmesh/failed": "core.a",
         "sqlmesh/audit_failed": "core.b",
     }
 
 
 def test_failure_counts_models_that_dagster_shows_as_failed_and_that_are_not() -> None:
-    names = ["core.a", "core.b", "core.c", "core.d", "core.e"]
-    assets = project_assets(manifest(*map(model, names)))
-    failed, idle, materialized, waiting, idle_again = map(fqn, names)
-    outcomes = [
-        NodeOutcome(failed, Outcome.FAILED, errors=("cannot cast 'x'",)),
-        *(NodeOutcome(name, Outcome.UP_TO_DATE, idle=IDLE.idle) for name in (idle, materialized, idle_again)),
-        NodeOutcome(waiting, Outcome.WAITING),
-    ]
-    failure = failure_of(wording(assets), outcomes, [], materialized=[materialized])
+    others = [NodeOutcome(node, Outcome.UP_TO_DATE, idle=IDLE.idle) for node in (B, C, D)]
+    others.append(NodeOutcome(E, Outcome.WAITING))
+    failure = failure_of(OF_FIVE, [CANNOT_CAST, *others], [], materialized=[C])
     assert str(failure.description).endswith(
         "\n\nShown as failed in Dagster's graph and catalog, but not failed: 2 up to date, 1 waiting. See their checks."
     )
-    assert build_failure(wording(assets), outcomes[1:], []) is None
+    assert build_failure(OF_FIVE, others, []) is None
+
+
+def test_cause_that_interrupts_many_models_is_reported_once() -> None:
+    locked = NodeOutcome(A, Outcome.INTERRUPTED, errors=("The database is locked.",), was_started=True)
+    outcomes = [locked, replace(locked, fqn=B), replace(locked, fqn=C, intervals=(D1,))]
+    failure = failure_of(OF_FIVE, outcomes, ["The database is locked."])
+    assert (failure.description or "").splitlines() == [
+        "SQLMesh in environment prod: 3 interrupted.",
+        "The database is locked.",
+        "core.c was interrupted: The database is locked. Finished before that: 2026-01-01.",
+        "Interrupted: core.a, core.b.",
+    ]
 
 
 NEEDS_CORRECTION = NodeOutcome(ORDERS, Outcome.FAILED, errors=("boom",), needs_correction=True)
@@ -673,24 +677,6 @@ def test_failure_with_many_models_describes_some_and_names_all() -> None:
     ]
     assert last == f"Failed as well: {', '.join(failed[MAX_LISTED:])}."
     assert plain(dict(failure.metadata)) == {"sqlmesh/failed": ", ".join(failed), "sqlmesh/blocked": ", ".join(blocked)}
-
-
-def test_cause_that_interrupts_many_models_is_reported_once() -> None:
-    names = ["core.a", "core.b", "core.c"]
-    a, b, c = map(fqn, names)
-    outcomes = [
-        NodeOutcome(a, Outcome.INTERRUPTED, errors=("The database is locked.",), was_started=True),
-        NodeOutcome(b, Outcome.INTERRUPTED, errors=("The database is locked.",), was_started=True),
-        NodeOutcome(c, Outcome.INTERRUPTED, errors=("The database is locked.",), intervals=(D1,)),
-    ]
-    assets = project_assets(manifest(*map(model, names)))
-    failure = failure_of(wording(assets), outcomes, ["The database is locked."])
-    assert (failure.description or "").splitlines() == [
-        "SQLMesh in environment prod: 3 interrupted.",
-        "The database is locked.",
-        "core.c was interrupted: The database is locked. Finished before that: 2026-01-01.",
-        "Interrupted: core.a, core.b.",
-    ]
 
 
 # -- cancelled runs -------------------------------------------------------------------------------
