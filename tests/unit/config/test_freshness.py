@@ -126,7 +126,6 @@ def test_tag_of_a_model_sets_its_slack_in_place_of_the_one_in_yaml() -> None:
     alone = translator(heavy).asset_spec(heavy).freshness_policy
     assert alone == dg.FreshnessPolicy.time_window(timedelta(hours=26))
     assert policy(heavy, slack="30m") == alone
-    assert translator(model(cron="@daily")).asset_spec(model(cron="@daily")).freshness_policy is None
 
 
 @pytest.mark.parametrize(

@@ -45,13 +45,10 @@ def check(
 
 
 @pytest.mark.parametrize("kind", ["INCREMENTAL_BY_TIME_RANGE", "FULL", "VIEW", "SEED", "SCD_TYPE_2_BY_TIME", "CUSTOM"])
-def test_only_incremental_models_have_the_check(kind: str) -> None:
-    checks = assets(manifest(model("core.orders", kind=kind))).checks
-    assert (KEY in checks) == (kind in INCREMENTAL_KINDS)
-
-
-def test_check_is_off_by_default() -> None:
-    assert KEY not in assets(SHOP, None).checks
+def test_only_incremental_models_have_the_check_which_is_off_by_default(kind: str) -> None:
+    project = manifest(model("core.orders", kind=kind))
+    assert (KEY in assets(project).checks) == (kind in INCREMENTAL_KINDS)
+    assert KEY not in assets(project, None).checks
 
 
 @pytest.mark.parametrize(

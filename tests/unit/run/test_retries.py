@@ -90,20 +90,16 @@ def test_classification_is_unchanged_without_patterns(event: msg.NodeFailed | ms
     assert retries().classify(event) == event
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_patterns_never_apply_to_failed_audits(known: bool) -> None:
-    event = replace(AUDITS, is_transient=known)
-    assert retries(transient_errors=[""]).classify(event) is event
-
-
 EVENTS = [event for row in OUTCOME_TABLE for event in row.events]
-NO_ERRORS = {
-    type(event).__name__: event for event in EVENTS if not isinstance(event, msg.NodeFailed | msg.RequestFailed)
+UNCHANGED = {
+    "failed audit": AUDITS,
+    "failed audit, known as transient": replace(AUDITS, is_transient=True),
+    **{type(event).__name__: event for event in EVENTS if not isinstance(event, msg.NodeFailed | msg.RequestFailed)},
 }
 
 
-@pytest.mark.parametrize("event", NO_ERRORS.values(), ids=NO_ERRORS)
-def test_events_that_are_no_errors_are_unchanged(event: msg.Event) -> None:
+@pytest.mark.parametrize("event", UNCHANGED.values(), ids=UNCHANGED)
+def test_failed_audits_and_events_that_are_no_errors_are_unchanged(event: msg.Event) -> None:
     assert retries(transient_errors=[""]).classify(event) is event
 
 

@@ -50,12 +50,6 @@ def test_models_have_ticked_since_the_previous_tick_of_the_schedule(now: str, ti
     assert set(ticked_models(models, ["*/15 * * * *"], "UTC", time)) == ticked
 
 
-def test_tick_of_a_model_is_in_milliseconds() -> None:
-    now = datetime(2026, 3, 1, 2, 0, tzinfo=ZoneInfo("Europe/Berlin"))
-    ticked = ticked_models({"hourly": with_cron("@hourly")}, ["@hourly"], "Europe/Berlin", now)
-    assert ticked == {"hourly": int(now.timestamp() * 1000)}
-
-
 @pytest.mark.parametrize("cron", ["30 2 * * *", "@hourly"])
 def test_model_has_ticked_at_every_tick_of_its_schedule_when_clocks_change(cron: str) -> None:
     models = {"own": with_cron(cron, "Europe/Berlin")}
