@@ -116,7 +116,6 @@ def test_interval_of_the_sensor_may_stand_alone(value: Any) -> None:
     [
         ("polling_sensor", "often", "polling_sensor.interval"),
         ("intervals_check", {"slack": "often"}, "intervals_check.slack"),
-        ("freshness", {"slack": "often"}, "freshness.slack"),
     ],
 )
 def test_wrong_duration_is_refused_with_its_attribute(attribute: str, value: Any, path: str) -> None:

@@ -223,18 +223,18 @@ def test_override_may_change_the_metadata_of_each_dependency() -> None:
     assert [(dep.asset_key.path[0], dep.metadata) for dep in deps] == [("a", why), ("b", why)]
 
 
-@pytest.mark.parametrize("selected", ["core.orders", "marts.orders"], ids=["of another model", "of its reader"])
-def test_unselected_model_with_the_key_of_an_asset_is_refused(selected: str) -> None:
-    models = [ORDERS, STAGING]
-    reader = model("marts.orders", reads=["staging.orders"])
-    chosen = ["marts.revenue", selected] if selected == "core.orders" else [selected]
-    above = model("marts.revenue", reads=["staging.orders"])
+@pytest.mark.parametrize(
+    ("name", "owner"),
+    [("revenue", "core.orders"), ("orders", "marts.orders")],
+    ids=["of another model", "of its reader"],
+)
+def test_unselected_model_with_the_key_of_an_asset_is_refused(name: str, owner: str) -> None:
+    models = [ORDERS, STAGING, model(f"marts.{name}", reads=["staging.orders"])]
     with pytest.raises(ProjectLoadError) as refusal:
-        project_assets(manifest(*models, reader, above, selected=chosen), asset=by_table)
-    name = "revenue" if selected == "core.orders" else "orders"
+        project_assets(manifest(*models, selected=[f"marts.{name}", owner]), asset=by_table)
     assert str(refusal.value) == (
         f'Model marts.{name} (/shop/models/{name}.sql) reads "db"."staging"."orders", which is not selected and whose '
-        f"asset key orders is that of Model {selected} (/shop/models/orders.sql). Give one of them another key, for "
+        f"asset key orders is that of Model {owner} (/shop/models/orders.sql). Give one of them another key, for "
         "instance with a tag 'dagster:key_prefix:<prefix>'."
     )
 

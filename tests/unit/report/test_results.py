@@ -1,6 +1,6 @@
 """Outcomes become Dagster results and one Failure."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -691,21 +691,18 @@ def test_model_not_started_by_a_cancelled_run_gets_a_warning() -> None:
     assert check_summary(check) == (False, WARN, sentence)
 
 
-def test_a_waiting_model_names_what_is_missing_in_the_ranges_that_it_waits_for() -> None:
-    sources = {"t": Source(dg.AssetKey("t"), (), lambda awaited: f"has nothing for {awaited}")}
-    idle = msg.NodeIdle(ORDERS, held_back_by=msg.HeldBackBy(tables=("t",), intervals=((1, 2),)))
-    waiting = NodeOutcome(ORDERS, Outcome.WAITING, idle=idle)
-    assert "t has nothing for ((1, 2),)" in Wording(ASSETS, "prod", sources=sources).sentence(waiting)
+def waiting_for(missing: Callable[[Any], str], *tables: str) -> str:
+    """Return the sentence of a model that waits for tables, of which `missing` says what they lack in a range."""
+    sources = {table: Source(dg.AssetKey(table), (), missing) for table in tables}
+    idle = msg.NodeIdle(ORDERS, held_back_by=msg.HeldBackBy(tables=tables, intervals=((1, 2),)))
+    return Wording(ASSETS, "prod", sources=sources).sentence(NodeOutcome(ORDERS, Outcome.WAITING, idle=idle))
 
 
-def test_a_model_that_waits_for_many_sources_names_three_and_counts_the_others() -> None:
+def test_a_waiting_model_names_what_is_missing_in_its_ranges_of_three_sources_and_counts_the_others() -> None:
     """A thousand models may wait for the same hundred sources: each check would have a hundred sentences."""
-    tables = [f"t{number}" for number in range(5)]
-    sources = {table: Source(dg.AssetKey(table), (), lambda _: "was never materialized") for table in tables}
-    idle = msg.NodeIdle(ORDERS, held_back_by=msg.HeldBackBy(tables=tuple(tables)))
-    waiting = NodeOutcome(ORDERS, Outcome.WAITING, idle=idle)
-    assert Wording(ASSETS, "prod", sources=sources).sentence(waiting) == (
-        "core.orders is waiting: t0 was never materialized; t1 was never materialized; t2 was never materialized; "
+    assert "t has nothing for ((1, 2),)" in waiting_for(lambda awaited: f"has nothing for {awaited}", "t")
+    assert waiting_for(lambda _: "was never loaded", "t0", "t1", "t2", "t3", "t4") == (
+        "core.orders is waiting: t0 was never loaded; t1 was never loaded; t2 was never loaded; "
         "and 2 more sources. The first run after its sources are loaded computes it."
     )
 
