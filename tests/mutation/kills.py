@@ -60,6 +60,10 @@ def codes(code: CodeType) -> Iterator[CodeType]:
             yield from [constant] if constant.co_flags & inspect.CO_NEWLOCALS else codes(constant)
 
 
+def compiled(source: str, file: str) -> CodeType:
+    return compile(source, file, "exec", dont_inherit=True)  # a module may evaluate its annotations, this one does not
+
+
 def mutants(path: Path) -> Iterator[tuple[int, str, str]]:
     """The first line that differs, its new text, and the whole source of each mutant."""
     source = path.read_text()
@@ -147,11 +151,12 @@ class Mutation:
             raise pytest.UsageError(f"These tests fail without a mutant: {failing}")
         for file, path in files.items():
             found = []
-            original = [*codes(compile(path.read_text(), file, "exec"))]
+            original = [*codes(compiled(path.read_text(), file))]
             statements = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.stmt)]
             spans = [range(node.lineno, (node.end_lineno or 0) + 1) for node in statements]
             for line, text, source in islice(mutants(path), 0, None, EVERY):
-                mutated = {old: new for old, new in zip(original, codes(compile(source, file, "exec"))) if old != new}
+                changed = codes(compiled(source, file))
+                mutated = {old: new for old, new in zip(original, changed) if old != new}
                 innermost = min((span for span in spans if line in span), key=lambda span: span.stop - span.start)
                 statement = {(file, number) for number in innermost}
                 run = [test for test, (_, lines) in zip(others, traced) if statement & {*map(tuple, lines)}]

@@ -65,7 +65,6 @@ class Row:
         title: The row as a sentence. It is the id of its tests.
         events: SQLMesh's events. The last event is missing if the worker died.
         worker_death: Why the events end without a last event. None if there is a last event.
-        other_models: Other models of the same request.
         earlier: Events of a first attempt that left the model open, without its last event.
     """
 
@@ -74,7 +73,6 @@ class Row:
     outcome: NodeOutcome
     reported: Reported
     worker_death: str | None = None
-    other_models: tuple[str, ...] = ()
     earlier: tuple[msg.Event, ...] = ()
 
     @property
@@ -145,6 +143,9 @@ NOTHING_TO_DO = msg.EvaluationFinished("nothing_to_do")
 CANCELLED = msg.RequestFailed("EvaluationError", "The run was cancelled.")
 CANNOT_CAST = "ConversionException: cannot cast 'x'"
 CAST_FAILED = f"core.orders (models/orders.sql) failed for 2026-01-01.\n\n    {CANNOT_CAST}"
+PARTLY_FAILED = (
+    "core.orders (models/orders.sql) failed for 2026-01-02. 1 of 2 batches are computed and kept: 2026-01-01."
+)
 CAST_ERROR = {"errors": (CANNOT_CAST,), "needs_correction": True}
 DIVISION = msg.NodeFailed(ORDERS, "ConversionException", CANNOT_CAST, ())
 NOT_PROMOTED = (
@@ -165,6 +166,8 @@ PARTLY_HELD = msg.EvaluationPlanned({ORDERS: (D1,)}, {ORDERS: HELD_BACK})
 NO_SIGNAL = msg.NodeIdle(ORDERS, signals=("files_arrived", "bank_holiday"))
 ALL_COMPUTED = "all complete intervals are computed"
 LOST = msg.NodeFailed(ORDERS, "OperationalError", "OperationalError: the connection was lost", (), is_transient=True)
+NOTHING_DUE = "core.orders had nothing to do: its cron '@daily' is not due. Next due at 2026-01-04T00:00:00Z."
+AFTER_FAILURE = "core.orders was not executed, because a model upstream of it failed: staging.orders."
 UNSELECTED = (
     "models upstream have pending intervals and are not part of this step: staging.orders. "
     "Select them too, with all models upstream of them"
@@ -256,6 +259,8 @@ def both_checks(intervals: str) -> dict[str, tuple[bool, dg.AssetCheckSeverity, 
     return {name: (True, severity, f"No row failed in {intervals}.") for name, severity in SEVERITIES.items()}
 
 
+ABOUT_IDLE = {"sqlmesh/reason": NOT_DUE, "sqlmesh/next_due": at(day(4)), "sqlmesh/computed_up_to": at(day(3))}
+
 OUTCOME_TABLE = (
     Row(
         "executed: every planned batch finished with a duration",
@@ -272,7 +277,7 @@ OUTCOME_TABLE = (
         ),
         outcome(Outcome.EXECUTED, **BOTH, row_count=1_234, audits=both_passed(D1_2), coverage=COMPLETE),
         passed(
-            "core.orders was executed for 2026-01-01 to 2026-01-02 (2 days).",
+            f"core.orders was executed for {TWO_DAYS}.",
             {**BOTH_DAYS, "dagster/row_count": 1_234, "sqlmesh/coverage": TWO_DAYS},
             both_checks(TWO_DAYS),
         ),
@@ -280,17 +285,7 @@ OUTCOME_TABLE = (
     Row(
         "executed as far as what it reads: more is due, and a model upstream lacks it that is not selected",
         (OPENED, PARTLY_HELD, *both_audited(D1), batch(0, D1), SUCCEEDED),
-        outcome(
-            Outcome.EXECUTED,
-            intervals=(D1,),
-            planned_batches=1,
-            finished_batches=1,
-            duration_ms=5,
-            rows=10,
-            bytes=100,
-            audits=both_passed(D1),
-            idle=HELD_BACK,
-        ),
+        outcome(Outcome.EXECUTED, **{**FIRST, "planned_batches": 1}, audits=both_passed(D1), idle=HELD_BACK),
         passed(
             f"core.orders was executed for 2026-01-01. Its other intervals are waiting: {UNSELECTED}.",
             {**FIRST_DAY, "sqlmesh/waiting_for": UNSELECTED},
@@ -302,10 +297,7 @@ OUTCOME_TABLE = (
         (OPENED, ONE_BATCH, audited("not_null", D1), ONE_OLD, batch(0, D1, rows=None, bytes=None), SUCCEEDED),
         outcome(
             Outcome.EXECUTED,
-            intervals=(D1,),
-            planned_batches=1,
-            finished_batches=1,
-            duration_ms=5,
+            **{**FIRST, "planned_batches": 1, "rows": None, "bytes": None},
             audits=(audit_result("not_null", D1), audit_result("recent", D1, failing_rows=1, query="SELECT 2")),
         ),
         passed(
@@ -329,7 +321,7 @@ OUTCOME_TABLE = (
         ),
         outcome(Outcome.EXECUTED, **BOTH, row_count=30, audits=both_passed(D1_2), attempts=2),
         passed(
-            "core.orders was executed for 2026-01-01 to 2026-01-02 (2 days).",
+            f"core.orders was executed for {TWO_DAYS}.",
             {**BOTH_DAYS, "dagster/row_count": 30, "sqlmesh/attempts": 2},
             both_checks(TWO_DAYS),
         ),
@@ -339,13 +331,7 @@ OUTCOME_TABLE = (
         "up to date: not planned, its cron is not due",
         (OPENED, EMPTY_PLAN, IDLE, NOTHING_TO_DO),
         outcome(Outcome.UP_TO_DATE, idle=IDLE),
-        passed(
-            "core.orders had nothing to do: its cron '@daily' is not due. Next due at 2026-01-04T00:00:00Z.",
-            {"sqlmesh/reason": NOT_DUE, "sqlmesh/next_due": at(day(4)), "sqlmesh/computed_up_to": at(day(3))},
-            without_results(
-                "core.orders had nothing to do: its cron '@daily' is not due. Next due at 2026-01-04T00:00:00Z."
-            ),
-        ),
+        passed(NOTHING_DUE, ABOUT_IDLE, without_results(NOTHING_DUE)),
     ),
     Row(
         "up to date: its data had no results of its audits, so they were evaluated",
@@ -359,11 +345,7 @@ OUTCOME_TABLE = (
             NOTHING_TO_DO,
         ),
         outcome(Outcome.UP_TO_DATE, idle=IDLE, audits=both_passed(D1_2)),
-        passed(
-            "core.orders had nothing to do: its cron '@daily' is not due. Next due at 2026-01-04T00:00:00Z.",
-            {"sqlmesh/reason": NOT_DUE, "sqlmesh/next_due": at(day(4)), "sqlmesh/computed_up_to": at(day(3))},
-            both_checks(TWO_DAYS),
-        ),
+        passed(NOTHING_DUE, ABOUT_IDLE, both_checks(TWO_DAYS)),
     ),
     Row(
         "waiting: planned without a ready interval, its own signals are not ready",
@@ -399,19 +381,13 @@ OUTCOME_TABLE = (
         "blocked: left out because something upstream failed",
         (OPENED, ONE_BATCH, msg.NodesBlocked({ORDERS: (STAGING,)}), FAILED),
         outcome(Outcome.BLOCKED, planned_batches=1, failed_upstream=(STAGING,)),
-        warned(
-            "core.orders was not executed, because a model upstream of it failed: staging.orders.",
-            {"sqlmesh/blocked_by": "staging.orders"},
-        ),
+        warned(AFTER_FAILURE, {"sqlmesh/blocked_by": "staging.orders"}),
     ),
     Row(
         "blocked: the worker died, but not before SQLMesh had said so",
         (OPENED, ONE_BATCH, msg.NodesBlocked({ORDERS: (STAGING,)})),
         outcome(Outcome.BLOCKED, planned_batches=1, failed_upstream=(STAGING,)),
-        warned(
-            "core.orders was not executed, because a model upstream of it failed: staging.orders.",
-            {"sqlmesh/blocked_by": "staging.orders"},
-        ),
+        warned(AFTER_FAILURE, {"sqlmesh/blocked_by": "staging.orders"}),
         worker_death=KILLED,
     ),
     Row(
@@ -437,11 +413,10 @@ OUTCOME_TABLE = (
     Row(
         "failed in the first attempt, and left out of the second: a plan has made due what it reads",
         (OPENED, NO_BATCH, HELD_BACK, SUCCEEDED),
-        outcome(Outcome.FAILED, errors=("OperationalError: the connection was lost",), idle=HELD_BACK, attempts=2),
+        outcome(Outcome.FAILED, errors=(LOST.message,), idle=HELD_BACK, attempts=2),
         failed(
-            f"core.orders (models/orders.sql) failed. Another attempt left it out: {UNSELECTED}."
-            "\n\n    OperationalError: the connection was lost",
-            {"sqlmesh/error": "OperationalError: the connection was lost", "sqlmesh/attempts": 2},
+            f"core.orders (models/orders.sql) failed. Another attempt left it out: {UNSELECTED}.\n\n    {LOST.message}",
+            {"sqlmesh/error": LOST.message, "sqlmesh/attempts": 2},
         ),
         earlier=(OPENED, ONE_BATCH, raised(0, D1), LOST),
     ),
@@ -457,13 +432,8 @@ OUTCOME_TABLE = (
             needs_correction=True,
         ),
         failed(
-            "core.orders (models/orders.sql) failed for 2026-01-01 to 2026-01-02 (2 days).\n\n"
-            "    ConversionException: cannot cast 'x'\n\n"
-            "    Audit not_null failed: 3 rows",
-            {
-                "sqlmesh/error": code("ConversionException: cannot cast 'x'\nAudit not_null failed: 3 rows"),
-                "sqlmesh/failed_audits": "not_null",
-            },
+            f"core.orders (models/orders.sql) failed for {TWO_DAYS}.\n\n    {CANNOT_CAST}\n\n    {THREE_ROWS}",
+            {"sqlmesh/error": code(f"{CANNOT_CAST}\n{THREE_ROWS}"), "sqlmesh/failed_audits": "not_null"},
         ),
     ),
     Row(
@@ -489,12 +459,7 @@ OUTCOME_TABLE = (
         "partly executed: some batches finished, one failed",
         (OPENED, TWO_BATCHES, batch(0, D1), raised(1, D2), DIVISION, FAILED),
         outcome(Outcome.PARTLY_EXECUTED, **FIRST, not_computed=(D2,), **CAST_ERROR),
-        failed(
-            "core.orders (models/orders.sql) failed for 2026-01-02. "
-            "1 of 2 batches are computed and kept: 2026-01-01."
-            "\n\n    ConversionException: cannot cast 'x'",
-            {**FIRST_DAY, "sqlmesh/error": CANNOT_CAST},
-        ),
+        failed(f"{PARTLY_FAILED}\n\n    {CANNOT_CAST}", {**FIRST_DAY, "sqlmesh/error": CANNOT_CAST}),
     ),
     Row(
         "partly executed: some batches finished, and the audit of the next one failed",
@@ -507,9 +472,7 @@ OUTCOME_TABLE = (
             **AUDIT_ERROR,
         ),
         failed(
-            "core.orders (models/orders.sql) failed for 2026-01-02. "
-            "1 of 2 batches are computed and kept: 2026-01-01."
-            "\n\n    Audit not_null failed: 3 rows",
+            f"{PARTLY_FAILED}\n\n    {THREE_ROWS}",
             {**FIRST_DAY, "sqlmesh/error": THREE_ROWS, "sqlmesh/failed_audits": "not_null"},
             {"not_null": (False, ERROR, "3 rows failed in 2026-01-02.")},
         ),
@@ -534,27 +497,20 @@ OUTCOME_TABLE = (
         "interrupted: SQLMesh came to its end without a word about it",
         (OPENED, SUCCEEDED),
         outcome(Outcome.INTERRUPTED, errors=(UNREPORTED,)),
-        warned(
-            "core.orders was not started: SQLMesh ended the run without reporting an outcome for it.",
-            {"sqlmesh/error": UNREPORTED},
-        ),
+        warned(f"core.orders was not started: {UNREPORTED}", {"sqlmesh/error": UNREPORTED}),
     ),
     Row(
         "interrupted: a batch ended without a duration, and the failure list does not name it",
         (OPENED, ONE_BATCH, msg.BatchStarted(ORDERS), raised(0, D1), SUCCEEDED),
         outcome(Outcome.INTERRUPTED, planned_batches=1, errors=(UNREPORTED,), was_started=True),
-        failed(
-            "core.orders was interrupted: SQLMesh ended the run without reporting an outcome for it.",
-            {"sqlmesh/error": UNREPORTED},
-        ),
+        failed(f"core.orders was interrupted: {UNREPORTED}", {"sqlmesh/error": UNREPORTED}),
     ),
     Row(
         "interrupted: it was planned and not run, though SQLMesh also says that it had nothing to do",
         (OPENED, ONE_BATCH, msg.NodeIdle(ORDERS, ALL_COMPUTED), FAILED),
         outcome(Outcome.INTERRUPTED, planned_batches=1, errors=(UNREPORTED,), idle=msg.NodeIdle(ORDERS, ALL_COMPUTED)),
         warned(
-            "core.orders was not started: SQLMesh ended the run without reporting an outcome for it.",
-            {"sqlmesh/reason": ALL_COMPUTED, "sqlmesh/error": UNREPORTED},
+            f"core.orders was not started: {UNREPORTED}", {"sqlmesh/reason": ALL_COMPUTED, "sqlmesh/error": UNREPORTED}
         ),
     ),
     Row(

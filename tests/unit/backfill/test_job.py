@@ -39,6 +39,11 @@ PROJECT = manifest(
 PROJECT = replace(PROJECT, selected=tuple(fqn for fqn in PROJECT.selected if "unselected" not in fqn))
 
 
+def first_partition(job: dg.JobDefinition) -> str | None:
+    assert job.partitions_def is not None
+    return job.partitions_def.get_first_partition_key()
+
+
 class WithTicket(SQLMeshRunConfig):
     ticket: str
 
@@ -61,8 +66,7 @@ def built(configured: RestateJob, *models: str, config: object = SQLMeshRunConfi
 )
 def test_first_partition_contains_start_and_each_restates_its_range(by: Any, first: str, start: str, end: str) -> None:
     job = built(RestateJob(by=by), "marts.inherits", "marts.total")
-    assert job.partitions_def is not None
-    assert job.partitions_def.get_first_partition_key() == first
+    assert first_partition(job) == first
     assert job.partitioned_config is not None
     config = job.partitioned_config.get_run_config_for_partition_key(first)
     assert config == {"ops": {job.name: {"config": {"restate": {"start": start, "end": end}}}}}
@@ -90,34 +94,23 @@ def test_job_whose_run_config_dagster_would_refuse_is_refused(config: object, er
         built(RestateJob(), "raw.orders", config=config)
 
 
-def test_job_begins_with_its_earliest_model_and_has_its_name() -> None:
-    job = built(RestateJob(name="again"), "raw.orders", "raw.early", "raw.unknown")
-    assert job.name == "again"
-    assert job.partitions_def is not None
-    assert job.partitions_def.get_first_partition_key() == "2024-12-10"
+FIRST_PARTITIONS: dict[str, tuple[Any, list[str], str]] = {
+    "the earliest model": ("day", ["raw.orders", "raw.early", "raw.unknown"], "2024-12-10"),
+    "the start of a model upstream that is no asset of the component": ("day", ["marts.behind"], "2026-01-05"),
+    "the earliest of the nearest starts upstream, as in SQLMesh": ("day", ["marts.from_later"], "2026-01-20"),
+    "the first whole day": ("day", ["raw.orders"], "2026-01-15"),
+    "the week of the first whole day": ("week", ["raw.orders"], "2026-01-12"),
+    "the first month": ("month", ["raw.monthly"], "2026-01-01"),
+    "the first whole month": ("month", ["raw.late_month"], "2026-02-01"),
+}
 
 
-@pytest.mark.parametrize(("of", "first"), [("marts.behind", "2026-01-05"), ("marts.from_later", "2026-01-20")])
-def test_a_model_without_a_start_has_the_earliest_of_the_nearest_starts_upstream(of: str, first: str) -> None:
-    """As in SQLMesh, also those of models that are no assets of the component."""
-    partitions = built(RestateJob(), of).partitions_def
-    assert partitions is not None
-    assert partitions.get_first_partition_key() == first
-
-
-@pytest.mark.parametrize(
-    ("by", "model", "first"),
-    [
-        ("day", "raw.orders", "2026-01-15"),
-        ("week", "raw.orders", "2026-01-12"),
-        ("month", "raw.monthly", "2026-01-01"),
-        ("month", "raw.late_month", "2026-02-01"),
-    ],
-)
-def test_partitions_begin_with_the_first_interval_that_sqlmesh_restates_alone(by: Any, model: str, first: str) -> None:
-    partitions = built(RestateJob(by=by), model).partitions_def
-    assert partitions is not None
-    assert partitions.get_first_partition_key() == first
+@pytest.mark.parametrize(("by", "models", "first"), FIRST_PARTITIONS.values(), ids=FIRST_PARTITIONS)
+def test_partitions_begin_with_the_first_interval_that_sqlmesh_restates_alone(
+    by: Any, models: list[str], first: str
+) -> None:
+    job = built(RestateJob(by=by, name="again"), *models)
+    assert (job.name, first_partition(job)) == ("again", first)
 
 
 @pytest.mark.parametrize(

@@ -80,12 +80,8 @@ def loaded(attributes: dict[str, Any]) -> SQLMeshProjectComponent:
     parsed = yaml.safe_load(yaml.safe_dump(attributes, allow_unicode=True))
     model_type = SQLMeshProjectComponent.get_model_cls()
     assert model_type is not None
-    component = SQLMeshProjectComponent.load(model_type.model_validate(parsed), _context())
+    component = SQLMeshProjectComponent.load(
+        model_type.model_validate(parsed), dg.ComponentTree.for_test().load_context
+    )
     component._translate(PROJECT)
     return component
-
-
-def _context() -> dg.ComponentLoadContext:
-    from dagster.components.core.component_tree import ComponentTree
-
-    return ComponentTree.for_test().load_context

@@ -238,6 +238,8 @@ def test_number_must_be_finite(written: float) -> None:
         ({"audits": {"checks": "none", "sample_rows": 5}}, "`audits.sample_rows` in defs.yaml shows rows on asset"),
         ({"external_models": {"wait": {"tables": []}}}, "`external_models.wait.tables` in defs.yaml is an empty list"),
         ({"project": {"path": "shop", "environment": " "}}, "`project.environment` in defs.yaml is ' '. Write a name."),
+        ({"project": {"path": []}}, "it needs at least one folder"),
+        ({"op": {"name": "load_2"}}, r"`op\.name` in defs\.yaml is 'load_2'\. It must not end in"),
         ({"budget": {}}, "`budget` in defs.yaml sets no limit. Write one, for example `seconds: 1800`."),
         ({"query_history_url": "https://acme.com/{id}"}, r"'https://acme.com/\{id\}'. It must contain \{run_id\}"),
         ({"external_models": {"late": "warn"}}, "is warn. It compares the tables that the models wait for. Set them"),
@@ -249,7 +251,7 @@ def test_number_must_be_finite(written: float) -> None:
     ],
     ids=str,
 )
-def test_contradicting_attributes_are_refused(attributes: dict[str, Any], error: str) -> None:
+def test_contradicting_or_empty_attributes_are_refused(attributes: dict[str, Any], error: str) -> None:
     with pytest.raises(ConfigurationError, match=error):
         loaded({"project": "shop", **attributes})
 
@@ -258,17 +260,6 @@ def test_attributes_without_a_value_contradict_nothing() -> None:
     assert loaded(
         {"project": "shop", "schedule": True, "restate": {"max_intervals": None}, "automation": None}
     ).schedule
-
-
-def test_project_without_folder_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="it needs at least one folder"):
-        loaded({**EVERYTHING, "project": {"path": []}})
-
-
-def test_op_name_that_dagster_uses_for_parts_of_an_op_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"`op\.name` in defs\.yaml is 'load_2'\. It must not end in"):
-        loaded({**EVERYTHING, "op": {"name": "load_2"}})
-    assert loaded({**EVERYTHING, "op": {"name": "load2"}})
 
 
 @pytest.mark.parametrize(

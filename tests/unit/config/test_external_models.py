@@ -12,6 +12,7 @@ from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.manifest import Model
 
 EVENTS, LAKE_EVENTS, CLICKS, BARE = '"db"."raw"."events"', '"lake"."raw"."events"', '"db"."raw"."Clicks"', '"rates"'
+DOTTED, BARE_EVENTS = '"db"."x y"."a.b"', '"raw"."events"'
 TABLES = (EVENTS, LAKE_EVENTS, CLICKS, BARE)
 
 
@@ -53,15 +54,12 @@ def rendered_key(template: str, fqn: str, **scope: Any) -> dg.AssetKey:
         ("{{ external.catalog }}/{{ external.table_name }}", ["lake", "lake.raw.events"]),
         ("{{ external.name | upper }}", ["EVENTS"]),
         ("all", ["all"]),
+        ("{{ landed(external) }}", ["raw", "a/b"]),  # a function that returns a key
     ],
 )
 def test_key_template_renders_the_asset_key(template: str, key: list[str]) -> None:
-    assert rendered_key(template, LAKE_EVENTS) == dg.AssetKey(key)
-
-
-def test_key_template_may_call_a_function_that_returns_a_key() -> None:
-    key = rendered_key("{{ landed(external) }}", EVENTS, landed=lambda table: dg.AssetKey([table.schema, "a/b"]))
-    assert key == dg.AssetKey(["raw", "a/b"])
+    rendered = rendered_key(template, LAKE_EVENTS, landed=lambda table: dg.AssetKey([table.schema, "a/b"]))
+    assert rendered == dg.AssetKey(key)
 
 
 @pytest.mark.parametrize(
@@ -130,18 +128,11 @@ def keys_by_table(*names: str, tables: tuple[str, ...] = TABLES) -> dict[str, st
         ('"db"."raw"."Clicks"', CLICKS),
         ("clicks", CLICKS),
         ("rates", BARE),
+        *((name, DOTTED) for name in ("x y.a.b", "db.x y.a.b", '"x y"."a.b"', "a.b", "A.B")),
     ],
 )
 def test_keys_name_a_table_with_or_without_catalog_in_any_case(name: str, fqn: str) -> None:
-    assert keys_by_table(name) == {fqn: f"ours/{name}"}
-
-
-DOTTED, BARE_EVENTS = '"db"."x y"."a.b"', '"raw"."events"'
-
-
-@pytest.mark.parametrize("name", ["x y.a.b", "db.x y.a.b", '"x y"."a.b"', "a.b", "A.B"])
-def test_keys_name_a_table_whose_name_contains_a_dot(name: str) -> None:
-    assert keys_by_table(name, tables=(*TABLES, DOTTED)) == {DOTTED: f"ours/{name}"}
+    assert keys_by_table(name, tables=(*TABLES, DOTTED)) == {fqn: f"ours/{name}"}
 
 
 @pytest.mark.parametrize(
@@ -157,17 +148,8 @@ def test_full_name_of_a_table_wins_over_the_suffix_of_another(names: tuple[str, 
     assert {*keys_by_table(*names, tables=(BARE_EVENTS, LAKE_EVENTS, EVENTS))} == fqns
 
 
-def test_keys_match_whole_name_parts_only() -> None:
-    with pytest.raises(ConfigurationError, match=r"names 'vents', but no model reads an external table of that name"):
-        keys_by_table("vents")
-
-
-def test_tables_not_named_in_keys_are_left_out() -> None:
+def test_keys_leave_out_other_tables_and_several_tables_may_have_one_asset_key() -> None:
     assert keys_by_table() == {}
-    assert {*keys_by_table("db.raw.events", "rates")} == {EVENTS, BARE}
-
-
-def test_several_tables_may_have_one_asset_key() -> None:
     both = external_models(keys={"db.raw.events": "dlt/all", "lake.raw.events": "dlt/all"}).mapped(TABLES)
     assert {fqn: as_text(key) for fqn, key in both.items()} == {EVENTS: "dlt/all", LAKE_EVENTS: "dlt/all"}
 
@@ -199,12 +181,13 @@ START = "`external_models.keys` in defs.yaml names "
 @pytest.mark.parametrize(
     ("name", "tables", "advice"),
     [
+        ("vents", TABLES, "Did you mean raw.events?"),
         ("raw.clcks", TABLES, "Did you mean raw.Clicks or db.raw.Clicks?"),
         ("lake.raw.clicks", TABLES, "Did you mean raw.Clicks or db.raw.Clicks or lake.raw.events?"),
         ("zzz", TABLES, "Known: db.raw.Clicks, db.raw.events, lake.raw.events, rates, raw.Clicks, raw.events."),
         ("raw.events", (), "The project has none."),
     ],
-    ids=["similar to a table", "in another catalog", "similar to none", "no tables"],
+    ids=["the end of a name", "similar to a table", "in another catalog", "similar to none", "no tables"],
 )
 def test_unknown_table_in_keys_is_refused_with_suggestions(name: str, tables: tuple[str, ...], advice: str) -> None:
     with pytest.raises(ConfigurationError) as refusal:

@@ -8,11 +8,13 @@ import pytest
 import yaml
 from dagster.components.resolved.core_models import OpSpec
 from dagster.components.resolved.errors import ResolutionException
+from unit.builders import model
 from unit.config.attributes import EVERYTHING, loaded
 
 from dg_sqlmesh_component import Janitor, ProjectTests
 from dg_sqlmesh_component.config.attribute_types import Audits, Freshness, IntervalsCheck, Restate, RestateJob
 from dg_sqlmesh_component.config.external_models import ExternalModels
+from dg_sqlmesh_component.config.mappings import TemplateScope
 from dg_sqlmesh_component.config.scheduling import PollingSensor, Schedule
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
@@ -114,7 +116,6 @@ def test_interval_of_the_sensor_may_stand_alone(value: Any) -> None:
     [
         ("polling_sensor", "often", "polling_sensor.interval"),
         ("intervals_check", {"slack": "often"}, "intervals_check.slack"),
-        ("freshness", {"slack": "often"}, "freshness.slack"),
     ],
 )
 def test_wrong_duration_is_refused_with_its_attribute(attribute: str, value: Any, path: str) -> None:
@@ -128,3 +129,30 @@ def test_wrong_duration_is_refused_with_its_attribute(attribute: str, value: Any
 def test_unknown_key_in_a_mapping_from_a_template_is_refused() -> None:
     with pytest.raises(ResolutionException, match="cheks"):
         resolved("audits", "{{ {'cheks': 'none'} }}")
+
+
+# -- templates that read attributes of models ------------------------------------------------------
+
+
+def rendered(template: str) -> object:
+    scope = TemplateScope("model", model("core.orders", tags=("finance",)))
+    return dg.ResolutionContext.default().with_scope(model=scope).resolve_value(template)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{{ model.name }}", "core.orders"),
+        ("by_{{ model.schema }}", "by_core"),
+        ("{{ 'finance' in model.tags }}", True),
+        ("{{ model.owner or 'nobody' }}", "nobody"),
+    ],
+)
+def test_template_reads_existing_attributes(template: str, expected: object) -> None:
+    assert rendered(template) == expected
+
+
+@pytest.mark.parametrize("template", ["{{ model.nmae }}", "by_{{ model.nmae }}", "{{ model.nmae | default('x') }}"])
+def test_misspelt_attribute_in_template_is_an_error(template: str) -> None:
+    with pytest.raises(ResolutionException, match="`model` has no attribute 'nmae' in a template"):
+        rendered(template)

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from unit.config.attributes import ATTRIBUTE_PATHS, EVERYTHING, replaced, values
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
+from dg_sqlmesh_component.config.attribute_types import NOT_OF_ONE_MODEL
 from dg_sqlmesh_component.config.schema import name_errors
 
 DAGSTERS_SCHEMA = SQLMeshProjectComponent.model().model_json_schema()
@@ -28,103 +29,87 @@ def test_json_schema_of_the_attributes_is_valid() -> None:
     assert not messages_of(EVERYTHING)
 
 
-@pytest.mark.parametrize(
-    ("attributes", "expected"),
-    [
-        (
-            {"execution": {"retries": {"max_retry": 3}}},
-            [
-                "execution.retries: 'max_retries' is a required property",
-                "execution.retries: Additional properties are not allowed ('max_retry' was unexpected)",
-            ],
-        ),
-        ({"translation": {"grup_name": "x"}}, ["translation: Additional properties are not allowed ('grup_name' was"]),
-        (
-            {"project": {"path": "shop", "enviroment": "dev"}},
-            ["project: Additional properties are not allowed ('enviroment' was unexpected)"],
-        ),
-        ({"op": {"pool": 5}}, ["op.pool: 5 is not of type 'string', 'null'"]),
-        ({"project": {"path": "shop", "env": {"A": 5}}}, ["project.env.A: 5 is not of type 'string'"]),
-        ({"include_metadata": ["sqll"]}, ["include_metadata.0: 'sqll' is not one of ['column_lineage', 'links',"]),
-        (
-            {"schedule": {"default_status": "ON"}},
-            ["schedule.default_status: 'ON' is not one of ['RUNNING', 'STOPPED']"],
-        ),
-        ({"automation": "daily"}, ["automation: 'daily' is not one of ['cron']"]),
-        (
-            {"preview": True},
-            ['preview: \'a mapping, for example {"environment": "pr_{{ env.PULL_REQUEST }}"}\' was exp'],
-        ),
-        ({"freshness": 7200}, ['freshness: \'a mapping, for example {"slack": "2h"}\' was expected']),
-        ({"audits": None}, ['audits: \'a mapping, for example {"checks": "blocking"}\' was expected']),
-        ({"schedule": []}, ['schedule: \'true, false or a mapping, for example {"default_status": ']),
-        (
-            {"external_models": {"keys": ["raw.payments"]}},
-            ['external_models.keys: \'a mapping, for example {"raw.orders": "dlt/shop/orders"}\' was expected'],
-        ),
-        ({"select": True}, ["select: True is not of type 'string', 'array', 'null'"]),
-        ({"include_metadata": {}}, ["include_metadata: {} is not of type 'array', 'string'"]),
-    ],
-    ids=str,
-)
-def test_wrong_key_or_value_is_reported_by_name(attributes: dict[str, Any], expected: list[str]) -> None:
-    messages = messages_of(attributes)
-    assert len(messages) == len(expected)
-    assert all(error.startswith(start) for error, start in zip(messages, expected)), messages
+def unknown(parent: str, key: str, advice: str) -> tuple[str, str]:
+    """Return the error for a key that does not exist, from `dg check yaml` and from a load."""
+    start = f"{parent}.{key}" if parent else key
+    return (
+        f"{parent}: Additional properties are not allowed ('{key}' was unexpected)",
+        f"{start}: Value error, there is no such attribute. {advice}",
+    )
 
 
-@pytest.mark.parametrize(
-    ("attributes", "expected"),
-    [
+def instead_of(path: str, expected: str) -> tuple[str, str]:
+    return f"{path}: '{expected}' was expected", f"{path}: Value error, write {expected}"
+
+
+def of_type(path: str, value: object, types: str, expected: str) -> tuple[str, str]:
+    return f"{path}: {value!r} is not of type {types}", f"{path}: Value error, write {expected}"
+
+
+SCHEDULE = 'true, false or a mapping, for example {"default_status": "RUNNING", "tags": {"team": "data"}}'
+WORDS = "'column_lineage', 'links', 'row_count', 'sql'"
+
+WRONG: list[tuple[Any, ...]] = [
+    ({"translation": {"grup_name": "x"}}, unknown("translation", "grup_name", "Did you mean group_name?")),
+    ({"project": {"path": "shop", "enviroment": ""}}, unknown("project", "enviroment", "Did you mean environment?")),
+    ({"schedule": {"default_statu": "ON"}}, unknown("schedule", "default_statu", "Did you mean default_status?")),
+    ({"execution": {"timeout": "30m"}}, unknown("execution", "timeout", NOT_OF_ONE_MODEL["timeout"])),
+    (
+        {"preview": {"environment": "pr", "diff": {"decimal": 2}}},
+        unknown("preview.diff", "decimal", "Known: ignore, max_rows."),
+    ),
+    (
+        {"execution": {"retries": {"max_retry": 3}}},
+        ("execution.retries: 'max_retries' is a required property", "execution.retries.max_retries: Field required"),
+        unknown("execution.retries", "max_retry", "Did you mean max_retries?"),
+    ),
+    (
+        {"select": {"a": 1}, "nope": 1},
+        of_type("select", {"a": 1}, "'string', 'array', 'null'", "text or a list"),
+        unknown("", "nope", "Did you mean op?"),
+    ),
+    ({"preview": True}, instead_of("preview", 'a mapping, for example {"environment": "pr_{{ env.PULL_REQUEST }}"}')),
+    ({"audits": None}, instead_of("audits", 'a mapping, for example {"checks": "blocking"}')),
+    ({"schedule": []}, instead_of("schedule", SCHEDULE)),
+    (
+        {"external_models": {"keys": ["raw.payments"]}},
+        instead_of("external_models.keys", 'a mapping, for example {"raw.orders": "dlt/shop/orders"}'),
+    ),
+    ({"op": {"pool": 5}}, of_type("op.pool", 5, "'string', 'null'", "a value of another type")),
+    ({"project": {"path": "shop", "env": {"A": 5}}}, of_type("project.env.A", 5, "'string'", "text")),
+    ({"select": True}, of_type("select", True, "'string', 'array', 'null'", "text or a list")),
+    ({"include_metadata": {}}, of_type("include_metadata", {}, "'array', 'string'", "a list")),
+    ({"virtual_views": {}}, of_type("virtual_views", {}, "'boolean', 'string'", "true or false")),
+    (
+        {"include_metadata": ["sqll"]},
         (
-            {"schedule": {"default_statu": "RUNNING"}},
-            ["schedule.default_statu: Value error, there is no such attribute. Did you mean default_status?"],
+            f"include_metadata.0: 'sqll' is not one of [{WORDS}, 'storage_kind']",
+            f"include_metadata.0: Input should be {WORDS} or 'storage_kind'",
         ),
-        ({"schedule": {"tags": {"a": 5}}}, ["schedule.tags.a: Value error, write text"]),
-        ({"schedule": 5}, ["schedule: Value error, write true, false or a mapping, for example {"]),
-        ({"janitor": {"cron": 5}}, ["janitor.cron: Value error, write text"]),
-        (
-            {"polling_sensor": {"interva": 5}},
-            ["polling_sensor.interva: Value error, there is no such attribute. Did you mean interval?"],
-        ),
-        (
-            {"execution": {"retries": {"max_retry": 3}}},
-            [
-                "execution.retries.max_retries: Field required",
-                "execution.retries.max_retry: Value error, there is no such attribute. Did you mean max_retries",
-            ],
-        ),
-        (
-            {"select": {"a": 1}, "nope": 1},
-            ["select: Value error, write text or a list", "nope: Value error, there is no"],
-        ),
-        ({"preview": True}, ['preview: Value error, write a mapping, for example {"environment": "pr_{{ env.PULL_']),
-        (
-            {"external_models": {"keys": ["raw.payments"]}},
-            ['external_models.keys: Value error, write a mapping, for example {"raw.orders": "dlt/shop/orders"}'],
-        ),
-        (
-            {"preview": {"environment": "pr", "diff": {"decimal": 2}}},
-            ["preview.diff.decimal: Value error, there is no"],
-        ),
-        (
-            {"translation": {"grup_name": "x"}},
-            ["translation.grup_name: Value error, there is no such attribute. Did y"],
-        ),
-        ({"virtual_views": {}}, ["virtual_views: Value error, write true or false"]),
-        (
-            {"execution": {"timeout": "30m"}},
-            ["execution.timeout: Value error, there is no such attribute. One process computes all models, and cannot"],
-        ),
-    ],
-    ids=str,
-)
-def test_wrong_key_or_value_is_one_error_when_dagster_loads_it(attributes: dict[str, Any], expected: list[str]) -> None:
+    ),
+]
+
+
+@pytest.mark.parametrize("row", WRONG, ids=lambda row: str(row[0]))
+def test_wrong_key_or_value_is_one_error_with_its_path_in_the_schema_and_in_a_load(row: tuple[Any, ...]) -> None:
+    attributes, *errors = row
+    assert messages_of(attributes) == sorted(of_schema for of_schema, _ in errors)
     with pytest.raises(ValidationError) as caught:
         SQLMeshProjectComponent.get_model_cls().model_validate({"project": "shop", **attributes})
-    messages = [f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in caught.value.errors()]
-    assert len(messages) == len(expected)
-    assert all(error.startswith(start) for error, start in zip(messages, expected)), messages
+    loaded = [f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in caught.value.errors()]
+    assert loaded == [of_load for _, of_load in errors]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"schedule": {"default_status": "ON"}}, "schedule.default_status: 'ON' is not one of ['RUNNING', 'STOPPED']"),
+        ({"automation": "daily"}, "automation: 'daily' is not one of ['cron']"),
+    ],
+    ids=str,
+)
+def test_wrong_word_is_an_error_in_the_schema(attributes: dict[str, Any], message: str) -> None:
+    assert messages_of(attributes) == [message]
 
 
 @pytest.mark.parametrize(

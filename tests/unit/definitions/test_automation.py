@@ -1,8 +1,8 @@
 """Automation conditions and the longest time between two ticks, by cron."""
 
-import datetime
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import dagster as dg
@@ -11,76 +11,73 @@ import pytest
 from dg_sqlmesh_component.definitions.automation import cron_tick_condition, longest_gap
 
 NEW_YORK, SYDNEY = "America/New_York", "Australia/Sydney"
-UTC = datetime.timezone.utc
-
-
-def gap(**parts: float) -> datetime.timedelta:
-    return datetime.timedelta(**parts)
+UTC = timezone.utc
 
 
 @pytest.mark.parametrize(
-    ("cron", "timezone", "longest"),
+    ("cron", "time_zone", "longest"),
     [
-        ("*/5 * * * *", "UTC", gap(minutes=5)),
-        ("*/7 * * * *", "UTC", gap(minutes=7)),
-        ("@hourly", "UTC", gap(hours=1)),
-        ("0 0,6 * * *", "UTC", gap(hours=18)),
-        ("@daily", "UTC", gap(days=1)),
-        ("@midnight", "UTC", gap(days=1)),
-        ("@weekly", "UTC", gap(days=7)),
-        ("@monthly", "UTC", gap(days=31)),
-        ("@yearly", "UTC", gap(days=366)),
-        ("@annually", "UTC", gap(days=366)),
-        ("0 9 * * 1-5", "UTC", gap(days=3)),  # from Friday to Monday
-        ("0 9 * * MON-FRI", "UTC", gap(days=3)),
-        ("*/5 9-17 * * 1-5", "UTC", gap(days=2, hours=15, minutes=5)),
-        ("0 0 31 * *", "UTC", gap(days=61)),  # from 31 October to 31 December
-        ("0 0 * * 5#5", "UTC", gap(days=119)),  # the fifth Friday of a month
-        ("0 0 29 2 *", "UTC", gap(days=4 * 365 + 1)),
-        ("0 * * 1-5 *", "UTC", gap(days=214, hours=1)),  # from 31 May to 1 January
+        ("*/5 * * * *", "UTC", timedelta(minutes=5)),
+        ("*/7 * * * *", "UTC", timedelta(minutes=7)),
+        ("@hourly", "UTC", timedelta(hours=1)),
+        ("0 0,6 * * *", "UTC", timedelta(hours=18)),
+        ("@daily", "UTC", timedelta(days=1)),
+        ("@midnight", "UTC", timedelta(days=1)),
+        ("@weekly", "UTC", timedelta(days=7)),
+        ("@monthly", "UTC", timedelta(days=31)),
+        ("@yearly", "UTC", timedelta(days=366)),
+        ("@annually", "UTC", timedelta(days=366)),
+        ("0 9 * * 1-5", "UTC", timedelta(days=3)),  # from Friday to Monday
+        ("0 9 * * MON-FRI", "UTC", timedelta(days=3)),
+        ("*/5 9-17 * * 1-5", "UTC", timedelta(days=2, hours=15, minutes=5)),
+        ("0 0 31 * *", "UTC", timedelta(days=61)),  # from 31 October to 31 December
+        ("0 0 * * 5#5", "UTC", timedelta(days=119)),  # the fifth Friday of a month
+        ("0 0 29 2 *", "UTC", timedelta(days=4 * 365 + 1)),
+        ("0 * * 1-5 *", "UTC", timedelta(days=214, hours=1)),  # from 31 May to 1 January
         # An hour is repeated in autumn.
-        ("@daily", NEW_YORK, gap(hours=25)),
-        ("@daily", SYDNEY, gap(hours=25)),
-        ("30 1 * * *", NEW_YORK, gap(hours=25)),
-        ("0 */6 * * *", NEW_YORK, gap(hours=7)),
-        ("0 9 * * 1-5", NEW_YORK, gap(days=3, hours=1)),
-        ("*/5 9-17 * * 1-5", NEW_YORK, gap(days=2, hours=16, minutes=5)),
-        ("@weekly", NEW_YORK, gap(days=7, hours=1)),
-        ("@hourly", NEW_YORK, gap(hours=1)),
-        ("*/30 * * * *", NEW_YORK, gap(minutes=30)),
+        ("@daily", NEW_YORK, timedelta(hours=25)),
+        ("@daily", SYDNEY, timedelta(hours=25)),
+        ("30 1 * * *", NEW_YORK, timedelta(hours=25)),
+        ("0 */6 * * *", NEW_YORK, timedelta(hours=7)),
+        ("0 9 * * 1-5", NEW_YORK, timedelta(days=3, hours=1)),
+        ("*/5 9-17 * * 1-5", NEW_YORK, timedelta(days=2, hours=16, minutes=5)),
+        ("@weekly", NEW_YORK, timedelta(days=7, hours=1)),
+        ("@hourly", NEW_YORK, timedelta(hours=1)),
+        ("*/30 * * * *", NEW_YORK, timedelta(minutes=30)),
     ],
 )
-def test_longest_gap_of_a_cron(cron: str, timezone: str, longest: datetime.timedelta) -> None:
-    assert longest_gap(cron, timezone) == longest
+def test_longest_gap_of_a_cron(cron: str, time_zone: str, longest: timedelta) -> None:
+    assert longest_gap(cron, time_zone) == longest
 
 
 class Evaluations:
     """Evaluates the condition of an asset that reads an external table, at minutes after a time."""
 
-    def __init__(self, instance: dg.DagsterInstance, definitions: dg.Definitions, time: datetime.datetime) -> None:
+    def __init__(self, instance: dg.DagsterInstance, definitions: dg.Definitions, time: datetime) -> None:
         self._instance, self._definitions, self._time = instance, definitions, time
         self._cursor: Any = None  # Dagster exports no name for its type
 
     def requested(self, *minutes: float) -> list[int]:
         """Return how many assets each evaluation requests."""
-        return [self._requested(self._time + gap(minutes=minute)) for minute in minutes]
+        requested = []
+        for minute in minutes:
+            time = self._time + timedelta(minutes=minute)
+            result = dg.evaluate_automation_conditions(
+                self._definitions, self._instance, evaluation_time=time, cursor=self._cursor
+            )
+            self._cursor = result.cursor
+            requested.append(result.total_requested)
+        return requested
 
-    def _requested(self, time: datetime.datetime) -> int:
-        result = dg.evaluate_automation_conditions(
-            self._definitions, self._instance, evaluation_time=time, cursor=self._cursor
-        )
-        self._cursor = result.cursor
-        return result.total_requested
 
-
-SUNDAY = datetime.datetime(2026, 3, 1, tzinfo=UTC)
-NEW_YEAR = datetime.datetime(2027, 1, 1, tzinfo=UTC)
+SUNDAY = datetime(2026, 3, 1, tzinfo=UTC)
+NEW_YEAR = datetime(2027, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    ("cron", "timezone", "tick"),
+    ("cron", "time_zone", "tick"),
     [
-        ("@hourly", "UTC", SUNDAY + gap(hours=3)),
+        ("@hourly", "UTC", SUNDAY + timedelta(hours=3)),
         ("@daily", "UTC", SUNDAY),
         ("@midnight", "UTC", SUNDAY),
         ("@weekly", "UTC", SUNDAY),
@@ -88,11 +85,11 @@ NEW_YEAR = datetime.datetime(2027, 1, 1, tzinfo=UTC)
         ("@monthly", "UTC", SUNDAY),
         ("@yearly", "UTC", NEW_YEAR),
         ("@annually", "UTC", NEW_YEAR),
-        ("0 9 * * *", NEW_YORK, SUNDAY + gap(hours=14)),
+        ("0 9 * * *", NEW_YORK, SUNDAY + timedelta(hours=14)),
     ],
 )
-def test_condition_requests_an_asset_once_after_each_tick(cron: str, timezone: str, tick: datetime.datetime) -> None:
-    @dg.asset(automation_condition=cron_tick_condition(cron, timezone), deps=["external"])
+def test_condition_requests_an_asset_once_after_each_tick(cron: str, time_zone: str, tick: datetime) -> None:
+    @dg.asset(automation_condition=cron_tick_condition(cron, time_zone), deps=["external"])
     def model() -> None: ...
 
     with dg.DagsterInstance.ephemeral() as instance:

@@ -40,12 +40,9 @@ def test_default_op_name_comes_from_the_folder_of_the_component(folder: str, ins
     assert dg.op(name=name)(lambda: None).name == name
 
 
-def test_default_op_names_are_unique() -> None:
+def test_default_op_names_are_unique_and_the_first_component_in_a_file_is_named_like_a_single_one() -> None:
     names = [default_op_name(folder, instance) for folder, instance in OP_NAMES]
     assert len({*names}) == len(names)
-
-
-def test_first_component_in_a_file_is_named_like_a_single_one() -> None:
     assert default_op_name("shop", 0) == default_op_name("shop", None)
 
 

@@ -1,5 +1,6 @@
 """The assets and checks of a project, and the way back to models and audits."""
 
+from collections.abc import Callable
 from typing import Any
 
 import dagster as dg
@@ -31,11 +32,18 @@ READER = model("marts.revenue", reads=["core.orders"])
 ORDERS_KEY = dg.AssetKey(["core", "orders"])
 D1 = days(1, 1)
 TABLE = "dagster/table_name"
+Override = Callable[[dg.AssetSpec, Model], dg.AssetSpec]
+
+
+def dependencies(assets: ProjectAssets, name: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return key and metadata of each dependency of a model's asset, by key."""
+    deps = assets.specs[fqn(name)].deps
+    return sorted((dep.asset_key.to_user_string(), plain(dict(dep.metadata or {}))) for dep in deps)
 
 
 def deps(assets: ProjectAssets, name: str) -> set[str]:
     """Return the keys that a model's asset depends on."""
-    return {dep.asset_key.to_user_string() for dep in assets.specs[fqn(name)].deps}
+    return {key for key, _ in dependencies(assets, name)}
 
 
 # -- assets ---------------------------------------------------------------------------------------
@@ -73,27 +81,112 @@ def test_overridden_spec_is_kept_unchanged(kind: str) -> None:
     assert [*project_assets(manifest(orders), asset=override).specs.values()] == overridden
 
 
-# -- dependencies follow keys ---------------------------------------------------------------------
+# -- dependencies ---------------------------------------------------------------------------------
+
+OURS = with_key_prefix("ours")
+SWAPPED = {"core.orders": ["core", "refunds"], "core.refunds": ["core", "orders"]}
 
 
-@pytest.mark.parametrize("selected", [["marts.revenue"], ["core.orders", "marts.revenue"]], ids=["reader", "both"])
-@pytest.mark.parametrize("through_embedded", [True, False], ids=["through an embedded model", "directly"])
-def test_dependencies_follow_an_overridden_key(selected: list[str], through_embedded: bool) -> None:
-    reader = model("marts.revenue", reads=["core.inner" if through_embedded else "core.orders", "raw.events"])
-    inner = model("core.inner", reads=["core.orders"], kind="EMBEDDED")
-    project = manifest(ORDERS, reader, inner, selected=selected)
-    assets = project_assets(project, asset=with_key_prefix("ours"))
-    assert deps(assets, "marts.revenue") == {"ours/core/orders", "raw/events"}
+def unchanged(spec: dg.AssetSpec, _: Model) -> dg.AssetSpec:
+    return spec
 
 
-def test_models_may_swap_their_keys() -> None:
-    swapped = {"core.orders": "core/refunds", "core.refunds": "core/orders"}
+def by_catalog(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
+    """An overridden `get_asset_spec` that gives every asset its catalog."""
+    return spec.replace_attributes(key=[model_.catalog or "none", model_.schema, model_.table])
 
-    def override(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
-        return spec.replace_attributes(key=swapped.get(model_.name, spec.key.to_user_string()).split("/"))
 
-    assets = project_assets(manifest(ORDERS, model("core.refunds"), READER), asset=override)
-    assert deps(assets, "marts.revenue") == {"core/refunds"}
+def by_table(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
+    """An overridden `get_asset_spec` that leaves the schema out."""
+    return spec.replace_attributes(key=[model_.table])
+
+
+def swapped(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
+    return spec.replace_attributes(key=SWAPPED.get(model_.name, spec.key.path))
+
+
+def first_alone(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
+    return by_catalog(spec.replace_attributes(deps=[*spec.deps][:1]), model_)
+
+
+def renamed(spec: dg.AssetSpec, _: Model) -> dg.AssetSpec:
+    return spec.replace_attributes(deps=[dep._replace(metadata={TABLE: "ours"}) for dep in spec.deps])
+
+
+PARENTS = [model(f"{catalog}.core.orders", table_name=f"{catalog}.core.orders") for catalog in "ab"]
+PARENTS += [ORDERS, STAGING, model("core.refunds"), model("raw.declared", kind="EXTERNAL")]
+INNER_ORDERS = model("core.inner", reads=["core.orders"], kind="EMBEDDED")
+BOTH = "a.core.orders b.core.orders"
+
+DEPENDENCIES: dict[str, tuple[str, str, Override, dict[str, str | None]]] = {
+    "overridden key": ("core.orders", "core.orders", OURS, {"ours/core/orders": None}),
+    "overridden key, through an embedded model": ("core.inner", "core.orders", OURS, {"ours/core/orders": None}),
+    "overridden key, not selected": ("core.orders", "", OURS, {"ours/core/orders": "db.core.orders"}),
+    "external table is not overridden": ("raw.events", "", OURS, {"raw/events": "db.raw.events"}),
+    "external model is not overridden": ("raw.declared", "", OURS, {"raw/declared": "db.raw.declared"}),
+    "swapped keys": ("core.orders", "core.orders core.refunds", swapped, {"core/refunds": None}),
+    "removed dependency": ("core.orders staging.orders", "core.orders", first_alone, {"db/core/orders": None}),
+    "table name of the override": ("raw.events", "", renamed, {"raw/events": "ours"}),
+    "one default key, three models": (
+        f"{BOTH} core.orders",
+        f"{BOTH} core.orders",
+        by_catalog,
+        {"a/core/orders": None, "b/core/orders": None, "db/core/orders": None},
+    ),
+    "one default key, none selected": (
+        BOTH,
+        "",
+        by_catalog,
+        {"a/core/orders": "a.core.orders", "b/core/orders": "b.core.orders"},
+    ),
+    "one default key, one read": ("b.core.orders", f"{BOTH} core.orders", by_catalog, {"b/core/orders": None}),
+    "one default key, model and external table": (
+        "core.orders lake.core.orders",
+        "core.orders",
+        by_catalog,
+        {"db/core/orders": None, "core/orders": "lake.core.orders"},
+    ),
+    "one final key, both read": (BOTH, "", unchanged, {"core/orders": None}),
+    "one final key by the override": ("core.orders staging.orders", "", by_table, {"orders": None}),
+}
+"""What `marts.revenue` reads, the selected models, an override, and the table name of each dependency, by key."""
+
+
+@pytest.mark.parametrize(("reads", "selected", "override", "expected"), DEPENDENCIES.values(), ids=DEPENDENCIES)
+def test_dependencies_have_final_keys_and_name_the_tables_of_others(
+    reads: str, selected: str, override: Override, expected: dict[str, str | None]
+) -> None:
+    models = [*PARENTS, model("marts.revenue", reads=reads.split()), *([INNER_ORDERS] if "inner" in reads else [])]
+    project = manifest(*models, selected=["marts.revenue", *selected.split()])
+    assets = project_assets(project, asset=override)
+    assert dependencies(assets, "marts.revenue") == [
+        (key, {TABLE: table} if table else {}) for key, table in sorted(expected.items())
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tables", "selected", "override", "key"),
+    [
+        (BOTH, "marts.revenue", unchanged, "core/orders"),
+        (BOTH, "marts.revenue a.core.orders", unchanged, "core/orders"),
+        ("core.orders staging.orders", "marts.revenue marts.other", by_table, "orders"),
+    ],
+    ids=["one default key", "one default key, and one is selected", "one final key"],
+)
+def test_key_of_two_tables_names_no_table_even_if_another_model_reads_the_other_one(
+    tables: str, selected: str, override: Override, key: str
+) -> None:
+    readers = [model(name, reads=[table]) for name, table in zip(("marts.revenue", "marts.other"), tables.split())]
+    assets = project_assets(manifest(*PARENTS, *readers, selected=selected.split()), asset=override)
+    named = [dependencies(assets, reader.name) for reader in readers if reader.fqn in assets.specs]
+    assert named == [[(key, {})]] * selected.count("marts")
+
+
+def test_overridden_keys_do_not_apply_to_configured_external_tables() -> None:
+    outside = external_models(key="lake/{{ external.name }}", keys={"rates": "dlt/rates"})
+    reader = model("marts.revenue", reads=["raw.declared", "raw.events", "raw.rates"])
+    assets = project_assets(manifest(*PARENTS, reader, selected=[reader.name]), outside=outside, asset=OURS)
+    assert [key for key, _ in dependencies(assets, reader.name)] == ["dlt/rates", "lake/declared", "lake/events"]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +201,7 @@ def test_models_may_swap_their_keys() -> None:
 )
 def test_override_may_change_a_dependency_which_has_its_final_key_and_add_another(properties: dict[str, Any]) -> None:
     def override(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
-        spec = with_key_prefix("ours")(spec, model_)
+        spec = OURS(spec, model_)
         changed = [dep._replace(**properties) for dep in spec.deps]
         return spec.replace_attributes(deps=[*changed, dg.AssetDep("other")]) if changed else spec
 
@@ -119,89 +212,31 @@ def test_override_may_change_a_dependency_which_has_its_final_key_and_add_anothe
     ]
 
 
-@pytest.mark.parametrize("declared", [True, False], ids=["declared", "undeclared"])
-@pytest.mark.parametrize(
-    ("attributes", "key"),
-    [
-        ({}, "raw/events"),
-        ({"key": "lake/{{ external.name }}"}, "lake/events"),
-        ({"keys": {"events": "dlt/e"}}, "dlt/e"),
-    ],
-    ids=["default", "key template", "keys"],
-)
-def test_overridden_keys_do_not_apply_to_external_tables(attributes: dict[str, Any], key: str, declared: bool) -> None:
-    tables = [model("raw.events", kind="EXTERNAL")] if declared else []
-    project = manifest(model("core.orders", reads=["raw.events"]), *tables)
-    assert deps(
-        project_assets(project, outside=external_models(**attributes), asset=with_key_prefix("ours")), "core.orders"
-    ) == {key}
-
-
-def by_catalog(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
-    """An overridden `get_asset_spec` that gives every asset its catalog."""
-    return spec.replace_attributes(key=[model_.catalog or "none", model_.schema, model_.table])
-
-
-def by_table(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
-    """An overridden `get_asset_spec` that leaves the schema out."""
-    return spec.replace_attributes(key=[model_.table])
-
-
-CATALOGS = [model("a.core.orders"), model("b.core.orders"), ORDERS]
-
-
-@pytest.mark.parametrize(
-    ("reads", "keys"),
-    [
-        (["a.core.orders", "b.core.orders"], {"a/core/orders", "b/core/orders"}),
-        (["a.core.orders", "b.core.orders", "core.orders"], {"a/core/orders", "b/core/orders", "db/core/orders"}),
-        (["b.core.orders"], {"b/core/orders"}),
-        (["core.orders", "lake.core.orders"], {"db/core/orders", "core/orders"}),
-    ],
-    ids=["two models", "three models", "one model", "a model and an external table"],
-)
-@pytest.mark.parametrize("selected", [True, False], ids=["selected", "not selected"])
-def test_parents_with_one_default_key_are_deps_by_final_keys(reads: list[str], keys: set[str], selected: bool) -> None:
-    chosen = ["marts.revenue", *(["a.core.orders", "b.core.orders", "core.orders"] if selected else [])]
-    project = manifest(*CATALOGS, model("marts.revenue", reads=reads), selected=chosen)
-    assert deps(project_assets(project, asset=by_catalog), "marts.revenue") == keys
-
-
 def test_override_may_change_the_metadata_of_each_dependency() -> None:
+    why = {"why": "late rows"}
+
     def override(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
-        deps_with_metadata = [dep._replace(metadata={"why": "late rows"}) for dep in spec.deps]
-        return by_catalog(spec.replace_attributes(deps=deps_with_metadata), model_)
+        return by_catalog(spec.replace_attributes(deps=[dep._replace(metadata=why) for dep in spec.deps]), model_)
 
-    project = manifest(*CATALOGS, model("marts.revenue", reads=["a.core.orders", "b.core.orders"]))
-    assert dependencies(project_assets(project, asset=override), "marts.revenue") == {
-        "a/core/orders": {"why": "late rows"},
-        "b/core/orders": {"why": "late rows"},
-    }
+    project = manifest(*PARENTS, model("marts.revenue", reads=["a.core.orders", "b.core.orders"]))
+    deps = project_assets(project, asset=override).specs[fqn("marts.revenue")].deps
+    assert [(dep.asset_key.path[0], dep.metadata) for dep in deps] == [("a", why), ("b", why)]
 
 
-@pytest.mark.parametrize("selected", ["core.orders", "marts.orders"], ids=["of another model", "of its reader"])
-def test_unselected_model_with_the_key_of_an_asset_is_refused(selected: str) -> None:
-    models = [ORDERS, STAGING]
-    reader = model("marts.orders", reads=["staging.orders"])
-    chosen = ["marts.revenue", selected] if selected == "core.orders" else [selected]
-    above = model("marts.revenue", reads=["staging.orders"])
+@pytest.mark.parametrize(
+    ("name", "owner"),
+    [("revenue", "core.orders"), ("orders", "marts.orders")],
+    ids=["of another model", "of its reader"],
+)
+def test_unselected_model_with_the_key_of_an_asset_is_refused(name: str, owner: str) -> None:
+    models = [ORDERS, STAGING, model(f"marts.{name}", reads=["staging.orders"])]
     with pytest.raises(ProjectLoadError) as refusal:
-        project_assets(manifest(*models, reader, above, selected=chosen), asset=by_table)
-    name = "revenue" if selected == "core.orders" else "orders"
+        project_assets(manifest(*models, selected=[f"marts.{name}", owner]), asset=by_table)
     assert str(refusal.value) == (
         f'Model marts.{name} (/shop/models/{name}.sql) reads "db"."staging"."orders", which is not selected and whose '
-        f"asset key orders is that of Model {selected} (/shop/models/orders.sql). Give one of them another key, for "
+        f"asset key orders is that of Model {owner} (/shop/models/orders.sql). Give one of them another key, for "
         "instance with a tag 'dagster:key_prefix:<prefix>'."
     )
-
-
-def test_overridden_table_name_of_a_dependency_is_kept() -> None:
-    def override(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
-        renamed_deps = [dep._replace(metadata={TABLE: "ours"}) for dep in spec.deps]
-        return spec.replace_attributes(deps=renamed_deps)
-
-    assets = project_assets(manifest(model("marts.revenue", reads=["raw.events"])), asset=override)
-    assert dependencies(assets, "marts.revenue") == {"raw/events": {TABLE: "ours"}}
 
 
 def test_downstream_of_includes_indirect_models_and_standalone_audits() -> None:
@@ -231,67 +266,6 @@ def test_read_beyond_lists_upstream_nodes_that_are_not_assets() -> None:
     assets = project_assets(project)
     beyond = (fqn("core.inner"), fqn("core.left_out"), fqn("raw.events"))
     assert assets.upstream_outside_assets([fqn("core.orders"), fqn("marts.revenue")]) == {fqn("core.orders"): beyond}
-
-
-def test_parents_with_one_key_are_one_dependency() -> None:
-    models = [ORDERS, STAGING]
-    reader = model("marts.revenue", reads=["core.orders", "staging.orders"])
-    assets = project_assets(manifest(*models, reader, selected=["marts.revenue"]), asset=by_table)
-    assert [dep.asset_key.to_user_string() for dep in assets.specs[fqn("marts.revenue")].deps] == ["orders"]
-
-
-def test_removed_dependency_stays_removed() -> None:
-    def override(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
-        return by_catalog(spec.replace_attributes(deps=[*spec.deps][:1]), model_)
-
-    project = manifest(*CATALOGS, STAGING, model("marts.revenue", reads=["core.orders", "staging.orders"]))
-    assert deps(project_assets(project, asset=override), "marts.revenue") == {"db/core/orders"}
-
-
-# -- the table name of a dependency ---------------------------------------------------------------
-
-
-def dependencies(assets: ProjectAssets, name: str) -> dict[str, dict[str, Any]]:
-    """Return the metadata of each dependency of a model's asset, by key."""
-    return {dep.asset_key.to_user_string(): plain(dict(dep.metadata or {})) for dep in assets.specs[fqn(name)].deps}
-
-
-def test_dependency_on_another_component_names_its_table_under_the_overridden_key() -> None:
-    project = manifest(ORDERS, model("marts.revenue", reads=["core.orders", "raw.events"]), selected=["marts.revenue"])
-    assert dependencies(project_assets(project, asset=with_key_prefix("ours")), "marts.revenue") == {
-        "ours/core/orders": {TABLE: "db.core.orders"},
-        "raw/events": {TABLE: "db.raw.events"},
-    }
-
-
-def test_tables_with_a_shared_default_key_are_named_under_their_own_keys() -> None:
-    both = [model(f"{catalog}.core.orders", table_name=f"{catalog}.core.orders") for catalog in "ab"]
-    reader = model("marts.revenue", reads=["a.core.orders", "b.core.orders"])
-    project = manifest(*both, reader, selected=["marts.revenue"])
-    assert dependencies(project_assets(project), "marts.revenue") == {"core/orders": {}}
-    assert dependencies(project_assets(project, asset=by_catalog), "marts.revenue") == {
-        "a/core/orders": {TABLE: "a.core.orders"},
-        "b/core/orders": {TABLE: "b.core.orders"},
-    }
-
-
-@pytest.mark.parametrize("name", ["marts.both", "marts.one", "marts.other"])
-def test_tables_with_one_final_key_are_not_named(name: str) -> None:
-    readers = [
-        model("marts.both", reads=["core.orders", "staging.orders"]),
-        model("marts.one", reads=["core.orders"]),
-        model("marts.other", reads=["staging.orders"]),
-    ]
-    project = manifest(ORDERS, STAGING, *readers, selected=[reader.name for reader in readers])
-    assert dependencies(project_assets(project, asset=by_table), name) == {"orders": {}}
-
-
-@pytest.mark.parametrize("selected", [["a.core.orders", "marts.revenue"], ["marts.revenue"]], ids=["one", "neither"])
-def test_key_of_two_tables_names_no_table_if_one_of_them_is_selected(selected: list[str]) -> None:
-    models = [model("a.core.orders"), model("b.core.orders", table_name="b.core.orders")]
-    readers = [model("marts.revenue", reads=["a.core.orders"]), model("marts.other", reads=["b.core.orders"])]
-    project = manifest(*models, *readers, selected=selected)
-    assert dependencies(project_assets(project), "marts.revenue") == {"core/orders": {}}
 
 
 # -- column lineage -------------------------------------------------------------------------------
@@ -334,55 +308,52 @@ INNER = model(
 DEEPEST = model("core.deepest", reads=["core.orders"], kind="EMBEDDED", **reading(rate=("core.orders:currency",)))
 
 
-def test_column_lineage_passes_through_embedded_models() -> None:
-    assets = project_assets(manifest(ORDERS, REVENUE, INNER, DEEPEST))
-    assert column_lineage(assets, "marts.revenue") == {
-        "total": ["core/orders:amount", "core/orders:currency", "raw/events:tax", "raw/rates:rate"],
-        "day": ["core/orders:day"],
-    }
+LAKE = external_models(key="lake/{{ external.name }}", keys={"raw.rates": "dlt/rates"})
+FROM_OURS = {
+    "total": ["dlt/rates:rate", "lake/events:tax", "ours/core/orders:amount", "ours/core/orders:currency"],
+    "day": ["ours/core/orders:day"],
+}
 
 
-@pytest.mark.parametrize("selected", [["marts.revenue"], ["core.orders", "marts.revenue"]], ids=["reader", "both"])
-def test_column_lineage_uses_overridden_keys(selected: list[str]) -> None:
-    outside = external_models(key="lake/{{ external.name }}", keys={"raw.rates": "dlt/rates"})
+@pytest.mark.parametrize(
+    ("selected", "overridden", "expected"),
+    [
+        (
+            ["core.orders", "marts.revenue"],
+            {},
+            {
+                "total": ["core/orders:amount", "core/orders:currency", "raw/events:tax", "raw/rates:rate"],
+                "day": ["core/orders:day"],
+            },
+        ),
+        (["marts.revenue"], {"outside": LAKE, "asset": OURS}, FROM_OURS),
+        (["core.orders", "marts.revenue"], {"outside": LAKE, "asset": OURS}, FROM_OURS),
+    ],
+    ids=["default keys", "overridden keys", "overridden keys, both selected"],
+)
+def test_column_lineage_passes_through_embedded_models_and_uses_final_keys(
+    selected: list[str], overridden: dict[str, Any], expected: dict[str, list[str]]
+) -> None:
     project = manifest(ORDERS, REVENUE, INNER, DEEPEST, selected=selected)
-    assert column_lineage(project_assets(project, outside=outside, asset=with_key_prefix("ours")), "marts.revenue") == {
-        "total": ["dlt/rates:rate", "lake/events:tax", "ours/core/orders:amount", "ours/core/orders:currency"],
-        "day": ["ours/core/orders:day"],
-    }
+    assert column_lineage(project_assets(project, **overridden), "marts.revenue") == expected
 
 
-def test_column_lineage_leads_to_the_key_of_an_external_model() -> None:
-    events = model("raw.events", kind="EXTERNAL", tags=("dagster:key_prefix:lake",))
-    revenue = model("marts.revenue", reads=["raw.events"], **reading("raw.events:tax"))
-    assert column_lineage(project_assets(manifest(revenue, events)), "marts.revenue") == {
-        "total": ["lake/raw/events:tax"]
-    }
+UNTRACED = {"not requested": None, "untraced": {}, "of other columns": {"other": ()}}
 
 
-@pytest.mark.parametrize("inner", [None, {}, {"other": ()}], ids=["not requested", "untraced", "of other columns"])
+@pytest.mark.parametrize("inner", UNTRACED.values(), ids=UNTRACED)
 def test_column_untraced_in_an_embedded_model_has_no_lineage(inner: dict[str, Any] | None) -> None:
     embedded = model("core.inner", kind="EMBEDDED", column_lineage=inner)
+    events = model("raw.events", kind="EXTERNAL", tags=("dagster:key_prefix:lake",))
     revenue = model("marts.revenue", reads=["core.inner"], **reading("core.inner:rate", day=("raw.events:day",)))
-    lineage = column_lineage(project_assets(manifest(revenue, embedded)), "marts.revenue")
-    assert lineage == {"day": ["raw/events:day"]}
+    lineage = column_lineage(project_assets(manifest(revenue, embedded, events)), "marts.revenue")
+    assert lineage == {"day": ["lake/raw/events:day"]}
 
 
 @pytest.mark.parametrize("lineage", [None, {}], ids=["not requested", "untraced"])
 def test_model_without_lineage_has_no_lineage_metadata(lineage: dict[str, Any] | None) -> None:
     revenue = model("marts.revenue", column_lineage=lineage)
     assert column_lineage(project_assets(manifest(revenue)), "marts.revenue") is None
-
-
-@pytest.mark.parametrize(
-    ("left_out", "note"),
-    [(0, None), (1, "1 pair of columns left out"), (3, "3 pairs of columns left out")],
-    ids=["whole", "one pair cut", "cut"],
-)
-def test_cut_column_lineage_has_a_note(left_out: int, note: str | None) -> None:
-    revenue = model("marts.revenue", **reading("raw.events:tax"), column_lineage_cut=left_out)
-    metadata = project_assets(manifest(revenue)).specs[fqn("marts.revenue")].metadata
-    assert plain(dict(metadata)).get("sqlmesh/column_lineage_cut") == note
 
 
 def test_overridden_column_lineage_is_kept() -> None:
@@ -415,32 +386,31 @@ def test_two_models_with_one_default_key_load_if_one_has_a_prefix_or_is_not_sele
     assert project_assets(project).fqn_by_key == {ORDERS_KEY: fqn("a.core.orders")}
 
 
-@pytest.mark.parametrize("declared", [True, False], ids=["declared", "undeclared"])
-@pytest.mark.parametrize("through_embedded", [True, False], ids=["through an embedded model", "directly"])
-def test_external_table_with_the_key_of_a_model_is_refused(declared: bool, through_embedded: bool) -> None:
-    reader = model("marts.revenue", reads=["core.inner" if through_embedded else "lake.core.orders"])
-    inner = model("core.inner", reads=["lake.core.orders"], kind="EMBEDDED")
-    table = [model("lake.core.orders", kind="EXTERNAL")] if declared else []
-    with pytest.raises(ProjectLoadError) as refusal:
-        project_assets(manifest(ORDERS, reader, inner, *table))
-    assert str(refusal.value) == (
-        'Model marts.revenue (/shop/models/revenue.sql) reads the external table "lake"."core"."orders", whose asset '
-        "key core/orders is that of Model core.orders (/shop/models/orders.sql). Give the table another key with "
-        "`external_models.keys` in defs.yaml, or the model, for instance with a tag 'dagster:key_prefix:<prefix>'."
-    )
+LAKE_ORDERS = model("lake.core.orders", kind="EXTERNAL")
+OF_LAKE = model("core.inner", reads=["lake.core.orders"], kind="EMBEDDED")
 
 
 @pytest.mark.parametrize(
-    "attributes",
-    [{"key": "core/{{ external.name }}"}, {"keys": {"raw.orders": "core/orders"}}],
-    ids=["by the template", "by the map"],
+    ("table", "models", "attributes"),
+    [
+        ("lake.core.orders", [model("marts.revenue", reads=["lake.core.orders"])], {}),
+        ("lake.core.orders", [model("marts.revenue", reads=["lake.core.orders"]), LAKE_ORDERS], {}),
+        ("lake.core.orders", [model("marts.revenue", reads=["core.inner"]), OF_LAKE], {}),
+        ("db.raw.orders", [model("marts.revenue", reads=["raw.orders"])], {"key": "core/{{ external.name }}"}),
+        ("db.raw.orders", [model("marts.revenue", reads=["raw.orders"])], {"keys": {"raw.orders": "core/orders"}}),
+    ],
+    ids=["undeclared", "declared", "through an embedded model", "by the template", "by the map"],
 )
-def test_external_table_configured_with_the_key_of_a_model_is_refused(attributes: dict[str, Any]) -> None:
-    project = manifest(ORDERS, model("marts.revenue", reads=["raw.orders"]))
-    with pytest.raises(
-        ProjectLoadError, match=r"^Model marts\.revenue .* whose asset key core/orders is that of Model co"
-    ):
-        project_assets(project, outside=external_models(**attributes))
+def test_external_table_with_the_key_of_a_model_is_refused(
+    table: str, models: list[Model], attributes: dict[str, Any]
+) -> None:
+    with pytest.raises(ProjectLoadError) as refusal:
+        project_assets(manifest(ORDERS, *models), outside=external_models(**attributes))
+    assert str(refusal.value) == (
+        f"Model marts.revenue (/shop/models/revenue.sql) reads the external table {fqn(table)}, whose asset "
+        "key core/orders is that of Model core.orders (/shop/models/orders.sql). Give the table another key with "
+        "`external_models.keys` in defs.yaml, or the model, for instance with a tag 'dagster:key_prefix:<prefix>'."
+    )
 
 
 def test_external_table_with_the_key_of_a_model_loads_if_given_another_key() -> None:
@@ -490,6 +460,13 @@ def test_audit_named_like_the_status_check_has_its_own_check() -> None:
 # -- overridden checks ----------------------------------------------------------------------------
 
 
+def changed(
+    name: str, changes: dict[str, Any] | None
+) -> Callable[[dg.AssetCheckSpec, Audit], dg.AssetCheckSpec | None]:
+    """Return an override that changes the check of the audit with this name, or leaves it out."""
+    return lambda spec, of: spec if of.name != name else spec._replace(**changes) if changes else None
+
+
 def test_renamed_check_still_belongs_to_its_audit() -> None:
     assets = project_assets(manifest(EVERYTHING), check=lambda spec, of: spec._replace(name=f"ours_{of.name}"))
     assert names(assets) == [STATUS_CHECK, "ours_not_null", "ours_forall"]
@@ -498,10 +475,7 @@ def test_renamed_check_still_belongs_to_its_audit() -> None:
 
 
 def test_audit_without_check_has_no_check_anywhere() -> None:
-    def override(spec: dg.AssetCheckSpec, audit_: Audit) -> dg.AssetCheckSpec | None:
-        return None if audit_.name == "not_null" else spec
-
-    assets = project_assets(manifest(EVERYTHING), check=override)
+    assets = project_assets(manifest(EVERYTHING), check=changed("not_null", None))
     assert names(assets) == [STATUS_CHECK, "forall"]
     assert [check.name for check in assets.audit_checks[EVERYTHING.fqn]] == ["forall"]
     both = [result("not_null", 0, "(order_id)"), result("forall", 1)]
@@ -518,9 +492,7 @@ PROJECT = manifest(
 
 @pytest.mark.parametrize("misplaced", ["not_null", "unique", "add_up"], ids=["own", "external", "standalone"])
 def test_check_moved_to_another_asset_is_refused(misplaced: str) -> None:
-    def override(spec: dg.AssetCheckSpec, audit_: Audit) -> dg.AssetCheckSpec:
-        return spec._replace(name="moved", asset_key=dg.AssetKey("theirs")) if audit_.name == misplaced else spec
-
+    override = changed(misplaced, {"name": "moved", "asset_key": dg.AssetKey("theirs")})
     with pytest.raises(ConfigurationError) as refusal:
         project_assets(PROJECT, check=override)
     assert str(refusal.value) == (
@@ -531,31 +503,12 @@ def test_check_moved_to_another_asset_is_refused(misplaced: str) -> None:
 
 @pytest.mark.parametrize("name", ["not_null", STATUS_CHECK], ids=["that of another audit", "that of the status check"])
 def test_check_renamed_to_a_taken_name_is_refused(name: str) -> None:
-    def override(spec: dg.AssetCheckSpec, audit_: Audit) -> dg.AssetCheckSpec:
-        return spec._replace(name=name) if audit_.name == "forall" else spec
-
     with pytest.raises(ConfigurationError) as refusal:
-        project_assets(PROJECT, check=override)
+        project_assets(PROJECT, check=changed("forall", {"name": name}))
     assert str(refusal.value) == (
         f"Two audits of core/orders have the check name {name!r}. Each check of an asset needs its own name. Return "
         "another name from get_asset_check_spec."
     )
-
-
-@pytest.mark.parametrize(
-    ("renamed", "name"),
-    [("unique", "not_null_08be2645"), ("add_up", "not_null_be1ea849")],
-    ids=["external", "standalone"],
-)
-def test_check_of_another_node_is_renamed_if_the_model_uses_its_name(renamed: str, name: str) -> None:
-    def override(spec: dg.AssetCheckSpec, audit_: Audit) -> dg.AssetCheckSpec:
-        return spec._replace(name="not_null") if audit_.name == renamed else spec
-
-    assets = project_assets(PROJECT, check=override)
-    node = {"unique": fqn("raw.events"), "add_up": "add_up"}[renamed]
-    assert {check: check_node for check, check_node in nodes(assets).items() if check_node == node} == {name: node}
-    assert nodes(assets)["not_null"] == fqn("core.orders")
-    assert list(results_by_check_name(assets, node, result(renamed))) == [name]
 
 
 # -- audits of external models --------------------------------------------------------------------
@@ -576,16 +529,13 @@ def checks_of_other_nodes(project: Manifest) -> dict[str, tuple[str, str]]:
 def test_audits_of_an_external_model_are_checks_on_its_first_downstream_model() -> None:
     readers = [model(name, reads=["raw.events"]) for name in ("marts.revenue", "core.orders", "staging.orders")]
     project = manifest(*readers, audited("raw.events", audit(), audit("forall", position=1, blocking=False)))
-    events = fqn("raw.events")
-    assert checks_of_other_nodes(project) == {
-        "raw_events__not_null": ("core/orders", events),
-        "raw_events__forall": ("core/orders", events),
+    assets, events = project_assets(project), fqn("raw.events")
+    checks = {check.name: assets.checks[check] for check in assets.audit_checks[events]}
+    assert {name: check.blocking for name, check in checks.items()} == {
+        "raw_events__not_null": True,
+        "raw_events__forall": False,
     }
-    assets = project_assets(project)
-    assert [(check.name, assets.checks[check].blocking) for check in assets.audit_checks[events]] == [
-        ("raw_events__not_null", True),
-        ("raw_events__forall", False),
-    ]
+    assert checks_of_other_nodes(project) == dict.fromkeys(checks, ("core/orders", events))
     assert results_by_check_name(assets, events, result("forall", 1)) == {"raw_events__forall": result("forall", 1)}
 
 
@@ -622,14 +572,10 @@ def test_checks_of_other_nodes_do_not_rename_checks_of_the_model() -> None:
         audited("lake.events"),
         standalone_audits=[standalone("not_null", ["core.orders"])],
     )
-    assert names(project_assets(project)) == [
-        STATUS_CHECK,
-        "raw_events__not_null",
-        "not_null",
-        "lake_events__not_null",
-        "raw_events__not_null_5eb895c8",
-        "not_null_b64e9560",
-    ]
+    assets = project_assets(project)
+    assert names(assets)[:3] == [STATUS_CHECK, "raw_events__not_null", "not_null"]
+    for node, check in ((fqn("raw.events"), "raw_events__not_null_5eb895c8"), ("not_null", "not_null_b64e9560")):
+        assert list(results_by_check_name(assets, node, result("not_null"))) == [check]
     assert checks_of_other_nodes(project) == {
         "lake_events__not_null": ("core/orders", fqn("lake.events")),
         "raw_events__not_null_5eb895c8": ("core/orders", fqn("raw.events")),
@@ -740,6 +686,7 @@ def test_standalone_audit_without_check_runs_with_a_parent(unchecked: tuple[str,
 
 READ_IN_MANY_WAYS = (
     model("core.orders", reads=["raw.orders"]),
+    model("core.customers", reads=["raw.customers"]),
     model("core.sides", reads=["raw.events"], kind="EMBEDDED"),
     model("core.all", reads=["core.orders", "core.sides"]),
     model("marts.revenue", reads=["core.all"]),
@@ -757,6 +704,7 @@ READ_IN_MANY_WAYS = (
         (["raw.events"], "core.all"),
         (["raw.orders"], "core.orders"),
         (["core.sides"], "core.all"),
+        (["raw.customers", "raw.orders"], "core.customers"),  # the first by name of equally deep models
         (["raw.nobody_reads_it"], None),
     ],
 )
@@ -764,13 +712,6 @@ def test_standalone_audit_is_on_last_parent_or_first_downstream(upstream_names: 
     project = manifest(*READ_IN_MANY_WAYS, standalone_audits=[standalone("add_up", upstream_names)])
     on = [check.asset_key.path for check, node in project_assets(project).node_by_check.items() if node == "add_up"]
     assert on == ([carrier.split(".")] if carrier else [])
-
-
-def test_first_by_name_of_equally_deep_models_carries_a_standalone_audit_of_external_tables() -> None:
-    models = [model("core.orders", reads=["raw.b"]), model("core.customers", reads=["raw.c"])]
-    project = manifest(*models, standalone_audits=[standalone("add_up", ["raw.b", "raw.c"])])
-    [check] = [check for check, node in project_assets(project).node_by_check.items() if node == "add_up"]
-    assert check.asset_key.path == ["core", "customers"]
 
 
 def test_twice_as_many_models_and_standalone_audits_of_external_tables_cost_twice_as_much() -> None:
@@ -806,15 +747,11 @@ def test_standalone_audits_with_similar_names_have_one_check_each() -> None:
 # -- from keys to models --------------------------------------------------------------------------
 
 
-def test_nodes_have_readable_names() -> None:
-    assets = project_assets(manifest(ORDERS, standalone_audits=[standalone("add_up", ["core.orders"])]))
-    assert (assets.name(fqn("core.orders")), assets.name("add_up")) == ("core.orders", "add_up")
-
-
-def test_a_model_of_another_catalog_is_named_with_it_in_every_text() -> None:
+def test_nodes_have_readable_names_with_the_catalog_if_it_is_another() -> None:
     there = model("s.orders", fqn='"there"."s"."orders"', name_with_catalog="there.s.orders")
-    assets = project_assets(manifest(model("s.orders"), there, selected=["s.orders"]))
-    assert [assets.name(node) for node in assets.models] == ["s.orders", "there.s.orders"]
+    audits = [standalone("add_up", ["s.orders"])]
+    assets = project_assets(manifest(model("s.orders"), there, selected=["s.orders"], standalone_audits=audits))
+    assert [assets.name(node) for node in (*assets.models, "add_up")] == ["s.orders", "there.s.orders", "add_up"]
 
 
 def test_assets_are_in_topological_order() -> None:

@@ -39,16 +39,19 @@ def metadata_by_key(asset: dg.AssetSpec) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "key"),
+    ("name", "tags", "key"),
     [
-        ("core.orders", ["core", "orders"]),
-        ("warehouse.core.orders", ["core", "orders"]),
-        ("core.Orders of-2026", ["core", "Orders of-2026"]),
-        ("größe.注文", ["größe", "注文"]),
+        ("core.orders", (), ["core", "orders"]),
+        ("warehouse.core.orders", (), ["core", "orders"]),
+        ("core.Orders of-2026", (), ["core", "Orders of-2026"]),
+        ("größe.注文", (), ["größe", "注文"]),
+        ("core.orders", ("dagster:key_prefix:shop",), ["shop", "core", "orders"]),
+        ("core.orders", ("dagster:key_prefix:shop/eu",), ["shop", "eu", "core", "orders"]),
+        ("core.orders", ("dagster:key_prefix:shop:eu",), ["shop:eu", "core", "orders"]),
     ],
 )
-def test_asset_key_is_schema_and_name_without_catalog(name: str, key: list[str]) -> None:
-    assert spec(model(name)).key == dg.AssetKey(key)
+def test_asset_key_is_prefix_schema_and_name_without_catalog(name: str, tags: tuple[str, ...], key: list[str]) -> None:
+    assert spec(model(name, tags=tags)).key == dg.AssetKey(key)
 
 
 # -- dependencies ---------------------------------------------------------------------------------
@@ -94,32 +97,25 @@ def deps_if_selected_alone(*models: Model, **options: Any) -> dict[str, dict[str
 LANDED = ["raw.events", "raw.clicks", "raw.views"]
 
 
-@pytest.mark.parametrize(
-    ("attributes", "expected"),
-    [
-        ({}, {f"raw/{name}": {TABLE: f"db.raw.{name}"} for name in ("events", "clicks", "views")}),
-        (
-            {"key": "lake/{{ external.name }}"},
-            {f"lake/{name}": {TABLE: f"db.raw.{name}"} for name in ("events", "clicks", "views")},
-        ),
-        ({"key": "lake/{{ external.schema }}"}, {"lake/raw": {}}),
-        (
-            {"keys": {"raw.events": "dlt/all", "raw.clicks": "dlt/all"}},
-            {"dlt/all": {}, "raw/views": {TABLE: "db.raw.views"}},
-        ),
-        (
-            {"key": "lake/{{ external.name }}", "keys": {"raw.events": "lake/views"}},
-            {"lake/views": {}, "lake/clicks": {TABLE: "db.raw.clicks"}},
-        ),
-    ],
-    ids=[
-        "default",
-        "key template",
-        "key template with one key for two tables",
-        "two tables mapped to one key",
-        "mapped key equals a template key",
-    ],
-)
+KEYS_OF_LANDED: dict[str, tuple[dict[str, Any], dict[str, dict[str, str]]]] = {
+    "default": ({}, {f"raw/{name}": {TABLE: f"db.raw.{name}"} for name in ("events", "clicks", "views")}),
+    "key template": (
+        {"key": "lake/{{ external.name }}"},
+        {f"lake/{name}": {TABLE: f"db.raw.{name}"} for name in ("events", "clicks", "views")},
+    ),
+    "key template with one key for two tables": ({"key": "lake/{{ external.schema }}"}, {"lake/raw": {}}),
+    "two tables mapped to one key": (
+        {"keys": {"raw.events": "dlt/all", "raw.clicks": "dlt/all"}},
+        {"dlt/all": {}, "raw/views": {TABLE: "db.raw.views"}},
+    ),
+    "mapped key equals a template key": (
+        {"key": "lake/{{ external.name }}", "keys": {"raw.events": "lake/views"}},
+        {"lake/views": {}, "lake/clicks": {TABLE: "db.raw.clicks"}},
+    ),
+}
+
+
+@pytest.mark.parametrize(("attributes", "expected"), KEYS_OF_LANDED.values(), ids=KEYS_OF_LANDED)
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "undeclared"])
 def test_external_tables_have_the_configured_key_and_a_table_name_unless_mapped(
     attributes: dict[str, Any], expected: dict[str, dict[str, str]], declared: bool
@@ -155,75 +151,33 @@ def test_table_read_only_by_unselected_models_may_be_mapped(through: str) -> Non
     )
 
 
-PARENTS = (
-    model("core.orders", tags=("dagster:key_prefix:shop",)),
-    model("staging.orders", table_name="db.staging__dev.orders"),
-    model("raw.events", kind="EXTERNAL", tags=("dagster:key_prefix:lake",)),
-    model("raw.mapped", kind="EXTERNAL"),
-    model("core.unread"),
-)
-"""A selected model, an unselected one, two external models, and a selected model without downstream models."""
-
-DOWNSTREAM = model("marts.revenue", reads=["core.orders", "core.inner", "raw.events", "raw.mapped", "raw.undeclared"])
-INNER = model("core.inner", reads=["staging.orders"], kind="EMBEDDED")
-
-
-@pytest.mark.parametrize(
-    ("attributes_", "tables"),
-    [
-        (
-            {"keys": {"raw.mapped": "dlt/mapped"}},
-            {
-                "shop/core/orders": None,
-                "staging/orders": "db.staging__dev.orders",
-                "lake/raw/events": "db.raw.events",
-                "dlt/mapped": None,
-                "raw/undeclared": "db.raw.undeclared",
-            },
-        ),
-        (
-            {"keys": {"raw.mapped": "raw"}, "key": "{{ external.schema }}"},
-            {"shop/core/orders": None, "staging/orders": "db.staging__dev.orders", "raw": None},
-        ),
-        (
-            {"keys": {"raw.mapped": "staging/orders"}, "key": "{{ external.name }}"},
-            {
-                "shop/core/orders": None,
-                "staging/orders": None,
-                "events": "db.raw.events",
-                "undeclared": "db.raw.undeclared",
-            },
-        ),
-    ],
-    ids=["default keys", "all external tables on one key", "mapped table and unselected model on one key"],
-)
-def test_key_names_its_table_unless_selected_mapped_or_shared(
-    attributes_: dict[str, Any], tables: dict[str, str | None]
-) -> None:
-    project = manifest(*PARENTS, DOWNSTREAM, INNER, selected=["core.orders", "core.unread", "marts.revenue"])
-    of_parents = Translator(project, attributes(external_models=external_models(**attributes_)))
-    named = {dep: found.get(TABLE) for dep, found in metadata_by_key(of_parents.asset_spec(DOWNSTREAM)).items()}
-    assert named == tables
+def test_mapped_table_and_unselected_model_with_one_key_name_no_table() -> None:
+    mapped = external_models(keys={"raw.mapped": "staging/orders"})
+    orders = model("core.orders", reads=["staging.orders", "raw.mapped"])
+    assert deps_if_selected_alone(orders, model("staging.orders"), external_models=mapped) == {"staging/orders": {}}
 
 
 # -- owners ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("owner", "email", "owners"),
-    [
-        (None, None, []),
-        ("", None, []),
-        ("bob", None, ["team:bob"]),
-        ("data platform", None, ["team:data platform"]),
-        ("team:data", None, ["team:data"]),
-        ("bob@example.com", None, ["bob@example.com"]),
-        ("bob", "bob@example.com", ["bob@example.com"]),
-    ],
-    ids=["none", "empty", "a name", "a name with a space", "a team", "an email", "a user whom SQLMesh knows"],
-)
-def test_owner_of_the_model_owns_the_asset(owner: str | None, email: str | None, owners: list[str]) -> None:
-    assert list(spec(model(owner=owner, owner_email=email)).owners) == owners
+OWNERS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "none": ({}, []),
+    "empty": ({"owner": ""}, []),
+    "a name": ({"owner": "bob"}, ["team:bob"]),
+    "a name with a space": ({"owner": "data platform"}, ["team:data platform"]),
+    "a team": ({"owner": "team:data"}, ["team:data"]),
+    "an email": ({"owner": "bob@example.com"}, ["bob@example.com"]),
+    "a user whom SQLMesh knows": ({"owner": "bob", "owner_email": "bob@example.com"}, ["bob@example.com"]),
+    "tags replace the owner": (
+        {"owner": "bob", "tags": ("dagster:owner:team:data", "dagster:owner:ann@example.com")},
+        ["team:data", "ann@example.com"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("properties", "owners"), OWNERS.values(), ids=OWNERS)
+def test_owner_of_the_model_owns_the_asset(properties: dict[str, Any], owners: list[str]) -> None:
+    assert list(spec(model(**properties)).owners) == owners
 
 
 @pytest.mark.parametrize(
@@ -233,11 +187,6 @@ def test_owner_of_the_model_owns_the_asset(owner: str | None, email: str | None,
 def test_any_owner_loads_and_is_shown(owner: str, email: str | None) -> None:
     asset = spec(model(owner=owner, owner_email=email))
     assert owner in str([*asset.owners, asset.metadata.get("sqlmesh/owner")])
-
-
-def test_owners_from_tags_replace_the_owner_of_the_model() -> None:
-    orders = tagged("dagster:owner:team:data", "dagster:owner:ann@example.com", owner="bob")
-    assert list(spec(orders).owners) == ["team:data", "ann@example.com"]
 
 
 # -- ordinary tags --------------------------------------------------------------------------------
@@ -271,7 +220,7 @@ def test_owners_from_tags_replace_the_owner_of_the_model() -> None:
     ids=str,
 )
 def test_ordinary_tag_is_sanitized_and_split_unless_key_is_repeated(tags: list[str], expected: dict[str, str]) -> None:
-    assert spec(tagged(*tags)).tags == {**expected, **KIND_TAGS}
+    assert spec(tagged(*tags)).tags == {**KIND_TAGS, **expected}
 
 
 KIND_TAGS = {"sqlmesh/kind": "full", "dagster/kind/sqlmesh": "", "dagster/kind/duckdb": ""}
@@ -294,33 +243,22 @@ def test_default_group_is_the_sanitized_schema(schema: str, group: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "key", "content"),
+    ("tags", "expected"),
     [
-        ("nightly", "nightly", ""),
-        ("tier=1", "tier", "1"),
-        ("acme/tier=", "acme/tier", ""),
-        ("dagster/x=1", "dagster/x", "1"),
+        (["dagster:tag:nightly"], {"nightly": ""}),
+        (["dagster:tag:tier=1"], {"tier": "1"}),
+        (["dagster:tag:acme/tier="], {"acme/tier": ""}),
+        (["dagster:tag:dagster/x=1"], {"dagster/x": "1"}),
+        (["tier", "dagster:tag:tier=1"], {"tier": "1"}),
+        (["tier=2", "dagster:tag:tier=1"], {"tier": "1"}),
+        (["dagster:tag:sqlmesh/kind=ours"], {"sqlmesh/kind": "ours"}),
+        (["dagster:group_name:finance", "dagster:owner:team:a", "dagster:key_prefix:shop"], {}),
+        (["dagster:kind:table"], {"dagster/kind/table": ""}),
     ],
+    ids=str,
 )
-def test_tag_tag_adds_a_dagster_tag(value: str, key: str, content: str) -> None:
-    assert spec(tagged(f"dagster:tag:{value}")).tags[key] == content
-
-
-def test_convention_tag_wins_over_an_ordinary_tag() -> None:
-    assert spec(tagged("tier", "dagster:tag:tier=1")).tags["tier"] == "1"
-    assert spec(tagged("tier=2", "dagster:tag:tier=1")).tags["tier"] == "1"
-
-
-@pytest.mark.parametrize(("value", "key"), [("shop", ["shop"]), ("shop/eu", ["shop", "eu"]), ("shop:eu", ["shop:eu"])])
-def test_key_prefix_tag_adds_parts_to_the_key(value: str, key: list[str]) -> None:
-    assert spec(tagged(f"dagster:key_prefix:{value}")).key == dg.AssetKey([*key, "core", "orders"])
-
-
-def test_convention_tags_are_not_dagster_tags() -> None:
-    orders = tagged(
-        "dagster:group_name:finance", "dagster:owner:team:a", "dagster:key_prefix:shop", "dagster:kind:table"
-    )
-    assert spec(orders).tags == {**KIND_TAGS, "dagster/kind/table": ""}
+def test_tag_tag_adds_a_dagster_tag_and_wins_over_others(tags: list[str], expected: dict[str, str]) -> None:
+    assert spec(tagged(*tags)).tags == {**KIND_TAGS, **expected}
 
 
 REFUSED_TAGS = (
@@ -405,10 +343,6 @@ def test_kinds_are_sqlmesh_the_engine_and_python_for_python_models(properties: d
     assert spec(model(**properties)).kinds == kinds
 
 
-def test_convention_tag_wins_over_the_model_kind_tag() -> None:
-    assert spec(tagged("dagster:tag:sqlmesh/kind=ours")).tags["sqlmesh/kind"] == "ours"
-
-
 @pytest.mark.parametrize(
     ("properties", "options", "expected"),
     [
@@ -437,11 +371,6 @@ def test_engine_is_the_storage_kind_if_configured(options: dict[str, list[str]],
 
 def test_code_version_is_the_data_hash() -> None:
     assert spec(model(data_hash="42", metadata_hash="7")).code_version == "42"
-
-
-def test_asset_description_is_the_model_description() -> None:
-    assert spec(replace(EVERYTHING, query=None)).description == EVERYTHING.description
-    assert spec(model()).description == "SQLMesh model core.orders (FULL)."
 
 
 def test_columns_become_the_column_schema_with_their_sources() -> None:
@@ -489,10 +418,12 @@ def test_unset_model_properties_have_no_metadata() -> None:
     assert set(spec(model(path=None)).metadata) == {"sqlmesh/cron", "sqlmesh/interval_unit", TABLE}
 
 
-def test_query_is_a_code_block_in_the_description_and_links_are_urls() -> None:
+def test_description_is_that_of_the_model_with_the_query_as_a_code_block_and_links_are_urls() -> None:
     asset = spec(EVERYTHING)
     sql = '```sql\nSELECT "id" AS "order_id" FROM "staging"."orders"\n```'
     assert asset.description == f"{EVERYTHING.description}\n\n{sql}"
+    assert spec(replace(EVERYTHING, query=None)).description == EVERYTHING.description
+    assert spec(model()).description == "SQLMesh model core.orders (FULL)."
     assert isinstance(stored(dict(asset.metadata))["sqlmesh/source"], dg.UrlMetadataValue)
 
 
@@ -514,7 +445,7 @@ def test_check_is_on_the_given_asset() -> None:
     assert STATUS_CHECK == "sqlmesh_execution_status"
 
 
-def test_check_metadata_has_every_property_of_the_audit() -> None:
+def test_check_metadata_has_every_property_that_the_audit_has() -> None:
     check = checks_of(EVERYTHING)["not_null"]
     assert check.description == "SQLMesh audit not_null (columns := (order_id))."
     assert plain(dict(check.metadata or {})) == {
@@ -524,11 +455,8 @@ def test_check_metadata_has_every_property_of_the_audit() -> None:
         "sqlmesh/query": "```sql\nSELECT * FROM @this_model WHERE not_null\n```",
         "sqlmesh/path": "/shop/audits/not_null.sql",
     }
-
-
-def test_check_of_a_built_in_audit_omits_empty_metadata() -> None:
-    check = checks_of(model(audits=(audit("forall", query=None, path=None),)))["forall"]
-    assert set(check.metadata or {}) == {"sqlmesh/audit", "sqlmesh/blocking"}
+    built_in = checks_of(model(audits=(audit("forall", query=None, path=None),)))["forall"]
+    assert set(built_in.metadata or {}) == {"sqlmesh/audit", "sqlmesh/blocking"}
 
 
 QUERY = "\n\n```sql\nSELECT * FROM @this_model WHERE not_null\n```"
@@ -568,37 +496,35 @@ def test_check_of_an_external_model_has_the_table_in_its_name(table: str, name: 
 
 
 @pytest.mark.parametrize(
-    ("left_out", "note"),
-    [(0, None), (1, "1 column left out"), (7, "7 columns left out")],
-    ids=["whole", "one column cut", "cut"],
+    ("left_out", "notes"),
+    [
+        (0, (None, None)),
+        (1, ("1 column left out", "1 pair of columns left out")),
+        (7, ("7 columns left out", "7 pairs of columns left out")),
+    ],
+    ids=["whole", "one", "several"],
 )
-def test_cut_column_schema_has_a_note(left_out: int, note: str | None) -> None:
-    assert spec(replace(EVERYTHING, columns_cut=left_out)).metadata.get("sqlmesh/columns_cut") == note
-
-
-SAME_NAME = model("core.orders", depends_on=('"lake"."raw"."events"', '"db"."raw"."events"', '"db"."raw"."other"'))
+def test_cut_column_schema_and_column_lineage_have_a_note(left_out: int, notes: tuple[str | None, str | None]) -> None:
+    metadata = spec(replace(EVERYTHING, columns_cut=left_out, column_lineage_cut=left_out)).metadata
+    assert (metadata.get("sqlmesh/columns_cut"), metadata.get("sqlmesh/column_lineage_cut")) == notes
 
 
 @pytest.mark.parametrize(
-    ("reader", "tables", "key"),
+    ("reads", "tables"),
     [
-        (SAME_NAME, "db.raw.events, lake.raw.events", "lake.raw.events: lake/raw/events"),
-        (
-            model("core.orders", depends_on=('"raw"."events"', '"lake"."raw"."events"')),
-            "raw.events, lake.raw.events",
-            "lake.raw.events: lake/raw/events",
-        ),
+        (('"lake"."raw"."events"', '"db"."raw"."events"', '"db"."raw"."other"'), "db.raw.events, lake.raw.events"),
+        (('"raw"."events"', '"lake"."raw"."events"'), "raw.events, lake.raw.events"),
     ],
     ids=["two catalogs", "one without a catalog"],
 )
 def test_external_tables_with_one_default_key_are_refused_because_a_changed_key_loses_its_asset(
-    reader: Model, tables: str, key: str
+    reads: tuple[str, ...], tables: str
 ) -> None:
     with pytest.raises(ConfigurationError) as refused:
-        spec(reader)
+        spec(model("core.orders", depends_on=reads))
     assert str(refused.value) == (
         f"Several external tables have the same asset key: raw/events ({tables}). Give all but one of them another "
-        f"key in defs.yaml, for example:\n\n    external_models:\n      keys:\n        {key}"
+        f"key in defs.yaml, for example:\n\n    external_models:\n      keys:\n        lake.raw.events: lake/raw/events"
     )
 
 

@@ -5,8 +5,8 @@ from datetime import timedelta
 
 import dagster as dg
 import pytest
-from unit.builders import DAY, HOUR, attributes, day, days, fqn, manifest, model, plain
-from unit.outcome_table import COMPLETE, MANY_GAPS, ONE_GAP, ORDERS, PROMOTED
+from unit.builders import DAY, HOUR, attributes, day, days, manifest, model, plain
+from unit.outcome_table import COMPLETE, MANY_GAPS, ONE_GAP, ORDERS
 from unit.outcome_table import outcome as of_orders
 
 from dg_sqlmesh_component.config.attribute_types import IntervalsCheck
@@ -19,7 +19,6 @@ from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.intervals_check import coverage_metadata, coverage_sentences, is_complete
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome
 from dg_sqlmesh_component.report.wording import Wording
-from dg_sqlmesh_component.run.ledger import Ledger
 
 KEY = dg.AssetCheckKey(dg.AssetKey(["core", "orders"]), INTERVALS_CHECK)
 
@@ -46,13 +45,10 @@ def check(
 
 
 @pytest.mark.parametrize("kind", ["INCREMENTAL_BY_TIME_RANGE", "FULL", "VIEW", "SEED", "SCD_TYPE_2_BY_TIME", "CUSTOM"])
-def test_only_incremental_models_have_the_check(kind: str) -> None:
-    checks = assets(manifest(model("core.orders", kind=kind))).checks
-    assert (KEY in checks) == (kind in INCREMENTAL_KINDS)
-
-
-def test_check_is_off_by_default() -> None:
-    assert KEY not in assets(SHOP, None).checks
+def test_only_incremental_models_have_the_check_which_is_off_by_default(kind: str) -> None:
+    project = manifest(model("core.orders", kind=kind))
+    assert (KEY in assets(project).checks) == (kind in INCREMENTAL_KINDS)
+    assert KEY not in assets(project, None).checks
 
 
 @pytest.mark.parametrize(
@@ -92,16 +88,18 @@ def test_coverage_with_a_hole_says_how_much_is_computed(end: int, lacking: int, 
     assert coverage_sentences("t.a", complete, timedelta(0), day(9)) == sentence
 
 
-def test_failed_check_names_gaps_and_what_to_do_although_the_model_was_executed() -> None:
-    assert check(of_orders(Outcome.EXECUTED, coverage=ONE_GAP)) == [
-        (
-            False,
-            dg.AssetCheckSeverity.ERROR,
-            "core.orders lacks 1 interval: 2026-01-02. The oldest one became due at 2026-01-03T00:00:00Z."
-            " Launch a run of the model, without `start` and `end` in the run config. It computes the intervals even "
-            "if newer ones are computed. No restatement is needed.",
-        )
-    ]
+@pytest.mark.parametrize(
+    "outcome",
+    [of_orders(Outcome.EXECUTED, coverage=ONE_GAP), AuditOnlyOutcome(ORDERS, (), (), None, ONE_GAP)],
+    ids=["executed", "checks only"],
+)
+def test_failed_check_names_gaps_and_what_to_do(outcome: NodeOutcome | AuditOnlyOutcome) -> None:
+    sentence = (
+        "core.orders lacks 1 interval: 2026-01-02. The oldest one became due at 2026-01-03T00:00:00Z."
+        " Launch a run of the model, without `start` and `end` in the run config. It computes the intervals even "
+        "if newer ones are computed. No restatement is needed."
+    )
+    assert check(outcome) == [(False, dg.AssetCheckSeverity.ERROR, sentence)]
 
 
 def test_gap_within_the_slack_passes_and_is_named() -> None:
@@ -121,22 +119,13 @@ def test_check_of_a_waiting_model_says_what_it_waits_for() -> None:
     assert str(description).endswith("core.orders is waiting: its signal files_arrived reports no ready interval.")
 
 
-def test_result_of_a_run_of_checks_only_has_the_coverage() -> None:
-    [(passed, _, _)] = check(AuditOnlyOutcome(ORDERS, (), (), None, ONE_GAP))
-    assert not passed
-
-
 def test_version_that_is_not_incremental_gives_a_warning() -> None:
-    expected = [
-        (
-            False,
-            dg.AssetCheckSeverity.WARN,
-            "Not evaluated: the version of core.orders that environment prod has promoted is not incremental. If the "
-            "local file is newer, apply a plan. If not, refresh the manifest: `dg utils refresh-defs-state`.",
-        )
-    ]
-    assert check(of_orders(Outcome.EXECUTED)) == expected
-    assert check(AuditOnlyOutcome(ORDERS, (), (), None)) == expected
+    sentence = (
+        "Not evaluated: the version of core.orders that environment prod has promoted is not incremental. If the "
+        "local file is newer, apply a plan. If not, refresh the manifest: `dg utils refresh-defs-state`."
+    )
+    for outcome in (of_orders(Outcome.EXECUTED), AuditOnlyOutcome(ORDERS, (), (), None)):
+        assert check(outcome) == [(False, dg.AssetCheckSeverity.WARN, sentence)]
 
 
 @pytest.mark.parametrize("error", ["", "the run was cancelled"])
@@ -166,22 +155,3 @@ def test_table_has_gaps_and_waiting_ranges_in_order() -> None:
         {"range": "2026-01-02", "why": "missing: a run computes it"},
         {"range": "2026-01-04 to 2026-01-05 (2 days)", "why": waits},
     ]
-
-
-def test_coverage_is_void_if_sqlmesh_starts_over() -> None:
-    ledger = Ledger([ORDERS], ["core.other"])
-    promoted = msg.EnvironmentOpened("prod", {ORDERS: PROMOTED}, (), "sqlmesh plan")
-    plan = msg.EvaluationPlanned({ORDERS: (days(1, 1),)})
-    for event in (promoted, plan, ONE_GAP, msg.EvaluationPlanned({}), plan):
-        ledger.feed(event)
-    [outcome] = ledger.feed(msg.BatchFinished(ORDERS, 0, days(1, 1), 5, None, None))
-    assert isinstance(outcome, NodeOutcome)
-    assert outcome.coverage is None
-
-
-def test_coverage_of_a_node_that_is_only_audited_is_part_of_its_outcome() -> None:
-    other = fqn("core.other")
-    ledger = Ledger([ORDERS], [other])
-    ledger.feed(replace(ONE_GAP, fqn=other))
-    [outcome] = ledger.feed(msg.NodeAudited(other, (), None))
-    assert outcome.coverage == replace(ONE_GAP, fqn=other)

@@ -1,6 +1,6 @@
 """Outcomes become Dagster results and one Failure."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from unit.outcome_table import (
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
-from dg_sqlmesh_component.history.earlier_results import ABOUT_NO_DATA, Data, EarlierResult, data_in
+from dg_sqlmesh_component.history.earlier_results import ABOUT_NO_DATA, EarlierResult, data_in
 from dg_sqlmesh_component.history.late_loads import Compared
 from dg_sqlmesh_component.history.sources import Source
 from dg_sqlmesh_component.history.stored_record import INTERNAL
@@ -125,14 +125,6 @@ def status_metadata(outcome: NodeOutcome) -> dict[str, str]:
 
 
 every_row = pytest.mark.parametrize("row", OUTCOME_TABLE, ids=lambda row: row.title)
-rows_not_executed = pytest.mark.parametrize(
-    "row", [row for row in OUTCOME_TABLE if row.outcome.outcome is not Outcome.EXECUTED], ids=lambda row: row.title
-)
-rows_executed = pytest.mark.parametrize(
-    "row", [row for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.EXECUTED], ids=lambda row: row.title
-)
-
-
 COVERAGE = {"sqlmesh/coverage", "sqlmesh/not_computed"}
 """Metadata keys of the coverage."""
 
@@ -154,16 +146,18 @@ def test_status_check_has_the_outcome_as_sentence_and_as_metadata_only_the_whole
     }
 
 
-@rows_not_executed
-def test_model_that_was_not_executed_gets_an_observation_with_the_reason(row: Row) -> None:
-    observed = observation(wording(), row.outcome)
-    assert isinstance(observed, dg.AssetObservation)
-    is_up_to_date = row.outcome.outcome is Outcome.UP_TO_DATE
-    advice = " To compute a range again, set `restate` in the run config." if is_up_to_date else ""
-    assert (observed.asset_key, observed.description) == (KEY, row.reported.sentence + advice)
-    assert plain(dict(observed.metadata)) == {**status_metadata(row.outcome), **row.reported.metadata}
-    if row.outcome.errors:
-        assert next(iter(observed.metadata)) == "sqlmesh/error", "pages keep this order"
+@every_row
+def test_executed_model_gets_a_materialization_and_any_other_model_an_observation_with_the_reason(row: Row) -> None:
+    event = event_of(row.outcome)
+    assert event.asset_key == KEY
+    assert plain(dict(event.metadata or {})) == {**status_metadata(row.outcome), **row.reported.metadata}
+    if isinstance(event, dg.AssetObservation):
+        is_up_to_date = row.outcome.outcome is Outcome.UP_TO_DATE
+        advice = " To compute a range again, set `restate` in the run config." if is_up_to_date else ""
+        assert event.description == row.reported.sentence + advice
+        assert not row.outcome.errors or next(iter(event.metadata)) == "sqlmesh/error", "pages keep this order"
+        with pytest.raises(AssertionError):
+            materialized(row.outcome)
 
 
 def test_advice_to_restate_names_the_attribute_that_allows_it_and_is_left_out_for_a_seed() -> None:
@@ -172,21 +166,6 @@ def test_advice_to_restate_names_the_attribute_that_allows_it_and_is_left_out_fo
     )
     seed = wording(project_assets(manifest(model("core.orders", kind="SEED"))))
     assert "restate" not in str(observation(seed, IDLE).description)
-
-
-@rows_not_executed
-def test_model_that_was_not_executed_is_never_materialized(row: Row) -> None:
-    with pytest.raises(AssertionError):
-        materialized(row.outcome)
-
-
-@rows_executed
-def test_executed_model_gets_a_materialization_with_a_result_for_each_check(row: Row) -> None:
-    result = materialized(row.outcome)
-    assert result.asset_key == KEY
-    assert plain(dict(result.metadata or {})) == {**status_metadata(row.outcome), **row.reported.metadata}
-    checks = {name: check_summary(check) for name, check in checks_of(row.outcome).items()}
-    assert checks == {STATUS_CHECK: (True, ERROR, row.reported.sentence), **row.reported.audits}
 
 
 @every_row
@@ -222,25 +201,22 @@ def test_step_fails_as_the_outcome_table_states(row: Row) -> None:
 # -- a materialization ----------------------------------------------------------------------------
 
 
-def test_each_execution_has_its_own_data_version() -> None:
-    version = materialized(EXECUTED).data_version
-    assert version == dg.DataVersion("3117@2026-01-03T00:00:04Z")
-
-
 def test_a_model_that_is_computed_as_a_whole_has_no_other_intervals() -> None:
     whole = wording(project_assets(manifest(model("core.orders", kind="VIEW"))))
     text = whole.sentence(replace(EXECUTED, idle=HELD_BACK))
     assert text.startswith("core.orders was executed for the whole table. A later run computes it again: models upst")
 
 
-def test_code_version_is_that_of_the_promoted_version() -> None:
-    drifted = replace(EXECUTED, promoted=msg.PromotedVersion("3117", data_hash="9", metadata_hash="2001"))
-    assert materialized(drifted).tags == {"dagster/code_version": "9"}
-
-
-def test_executed_model_without_promoted_version_has_no_code_version() -> None:
-    result = materialized(replace(EXECUTED, promoted=None))
-    assert (result.tags, result.data_version) == (None, dg.DataVersion("unknown@2026-01-03T00:00:04Z"))
+@pytest.mark.parametrize(
+    ("promoted", "tags", "version"),
+    [(replace(PROMOTED, data_hash="9"), {"dagster/code_version": "9"}, "3117"), (None, None, "unknown")],
+    ids=["promoted", "unknown"],
+)
+def test_code_version_is_the_promoted_one_and_each_execution_has_its_own_data_version(
+    promoted: msg.PromotedVersion | None, tags: dict[str, str] | None, version: str
+) -> None:
+    result = materialized(replace(EXECUTED, promoted=promoted))
+    assert (result.tags, result.data_version) == (tags, dg.DataVersion(f"{version}@2026-01-03T00:00:04Z"))
 
 
 def test_selected_audit_missing_from_the_environment_does_not_pass() -> None:
@@ -295,17 +271,10 @@ def test_results_name_the_environment_and_its_table(row: Row) -> None:
     assert {key: metadata.get(key) for key in common_metadata_of_dev(outcome)} == common_metadata_of_dev(outcome)
 
 
-@rows_executed
-def test_results_of_the_declared_environment_have_no_table_name(row: Row) -> None:
-    assert "dagster/table_name" not in (event_of(in_dev(row)).metadata or {})
-
-
-def test_node_without_a_table_in_another_environment_has_no_table_name() -> None:
-    assert "dagster/table_name" not in (event_of(EXECUTED, "dev").metadata or {})
-
-
-def test_failure_names_the_environment() -> None:
-    assert failure_of(wording(environment="dev"), [BLOCKED], []).description == "SQLMesh in environment dev: 1 blocked."
+def test_result_without_a_table_of_another_environment_has_no_table_name() -> None:
+    in_dev = replace(EXECUTED, promoted=replace(PROMOTED, table_name="db.core__dev.orders"))
+    for metadata in (materialized(in_dev).metadata, event_of(EXECUTED, "dev").metadata):
+        assert "dagster/table_name" not in (metadata or {})
 
 
 # -- audits ---------------------------------------------------------------------------------------
@@ -367,23 +336,13 @@ def test_earlier_result_is_carried_over_with_its_run_and_time() -> None:
     assert isinstance(stored(dict(result.metadata))["sqlmesh/evaluated_at"], dg.TimestampMetadataValue)
 
 
-@pytest.mark.parametrize(
-    ("passed", "severity", "fails"),
-    [(True, ERROR, False), (True, WARN, False), (False, WARN, False), (False, ERROR, True)],
-    ids=["blocking, passed", "non-blocking, passed", "non-blocking, failed", "blocking, failed"],
-)
-def test_result_of_the_current_data_is_carried_over(passed: bool, severity: dg.AssetCheckSeverity, fails: bool) -> None:
-    earlier = EarlierResult(passed, severity, "run-7", EVALUATED, DATA)
-    result = checks_of(IDLE, earlier={RECENT: earlier})["recent"]
-    assert (result.passed, result.severity, earlier.is_blocking_failure) == (passed, severity, fails)
-
-
 def test_repeated_failure_says_what_was_found_and_keeps_its_query() -> None:
     logged = {"sqlmesh/query": dg.MetadataValue.text("SELECT 1"), "sqlmesh/failing_row_count": dg.MetadataValue.int(3)}
     earlier = EarlierResult(False, WARN, "run-7", day(1) / 1000, DATA, logged, "3 rows failed.")
     result = checks_of(IDLE, earlier={NOT_NULL: earlier})["not_null"]
     assert str(result.description).startswith("3 rows failed. Evaluated 2026-01-01T00:00:00Z. Repeated, because")
     assert set(result.metadata) >= {"sqlmesh/query", "sqlmesh/failing_row_count", INTERNAL}
+    assert (result.passed, result.severity, earlier.is_blocking_failure) == (False, WARN, False)
 
 
 COVERED = replace(EXECUTED, coverage=msg.IntervalCoverage(ORDERS, computed=(D1[0], D2[1])))
@@ -464,32 +423,39 @@ def test_result_is_older_than_a_later_one_about_the_same_table_only() -> None:
     assert not any(result(2).is_older_than(other) for other in (None, result(1), result(3, "another")))
 
 
-OTHER_DATA = {
-    "nothing is computed": replace(IDLE, idle=replace(NOT_DUE, last_interval_end=None)),
-    "another version": replace(IDLE, idle=replace(NOT_DUE, audited_data=replace(AUDITED, version="another"))),
-    "another audit": replace(IDLE, idle=replace(NOT_DUE, audited_data=replace(AUDITED, audits="another"))),
-    "computed since": replace(IDLE, idle=replace(NOT_DUE, altered_at=day(2) + 1)),
-    "unknown": replace(IDLE, idle=replace(NOT_DUE, audited_data=None)),
+OF_OTHER_DATA = "its last result is not about the current data and audits"
+OF_OTHER_TABLES = (
+    "its audit has read other tables than the one that environment prod shows for its model, and their data may have "
+    "changed since"
+)
+KNOWN = EarlierResult(True, ERROR, "run-7", EVALUATED, DATA)
+NOT_REPEATED: dict[str, tuple[msg.NodeIdle, EarlierResult | None, str]] = {
+    "unknown": (NOT_DUE, None, "no run of Dagster has evaluated its audit"),
+    "nothing is computed": (replace(NOT_DUE, last_interval_end=None), KNOWN, OF_OTHER_DATA),
+    "another version": (replace(NOT_DUE, audited_data=replace(AUDITED, version="another")), KNOWN, OF_OTHER_DATA),
+    "another audit": (replace(NOT_DUE, audited_data=replace(AUDITED, audits="another")), KNOWN, OF_OTHER_DATA),
+    "computed since": (replace(NOT_DUE, altered_at=day(2) + 1), KNOWN, OF_OTHER_DATA),
+    "unknown now": (replace(NOT_DUE, audited_data=None), KNOWN, OF_OTHER_DATA),
+    "failed": (replace(NOT_DUE, altered_at=day(2) + 1), replace(KNOWN, passed=False), OF_OTHER_DATA),
+    "other tables": (NOT_DUE, replace(KNOWN, audited_data=None), OF_OTHER_TABLES),
+    "another environment": (NOT_DUE, replace(KNOWN, audited_data=("dev", AUDITED, day(2))), OF_OTHER_DATA),
+    "evaluated before": (NOT_DUE, replace(KNOWN, audited_data=("prod", AUDITED, day(1) - 1)), OF_OTHER_DATA),
+    "begun since": (
+        NOT_DUE,
+        replace(KNOWN, is_rewritten=True),
+        "a later run has begun to compute it and failed before its audit",
+    ),
 }
 
 
-@pytest.mark.parametrize("node_outcome", OTHER_DATA.values(), ids=OTHER_DATA.keys())
-@pytest.mark.parametrize("passed", [False, True])
-def test_result_of_other_data_is_not_carried_over(node_outcome: NodeOutcome, passed: bool) -> None:
-    earlier = {RECENT: EarlierResult(passed, ERROR, "run-7", EVALUATED, DATA)}
-    assert_says_why_not(checks_of(node_outcome, earlier=earlier)["recent"], "is not about the current data and audits")
-
-
-@pytest.mark.parametrize("of", [None, ("dev", AUDITED, day(2))], ids=["not on record", "another environment"])
-def test_result_of_unknown_data_is_not_carried_over(of: Data | None) -> None:
-    earlier = {RECENT: EarlierResult(True, ERROR, "run-7", EVALUATED, of)}
-    why = "is not about the current data and audits" if of else "may have changed since"
-    assert_says_why_not(checks_of(IDLE, earlier=earlier)["recent"], why)
-
-
-def assert_says_why_not(check: dg.AssetCheckResult, why: str) -> None:
+@pytest.mark.parametrize(("idle", "earlier", "why"), NOT_REPEATED.values(), ids=NOT_REPEATED)
+def test_result_of_other_or_unknown_data_is_not_carried_over_and_the_check_says_why(
+    idle: msg.NodeIdle, earlier: EarlierResult | None, why: str
+) -> None:
+    assert Checks(wording(), STARTED_AT).why_not_repeated(idle, earlier) == why
+    check = checks_of(replace(IDLE, idle=idle), earlier={RECENT: earlier} if earlier else None)["recent"]
     assert (check.passed, check.severity) == (False, WARN)
-    assert f"{why}. Execute this check alone to evaluate it." in (check.description or "")
+    assert f"because {why}. Execute this check alone to evaluate it." in (check.description or "")
 
 
 @pytest.mark.parametrize("node_outcome", [IDLE, replace(IDLE, outcome=Outcome.WAITING)], ids=["up to date", "waiting"])
@@ -501,56 +467,34 @@ def test_blocking_audit_that_failed_alone_stays_failed_while_the_data_is_the_sam
         metadata = stored(dict(evaluated.metadata))
         earlier = EarlierResult(False, ERROR, "run-7", EVALUATED, data_in(metadata))
         evaluated = checks_of(node_outcome, earlier={RECENT: earlier})["recent"]
-        assert (evaluated.passed, evaluated.severity) == (False, ERROR)
+        assert (evaluated.passed, evaluated.severity, earlier.is_blocking_failure) == (False, ERROR, True)
         assert wording().known_failure(ORDERS, "recent", earlier) == (
             "core.orders: the check recent failed when its audit was last evaluated (run run-7), and nothing has been "
             "computed since. Execute the check alone to evaluate it again."
         )
 
 
-NOT_REPEATED = {
-    "no run of Dagster has evaluated its audit": {},
-    "its audit has read other tables than the one that environment prod shows for its model, and their data may have "
-    "changed since": {NOT_NULL: EarlierResult(True, ERROR, "run-7", EVALUATED)},
-    "its last result is not about the current data and audits": {
-        NOT_NULL: EarlierResult(True, ERROR, "run-7", EVALUATED, ("prod", AUDITED, day(1) - 1))
-    },
-    "a later run has begun to compute it and failed before its audit": {
-        NOT_NULL: EarlierResult(True, ERROR, "run-7", EVALUATED, DATA, is_rewritten=True)
-    },
-}
-
-
-@pytest.mark.parametrize(
-    ("why", "earlier"), NOT_REPEATED.items(), ids=["unknown", "other tables", "other data", "begun since"]
-)
-def test_reason_is_known_if_a_result_is_not_repeated(why: str, earlier: dict[dg.AssetCheckKey, EarlierResult]) -> None:
-    assert Checks(wording(), STARTED_AT).why_not_repeated(IDLE.idle, earlier.get(NOT_NULL)) == why
-
-
 # -- checks selected alone ------------------------------------------------------------------------
 
 
-def test_audits_selected_alone_pass_the_status_check_if_nothing_is_pending() -> None:
-    results = checks_of(AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1),), (), None))
+PENDING = "2026-01-03 to 2026-01-04 (2 days). Only checks were selected, so it was not executed."
+
+
+@pytest.mark.parametrize(
+    ("missing", "error", "summary"),
+    [
+        ((), None, (True, ERROR, "core.orders has nothing to do. Only checks were selected.")),
+        ((days(3, 4),), None, (False, WARN, f"core.orders has pending intervals: {PENDING}")),
+        ((), "No data.", (False, ERROR, "core.orders: its audits could not be evaluated: No data.")),
+    ],
+    ids=["nothing is pending", "pending intervals", "not evaluated"],
+)
+def test_status_check_of_audits_selected_alone_reports_pending_intervals_and_errors(
+    missing: tuple[msg.Interval, ...], error: str | None, summary: tuple[bool, dg.AssetCheckSeverity, str]
+) -> None:
+    results = checks_of(AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1),), missing, error))
     assert check_summary(results["not_null"]) == (True, ERROR, "No row failed in 2026-01-01.")
-    sentence = "core.orders has nothing to do. Only checks were selected."
-    assert check_summary(results[STATUS_CHECK]) == (True, ERROR, sentence)
-
-
-def test_audits_selected_alone_report_pending_intervals() -> None:
-    assert check_summary(checks_of(AuditOnlyOutcome(ORDERS, (), (days(3, 4),), None))[STATUS_CHECK]) == (
-        False,
-        WARN,
-        "core.orders has pending intervals: 2026-01-03 to 2026-01-04 (2 days). "
-        "Only checks were selected, so it was not executed.",
-    )
-
-
-def test_status_check_fails_if_audits_could_not_be_evaluated() -> None:
-    (check,) = checks_of(AuditOnlyOutcome(ORDERS, (), (), "Nothing has been computed yet.")).values()
-    sentence = "core.orders: its audits could not be evaluated: Nothing has been computed yet."
-    assert check_summary(check) == (False, ERROR, sentence)
+    assert check_summary(results[STATUS_CHECK]) == summary
 
 
 def test_standalone_audit_has_a_check_and_no_status_check() -> None:
@@ -591,59 +535,103 @@ def test_audit_without_a_check_has_no_result() -> None:
 # -- the failure ----------------------------------------------------------------------------------
 
 
-def test_healthy_step_has_no_failure() -> None:
-    passed = AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1),), (D2,), None)
-    assert build_failure(wording(), [EXECUTED, passed], []) is None
+NOT_PROMOTED = NodeOutcome(STAGING, Outcome.NOT_IN_ENVIRONMENT, errors=("Not promoted. Apply a plan.",))
+NULLS, OLD = audit_result("not_null", D1, failing_rows=3), audit_result("recent", D1, failing_rows=9)
+HEALTHY: dict[str, list[NodeOutcome | AuditOnlyOutcome]] = {
+    "executed, and passed": [EXECUTED, AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1),), (D2,), None)],
+    "promoted during the run, and then executed": [
+        NOT_PROMOTED,
+        replace(EXECUTED, fqn=STAGING, is_second_outcome=True),
+    ],
+    "a non-blocking audit, selected alone, failed": [AuditOnlyOutcome(ORDERS, (OLD,), (), None)],
+}
+
+
+@pytest.mark.parametrize("outcomes", HEALTHY.values(), ids=HEALTHY)
+def test_healthy_step_has_no_failure(outcomes: list[NodeOutcome | AuditOnlyOutcome]) -> None:
+    assert build_failure(wording(), outcomes, []) is None
+
+
+FAILURES: dict[str, tuple[list[NodeOutcome | AuditOnlyOutcome], list[str], str]] = {
+    "executed models are counted": (
+        [EXECUTED, replace(FAILED, fqn=STAGING, needs_correction=False)],
+        [],
+        "SQLMesh in environment prod: 1 failed, 1 executed.\n"
+        "staging.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'",
+    ),
+    "a problem of the whole run": ([EXECUTED], ["Killed."], "SQLMesh in environment prod: 1 executed.\nKilled."),
+    "a problem without outcomes": ([], ["There is no folder /shop."], "There is no folder /shop."),
+    "a blocking audit, selected alone": (
+        [AuditOnlyOutcome(ORDERS, (NULLS, OLD), (), None)],
+        [],
+        "core.orders: audit not_null failed: 3 rows.",
+    ),
+    "audits that could not be evaluated": (
+        [AuditOnlyOutcome(ORDERS, (), (), "no such table")],
+        [],
+        "core.orders: its audits could not be evaluated: no such table",
+    ),
+}
+
+
+@pytest.mark.parametrize(("outcomes", "problems", "description"), FAILURES.values(), ids=FAILURES)
+def test_failure_names_its_outcomes_and_problems(
+    outcomes: list[NodeOutcome | AuditOnlyOutcome], problems: list[str], description: str
+) -> None:
+    failure = failure_of(wording(), outcomes, problems)
+    assert failure.description == description
+    models = [outcome for outcome in outcomes if isinstance(outcome, NodeOutcome)]
+    names = {f"sqlmesh/{outcome.outcome.value}": wording().assets.name(outcome.fqn) for outcome in models}
+    assert plain(dict(failure.metadata)) == names
+
+
+def test_failure_names_the_environment() -> None:
+    assert failure_of(wording(environment="dev"), [BLOCKED], []).description == "SQLMesh in environment dev: 1 blocked."
+
+
+NAMES = [f"core.{letter}" for letter in "abcde"]
+A, B, C, D, E = map(fqn, NAMES)
+OF_FIVE = wording(project_assets(manifest(*map(model, NAMES))))
+CANNOT_CAST = NodeOutcome(A, Outcome.FAILED, errors=("cannot cast 'x'",))
 
 
 def test_failure_names_failed_models_errors_and_blocked_models() -> None:
-    names = ["core.a", "core.b", "core.a_child", "core.b_child", "core.of_both"]
-    assets = project_assets(manifest(*map(model, names)))
-    a, b, a_child, b_child, of_both = map(fqn, names)
-    outcomes = [
-        NodeOutcome(a, Outcome.FAILED, errors=("cannot cast 'x'",)),
-        NodeOutcome(b, Outcome.AUDIT_FAILED, errors=("Audit not_null failed: 3 rows",)),
-        NodeOutcome(a_child, Outcome.BLOCKED, failed_upstream=(a,)),
-        NodeOutcome(b_child, Outcome.BLOCKED, failed_upstream=(b,)),
-        NodeOutcome(of_both, Outcome.BLOCKED, failed_upstream=(a, b)),
-    ]
-    failure = failure_of(wording(assets), outcomes, [])
+    audit_failed = NodeOutcome(B, Outcome.AUDIT_FAILED, errors=("Audit not_null failed: 3 rows",))
+    upstream = {C: (A,), D: (B,), E: (A, B)}
+    blocked = [NodeOutcome(node, Outcome.BLOCKED, failed_upstream=failed) for node, failed in upstream.items()]
+    failure = failure_of(OF_FIVE, [CANNOT_CAST, audit_failed, *blocked], [])
     assert failure.description == (
         "SQLMesh in environment prod: 1 failed, 1 audit failed, 3 blocked.\n"
-        "core.a (models/a.sql) failed.\n\n    cannot cast 'x'\n\nBlocked by it: core.a_child, core.of_both.\n\n"
-        "core.b (models/b.sql) failed its audit.\n\n    Audit not_null failed: 3 rows\n\n"
-        "Blocked by it: core.b_child, core.of_both."
+        "core.a (models/a.sql) failed.\n\n    cannot cast 'x'\n\nBlocked by it: core.c, core.e.\n\n"
+        "core.b (models/b.sql) failed its audit.\n\n    Audit not_null failed: 3 rows\n\nBlocked by it: core.d, core.e."
     )
     assert plain(dict(failure.metadata)) == {
-        "sqlmesh/blocked": "core.a_child, core.b_child, core.of_both",
+        "sqlmesh/blocked": "core.c, core.d, core.e",
         "sqlmesh/failed": "core.a",
         "sqlmesh/audit_failed": "core.b",
     }
 
 
 def test_failure_counts_models_that_dagster_shows_as_failed_and_that_are_not() -> None:
-    names = ["core.a", "core.b", "core.c", "core.d", "core.e"]
-    assets = project_assets(manifest(*map(model, names)))
-    failed, idle, materialized, waiting, idle_again = map(fqn, names)
-    outcomes = [
-        NodeOutcome(failed, Outcome.FAILED, errors=("cannot cast 'x'",)),
-        *(NodeOutcome(name, Outcome.UP_TO_DATE, idle=IDLE.idle) for name in (idle, materialized, idle_again)),
-        NodeOutcome(waiting, Outcome.WAITING),
-    ]
-    failure = failure_of(wording(assets), outcomes, [], materialized=[materialized])
+    others = [NodeOutcome(node, Outcome.UP_TO_DATE, idle=IDLE.idle) for node in (B, C, D)]
+    others.append(NodeOutcome(E, Outcome.WAITING))
+    failure = failure_of(OF_FIVE, [CANNOT_CAST, *others], [], materialized=[C])
     assert str(failure.description).endswith(
         "\n\nShown as failed in Dagster's graph and catalog, but not failed: 2 up to date, 1 waiting. See their checks."
     )
-    assert build_failure(wording(assets), outcomes[1:], []) is None
+    assert build_failure(OF_FIVE, others, []) is None
 
 
-def test_failure_counts_executed_models() -> None:
-    failure = failure_of(wording(), [EXECUTED, replace(FAILED, fqn=STAGING, needs_correction=False)], [])
-    assert failure.description == (
-        "SQLMesh in environment prod: 1 failed, 1 executed.\n"
-        "staging.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'"
-    )
-    assert plain(dict(failure.metadata)) == {"sqlmesh/executed": "core.orders", "sqlmesh/failed": "staging.orders"}
+def test_cause_that_interrupts_many_models_is_reported_once() -> None:
+    locked = NodeOutcome(A, Outcome.INTERRUPTED, errors=("The database is locked.",), was_started=True)
+    outcomes = [locked, replace(locked, fqn=B), replace(locked, fqn=C, intervals=(D1,))]
+    failure = failure_of(OF_FIVE, outcomes, ["The database is locked."])
+    assert (failure.description or "").splitlines() == [
+        "SQLMesh in environment prod: 3 interrupted.",
+        "The database is locked.",
+        "core.c was interrupted: The database is locked. Finished before that: 2026-01-01.",
+        "Interrupted: core.a, core.b.",
+    ]
 
 
 NEEDS_CORRECTION = NodeOutcome(ORDERS, Outcome.FAILED, errors=("boom",), needs_correction=True)
@@ -663,44 +651,14 @@ def test_failure_ends_with_one_advice_and_the_plan_command() -> None:
     assert of_job.endswith("shop_plan\n\nThis job applies nothing. Its report has the command that applies the plan.")
 
 
-NOT_PROMOTED_MODEL = NodeOutcome(STAGING, Outcome.NOT_IN_ENVIRONMENT, errors=("Not promoted. Apply a plan.",))
-
-
-def test_model_that_a_plan_promoted_during_the_run_and_that_was_then_executed_fails_no_step() -> None:
-    executed = replace(EXECUTED, fqn=STAGING, is_second_outcome=True)
-    assert build_failure(wording(), [NOT_PROMOTED_MODEL, executed], []) is None
-
-
 @pytest.mark.parametrize(
     "outcomes",
-    [[replace(NEEDS_CORRECTION, needs_correction=False)], [NEEDS_CORRECTION, NOT_PROMOTED_MODEL]],
+    [[replace(NEEDS_CORRECTION, needs_correction=False)], [NEEDS_CORRECTION, NOT_PROMOTED]],
     ids=["a retry may help", "a plan comes first"],
 )
 def test_failure_has_no_advice_if_another_action_comes_first(outcomes: list[NodeOutcome]) -> None:
     failure = failure_of(wording(), outcomes, [])
     assert "Correct the model" not in (failure.description or "")
-
-
-def test_problem_of_the_whole_run_fails_the_step_even_if_all_models_were_executed() -> None:
-    failure = failure_of(wording(), [EXECUTED], ["SQLMesh's process was killed."])
-    assert failure.description == "SQLMesh in environment prod: 1 executed.\nSQLMesh's process was killed."
-
-
-def test_problem_without_outcomes_is_the_whole_failure() -> None:
-    failure = failure_of(wording(), [], ["There is no folder /shop."])
-    assert (failure.description, dict(failure.metadata)) == ("There is no folder /shop.", {})
-
-
-def test_only_blocking_audits_selected_alone_fail_the_step() -> None:
-    failed = [audit_result("not_null", D1, failing_rows=3), audit_result("recent", D1, failing_rows=9)]
-    failure = failure_of(wording(), [AuditOnlyOutcome(ORDERS, tuple(failed), (), None)], [])
-    assert failure.description == "core.orders: audit not_null failed: 3 rows."
-    assert build_failure(wording(), [AuditOnlyOutcome(ORDERS, (failed[1],), (), None)], []) is None
-
-
-def test_audits_that_could_not_be_evaluated_fail_the_step() -> None:
-    failure = failure_of(wording(), [AuditOnlyOutcome(ORDERS, (), (), "no such table")], [])
-    assert failure.description == "core.orders: its audits could not be evaluated: no such table"
 
 
 def test_failure_with_many_models_describes_some_and_names_all() -> None:
@@ -721,24 +679,6 @@ def test_failure_with_many_models_describes_some_and_names_all() -> None:
     assert plain(dict(failure.metadata)) == {"sqlmesh/failed": ", ".join(failed), "sqlmesh/blocked": ", ".join(blocked)}
 
 
-def test_cause_that_interrupts_many_models_is_reported_once() -> None:
-    names = ["core.a", "core.b", "core.c"]
-    a, b, c = map(fqn, names)
-    outcomes = [
-        NodeOutcome(a, Outcome.INTERRUPTED, errors=("The database is locked.",), was_started=True),
-        NodeOutcome(b, Outcome.INTERRUPTED, errors=("The database is locked.",), was_started=True),
-        NodeOutcome(c, Outcome.INTERRUPTED, errors=("The database is locked.",), intervals=(D1,)),
-    ]
-    assets = project_assets(manifest(*map(model, names)))
-    failure = failure_of(wording(assets), outcomes, ["The database is locked."])
-    assert (failure.description or "").splitlines() == [
-        "SQLMesh in environment prod: 3 interrupted.",
-        "The database is locked.",
-        "core.c was interrupted: The database is locked. Finished before that: 2026-01-01.",
-        "Interrupted: core.a, core.b.",
-    ]
-
-
 # -- cancelled runs -------------------------------------------------------------------------------
 
 
@@ -751,10 +691,11 @@ def test_model_not_started_by_a_cancelled_run_gets_a_warning() -> None:
     assert check_summary(check) == (False, WARN, sentence)
 
 
-def test_model_running_when_the_run_was_cancelled_is_interrupted() -> None:
-    running = replace(CANCELLED, was_started=True)
-    interrupted = "core.orders was interrupted: The run was cancelled."
-    assert wording().sentence(running) == f"{interrupted} The next run computes what is left."
+def waiting_for(missing: Callable[[Any], str], *tables: str) -> str:
+    """Return the sentence of a model that waits for tables, of which `missing` says what they lack in a range."""
+    sources = {table: Source(dg.AssetKey(table), (), missing) for table in tables}
+    idle = msg.NodeIdle(ORDERS, held_back_by=msg.HeldBackBy(tables=tables, intervals=((1, 2),)))
+    return Wording(ASSETS, "prod", sources=sources).sentence(NodeOutcome(ORDERS, Outcome.WAITING, idle=idle))
 
 
 NOT_LOADED = msg.HeldBackBy(tables=("t",), intervals=((1, 2),))
@@ -784,12 +725,8 @@ def test_a_waiting_model_names(by: msg.HeldBackBy, signals: tuple[str, ...], awa
 
 def test_a_model_that_waits_for_many_sources_names_three_and_counts_the_others() -> None:
     """A thousand models may wait for the same hundred sources: each check would have a hundred sentences."""
-    tables = [f"t{number}" for number in range(5)]
-    sources = {table: Source(dg.AssetKey(table), (), lambda _: "was never materialized") for table in tables}
-    idle = msg.NodeIdle(ORDERS, held_back_by=msg.HeldBackBy(tables=tuple(tables)))
-    waiting = NodeOutcome(ORDERS, Outcome.WAITING, idle=idle)
-    assert Wording(ASSETS, "prod", sources=sources).sentence(waiting) == (
-        "core.orders is waiting: t0 was never materialized; t1 was never materialized; t2 was never materialized; "
+    assert waiting_for(lambda _: "was never loaded", "t0", "t1", "t2", "t3", "t4") == (
+        "core.orders is waiting: t0 was never loaded; t1 was never loaded; t2 was never loaded; "
         "and 2 more sources. The first run after its sources are loaded computes it."
     )
 
@@ -804,22 +741,12 @@ def test_failure_of_a_cancelled_run_lists_models_not_started_in_one_line() -> No
     ]
 
 
-@pytest.mark.parametrize("outcome", [Outcome.EXECUTED, Outcome.UP_TO_DATE, Outcome.FAILED, Outcome.BLOCKED])
-def test_sentences_about_another_environment_name_it(outcome: Outcome) -> None:
-    sentence = wording(environment="dev").sentence(NodeOutcome(ORDERS, outcome))
-    assert sentence.startswith("In environment dev: core.orders ")
-
-
 # -- text -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [0, 1, MAX_LISTED])
-def test_short_list_is_shown_whole(count: int) -> None:
-    assert listed(["one"] * count) == ", ".join(["one"] * count)
-
-
-def test_long_list_is_cut_with_a_count_of_the_rest() -> None:
-    assert listed(["one"] * (MAX_LISTED + 1)) == ", ".join([*["one"] * MAX_LISTED, "and 1 more"])
+@pytest.mark.parametrize(("count", "more"), [(0, []), (1, []), (MAX_LISTED, []), (MAX_LISTED + 1, ["and 1 more"])])
+def test_long_list_is_cut_with_a_count_of_the_rest(count: int, more: list[str]) -> None:
+    assert listed(["one"] * count) == ", ".join([*["one"] * min(count, MAX_LISTED), *more])
 
 
 @pytest.mark.parametrize(
@@ -839,33 +766,33 @@ def test_intervals_are_shown_with_time_only_if_not_whole_days(intervals: tuple[m
     assert ranges(intervals) == text
 
 
-@pytest.mark.parametrize(
-    ("error", "sentence"),
-    [
-        ("boom", "core.orders (models/orders.sql) failed for 2026-01-01.\n\n    boom"),
-        ("FROM t\n     ^", "core.orders (models/orders.sql) failed for 2026-01-01.\n\n    FROM t\n         ^"),
-    ],
-    ids=["one line", "with a mark below a line"],
-)
-def test_error_text_is_an_indented_block(error: str, sentence: str) -> None:
-    assert wording().sentence(replace(FAILED, errors=(error,))) == sentence
+FAILED_AUDIT = NodeOutcome(ORDERS, Outcome.AUDIT_FAILED, errors=("Audit failed",), failed_audits=("not_null",))
+ORDERS_FAILED = "core.orders (models/orders.sql) failed"
+SENTENCES = {
+    "the error is an indented block": (
+        replace(FAILED, errors=("FROM t\n     ^",)),
+        f"{ORDERS_FAILED} for 2026-01-01.\n\n    FROM t\n         ^",
+    ),
+    "an audit that failed for unknown rows": (FAILED_AUDIT, f"{ORDERS_FAILED} its audit.\n\n    Audit failed"),
+    "blocked by an unknown model": (
+        replace(BLOCKED, failed_upstream=()),
+        "core.orders was not executed, because a model upstream of it failed.",
+    ),
+    "a node that is no model": (
+        NodeOutcome("orders_add_up", Outcome.FAILED, errors=("boom",)),
+        "orders_add_up failed.\n\n    boom",
+    ),
+    "running when the run was cancelled": (
+        replace(CANCELLED, was_started=True),
+        "core.orders was interrupted: The run was cancelled. The next run computes what is left.",
+    ),
+}
 
 
-def test_audit_failure_with_unknown_rows_quotes_sqlmesh() -> None:
-    outcome = NodeOutcome(ORDERS, Outcome.AUDIT_FAILED, errors=("Audit not_null failed",), failed_audits=("not_null",))
-    assert (
-        wording().sentence(outcome) == "core.orders (models/orders.sql) failed its audit.\n\n    Audit not_null failed"
-    )
-
-
-def test_blocked_model_without_known_culprit_names_none() -> None:
-    sentence = wording().sentence(replace(BLOCKED, failed_upstream=()))
-    assert sentence == "core.orders was not executed, because a model upstream of it failed."
-
-
-def test_node_that_is_no_model_is_shown_by_its_name() -> None:
-    outcome = NodeOutcome("orders_add_up", Outcome.FAILED, errors=("boom",))
-    assert wording().sentence(outcome) == "orders_add_up failed.\n\n    boom"
+@pytest.mark.parametrize(("outcome", "sentence"), SENTENCES.values(), ids=SENTENCES)
+def test_sentence_of_an_outcome_names_another_environment(outcome: NodeOutcome, sentence: str) -> None:
+    assert wording().sentence(outcome) == sentence
+    assert wording(environment="dev").sentence(outcome) == f"In environment dev: {sentence}"
 
 
 @pytest.mark.parametrize(

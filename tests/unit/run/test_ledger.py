@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit.builders import DAY, days, fqn, message_types
 from unit.outcome_table import (
-    AUDITS,
     CANCELLED,
     D1,
     D2,
@@ -20,8 +19,8 @@ from unit.outcome_table import (
     FAILED,
     NOT_PROMOTED,
     NOT_RUN,
-    NOTHING_TO_DO,
     ONE_BATCH,
+    ONE_GAP,
     OPENED,
     ORDERS,
     OUTCOME_TABLE,
@@ -77,12 +76,10 @@ def node_outcomes(outcomes: Iterable[NodeOutcome | AuditOnlyOutcome]) -> list[tu
 
 @pytest.mark.parametrize("row", OUTCOME_TABLE, ids=lambda row: row.title)
 def test_events_give_the_outcome_of_the_table(row: Row) -> None:
-    outcomes = outcomes_of(row.events, (ORDERS, *row.other_models), worker_death=row.worker_death, earlier=row.earlier)
-    of_orders = [outcome for outcome in outcomes if outcome.fqn == ORDERS]
-    assert [replace(outcome, computed_until=None) for outcome in of_orders] == [row.outcome]
-    batches = [event for event in row.events if isinstance(event, msg.BatchFinished) and event.fqn == ORDERS]
-    assert not batches or of_orders[0].computed_until == max(batch.at for batch in batches)
-    assert {outcome.fqn for outcome in outcomes} == {ORDERS, *row.other_models}
+    (outcome,) = outcomes_of(row.events, worker_death=row.worker_death, earlier=row.earlier)
+    assert replace(outcome, computed_until=None) == row.outcome
+    batches = [event for event in row.events if isinstance(event, msg.BatchFinished)]
+    assert not batches or outcome.computed_until == max(batch.at for batch in batches)
 
 
 def test_outcome_table_covers_every_outcome() -> None:
@@ -97,17 +94,6 @@ def test_outcome_table_covers_every_event_about_a_node() -> None:
     logged_only = {msg.RestatementPlanned, msg.BatchesRunning, msg.QueriesNotCancelled, msg.SecretsKnown, msg.LogLine}
     not_about_nodes = {*of_loads_and_ticks, *of_plans, *of_jobs, *about_records, *logged_only, msg.NodeAudited}
     assert {type(event) for row in OUTCOME_TABLE for event in row.events} == message_types(msg.Event) - not_about_nodes
-
-
-# -- batches --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("last", [SUCCEEDED, FAILED, NOTHING_TO_DO], ids=lambda event: event.status)
-@pytest.mark.parametrize("evidence", [(), (DIVISION,), (AUDITS,)], ids=["no failure named", "error", "audit"])
-def test_failed_batch_never_has_outcome_executed(last: msg.EvaluationFinished, evidence: tuple[msg.Event, ...]) -> None:
-    (outcome,) = outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), raised(1, D2), *evidence, last])
-    assert outcome.outcome is not Outcome.EXECUTED
-    assert outcome.outcome.is_failure
 
 
 # -- audits ---------------------------------------------------------------------------------------
@@ -156,16 +142,12 @@ def test_result_of_an_audit_has_all_that_its_evaluation_reports() -> None:
     assert outcome.audits == (replace(expected, **more, error="no t", failed_intervals=(days(1, 2),), shown=D1),)
 
 
-def test_audits_selected_alone_have_coverage_and_times() -> None:
+def test_audits_selected_alone_have_coverage_times_and_error() -> None:
     coverage = msg.IntervalCoverage(ORDERS, days(1, 2))
     (outcome,) = outcomes_of([coverage, msg.NodeAudited(ORDERS, (D1, D2), None, 7, 5)], [], audit_only=[ORDERS])
     assert outcome == AuditOnlyOutcome(ORDERS, (), (days(1, 2),), None, coverage, evaluated_at=7, altered_at=5)
-
-
-def test_audits_that_could_not_be_evaluated_have_the_error() -> None:
-    assert Ledger([]).feed(msg.NodeAudited(ORDERS, (), "no such table")) == [
-        AuditOnlyOutcome(ORDERS, (), (), "no such table", evaluated_at=0)
-    ]
+    (without,) = Ledger([]).feed(msg.NodeAudited(ORDERS, (), "no such table"))
+    assert without == AuditOnlyOutcome(ORDERS, (), (), "no such table", evaluated_at=0)
 
 
 @pytest.mark.parametrize(
@@ -227,6 +209,11 @@ def test_batches_of_the_first_pass_mean_executed_after_a_worker_death_only_if_re
 ) -> None:
     outcomes = outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), EMPTY_PLAN, *second_pass], worker_death="killed")
     assert node_outcomes(outcomes) == [(ORDERS, outcome)]
+
+
+def test_coverage_is_void_if_sqlmesh_starts_over() -> None:
+    (outcome,) = outcomes_of([OPENED, ONE_BATCH, ONE_GAP, EMPTY_PLAN, ONE_BATCH, batch(0, D1)])
+    assert outcome.coverage is None
 
 
 def test_failed_audit_has_a_query_if_the_batch_that_failed_it_first_is_computed_again() -> None:
@@ -350,42 +337,40 @@ def test_failed_model_names_nothing_that_its_other_intervals_wait_for() -> None:
 # -- contradictions and the end -------------------------------------------------------------------
 
 
-def test_execution_of_an_unrequested_model_is_a_contradiction() -> None:
-    ledger = Ledger([ORDERS])
-    plan = msg.EvaluationPlanned({ORDERS: (D1,), REVENUE: (D1,)})
-    for event in (opened(ORDERS), plan, batch(0, D1), batch(0, D1, node=REVENUE), SUCCEEDED):
-        assert all(outcome.fqn == ORDERS for outcome in ledger.feed(event))
-    assert ledger.contradictions == (f"SQLMesh executed {REVENUE}, which was not requested.",)
+EXECUTED_AND_FAILED = "was executed, and then that it failed: no 0"
+BOTH_PLANNED = msg.EvaluationPlanned({STAGING: (D1,), ORDERS: (D1,)})
+BOTH_EXECUTED = (BOTH_PLANNED, batch(0, D1, node=STAGING), batch(0, D1))
+FAILURES = [replace(DIVISION, fqn=node, message=f"no {n}") for node in (STAGING, ORDERS) for n in range(2)]
+CONTRADICTIONS: dict[str, tuple[tuple[msg.Event, ...], tuple[str, ...]]] = {
+    "a failed run, and all models were executed": (
+        (*BOTH_EXECUTED, FAILED),
+        ("SQLMesh reported a failed run but named no model that failed.",),
+    ),
+    "a failed run, and a model failed": ((BOTH_PLANNED, batch(0, D1, node=STAGING), DIVISION, FAILED), ()),
+    "a failed run, and a model was blocked": ((BOTH_PLANNED, msg.NodesBlocked({ORDERS: (REVENUE,)}), FAILED), ()),
+    "each model failed twice after its execution": (
+        (*BOTH_EXECUTED, *FAILURES, FAILED),
+        tuple(f"SQLMesh reported that {node} {EXECUTED_AND_FAILED}" for node in (STAGING, ORDERS)),
+    ),
+    "an unrequested model was executed": (
+        (msg.EvaluationPlanned({ORDERS: (D1,), REVENUE: (D1,)}), batch(0, D1), batch(0, D1, node=REVENUE), SUCCEEDED),
+        (f"SQLMesh executed {REVENUE}, which was not requested.",),
+    ),
+    "an unplanned batch": (
+        (TWO_BATCHES, batch(7, D1), batch(9, D2)),
+        (f"SQLMesh finished a batch of {ORDERS} that it had not planned.",),
+    ),
+}
 
 
-EXECUTED_AND_FAILED = f"SQLMesh reported that {ORDERS} was executed, and then that it failed: {DIVISION.message}"
-
-
-@pytest.mark.parametrize(
-    ("events", "contradictions"),
-    [
-        ((batch(0, D1),), ("SQLMesh reported a failed run but named no model that failed.",)),
-        ((DIVISION,), ()),
-        ((msg.NodesBlocked({ORDERS: (STAGING,)}),), ()),
-        ((batch(0, D1), DIVISION), (EXECUTED_AND_FAILED,)),
-    ],
-    ids=["executed", "failed", "blocked", "executed and failed"],
-)
-def test_failed_run_needs_a_failed_or_blocked_model(events: Events, contradictions: tuple[str, ...]) -> None:
-    ledger = Ledger([ORDERS])
-    for event in (ONE_BATCH, *events, FAILED):
-        ledger.feed(event)
-    assert ledger.contradictions == contradictions
-
-
-def test_each_model_that_failed_after_its_execution_is_a_contradiction_once() -> None:
+@pytest.mark.parametrize(("events", "contradictions"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_contradictions_are_reported_once_and_only_they(
+    events: tuple[msg.Event, ...], contradictions: tuple[str, ...]
+) -> None:
     ledger = Ledger([STAGING, ORDERS])
-    failures = [replace(DIVISION, fqn=node, message=f"no {n}") for node in (STAGING, ORDERS) for n in range(2)]
-    plan = msg.EvaluationPlanned({STAGING: (D1,), ORDERS: (D1,)})
-    for event in (plan, batch(0, D1, node=STAGING), batch(0, D1), *failures):
-        ledger.feed(event)
-    words = "was executed, and then that it failed: no 0"
-    assert ledger.contradictions == tuple(f"SQLMesh reported that {node} {words}" for node in (STAGING, ORDERS))
+    outcomes = [outcome for event in events for outcome in ledger.feed(event)]
+    assert ledger.contradictions == contradictions
+    assert {outcome.fqn for outcome in outcomes} == ({STAGING, ORDERS} if events[-1] in (FAILED, SUCCEEDED) else set())
 
 
 def test_ledger_returns_nothing_after_the_last_event() -> None:
@@ -543,11 +528,6 @@ def test_nodes_worth_retrying_are_open_and_pause_settles_all_others(run: Run) ->
 
 
 @given(any_runs())
-def test_attempts_of_an_outcome_are_between_one_and_all(run: Run) -> None:
-    assert all(1 <= outcome.attempts <= len(run.attempts) for outcome in run.outcomes)
-
-
-@given(any_runs())
 def test_executed_model_has_batches_with_a_duration(run: Run) -> None:
     nodes_with_finished_batches = {
         event.fqn for event in run.events if isinstance(event, msg.BatchFinished) and event.duration_ms is not None
@@ -561,16 +541,12 @@ def test_executed_model_has_batches_with_a_duration(run: Run) -> None:
 
 
 @given(any_runs())
-def test_every_failure_except_blocked_has_errors(run: Run) -> None:
+def test_outcome_has_errors_only_if_it_failed_sorted_intervals_and_no_more_attempts_than_the_run(run: Run) -> None:
     for outcome in run.outcomes:
         assert bool(outcome.errors) == (outcome.outcome.is_failure and outcome.outcome is not Outcome.BLOCKED)
-
-
-@given(any_runs())
-def test_intervals_are_sorted_and_disjoint(run: Run) -> None:
-    for outcome in run.outcomes:
         assert all(start < end for start, end in outcome.intervals)
         assert all(earlier[1] < later[0] for earlier, later in zip(outcome.intervals, outcome.intervals[1:]))
+        assert 1 <= outcome.attempts <= len(run.attempts)
 
 
 @pytest.mark.parametrize("parameter", ["requested", "audit_only"])
@@ -578,13 +554,3 @@ def test_repeated_first_event_changes_nothing(parameter: str) -> None:
     first = opened(missing=(ORDERS,))
     nodes_by_parameter: dict[str, Any] = {"requested": (), parameter: (ORDERS,)}
     assert len(outcomes_of([first, first, SUCCEEDED], **nodes_by_parameter)) == 1
-
-
-# -- events that SQLMesh should never send, and events before an early end ------------------------
-
-
-def test_unplanned_batch_is_ignored_and_is_a_contradiction() -> None:
-    ledger = Ledger([ORDERS])
-    for event in (opened(ORDERS), TWO_BATCHES, batch(7, D1), batch(9, D2)):
-        assert not ledger.feed(event)
-    assert ledger.contradictions == (f"SQLMesh finished a batch of {ORDERS} that it had not planned.",)

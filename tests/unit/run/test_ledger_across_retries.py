@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import pytest
-from unit.builders import days, fqn
+from unit.builders import fqn
 from unit.outcome_table import (
     D1,
     D2,
-    D3,
     EMPTY_PLAN,
     LOST,
     ONE_BATCH,
@@ -21,7 +20,6 @@ from unit.outcome_table import (
     STAGING,
     SUCCEEDED,
     TWO_BATCHES,
-    Events,
     audited,
     batch,
     open_nodes,
@@ -40,17 +38,14 @@ DOWNSTREAM = {STAGING: {ORDERS, REVENUE}, REFUNDS: {ORDERS, REVENUE}, ORDERS: {R
 
 
 def planned(*nodes: str, interval: msg.Interval = D1) -> msg.EvaluationPlanned:
-    """Return a plan with one batch for each node."""
     return msg.EvaluationPlanned(dict.fromkeys(nodes, (interval,)))
 
 
 def transient(node: str) -> msg.NodeFailed:
-    """Return a transient failure."""
     return msg.NodeFailed(node, "OperationalError", "the connection was lost", (), is_transient=True)
 
 
 def persistent(node: str) -> msg.NodeFailed:
-    """Return a persistent failure."""
     return msg.NodeFailed(node, "BinderException", "there is no such column", ())
 
 
@@ -211,14 +206,6 @@ def outcome_after(*attempts: Iterable[msg.Event], interruption: str | None = Non
 
 
 PARTLY_FAILED = (TWO_BATCHES, batch(0, D1, duration_ms=5, rows=10, bytes=100), raised(1, D2), LOST)
-
-
-def test_batches_of_all_attempts_are_added_up() -> None:
-    plan = msg.EvaluationPlanned({ORDERS: (D2, D3)})
-    second: Events = [plan, batch(1, D3), raised(0, D2), LOST]
-    outcome = outcome_after(PARTLY_FAILED, second, [planned(ORDERS, interval=D2), batch(0, D2)])
-    assert (outcome.outcome, outcome.intervals, outcome.attempts) == (Outcome.EXECUTED, (days(1, 3),), 3)
-    assert (outcome.planned_batches, outcome.finished_batches) == (3, 3)
 
 
 def test_partly_executed_model_that_then_waits_has_the_error_of_the_first_attempt() -> None:

@@ -1,6 +1,5 @@
-"""The estimate of a restatement, its refusals, and what a run reports about it."""
+"""The estimate of a restatement, and its refusal."""
 
-import math
 import re
 from typing import Any
 
@@ -9,35 +8,25 @@ import pytest
 from unit.builders import days, fqn, manifest, model, project_assets
 
 from dg_sqlmesh_component.config.attribute_types import Budget, Restate
-from dg_sqlmesh_component.config.run_config import (
-    RestateConfig,
-    SQLMeshRunConfig,
-    refuse_options_without_effect,
-    refuse_restatement,
-)
 from dg_sqlmesh_component.history.costs import RecordedCost, recorded_costs
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.run.limits import restatement_refusal
 
 PLANNED = msg.RestatementPlanned({"a": (days(1, 2), 2), "b": (days(1, 2), 2)}, (), {}, "from a to b")
 
 
-@pytest.mark.parametrize(
-    ("costs", "estimate"),
-    [
-        ({"a": RecordedCost(1.5, 10, 100), "b": RecordedCost(4.0, 7)}, RecordedCost(7.0, 27, 200)),
-        ({"a": RecordedCost(0.5)}, RecordedCost(1.0)),
-        ({"a": RecordedCost(0.5, fixed_seconds=3.0)}, RecordedCost(4.0)),
-        ({}, None),
-    ],
-    ids=[
-        "in proportion to the intervals",
-        "models without a record are left out",
-        "a fixed part counts once",
-        "no record at all",
-    ],
-)
+ESTIMATES = {
+    "in proportion to the intervals": (
+        {"a": RecordedCost(1.5, 10, 100), "b": RecordedCost(4.0, 7)},
+        RecordedCost(7.0, 27, 200),
+    ),
+    "models without a record are left out": ({"a": RecordedCost(0.5)}, RecordedCost(1.0)),
+    "a fixed part counts once": ({"a": RecordedCost(0.5, fixed_seconds=3.0)}, RecordedCost(4.0)),
+    "no record at all": ({}, None),
+}
+
+
+@pytest.mark.parametrize(("costs", "estimate"), ESTIMATES.values(), ids=ESTIMATES)
 def test_estimate_is_the_cost_of_all_intervals(costs: dict[str, RecordedCost], estimate: RecordedCost | None) -> None:
     intervals = {"a": 2, "b": 1}
     assert RecordedCost.total([cost.of(intervals[fqn]) for fqn, cost in costs.items()]) == estimate
@@ -46,12 +35,14 @@ def test_estimate_is_the_cost_of_all_intervals(costs: dict[str, RecordedCost], e
 def test_recorded_cost_is_that_of_one_interval_of_each_model_with_a_record() -> None:
     """The line through the records of `raw.orders` is 0.15 s and 0.095 s for each interval."""
 
-    def record(asset: str, **metadata: Any) -> None:
-        stored = {f"sqlmesh/{name}": value for name, value in metadata.items()}
-        instance.report_runless_asset_event(
-            dg.AssetMaterialization(dg.AssetKey.from_user_string(asset), metadata=stored)
-        )
-
+    records: list[tuple[str, dict[str, Any]]] = [
+        ("raw/orders", {"seconds": 3.0, "rows": 30, "computed_intervals": 30}),
+        ("raw/orders", {"seconds": 0.3, "rows": 3, "computed_intervals": 1}),
+        ("raw/orders", {"seconds": 0.2, "computed_intervals": 1}),
+        ("raw/orders", {"origin": "outside"}),  # computed outside of Dagster: it has no numbers
+        ("raw/hours", {"seconds": 12.0, "computed_intervals": 24}),
+        ("marts/total", {"seconds": 0.05, "computed_intervals": 1}),
+    ]
     project = manifest(
         model("raw.orders", kind="INCREMENTAL_BY_TIME_RANGE"),
         model("raw.hours", kind="INCREMENTAL_BY_TIME_RANGE", interval_unit="hour", reads=["raw.orders"]),
@@ -59,16 +50,10 @@ def test_recorded_cost_is_that_of_one_interval_of_each_model_with_a_record() -> 
         model("marts.never_computed", reads=["raw.orders"]),
     )
     with dg.DagsterInstance.ephemeral() as instance:
-        record("raw/orders", seconds=3.0, rows=30, computed_intervals=30)
-        record("raw/orders", seconds=0.3, rows=3, computed_intervals=1)
-        record("raw/orders", seconds=0.2, computed_intervals=1)
-        # computed outside of Dagster: it has no numbers
-        record("raw/orders", origin="outside")
-        record("raw/hours", seconds=12.0, computed_intervals=24)
-        record("marts/total", seconds=0.05, computed_intervals=1)
-        planned = {
-            fqn(name): (days(1, 1), 1) for name in ("raw.orders", "raw.hours", "marts.total", "marts.never_computed")
-        }
+        for asset, values in records:
+            metadata = {f"sqlmesh/{name}": value for name, value in values.items()}
+            instance.report_runless_asset_event(dg.AssetMaterialization(asset.split("/"), metadata=metadata))
+        planned = {model.fqn: (days(1, 1), 1) for model in project.models}
         costs = recorded_costs(instance, project_assets(project), planned)
     seconds: Any = pytest.approx(2.75 / 29)
     fixed: Any = pytest.approx(0.25 - 2.75 / 29)
@@ -94,38 +79,3 @@ def test_restatement_beyond_a_limit_is_refused(limits: dict[str, Any], error: st
     restate, budget = Restate(limits.get("max_intervals")), limits.get("budget", Budget())
     refusal = restatement_refusal(PLANNED, restate, budget, [RecordedCost(0.5), RecordedCost(0.5)])
     assert re.search(error, refusal or "") if error else refusal is None
-
-
-RESTATE = RestateConfig(start="2026-01-01", end="2026-01-02")
-
-
-@pytest.mark.parametrize(
-    ("limits", "error"),
-    [
-        ({"seconds": math.nan}, r"nan\. Input should be a finite number\."),
-        ({"bytes": -1}, r"-1\. Input should be greater than 0\."),
-        ({"max_intervals": 0}, r"0\. Input should be greater than 0\."),
-    ],
-    ids=str,
-)
-def test_limit_that_cannot_be_exceeded_or_kept_is_refused(limits: dict[str, Any], error: str) -> None:
-    with pytest.raises(ConfigurationError, match=rf"`\w+\.\w+` in defs\.yaml is {error}"):
-        (Restate if "max_intervals" in limits else Budget)(**limits)
-
-
-def test_restatement_must_be_allowed() -> None:
-    config = SQLMeshRunConfig(restate=RESTATE)
-    refuse_restatement(config, is_allowed=True)
-    with pytest.raises(ConfigurationError, match="restate: true"):
-        refuse_restatement(config, is_allowed=False)
-
-
-def test_restatement_with_options_of_a_run_is_refused() -> None:
-    config = SQLMeshRunConfig(restate=RESTATE, start="2026-01-01", ignore_cron=True)
-    with pytest.raises(ConfigurationError, match="sets restate and ignore_cron and start"):
-        refuse_options_without_effect(config, "prod", runs_models=True)
-
-
-def test_restatement_of_checks_alone_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="sets restate, but only checks are selected"):
-        refuse_options_without_effect(SQLMeshRunConfig(restate=RESTATE), "prod", runs_models=False)

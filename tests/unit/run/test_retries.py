@@ -62,9 +62,18 @@ def test_pattern_is_searched_in_error_class_and_message(pattern: str, is_match: 
         assert retries(transient_errors=[pattern]).classify(event) == replace(event, is_transient=is_match)
 
 
-def test_error_class_is_not_prepended_twice() -> None:
-    event = msg.NodeFailed("a", "OperationalError", "OperationalError: the warehouse was suspended", ())
-    assert retries(transient_errors=["^OperationalError: the"]).classify(event) == replace(event, is_transient=True)
+@pytest.mark.parametrize(
+    ("event", "pattern"),
+    [
+        (msg.NodeFailed("a", "OperationalError", ERROR_TEXT, ()), "^OperationalError: the"),
+        (msg.RequestFailed("WorkerError", "SQLMesh's process ended.\nIts last lines:\nsuspended"), "suspended"),
+    ],
+    ids=["the message begins with the class", "another line"],
+)
+def test_pattern_is_searched_in_every_line_with_the_class_once(
+    event: msg.NodeFailed | msg.RequestFailed, pattern: str
+) -> None:
+    assert retries(transient_errors=[pattern]).classify(event) == replace(event, is_transient=True)
 
 
 def test_pattern_without_a_list_is_refused() -> None:
@@ -75,12 +84,6 @@ def test_pattern_without_a_list_is_refused() -> None:
     )
 
 
-def test_pattern_is_searched_in_every_line() -> None:
-    event = msg.RequestFailed("WorkerError", "SQLMesh's process ended.\nIts last lines:\nwarehouse suspended")
-    classified = retries(transient_errors=["warehouse suspended"]).classify(event)
-    assert classified == replace(event, is_transient=True)
-
-
 @pytest.mark.parametrize(
     "event", [LOST, DIVISION, msg.RequestFailed("WorkerError", "killed", is_transient=True)], ids=str
 )
@@ -88,20 +91,16 @@ def test_classification_is_unchanged_without_patterns(event: msg.NodeFailed | ms
     assert retries().classify(event) == event
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_patterns_never_apply_to_failed_audits(known: bool) -> None:
-    event = replace(AUDITS, is_transient=known)
-    assert retries(transient_errors=[""]).classify(event) is event
-
-
 EVENTS = [event for row in OUTCOME_TABLE for event in row.events]
-NO_ERRORS = {
-    type(event).__name__: event for event in EVENTS if not isinstance(event, msg.NodeFailed | msg.RequestFailed)
+UNCHANGED = {
+    "failed audit": AUDITS,
+    "failed audit, known as transient": replace(AUDITS, is_transient=True),
+    **{type(event).__name__: event for event in EVENTS if not isinstance(event, msg.NodeFailed | msg.RequestFailed)},
 }
 
 
-@pytest.mark.parametrize("event", NO_ERRORS.values(), ids=NO_ERRORS)
-def test_events_that_are_no_errors_are_unchanged(event: msg.Event) -> None:
+@pytest.mark.parametrize("event", UNCHANGED.values(), ids=UNCHANGED)
+def test_failed_audits_and_events_that_are_no_errors_are_unchanged(event: msg.Event) -> None:
     assert retries(transient_errors=[""]).classify(event) is event
 
 
@@ -185,12 +184,6 @@ def test_invalid_regular_expression_is_refused_with_its_attribute(pattern: str, 
     )
 
 
-@pytest.mark.parametrize("attributes", [{"max_retries": -1}, {"max_retries": 1, "delay": -1}])
-def test_invalid_retry_policy_is_refused_at_load(attributes: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match=r"execution\.retries"):
-        Retries(**attributes)
-
-
 # -- the next attempt of a step -------------------------------------------------------------------
 
 DOWNSTREAM, AUDITED = "marts.revenue", "core.orders"
@@ -214,22 +207,12 @@ def test_refused_request_is_not_retried() -> None:
     assert next_request(end=msg.EvaluationFinished("not_run")) is None
 
 
-def test_downstream_model_of_a_persistent_failure_is_not_retried() -> None:
-    worker_death = msg.RequestFailed("WorkerError", "killed", is_transient=True)
-    failed = msg.NodeFailed(fqn("staging.orders"), "BinderException", "no such column", ())
-    retry_after_death, retry_after_failure = next_request(end=worker_death), next_request(failed, end=worker_death)
-    assert retry_after_death is not None
-    assert retry_after_death.models == (fqn("staging.orders"), fqn(DOWNSTREAM))
-    assert retry_after_failure is not None
-    assert (retry_after_failure.models, retry_after_failure.audit_only) == ((), {AUDITED: ()})
-
-
-def test_a_retry_that_only_evaluates_audits_restates_nothing() -> None:
+def test_downstream_model_of_a_persistent_failure_is_not_retried_and_audits_alone_restate_nothing() -> None:
     worker_death = msg.RequestFailed("WorkerError", "killed", is_transient=True)
     failed = msg.NodeFailed(fqn("staging.orders"), "BinderException", "no such column", ())
     restate = msg.Restatement("2026-01-01", "2026-01-02")
-    with_models, of_audits = (next_request(*of, end=worker_death, restate=restate) for of in ((), (failed,)))
-    assert with_models is not None
-    assert with_models.restate == restate
-    assert of_audits is not None
-    assert (of_audits.models, of_audits.restate) == ((), None)
+    after_death, after_failure = (next_request(*of, end=worker_death, restate=restate) for of in ((), (failed,)))
+    assert after_death is not None
+    assert (after_death.models, after_death.restate) == ((fqn("staging.orders"), fqn(DOWNSTREAM)), restate)
+    assert after_failure is not None
+    assert (after_failure.models, after_failure.audit_only, after_failure.restate) == ((), {AUDITED: ()}, None)

@@ -6,11 +6,13 @@ import pytest
 from unit.builders import fqn
 
 from dg_sqlmesh_component.config.run_config import (
+    RestateConfig,
     SQLMeshRunConfig,
     chosen_environment,
     config_of_run,
     refuse_blank_bounds,
     refuse_options_without_effect,
+    refuse_restatement,
     sanitized_environment,
 )
 from dg_sqlmesh_component.protocol import messages as msg
@@ -26,6 +28,8 @@ EVERYTHING: dict[str, Any] = {
     "dry_run": True,
 }
 """Every option, none with its default."""
+
+RESTATE = RestateConfig(start="2026-01-01", end="2026-01-02")
 
 
 def test_default_run_config() -> None:
@@ -66,29 +70,19 @@ def test_environment_is_declared_or_allowed(asked_for: str | None, allowed: list
     assert chosen_environment(SQLMeshRunConfig(environment=asked_for), "prod", allowed) == environment
 
 
-@pytest.mark.parametrize(
-    ("asked_for", "allowed", "names"),
-    [
-        ("dev", [], "prod"),
-        ("dev", ["dev_*", "pr_*"], "prod, dev_*, pr_*"),
-        ("my_dev", ["dev"], "prod, dev"),
-        ("dev_2", ["dev"], "prod, dev"),
-        ("PR_17", ["pr_*"], "prod, pr_*"),
-        ("pr-17", ["pr_*"], "prod, pr_*"),
-        ("prod ", ["dev"], "prod, dev"),
-        ("", ["dev"], "prod, dev"),
-    ],
-    ids=[
-        "none is allowed",
-        "only others are allowed",
-        "ends like an allowed one",
-        "starts like an allowed one",
-        "in another case",
-        "in other characters",
-        "almost the declared one",
-        "empty name",
-    ],
-)
+NOT_ALLOWED = {
+    "none is allowed": ("dev", [], "prod"),
+    "only others are allowed": ("dev", ["dev_*", "pr_*"], "prod, dev_*, pr_*"),
+    "ends like an allowed one": ("my_dev", ["dev"], "prod, dev"),
+    "starts like an allowed one": ("dev_2", ["dev"], "prod, dev"),
+    "in another case": ("PR_17", ["pr_*"], "prod, pr_*"),
+    "in other characters": ("pr-17", ["pr_*"], "prod, pr_*"),
+    "almost the declared one": ("prod ", ["dev"], "prod, dev"),
+    "empty name": ("", ["dev"], "prod, dev"),
+}
+
+
+@pytest.mark.parametrize(("asked_for", "allowed", "names"), NOT_ALLOWED.values(), ids=NOT_ALLOWED)
 def test_environment_that_is_not_allowed_is_refused(asked_for: str, allowed: list[str], names: str) -> None:
     with pytest.raises(ConfigurationError) as refusal:
         chosen_environment(SQLMeshRunConfig(environment=asked_for), "prod", allowed)
@@ -156,8 +150,9 @@ def test_skip_janitor_false_is_refused_outside_of_prod(runs_models: bool) -> Non
         ({"skip_janitor": False}, "skip_janitor"),
         ({"over_budget": True}, "over_budget"),
         (EVERYTHING, "ignore_cron and start and end and skip_janitor and dry_run"),
+        ({"restate": RESTATE}, "restate"),
     ],
-    ids=["ignore_cron", "start", "end", "skip_janitor", "over_budget", "everything"],
+    ids=["ignore_cron", "start", "end", "skip_janitor", "over_budget", "everything", "restate"],
 )
 def test_options_for_models_are_refused_if_only_checks_are_selected(options: dict[str, Any], names: str) -> None:
     config = SQLMeshRunConfig(**options)
@@ -168,6 +163,15 @@ def test_options_for_models_are_refused_if_only_checks_are_selected(options: dic
         "Select the assets too, or leave it out."
     )
     refuse_options_without_effect(config, "prod", runs_models=True)
+
+
+def test_restatement_must_be_allowed_and_takes_no_options_of_a_run() -> None:
+    config = SQLMeshRunConfig(restate=RESTATE, start="2026-01-01", ignore_cron=True)
+    refuse_restatement(config, is_allowed=True)
+    with pytest.raises(ConfigurationError, match="restate: true"):
+        refuse_restatement(config, is_allowed=False)
+    with pytest.raises(ConfigurationError, match="sets restate and ignore_cron and start"):
+        refuse_options_without_effect(config, "prod", runs_models=True)
 
 
 @pytest.mark.parametrize("options", [{}, {"environment": "dev"}], ids=["nothing", "an environment"])
@@ -187,39 +191,26 @@ def run_config_for(**parts: dict[str, Any]) -> dict[str, Any]:
     return {"ops": {part: {"config": config} for part, config in parts.items()}}
 
 
-@pytest.mark.parametrize(
-    ("run_config", "first", "second"),
-    [
-        (run_config_for(shop={"start": "a"}), RESOLVED, {"start": "a"}),
-        (run_config_for(shop_2={"start": "b"}), RESOLVED, RESOLVED),
-        (run_config_for(shop={"start": "a"}, shop_2={"start": "b"}), RESOLVED, RESOLVED),
-        (run_config_for(shop={"start": "a"}, shop_2={}), RESOLVED, RESOLVED),
-        (run_config_for(shop={}), RESOLVED, {}),
-        ({"ops": {"shop": {}}}, RESOLVED, {}),
-        (run_config_for(shop={"start": "a"}, shop_3={"start": "c"}), RESOLVED, {"start": "a"}),
-        (run_config_for(theirs={"start": "a"}), RESOLVED, RESOLVED),
-        ({"ops": {}}, RESOLVED, RESOLVED),
-        ({"execution": {}}, RESOLVED, RESOLVED),
-        ({}, RESOLVED, RESOLVED),
-    ],
-    ids=[
-        "to the first part",
-        "to this part",
-        "to each",
-        "to the first part, and an empty one to this part",
-        "an empty one to the first part",
-        "an op without config",
-        "to the first part and to a third",
-        "to another op",
-        "no op",
-        "something else",
-        "nothing",
-    ],
-)
+CONFIG_OF_PARTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "to the first part": (run_config_for(shop={"start": "a"}), {"start": "a"}),
+    "to this part": (run_config_for(shop_2={"start": "b"}), RESOLVED),
+    "to each": (run_config_for(shop={"start": "a"}, shop_2={"start": "b"}), RESOLVED),
+    "to the first part, and an empty one to this part": (run_config_for(shop={"start": "a"}, shop_2={}), RESOLVED),
+    "an empty one to the first part": (run_config_for(shop={}), {}),
+    "an op without config": ({"ops": {"shop": {}}}, {}),
+    "to the first part and to a third": (run_config_for(shop={"start": "a"}, shop_3={"start": "c"}), {"start": "a"}),
+    "to another op": (run_config_for(theirs={"start": "a"}), RESOLVED),
+    "no op": ({"ops": {}}, RESOLVED),
+    "something else": ({"execution": {}}, RESOLVED),
+    "nothing": ({}, RESOLVED),
+}
+
+
+@pytest.mark.parametrize(("run_config", "second"), CONFIG_OF_PARTS.values(), ids=CONFIG_OF_PARTS)
 def test_config_of_the_first_part_applies_to_parts_without_config(
-    run_config: dict[str, Any], first: dict[str, Any], second: dict[str, Any]
+    run_config: dict[str, Any], second: dict[str, Any]
 ) -> None:
-    assert config_of_run(run_config, "shop", "shop", RESOLVED) == first
+    assert config_of_run(run_config, "shop", "shop", RESOLVED) == RESOLVED
     assert config_of_run(run_config, "shop_2", "shop", RESOLVED) == second
 
 

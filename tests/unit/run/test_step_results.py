@@ -39,6 +39,7 @@ from dg_sqlmesh_component.run.step_results import StepResults
 NOW = days(5, 5)[1]
 D1 = days(1, 1)
 STAGING = fqn("staging.orders")
+ENDED = "SQLMesh's process ended before it was done."
 
 Story = Callable[[Ledger, StepRecords, StepResults], Iterator[Any]]
 """What a step does, with the objects that it has."""
@@ -76,6 +77,18 @@ def run_of(
 def reports(ledger: Ledger, results: StepResults, events: Iterable[msg.Event]) -> Iterator[Any]:
     for event in events:
         yield from results.report(ledger.feed(event))
+
+
+def reporting(*events: msg.Event, death: str | None = None) -> Story:
+    """Return the story of a step that reports these events. `death` is why the worker has died after them."""
+
+    def story(ledger: Ledger, records: StepRecords, results: StepResults) -> Iterator[Any]:
+        yield from reports(ledger, results, events)
+        if death:
+            yield from results.report(ledger.close(death))
+        yield from results.fill_in()
+
+    return story
 
 
 # -- data computed outside of Dagster --------------------------------------------------------------
@@ -129,10 +142,7 @@ def test_model_that_is_computed_again_after_a_plan_is_reported_again(instance: d
     first = [opened(ORDERS), ONE_BATCH, audited("recent", D1), replace(batch(0, D1), at=NOW - 1)]
     second = [EMPTY_PLAN, changed, ONE_BATCH, audited("recent", D1, 2), *ends]
 
-    def story(ledger: Ledger, records: StepRecords, results: StepResults) -> Iterator[Any]:
-        yield from reports(ledger, results, [*first, *second])
-
-    run = run_of(instance, manifest(*SHOP.models, selected=["core.orders"]), story)
+    run = run_of(instance, manifest(*SHOP.models, selected=["core.orders"]), reporting(*first, *second))
     versions = [
         version_of(event.event_specific_data.materialization)
         for event in run.events(dg.DagsterEventType.ASSET_MATERIALIZATION)
@@ -161,15 +171,10 @@ def test_audit_of_a_failed_run_still_warns_of_older_rows_that_have_failed(
         ]
         coverage = msg.IntervalCoverage(ORDERS, days(1, day))
         failure = [audited("not_null", interval, 3), raised(0, interval), AUDITS, coverage, FAILED]
-
-        def story(ledger: Ledger, records: StepRecords, results: StepResults) -> Iterator[Any]:
-            if fails and is_killed:
-                yield from reports(ledger, results, begin)
-                yield from results.report(ledger.close("SQLMesh's process ended before it was done."))
-            else:
-                end = failure if fails else [coverage, batch(0, interval), SUCCEEDED]
-                yield from reports(ledger, results, [*begin, *end])
-
+        if fails and is_killed:
+            story = reporting(*begin, death=ENDED)
+        else:
+            story = reporting(*begin, *(failure if fails else [coverage, batch(0, interval), SUCCEEDED]))
         return run_of(instance, SHOP, story).checks["core/orders:recent"]
 
     compute(1, failing_rows=2)
@@ -206,7 +211,7 @@ def test_known_failure_of_a_dbt_test_of_several_models_fails_no_run(instance: dg
     [
         (opened(missing=(ORDERS,)), "Not promoted in environment prod"),
         (msg.NodeAudited(ORDERS, (), "Nothing has been computed yet."), "Nothing has been computed yet."),
-        (audited("not_null", D1), "SQLMesh's process ended before it was done."),
+        (audited("not_null", D1), ENDED),
     ],
     ids=["not promoted", "not computed", "killed"],
 )
@@ -217,12 +222,7 @@ def test_check_executed_alone_that_is_not_evaluated_has_the_reason_or_its_last_r
     evaluated = [audited("recent", D1, 2), msg.NodeAudited(ORDERS, (), None, at=NOW)]
 
     def run(*events: msg.Event) -> dict[str, dg.AssetCheckEvaluation]:
-        def story(ledger: Ledger, records: StepRecords, results: StepResults) -> Iterator[Any]:
-            yield from reports(ledger, results, events)
-            yield from results.report(ledger.close("SQLMesh's process ended before it was done."))
-            yield from results.fill_in()
-
-        return run_of(instance, SHOP, story, audit_only=[ORDERS]).checks
+        return run_of(instance, SHOP, reporting(*events, death=ENDED), audit_only=[ORDERS]).checks
 
     not_evaluated = run(failure)["core/orders:recent"]
     run(*evaluated)
@@ -246,19 +246,10 @@ def test_result_is_repeated_for_a_model_that_was_not_reached_unless_it_is_about_
 ) -> None:
     """The new table may be empty, and a green check would say that its rows are right."""
     passed = replace(audited("recent", D1), audited_data=msg.AuditedData("3117", "4001"))
-
-    def executes(ledger: Ledger, records: StepRecords, results: StepResults) -> Iterator[Any]:
-        events = [opened(ORDERS), ONE_BATCH, passed, msg.IntervalCoverage(ORDERS, D1), batch(0, D1), SUCCEEDED]
-        yield from reports(ledger, results, events)
-
-    def is_killed(ledger: Ledger, records: StepRecords, results: StepResults) -> Iterator[Any]:
-        promoted = {ORDERS: replace(PROMOTED, version=version)}
-        begin = replace(opened(STAGING), promoted={STAGING: PROMOTED, **promoted})
-        yield from reports(ledger, results, [begin, msg.EvaluationPlanned({STAGING: (D1,), ORDERS: (D1,)})])
-        yield from reports(ledger, results, [batch(0, D1, node=STAGING)])
-        yield from results.report(ledger.close("SQLMesh's process was killed."))
-        yield from results.fill_in()
-
+    executes = reporting(opened(ORDERS), ONE_BATCH, passed, msg.IntervalCoverage(ORDERS, D1), batch(0, D1), SUCCEEDED)
+    begin = replace(opened(STAGING), promoted={STAGING: PROMOTED, ORDERS: replace(PROMOTED, version=version)})
+    plan = msg.EvaluationPlanned({STAGING: (D1,), ORDERS: (D1,)})
+    is_killed = reporting(begin, plan, batch(0, D1, node=STAGING), death="SQLMesh's process was killed.")
     assert run_of(instance, SHOP, executes).checks["core/orders:recent"].passed
     check = run_of(instance, SHOP, is_killed).checks["core/orders:recent"]
     assert str(check.description).startswith(result)
@@ -279,10 +270,8 @@ def test_status_that_is_not_about_the_data_is_not_repeated_although_nothing_was_
     instance: dg.DagsterInstance, events: list[msg.Event], is_of_checks: bool, has_failed_before: bool
 ) -> None:
     def run(events: list[msg.Event], audit_only: Collection[str]) -> dg.AssetCheckEvaluation:
-        def story(ledger: Ledger, records: StepRecords, results: StepResults) -> Iterator[Any]:
-            yield from reports(ledger, results, events)
-
-        return run_of(instance, SHOP, story, audit_only).checks["core/orders:sqlmesh_execution_status"]
+        checks = run_of(instance, SHOP, reporting(*events), audit_only).checks
+        return checks["core/orders:sqlmesh_execution_status"]
 
     if has_failed_before:
         run([opened(ORDERS), ONE_BATCH, raised(0, D1), DIVISION, FAILED], [])
@@ -296,10 +285,7 @@ def test_dry_run_repeats_the_status_of_a_model_that_is_not_promoted_as_what_an_e
     instance: dg.DagsterInstance,
 ) -> None:
     """A plan may have promoted it since. The first result is an ordinary one: nobody has been alerted yet."""
-
-    def story(ledger: Ledger, records: StepRecords, results: StepResults) -> Iterator[Any]:
-        yield from reports(ledger, results, [opened(missing=(ORDERS,)), SUCCEEDED])
-
+    story = reporting(opened(missing=(ORDERS,)), SUCCEEDED)
     first = run_of(instance, SHOP, story).checks["core/orders:sqlmesh_execution_status"]
     check = dg.AssetCheckKey(first.asset_key, first.check_name)
     again = shown_evaluations(instance, [check], "this was a dry run", "the dry run")[check]

@@ -1,4 +1,4 @@
-"""The crons of schedules, and the attributes of `schedule`."""
+"""The crons of schedules."""
 
 from dataclasses import replace
 from datetime import datetime
@@ -8,7 +8,6 @@ from zoneinfo import ZoneInfo
 import pytest
 from unit.builders import model
 
-from dg_sqlmesh_component.config.scheduling import Schedule
 from dg_sqlmesh_component.dagster_internals.assets import cron_ticks
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.manifest import Model
@@ -51,41 +50,9 @@ def test_models_have_ticked_since_the_previous_tick_of_the_schedule(now: str, ti
     assert set(ticked_models(models, ["*/15 * * * *"], "UTC", time)) == ticked
 
 
-def test_tick_of_a_model_is_in_milliseconds() -> None:
-    now = datetime(2026, 3, 1, 2, 0, tzinfo=ZoneInfo("Europe/Berlin"))
-    ticked = ticked_models({"hourly": with_cron("@hourly")}, ["@hourly"], "Europe/Berlin", now)
-    assert ticked == {"hourly": int(now.timestamp() * 1000)}
-
-
 @pytest.mark.parametrize("cron", ["30 2 * * *", "@hourly"])
 def test_model_has_ticked_at_every_tick_of_its_schedule_when_clocks_change(cron: str) -> None:
     models = {"own": with_cron(cron, "Europe/Berlin")}
     ticks = cron_ticks(cron, "Europe/Berlin", datetime(2026, 3, 1, tzinfo=ZoneInfo("Europe/Berlin")))
     for tick in takewhile(lambda tick: tick.month < 12, ticks):
         assert ticked_models(models, [cron], "Europe/Berlin", tick) == {"own": int(tick.timestamp() * 1000)}
-
-
-@pytest.mark.parametrize("cron", ["0 6 * * *", "@daily", "*/5 * * * 1-5"])
-def test_cron_expressions_and_aliases_are_accepted(cron: str) -> None:
-    assert Schedule(cron=cron).cron == cron
-
-
-@pytest.mark.parametrize(
-    ("attributes", "error"),
-    [
-        ({"cron": "every day"}, "`schedule.cron` in defs.yaml is 'every day', which Dagster does not accept as a cron"),
-        (
-            {"cron": "0 0 31 2 *"},
-            "`schedule.cron` in defs.yaml is '0 0 31 2 *', which Dagster does not accept as a cron",
-        ),
-        ({"cron": "0 0 6 * * *"}, "Write five fields"),
-        ({"timezone": "Europe/Berlin"}, "Set `schedule.cron` too, or remove `schedule.timezone`"),
-        ({"cron": "@daily", "timezone": "Berlin"}, "`schedule.timezone` in defs.yaml is 'Berlin', which is no time"),
-        ({"cron": "@daily", "timezone": "Europe"}, "`schedule.timezone` in defs.yaml is 'Europe', which is no time"),
-        ({"default_status": "ON"}, "`schedule.default_status` in defs.yaml is 'ON'"),
-    ],
-)
-def test_wrong_attribute_is_an_error_that_says_what_to_write(attributes: dict[str, str], error: str) -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        Schedule(**attributes)  # type: ignore[arg-type]
-    assert error in str(caught.value)

@@ -1,16 +1,11 @@
-"""The changes of plans between two ticks, and the attributes of `polling_sensor`."""
-
-from datetime import timedelta
-from typing import Any
+"""The changes of plans between two ticks."""
 
 import dagster as dg
 import pytest
 from unit.builders import fqn, manifest, model, project_assets
 
-from dg_sqlmesh_component.config.scheduling import PollingSensor
 from dg_sqlmesh_component.history.stored_record import INTERNAL
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import short_hash
 from dg_sqlmesh_component.sensor.plans import CURSOR, LastPlan, PlanChanges, difference
 
@@ -104,24 +99,3 @@ def test_difference_of_definitions_and_environment_is_named() -> None:
     a, b = (assets.models[fqn(name)] for name in ("t.a", "t.b"))
     same = {found.fqn: msg.PromotedVersion("1", found.data_hash, found.metadata_hash) for found in (a, b)}
     assert difference(assets, same, "prod", set()) is None
-
-
-@pytest.mark.parametrize(
-    ("attributes", "minutes"), [({}, 5), ({"interval": 600}, 10), ({"interval": "10m"}, 10)], ids=str
-)
-def test_interval_is_five_minutes_or_a_number_of_seconds_or_text(attributes: dict[str, Any], minutes: int) -> None:
-    assert PollingSensor(**attributes).interval == timedelta(minutes=minutes)
-
-
-@pytest.mark.parametrize(
-    ("attributes", "error"),
-    [
-        ({"interval": "often"}, "`polling_sensor.interval` in defs.yaml is 'often'. Write seconds, or text such as"),
-        ({"interval": 5}, "Dagster evaluates sensors every 30 seconds at most. Write a longer interval"),
-        ({"default_status": "ON"}, "`polling_sensor.default_status` in defs.yaml is 'ON'"),
-    ],
-)
-def test_wrong_attribute_of_the_sensor_is_named(attributes: dict[str, Any], error: str) -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        PollingSensor(**attributes)
-    assert error in str(caught.value)
