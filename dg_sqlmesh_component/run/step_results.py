@@ -138,7 +138,7 @@ class StepResults:
             yield observation(self._wording, outcome, recorded, allows_restatement=allows_restatement)
         if self._is_observed(outcome) or not self._is_only_step:
             yield from self._check_results(outcome, earlier)
-        elif outcome.coverage is not None and (outcome.coverage.late or self._was_late(outcome.fqn)):
+        elif self._may_change_late_data(outcome):
             yield from self._late_data(outcome)
         is_materialized = materializes and self._wording.is_declared
         if is_asset and self.records.is_selected(outcome.fqn) and not is_materialized:
@@ -182,8 +182,12 @@ class StepResults:
                 if may_block and "sqlmesh/carried_over" in result.metadata and earlier[check].is_blocking_failure:
                     self.known_failures.append(self._wording.known_failure(outcome.fqn, check.name, earlier[check]))
 
-    def _was_late(self, fqn: str) -> bool:
-        return self.records.compared is not None and self.records.compared.was_late(fqn)
+    def _may_change_late_data(self, outcome: NodeOutcome) -> bool:
+        """Whether the last result of the check for late data may say something else than the next one."""
+        is_late = outcome.coverage is not None and bool(outcome.coverage.late)
+        was_late = self.records.compared is not None and self.records.compared.was_late(outcome.fqn)
+        # A version that somebody else has computed was never compared: the last result is of the version before.
+        return is_late or was_late or outcome.fqn in self.records.materialized_outside
 
     def _late_data(self, outcome: NodeOutcome | AuditOnlyOutcome) -> Iterator[dg.AssetCheckResult]:
         """The check for late data, if the intervals of the model were compared with the loads of its sources."""

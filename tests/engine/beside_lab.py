@@ -104,7 +104,7 @@ class Warehouse:
 
     def run(self, *assets: str, **config: Any) -> RunRecord:
         """Run all assets or some, with a config of the run."""
-        options = {"assets": [*assets]} if assets else {}
+        options: dict[str, Any] = {"assets": [*assets]} if assets else {}
         return self.shop.launch(ops={"sqlmesh_shop": config}, **options).succeeded()
 
     def restate_oldest(self) -> None:

@@ -68,6 +68,18 @@ def test_a_day_stays_late_although_the_janitor_merges_times_until_a_person_compu
     assert CHECK not in run(shop).checks
 
 
+def test_a_warning_ends_with_a_new_version_although_models_without_changes_are_not_recorded(new_shop: NewShop) -> None:
+    shop = late_shop(new_shop, execution={"record_unchanged": False})
+    load(shop, 2)
+    assert late_in(run(shop)) == day(2)
+    file = shop.project / "models" / "days.sql"
+    file.write_text(file.read_text().replace("SELECT day, n", "SELECT day, n + 1 AS n"))
+    shop.plan(at=None)
+    record = run(shop)
+    assert record.checks[CHECK].passed, record.checks
+    assert CHECK not in run(shop).checks
+
+
 def test_what_was_loaded_after_a_preview_is_late_when_its_version_is_promoted(new_shop: NewShop) -> None:
     """A run of the version before has compared a newer load, for its own table.
 

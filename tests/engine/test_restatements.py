@@ -510,7 +510,7 @@ def test_a_standalone_audit_is_evaluated_after_the_restatement_of_the_model_that
     shop.launch()
     (shop.project / "audits" / "alone.sql").write_text(ALONE.format(least=least))
     shop.plan(at=None)
-    selection = {"assets" if selects_check else "assets_without_checks": ["t/daily"]}
+    selection: Any = {"assets" if selects_check else "assets_without_checks": ["t/daily"]}
     run = shop.launch(ops=restate(*map(ago, days)), **selection)
     assert set(run.materializations) == {"t/daily"}
     assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures  # as if the check was executed alone
