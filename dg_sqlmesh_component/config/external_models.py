@@ -91,7 +91,8 @@ def _as_key(rendered: object, where: str, hint: str = "") -> dg.AssetKey:
     """
     key = rendered if isinstance(rendered, dg.AssetKey) else dg.AssetKey.from_user_string(str(rendered))
     if not all(key.path):
-        raise ConfigurationError(f"{where} gives the asset key {str(rendered)!r}, which has an empty part.{hint}")
+        shown = key.to_user_string()
+        raise ConfigurationError(f"{where} gives the asset key {shown!r}, which has an empty part.{hint}")
     return key
 
 

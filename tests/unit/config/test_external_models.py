@@ -7,7 +7,7 @@ import pytest
 from dagster.components.resolved.errors import ResolutionException
 from unit.builders import external_models, model, translator
 
-from dg_sqlmesh_component.config.external_models import ExternalModels, ExternalTable
+from dg_sqlmesh_component.config.external_models import ExternalModels, ExternalTable, Wait, matching_tables
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.manifest import Model
 
@@ -82,7 +82,7 @@ def test_template_key_with_an_empty_part_is_refused(template: str, fqn: str, tex
 
 
 def test_key_with_an_empty_part_returned_by_a_function_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="which has an empty part"):
+    with pytest.raises(ConfigurationError, match="gives the asset key 'raw/', which has an empty part"):
         rendered_key("{{ landed() }}", EVENTS, landed=lambda: dg.AssetKey(["raw", ""]))
 
 
@@ -230,3 +230,39 @@ def test_keys_refuse_models_that_are_no_external_tables_of_a_model(other: Model)
     orders = model("core.orders", reads=[] if other.is_external else ["staging.orders"])
     with pytest.raises(ConfigurationError, match=r"names 'staging\.orders', but no model .* The project has none"):
         translator(orders, other, external_models=external_models(keys={"staging.orders": "dlt/orders"}))
+
+
+ORDERS, ITEMS, OTHER = '"db"."raw"."orders"', '"db"."raw"."Items"', '"db"."other"."orders"'
+
+
+@pytest.mark.parametrize(
+    ("patterns", "found"),
+    [
+        (["raw.orders"], [ORDERS]),
+        (["DB.Raw.Orders"], [ORDERS]),
+        (['"raw"."items"'], [ITEMS]),
+        (["orders"], [ORDERS, OTHER]),
+        (["*.orders", "raw.*"], [ORDERS, OTHER, ITEMS]),
+        (["db.*"], [ORDERS, ITEMS, OTHER]),
+        ([], []),
+    ],
+)
+def test_tables_match_a_name_or_pattern_with_or_without_catalog_and_quotes(
+    patterns: list[str], found: list[str]
+) -> None:
+    tables = [ORDERS, ITEMS, OTHER]
+    assert matching_tables(patterns, tables, "restate.jobs") == found
+    assert [table for table in tables if Wait(tables=patterns or None).has(table)] == sorted(
+        found or tables, key=tables.index
+    )
+
+
+def test_a_pattern_that_matches_no_table_is_refused_with_similar_names() -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        Wait(tables=["raw.*", "raw.order"]).refuse_unknown([ORDERS, OTHER])
+    assert str(refusal.value) == (
+        "`external_models.wait.tables` in defs.yaml names 'raw.order', but no model reads an external table of that "
+        "name. Did you mean raw.orders or other.orders?"
+    )
+    Wait(tables=["raw.*"]).refuse_unknown([ORDERS, OTHER])
+    Wait().refuse_unknown([])
