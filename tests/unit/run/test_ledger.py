@@ -282,7 +282,9 @@ def test_model_runs_from_its_first_batch_until_its_last_one_ends_or_sqlmesh_star
 
 def test_model_is_up_to_date_once_sqlmesh_reports_it() -> None:
     ledger = Ledger([STAGING, ORDERS])
-    ledger.feed(msg.NodeIdle(STAGING, "done"))
+    done = msg.NodeIdle(STAGING, "done")
+    ledger.feed(done)
+    assert (ledger.idle(STAGING), ledger.idle(ORDERS)) == (done, None)
     nodes_up_to_date = [fqn for fqn in (STAGING, ORDERS, REVENUE) if ledger.is_up_to_date(fqn)]
     ledger.feed(SUCCEEDED)
     assert nodes_up_to_date == [STAGING] == [fqn for fqn in (STAGING, ORDERS, REVENUE) if ledger.is_up_to_date(fqn)]
