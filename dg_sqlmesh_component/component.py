@@ -21,10 +21,11 @@ from dg_sqlmesh_component.config.attribute_types import Selection, selectors
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.mappings import Variables
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig
+from dg_sqlmesh_component.config.scheduling import off_in_branch_deployment
 from dg_sqlmesh_component.config.schema import with_named_errors
 from dg_sqlmesh_component.dagster_internals.steps import was_started_for_a_step_of
 from dg_sqlmesh_component.definitions.build_assets import build_assets
-from dg_sqlmesh_component.definitions.code_location import CodeLocation, component_label
+from dg_sqlmesh_component.definitions.code_location import CodeLocation, component_label, ticking_names
 from dg_sqlmesh_component.definitions.op import ComponentOp, Compute
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets, key_of_model, selected, selected_models
 from dg_sqlmesh_component.definitions.settings import Settings
@@ -279,10 +280,14 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         self._settings = settings = Settings(self, assets, op_name, pool, *tags, code_location.models)
         code_location.add(label, op_name, assets.specs)
         definitions = [dg.Definitions(assets=[op, *code_location.external_assets(label, assets.external_specs)])]
+        turned_off = []
         for attribute, build in _BUILDERS.items():
             if (configured := getattr(self, attribute)) is not None:
-                definitions.append(build(configured, settings))
+                deployed = off_in_branch_deployment(configured)
+                definitions.append(build(deployed, settings))
                 code_location.add_definitions(label, "op.name", definitions[-1])
+                turned_off += ticking_names(definitions[-1]) if deployed is not configured else []
+        code_location.log_turned_off(label, turned_off)
         definitions.append(self._backfill_jobs(settings, op, compute))
         code_location.add_definitions(label, "restate.jobs.name", definitions[-1])
         return dg.Definitions.merge(*definitions)

@@ -1,8 +1,9 @@
 """The attributes of `defs.yaml` that have Dagster's daemon do something: `schedule`, `polling_sensor` and `janitor`."""
 
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import dagster as dg
 
@@ -17,7 +18,7 @@ DefaultStatus: TypeAlias = Annotated[
     Literal["RUNNING", "STOPPED"],
     described(
         'RUNNING: on, unless somebody has turned it off in Dagster. STOPPED: turn it on under "Automation" in '
-        "Dagster's UI. Default: STOPPED.",
+        "Dagster's UI. A branch deployment of Dagster+ ignores RUNNING. Default: STOPPED.",
         "RUNNING",
     ),
 ]
@@ -114,6 +115,17 @@ class Janitor(Attributes, path="janitor"):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_cron_and_time_zone("janitor", self.cron, self.timezone)
+
+
+def off_in_branch_deployment(configured: Any) -> Any:
+    """The attribute as it is in this deployment: STOPPED in a branch deployment of Dagster+, which would run prod.
+
+    Args:
+        configured: An attribute of `defs.yaml`. One that has nothing RUNNING is returned itself.
+    """
+    is_branch = os.environ.get("DAGSTER_CLOUD_IS_BRANCH_DEPLOYMENT") == "1"
+    is_running = getattr(configured, "default_status", None) == "RUNNING"
+    return replace(configured, default_status="STOPPED") if is_branch and is_running else configured
 
 
 def _check_cron_and_time_zone(attribute: str, cron: str, time_zone: str | None) -> None:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals.assets import shared_in_code_location
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
-from dg_sqlmesh_component.protocol.formatting import block
+from dg_sqlmesh_component.protocol.formatting import block, listed
 
 
 class CodeLocation:
@@ -47,8 +47,8 @@ class CodeLocation:
             self._add_name(component, attribute, "job or op", job.name)
             for op in job.graph.node_defs if isinstance(job, dg.JobDefinition) else ():
                 self._add_name(component, attribute, "job or op", op.name)
-        for ticking in (*(definitions.schedules or ()), *(definitions.sensors or ())):
-            self._add_name(component, attribute, "schedule or sensor", ticking.name)
+        for name in ticking_names(definitions):
+            self._add_name(component, attribute, "schedule or sensor", name)
 
     def _add_name(self, component: str, attribute: str, kind: str, name: str) -> None:
         """Register a name. Dagster does not accept two of one kind, and does not name the attributes that set them."""
@@ -105,6 +105,14 @@ class CodeLocation:
                 "variable, the gateway or the environment differently too."
             )
 
+    def log_turned_off(self, component: str, names: Sequence[str]) -> None:
+        """Name the schedules and sensors of a component that are off because this is a branch deployment."""
+        if names:
+            _LOGGER.warning(
+                f"{component}: off in this branch deployment, although `default_status` is RUNNING: {listed(names)}. "
+                'Turn them on under "Automation" if this branch may run them.'
+            )
+
     def _add_produced(self, component: str, spec: dg.AssetSpec) -> None:
         owner = self._owners.setdefault(spec.key, component)
         if owner != component:
@@ -141,6 +149,11 @@ def component_label(context: dg.ComponentLoadContext) -> str:
     path = os.path.relpath(context.component_path.file_path, context.project_root)
     instance = context.component_path.instance_key
     return f"{path} ({instance})" if instance else path
+
+
+def ticking_names(definitions: dg.Definitions) -> list[str]:
+    """The names of the schedules and sensors."""
+    return [ticking.name for ticking in (*(definitions.schedules or ()), *(definitions.sensors or ()))]
 
 
 def _identities(spec: dg.AssetSpec) -> list[dg.AssetKey | str]:

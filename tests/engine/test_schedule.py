@@ -475,3 +475,36 @@ def test_schedule_has_the_configured_cron_time_zone_and_status(new_shop: NewShop
         dg.DefaultScheduleStatus.RUNNING,
         f"{SCHEDULE.removesuffix('_schedule')}_job",
     )
+
+
+@pytest.mark.parametrize("is_branch", [False, True])
+def test_branch_deployment_turns_off_each_schedule_and_sensor_and_says_so_once(
+    new_shop: NewShop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, is_branch: bool
+) -> None:
+    """With the variables of prod, they would run prod from the branch."""
+    if is_branch:
+        monkeypatch.setenv("DAGSTER_CLOUD_IS_BRANCH_DEPLOYMENT", "1")
+    running = {"default_status": "RUNNING"}
+    shop = new_shop(
+        SMALL,
+        planned_at=None,
+        schedule={**running, "on_sources": True},
+        external_models={"wait": True},
+        polling_sensor=running,
+        janitor=running,
+    )
+    repository = shop.refresh().get_repository_def()
+    op = SCHEDULE.removesuffix("_schedule")
+    names = [SCHEDULE, f"{SCHEDULE}_on_sources", f"{op}_sensor", f"{op}_janitor_schedule"]
+    statuses = {of.name: of.default_status.value for of in repository.schedule_defs}
+    statuses |= {of.name: of.default_status.value for of in repository.sensor_defs}
+    assert statuses == dict.fromkeys(names, "STOPPED" if is_branch else "RUNNING")
+    lines = [line for line in caplog.messages if "branch" in line]
+    assert lines == (
+        [
+            f"{shop.root.name}/defs/shop: off in this branch deployment, although `default_status` is "
+            f'RUNNING: {", ".join(names)}. Turn them on under "Automation" if this branch may run them.'
+        ]
+        if is_branch
+        else []
+    )

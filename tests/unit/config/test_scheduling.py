@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dg_sqlmesh_component.config.scheduling import Janitor, PollingSensor, Schedule
+from dg_sqlmesh_component.config.scheduling import Janitor, PollingSensor, Schedule, off_in_branch_deployment
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 
@@ -41,3 +41,20 @@ def test_interval_is_five_minutes_or_a_number_of_seconds_or_text(attributes: dic
 def test_wrong_attribute_is_an_error_that_says_what_to_write(of: type, attributes: dict[str, Any], error: str) -> None:
     with pytest.raises(ConfigurationError, match=error):
         of(**attributes)
+
+
+def test_only_an_attribute_that_runs_something_is_turned_off_and_only_in_a_branch_deployment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    running = [
+        Schedule("RUNNING", cron="@daily"),
+        PollingSensor(default_status="RUNNING"),
+        Janitor(default_status="RUNNING"),
+    ]
+    others = [Schedule(), PollingSensor(), True]
+    for value in ("", "0"):
+        monkeypatch.setenv("DAGSTER_CLOUD_IS_BRANCH_DEPLOYMENT", value)
+        assert all(off_in_branch_deployment(of) is of for of in [*running, *others])
+    monkeypatch.setenv("DAGSTER_CLOUD_IS_BRANCH_DEPLOYMENT", "1")
+    assert all(off_in_branch_deployment(of) is of for of in others)
+    assert [off_in_branch_deployment(of) for of in running] == [Schedule(cron="@daily"), PollingSensor(), Janitor()]
