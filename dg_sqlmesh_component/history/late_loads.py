@@ -244,10 +244,12 @@ class LoadComparison:
             return Compared(newest, tuple(late), self.at, before.reads, of)
         return Compared(newest, merged([*late, *again]), round(time.time() * 1000), before.reads, of)
 
-    def newest_loads(self, models_by_range: Mapping[msg.Interval, Collection[str]]) -> dict[msg.Interval, int]:
-        """By range, the storage id of the newest load of the models' sources whose window overlaps it; 0 without one.
+    def newest_loads(
+        self, models_by_range: Mapping[msg.Interval, Collection[str]]
+    ) -> dict[msg.Interval, tuple[int, int] | None]:
+        """By range, the newest load of the models' sources whose window overlaps it; None without one.
 
-        The loads of each source are read once.
+        It is a storage id and an instant, because SQLite may give an id again. The loads of each source are read once.
         """
         models = {fqn for of_range in models_by_range.values() for fqn in of_range}
         loaders = {fqn: self.source_loads.loaders(self.tables_of(fqn))[0] for fqn in models}
@@ -256,13 +258,13 @@ class LoadComparison:
         return {
             (start, end): max(
                 (
-                    load.storage_id
+                    (load.storage_id, load.at)
                     for fqn in of_range
                     for loader in loaders[fqn]
                     for load in last[loader.key]
                     if load.window[0] < end and start < load.window[1]
                 ),
-                default=0,
+                default=None,
             )
             for (start, end), of_range in models_by_range.items()
         }

@@ -103,7 +103,7 @@ class LatestLoad:
     """The last materialization of an asset that loads a table, and the last result of its blocking checks."""
 
     asset: dg.AssetKey
-    mark: str  # another text after each of them
+    mark: str  # another text after each of them, also if Dagster gives a storage id again
     at: int  # the instant of the last one, in epoch milliseconds
 
 
@@ -121,8 +121,10 @@ def _latest_load(
     loader: Loader, last: dg.EventLogRecord, results: Mapping[dg.AssetCheckKey, CheckRecord]
 ) -> LatestLoad:
     of_checks = [results[check] for check in loader.blocking_checks if check in results]
-    mark = " ".join(map(str, [last.storage_id, *(result.id for result in of_checks)]))
     evaluated = [result.event.timestamp for result in of_checks if result.event is not None]
+    # SQLite gives an id again after the newest run was deleted, or the event log was emptied. An instant never returns.
+    ids = [last.storage_id, *(result.id for result in of_checks)]
+    mark = " ".join(map(str, [*ids, last.timestamp, *evaluated]))
     return LatestLoad(loader.key, mark, round(max([last.timestamp, *evaluated]) * 1000))
 
 

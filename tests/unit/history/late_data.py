@@ -16,6 +16,13 @@ def _nothing() -> None: ...
 
 def loads_of(instance: dg.DagsterInstance, models: Mapping[str, Iterable[str]]) -> SourceLoads:
     """Return the comparison of models, each with the tables that it reads, which are loaded by day."""
+    found = source_loads(instance, *component_of(models))
+    assert found is not None
+    return found
+
+
+def component_of(models: Mapping[str, Iterable[str]]) -> tuple[dg.RepositoryDefinition, Settings]:
+    """Return a component of models, each with the tables that it reads, and the assets that load these by day."""
     readers = [
         model(f"core.{name}", reads=[f"raw.{table}" for table in tables], kind="INCREMENTAL_BY_TIME_RANGE")
         for name, tables in models.items()
@@ -28,6 +35,4 @@ def loads_of(instance: dg.DagsterInstance, models: Mapping[str, Iterable[str]]) 
     ]
     of_component = attributes(external_models=external)
     settings = Settings(of_component, assets, "sqlmesh_shop", "pool", "shop_1", "shop", frozenset(assets.specs))
-    found = source_loads(instance, dg.Definitions(assets=loaders).get_repository_def(), settings)
-    assert found is not None
-    return found
+    return dg.Definitions(assets=loaders).get_repository_def(), settings
