@@ -16,9 +16,9 @@ import dagster as dg
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.history.active_runs import ActiveRun
-from dg_sqlmesh_component.history.stored_record import StoredRecord, internal, stored_record
+from dg_sqlmesh_component.history.stored_record import StoredRecord, internal, internal_part, stored_record
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.intervals import merged
+from dg_sqlmesh_component.protocol.intervals import merged, subtract
 
 _PAGE = 50
 """Events that one query reads. Usually the newest has a record."""
@@ -29,20 +29,27 @@ def record_metadata(environment: str, recorded: msg.RecordedData | None) -> dict
     if recorded is None:
         return {}
     hashes = (recorded.data_hash, recorded.metadata_hash, recorded.identifier)
-    return internal(record=StoredRecord(environment, recorded.version, recorded.up_to, hashes).line)
+    line = StoredRecord(environment, recorded.version, recorded.up_to, hashes).line
+    left = {"unmaterialized": [list(of) for of in recorded.unmaterialized]} if recorded.unmaterialized else {}
+    return internal(record=line, **left)
 
 
-def record_of(promoted: msg.PromotedVersion, up_to: int) -> msg.RecordedData:
+def record_of(
+    promoted: msg.PromotedVersion, up_to: int, unmaterialized: tuple[msg.Interval, ...] = ()
+) -> msg.RecordedData:
     """The record of a promoted version: everything that was computed until `up_to` (epoch milliseconds) is recorded."""
-    return msg.RecordedData(promoted.version, up_to, promoted.data_hash, promoted.metadata_hash, promoted.identifier)
+    hashes = promoted.data_hash, promoted.metadata_hash, promoted.identifier
+    return msg.RecordedData(promoted.version, up_to, *hashes, unmaterialized)
 
 
 def record_in(event: dg.EventLogRecord, environment: str) -> msg.RecordedData | None:
     of_asset = event.asset_materialization or event.asset_observation
     stored = stored_record(of_asset.metadata) if of_asset else None
-    if stored is None or stored.environment != environment or len(stored.hashes) == 1:
+    if of_asset is None or stored is None or stored.environment != environment or len(stored.hashes) != 3:
         return None
-    return msg.RecordedData(stored.version, stored.up_to, *stored.hashes)
+    data_hash, metadata_hash, identifier = stored.hashes
+    left = tuple((start, end) for start, end in internal_part(of_asset.metadata, "unmaterialized") or ())
+    return msg.RecordedData(stored.version, stored.up_to, data_hash, metadata_hash, identifier, left)
 
 
 def materialized_data(
@@ -108,6 +115,7 @@ class OutsideData:
     computed_by: str  # as in `ComputedData`, like the columns and the rows
     columns: Mapping[str, str]
     rows: int | None
+    unmaterialized: tuple[msg.Interval, ...] = ()  # as in `RecordedData`, before this data
 
     @property
     def record(self) -> msg.RecordedData:
@@ -125,9 +133,10 @@ def outside_data(
     outside, left_to_runs = [], []
     for data in compared:
         record, promoted = recorded.get(data.fqn), data.promoted
-        up_to = record.up_to if record and record.version == promoted.version else -1
+        is_same = record is not None and record.version == promoted.version
+        up_to, left = (record.up_to, record.unmaterialized) if record and is_same else (-1, ())
         if not data.ranges and record and up_to >= 0 and record.identifier != promoted.identifier:
-            outside.append(_outside(data, (), up_to))
+            outside.append(_outside(data, (), up_to, left))
         unrecorded = [(interval, at) for interval, at in data.ranges if at > up_to]
         ours = [(interval, at) for interval, at in unrecorded if any(run.has_computed(data.fqn, at) for run in active)]
         others = [found for found in unrecorded if found not in ours]
@@ -135,10 +144,12 @@ def outside_data(
             left_to_runs.append(data.fqn)
         if others:
             intervals, computed_at = merged(interval for interval, _ in others), max(at for _, at in others)
-            outside.append(_outside(data, intervals, computed_at))
+            outside.append(_outside(data, intervals, computed_at, subtract(left, intervals)))
     return outside, left_to_runs
 
 
-def _outside(data: msg.ComputedData, intervals: tuple[msg.Interval, ...], computed_at: int) -> OutsideData:
+def _outside(
+    data: msg.ComputedData, intervals: tuple[msg.Interval, ...], computed_at: int, left: tuple[msg.Interval, ...]
+) -> OutsideData:
     computed = data.coverage, data.computed_by, data.columns, data.rows
-    return OutsideData(data.fqn, data.promoted, intervals, computed_at, *computed)
+    return OutsideData(data.fqn, data.promoted, intervals, computed_at, *computed, left)

@@ -43,7 +43,7 @@ def outcome_metadata(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
         "dagster/row_count": outcome.row_count,
         "sqlmesh/seconds": outcome.duration_ms / 1000 if model else None,
         "sqlmesh/computed_intervals": model.interval_count(computed) if model else None,
-        **intervals_metadata(assets, outcome.fqn, outcome.intervals),
+        **intervals_metadata(assets, outcome.fqn, outcome.intervals, outcome.earlier_intervals),
         **coverage_metadata(outcome.coverage),
         "sqlmesh/bytes": outcome.bytes,
         "sqlmesh/batches": outcome.finished_batches if outcome.finished_batches > 1 else None,
@@ -82,9 +82,12 @@ def status_metadata(outcome: NodeOutcome) -> dict[str, Any]:
     return {**_error(outcome), **coverage_metadata(outcome.coverage if outcome.outcome.is_failure else None)}
 
 
-def intervals_metadata(assets: ProjectAssets, fqn: str, intervals: Sequence[msg.Interval]) -> dict[str, Any]:
-    """What was computed, as text; empty if nothing was."""
-    return {"sqlmesh/intervals": computed_text(assets, fqn, intervals)} if intervals else {}
+def intervals_metadata(
+    assets: ProjectAssets, fqn: str, intervals: Sequence[msg.Interval], earlier: Sequence[msg.Interval] = ()
+) -> dict[str, Any]:
+    """What was computed, as text; empty if nothing was. `earlier`: what failed or cancelled runs had computed."""
+    computed = {"sqlmesh/intervals": intervals, "sqlmesh/earlier_intervals": earlier}
+    return {key: computed_text(assets, fqn, of) for key, of in computed.items() if of}
 
 
 def audit_metadata(audit: AuditResult, *, of_all_intervals: bool = False) -> dict[str, Any]:

@@ -143,6 +143,8 @@ class NodeOutcome:
     # The version that the environment has promoted; None if state was never read.
     promoted: msg.PromotedVersion | None = None
     intervals: tuple[msg.Interval, ...] = ()  # the intervals computed in this run; adjoining ones are merged
+    # Of a materialization: other intervals that failed or cancelled runs have computed since the last one.
+    earlier_intervals: tuple[msg.Interval, ...] = ()
     # Of a failed node: the planned intervals that were not computed; adjoining ones are merged.
     not_computed: tuple[msg.Interval, ...] = ()
     planned_batches: int = 0  # differs from `finished_batches` only if something went wrong

@@ -77,7 +77,7 @@ def outside_materialization(
             **of_outcome,
             "sqlmesh/origin": f"{origin}, at {computed_at}",
             **({} if data.rows is None else {"dagster/row_count": data.rows}),
-            **intervals_metadata(assets, data.fqn, data.intervals),
+            **intervals_metadata(assets, data.fqn, data.intervals, data.unmaterialized),
             **coverage_metadata(data.coverage),
             **column_metadata(assets, data.fqn, promoted, data.columns),
             **({"sqlmesh/unapplied_change": change} if change else {}),

@@ -77,7 +77,7 @@ class Wording:
         match outcome.outcome:
             case Outcome.EXECUTED:
                 computed = computed_text(self.assets, outcome.fqn, outcome.intervals)
-                return f"{name} was executed for {computed}.{self.others_waiting(outcome)}"
+                return f"{name} was executed for {computed}.{_earlier(outcome)}{self.others_waiting(outcome)}"
             case Outcome.UP_TO_DATE:
                 due = f" Next due at {utc_text(outcome.idle.next_due)}." if outcome.idle.next_due else ""
                 return f"{name} had nothing to do: {outcome.idle.reason}.{due}"
@@ -283,6 +283,13 @@ def computed_text(assets: ProjectAssets, fqn: str, intervals: Sequence[msg.Inter
     """What was computed of a node: its ranges, or all of it if SQLMesh always computes it as a whole."""
     model = assets.models.get(fqn)
     return ranges(intervals) if model is None or model.is_incremental else "the whole table"
+
+
+def _earlier(outcome: NodeOutcome) -> str:
+    """What no materialization has said so far, as a further sentence."""
+    if not outcome.earlier_intervals:
+        return ""
+    return f" Before that, runs that failed or were cancelled had computed {ranges(outcome.earlier_intervals)}."
 
 
 def restate_config(start: int, end: int) -> str:

@@ -17,6 +17,7 @@ from dg_sqlmesh_component.history.records import OutsideData, materialized_data,
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.protocol.graph import parents_first
+from dg_sqlmesh_component.protocol.intervals import merged, subtract
 from dg_sqlmesh_component.report.metadata import outcome_metadata
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
 from dg_sqlmesh_component.report.results import outside_materialization
@@ -96,6 +97,7 @@ class StepRecords:
         data = self._outside.get(outcome.fqn)
         if data and not data.intervals and outcome.outcome.rule.materializes:
             del self._outside[outcome.fqn]  # the model's own materialization has the promoted version too
+            self._recorded[outcome.fqn] = replace(data.record, unmaterialized=data.unmaterialized)
         yield from self._outside_data_of([outcome.fqn], outcome_metadata(self.wording, outcome) if is_idle else None)
 
     def _outside_data_of(
@@ -123,10 +125,28 @@ class StepRecords:
         """What Dagster knows of the model's data after this outcome."""
         if outcome.promoted is None or not self.wording.is_declared:
             return None
-        known = self._recorded.get(outcome.fqn)
-        instants = [known.up_to] if known and known.version == outcome.promoted.version else []
+        known = self._known(outcome)
+        instants = [known.up_to] if known else []
         instants += [] if outcome.computed_until is None else [outcome.computed_until]
-        return record_of(outcome.promoted, max(instants)) if instants else None
+        if not instants:
+            return None
+        model, left = self.settings.assets.models.get(outcome.fqn), tuple[msg.Interval, ...]()
+        if model is not None and model.is_incremental and not outcome.outcome.rule.materializes:
+            left = merged([*(known.unmaterialized if known else ()), *outcome.intervals])
+        self._recorded[outcome.fqn] = recorded = record_of(outcome.promoted, max(instants), left)
+        return recorded
+
+    def with_earlier_intervals(self, outcome: NodeOutcome) -> NodeOutcome:
+        """The outcome, if it is a materialization, with what no earlier materialization says."""
+        known = self._known(outcome) if outcome.outcome.rule.materializes else None
+        if known is None or not known.unmaterialized:
+            return outcome
+        return replace(outcome, earlier_intervals=subtract(known.unmaterialized, outcome.intervals))
+
+    def _known(self, outcome: NodeOutcome) -> msg.RecordedData | None:
+        """The record of the version that the outcome is about."""
+        known = self._recorded.get(outcome.fqn)
+        return known if known and outcome.promoted and known.version == outcome.promoted.version else None
 
     def is_selected(self, fqn: str) -> bool:
         """Whether the model's asset is an output of this step. A restatement computes other models too."""

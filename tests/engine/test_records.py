@@ -55,6 +55,29 @@ def test_batches_of_a_failed_run_are_never_outside_data_however_many_observation
     assert outside(shop.launch())["t/days"] == day(1), "only what the shell has computed"
 
 
+@pytest.mark.parametrize("finished_by", ["dagster", "shell"])
+def test_next_materialization_also_says_what_failed_runs_have_computed(new_recorded: NewShop, finished_by: str) -> None:
+    shop = new_recorded(planned_at=f"{day(6)} 12:00:00")
+    for broken_day, kept in ((day(2), f"{day(6)} to {day(3)} (4 days)"), (day(1), day(2))):
+        broken(shop, broken_day)
+        failed = shop.launch()
+        assert failed.observations["t/days"].metadata["sqlmesh/intervals"].value == kept
+    broken(shop)
+    if finished_by == "shell":
+        shop.sqlmesh("run")
+    run = shop.launch()
+    materialized = {**run.computed_outside, **run.materializations}["t/days"].metadata
+    assert materialized["sqlmesh/intervals"].value == day(1)
+    assert materialized["sqlmesh/earlier_intervals"].value == f"{day(6)} to {day(2)} (5 days)"
+    if finished_by == "dagster":
+        assert run.description_of("t/days:sqlmesh_execution_status") == (
+            f"t.days was executed for {day(1)}. Before that, runs that failed or were cancelled had computed {day(6)} "
+            f"to {day(2)} (5 days)."
+        )
+    again = shop.launch(ops=restate(day(1), day(1)), assets=["t/days"]).materializations["t/days"]
+    assert "sqlmesh/earlier_intervals" not in again.metadata, "it was said once"
+
+
 def test_run_of_a_subset_records_outside_data_of_upstream_models_first(new_recorded: NewShop) -> None:
     shop = new_recorded()
     run = shop.launch(assets=["t/total"])

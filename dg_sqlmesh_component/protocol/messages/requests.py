@@ -210,6 +210,8 @@ class RecordedData:
     data_hash: str = ""
     metadata_hash: str = ""
     identifier: str = ""
+    # What failed or cancelled runs have computed since the last materialization, which no materialization says.
+    unmaterialized: tuple[Interval, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

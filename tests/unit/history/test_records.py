@@ -79,6 +79,17 @@ def test_record_is_one_line_of_metadata() -> None:
     assert record_metadata("prod", None) == {}
 
 
+def test_what_failed_runs_have_computed_is_in_the_record_until_data_of_that_version_is_materialized() -> None:
+    left = (days(1, 4), days(6, 6))
+    known = msg.RecordedData("7", 20, "data", "text", "now", left)
+    assert record_metadata("prod", known)["sqlmesh/internal"].value["unmaterialized"] == [list(of) for of in left]
+    [again], _ = outside_data([replace(DATA, ranges=((days(4, 5), 30),))], {"a": known}, [])
+    assert (again.intervals, again.unmaterialized) == ((days(4, 5),), (days(1, 3), days(6, 6)))
+    assert again.record.unmaterialized == ()
+    [other], _ = outside_data([DATA], {"a": replace(known, version="6")}, [])
+    assert other.unmaterialized == ()
+
+
 def test_adjoining_and_overlapping_intervals_are_merged() -> None:
     assert merged([days(3, 4), days(1, 1), days(2, 3), days(6, 6)]) == (days(1, 4), days(6, 6))
 
