@@ -196,6 +196,7 @@ def test_a_preview_computes_a_restated_day_again_that_is_older_than_all_that_it_
     assert rows == [(day(5), 51), *((day(ago), ago + 1) for ago in range(4, 0, -1))]
 
 
+@pytest.mark.advice("Launch a run of prod, and then this job again.")
 @pytest.mark.slow
 def test_a_gap_that_a_preview_has_read_stops_it_until_a_run_has_filled_it(warehouse: Warehouse) -> None:
     warehouse.add(

@@ -43,6 +43,7 @@ def views(server: Server) -> set[str]:
     return {name for (name,) in rows}
 
 
+@pytest.mark.advice("to apply the plan anyway, name these views in `allow_drop_dependents`")
 def test_views_of_others_are_dropped_only_if_the_run_config_names_them(shop: Shop, server: Server) -> None:
     change(shop, orders=ORDERS.format(amount=3, more=""))
     report = planned(shop)
@@ -92,6 +93,7 @@ def test_grants_that_somebody_gave_by_hand_are_named_with_the_statements_that_gi
     assert "DELETE" not in lost
 
 
+@pytest.mark.advice("that other views read: {}. Drop or change those views first.")
 def test_a_view_that_others_read_cannot_be_removed(shop: Shop, server: Server) -> None:
     (shop.project / "models" / "orders.sql").unlink()
     report = planned(shop)

@@ -230,6 +230,7 @@ def test_dry_run_without_a_result_fails_and_repeats_the_last_results_of_checks(n
     assert all("Repeated, because this was a dry run." in str(check.description) for check in checks.values())
 
 
+@pytest.mark.advice("Correct the name, or leave it out.", "Select the assets too, or leave it out.")
 def test_run_config_of_another_op_and_a_dry_run_of_checks_are_refused_and_compute_nothing(new_shop: NewShop) -> None:
     shop = new_shop(MODELS)
     before = shop.state()
@@ -247,10 +248,13 @@ def test_run_config_of_another_op_and_a_dry_run_of_checks_are_refused_and_comput
     assert "Did you mean sqlmesh_shop?" in failure
     assert record.not_evaluated_reasons == {"Not evaluated: the run was refused."}
     assert shop.state() == before
-    launch("sqlmesh_shopp", OP).succeeded()
-    assert shop.state() == before
+    for ops in (("sqlmesh_shopp", OP), (OP,)):
+        launch(*ops).succeeded()
+        assert shop.state() == before
     of_checks = dry_run(shop, checks=["raw/orders:sqlmesh_execution_status"]).failed()
     assert "The run config sets dry_run, but only checks are selected" in of_checks.failures[0]
+    dry_run(shop, assets=["raw/orders"], checks=["raw/orders:sqlmesh_execution_status"]).succeeded()
+    shop.launch(checks=["raw/orders:sqlmesh_execution_status"]).succeeded()
 
 
 def test_dry_run_in_another_environment_predicts_that_environment(new_shop: NewShop) -> None:

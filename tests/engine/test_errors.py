@@ -54,9 +54,14 @@ def project_load_error(
     return str(caught.value)
 
 
+def loaded(project: SQLMeshProject) -> list[str]:
+    return [model.name for model in load_project(project, LoadRequest(project.open_request)).manifest.models]
+
+
 # -- when definitions are loaded ------------------------------------------------------------------
 
 
+@pytest.mark.advice("Correct `project` in defs.yaml.", "Correct `project.working_directory` in defs.yaml.")
 def test_missing_folder_is_named(tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
     message = project_load_error(SQLMeshProject((nowhere,)), ConfigurationError)
@@ -65,8 +70,10 @@ def test_missing_folder_is_named(tmp_path: Path) -> None:
     project = SQLMeshProject((write_project(tmp_path, ONE_MODEL),), working_directory=nowhere)
     message = project_load_error(project, ConfigurationError)
     assert message == f"There is no folder {nowhere}. Correct `project.working_directory` in defs.yaml."
+    assert loaded(SQLMeshProject((tmp_path,), working_directory=tmp_path))
 
 
+@pytest.mark.advice("Grant it read and search permission, or correct `project` in defs.yaml.")
 def test_folder_that_the_user_may_not_search_is_named(tmp_path: Path) -> None:
     folder = write_project(tmp_path / "shop", ONE_MODEL)
     folder.chmod(0)
@@ -80,6 +87,7 @@ def test_folder_that_the_user_may_not_search_is_named(tmp_path: Path) -> None:
         os.seteuid(user)
         folder.chmod(0o755)
     assert f"has no permission to search the folder {folder}, or one that contains it" in str(refusal.value)
+    SQLMeshProject((folder,)).check_folders()
 
 
 def test_folder_without_config_is_named_with_init_command(tmp_path: Path) -> None:
@@ -114,6 +122,7 @@ def test_import_error_of_python_model_names_its_file(tmp_path: Path) -> None:
     assert "a_module_that_nobody_has" in message
 
 
+@pytest.mark.advice("Correct `project.gateway` in defs.yaml, or `gateway` of the SQLMeshResource.")
 def test_error_of_unknown_gateway_lists_existing_gateways(tmp_path: Path) -> None:
     write_project(
         tmp_path, ONE_MODEL, CONFIG.replace("gateways:", "gateways:\n  other:\n    connection:\n      type: duckdb")
@@ -121,6 +130,7 @@ def test_error_of_unknown_gateway_lists_existing_gateways(tmp_path: Path) -> Non
     message = project_load_error(SQLMeshProject((tmp_path,), gateway="warehouse"), ConfigurationError)
     assert "Gateway 'warehouse' does not exist" in message
     assert "Its gateways: local, other." in message
+    assert loaded(SQLMeshProject((tmp_path,), gateway="other"))
 
 
 def test_unknown_config_object_is_named(tmp_path: Path) -> None:
@@ -162,11 +172,13 @@ def test_project_with_only_external_and_embedded_models_is_an_error_and_empty_pr
     assert "(all are external or embedded): raw.orders, t.some. Add a model of another" in message
 
 
+@pytest.mark.advice("cannot be started: {}. Correct `project.python` in defs.yaml")
 def test_missing_interpreter_is_named(tmp_path: Path) -> None:
     write_project(tmp_path, ONE_MODEL)
     message = project_load_error(SQLMeshProject((tmp_path,), python="no-such-python"), InstallationError)
     assert "The interpreter no-such-python cannot be started" in message
     assert "`project.python`" in message
+    assert loaded(SQLMeshProject((tmp_path,), python=sys.executable))
 
 
 def test_program_that_is_no_interpreter_is_named(tmp_path: Path) -> None:
@@ -246,6 +258,7 @@ def test_error_of_missing_environment_names_plan_command(tmp_path: Path) -> None
     assert "memory" not in description
 
 
+@pytest.mark.advice("If the name is wrong, correct `environment` in the run config, or")
 def test_error_of_missing_environment_names_the_environments_that_exist_and_the_closest(new_shop: NewShop) -> None:
     shop = new_shop(ONE_MODEL)
     plan(shop.project, "staging", "--include-unmodified")
@@ -254,8 +267,14 @@ def test_error_of_missing_environment_names_the_environments_that_exist_and_the_
     warehouse = shop.project / "warehouse.duckdb"
     assert f"(gateway 'local'), which is the DuckDB file {warehouse}. This state has: prod, staging." in description
     assert "Did you mean prod? If the name is wrong, correct `environment` in the run config, or" in description
+    shop.configure(execution={"environments": ["*"]})
+    [description] = shop.launch(ops={"sqlmesh_shop": {"environment": "stagng"}}).failures
+    assert "Did you mean staging?" in description
+    shop.launch(ops={"sqlmesh_shop": {"environment": "staging"}}).succeeded()
+    shop.launch().succeeded()
 
 
+@pytest.mark.advice("correct the gateway's connection and its environment variables.")
 def test_error_of_a_missing_state_names_its_file(new_shop: NewShop, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLMesh renders a variable that is not set as None."""
     monkeypatch.setenv("WAREHOUSE_OF_THE_TEST", "warehouse.duckdb")
@@ -267,12 +286,20 @@ def test_error_of_a_missing_state_names_its_file(new_shop: NewShop, monkeypatch:
         description
     )
     assert "correct the gateway's connection and its environment variables" in description
+    monkeypatch.setenv("WAREHOUSE_OF_THE_TEST", "warehouse.duckdb")
+    shop.launch().succeeded()
 
 
+@pytest.mark.advice("Give the gateway's connection a file (`database: warehouse.duckdb`)")
 def test_error_of_missing_environment_recognizes_state_in_memory(new_shop: NewShop) -> None:
     in_memory = CONFIG.replace("      database: warehouse.duckdb\n", "")
     assert in_memory != CONFIG
-    description = failure_of_run(new_shop(ONE_MODEL, in_memory))
+    shop = new_shop(ONE_MODEL, in_memory)
+    description = failure_of_run(shop)
+    (shop.project / "config.yaml").write_text(CONFIG)
+    shop.plan()
+    shop.refresh()
+    shop.launch().succeeded()
     assert "Environment 'prod' does not exist" in description
     assert "a plan's result is lost when the process that applied it ends" in description
     assert "`database: warehouse.duckdb`" in description
@@ -463,6 +490,7 @@ def test_each_job_names_the_promoted_models_whose_versions_the_state_has_lost(ne
         assert reason.endswith("Restore the whole state from a backup of its database.")
 
 
+@pytest.mark.advice("Rename one of them, and apply a plan.")
 def test_two_models_in_one_table_are_refused_by_name_and_the_others_run(new_shop: NewShop) -> None:
     files = {
         f"models/{name}.sql": f'MODEL (name t."{name}", kind FULL); SELECT 1 AS id' for name in ("a-b", "a b", "c")
@@ -483,6 +511,10 @@ def test_two_models_in_one_table_are_refused_by_name_and_the_others_run(new_shop
     for why in reasons:
         assert why.startswith(reason)
         assert why.endswith("Rename one of them, and apply a plan.")
+    (shop.project / "models" / "a b.sql").write_text('MODEL (name t."a c", kind FULL); SELECT 1 AS id')
+    shop.plan()
+    shop.refresh()
+    shop.launch().succeeded()
 
 
 AUDIT_THAT_RAISES = {
@@ -632,6 +664,7 @@ if os.path.exists("is_up"):
 """
 
 
+@pytest.mark.advice("SQLMesh uses those of the file. Remove them in one of the two places.")
 def test_env_file_of_project_is_loaded_and_its_secrets_are_hidden(new_shop: NewShop) -> None:
     env = "WAREHOUSE=named_there.duckdb\nAPI_TOKEN=correct-horse-battery\n"
     shop = new_shop({"models/one.py": python_model("t.one", PRINT_TOKEN), ".env": env, "config.py": PRINTING_CONFIG})
@@ -641,6 +674,8 @@ def test_env_file_of_project_is_loaded_and_its_secrets_are_hidden(new_shop: NewS
     record = shop.launch()
     [warning] = [line for line in record.warnings if "The .env file" in line]
     assert "has other values of WAREHOUSE than `project.env` in defs.yaml or the environment" in warning
+    shop.configure(project={"path": str(shop.project)})
+    assert not [line for line in shop.launch().warnings if "The .env file" in line]
     [failure] = record.failures
     assert "no answer to ***" in failure
     assert "using ***" in record.log

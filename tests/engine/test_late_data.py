@@ -31,6 +31,7 @@ def load_partition(shop: Shop, partition: str | None, table: str = "orders") -> 
     shop.instance.report_runless_asset_event(dg.AssetMaterialization(["load", table], partition=partition))
 
 
+@pytest.mark.advice("To read the new rows, launch a run of the model with")
 @pytest.mark.attribute("external_models.late")
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_partition_loaded_again_is_a_warning_until_it_is_computed_again(new_shop: NewShop, executor: str) -> None:

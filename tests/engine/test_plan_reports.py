@@ -176,6 +176,7 @@ def test_a_new_column_that_a_model_does_not_allow_is_refused_also_if_sqlmesh_doe
     assert "columns that it cannot: t.days (added)." in refusal["message"]
 
 
+@pytest.mark.advice("If it is a SEED, add the columns to its table by hand.")
 def test_a_new_column_of_a_seed_that_keeps_its_table_is_refused_until_somebody_adds_it(new_shop: NewShop) -> None:
     """SQLMesh itself fails at each attempt."""
     config = f"{CONFIG}virtual_environment_mode: dev_only\n"

@@ -41,6 +41,7 @@ def run_tests(dagster: DagsterProject, job: dg.JobDefinition) -> RunRecord:
     return dagster.run_record(job.execute_in_process(instance=dagster.instance, raise_on_error=False).run_id)
 
 
+@pytest.mark.advice("To turn it on, set `linter: {enabled: true}` in SQLMesh's configuration.")
 @pytest.mark.attribute("test")
 def test_unit_tests_and_linter_run_without_a_plan_and_fail_with_the_differences(tmp_path: Path) -> None:
     project = write_project(tmp_path / "shop", MODELS)

@@ -270,6 +270,7 @@ SOURCE = (
 )
 
 
+@pytest.mark.advice("Correct the model or its data, then launch a run")
 @pytest.mark.parametrize(
     "breaks",
     ["UPDATE ctl.source SET n = 0 WHERE ds = '{day}'", "UPDATE ctl.divisor SET d = 0"],
@@ -472,6 +473,7 @@ def test_a_restatement_forgets_nothing_of_a_model_that_it_does_not_restate(new_s
     assert of_orders() == before
 
 
+@pytest.mark.advice("Launch a run of it without `start`, `end` and `restate` first")
 def test_a_model_that_reads_itself_is_not_computed_beyond_its_own_pending_days(new_shop: NewShop) -> None:
     """Later days would be computed without them, and no later run would correct these."""
     running = (

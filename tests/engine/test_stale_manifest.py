@@ -36,6 +36,7 @@ def build_job(dagster: DagsterProject) -> dg.ReconstructableJob:
     return reconstructable_job(dagster.root, {"launch": [uuid.uuid4().hex]})
 
 
+@pytest.mark.advice("Nothing was run in this step. Launch a new run.")
 def test_step_fails_if_reload_removed_a_requested_model(new_shop: NewShop) -> None:
     """The project is reloaded between launch and step, for example while the run is queued."""
     shop = new_shop({"models/first.sql": FIRST, "models/third.sql": THIRD.format(3, "first")})
@@ -52,8 +53,10 @@ def test_step_fails_if_reload_removed_a_requested_model(new_shop: NewShop) -> No
         "1 asset of this run as failed."
     ]
     assert not record.materializations
+    assert set(shop.launch().succeeded().materializations) == {"t/first"}
 
 
+@pytest.mark.advice("Launch a new run of all assets that were not materialized, instead")
 def test_retry_fails_if_reload_moved_failed_model_to_another_step(new_shop: NewShop) -> None:
     """The model was fixed and now reads another model. A retry that succeeds without it would hide the failure."""
     files = {"first": FIRST, "second": SECOND, "third": THIRD.format("error('boom')", "second")}
@@ -145,6 +148,7 @@ def test_run_fails_if_dependency_between_two_components_is_missing_from_manifest
     assert alone.status == dg.DagsterRunStatus.SUCCESS, alone.failures  # here the user has excluded the upstream model
 
 
+@pytest.mark.advice("If the plan reports no changes, the manifest is stale. Refresh it:")
 def test_after_a_plan_in_a_shell_the_manifest_differs_and_not_the_local_files(new_shop: NewShop) -> None:
     shop = new_shop({"models/first.sql": FIRST})
     shop.launch()
@@ -159,6 +163,8 @@ def test_after_a_plan_in_a_shell_the_manifest_differs_and_not_the_local_files(ne
     assert (
         "If the plan reports no changes, the manifest is stale. Refresh it:\n\n    dg utils refresh-defs-state" in log
     )
+    shop.refresh()
+    assert "The manifest differs" not in shop.launch().log
 
 
 def test_two_versions_of_a_code_location_execute_what_is_promoted_and_record_it_once(

@@ -238,6 +238,7 @@ def healthy() -> None: ...
 CONTINUE_AFTER_FAILURE = {"step_dependency_config": {"require_upstream_step_success": False}}
 
 
+@pytest.mark.advice("Execute the check alone to evaluate it again.")
 def test_failed_blocking_check_fails_later_runs_until_its_audit_passes(new_shop: NewShop) -> None:
     audited = "kind FULL, audits (not_null(columns := (id)))"
     shop = new_shop(

@@ -264,6 +264,7 @@ def test_apply_whose_state_does_not_answer_any_more_says_that_prod_may_be_betwee
         launch(shop, APPLY, **config).succeeded()
 
 
+@pytest.mark.advice("correct the cause and launch this job again{}.")
 def test_a_statement_after_the_promotion_that_fails_is_executed_by_the_next_attempt(shop: Shop) -> None:
     edit_config("after_all: [INSERT INTO t.promotions VALUES (1)]\n")(shop)
     digest = planned(shop)["digest"]
