@@ -51,6 +51,7 @@ WORKER_ROOMS: dict[str, set[str]] = {
 
 DECIDING = (
     "worker/intervals/availability.py",
+    "worker/intervals/gained.py",
     "worker/intervals/outdated.py",
     "worker/intervals/unrecorded.py",
     "worker/intervals/missing.py",

@@ -256,9 +256,15 @@ def _lost_intervals(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) 
             f"Models would lose rows that environment {plan.environment} shows: {details}. Neither the plan nor "
             "the next run computes these rows. Causes are a later `start`, an earlier `end`, a `cron` with longer "
             "intervals, or a new table for a model whose rows cannot be computed again, such as `SCD_TYPE_2`: it has "
-            f"what the source has now. To apply it anyway, {_name_them('lost_intervals')}"
+            f"what the source has now.{_lost_downstream(plan)} To apply it anyway, {_name_them('lost_intervals')}"
         )
         yield Refusal("lost_intervals", tuple(lost), message)
+
+
+def _lost_downstream(plan: msg.PlanBuilt) -> str:
+    """Name the models that lose rows with them. Who accepts the loss accepts it there too."""
+    lost = [f"{m.name} for {ranges(m.rows.loses_upstream, None)}" for m in plan.models if m.rows.loses_upstream]
+    return f" Models downstream that the plan computes again lose them too: {'; '.join(lost)}." if lost else ""
 
 
 def lost_for_good(model: msg.PlannedModel) -> tuple[msg.Interval, ...]:

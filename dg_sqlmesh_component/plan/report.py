@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -95,7 +95,12 @@ class PlanReport:
             "environment": self.environment,
             "models": [self._model(model) for model in models if model.change is not None],
             "catch_up": [
-                {"name": model.name, "intervals": model.rows.intervals, "seconds": self.seconds(model)}
+                {
+                    "name": model.name,
+                    "intervals": model.rows.intervals,
+                    "seconds": self.seconds(model),
+                    **_outdated(model),
+                }
                 for model in models
                 if model.change is None
             ],
@@ -148,6 +153,12 @@ class PlanReport:
         models = self.prod.plan.models if self.prod else ()
         return [model for model in models if model.change == "added" and model.rows.shows_again is not None]
 
+    @property
+    def left_outdated(self) -> list[msg.PlannedModel]:
+        """The models without rows that a model upstream gains, which the plan does not compute again."""
+        models = self.prod.plan.models if self.prod else ()
+        return [model for model in models if model.rows.outdated_for_good]
+
     def _model(self, model: msg.PlannedModel) -> dict[str, Any]:
         return {
             "name": model.name,
@@ -161,7 +172,9 @@ class PlanReport:
             "shows_again": None if model.rows.shows_again is None else utc_text(model.rows.shows_again),
             "intervals": model.rows.intervals,
             "waiting": model.rows.waiting,
-            "lost_intervals": [[utc_text(start), utc_text(end)] for start, end in model.rows.loses],
+            "lost_intervals": _texts(model.rows.loses),
+            "lost_upstream": _texts(model.rows.loses_upstream),
+            **_outdated(model),
             "seconds": self.seconds(model),
             "owner": model.owner,
             "dependents": None if model.table.dependents is None else list(model.table.dependents),
@@ -170,3 +183,12 @@ class PlanReport:
             if model.rows.kept
             else None,
         }
+
+
+def _outdated(model: msg.PlannedModel) -> dict[str, Any]:
+    """The ranges without rows that a model upstream gains: computed again, and not."""
+    return {"outdated": _texts(model.rows.outdated), "left_outdated": _texts(model.rows.outdated_for_good)}
+
+
+def _texts(intervals: Iterable[msg.Interval]) -> list[list[str]]:
+    return [[utc_text(start), utc_text(end)] for start, end in intervals]

@@ -88,6 +88,7 @@ def _decision(report: PlanReport, in_dagster: bool = False) -> list[str]:
         _losses(report),
         _unknown_columns(report),
         _shown_again(report),
+        *map(literal, sentences.outdated(report.prod.plan.models if report.prod else ())),
         literal(sentences.why_runs_wait(shown.plan)),
         f"Digest of this plan: `{shown.digest}`" if shown.digest else "",
     ]
@@ -124,6 +125,7 @@ def _to_decide(report: PlanReport) -> str:
             (len(report.refusals) - failures, "refusal", None),
             (sum(map(data_tables.lacks_rows, report.diff)), "model with removed rows", "models with removed rows"),
             (len(report.with_unknown_columns), "model with unknown columns", "models with unknown columns"),
+            (len(report.left_outdated), "model that will lack rows", "models that will lack rows"),
             (len(report.added_again), "model with rows of an earlier time", "models with rows of an earlier time"),
             (failing, "failing audit", None),
             (affected, "asset outside of SQLMesh affected", "assets outside of SQLMesh affected"),
@@ -207,7 +209,8 @@ def _loss_lines(report: PlanReport) -> list[str]:
                 f"{sentences.ONE_TABLE if model.table.was_shared else sentences.KEPT}"
                 for column in lost
             ]
-        lines += [f"- {code(model.name)}: {literal(rows)}" for rows in sentences.lost_rows(model)]
+        lost_rows = [*sentences.lost_rows(model), *sentences.lost_upstream(model)]
+        lines += [f"- {code(model.name)}: {literal(rows)}" for rows in lost_rows]
         lines += [
             f"- {code(view)} reads {code(model.name)}. {sentences.of_dependent(model)}"
             for view in model.table.dependents or ()

@@ -9,6 +9,7 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.column_changes import described, dropped
 from dg_sqlmesh_component.protocol.formatting import counted, listed, ranges, unquoted, utc_text
 from dg_sqlmesh_component.protocol.graph import grouped
+from dg_sqlmesh_component.protocol.intervals import merged
 
 KEPT = "The apply deletes no data: the old version stays until SQLMesh's janitor deletes it, by default after a week."
 
@@ -63,7 +64,8 @@ def columns_seen(model: msg.PlannedModel, changes: Sequence[msg.ColumnChange] | 
 
 def effect(model: msg.PlannedModel, changes: Sequence[msg.ColumnChange] | None) -> str:
     """What consumers see, also of the rows. The arguments are those of `columns_seen`."""
-    rows = [f"loses the rows of {ranges(model.rows.loses)}"] if model.rows.loses else []
+    lost = merged([*model.rows.loses, *model.rows.loses_upstream])
+    rows = [f"loses the rows of {ranges(lost)}"] if lost else []
     if model.table.destructive:
         return "; ".join([*(f"{dropped(column)}: values are lost" for column in model.table.destructive), *rows])
     columns = columns_seen(model, changes)
@@ -79,6 +81,33 @@ def lost_rows(model: msg.PlannedModel) -> Iterator[str]:
     ):
         if intervals:
             yield f"the rows of {ranges(intervals, None)} are not shown {until}"
+
+
+def lost_upstream(model: msg.PlannedModel) -> Iterator[str]:
+    """The rows that an environment does not show any more of a model, because a model that it reads loses them."""
+    if lost := model.rows.loses_upstream:
+        yield (
+            f"the rows of {ranges(lost, None)} are not shown any more, because the plan computes this model again from "
+            f"{', '.join(model.rows.because_of)}, which loses them."
+        )
+
+
+def outdated(models: Iterable[msg.PlannedModel]) -> Iterator[str]:
+    """Name the models without rows that a model upstream gains, and what corrects them."""
+    models = list(models)
+    if again := [_outdated(model, model.rows.outdated) for model in models if model.rows.outdated]:
+        yield f"Outdated and computed again, because a model that they read gains rows: {'; '.join(again)}."
+    if left := [_outdated(model, model.rows.outdated_for_good) for model in models if model.rows.outdated_for_good]:
+        yield (
+            f"Outdated and not computed again, although a model that they read gains rows: {'; '.join(left)}. SQLMesh "
+            "cannot compute a part of such a model again, or must not (`disable_restatement`). After the apply, "
+            "restate these models for these ranges. If a model has `disable_restatement`, first set it to false, and "
+            "apply that plan."
+        )
+
+
+def _outdated(model: msg.PlannedModel, intervals: Sequence[msg.Interval]) -> str:
+    return f"{model.name} for {ranges(intervals, None)}, of {', '.join(model.rows.because_of)}"
 
 
 def fate(column: msg.ColumnChange) -> str:

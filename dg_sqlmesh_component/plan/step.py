@@ -27,10 +27,11 @@ from dg_sqlmesh_component.plan.earlier_runs import DIGEST_TAG, all_losses, earli
 from dg_sqlmesh_component.plan.gate import Decision, allowed_fqns, headline
 from dg_sqlmesh_component.plan.planning import Planning
 from dg_sqlmesh_component.plan.report import Planned, PlanReport
-from dg_sqlmesh_component.plan.sentences import caught_up, grants_to_give, kept_rows, left_out, not_ready
+from dg_sqlmesh_component.plan.sentences import caught_up, grants_to_give, kept_rows, left_out, not_ready, outdated
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.column_changes import all_dropped
 from dg_sqlmesh_component.protocol.formatting import listed, ranges
+from dg_sqlmesh_component.protocol.intervals import merged
 from dg_sqlmesh_component.report.checks import Checks, Earlier, late_data_result
 from dg_sqlmesh_component.report.metadata import outcome_metadata, timestamp
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
@@ -146,7 +147,8 @@ class _PlanStep(Planning):
         losses = all_losses(attempts.values(), plan)
         if lost := [f"{name} ({all_dropped(columns)})" for name, columns in losses.items()]:
             result += f" Values are lost: {listed(lost)}."
-        if fewer := [f"{model.name} ({ranges(model.rows.loses)})" for model in plan.models if model.rows.loses]:
+        rows = {model.name: merged([*model.rows.loses, *model.rows.loses_upstream]) for model in plan.models}
+        if fewer := [f"{name} ({ranges(lost)})" for name, lost in rows.items() if lost]:
             result += f" Rows that it does not show any more: {listed(fewer)}."
         if emptied := [name for name, columns in losses.items() if any(c.after is not None for c in columns)]:
             result += f" To compute the values of the added columns again, restate {listed(emptied)}."
@@ -156,7 +158,8 @@ class _PlanStep(Planning):
         meanwhile = caught_up(went_on, plan.models)
         late = not_ready(self.left_out)
         grants = grants_to_give(self.lost_grants)
-        sentences = (*kept_rows(plan.models, environment), *left_out(plan.models), *late, *meanwhile, *grants)
+        gained = outdated(plan.models)
+        sentences = (*kept_rows(plan.models, environment), *gained, *left_out(plan.models), *late, *meanwhile, *grants)
         result += "".join(f" {sentence}" for sentence in sentences)
         self._context.log.info(result)
         self.end(result)

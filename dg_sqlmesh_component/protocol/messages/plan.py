@@ -55,6 +55,14 @@ class PlannedRows:
     # Those of them that the plan leaves out, because awaited tables are not complete for them.
     loses_not_loaded: tuple[Interval, ...] = ()
     loses_until_run: tuple[Interval, ...] = ()  # those of them that are pending for the next run
+    # The computed intervals without rows that tables which it reads gain by the plan. The plan computes them again
+    # after these tables, or leaves them out until these tables are computed.
+    outdated: tuple[Interval, ...] = ()
+    # The same of a model that SQLMesh does not compute again in part, and of its readers. No run computes them.
+    outdated_for_good: tuple[Interval, ...] = ()
+    # Those of a new version without rows that tables which it reads lose. Its old version has shown them.
+    loses_upstream: tuple[Interval, ...] = ()
+    because_of: tuple[str, ...] = ()  # the nearest of these tables, by name
     # When the rows were computed last that the plan then shows again, epoch milliseconds; None without.
     shows_again: int | None = None
     # The rows that prod keeps, although they are those of another definition; None without any.

@@ -50,6 +50,7 @@ from dg_sqlmesh_component.worker.intervals.tables import (
 )
 from dg_sqlmesh_component.worker.plan.concurrent_changes import ConcurrentChanges
 from dg_sqlmesh_component.worker.plan.context import PlanContext, versions_shown
+from dg_sqlmesh_component.worker.plan.gained_rows import GainedRows
 from dg_sqlmesh_component.worker.plan.new_audits import evaluate_new_audits
 from dg_sqlmesh_component.worker.plan.promotion import Promotion
 from dg_sqlmesh_component.worker.plan.versions import Shown, Versions
@@ -79,13 +80,16 @@ class BesideRuns:
         lock: StateLock,
         promotion: Promotion,
         interrupted: Sequence[Interval],
+        gained: GainedRows | None = None,
     ) -> None:
         """Remember what prod shows.
 
         Args:
             prod: As it was when the plan was built; None if the plan creates it.
             interrupted: As in `PlanApproval`.
+            gained: What its tables had; None for a preview, which changes no table of prod.
         """
+        self._gained = gained
         self._context = context
         self._lock = lock
         self._promotion = promotion
@@ -119,8 +123,10 @@ class BesideRuns:
         shares_tables = not plan.is_dev and _changes_shared_tables(plan, self._shown)
         if shares_tables:
             self._lock.acquire()
-        changes = ConcurrentChanges(self._context, self._shown, plan, _index(stages), self._interrupted)
+        changes = ConcurrentChanges(self._context, self._shown, plan, _index(stages), self._interrupted, self._gained)
         if changes.times_forgotten or self._is_unfinished:
+            stages = self._stages(plan)
+        if (shares_tables or is_file_locked(self._context)) and changes.forget_outdated(_missing(stages)):
             stages = self._stages(plan)
         before = [stage for stage in _halves(stages)[0] if not isinstance(stage, AuditOnlyRunStage)]
         pending: Pending = {}
@@ -194,11 +200,15 @@ class BesideRuns:
     ) -> tuple[EvaluatablePlan, Sequence[PlanStage], Pending]:
         """Look at what runs have done, and build the plan and its stages again. The lock of runs must be held."""
         changes.look(_index(stages))
-        plan = self._renewed(plan, changes.versions)
+        plan = self._renewed(plan, changes)
         stages = self._stages(plan)
+        if changes.forget_outdated(_missing(stages)):
+            changes.look(_index(stages))
+            plan = self._renewed(plan, changes)
+            stages = self._stages(plan)
         return plan, stages, _pending(stages, changes.versions)
 
-    def _renewed(self, plan: EvaluatablePlan, versions: Versions) -> EvaluatablePlan:
+    def _renewed(self, plan: EvaluatablePlan, changes: ConcurrentChanges) -> EvaluatablePlan:
         """The plan as SQLMesh would build it now. It builds a plan of prod for each model until where prod has come.
 
         Raises:
@@ -212,7 +222,9 @@ class BesideRuns:
         if (stored := state.get_environment(name)) is None or versions_shown(self._context, name) != shown:
             raise CircuitBreakerError
         ends = state.max_interval_end_per_model(name, ensure_finalized_snapshots=plan.ensure_finalized_snapshots)
-        seeds = {name for name, node in versions.nodes.items() if node.is_seed}
+        for model, intervals in changes.outdated.items():  # prod's last intervals may be among them
+            ends[model] = max(ends.get(model, 0), intervals[-1][1])
+        seeds = {name for name, node in changes.versions.nodes.items() if node.is_seed}
         # SQLMesh refuses a plan whose previous plan is not the last one. A restatement is a plan too.
         environment = plan.environment.copy(update={"previous_plan_id": stored.plan_id})
         renewed = {

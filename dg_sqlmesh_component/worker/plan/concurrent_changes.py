@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlmesh.core.plan import EvaluatablePlan
@@ -20,6 +20,7 @@ from dg_sqlmesh_component.worker.intervals.outdated import Table
 from dg_sqlmesh_component.worker.intervals.tables import filled_intervals, snapshots_now, upstream
 from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.plan.corrections import corrected
+from dg_sqlmesh_component.worker.plan.gained_rows import GainedRows
 from dg_sqlmesh_component.worker.plan.versions import (
     Rows,
     Shown,
@@ -52,6 +53,7 @@ class ConcurrentChanges:
 
     Attributes:
         times_forgotten: How often new versions had to forget intervals because of runs.
+        outdated: By name, what other tables had to forget because a table that they read gains rows by the plan.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class ConcurrentChanges:
         plan: EvaluatablePlan,
         index: DeployabilityIndex | None,
         interrupted: Sequence[Interval],
+        gained: GainedRows | None = None,
     ) -> None:
         """Look for the first time, without the lock of runs: a plan must not wait for the run in flight.
 
@@ -69,7 +72,10 @@ class ConcurrentChanges:
         Args:
             index: Of the stages that SQLMesh has built last; None if they compute nothing.
             interrupted: As in `PlanApproval`.
+            gained: What the tables of prod had when the plan was built; None for a preview.
         """
+        self.outdated: dict[str, tuple[Interval, ...]] = {}
+        self._gained = gained
         self._expected: dict[str, tuple[Interval, ...]] = {}
         """By name, what new versions had or lacked. Set before the plan computes. The rest is newer."""
         self._forgotten: dict[str, tuple[Interval, ...]] = {}
@@ -128,6 +134,26 @@ class ConcurrentChanges:
             self._refuse_gaps(lost_by_shown, versions)
         self._last = _Look(rows, shown, forgotten)
 
+    def forget_outdated(self, planned: Mapping[str, Sequence[Interval]]) -> bool:
+        """Forget what lacks rows that the plan brings, of tables that prod shows. They need the lock of runs.
+
+        Args:
+            planned: What the plan still computes, by name.
+
+        Returns:
+            Whether something was forgotten.
+        """
+        if self._gained is None:
+            return False
+        lacking = self._gained.lacking(self.versions.nodes, planned, self._last.shown).again
+        left = {name: subtract(found, self.outdated.get(name, ())) for name, found in lacking.items()}
+        if found := _without_empty(left):
+            # What prod's tables lose here, the next look sees: new versions that have read it are computed again too.
+            versions = self._forget(found, self.versions, because_of_runs=False)
+            add(self.outdated, found)
+            self._last = replace(self._last, versions=versions)
+        return bool(found)
+
     def expect(self, missing: Mapping[str, Sequence[Interval]]) -> None:
         """Note what new versions have or lack, by name, before the plan computes."""
         versions = self.versions
@@ -157,13 +183,16 @@ class ConcurrentChanges:
                 "prod, and then this job again."
             )
 
-    def _forget(self, intervals: Mapping[str, tuple[Interval, ...]], versions: Versions) -> Versions:
-        """Forget the intervals of new versions, to compute them again. Returns the versions without them."""
+    def _forget(
+        self, intervals: Mapping[str, tuple[Interval, ...]], versions: Versions, *, because_of_runs: bool = True
+    ) -> Versions:
+        """Forget intervals of the versions, to compute them again. Returns the versions without them."""
         for name, of_model in intervals.items():
             node = versions.nodes[name]
             forget_intervals(self._context.state_sync, node, of_model, is_dev=versions.is_dev_table(node))
-        add(self._forgotten, intervals)
-        self.times_forgotten += bool(intervals)
+        if because_of_runs:
+            add(self._forgotten, intervals)
+            self.times_forgotten += bool(intervals)
         return self._read(versions.index) if intervals else versions
 
     def _read(self, index: DeployabilityIndex | None) -> Versions:

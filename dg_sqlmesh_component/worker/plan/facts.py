@@ -9,7 +9,7 @@ from functools import cached_property
 from sqlmesh.core.context import Context
 from sqlmesh.core.context_diff import ContextDiff
 from sqlmesh.core.environment import Environment
-from sqlmesh.core.plan import Plan
+from sqlmesh.core.plan import Plan, SnapshotIntervals
 from sqlmesh.core.plan.common import is_breaking_kind_change
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.snapshot.definition import Interval, SnapshotDataVersion
@@ -21,6 +21,7 @@ from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.worker.commands import sqlmesh_command
 from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.environment import has_one_table, has_table, is_table_of_its_name
+from dg_sqlmesh_component.worker.intervals.gained import LackingRows
 from dg_sqlmesh_component.worker.intervals.held_back import held_back_from
 from dg_sqlmesh_component.worker.intervals.tables import due_at, is_incremental, missing_now, upstream
 from dg_sqlmesh_component.worker.observe.audits import audited
@@ -28,14 +29,19 @@ from dg_sqlmesh_component.worker.plan.column_changes import column_changes
 from dg_sqlmesh_component.worker.plan.column_reads import column_reads
 from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.plan.dependents import dependents, taken_names
+from dg_sqlmesh_component.worker.plan.gained_rows import GainedRows
 from dg_sqlmesh_component.worker.plan.migrations import Alterations, alterations
 from dg_sqlmesh_component.worker.plan.plan_parts import plan_parts
 from dg_sqlmesh_component.worker.state_lock import is_file_locked, is_lockable
 
 
-def plan_built(plan: Plan, context: PlanContext) -> msg.PlanBuilt:
-    """The facts of a plan."""
+def plan_built(plan: Plan, context: PlanContext, gained: GainedRows | None = None) -> msg.PlanBuilt:
+    """The facts of a plan. `gained` is what the tables had before it; None for a preview."""
     diff = plan.context_diff
+    missing, lacking = plan.missing_intervals, LackingRows()
+    if gained is not None:
+        lacking = gained.of_plan(plan, missing)
+        missing = plan.missing_intervals if lacking.again else missing
     stored = None if diff.is_new_environment else context.state_reader.get_environment(diff.environment)
     unfinished = diff.previous_plan_id if stored is not None and stored.finalized_ts is None else None
     # An unfinished plan has not stored its statements and required packages.
@@ -49,7 +55,7 @@ def plan_built(plan: Plan, context: PlanContext) -> msg.PlanBuilt:
         plan_id=plan.plan_id,
         previous_plan_id=diff.previous_plan_id,
         parts=plan_parts(plan, context.request.select),
-        models=tuple(_Models(plan, changes, stored, context)),
+        models=tuple(_Models(plan, changes, stored, context, missing, lacking)),
         uncategorized=tuple(snapshot.name for snapshot in plan.uncategorized),
         statements=_other_differences(plan),
         unfinished_plan_id=unfinished,
@@ -83,10 +89,21 @@ class _Models:
     Args:
         diff: The changes since a plan has finished last.
         stored: The environment as it is now; None if the plan creates it.
+        missing: The `missing_intervals` of the plan.
+        lacking_rows: The models that lack rows because of the plan.
     """
 
-    def __init__(self, plan: Plan, diff: ContextDiff, stored: Environment | None, context: PlanContext) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        diff: ContextDiff,
+        stored: Environment | None,
+        context: PlanContext,
+        missing: Sequence[SnapshotIntervals],
+        lacking_rows: LackingRows,
+    ) -> None:
         self._diff = diff
+        self._lacking = lacking_rows
         self._context = context
         self._is_dev = plan.is_dev
         self._promoted_at = stored.finalized_ts if stored is not None else None
@@ -100,7 +117,7 @@ class _Models:
         )
         self._naming = plan.environment_naming_info
         self._projects = {config.project for config in context.configs.values()}
-        self._missing = {of_model.snapshot_id: of_model.intervals for of_model in plan.missing_intervals}
+        self._missing = {of_model.snapshot_id: of_model.intervals for of_model in missing}
         lacking = {plan.context_diff.snapshots[s_id]: intervals for s_id, intervals in self._missing.items()}
         nodes, tables = plan.context_diff.snapshots_by_name, context.known.tables
         pending = {} if plan.is_dev else self._pending  # as `BesideRuns` holds back
@@ -121,6 +138,7 @@ class _Models:
         for name in parents_first(nodes, parents.__getitem__):
             snapshot = nodes[name]
             is_in_plan = change_of(diff, snapshot) or snapshot.snapshot_id in self._missing or name in self._altered
+            is_in_plan = is_in_plan or name in self._lacking.left
             if not is_in_plan and not self._dependents.get(name) and name not in self._taken:
                 continue
             model = self._left_behind(snapshot) or self._model(snapshot)
@@ -189,6 +207,7 @@ class _Models:
         not_loaded = brought_back(snapshot, old, loses, subtract(all_missing, missing)) if held_back_by.tables else ()
         pending = self._pending.get(snapshot.name, ()) if loses else ()
         nodes = self._diff.snapshots_by_name
+        because_of = self._lacking.because_of.get(snapshot.name, ())
         return msg.PlannedRows(
             intervals=len(missing) if is_incremental(snapshot) else min(len(missing), 1),
             milliseconds=sum(end - start for start, end in missing),
@@ -199,6 +218,10 @@ class _Models:
             loses=loses,
             loses_not_loaded=not_loaded,
             loses_until_run=brought_back(snapshot, old, subtract(loses, not_loaded), pending),
+            outdated=self._lacking.again.get(snapshot.name, ()),
+            outdated_for_good=self._lacking.left.get(snapshot.name, ()),
+            loses_upstream=self._lacking.lost.get(snapshot.name, ()),
+            because_of=tuple(display_name(nodes[fqn].node, self._context) for fqn in because_of),
             shows_again=self._shows_again(snapshot, taken_back, missing),
             # Other environments show a preview of a forward-only change, in a table of its own.
             kept=None if self._is_dev else _kept_rows(snapshot, self._rows_before(snapshot, old), missing),

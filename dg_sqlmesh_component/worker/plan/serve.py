@@ -29,6 +29,7 @@ from dg_sqlmesh_component.worker.plan.context import (
 from dg_sqlmesh_component.worker.plan.corrections import forget_outdated_rows
 from dg_sqlmesh_component.worker.plan.dependents import claim_names, lost_grants_reported
 from dg_sqlmesh_component.worker.plan.facts import plan_built
+from dg_sqlmesh_component.worker.plan.gained_rows import GainedRows
 from dg_sqlmesh_component.worker.plan.missing_tables import forget_missing_tables
 from dg_sqlmesh_component.worker.plan.promotion import Promotion
 from dg_sqlmesh_component.worker.plan.selection import take_only_selected
@@ -75,7 +76,8 @@ def _planned(request: msg.PlanRequest, context: PlanContext, runs: StateLock) ->
     forget_missing_tables(plan, context, in_state=request.applies)
     if not plan.is_dev:
         forget_outdated_rows(plan, shown, context, in_state=request.applies)
-    facts = plan_built(plan, context)
+    gained = GainedRows.before_plan(plan, shown)
+    facts = plan_built(plan, context, gained)
     pipe.send(facts)
     if not request.applies:
         return msg.EvaluationFinished("not_run")
@@ -84,7 +86,7 @@ def _planned(request: msg.PlanRequest, context: PlanContext, runs: StateLock) ->
     claim_names(plan, shown, context)
     promotion = Promotion(plan, shown, context, lost_values(facts.models), approval.interrupted)
     with lost_grants_reported(plan, shown, context), promotion.explained():
-        beside_runs = BesideRuns(context, shown, runs, promotion, approval.interrupted)
+        beside_runs = BesideRuns(context, shown, runs, promotion, approval.interrupted, gained)
         replace_apply(context, beside_runs.apply)
         try:
             apply_approved(context, plan, approval)

@@ -33,6 +33,7 @@ from dg_sqlmesh_component.worker.plan.compared_audits import compare_audits
 from dg_sqlmesh_component.worker.plan.context import PlanContext, apply_approved, built, refuse_long_names
 from dg_sqlmesh_component.worker.plan.corrections import forget_outdated_rows
 from dg_sqlmesh_component.worker.plan.facts import plan_built
+from dg_sqlmesh_component.worker.plan.gained_rows import GainedRows
 from dg_sqlmesh_component.worker.plan.missing_tables import forget_missing_tables
 from dg_sqlmesh_component.worker.plan.promotion import Promotion
 from dg_sqlmesh_component.worker.plan.selection import take_only_selected
@@ -134,8 +135,9 @@ def _plan_of_prod(context: PlanContext) -> msg.PlanBuilt:
     """What the job that applies plans would do after the preview. It has the digest for that job."""
     plan = built(context, c.PROD, skip_tests=True, skip_linter=True)
     forget_missing_tables(plan, context, in_state=False)
-    forget_outdated_rows(plan, context.state_reader.get_environment(c.PROD), context, in_state=False)
-    return plan_built(plan, context)
+    prod = context.state_reader.get_environment(c.PROD)
+    forget_outdated_rows(plan, prod, context, in_state=False)
+    return plan_built(plan, context, GainedRows.before_plan(plan, prod))
 
 
 def _finalized_prod(request: msg.PreviewRequest, context: Context) -> Environment:
