@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+import pytest
 from engine.beside_lab import DAILY, PAUSES, all_rows, day, new_warehouse
 from engine.beside_lab import WITHIN as OF_DAYS
 from engine.plan_jobs import APPLY, PLAN, change, launch, report_of, text_of
@@ -125,6 +126,9 @@ def test_readers_are_computed_again_where_a_changed_source_gains_rows(new_shop: 
 KEY = "INCREMENTAL_BY_UNIQUE_KEY (unique_key ts)"
 
 
+@pytest.mark.advice(
+    "restate these models for these ranges. If a model has `disable_restatement`, first set it to false"
+)
 def test_readers_of_readers_are_computed_again_and_those_that_cannot_be_are_named(new_shop: NewShop) -> None:
     models = {
         "x": source("x", MIDDLE),
@@ -161,6 +165,13 @@ def test_readers_of_readers_are_computed_again_and_those_that_cannot_be_are_name
         "fixed": 96,
     }
     assert "Outdated and not computed again, although" in done.log
+
+    change(shop, fixed=reader("fixed", "r"))
+    applied(shop, report_of(launch(shop, PLAN).succeeded()))
+    [[start, end]] = found["by_key"]["left_outdated"]
+    config = {"sqlmesh_shop": {"restate": {"start": start, "end": end}}}
+    shop.launch(assets=["t/by_key", "t/of_key", "t/fixed"], ops=config).succeeded()
+    assert {rows(shop, name) for name in ("by_key", "of_key", "fixed")} == {192}
 
 
 def test_a_budget_counts_outdated_intervals_and_a_refused_plan_forgets_nothing(new_shop: NewShop) -> None:
