@@ -95,6 +95,38 @@ def materializations(
     return [load for only in filters for load in instance.fetch_materializations(only, limit=_IDS_PER_QUERY).records]
 
 
+def asset_events_of_run(
+    instance: dg.DagsterInstance, run_id: str
+) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
+    """The materializations and observations of a run, in any order, also those of wiped assets.
+
+    The public API reads the events of one asset, without those that were wiped.
+    """
+    kinds = {dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_OBSERVATION}
+    page = instance.get_records_for_run(run_id, of_type=kinds, limit=_IDS_PER_QUERY)
+    while True:
+        for record in page.records:
+            if (event := record.asset_materialization or record.asset_observation) is not None:
+                yield event
+        if not page.has_more:
+            return
+        page = instance.get_records_for_run(run_id, page.cursor, kinds, _IDS_PER_QUERY)
+
+
+def wiped_at(instance: dg.DagsterInstance, keys: Sequence[dg.AssetKey]) -> dict[dg.AssetKey, float]:
+    """When assets were wiped last, in seconds, without those that never were.
+
+    The public API has no answer as long as nothing happens to the asset after that.
+    """
+    storage = _sql_event_log(instance)
+    if storage is not None:
+        details = dict(zip(keys, storage._get_assets_details(keys), strict=True))
+    else:
+        entries = [record.asset_entry for record in instance.get_asset_records(keys)] if keys else []
+        details = {entry.asset_key: entry.asset_details for entry in entries}
+    return {key: of.last_wipe_timestamp for key, of in details.items() if of and of.last_wipe_timestamp}
+
+
 def _seconds(utc: datetime) -> float:
     """An instant of the database, in seconds."""
     return utc.replace(tzinfo=timezone.utc).timestamp()

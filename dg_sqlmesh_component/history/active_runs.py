@@ -13,7 +13,7 @@ from dg_sqlmesh_component.dagster_internals.steps import HIDDEN_TAGS, planned_as
 from dg_sqlmesh_component.definitions.op import NOT_SET, RESTATE_TAG
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import listed
+from dg_sqlmesh_component.protocol.formatting import listed, short_hash
 
 COMPUTING_SINCE_TAG = f"{HIDDEN_TAGS}sqlmesh_computing_since"
 """Tag of a run: when it has first taken a lock on a SQLMesh state."""
@@ -89,13 +89,25 @@ def active_runs(instance: dg.DagsterInstance, settings: Settings) -> list[Active
     return active
 
 
-def mark_as_computing(instance: dg.DagsterInstance, run_id: str) -> int:
-    """Give a run the tag, unless another step of it has. Return the present, in epoch milliseconds."""
+def mark_as_computing(instance: dg.DagsterInstance, run_id: str, state: str) -> int:
+    """Give a run the tag, unless another step of it has, and that of the state (`changes_tag`) that it computes in.
+
+    Return the present, in epoch milliseconds.
+    """
     now = datetime.now(timezone.utc)
     record = instance.get_run_record_by_id(run_id)
-    if record is not None and computing_since(record) is None:
-        instance.add_run_tags(run_id, {COMPUTING_SINCE_TAG: now.isoformat(timespec="milliseconds")})
+    if record is not None:
+        is_marked = computing_since(record) is not None
+        since = {} if is_marked else {COMPUTING_SINCE_TAG: now.isoformat(timespec="milliseconds")}
+        of_state = {} if state_tag(state) in record.dagster_run.tags else {state_tag(state): "true"}
+        if tags := since | of_state:
+            instance.add_run_tags(run_id, tags)
     return int(now.timestamp() * 1000)
+
+
+def state_tag(state: str) -> str:
+    """The tag of runs that have taken a lock on a state (`changes_tag`). A run may compute in several states."""
+    return f"{HIDDEN_TAGS}sqlmesh_computes_in_{short_hash([state])}"
 
 
 def computing_since(record: dg.RunRecord) -> int | None:

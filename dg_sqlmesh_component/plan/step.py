@@ -120,7 +120,8 @@ class _PlanStep(Planning):
         if not self._applies:
             return None
         self.refuse("plan")
-        self._computing_since = mark_as_computing(self._context.instance, self._context.run.run_id)
+        state = self._settings.changes_tag
+        self._computing_since = mark_as_computing(self._context.instance, self._context.run.run_id, state)
         if self._source_loads:
             self._newest_loads = self._source_loads.newest_awaited()
         records = materialized_data(self._context.instance, assets, assets.specs)

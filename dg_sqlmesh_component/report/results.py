@@ -9,6 +9,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals.steps import DataVersions
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.history.origins import Origin
 from dg_sqlmesh_component.history.records import OutsideData, record_metadata
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import utc_text
@@ -59,23 +60,26 @@ def outside_materialization(
     data: OutsideData,
     versions: DataVersions,
     of_outcome: Mapping[str, Any],
-    origin: str | None = None,
+    origin: Origin | str | None = None,
 ) -> dg.AssetMaterialization:
     """The materialization of a model whose data no run of SQLMesh in Dagster has computed.
 
     This is no `MaterializeResult`: Dagster accepts one only for assets of the step, and only one for each. `of_outcome`
     is metadata of the model's outcome in the run that records the data. `origin` has computed or promoted the data;
-    None for something outside of Dagster.
+    None for a plan outside of Dagster that has promoted it again.
     """
     key, promoted, computed_at = assets.key(data.fqn), data.promoted, utc_text(data.computed_at)
     version = f"{promoted.version}@{computed_at}" if data.intervals else versions.current(key)
-    origin = origin or ("outside of Dagster" if data.intervals else "promoted outside of Dagster; computed before")
+    if isinstance(origin, Origin):
+        origin = origin.text(assets.manifest.environment, data.computed_at)
+    else:
+        origin = f"{origin or 'promoted outside of Dagster; computed before'}, at {computed_at}"
     change = unapplied_change(assets, data.fqn, promoted)
     return dg.AssetMaterialization(
         asset_key=key,
         metadata={
             **of_outcome,
-            "sqlmesh/origin": f"{origin}, at {computed_at}",
+            "sqlmesh/origin": origin,
             **({} if data.rows is None else {"dagster/row_count": data.rows}),
             **intervals_metadata(assets, data.fqn, data.intervals, data.unmaterialized),
             **coverage_metadata(data.coverage),

@@ -276,7 +276,7 @@ class _Step:
             return msg.Records()
         instance, run = self._context.instance, self._context.run
         if self._computing_since is None:
-            self._computing_since = mark_as_computing(instance, run.run_id)
+            self._computing_since = mark_as_computing(instance, run.run_id, self._settings.changes_tag)
         requested = {*self._request.models, *self._request.audit_only}
         added = self._assets.downstream_of(requested) if self._request.restate else set()
         models = self._assets.with_upstream(requested | added)

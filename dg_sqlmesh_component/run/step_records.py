@@ -13,6 +13,7 @@ from dg_sqlmesh_component.dagster_internals.steps import DataVersions, JobOfAsse
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import ActiveRun, active_runs, run_ids
 from dg_sqlmesh_component.history.late_loads import LoadComparison, SourceLoads
+from dg_sqlmesh_component.history.origins import Origin, origins
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, record_of, recorded_data
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed
@@ -40,6 +41,7 @@ class StepRecords:
     materialized_outside: set[str] = field(default_factory=set)
     _recorded: dict[str, msg.RecordedData | None] = field(default_factory=dict)
     _outside: dict[str, OutsideData] = field(default_factory=dict)
+    _origins: dict[str, Origin] = field(default_factory=dict)
     # Models whose outside data is recorded, and that of all models upstream of them.
     _visited: set[str] = field(default_factory=set)
     _changes: list[ActiveRun] = field(default_factory=list)
@@ -71,6 +73,7 @@ class StepRecords:
         self._changes = [run for run in active if run.is_change]
         outside, left_to_runs = outside_data(compared, self._recorded, [run for run in active if not run.is_change])
         self._outside |= {data.fqn: data for data in outside}
+        self._origins |= origins(instance, self.settings, outside)
         self._visited.clear()
         self._recorded |= {data.fqn: data.record for data in outside}
         if left_to_runs:
@@ -111,7 +114,7 @@ class StepRecords:
         assets = self.settings.assets
         for data in [self._outside.pop(fqn) for fqn in models if fqn in self._outside]:
             changes = [run for run in self._changes if run.has_computed(data.fqn, data.computed_at)]
-            origin = f"while run {run_ids(changes)} applied a plan" if changes else None
+            origin = f"while run {run_ids(changes)} applied a plan" if changes else self._origins.get(data.fqn)
             materialization = outside_materialization(assets, data, self.data_versions, in_run or {}, origin)
             if in_run is None:
                 self.context.instance.report_runless_asset_event(materialization)

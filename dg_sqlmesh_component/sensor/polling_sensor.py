@@ -18,11 +18,13 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import active_runs, run_ids
 from dg_sqlmesh_component.history.check_results import results_of_same_data
+from dg_sqlmesh_component.history.origins import Origin, origins
 from dg_sqlmesh_component.history.records import materialized_data, outside_data, recorded_data
 from dg_sqlmesh_component.history.sources import Awaited
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
+from dg_sqlmesh_component.protocol.graph import grouped
 from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.results import outside_materialization
 from dg_sqlmesh_component.report.wording import Wording
@@ -77,18 +79,15 @@ def evaluate_tick(context: dg.SensorEvaluationContext, settings: Settings) -> dg
     versions = DataVersions(instance, lambda key: graph.get(key).parent_keys)
     checks = Checks(Wording(assets, environment), now)
     events: list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation] = []
+    by_model = origins(instance, settings, new)
     for data in new:
-        events.append(outside_materialization(assets, data, versions, {}))
+        events.append(outside_materialization(assets, data, versions, {}, by_model.get(data.fqn)))
         events += results_of_same_data(instance, assets, data)
         events += checks.evaluations(assets.checks_of(data.fqn), data)
-    sentences = []
-    for verb, models_of in (
-        ("computed", [data.fqn for data in new if data.intervals]),
-        ("promoted again", [data.fqn for data in new if not data.intervals]),
-    ):
-        if models_of:
-            counts = counted(len(models_of), "model")
-            sentences.append(f"Recorded {counts} {verb} outside of Dagster: {_names(assets, models_of)}.")
+    sentences = [
+        f"Recorded {counted(len(models_of), 'model')} {what}: {_names(assets, models_of)}."
+        for what, models_of in grouped((_what(by_model.get(data.fqn), environment), data.fqn) for data in new).items()
+    ]
     if left_to_runs:
         names = _names(assets, left_to_runs)
         sentences.append(f"Left to run {run_ids(active)}, which has not finished: {names}.")
@@ -105,6 +104,14 @@ def evaluate_tick(context: dg.SensorEvaluationContext, settings: Settings) -> dg
         sentences.append("Nothing was computed or promoted outside of Dagster.")
     sentences += [differs] if differs else []
     return dg.SensorResult(asset_events=events, skip_reason=" ".join(sentences), cursor=CURSOR.dump_json(last).decode())
+
+
+def _what(origin: Origin | None, environment: str) -> str:
+    """What was recorded of a model: as in "Recorded 2 models computed outside of Dagster"."""
+    if origin is None:
+        return "promoted again outside of Dagster"
+    again = "again, because Dagster had no record of data " if origin.is_again(environment) else ""
+    return f"{again}computed {origin.clause(environment)}"
 
 
 def _earlier_plan(context: dg.SensorEvaluationContext) -> LastPlan | None:

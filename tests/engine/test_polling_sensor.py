@@ -208,7 +208,7 @@ def start_computing(shop: DagsterProject, run: dg.DagsterRun) -> None:
     """Record the start of a run, and that it has taken the lock."""
     start = dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, run.job_name)
     shop.instance.report_dagster_event(start, run.run_id)
-    mark_as_computing(shop.instance, run.run_id)
+    mark_as_computing(shop.instance, run.run_id, "shop")
 
 
 def test_data_computed_since_an_unfinished_run_holds_the_lock_is_left_to_it(new_sensed: NewShop) -> None:

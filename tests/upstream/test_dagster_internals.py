@@ -6,6 +6,7 @@ and a downstream asset. So Dagster splits the op.
 
 import asyncio
 import signal
+import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from itertools import islice
@@ -496,6 +497,31 @@ def test_last_loads_equal_public_api(instance: dg.DagsterInstance, monkeypatch: 
         assert [load[:3] for load in loads] == [load[:3] for load in found.get(key, ())]
         assert [load[3] for load in loads] == pytest.approx([load[3] for load in found.get(key, ())])
     assert list(event_log.last_loads_by_partition(instance, [])) == []
+
+
+@pytest.mark.parametrize("page", [1, 500])
+def test_events_of_a_run_outlive_a_wiped_asset_and_its_wipe_is_known(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    monkeypatch.setattr(event_log, "_IDS_PER_QUERY", page)
+
+    @dg.asset(key=A)
+    def a(context: dg.AssetExecutionContext) -> None:
+        context.log_event(dg.AssetObservation(A))
+
+    run_id = dg.materialize([a], instance=instance).run_id
+    assert event_log.wiped_at(instance, [A, B]) == {}
+    before = time.time()
+    instance.wipe_assets([A])
+    assert instance.fetch_materializations(A, limit=1).records == []
+    kinds = sorted(type(event).__name__ for event in event_log.asset_events_of_run(instance, run_id))
+    assert kinds == ["AssetMaterialization", "AssetObservation"]
+    assert before <= event_log.wiped_at(instance, [A, B])[A] <= time.time()
+    instance.report_runless_asset_event(dg.AssetMaterialization(A))
+    wiped = event_log.wiped_at(instance, [A, B])
+    monkeypatch.setattr("dagster._core.storage.event_log.sql_event_log.SqlEventLogStorage", Path)  # as in Dagster+
+    assert event_log.wiped_at(instance, [A, B]) == wiped
+    assert event_log.wiped_at(instance, []) == {}
 
 
 def test_starts_are_known_until_runs_are_deleted(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:

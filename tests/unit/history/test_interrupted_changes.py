@@ -22,7 +22,7 @@ def change(instance: dg.DagsterInstance, hour: int, state: str, *, succeeds: boo
         run_id = instance.create_run_for_job(job, tags={CHANGES_TAG: state}).run_id
         instance.report_dagster_event(dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, job.name), run_id)
         if computes:
-            mark_as_computing(instance, run_id)
+            mark_as_computing(instance, run_id, state)
     end = dg.DagsterEventType.RUN_SUCCESS if succeeds else dg.DagsterEventType.RUN_FAILURE
     instance.report_dagster_event(dg.DagsterEvent(end.value, job.name), run_id)
 

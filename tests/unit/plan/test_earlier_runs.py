@@ -30,7 +30,7 @@ def shop_preview() -> None:
 
 @dg.op
 def apply(context: dg.OpExecutionContext) -> None:
-    mark_as_computing(context.instance, context.run_id)
+    mark_as_computing(context.instance, context.run_id, "shop")
     if "fails" in context.run.tags:
         raise dg.Failure
 
