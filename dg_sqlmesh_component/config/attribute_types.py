@@ -327,15 +327,15 @@ class RestateJob(Attributes, path="restate.jobs"):
     tags: RunTags = field(default_factory=dict)
 
 
-_EXAMPLE_JOB = {"- by": "day"}  # written as an item of a list
-_JOB = mapping(RestateJob, _EXAMPLE_JOB)
+_EXAMPLE_JOB = {"by": "day"}
+_JOB = mapping(RestateJob, _EXAMPLE_JOB, is_item=True)
 _JOBS: Any = GenericAlias(list, (RestateJob.model(),))
 
 
 def _resolve_jobs(context: dg.ResolutionContext, written: Any) -> list[RestateJob]:
     jobs: Any = context.resolve_value(written) if isinstance(written, str) else written
     if not isinstance(jobs, (list, tuple)):
-        raise not_a_mapping("restate.jobs", jobs, _EXAMPLE_JOB, "a list of mappings")
+        raise not_a_mapping("restate.jobs", jobs, [_EXAMPLE_JOB], "a list of mappings")
     return [_JOB.fn.callable(context.at_path(number), job) for number, job in enumerate(jobs)]
 
 

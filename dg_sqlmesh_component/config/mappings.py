@@ -1,6 +1,5 @@
 """How attributes of `defs.yaml` are declared and resolved, and the values in their templates."""
 
-import json
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -13,6 +12,7 @@ from dagster.components.resolved.errors import ResolutionException
 from jinja2 import StrictUndefined
 from pydantic import ConfigDict, StrictBool, TypeAdapter, ValidationError
 
+from dg_sqlmesh_component.config.yaml_text import yaml_block
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import block, did_you_mean
 
@@ -176,6 +176,8 @@ def mapping(
     path: str = "",
     description: str = "",
     is_optional: bool = False,
+    is_on: bool = False,
+    is_item: bool = False,
     shorthand: tuple[str, Any] | None = None,
 ) -> dg.Resolver:
     """The resolver of an attribute whose value is a mapping. It resolves to an instance of a class.
@@ -184,15 +186,18 @@ def mapping(
     text with an error that names neither the attribute nor the value.
 
     Args:
-        examples: At least one is a mapping. The first one is in the error. If one is true, the attribute is a switch:
-            true means a mapping without keys, false and null mean None, which is the default.
+        examples: At least one is a mapping. The first one is in the error. If one is true or false, the attribute is a
+            switch: true means a mapping without keys, false and null mean None, which is the default.
+        is_on: Whether true is the default of a switch. Then null is refused: it could mean both.
+        is_item: Whether the attribute is a list of such mappings. The example of an error is then a list too.
         path, description: Those of a class that is none of ours.
         is_optional: Whether null is allowed. It means None, which is the default.
         shorthand: A key and the type of its value, if that value alone is allowed too. Any other text than true and
             false is such a value.
     """
     model: Any = attributes.model()
-    is_switch = any(example is True for example in examples)
+    is_switch = any(isinstance(example, bool) for example in examples)
+    allows_null = is_optional or (is_switch and not is_on)
     if issubclass(attributes, Attributes):
         path, description = attributes.yaml_path, " ".join((attributes.__doc__ or "").split())
     example = next(example for example in examples if isinstance(example, Mapping))
@@ -211,11 +216,12 @@ def mapping(
             value = model.model_validate(value)
         if isinstance(value, model):
             return attributes.resolve_from_model(context, value)
-        if isinstance(value, attributes) or (value is None and (is_optional or is_switch)):
+        if isinstance(value, attributes) or (value is None and allows_null):
             return value
-        raise not_a_mapping(path, value, example, allowed)
+        raise not_a_mapping(path, value, [example] if is_item else example, allowed)
 
-    field_type: Any = StrictBool | model | None if is_switch else model | None if is_optional else model
+    field_type: Any = StrictBool | model if is_switch else model
+    field_type = field_type | None if allows_null else field_type
     if key is not None:
         field_type = field_type | key_type
     return dg.Resolver(
@@ -227,12 +233,9 @@ def mapping(
     )
 
 
-def not_a_mapping(
-    attribute: str, value: object, example: Mapping[str, Any], allowed: str = "a mapping"
-) -> ConfigurationError:
+def not_a_mapping(attribute: str, value: object, example: Any, allowed: str = "a mapping") -> ConfigurationError:
     """The error for a value that is none of the allowed ones."""
-    keys = "".join(f"\n  {key}: {json.dumps(setting)}" for key, setting in example.items())  # JSON is YAML
-    written = block(f"{attribute.rpartition('.')[2]}:{keys}")
+    written = block(yaml_block({attribute.rpartition(".")[2]: example}))
     return ConfigurationError(
         f"`{attribute}` in defs.yaml is {shortened(value)}. Write {allowed}, for example:{written}"
     )

@@ -1,6 +1,5 @@
 """Errors that point at the offending key of `defs.yaml`: in its JSON schema, for `dg check yaml`, and in a load."""
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -12,6 +11,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails
 from dg_sqlmesh_component.config.attribute_types import NOT_OF_ONE_MODEL
 from dg_sqlmesh_component.config.component_attributes import EXAMPLE
 from dg_sqlmesh_component.config.mappings import switches_as_numbers
+from dg_sqlmesh_component.config.yaml_text import yaml_line
 from dg_sqlmesh_component.protocol.formatting import did_you_mean
 
 Schema = dict[str, Any]
@@ -133,14 +133,14 @@ def _words(node: Schema) -> list[Any]:
 
 
 def _expected(node: Schema, schema: Schema) -> str:
-    """What to write, for example `true, false or a mapping, for example {"slack": "6h"}`."""
+    """What to write, for example `true, false or a mapping, for example {slack: '6h'}`."""
     examples, types = node.get("examples", []), _types(node, schema)
     if len(types) > 1 and "string" in types and not any(isinstance(example, str) for example in examples):
         types.remove("string")  # only for templates
     named = list(dict.fromkeys(_TYPES[kind] for kind in types if kind in _TYPES))
     text = " or ".join(", ".join(named).rsplit(", ", 1)) or "a value of another type"
     mapping = next((example for example in examples if isinstance(example, Mapping)), None)
-    return text if mapping is None else f"{text}, for example {json.dumps(mapping)}"
+    return text if mapping is None else f"{text}, for example {yaml_line(mapping)}"
 
 
 def _written_path(location: tuple[int | str, ...], written: Any) -> tuple[int | str, ...]:

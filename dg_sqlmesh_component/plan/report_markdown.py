@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from dg_sqlmesh_component.config.yaml_text import yaml_block
 from dg_sqlmesh_component.plan import data_tables, sentences
 from dg_sqlmesh_component.plan.affected import by_asset
 from dg_sqlmesh_component.plan.gate import headline, shown_again
@@ -99,7 +99,7 @@ def _decision(report: PlanReport, in_dagster: bool = False) -> list[str]:
         who = f"{when} or a person who may deploy to {literal(shown.plan.environment)} applies {how}, and no other"
         if in_dagster:
             [job] = shown.apply_config["ops"]
-            config = fenced(json.dumps(shown.apply_config, indent=2), "yaml")
+            config = fenced(yaml_block(shown.apply_config), "yaml")
             parts.append(f"**What to do:** {who}. In the launchpad of {literal(job)}, paste:\n\n{config}")
         else:
             parts.append(f"**What to do:** {who}:\n\n{fenced(shown.apply_command or '', 'bash')}")

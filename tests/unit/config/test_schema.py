@@ -39,14 +39,14 @@ def unknown(parent: str, key: str, advice: str) -> tuple[str, str]:
 
 
 def instead_of(path: str, expected: str) -> tuple[str, str]:
-    return f"{path}: '{expected}' was expected", f"{path}: Value error, write {expected}"
+    return f"{path}: {expected!r} was expected", f"{path}: Value error, write {expected}"
 
 
 def of_type(path: str, value: object, types: str, expected: str) -> tuple[str, str]:
     return f"{path}: {value!r} is not of type {types}", f"{path}: Value error, write {expected}"
 
 
-SCHEDULE = 'true, false or a mapping, for example {"default_status": "RUNNING", "tags": {"team": "data"}}'
+SCHEDULE = "true, false or a mapping, for example {default_status: RUNNING, tags: {team: data}}"
 WORDS = "'column_lineage', 'links', 'row_count', 'sql'"
 
 WRONG: list[tuple[Any, ...]] = [
@@ -68,12 +68,12 @@ WRONG: list[tuple[Any, ...]] = [
         of_type("select", {"a": 1}, "'string', 'array', 'null'", "text or a list"),
         unknown("", "nope", "Did you mean op?"),
     ),
-    ({"preview": True}, instead_of("preview", 'a mapping, for example {"environment": "pr_{{ env.PULL_REQUEST }}"}')),
-    ({"audits": None}, instead_of("audits", 'a mapping, for example {"checks": "blocking"}')),
+    ({"preview": True}, instead_of("preview", "a mapping, for example {environment: 'pr_{{ env.PULL_REQUEST }}'}")),
+    ({"audits": None}, instead_of("audits", "a mapping, for example {checks: blocking}")),
     ({"schedule": []}, instead_of("schedule", SCHEDULE)),
     (
         {"external_models": {"keys": ["raw.payments"]}},
-        instead_of("external_models.keys", 'a mapping, for example {"raw.orders": "dlt/shop/orders"}'),
+        instead_of("external_models.keys", "a mapping, for example {raw.orders: dlt/shop/orders}"),
     ),
     ({"op": {"pool": 5}}, of_type("op.pool", 5, "'string', 'null'", "a value of another type")),
     ({"project": {"path": "shop", "env": {"A": 5}}}, of_type("project.env.A", 5, "'string'", "text")),

@@ -298,7 +298,7 @@ def test_the_report_in_dagster_has_no_picture_and_the_run_config_for_the_launchp
     of_comment, of_page = markdown(found), markdown(found, in_dagster=True)
     assert ("graph LR" in of_comment, "graph LR" in of_page) == (True, False)
     assert ("dg launch" in of_comment, "dg launch" in of_page) == (True, False)
-    assert 'In the launchpad of shop_apply, paste:\n\n```yaml\n{\n  "ops": {\n    "shop_apply": {}' in of_page
+    assert "In the launchpad of shop_apply, paste:\n\n```yaml\nops:\n  shop_apply: {}\n```" in of_page
 
 
 def test_a_model_that_is_only_computed_is_no_change() -> None:
