@@ -10,6 +10,7 @@ from dg_sqlmesh_component.config.attribute_types import Freshness as Freshness
 from dg_sqlmesh_component.config.attribute_types import IntervalsCheck as IntervalsCheck
 from dg_sqlmesh_component.config.attribute_types import Restate as Restate
 from dg_sqlmesh_component.config.attribute_types import RestateJob as RestateJob
+from dg_sqlmesh_component.config.attribute_types import TagConvention as TagConvention
 from dg_sqlmesh_component.config.external_models import ExternalModels as ExternalModels
 from dg_sqlmesh_component.config.external_models import Wait as Wait
 from dg_sqlmesh_component.config.plans import Deploy as Deploy

@@ -70,7 +70,8 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
     Attributes by topic:
 
     - **Project**: `project`, `select`, `exclude`, `refresh_if_dev`
-    - **Assets**: `translation`, `external_models`, `include_metadata`, `virtual_views`, `query_history_url`
+    - **Assets**: `translation`, `tag_convention`, `external_models`, `include_metadata`, `virtual_views`,
+      `query_history_url`
     - **Checks**: `audits`, `execution_status_check`, `intervals_check`, `freshness`
     - **Runs**: `execution`, `restate`, `budget`, `op`
     - **Schedules and sensors**: `schedule`, `automation`, `polling_sensor`, `janitor`

@@ -25,6 +25,7 @@ from dg_sqlmesh_component.config.attribute_types import (
     IntervalsCheck,
     Restate,
     SQLMeshProjectArgs,
+    TagConvention,
 )
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.plans import Deploy, Preview, PreviewDiff, ProjectTests
@@ -36,6 +37,7 @@ PAGE = REPOSITORY / "docs" / "attributes.md"
 TOP = SQLMeshProjectComponent.get_model_cls()
 MAPPINGS: dict[str, type[dg.Resolvable]] = {
     "project": SQLMeshProjectArgs,
+    "tag_convention": TagConvention,
     "external_models": ExternalModels,
     "audits": Audits,
     "restate": Restate,

@@ -296,6 +296,56 @@ NOT_OF_ONE_MODEL = {
 """Why a setting of Dagster's steps cannot be one of a model, and what to do, by name."""
 
 
+ASSET_PROPERTIES = ("group_name", "owner", "kind", "tag", "key_prefix", "freshness")
+"""What a tag of a model can set of its asset."""
+
+
+@dataclass(frozen=True)
+class TagConvention(Attributes, path="tag_convention"):
+    """Which tags of a SQLMesh model set properties of its asset: `<prefix><separator><property><separator><value>`.
+
+    Properties: group_name, owner, kind, tag, key_prefix, freshness (the slack of the model's policy, such as 2h). Write
+    false if no tag sets a property, or a mapping with other words. Default: tags such as `dagster:group_name:finance`.
+    """
+
+    prefix: Annotated[str, described_text("The beginning of such a tag. Default: dagster.", "dg")] = "dagster"
+    separator: Annotated[
+        str, described_text('The text between the parts of such a tag. The value may contain it. Default: ":".', "/")
+    ] = ":"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, example in (("prefix", "dagster"), ("separator", '":"')):
+            value = getattr(self, name)
+            if not value.strip():
+                raise ConfigurationError(
+                    f"`tag_convention.{name}` in defs.yaml is {value!r}. Write a text, such as `{name}: {example}`. If "
+                    "no tag sets a property, write `tag_convention: false`."
+                )
+        if self.separator in self.prefix:
+            raise ConfigurationError(
+                f"`tag_convention.prefix` in defs.yaml is {self.prefix!r}, which contains the separator "
+                f"{self.separator!r}. Write the part of the tags before the first separator, or set another "
+                "`tag_convention.separator`."
+            )
+
+    def tag(self, name: str, value: str) -> str:
+        """The tag that sets a property to a value."""
+        return self.separator.join((self.prefix, name, value))
+
+    def split(self, tag: str) -> tuple[str, str] | None:
+        """The property and its value, which may contain the separator; None for an ordinary tag."""
+        start = f"{self.prefix}{self.separator}"
+        if not tag.startswith(start):
+            return None
+        rest = tag.removeprefix(start)
+        # A separator such as `_` is in some names.
+        for name in (*ASSET_PROPERTIES, *NOT_OF_ONE_MODEL):
+            if rest == name or rest.startswith(f"{name}{self.separator}"):
+                return name, rest.removeprefix(name).removeprefix(self.separator)
+        return rest.partition(self.separator)[0], rest.partition(self.separator)[2]
+
+
 @dataclass
 class RestateJob(Attributes, path="restate.jobs"):
     """A job whose partitions are ranges of time. Each run restates its range of the selected incremental models."""

@@ -21,6 +21,7 @@ from dg_sqlmesh_component.config.attribute_types import (
     Restate,
     Selection,
     SQLMeshProjectArgs,
+    TagConvention,
     resolve_project,
 )
 from dg_sqlmesh_component.config.durations import WrittenDuration
@@ -76,6 +77,9 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
         bool, described("Whether `dg dev` and other `dg` commands reload a changed project. Default: true.", False)
     ] = True
     translation: Annotated[TranslationFn[Model] | None, TRANSLATION] = None
+    tag_convention: Annotated[
+        TagConvention | None, mapping(TagConvention, False, {"prefix": "dagster", "separator": ":"}, is_on=True)
+    ] = field(default_factory=TagConvention)
     external_models: Annotated[
         ExternalModels,
         mapping(ExternalModels, {"key": "landing/{{ external.name }}", "keys": {"raw.orders": "dlt/shop/orders"}}),

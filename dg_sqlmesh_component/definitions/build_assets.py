@@ -7,6 +7,7 @@ from functools import cached_property
 
 import dagster as dg
 
+from dg_sqlmesh_component.config.attribute_types import TagConvention
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets, is_audited_external
 from dg_sqlmesh_component.definitions.translator import Translator, model_label
 from dg_sqlmesh_component.definitions.upstream import Upstream, parents_first, tables_read
@@ -24,8 +25,8 @@ def build_assets(translator: Translator, spec_of: SpecOf, check_spec_of: CheckSp
     slack = attributes.intervals_check.slack if attributes.intervals_check else None
     specs = translator.asset_specs(spec_of)
     chosen = [models[fqn] for fqn in specs]
-    fqn_by_key = _index_keys(chosen, specs)
-    _refuse_key_collisions(chosen, fqn_by_key, translator.upstream)
+    fqn_by_key = _index_keys(chosen, specs, attributes.tag_convention)
+    _refuse_key_collisions(chosen, fqn_by_key, translator.upstream, attributes.tag_convention)
     checks = _Checks(
         lambda asset, owner, audit: check_spec_of(asset, owner, audit) if attributes.audits.has_check(audit) else None
     )
@@ -157,20 +158,31 @@ class _Checks:
         self.check_by_audit[(node, audit.position)] = spec.key
 
 
-def _index_keys(chosen: list[Model], specs: Mapping[str, dg.AssetSpec]) -> dict[dg.AssetKey, str]:
+def _index_keys(
+    chosen: list[Model], specs: Mapping[str, dg.AssetSpec], convention: TagConvention | None
+) -> dict[dg.AssetKey, str]:
     by_key: dict[dg.AssetKey, Model] = {}
     for model in chosen:
         other = by_key.setdefault(specs[model.fqn].key, model)
         if other is not model:
             raise ProjectLoadError(
                 f"Two models become the asset {specs[model.fqn].key.to_user_string()}: {model_label(other)} and "
-                f"{model_label(model)}. Give one of them another key, for instance with a tag "
-                "'dagster:key_prefix:<prefix>' in its MODEL block, or with `translation.key` in defs.yaml."
+                f"{model_label(model)}. Give one of them another key, {_by_tag_or_translation(convention)}."
             )
     return {key: model.fqn for key, model in by_key.items()}
 
 
-def _refuse_key_collisions(chosen: list[Model], fqn_by_key: Mapping[dg.AssetKey, str], upstream: Upstream) -> None:
+def _by_tag_or_translation(convention: TagConvention | None) -> str:
+    """How a model gets another key. Without a convention, no tag gives it one."""
+    translation = "with `translation.key` in defs.yaml"
+    if convention is None:
+        return translation
+    return f"for instance with a tag {convention.tag('key_prefix', '<prefix>')!r} in its MODEL block, or {translation}"
+
+
+def _refuse_key_collisions(
+    chosen: list[Model], fqn_by_key: Mapping[dg.AssetKey, str], upstream: Upstream, convention: TagConvention | None
+) -> None:
     """Refuse an external table, or a model that is not selected, with the key of one of our assets."""
     for model in chosen:
         for fqn in upstream.of(model):
@@ -186,6 +198,5 @@ def _refuse_key_collisions(chosen: list[Model], fqn_by_key: Mapping[dg.AssetKey,
                 remedy = "Give the table another key with `external_models.keys` in defs.yaml, or the model,"
             raise ProjectLoadError(
                 f"{model_label(model)} reads {node} whose asset key {key.to_user_string()} is that of "
-                f"{model_label(upstream.models[owner])}. {remedy} for instance with a tag "
-                "'dagster:key_prefix:<prefix>'."
+                f"{model_label(upstream.models[owner])}. {remedy} {_by_tag_or_translation(convention)}."
             )

@@ -17,10 +17,11 @@ from dagster_shared.check import CheckError
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from dg_sqlmesh_component.config.attribute_types import NOT_OF_ONE_MODEL, Freshness
+from dg_sqlmesh_component.config.attribute_types import ASSET_PROPERTIES, NOT_OF_ONE_MODEL, Freshness, TagConvention
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.durations import duration_of
 from dg_sqlmesh_component.config.external_models import ExternalTable
+from dg_sqlmesh_component.config.yaml_text import yaml_line
 from dg_sqlmesh_component.dagster_internals.assets import EXTERNAL_TAG, is_accepted_cron
 from dg_sqlmesh_component.definitions.automation import cron_tick_condition, longest_gap
 from dg_sqlmesh_component.definitions.upstream import Upstream, parents_first, tables_behind_views
@@ -45,9 +46,6 @@ PARTITIONS_REFUSED = (
 
 HAS_VIRTUAL_ASSETS = "is_virtual" in inspect.signature(dg.AssetSpec.__new__).parameters
 """Whether this Dagster has virtual assets, which are never stale by themselves; 1.13 and later do."""
-
-_TAG_PREFIX = "dagster:"
-"""The beginning of a tag of a SQLMesh model that sets a property of its asset (ADR-0006)."""
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 
@@ -77,26 +75,26 @@ class _TagProperties:
     ordinary_tags: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, model: Model) -> _TagProperties:
+    def of(cls, model: Model, convention: TagConvention | None) -> _TagProperties:
         """Read the tags of a model. Refuse one that sets no property, or a property to a value it cannot have."""
         properties = cls()
         for tag in model.tags:
-            name, _, value = tag.removeprefix(_TAG_PREFIX).partition(":")  # the value may contain `:`
-            if not tag.startswith(_TAG_PREFIX):
+            split = convention.split(tag) if convention is not None else None
+            if convention is None or split is None:
                 properties.ordinary_tags.append(tag)
-            elif problem := properties._set(name, value):
+            elif problem := properties._set(*split, convention):
                 raise ProjectLoadError(f"{model_label(model)}: tag {tag!r} cannot be used: {problem}")
         return properties
 
-    def _set(self, name: str, value: str) -> str | None:
+    def _set(self, name: str, value: str, convention: TagConvention) -> str | None:
         """Set a property to a value; the problem if that is impossible."""
-        *others, last = ("group_name", "owner", "kind", "tag", "key_prefix", "freshness")
+        *others, last = ASSET_PROPERTIES
         if name in NOT_OF_ONE_MODEL:
             return NOT_OF_ONE_MODEL[name]
         if name not in (*others, last):
             return f"there is no property {name!r}; the properties are {', '.join(others)} and {last}."
         if not value:
-            return f"it has no value; write it as {_TAG_PREFIX}{name}:<value>."
+            return f"it has no value; write it as {convention.tag(name, '<value>')}."
         if name == "group_name":
             if self.group_name not in (None, value):
                 return f"another tag has set the group to {self.group_name!r} already."
@@ -135,7 +133,7 @@ class Translator:
     def __init__(self, manifest: Manifest, attributes: ComponentAttributes) -> None:
         self.manifest = manifest
         self.attributes = attributes
-        self._properties = {model.fqn: _TagProperties.of(model) for model in manifest.models}
+        self._properties = {model.fqn: _TagProperties.of(model, attributes.tag_convention) for model in manifest.models}
         prefixes = {fqn: properties.key_prefix for fqn, properties in self._properties.items()}
         self.upstream = Upstream(manifest, attributes.external_models, prefixes)
 
@@ -296,7 +294,7 @@ class Translator:
         if self.attributes.restate is not None:
             description += (
                 "\n\nIf its rows were corrected, restate the models that read it: select models, and set "
-                f"`restate: {{start: ..., end: ..., tables: [{names.table_name}]}}` in the run config."
+                f"`restate: {{start: ..., end: ..., tables: {yaml_line([names.table_name])}}}` in the run config."
             )
         return dg.AssetSpec(
             key,

@@ -276,9 +276,18 @@ def test_symlink_to_interpreter_is_not_resolved(dagster: DagsterProject) -> None
     assert component.project.python == str(link)
 
 
-@pytest.mark.attribute("select", "exclude", "op.name", "op.description", "op.pool", "op.tags")
-def test_configured_selection_and_op_are_used(dagster: DagsterProject) -> None:
-    tagged = "MODEL (name t.{0}, kind FULL, tags [{0}, 'dagster:group_name:of_{0}']); SELECT 1 AS id"
+@pytest.mark.attribute(
+    "select",
+    "exclude",
+    "tag_convention.prefix",
+    "tag_convention.separator",
+    "op.name",
+    "op.description",
+    "op.pool",
+    "op.tags",
+)
+def test_configured_selection_tag_convention_and_op_are_used(dagster: DagsterProject) -> None:
+    tagged = "MODEL (name t.{0}, kind FULL, tags [{0}, 'own/group_name/of_{0}', 'dagster:colour:red']); SELECT 1 AS id"
     files = {f"models/{name}.sql": tagged.format(name) for name in ("one", "two", "three")}
     write_project(dagster.root / "shop", {**files, "models/below.sql": "MODEL (name t.below); SELECT id FROM t.three"})
     dagster.add_component(
@@ -287,6 +296,7 @@ def test_configured_selection_and_op_are_used(dagster: DagsterProject) -> None:
             "project": "../../../shop",
             "select": ["tag:one", "tag:two", "+t.below"],
             "exclude": "t.two",
+            "tag_convention": {"prefix": "own", "separator": "/"},
             "op": {"name": "our_op", "description": "Ours.", "pool": "our_pool", "tags": {"a": "b"}},
         },
     )

@@ -160,6 +160,7 @@ def project_assets(
     outside: ExternalModels | None = None,
     asset: Callable[[dg.AssetSpec, Model], dg.AssetSpec] = lambda spec, _: spec,
     check: Callable[[dg.AssetCheckSpec, Audit], dg.AssetCheckSpec | None] = lambda spec, _: spec,
+    **others: Any,
 ) -> ProjectAssets:
     """Return the assets and checks of a project as the component builds them.
 
@@ -167,8 +168,9 @@ def project_assets(
         outside: The asset keys of external tables.
         asset: An overridden `get_asset_spec`; it gets the default spec.
         check: An overridden `get_asset_check_spec`; it gets the default spec.
+        others: Other attributes of `defs.yaml`.
     """
-    default_translator = Translator(project, attributes(external_models=outside or ExternalModels()))
+    default_translator = Translator(project, attributes(external_models=outside or ExternalModels(), **others))
     return build_assets(
         default_translator,
         lambda model: asset(default_translator.asset_spec(model), model),

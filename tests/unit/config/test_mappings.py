@@ -12,7 +12,14 @@ from unit.builders import model
 from unit.config.attributes import EVERYTHING, loaded
 
 from dg_sqlmesh_component import Janitor, ProjectTests
-from dg_sqlmesh_component.config.attribute_types import Audits, Freshness, IntervalsCheck, Restate, RestateJob
+from dg_sqlmesh_component.config.attribute_types import (
+    Audits,
+    Freshness,
+    IntervalsCheck,
+    Restate,
+    RestateJob,
+    TagConvention,
+)
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.mappings import TemplateScope
 from dg_sqlmesh_component.config.scheduling import PollingSensor, Schedule
@@ -37,6 +44,7 @@ def resolved(attribute: str, value: Any) -> Any:
     ("attribute", "allowed"),
     [
         ("translation", "a mapping"),
+        ("tag_convention", "true, false or a mapping"),
         ("external_models", "a mapping"),
         ("external_models.keys", "a mapping"),
         ("audits", "a mapping"),
@@ -66,7 +74,7 @@ def test_text_in_place_of_a_mapping_is_refused_with_an_example_in_yaml(attribute
 def test_example_is_in_the_form_of_the_file() -> None:
     with pytest.raises(ConfigurationError) as refusal:
         resolved("freshness", "2h")
-    assert str(refusal.value).endswith('for example:\n\n    freshness:\n      slack: "2h"')
+    assert str(refusal.value).endswith("for example:\n\n    freshness:\n      slack: '2h'")
 
 
 @pytest.mark.parametrize("attribute", SWITCHES)
@@ -79,6 +87,45 @@ def test_true_and_an_empty_mapping_mean_all_defaults(attribute: str, value: Any)
 @pytest.mark.parametrize("value", [False, None, "{{ 'False' }}", "{{ none }}"])
 def test_false_and_null_switch_off(attribute: str, value: Any) -> None:
     assert resolved(attribute, value) is None
+
+
+@pytest.mark.parametrize("value", [True, {}, "true", "{{ 'true' }}", {"prefix": "dagster"}, {"separator": ":"}])
+def test_default_tag_convention_can_be_written(value: Any) -> None:
+    assert resolved("tag_convention", value) == TagConvention("dagster", ":")
+
+
+@pytest.mark.parametrize("value", [False, "false", "{{ 'False' }}"])
+def test_tag_convention_is_on_unless_it_is_false(value: Any) -> None:
+    assert resolved("tag_convention", value) is None
+    without = {key: other for key, other in EVERYTHING.items() if key != "tag_convention"}
+    assert loaded({**without, "automation": None}).tag_convention == TagConvention()
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ({"prefix": ""}, "`tag_convention.prefix` in defs.yaml is ''. Write a text, such as `prefix: dagster`. If no "),
+        ({"prefix": "  "}, "`tag_convention.prefix` in defs.yaml is '  '. Write a text"),
+        (
+            {"separator": ""},
+            "`tag_convention.separator` in defs.yaml is ''. Write a text, such as `separator: \":\"`. ",
+        ),
+        (
+            {"prefix": "dagster:"},
+            "`tag_convention.prefix` in defs.yaml is 'dagster:', which contains the separator ':'.",
+        ),
+        (
+            {"prefix": "a/b", "separator": "/"},
+            "is 'a/b', which contains the separator '/'. Write the part of the tags ",
+        ),
+        ("{{ none }}", "`tag_convention` in defs.yaml is None. Write true, false or a mapping, for example:"),
+        ("dagster:", "`tag_convention` in defs.yaml is 'dagster:'. Write true, false or a mapping, for example:"),
+    ],
+)
+def test_wrong_tag_convention_is_refused_with_what_to_write(value: Any, problem: str) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        resolved("tag_convention", value)
+    assert problem in str(refusal.value)
 
 
 @pytest.mark.parametrize("attribute", ["freshness", "op"])

@@ -21,6 +21,7 @@ from unit.builders import (
 )
 from unit.calls import calls_of, growth
 
+from dg_sqlmesh_component.config.attribute_types import TagConvention
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
@@ -235,7 +236,7 @@ def test_unselected_model_with_the_key_of_an_asset_is_refused(name: str, owner: 
     assert str(refusal.value) == (
         f'Model marts.{name} (/shop/models/{name}.sql) reads "db"."staging"."orders", which is not selected and whose '
         f"asset key orders is that of Model {owner} (/shop/models/orders.sql). Give one of them another key, for "
-        "instance with a tag 'dagster:key_prefix:<prefix>'."
+        "instance with a tag 'dagster:key_prefix:<prefix>' in its MODEL block, or with `translation.key` in defs.yaml."
     )
 
 
@@ -379,6 +380,23 @@ def test_two_models_with_one_key_are_refused_with_both_files_and_a_fix() -> None
     )
 
 
+@pytest.mark.parametrize(
+    ("convention", "advice"),
+    [
+        (TagConvention("dg", "/"), "for instance with a tag 'dg/key_prefix/<prefix>' in its MODEL block, or with"),
+        (None, "Give one of them another key, with"),
+    ],
+)
+def test_advice_for_models_with_one_key_follows_the_tag_convention(
+    convention: TagConvention | None, advice: str
+) -> None:
+    project = manifest(model("a.core.orders"), model("b.core.orders"))
+    with pytest.raises(ProjectLoadError) as refusal:
+        project_assets(project, tag_convention=convention)
+    assert f"{advice} `translation.key` in defs.yaml." in str(refusal.value)
+    assert "dagster:" not in str(refusal.value)
+
+
 def test_two_models_with_one_default_key_load_if_one_has_a_prefix_or_is_not_selected() -> None:
     project = manifest(model("a.core.orders"), model("b.core.orders", tags=("dagster:key_prefix:b",)))
     assert set(project_assets(project).fqn_by_key) == {ORDERS_KEY, dg.AssetKey(["b", "core", "orders"])}
@@ -409,7 +427,8 @@ def test_external_table_with_the_key_of_a_model_is_refused(
     assert str(refusal.value) == (
         f"Model marts.revenue (/shop/models/revenue.sql) reads the external table {fqn(table)}, whose asset "
         "key core/orders is that of Model core.orders (/shop/models/orders.sql). Give the table another key with "
-        "`external_models.keys` in defs.yaml, or the model, for instance with a tag 'dagster:key_prefix:<prefix>'."
+        "`external_models.keys` in defs.yaml, or the model, for instance with a tag 'dagster:key_prefix:<prefix>' in "
+        "its MODEL block, or with `translation.key` in defs.yaml."
     )
 
 

@@ -1,6 +1,7 @@
 """The translator turns SQLMesh models and audits into asset specs and check specs."""
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit.builders import EVERYTHING, attributes, audit, external_models, manifest, model, plain, stored, translator
 
+from dg_sqlmesh_component.config.attribute_types import NOT_OF_ONE_MODEL, TagConvention
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK, Translator, sql_metadata
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.manifest import Model
@@ -259,6 +261,62 @@ def test_default_group_is_the_sanitized_schema(schema: str, group: str) -> None:
 )
 def test_tag_tag_adds_a_dagster_tag_and_wins_over_others(tags: list[str], expected: dict[str, str]) -> None:
     assert spec(tagged(*tags)).tags == {**KIND_TAGS, **expected}
+
+
+@pytest.mark.attribute("tag_convention.prefix", "tag_convention.separator")
+@pytest.mark.parametrize(
+    ("prefix", "separator"),
+    [("dg", "/"), ("to dagster", "->"), ("dg", "_"), ("dagster", ":"), ("dg:dagster", "/")],
+    ids=[
+        "a separator that values contain",
+        "a prefix with a blank, a separator of two characters",
+        "a separator that names of properties contain",
+        "the default",
+        "a prefix with the usual separator",
+    ],
+)
+def test_prefix_and_separator_of_tags_are_configurable(prefix: str, separator: str) -> None:
+    properties = {"group_name": "finance", "key_prefix": "shop/e_u", "owner": "team:a/b", "tag": "acme/tier=1"}
+    properties |= {"kind": "table", "freshness": "2h"}
+    tags = [separator.join((prefix, name, value)) for name, value in properties.items()]
+    asset = spec(tagged(*tags, "other:group_name:not-read"), tag_convention=TagConvention(prefix, separator))
+    assert asset.group_name == "finance"
+    assert asset.key == dg.AssetKey(["shop", "e_u", "core", "orders"])
+    assert list(asset.owners) == ["team:a/b"]
+    own = {"other_group_name_not-read": "", "acme/tier": "1", "dagster/kind/table": ""}
+    assert asset.tags == {**KIND_TAGS, **own}
+    assert asset.freshness_policy == dg.FreshnessPolicy.time_window(timedelta(hours=26))
+
+
+def test_tags_of_another_prefix_or_separator_are_ordinary() -> None:
+    asset = spec(
+        tagged("dagster:group_name:a", "dg:group_name:b", "dgx/kind/c"), tag_convention=TagConvention("dg", "/")
+    )
+    assert (asset.group_name, asset.kinds) == ("core", {"sqlmesh", "duckdb"})
+    ordinary = {"dagster_group_name_a": "", "dg_group_name_b": "", "dgx_kind_c": ""}
+    assert asset.tags == {**KIND_TAGS, **ordinary}
+
+
+def test_without_a_convention_no_tag_sets_a_property_or_is_refused() -> None:
+    tags = ["dagster:group_name:finance", "dagster:kind:a b", "dagster:colour:red", "dagster:owner:bob", "dagster:"]
+    asset = spec(tagged(*tags), tag_convention=None)
+    assert (asset.group_name, list(asset.owners), asset.kinds) == ("core", [], {"sqlmesh", "duckdb"})
+    ordinary = ("dagster_group_name_finance", "dagster_kind_a_b", "dagster_colour_red", "dagster_owner_bob", "dagster")
+    assert asset.tags == {**KIND_TAGS, **dict.fromkeys(ordinary, "")}
+
+
+@pytest.mark.parametrize(
+    ("tag", "rule"),
+    [
+        ("dg/colour/red", "there is no property 'colour'; the properties are group_name, owner, kind, tag, key_prefix"),
+        ("dg/group_name", "it has no value; write it as dg/group_name/<value>."),
+        ("dg/retries/3", NOT_OF_ONE_MODEL["retries"]),
+    ],
+)
+def test_error_of_a_tag_has_the_configured_prefix_and_separator(tag: str, rule: str) -> None:
+    with pytest.raises(ProjectLoadError) as refusal:
+        translator(tagged(tag, path="/shop/orders.sql"), tag_convention=TagConvention("dg", "/"))
+    assert str(refusal.value).startswith(f"Model core.orders (/shop/orders.sql): tag {tag!r} cannot be used: {rule}")
 
 
 REFUSED_TAGS = (
