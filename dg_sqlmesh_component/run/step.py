@@ -272,11 +272,11 @@ class _Step:
 
     def _recorded(self, reads: Mapping[str, msg.PromotedReads]) -> msg.Records:
         """What Dagster has recorded. The run gets a tag: data that is computed from now on is this run's."""
-        if not self._wording.is_declared:
-            return msg.Records()
         instance, run = self._context.instance, self._context.run
         if self._computing_since is None:
             self._computing_since = mark_as_computing(instance, run.run_id, self._settings.changes_tag)
+        if not self._wording.is_declared:
+            return msg.Records()
         requested = {*self._request.models, *self._request.audit_only}
         added = self._assets.downstream_of(requested) if self._request.restate else set()
         models = self._assets.with_upstream(requested | added)

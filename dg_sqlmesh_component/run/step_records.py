@@ -125,8 +125,12 @@ class StepRecords:
             forget_data_version(self.context, assets.key(data.fqn))
 
     def after(self, outcome: NodeOutcome) -> msg.RecordedData | None:
-        """What Dagster knows of the model's data after this outcome."""
-        if outcome.promoted is None or not self.wording.is_declared:
+        """What Dagster knows of the model's data after this outcome.
+
+        In another environment than the declared one, that is only what this run has computed. It names the run to
+        components of environments that share the table.
+        """
+        if outcome.promoted is None:
             return None
         known = self._known(outcome)
         instants = [known.up_to] if known else []

@@ -128,7 +128,7 @@ class StepResults:
         materializes = outcome.outcome.rule.materializes
         is_asset = outcome.fqn in self._assets.specs  # else a standalone audit or an external model
         if is_asset and not self._wording.is_declared:
-            yield observation(self._wording, outcome)
+            yield observation(self._wording, outcome, self.records.after(outcome))
         elif is_asset and materializes:
             yield from self._materialization(outcome)
         elif not self._is_observed(outcome):

@@ -1,7 +1,7 @@
 """What runs and the sensor say of data that a run has computed, and of which an asset has no record any more."""
 
 import dagster as dg
-from engine.recorded_models import broken, day, restate, tick
+from engine.recorded_models import OP, broken, day, restate, tick
 from harness import NewShop, RunRecord, Shop
 
 MODELS = ("days", "shown", "total", "alone")
@@ -67,3 +67,29 @@ def test_data_of_a_wiped_asset_whose_run_was_deleted_is_not_said_to_be_computed_
     shop.instance.delete_run(failed.run_id)
     broken(shop)
     assert origins(shop.launch())["t/days"] == "outside of Dagster", "nothing says that there was a run"
+
+
+# -- tables that two environments share -------------------------------------------------------------
+
+
+def test_run_in_another_environment_is_named_if_it_has_computed_a_shared_table(new_recorded: NewShop) -> None:
+    """It is a run of another component, or one whose run config names the environment."""
+    shop = new_recorded(execution={"environments": ["dev"]})
+    shop.plan("dev", "--include-unmodified", at=f"{day(3)} 12:00:00")
+    dev = {"project": {"path": str(shop.project), "environment": "dev"}, "translation": {"key_prefix": "dev"}}
+    shop.add_component("shop_dev", dev)
+    shop.refresh()
+    of_prod, of_dev = ([f"{prefix}t/{name}" for name in MODELS] for prefix in ("", "dev/"))
+    recorded = shop.launch(assets=of_dev, ops={"sqlmesh_shop_dev": {"end": day(4)}})
+    assert set(origins(recorded).values()) == {"outside of Dagster"}, "the plan has computed it"
+
+    once = shop.launch(assets=["t/alone"], ops={OP: {"environment": "dev"}}).succeeded()
+    prod = shop.launch(assets=of_prod).succeeded()
+    assert origins(prod)["t/alone"] == f"by run {once.run_id} in environment dev"
+    assert set(prod.materializations) == {"t/days", "t/shown", "t/total"}
+
+    shown = shop.launch(assets=of_dev)
+    of_others = dict.fromkeys(("dev/t/days", "dev/t/shown", "dev/t/total"), f"by run {prod.run_id} in environment prod")
+    assert origins(shown).items() >= of_others.items()
+    intervals = shown.computed_outside["dev/t/days"].metadata["sqlmesh/intervals"].value
+    assert intervals == f"{day(3)} to {day(1)} (3 days)"
