@@ -110,11 +110,11 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunRecord]:
 
 
 def test_all_models_share_one_step(record: RunRecord) -> None:
-    assert len(record.step_keys()) == 1
+    assert len(record.step_keys) == 1
 
 
 def test_executed_models_are_materialized_and_others_are_not(record: RunRecord) -> None:
-    assert record.materializations().keys() == {"t/ran"}
+    assert record.materializations.keys() == {"t/ran"}
 
 
 def test_models_that_were_and_were_not_executed_have_a_check_with_their_outcome(record: RunRecord) -> None:
@@ -123,8 +123,8 @@ def test_models_that_were_and_were_not_executed_have_a_check_with_their_outcome(
 
 
 def test_audits_are_checks(record: RunRecord) -> None:
-    assert record.checks()["t/ran:not_null"].passed
-    assert not record.checks()["t/broken:positive"].passed
+    assert record.checks["t/ran:not_null"].passed
+    assert not record.checks["t/broken:positive"].passed
 
 
 # -- dg scaffold, dg dev ----------------------------------------------------------------------------

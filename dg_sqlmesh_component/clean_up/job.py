@@ -9,7 +9,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.scheduling import Janitor
-from dg_sqlmesh_component.definitions.op import graph_of_op, refuse_reserved_tags
+from dg_sqlmesh_component.definitions.op import graph_of_op, refuse_op_name, refuse_reserved_tags
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, listed
@@ -107,7 +107,9 @@ def dropped_metadata(dropped: list[str]) -> dict[str, Any]:
 def build_janitor(configured: Janitor, settings: Settings) -> dg.Definitions:
     """A job with one op, and its schedule. The janitor shares the pool of the component's op, and so its limit."""
     refuse_reserved_tags("janitor.tags", configured.tags)
-    name = settings.job_name("janitor")
+    if configured.name is not None:
+        refuse_op_name(configured.name, "janitor.name")
+    name = configured.name or settings.job_name("janitor")
     description = (
         "Runs SQLMesh's janitor, which deletes everything that has expired. It waits until no run uses the SQLMesh "
         "state."

@@ -6,7 +6,7 @@ from typing import Annotated, TypeAlias
 
 import dagster as dg
 from dagster.components.resolved.errors import ResolutionException
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from dg_sqlmesh_component.config.attribute_types import SampledRows, Selection
 from dg_sqlmesh_component.config.mappings import Attributes, Variables, as_text, described, described_text, mapping
@@ -129,6 +129,14 @@ class PreviewDiff(Attributes, path="preview.diff"):
         PositiveInt,
         described("A model with more rows is compared on a sample of its keys. Default: 10,000,000.", 1_000_000),
     ] = 10_000_000
+    decimals: Annotated[
+        Annotated[int, Field(ge=0, le=30)],
+        described(
+            "Numbers are equal if they differ by less than one unit of this decimal place and one of them is a float. "
+            "Large sums of floats differ by more each time an engine adds them up. Default: 6.",
+            2,
+        ),
+    ] = 6
     ignore: Annotated[
         list[str],
         described_text(
@@ -174,4 +182,4 @@ class Preview(SampledRows, path="preview"):
     def limits(self) -> DiffLimits:
         """How to compare, as the worker needs it."""
         diff, mask = self.diff, tuple(self.mask)
-        return DiffLimits(diff.max_rows, tuple(diff.ignore), self.sampling, mask)
+        return DiffLimits(diff.max_rows, tuple(diff.ignore), self.sampling, mask, diff.decimals)

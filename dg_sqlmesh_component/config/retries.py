@@ -36,17 +36,24 @@ class Retries(Attributes, path="execution.retries"):
             ["WarehouseSuspended"],
         ),
     ] = field(default_factory=list)
+    persistent_errors: Annotated[
+        list[str],
+        described_text(
+            "Regular expressions of errors not to retry. They override `transient_errors`.", ["OutOfMemory"]
+        ),
+    ] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for pattern in self.transient_errors:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ConfigurationError(
-                    f"`execution.retries.transient_errors` in defs.yaml has {pattern!r}, which is not a regular "
-                    f"expression: {error}."
-                ) from error
+        for name in ("transient_errors", "persistent_errors"):
+            for pattern in getattr(self, name):
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    raise ConfigurationError(
+                        f"`execution.retries.{name}` in defs.yaml has {pattern!r}, which is not a regular expression: "
+                        f"{error}."
+                    ) from error
 
     def delay_before(self, attempt: int) -> float:
         """Seconds to wait before an attempt; the first retry is attempt 2."""
@@ -63,5 +70,7 @@ class Retries(Attributes, path="execution.retries"):
         return event
 
     def is_transient(self, error_text: str, known: bool) -> bool:
-        """Whether an error is transient. `known` is what the worker thinks."""
+        """Whether an error is transient. `known` is what the worker thinks. `persistent_errors` win."""
+        if any(re.search(pattern, error_text) for pattern in self.persistent_errors):
+            return False
         return known or any(re.search(pattern, error_text) for pattern in self.transient_errors)

@@ -36,10 +36,18 @@ RunTags: TypeAlias = Annotated[
 class Schedule(Attributes, path="schedule"):
     """Schedules that launch a run of the models with pending intervals, when the cron of a model ticks.
 
-    They are `<op>_schedule` and, for another time zone than UTC, for example `<op>_schedule_europe_berlin`. Write true,
-    or a mapping with options. Default: none.
+    Write true, or a mapping with options. Default: none.
     """
 
+    name: Annotated[
+        str | None,
+        described_text(
+            "Name of the schedule, which keeps its ticks and whether it is on if `op.name` changes. A schedule for a "
+            "time zone other than UTC adds its name: `<name>_europe_berlin`. The job is `<name>_job`. Default: "
+            "`<op>_schedule`, and `<op>_job` for the job.",
+            "shop",
+        ),
+    ] = None
     default_status: DefaultStatus = "STOPPED"
     tags: RunTags = field(default_factory=dict)
     cron: Annotated[
@@ -53,8 +61,8 @@ class Schedule(Attributes, path="schedule"):
     on_sources: Annotated[
         bool,
         described(
-            "Whether a sensor, `<op>_schedule_on_sources`, also requests the models that an asset makes ready when it "
-            "loads one of their sources, within a minute. It needs `external_models.wait`. Default: false.",
+            "Whether a sensor, `<name>_on_sources`, also requests the models that an asset makes ready when it loads "
+            "one of their sources, within a minute. It needs `external_models.wait`. Default: false.",
             True,
         ),
     ] = False
@@ -99,7 +107,7 @@ class PollingSensor(Attributes, path="polling_sensor"):
 
 @dataclass
 class Janitor(Attributes, path="janitor"):
-    """A job and a schedule for SQLMesh's janitor: `<op>_janitor` and `<op>_janitor_schedule`.
+    """A job and a schedule for SQLMesh's janitor.
 
     The janitor deletes expired environments and tables, and compacts intervals. Write true, or a mapping with
     options. Default: no janitor.
@@ -110,6 +118,14 @@ class Janitor(Attributes, path="janitor"):
     )
     timezone: TimeZone = None
     default_status: DefaultStatus = "STOPPED"
+    name: Annotated[
+        str | None,
+        described_text(
+            "Name of the job and of its step. The schedule is `<name>_schedule`. Default: `<op>_janitor`, "
+            "for example `sqlmesh_shop_janitor`.",
+            "clean_up_shop",
+        ),
+    ] = None
     tags: RunTags = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -15,6 +15,12 @@ from dg_sqlmesh_component.dagster_internals.assets import shared_in_code_locatio
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import block, listed
 
+_NAMES_OF_DAGSTER = {
+    ("job or op", "__ASSET_JOB"): ("Dagster", ""),
+    ("schedule or sensor", "default_automation_condition_sensor"): ("Dagster", ""),
+}
+"""The owner of each name, as component and attribute, by kind and name."""
+
 
 class CodeLocation:
     """The components of one code location that are built so far: their names, assets, tables and manifests.
@@ -23,7 +29,7 @@ class CodeLocation:
     """
 
     def __init__(self) -> None:
-        self._name_owners: dict[tuple[str, str], tuple[str, str]] = {}
+        self._name_owners = dict(_NAMES_OF_DAGSTER)
         self._table_by_key: dict[dg.AssetKey, tuple[str, str]] = {}
         self._produced: set[dg.AssetKey | str] = set()
         self._owners: dict[dg.AssetKey, str] = {}
@@ -55,9 +61,9 @@ class CodeLocation:
         owner = (component, attribute)
         other = self._name_owners.setdefault((kind, name), owner)
         if other != owner:
+            owners = f"`{attribute}` of {component} and {f'`{other[1]}` of {other[0]}' if other[1] else other[0]}"
             raise ConfigurationError(
-                f"`{attribute}` of {component} and `{other[1]}` of {other[0]} would both give the name {name!r} to a "
-                f"{kind}. Set another `{attribute}` in defs.yaml."
+                f"{owners} would both give the name {name!r} to a {kind}. Set another `{attribute}` in defs.yaml."
             )
 
     def add(self, component: str, op_name: str, specs: Mapping[str, dg.AssetSpec]) -> None:

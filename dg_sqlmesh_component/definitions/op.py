@@ -185,6 +185,11 @@ def refuse_op_name(name: str, attribute: str = "op.name") -> None:
             f"`{attribute}` in defs.yaml is {name!r}. It must not end in an underscore and a number: Dagster "
             "gives such names to the parts of an op that it splits, and runs only one of two ops with the same name."
         )
+    refuse_name(name, attribute)
+
+
+def refuse_name(name: str, attribute: str) -> None:
+    """Refuse a name that Dagster refuses, with Dagster's rule."""
     _try_op(attribute, name, name=name)
 
 

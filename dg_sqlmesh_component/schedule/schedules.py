@@ -9,7 +9,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.config.scheduling import Schedule
 from dg_sqlmesh_component.dagster_internals.assets import WithAssetsBetween
-from dg_sqlmesh_component.definitions.op import refuse_reserved_tags
+from dg_sqlmesh_component.definitions.op import refuse_name, refuse_reserved_tags
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.definitions.translator import require_five_fields
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -22,6 +22,8 @@ from dg_sqlmesh_component.schedule.tick import UTC, Timetable, evaluate_tick
 def build_schedules(configured: Schedule, settings: Settings) -> dg.Definitions:
     """One schedule for each time zone of the models' crons, or one for the configured cron, and their job."""
     refuse_reserved_tags("schedule.tags", configured.tags)
+    if configured.name is not None:
+        refuse_name(configured.name, "schedule.name")
     if configured.on_sources and settings.attributes.external_models.wait is None:
         raise ConfigurationError(
             "`schedule.on_sources` in defs.yaml needs the sources that the models wait for. Set it as well:"
@@ -30,10 +32,10 @@ def build_schedules(configured: Schedule, settings: Settings) -> dg.Definitions:
     assets = settings.assets
     if not assets.specs:
         return dg.Definitions()
-    name = f"{settings.op}_schedule"
+    name = configured.name or f"{settings.op}_schedule"
     # The job has the executable assets between two models, so that a tick can request them.
     job = dg.define_asset_job(
-        f"{settings.op}_job",
+        f"{configured.name or settings.op}_job",
         selection=WithAssetsBetween(assets.fqn_by_key),
         description=f"Runs SQLMesh for the models of {settings.project.name}, and the assets between them.",
     )

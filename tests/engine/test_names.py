@@ -36,8 +36,10 @@ def definitions_of(folder: Path, *components: dict[str, Any]) -> dg.Definitions:
     "components",
     [
         [BOTH, BOTH],
-        [BOTH, {**BOTH, "op": {"name": "shop"}}],
+        [BOTH, {**BOTH, "op": {"name": "shop"}, "schedule": {"name": "shop"}, "janitor": {"name": "clean"}}],
+        [{"schedule": {"name": "sqlmesh_c0"}, "polling_sensor": True}],
         [{"schedule": {"tags": {"dagster/priority": "3"}}, "janitor": {"tags": {"dagster/max_runtime": "60"}}}],
+        [{"schedule": {"name": "shop_2"}, "op": {"name": "shop"}}],
     ],
     ids=str,
 )
@@ -47,20 +49,36 @@ def test_distinct_names_load(tmp_path: Path, components: list[dict[str, Any]]) -
 
 
 def test_schedules_of_time_zones_with_plus_and_minus_have_distinct_names(tmp_path: Path) -> None:
-    definitions = definitions_of(tmp_path, {"op": {"name": "shop"}, "schedule": True})
+    definitions = definitions_of(tmp_path, {"schedule": {"name": "shop"}})
     names = {schedule.name for schedule in definitions.get_repository_def().schedule_defs}
-    suffixes = ("", "_etc_gmt_plus_1", "_etc_gmt_1", "_etc_gmt0")
-    assert names == {f"shop_schedule{suffix}" for suffix in suffixes}
+    assert names == {"shop", "shop_etc_gmt_plus_1", "shop_etc_gmt_1", "shop_etc_gmt0"}
     assert len({_name("shop", time_zone) for time_zone in available_timezones()}) == len(available_timezones())
+
+
+OWN_JOB = {"op": {"name": "shop"}, "schedule": True}
 
 
 @pytest.mark.parametrize(
     ("components", "attribute", "name"),
     [
+        ([{**OWN_JOB, "janitor": {"name": "shop"}}], "janitor.name", "shop"),
+        ([{**OWN_JOB, "janitor": {"name": "shop_job"}}], "janitor.name", "shop_job"),
+        ([{"op": {"name": "clean_op"}, "janitor": {"name": "clean"}}], "janitor.name", "clean_op"),
+        ([{"op": {"name": "x_job"}, "schedule": {"name": "x"}}], "schedule.name", "x_job"),
+        ([{"schedule": {"name": "x_schedule"}, "janitor": {"name": "x"}}], "janitor.name", "x_schedule"),
+        ([{"op": {"name": "x"}, "schedule": {"name": "x_sensor"}, "polling_sensor": True}], "op.name", "x_sensor"),
         ([{"op": {"name": "x"}}, {"op": {"name": "x"}}], "op.name", "x"),
-        ([{"op": {"name": "x_job"}}, {"op": {"name": "x"}, "schedule": True}], "op.name", "x_job"),
-        ([{"op": {"name": "x_janitor"}}, {"op": {"name": "x"}, "janitor": True}], "op.name", "x_janitor"),
-        ([{"op": {"name": "x-y"}}], "op.name", "x-y"),
+        ([{"op": {"name": "x_job"}}, {"op": {"name": "x"}, "schedule": True}], "schedule.name", "x_job"),
+        ([{"schedule": {"name": "x"}}, {"schedule": {"name": "x"}}], "schedule.name", "x_job"),
+        ([{"schedule": {"name": "x"}}, {"schedule": {"name": "x_etc_gmt_1"}}], "schedule.name", "x_etc_gmt_1"),
+        ([{"janitor": {"name": "x"}}, {"janitor": {"name": "x"}}], "janitor.name", "x"),
+        ([{"op": {"name": "__ASSET_JOB"}}], "op.name", "__ASSET_JOB"),
+        ([{"schedule": {"name": "default_automation_condition_sensor"}}], "schedule.name", "default_automation_"),
+        ([{"schedule": {"name": "daily.shop"}}], "schedule.name", "daily.shop"),
+        ([{"schedule": {"name": "daily-shop"}}], "schedule.name", "daily-shop"),
+        ([{"schedule": {"name": "input"}}], "schedule.name", "input"),
+        ([{"schedule": {"name": ""}}], "schedule.name", ""),
+        ([{"janitor": {"name": "clean-up"}}], "janitor.name", "clean-up"),
         ([{"schedule": {"tags": {"dagster/schedule_name": "x"}}}], "schedule.tags", "dagster/schedule_name"),
         ([{"schedule": {"tags": {"sqlmesh/restate": "x"}}}], "schedule.tags", "sqlmesh/restate"),
         ([{"janitor": {"tags": {".dagster/grpc_info": "x"}}}], "janitor.tags", ".dagster/grpc_info"),

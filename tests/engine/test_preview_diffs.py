@@ -66,7 +66,8 @@ SELECT id::INT AS id, {a} AS a, {b} AS b, {c} AS c, {d} AS d{e} FROM raw.orders 
 """
 
 
-def test_values_are_equal_up_to_the_sixth_decimal_place_and_types_may_differ(lab: Lab) -> None:
+@pytest.mark.attribute("preview.diff.decimals")
+def test_values_are_equal_up_to_a_decimal_place_and_types_may_differ(lab: Lab) -> None:
     lab.change(wide=WIDE.format(a="1.5::DOUBLE PRECISION", b="1::INT", c="NULL::TEXT", d="id::INT", e=", 1 AS gone"))
     lab.shop.plan(at=None)
     changed = {"a": "1.5004::DOUBLE PRECISION", "b": "1.0::DOUBLE PRECISION", "c": "NULLIF(id, 1)::TEXT"}
@@ -82,7 +83,7 @@ def test_values_are_equal_up_to_the_sixth_decimal_place_and_types_may_differ(lab
         ["drops", "gone"],
         ["adds", "come"],
     ] or len(exact["schema"]) == 4
-    lab.change(wide=WIDE.format(**changed | {"a": "1.5000004::DOUBLE PRECISION"}, d="id::TEXT", e=", 1 AS come"))
+    lab.shop.configure(preview={"environment": ENVIRONMENT, "diff": {"decimals": 3}}, deploy=True)
     assert diffs(lab.preview())["t.wide"]["columns"]["a"] == 1.0
 
 

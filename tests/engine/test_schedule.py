@@ -464,16 +464,16 @@ def test_missing_environment_fails_the_tick_with_the_plan(new_shop: NewShop) -> 
         scheduler.tick(SCHEDULE, MIDNIGHT)
 
 
-@pytest.mark.attribute("schedule.cron", "schedule.timezone", "schedule.default_status")
-def test_schedule_has_the_configured_cron_time_zone_and_status(new_shop: NewShop) -> None:
-    schedule = {"cron": "0 6 * * *", "timezone": "Europe/Berlin", "default_status": "RUNNING"}
+@pytest.mark.attribute("schedule.name", "schedule.cron", "schedule.timezone", "schedule.default_status")
+def test_schedule_has_the_configured_name_cron_time_zone_and_status(new_shop: NewShop) -> None:
+    schedule = {"name": "shop", "cron": "0 6 * * *", "timezone": "Europe/Berlin", "default_status": "RUNNING"}
     (built,) = new_shop(SMALL, planned_at=None, schedule=schedule).refresh().get_repository_def().schedule_defs
     assert (built.name, built.cron_schedule, built.execution_timezone, built.default_status, built.job_name) == (
-        f"{SCHEDULE}_europe_berlin",
+        "shop_europe_berlin",
         ["0 6 * * *"],
         "Europe/Berlin",
         dg.DefaultScheduleStatus.RUNNING,
-        f"{SCHEDULE.removesuffix('_schedule')}_job",
+        "shop_job",
     )
 
 

@@ -291,6 +291,7 @@ class DiffLimits:
     ignore: tuple[str, ...] = ()  # Columns that are not compared. Patterns: `*` matches any characters.
     examples: Sampling | None = None  # which added, removed and changed rows to send; None for none
     mask: tuple[str, ...] = ()  # Columns without a total, smallest or largest value. Patterns, as above.
+    decimals: int = 6  # floats that differ by less than one unit of this decimal place are equal
 
 
 @dataclass(frozen=True, slots=True)

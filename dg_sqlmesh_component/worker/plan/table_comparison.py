@@ -121,7 +121,7 @@ class ComparedModel:
             of_key = {key.casefold() for key in keys}
             both = [name for name in before.columns if name in after.columns]
             ignored = [name for name in both if matches(name, limits.ignore) and name.casefold() not in of_key]
-            of_both = CountQueries(queries.dialect, before, after, ignored)
+            of_both = CountQueries(queries.dialect, before, after, ignored, limits.decimals)
             compared = replace(compared, ignored=tuple(ignored))
             return _Comparison(queries, of_both, limits, partial(self._clock, old, new)).of(compared, keys)
         except Exception as error:  # any driver's; the step fails with it after all others are compared

@@ -88,14 +88,19 @@ class ComparedColumn:
             value = exp.cast(value, "DECIMAL(38, 0)")  # the text of equal decimals may differ in zeros
         return exp.func("COALESCE", exp.cast(value, "TEXT"), exp.Literal.string(""))
 
-    def is_equal(self, old: exp.Expression, new: exp.Expression) -> exp.Case:
-        """1 if both values are equal, else 0. The cheap comparisons come first: most values are equal."""
+    def is_equal(self, old: exp.Expression, new: exp.Expression, decimals: int) -> exp.Case:
+        """1 if both values are equal, else 0. The cheap comparisons come first: most values are equal.
+
+        Args:
+            decimals: Floats that differ by less than one unit of this decimal place are equal.
+        """
         one, zero = exp.Literal.number(1), exp.Literal.number(0)
         equal = exp.case().when(old.eq(new), one).when(exp.and_(old.is_(exp.null()), new.is_(exp.null())), one)
         if self._are(_NUMBERS) and not self._is_exact:
             difference = exp.Abs(this=exp.paren(exp.cast(old, "DOUBLE") - exp.cast(new, "DOUBLE")))
             # A float of the same rows may differ in its last digits, for example a sum in another order.
-            equal = equal.when(difference < exp.Literal.number("0.000001"), one)
+            unit = exp.Literal.number(f"{10.0**-decimals:.{decimals}f}")
+            equal = equal.when(difference < unit, one)
         return equal.else_(zero)
 
     def _with_case(self, text: exp.Expression) -> exp.Expression:
@@ -123,6 +128,7 @@ class CountQueries:
     before: Table  # the table of prod
     after: Table  # the table of the preview
     ignored: Collection[str] = ()  # columns that are not compared
+    decimals: int = 6  # floats that differ by less than one unit of this decimal place are equal
     common: dict[str, ComparedColumn] = field(init=False)  # the compared columns of both, by name
 
     def __post_init__(self) -> None:
@@ -179,7 +185,9 @@ class CountQueries:
         zero = exp.Literal.number(0)
         flags = [exp.alias_(exp.func("COALESCE", _of(side, "present"), zero), f"in_{side}") for side in ("o", "n")]
         for i, name in enumerate(others, len(keys)):
-            flags.append(exp.alias_(self.common[name].is_equal(_of("o", f"c{i}"), _of("n", f"c{i}")), f"e{i}"))
+            flags.append(
+                exp.alias_(self.common[name].is_equal(_of("o", f"c{i}"), _of("n", f"c{i}"), self.decimals), f"e{i}")
+            )
         rows = exp.select(*flags).from_(old.subquery("o")).join(new.subquery("n"), on=on, join_type="full")
         in_both = exp.and_(exp.column("in_o").eq(1), exp.column("in_n").eq(1))
         equal = [exp.column(f"e{i}").eq(1) for i in range(len(keys), len(names))]
@@ -218,7 +226,7 @@ class CountQueries:
                 exp.alias_(_of("n", f"c{i}"), name, quoted=True),
                 exp.alias_(_of("o", f"c{i}"), f"{name}{IN_PROD}", quoted=True),
             ]
-            equal.append(self.common[name].is_equal(_of("o", f"c{i}"), _of("n", f"c{i}")).eq(1))
+            equal.append(self.common[name].is_equal(_of("o", f"c{i}"), _of("n", f"c{i}"), self.decimals).eq(1))
         some = exp.case().when(exp.and_(*equal), exp.Literal.number(1)).else_(exp.Literal.number(0)).eq(0)
         rows = exp.select(*selected).from_(old.subquery("o")).join(new.subquery("n"), on=on, join_type="inner")
         return rows.where(some)

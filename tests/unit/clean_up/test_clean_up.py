@@ -33,17 +33,19 @@ def test_schedule_is_off_and_daily_by_default_and_the_job_uses_the_pool_of_the_c
     assert ([node.name for node in job.nodes], op.pool) == (["sqlmesh_shop_janitor"], "sqlmesh_shop_prod")
 
 
-@pytest.mark.attribute("janitor.cron", "janitor.timezone", "janitor.default_status", "janitor.tags")
+@pytest.mark.attribute("janitor.cron", "janitor.timezone", "janitor.default_status", "janitor.name", "janitor.tags")
 def test_schedule_and_job_are_as_configured() -> None:
     attributes = {
         "cron": "30 2 * * 0",
         "timezone": "Europe/Berlin",
         "default_status": "RUNNING",
+        "name": "clean",
         "tags": {"team": "data"},
     }
     component = SQLMeshProjectComponent.from_attributes_dict(attributes={"project": "x", "janitor": attributes})
     assert component.janitor is not None
     job, schedule = built(component.janitor)
+    assert (job.name, schedule.name, schedule.job_name) == ("clean", "clean_schedule", "clean")
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("30 2 * * 0", "Europe/Berlin")
     assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
     assert job.tags["team"] == "data"

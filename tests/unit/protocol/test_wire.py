@@ -46,7 +46,7 @@ REQUESTS: tuple[msg.Request, ...] = (
     msg.QueryRequest(PROJECT, "SELECT 1", "/tmp/rows"),
     msg.ClosePreviewRequest(PROJECT, "pr_1", job=msg.JobSettings("c0ffee")),
     msg.TakeBackRequest(PROJECT, "prod", plans=frozenset({"p1"}), interrupted=(D1,)),
-    msg.PreviewRequest(PROJECT, "pr_1", TABLES, diff=msg.DiffLimits(max_rows=5)),
+    msg.PreviewRequest(PROJECT, "pr_1", TABLES, diff=msg.DiffLimits(max_rows=5, decimals=2)),
     msg.PlanRequest(
         PROJECT, "prod", TABLES, applies=True, job=msg.JobSettings("c0ffee", 2.5), sampling=msg.Sampling(5)
     ),

@@ -22,7 +22,7 @@ from dg_sqlmesh_component.run.retry_decision import next_attempt
 ERROR_TEXT = "OperationalError: the warehouse was suspended"
 
 
-@pytest.mark.attribute("execution.retries.transient_errors")
+@pytest.mark.attribute("execution.retries.transient_errors", "execution.retries.persistent_errors")
 @pytest.mark.parametrize(
     ("attributes", "is_known_transient", "expected"),
     [
@@ -33,9 +33,16 @@ ERROR_TEXT = "OperationalError: the warehouse was suspended"
         ({"transient_errors": ["other"]}, False, False),
         ({"transient_errors": ["other"]}, True, True),
         ({"transient_errors": ["other", "suspended"]}, False, True),
+        ({"persistent_errors": ["suspended"]}, True, False),
+        ({"persistent_errors": ["suspended"]}, False, False),
+        ({"persistent_errors": ["other"]}, True, True),
+        ({"persistent_errors": ["other", "suspended"]}, True, False),
+        ({"transient_errors": ["suspended"], "persistent_errors": ["suspended"]}, False, False),
+        ({"transient_errors": ["suspended"], "persistent_errors": ["warehouse"]}, True, False),
+        ({"transient_errors": ["suspended"], "persistent_errors": ["other"]}, False, True),
     ],
 )
-def test_transient_errors_add_to_the_known_ones(
+def test_persistent_errors_win_over_transient_errors_and_both_over_the_default(
     attributes: dict[str, list[str]], is_known_transient: bool, expected: bool
 ) -> None:
     assert retries(**attributes).is_transient(ERROR_TEXT, is_known_transient) is expected
@@ -60,6 +67,8 @@ def test_pattern_is_searched_in_error_class_and_message(pattern: str, is_match: 
     refused = msg.RequestFailed("OperationalError", "the warehouse was suspended")
     for event in (failed, refused):
         assert retries(transient_errors=[pattern]).classify(event) == replace(event, is_transient=is_match)
+        known = replace(event, is_transient=True)
+        assert retries(persistent_errors=[pattern]).classify(known) == replace(event, is_transient=not is_match)
 
 
 @pytest.mark.parametrize(
@@ -76,11 +85,13 @@ def test_pattern_is_searched_in_every_line_with_the_class_once(
     assert retries(transient_errors=[pattern]).classify(event) == replace(event, is_transient=True)
 
 
-def test_pattern_without_a_list_is_refused() -> None:
+@pytest.mark.parametrize("name", ["transient_errors", "persistent_errors"])
+def test_pattern_without_a_list_is_refused(name: str) -> None:
+    patterns: dict[str, Any] = {name: "suspended"}
     with pytest.raises(ConfigurationError) as refusal:
-        Retries(max_retries=1, transient_errors="suspended")  # type: ignore[arg-type]  # it must refuse a wrong type
+        Retries(max_retries=1, **patterns)
     assert str(refusal.value) == (
-        "`execution.retries.transient_errors` in defs.yaml is 'suspended'. Input should be a valid list."
+        f"`execution.retries.{name}` in defs.yaml is 'suspended'. Input should be a valid list."
     )
 
 
@@ -102,6 +113,7 @@ UNCHANGED = {
 @pytest.mark.parametrize("event", UNCHANGED.values(), ids=UNCHANGED)
 def test_failed_audits_and_events_that_are_no_errors_are_unchanged(event: msg.Event) -> None:
     assert retries(transient_errors=[""]).classify(event) is event
+    assert retries(persistent_errors=[""]).classify(event) is event
 
 
 @pytest.mark.parametrize("error", ERRORS_BY_NAME.values(), ids=ERRORS_BY_NAME)
@@ -159,6 +171,7 @@ def test_only_max_retries_is_required() -> None:
         {"delay": None},
         {"transient_errors": {}},
         {"transient_errors": [7]},
+        {"persistent_errors": [7]},
         {"max_attempts": 2},
     ],
     ids=str,
@@ -168,6 +181,7 @@ def test_wrong_retry_attribute_is_refused_by_name(attributes: dict[str, Any]) ->
         retries(**attributes)
 
 
+@pytest.mark.parametrize("attribute", ["transient_errors", "persistent_errors"])
 @pytest.mark.parametrize(
     ("pattern", "rule"),
     [
@@ -176,11 +190,11 @@ def test_wrong_retry_attribute_is_refused_by_name(attributes: dict[str, Any]) ->
         ("*suspended", "nothing to repeat at position 0"),
     ],
 )
-def test_invalid_regular_expression_is_refused_with_its_attribute(pattern: str, rule: str) -> None:
+def test_invalid_regular_expression_is_refused_with_its_attribute(attribute: str, pattern: str, rule: str) -> None:
     with pytest.raises(ConfigurationError) as refusal:
-        retries(transient_errors=["suspended", pattern])
+        retries(**{attribute: ["suspended", pattern]})
     assert str(refusal.value) == (
-        f"`execution.retries.transient_errors` in defs.yaml has {pattern!r}, which is not a regular expression: {rule}."
+        f"`execution.retries.{attribute}` in defs.yaml has {pattern!r}, which is not a regular expression: {rule}."
     )
 
 

@@ -337,3 +337,14 @@ def test_a_real_is_the_number_that_the_engine_prints(engine: Engine) -> None:
     assert engine.count(queries.matched(["k"], None))[3] == (2 if are_equal else 1)
     (real,), (double,) = (engine.run(queries.values(side).sql(engine.dialect, identify=True)) for side in (old, new))
     assert (real == double) is are_equal
+
+
+@pytest.mark.parametrize(("decimals", "equal"), [(6, 1), (1, 2), (0, 3)])
+def test_floats_are_equal_up_to_the_configured_decimal_place(engine: Engine, decimals: int, equal: int) -> None:
+    """By default, sums of many floats differ although they are of the same rows."""
+    columns = {"k": "INT", "x": "DOUBLE PRECISION"}
+    before = [{"k": 1, "x": 1.0}, {"k": 2, "x": 123456789.5}, {"k": 3, "x": 1.0}]
+    after = [{"k": 1, "x": 1.0000001}, {"k": 2, "x": 123456789.5625}, {"k": 3, "x": 1.5}]
+    old, new = engine.fill("s.float_old", columns, before), engine.fill("s.float_new", columns, after)
+    queries = CountQueries(engine.dialect, old, new, decimals=decimals)
+    assert engine.count(queries.matched(["k"], None))[3] == equal
