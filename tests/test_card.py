@@ -123,7 +123,7 @@ def test_models_that_were_and_were_not_executed_have_a_check_with_their_outcome(
 
 
 def test_audits_are_checks(record: RunRecord) -> None:
-    assert record.checks["t/ran:not_null"].passed
+    assert record.checks["t/ran:not_null_id"].passed
     assert not record.checks["t/broken:positive"].passed
 
 
