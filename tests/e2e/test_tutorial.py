@@ -68,7 +68,9 @@ def test_tutorial_works_from_an_empty_folder_with_the_built_wheel(tmp_path: Path
     first, rest = done.stdout.split("RUN_SUCCESS", 1)
     failed, corrected = rest.split("RUN_FAILURE", 1)
     for model in ("raw/orders", "shop/paid_orders", "shop/revenue"):
-        for output, is_recorded in ((first, True), (failed, model == "raw/orders"), (corrected, model != "raw/orders")):
+        for output, is_recorded in ((first, True), (failed, model == "raw/orders"), (corrected, True)):
+            if output is corrected and model == "raw/orders":
+                continue  # it has nothing to compute, unless an hour has begun meanwhile
             materialized = f"Materialized value {model.replace('/', ' ')}" in output
             assert materialized is is_recorded, (model, output[-4_000:])
     # Of orders, paid orders and revenue: promoted, computed, with the refund, and with the version that leaves it out.
