@@ -71,7 +71,7 @@ def build_backfill_job(
 
     def restate_partition(context: dg.OpExecutionContext) -> Iterator[Any]:
         if "restate" not in context.op_config:
-            example = json.dumps(first_config)
+            example = json.dumps(first_config)  # `dg launch` takes no YAML on its line
             raise dg.Failure(
                 "The run config has no range to restate, so nothing was computed. `dg launch` ignores `--partition` "
                 "for a job. Launch a backfill on the job's page in Dagster, or write the range:"

@@ -9,8 +9,8 @@ import yaml
 class _Dumper(yaml.SafeDumper):
     """Quotes each text that a reader of YAML might take for a number, a date or a time.
 
-    PyYAML implements YAML 1.1, which reads a digest such as `12e4` as text, and writes it without quotes. In YAML 1.2,
-    as editors and web pages read it, that is a number.
+    PyYAML implements YAML 1.1, which reads `12e4` as text, and writes it without quotes. In YAML 1.2, as editors and
+    web pages read it, that is a number.
     """
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002  # nobody expects `&id001` in a run config

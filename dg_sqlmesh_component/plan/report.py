@@ -45,6 +45,7 @@ class Planned:
         if self.apply_config is None:
             return None
         [job] = self.apply_config["ops"]
+        # On its line, `dg launch` takes run config as JSON only. YAML needs a file.
         return f"dg launch --job {job} --config-json {shlex.quote(json.dumps(self.apply_config))}"
 
     @property

@@ -46,10 +46,10 @@ def test_what_is_written_is_read_again_by_dagster_and_by_pyyaml(value: Any) -> N
         assert yaml.safe_load(text) == {"value": value}
 
 
-def test_a_digest_that_yaml_1_2_reads_as_a_number_is_in_quotes() -> None:
+def test_text_that_yaml_1_2_reads_as_a_number_is_in_quotes() -> None:
     """PyYAML itself would write it without quotes."""
-    assert yaml.safe_dump({"digest": "123456e7"}) == "digest: 123456e7\n"
-    assert yaml_block({"digest": "123456e7"}) == "digest: '123456e7'"
+    assert yaml.safe_dump({"name": "123456e7"}) == "name: 123456e7\n"
+    assert yaml_block({"name": "123456e7"}) == "name: '123456e7'"
 
 
 @pytest.mark.parametrize(
