@@ -55,6 +55,7 @@ DECIDING = (
     "worker/intervals/outdated.py",
     "worker/intervals/unrecorded.py",
     "worker/intervals/missing.py",
+    "worker/plan/lost_rows.py",
 )
 """Modules of the worker that decide over plain pictures, and import only `protocol`."""
 

@@ -15,6 +15,7 @@ from typing import Any
 import dagster as dg
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.plan.data_tables import is_whole
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import grouped, reachable
 from dg_sqlmesh_component.protocol.manifest import split_fqn
@@ -67,7 +68,7 @@ def changed_columns(
     `compared` is None if the tables are the same, or if no data was compared at all (`is_compared`).
     """
     # Values that were not compared may differ, and so may those that prod computes later.
-    if model.rows.kept or (compared and not _is_whole(compared)):
+    if model.rows.kept or (compared and not is_whole(compared)):
         return None
     changes = columns_of(model, compared)
     if changes is None or (compared is None and model.change in ("added", "removed")):
@@ -82,13 +83,6 @@ def changed_columns(
         names = set(compared.clock) or {*columns, *compared.amounts, *compared.keys}
         return lost | names if names else None
     return lost | {name for name, equal in compared.columns.items() if equal < 1}
-
-
-def _is_whole(compared: msg.ModelCompared) -> bool:
-    """Whether all rows of both were compared, as prod will have them."""
-    is_counted = compared.added is not None and compared.removed is not None and compared.error is None
-    is_part = compared.ranges or compared.is_partial or compared.only_its_time or compared.reads_partial
-    return is_counted and compared.sample is None and not is_part
 
 
 def affected_assets(

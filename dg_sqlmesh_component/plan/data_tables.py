@@ -77,6 +77,13 @@ def lacks_rows(compared: msg.ModelCompared) -> bool:
     return (fewer if compared.key_problem else compared.removed or 0) > 0  # without a key, a changed row is removed too
 
 
+def is_whole(compared: msg.ModelCompared) -> bool:
+    """Whether all rows of both were compared, as prod will have them."""
+    is_counted = compared.added is not None and compared.removed is not None and compared.error is None
+    is_part = compared.ranges or compared.is_partial or compared.only_its_time or compared.reads_partial
+    return is_counted and compared.sample is None and not is_part
+
+
 def differs(compared: msg.ModelCompared) -> bool:
     """Whether rows or columns of a model are others than prod's, as far as they were compared."""
     is_new = compared.rows is None or compared.rows_prod is None

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dg_sqlmesh_component.plan.digest import MEANINGS, PREVIOUS, differing_parts, digest_of
+from dg_sqlmesh_component.plan.lost_rows import is_refused, lost_text, refused, rows_text
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.column_changes import all_dropped
-from dg_sqlmesh_component.protocol.formatting import block, counted, ranges, unquoted, utc_text
-from dg_sqlmesh_component.protocol.intervals import subtract
+from dg_sqlmesh_component.protocol.formatting import block, counted, unquoted, utc_text
 from dg_sqlmesh_component.protocol.manifest import ModelNames
 
 
@@ -34,7 +34,7 @@ class Decision:
     allow_destructive: tuple[str, ...] = ()  # names of models whose tables may lose columns
     allow_revert: tuple[str, ...] = ()  # names of models that may go back to an older definition
     allow_drop_dependents: tuple[str, ...] = ()  # views of others that may be dropped, as the refusal names them
-    allow_lost_intervals: tuple[str, ...] = ()  # names of models that may show fewer intervals than before
+    allow_lost_intervals: tuple[str, ...] = ()  # names of models that may show fewer rows than before
     over_budget: bool = False  # whether the plan may cost more than `budget` in defs.yaml
     select: tuple[str, ...] = ()  # the selections of models that the plan takes from the files; empty for all
 
@@ -250,33 +250,31 @@ def _uncategorized(plan: msg.PlanBuilt) -> Iterator[Refusal]:
 
 
 def _lost_intervals(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> Iterator[Refusal]:
-    if lost := _not_accepted("lost_intervals", filter(lost_for_good, plan.models), decision, names):
-        details = "; ".join(f"{name} for {ranges(lost_for_good(m), None)}" for name, m in lost.items())
+    lost = _not_accepted("lost_intervals", (m for m in plan.models if is_refused(m.rows.loses)), decision, names)
+    if lost:
+        details = "; ".join(f"{name} ({lost_text(refused(m.rows.loses))})" for name, m in lost.items())
+        losing = {model.name for model in lost.values()}
+        readers = [
+            f"{model.name} ({lost_text(refused(model.rows.reads_lost))})"
+            for model in plan.models
+            if is_refused(model.rows.reads_lost) and not losing.isdisjoint(model.rows.loses_with)
+        ]
         message = (
-            f"Models would lose rows that environment {plan.environment} shows: {details}. Neither the plan nor "
-            "the next run computes these rows. Causes are a later `start`, an earlier `end`, a `cron` with longer "
-            "intervals, or a new table for a model whose rows cannot be computed again, such as `SCD_TYPE_2`: it has "
-            f"what the source has now.{_lost_downstream(plan)} To apply it anyway, {_name_them('lost_intervals')}"
+            f"Models would lose rows that environment {plan.environment} shows: {details}. "
+            + (f"Models that show or read them lose rows too: {'; '.join(readers)}. " if readers else "")
+            + "Neither the plan nor a run right after it computes these rows. Causes are a later `start`, an earlier "
+            "`end`, a `cron` with longer intervals, a kind that shows only computed intervals, or a new table for a "
+            "model whose rows cannot be computed again, such as `SCD_TYPE_2`: it has what the source has now. "
+            f"To apply it anyway, {_name_them('lost_intervals')}"
         )
         yield Refusal("lost_intervals", tuple(lost), message)
 
 
-def _lost_downstream(plan: msg.PlanBuilt) -> str:
-    """Name the models that lose rows with them. Who accepts the loss accepts it there too."""
-    lost = [f"{m.name} for {ranges(m.rows.loses_upstream, None)}" for m in plan.models if m.rows.loses_upstream]
-    return f" Models downstream that the plan computes again lose them too: {'; '.join(lost)}." if lost else ""
-
-
-def lost_for_good(model: msg.PlannedModel) -> tuple[msg.Interval, ...]:
-    """The intervals that a model loses, and that neither the next run nor the load of a source brings back."""
-    return subtract(model.rows.loses, [*model.rows.loses_not_loaded, *model.rows.loses_until_run])
-
-
 def _not_loaded(plan: msg.PlanBuilt) -> Iterator[Refusal]:
-    lost = [model for model in plan.models if model.rows.loses_not_loaded]
+    lost = [model for model in plan.models if model.rows.loses.not_loaded]
     if lost:
         details = "; ".join(
-            f"{m.name} for {ranges(m.rows.loses_not_loaded, None)}, of {', '.join(map(unquoted, m.rows.waits_for))}"
+            f"{m.name} ({rows_text(m.rows.loses.not_loaded)}, of {', '.join(map(unquoted, m.rows.waits_for))})"
             for m in lost
         )
         message = (

@@ -16,7 +16,7 @@ _ALLOWED = {
     "allow_destructive": "Models whose tables may lose columns with their values.",
     "allow_revert": "Models that may go back to an older definition, on purpose.",
     "allow_drop_dependents": "Views of others that PostgreSQL may drop, because they read a view that is replaced.",
-    "allow_lost_intervals": "Models that may show fewer intervals than before.",
+    "allow_lost_intervals": "Models that may show fewer rows than before.",
 }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from dg_sqlmesh_component.plan.affected import Affected, by_asset
 from dg_sqlmesh_component.plan.data_tables import without_key
+from dg_sqlmesh_component.plan.lost_rows import all_lost
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted
 from dg_sqlmesh_component.protocol.graph import reachable
@@ -69,7 +70,7 @@ def _readers(
 
 
 def _class(model: msg.PlannedModel) -> str:
-    if model.change == "removed" or model.table.destructive or model.rows.loses:
+    if model.change == "removed" or model.table.destructive or all_lost(model.rows):
         return "lost"
     return "indirect" if model.change == "indirect" else "changed"
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dg_sqlmesh_component.plan import data_tables
 from dg_sqlmesh_component.plan.affected import Affected, columns_of
 from dg_sqlmesh_component.plan.gate import Refusal
+from dg_sqlmesh_component.plan.lost_rows import all_lost, lost_text
 from dg_sqlmesh_component.plan.sentences import columns_seen, why_runs_wait
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.column_changes import dropped
 from dg_sqlmesh_component.protocol.formatting import utc_text
+from dg_sqlmesh_component.protocol.intervals import ALL_TIME
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,7 @@ class PlanReport:
         return [model for model in models if model.rows.outdated_for_good]
 
     def _model(self, model: msg.PlannedModel) -> dict[str, Any]:
+        lost = all_lost(model.rows)
         return {
             "name": model.name,
             "change": model.change,
@@ -173,8 +176,11 @@ class PlanReport:
             "shows_again": None if model.rows.shows_again is None else utc_text(model.rows.shows_again),
             "intervals": model.rows.intervals,
             "waiting": model.rows.waiting,
-            "lost_intervals": _texts(model.rows.loses),
-            "lost_upstream": _texts(model.rows.loses_upstream),
+            "lost_intervals": list(map(_bounds, lost.intervals)),
+            "lost_without_time": lost.without_time,
+            "lost_of_past": lost.of_past,
+            "lost_rows": lost_text(lost),
+            "loses_with": list(model.rows.loses_with),
             **_outdated(model),
             "seconds": self.seconds(model),
             "owner": model.owner,
@@ -188,8 +194,10 @@ class PlanReport:
 
 def _outdated(model: msg.PlannedModel) -> dict[str, Any]:
     """The ranges without rows that a model upstream gains: computed again, and not."""
-    return {"outdated": _texts(model.rows.outdated), "left_outdated": _texts(model.rows.outdated_for_good)}
+    rows = model.rows
+    return {"outdated": list(map(_bounds, rows.outdated)), "left_outdated": list(map(_bounds, rows.outdated_for_good))}
 
 
-def _texts(intervals: Iterable[msg.Interval]) -> list[list[str]]:
-    return [[utc_text(start), utc_text(end)] for start, end in intervals]
+def _bounds(interval: msg.Interval) -> list[str | None]:
+    """The start and the end of rows; None for no bound."""
+    return [None if bound in ALL_TIME else utc_text(bound) for bound in interval]

@@ -194,9 +194,11 @@ def _loss_lines(report: PlanReport) -> list[str]:
         for model in models
         if model.change == "removed"
     ]
-    tables = {of_model.fqn: of_model.schema for of_model in report.diff}
+    differences = {of_model.fqn: of_model for of_model in report.diff}
     for model in models:
-        lost = _dropped(report.columns(model) or ()) or ([] if model.rows.kept else _dropped(tables.get(model.fqn, ())))
+        compared = differences.get(model.fqn)
+        schema = compared.schema if compared else ()
+        lost = _dropped(report.columns(model) or ()) or ([] if model.rows.kept else _dropped(schema))
         if model.table.destructive:
             lines += [
                 f"- {code(model.name)}: SQLMesh {literal(dropped(column))}, in the table that {environment} shows. "
@@ -209,8 +211,7 @@ def _loss_lines(report: PlanReport) -> list[str]:
                 f"{sentences.ONE_TABLE if model.table.was_shared else sentences.KEPT}"
                 for column in lost
             ]
-        lost_rows = [*sentences.lost_rows(model), *sentences.lost_upstream(model)]
-        lines += [f"- {code(model.name)}: {literal(rows)}" for rows in lost_rows]
+        lines += [f"- {code(model.name)}: {literal(rows)}" for rows in sentences.lost_rows(model, compared)]
         lines += [
             f"- {code(view)} reads {code(model.name)}. {sentences.of_dependent(model)}"
             for view in model.table.dependents or ()

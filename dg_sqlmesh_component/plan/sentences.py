@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from dg_sqlmesh_component.plan.gate import cannot_be_dropped, lost_for_good
+from dg_sqlmesh_component.plan.data_tables import is_whole, without_key
+from dg_sqlmesh_component.plan.gate import cannot_be_dropped
+from dg_sqlmesh_component.plan.lost_rows import all_lost, lost_text, rows_text
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.column_changes import described, dropped
 from dg_sqlmesh_component.protocol.formatting import counted, listed, ranges, unquoted, utc_text
 from dg_sqlmesh_component.protocol.graph import grouped
-from dg_sqlmesh_component.protocol.intervals import merged
+from dg_sqlmesh_component.protocol.intervals import subtract
 
 KEPT = "The apply deletes no data: the old version stays until SQLMesh's janitor deletes it, by default after a week."
 
@@ -64,32 +66,36 @@ def columns_seen(model: msg.PlannedModel, changes: Sequence[msg.ColumnChange] | 
 
 def effect(model: msg.PlannedModel, changes: Sequence[msg.ColumnChange] | None) -> str:
     """What consumers see, also of the rows. The arguments are those of `columns_seen`."""
-    lost = merged([*model.rows.loses, *model.rows.loses_upstream])
-    rows = [f"loses the rows of {ranges(lost)}"] if lost else []
+    rows = [f"loses {lost_text(lost)}"] if (lost := all_lost(model.rows)) else []
     if model.table.destructive:
         return "; ".join([*(f"{dropped(column)}: values are lost" for column in model.table.destructive), *rows])
     columns = columns_seen(model, changes)
     return "; ".join([*(["columns are not known before it is computed"] if columns is None else columns), *rows])
 
 
-def lost_rows(model: msg.PlannedModel) -> Iterator[str]:
-    """The intervals that an environment does not show any more, and until when."""
+def lost_rows(model: msg.PlannedModel, compared: msg.ModelCompared | None = None) -> list[str]:
+    """The rows that an environment does not show any more, and until when. `compared` is the data of a preview."""
+    own, read = model.rows.loses, model.rows.reads_lost
+    gone = subtract(own.intervals, [*own.not_loaded, *own.until_run, *own.until_later_runs])
+    kept = ONE_TABLE if model.table.was_shared else KEPT
+    found = []
+    if gone or own.without_time:
+        found.append(f"{rows_text(gone, without_time=own.without_time)} are not shown any more. {kept}")
+    if own.of_past:
+        found.append(f"rows that the source does not have any more are not shown any more. {kept}")
     for intervals, until in (
-        (lost_for_good(model), f"any more. {ONE_TABLE if model.table.was_shared else KEPT}"),
-        (model.rows.loses_not_loaded, f"until {_tables(model.rows.waits_for)} is loaded and a run computes them."),
-        (model.rows.loses_until_run, "until the next run computes them."),
+        (own.until_later_runs, "until later runs compute them, each after the end of its interval."),
+        (own.not_loaded, f"until {_tables(model.rows.waits_for)} is loaded and a run computes them."),
+        (own.until_run, "until the next run computes them."),
     ):
         if intervals:
-            yield f"the rows of {ranges(intervals, None)} are not shown {until}"
-
-
-def lost_upstream(model: msg.PlannedModel) -> Iterator[str]:
-    """The rows that an environment does not show any more of a model, because a model that it reads loses them."""
-    if lost := model.rows.loses_upstream:
-        yield (
-            f"the rows of {ranges(lost, None)} are not shown any more, because the plan computes this model again from "
-            f"{', '.join(model.rows.because_of)}, which loses them."
-        )
+            found.append(f"{rows_text(intervals)} are not shown {until}")
+    if read:
+        found.append(f"it shows or reads {listed(model.rows.loses_with)}, so it loses {lost_text(read)}.")
+    if found and compared is not None and compared.removed and is_whole(compared):
+        number = counted(compared.removed, "row") + without_key(compared, compared.removed)
+        found[-1] += f" The preview has counted {number} of prod that it does not have."
+    return found
 
 
 def outdated(models: Iterable[msg.PlannedModel]) -> Iterator[str]:

@@ -25,13 +25,13 @@ from dg_sqlmesh_component.history.late_loads import source_loads
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, recorded_data
 from dg_sqlmesh_component.plan.earlier_runs import DIGEST_TAG, all_losses, earlier_attempts, kept_audits
 from dg_sqlmesh_component.plan.gate import Decision, allowed_fqns, headline
+from dg_sqlmesh_component.plan.lost_rows import all_lost, lost_text
 from dg_sqlmesh_component.plan.planning import Planning
 from dg_sqlmesh_component.plan.report import Planned, PlanReport
 from dg_sqlmesh_component.plan.sentences import caught_up, grants_to_give, kept_rows, left_out, not_ready, outdated
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.column_changes import all_dropped
-from dg_sqlmesh_component.protocol.formatting import listed, ranges
-from dg_sqlmesh_component.protocol.intervals import merged
+from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.report.checks import Checks, Earlier, late_data_result
 from dg_sqlmesh_component.report.metadata import outcome_metadata, timestamp
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
@@ -148,9 +148,8 @@ class _PlanStep(Planning):
         losses = all_losses(attempts.values(), plan)
         if lost := [f"{name} ({all_dropped(columns)})" for name, columns in losses.items()]:
             result += f" Values are lost: {listed(lost)}."
-        rows = {model.name: merged([*model.rows.loses, *model.rows.loses_upstream]) for model in plan.models}
-        if fewer := [f"{name} ({ranges(lost)})" for name, lost in rows.items() if lost]:
-            result += f" Rows that it does not show any more: {listed(fewer)}."
+        if fewer := [f"{model.name} ({lost_text(rows)})" for model in plan.models if (rows := all_lost(model.rows))]:
+            result += f" Rows that it does not show any more, if it had such rows: {listed(fewer)}."
         if emptied := [name for name, columns in losses.items() if any(c.after is not None for c in columns)]:
             result += f" To compute the values of the added columns again, restate {listed(emptied)}."
         went_on = self.went_on

@@ -101,6 +101,14 @@ def utc_text(milliseconds: int) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def instant_text(milliseconds: int) -> str:
+    """An instant in UTC: a day, if it is the start of one."""
+    moment = datetime.fromtimestamp(milliseconds / 1000, tz=timezone.utc)
+    if moment.time() == time():
+        return f"{moment:%Y-%m-%d}"
+    return moment.strftime("%Y-%m-%d %H:%M:%S UTC" if moment.second else "%Y-%m-%d %H:%M UTC")
+
+
 def duration_text(duration: timedelta) -> str:
     """A duration as `2:00:00`, `30 days` or `1 day, 2:00:00`."""
     return str(duration).removesuffix(", 0:00:00")

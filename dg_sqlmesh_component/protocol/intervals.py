@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dg_sqlmesh_component.protocol.messages import Interval
+
+ALL_TIME: Interval = (-sys.maxsize, sys.maxsize)
+"""Of rows, and not of a table that SQLMesh computes: an interval with one of these bounds has no start or end."""
 
 
 @dataclass(frozen=True)

@@ -197,14 +197,15 @@ def test_models_that_lose_the_rows_of_a_source_are_named_with_it(new_shop: NewSh
     planned = launch(shop, PLAN).succeeded()
     report, text = report_of(planned), text_of(planned)
     found = by_name(report)
-    assert {name: days_of(found[name]["lost_upstream"]) for name in ("x", "r", "s")} == {"x": 0, "r": 4, "s": 4}
+    assert {name: days_of(found[name]["lost_intervals"]) for name in ("x", "r", "s")} == {"x": 4, "r": 4, "s": 4}
+    assert {name: found[name]["loses_with"] for name in ("x", "r", "s")} == {"x": [], "r": ["t.x"], "s": ["t.x"]}
     assert "**To decide:** 3 losses, 1 refusal." in text
     [refusal] = report["refusals"]
     assert refusal["models"] == ["t.x"]
-    assert "Models downstream that the plan computes again lose them too: t.r for 20" in refusal["message"]
+    assert "Models that show or read them lose rows too: t.r (rows of 20" in refusal["message"]
     done = applied(shop, report, allow_lost_intervals=["t.x"])
-    assert "Rows that it does not show any more: t.x (20" in done.log
-    assert "t.s (20" in done.log.partition("Rows that it does not show any more: ")[2]
+    assert "Rows that it does not show any more, if it had such rows: t.x (rows of 20" in done.log
+    assert "t.s (rows of 20" in done.log.partition("Rows that it does not show any more")[2]
     assert rows(shop, "r") == rows(shop, "s") == rows(shop, "x")
 
 

@@ -95,18 +95,93 @@ def test_days_that_a_plan_takes_from_readers_are_named_and_refused_until_they_ar
     previewed = launch(shop, PREVIEW).succeeded()
     text, report = text_of(previewed), report_of_last(previewed)
     assert "**To decide:** 2 losses, 1 refusal." in text
-    assert "`t.days`: the rows of 20" in text
+    assert "`t.days`: rows of 20" in text
     assert "(3 days) are not shown any more. The apply deletes no data" in text
     lost = {model["name"]: (model["intervals"], len(model["lost_intervals"])) for model in report["models"]}
-    assert lost == {"t.days": (0, 1), "t.history": (0, 1)}
+    assert lost == {"t.days": (0, 1), "t.history": (0, 0)}
+    assert report["models"][1]["lost_rows"] == "rows that the source does not have any more"
     [refusal] = report["refusals"]
     assert (refusal["kind"], refusal["models"]) == ("lost_intervals", ["t.days", "t.history"])
     assert "a new table for a model whose rows cannot be computed again" in refusal["message"]
     assert '"allow_lost_intervals": ["t.days", "t.history"]' in report["command"]
     assert shop.query(shown) == [(3,)]
     allowed = launch(shop, APPLY, digest=report["digest"], allow_lost_intervals=refusal["models"]).succeeded()
-    assert "Rows that it does not show any more: t.days (" in allowed.log
+    assert "Rows that it does not show any more, if it had such rows: t.days (" in allowed.log
     assert shop.query(shown) == [(0,)]
+
+
+ALL_DAYS = "SELECT id::INT AS id, day::DATE AS day FROM raw.all_days"
+WITHIN = f"{ALL_DAYS} WHERE day BETWEEN @start_ds AND @end_ds"
+FULL_DAYS = "MODEL (name t.days, kind FULL, grain id); {query}"
+DAYS_BY_RANGE = "MODEL (name t.days, kind {kind}, grain id, start '{start}'); {query}"
+RAW_ALL_DAYS = "SELECT range AS id, CASE WHEN range < 27 THEN CURRENT_DATE + 2 - range::INT END AS day FROM range(28)"
+"""28 rows: two of the future, today, 24 of earlier days, and one without a day."""
+
+OF_DAYS = {
+    "shown": "MODEL (name t.shown, kind VIEW, grain id); SELECT id, day FROM t.days",
+    "total": "MODEL (name t.total, kind FULL, grain id); SELECT id, day FROM t.shown",
+    "late": """
+    MODEL (name t.late, kind INCREMENTAL_BY_TIME_RANGE (time_column day), grain id);
+    SELECT id, day FROM t.shown WHERE day BETWEEN @start_ds AND @end_ds
+    """,
+}
+
+
+@needs_previews
+def test_rows_that_another_kind_does_not_show_are_named_in_all_readers_and_refused_until_they_are_allowed(
+    new_shop: NewShop,
+) -> None:
+    """The rows before the start, of today, of the future and without a day."""
+    files = {f"models/{name}.sql": text for name, text in {**OF_DAYS, "days": FULL_DAYS.format(query=ALL_DAYS)}.items()}
+    preview = {"environment": "pr_1"}
+    tables = {"raw.all_days": RAW_ALL_DAYS}
+    shop = new_shop(files, tables=tables, planned_at=None, deploy=True, preview=preview)
+    shop.plan(at=None)
+    first, today = shop.query("SELECT CURRENT_DATE - 13, CURRENT_DATE")[0]
+    by_time = DAYS_BY_RANGE.format(kind="INCREMENTAL_BY_TIME_RANGE (time_column day)", start=first, query=WITHIN)
+    shown = "SELECT count(*) FROM t.{}"
+    assert [shop.query(shown.format(name)) for name in ("days", "shown", "total", "late")] == [[(28,)]] * 3 + [[(6,)]]
+
+    change(shop, days=by_time.replace(str(first), str(today)))
+    other = planned(shop)["digest"]
+    change(shop, days=by_time)
+    previewed = launch(shop, PREVIEW).succeeded()
+
+    text, report = text_of(previewed), report_of_last(previewed)
+    gone = f"rows before {first}, rows without a time"
+    later = f"rows from {today} on"
+    models = {model["name"]: model for model in report["models"]}
+    assert f"`t.days`: {gone} are not shown any more. The apply deletes no data" in text
+    assert f"`t.days`: {later} are not shown until later runs compute them, each after the end of its interval." in text
+    assert "The preview has counted 15 rows of prod that it does not have." in text
+    for name in ("t.days", "t.shown", "t.total"):
+        assert models[name]["lost_intervals"] == [[None, f"{first}T00:00:00Z"], [f"{today}T00:00:00Z", None]]
+        assert models[name]["lost_without_time"]
+        assert models[name]["lost_rows"] == f"{gone}, {later} until later runs compute them"
+        assert models[name]["loses_with"] == ([] if name == "t.days" else ["t.days"])
+    assert models["t.late"]["lost_rows"] == ""
+    [refusal] = report["refusals"]
+    assert (refusal["kind"], refusal["models"]) == ("lost_intervals", ["t.days"])
+    assert f"t.days ({gone}, {later} until later runs compute them). Models that show or read" in refusal["message"]
+    assert f"lose rows too: t.shown ({gone}, {later} until later runs compute them); t.total (" in refusal["message"]
+    assert '"allow_lost_intervals": ["t.days"]' in report["command"]
+    assert report["digest"] != other, "another start takes other rows"
+    assert "lost_intervals" in failure_of(launch(shop, APPLY, digest=report["digest"]))
+    allowed = launch(shop, APPLY, digest=report["digest"], allow_lost_intervals=["t.days"]).succeeded()
+    assert f"Rows that it does not show any more, if it had such rows: t.days ({gone}, {later}" in allowed.log
+    assert [shop.query(shown.format(name)) for name in ("days", "shown", "total", "late")] == [[(13,)]] * 3 + [[(6,)]]
+
+
+def test_a_kind_that_shows_all_rows_of_its_query_loses_nothing(new_shop: NewShop) -> None:
+    """Its query does not use the range, so the rows of each computation are those of the whole query."""
+    tables = {"raw.all_days": RAW_ALL_DAYS}
+    shop = new_shop({"models/days.sql": FULL_DAYS.format(query=ALL_DAYS)}, tables=tables, deploy=True)
+    by_key = "INCREMENTAL_BY_UNIQUE_KEY (unique_key id)"
+    change(shop, days=DAYS_BY_RANGE.format(kind=by_key, start="6 days ago", query=ALL_DAYS))
+    report = planned(shop)
+    assert (report["refusals"], report["models"][0]["lost_rows"]) == ([], "")
+    launch(shop, APPLY, digest=report["digest"]).succeeded()
+    assert shop.query("SELECT count(*) FROM t.days") == [(28,)]
 
 
 def test_no_old_version_is_promised_if_a_new_mode_drops_the_only_table(new_shop: NewShop) -> None:

@@ -464,7 +464,7 @@ class Story(Told):
                 self.note(f"planned again because of {reason[0]}")
                 digest = self.digest()
             elif "lost_intervals:" in text and not lost:
-                lost = sorted(set(re.findall(r"t\.\w+(?= for )", text)))
+                lost = sorted(set(re.findall(r"t\.\w+(?= \()", text)))
                 made_new = {f"t.{m.name}" for m in self.files.models.values() if m.is_history or m.is_protected}
                 assert made_new.issuperset(lost), f"lost: the apply would lose rows of {lost}"
             else:

@@ -251,14 +251,14 @@ def _compare(shop: Shop, model: LossyModel, before: Shown | None, report: Mappin
     effects = [effect.lower() for effect in (*(reported["columns"] or ()), *reported["destructive"])]
     is_lossy = _compare_columns(before[0], after[0], effects, case)
     days, days_after = ({str(row[_day(shown)]) for row in shown[1]} for shown in (before, after))
-    named = [(start[:10], end[:10]) for start, end in reported["lost_intervals"]]
+    named = [((start or "")[:10], (end or "9999")[:10]) for start, end in reported["lost_intervals"]]
     is_whole = model.kind in ("FULL", "VIEW")
     if model.has_history:
-        assert named or _amounts(before) <= _amounts(after), case
-        return is_lossy or bool(named)
+        assert reported["lost_rows"] or _amounts(before) <= _amounts(after), case
+        return is_lossy or bool(reported["lost_rows"])
     for day in days - days_after:
         assert any(start <= day < end for start, end in named) or (is_whole and named), (*case, day)
-    for start, end in named:
+    for start, end in named if not reported["loses_with"] else ():  # its rows do not depend on those of others
         assert not any(start <= day < end for day in days_after), case
     if change == "reverted":
         assert _is_as_source(shop, model, after), case

@@ -1,27 +1,21 @@
 """What a plan drops from existing tables: `worker/plan/migrations.py` predicts what SQLMesh does when it promotes."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import CONFIG, OWN_MATERIALIZATION, write_project
+from harness import CONFIG, OWN_MATERIALIZATION
 from mariadb import mariadb_server
 from postgres import postgres_server
 from sqlglot import exp
 from sqlmesh import Context
-from sqlmesh.core.console import NoopConsole, set_console
 from sqlmesh.core.plan import Plan, stages
-from sqlmesh.utils.errors import PlanError
+from upstream.lossy_project import A, Project, lost_by
 
-from dg_sqlmesh_component.protocol.column_changes import dropped
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
-from dg_sqlmesh_component.worker.plan.facts import brought_back, lost_intervals
-from dg_sqlmesh_component.worker.plan.migrations import ExistingTable, alterations, migrated_snapshots
+from dg_sqlmesh_component.protocol.intervals import common
+from dg_sqlmesh_component.worker.plan.migrations import ExistingTable, migrated_snapshots
 
-A = '"warehouse"."t"."a"'
 DEFAULT, IGNORE, ALLOW = "error", "ignore", "allow"
 
 
@@ -34,45 +28,13 @@ def model(
     return f"MODEL (name t.{name}, kind {kind}{head}); SELECT CAST(@start_ds AS DATE) AS day, {columns} {source}"
 
 
-class Project:
-    """A SQLMesh project without Dagster."""
-
-    def __init__(self, path: Path, config: str = CONFIG) -> None:
-        self.path = write_project(path, {}, config)
-        (self.path / "models").mkdir(exist_ok=True)
-
-    def write(self, text: str, name: str = "a") -> None:
-        (self.path / "models" / f"{name}.sql").write_text(text)
-
-    @contextmanager
-    def planned(self) -> Iterator[tuple[Plan, Context]]:
-        set_console(NoopConsole())
-        with closing(Context(paths=[str(self.path)])) as context:
-            yield context.plan_builder("prod", skip_tests=True, allow_destructive_models=["*"]).build(), context
-
-    def apply(self, text: str) -> None:
-        self.write(text)
-        with self.planned() as (plan, context):
-            context.apply(plan)
-
-    def losses(self) -> dict[str, tuple[str, ...]]:
-        with self.planned() as (plan, context):
-            found = alterations(plan, plan.context_diff, context)
-            return {fqn: tuple(map(dropped, of_table.drops)) for fqn, of_table in found.items() if of_table.drops}
-
-    def apply_without_permission(self) -> str:
-        """Apply as if nothing was allowed. Return SQLMesh's error, or no text if there is none."""
-        with self.planned() as (plan, context):
-            try:
-                context.apply(plan.copy(update={"allow_destructive_models": set()}))
-            except PlanError as error:
-                return str(error)
-        return ""
-
-    def query(self, sql: str) -> None:
-        with self.planned() as (_, context):
-            table = next(s.table_name() for s in context.snapshots.values() if s.name == A)
-            context.engine_adapter.execute(sql.format(table=table))
+def lost_days(plan: Plan) -> dict[str, float]:
+    """How many days each changed model loses of those that prod has computed."""
+    old = {new.node.name.split(".")[-1]: old.intervals for new, old in plan.context_diff.modified_snapshots.values()}
+    return {
+        name: sum(end - start for start, end in common(lost.own.intervals, old[name])) / 86_400_000
+        for name, lost in lost_by(plan).items()
+    }
 
 
 @pytest.fixture
@@ -237,16 +199,12 @@ def test_a_plan_takes_the_days_from_readers_that_a_new_version_does_not_compute(
     for name, (_, after, *_) in models.items():
         project.write(after, name)
     with project.planned() as (plan, context):
-        missing = {of_model.snapshot_id: of_model.intervals for of_model in plan.missing_intervals}
-        found = {
-            new.node.name: lost_intervals(new, old, missing.get(new.snapshot_id, ()))
-            for new, old in plan.context_diff.modified_snapshots.values()
-        }
+        found = lost_days(plan)
 
         context.apply(plan)
 
         for name, (_, _, lost, rows) in models.items():
-            assert sum(end - start for start, end in found[f"t.{name}"]) == lost * 86_400_000, name
+            assert found[name] == lost, name
             assert context.engine_adapter.fetchone(f"SELECT count(*) FROM t.{name}") == (rows,), name
 
 
@@ -267,60 +225,71 @@ def of_kind(kind: str, query: str = QUERY, head: str = "") -> str:
     return f"MODEL (name t.{{name}}, kind {kind}{head}); {query}"
 
 
-OfThePast = dict[str, tuple[str, str, int, bool]]
+NOTHING, PAST, DAYS = "nothing", "rows that the source does not have any more", "days"
+OfThePast = dict[str, tuple[str, str, str, bool]]
 ROWS_OF_THE_PAST: OfThePast = {
-    "by_column": (of_kind(BY_COLUMN.format(NEW_TABLE)), of_kind(BY_COLUMN.format(NEW_TABLE), CHANGED), 6, False),
-    "by_time": (of_kind(BY_TIME.format(NEW_TABLE)), of_kind(BY_TIME.format(NEW_TABLE), CHANGED), 6, False),
+    "by_column": (of_kind(BY_COLUMN.format(NEW_TABLE)), of_kind(BY_COLUMN.format(NEW_TABLE), CHANGED), PAST, False),
+    "by_time": (of_kind(BY_TIME.format(NEW_TABLE)), of_kind(BY_TIME.format(NEW_TABLE), CHANGED), PAST, False),
     "restatable": (
         of_kind(BY_COLUMN.format(f"{NEW_TABLE}, disable_restatement false")),
         of_kind(BY_COLUMN.format(f"{NEW_TABLE}, disable_restatement false"), CHANGED),
-        6,
+        PAST,
         False,
     ),
-    "in_place": (of_kind(BY_COLUMN.format("")), of_kind(BY_COLUMN.format(""), CHANGED), 0, True),
+    "in_place": (of_kind(BY_COLUMN.format("")), of_kind(BY_COLUMN.format(""), CHANGED), NOTHING, True),
     "of_another_kind": (
         of_kind(BY_TIME.format("")),
         of_kind("INCREMENTAL_BY_UNIQUE_KEY (unique_key id, forward_only true, on_destructive_change allow)"),
-        0,
+        NOTHING,
         True,
     ),
-    "now_full": (of_kind(BY_COLUMN.format("")), of_kind("FULL"), 6, False),
-    "now_view": (of_kind(BY_COLUMN.format("")), of_kind("VIEW"), 6, False),
+    "now_full": (of_kind(BY_COLUMN.format("")), of_kind("FULL"), PAST, False),
+    "now_view": (of_kind(BY_COLUMN.format("")), of_kind("VIEW"), PAST, False),
     "of_itself": (
         of_kind("FULL", OF_ITSELF, TYPES_OF_ITSELF),
         of_kind("FULL", f"{OF_ITSELF} WHERE id < 9", TYPES_OF_ITSELF),
-        6,
+        PAST,
         False,
     ),
-    "appended": (of_kind(UNMANAGED.format("")), of_kind(UNMANAGED.format(""), CHANGED), 6, False),
+    "appended": (of_kind(UNMANAGED.format("")), of_kind(UNMANAGED.format(""), CHANGED), PAST, False),
     "final": (
         of_kind(f"INCREMENTAL_BY_TIME_RANGE (time_column day{FINAL})", WITHIN),
         of_kind("INCREMENTAL_BY_TIME_RANGE (time_column day)", CHANGED_WITHIN),
-        6,
+        PAST,
         False,
     ),
-    "final_own": (of_kind(OWN.format(FINAL), WITHIN), of_kind("FULL"), 6, False),
+    "final_own": (of_kind(OWN.format(FINAL), WITHIN), of_kind("FULL"), PAST, False),
     # The other rows are not in the source any more, but their kind or the project says that SQLMesh may restate them.
-    "own": (of_kind(OWN.format(""), WITHIN), of_kind(OWN.format(""), CHANGED_WITHIN, ", start '2 days ago'"), 4, False),
-    "by_key": (of_kind("INCREMENTAL_BY_UNIQUE_KEY (unique_key day)"), of_kind("FULL"), 0, False),
-    "full": (of_kind("FULL"), of_kind("FULL", CHANGED), 0, False),
+    "own": (
+        of_kind(OWN.format(""), WITHIN),
+        of_kind(OWN.format(""), CHANGED_WITHIN, ", start '2 days ago'"),
+        DAYS,
+        False,
+    ),
+    "by_key": (of_kind("INCREMENTAL_BY_UNIQUE_KEY (unique_key day)"), of_kind("FULL"), NOTHING, False),
+    "full": (of_kind("FULL"), of_kind("FULL", CHANGED), NOTHING, False),
 }
-"""By model: the file before and after, the days that readers lose, and whether they still see a row of the past."""
+"""By model: the file before and after, what readers lose, and whether they still see a row of the past."""
 
 DEV_ONLY = "virtual_environment_mode: dev_only\n"
 MODES: dict[str, tuple[OfThePast, str, str]] = {
     "full": (ROWS_OF_THE_PAST, "", ""),
     "dev_only": (
         {
-            "in_place": (of_kind(BY_COLUMN.format(NEW_TABLE)), of_kind(BY_COLUMN.format(NEW_TABLE), CHANGED), 0, True),
-            "now_full": (of_kind(BY_TIME.format("")), of_kind("FULL"), 6, False),
-            "now_view": (of_kind(BY_TIME.format("")), of_kind("VIEW"), 6, False),
+            "in_place": (
+                of_kind(BY_COLUMN.format(NEW_TABLE)),
+                of_kind(BY_COLUMN.format(NEW_TABLE), CHANGED),
+                NOTHING,
+                True,
+            ),
+            "now_full": (of_kind(BY_TIME.format("")), of_kind("FULL"), PAST, False),
+            "now_view": (of_kind(BY_TIME.format("")), of_kind("VIEW"), PAST, False),
         },
         DEV_ONLY,
         DEV_ONLY,
     ),
-    "from full to dev_only": ({"same": (of_kind(BY_TIME.format("")),) * 2 + (6, False)}, "", DEV_ONLY),
-    "from dev_only to full": ({"same": (of_kind(BY_TIME.format("")),) * 2 + (6, False)}, DEV_ONLY, ""),
+    "from full to dev_only": ({"same": (of_kind(BY_TIME.format("")),) * 2 + (PAST, False)}, "", DEV_ONLY),
+    "from dev_only to full": ({"same": (of_kind(BY_TIME.format("")),) * 2 + (PAST, False)}, DEV_ONLY, ""),
 }
 """By `virtual_environment_mode`: the models, and the configuration before and after."""
 
@@ -344,18 +313,16 @@ def test_a_new_table_loses_the_rows_that_nobody_can_compute_again(project: Proje
         project.write(after.format(name=name), name)
     (project.path / "config.yaml").write_text(CONFIG + config_after)
     with project.planned() as (plan, context):
-        missing = {of_model.snapshot_id: of_model.intervals for of_model in plan.missing_intervals}
         pasts = {name: past_rows(name, context) for name in models}
-        found = {}
-        for new, old in plan.context_diff.modified_snapshots.values():
-            lost = lost_intervals(new, old, missing.get(new.snapshot_id, ()))
-            found[new.node.name[2:]] = sum(end - start for start, end in lost) / 86_400_000
-            assert brought_back(new, old, lost, [(0, sys.maxsize)]) == (lost if new.node.name == "t.own" else ())
+        found = {
+            name: PAST if lost.own.of_past else DAYS if lost.own.intervals else NOTHING
+            for name, lost in lost_by(plan).items()
+        }
 
         context.apply(plan)
 
         assert pasts == {name: name != "full" for name in models}
-        assert found == {name: days for name, (_, _, days, _) in models.items()}
+        assert found == {name: lost for name, (_, _, lost, _) in models.items()}
         assert {name: past_rows(name, context) for name in models} == {
             name: is_past for name, (_, _, _, is_past) in models.items()
         }

@@ -34,6 +34,26 @@ class KeptRows:
     are_all_computed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class LostRows:
+    """Rows that an environment shows now, and would not show after a plan, by their time.
+
+    The first and the last instant of `protocol.intervals.ALL_TIME` stand for no bound.
+    """
+
+    intervals: tuple[Interval, ...] = ()
+    # Those of them that the plan leaves out, because awaited tables are not complete for them.
+    not_loaded: tuple[Interval, ...] = ()
+    until_run: tuple[Interval, ...] = ()  # those of them that are pending for the next run
+    until_later_runs: tuple[Interval, ...] = ()  # those of them whose intervals have not ended
+    without_time: bool = False  # whether it loses rows without a time, too
+    of_past: bool = False  # whether it loses rows that the source does not have any more
+
+    def __bool__(self) -> bool:
+        """Whether rows are lost."""
+        return bool(self.intervals or self.without_time or self.of_past)
+
+
 ROWS = "*"
 """Among the columns that are made of a column: it decides which rows there are, as in a filter, a join or a group."""
 
@@ -51,17 +71,14 @@ class PlannedRows:
     waiting: int = 0  # those that it leaves out, because tables that the model reads lack them
     waits_for: tuple[str, ...] = ()  # the awaited tables among these, by fqn
     waits_for_models: tuple[str, ...] = ()  # the nearest upstream models among these, by name
-    loses: tuple[Interval, ...] = ()  # the intervals that the environment shows now, and would not show after the plan
-    # Those of them that the plan leaves out, because awaited tables are not complete for them.
-    loses_not_loaded: tuple[Interval, ...] = ()
-    loses_until_run: tuple[Interval, ...] = ()  # those of them that are pending for the next run
+    loses: LostRows = LostRows()
+    reads_lost: LostRows = LostRows()  # what it loses only because it shows or reads the rows of models that lose them
+    loses_with: tuple[str, ...] = ()  # these models, by name
     # The computed intervals without rows that tables which it reads gain by the plan. The plan computes them again
     # after these tables, or leaves them out until these tables are computed.
     outdated: tuple[Interval, ...] = ()
     # The same of a model that SQLMesh does not compute again in part, and of its readers. No run computes them.
     outdated_for_good: tuple[Interval, ...] = ()
-    # Those of a new version without rows that tables which it reads lose. Its old version has shown them.
-    loses_upstream: tuple[Interval, ...] = ()
     because_of: tuple[str, ...] = ()  # the nearest of these tables, by name
     # When the rows were computed last that the plan then shows again, epoch milliseconds; None without.
     shows_again: int | None = None

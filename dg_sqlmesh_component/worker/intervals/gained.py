@@ -1,4 +1,4 @@
-"""Decide which intervals of a model lack rows, because a table that it reads gains or loses intervals in a plan.
+"""Decide which intervals of a model lack rows, because a table that it reads gains intervals in a plan.
 
 A model computes an interval from the rows that its sources have at that moment. If a source gets an interval later, as
 with an earlier `start`, the models that have computed it without these rows count as complete. SQLMesh never computes
@@ -59,13 +59,6 @@ class ReadTable:
             return ()
         return subtract([*self.computed, *self.planned], [*self.shown, *self.coming])
 
-    @property
-    def loses(self) -> tuple[Interval, ...]:
-        """What it has before the plan, and never after it."""
-        if not self.has_intervals:
-            return ()
-        return subtract(self.shown, [*self.computed, *self.planned])
-
 
 @dataclass(frozen=True)
 class LackingRows:
@@ -74,13 +67,11 @@ class LackingRows:
     Attributes:
         again: Those that have to be computed again, after what they read.
         left: Those of tables that cannot be computed again in part, and of tables that read these.
-        lost: Those of new versions, whose old version has shown the rows.
         because_of: The nearest tables with these rows.
     """
 
     again: dict[str, tuple[Interval, ...]] = field(default_factory=dict)
     left: dict[str, tuple[Interval, ...]] = field(default_factory=dict)
-    lost: dict[str, tuple[Interval, ...]] = field(default_factory=dict)
     because_of: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -128,7 +119,7 @@ class _Walk:
         self._add(self.found.again, name, again)
 
     def visit_new(self, name: str) -> None:
-        """A new version is computed from the new versions of what it reads, so it lacks what these lack."""
+        """A new version is computed from the new versions of what it reads."""
         table, gained = self._tables[name], self.new_of(name)
         # A preview may have computed it from rows that are computed again.
         read_again = {of: self.new.get(of, ()) for of in self.found.again}
@@ -138,10 +129,6 @@ class _Walk:
             )
         has = [*table.computed, *table.planned]
         self.new[name] = _own(table, common(gained, has) if table.has_intervals else gained)
-        if table.has_intervals:
-            losses = {of: self._tables[of].loses for of in table.reads & self._tables.keys()}
-            lost = [*self._read(name, losses), *self._read(name, self.found.lost)]
-            self._add(self.found.lost, name, common(common(lost, table.shown), has))
 
     def new_of(self, name: str) -> list[Interval]:
         """The ranges with new rows of the tables that a table reads."""
@@ -159,13 +146,7 @@ class _Walk:
         self.found.because_of[name] = tuple(nearest or sorted(of for of, changed in of_tables.items() if changed))
 
     def _changed(self, name: str) -> list[Interval]:
-        found = self.found
-        return [
-            *self.new.get(name, ()),
-            *self.stale.get(name, ()),
-            *self._tables[name].loses,
-            *found.lost.get(name, ()),
-        ]
+        return [*self.new.get(name, ()), *self.stale.get(name, ())]
 
 
 def _own(table: ReadTable, parts: Sequence[Interval]) -> tuple[Interval, ...]:
@@ -188,5 +169,5 @@ def _without_idle_wholes(found: LackingRows, tables: Mapping[str, ReadTable], or
         if name in found.again and (tables[name].again != "as_a_whole" or name in needed):
             again[name] = found.again[name]
             needed |= tables[name].reads
-    named = {**again, **found.left, **found.lost}
+    named = {**again, **found.left}
     return replace(found, again=again, because_of={name: of for name, of in found.because_of.items() if name in named})

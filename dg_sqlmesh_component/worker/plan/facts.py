@@ -10,14 +10,13 @@ from sqlmesh.core.context import Context
 from sqlmesh.core.context_diff import ContextDiff
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import Plan, SnapshotIntervals
-from sqlmesh.core.plan.common import is_breaking_kind_change
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.snapshot.definition import Interval, SnapshotDataVersion
 from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import parents_first, reachable
-from dg_sqlmesh_component.protocol.intervals import common, subtract
+from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.commands import sqlmesh_command
 from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.environment import has_one_table, has_table, is_table_of_its_name
@@ -30,8 +29,10 @@ from dg_sqlmesh_component.worker.plan.column_reads import column_reads
 from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.plan.dependents import dependents, taken_names
 from dg_sqlmesh_component.worker.plan.gained_rows import GainedRows
+from dg_sqlmesh_component.worker.plan.lost_rows import NO_LOSSES, Losses, lost_rows
 from dg_sqlmesh_component.worker.plan.migrations import Alterations, alterations
 from dg_sqlmesh_component.worker.plan.plan_parts import plan_parts
+from dg_sqlmesh_component.worker.plan.shown_rows import changed_models, keeps_rows
 from dg_sqlmesh_component.worker.state_lock import is_file_locked, is_lockable
 
 
@@ -168,10 +169,14 @@ class _Models:
         _, old = self._diff.modified_snapshots.get(snapshot.name, (None, None))
         if old is None or not has_table(old) or not snapshot.is_symbolic:
             return None
+        losses = self._losses.get(snapshot.name, NO_LOSSES)
+        is_read = any(snapshot.name in of_reader.causes for of_reader in self._losses.values())
         return msg.PlannedModel(
             snapshot.name,
             display_name(snapshot.node, self._context),
             "removed",
+            # Its view stays, so only models that read it lose its rows.
+            rows=msg.PlannedRows(loses=losses.own if is_read else msg.LostRows()),
             becomes=snapshot.model_kind_name.value,
             diff=_without_header(self._diff.text_diff(snapshot.name)),
             owner=snapshot.node.owner,
@@ -203,9 +208,7 @@ class _Models:
     def _rows(self, snapshot: Snapshot, old: Snapshot | None, taken_back: Snapshot | None) -> msg.PlannedRows:
         all_missing = self._missing.get(snapshot.snapshot_id, [])
         missing, held_back_by = self._left.get(snapshot.name, (all_missing, msg.HeldBackBy()))
-        loses = lost_intervals(snapshot, old, missing) if self._index.is_representative(snapshot) else ()
-        not_loaded = brought_back(snapshot, old, loses, subtract(all_missing, missing)) if held_back_by.tables else ()
-        pending = self._pending.get(snapshot.name, ()) if loses else ()
+        losses = self._losses.get(snapshot.name, NO_LOSSES)
         nodes = self._diff.snapshots_by_name
         because_of = self._lacking.because_of.get(snapshot.name, ())
         return msg.PlannedRows(
@@ -215,12 +218,11 @@ class _Models:
             waiting=len(all_missing) - len(missing) if is_incremental(snapshot) else int(missing != all_missing),
             waits_for=held_back_by.tables,
             waits_for_models=tuple(display_name(nodes[fqn].node, self._context) for fqn in held_back_by.models),
-            loses=loses,
-            loses_not_loaded=not_loaded,
-            loses_until_run=brought_back(snapshot, old, subtract(loses, not_loaded), pending),
+            loses=losses.own,
+            reads_lost=losses.read,
+            loses_with=tuple(display_name(nodes[fqn].node, self._context) for fqn in losses.causes),
             outdated=self._lacking.again.get(snapshot.name, ()),
             outdated_for_good=self._lacking.left.get(snapshot.name, ()),
-            loses_upstream=self._lacking.lost.get(snapshot.name, ()),
             because_of=tuple(display_name(nodes[fqn].node, self._context) for fqn in because_of),
             shows_again=self._shows_again(snapshot, taken_back, missing),
             # Other environments show a preview of a forward-only change, in a table of its own.
@@ -247,7 +249,7 @@ class _Models:
     def _rows_before(self, snapshot: Snapshot, old: Snapshot | None) -> Sequence[Interval]:
         """The intervals whose rows of another version the plan keeps, as far as it does not compute them."""
         if old is not None:
-            return old.intervals if _keeps_rows(snapshot, old) else ()
+            return old.intervals if keeps_rows(snapshot, old) else ()
         is_new = snapshot.snapshot_id in self._diff.new_snapshots
         return snapshot.intervals if is_new else ()  # of a removed model that is added again with another definition
 
@@ -255,6 +257,21 @@ class _Models:
     def _pending(self) -> Mapping[str, Sequence[Interval]]:
         """What a run would compute right after the plan, by name, also what the plan itself computes."""
         return missing_now(self._diff.snapshots_by_name)
+
+    @cached_property
+    def _losses(self) -> Mapping[str, Losses]:
+        """What the changed models lose, by name, as far as the environment shows tables of prod."""
+        diff, nodes = self._diff, self._diff.snapshots_by_name
+        versions = {name: (new, old) for name, (new, old) in diff.modified_snapshots.items()}
+        versions |= {s_id.name: (nodes[s_id.name], None) for s_id in diff.added}
+        versions = {name: pair for name, pair in versions.items() if self._index.is_representative(pair[0])}
+        missing, waiting = {}, {}
+        for name, (snapshot, _) in versions.items():
+            of_all = self._missing.get(snapshot.snapshot_id, [])
+            missing[name], held_back_by = self._left.get(name, (of_all, msg.HeldBackBy()))
+            waiting[name] = subtract(of_all, missing[name]) if held_back_by.tables else ()
+        pictures = changed_models(versions, upstream(nodes), missing, waiting, lambda name: self._pending.get(name, ()))
+        return lost_rows(pictures)
 
     def _shows_again(
         self, snapshot: Snapshot, taken_back: Snapshot | None, missing: Sequence[msg.Interval]
@@ -319,13 +336,6 @@ def _kept_rows(snapshot: Snapshot, before: Sequence[Interval], missing: Sequence
         return None
     next_end = to_timestamp(snapshot.node.interval_unit.cron_next(before[-1][1]))
     return msg.KeptRows(snapshot.node.cron, due_at(snapshot, next_end), is_replaced)
-
-
-def _keeps_rows(snapshot: Snapshot, old: Snapshot) -> bool:
-    """Whether a version fills the table of the old one. Of some kinds, SQLMesh then replaces only what it computes."""
-    if old.version != snapshot.version:
-        return False
-    return not is_breaking_kind_change(old, snapshot) or (old.is_materialized and snapshot.is_incremental_by_time_range)
 
 
 def _is_replaced(snapshot: Snapshot) -> bool:
@@ -394,51 +404,3 @@ def _other_differences(plan: Plan) -> str:
     if diff.has_requirement_changes:
         parts.append(f"requirements:\n{diff.requirements_diff()}")
     return "\n\n".join(parts)
-
-
-def lost_intervals(snapshot: Snapshot, old: Snapshot | None, computes: Sequence[Interval]) -> tuple[Interval, ...]:
-    """The intervals that the old version of a model has, and the new one would not have.
-
-    SQLMesh computes a new version only for its own `start`, `end` and `cron`, and shows it in place of the old one.
-    A view needs none, and SQLMesh loads a seed when it creates its table. A model of another kind than the incremental
-    ones is computed as a whole, so it has everything up to its last interval.
-
-    Args:
-        computes: The missing intervals of the new version that the plan computes.
-    """
-    if old is None or _keeps_rows(snapshot, old):
-        return ()  # the table and its rows stay, also if SQLMesh forgets its intervals, as for another interval unit
-    if _has_history(old):
-        return tuple(old.intervals)
-    if not has_table(snapshot) or snapshot.is_view or snapshot.is_seed:
-        return ()
-    if _is_by_interval(snapshot):
-        return subtract(old.intervals, [*snapshot.intervals, *computes])
-    if computes:
-        return ()
-    return subtract(old.intervals, [(0, end) for _, end in snapshot.intervals[-1:]])
-
-
-def brought_back(
-    snapshot: Snapshot, old: Snapshot | None, lost: tuple[Interval, ...], computed: Sequence[Interval]
-) -> tuple[Interval, ...]:
-    """The lost intervals that a computation brings back. If SQLMesh computes a model as a whole, these are all."""
-    if old is not None and _has_history(old):
-        return ()
-    if _is_by_interval(snapshot):
-        return common(lost, computed)
-    return lost if computed else ()
-
-
-def _has_history(old: Snapshot) -> bool:
-    """Whether a table has rows that no computation brings back: it was made of earlier rows, or SQLMesh says so.
-
-    SQLMesh says the same of managed tables, which the engine computes as a whole.
-    """
-    is_made_of_own_rows = old.is_scd_type_2 or (old.depends_on_self and not is_incremental(old))
-    return is_made_of_own_rows or (old.disable_restatement and not old.is_managed)
-
-
-def _is_by_interval(snapshot: Snapshot) -> bool:
-    """Whether a table may have the rows of the computed intervals only. Nobody knows what a `CUSTOM` kind does."""
-    return is_incremental(snapshot) or snapshot.is_custom

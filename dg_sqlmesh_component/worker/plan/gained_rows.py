@@ -1,4 +1,4 @@
-"""Find the models that lack rows because of a plan: a table that they read gains or loses intervals, and they do not.
+"""Find the models that lack rows because of a plan: a table that they read gains intervals, and they do not.
 
 SQLMesh computes an interval of a model once. If the plan changes `start`, `end` or `cron` of a table that the model
 reads, that table gets intervals which the model has computed already, without these rows. `gained` decides which. This
@@ -90,11 +90,7 @@ class GainedRows:
         if not self.sources:
             return LackingRows()
         kept = _kept_readers(self.sources, nodes, self.shown)
-        loses = any(
-            subtract(before.intervals, [*nodes[name].intervals, *planned.get(name, ())])
-            for name, before in self.before.items()
-        )
-        if not kept and not loses:
+        if not kept:
             return LackingRows()
         coming = missing_now(_with_upstream(nodes, self.sources))
         names = _downstream(self.sources, nodes)

@@ -147,7 +147,7 @@ def both(**more: Any) -> msg.PlanBuilt:
 
 READ = ("bi.x", "bi.y")
 NAMES = ("core.orders", "marts.sales")
-NOT_READY = {"loses": DAY, "loses_not_loaded": DAY, "waits_for": ('"db"."raw"."a"', '"db"."raw"."b"')}
+NOT_READY = {"loses": msg.LostRows(DAY, not_loaded=DAY), "waits_for": ('"db"."raw"."a"', '"db"."raw"."b"')}
 REFUSALS = {
     "unfinished_plan": (
         plan(ORDERS, unfinished_plan_id="p0"),
@@ -208,20 +208,20 @@ REFUSALS = {
         "    sqlmesh plan prod",
     ),
     "lost_intervals": (
-        both(loses=DAY),
+        both(loses=msg.LostRows(DAY)),
         NAMES,
-        "Models would lose rows that environment prod shows: core.orders for 1970-01-01; marts.sales for 1970-01-01. "
-        "Neither the plan nor the next run computes these rows. Causes are a later `start`, an earlier `end`, a `cron` "
-        "with longer intervals, or a new table for a model whose rows cannot be computed again, such as `SCD_TYPE_2`: "
-        "it has what the source has now. To apply it anyway, name these models in `allow_lost_intervals` in the run "
-        "config.",
+        "Models would lose rows that environment prod shows: core.orders (rows of 1970-01-01); marts.sales (rows of "
+        "1970-01-01). Neither the plan nor a run right after it computes these rows. Causes are a later `start`, an "
+        "earlier `end`, a `cron` with longer intervals, a kind that shows only computed intervals, or a new table for "
+        "a model whose rows cannot be computed again, such as `SCD_TYPE_2`: it has what the source has now. To apply "
+        "it anyway, name these models in `allow_lost_intervals` in the run config.",
     ),
     "not_loaded": (
         both(**NOT_READY),
         NAMES,
-        "Models would lose rows that they have now, because a source is not loaded: core.orders for 1970-01-01, of "
-        "db.raw.a, db.raw.b; marts.sales for 1970-01-01, of db.raw.a, db.raw.b. The plan would not compute these "
-        "ranges. Materialize the assets that load these tables, and launch this job again. To ignore that, leave "
+        "Models would lose rows that they have now, because a source is not loaded: core.orders (rows of 1970-01-01, "
+        "of db.raw.a, db.raw.b); marts.sales (rows of 1970-01-01, of db.raw.a, db.raw.b). The plan would not compute "
+        "these ranges. Materialize the assets that load these tables, and launch this job again. To ignore that, leave "
         "the tables out in `external_models.wait.tables` in defs.yaml.",
     ),
 }
@@ -351,9 +351,9 @@ def test_table_says_when_kept_rows_are_computed(are_all_computed: bool, interval
 
 
 def test_rows_that_the_next_run_computes_are_a_loss_until_then() -> None:
-    text = markdown(report(with_facts(ORDERS, loses=DAY, loses_until_run=DAY)))
+    text = markdown(report(with_facts(ORDERS, loses=msg.LostRows(DAY, until_run=DAY))))
     assert "**To decide:** 1 loss." in text
-    assert "`core.orders`: the rows of 1970-01-01 are not shown until the next run computes them." in text
+    assert "`core.orders`: rows of 1970-01-01 are not shown until the next run computes them." in text
 
 
 def test_only_a_column_that_is_added_again_can_be_computed_again() -> None:
@@ -434,8 +434,8 @@ GAPS = tuple((2 * day * 86_400_000, (2 * day + 1) * 86_400_000) for day in range
 CUT: dict[str | None, dict[str, Any]] = {
     "stale_branch": {"takes_back": True, "shows_again": 0},
     "name_taken": {"is_name_taken": True},
-    "lost_intervals": {"loses": GAPS},
-    "not_loaded": {"loses": GAPS, "loses_not_loaded": GAPS, "waits_for": tuple(f"raw.t{i}" for i in range(25))},
+    "lost_intervals": {"loses": msg.LostRows(GAPS)},
+    "not_loaded": {"loses": msg.LostRows(GAPS, not_loaded=GAPS), "waits_for": tuple(f"raw.t{i}" for i in range(25))},
     None: {"columns": None, "destructive": ()},
 }
 

@@ -17,8 +17,9 @@ from unit.plan.plans import drops, plan, planned, with_facts
 
 from dg_sqlmesh_component.plan import gate
 from dg_sqlmesh_component.plan.digest import PARTS, differing_parts, digest_of
+from dg_sqlmesh_component.plan.lost_rows import refused
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.intervals import merged
+from dg_sqlmesh_component.protocol.intervals import merged, subtract
 
 EXAMPLES = 2 * settings().max_examples
 HOUR = 3_600_000
@@ -51,7 +52,13 @@ def starts(intervals: Iterable[msg.Interval]) -> list[str]:
 
 
 def lost(model: msg.PlannedModel) -> set[int]:
-    return hours(model.rows.loses) - hours(model.rows.loses_until_run) - hours(model.rows.loses_not_loaded)
+    """The hours that neither the next run nor the load of a source brings back."""
+    rows = model.rows.loses
+    return hours(rows.intervals) - hours(rows.until_run) - hours(rows.not_loaded)
+
+
+def is_lost(model: msg.PlannedModel) -> bool:
+    return bool(lost(model)) or model.rows.loses.without_time or model.rows.loses.of_past
 
 
 def fails_half_way(model: msg.PlannedModel) -> bool:
@@ -118,11 +125,16 @@ class Drawn:
         becomes = "EMBEDDED" if change == "removed" and self.likely(0.3) else ""
         found: dict[str, list[msg.Interval]] = defaultdict(list)
         for hour in range(rng.choice((0, 0, 8, 8, 100))):
-            kind = rng.choice(("kept", "loses", "loses_until_run", "loses_not_loaded" if fails else "kept"))
-            for fact in {kind, "loses"} if kind != "kept" else ():
+            later = "until_later_runs"
+            kind = rng.choice(("kept", "intervals", later, "until_run", "not_loaded" if fails else "kept"))
+            for fact in {kind, "intervals"} if kind != "kept" else ():
                 found[fact].append((hour * HOUR, (hour + 1) * HOUR))
         facts: dict[str, Any] = {
-            **{fact: merged(intervals) for fact, intervals in found.items()},
+            "loses": msg.LostRows(
+                **{fact: merged(intervals) for fact, intervals in found.items()},
+                without_time=self.likely(0.1),
+                of_past=self.likely(0.1),
+            ),
             "intervals": rng.choice((0, 0, 7)),
             "destructive": drops("paid") + drops("due") if self.likely(0.3) else (),
             "may_destroy": self.likely(0.3),
@@ -152,8 +164,8 @@ class Drawn:
             "stale_branch": lambda model: model.takes_back,
             "drops_dependents": lambda model: set(dropped(model)) - {*self.decision.allow_drop_dependents},
             "has_dependents": lambda model: model.table.dependents and fails_half_way(model),
-            "lost_intervals": lost,
-            "not_loaded": lambda model: model.rows.loses_not_loaded,
+            "lost_intervals": is_lost,
+            "not_loaded": lambda model: model.rows.loses.not_loaded,
             "name_taken": lambda model: model.table.is_name_taken,
             "additive": lambda model: model.table.refused_columns,
             "uncategorized": lambda model: model.fqn in self.plan.uncategorized,
@@ -211,19 +223,25 @@ def test_exactly_what_nobody_has_named_is_refused(seed: int) -> None:
 def test_messages_name_all_that_is_lost_and_how_to_accept_it(seed: int) -> None:
     drawn = Drawn(seed)
     models = {model.fqn: model for model in drawn.plan.models}
-    assert all(hours(gate.lost_for_good(model)) == lost(model) for model in models.values())
+    assert all(hours(refused(model.rows.loses).intervals) == lost(model) for model in models.values())
     for refusal in drawn.refusals(gate.Decision()):
         assert all(name in refusal.message for name in refusal.models if refusal.kind != "over_budget")
         options = OPTIONS | {"drops_dependents": "allow_drop_dependents"}
         assert refusal.kind not in options or f"`{options[refusal.kind]}`" in refusal.message
         for fqn in drawn.found([refusal])[refusal.kind]:
+            rows = models[fqn].rows.loses
             texts: dict[str, Iterable[str]] = {
                 "destructive": ("paid", "due"),
                 "drops_dependents": VIEWS,
                 "has_dependents": VIEWS,
                 "additive": ("tax",),
-                "lost_intervals": starts(gate.lost_for_good(models[fqn])),
-                "not_loaded": starts(models[fqn].rows.loses_not_loaded),
+                "lost_intervals": [
+                    *starts(subtract(refused(rows).intervals, rows.until_later_runs)),
+                    *starts(rows.until_later_runs),
+                    *["without a time"] * rows.without_time,
+                    *["does not have any more"] * rows.of_past,
+                ],
+                "not_loaded": starts(rows.not_loaded),
             }
             assert all(text in refusal.message for text in texts.get(refusal.kind, ())), refusal
     text = gate.headline(drawn.plan)

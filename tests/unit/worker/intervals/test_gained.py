@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dg_sqlmesh_component.protocol.messages import Interval
-from dg_sqlmesh_component.worker.intervals.gained import LackingRows, ReadTable, lacking_rows
+from dg_sqlmesh_component.worker.intervals.gained import ReadTable, lacking_rows
 
 DAYS = [(10, 20)]
 
@@ -68,7 +68,6 @@ def test_a_reader_that_is_kept_is_outdated_where_its_source_gains_intervals(
     assert list(found.again.get("r", ())) == expected
     assert found.because_of == ({"r": ("t",)} if expected else {})
     assert not found.left
-    assert not found.lost
 
 
 def test_whole_intervals_are_computed_again_with_later_ones_that_depend_on_them() -> None:
@@ -100,16 +99,6 @@ def test_what_cannot_be_computed_in_part_is_named_with_its_readers(between: Any)
     assert {name: list(of) for name, of in found.left.items() if name != "u"} == {"r": [(10, 14)], "s": [(10, 14)]}
     assert ("u" in found.left) is (between == "never")
     assert found.because_of["r"] == ("u",)
-
-
-def test_a_new_version_lacks_what_its_source_loses_and_its_old_version_has_shown() -> None:
-    rebuilt = table("t", computed=(), planned=[(5, 20)], keeps_rows=False)
-    found = lacking_rows(
-        {"t": LATER, "r": rebuilt, "s": table("r", computed=DAYS, keeps_rows=False), "kept": table("t")}
-    )
-    assert found == LackingRows(lost={"r": ((10, 14),), "s": ((10, 14),)}, because_of={"r": ("t",), "s": ("r",)})
-    shorter = table("t", computed=[(12, 20)], keeps_rows=False)
-    assert lacking_rows({"t": LATER, "r": shorter}).lost == {"r": ((12, 14),)}, "what it loses itself is named before"
 
 
 def test_a_new_version_between_passes_new_rows_on_and_is_computed_again_only_if_it_has_read_old_ones() -> None:

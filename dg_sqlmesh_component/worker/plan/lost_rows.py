@@ -1,0 +1,201 @@
+"""Decide which rows an environment does not show any more after a plan: what is shown minus what will be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from dg_sqlmesh_component.protocol.graph import parents_first
+from dg_sqlmesh_component.protocol.intervals import ALL_TIME, common, merged, subtract
+from dg_sqlmesh_component.protocol.messages import Interval, LostRows
+
+EARLIEST, LATEST = ALL_TIME
+
+Shows = Literal["sources", "whole", "ranges"]
+"""Which rows a model shows: all rows of its query, without a computation; all, once it is computed; or a range."""
+
+
+@dataclass(frozen=True)
+class ShownVersion:
+    """A version of a model, as far as it decides which rows the environment shows.
+
+    Attributes:
+        computed: Its intervals. A view and an embedded model need none.
+        limits: Asks SQLMesh, which renders a query for the answer, whether a range has no rows before its start, and
+            none after its end. Of a query that does not use its range, it has all.
+        has_past: Whether it has rows that no computation brings back if the source has lost them.
+    """
+
+    shows: Shows
+    computed: Sequence[Interval] = ()
+    limits: Callable[[], tuple[bool, bool]] = lambda: (True, True)
+    has_past: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it shows no row, because nothing is computed."""
+        return self.shows != "sources" and not self.computed
+
+    def rows(self) -> tuple[tuple[Interval, ...], bool]:
+        """The time of the rows, and whether rows without a time are shown, too."""
+        if self.is_empty:
+            return (), False
+        from_start, to_end = self.limits() if self.shows == "ranges" else (False, False)
+        if from_start and to_end:
+            return merged(self.computed), False
+        start = self.computed[0][0] if from_start else EARLIEST
+        end = self.computed[-1][1] if to_end else LATEST
+        return ((start, end),), not (from_start or to_end)
+
+
+@dataclass(frozen=True)
+class ChangedModel:
+    """What a plan does to a model.
+
+    Attributes:
+        reads: The other changed models that it reads, by name.
+        before: The version that the environment shows; None if it shows none.
+        after: The version that it will show. Its intervals include those that the plan computes.
+        keeps_rows: Whether the new version fills the table of the old one.
+        is_redefined: Whether its own definition has changed, and not only that of a model upstream.
+        is_computed: Whether the plan computes an interval of it.
+        waiting: The intervals that the plan leaves out, because awaited tables are not complete for them.
+        pending: Asks SQLMesh what a run would compute right after the plan.
+        end: The instant from which on runs compute nothing; None without an `end` of the model.
+    """
+
+    reads: Collection[str]
+    before: ShownVersion | None
+    after: ShownVersion
+    keeps_rows: bool = False
+    is_redefined: bool = True
+    is_computed: bool = True
+    waiting: Sequence[Interval] = ()
+    pending: Callable[[], Sequence[Interval]] = lambda: ()
+    end: int | None = None
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What a model loses.
+
+    Attributes:
+        own: By its own change.
+        read: Only because it shows or reads rows of other models that lose them.
+        causes: These models, by name.
+    """
+
+    own: LostRows
+    read: LostRows
+    causes: tuple[str, ...]
+
+
+NO_LOSSES = Losses(LostRows(), LostRows(), ())
+
+
+def lost_rows(changes: Mapping[str, ChangedModel]) -> dict[str, Losses]:
+    """What each changed model loses, by name. Models that lose nothing are left out."""
+    found: dict[str, Losses] = {}
+    handed_on: dict[str, tuple[LostRows, Collection[str]]] = {}
+    for name in parents_first(changes, lambda name: changes[name].reads):
+        change = changes[name]
+        if change.keeps_rows and change.after.shows != "sources":
+            continue
+        own = _own(change)
+        of_parents = [handed_on[parent] for parent in change.reads if parent in handed_on]
+        read = _without(_seen_by(change, [lost for lost, _ in of_parents]), own)
+        causes = {cause for _, of_parent in of_parents for cause in of_parent} if read else set[str]()
+        if own or read:
+            handed_on[name] = _together([own, read]), {*causes, name} if own else causes
+            if change.before is not None:
+                found[name] = Losses(own, read, tuple(sorted(causes)))
+    return found
+
+
+def _own(change: ChangedModel) -> LostRows:
+    before, after = change.before, change.after
+    if before is None or before.is_empty:
+        return LostRows()
+    lost, without_time = _difference(before, change)
+
+    def brought_back(by: Sequence[Interval]) -> tuple[Interval, ...]:
+        return common(lost, by) if after.shows == "ranges" else lost if by else ()
+
+    pending = change.pending() if lost else ()
+    not_loaded = brought_back(change.waiting)
+    until_run = subtract(brought_back(pending), not_loaded)
+    rest = subtract(lost, [*not_loaded, *until_run])
+    until_later: tuple[Interval, ...] = ()
+    if after.shows == "whole" and change.end is None:
+        until_later = rest
+    elif after.shows == "ranges" and (known := [*after.computed, *change.waiting, *pending]):
+        until_later = common(rest, [(max(end for _, end in known), LATEST if change.end is None else change.end)])
+    return LostRows(lost, not_loaded, until_run, until_later, without_time, of_past=before.has_past)
+
+
+def _difference(before: ShownVersion, change: ChangedModel) -> tuple[tuple[Interval, ...], bool]:
+    after = change.after
+    is_alike = not change.is_redefined and before.shows == after.shows
+    if is_alike and not subtract(before.computed, after.computed):
+        return (), False
+    shown, without_time = before.rows()
+    will_be, with_time_missing = after.rows()
+    # What SQLMesh has computed as a whole, at an earlier time, has the rows of that time.
+    if after.shows == "whole" and after.computed and not change.is_computed and before.computed:
+        end = after.computed[-1][1]
+        will_be = will_be if end >= before.computed[-1][1] else ((EARLIEST, end),)
+    is_empty_table = after.shows == "whole" and not after.computed
+    return subtract(shown, will_be), without_time and not with_time_missing and not is_empty_table
+
+
+def _seen_by(change: ChangedModel, of_parents: Iterable[LostRows]) -> LostRows:
+    """The lost rows of other models that a model shows."""
+    lost = _together(of_parents)
+    version = change.before or change.after
+    if not lost or version.is_empty:
+        return LostRows()
+    if version.shows != "ranges":
+        return lost
+    shown, without_time = version.rows()
+    return replace(
+        lost,
+        intervals=common(lost.intervals, shown),
+        not_loaded=common(lost.not_loaded, shown),
+        until_run=common(lost.until_run, shown),
+        until_later_runs=common(lost.until_later_runs, shown),
+        without_time=lost.without_time and without_time,
+    )
+
+
+def _together(several: Iterable[LostRows]) -> LostRows:
+    """All of these rows. If one model loses rows for longer than another, this is how long a reader lacks them."""
+    several = list(several)
+    intervals = merged(interval for lost in several for interval in lost.intervals)
+    for_good = [interval for lost in several for interval in subtract(lost.intervals, _brought_back(lost))]
+    later = subtract((interval for lost in several for interval in lost.until_later_runs), for_good)
+    waiting = subtract((interval for lost in several for interval in lost.not_loaded), [*for_good, *later])
+    return LostRows(
+        intervals,
+        waiting,
+        subtract((interval for lost in several for interval in lost.until_run), [*for_good, *later, *waiting]),
+        later,
+        any(lost.without_time for lost in several),
+        any(lost.of_past for lost in several),
+    )
+
+
+def _brought_back(lost: LostRows) -> list[Interval]:
+    return [*lost.not_loaded, *lost.until_run, *lost.until_later_runs]
+
+
+def _without(lost: LostRows, own: LostRows) -> LostRows:
+    """The lost rows of others, without those that the model loses by its own change."""
+    return LostRows(
+        subtract(lost.intervals, own.intervals),
+        subtract(lost.not_loaded, own.intervals),
+        subtract(lost.until_run, own.intervals),
+        subtract(lost.until_later_runs, own.intervals),
+        lost.without_time and not own.without_time,
+        lost.of_past and not own.of_past,
+    )

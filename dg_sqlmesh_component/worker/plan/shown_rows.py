@@ -1,0 +1,126 @@
+"""What a plan changes of the rows that an environment shows, as the plain picture that `lost_rows` decides over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from sqlglot.errors import SqlglotError
+from sqlmesh.core.model import Model
+from sqlmesh.core.plan.common import is_breaking_kind_change
+from sqlmesh.core.snapshot import Snapshot
+from sqlmesh.core.snapshot.definition import Interval
+from sqlmesh.utils.date import make_exclusive, to_timestamp
+from sqlmesh.utils.errors import SQLMeshError
+
+from dg_sqlmesh_component.worker.environment import has_table
+from dg_sqlmesh_component.worker.intervals.tables import is_incremental
+from dg_sqlmesh_component.worker.plan.lost_rows import ChangedModel, ShownVersion, Shows
+
+Intervals = Mapping[str, Sequence[Interval]]
+"""By name of the model."""
+
+
+def changed_models(
+    versions: Mapping[str, tuple[Snapshot, Snapshot | None]],
+    parents: Mapping[str, Sequence[str]],
+    missing: Intervals,
+    waiting: Intervals,
+    pending: Callable[[str], Sequence[Interval]],
+) -> dict[str, ChangedModel]:
+    """The picture of changed models, by name.
+
+    Args:
+        versions: The new version and the old one; None if the environment has none.
+        parents: The nodes that each node reads.
+        missing: What the plan computes.
+        waiting: What it leaves out, because tables are not loaded.
+        pending: Finds what a run would compute right after the plan.
+    """
+    read = {parent for name in versions for parent in parents[name]}
+    return {
+        name: _changed_model(
+            new,
+            # Only readers show the rows of an embedded model, and SQLMesh has none of an external table.
+            old if old is not None and (has_table(old) or (old.is_embedded and name in read)) else None,
+            frozenset(parents[name]) & versions.keys(),
+            missing.get(name, ()),
+            waiting.get(name, ()),
+            partial(pending, name),
+        )
+        for name, (new, old) in versions.items()
+        if new.is_model and not new.is_external
+    }
+
+
+def _changed_model(
+    new: Snapshot,
+    old: Snapshot | None,
+    reads: frozenset[str],
+    missing: Sequence[Interval],
+    waiting: Sequence[Interval],
+    pending: Callable[[], Sequence[Interval]],
+) -> ChangedModel:
+    end = new.model.end
+    return ChangedModel(
+        reads=reads,
+        before=None if old is None else _version(old, old.intervals),
+        after=_version(new, sorted([*new.intervals, *missing])),
+        keeps_rows=old is not None and keeps_rows(new, old),
+        is_redefined=old is None or new.fingerprint.data_hash != old.fingerprint.data_hash,
+        is_computed=bool(missing),
+        waiting=waiting,
+        pending=pending,
+        end=None if end is None else to_timestamp(make_exclusive(end)),
+    )
+
+
+def keeps_rows(snapshot: Snapshot, old: Snapshot) -> bool:
+    """Whether a version fills the table of the old one. Of some kinds, SQLMesh then replaces only what it computes."""
+    if old.version != snapshot.version:
+        return False
+    return not is_breaking_kind_change(old, snapshot) or (old.is_materialized and snapshot.is_incremental_by_time_range)
+
+
+def _version(snapshot: Snapshot, computed: Sequence[Interval]) -> ShownVersion:
+    return ShownVersion(_shows(snapshot), computed, partial(_limits, snapshot.model), _has_past(snapshot))
+
+
+def _shows(snapshot: Snapshot) -> Shows:
+    # SQLMesh loads a seed when it creates its table.
+    if snapshot.is_view or snapshot.is_seed or snapshot.is_embedded:
+        return "sources"
+    return "ranges" if is_incremental(snapshot) or snapshot.is_custom else "whole"
+
+
+def _has_past(snapshot: Snapshot) -> bool:
+    """Whether a table has rows that no computation brings back: it was made of earlier rows, or SQLMesh says so.
+
+    SQLMesh says the same of managed tables, which the engine computes as a whole.
+    """
+    if not has_table(snapshot):
+        return False
+    is_made_of_own_rows = snapshot.is_scd_type_2 or (snapshot.depends_on_self and not is_incremental(snapshot))
+    return is_made_of_own_rows or (snapshot.disable_restatement and not snapshot.is_managed)
+
+
+_FIRST, _SECOND, _THIRD, _FOURTH = "2001-02-03", "2002-04-05", "2013-07-09", "2014-08-10"
+
+
+def _limits(model: Model) -> tuple[bool, bool]:
+    """Whether a range has no rows before its start, and none after its end, by the rendered query.
+
+    SQLMesh itself removes other rows of `INCREMENTAL_BY_TIME_RANGE`. Nobody knows which rows Python returns.
+    """
+    if model.kind.is_incremental_by_time_range or not model.is_sql:
+        return True, True
+    try:
+        between = _rendered(model, _FIRST, _FOURTH)
+        return _rendered(model, _SECOND, _FOURTH) != between, _rendered(model, _FIRST, _THIRD) != between
+    except (SqlglotError, SQLMeshError):
+        return True, True
+
+
+def _rendered(model: Model, start: str, end: str) -> str:
+    query = model.render_query(start=start, end=end, execution_time=_FOURTH)
+    return "" if query is None else query.sql()
