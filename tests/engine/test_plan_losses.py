@@ -184,6 +184,22 @@ def test_a_kind_that_shows_all_rows_of_its_query_loses_nothing(new_shop: NewShop
     assert shop.query("SELECT count(*) FROM t.days") == [(28,)]
 
 
+@needs_previews
+def test_models_that_read_a_new_table_without_an_interval_are_computed(new_shop: NewShop) -> None:
+    """SQLMesh does not create such a table, so the plan could not be applied with the command of its report."""
+    unknown = ORDERS.replace("t.orders", "t.unknown").replace("raw.x", "t.days").format(columns="*")
+    files = {"days": DAYS.format(head=""), "total": "MODEL (name t.total, kind FULL); SELECT count(*) AS n FROM t.days"}
+    paths = {f"models/{name}.sql": text for name, text in {**files, "unknown": unknown}.items()}
+    shop = new_shop(paths, tables=RAW_DAYS, deploy=True, preview={"environment": "pr_1"})
+    change(shop, days=DAYS.format(head=", cron '@yearly'").replace("1 AS x", "2 AS x"))
+
+    report = report_of_last(launch(shop, PREVIEW, allow_pending=True).succeeded())
+    launch(shop, APPLY, digest=report["digest"], allow_lost_intervals=["t.days"]).succeeded()
+
+    counts = "SELECT (SELECT n FROM t.total), (SELECT count(*) FROM t.days), (SELECT count(*) FROM t.unknown)"
+    assert shop.query(counts) == [(0, 0, 0)]
+
+
 def test_no_old_version_is_promised_if_a_new_mode_drops_the_only_table(new_shop: NewShop) -> None:
     config = f"{CONFIG}virtual_environment_mode: dev_only\n"
     shop = new_shop({"models/history.sql": HISTORY.format(x=1)}, config, tables=RAW_DAYS, deploy=True)

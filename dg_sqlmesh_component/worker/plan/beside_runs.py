@@ -106,7 +106,7 @@ class BesideRuns:
         def apply_stages(evaluate: EvaluateStages, stages: Sequence[PlanStage], plan: EvaluatablePlan) -> None:
             def compute(stages: Sequence[PlanStage], plan: EvaluatablePlan, pending: Pending) -> None:
                 evaluator.create_scheduler = partial(self._context.create_scheduler, pending=pending)
-                evaluate(stages, plan)
+                evaluate(self._with_empty_tables(stages, plan), plan)
 
             self._apply_stages(compute, audit, stages, plan)
 
@@ -241,6 +241,18 @@ class BesideRuns:
         state: Any = _LastFinished(self._context.state_reader)
         return build_plan_stages(plan, state, self._context.default_catalog)
 
+    def _with_empty_tables(self, stages: Sequence[PlanStage], plan: EvaluatablePlan) -> list[PlanStage]:
+        """The stages, which also create the new tables without an interval that others may read.
+
+        SQLMesh creates a table when it computes the model for the first time. Models that read it fail, if nothing is
+        to be computed of it, as with `cron @monthly` before the first month has ended.
+        """
+        new = {info.name: info for info in plan.environment.snapshots if _is_new_table(info, self._shown)}
+        idle = [new[name] for name in new.keys() - _missing(stages).keys()]
+        nodes = snapshots_now(self._context, idle, plan.new_snapshots) if idle else {}
+        empty = {name for name in new.keys() & nodes.keys() if not nodes[name].intervals}
+        return [_creating(stage, empty) if isinstance(stage, BackfillStage) else stage for stage in stages]
+
     def _checked_empty_versions(self, stage: Any, plan: EvaluatablePlan) -> list[PlanStage]:
         """Before the promotion, refuse new versions without an interval in place of old rows. Create the others.
 
@@ -362,6 +374,15 @@ def _only(stages: Sequence[PlanStage], names: Container[str]) -> list[PlanStage]
             found = {node: of_node for node, of_node in stage.snapshot_to_intervals.items() if node.name in names}
             narrowed += [replace(stage, snapshot_to_intervals=found)] if found else []
     return narrowed
+
+
+def _creating(stage: BackfillStage, empty: Container[str]) -> BackfillStage:
+    """The stage, with no interval of these models: SQLMesh creates their tables, each after what it reads."""
+    nodes = [node for node in stage.all_snapshots.values() if node.snapshot_id in stage.selected_snapshot_ids]
+    created: dict[Snapshot, list[Interval]] = {
+        node: [] for node in nodes if node.name in empty and node not in stage.snapshot_to_intervals
+    }
+    return replace(stage, snapshot_to_intervals={**stage.snapshot_to_intervals, **created})
 
 
 def _pending(stages: Sequence[PlanStage], versions: Versions) -> Pending:
