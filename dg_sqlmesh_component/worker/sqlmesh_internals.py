@@ -38,7 +38,7 @@ from sqlmesh.core.state_sync.db.interval import _interval_to_df
 from sqlmesh.utils import UniqueKeyDict, random_id
 from sqlmesh.utils.concurrency import ConcurrentDAGExecutor
 from sqlmesh.utils.cron import CroniterCache
-from sqlmesh.utils.date import now_timestamp
+from sqlmesh.utils.date import TimeLike, now_timestamp
 from sqlmesh.utils.errors import ConflictingPlanError
 
 from dg_sqlmesh_component.protocol.intervals import ComputedRange, without
@@ -566,13 +566,16 @@ def limit_batches(scheduler: Scheduler, limits: Mapping[str, int]) -> None:
 _process_node = ConcurrentDAGExecutor._process_node
 
 
-def watch_evaluations(scheduler: Scheduler, before: Callable[[Snapshot], None]) -> None:
-    """Call `before` with the node of each batch, in the thread that then computes it. Audits alone are no batches."""
+def watch_evaluations(scheduler: Scheduler, before: Callable[[Snapshot, TimeLike, TimeLike], None]) -> None:
+    """Call `before` with the node, start and end of each batch, in the thread that then computes it.
+
+    Audits alone are no batches.
+    """
     evaluate = scheduler.evaluate
 
-    def evaluate_after(snapshot: Snapshot, *args: Any, **kwargs: Any) -> Any:
-        before(snapshot)
-        return evaluate(snapshot, *args, **kwargs)
+    def evaluate_after(snapshot: Snapshot, *args: Any, start: TimeLike, end: TimeLike, **kwargs: Any) -> Any:
+        before(snapshot, start, end)
+        return evaluate(snapshot, *args, start=start, end=end, **kwargs)
 
     scheduler.evaluate = evaluate_after
 
@@ -606,12 +609,21 @@ def open_connections(adapter: EngineAdapter) -> list[Any]:
 
 
 def forget_intervals(
-    state_sync: StateSync, snapshot: Snapshot, intervals: Iterable[tuple[int, int]], *, is_dev: bool
+    state_sync: StateSync,
+    snapshot: Snapshot,
+    intervals: Iterable[Interval],
+    *,
+    is_dev: bool,
+    begun: Sequence[Interval] = (),
 ) -> None:
     """Remove computed intervals of a model's table from the state, and mark those of a production table as pending.
 
     `StateSync.remove_intervals` does not remove intervals of dev tables, and only one range of a table. SQLMesh has no
     mark for dev tables. One statement writes everything, so a killed process leaves no half of it.
+
+    Args:
+        begun: Intervals of a production table to mark that are not computed. SQLMesh clears the marks of a batch when
+            it records the batch.
     """
     import pandas as pd  # SQLMesh too imports it only when it writes intervals
 
@@ -626,12 +638,13 @@ def forget_intervals(
     if is_dev:  # forward-only versions share the production table, and each has a dev table
         query = query.where(exp.column("dev_version").eq(snapshot.dev_version))
     # Each version of the model's code that shares the table has its own rows, and the table has the union of them.
-    found = state.engine_adapter.fetchall(query, quote_identifiers=True)
+    found = state.engine_adapter.fetchall(query, quote_identifiers=True) if intervals else []
     sharing = [SnapshotIntervals(**dict(zip(columns, row))) for row in found]
     removed = [(table, interval) for table in sharing for interval in intervals]
+    marked = [*(() if is_dev else intervals), *begun]
     rows = [
         *(_interval_to_df(table, *interval, is_dev=is_dev, is_removed=True) for table, interval in removed),
-        *(_interval_to_df(snapshot, *interval, is_pending_restatement=True) for interval in intervals if not is_dev),
+        *(_interval_to_df(snapshot, *interval, is_pending_restatement=True) for interval in marked),
     ]
     state.engine_adapter.insert_append(
         state.intervals_table,

@@ -221,7 +221,7 @@ def test_run_evaluates_each_batch_and_audit_stage_evaluates_none(planned: Open) 
 
     def watch(scheduler: Any, _: Any) -> None:
         internals.watch_evaluations(
-            scheduler, lambda snapshot: evaluated.append(snapshot.name.strip('"').split('"')[-1])
+            scheduler, lambda snapshot, *_: evaluated.append(snapshot.name.strip('"').split('"')[-1])
         )
 
     assert run(planned, watch).is_success
@@ -458,6 +458,21 @@ def test_forgotten_intervals_are_missing_until_sqlmesh_records_them(planned: Ope
     context.run("prod", execution_time=NOW, skip_janitor=True)
     assert orders_of(context).intervals == [(start, end)]
     assert orders_of(context).pending_restatement_intervals == []
+
+
+def test_begun_intervals_are_marked_until_sqlmesh_records_them(planned: Open) -> None:
+    context = planned()
+    context.run("prod", execution_time=NOW, skip_janitor=True)
+    computed = orders_of(context).intervals
+    end = computed[-1][1]
+    begun = [(end, end + 2 * DAY)]
+    internals.forget_intervals(context.state_sync, orders_of(context), (), is_dev=False, begun=begun)
+    for _ in range(2):
+        assert orders_of(context).intervals == computed
+        assert orders_of(context).pending_restatement_intervals == begun
+        context.state_sync.compact_intervals()  # as the janitor does
+    context.state_sync.add_interval(orders_of(context), end, end + DAY)
+    assert orders_of(context).pending_restatement_intervals == [(end + DAY, end + 2 * DAY)]
 
 
 def orders_of(context: Context) -> Snapshot:

@@ -46,7 +46,7 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         tables = ExternalTables.of_promoted(request.tables, environment, context, pipe)
         waited_for = tables.without(request.made_between)
         find_ready = forget_and_hold_back(
-            scheduler, waited_for, tracker.report_forgotten, tracker.waiting, now=request.now
+            scheduler, waited_for, tracker.report_forgotten, tracker.waiting, now=request.now, environment=environment
         )
         intervals, index = find_missing(scheduler, request.environment, request.now)
         waiting, needed, signal_error, ready = {}, {}, None, intervals

@@ -94,7 +94,14 @@ class RunContext(EvaluationContext):
             return run_all(*args, **kwargs)
 
         replace_run(scheduler, run_requested)
-        forget_and_hold_back(scheduler, self.known.tables, tracker.report_forgotten, tracker.waiting, now=now)
+        forget_and_hold_back(
+            scheduler,
+            self.known.tables,
+            tracker.report_forgotten,
+            tracker.waiting,
+            now=now,
+            environment=self.environment,
+        )
         self._read_queries_of_pending_models(scheduler)
         plan_only_what_is_computed(scheduler)
 

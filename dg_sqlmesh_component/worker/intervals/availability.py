@@ -12,11 +12,15 @@ Dagster loads lacks the ranges that are not loaded.
 An interval is held back if it overlaps with one that a source of the model lacks. Then the models downstream lack it
 too. So a missing hour holds back a whole day, and a gap may hold back everything after it. `_denied` has more rules.
 
+A model that is computed as a whole reads all rows that stand in a table, also those after a gap, and those of a batch
+that failed, was cancelled or killed (`_hold_all`).
+
 A table that is up to date by its own cron holds nothing back, whatever its sources lack: it will not change before its
 next tick. So a daily model does not wait for the running week of a weekly one.
 
-Invariants: no interval is computed while a table that it reads, also through views, lacks it. A model whose tables lack
-nothing is computed as SQLMesh would compute it. tests/soak/random_sources.py counts rows. Known exceptions stand in
+Invariants: no interval is computed while a table that it reads, also through views, lacks it. No whole table is
+computed past a gap, or from rows that were not accepted. A model whose tables lack nothing is computed as SQLMesh would
+compute it. tests/soak/random_sources.py counts rows. Known exceptions stand in
 tests/unit/worker/intervals/test_availability_by_minutes.py.
 """
 
@@ -44,12 +48,13 @@ class Node:
         requested: The single intervals that it is to compute, in order. None if it does not run.
         lacks: Its missing intervals before the run. A restatement also requests intervals that are computed.
         computed: The computed intervals of the table that the environment shows.
-        forgotten: Those that are to be computed again: their rows were there.
+        forgotten: Those that are marked and not computed: their rows may stand in the table, and are old, or were not
+            accepted.
         has_table: Whether it has rows, or shows those of others.
         shows_others: Whether it has no rows of its own: a view, an embedded model or an external table.
         is_by_interval: Whether SQLMesh computes it range by range.
         starts_with_all: Whether its first computation brings rows of any time.
-        was_computed: Whether a model has had rows.
+        awaits_accepted: Whether it waits for rows that stand in a table and were not accepted.
         lookback: How many intervals SQLMesh computes again with each.
         depends_on_past: Asks SQLMesh, which renders a query for the answer.
         is_due: Asks SQLMesh which of its missing intervals a run of all nodes would compute.
@@ -68,7 +73,7 @@ class Node:
     shows_others: bool = False
     is_by_interval: bool = False
     starts_with_all: bool = False
-    was_computed: bool = False
+    awaits_accepted: bool = True
     lookback: int = 0
 
     @property
@@ -126,21 +131,24 @@ class _HandedOn:
         lacking: The intervals for which they lack it.
         not_loaded: What tables lack that they read through it.
         nearest: The nearest pending models and awaited tables through it.
-        has_lost_rows: Whether rows of it are to be computed again, and not in this run.
+        is_unaccepted: Whether rows may stand in it that are old, or were not accepted, also after the run.
+        gap: The instant at which it lacks rows, although later ones stand in it. FOREVER if there is none.
     """
 
     lacking: Sequence[Interval]
     not_loaded: Sequence[Interval]
     nearest: Set[str]
-    has_lost_rows: bool
+    is_unaccepted: bool
+    gap: int
 
 
-def may_compute(nodes: Mapping[str, Node], awaited: Sources) -> dict[str, Left]:
+def may_compute(nodes: Mapping[str, Node], awaited: Sources, since: int = 0) -> dict[str, Left]:
     """By name, what each requested node may compute that reads pending nodes or awaited tables, or is pending itself.
 
     Args:
         nodes: The requested ones, and all that are upstream of them.
         awaited: The ranges for which awaited tables are not loaded, by name.
+        since: The first instant of the environment. Gaps before it count as the beginning of a table.
     """
     pending = {name: found for name, node in nodes.items() if (found := node.pending)}
     if not pending and not any(awaited.values()):
@@ -157,8 +165,14 @@ def may_compute(nodes: Mapping[str, Node], awaited: Sources) -> dict[str, Left]:
         through = sources.nearest if lacking else frozenset()
         if own := pending.get(name):  # it hides those further upstream
             through = {name, *(sources.nearest if subtract(lacking, own) else ())}
-        has_lost_rows = bool(common(node.forgotten, [*pending.get(name, ()), *denied]))
-        seen[name] = _HandedOn(lacking, sources.not_loaded if node.shows_others else (), through, has_lost_rows)
+        own_lacking = merged([*pending.get(name, ()), *denied])
+        seen[name] = _HandedOn(
+            lacking,
+            sources.not_loaded if node.shows_others else (),
+            through,
+            is_unaccepted=bool(common(node.forgotten, own_lacking)),
+            gap=_gap(node, subtract(own_lacking, [(0, since)])),
+        )
     return decided
 
 
@@ -183,15 +197,15 @@ def _decide(
     seen: Mapping[str, _HandedOn],
 ) -> tuple[Left, Sequence[Interval]]:
     """What a requested node may compute, and the intervals that it still lacks after the run."""
-    single, lost = list(node.requested or ()), _rows_lost(node, nodes, seen)
+    single, holding = list(node.requested or ()), _hold_all(node, nodes, seen)
     behind_own = _behind_own(node, pending.get(node.name, ()))
-    denied = sorted(_denied(node, sources, nodes, awaited, behind_own, is_lost=bool(lost)))
+    denied = sorted(_denied(node, sources, nodes, awaited, behind_own, is_held=bool(holding)))
     if not denied:
         return (single, HeldBackBy()), ()
     handed_on = {of: seen[of].lacking for of in sources.nearest & pending.keys()}
     own = {node.name} if behind_own or node.drops_rows(single) else set()
     by = (
-        _concerned(sources.nearest, {**awaited, **pending}, denied) | lost | own
+        _concerned(sources.nearest, {**awaited, **pending}, denied).union(own, *(seen[of].nearest for of in holding))
         or _concerned(sources.nearest, {**awaited, **handed_on}, denied)
         or sources.nearest
     )
@@ -213,15 +227,15 @@ def _denied(
     awaited: Sources,
     behind_own: Set[Interval],
     *,
-    is_lost: bool,
+    is_held: bool,
 ) -> Set[Interval]:
     """The requested intervals that a node must not compute."""
-    single, not_loaded, drops_rows = list(node.requested or ()), sources.not_loaded, is_lost
+    single, not_loaded = list(node.requested or ()), sources.not_loaded
     if not_loaded and node.is_whole:
         not_loaded = [(not_loaded[0][0], FOREVER)]
-        drops_rows |= bool(common(not_loaded, [*node.computed, *node.forgotten])) or _has_hole(node, nodes, awaited)
+        is_held |= bool(common(not_loaded, [*node.computed, *node.forgotten])) or _has_hole(node, nodes, awaited)
     denied = set(single)
-    if not drops_rows:
+    if not is_held:
         taken = merged([*sources.lacking, *not_loaded])
         possible = without(single, taken, uninterrupted=False)
         if possible != single[: len(possible)] and node.depends_on_past():
@@ -263,14 +277,29 @@ def _behind_own(node: Node, pending: Sequence[Interval]) -> Set[Interval]:
     return newer if newer and node.is_by_interval and node.depends_on_past() else frozenset()
 
 
-def _rows_lost(node: Node, nodes: Mapping[str, Node], seen: Mapping[str, _HandedOn]) -> Set[str]:
-    """The tables that a node reads as a whole, and that lack rows which are to be computed again.
+def _gap(node: Node, lacking: Sequence[Interval]) -> int:
+    """The instant at which a table that is computed range by range lacks rows that are older than others of it."""
+    if not node.is_by_interval or not lacking:
+        return FOREVER
+    shown = subtract([*node.computed, *(node.requested or ())], lacking)
+    return lacking[0][0] if shown and shown[-1][1] > lacking[0][0] else FOREVER
 
-    The node would lose these rows too, although its own intervals are newer. A new table has none to lose.
+
+def _hold_all(node: Node, nodes: Mapping[str, Node], seen: Mapping[str, _HandedOn]) -> Set[str]:
+    """The tables that a requested node reads, also through views, and that hold back all of its intervals.
+
+    What is computed as a whole reads every row: those after a gap, and those that were not accepted, of any time. A
+    table that is computed as a whole, or not by time, may have such rows for any interval.
     """
-    if not (node.is_whole and node.was_computed):
-        return frozenset()
-    return {of for of in _tables_read(node.name, nodes) if seen[of].has_lost_rows}
+
+    def holds(of: str) -> bool:
+        source, has_rows = seen[of], not nodes[of].shows_others
+        if source.is_unaccepted and node.awaits_accepted:
+            return node.is_whole or (has_rows and (nodes[of].starts_with_all or nodes[of].is_whole))
+        return node.is_whole and source.gap < end
+
+    end = node.requested[-1][1] if node.requested else 0
+    return {of for of in _tables_read(node.name, nodes) if holds(of)}
 
 
 def within_lookback(

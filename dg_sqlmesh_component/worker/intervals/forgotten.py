@@ -1,4 +1,4 @@
-"""Forget computed intervals in SQLMesh's state before SQLMesh computes them again.
+"""Forget computed intervals in SQLMesh's state before SQLMesh computes them again, and mark what is begun.
 
 A `lookback` computes intervals again that are computed. SQLMesh alone leaves them as computed meanwhile. If their batch
 then fails, is cancelled or is killed, their rows may be gone or old, and SQLMesh never asks for them again. So this
@@ -10,6 +10,9 @@ older intervals again. If these failed too, each attempt would reach further int
 also marked as a pending restatement, which SQLMesh clears when it records them, and a run of ours computes a marked
 interval without a `lookback` of its own (`missing_with_forgotten`). It does so also before the interval's cron has
 ticked, if a run with `ignore_cron` has computed the interval early: its rows were there once.
+
+An interval that is computed for the first time is marked too, before its batch. If a blocking audit refuses the batch,
+or it is cancelled or killed, its rows may stand in the table, and the mark remains: see `availability`.
 """
 
 from __future__ import annotations
@@ -21,9 +24,10 @@ from typing import Any
 from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.state_sync import StateReader
+from sqlmesh.utils.date import TimeLike
 
-from dg_sqlmesh_component.protocol.intervals import common
-from dg_sqlmesh_component.protocol.messages import Interval
+from dg_sqlmesh_component.protocol.intervals import common, subtract
+from dg_sqlmesh_component.protocol.messages import FOREVER, Interval
 from dg_sqlmesh_component.worker.intervals import tables
 from dg_sqlmesh_component.worker.sqlmesh_internals import forget_intervals, replace_intervals, watch_evaluations
 
@@ -32,10 +36,12 @@ def forget_before_computing(scheduler: Scheduler, report: Callable[[str, Sequenc
     """Let the scheduler forget the computed intervals of each model that it computes, and find forgotten ones again.
 
     All intervals of a model are forgotten before its first batch: another batch may finish and be recorded although
-    one of an older interval was never started, and then SQLMesh would not ask for the older interval again.
+    one of an older interval was never started, and then SQLMesh would not ask for the older interval again. New
+    intervals are marked batch by batch: a batch that was not started has written no rows.
     """
     find_missing, batch, lock = scheduler.merged_missing_intervals, scheduler.batch_intervals, Lock()
     again: dict[str, tuple[bool, tuple[Interval, ...]]] = {}
+    marked: dict[str, Sequence[Interval]] = {}
 
     def merged_missing_intervals(*args: Any, **kwargs: Any) -> SnapshotToIntervals:
         index = kwargs.get("deployability_index") or DeployabilityIndex.all_deployable()
@@ -50,17 +56,28 @@ def forget_before_computing(scheduler: Scheduler, report: Callable[[str, Sequenc
             is_dev = index is not None and not index.is_deployable(snapshot)
             recorded = snapshot.dev_intervals if is_dev else snapshot.intervals
             again[snapshot.name] = (is_dev, common(intervals, recorded))
+            # SQLMesh has no mark for the table of a preview.
+            marked[snapshot.name] = [(0, FOREVER)] if is_dev else [*again[snapshot.name][1], *_marks(snapshot)]
         return batches
 
-    def forget(snapshot: Snapshot) -> None:
+    def forget(snapshot: Snapshot, start: TimeLike, end: TimeLike) -> None:
+        # SQLMesh records no interval that is not over.
+        batch = snapshot.inclusive_exclusive(start, end, strict=False, allow_partial=False, expand=False)
         with lock:  # the other batches of the model wait
             is_dev, intervals = again.pop(snapshot.name, (False, ()))
+            begun = subtract([batch], marked[snapshot.name])
+            if intervals or begun:
+                forget_intervals(scheduler.state_sync, snapshot, intervals, is_dev=is_dev, begun=begun)
             if intervals:
-                forget_intervals(scheduler.state_sync, snapshot, intervals, is_dev=is_dev)
                 report(snapshot.name, intervals)
 
     replace_intervals(scheduler, merged_missing_intervals, batch_intervals)
     watch_evaluations(scheduler, forget)
+
+
+def _marks(snapshot: Snapshot) -> Sequence[Interval]:
+    """The marks that earlier batches have left in the state."""
+    return subtract(snapshot.pending_restatement_intervals, snapshot.intervals)
 
 
 def forget_restated_automatically(

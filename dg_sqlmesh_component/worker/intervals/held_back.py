@@ -19,9 +19,12 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any
 
+from sqlmesh.core import constants as c
+from sqlmesh.core.environment import Environment
 from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.snapshot.definition import Interval, merge_intervals
+from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import add
@@ -33,6 +36,7 @@ from dg_sqlmesh_component.worker.intervals.known import ExternalTables
 from dg_sqlmesh_component.worker.intervals.tables import (
     altered_at,
     computed_intervals,
+    forgotten_intervals,
     is_incremental,
     missing_now,
     shows_others,
@@ -65,6 +69,7 @@ def forget_and_hold_back(
     waiting: Waiting,
     pending: Mapping[str, Sequence[Interval]] = MappingProxyType({}),
     now: int | None = None,
+    environment: Environment | None = None,
 ) -> FindReady:
     """Let the scheduler find forgotten intervals, and hold back intervals whose source is pending or not loaded.
 
@@ -78,7 +83,9 @@ def forget_and_hold_back(
         waiting: What the scheduler leaves out is written there.
         pending: What each node lacks, by name: a plan does not ask the scheduler.
         now: The instant of the run in epoch milliseconds, if it is not that of the clock.
+        environment: The one that is run. Another one than prod begins where its plan does.
     """
+    since = to_timestamp(environment.start_at) if environment and environment.name != c.PROD else 0
     forget_before_computing(scheduler, report_forgotten)
     find_missing, batch = scheduler.merged_missing_intervals, scheduler.batch_intervals
     nodes = scheduler.snapshots_by_name  # a stage that only audits has those that it audits
@@ -108,7 +115,7 @@ def forget_and_hold_back(
         return picture_of(requested, scheduler.snapshots_by_name, index, tables, lacked, now)
 
     def ready(requested: SnapshotToIntervals, nodes: Mapping[str, Node]) -> SnapshotToIntervals:
-        decided = may_compute(nodes, tables.awaited)
+        decided = may_compute(nodes, tables.awaited, since)
         waiting.by.clear()
         waiting.by.update({name: by for name, (_, by) in decided.items() if by})
         left = {node: decided[node.name][0] if node.name in decided else found for node, found in requested.items()}
@@ -135,18 +142,21 @@ def held_back_from(
     tables: ExternalTables,
     pending: Mapping[str, Sequence[Interval]] = MappingProxyType({}),
     now: int | None = None,
+    *,
+    in_report: bool = False,
 ) -> dict[str, Left]:
     """By model, the requested intervals that are left if others are held back, and by which tables and models.
 
     Args:
         pending: What nodes lack, by name, also if it is not requested.
         now: As in `forget_and_hold_back`.
+        in_report: As in `picture_of`.
     """
     if not (tables.awaited or pending):
         return {}
     lacked = {snapshot.name: tuple(intervals) for snapshot, intervals in requested.items()}
     add(lacked, pending)
-    decided = may_compute(picture_of(requested, nodes, index, tables, lacked, now), tables.awaited)
+    decided = may_compute(picture_of(requested, nodes, index, tables, lacked, now, in_report=in_report), tables.awaited)
     return {name: left for name, left in decided.items() if left[1]}
 
 
@@ -157,12 +167,16 @@ def picture_of(
     tables: ExternalTables,
     lacked: Mapping[str, Sequence[Interval]],
     now: int | None = None,
+    *,
+    in_report: bool = False,
 ) -> dict[str, Node]:
     """The requested nodes and those upstream of them, by name.
 
     Args:
         lacked: What each node lacks, by name, also if it is not requested.
         now: As in `forget_and_hold_back`.
+        in_report: Whether it is for the report of a plan. A run may be computing then, and its rows be accepted before
+            the plan is applied. So nothing waits for them here, and everything does when it is applied.
     """
     snapshots = {**snapshots, **{snapshot.name: snapshot for snapshot in requested}}
     parents = upstream(snapshots)
@@ -183,12 +197,12 @@ def picture_of(
             requested=single_intervals(node, requested[node]) if node in requested else None,
             lacks=lacked.get(node.name, ()),
             computed=computed_intervals(node, index),
-            forgotten=node.pending_restatement_intervals,
+            forgotten=forgotten_intervals(node, index),
             has_table=has_table(node),
             shows_others=shows_others(node),
             is_by_interval=is_incremental(node),
             starts_with_all=not (node.is_incremental_by_time_range or shows_others(node) or node.is_seed),
-            was_computed=node.is_model and bool(altered_at(node, index) or node.pending_restatement_intervals),
+            awaits_accepted=not in_report,
             lookback=(node.is_model and node.model.lookback) or 0,
         )
 

@@ -187,10 +187,14 @@ class BesideRuns:
                 plan, stages, pending = self._look(plan, stages, changes)
                 lacking = _lacking(stages, changes.versions)
             ready = {name: found for name, found in lacking.items() if name in changes.versions.new}
-            if not ready or tried == (ready, changes.times_forgotten):  # the rest waits for signals
+            is_tried, tried = tried == (ready, changes.times_forgotten), (ready, changes.times_forgotten)
+            if is_tried:  # the rest waits for signals, or for a run that has begun meanwhile and finished since
+                waiting = {} if keeps_lock else self._context.waiting.by
+                ready = {name: found for name, found in ready.items() if name in waiting and waiting[name].models}
+            if not ready:
                 break
-            tried = ready, changes.times_forgotten
-            if number <= _ROUNDS and not keeps_lock:
+            keeps_lock |= is_tried or number > _ROUNDS
+            if not keeps_lock:
                 self._lock.release()
             compute(_only(stages, ready), plan, pending)
         return plan, stages, pending

@@ -122,7 +122,7 @@ class _Models:
         lacking = {plan.context_diff.snapshots[s_id]: intervals for s_id, intervals in self._missing.items()}
         nodes, tables = plan.context_diff.snapshots_by_name, context.known.tables
         pending = {} if plan.is_dev else self._pending  # as `BesideRuns` holds back
-        self._left = held_back_from(lacking, nodes, self._index, tables, pending)
+        self._left = held_back_from(lacking, nodes, self._index, tables, pending, in_report=True)
         """By model with held-back intervals, those that the plan computes anyway, and what lacks the others."""
         self._altered = alterations(plan, diff, context)
         altered = [name for name, of_table in self._altered.items() if of_table.drops]

@@ -104,7 +104,6 @@ class World:
                 lacks=due[name] if name in lacked else (),
                 shows_others=self.kind[name] == "VIEW",
                 is_by_interval=self.kind[name] == INCREMENTAL,
-                was_computed=True,
             )
             for name in self.models
         }

@@ -41,6 +41,8 @@ def decided(nodes: Sequence[Node], awaited: msg.Sources | None = None) -> Left |
 
 LOST = daily("a", lacks=WEEK[2:3], forgotten=WEEK[2:3], computed=WEEK[:2])
 """Its third day is to be computed again, and it does not run."""
+GAP = daily("a", lacks=WEEK[2:3], computed=[*WEEK[:2], *WEEK[3:]])
+"""Its third day is missing, and the later days are there."""
 OF_PARTS = daily("a", requested=[WEEK[1], WEEK[3]], computed=[WEEK[0], WEEK[2]], forgotten=WEEK[1:2], awaits={RAW})
 """It runs, and its second day, which had rows, is not loaded."""
 
@@ -52,7 +54,7 @@ NOT_LOADED: dict[str, tuple[list[Node], msg.Sources, Sequence[msg.Interval]]] = 
     ),
     "range by range": ([daily("a", awaits={RAW}, requested=WEEK)], HOLE, [WEEK[0], WEEK[2], WEEK[3]]),
     "a whole table waits if a table that it reads runs and leaves out rows that it had": (
-        [OF_PARTS, node("b", "a", requested=WEEK[3:4], was_computed=True)],
+        [OF_PARTS, node("b", "a", requested=WEEK[3:4])],
         {RAW: (WEEK[1],)},
         [],
     ),
@@ -62,7 +64,7 @@ NOT_LOADED: dict[str, tuple[list[Node], msg.Sources, Sequence[msg.Interval]]] = 
         [],
     ),
     "a whole table waits for rows that it would lose, also if a source is loaded long enough": (
-        [LOST, node("b", "a", awaits={OTHER}, requested=WEEK[3:], was_computed=True)],
+        [LOST, node("b", "a", awaits={OTHER}, requested=WEEK[3:])],
         LATER,
         [],
     ),
@@ -71,10 +73,15 @@ NOT_LOADED: dict[str, tuple[list[Node], msg.Sources, Sequence[msg.Interval]]] = 
         HOLE,
         WEEK[:1],
     ),
-    "a whole table does not wait for a hole of a source that another table reads": (
+    "a whole table waits for a hole of a source that another table reads: it reads the rows after the hole": (
         [daily("a", awaits={RAW}, requested=WEEK), node("b", "a", awaits={OTHER}, requested=WEEK)],
         {**HOLE, **LATER},
-        [WEEK[0], WEEK[2], WEEK[3]],
+        [],
+    ),
+    "a whole table does not wait for a hole of another table after its end": (
+        [daily("a", awaits={RAW}, requested=WEEK), node("b", "a", requested=WEEK[:1])],
+        HOLE,
+        WEEK[:1],
     ),
 }
 
@@ -98,19 +105,70 @@ LACKING: dict[str, tuple[list[Node], Sequence[msg.Interval] | None]] = {
         None,
     ),
     "a whole table with rows waits while rows that it reads are computed again": (
-        [LOST, node("b", "a", requested=WEEK[3:], was_computed=True)],
+        [LOST, node("b", "a", requested=WEEK[3:])],
         [],
     ),
-    "a new whole table has no rows to lose, and waits only for the intervals themselves": (
-        [LOST, node("b", "a", requested=WEEK[3:])],
+    "in the report of a plan, a whole table waits only for the intervals themselves": (
+        [LOST, node("b", "a", requested=WEEK[3:], awaits_accepted=False)],
         WEEK[3:],
     ),
+    "a whole table waits for an old gap of a table that has later rows": (
+        [GAP, node("b", "a", requested=WEEK[5:])],
+        [],
+    ),
+    "a whole table computes what is before the last rows of a table": (
+        [daily("a", lacks=WEEK[2:], computed=WEEK[:2]), node("b", "a", requested=WEEK)],
+        WEEK[:2],
+    ),
+    "later rows that this run computes count too, as with a `start`": (
+        [daily("a", lacks=WEEK[2:], computed=WEEK[:2], requested=WEEK[3:]), node("b", "a", requested=WEEK[3:])],
+        [],
+    ),
+    "a gap that this run computes holds nothing back": (
+        [
+            daily("a", lacks=WEEK[2:3], computed=[*WEEK[:2], *WEEK[3:]], requested=WEEK[2:3]),
+            node("b", "a", requested=WEEK),
+        ],
+        None,
+    ),
+    "a whole table waits for a gap after a view, and so does one that keeps a history": (
+        [GAP, view("v", "a"), node("b", "v", is_past=True, requested=WEEK[5:])],
+        [],
+    ),
+    "a whole table does not wait for a gap after its end": ([GAP, node("b", "a", requested=WEEK[:2])], WEEK[:2]),
+    "a table by time computes the days that are there": (
+        [GAP, daily("b", "a", requested=WEEK)],
+        [*WEEK[:2], *WEEK[3:]],
+    ),
+    "a whole table waits for rows that were not accepted, although they are newer than its end": (
+        [daily("a", lacks=WEEK[5:], forgotten=WEEK[5:6], computed=WEEK[:5]), node("b", "a", requested=WEEK[:5])],
+        [],
+    ),
+    "a table by time waits only for the days themselves": (
+        [daily("a", lacks=WEEK[5:], forgotten=WEEK[5:6], computed=WEEK[:5]), daily("b", "a", requested=WEEK)],
+        WEEK[:5],
+    ),
+    "rows that were not accepted may have any time in a table that is not by time": (
+        [
+            daily("a", lacks=WEEK[5:], forgotten=WEEK[5:6], computed=WEEK[:5], starts_with_all=True),
+            daily("b", "a", requested=WEEK),
+        ],
+        [],
+    ),
+    "and in a table that is computed as a whole": (
+        [node("a", lacks=WEEK[5:], forgotten=WEEK[5:6], computed=WEEK[:5]), daily("b", "a", requested=WEEK)],
+        [],
+    ),
+    "a whole table that was not begun has the rows of before": (
+        [node("a", lacks=WEEK[5:], computed=WEEK[:5]), daily("b", "a", requested=WEEK)],
+        WEEK[:5],
+    ),
     "a whole table over a view waits while rows behind the view are computed again": (
-        [LOST, view("v", "a"), node("b", "v", requested=WEEK[3:], was_computed=True)],
+        [LOST, view("v", "a"), node("b", "v", requested=WEEK[3:])],
         [],
     ),
     "a whole table over another table does not wait for rows behind that one": (
-        [LOST, daily("b", "a", computed=WEEK), node("c", "b", requested=WEEK[3:], was_computed=True)],
+        [LOST, daily("b", "a", computed=WEEK), node("c", "b", requested=WEEK[3:])],
         None,
     ),
     "what a lookback computes again is not lacking": (
@@ -155,6 +213,12 @@ def test_what_a_node_lacks_is_left_out_downstream(nodes: list[Node], expected: S
     assert (found and found[0]) == expected
 
 
+def test_a_gap_before_the_first_day_of_an_environment_holds_nothing_back() -> None:
+    """A plan of another environment than prod may have computed a few days only."""
+    nodes = {of.name: of for of in (GAP, node("b", "a", requested=WEEK[3:]))}
+    assert [may_compute(nodes, {}, since=since)["b"][0] for since in (day(3), day(4))] == [[], WEEK[3:]]
+
+
 NAMED: dict[str, tuple[list[Node], msg.HeldBackBy]] = {
     "a pending model hides the one upstream of it": (
         [daily("a", lacks=WEEK[:1]), daily("b", "a", lacks=WEEK[:1]), daily("c", "b", requested=WEEK)],
@@ -191,8 +255,16 @@ NAMED: dict[str, tuple[list[Node], msg.HeldBackBy]] = {
         msg.HeldBackBy(("a",), (), (WEEK[2],)),
     ),
     "a whole table names what it waits for and whose rows it would lose": (
-        [LOST, daily("d", lacks=WEEK[3:4]), node("c", "a", "d", requested=WEEK[3:], was_computed=True)],
+        [LOST, daily("d", lacks=WEEK[3:4]), node("c", "a", "d", requested=WEEK[3:])],
         msg.HeldBackBy(("a", "d"), (), ((0, day(8)),)),
+    ),
+    "a whole table names the model with the gap": (
+        [GAP, view("v", "a"), node("c", "v", requested=WEEK[5:])],
+        msg.HeldBackBy(("a",), (), ((0, day(8)),)),
+    ),
+    "a whole table names the source behind the gap of a model that runs": (
+        [daily("a", awaits={RAW}, requested=WEEK), node("b", "a", requested=WEEK)],
+        msg.HeldBackBy((), (RAW,), ((0, day(8)),)),
     ),
 }
 

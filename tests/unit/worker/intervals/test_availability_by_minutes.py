@@ -3,7 +3,6 @@
 The oracle was written from docs/ alone, without a look at the rule. Each comment quotes the sentence that it follows.
 Where `doubtful` is true, it also accepts that an interval waits because of faults that are known:
 
-- A whole table that was never computed does not wait for marked intervals.
 - A `lookback` reaches back over gaps in what is requested, as if they were not there.
 - What a `lookback` of a table computes again is lacking downstream if its source is not loaded, and if it is requested.
 - A verdict may also name tables that the node does not need, and of a whole table only those.
@@ -92,7 +91,6 @@ def _with_intervals(rng: Random, node: Node, mode: str, bounds: Interval) -> Nod
         lacks=intervals(due),
         computed=merged(intervals(computed)),
         forgotten=merged(intervals(forgotten)),
-        was_computed=bool(computed or forgotten),
         lookback=lookback,
     )
 
@@ -153,13 +151,14 @@ class Oracle:
         # "It never computes an interval that a table upstream lacks." (outcomes.md)
         return bool(
             self.sources_lack(name, doubtful) & slots([interval])
-            or (name in self.whole and self._waits_as_a_whole(name, interval, doubtful))
+            or (name in self.whole and self._waits_as_a_whole(name, interval))
             or self._waits_for_past(name, interval)
             or self._waits_for_lookback(name, interval, doubtful)
             or self._keeps_its_rows(name, doubtful)
+            or self._held_by(name)
         )
 
-    def _waits_as_a_whole(self, name: str, interval: Interval, doubtful: bool) -> bool:
+    def _waits_as_a_whole(self, name: str, interval: Interval) -> bool:
         node = self.nodes[name]
         has = max(slots([*node.computed, *node.forgotten]), default=-1) + 1
         last, end = max(slots(node.requested or ())) + 1, max(has, interval[1])
@@ -170,13 +169,28 @@ class Oracle:
             # "... while a source is not loaded for any range before the end of what the table has or had." (adr/0067)
             if tail < end or any(start < max(has, last) for start, _ in holes):
                 return True
-            # "It waits while a table that it reads has marked intervals that the run does not compute." (adr/0067)
+        return False
+
+    def _held_by(self, name: str) -> set[str]:
+        """The tables because of which all intervals wait."""
+        last, found = max(slots(self.nodes[name].requested or ()), default=-1), set()
+        for source in self.read_by(name):
             if source not in self.nodes:
                 continue
-            marked = slots(self.nodes[source].forgotten) - slots(self.left(source))
-            if marked and (doubtful or (node.was_computed and min(marked) < end)):
-                return True
-        return False
+            node, left = self.nodes[source], slots(self.left(source))
+            is_by_time = node.shows_others or (node.is_by_interval and not node.starts_with_all)
+            # "Rows of a batch that failed, or was cancelled or killed, stand in a table until they are computed again.
+            # A model that is computed as a whole waits with all intervals, and so does each model that reads them in a
+            # table of another kind than `INCREMENTAL_BY_TIME_RANGE`." (outcomes.md)
+            if slots(node.forgotten) - left and (name in self.whole or not is_by_time):
+                found.add(source)
+            # "If a table lacks an interval, and has later ones, a model that is computed as a whole waits with all
+            # intervals." (outcomes.md)
+            lacks = self.pending(source) | slots(self.held(source))
+            later = {hour for hour in slots(node.computed) | left if hour > min(lacks, default=HORIZON)}
+            if later and node.is_by_interval and name in self.whole and min(lacks) <= last:
+                found.add(source)
+        return found
 
     def _keeps_its_rows(self, name: str, doubtful: bool) -> bool:
         # "While one of them waits or is not part of the run, none is computed: SQLMesh would put the first batch in
@@ -205,7 +219,7 @@ class Oracle:
 
     def culprits(self, name: str, hours: Slots) -> set[str]:
         node = self.nodes[name]
-        hours = set(range(HORIZON)) if name in self.whole else hours
+        hours = set(range(HORIZON)) if name in self.whole or self._held_by(name) else hours
         found = {table for table in node.awaits if slots(self.awaited[table]) & hours}
         if self._keeps_its_rows(name, True):
             hours, found = slots(node.requested or ()), found | ({name} if self.pending(name) else set())

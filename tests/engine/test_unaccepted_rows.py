@@ -1,0 +1,75 @@
+"""No table is computed from rows that were not accepted, or past a hole of a table that it reads as a whole.
+
+A batch writes its rows before its audits, so the rows of a batch that failed stand in the table.
+"""
+
+from harness import NewShop, Shop
+from waiting import DAILY, OP, day, load, run, tick, waiting_shop
+
+SOURCE = {"ctl.source": "SELECT (current_date - i::INT)::DATE AS ds, i::INT AS n FROM range(0, 10) r(i)"}
+NO_NULLS = "audits (not_null(columns := (n)))"
+BY_DAY = "INCREMENTAL_BY_TIME_RANGE (time_column ds, batch_size 1)"
+WITHIN = "WHERE ds BETWEEN @start_ds AND @end_ds"
+FILES = {
+    "models/a.sql": f"MODEL (name t.a, kind {BY_DAY}, {NO_NULLS}); SELECT ds, n FROM ctl.source {WITHIN}",
+    "models/v.sql": "MODEL (name t.v, kind VIEW); SELECT ds, n FROM t.a",
+    "models/f.sql": "MODEL (name t.f, kind FULL); SELECT ds, n FROM t.a",
+    "models/fv.sql": "MODEL (name t.fv, kind FULL); SELECT ds, n FROM t.v",
+    "models/history.sql": "MODEL (name t.history, kind SCD_TYPE_2_BY_COLUMN (unique_key ds, columns (n))); "
+    "SELECT ds, n FROM t.v",
+    "models/keyed.sql": "MODEL (name t.keyed, kind INCREMENTAL_BY_UNIQUE_KEY (unique_key ds)); "
+    f"SELECT ds, n FROM t.a {WITHIN}",
+    "models/r.sql": f"MODEL (name t.r, kind {BY_DAY}); SELECT ds, n FROM t.a {WITHIN}",
+}
+WHOLE = ("t/f", "t/fv", "t/history")
+EVERY = {day(ago): ago for ago in range(1, 7)}
+
+
+def refuse(shop: Shop, ago: int) -> None:
+    shop.query(f"UPDATE ctl.source SET n = NULL WHERE ds = '{day(ago)}'")
+
+
+def correct(shop: Shop) -> None:
+    shop.query("UPDATE ctl.source SET n = date_diff('day', ds, current_date)")
+
+
+def rows(shop: Shop, model: str) -> dict[str, int]:
+    return {str(ds): n for ds, n in shop.query(f"SELECT ds::DATE, n FROM {model}")}
+
+
+def test_a_table_is_not_computed_from_refused_rows_by_any_run(new_shop: NewShop) -> None:
+    shop = new_shop(FILES, tables=SOURCE, planned_at="3 days ago")
+    before = {name: rows(shop, name.replace("/", ".")) for name in (*WHOLE, "t/keyed", "t/r")}
+    refuse(shop, 2)
+    failed = shop.launch().failed()
+    assert failed.status_of("t/a") == "partly_executed"
+    assert rows(shop, "t.a")[day(2)] is None, "the row stands there"
+    for config in ({}, {"start": day(1)}):
+        alone = shop.launch(assets=[*WHOLE], ops={OP: config}).succeeded()
+        assert {name: alone.status_of(name) for name in WHOLE} == dict.fromkeys(WHOLE, "waiting")
+        assert "t.a" in alone.description_of("t/f:sqlmesh_execution_status")
+    bounded = shop.launch(ops={OP: {"start": day(1)}}).failed()  # it repeats the failure
+    assert {name: bounded.status_of(name) for name in WHOLE} == dict.fromkeys(WHOLE, "waiting")
+    assert {name: rows(shop, name.replace("/", ".")) for name in WHOLE} == {name: before[name] for name in WHOLE}
+    assert rows(shop, "t.r") == {**before["t/r"], day(1): 1}, "its own day was accepted"
+    assert rows(shop, "t.keyed") == before["t/keyed"], "it needs its older days first"
+    correct(shop)
+    shop.launch().succeeded()
+    for name in ("t.f", "t.fv", "t.history", "t.r", "t.keyed"):
+        assert rows(shop, name) == EVERY, name
+
+
+def test_a_table_is_not_computed_past_a_hole_until_somebody_ignores_the_source(new_shop: NewShop) -> None:
+    """By run, and by tick."""
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), schedule={"cron": "@daily"})
+    for ago in (3, 1):
+        load(shop, ago)
+    assert tick(shop) == {"t/days", "t/shown", "t/alone"}
+    for config, cause in (({}, f"load/orders has no materialization of {day(2)}"), ({"start": day(1)}, "t.days")):
+        record = run(shop, **config).succeeded()
+        status = record.checks["t/total:sqlmesh_execution_status"]
+        assert (record.status_of("t/total"), status.passed) == ("waiting", False)
+        assert cause in str(status.description)
+    assert shop.query("SELECT n FROM t.total") == [(None,)]
+    ignored = run(shop, ignore_sources=True).succeeded()
+    assert (ignored.status_of("t/total"), shop.query("SELECT n FROM t.total")) == ("executed", [(2,)])
