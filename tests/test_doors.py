@@ -53,6 +53,7 @@ DECIDING = (
     "worker/intervals/availability.py",
     "worker/intervals/gained.py",
     "worker/intervals/outdated.py",
+    "worker/intervals/read_early.py",
     "worker/intervals/unrecorded.py",
     "worker/intervals/missing.py",
     "worker/plan/lost_rows.py",

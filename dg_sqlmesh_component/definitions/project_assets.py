@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import dagster as dg
 
-from dg_sqlmesh_component.definitions.translator import LATE_DATA_CHECK
+from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK, LATE_DATA_CHECK
 from dg_sqlmesh_component.definitions.upstream import Upstream, parents_first, tables_behind_views, tables_read
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import did_you_mean, fenced, unquoted
@@ -100,7 +100,14 @@ class ProjectAssets:
 
     def late_data_check(self, model: str) -> dg.AssetCheckKey | None:
         """The check of a model that shows whether its source was loaded after the model had read it."""
-        check = dg.AssetCheckKey(self.specs[model].key, LATE_DATA_CHECK) if model in self.specs else None
+        return self._check(model, LATE_DATA_CHECK)
+
+    def intervals_check(self, model: str) -> dg.AssetCheckKey | None:
+        """The check of a model that shows which intervals it lacks, and which are outdated."""
+        return self._check(model, INTERVALS_CHECK)
+
+    def _check(self, model: str, name: str) -> dg.AssetCheckKey | None:
+        check = dg.AssetCheckKey(self.specs[model].key, name) if model in self.specs else None
         return check if check in self.checks else None
 
     def with_upstream(self, models: Iterable[str]) -> tuple[str, ...]:

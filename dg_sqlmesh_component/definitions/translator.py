@@ -232,7 +232,10 @@ class Translator:
         if attributes.intervals_check is not None and model.is_incremental:
             slack = attributes.intervals_check.slack
             longer = f"for longer than {duration_text(slack)} " if slack else ""
-            text = f"Fails if an expected interval is missing {longer}after its cron tick."
+            text = (
+                f"Fails if an expected interval is missing {longer}after its cron tick. Warns if a model that it reads "
+                "was computed for an interval only afterwards."
+            )
             metadata = {"sqlmesh/slack_seconds": slack.total_seconds()}
             yield dg.AssetCheckSpec(INTERVALS_CHECK, asset=key, description=text, metadata=metadata)
         compares_loads = attributes.external_models.late != "ignore" and model.is_incremental

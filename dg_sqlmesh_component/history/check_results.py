@@ -19,6 +19,7 @@ from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK
 from dg_sqlmesh_component.history.earlier_results import NOT_EVALUATED, EarlierResult, data_in, evaluation_of, repeated
 from dg_sqlmesh_component.history.records import OutsideData
 from dg_sqlmesh_component.history.stored_record import internal_part, stored_value
+from dg_sqlmesh_component.protocol import messages as msg
 
 _MAX_RECORDS = 50
 """How many results of a check are searched for the last one in the environment of the run."""
@@ -59,6 +60,18 @@ def _rewritten_in(record: CheckRecord) -> str | None:
     """The environment in which a run has begun to compute the model, and has failed before the audit."""
     evaluation = _evaluation(record)
     return internal_part(evaluation.metadata, "rewritten_in") if evaluation else None
+
+
+def last_outdated(instance: dg.DagsterInstance, check: dg.AssetCheckKey, since: int) -> list[msg.Interval]:
+    """The outdated ranges that the last result of a model's check of its intervals names.
+
+    An older result than `since` (epoch milliseconds) does not count: the model was computed after it.
+    """
+    record = last_check_records(instance, [check]).get(check)
+    evaluation = _evaluation(record) if record is not None else None
+    if record is None or evaluation is None or record.create_timestamp * 1000 < since:
+        return []
+    return [(start, end) for start, end in internal_part(evaluation.metadata, "outdated") or ()]
 
 
 def last_evaluations(

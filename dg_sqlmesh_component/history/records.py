@@ -9,7 +9,7 @@ first of them records the data, and the other finds it recorded.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dagster as dg
@@ -30,16 +30,22 @@ def record_metadata(environment: str, recorded: msg.RecordedData | None) -> dict
         return {}
     hashes = (recorded.data_hash, recorded.metadata_hash, recorded.identifier)
     line = StoredRecord(environment, recorded.version, recorded.up_to, hashes).line
-    left = {"unmaterialized": [list(of) for of in recorded.unmaterialized]} if recorded.unmaterialized else {}
-    return internal(record=line, **left)
+    parts: dict[str, Any] = {name: [list(of) for of in getattr(recorded, name)] for name in _RANGES}
+    parts |= {"compared_at": recorded.compared_at}
+    return internal(record=line, **{name: part for name, part in parts.items() if part})
 
 
-def record_of(
-    promoted: msg.PromotedVersion, up_to: int, unmaterialized: tuple[msg.Interval, ...] = ()
-) -> msg.RecordedData:
-    """The record of a promoted version: everything that was computed until `up_to` (epoch milliseconds) is recorded."""
+_RANGES = ("unmaterialized", "outdated")
+"""The parts of a record that are ranges, stored only if there are some."""
+
+
+def record_of(promoted: msg.PromotedVersion, up_to: int, **more: Any) -> msg.RecordedData:
+    """The record of a promoted version: everything that was computed until `up_to` (epoch milliseconds) is recorded.
+
+    `more` are other attributes of `RecordedData`.
+    """
     hashes = promoted.data_hash, promoted.metadata_hash, promoted.identifier
-    return msg.RecordedData(promoted.version, up_to, *hashes, unmaterialized)
+    return msg.RecordedData(promoted.version, up_to, *hashes, **more)
 
 
 def record_in(event: dg.EventLogRecord, environment: str) -> msg.RecordedData | None:
@@ -48,8 +54,14 @@ def record_in(event: dg.EventLogRecord, environment: str) -> msg.RecordedData | 
     if of_asset is None or stored is None or stored.environment != environment or len(stored.hashes) != 3:
         return None
     data_hash, metadata_hash, identifier = stored.hashes
-    left = tuple((start, end) for start, end in internal_part(of_asset.metadata, "unmaterialized") or ())
-    return msg.RecordedData(stored.version, stored.up_to, data_hash, metadata_hash, identifier, left)
+    unmaterialized, outdated = (_ranges_in(of_asset.metadata, name) for name in _RANGES)
+    compared_at = internal_part(of_asset.metadata, "compared_at") or 0
+    hashes = data_hash, metadata_hash, identifier
+    return msg.RecordedData(stored.version, stored.up_to, *hashes, unmaterialized, outdated, compared_at)
+
+
+def _ranges_in(metadata: Mapping[str, dg.MetadataValue], name: str) -> tuple[msg.Interval, ...]:
+    return tuple((start, end) for start, end in internal_part(metadata, name) or ())
 
 
 def materialized_data(
@@ -115,12 +127,22 @@ class OutsideData:
     computed_by: str  # as in `ComputedData`, like the columns and the rows
     columns: Mapping[str, str]
     rows: int | None
-    unmaterialized: tuple[msg.Interval, ...] = ()  # as in `RecordedData`, before this data
+    # unmaterialized, outdated, compared_at: As in `RecordedData`, before this data, as far as it leaves them.
+    unmaterialized: tuple[msg.Interval, ...] = ()
+    outdated: tuple[msg.Interval, ...] = ()
+    compared_at: int = 0
 
     @property
     def record(self) -> msg.RecordedData:
         """The record of its materialization."""
-        return record_of(self.promoted, self.computed_at)
+        return record_of(self.promoted, self.computed_at, outdated=self.outdated, compared_at=self.compared_at)
+
+    def with_outdated(self, outdated: Sequence[msg.Interval]) -> OutsideData:
+        """The data with more outdated ranges."""
+        if not outdated:
+            return self
+        coverage = self.coverage and replace(self.coverage, outdated=merged([*self.coverage.outdated, *outdated]))
+        return replace(self, coverage=coverage, outdated=merged([*self.outdated, *outdated]))
 
 
 def outside_data(
@@ -133,10 +155,10 @@ def outside_data(
     outside, left_to_runs = [], []
     for data in compared:
         record, promoted = recorded.get(data.fqn), data.promoted
-        is_same = record is not None and record.version == promoted.version
-        up_to, left = (record.up_to, record.unmaterialized) if record and is_same else (-1, ())
-        if not data.ranges and record and up_to >= 0 and record.identifier != promoted.identifier:
-            outside.append(_outside(data, (), up_to, left))
+        known = record if record is not None and record.version == promoted.version else None
+        up_to = known.up_to if known else -1
+        if not data.ranges and known and up_to >= 0 and known.identifier != promoted.identifier:
+            outside.append(_outside(data, (), up_to, known))
         unrecorded = [(interval, at) for interval, at in data.ranges if at > up_to]
         ours = [(interval, at) for interval, at in unrecorded if any(run.has_computed(data.fqn, at) for run in active)]
         others = [found for found in unrecorded if found not in ours]
@@ -144,12 +166,17 @@ def outside_data(
             left_to_runs.append(data.fqn)
         if others:
             intervals, computed_at = merged(interval for interval, _ in others), max(at for _, at in others)
-            outside.append(_outside(data, intervals, computed_at, subtract(left, intervals)))
+            outside.append(_outside(data, intervals, computed_at, known))
     return outside, left_to_runs
 
 
 def _outside(
-    data: msg.ComputedData, intervals: tuple[msg.Interval, ...], computed_at: int, left: tuple[msg.Interval, ...]
+    data: msg.ComputedData, intervals: tuple[msg.Interval, ...], computed_at: int, known: msg.RecordedData | None
 ) -> OutsideData:
+    """The outside data. `known` is the record of the same version before it."""
     computed = data.coverage, data.computed_by, data.columns, data.rows
-    return OutsideData(data.fqn, data.promoted, intervals, computed_at, *computed, left)
+    outside = OutsideData(data.fqn, data.promoted, intervals, computed_at, *computed)
+    if known is None:
+        return outside
+    left, outdated = subtract(known.unmaterialized, intervals), subtract(known.outdated, intervals)
+    return replace(outside, unmaterialized=left, outdated=outdated, compared_at=known.compared_at)

@@ -32,7 +32,7 @@ from dg_sqlmesh_component.plan.sentences import caught_up, grants_to_give, kept_
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.column_changes import all_dropped
 from dg_sqlmesh_component.protocol.formatting import listed
-from dg_sqlmesh_component.report.checks import Checks, Earlier, late_data_result
+from dg_sqlmesh_component.report.checks import Checks, Earlier, late_data_result, outdated_result
 from dg_sqlmesh_component.report.metadata import outcome_metadata, timestamp
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
 from dg_sqlmesh_component.report.results import outside_materialization
@@ -176,7 +176,8 @@ class _PlanStep(Planning):
         found, left_to_runs = outside_data(compared, recorded, others)
         if left_to_runs:
             self._context.log.info(f"Left to a run that has not finished: {listed(left_to_runs)}.")
-        by_model = {of_model.fqn: of_model for of_model in found}
+        left = {model.fqn: model.rows.outdated_for_good for model in plan.models if model.rows.outdated_for_good}
+        by_model = {data.fqn: data.with_outdated(left.get(data.fqn, ())) for data in found}
         checks = Checks(self.wording, self._computing_since)
         earlier, kept = self._earlier_results(checks, plan, recorded)
         upstream = {spec.key: {dep.asset_key for dep in spec.deps} for spec in assets.specs.values()}
@@ -200,6 +201,9 @@ class _PlanStep(Planning):
         for fqn, outcome in outcomes.items():
             if fqn not in assets.specs:  # a standalone audit, or an external table
                 yield from checks.evaluations(assets.checks_of(fqn), outcome)
+        for fqn in left.keys() - outcomes.keys() - by_model.keys():
+            if (of_intervals := assets.intervals_check(fqn)) is not None:
+                yield evaluation_of(outdated_result(of_intervals, assets.name(fqn), left[fqn]))
         yield from self._observations(plan)
 
     def _earlier_results(

@@ -23,10 +23,16 @@ from dg_sqlmesh_component.history.earlier_results import (
 )
 from dg_sqlmesh_component.history.late_loads import Compared
 from dg_sqlmesh_component.history.records import OutsideData
+from dg_sqlmesh_component.history.stored_record import internal
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed, ranges
 from dg_sqlmesh_component.protocol.intervals import subtract
-from dg_sqlmesh_component.report.intervals_check import coverage_metadata, coverage_sentences, is_complete
+from dg_sqlmesh_component.report.intervals_check import (
+    coverage_metadata,
+    coverage_sentences,
+    is_complete,
+    outdated_sentence,
+)
 from dg_sqlmesh_component.report.metadata import audit_metadata, status_metadata
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome, Verdict
 from dg_sqlmesh_component.report.wording import Wording, restate_config, uncorrected_sentence
@@ -166,10 +172,15 @@ class Checks:
             coverage_sentences(wording.assets.name(node.fqn), coverage, slack, self.now, advises=not not_run),
             *([wording.summary_with_error(node)] if isinstance(node, NodeOutcome) and not_run else []),
         ]
-        passes = is_complete(coverage, slack, self.now)
+        verdict = Verdict.PASSED if is_complete(coverage, slack, self.now) else Verdict.FAILED
         # Always the number, so that Dagster plots when something was missing.
         metadata = {**coverage_metadata(coverage), "sqlmesh/missing_intervals": coverage.missing_intervals}
-        return _result(check, Verdict.PASSED if passes else Verdict.FAILED, " ".join(sentences), metadata)
+        if outdated := coverage.outdated:
+            verdict = Verdict.WARNING if verdict is Verdict.PASSED else verdict
+            result = outdated_result(check, wording.assets.name(node.fqn), outdated)
+            sentences.append(str(result.description))
+            metadata |= result.metadata or {}
+        return _result(check, verdict, " ".join(sentences), metadata)
 
     def _audited(
         self,
@@ -241,6 +252,16 @@ def _has_evaluated_all(node: NodeOutcome | AuditOnlyOutcome) -> bool:
 
 def _has_failed(node: NodeOutcome | AuditOnlyOutcome) -> bool:
     return node.outcome.is_failure if isinstance(node, NodeOutcome) else node.error is not None
+
+
+def outdated_result(check: dg.AssetCheckKey, name: str, outdated: Sequence[msg.Interval]) -> dg.AssetCheckResult:
+    """That a model of this name lacks rows of models that it reads, which were computed for these ranges after it.
+
+    A later run reads the ranges again if the state does not tell them any more.
+    """
+    text = outdated_sentence(name, outdated, restate_config(outdated[0][0], outdated[-1][1]))
+    metadata = {"sqlmesh/outdated": ranges(outdated), **internal(outdated=[list(of) for of in outdated])}
+    return check_result(check, False, dg.AssetCheckSeverity.WARN, text, metadata)
 
 
 def late_data_result(

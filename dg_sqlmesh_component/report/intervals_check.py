@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +18,7 @@ _MAX_NAMED = 5
 
 
 def coverage_metadata(coverage: msg.IntervalCoverage | None) -> dict[str, Any]:
-    """The covered range. If something is not computed: also a table of these ranges."""
+    """The covered range. If something is not computed: also a table of these ranges. If something is outdated: that."""
     if coverage is None:
         return {}
     metadata: dict[str, Any] = {}
@@ -26,6 +27,8 @@ def coverage_metadata(coverage: msg.IntervalCoverage | None) -> dict[str, Any]:
     if rows := _not_computed(coverage):
         columns = [dg.TableColumn("range"), dg.TableColumn("why")]
         metadata["sqlmesh/not_computed"] = dg.MetadataValue.table(rows, dg.TableSchema(columns))
+    if coverage.outdated:
+        metadata["sqlmesh/outdated"] = ranges(coverage.outdated)
     return metadata
 
 
@@ -52,6 +55,14 @@ def _computed(coverage: msg.IntervalCoverage) -> str:
     )
     share = f"{(end - start - lacking) // size} of {counted((end - start) // size, unit)}"
     return f"{ranges([coverage.computed]).partition(' (')[0]} ({share})"
+
+
+def outdated_sentence(name: str, outdated: Sequence[msg.Interval], config: str) -> str:
+    """That a model has read others too early, and what to do. `config` restates the ranges."""
+    return (
+        f"Outdated: {ranges(outdated)}. {name} was computed for these ranges before a model that it reads, so it lacks "
+        f"rows. To read them, launch a run of {name} with `{config}` in the run config."
+    )
 
 
 def is_complete(coverage: msg.IntervalCoverage, slack: timedelta, now: int) -> bool:

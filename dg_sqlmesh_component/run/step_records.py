@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,6 +13,7 @@ import dagster as dg
 from dg_sqlmesh_component.dagster_internals.steps import DataVersions, JobOfAssets, forget_data_version
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import ActiveRun, active_runs, run_ids
+from dg_sqlmesh_component.history.check_results import last_outdated
 from dg_sqlmesh_component.history.late_loads import LoadComparison, SourceLoads
 from dg_sqlmesh_component.history.origins import Origin, origins
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, record_of, recorded_data
@@ -45,9 +47,11 @@ class StepRecords:
     # Models whose outside data is recorded, and that of all models upstream of them.
     _visited: set[str] = field(default_factory=set)
     _changes: list[ActiveRun] = field(default_factory=list)
+    _read_at: int = 0  # when this step read the records first, epoch milliseconds
 
     def read(self, models: Sequence[str]) -> dict[str, msg.RecordedData | None]:
         """Dagster's records of the models, by fqn. No other run of ours changes them until this step has ended."""
+        self._read_at = self._read_at or round(time.time() * 1000)
         self._recorded |= materialized_data(self.context.instance, self.settings.assets, models)
         return {fqn: self._recorded[fqn] for fqn in models}
 
@@ -140,8 +144,27 @@ class StepRecords:
         model, left = self.settings.assets.models.get(outcome.fqn), tuple[msg.Interval, ...]()
         if model is not None and model.is_incremental and not outcome.outcome.rule.materializes:
             left = merged([*(known.unmaterialized if known else ()), *outcome.intervals])
-        self._recorded[outcome.fqn] = recorded = record_of(outcome.promoted, max(instants), left)
+        outdated, compared_at = (known.outdated, known.compared_at) if known else ((), 0)
+        if outcome.coverage is not None:
+            outdated, compared_at = outcome.coverage.outdated, self._read_at
+        recorded = record_of(
+            outcome.promoted, max(instants), unmaterialized=left, outdated=outdated, compared_at=compared_at
+        )
+        self._recorded[outcome.fqn] = recorded
         return recorded
+
+    def with_hidden_outdated(self, outcome: NodeOutcome) -> NodeOutcome:
+        """The outcome with the outdated ranges that the last check has named, and whose evidence is merged since.
+
+        A materialization since has them in its record.
+        """
+        check, coverage = self.settings.assets.intervals_check(outcome.fqn), outcome.coverage
+        if check is None or coverage is None or not coverage.may_hide_outdated:
+            return outcome
+        known = self._known(outcome)
+        named = last_outdated(self.context.instance, check, since=known.up_to if known else 0)
+        left = subtract(named, outcome.intervals)
+        return replace(outcome, coverage=replace(coverage, outdated=merged([*coverage.outdated, *left])))
 
     def with_earlier_intervals(self, outcome: NodeOutcome) -> NodeOutcome:
         """The outcome, if it is a materialization, with what no earlier materialization says."""

@@ -74,7 +74,7 @@ class StepResults:
                 self.audited.append(outcome)
                 yield from self._check_results(outcome, earlier)
                 continue
-            outcome = self.records.with_earlier_intervals(outcome)
+            outcome = self.records.with_hidden_outdated(self.records.with_earlier_intervals(outcome))
             self.outcomes.append(outcome)
             self.log.outcome(outcome)
             yield from self.records.outside_data_before(outcome)

@@ -10,22 +10,12 @@ from typing import Any
 import pytest
 from engine.beside_lab import DAILY, PAUSES, all_rows, day, new_warehouse
 from engine.beside_lab import WITHIN as OF_DAYS
+from engine.hourly_rows import EARLY, HOURS, TIME, reader, rows, source
 from engine.plan_jobs import APPLY, PLAN, change, launch, report_of, text_of
 from harness import NewShop, RunRecord, Shop
 from postgres import Server
 
-HOURS = {"raw.x": "SELECT date_trunc('hour', now()::TIMESTAMP) - INTERVAL 1 HOUR * range::INT AS ts FROM range(24 * 9)"}
-TIME = "INCREMENTAL_BY_TIME_RANGE (time_column ts)"
-EARLY, MIDDLE, LATE = "start '8 days ago'", "start '4 days ago'", "end '4 days ago'"
-WITHIN = "WHERE ts BETWEEN @start_dt AND @end_dt"
-
-
-def source(name: str, head: str, columns: str = "ts", kind: str = TIME) -> str:
-    return f"MODEL (name t.{name}, kind {kind}, {head}); SELECT {columns} FROM raw.x {WITHIN}"
-
-
-def reader(name: str, of: str, kind: str = TIME, head: str = EARLY) -> str:
-    return f"MODEL (name t.{name}, kind {kind}, {head}); SELECT ts FROM t.{of} {WITHIN}"
+MIDDLE, LATE = "start '4 days ago'", "end '4 days ago'"
 
 
 @dataclass
@@ -56,11 +46,6 @@ CASES = {
     ),
     "evening": Case(f"{EARLY}, cron '59 23 * * *'", EARLY, 1, is_computed_by_run=True),
 }
-
-
-def rows(shop: Shop, name: str) -> int:
-    [(number,)] = shop.query(f"SELECT count(*) FROM t.{name}")
-    return int(number)
 
 
 def applied(shop: Shop, report: dict[str, Any], **config: Any) -> RunRecord:
@@ -166,12 +151,20 @@ def test_readers_of_readers_are_computed_again_and_those_that_cannot_be_are_name
     }
     assert "Outdated and not computed again, although" in done.log
 
+    left_out = ("by_key", "of_key", "fixed")
+    for run in (done, shop.launch().succeeded(), shop.launch().succeeded()):
+        checks = {name: run.checks.get(f"t/{name}:sqlmesh_intervals_complete") for name in ("r", "s", *left_out)}
+        warns = [name for name, check in checks.items() if check is not None and not check.passed]
+        assert sorted(warns) == sorted(left_out)
+
     change(shop, fixed=reader("fixed", "r"))
     applied(shop, report_of(launch(shop, PLAN).succeeded()))
     [[start, end]] = found["by_key"]["left_outdated"]
     config = {"sqlmesh_shop": {"restate": {"start": start, "end": end}}}
     shop.launch(assets=["t/by_key", "t/of_key", "t/fixed"], ops=config).succeeded()
-    assert {rows(shop, name) for name in ("by_key", "of_key", "fixed")} == {192}
+    assert {rows(shop, name) for name in left_out} == {192}
+    last = shop.launch().succeeded()
+    assert all(last.checks[f"t/{name}:sqlmesh_intervals_complete"].passed for name in left_out)
 
 
 def test_a_budget_counts_outdated_intervals_and_a_refused_plan_forgets_nothing(new_shop: NewShop) -> None:

@@ -212,6 +212,9 @@ class RecordedData:
     identifier: str = ""
     # What failed or cancelled runs have computed since the last materialization, which no materialization says.
     unmaterialized: tuple[Interval, ...] = ()
+    # The computed intervals that a model upstream has got only afterwards, as far as they are known.
+    outdated: tuple[Interval, ...] = ()
+    compared_at: int = 0  # until when the models upstream were compared for this, epoch milliseconds; 0 if never
 
 
 @dataclass(frozen=True, slots=True)

@@ -375,6 +375,9 @@ class IntervalCoverage(Event):
     waiting: tuple[Interval, ...] = ()
     late: tuple[Interval, ...] = ()  # computed ranges whose source was loaded after they were computed
     lacking: int = 0  # how many milliseconds of the range `computed` are not computed
+    outdated: tuple[Interval, ...] = ()  # computed ranges that a model which it reads has got only afterwards
+    # Whether ranges of such models tell nothing, so that those which were known before may still be outdated.
+    may_hide_outdated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -328,12 +328,15 @@ class EvaluationContext(Context):
     def _compare_with_records(self, environment: Environment) -> None:
         """Report data that Dagster has not recorded; after a plan has landed, only data of versions that are new."""
         comparison = compare(self.records, environment, self)
-        self.known = KnownToDagster(self.read_tables(environment), comparison.late)
+        self.known = KnownToDagster(self.read_tables(environment), comparison.late, comparison.early_reads.of)
         tables = ComputedTables(self.tracker.pipe, self.snapshot_evaluator, comparison.index, self._counts_rows)
         self.tracker.pipe.send(comparison.event(count=tables.count))
         # The run reports its own data itself.
-        compared = {info.name: msg.RecordedData(info.version, sys.maxsize) for info in environment.snapshots}
-        data = {fqn: compared.get(fqn, recorded) for fqn, recorded in self.records.data.items()}
+        infos = {info.name: info for info in environment.snapshots}
+        data = {
+            fqn: _all_recorded(infos[fqn], recorded) if fqn in infos else recorded
+            for fqn, recorded in self.records.data.items()
+        }
         self.records = replace(self.records, data=data)
 
     def read_tables(self, environment: Environment) -> ExternalTables:
@@ -413,3 +416,9 @@ def await_finalized_environment(context: EvaluationContext) -> None:
             raise EvaluationError("The evaluation of audits was cancelled.")
         time.sleep(wait.environment_check_interval)
     raise unfinished_plan(context.request.project, context.request.environment)
+
+
+def _all_recorded(info: SnapshotTableInfo, recorded: msg.RecordedData | None) -> msg.RecordedData:
+    """The record of a version as if it described all of its data."""
+    known = recorded if recorded is not None and recorded.version == info.version else msg.RecordedData("", 0)
+    return msg.RecordedData(info.version, sys.maxsize, outdated=known.outdated, compared_at=known.compared_at)

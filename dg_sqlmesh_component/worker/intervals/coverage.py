@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from functools import cache, cached_property, partial
 from types import MappingProxyType
 
@@ -13,14 +14,19 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, missing_interval
 from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.graph import parents_first
+from dg_sqlmesh_component.protocol.intervals import common, merged
 from dg_sqlmesh_component.worker.intervals.held_back import held_back_from
 from dg_sqlmesh_component.worker.intervals.known import KnownToDagster
 from dg_sqlmesh_component.worker.intervals.missing import Expected, coverage, missing
+from dg_sqlmesh_component.worker.intervals.read_early import ReadEarly
 from dg_sqlmesh_component.worker.intervals.tables import (
     computed_intervals,
     due_at,
     forgotten_intervals,
     is_incremental,
+    shows_others,
+    upstream,
     without_restated_intervals,
 )
 
@@ -56,10 +62,12 @@ class Coverages:
         self.pending = {snapshot.name: tuple(intervals) for snapshot, intervals in found.items()}
         """What each node lacks, also if its cron has not ticked, and what its `lookback` computes again with it."""
         self.node = cache(self._node)
+        self._early: dict[str, ReadEarly] = {}
 
     def _node(self, fqn: str) -> Expected:
         """A node as it was when the snapshots were read."""
         snapshot, no_intervals = self._snapshots[fqn], frozenset[msg.Interval]()
+        early = self._read_early(fqn) if is_incremental(snapshot) else ReadEarly()
         return Expected(
             until=_expected_until(snapshot, self._execution_time),
             pending=self.pending.get(fqn, ()),
@@ -69,8 +77,37 @@ class Coverages:
             forgotten=forgotten_intervals(snapshot, self.index),
             copied=self._copied.get(fqn, ()),
             late=self.known.late.get(fqn, ()),
+            outdated=early.intervals,
+            may_hide_outdated=early.may_hide,
             unready=self._unready.get(fqn, no_intervals),
         )
+
+    def _read_early(self, fqn: str) -> ReadEarly:
+        """What a model was computed for too early. Models that read it, also through views, lack the same rows."""
+        found = self._early
+        for name in parents_first([fqn], lambda of: () if of in found else self._parents[of]):
+            if name in found:
+                continue
+            snapshot, early = self._snapshots[name], ReadEarly()
+            read = [part for parent in self._parents[name] for part in found[parent].intervals]
+            if is_incremental(snapshot):
+                early = self.known.read_early(snapshot, self._never_computed)
+                read = [*early.intervals, *common(read, computed_intervals(snapshot, self.index))]
+            if is_incremental(snapshot) or shows_others(snapshot):
+                early = replace(early, intervals=merged(read))
+            found[name] = early
+        return found[fqn]
+
+    @cached_property
+    def _parents(self) -> Mapping[str, Sequence[str]]:
+        return upstream(self._snapshots)
+
+    def _never_computed(self, fqn: str) -> Sequence[msg.Interval]:
+        """What a node lacks that its cron has ticked for, without what is only computed again."""
+        if fqn not in self.pending:  # as in most runs, or its snapshot was not read
+            return ()
+        node = self.node(fqn)
+        return sorted(node.never_computed([of for of in node.pending if of[1] <= node.until]))
 
     def missing(self, fqn: str) -> tuple[list[msg.Interval], list[msg.Interval]]:
         """The intervals that a node should have and lacks: those without an excuse, and those that wait."""

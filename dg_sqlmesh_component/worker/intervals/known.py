@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from sqlmesh.core.context import Context
@@ -11,6 +11,7 @@ from sqlmesh.core.snapshot import Snapshot, SnapshotTableInfo
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import reachable
+from dg_sqlmesh_component.worker.intervals.read_early import ReadEarly
 from dg_sqlmesh_component.worker.intervals.tables import Nodes, is_incremental, shows_others, tables_read, upstream
 from dg_sqlmesh_component.worker.pipe import Pipe
 
@@ -96,3 +97,6 @@ class KnownToDagster:
     tables: ExternalTables  # the awaited tables, with the ranges that are not loaded
     # By model, computed ranges whose source was loaded afterwards.
     late: Mapping[str, Sequence[msg.Interval]] = field(default_factory=dict)
+    # Finds the computed ranges of a model that a model upstream has got only afterwards. Its second argument finds what
+    # a model upstream, by name, lacks and should have.
+    read_early: Callable[[Snapshot, Callable[[str], Sequence[msg.Interval]]], ReadEarly] = lambda _, __: ReadEarly()

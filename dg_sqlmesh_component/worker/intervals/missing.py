@@ -25,6 +25,8 @@ class Expected:
         forgotten: Those that are to be computed again: their rows were there.
         copied: Those of `computed` without rows, which SQLMesh has copied from prod's record. They are not missing.
         late: Computed before their source was loaded.
+        outdated: Computed before a model that it reads had them.
+        may_hide_outdated: As in `IntervalCoverage`.
         unready: The single intervals that signals hold back.
     """
 
@@ -36,6 +38,8 @@ class Expected:
     forgotten: Sequence[Interval] = ()
     copied: Sequence[Interval] = ()
     late: Sequence[Interval] = ()
+    outdated: Sequence[Interval] = ()
+    may_hide_outdated: bool = False
     unready: Set[Interval] = frozenset()
 
     def after(self, done: Sequence[Interval], forgotten: Sequence[Interval]) -> Expected:
@@ -46,6 +50,7 @@ class Expected:
             forgotten=[*self.forgotten, *forgotten],
             copied=subtract(self.copied, [*forgotten, *done]),
             late=subtract(self.late, done),
+            outdated=subtract(self.outdated, done),
         )
 
     @property
@@ -85,6 +90,8 @@ def coverage(name: str, node: Expected, now: int) -> IntervalCoverage:
         (filled[0][0], filled[-1][1]) if filled else None,
         waiting=merged(waiting),
         late=common(node.late, filled),
+        outdated=common(node.outdated, filled),
+        may_hide_outdated=node.may_hide_outdated,
         lacking=sum(after[0] - before[1] for before, after in pairwise(filled)),
     )
     if not found:

@@ -22,6 +22,7 @@ from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.environment import has_table, opened_without_lock, promoted_version
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
+from dg_sqlmesh_component.worker.intervals.early_reads import EarlyReads
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables, KnownToDagster
 from dg_sqlmesh_component.worker.intervals.tables import (
     computed_intervals,
@@ -67,6 +68,7 @@ class Comparison:
         index: Which tables the environment shows.
         tables: The tables of the compared models, by name.
         copied: The `copied_intervals`.
+        early_reads: Compares the models with the tables that they read.
     """
 
     records: msg.Records
@@ -75,6 +77,7 @@ class Comparison:
     index: DeployabilityIndex
     tables: Mapping[str, ShownTable]
     copied: Mapping[str, Sequence[msg.Interval]]
+    early_reads: EarlyReads
 
     @property
     def late(self) -> dict[str, tuple[msg.Interval, ...]]:
@@ -112,7 +115,8 @@ class Comparison:
             names = reachable(requested, upstream(self.infos).__getitem__)
             others = [self.infos[name] for name in names - self.snapshots.keys()]
             requested = {**_read(context, others), **{n: s for n, s in self.snapshots.items() if n in names}}
-        return Coverages(requested, self.index, now, KnownToDagster(tables, self.late), self.copied, unready)
+        known = KnownToDagster(tables, self.late, self.early_reads.of)
+        return Coverages(requested, self.index, now, known, self.copied, unready)
 
 
 def compare(records: msg.Records, environment: Environment, context: Context) -> Comparison:
@@ -142,7 +146,8 @@ def compare(records: msg.Records, environment: Environment, context: Context) ->
         )
 
     tables = {info.name: table(info) for info in requested if info.name in snapshots}
-    return Comparison(records, infos, snapshots, index, tables, copied)
+    early_reads = EarlyReads(records, environment, ranges, context)
+    return Comparison(records, infos, snapshots, index, tables, copied, early_reads)
 
 
 def _may_differ(info: SnapshotTableInfo, records: msg.Records, ranges: ComputedRanges) -> bool:

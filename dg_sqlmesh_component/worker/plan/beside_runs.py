@@ -147,7 +147,20 @@ class BesideRuns:
         compute(self._with_late_tables(promotion, plan), plan, pending)
         if left_out := self._still_missing(stages, plan, pending):
             self._context.tracker.pipe.send(msg.LeftOut(left_out))
+        if changes.outdated:
+            self._refresh([info for info in plan.environment.snapshots if info.name in changes.outdated])
         self._caught_up = changes.caught_up()
+
+    def _refresh(self, infos: Sequence[SnapshotTableInfo]) -> None:
+        """Read the intervals of snapshots that SQLMesh's cache has as they were before they were computed again.
+
+        SQLMesh itself adds to the marks that a snapshot has.
+        """
+        state = self._context.state_reader
+        cached = state.get_snapshots(infos).values()
+        for snapshot in cached:
+            snapshot.pending_restatement_intervals = []
+        state.refresh_snapshot_intervals(cached)
 
     def _in_rounds(
         self,

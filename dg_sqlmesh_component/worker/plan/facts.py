@@ -28,7 +28,7 @@ from dg_sqlmesh_component.worker.plan.column_changes import column_changes
 from dg_sqlmesh_component.worker.plan.column_reads import column_reads
 from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.plan.dependents import dependents, taken_names
-from dg_sqlmesh_component.worker.plan.gained_rows import GainedRows
+from dg_sqlmesh_component.worker.plan.gained_rows import GainedRows, forgotten_in
 from dg_sqlmesh_component.worker.plan.lost_rows import NO_LOSSES, Losses, lost_rows
 from dg_sqlmesh_component.worker.plan.migrations import Alterations, alterations
 from dg_sqlmesh_component.worker.plan.plan_parts import plan_parts
@@ -39,10 +39,8 @@ from dg_sqlmesh_component.worker.state_lock import is_file_locked, is_lockable
 def plan_built(plan: Plan, context: PlanContext, gained: GainedRows | None = None) -> msg.PlanBuilt:
     """The facts of a plan. `gained` is what the tables had before it; None for a preview."""
     diff = plan.context_diff
-    missing, lacking = plan.missing_intervals, LackingRows()
-    if gained is not None:
-        lacking = gained.of_plan(plan, missing)
-        missing = plan.missing_intervals if lacking.again else missing
+    missing = plan.missing_intervals
+    lacking = gained.of_plan(plan, missing) if gained is not None else LackingRows()
     stored = None if diff.is_new_environment else context.state_reader.get_environment(diff.environment)
     unfinished = diff.previous_plan_id if stored is not None and stored.finalized_ts is None else None
     # An unfinished plan has not stored its statements and required packages.
@@ -51,12 +49,15 @@ def plan_built(plan: Plan, context: PlanContext, gained: GainedRows | None = Non
     is_shown = shown == set(diff.snapshots) and not has_others
     changes = _since_finished(diff, context) if is_shown and unfinished else diff
     options = [word for selection in context.request.select for word in ("--select-model", selection)]
+    with forgotten_in(plan, lacking):
+        missing = plan.missing_intervals if lacking.again else missing
+        models = tuple(_Models(plan, changes, stored, context, missing, lacking))
     return msg.PlanBuilt(
         environment=diff.environment,
         plan_id=plan.plan_id,
         previous_plan_id=diff.previous_plan_id,
         parts=plan_parts(plan, context.request.select),
-        models=tuple(_Models(plan, changes, stored, context, missing, lacking)),
+        models=models,
         uncategorized=tuple(snapshot.name for snapshot in plan.uncategorized),
         statements=_other_differences(plan),
         unfinished_plan_id=unfinished,

@@ -7,7 +7,8 @@ module makes its picture from SQLMesh's snapshots, and lets the plan compute the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -62,22 +63,13 @@ class GainedRows:
         return cls(shown, sources, before, {name: coming.get(name, ()) for name in sources})
 
     def of_plan(self, plan: Plan, missing: Sequence[SnapshotIntervals]) -> LackingRows:
-        """What lacks rows if a plan is applied. The plan computes it, so the plan's snapshots do not have it any more.
-
-        The state is not changed: nobody has approved the plan.
+        """What lacks rows if a plan is applied.
 
         Args:
             missing: The `missing_intervals` of the plan.
         """
-        if not self.sources:
-            return LackingRows()
-        nodes = plan.context_diff.snapshots_by_name
-        lacking = self.lacking(nodes, {found.snapshot_id.name: found.intervals for found in missing})
-        for name, intervals in lacking.again.items():
-            node = nodes[name]
-            node.intervals = [*subtract(node.intervals, intervals)]
-            node.pending_restatement_intervals = [*node.pending_restatement_intervals, *intervals]
-        return lacking
+        planned = {found.snapshot_id.name: found.intervals for found in missing}
+        return self.lacking(plan.context_diff.snapshots_by_name, planned) if self.sources else LackingRows()
 
     def lacking(self, nodes: Mapping[str, Snapshot], planned: Intervals, now: Intervals | None = None) -> LackingRows:
         """What lacks rows.
@@ -120,6 +112,24 @@ class GainedRows:
 
         tables = {name for name in names if _is_table(nodes[name])}
         return lacking_rows({name: picture(name) for name in tables if name in self.shown})
+
+
+@contextmanager
+def forgotten_in(plan: Plan, lacking: LackingRows) -> Iterator[None]:
+    """Let the plan's snapshots lack the outdated intervals meanwhile, so that the plan computes them.
+
+    The state is not changed: nobody has approved the plan. SQLMesh uses the same snapshots afterwards.
+    """
+    nodes = plan.context_diff.snapshots_by_name
+    before = [(nodes[of], nodes[of].intervals, nodes[of].pending_restatement_intervals) for of in lacking.again]
+    for (node, computed, marked), intervals in zip(before, lacking.again.values(), strict=True):
+        node.intervals = [*subtract(computed, intervals)]
+        node.pending_restatement_intervals = [*marked, *intervals]
+    try:
+        yield
+    finally:
+        for node, computed, marked in before:
+            node.intervals, node.pending_restatement_intervals = computed, marked
 
 
 def _has_other_intervals(node: Snapshot, before: Snapshot) -> bool:

@@ -90,6 +90,19 @@ def test_what_failed_runs_have_computed_is_in_the_record_until_data_of_that_vers
     assert other.unmaterialized == ()
 
 
+def test_outdated_ranges_stay_in_the_record_until_the_model_is_computed_for_them() -> None:
+    known = msg.RecordedData("7", 20, "data", "text", "now", outdated=(days(1, 4),), compared_at=15)
+    assert record_metadata("prod", known)["sqlmesh/internal"].value == {
+        "record": "prod 7 20 data text now",
+        "outdated": [list(days(1, 4))],
+        "compared_at": 15,
+    }
+    [again], _ = outside_data([replace(DATA, ranges=((days(2, 3), 30),))], {"a": known}, [])
+    assert (again.record.outdated, again.record.compared_at) == ((days(1, 1), days(4, 4)), 15)
+    [other], _ = outside_data([DATA], {"a": replace(known, version="6")}, [])
+    assert (other.record.outdated, other.record.compared_at) == ((), 0)
+
+
 def test_adjoining_and_overlapping_intervals_are_merged() -> None:
     assert merged([days(3, 4), days(1, 1), days(2, 3), days(6, 6)]) == (days(1, 4), days(6, 6))
 

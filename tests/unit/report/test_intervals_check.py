@@ -44,6 +44,20 @@ def check(
     return [(result.passed, result.severity, result.description) for result in results]
 
 
+def test_outdated_ranges_are_a_warning_with_the_restatement_to_launch() -> None:
+    outdated = replace(COMPLETE, outdated=(days(1, 1), days(3, 3)))
+    [(passed, severity, text)] = check(of_orders(Outcome.EXECUTED, coverage=outdated))
+    assert (passed, severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert str(text).endswith(
+        "Outdated: 2026-01-01, 2026-01-03. core.orders was computed for these ranges before a model that it reads, so "
+        "it lacks rows. To read them, launch a run of core.orders with "
+        "`restate: {start: '2026-01-01', end: '2026-01-03'}` in the run config."
+    )
+    assert coverage_metadata(outdated)["sqlmesh/outdated"] == "2026-01-01, 2026-01-03"
+    [(passed, severity, text)] = check(of_orders(Outcome.EXECUTED, coverage=replace(ONE_GAP, outdated=(days(1, 1),))))
+    assert (passed, severity, "lacks 1 interval" in str(text)) == (False, dg.AssetCheckSeverity.ERROR, True)
+
+
 @pytest.mark.parametrize("kind", ["INCREMENTAL_BY_TIME_RANGE", "FULL", "VIEW", "SEED", "SCD_TYPE_2_BY_TIME", "CUSTOM"])
 def test_only_incremental_models_have_the_check_which_is_off_by_default(kind: str) -> None:
     project = manifest(model("core.orders", kind=kind))

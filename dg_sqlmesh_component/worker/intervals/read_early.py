@@ -1,0 +1,117 @@
+"""Decide which intervals a model has computed too early: a table that it reads has got them only afterwards.
+
+Plans compute such models again (`gained`). Runs do not: somebody has computed the model without its source, for example
+`sqlmesh run` in a shell, or a signal of the source was not ready then. The model's check names these intervals.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from dg_sqlmesh_component.protocol.intervals import ComputedRange, common, merged, subtract
+from dg_sqlmesh_component.protocol.messages import Interval
+
+
+@dataclass(frozen=True)
+class Reader:
+    """An incremental model that reads others.
+
+    Attributes:
+        rows: Its computed ranges.
+        computed: Its computed intervals. A restatement leaves ranges of intervals that are not computed any more.
+        compared_at: When its sources were compared last, epoch milliseconds; 0 if never.
+        known: The intervals that are known as computed too early.
+        known_at: Nobody had computed these again until then.
+    """
+
+    rows: Sequence[ComputedRange]
+    computed: Sequence[Interval]
+    compared_at: int = 0
+    known: Sequence[Interval] = ()
+    known_at: int = 0
+
+
+@dataclass(frozen=True)
+class Source:
+    """An incremental table that the model reads, also through views and embedded models.
+
+    Attributes:
+        rows: Its computed ranges.
+        of_other_versions: Those of versions of it that the environment does not show.
+        single: The single intervals of a range.
+        due_at: The first tick of its cron at or after the end of an interval.
+    """
+
+    rows: Sequence[ComputedRange]
+    of_other_versions: Sequence[ComputedRange]
+    single: Callable[[Sequence[Interval]], Iterable[Interval]]
+    due_at: Callable[[int], int]
+
+
+@dataclass(frozen=True)
+class ReadEarly:
+    """What a model was computed for too early.
+
+    Attributes:
+        may_hide: Whether its sources have other new ranges: the janitor has merged them, or they were computed again.
+            They tell nothing, but what was known before may still be true.
+    """
+
+    intervals: tuple[Interval, ...] = ()
+    may_hide: bool = False
+
+
+def read_early(reader: Reader, sources: Iterable[Source]) -> ReadEarly:
+    """The intervals of a model that were computed before a table that it reads had them.
+
+    A range of a source counts if no version of it had the range before. If it is computed again, as by a `lookback`, it
+    does not count. Neither does one that was not due when the model was computed: as in SQLMesh, an hourly model does
+    not wait for the day of a daily one. A range that the janitor has merged tells nothing.
+    """
+    again = [row.interval for row in reader.rows if row.at > reader.known_at and not row.is_merged]
+    found, may_hide = list(subtract(reader.known, again)), False
+    later_rows = _LaterRows(reader.rows)
+    for source in sources:
+        for row in source.rows:
+            if row.at <= reader.compared_at or later_rows.cover(row):  # in most runs, all of them
+                continue
+            later = [of.interval for of in reader.rows if of.at >= row.at and not of.is_merged]
+            newer = subtract(common([row.interval], reader.computed), later)
+            gained = () if row.is_merged else common(_gained(source, row), newer)
+            found += [of for of in source.single(gained) if _should_have_had(source, of, reader, row.at)]
+            may_hide |= bool(subtract(newer, gained))
+    return ReadEarly(common(merged(found), reader.computed), may_hide)
+
+
+class _LaterRows:
+    """Finds quickly whether a model was computed for a whole range after its source."""
+
+    def __init__(self, rows: Sequence[ComputedRange]) -> None:
+        self._rows = sorted((row for row in rows if not row.is_merged), key=lambda row: row.interval)
+        self._starts = [row.interval[0] for row in self._rows]
+
+    def cover(self, row: ComputedRange) -> bool:
+        """Whether one of the two nearest rows covers it. If not, another one may."""
+        position = bisect_right(self._starts, row.interval[0])
+        nearest = self._rows[max(position - 2, 0) : position]
+        return any(of.at >= row.at and of.interval[1] >= row.interval[1] for of in nearest)
+
+
+def _gained(source: Source, row: ComputedRange) -> Sequence[Interval]:
+    """The parts of a range that no version of a table had before it was computed."""
+    before = [of.interval for of in source.rows if of.is_merged or of.at < row.at]
+    return subtract([row.interval], [*before, *(of.interval for of in source.of_other_versions)])
+
+
+def _should_have_had(source: Source, interval: Interval, reader: Reader, at: int) -> bool:
+    """Whether a source should have had an interval, which it has got at an instant, when the model was computed for it.
+
+    SQLMesh may have forgotten what an older version of the source had. So the source must have rows of that time.
+    """
+    start, end = interval
+    overlapping = (row.at for row in reader.rows if row.interval[0] < end and start < row.interval[1] and row.at < at)
+    read_at = max(overlapping, default=0)
+    is_known = any(row.is_merged or row.at <= read_at for row in [*source.rows, *source.of_other_versions])
+    return is_known and source.due_at(end) <= read_at
