@@ -441,6 +441,7 @@ def test_a_plan_over_the_budget_is_refused_and_computes_nothing(shop: Shop) -> N
     assert launch(shop, APPLY, digest=digest, over_budget=True).status is dg.DagsterRunStatus.SUCCESS
 
 
+@pytest.mark.advice("Select fewer models, limit the range with `start` and `end`, or set `over_budget: true`")
 def test_a_run_over_the_budget_is_refused_before_it_computes_anything(new_shop: NewShop) -> None:
     lone = "AUDIT (name lone, standalone true); SELECT 1 FROM t.total WHERE FALSE"
     shop = new_shop(MODELS | {"audits/lone.sql": lone})
@@ -457,6 +458,8 @@ def test_a_run_over_the_budget_is_refused_before_it_computes_anything(new_shop: 
     assert "`budget.seconds` in defs.yaml is 0.000001. Nothing was computed." in failure
     assert refused.materializations == {}
     assert shop.state() == before
+    for fewer in ({"assets": ["t/other"]}, {"assets": ["t/daily"], "ops": {"sqlmesh_shop": {"end": "2020-01-01"}}}):
+        shop.launch(**fewer).succeeded()
     warned = shop.launch(assets=["t/daily"], ops={"sqlmesh_shop": {"dry_run": True}})
     assert "a run would be refused without `over_budget: true`" in warned.log
     allowed = shop.launch(assets=["t/daily"], ops={"sqlmesh_shop": {"over_budget": True}})

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
 from harness import CONFIG, EXECUTORS, YEARLY_CRON, NewShop, Shop
 from postgres import postgres_server
 
@@ -59,6 +60,7 @@ def shop(new_shop: NewShop) -> Shop:
     return new_shop(MODELS, LONG_AGO, tables=ONE, planned_at="30 days ago", **ALLOWED)
 
 
+@pytest.mark.advice("To compute it again, write this in place of them, with `restate: true` in defs.yaml:")
 @pytest.mark.attribute("restate")
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_thirty_missing_days_and_then_one_restated_day_are_one_sqlmesh_run_each(shop: Shop, executor: str) -> None:
@@ -113,6 +115,9 @@ def test_thirty_missing_days_and_then_one_restated_day_are_one_sqlmesh_run_each(
     assert "are computed, also those within start '2026-02-10' of the run config" in after.description_of(
         "raw/orders:sqlmesh_execution_status"
     )
+    [advised] = re.findall(r"^ +(restate: .*)$", warning, re.MULTILINE)
+    again = shop.launch(ops={OP: yaml.safe_load(advised)}, assets=["raw/orders"]).succeeded()
+    assert again.status_of("raw/orders") == "executed"
 
 
 def test_pending_model_whose_cron_has_not_ticked_since_the_range_is_left_out_of_it(new_shop: NewShop) -> None:
@@ -130,6 +135,14 @@ def test_pending_model_whose_cron_has_not_ticked_since_the_range_is_left_out_of_
     assert f"marts.yearly (its cron, {YEARLY_CRON}, has not ticked since this range began: the next tick" in failure
 
 
+@pytest.mark.advice(
+    "Choose a shorter range or fewer models, or raise the limit in defs.yaml.",
+    "SQLMesh cannot restate {}. Nothing was computed. Leave these models out of the run.",
+    "so nothing would be computed. Correct one of them.",
+    "Nothing was computed. Correct `restate` in the run config.",
+    "lies in this range: choose a longer one",
+    "range or fewer models, or set `over_budget: true` in the run config.",
+)
 @pytest.mark.attribute("restate.max_intervals", "budget")
 def test_refused_restatement_computes_nothing(shop: Shop) -> None:
     shop.configure()
@@ -168,9 +181,18 @@ def test_refused_restatement_computes_nothing(shop: Shop) -> None:
     assert "`budget.seconds` in defs.yaml is 0.000001. Nothing was computed." in failure
     assert rows(shop) == {}
     over_budget = {OP: {**day[OP], "over_budget": True}}
-    assert shop.launch(ops=over_budget, assets=["raw/orders"]).status is dg.DagsterRunStatus.SUCCESS
+    shop.launch(ops=over_budget, assets=["raw/orders"]).succeeded()
+
+    shop.configure(**{**ALLOWED, "restate": {"max_intervals": 3}})
+    shop.launch(ops=day, assets=["raw/orders"]).succeeded()  # a shorter range
+    shop.configure(**{**ALLOWED, "restate": {"max_intervals": 7}})
+    three_days = restate("2026-02-10", "2026-02-12")  # in the right order, and before today
+    shop.launch(ops=three_days, assets=["raw/orders"]).succeeded()
+    longer = restate("3 days ago", "yesterday")
+    assert shop.launch(ops=longer, assets=["raw/orders"]).succeeded().status_of("raw/orders") == "executed"
 
 
+@pytest.mark.advice("environment {} shows the table of prod: restate it in prod")
 def test_restatement_in_dev_leaves_prod_as_it_is_and_one_in_prod_names_dev(shop: Shop) -> None:
     orders = shop.project / "models/orders.sql"
     orders.write_text(orders.read_text().replace("AS n FROM range", "+ 0 AS n FROM range"))
@@ -183,6 +205,8 @@ def test_restatement_in_dev_leaves_prod_as_it_is_and_one_in_prod_names_dev(shop:
     assert set(run.observations) == {"raw/orders", "marts/revenue", "marts/total"}
     [failure] = shop.launch(ops=in_dev, assets=["raw/other"]).failures
     assert "raw.other (environment dev shows the table of prod: restate it in prod)" in failure
+    in_prod = shop.launch(ops=restate("2026-02-10", "2026-02-10"), assets=["raw/other"]).succeeded()
+    assert in_prod.status_of("raw/other") == "executed"
 
     # In prod, the promoted version of raw.orders is restated, and not the changed file.
     run = shop.launch(ops=restate("2026-02-11", "2026-02-11"), assets=["raw/orders"]).succeeded()
