@@ -63,7 +63,7 @@ def definitions_of(folder: Path, components: list[Component]) -> dg.Definitions:
     ("part", "wrong", "corrected"),
     [
         advised(
-            "Give one of them another key, for instance with a tag",
+            "Two models become the asset",
             [({}, TWO_SCHEMAS)],
             [({}, PREFIXED)],
             [({"translation": {"key": "{{ model.catalog }}/{{ model.name }}"}}, TWO_SCHEMAS)],
