@@ -52,6 +52,7 @@ soak: $(VENV)/.test  ## random stories with kills, overlaps and failures by the 
 	$(BIN)/python tests/soak/random_attempts.py
 	$(BIN)/python tests/soak/random_predictions.py
 	$(BIN)/python tests/soak/random_losses.py
+	$(BIN)/python tests/soak/change_matrix.py
 	$(BIN)/python tests/soak/random_sequences.py
 
 nightly: $(VENV)/.test services browser  ## what CI leaves out, in at most three hours: a line for each part

@@ -25,6 +25,7 @@ PARTS = {
     "random restatements": f"{SOAK}/random_restatements.py --stories 20 --seed {SEED}",
     "random attempts": f"{SOAK}/random_attempts.py --stories 20 --seed {SEED}",
     "random losses": f"{SOAK}/random_losses.py --stories 15 --seed {SEED}",
+    "changes of kinds and attributes": f"{SOAK}/change_matrix.py --projects 4 --seed {SEED}",
     "random sequences": f"{SOAK}/random_sequences.py --stories 10 --seed {SEED}",
     "newest versions": "make test-newest",
     "Spark and ClickHouse": "make test-engines",

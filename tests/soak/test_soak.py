@@ -9,6 +9,7 @@ from databases import Servers
 from harness import needs_previews
 from postgres import postgres_server
 from soak import (
+    change_matrix,
     random_attempts,
     random_changes,
     random_losses,
@@ -42,3 +43,26 @@ def test_no_claim_of_a_random_story_is_wrong(
         told = story(seed, engine, tmp_path, Servers(server))
     assert not told.faults, str(told)
     assert told.counts[counted], told.counts
+
+
+CELLS = (
+    "full-view",
+    "full-key_all",
+    "key-full",
+    "seed-scd_column",
+    "time-embedded",
+    "time: start earlier",
+    "time: end later",
+    "time: daily to hourly",
+    "time: 20:00 to daily",
+    "key: start earlier",
+)
+
+
+def test_changes_name_each_row_that_goes_or_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAX_FORK_WORKERS", "1")
+    cells = change_matrix.chosen_cells(CELLS)
+    assert len(cells) == len(CELLS)
+    with worker_zygote.forked_workers():
+        tried = {cell.name: (seen.refusal, faults) for cell, seen, faults in change_matrix.try_all(cells)}
+    assert tried == dict.fromkeys(CELLS, ("", []))
