@@ -143,6 +143,13 @@ def awaited_outputs(context: dg.AssetExecutionContext) -> dict[str, tuple[Planne
     return {output: tuple(map(_planned_step, steps.values())) for output, steps in awaited.items()}
 
 
+def assets_of_later_steps(context: dg.AssetExecutionContext) -> set[dg.AssetKey]:
+    """The assets that steps downstream of this one are to materialize in this run."""
+    executed = _step_context(context).execution_plan.step_keys_to_execute
+    later = [step for step in with_steps_downstream(context, [step_key(context)]) if step.key != step_key(context)]
+    return {key for step in later if step.key in executed for key in step.assets}
+
+
 def with_steps_downstream(context: dg.AssetExecutionContext, keys: Iterable[str]) -> list[PlannedStep]:
     """These steps of the run and all steps downstream of them, in the order of the plan."""
     steps = _steps(context)

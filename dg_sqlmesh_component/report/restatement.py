@@ -27,6 +27,7 @@ def restatement_log(wording: Wording, planned: msg.RestatementPlanned, costs: Ma
     downstream = [fqn for fqn in planned.added if fqn in restated]
     for models, why in (
         (downstream, "Not selected, but downstream of a restated model, so SQLMesh computes them again"),
+        (planned.later, "Left to later steps of this run"),
         (planned.only_pending, "Not restated, but read by restated models, so SQLMesh computes pending intervals"),
     ):
         if models:

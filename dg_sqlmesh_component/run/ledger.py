@@ -241,8 +241,8 @@ class Ledger:
                 self._entry(event.fqn).idle = event
             case msg.IntervalCoverage() if event.fqn in self._audit_only:
                 self._audit_only_coverage[event.fqn] = event
-            case msg.IntervalCoverage():
-                self._entry(event.fqn).coverage = event
+            case msg.IntervalCoverage() if event.fqn in self._entries:  # others may be restated, and computed later
+                self._entries[event.fqn].coverage = event
             case msg.NodeAudited():
                 self._audit_only.pop(event.fqn, None)
                 results = _audit_results(self._audited.pop(event.fqn, {}))

@@ -21,6 +21,7 @@ from dg_sqlmesh_component.config.run_config import (
 from dg_sqlmesh_component.dagster_internals.steps import (
     JobOfAssets,
     assets_of,
+    assets_of_later_steps,
     assets_of_run,
     planned_selection,
     repeats_failed_assets,
@@ -107,7 +108,10 @@ def build_request(
             config.restate.tables, assets.upstream.external_tables, "restate.tables", "the run config"
         )
         leaves_out = isinstance(context, JobOfAssets) or bool(tables_read)
-        restate = msg.Restatement(config.restate.start, config.restate.end, leaves_out, tuple(tables_read))
+        earlier, later = _models_of_other_steps(context, assets, models)
+        restate = msg.Restatement(
+            config.restate.start, config.restate.end, leaves_out, tuple(tables_read), earlier, later
+        )
         # A restatement computes models only. The audits of all other nodes are evaluated after it.
         audit_only |= {*standalone, *(nodes - models)}
         nodes, standalone = models, set()
@@ -143,6 +147,22 @@ def build_request(
         sampling=settings.attributes.audits.sampling,
         tables=tables,
     )
+
+
+def _models_of_other_steps(
+    context: dg.AssetExecutionContext, assets: ProjectAssets, models: Set[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The models of the run that earlier steps have computed, and that later steps are to compute.
+
+    A step that does not run again, because the run repeats others, is an earlier one.
+    """
+    others = {assets.fqn_by_key[key] for key in assets_of_run(context) & assets.fqn_by_key.keys()} - models
+    if not others:
+        return (), ()
+    of_later = assets_of_later_steps(context)
+    ordered = [fqn for fqn in assets.parents_first if fqn in others]
+    later = tuple(fqn for fqn in ordered if assets.key(fqn) in of_later)
+    return tuple(fqn for fqn in ordered if fqn not in later), later
 
 
 def refuse_changed_step(context: dg.AssetExecutionContext) -> None:

@@ -138,6 +138,7 @@ class _Step:
         self._limits = limits_of(context, settings)
         self._computing_since: int | None = None
         self._only_pending: frozenset[str] = frozenset()  # as in `RestatementPlanned`
+        self._left_out: frozenset[str] = frozenset()  # as in `RestatementPlanned`
         self._not_cancelled: msg.QueriesNotCancelled | None = None
         self._problems: list[str] = []
         self._ledger = Ledger([*request.models, *request.standalone_audits], request.audit_only)
@@ -181,6 +182,8 @@ class _Step:
         elif self._ledger.never_began:
             why = _why_never_began(end, is_cancelled=self.session.is_cancelled)
             yield from repeated_checks(self._context, why, fails=True, reported=self._results.reported)
+        if failure is None:
+            yield from self._results.release.left_out(self._left_out)
         yield from self._results.release.checks_without_a_result(self._results.reported)
         self._log.nothing_to_do(self._results.unobserved)
         self._log.backfill(self._results.outcomes)
@@ -287,6 +290,7 @@ class _Step:
         self._ledger.leave_out(planned.left_out)
         self._ledger.add([*planned.added, *planned.only_pending])  # one that is left out may be pending
         self._only_pending = frozenset(planned.only_pending)
+        self._left_out |= planned.left_out.keys() - self._only_pending
         others = {*planned.left_out, *self._only_pending}
         models = dict.fromkeys([*self._request.models, *planned.added])
         self._request = replace(self._request, models=tuple(fqn for fqn in models if fqn not in others))

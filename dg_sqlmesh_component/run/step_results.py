@@ -290,6 +290,13 @@ class DownstreamRelease:
         self.healthy.add(key)
         yield from self._release(output)
 
+    def left_out(self, models: Iterable[str]) -> Iterator[dg.DagsterEvent]:
+        """Release the outputs of models that a restatement leaves out. Their data is as it was."""
+        keys = {self.assets.key(fqn) for fqn in models if fqn in self.assets.specs} & self.context.selected_asset_keys
+        for key in sorted(keys - self.healthy):
+            self.healthy.add(key)
+            yield from self._release(self.context.assets_def.get_output_name_for_asset_key(key))
+
     def checks_without_a_result(self, reported: Set[dg.AssetCheckKey]) -> Iterator[dg.DagsterEvent]:
         """Release the outputs of blocking checks without a result, if their assets have not failed.
 

@@ -544,3 +544,61 @@ def test_a_standalone_audit_is_evaluated_after_the_restatement_of_the_model_that
         assert run.checks["t/daily:alone"].passed is (least == 0)
     else:
         assert "t/daily:alone" not in run.checks
+
+
+AROUND_AN_ASSET = {
+    "models/a.sql": f"MODEL (name t.a, {BY_DAY}, audits (not_null(columns := (n)))); "
+    f"SELECT @start_ds::DATE + i::INT AS ds, (SELECT max(n) FROM ctl.source) AS n FROM {DAYS}",
+    "models/b.sql": f"MODEL (name t.b, {BY_DAY}, audits (not_null(columns := (n)))); "
+    "SELECT a.ds, (SELECT max(n) FROM mid.made) AS n FROM t.a AS a WHERE a.ds BETWEEN @start_ds AND @end_ds",
+    # Not selected: each is computed by the last step that restates a model which it reads.
+    "models/c.sql": "MODEL (name t.c, kind FULL); SELECT max(a.n) AS a, max(b.n) AS b FROM t.a AS a, t.b AS b",
+    "models/d.sql": "MODEL (name t.d, kind FULL); SELECT max(n) AS n FROM t.a",
+}
+MADE_BETWEEN = """
+import dagster as dg
+import duckdb
+
+
+@dg.asset(key=["mid", "made"], deps=[["t", "a"]])
+def made():
+    with duckdb.connect({file!r}) as connection:
+        connection.execute("UPDATE mid.made SET n = (SELECT max(n) FROM t.a)")
+"""
+
+
+def test_a_restatement_that_an_asset_splits_computes_each_model_once_in_its_own_step(new_shop: NewShop) -> None:
+    tables = {**ONE, "mid.made": "SELECT 1 AS n"}
+    shop = new_shop(AROUND_AN_ASSET, tables=tables, restate={"max_intervals": 4})
+    shop.add_module("between", MADE_BETWEEN.format(file=str(shop.project / "warehouse.duckdb")))
+    shop.launch().succeeded()
+    shop.query("UPDATE ctl.source SET n = 7")
+    all_of_them = [["t", "a"], ["mid", "made"], ["t", "b"]]
+
+    run = shop.launch(ops=restate(ago(2), ago(2)), assets=["/".join(key) for key in all_of_them]).succeeded()
+    events = [event.asset_key.to_user_string() for event in run.events(dg.DagsterEventType.ASSET_MATERIALIZATION)]
+    assert sorted(events) == ["mid/made", "t/a", "t/b", "t/c", "t/d"]
+    results = [event.event_specific_data for event in run.events(dg.DagsterEventType.ASSET_CHECK_EVALUATION)]
+    names = [f"{result.asset_key.to_user_string()}:{result.check_name}" for result in results]
+    assert sorted(names) == sorted(set(names))
+    assert events.index("mid/made") < events.index("t/b") < events.index("t/c")
+    assert events.index("t/d") < events.index("mid/made")
+    assert shop.query("SELECT a, b FROM t.c") == [(7, 7)]
+    assert "Left to later steps of this run: t.b, t.c." in run.log
+    assert not shop.launch().materializations.keys() - {"mid/made"}, "nothing is pending"
+
+    # The limit counts the models of all steps, before anything is computed.
+    [failure] = shop.launch(ops=restate(ago(3), ago(2))).failures
+    assert "would compute 6 intervals of 4 models" in failure
+
+    # A step whose models do not read the table has nothing to restate, and the next step does.
+    shop.query("UPDATE ctl.source SET n = 8")
+    by_table = {OP: {"restate": {"start": ago(1), "end": ago(1), "tables": ["mid.made"]}}}
+    run = shop.launch(ops=by_table).succeeded()
+    assert set(run.materializations) == {"mid/made", "t/b", "t/c"}
+    assert shop.query("SELECT max(n) FROM t.a") == [(7,)]
+    # A restatement of the first model restates everything downstream of it, also in later steps.
+    by_table = {OP: {"restate": {"start": ago(1), "end": ago(1), "tables": ["ctl.source"]}}}
+    run = shop.launch(ops=by_table).succeeded()
+    assert set(run.materializations) == {"mid/made", "t/a", "t/b", "t/c", "t/d"}
+    assert shop.query("SELECT a, b FROM t.c") == [(8, 8)]

@@ -83,6 +83,9 @@ class Restatement:
     leaves_out: bool = False  # Whether models that cannot be restated are left out. If not, the restatement is refused.
     # If any, which needs `leaves_out`: only the models that read one of these tables themselves, by fqn.
     tables: tuple[str, ...] = ()
+    # The models of the other steps of the run, if it is split. All steps plan one restatement; each computes its part.
+    earlier: tuple[str, ...] = ()
+    later: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

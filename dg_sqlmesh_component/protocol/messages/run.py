@@ -166,12 +166,14 @@ class RestatementPlanned(Event):
 
     # By model, the range that SQLMesh will compute again, and its number of intervals.
     ranges: dict[str, tuple[Interval, int]]
-    added: tuple[str, ...]  # models that were not requested, and are computed too
+    added: tuple[str, ...]  # models that were not requested, and are computed too in this step
     environments: dict[str, int]  # other environments that lose intervals of these models, with the number of models
     asked_for: str  # the range of the run config, as SQLMesh resolves it
     left_out: dict[str, str] = field(default_factory=dict)  # requested models that are not restated, with the reason
     # Models that are not restated: upstream of restated ones, with pending intervals in the range, which SQLMesh adds.
     only_pending: tuple[str, ...] = ()
+    # The models of `ranges` that later steps of the run compute. Their intervals are pending until then.
+    later: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

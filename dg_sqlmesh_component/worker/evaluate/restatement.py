@@ -7,6 +7,9 @@ Then the planned intervals are removed from the state, of all models before the 
 pending, for everybody, and an ordinary run computes them. What a failure, a kill, a cancel or a closed signal leaves is
 still pending, and the next run computes it.
 
+If other assets split the run into steps, each step plans the restatement of all steps, and computes its own part
+(`split_restatement`). A step also removes the intervals of models that later steps compute.
+
 SQLMesh alone removes the intervals of other versions only after all models are computed. If one failed, a restatement
 of the rest would leave the versions of the finished ones as they are. So they are removed before, too.
 """
@@ -41,8 +44,9 @@ from dg_sqlmesh_component.worker.evaluate.evaluation import (
     resolved_range,
 )
 from dg_sqlmesh_component.worker.evaluate.run import RunContext
+from dg_sqlmesh_component.worker.evaluate.split_restatement import Split, split
 from dg_sqlmesh_component.worker.explain import describe_error
-from dg_sqlmesh_component.worker.intervals.tables import is_incremental, single_intervals
+from dg_sqlmesh_component.worker.intervals.tables import is_incremental, single_intervals, upstream
 from dg_sqlmesh_component.worker.observe.run_tracker import RunTracker
 from dg_sqlmesh_component.worker.sqlmesh_internals import forget_intervals, forget_other_versions, replace_intervals
 
@@ -60,6 +64,7 @@ class RestatementContext(RunContext):
     """A context that computes a range of the requested models again, and of the models downstream of them."""
 
     restatement: Plan
+    parts: Split
 
     def __init__(self, request: msg.EvaluationRequest, tracker: RunTracker, **options: Any) -> None:
         super().__init__(request, tracker, selector=_ExactSelector, **options)
@@ -67,8 +72,8 @@ class RestatementContext(RunContext):
     def prepare(self) -> None:
         """Plan the restatement. From then on, the models that SQLMesh adds count as requested."""
         await_finalized_environment(self)
-        self.restatement = _planned(self)
-        models = dict.fromkeys([*self.request.models, *sorted(self.planned)])
+        self.restatement, self.parts = _planned(self)
+        models = dict.fromkeys([*self.request.models, *sorted(self.parts.here)])
         self.request = replace(self.request, models=tuple(models))
 
     @property
@@ -89,8 +94,9 @@ class RestatementContext(RunContext):
 
     def computed_again(self) -> Iterable[tuple[Snapshot, Sequence[Interval], bool]]:
         """The restated models with the planned intervals that their table has, and whether it is a dev table."""
-        plan, planned = self.restatement, self.planned
-        copies = [plan.context_diff.snapshots[of].copy() for of in plan.restatements if of.name in planned]
+        plan, planned, parts = self.restatement, self.planned, self.parts
+        forgotten = planned.keys() & {*parts.here, *parts.later}  # what earlier steps have computed stays
+        copies = [plan.context_diff.snapshots[of].copy() for of in plan.restatements if of.name in forgotten]
         self.state_reader.refresh_snapshot_intervals(copies)
         for node in copies:
             is_dev = not plan.deployability_index.is_deployable(node)
@@ -142,15 +148,16 @@ class RestatementContext(RunContext):
         return False
 
 
-def _planned(context: EvaluationContext) -> Plan:
-    """Plan the restatement and report it.
+def _planned(context: EvaluationContext) -> tuple[Plan, Split]:
+    """Plan the restatement of all steps of the run, and report the part that is still to be computed.
 
     Raises a ConfigurationError if a requested model cannot be restated, or the range is empty. If models are left out,
     it is raised if none of the requested models can be restated.
     """
     request, restate = context.request, context.request.restate
     assert restate is not None, "the request restates"
-    requested = [fqn for fqn in request.models if fqn not in request.external_models]
+    own = [fqn for fqn in request.models if fqn not in request.external_models]
+    requested = [*restate.earlier, *own, *restate.later]
     left_out: dict[str, str] = {}
     if restate.leaves_out:
         promoted = {info.name for info in context.stored_environment().snapshots}
@@ -198,19 +205,23 @@ def _planned(context: EvaluationContext) -> Plan:
     # SQLMesh would still compute whole tables downstream, and a run that restates none of its models would be green.
     if left_out and (shared or not (restate.leaves_out and possible.intersection(requested))):
         raise _unrestatable(left_out, snapshots, context)
-    left_out = {fqn: why for fqn, why in left_out.items() if fqn not in possible}
+    left_out = {fqn: why for fqn, why in left_out.items() if fqn not in {*possible, *restate.earlier, *restate.later}}
     context.request = replace(request, models=tuple(fqn for fqn in request.models if fqn not in left_out))
+    steps = {*restate.earlier}, {*request.models}, {*restate.later}
+    parts = split(ranges, restated, upstream(plan.context_diff.snapshots_by_name), steps)
+    ranges = {fqn: found for fqn, found in ranges.items() if fqn in parts.here | parts.later}
     planned = msg.RestatementPlanned(
         ranges=ranges,
-        added=tuple(sorted(ranges.keys() - set(request.models))),
+        added=tuple(sorted(parts.here - set(request.models))),
         environments=_environments(plan, context) if request.environment == c.PROD else {},
         asked_for=resolved_range(request),
         left_out=left_out,
-        only_pending=tuple(sorted(ranges.keys() - restated)),
+        only_pending=tuple(sorted(parts.here - restated)),
+        later=tuple(sorted(parts.later)),
     )
     context.tracker.pipe.send(planned)
     context.tracker.pipe.receive(msg.GoAhead)
-    return plan
+    return plan, parts
 
 
 def _readers(tables: Iterable[str], context: EvaluationContext) -> set[str]:

@@ -34,7 +34,7 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.StateHeld("3f1c"),
     msg.StateLocked(),
     msg.DataComparedWithRecords((msg.ComputedData("a", PROMOTED, ((D1, D2[1]),)),)),
-    msg.RestatementPlanned({"a": (D1, 1)}, ("a",), {"dev": 2}, "from a to b", only_pending=("b",)),
+    msg.RestatementPlanned({"a": (D1, 1)}, ("a",), {"dev": 2}, "from a to b", only_pending=("b",), later=("c",)),
     msg.EnvironmentOpened("prod", {"a": PROMOTED, "add_up": ADD_UP}, ("b",), "cd /shop && sqlmesh plan"),
     msg.EvaluationPlanned({"a": (D1, D2), "b": ()}, {"a": msg.NodeIdle("a", held_back_by=msg.HeldBackBy(("c",)))}),
     msg.AuditEvaluated("a", "not_null", 1, "2f1c2d5e", True, None, None, D1),
