@@ -11,7 +11,7 @@ PYTEST := -m pytest -n 3 --durations=15 --durations-min=5
 BY_FILE := --dist loadfile --no-loadscope-reorder
 # What a contributor runs before each commit: the pure parts, YAML, the scaffolder, and every row of the outcome table in
 # runs through the real worker. What we need from upstream changes with its versions, so the rest has those tests.
-FAST_TESTS := tests/unit $(wildcard tests/test_*.py) \
+FAST_TESTS := tests/unit tests/model $(wildcard tests/test_*.py) \
 	tests/engine/test_outcome_rows.py tests/e2e/test_scaffold.py
 # Tests, demo and benchmarks start hundreds of processes: where bytecode is not kept, each of them compiles first.
 export PYTHONDONTWRITEBYTECODE :=
@@ -54,6 +54,7 @@ soak: $(VENV)/.test  ## random stories with kills, overlaps and failures by the 
 	$(BIN)/python tests/soak/random_losses.py
 	$(BIN)/python tests/soak/change_matrix.py
 	$(BIN)/python tests/soak/random_sequences.py
+	$(BIN)/python tests/soak/random_histories.py
 
 nightly: $(VENV)/.test services browser  ## what CI leaves out, in at most three hours: a line for each part
 	$(BIN)/python scripts/nightly.py

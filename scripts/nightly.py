@@ -31,6 +31,7 @@ PARTS = {
     "Spark and ClickHouse": "make test-engines",
     "killed processes": f"{SOAK}/killed_processes.py --stories 9 --seed {SEED}",
     "random sources": f"{SOAK}/random_sources.py --stories 12 --seed {SEED}",
+    "random histories": f"{SOAK}/random_histories.py --stories 15 --seed {SEED}",
     "random predictions": f"{SOAK}/random_predictions.py --stories 20 --seed {SEED}",
     "unit tests on new random input": "make fuzz",
 }

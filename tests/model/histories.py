@@ -1,0 +1,119 @@
+"""All histories of a small world, breadth first. Worlds that are equal are visited once.
+
+PYTHONPATH=tests .venv/bin/python -m model.histories 5
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, combinations
+from time import monotonic
+
+from model.world import HOURS, Action, Load, Model, Project, Run, Story, World, planned
+
+A = Model("a", "incremental", is_audited=True)
+PROJECTS: dict[str, Project] = {
+    "incremental": (A, Model("b", "incremental", ("a",))),
+    "daily": (A, Model("b", "incremental", ("a",), is_daily=True)),
+    "whole": (A, Model("b", "whole", ("a",))),
+    "daily whole": (A, Model("b", "whole", ("a",), is_daily=True)),
+    "whole, through a view": (A, Model("v", "view", ("a",)), Model("b", "whole", ("v",))),
+    "whole over incremental": (A, Model("b", "incremental", ("a",)), Model("c", "whole", ("b",))),
+    "whole over daily": (A, Model("b", "incremental", ("a",), is_daily=True), Model("c", "whole", ("b",))),
+    "whole over whole": (A, Model("b", "whole", ("a",)), Model("c", "whole", ("b",))),
+    "incremental over whole": (Model("a", "whole", is_audited=True), Model("b", "incremental", ("a",))),
+    "whole over a whole table, through a view": (
+        Model("a", "whole", is_audited=True), Model("v", "view", ("a",)), Model("b", "whole", ("v",)),
+    ),
+    "whole over two tables": (A, Model("b", "incremental"), Model("c", "whole", ("a", "b"))),
+    "whole over a table and the source": (A, Model("b", "whole", ("a", "source"))),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Found:
+    """A history that ends in a fault."""
+
+    fault: str
+    history: tuple[Action, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{number}. {action}" for number, action in enumerate(self.history, 1)]
+        return "\n".join([*lines, f"=> {self.fault}"])
+
+
+@dataclass(frozen=True)
+class Searched:
+    """How many worlds were visited, and one of the shortest histories of each fault."""
+
+    worlds: int
+    found: list[Found]
+
+
+def actions_of(project: Project, world: World) -> Iterator[Action]:
+    """Yield what may happen next. An hour is loaded twice at most, and only the second hour with bad rows."""
+    for hour in HOURS:
+        if world.loads[hour] < 2:
+            yield Load(hour)
+    if world.loads[1] < 2:
+        yield Load(1, is_bad=True)
+    names = [model.name for model in project]
+    for selected in chain.from_iterable(combinations(names, size) for size in range(1, len(names) + 1)):
+        for start in HOURS:
+            yield Run(selected, start)
+    for batches in range(4):
+        yield Run(tuple(names), killed_after=batches)
+    for name in names:
+        yield Run((name,), 1, restates=True)
+
+
+def searched(project: Project, length: int) -> Searched:
+    """Return what all histories of so many actions lead to. A history with a fault is not continued."""
+    first = planned(project)
+    histories: dict[World, tuple[Action, ...]] = {first: ()}
+    edge, found = [first], dict[str, Found]()
+    for _ in range(length):
+        following = []
+        for world in edge:
+            for action in actions_of(project, world):
+                story = Story(project, world)
+                after, history = story.after(action), (*histories[world], action)
+                faults = list(story.faults())
+                for fault in faults:
+                    found.setdefault(fault, Found(fault, history))
+                if not faults and after not in histories:
+                    histories[after] = history
+                    following.append(after)
+        edge = following
+    for world, history in histories.items():
+        if still := not_healed(project, world):
+            found.setdefault(still, Found(still, history))
+    return Searched(len(histories), list(found.values()))
+
+
+def not_healed(project: Project, world: World) -> str | None:
+    """Return what is still wrong after everything was loaded without errors, and two runs of all models."""
+    loads = [Load(hour) for hour in HOURS if not world.loads[hour] or hour in world.bad]
+    actions: list[Action] = [*loads, *[Run(tuple(model.name for model in project))] * 2]
+    for action in actions:
+        world = Story(project, world).after(action)
+    story = Story(project, world)
+    for model in project:
+        if story.tables[model.name].computed != frozenset(HOURS):
+            return f"{model.name} still waits after everything was loaded, and two runs"
+        if any(row is None or row.is_refused for row in story.shown(model.name)):
+            return f"{model.name} still shows refused rows, or lacks rows, after two runs"
+    return None
+
+
+def main(length: int) -> None:
+    for name, project in PROJECTS.items():
+        began = monotonic()
+        result = searched(project, length)
+        print(f"{name}: {result.worlds:,} worlds, {monotonic() - began:.1f} s", *result.found, sep="\n", flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
