@@ -66,6 +66,7 @@ class Model:
         reads: The models that it reads, or the source.
         is_daily: Whether its interval is the whole day.
         is_audited: Whether it has a blocking audit, which the rows of a bad load fail.
+        start: Its first hour.
     """
 
     name: str
@@ -73,10 +74,11 @@ class Model:
     reads: tuple[str, ...] = (SOURCE,)
     is_daily: bool = False
     is_audited: bool = False
+    start: int = 0
 
     @property
     def intervals(self) -> list[Interval]:
-        return [(0, len(HOURS))] if self.is_daily else [(hour, hour + 1) for hour in HOURS]
+        return [(0, len(HOURS))] if self.is_daily else [(hour, hour + 1) for hour in HOURS[self.start :]]
 
 
 @dataclass(frozen=True)
@@ -154,10 +156,10 @@ class Story:
             loads = tuple(count + (hour == action.hour) for hour, count in enumerate(self.world.loads))
             bad = self.world.bad | {action.hour} if action.is_bad else self.world.bad - {action.hour}
             return replace(self.world, loads=loads, bad=bad)
-        self._run(self._restated(action) if action.restates else self._missing(action.models, action.start), action)
+        self._run(self._restated(action) if action.restates else self.missing(action.models, action.start), action)
         return replace(self.world, tables=tuple(self.tables.values()))
 
-    def _missing(self, models: Iterable[str], start: int) -> dict[str, list[Interval]]:
+    def missing(self, models: Iterable[str], start: int = 0) -> dict[str, list[Interval]]:
         """The intervals that a run requests."""
         return {
             name: [
@@ -173,7 +175,7 @@ class Story:
 
         recompute.md: it computes the models downstream too, and what models upstream lack of the range.
         """
-        restated = [name for name in self.project if name in run.models or self._reads_any(name, run.models)]
+        restated = [name for name in self.project if name in run.models or self.reads_any(name, run.models)]
         for name in restated:
             table = self.tables[name]
             lost = table.computed.intersection(
@@ -181,30 +183,25 @@ class Story:
             )
             self.tables[name] = replace(table, computed=table.computed - lost, marked=table.marked | lost)
         names = [
-            name for name in self.project if any(self._reads_any(of, [name]) for of in restated) or name in restated
+            name for name in self.project if any(self.reads_any(of, [name]) for of in restated) or name in restated
         ]
         return {
             name: [
                 interval
                 for interval in missing
-                if self.project[name].kind == "whole" or self._day_of(name, run).issuperset(_hours([interval]))
+                if self.project[name].kind == "whole" or self._day_of(name, run).issuperset(hours_of([interval]))
             ]
-            for name, missing in self._missing(names, 0).items()
+            for name, missing in self.missing(names).items()
         }
 
     def _day_of(self, name: str, run: Run) -> set[int]:
         """The hours of the model's interval that has the restated hour."""
-        return {*_hours(of for of in self.project[name].intervals if of[0] <= run.start < of[1])}
+        return {*hours_of(of for of in self.project[name].intervals if of[0] <= run.start < of[1])}
 
     def _run(self, requested: Mapping[str, Sequence[Interval]], run: Run) -> None:
-        nodes = {name: self._node(model, requested.get(name)) for name, model in self.project.items()}
-        decided = may_compute(nodes, self._awaited())
         batches, failed = 0, set[str]()
-        for name, intervals in requested.items():
-            left = decided[name][0] if name in decided else list(intervals)
-            if not left or not brings_new(nodes[name], left):
-                continue
-            if self._reads_any(name, failed):
+        for name, left in self.possible(requested).items():
+            if self.reads_any(name, failed):
                 continue  # SQLMesh does not start it
             self._mark(name, left)
             for batch in [[of] for of in left] if self.project[name].kind == "incremental" else [left]:
@@ -215,19 +212,31 @@ class Story:
                 if is_killed:
                     return
 
-    def _reads_any(self, name: str, others: Iterable[str]) -> bool:
+    def possible(self, requested: Mapping[str, Sequence[Interval]]) -> dict[str, list[Interval]]:
+        """Return what is computed of the requested intervals, as the worker decides."""
+        nodes = {name: self._node(model, requested.get(name)) for name, model in self.project.items()}
+        decided = may_compute(nodes, self._awaited())
+        left = {name: decided[name][0] if name in decided else list(of) for name, of in requested.items()}
+        return {name: of for name, of in left.items() if of and brings_new(nodes[name], of)}
+
+    def compute(self, intervals: Mapping[str, Sequence[Interval]]) -> None:
+        """Compute these intervals of models, upstream models first."""
+        for name, of_model in intervals.items():
+            self._compute(name, of_model, is_killed=False)
+
+    def reads_any(self, name: str, others: Iterable[str]) -> bool:
         reads = [of for of in self.project[name].reads if of in self.project]
-        return any(of in others or self._reads_any(of, others) for of in reads)
+        return any(of in others or self.reads_any(of, others) for of in reads)
 
     def _mark(self, name: str, intervals: Iterable[Interval]) -> None:
         """Mark what is begun, as a run does before the first batch of a model. A view has no rows."""
         if self.project[name].kind != "view":
             table = self.tables[name]
-            self.tables[name] = replace(table, marked=table.marked | {*_hours(intervals)})
+            self.tables[name] = replace(table, marked=table.marked | {*hours_of(intervals)})
 
     def _compute(self, name: str, intervals: Sequence[Interval], *, is_killed: bool) -> bool:
         """Compute a batch. Return whether it was accepted."""
-        model, table, hours = self.project[name], self.tables[name], set(_hours(intervals))
+        model, table, hours = self.project[name], self.tables[name], set(hours_of(intervals))
         shown = self._read(model)
         audited = HOURS if model.kind == "whole" else sorted(hours)
         accepted = not is_killed and not (model.is_audited and any(self._is_bad(hour, shown[hour]) for hour in audited))
@@ -244,6 +253,14 @@ class Story:
 
     def _is_bad(self, hour: int, row: Row | None) -> bool:
         return row is not None and hour in self.world.bad and row.load == self.world.loads[hour]
+
+    def due(self, name: str) -> set[int]:
+        """The hours that a query sees in a model or in the source, when everything is loaded and computed."""
+        if name == SOURCE:
+            return {*HOURS}
+        model = self.project[name]
+        read = set(HOURS).intersection(*map(self.due, model.reads))
+        return read.intersection(hours_of(model.intervals)) if model.kind == "incremental" else read
 
     def shown(self, name: str) -> Rows:
         """Return what a query sees in a model or in the source."""
@@ -268,7 +285,7 @@ class Story:
     def _node(self, model: Model, requested: Sequence[Interval] | None) -> Node:
         """The picture of a model, as the worker makes it from SQLMesh's snapshot."""
         table = self.tables[model.name]
-        lacks = merged(self._missing([model.name], 0)[model.name])
+        lacks = merged(self.missing([model.name])[model.name])
         return Node(
             model.name,
             [of for of in model.reads if of in self.project],
@@ -277,8 +294,8 @@ class Story:
             awaits={SOURCE} & set(model.reads),
             requested=requested,
             lacks=lacks,
-            computed=_intervals(table.computed),
-            forgotten=_intervals(table.marked - table.computed),
+            computed=intervals_of(table.computed),
+            forgotten=intervals_of(table.marked - table.computed),
             shows_others=model.kind == "view",
             is_by_interval=model.kind == "incremental",
             starts_with_all=model.kind == "whole",
@@ -298,20 +315,20 @@ class Story:
             used = HOURS if model.kind == "whole" else sorted(hours)
             if any(row is not None and row.is_refused for row in (rows[hour] for hour in used)):
                 yield f"{name} was computed from rows that were refused"
-            if any(rows[hour] is None for hour in hours):
+            if any(rows[hour] is None for hour in hours & self.due(name)):
                 yield f"{name} was computed before what it reads"
-            if model.kind == "whole" and any(map(_has_gap, map(self.shown, model.reads))):
+            if model.kind == "whole" and any(map(self._has_gap, model.reads)):
                 yield f"{name} was computed past a gap"
 
+    def _has_gap(self, name: str) -> bool:
+        """Whether an hour that is due has no rows, and a later one has."""
+        shown = {hour for hour, row in zip(HOURS, self.shown(name), strict=True) if row}
+        return any(hour < max(shown, default=0) for hour in self.due(name) - shown)
 
-def _has_gap(rows: Rows) -> bool:
-    """Whether an hour has no rows, and a later one has."""
-    return None in rows[: max((hour for hour in HOURS if rows[hour]), default=0)]
 
-
-def _hours(intervals: Iterable[Interval]) -> list[int]:
+def hours_of(intervals: Iterable[Interval]) -> list[int]:
     return [hour for first, last in intervals for hour in range(first, last)]
 
 
-def _intervals(hours: Iterable[int]) -> tuple[Interval, ...]:
+def intervals_of(hours: Iterable[int]) -> tuple[Interval, ...]:
     return merged((hour, hour + 1) for hour in hours)

@@ -1,0 +1,315 @@
+"""Plans in the small world of `model.world`: another `start`, another kind, another query of one model.
+
+    PYTHONPATH=tests .venv/bin/python -m model.plans 4
+
+Two deciders are the real ones: which rows prod loses (`lost_rows`), and which models lack rows that a table gains
+(`lacking_rows`). The rows themselves say what they should have found. Nothing is killed, and no audit fails.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from time import monotonic
+from typing import Any
+
+from model.histories import Found, Searched
+from model.world import (
+    HOURS,
+    SOURCE,
+    Kind,
+    Load,
+    Model,
+    Project,
+    Run,
+    Story,
+    Table,
+    World,
+    hours_of,
+    intervals_of,
+    planned,
+)
+
+from dg_sqlmesh_component.plan.lost_rows import all_lost
+from dg_sqlmesh_component.protocol.intervals import subtract
+from dg_sqlmesh_component.protocol.messages import Interval, PlannedRows
+from dg_sqlmesh_component.worker.intervals.gained import LackingRows, ReadTable, lacking_rows
+from dg_sqlmesh_component.worker.plan.lost_rows import NO_LOSSES, ChangedModel, Losses, ShownVersion, Shows, lost_rows
+
+A = Model("a", "incremental", start=1)
+PROJECTS: dict[str, Project] = {
+    "incremental": (A, Model("b", "incremental", ("a",))),
+    "daily": (A, Model("b", "incremental", ("a",), is_daily=True)),
+    "incremental, through a view": (A, Model("v", "view", ("a",)), Model("b", "incremental", ("v",))),
+    "whole": (A, Model("b", "whole", ("a",))),
+    "incremental over incremental": (A, Model("b", "incremental", ("a",)), Model("c", "incremental", ("b",))),
+    "incremental over whole": (A, Model("b", "whole", ("a",)), Model("c", "incremental", ("b",))),
+    "incremental over a whole table": (Model("a", "whole", start=1), Model("b", "incremental", ("a",))),
+    "whole over a view": (Model("a", "view", start=1), Model("b", "whole", ("a",))),
+    "incremental over two tables": (A, Model("b", "incremental"), Model("c", "incremental", ("a", "b"))),
+}
+SHOWS: dict[Kind, Shows] = {"incremental": "ranges", "whole": "whole", "view": "sources"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan that changes one model, and accepts all losses that one may accept.
+
+    Attributes:
+        kind: Its new kind, or None.
+        start: Its new start, or None.
+        is_built: Whether its query changes too, so that it and all models downstream are built again.
+    """
+
+    model: str
+    kind: Kind | None = None
+    start: int | None = None
+    is_built: bool = False
+
+    def __str__(self) -> str:
+        changed = [
+            f"kind {self.kind}" if self.kind else "",
+            "" if self.start is None else f"start at hour {self.start}",
+        ]
+        query = ["another query"] if self.is_built and not self.kind else []
+        return f"plan: {self.model} gets {' and '.join([*filter(None, changed), *query])}"
+
+    def of(self, project: Project) -> Project:
+        """Return the project with the change."""
+        return tuple(
+            replace(model, kind=self.kind or model.kind, start=model.start if self.start is None else self.start)
+            if model.name == self.model
+            else model
+            for model in project
+        )
+
+
+@dataclass(frozen=True)
+class State:
+    """What has been planned, its tables, and which rows the reports of plans have named as lacking."""
+
+    project: Project
+    world: World
+    named: frozenset[tuple[str, int]] = frozenset()
+
+
+class Apply:
+    """What a plan does in a state."""
+
+    def __init__(self, state: State, plan: Plan) -> None:
+        self.state, self.plan = state, plan
+        self.before = Story(state.project, state.world)
+        project = plan.of(state.project)
+        downstream = [model.name for model in project if self.before.reads_any(model.name, [plan.model])]
+        self.modified = {plan.model, *downstream}
+        self.built = self.modified if plan.kind or plan.is_built else set[str]()
+        tables = [Table() if name in self.built else table for name, table in self.before.tables.items()]
+        self.after = Story(project, replace(state.world, tables=tuple(tables)))
+        self.planned = self._planned()
+        self.lacking = self._lacking()
+        self._forget()
+        requested = {name: of for name, of in self._planned().items() if of}
+        self.computed = self.after.possible(requested)
+        self.waiting = {name: subtract(of, self.computed.get(name, ())) for name, of in requested.items()}
+        self.losses = lost_rows({name: self._changed(name) for name in self.modified})
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether prod would lose rows that are not loaded now."""
+        return any(found.own.not_loaded or found.read.not_loaded for found in self.losses.values())
+
+    def state_after(self) -> State:
+        self.after.compute(self.computed)
+        world = replace(self.state.world, tables=tuple(self.after.tables.values()))
+        named = {*self.state.named, *((name, hour) for name in self.modified for hour in self.named(name))}
+        return State(tuple(self.after.project.values()), world, frozenset(named))
+
+    def named(self, name: str) -> set[int]:
+        """The hours whose rows the report names as lost, or as lacking for good."""
+        return {*_within(self.lost(name)), *_within(self.lacking.left.get(name, ()))}
+
+    def lost(self, name: str) -> Sequence[Interval]:
+        found: Losses = self.losses.get(name, NO_LOSSES)
+        return all_lost(PlannedRows(loses=found.own, reads_lost=found.read)).intervals
+
+    def faults(self) -> Iterator[str]:
+        """Yield what the report says wrong of the rows, after `state_after`. plan-reference.md: it names each loss."""
+        for name in self.before.project:
+            had, has = _shown(self.before, name), _shown(self.after, name)
+            if had - has - self.named(name):
+                yield f"{name} loses rows, and the plan does not name them"
+            if had & has & {*_within(self.lost(name))}:
+                yield f"{name} keeps rows, and the plan names them as lost"
+
+    def _planned(self) -> dict[str, list[Interval]]:
+        """What the plan computes: each model as far as prod has it."""
+        missing = self.after.missing(self.after.project)
+        ends = {name: max(table.computed, default=-1) for name, table in self.before.tables.items()}
+        return {name: [of for of in missing[name] if of[1] - 1 <= ends[name]] for name in missing}
+
+    def _lacking(self) -> LackingRows:
+        """As `gained_rows.py` asks it."""
+        coming, coming_before = (story.missing(story.project) for story in (self.after, self.before))
+        names = [name for name in self.modified if self.after.project[name].kind != "view"]
+
+        def picture(name: str) -> ReadTable:
+            kind, old = self.after.project[name].kind, self.before
+            shown = intervals_of(old.tables[name].computed)
+            if old.project[name].kind != "incremental":
+                shown = ((0, shown[-1][1]),) if shown else ()
+            return ReadTable(
+                reads={*_tables_read(self.after, name)},
+                shown=shown,
+                coming=coming_before[name],
+                computed=intervals_of(self.after.tables[name].computed),
+                planned=[*self.planned[name], *coming[name]],
+                keeps_rows=name not in self.built,
+                again="in_parts" if kind == "incremental" else "as_a_whole",
+                whole=lambda interval: (0, len(HOURS)) if self.after.project[name].is_daily else interval,
+                depends_on_past=lambda: False,
+            )
+
+        return lacking_rows({name: picture(name) for name in names})
+
+    def _forget(self) -> None:
+        """Forget what lacks rows, so that the plan computes it."""
+        for name, intervals in self.lacking.again.items():
+            table, hours = self.after.tables[name], {*hours_of(intervals)}
+            self.after.tables[name] = replace(table, computed=table.computed - hours, marked=table.marked | hours)
+
+    def _changed(self, name: str) -> ChangedModel:
+        """As `shown_rows.py` pictures it."""
+        reads = {of for of in self.after.project[name].reads if of in self.modified}
+        will_be = {*self.after.tables[name].computed, *hours_of(self.computed.get(name, ()))}
+        left = [of for of in self.after.missing([name])[name] if of not in self.computed.get(name, ())]
+        return ChangedModel(
+            reads=reads,
+            before=ShownVersion(SHOWS[self.before.project[name].kind], intervals_of(self.before.tables[name].computed)),
+            after=ShownVersion(SHOWS[self.after.project[name].kind], intervals_of(will_be)),
+            keeps_rows=name not in self.built,
+            is_redefined=name == self.plan.model,
+            is_computed=bool(self.computed.get(name)),
+            waiting=self.waiting.get(name, ()),
+            pending=lambda: left,
+        )
+
+
+def _shown(story: Story, name: str) -> set[int]:
+    return {hour for hour, row in zip(HOURS, story.shown(name), strict=True) if row}
+
+
+def _within(intervals: Iterable[Interval]) -> list[int]:
+    return [hour for hour in HOURS if any(first <= hour < last for first, last in intervals)]
+
+
+def _tables_read(story: Story, name: str) -> Iterator[str]:
+    for of in story.project[name].reads:
+        if of != SOURCE:
+            yield from _tables_read(story, of) if story.project[of].kind == "view" else [of]
+
+
+Action = Load | Run | Plan
+
+
+def actions_of(state: State) -> Iterator[Action]:
+    """Yield what may happen next. There is a plan only if each model has computed something."""
+    for hour in HOURS:
+        if not state.world.loads[hour]:
+            yield Load(hour)
+    names = tuple(model.name for model in state.project)
+    yield Run(names)
+    for name in names:
+        yield Run((name,))
+        yield Run((name,), 1, restates=True)
+    if not all(table.computed for table in state.world.tables):
+        return
+    for model in state.project:
+        for kind in SHOWS:
+            if kind != model.kind and not model.is_daily:
+                yield Plan(model.name, kind=kind)
+        if model.kind == "incremental" and not model.is_daily:
+            yield Plan(model.name, start=1 - model.start)
+            yield Plan(model.name, start=1 - model.start, is_built=True)
+
+
+def _waits_for_tick(story: Story, name: str) -> bool:
+    """Whether a whole table gets rows that a plan has brought at its next tick, as plan-reference.md says."""
+    computed = story.tables[name].computed
+    lacking = story.due(name) - _shown(story, name)
+    return story.project[name].kind == "whole" and any(hour < max(computed, default=-1) for hour in lacking)
+
+
+def after(state: State, action: Action) -> tuple[State, list[str]]:
+    """Return the next state, and what was wrong on the way."""
+    if not isinstance(action, Plan):
+        story = Story(state.project, state.world)
+        waits = any(map(_waits_for_tick, [story] * len(state.project), story.project))
+        return replace(state, world=story.after(action)), [] if waits else list(story.faults())
+    applied = Apply(state, action)
+    if applied.is_refused:
+        return state, []
+    following = applied.state_after()
+    return following, list(applied.faults())
+
+
+def first_states(project: Project) -> Iterator[State]:
+    """Yield the states after a first run of everything: the last hour is loaded, or not."""
+    world, names = planned(project), tuple(model.name for model in project)
+    first: list[Load | Run] = [*map(Load, HOURS[:2]), Run(names)]
+    rest: list[Load | Run] = [Load(2), Run(names)]
+    for actions in (first, rest):
+        for action in actions:
+            world = Story(project, world).after(action)
+        yield State(project, world)
+
+
+def not_healed(state: State) -> Iterator[str]:
+    """Yield what a model lacks after everything was loaded, two runs, and the next tick of whole tables."""
+    project, world = state.project, state.world
+    names = tuple(model.name for model in project)
+    actions: list[Load | Run] = [Load(hour) for hour in HOURS if not world.loads[hour]]
+    for action in [*actions, Run(names), Run(names)]:
+        world = Story(project, world).after(action)
+    story = Story(project, world)
+    for name in names:
+        if story.project[name].kind == "whole":
+            story.compute({name: [(2, 3)]})
+    for name in names:
+        named = {hour for of, hour in state.named if of == name}
+        if story.missing([name])[name]:
+            yield f"{name} still waits after everything was loaded, and two runs"
+        elif story.due(name) - _shown(story, name) - named:
+            yield f"{name} lacks rows of its source for good, and no plan has named them"
+
+
+def searched(project: Project, length: int) -> Searched:
+    """Return what all histories of so many actions after a first run lead to."""
+    histories: dict[State, tuple[Any, ...]] = dict.fromkeys(first_states(project), ())
+    edge, found = list(histories), dict[str, Found]()
+    for _ in range(length):
+        following = []
+        for state in edge:
+            for action in actions_of(state):
+                next_state, faults = after(state, action)
+                history = (*histories[state], action)
+                if not faults:
+                    faults = [] if next_state in histories else list(not_healed(next_state))
+                for fault in faults:
+                    found.setdefault(fault, Found(fault, history))
+                if not faults and next_state not in histories:
+                    histories[next_state] = history
+                    following.append(next_state)
+        edge = following
+    return Searched(len(histories), list(found.values()))
+
+
+def main(length: int) -> None:
+    for name, project in PROJECTS.items():
+        began = monotonic()
+        result = searched(project, length)
+        print(f"{name}: {result.worlds:,} states, {monotonic() - began:.1f} s", *result.found, sep="\n", flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

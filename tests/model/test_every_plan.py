@@ -1,0 +1,62 @@
+"""Every history of plans, runs and loads after a first run, with the real deciders of a plan's rows.
+
+`model.plans` says which worlds and actions there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+from model import plans
+from model.plans import PROJECTS, searched
+
+from dg_sqlmesh_component.protocol.messages import FOREVER, LostRows
+from dg_sqlmesh_component.worker.intervals.gained import LackingRows
+from dg_sqlmesh_component.worker.plan.lost_rows import Losses
+
+LEFT_TO_ITS_TICK = """\
+1. plan: c gets kind whole
+2. plan: a gets start at hour 0
+3. plan: c gets kind incremental
+=> c lacks rows of its source for good, and no plan has named them"""
+"""A known fault. `b` is FULL over `a`, and gets the rows of the second plan at its next tick. The third plan computes
+the new version of `c` before that tick, from the old rows of `b`."""
+KNOWN = {"incremental over whole": [LEFT_TO_ITS_TICK]}
+
+
+def faults(names: Iterable[str], length: int) -> dict[str, list[str]]:
+    found = {name: [str(fault) for fault in searched(PROJECTS[name], length).found] for name in names}
+    return {name: of for name, of in found.items() if of}
+
+
+@pytest.mark.parametrize("name", PROJECTS)
+def test_no_history_of_two_actions_takes_rows_that_no_plan_names(name: str) -> None:
+    assert faults([name], 2) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROJECTS)
+def test_no_history_of_three_actions_takes_rows_that_no_plan_names_but_the_known_one(name: str) -> None:
+    assert faults([name], 3).get(name, []) == KNOWN.get(name, [])
+
+
+def test_the_search_finds_readers_of_a_source_that_gains_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "lacking_rows", lambda _: LackingRows())
+    found = faults(["incremental", "daily", "incremental, through a view"], 1)
+    expected = "1. plan: a gets start at hour 0\n=> b lacks rows of its source for good, and no plan has named them"
+    assert found == {name: [expected] for name in found}
+    assert len(found) == 3
+
+
+def test_the_search_finds_another_kind_that_shows_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "lost_rows", lambda _: {})
+    found = "\n".join(faults(["whole over a view"], 1)["whole over a view"])
+    assert "1. plan: a gets kind incremental\n=> a loses rows, and the plan does not name them" in found
+    assert "1. plan: a gets kind incremental\n=> b loses rows, and the plan does not name them" in found
+
+
+def test_the_search_finds_rows_that_are_named_and_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    all_rows = Losses(LostRows(((0, FOREVER),)), LostRows(), ())
+    monkeypatch.setattr(plans, "lost_rows", lambda changes: dict.fromkeys(changes, all_rows))
+    assert "keeps rows, and the plan names them as lost" in str(faults(["incremental"], 1))
