@@ -84,8 +84,10 @@ class Coverages:
 
     def _read_early(self, fqn: str) -> ReadEarly:
         """What a model was computed for too early. Models that read it, also through views, lack the same rows."""
-        found = self._early
-        for name in parents_first([fqn], lambda of: () if of in found else self._parents[of]):
+        found, names = self._early, [fqn]
+        if not found.keys() >= {*self._parents[fqn]}:
+            names = parents_first([fqn], lambda of: () if of in found else self._parents[of])
+        for name in names:
             if name in found:
                 continue
             snapshot, early = self._snapshots[name], ReadEarly()

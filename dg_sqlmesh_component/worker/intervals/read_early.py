@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from dg_sqlmesh_component.protocol.intervals import ComputedRange, common, merged, subtract
 from dg_sqlmesh_component.protocol.messages import Interval
@@ -70,17 +71,20 @@ def read_early(reader: Reader, sources: Iterable[Source]) -> ReadEarly:
     does not count. Neither does one that was not due when the model was computed: as in SQLMesh, an hourly model does
     not wait for the day of a daily one. A range that the janitor has merged tells nothing.
     """
-    again = [row.interval for row in reader.rows if row.at > reader.known_at and not row.is_merged]
-    found, may_hide = list(subtract(reader.known, again)), False
+    found, may_hide = list(reader.known), False
+    if found:
+        again = [row.interval for row in reader.rows if row.at > reader.known_at and not row.is_merged]
+        found = list(subtract(found, again))
     later_rows = _LaterRows(reader.rows)
     for source in sources:
         for row in source.rows:
             if row.at <= reader.compared_at or later_rows.cover(row):  # in most runs, all of them
                 continue
-            later = [of.interval for of in reader.rows if of.at >= row.at and not of.is_merged]
+            read = [of for of in reader.rows if _overlaps(of, row.interval)]
+            later = [of.interval for of in read if of.at >= row.at and not of.is_merged]
             newer = subtract(common([row.interval], reader.computed), later)
             gained = () if row.is_merged else common(_gained(source, row), newer)
-            found += [of for of in source.single(gained) if _should_have_had(source, of, reader, row.at)]
+            found += [of for of in source.single(gained) if _should_have_had(source, of, read, row.at)]
             may_hide |= bool(subtract(newer, gained))
     return ReadEarly(common(merged(found), reader.computed), may_hide)
 
@@ -89,14 +93,25 @@ class _LaterRows:
     """Finds quickly whether a model was computed for a whole range after its source."""
 
     def __init__(self, rows: Sequence[ComputedRange]) -> None:
-        self._rows = sorted((row for row in rows if not row.is_merged), key=lambda row: row.interval)
-        self._starts = [row.interval[0] for row in self._rows]
+        self._rows = rows
 
     def cover(self, row: ComputedRange) -> bool:
-        """Whether one of the two nearest rows covers it. If not, another one may."""
-        position = bisect_right(self._starts, row.interval[0])
-        nearest = self._rows[max(position - 2, 0) : position]
-        return any(of.at >= row.at and of.interval[1] >= row.interval[1] for of in nearest)
+        """Whether one of the last rows of the model covers it, or one of the nearest. If not, another one may."""
+        if any(_covers(of, row) for of in self._rows[-2:]):  # as after most runs
+            return True
+        rows, starts = self._in_order
+        position = bisect_right(starts, row.interval[0])
+        return any(_covers(of, row) for of in rows[max(position - 2, 0) : position])
+
+    @cached_property
+    def _in_order(self) -> tuple[Sequence[ComputedRange], Sequence[int]]:
+        rows = sorted((row for row in self._rows if not row.is_merged), key=lambda row: row.interval)
+        return rows, [row.interval[0] for row in rows]
+
+
+def _covers(later: ComputedRange, row: ComputedRange) -> bool:
+    (start, end), (first, last) = later.interval, row.interval
+    return later.at >= row.at and start <= first and last <= end and not later.is_merged
 
 
 def _gained(source: Source, row: ComputedRange) -> Sequence[Interval]:
@@ -105,13 +120,19 @@ def _gained(source: Source, row: ComputedRange) -> Sequence[Interval]:
     return subtract([row.interval], [*before, *(of.interval for of in source.of_other_versions)])
 
 
-def _should_have_had(source: Source, interval: Interval, reader: Reader, at: int) -> bool:
+def _should_have_had(source: Source, interval: Interval, read: Sequence[ComputedRange], at: int) -> bool:
     """Whether a source should have had an interval, which it has got at an instant, when the model was computed for it.
 
     SQLMesh may have forgotten what an older version of the source had. So the source must have rows of that time.
+
+    Args:
+        read: The computed ranges of the model that may be about the interval.
     """
-    start, end = interval
-    overlapping = (row.at for row in reader.rows if row.interval[0] < end and start < row.interval[1] and row.at < at)
-    read_at = max(overlapping, default=0)
-    is_known = any(row.is_merged or row.at <= read_at for row in [*source.rows, *source.of_other_versions])
-    return is_known and source.due_at(end) <= read_at
+    read_at = max((row.at for row in read if _overlaps(row, interval) and row.at < at), default=0)
+    if source.due_at(interval[1]) > read_at:
+        return False
+    return any(row.is_merged or row.at <= read_at for row in [*source.rows, *source.of_other_versions])
+
+
+def _overlaps(row: ComputedRange, interval: Interval) -> bool:
+    return row.interval[0] < interval[1] and interval[0] < row.interval[1]
