@@ -14,6 +14,7 @@ from dg_sqlmesh_component.plan.lost_rows import is_refused, lost_text, refused, 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.column_changes import all_dropped
 from dg_sqlmesh_component.protocol.formatting import block, counted, unquoted, utc_text
+from dg_sqlmesh_component.protocol.graph import grouped
 from dg_sqlmesh_component.protocol.manifest import ModelNames
 
 
@@ -199,12 +200,27 @@ def _drops_dependents(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refus
     views = [(m, [v for v in dropped_views(m) if v not in decision.allow_drop_dependents]) for m in plan.models]
     if refused := [(model.name, of_model) for model, of_model in views if of_model]:
         details = "; ".join(f"with {name}: {', '.join(of_model)}" for name, of_model in refused)
+        dropped = [view for _, of_model in refused for view in of_model]
         message = (
             "The plan would drop views of others, because PostgreSQL drops what reads a view that SQLMesh replaces: "
-            f"{details}. Nothing creates them again. Keep their definitions, and to apply the plan anyway, name these "
-            "views in `allow_drop_dependents` in the run config."
+            f"{details}. {' '.join(_after_drop(plan, dropped))} To apply the plan anyway, name these views in "
+            "`allow_drop_dependents` in the run config."
         )
         yield Refusal("drops_dependents", tuple(name for name, _ in refused), message)
+
+
+def _after_drop(plan: msg.PlanBuilt, views: Sequence[str]) -> Iterator[str]:
+    """What becomes of dropped views. Those of other environments, such as previews, are SQLMesh's own."""
+    owners = grouped((plan.views_of_environments.get(view), view) for view in dict.fromkeys(views))
+    if foreign := owners.pop(None, []):
+        them = ", ".join(foreign) if owners else "them"
+        yield f"Nothing creates {them} again, so keep their definitions."
+    for environment, shown in sorted((name, of) for name, of in owners.items() if name is not None):
+        yield (
+            f"{', '.join(shown)} {'is a view' if len(shown) == 1 else 'are views'} of SQLMesh's environment "
+            f"{environment}. If it is a preview, close it first, or accept the loss: its next preview creates its "
+            "views again."
+        )
 
 
 def _has_dependents(plan: msg.PlanBuilt) -> Iterator[Refusal]:

@@ -96,7 +96,7 @@ class PlanReport:
         return {
             "digest": shown.digest if shown else "",
             "environment": self.environment,
-            "models": [self._model(model) for model in models if model.change is not None],
+            "models": [self._model(m) for m in models if m.change is not None or m.table.dependents],
             "catch_up": [
                 {
                     "name": model.name,

@@ -212,10 +212,9 @@ def _loss_lines(report: PlanReport) -> list[str]:
                 for column in lost
             ]
         lines += [f"- {code(model.name)}: {literal(rows)}" for rows in sentences.lost_rows(model, compared)]
-        lines += [
-            f"- {code(view)} reads {code(model.name)}. {sentences.of_dependent(model)}"
-            for view in model.table.dependents or ()
-        ]
+        for view in model.table.dependents or ():
+            of_view = sentences.of_dependent(model, plan.views_of_environments.get(view))
+            lines.append(f"- {code(view)} reads {code(model.name)}. {literal(of_view)}")
     return lines
 
 

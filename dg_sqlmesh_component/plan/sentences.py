@@ -33,10 +33,14 @@ def after_removal(model: msg.PlannedModel) -> str:
     )
 
 
-def of_dependent(model: msg.PlannedModel) -> str:
+def of_dependent(model: msg.PlannedModel, environment: str | None) -> str:
+    """What becomes of a view that reads a model. `environment` is that of SQLMesh whose view it is."""
     if cannot_be_dropped(model):
         return "SQLMesh cannot remove what others read, so the plan would fail half-way."
-    return "PostgreSQL drops it with the view that SQLMesh replaces, and nothing creates it again."
+    dropped = "PostgreSQL drops it with the view that SQLMesh replaces"
+    if environment is not None:
+        return f"{dropped}. It is a view of SQLMesh's environment {environment}."
+    return f"{dropped}, and nothing creates it again."
 
 
 _CHANGES = {

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from sqlglot import exp
 from sqlmesh.core.context import Context
 from sqlmesh.core.engine_adapter import EngineAdapter
+from sqlmesh.core.environment import Environment
 from sqlmesh.utils.errors import SQLMeshError
 
 from dg_sqlmesh_component.protocol.formatting import listed
@@ -38,6 +39,17 @@ def literals(names: Iterable[tuple[str, str]]) -> str:
     return ", ".join(f"({', '.join(exp.Literal.string(part).sql('postgres') for part in name)})" for name in names)
 
 
+def views_of(environments: Iterable[Environment]) -> dict[tuple[str, str], str]:
+    """The environments, by schema and name of the views that show their models."""
+    return {
+        (view.db, view.name): environment.name
+        for environment in environments
+        for info in environment.promoted_snapshots
+        if has_table(info)
+        for view in [info.qualified_view_name.table_for_environment(environment.naming_info, dialect="postgres")]
+    }
+
+
 def keep_views_of_others(context: Context) -> None:
     """Let this process drop no table, view or schema on PostgreSQL that views of others read.
 
@@ -46,13 +58,7 @@ def keep_views_of_others(context: Context) -> None:
     """
     environments = context.state_reader.get_environments()
     own = {info.physical_schema for env in environments for info in env.snapshots}
-    shown = {
-        (view.db, view.name)
-        for env in environments
-        for info in env.promoted_snapshots
-        if has_table(info)
-        for view in [info.qualified_view_name.table_for_environment(env.naming_info, dialect="postgres")]
-    }
+    shown = views_of(environments)
 
     def check(adapter: EngineAdapter, name: exp.Table) -> None:
         rows = adapter.fetchall(READERS.format(names=literals([(name.db, name.name or "*")])))

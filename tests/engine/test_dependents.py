@@ -4,7 +4,7 @@ import dagster as dg
 import pytest
 from engine.plan_jobs import APPLY, PLAN, change, edit_config, failure_of, launch, planned, report_of
 from engine.preview_lab import CLOSE, PREVIEW
-from harness import CONFIG, NewShop, RunRecord, Shop
+from harness import CONFIG, NewShop, RunRecord, Shop, needs_previews
 from postgres import Server
 
 ORDERS = "MODEL (name t.orders, kind FULL{more}); SELECT 1 AS id, {amount} AS amount"
@@ -43,14 +43,14 @@ def views(server: Server) -> set[str]:
     return {name for (name,) in rows}
 
 
-@pytest.mark.advice("to apply the plan anyway, name these views in `allow_drop_dependents`")
+@pytest.mark.advice("To apply the plan anyway, name these views in `allow_drop_dependents`")
 def test_views_of_others_are_dropped_only_if_the_run_config_names_them(shop: Shop, server: Server) -> None:
     change(shop, orders=ORDERS.format(amount=3, more=""))
     report = planned(shop)
     assert [model["dependents"] for model in report["models"]] == [DEPENDENTS]
     [refusal] = report["refusals"]
     assert (refusal["kind"], refusal["models"]) == ("drops_dependents", ["t.orders"])
-    assert "with t.orders: bi.Daily orders, bi.months. Nothing creates them again." in refusal["message"]
+    assert "with t.orders: bi.Daily orders, bi.months. Nothing creates them again, so keep" in refusal["message"]
     assert "--job sqlmesh_shop_apply" in report["command"]
     assert '"allow_drop_dependents": ["bi.Daily orders", "bi.months"]' in report["command"]
 
@@ -63,6 +63,44 @@ def test_views_of_others_are_dropped_only_if_the_run_config_names_them(shop: Sho
     launch(shop, APPLY, digest=report["digest"], allow_drop_dependents=DEPENDENTS).succeeded()
     assert server.query("SELECT amount FROM t.orders", "shop") == [(3,)]
     assert views(server) == {"stock"}, "SQLMesh #5954"
+
+
+@needs_previews
+@pytest.mark.advice("If it is a preview, close it first, or accept the loss: its next preview creates its views again.")
+def test_views_of_previews_are_named_with_their_environment_and_the_next_preview_creates_them_again(
+    new_shop: NewShop, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A preview of changed metadata shows the view of prod's version, and reading views without a change count too."""
+    seen, owned = SEEN, "kind VIEW, owner {}".format
+    files = {"models/stock.sql": STOCK, "models/seen.sql": seen, "models/of_seen.sql": OF_SEEN}
+    preview = {"environment": "pr_{{ env.PULL_REQUEST }}"}
+    shop = new_shop(files, new_database(server), deploy=True, preview=preview, planned_at=None)
+    shop.plan(at=None)
+    of_previews = "SELECT schemaname || '.' || viewname FROM pg_views WHERE schemaname LIKE 't\\_\\_pr%' ORDER BY 1"
+
+    def previewed(pull_request: int, owner: str) -> None:
+        monkeypatch.setenv("PULL_REQUEST", str(pull_request))
+        change(shop, seen=seen.replace("kind VIEW", owned(owner)))
+        launch(shop, PREVIEW).succeeded()
+
+    previewed(1, "ann")
+    server.query("CREATE SCHEMA bi; CREATE VIEW bi.seen AS SELECT seen FROM t.seen", "shop")
+    report = planned(shop)
+
+    views = ["t__pr_1.of_seen", "t__pr_1.seen"]
+    found = {model["name"]: (model["change"], model["dependents"]) for model in report["models"]}
+    assert found == {"t.seen": ("metadata", ["bi.seen", *views]), "t.of_seen": (None, views[:1])}
+    [refusal] = report["refusals"]
+    assert (
+        "Nothing creates bi.seen again, so keep their definitions. t__pr_1.of_seen, t__pr_1.seen are views of "
+        in (refusal["message"])
+    )
+    launch(shop, APPLY, digest=report["digest"], allow_drop_dependents=["bi.seen", *views]).succeeded()
+    assert server.query(of_previews, "shop") == []
+    previewed(1, "eve")
+    assert server.query(of_previews, "shop") == [(view,) for view in views]
+    launch(shop, CLOSE).succeeded()
+    assert planned(shop)["refusals"] == [], "a preview that is closed has no views"
 
 
 @pytest.mark.parametrize("after_all", ["SELECT 1", "SELECT no_such_function()"])

@@ -106,7 +106,8 @@ def test_days_that_a_plan_takes_from_readers_are_named_and_refused_until_they_ar
     assert '"allow_lost_intervals": ["t.days", "t.history"]' in report["command"]
     assert shop.query(shown) == [(3,)]
     allowed = launch(shop, APPLY, digest=report["digest"], allow_lost_intervals=refusal["models"]).succeeded()
-    assert "Rows that it does not show any more, if it had such rows: t.days (" in allowed.log
+    assert "Rows that it does not show any more, if it had such rows: t.days (rows of 20" in allowed.log
+    assert ", t.history (rows that the source does not have any more)." in allowed.log
     assert shop.query(shown) == [(0,)]
 
 

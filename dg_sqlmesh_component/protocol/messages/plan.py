@@ -165,6 +165,8 @@ class PlanBuilt(Event):
     left_out: dict[str, Change] = field(default_factory=dict)  # by name, the changes of the files that it leaves out
     # Whether runs can go on while the plan is applied. If the state's file is the lock, they cannot.
     runs_go_on: bool = False
+    # Of the dependents of models, the views by which other environments of SQLMesh show models, and these environments.
+    views_of_environments: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

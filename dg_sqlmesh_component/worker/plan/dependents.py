@@ -25,7 +25,7 @@ from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.plan.data_objects import Name, data_objects
 from dg_sqlmesh_component.worker.plan.migrations import migrated_snapshots
-from dg_sqlmesh_component.worker.postgres_views import READERS, literals
+from dg_sqlmesh_component.worker.postgres_views import READERS, literals, views_of
 from dg_sqlmesh_component.worker.sqlmesh_internals import forget_intervals
 
 _TAKEN = """
@@ -71,6 +71,15 @@ def dependents(
             for schema, name, schema_of_dependent, dependent in rows:
                 found[models[schema, name]].add(f"{schema_of_dependent}.{dependent}")
     return {fqn: tuple(sorted(views)) for fqn, views in found.items()}
+
+
+def environments_of(views: Iterable[str], context: Context) -> dict[str, str]:
+    """The environments of SQLMesh that show models by these views. Views of others are missing."""
+    if not (names := set(views)):
+        return {}
+    shown = views_of(context.state_reader.get_environments())
+    found = {f"{schema}.{name}": environment for (schema, name), environment in shown.items()}
+    return {name: found[name] for name in sorted(names & found.keys())}
 
 
 def taken_names(plan: Plan, stored: Environment | None, context: Context) -> set[str]:

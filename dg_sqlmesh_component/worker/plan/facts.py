@@ -27,7 +27,7 @@ from dg_sqlmesh_component.worker.observe.audits import audited
 from dg_sqlmesh_component.worker.plan.column_changes import column_changes
 from dg_sqlmesh_component.worker.plan.column_reads import column_reads
 from dg_sqlmesh_component.worker.plan.context import PlanContext
-from dg_sqlmesh_component.worker.plan.dependents import dependents, taken_names
+from dg_sqlmesh_component.worker.plan.dependents import dependents, environments_of, taken_names
 from dg_sqlmesh_component.worker.plan.gained_rows import GainedRows, forgotten_in
 from dg_sqlmesh_component.worker.plan.lost_rows import NO_LOSSES, Losses, lost_rows
 from dg_sqlmesh_component.worker.plan.migrations import Alterations, alterations
@@ -52,6 +52,7 @@ def plan_built(plan: Plan, context: PlanContext, gained: GainedRows | None = Non
     with forgotten_in(plan, lacking):
         missing = plan.missing_intervals if lacking.again else missing
         models = tuple(_Models(plan, changes, stored, context, missing, lacking))
+    views = (view for model in models for view in model.table.dependents or ())
     return msg.PlanBuilt(
         environment=diff.environment,
         plan_id=plan.plan_id,
@@ -68,6 +69,7 @@ def plan_built(plan: Plan, context: PlanContext, gained: GainedRows | None = Non
         select=context.request.select,
         left_out=context.left_out,
         runs_go_on=is_lockable(context) and not is_file_locked(context),
+        views_of_environments=environments_of(views, context),
     )
 
 

@@ -148,6 +148,8 @@ def both(**more: Any) -> msg.PlanBuilt:
 READ = ("bi.x", "bi.y")
 NAMES = ("core.orders", "marts.sales")
 NOT_READY = {"loses": msg.LostRows(DAY, not_loaded=DAY), "waits_for": ('"db"."raw"."a"', '"db"."raw"."b"')}
+PREVIEWED = ("t__pr_1.a", "t__pr_1.b")
+OF_PREVIEW = dict.fromkeys(PREVIEWED, "pr_1")
 REFUSALS = {
     "unfinished_plan": (
         plan(ORDERS, unfinished_plan_id="p0"),
@@ -184,8 +186,19 @@ REFUSALS = {
         both(dependents=READ),
         NAMES,
         "The plan would drop views of others, because PostgreSQL drops what reads a view that SQLMesh replaces: with "
-        "core.orders: bi.x, bi.y; with marts.sales: bi.x, bi.y. Nothing creates them again. Keep their definitions, "
-        "and to apply the plan anyway, name these views in `allow_drop_dependents` in the run config.",
+        "core.orders: bi.x, bi.y; with marts.sales: bi.x, bi.y. Nothing creates them again, so keep their "
+        "definitions. To apply the plan anyway, name these views in `allow_drop_dependents` in the run config.",
+    ),
+    "drops_dependents of a preview": (
+        plan(
+            with_facts(ORDERS, dependents=("bi.x", *PREVIEWED)), views_of_environments=dict.fromkeys(PREVIEWED, "pr_1")
+        ),
+        NAMES[:1],
+        "The plan would drop views of others, because PostgreSQL drops what reads a view that SQLMesh replaces: with "
+        "core.orders: bi.x, t__pr_1.a, t__pr_1.b. Nothing creates bi.x again, so keep their definitions. t__pr_1.a, "
+        "t__pr_1.b are views of SQLMesh's environment pr_1. If it is a preview, close it first, or accept the loss: "
+        "its next preview creates its views again. To apply the plan anyway, name these views in "
+        "`allow_drop_dependents` in the run config.",
     ),
     "has_dependents": (
         both(dependents=READ, is_dropped=True),
@@ -230,7 +243,7 @@ REFUSALS = {
 @pytest.mark.parametrize("kind", REFUSALS)
 def test_each_refusal_names_its_models_the_loss_and_what_to_do(kind: str) -> None:
     built, models, message = REFUSALS[kind]
-    assert refusals(built, Decision(), "shop_apply", {}) == [Refusal(kind, models, message)]
+    assert refusals(built, Decision(), "shop_apply", {}) == [Refusal(kind.split()[0], models, message)]
 
 
 def test_a_plan_over_the_budget_is_refused_unless_the_run_config_allows_it() -> None:
