@@ -250,7 +250,6 @@ def attribute_cells() -> Iterator[Cell]:
             "lookback": (plain, replace(plain, options="lookback 2")),
             "auto_restatement_cron": (plain, replace(plain, options="auto_restatement_cron '@daily'")),
             "disable_restatement": (plain, replace(plain, options="disable_restatement true")),
-            "physical_version": (plain, replace(plain, head="physical_version 'pinned'")),
         }
         if not can_be_forward_only:
             changes = {
@@ -260,6 +259,9 @@ def attribute_cells() -> Iterator[Cell]:
             }
         for name, (before, after) in changes.items():
             yield Cell(f"{kind}: {name}", f"attributes of {kind}", before, after, MORE_READERS)
+        if can_be_forward_only:
+            pinned = replace(plain, head="physical_version 'pinned'", options="forward_only true")
+            yield Cell(f"{kind}: physical_version", f"attributes of {kind}", plain, pinned, MORE_READERS)
         for name, (before, after) in changes.items():
             if before.head == after.head:
                 continue

@@ -133,7 +133,9 @@ class Named:
 
     @property
     def lost(self) -> set[int]:
-        without_time = {number for number, at in ROWS.items() if at is None and self.entry.get("lost_without_time")}
+        # The report calls an interval without start and end "all rows".
+        is_named = self.entry.get("lost_without_time") or [None, None] in (self.entry.get("lost_intervals") or [])
+        without_time = {number for number, at in ROWS.items() if at is None and is_named}
         return self._of("lost_intervals", "lost_upstream") | without_time
 
     @property
@@ -358,6 +360,7 @@ def compute_fresh(cells: Mapping[str, Cell]) -> None:
             rows = fresh_rows(left)
         except AssertionError as error:  # SQLMesh cannot compute a reader of a table without intervals
             missing = {*re.findall(r"name t__(c\d+)\w* does not exist", str(error))} & {*left}
+            missing = missing or {*culprits_in(left, str(error).strip().splitlines()[-1])}
             if not missing:
                 raise
             rows = {prefix: {} for prefix in missing}
@@ -457,7 +460,7 @@ def try_all(cells: Sequence[Cell], size: int = MOST_CELLS) -> Iterator[tuple[Cel
 
 def line(cell: Cell, seen: Observed, faults: Sequence[str]) -> str:
     word = "wrong" if faults else "not applied" if seen.refusal else "right"
-    return f"| {cell.name} | {word} | {'; '.join(faults) or seen.refusal[:300]} |"
+    return f"| {cell.name} | {word} | {'; '.join(faults) or ' '.join(seen.refusal.split())[-300:]} |"
 
 
 def main() -> None:

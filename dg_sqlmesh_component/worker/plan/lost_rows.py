@@ -158,12 +158,16 @@ def _seen_by(change: ChangedModel, of_parents: Iterable[LostRows]) -> LostRows:
     if version.shows != "ranges":
         return lost
     shown, without_time = version.rows()
+    until_later_runs = common(lost.until_later_runs, shown)
+    if until_later_runs and change.after.shows == "ranges" and all(change.after.limits()):
+        # A model that ticks before its source has computed these intervals without the rows. No run does it again.
+        until_later_runs = subtract(until_later_runs, change.after.computed)
     return replace(
         lost,
         intervals=common(lost.intervals, shown),
         not_loaded=common(lost.not_loaded, shown),
         until_run=common(lost.until_run, shown),
-        until_later_runs=common(lost.until_later_runs, shown),
+        until_later_runs=until_later_runs,
         without_time=lost.without_time and without_time,
     )
 
