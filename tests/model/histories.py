@@ -6,7 +6,7 @@ PYTHONPATH=tests .venv/bin/python -m model.histories 5
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 from time import monotonic
@@ -30,6 +30,7 @@ PROJECTS: dict[str, Project] = {
     "whole over two tables": (A, Model("b", "incremental"), Model("c", "whole", ("a", "b"))),
     "whole over a table and the source": (A, Model("b", "whole", ("a", "source"))),
 }  # fmt: skip
+HIDDEN = "run with all models upstream of it, waits for a source that its reason has not named"
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def actions_of(project: Project, world: World) -> Iterator[Action]:
     if world.loads[1] < 2:
         yield Load(1, is_bad=True)
     names = [model.name for model in project]
-    for selected in chain.from_iterable(combinations(names, size) for size in range(1, len(names) + 1)):
+    for selected in _selections(names):
         for start in HOURS:
             yield Run(selected, start)
     for batches in range(4):
@@ -84,6 +85,10 @@ def searched(project: Project, length: int) -> Searched:
                 for fault in faults:
                     found.setdefault(fault, Found(fault, history))
                 if not faults and after not in histories:
+                    for fault in tick_faults(project, after):
+                        found.setdefault(fault, Found(fault, history))
+                    for run, fault in advice_faults(project, after):
+                        found.setdefault(fault, Found(fault, (*history, run)))
                     histories[after] = history
                     following.append(after)
         edge = following
@@ -91,6 +96,39 @@ def searched(project: Project, length: int) -> Searched:
         if still := not_healed(project, world):
             found.setdefault(still, Found(still, history))
     return Searched(len(histories), list(found.values()))
+
+
+def tick_faults(project: Project, world: World) -> Iterator[str]:
+    """Yield where a run that a tick requests does not compute what a run of all models would. See scheduling.md."""
+    story = Story(project, world)
+    of_all = story.possible(story.missing(story.project))
+    of_requested = story.possible(story.missing([name for name in story.project if name in of_all]))
+    for name in story.project:
+        if of_requested.get(name, []) != of_all.get(name, []):
+            yield f"a tick requests {name}, and its run computes something else than a run of all models"
+
+
+def advice_faults(project: Project, world: World) -> Iterator[tuple[Run, str]]:
+    """Yield the runs whose reason for a waiting model, "select them too", does not help. See outcomes.md.
+
+    If the reason names a source too, it has to be loaded first.
+    """
+    story, names = Story(project, world), [model.name for model in project]
+    for selected in _selections(names):
+        for name, (left, by) in story.decided(story.missing(selected)).items():
+            if left or not by.models or by.tables:
+                continue
+            if not set(by.models).isdisjoint(selected):
+                yield Run(selected), f"{name} waits for a model that is selected"
+                continue
+            upstream = {of for of in names for model in by.models if of == model or story.reads_any(model, [of])}
+            more = [of for of in names if of in upstream or of in selected]
+            if name not in story.possible(story.missing(more)):
+                yield Run(selected), f"{name}, {HIDDEN}"
+
+
+def _selections(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    return chain.from_iterable(combinations(names, size) for size in range(1, len(names) + 1))
 
 
 def not_healed(project: Project, world: World) -> str | None:

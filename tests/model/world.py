@@ -15,7 +15,7 @@ from typing import Literal
 
 from dg_sqlmesh_component.protocol.intervals import merged
 from dg_sqlmesh_component.protocol.messages import FOREVER, Interval, Sources
-from dg_sqlmesh_component.worker.intervals.availability import Node, brings_new, may_compute
+from dg_sqlmesh_component.worker.intervals.availability import Left, Node, brings_new, may_compute
 
 HOURS = (0, 1, 2)
 """All of them are over. They are one day."""
@@ -212,12 +212,18 @@ class Story:
                 if is_killed:
                     return
 
+    def decided(self, requested: Mapping[str, Sequence[Interval]]) -> dict[str, Left]:
+        """Return what the worker decides about a run."""
+        return may_compute(self._nodes(requested), self._awaited())
+
     def possible(self, requested: Mapping[str, Sequence[Interval]]) -> dict[str, list[Interval]]:
-        """Return what is computed of the requested intervals, as the worker decides."""
-        nodes = {name: self._node(model, requested.get(name)) for name, model in self.project.items()}
-        decided = may_compute(nodes, self._awaited())
+        """Return what is computed of the requested intervals."""
+        nodes, decided = self._nodes(requested), self.decided(requested)
         left = {name: decided[name][0] if name in decided else list(of) for name, of in requested.items()}
         return {name: of for name, of in left.items() if of and brings_new(nodes[name], of)}
+
+    def _nodes(self, requested: Mapping[str, Sequence[Interval]]) -> dict[str, Node]:
+        return {name: self._node(model, requested.get(name)) for name, model in self.project.items()}
 
     def compute(self, intervals: Mapping[str, Sequence[Interval]]) -> None:
         """Compute these intervals of models, upstream models first."""
