@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from itertools import chain, combinations
 from time import monotonic
 
-from model.world import HOURS, Action, Load, Model, Project, Run, Story, World, planned
+from model.world import HOURS, Action, Load, Model, Project, Run, Story, World, hours_of, planned
+
+from dg_sqlmesh_component.worker.intervals.missing import missing
 
 A = Model("a", "incremental", is_audited=True)
 PROJECTS: dict[str, Project] = {
@@ -87,6 +89,8 @@ def searched(project: Project, length: int) -> Searched:
                 if not faults and after not in histories:
                     for fault in tick_faults(project, after):
                         found.setdefault(fault, Found(fault, history))
+                    for fault in check_faults(project, after):
+                        found.setdefault(fault, Found(fault, history))
                     for run, fault in advice_faults(project, after):
                         found.setdefault(fault, Found(fault, (*history, run)))
                     histories[after] = history
@@ -106,6 +110,25 @@ def tick_faults(project: Project, world: World) -> Iterator[str]:
     for name in story.project:
         if of_requested.get(name, []) != of_all.get(name, []):
             yield f"a tick requests {name}, and its run computes something else than a run of all models"
+
+
+def check_faults(project: Project, world: World) -> Iterator[str]:
+    """Yield where `sqlmesh_intervals_complete` says something else than the rows. See intervals.md."""
+    story = Story(project, world)
+    of_all = story.possible(story.missing(story.project))
+    for model in project:
+        if model.kind != "incremental":
+            continue
+        gaps, waiting = map(hours_of, missing(story.expected(model.name)))
+        refused = {hour for hour, row in zip(HOURS, story.shown(model.name), strict=True) if row and row.is_refused}
+        lacking = set(hours_of(model.intervals)) - story.tables[model.name].computed
+        possible = set(hours_of(of_all.get(model.name, ())))
+        if refused.difference(gaps) and not model.is_daily:
+            yield f"{model.name} shows refused rows, and its intervals check does not name them"
+        if lacking != {*gaps, *waiting}:
+            yield f"the intervals check of {model.name} names other hours than those that are not computed"
+        if possible.intersection(waiting):
+            yield f"the intervals check of {model.name} says that hours wait, and a run computes them"
 
 
 def advice_faults(project: Project, world: World) -> Iterator[tuple[Run, str]]:

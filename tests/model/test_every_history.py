@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import pytest
-from model import world
+from model import histories, world
 from model.histories import HIDDEN, PROJECTS, searched
 
 from dg_sqlmesh_component.protocol.messages import HeldBackBy, Sources
@@ -69,3 +69,15 @@ def test_the_search_finds_a_run_of_a_tick_that_waits_for_a_model_without_work(mo
 
     monkeypatch.setattr(world, "may_compute", waits_for_all)
     assert "a tick requests b, and its run computes something else" in "\n".join(faults(["incremental"], 2))
+
+
+def test_the_search_finds_a_check_that_names_no_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(histories, "missing", lambda _: ([], []))
+    found = "\n".join(faults(["incremental"], 2))
+    assert "a shows refused rows, and its intervals check does not name them" in found
+    assert "the intervals check of b names other hours than those that are not computed" in found
+
+
+def test_the_search_finds_a_check_that_lets_ready_hours_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(histories, "missing", lambda node: ([], node.pending))
+    assert "says that hours wait, and a run computes them" in "\n".join(faults(["incremental"], 1))

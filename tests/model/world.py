@@ -16,6 +16,7 @@ from typing import Literal
 from dg_sqlmesh_component.protocol.intervals import merged
 from dg_sqlmesh_component.protocol.messages import FOREVER, Interval, Sources
 from dg_sqlmesh_component.worker.intervals.availability import Left, Node, brings_new, may_compute
+from dg_sqlmesh_component.worker.intervals.missing import Expected
 
 HOURS = (0, 1, 2)
 """All of them are over. They are one day."""
@@ -305,6 +306,23 @@ class Story:
             shows_others=model.kind == "view",
             is_by_interval=model.kind == "incremental",
             starts_with_all=model.kind == "whole",
+        )
+
+    def expected(self, name: str) -> Expected:
+        """The picture of a model for its check of intervals, as the worker makes it."""
+        table, of_all = self.tables[name], self.missing(self.project)
+
+        def waits_for_tables() -> set[Interval]:
+            left, by = self.decided(of_all).get(name, (of_all[name], None))
+            return set(of_all[name]).difference(left) if by else set()
+
+        return Expected(
+            until=len(HOURS),
+            pending=of_all[name],
+            waits_for_tables=waits_for_tables,
+            due_at=lambda end: end,
+            computed=intervals_of(table.computed),
+            forgotten=intervals_of(table.marked - table.computed),
         )
 
     def faults(self) -> Iterator[str]:
