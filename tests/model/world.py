@@ -180,7 +180,7 @@ class Story:
         for name in restated:
             table = self.tables[name]
             lost = table.computed.intersection(
-                *([] if self.project[name].kind == "whole" else [self._day_of(name, run)])
+                *([self._day_of(name, run)] if self.project[name].kind == "incremental" else [])
             )
             self.tables[name] = replace(table, computed=table.computed - lost, marked=table.marked | lost)
         names = [
@@ -190,7 +190,7 @@ class Story:
             name: [
                 interval
                 for interval in missing
-                if self.project[name].kind == "whole" or self._day_of(name, run).issuperset(hours_of([interval]))
+                if self.project[name].kind != "incremental" or self._day_of(name, run).issuperset(hours_of([interval]))
             ]
             for name, missing in self.missing(names).items()
         }
