@@ -67,9 +67,9 @@ class Warehouse:
         return self.shop.run_record(run.run_id).log
 
     def log_of(self, job: str) -> str:
-        """The log of the newest run of a job."""
-        [run] = self.shop.instance.get_runs(dg.RunsFilter(job_name=job), limit=1)
-        return self.shop.run_record(run.run_id).log
+        """The log of the newest run of a job; empty if there is none yet."""
+        runs = self.shop.instance.get_runs(dg.RunsFilter(job_name=job), limit=1)
+        return self.shop.run_record(runs[0].run_id).log if runs else ""
 
     def waits_for(self, lock: int) -> bool:
         """Whether a query waits for an advisory lock."""

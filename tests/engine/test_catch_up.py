@@ -407,3 +407,19 @@ def test_a_gap_behind_a_new_version_is_filled_after_what_runs_rewrote_meanwhile(
     warehouse.end(process)
     for model in ("first", "kept", "behind"):
         assert warehouse.query(f"SELECT n FROM t.{model} WHERE day = '{day(1)}'") == [(7,)], model
+
+
+@pytest.mark.slow
+def test_an_apply_computes_a_whole_table_after_the_run_that_computes_what_it_reads(warehouse: Warehouse) -> None:
+    """The report does not say that its rows are lost, and the apply does not read rows that may be refused."""
+    held = FILES["models/orders.sql"].replace("day, n", f"day, n, pg_advisory_xact_lock({LOCK + 1})::text AS held")
+    warehouse.add(orders=held, late=COUNTS.replace("t.days", "t.orders"))
+    warehouse.change("late", "count(*) AS x", "count(*) + 0 AS x")
+    with warehouse.server.advisory_lock(LOCK + 1, warehouse.database):
+        run = warehouse.shop.start(assets=["t/orders"])
+        wait_until(lambda: warehouse.waits_for(LOCK + 1), run)
+        process = warehouse.start_apply()
+        wait_until(lambda: "is held by Dagster run" in warehouse.log_of(APPLY), process)
+    assert run.wait(300) == 0
+    warehouse.end(process)
+    assert warehouse.query("SELECT x FROM t.late") == [(5,)]

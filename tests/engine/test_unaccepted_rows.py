@@ -25,6 +25,30 @@ WHOLE = ("t/f", "t/fv", "t/history")
 EVERY = {day(ago): ago for ago in range(1, 7)}
 
 
+HOURLY = f"""
+import os
+import signal
+from pathlib import Path
+
+import pandas as pd
+from sqlmesh import model
+from sqlmesh.core.model.kind import ModelKindName
+
+
+@model(
+    "t.hours",
+    kind={{"name": ModelKindName.INCREMENTAL_BY_TIME_RANGE, "time_column": "ts", "batch_size": 24}},
+    cron="@hourly",
+    columns={{"ts": "timestamp"}},
+)
+def execute(context, start, end, execution_time, **kwargs):
+    yield pd.DataFrame({{"ts": pd.date_range(start.replace(tzinfo=None), end.replace(tzinfo=None), freq="h")}})
+    if Path("die").exists() and str(end.date()) > "{day(2)}":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+ENDED = f"MODEL (name t.ended, kind FULL, end '{day(2)}'); SELECT ts FROM t.hours"
+
+
 def refuse(shop: Shop, ago: int) -> None:
     shop.query(f"UPDATE ctl.source SET n = NULL WHERE ds = '{day(ago)}'")
 
@@ -73,3 +97,18 @@ def test_a_table_is_not_computed_past_a_hole_until_somebody_ignores_the_source(n
     assert shop.query("SELECT n FROM t.total") == [(None,)]
     ignored = run(shop, ignore_sources=True).succeeded()
     assert (ignored.status_of("t/total"), shop.query("SELECT n FROM t.total")) == ("executed", [(2,)])
+
+
+def test_rows_of_a_killed_batch_are_read_by_nobody_although_they_are_newer(new_shop: NewShop) -> None:
+    """An hour of yesterday, and a table that is computed as a whole, and that needs nothing after the day before."""
+    files = {"models/hours.py": HOURLY, "models/ended.sql": ENDED, "die": ""}
+    shop = new_shop(files, planned_at="3 days ago")
+    killed = shop.launch(assets=["t/hours"]).failed()
+    assert killed.status_of("t/hours") == "interrupted"
+    assert shop.query(f"SELECT count(*) > 0 FROM t.hours WHERE ts >= '{day(1)}'") == [(True,)], "its rows stand there"
+    alone = shop.launch(assets=["t/ended"]).succeeded()
+    assert alone.status_of("t/ended") == "waiting"
+    assert "t.hours" in alone.description_of("t/ended:sqlmesh_execution_status")
+    (shop.project / "die").unlink()
+    shop.launch(assets=["t/hours"]).succeeded()
+    assert shop.launch(assets=["t/ended"]).succeeded().status_of("t/ended") == "executed"
