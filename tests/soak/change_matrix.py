@@ -207,7 +207,8 @@ def judge_table(cell: Cell, reader: str, seen: Observed, name: str) -> Iterator[
 def judge_values(cell: Cell, seen: Observed, name: str, named: Named, last: set[int]) -> Iterator[str]:
     fresh, rows = seen.fresh.get(name, Counter()), seen.shown[name]
     old = {row for row in fresh if row[0] in last} - {*rows[-1]}
-    if old and not named.keeps_rows and "forward_only" not in cell.after.options:
+    model = Named(seen.planned.get(name.partition("_")[0]))  # a view shows the rows that the model keeps
+    if old and not named.keeps_rows and not model.keeps_rows and "forward_only" not in cell.after.options:
         yield f"old value: {in_regions(ids(old))}"
     often = {
         row[0]

@@ -48,10 +48,10 @@ def test_no_claim_of_a_random_story_is_wrong(
 
 
 CELLS = (
-    "full-view",
+    "full-time",
     "full-key_all",
     "key-full",
-    "seed-scd_column",
+    "scd_column-key",
     "time-embedded",
     "time: start earlier",
     "time: end later",
