@@ -634,6 +634,7 @@ def forget_intervals(
         .distinct()
         .from_(state.intervals_table)
         .where(exp.column("name").eq(snapshot.name), exp.column("version").eq(snapshot.version))
+        .where(exp.column("is_pending_restatement").not_())  # a mark has no rows to remove
     )
     if is_dev:  # forward-only versions share the production table, and each has a dev table
         query = query.where(exp.column("dev_version").eq(snapshot.dev_version))
