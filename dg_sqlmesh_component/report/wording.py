@@ -168,13 +168,17 @@ class Wording:
 
     def _when_loaded(self, outcome: NodeOutcome) -> str:
         by = outcome.idle.held_back_by
-        signals = outcome.idle.signals or outcome.idle.upstream or self._signals(outcome.fqn)
-        is_due_to_sources = by and not by.models and not signals
-        return " The first run after its sources are loaded computes it." if is_due_to_sources else ""
+        signals = outcome.idle.signals or outcome.idle.upstream or self.signals(outcome.fqn)
+        is_due_to_sources = by.tables and not (by.models or by.beyond_bounds or signals)
+        if not is_due_to_sources:
+            return ""
+        if by.through:
+            return " When its sources are loaded, launch a run of it with all models upstream of it."
+        return " The first run after its sources are loaded computes it."
 
     def others_waiting(self, outcome: NodeOutcome) -> str:
         """What the other intervals of an executed or audited node wait for; empty if none waits."""
-        if not outcome.idle.held_back_by:
+        if not (outcome.idle.held_back_by or outcome.idle.signals):
             return ""
         model = self.assets.models.get(outcome.fqn)
         is_whole = model is not None and not (model.is_incremental or model.is_external)
@@ -183,27 +187,35 @@ class Wording:
 
     def awaited(self, outcome: NodeOutcome) -> str:
         """What a model waits for: the text after "is waiting:", without the last full stop. It may end with advice."""
-        if outcome.idle.signals:
-            return f"its signal {', '.join(outcome.idle.signals)} reports no ready interval"
-        if outcome.idle.upstream:
-            return f"upstream of it, {self.names(outcome.idle.upstream)} waits for a signal"
-        by = outcome.idle.held_back_by
-        if not by:
-            return "none of its pending intervals is ready"
-        not_complete = [self.not_loaded(outcome.fqn, by.tables, by.intervals)] if by.tables else []
-        own = [_PENDING_ITSELF] if outcome.fqn in by.models else []
-        upstream = [fqn for fqn in by.models if fqn != outcome.fqn]
-        return "; ".join([*not_complete, *own, *([self._pending_upstream(upstream)] if upstream else [])])
+        idle, by = outcome.idle, outcome.idle.held_back_by
+        causes = []
+        if idle.signals:
+            causes.append(_not_ready(idle.signals, is_part=bool(outcome.intervals)))
+        if idle.upstream:
+            causes.append(f"upstream of it, {self.names(idle.upstream)} waits for a signal")
+        if by.tables:
+            unasked = [] if idle.signals else self.signals(outcome.fqn)
+            causes.append(self.not_loaded(by.tables, by.intervals, unasked))
+        if outcome.fqn in by.models:
+            causes.append(_PENDING_ITSELF)
+        if by.beyond_bounds:
+            causes.append(
+                f"models upstream have pending intervals that this run leaves out: {self.names(by.beyond_bounds)}. "
+                "Launch a run without `start`, `end` and `restate`"
+            )
+        if upstream := [fqn for fqn in by.models if fqn != outcome.fqn]:
+            causes.append(self._pending_upstream(upstream))
+        return "; ".join(causes) or "none of its pending intervals is ready"
 
-    def not_loaded(self, fqn: str, tables: Sequence[str], intervals: Sequence[msg.Interval]) -> str:
-        """Why awaited tables are not complete for what a model reads of them. Its signals come after its sources."""
+    def not_loaded(self, tables: Sequence[str], intervals: Sequence[msg.Interval], signals: Sequence[str]) -> str:
+        """Why awaited tables are not complete for what a model reads of them. Its `signals` were not evaluated."""
         sentences = [self.sources[table].sentence(intervals) for table in tables[:MAX_CAUSES]]
         if len(tables) > MAX_CAUSES:
             sentences.append(f"and {counted(len(tables) - MAX_CAUSES, 'more source')}")
-        signals = self._signals(fqn)
         return "; ".join(sentences) + (f", and its signal {', '.join(signals)} was not evaluated" if signals else "")
 
-    def _signals(self, fqn: str) -> Sequence[str]:
+    def signals(self, fqn: str) -> Sequence[str]:
+        """The signals of a model."""
         return self.assets.models[fqn].signals if fqn in self.assets.models else ()
 
     def _pending_upstream(self, models: Sequence[str]) -> str:
@@ -253,6 +265,12 @@ class Wording:
         is_waiting = outcome.idle.signals or outcome.idle.upstream or outcome.idle.held_back_by
         raised = f" Its audit {names} raised the error." if names else ""
         return raised + (f" Another attempt left it out: {self.awaited(outcome)}." if is_waiting else "")
+
+
+def _not_ready(signals: Sequence[str], *, is_part: bool) -> str:
+    """What the signals of a model have reported. `is_part`: whether other intervals of it were ready."""
+    names = ", ".join(signals)
+    return f"its signal {names} is not ready for them" if is_part else f"its signal {names} reports no ready interval"
 
 
 def correction_advice(plan_command: str | None) -> str:

@@ -94,7 +94,7 @@ def _by_cause(
     def cause(fqn: str) -> str:
         causes = waiting[fqn]
         if causes and causes[0] in wording.sources:
-            return wording.not_loaded(fqn, causes, reads.get(fqn, ()))
+            return wording.not_loaded(causes, reads.get(fqn, ()), wording.signals(fqn))
         return listed(causes, MAX_CAUSES) or "upstream"
 
     by_cause = grouped((cause(fqn), wording.assets.name(fqn)) for fqn in sorted(waiting, key=wording.assets.name))

@@ -435,3 +435,31 @@ def test_another_environment_waits_for_the_same_sources(new_shop: NewShop) -> No
 )
 def test_attribute_that_would_have_no_effect_is_refused(new_shop: NewShop, options: dict[str, Any], error: str) -> None:
     assert error in new_shop(MODELS, tables=EMPTY, **options).load_error()
+
+
+@pytest.mark.advice(
+    "Launch a run without `start`, `end` and `restate`",
+    " When its sources are loaded, launch a run of it with all models upstream of it.",
+)
+def test_a_model_names_the_source_of_a_model_upstream_and_what_the_run_config_leaves_out(new_shop: NewShop) -> None:
+    """Each message is followed as it is written. "Select them too" named models that waited themselves."""
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), restate=True)
+    total = "t/total:sqlmesh_execution_status"
+    load(shop, 3)
+    load(shop, 2)
+    cause = f"load/orders has no materialization of {day(1)}."
+
+    bounded = run(shop, start=day(2), end=day(2)).succeeded().description_of(total)
+    assert "t.total is waiting: models upstream have pending intervals that this run leaves out: t." in bounded
+    assert bounded.endswith("Launch a run without `start`, `end` and `restate`.")
+    assert outcomes(run(shop).succeeded())["total"] == "executed"
+
+    alone = shop.launch(assets=["t/total"]).succeeded().description_of(total)
+    advice = "When its sources are loaded, launch a run of it with all models upstream of it."
+    assert alone == f"t.total is waiting: {cause} {advice}"
+    restated = run(shop, restate={"start": day(3), "end": day(3)}).succeeded()
+    assert restated.description_of(total).endswith(f": {cause}")
+
+    load(shop, 1)
+    assert outcomes(run(shop).succeeded())["total"] == "executed"
+    assert shop.query("SELECT n FROM t.total") == [(3,)]

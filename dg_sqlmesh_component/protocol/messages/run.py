@@ -185,10 +185,14 @@ class HeldBackBy:
     models: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()  # the awaited tables that are not complete
     intervals: tuple[Interval, ...] = ()  # what the node reads of them for the intervals for which it waits
+    # Upstream models that the run selects, and whose intervals it leaves out, because of `start`, `end` or `restate`.
+    beyond_bounds: tuple[str, ...] = ()
+    # Upstream models that the run does not select, and that wait themselves: `tables` has what they wait for.
+    through: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         """Whether anything lacks them."""
-        return bool(self.models or self.tables)
+        return bool(self.models or self.tables or self.beyond_bounds)
 
 
 @dataclass(frozen=True, slots=True)

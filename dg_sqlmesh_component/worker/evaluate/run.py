@@ -45,6 +45,8 @@ class RunContext(EvaluationContext):
 
     def __init__(self, request: msg.EvaluationRequest, tracker: RunTracker, **options: Any) -> None:
         super().__init__(request, tracker, **options)
+        restate = request.restate
+        self._selected = {*request.models, *((*restate.earlier, *restate.later) if restate else ())}
         read_snapshots_without_cache()
 
     def compute(self) -> msg.Status:
@@ -101,6 +103,7 @@ class RunContext(EvaluationContext):
             tracker.waiting,
             now=now,
             environment=self.environment,
+            selected=self._selected,
         )
         self._read_queries_of_pending_models(scheduler)
         plan_only_what_is_computed(scheduler)

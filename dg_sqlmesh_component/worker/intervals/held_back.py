@@ -27,10 +27,11 @@ from sqlmesh.core.snapshot.definition import Interval, merge_intervals
 from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.protocol.intervals import add
+from dg_sqlmesh_component.protocol.intervals import add, subtract
 from dg_sqlmesh_component.protocol.messages import HeldBackBy
 from dg_sqlmesh_component.worker.environment import has_table
 from dg_sqlmesh_component.worker.intervals.availability import Left, Node, brings_new, may_compute
+from dg_sqlmesh_component.worker.intervals.causes import with_causes
 from dg_sqlmesh_component.worker.intervals.forgotten import forget_before_computing
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables
 from dg_sqlmesh_component.worker.intervals.tables import (
@@ -70,6 +71,7 @@ def forget_and_hold_back(
     pending: Mapping[str, Sequence[Interval]] = MappingProxyType({}),
     now: int | None = None,
     environment: Environment | None = None,
+    selected: Set[str] = frozenset(),
 ) -> FindReady:
     """Let the scheduler find forgotten intervals, and hold back intervals whose source is pending or not loaded.
 
@@ -84,6 +86,7 @@ def forget_and_hold_back(
         pending: What each node lacks, by name: a plan does not ask the scheduler.
         now: The instant of the run in epoch milliseconds, if it is not that of the clock.
         environment: The one that is run. Another one than prod begins where its plan does.
+        selected: The models of the Dagster run, also those that the scheduler does not compute, by name.
     """
     since = to_timestamp(environment.start_at) if environment and environment.name != c.PROD else 0
     forget_before_computing(scheduler, report_forgotten)
@@ -114,10 +117,19 @@ def forget_and_hold_back(
         index = index or DeployabilityIndex.all_deployable()
         return picture_of(requested, scheduler.snapshots_by_name, index, tables, lacked, now)
 
-    def ready(requested: SnapshotToIntervals, nodes: Mapping[str, Node]) -> SnapshotToIntervals:
+    def ready(
+        requested: SnapshotToIntervals, nodes: Mapping[str, Node], index: DeployabilityIndex | None
+    ) -> SnapshotToIntervals:
         decided = may_compute(nodes, tables.awaited, since)
         waiting.by.clear()
-        waiting.by.update({name: by for name, (_, by) in decided.items() if by})
+        held_back = {name: by for name, (_, by) in decided.items() if by}
+        if any({*by.models} - {name} for name, by in held_back.items()):
+            of_all = may_compute(picture(dict(missing), index), tables.awaited, since)
+            asked = {node.name: found for node, found in requested.items()}
+            if_all = {name: (list(subtract(left, asked.get(name, ()))), by) for name, (left, by) in of_all.items()}
+            in_run = {node.name for node in requested} | selected
+            held_back = {name: with_causes(name, by, if_all, in_run) for name, by in held_back.items()}
+        waiting.by.update(held_back)
         left = {node: decided[node.name][0] if node.name in decided else found for node, found in requested.items()}
         return _with_new_ones(left, nodes)
 
@@ -127,12 +139,12 @@ def forget_and_hold_back(
         nodes = picture(requested, index)
         leave_out_after_unready(scheduler, waiting.unready, lambda name, found: nodes[name].drops_rows(found))
         altered = _altered_since(requested, index or DeployabilityIndex.all_deployable(), scheduler.snapshots_by_name)
-        batches = batch({**ready(requested, nodes), **altered}, index, *args, **kwargs)
+        batches = batch({**ready(requested, nodes, index), **altered}, index, *args, **kwargs)
         # Once more: `batch` asks the signals, which may have taken the new ones.
         return _with_new_ones({node: batched for node, batched in batches.items() if node in requested}, nodes)
 
     replace_intervals(scheduler, merged_missing_intervals, batch_intervals)
-    return lambda requested, index: ready(requested, picture(requested, index))
+    return lambda requested, index: ready(requested, picture(requested, index), index)
 
 
 def held_back_from(

@@ -86,13 +86,18 @@ class RunTracker(Tracker):
         self.planned = {snapshot.name: tuple(batches) for snapshot, batches in batched_intervals.items()}
         self.progress.plan(self.planned)
         self._start_reports()
-        partly = [fqn for fqn in self.waiting.by if self.planned.get(fqn)]
-        others_wait = {fqn: msg.NodeIdle(fqn, held_back_by=self.waiting.by[fqn]) for fqn in partly}
+        partly = [fqn for fqn in {**self.waiting.by, **self.unready_signals} if self.planned.get(fqn)]
+        others_wait = {fqn: self._others_wait(fqn) for fqn in partly}
         self.pipe.send(msg.EvaluationPlanned(self.planned, others_wait))
         if self.planned:
             self.pipe.receive(msg.GoAhead)
             self.require_locks()  # statements before all models follow
         self._idle = self._explain_idle()
+
+    def _others_wait(self, fqn: str) -> msg.NodeIdle:
+        """What the pending intervals of a node wait for that are not planned."""
+        signals = tuple(self.unready_signals.get(fqn, ()))
+        return msg.NodeIdle(fqn, signals=signals, held_back_by=self.waiting.by.get(fqn, msg.HeldBackBy()))
 
     def _explain_idle(self) -> list[msg.Event]:
         self._coverages, events = self._observed.explain_idle()
