@@ -71,7 +71,7 @@ class EarlyReads:
             [*self._rows(info), *to_come],
             [
                 row
-                for table in self._versions[info.name]
+                for table in self._versions.get(info.name, ())
                 if table[1] != info.version and not table[2]
                 for row in self._ranges[table]
             ],
