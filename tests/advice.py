@@ -1,7 +1,8 @@
 """The texts of the package that advise something, and the tests that do what they say.
 
-A text advises if one of its sentences, or a part of it after a comma or a colon, begins with an imperative. Docstrings
-and the descriptions of attributes are no advice: a page is read before something has happened. SQL neither.
+A text advises if a sentence, or a part of it after a comma or a colon, begins with an imperative. "Run {} has"
+and "Plan {} was" name a run and a plan. Docstrings and the descriptions of attributes are no advice: a page is read
+before something has happened. SQL neither.
 
 A test that reaches the state, does literally what the text says and sees what it promises is marked with
 `@pytest.mark.advice("a part of the text", ...)`, or is a row of a table: `advised("a part of the text", ...)`.
@@ -102,9 +103,10 @@ _VERBS = [
     "write",
 ]
 _IMPERATIVE = re.compile(
-    r"(?:^|[.:;?)] |, |\n|\b(?:and|or|then|first|once) )(?:then |first )?"
+    r"(?:^|[.:;?)] |, |\n|\b(?:and|or|then|first|once) )(?:then |first )?(?!run \{\}$)"
     rf"(?:{'|'.join(f'[{verb[0].upper()}{verb[0]}]{verb[1:]}' for verb in _VERBS)})"
-    r"(?= (?!of\b|is\b|has\b|are\b|for environment\b))"
+    r"(?= (?!of\b|is\b|has\b|are\b|for environment\b|after \{\}|application\b"
+    r"|\{\} (?:is|was|has|of|applies|could not|cannot)\b))"
 )
 
 

@@ -296,7 +296,7 @@ def _not_loaded(plan: msg.PlanBuilt) -> Iterator[Refusal]:
         message = (
             f"Models would lose rows that they have now, because a source is not loaded: {details}. The plan would not "
             "compute these ranges. Materialize the assets that load these tables, and launch this job again. "
-            "To ignore that, leave the tables out in `external_models.wait.tables` in defs.yaml."
+            "To wait for other tables only, name those in `external_models.wait.tables` in defs.yaml."
         )
         yield Refusal("not_loaded", tuple(model.name for model in lost), message)
 

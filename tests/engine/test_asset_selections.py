@@ -152,6 +152,7 @@ def test_process_without_manifest_resolves_each_selection_once(shop: Shop, caplo
     assert not list(shop.dagster.root.rglob("state"))
 
 
+@pytest.mark.advice("Run `dg check defs` after `dg utils refresh-defs-state` where the image is built.")
 @pytest.mark.slow
 def test_selection_that_cannot_be_stored_is_used_and_a_warning_logged(
     shop: Shop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -169,3 +170,9 @@ def test_selection_that_cannot_be_stored_is_used_and_a_warning_logged(
     assert shop.starts == 2
     assert "get_asset_selection started SQLMesh (select=('tag:finance+',), exclude=('shop.weather',))" in caplog.text
     assert "dg check defs" in caplog.text
+    monkeypatch.undo()
+    for command in (("utils", "refresh-defs-state"), ("check", "defs")):
+        run([BIN / "dg", *command], cwd=shop.dagster.root, PYTHONPATH=str(shop.dagster.root))
+    _ = shop.starts
+    assert assets_of_finance_job(shop.load_in_production()) == FINANCE_ASSETS
+    assert shop.starts == 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from harness import BIN, CONFIG, DagsterProject, dagster_project, plan, run, sqlmesh, write_project
+from harness import BIN, CONFIG, DagsterProject, dagster_project, load, plan, run, sqlmesh, write_project
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -91,6 +91,7 @@ def test_environment_from_variable_changes_tables_but_not_keys(
     assert tables == {"prod": ("t/one", "warehouse.t.one"), "pr_17": ("t/one", "warehouse.t__pr_17.one")}
 
 
+@pytest.mark.advice("and there is no such file. Correct it or unset it.")
 @pytest.mark.attribute("project.gateway", "project.env")
 def test_sqlmesh_variables_set_gateway_and_env_file(dagster: DagsterProject) -> None:
     other = "gateways:\n  other:\n    connection:\n      type: duckdb\n      database: \"{{ env_var('IN_FILE') }}\""
@@ -107,8 +108,15 @@ def test_sqlmesh_variables_set_gateway_and_env_file(dagster: DagsterProject) -> 
         "shop", {"project": {"path": str(project), "env": {**command, "SQLMESH_DOTENV_PATH": "no.env"}}}
     )
     assert "SQLMESH_DOTENV_PATH names no.env, and there is no such file" in dagster.load_error()
+    unset = {"SQLMESH_GATEWAY": "other", "IN_FILE": "other.duckdb"}
+    for variables in (command, unset):
+        dagster.add_component("shop", {"project": {"path": str(project), "env": variables}})
+        assert dagster.refresh()
 
 
+@pytest.mark.advice(
+    "The environment variable {} is not set. Set it or {}", "Set the variable that it names or {}", "give a default: "
+)
 @pytest.mark.parametrize("value", [None, ""], ids=["not set", "empty"])
 @pytest.mark.parametrize("attribute", ["environment", "gateway", "config", "python", "working_directory"])
 def test_unset_or_empty_variable_does_not_mean_the_default(
@@ -122,6 +130,9 @@ def test_unset_or_empty_variable_does_not_mean_the_default(
     problem = f"`project.{attribute}` in defs.yaml is '{{{{ env.OF_THE_TEST }}}}', which resolves to nothing."
     assert (problem if value == "" else "variable OF_THE_TEST is not set") in dagster.load_error()
     project[attribute] = "{{ env('OF_THE_TEST_2', 'given') }}"
+    assert component_of(dagster, {"project": project})
+    monkeypatch.setenv("OF_THE_TEST", "given")
+    project[attribute] = "{{ env.OF_THE_TEST }}"
     assert component_of(dagster, {"project": project})
 
 
@@ -175,12 +186,17 @@ def test_error_has_no_cause_and_one_frame_of_component_code(
     assert len(frames) == 1
 
 
+@pytest.mark.advice("In a template of `translation`, use `model` and `spec`.")
 def test_component_whose_template_loads_its_own_assets_is_an_error(dagster: DagsterProject) -> None:
     """Otherwise it would build itself recursively until the memory is full."""
     write_project(dagster.root / "shop", ONE_MODEL)
     deps = "{{ [context.load_component('shop').asset_key_for_model('t.one')] }}"
     dagster.add_component("shop", {"project": "../../../shop", "translation": {"deps": deps}})
     assert "asks for its own assets while they are being built" in dagster.load_error()
+    corrected = "{{ ['before/' ~ model.name] }}"
+    dagster.add_component("shop", {"project": "../../../shop", "translation": {"deps": corrected}})
+    assert load(dagster.root)
+    dagster.add_component("shop", {"project": "../../../shop", "translation": {"deps": deps}})
     [folder] = {path.parent for path in dagster.root.rglob("state")}
     shutil.rmtree(folder)
     folder.write_text("no folder")
@@ -190,6 +206,7 @@ def test_component_whose_template_loads_its_own_assets_is_an_error(dagster: Dags
 CONFIG_WITH_ENVIRONMENT_FROM_VARIABLE = CONFIG + "default_target_environment: {{ env_var('TARGET', 'prod') }}\n"
 
 
+@pytest.mark.advice("or refresh the manifest with the variables of this deployment:")
 def test_manifest_of_another_environment_does_not_run(dagster: DagsterProject, monkeypatch: pytest.MonkeyPatch) -> None:
     """A manifest may be used where variables have other values, as in a deployment, but not if they change the
     environment.
@@ -210,6 +227,8 @@ def test_manifest_of_another_environment_does_not_run(dagster: DagsterProject, m
     assert "was created for environment 'staging', but the project's configuration now has" in failure
     assert "now has environment 'prod'" in failure
     assert "dg utils refresh-defs-state" in failure
+    dagster.refresh()
+    dagster.launch().succeeded()
 
 
 @pytest.mark.attribute("project.env")

@@ -309,6 +309,7 @@ def test_names_of_types_are_taken_too_and_a_name_that_postgresql_would_cut_is_to
     assert f"{long}more has 67 characters, and postgres allows 63. Rename the model." in failure
 
 
+@pytest.mark.advice("because PostgreSQL would drop {} too. Drop or change those views first.")
 def test_the_janitor_drops_no_view_of_others_and_names_each_until_somebody_drops_it(
     new_shop: NewShop, server: Server
 ) -> None:

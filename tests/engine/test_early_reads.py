@@ -15,7 +15,7 @@ def is_warning(run: RunRecord, model: str = "r") -> bool:
     return not evaluation.passed
 
 
-@pytest.mark.advice("To read them, launch a run of {name} with `{config}` in the run config")
+@pytest.mark.advice("To read them, launch a run of {} with `{}` in the run config")
 def test_a_model_that_a_shell_has_computed_before_its_source_warns_until_it_is_restated(new_shop: NewShop) -> None:
     """The janitor merges the times by which these intervals are found."""
     models = {

@@ -159,6 +159,10 @@ def test_selection_without_match_is_quoted_in_error_with_what_exists(tmp_path: P
     assert not (tmp_path / "warehouse.duckdb").exists(), "loading a project does not create its database"
 
 
+@pytest.mark.advice(
+    "Add a model of another kind, or remove the component from defs.yaml.",
+    "(external and embedded models are not executed). Correct the selections.",
+)
 def test_project_with_only_external_and_embedded_models_is_an_error_and_empty_project_is_not(tmp_path: Path) -> None:
     project = SQLMeshProject((write_project(tmp_path, {}),))
     assert not load_project(project, LoadRequest(project.open_request)).manifest.models
@@ -170,6 +174,11 @@ def test_project_with_only_external_and_embedded_models_is_an_error_and_empty_pr
     message = project_load_error(project, ProjectLoadError)
     assert f"No model of the SQLMesh project at {tmp_path} becomes an asset." in message
     assert "(all are external or embedded): raw.orders, t.some. Add a model of another" in message
+    write_project(tmp_path, {"models/more.sql": "MODEL (name t.more, kind FULL); SELECT 1 AS id"})
+    assert "t.more" in loaded(project)
+    assert "Correct the selections." in project_load_error(project, ConfigurationError, ["t.some"])
+    corrected = LoadRequest(project.open_request, ("t.more",), ())
+    assert len(load_project(project, corrected).manifest.selected) == 1
 
 
 @pytest.mark.advice("cannot be started: {}. Correct `project.python` in defs.yaml")
@@ -305,6 +314,7 @@ def test_error_of_missing_environment_recognizes_state_in_memory(new_shop: NewSh
     assert "`database: warehouse.duckdb`" in description
 
 
+@pytest.mark.advice("If its file was deleted, refresh the manifest, and then reload the definitions:")
 def test_model_that_is_not_promoted_does_not_stop_promoted_models(new_shop: NewShop) -> None:
     shop = new_shop(ONE_MODEL)
     audited = "MODEL (name t.two, kind FULL, audits (not_null(columns := (id)))); SELECT 2 AS id"
@@ -351,6 +361,13 @@ def test_model_that_is_not_promoted_does_not_stop_promoted_models(new_shop: NewS
         description, _, repeated = str(refused.checks[name].description).partition("\n\nEvaluated 20")
         assert description == check.description
         assert repeated.endswith("Z. Repeated, because the run was refused.") == ("sqlmesh_execution_status" in name)
+    shop.configure()
+    (shop.project / "models" / "three.sql").unlink()
+    shop.plan(at=None)
+    shop.refresh()
+    followed = shop.launch("in_process").succeeded()
+    assert followed.status_of("t/two") == "up_to_date", "the plan has computed it"
+    assert "t/three:sqlmesh_execution_status" not in followed.checks
 
 
 def test_model_promoted_as_external_or_embedded_is_not_in_environment(new_shop: NewShop) -> None:
@@ -371,23 +388,24 @@ def test_model_promoted_as_external_or_embedded_is_not_in_environment(new_shop: 
     assert set(record.materializations) == {"t/reader"}
 
 
+@pytest.mark.advice("If that plan was interrupted, apply it again:{}")
 @pytest.mark.attribute("execution.environment_timeout")
 @pytest.mark.parametrize(
     "selection", [{}, {"checks": ["t/one:sqlmesh_execution_status"]}], ids=["run of models", "run of checks"]
 )
 def test_run_waits_for_unfinished_plan_until_environment_timeout(shop: Shop, selection: dict[str, list[str]]) -> None:
     """Until then its views may belong to two plans, so checks are not evaluated either."""
-    [(finalized,)] = shop.query("SELECT finalized_ts FROM sqlmesh._environments")
     shop.query("UPDATE sqlmesh._environments SET finalized_ts = NULL")
     shop.add_component("shop", {"project": str(shop.project), "execution": {"environment_timeout": 2}})
     start = time.monotonic()
     try:
         description = failure_of_run(shop, **selection)
     finally:
-        shop.query(f"UPDATE sqlmesh._environments SET finalized_ts = {finalized}")
+        shop.plan(at=None)
     assert time.monotonic() - start < 60
     assert "is being updated by a plan that has not finished" in description
     assert f"cd {shop.project} && sqlmesh plan prod" in description
+    shop.launch(**selection).succeeded()
 
 
 def test_error_of_locked_duckdb_file_names_the_process_that_holds_it(shop: Shop) -> None:
@@ -410,6 +428,7 @@ def test_dg_sqlmesh_does_not_touch_the_state_in_a_duckdb_file_that_another_proce
     assert "rollback" not in output, "SQLMesh has not begun to create a state, which it would delete after that"
 
 
+@pytest.mark.advice("Wait for that process, or end it.")
 def test_error_of_duckdb_file_locked_while_a_project_is_loaded_names_the_process_that_holds_it(tmp_path: Path) -> None:
     """A project with a name reads the state while it is loaded."""
     project = write_project(tmp_path, ONE_MODEL, CONFIG + "project: shop\n")
@@ -418,6 +437,7 @@ def test_error_of_duckdb_file_locked_while_a_project_is_loaded_names_the_process
     assert "The DuckDB file is in use by another process" in message
     assert f"PID {pid}" in message
     assert message.endswith("Wait for that process, or end it.")
+    assert loaded(SQLMeshProject((project,))) == ["t.one"]
 
 
 CONFIG_WITH_BUG = f"""{PYTHON_CONFIG}
@@ -471,11 +491,13 @@ def test_error_of_state_from_another_sqlmesh_version_says_what_to_do(shop: Shop,
     assert advice in description
 
 
+@pytest.mark.advice("does not have the versions. Restore the whole state from a backup of its database.")
 def test_each_job_names_the_promoted_models_whose_versions_the_state_has_lost(new_shop: NewShop) -> None:
     shop = new_shop({**ONE_MODEL, "models/fine.sql": "MODEL (name t.fine, kind FULL); SELECT 1 AS id"}, deploy=True)
     project = SQLMeshProject((shop.project,))
     tick = PendingRequest(project.open_request, "prod", frozenset(), 0, AwaitedTables())
     answered(project, tick, PendingFound)  # it keeps the snapshots for the next tick
+    shop.query("CREATE TABLE backup AS SELECT * FROM sqlmesh._snapshots")
     shop.query("DELETE FROM sqlmesh._snapshots WHERE name LIKE '%one%'")
     with pytest.raises(EnvironmentNotReadyError, match=r"state is damaged: .* shows warehouse\.t\.one"):
         answered(project, tick, PendingFound)
@@ -488,6 +510,9 @@ def test_each_job_names_the_promoted_models_whose_versions_the_state_has_lost(ne
         assert "SQLMesh's state is damaged: environment prod shows warehouse.t.one, and the state's table" in failure
         reason = failure.partition("\nUntil the next successful run of the same assets")[0]
         assert reason.endswith("Restore the whole state from a backup of its database.")
+    shop.query("DELETE FROM sqlmesh._snapshots")
+    shop.query("INSERT INTO sqlmesh._snapshots SELECT * FROM backup")
+    shop.launch().succeeded()
 
 
 @pytest.mark.advice("Rename one of them, and apply a plan.")
@@ -555,12 +580,12 @@ AFTER_ALL = {
 
 STATE_TABLES = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'sqlmesh' ORDER BY 1"
 HALF_RESTORED = "DELETE FROM sqlmesh._versions"
-ONLY_COPIES = "; ".join(
-    f"ALTER TABLE sqlmesh._{name} RENAME TO _{name}_backup"
-    for name in ("snapshots", "environments", "versions", "intervals", "auto_restatements", "environment_statements")
-)
+NAMES_OF_STATE = ("snapshots", "environments", "versions", "intervals", "auto_restatements", "environment_statements")
+ONLY_COPIES = "; ".join(f"ALTER TABLE sqlmesh._{name} RENAME TO _{name}_backup" for name in NAMES_OF_STATE)
+RENAMED_BACK = "; ".join(f"ALTER TABLE sqlmesh._{name}_backup RENAME TO _{name}" for name in NAMES_OF_STATE)
 
 
+@pytest.mark.advice("Restore the whole state from a backup of its database. Tables whose names end in _backup")
 @pytest.mark.parametrize("engine", ["duckdb", pytest.param("postgres", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("damage", [HALF_RESTORED, ONLY_COPIES], ids=["half restored", "only copies"])
 def test_jobs_refuse_a_state_without_version_and_leave_its_tables(new_shop: NewShop, damage: str, engine: str) -> None:
@@ -571,6 +596,7 @@ def test_jobs_refuse_a_state_without_version_and_leave_its_tables(new_shop: NewS
         config = CONFIG if server is None else server.config("damaged")
         shop = new_shop({"models/fine.sql": AFTER_ALL["models/fine.sql"]}, config, **attributes)
         ask = shop.query if server is None else partial(server.query, database="damaged")
+        ask("CREATE TABLE saved AS SELECT * FROM sqlmesh._versions")
         ask(damage)
         tables = ask(STATE_TABLES)
         definitions = shop.refresh()
@@ -581,6 +607,8 @@ def test_jobs_refuse_a_state_without_version_and_leave_its_tables(new_shop: NewS
             assert "SQLMesh's state has no version, and has rows in sqlmesh._" in failure
             assert "Restore the whole state from a backup" in failure
             assert ask(STATE_TABLES) == tables
+        ask("INSERT INTO sqlmesh._versions SELECT * FROM saved" if damage == HALF_RESTORED else RENAMED_BACK)
+        shop.launch().succeeded()
 
 
 def test_failed_after_all_statement_fails_the_run_but_not_the_models(new_shop: NewShop) -> None:

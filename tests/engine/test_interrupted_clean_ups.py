@@ -183,6 +183,10 @@ def test_forward_only_change_is_previewed_on_last_day_after_a_killed_clean_up(la
     assert lab.left_over() == before
 
 
+@pytest.mark.advice(
+    "SQLMesh could not delete the views of {}; the log says why. Launch this job again.",
+    "Launch this job again to delete the rest.",
+)
 @on_duckdb
 def test_close_that_cannot_delete_an_object_says_why_and_the_next_one_deletes_the_rest(lab: Lab) -> None:
     edit_config("environment_suffix_target: table\n")(lab.shop)

@@ -174,6 +174,7 @@ def test_runs_without_evaluation_carry_over_results_of_declared_environment(new_
         assert str(check.description).endswith(f". Repeated, because {reason}.")
 
 
+@pytest.mark.advice("If their files were deleted, promote the deletion:")
 def test_log_warns_of_a_promoted_model_whose_file_was_deleted(new_shop: NewShop) -> None:
     shop = new_shop(MODELS, deploy=True)
     (shop.project / "models" / "full.sql").unlink()
@@ -181,6 +182,8 @@ def test_log_warns_of_a_promoted_model_whose_file_was_deleted(new_shop: NewShop)
     assert "If their files were deleted, promote the deletion:\n\n    dg launch --job sqlmesh_shop_plan" in warning
     assert "This job applies nothing." in warning
     assert "If no other code location has them, no Dagster run executes them" in warning
+    shop.plan(at=None)
+    assert not [line for line in shop.launch().warnings if "warehouse.t.full" in line]
 
 
 def test_log_names_promoted_models_without_component(with_dev: Shop) -> None:

@@ -171,6 +171,7 @@ WHERE datname = current_database() AND application_name LIKE 'dg_sqlmesh%'
 """
 
 
+@pytest.mark.advice("Finished intervals are kept. Launch it again.")
 def test_a_run_and_a_plan_that_lose_their_lock_begin_no_further_model(server: Server, new_shop: NewShop) -> None:
     server.query("CREATE DATABASE losing")
     for statement in ("CREATE SCHEMA t", "CREATE TABLE t.ending (x INT)"):
@@ -203,6 +204,10 @@ def test_a_run_and_a_plan_that_lose_their_lock_begin_no_further_model(server: Se
     assert "The plan failed before it was promoted: environment prod is as it was before." in failure_of(applied)
     assert "The lock of changes on SQLMesh's state in schema 'sqlmesh' is lost" in failure_of(applied)
     assert server.query("SELECT at FROM t.second", "losing") == before
+    server.query("DELETE FROM t.ending", "losing")
+    launch(shop, APPLY, digest=planned(shop)["digest"]).succeeded()
+    shop.launch().succeeded()
+    assert server.query("SELECT at FROM t.second", "losing") != before
 
 
 def test_a_restatement_that_loses_its_lock_forgets_versions_only_before(server: Server, new_shop: NewShop) -> None:

@@ -64,6 +64,7 @@ def test_plan_during_run_restarts_sqlmesh_and_each_computed_version_is_recorded_
         assert server.query("SELECT paused FROM t.last", "landing") == [("changed",)]
 
 
+@pytest.mark.advice("To restate them too, launch the same restatement again.")
 def test_a_restatement_during_which_a_plan_promotes_other_versions_asks_for_another_one(new_shop: NewShop) -> None:
     start, end, today = (time.strftime("%Y-%m-%d", time.gmtime(time.time() - days * 86400)) for days in (6, 1, 0))
     pause = f"CASE WHEN @execution_ds >= '{today}' THEN pg_advisory_xact_lock(7)::text ELSE '' END"
@@ -83,3 +84,5 @@ def test_a_restatement_during_which_a_plan_promotes_other_versions_asks_for_anot
         assert "launch the same restatement again" in failure
         assert "named no model that failed" not in failure
         assert record.status_of("t/slow") == "executed"
+        again = shop.launch(ops={"sqlmesh_shop": {"restate": {"start": start, "end": end}}}).succeeded()
+        assert again.status_of("t/slow") == "executed"

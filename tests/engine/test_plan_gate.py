@@ -69,6 +69,7 @@ def test_an_apply_of_the_reviewed_digest_promotes_it_and_records_each_version_on
     assert shop.launch().computed_outside == {}, "the next run records nothing again"
 
 
+@pytest.mark.advice("Select it too, for example with {}.")
 @pytest.mark.attribute("deploy.select")
 def test_a_plan_of_a_selection_applies_only_that_and_names_the_changes_that_it_leaves_out(shop: Shop) -> None:
     change(shop, total=TOTAL.format(added=" + 1"), other="MODEL (name t.other, kind FULL, owner eve); SELECT 2 AS x")
@@ -80,6 +81,7 @@ def test_a_plan_of_a_selection_applies_only_that_and_names_the_changes_that_it_l
     failure = failure_of(launch(shop, PLAN, select=["t.other"]))
     assert "leaves out t.new, which alone reads" in failure
     assert "Select it too, for example with t.new." in failure
+    launch(shop, PLAN, select=["t.other", "t.new"]).succeeded()
     audit.unlink()
     whole = planned(shop)["digest"]
     shop.configure(deploy={"select": "t.other"})
@@ -101,6 +103,7 @@ def test_a_plan_of_a_selection_applies_only_that_and_names_the_changes_that_it_l
     assert [model["name"] for model in planned(shop, select=[])["models"]] == ["t.new", "t.newer", "t.total"]
 
 
+@pytest.mark.advice("and then they read each other: {}. Select all of them.")
 def test_a_selection_with_which_models_read_each_other_is_refused_by_name(new_shop: NewShop) -> None:
     """The files reverse who reads whom, and only one of both files is taken."""
     files = {"models/a.sql": "MODEL (name t.a); SELECT x FROM t.b", "models/b.sql": "MODEL (name t.b); SELECT 1 AS x"}
@@ -108,6 +111,7 @@ def test_a_selection_with_which_models_read_each_other_is_refused_by_name(new_sh
     change(shop, a="MODEL (name t.a); SELECT 1 AS x", b="MODEL (name t.b); SELECT x FROM t.a")
     refused = launch(shop, PLAN, select=["t.b"])
     assert "then they read each other: t.a, t.b. Select all of them." in failure_of(refused)
+    launch(shop, PLAN, select=["t.a", "t.b"]).succeeded()
 
 
 def test_models_downstream_of_a_selected_one_are_planned_as_they_are_in_prod(shop: Shop) -> None:
@@ -270,6 +274,7 @@ def test_a_model_that_reads_its_old_columns_again_takes_nothing_back(shop: Shop)
     assert kinds(planned(shop)) == []
 
 
+@pytest.mark.advice("To compute the values of the added columns again, restate {}.")
 def test_an_indirect_destructive_change_is_refused_by_name(shop: Shop) -> None:
     """SQLMesh#5719: SQLMesh builds this plan without an error, and breaks the environment half-way."""
     change(shop, base=BASE.format(type="INT"))
@@ -288,6 +293,13 @@ def test_an_indirect_destructive_change_is_refused_by_name(shop: Shop) -> None:
     assert report_of(allowed)["digest"] == digest, "the report names the reviewed digest"
     assert "Values are lost: t.daily (drops amount and adds it again as INT)." in allowed.log
     assert "To compute the values of the added columns again, restate t.daily." in allowed.log
+    empty = "SELECT count(*) FROM t.daily WHERE amount IS NULL"
+    assert shop.query(empty) != [(0,)]
+    shop.configure(deploy=True, restate=True)
+    [(first, last)] = shop.query("SELECT min(day)::DATE::TEXT, max(day)::DATE::TEXT FROM t.daily")
+    again = {"sqlmesh_shop": {"restate": {"start": first, "end": last}}}
+    shop.launch(assets=["t/daily"], ops=again).succeeded()
+    assert shop.query(empty) == [(0,)]
 
 
 TWO_CATALOGS = """
@@ -553,6 +565,7 @@ def test_a_plan_that_lands_while_another_one_computes_stops_it(new_shop: NewShop
         assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
 
 
+@pytest.mark.advice("If the local files are newer, promote them:{}{}")
 def test_a_run_that_meets_other_local_files_names_the_job_that_shows_the_plan(shop: Shop) -> None:
     change(shop, total=TOTAL.format(added=" + 1"))
     shop.refresh()
@@ -563,6 +576,8 @@ def test_a_run_that_meets_other_local_files_names_the_job_that_shows_the_plan(sh
         "If the local files are newer, promote them:\n\n    dg launch --job sqlmesh_shop_plan\n\n"
         "This job applies nothing. Its report has the command that applies the plan." in log
     )
+    launch(shop, APPLY, digest=planned(shop)["digest"]).succeeded()
+    assert "The manifest differs" not in shop.launch().log
 
 
 def test_a_model_of_another_repository_that_a_plan_changes_is_marked(shop: Shop, tmp_path: Path) -> None:

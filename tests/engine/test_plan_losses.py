@@ -219,6 +219,7 @@ def test_no_old_version_is_promised_if_a_new_mode_drops_the_only_table(new_shop:
 MODEL_WITH_TABLE = "MODEL (name t.last, kind FULL); SELECT 1 AS x"
 
 
+@pytest.mark.advice("Then queries that use the view fail. Drop the view after the apply.")
 def test_a_model_that_loses_its_table_is_reported_as_removed_and_its_view_stays(new_shop: NewShop) -> None:
     """Without a view that stays: a model that is not enabled, and one whose name a standalone audit has now."""
     orders, other, off, checked = (
@@ -251,6 +252,9 @@ def test_a_model_that_loses_its_table_is_reported_as_removed_and_its_view_stays(
     launch(shop, APPLY, digest=report["digest"]).succeeded()
     assert shop.query("SELECT orders.id, other.id FROM t.orders, t.other") == [(1, 1)]
     assert shop.query("SELECT view_name FROM duckdb_views() WHERE view_name IN ('off', 'checked')") == []
+    shop.query("DROP VIEW t.orders")
+    assert planned(shop)["models"] == []
+    shop.launch().succeeded()
 
 
 AMOUNTS = {"raw.amounts": "SELECT CURRENT_DATE - range::INT AS day, 1 AS amount FROM range(10)"}

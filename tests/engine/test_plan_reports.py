@@ -87,6 +87,7 @@ def test_the_command_has_the_allow_list_which_does_not_change_the_digest(shop: S
 # -- what is reported -----------------------------------------------------------------------------
 
 
+@pytest.mark.advice("Set `auto_categorize_changes` in the SQLMesh project, or choose a category")
 def test_removed_uncategorized_and_metadata_changes_are_reported(shop: Shop) -> None:
     edit_config("plan: {auto_categorize_changes: {sql: 'off'}}\n")(shop)
     (shop.project / "models" / "other.sql").unlink()
@@ -109,8 +110,12 @@ def test_removed_uncategorized_and_metadata_changes_are_reported(shop: Shop) -> 
     owners = {model["name"]: model["owner"] for model in report["models"]}
     assert (owners["t.base"], owners["t.other"]) == ("bob", "eve")
     assert [(refusal["kind"], refusal["models"]) for refusal in report["refusals"]] == [("uncategorized", ["t.total"])]
+    config = shop.project / "config.yaml"
+    config.write_text(config.read_text().replace("sql: 'off'", "sql: full"))
+    assert planned(shop)["refusals"] == []
 
 
+@pytest.mark.advice("Correct the models or the tests. To run the tests:")
 def test_a_failing_unit_test_is_reported_with_its_difference(shop: Shop) -> None:
     (shop.project / "tests").mkdir()
     (shop.project / "tests" / "test_other.yaml").write_text(
@@ -124,8 +129,13 @@ def test_a_failing_unit_test_is_reported_with_its_difference(shop: Shop) -> None
     assert "      x\n      exp act\n    0   2   1" in refusal["message"]
     assert f"To run the tests:\n\n    cd {shop.project} && sqlmesh test" in refusal["message"]
     assert refusal["message"] in failure_of(record)
+    test = shop.project / "tests" / "test_other.yaml"
+    test.write_text(test.read_text().replace("x: 2", "x: 1"))
+    shop.sqlmesh("test")
+    assert planned(shop)["refusals"] == []
 
 
+@pytest.mark.advice("Correct the models or the linter's rules:")
 def test_a_rule_of_the_linter_that_a_model_breaks_is_reported(shop: Shop) -> None:
     edit_config("linter: {enabled: true, rules: [noselectstar], warn_rules: [nomissingaudits]}\n")(shop)
     change(shop, total="MODEL (name t.total, kind FULL); SELECT * FROM t.daily")
@@ -137,8 +147,11 @@ def test_a_rule_of_the_linter_that_a_model_breaks_is_reported(shop: Shop) -> Non
     assert "nomissingaudits" not in refusal["message"]
     assert "t.total: nomissingaudits: " in record.log
     assert f"    cd {shop.project} && sqlmesh lint" in refusal["message"]
+    change(shop, total=TOTAL.format(added=" + 1"))
+    assert planned(shop)["refusals"] == []
 
 
+@pytest.mark.advice("To allow the new columns, set `on_additive_change: allow` in the model.")
 def test_a_new_column_that_a_model_does_not_allow_is_reported(shop: Shop) -> None:
     config = {
         mode: DAILY.replace("forward_only true", f"forward_only true, on_additive_change {mode}")
@@ -154,6 +167,13 @@ def test_a_new_column_that_a_model_does_not_allow_is_reported(shop: Shop) -> Non
     change(shop, daily=config["warn"].replace("amount FROM", "amount, 1 AS added FROM"))
     record = launch(shop, PLAN).succeeded()
     assert "Its `on_additive_change` asks for this warning." in record.log
+    change(
+        shop,
+        daily=config["error"]
+        .replace("on_additive_change error", "on_additive_change allow")
+        .replace("amount FROM", "amount, 1 AS added FROM"),
+    )
+    assert planned(shop)["refusals"] == []
 
 
 UNTYPED = """

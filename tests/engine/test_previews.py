@@ -160,6 +160,10 @@ def test_the_launchpad_can_name_an_environment_that_fits_the_template(lab: Lab) 
     lab.job(CLOSE, None, environment="pr_7").succeeded()
 
 
+@pytest.mark.advice(
+    "and was not changed. Correct `preview.environment` in defs.yaml, or `pinned_environments`",
+    "To delete it anyway, use `sqlmesh invalidate`.",
+)
 @on_duckdb
 def test_an_environment_that_never_expires_is_refused_and_stays_as_it_was(lab: Lab) -> None:
     edit_config("\npinned_environments: [PR_1, pr_2]\n")(lab.shop)
@@ -175,6 +179,14 @@ def test_an_environment_that_never_expires_is_refused_and_stays_as_it_was(lab: L
     assert "Environment pr_1 never expires, so it is no preview, and was not deleted." in failure_of(closed)
     assert lab.left_over() == before
     assert lab.ask("SELECT x FROM t__pr_1.other") == [(2,)]
+    lab.preview(3)
+    lab.job(CLOSE, 3).succeeded()
+    lab.shop.sqlmesh("invalidate", "pr_1")
+    lab.shop.sqlmesh("janitor")
+    assert lab.ask("SELECT schema_name FROM information_schema.schemata WHERE schema_name = 't__pr_1'") == []
+    config = lab.shop.project / "config.yaml"
+    config.write_text(config.read_text().replace("[PR_1, pr_2]", "[PR_1]"))
+    lab.preview(2)
 
 
 @on_duckdb
@@ -424,6 +436,7 @@ def test_closing_deletes_what_a_failed_commit_has_computed_of_versions_that_prod
     assert lab.ask("SELECT name FROM sqlmesh._intervals WHERE is_dev") == []
 
 
+@pytest.mark.advice("use the number of the pull request instead.")
 @pytest.mark.parametrize("lab", ["postgres"], indirect=True)
 def test_preview_with_a_name_too_long_for_the_engine_is_refused_before_it_computes_anything(lab: Lab) -> None:
     lab.change(other=OTHER.replace("1 AS x", "2 AS x"))

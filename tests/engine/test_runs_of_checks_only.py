@@ -77,6 +77,7 @@ def test_failed_audit_without_its_check_in_the_run_is_logged(new_shop: NewShop) 
     assert "raw.source: audit known failed: 1 row. Its check t/first:raw_source__known is not part" in record.log
 
 
+@pytest.mark.advice("If the local file is newer, apply a plan.")
 @pytest.mark.parametrize("promoted", ["", "not_null(columns := (name))"], ids=["no audit", "other arguments"])
 def test_check_of_audit_that_is_not_promoted_warns(new_shop: NewShop, promoted: str) -> None:
     model = "MODEL (name t.one, kind FULL, audits ({})); SELECT 1 AS id, 'a' AS name"
@@ -87,6 +88,8 @@ def test_check_of_audit_that_is_not_promoted_warns(new_shop: NewShop, promoted: 
     assert not result.passed
     assert result.severity == dg.AssetCheckSeverity.WARN
     assert "If the local file is newer, apply a plan. If not, refresh the manifest" in str(result.description)
+    shop.plan(at=None)
+    assert shop.launch(checks=["t/one:not_null_id"]).succeeded().checks["t/one:not_null_id"].passed
 
 
 def test_forward_only_preview_in_dev_counts_as_computed(new_shop: NewShop) -> None:

@@ -69,6 +69,11 @@ def test_dev_reads_the_stored_manifest_of_a_changed_project_if_it_may_not_refres
     assert assets(shop.configure(refresh_if_dev=True)) == {"t/one", "t/two"}
 
 
+@pytest.mark.advice(
+    "belongs to another component. {}. Replace it",
+    "it is damaged or was written by another version of dg_sqlmesh_component. Replace it",
+    "has version {}; {}. Replace it",
+)
 @pytest.mark.parametrize(
     "damage",
     [
@@ -95,6 +100,10 @@ def test_unusable_stored_manifest_is_replaced_by_a_fresh_load(
     assert re.search(
         r"dg utils refresh-defs-state$\nSQLMesh loaded the project directly, in ", caplog.text, re.MULTILINE
     )
+    caplog.clear()
+    shop.refresh()  # it stores the manifest, as `dg utils refresh-defs-state` does
+    assert assets(load_in_production(shop)) == {"t/one"}
+    assert "The stored manifest of the SQLMesh project" not in caplog.text
 
 
 def test_process_without_stored_manifest_loads_project_once_and_warns(
@@ -130,6 +139,7 @@ def test_project_is_loaded_once_per_process_if_its_files_do_not_show_every_chang
     assert assets(load_in_production(shop)) == {"t/one", "t/two"}
 
 
+@pytest.mark.advice("Give the user that runs Dagster search permission on that folder,")
 def test_project_loads_directly_if_folder_is_unreadable(new_shop: NewShop, caplog: pytest.LogCaptureFixture) -> None:
     shop = new_shop(ONE_MODEL, planned_at=None)
     shop.refresh()
@@ -145,6 +155,11 @@ def test_project_loads_directly_if_folder_is_unreadable(new_shop: NewShop, caplo
     assert warning in caplog.text
     assert done.returncode != 0
     assert "cannot be looked for in" in done.stdout + done.stderr
+    folder.unlink()
+    caplog.clear()
+    run([BIN / "dg", "utils", "refresh-defs-state"], cwd=shop.root, PYTHONPATH=str(shop.root))
+    assert assets(load_in_production(shop)) == {"t/one"}
+    assert warning not in caplog.text
 
 
 COMPONENT_IN_PYTHON = """
@@ -215,6 +230,7 @@ def deny(*_: object) -> None:
     raise PermissionError(13, "Permission denied")
 
 
+@pytest.mark.advice("Give the user that runs Dagster write permission on that folder.")
 def test_unwritable_manifest_folder_is_logged_and_definitions_are_current(
     tmp_path: Path, new_shop: NewShop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +245,11 @@ def test_unwritable_manifest_folder_is_logged_and_definitions_are_current(
         "Permission denied. Give the user that runs Dagster write permission on that folder. Until then each"
         in caplog.text
     )
+    monkeypatch.undo()
+    caplog.clear()
+    assert assets(shop.refresh()) == {"t/one", "t/two"}
+    assert "cannot be stored" not in caplog.text
+    assert assets(load_in_production(shop)) == {"t/one", "t/two"}
 
 
 def test_current_manifest_in_a_read_only_folder_is_no_warning(

@@ -320,6 +320,10 @@ def test_rows_that_a_plan_has_computed_in_a_table_of_prod_are_computed_again(new
     launch(shop, APPLY, digest=digest).succeeded()
 
 
+@pytest.mark.advice(
+    "{}{}. Finish it: launch this job with the digest of that plan.",
+    "has begun to change it and has not finished. To finish it, apply this plan.",
+)
 def test_plan_that_has_merged_rows_into_a_table_of_prod_is_named_and_not_taken_back(new_shop: NewShop) -> None:
     daily = DAILY.replace("INCREMENTAL_BY_TIME_RANGE (time_column", "INCREMENTAL_BY_UNIQUE_KEY (unique_key")
 
@@ -333,11 +337,13 @@ def test_plan_that_has_merged_rows_into_a_table_of_prod_is_named_and_not_taken_b
     launch(shop, APPLY, digest=digest).succeeded()
 
 
+@pytest.mark.advice("Nothing was done. Write `digest` in the run config, from {}")
 @pytest.mark.parametrize("config", [{}, {"digest": "abc", "take_back": True}])
 def test_apply_needs_a_digest_or_takes_back(shop: Shop, config: dict[str, Any]) -> None:
     assert "or, to take back a plan that has not finished, `take_back: true`" in failure_of(
         launch(shop, APPLY, **config)
     )
+    launch(shop, APPLY, digest=planned(shop)["digest"]).succeeded()
 
 
 def test_name_that_is_too_long_is_refused_before_the_promotion(new_shop: NewShop) -> None:

@@ -10,6 +10,7 @@ ORDERS = "MODEL (name t.orders, kind FULL, audits (not_null(columns := (id)))); 
 SEEN = "MODEL (name t.seen, kind VIEW); SELECT id FROM t.orders"
 
 
+@pytest.mark.advice("Rename or drop them first. Queries that use them fail until the apply has succeeded.")
 @needs_previews
 @pytest.mark.parametrize("mode", ["dev_only", "full"])
 def test_a_model_with_the_name_of_another_table_or_view_is_refused_also_after_its_preview(

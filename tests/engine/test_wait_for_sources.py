@@ -342,6 +342,7 @@ def test_a_tick_requests_no_model_that_waits_for_an_asset_between_models_that_ar
     assert shop.launch(assets=["t/last"]).status_of("t/last") == "waiting", "a run would only wait"
 
 
+@pytest.mark.advice("If one does, set its key in `external_models.keys` in defs.yaml.")
 def test_a_table_with_a_key_is_awaited_without_its_asset_and_others_are_named_in_the_log(new_shop: NewShop) -> None:
     models = {**MODELS, "models/alone.sql": "MODEL (name t.alone, kind FULL); SELECT n FROM raw.other"}
     external = {"keys": {"raw.orders": "laod/orders"}, "wait": True}
@@ -355,6 +356,10 @@ def test_a_table_with_a_key_is_awaited_without_its_asset_and_others_are_named_in
     assert (
         "Not awaited, because no asset of this code location loads them: warehouse.raw.other. If one does" in record.log
     )
+    external["keys"] = {"raw.orders": "laod/orders", "raw.other": "load/orders"}
+    shop.configure(external_models=external)
+    followed = run(shop)
+    assert "Not awaited" not in followed.log
 
 
 def test_the_promoted_version_waits_for_what_it_reads_after_its_file_has_changed(new_shop: NewShop) -> None:

@@ -132,6 +132,13 @@ def test_wrong_job_is_refused_with_the_attribute_to_correct(
         built(configured, *models)
 
 
+@pytest.mark.advice("so no range of one can be restated. Choose another `select` or other `tables`.")
+def test_a_job_with_another_selection_is_built() -> None:
+    with pytest.raises(ConfigurationError, match="selects no incremental model"):
+        built(RestateJob(), "marts.total")
+    assert built(RestateJob(), "raw.orders")
+
+
 @pytest.mark.parametrize(
     ("jobs", "error"),
     [

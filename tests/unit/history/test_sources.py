@@ -161,6 +161,7 @@ def test_a_pattern_that_matches_no_table_is_refused() -> None:
     assert Wait(tables=["RAW.orders"]).has(TABLE)
 
 
+@pytest.mark.advice("because the run has ended without one: execute the check")
 def test_a_load_is_refused_until_its_blocking_check_has_a_result(instance: dg.DagsterInstance) -> None:
     """The check reads the source while it runs. Then its process is killed, and somebody executes it alone."""
     sentences = []
@@ -223,6 +224,7 @@ def test_a_blocking_check_of_a_declared_asset_refuses_too(instance: dg.DagsterIn
     assert (refused.incomplete, refused.sentence()) == (((0, FOREVER),), "load/orders has failed its check complete")
 
 
+@pytest.mark.advice("which names no materialization: execute the check")
 def test_failed_result_that_names_no_load_refuses_each_one_until_the_next_result(instance: dg.DagsterInstance) -> None:
     definitions = location()
     run_job(instance, definitions, "load_it", "2026-11-01", "2026-11-01")
@@ -233,8 +235,13 @@ def test_failed_result_that_names_no_load_refuses_each_one_until_the_next_result
         is_error = severity is dg.AssetCheckSeverity.ERROR
         assert found.incomplete == ((at("2026-11-01" if is_error else "2026-11-02"), FOREVER),)
         assert ("check complete, which names no materialization" in found.sentence()) == is_error
+    instance.report_runless_asset_event(dg.AssetCheckEvaluation(KEY, "complete", False, blocking=True))
+    assert read(instance, definitions).incomplete == ((at("2026-11-01"), FOREVER),)
+    run_job(instance, definitions, "check_it")
+    assert read(instance, definitions).incomplete == ((at("2026-11-02"), FOREVER),)
 
 
+@pytest.mark.advice("was not materialized since its partitions have changed: materialize it")
 @pytest.mark.parametrize("declared", [[], [dg.AssetSpec(KEY, tags={"sqlmesh/kind": "external"})]])
 def test_partitions_of_a_dependency_count(instance: dg.DagsterInstance, declared: list[dg.AssetSpec]) -> None:
     """Dagster makes an asset without partitions of each dependency, and a component of each external table."""
@@ -247,8 +254,11 @@ def test_partitions_of_a_dependency_count(instance: dg.DagsterInstance, declared
     assert read(instance, definitions).incomplete[0][0] > at("2026-11-01")
     known = dg.Definitions(assets=[days, dg.AssetSpec(KEY)]).get_repository_def()
     assert read(instance, known).sentence().startswith("load/orders was not materialized since its partitions")
+    materialize(instance)
+    assert read(instance, known).incomplete[0][0] > at("2026-11-01")
 
 
+@pytest.mark.advice("by a run that was deleted: materialize it again")
 @pytest.mark.parametrize("has_default_storage", [False, True])
 def test_a_deleted_run_completes_less_also_after_its_load_was_read(tmp_path: Path, has_default_storage: bool) -> None:
     with empty_instance(tmp_path, has_default_storage=has_default_storage) as instance:
@@ -275,8 +285,11 @@ def _delete_runs(instance: dg.DagsterInstance) -> None:
     gone = read(instance, whole)
     assert gone.incomplete == ((0, FOREVER),)
     assert gone.sentence().endswith("was loaded last by a run that was deleted: materialize it again")
+    run_job(instance, whole)
+    assert read(instance, whole).incomplete[0][0] > at("2026-11-03")
 
 
+@pytest.mark.advice("to wait for the other tables only, name them")
 def test_sources_with_any_partitions_or_statement_are_read_with_the_others(instance: dg.DagsterInstance) -> None:
     """Each of these made every run and tick fail, also of models that read other sources."""
     static = dg.StaticPartitionsDefinition(["a"])
@@ -301,3 +314,5 @@ def test_sources_with_any_partitions_or_statement_are_read_with_the_others(insta
         shown = repr("null" if value is None else value)
         expected = f"{name} has {shown} as `sqlmesh/complete_until`, which is no timestamp in seconds"
         assert sources[name].sentence() == expected
+    others = Wait(tables=[name for name in definitions if name != "two_times"])
+    assert {name for name in definitions if others.has(name)} == definitions.keys() - {"two_times"}

@@ -1,12 +1,13 @@
 """Advice of a refused plan: with what it says in the run config, the same plan is not refused."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from unit.plan.plans import ORDERS, drops, plan, planned, with_facts
 
 from dg_sqlmesh_component.plan.digest import digest_of
-from dg_sqlmesh_component.plan.gate import Decision, refusals
+from dg_sqlmesh_component.plan.gate import Decision, preview_refusals, refusals
 from dg_sqlmesh_component.protocol import messages as msg
 
 LOSES_COLUMN = with_facts(ORDERS, destructive=drops("amount"), columns=drops("amount"))
@@ -69,3 +70,35 @@ def test_what_a_refusal_says_to_accept_ends_it(
     assert any(all(of in message for of in part.split("{}")) for message in refused(built, **wrong))
     for config in accepted:
         assert refused(built, **config) == []
+
+
+@pytest.mark.advice("{} To {} it anyway, set `over_budget: true` in the run config.")
+def test_what_is_over_the_budget_is_planned_and_previewed_with_the_advised_run_config() -> None:
+    built, over = plan(ORDERS), "It costs 9."
+
+    def of_both(*, is_allowed: bool) -> list[str]:
+        applied = refusals(built, Decision(over_budget=is_allowed), "shop_apply", {}, over)
+        previewed = preview_refusals(built, allow_pending=False, over_budget=is_allowed, budget=over)
+        return [refusal.message for refusal in (*applied, *previewed)]
+
+    advice = "It costs 9. To {} it anyway, set `over_budget: true` in the run config."
+    assert of_both(is_allowed=False) == [advice.format("apply"), advice.format("preview")]
+    assert of_both(is_allowed=True) == []
+
+
+@pytest.mark.advice("To preview anyway, set `allow_pending: true` in the run config.")
+def test_a_preview_of_pending_models_is_computed_with_the_advised_run_config() -> None:
+    built = plan(ORDERS, pending_upstream={"core.late": 1})
+    [refusal] = preview_refusals(built, allow_pending=False, over_budget=False)
+    assert refusal.message.endswith("To preview anyway, set `allow_pending: true` in the run config.")
+    assert preview_refusals(built, allow_pending=True, over_budget=False) == []
+
+
+@pytest.mark.advice("which is no digest of a plan. Copy it from one.", "and apply it with its own digest.")
+def test_a_plan_is_applied_with_its_own_digest() -> None:
+    built = plan(ORDERS)
+    other = replace(built, parts={**built.parts, "models": "e" * 10})
+    for digest, advice in (("latest", "Copy it from one."), (digest_of(other), "apply it with its own digest.")):
+        [refusal] = refusals(built, Decision(digest), "shop_apply", {})
+        assert refusal.message.endswith(advice)
+    assert refused(built) == []

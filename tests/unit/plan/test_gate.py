@@ -234,8 +234,8 @@ REFUSALS = {
         NAMES,
         "Models would lose rows that they have now, because a source is not loaded: core.orders (rows of 1970-01-01, "
         "of db.raw.a, db.raw.b); marts.sales (rows of 1970-01-01, of db.raw.a, db.raw.b). The plan would not compute "
-        "these ranges. Materialize the assets that load these tables, and launch this job again. To ignore that, leave "
-        "the tables out in `external_models.wait.tables` in defs.yaml.",
+        "these ranges. Materialize the assets that load these tables, and launch this job again. To wait for other "
+        "tables only, name those in `external_models.wait.tables` in defs.yaml.",
     ),
 }
 

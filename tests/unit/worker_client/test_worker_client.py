@@ -89,6 +89,7 @@ def test_cancelled_worker_that_does_not_end_raises_stopped_error(fake_worker: Fa
             list(worker)
 
 
+@pytest.mark.advice("Something terminated it, for example a host restart. Launch it again.")
 @pytest.mark.parametrize(
     ("signal", "name", "advice"),
     [
@@ -102,6 +103,7 @@ def test_error_of_a_kill_names_signal_and_advice(fake_worker: FakeWorker, signal
         events_from(fake_worker(f"os.kill(os.getpid(), {signal})"))
     assert str(died.value).startswith(f"SQLMesh's process was killed by signal {signal} ({name}. {advice}")
     assert str(died.value).endswith(" It printed nothing.")
+    assert events_from(fake_worker(writing([LAST_EVENT]))) == [msg.EvaluationFinished("success")]
 
 
 COUNTED = msg.TableComputed("a", 3)
