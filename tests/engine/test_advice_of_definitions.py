@@ -123,6 +123,16 @@ def definitions_of(folder: Path, components: list[Component]) -> dg.Definitions:
             [(jobs(), WITHOUT_START)],
             [(jobs(), INCREMENTAL)],
         ),
+        advised(
+            "`schedule.on_sources` in defs.yaml needs the sources that the models wait for. Set it as well:",
+            [({"schedule": {"on_sources": True}}, ONE)],
+            [({"schedule": {"on_sources": True}, "external_models": {"wait": True}}, ONE)],
+        ),
+        advised(
+            "it has no value; write it as {}",
+            [({}, manifest(model("a.orders", tags=("dagster:group_name",))))],
+            [({}, manifest(model("a.orders", tags=("dagster:group_name:sales",))))],
+        ),
         advised("Set `by: {}`.", [(jobs(), MONTHLY)], [(jobs(by="month"), MONTHLY)]),
         advised(
             "Remove the job, and use `restate` in the run config.", [(jobs(), YEARLY)], [({"restate": True}, YEARLY)]

@@ -123,6 +123,18 @@ def advised(part: str, wrong: dict[str, Any], *corrected: dict[str, Any]) -> Any
             {"op": {"pool": "x"}},
         ),
         advised(
+            "Write a text, such as `{}: {}`. If no tag sets a property, write `tag_convention: false`.",
+            {"tag_convention": {"prefix": ""}},
+            {"tag_convention": {"prefix": "dagster"}},
+            {"tag_convention": False},
+        ),
+        advised(
+            "Write the part of the tags before the first separator, or set another `tag_convention.separator`.",
+            {"tag_convention": {"prefix": "a:b"}},
+            {"tag_convention": {"prefix": "a"}},
+            {"tag_convention": {"prefix": "a:b", "separator": "/"}},
+        ),
+        advised(
             "SQLMesh models have no partitions in Dagster. Remove it.",
             {"op": {"backfill_policy": {"type": "single_run"}}},
             {},
