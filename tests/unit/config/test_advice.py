@@ -130,9 +130,9 @@ def advised(part: str, wrong: dict[str, Any], *corrected: dict[str, Any]) -> Any
         ),
         advised(
             "Write the part of the tags before the first separator, or set another `tag_convention.separator`.",
-            {"tag_convention": {"prefix": "a:b"}},
-            {"tag_convention": {"prefix": "a"}},
-            {"tag_convention": {"prefix": "a:b", "separator": "/"}},
+            {"tag_convention": {"prefix": "x:"}},
+            {"tag_convention": {"prefix": "x"}},
+            {"tag_convention": {"prefix": "x:", "separator": "/"}},
         ),
         advised(
             "SQLMesh models have no partitions in Dagster. Remove it.",
