@@ -393,7 +393,7 @@ def test_model_promoted_as_external_or_embedded_is_not_in_environment(new_shop: 
 @pytest.mark.parametrize(
     "selection", [{}, {"checks": ["t/one:sqlmesh_execution_status"]}], ids=["run of models", "run of checks"]
 )
-def test_run_waits_for_unfinished_plan_until_environment_timeout(shop: Shop, selection: dict[str, list[str]]) -> None:
+def test_run_waits_for_unfinished_plan_until_environment_timeout(shop: Shop, selection: dict[str, Any]) -> None:
     """Until then its views may belong to two plans, so checks are not evaluated either."""
     shop.query("UPDATE sqlmesh._environments SET finalized_ts = NULL")
     shop.add_component("shop", {"project": str(shop.project), "execution": {"environment_timeout": 2}})
