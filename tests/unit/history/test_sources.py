@@ -314,5 +314,6 @@ def test_sources_with_any_partitions_or_statement_are_read_with_the_others(insta
         shown = repr("null" if value is None else value)
         expected = f"{name} has {shown} as `sqlmesh/complete_until`, which is no timestamp in seconds"
         assert sources[name].sentence() == expected
-    others = Wait(tables=[name for name in definitions if name != "two_times"])
-    assert {name for name in definitions if others.has(name)} == definitions.keys() - {"two_times"}
+    others = Wait(tables=[f"raw.{name}" for name in definitions if name != "two_times"])
+    awaited = {name for name in definitions if others.has(f'"db"."raw"."{name}"')}
+    assert awaited == definitions.keys() - {"two_times"}
