@@ -26,7 +26,7 @@ from dg_sqlmesh_component.history.records import OutsideData
 from dg_sqlmesh_component.history.stored_record import internal
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed, ranges
-from dg_sqlmesh_component.protocol.intervals import subtract
+from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.report.intervals_check import (
     coverage_metadata,
     coverage_sentences,
@@ -203,14 +203,15 @@ class Checks:
         # An older failure is a warning. It stops no downstream model: nothing that this run computed has failed. Its
         # query and sample stay: an apply may have found it in an earlier round, which has no check of its own.
         severity = self.wording.assets.severity(node.fqn, audit.blocking)
-        of_rows: dict[str, Any] = {}
+        was_executed = isinstance(node, NodeOutcome) and node.outcome is not Outcome.UP_TO_DATE
+        of_audit = audit_metadata(audit, of_all_intervals=reads_intervals and not was_executed)
+        text = self.wording.audit_result(node.fqn, audit)
+        if before:
+            text += uncorrected_sentence(before, is_pending=_is_pending(before, node))
         if earlier and before and audit.passed:
             severity = dg.AssetCheckSeverity.WARN
-            of_rows = {name: earlier.metadata[name] for name in _OF_ROWS if name in earlier.metadata}
-        was_executed = isinstance(node, NodeOutcome) and node.outcome is not Outcome.UP_TO_DATE
-        is_of_all = reads_intervals and not was_executed
-        text = self.wording.audit_result(node.fqn, audit) + (uncorrected_sentence(before) if before else "")
-        metadata = {**audit_metadata(audit, of_all_intervals=is_of_all), **of_rows, **data_metadata(data, kept)}
+            of_audit = _of_earlier_rows(before, earlier, of_audit)
+        metadata = {**of_audit, **data_metadata(data, kept)}
         return check_result(check, audit.passed and not before, severity, text, metadata)
 
 
@@ -221,6 +222,18 @@ def _uncorrected(audit: AuditResult, earlier: EarlierResult | None, table: str |
         return None
     left = tuple(subtract(before.intervals, audit.intervals))
     return replace(before, intervals=left, rows=before.rows if left == before.intervals else 0) if left else None
+
+
+def _is_pending(failed: FailedIntervals, node: NodeOutcome | AuditOnlyOutcome) -> bool:
+    """Whether some of the intervals are not computed, so that a run computes and audits them."""
+    return node.coverage is not None and bool(common(failed.intervals, [*node.coverage.gaps, *node.coverage.waiting]))
+
+
+def _of_earlier_rows(failed: FailedIntervals, earlier: EarlierResult, of_audit: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows that failed in other intervals, in place of the 0 rows of an audit that has passed."""
+    rows = {name: value for name, value in earlier.metadata.items() if name in _OF_ROWS}
+    others = {name: failed.rows for name in of_audit if name not in _OF_ROWS and failed.rows}
+    return {**{name: of_audit[name] for name in _OF_ROWS if name in of_audit}, **others, **rows}
 
 
 def _table(node: NodeOutcome | AuditOnlyOutcome, audit: AuditResult) -> str | None:

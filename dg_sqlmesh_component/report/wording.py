@@ -285,16 +285,23 @@ def correction_advice(plan_command: str | None) -> str:
     return f"{advice}:{plan_block(plan_command)}" if plan_command else f"{advice}."
 
 
-def uncorrected_sentence(failed: FailedIntervals) -> str:
-    """What an audit of other intervals found in an earlier run, as a further sentence."""
+def uncorrected_sentence(failed: FailedIntervals, *, is_pending: bool) -> str:
+    """What an audit of other intervals found in an earlier run, as further sentences.
+
+    Args:
+        failed: Where.
+        is_pending: Whether the next run of all pending intervals computes and audits them.
+    """
     where, at = ranges(failed.intervals), utc_text(failed.at)
     found = f"some of the rows that failed at {at} may be in {where}"
     if failed.rows:
         found = f"{counted(failed.rows, 'row')} failed in {where} at {at}"
-    return (
-        f" Other intervals: {found}, and no run has audited them since. Execute this check alone to audit all "
-        "intervals."
+    advice = (
+        "They are pending. Correct the data, then launch a run without `start` and `end`: it computes and audits them."
+        if is_pending
+        else "Execute this check alone to audit all intervals."
     )
+    return f" Other intervals: {found}, and no run has audited them since. {advice}"
 
 
 def computed_text(assets: ProjectAssets, fqn: str, intervals: Sequence[msg.Interval]) -> str:

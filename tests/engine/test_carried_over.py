@@ -86,7 +86,7 @@ def test_result_of_other_environment_hides_no_failure_here(new_shop: NewShop, mo
     assert "t.kept: the check hard failed when its audit was last evaluated" in record.failures[0]
 
 
-@pytest.mark.advice("and no run has audited them since. Execute this check alone to audit all intervals.")
+@pytest.mark.advice("Execute this check alone to audit all intervals.")
 def test_audit_that_passes_on_new_intervals_warns_of_older_rows_until_they_are_audited_again(new_shop: NewShop) -> None:
     bad = (datetime.now(timezone.utc) - timedelta(days=3)).date()
     shop = new_shop(

@@ -3,6 +3,8 @@
 A batch writes its rows before its audits, so the rows of a batch that failed stand in the table.
 """
 
+import dagster as dg
+import pytest
 from harness import NewShop, Shop
 from waiting import DAILY, OP, day, load, run, tick, waiting_shop
 
@@ -81,6 +83,20 @@ def test_a_table_is_not_computed_from_refused_rows_by_any_run(new_shop: NewShop)
     shop.launch().succeeded()
     for name in ("t.f", "t.fv", "t.history", "t.r", "t.keyed"):
         assert rows(shop, name) == EVERY, name
+
+
+@pytest.mark.advice("then launch a run without `start` and `end`: it computes and audits them.")
+def test_the_check_of_a_refused_day_advises_the_run_that_computes_it(new_shop: NewShop) -> None:
+    """After a later day has passed. An audit of all intervals would find the same row again."""
+    shop = new_shop({"models/a.sql": FILES["models/a.sql"]}, tables=SOURCE, planned_at="3 days ago")
+    refuse(shop, 2)
+    shop.launch(ops={OP: {"end": day(2)}}).failed()
+    later = shop.launch(ops={OP: {"start": day(1)}}).succeeded().checks["t/a:not_null_n"]
+    assert (later.passed, later.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert later.metadata["sqlmesh/failing_row_count"].value == 1, "there is the row of the refused day below it"
+    assert "They are pending. Correct the data, then launch a run without" in str(later.description)
+    correct(shop)
+    assert shop.launch().succeeded().checks["t/a:not_null_n"].passed
 
 
 def test_a_table_is_not_computed_past_a_hole_until_somebody_ignores_the_source(new_shop: NewShop) -> None:

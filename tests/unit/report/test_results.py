@@ -376,6 +376,20 @@ def test_audit_of_new_intervals_warns_of_older_ones_that_have_failed_until_they_
     assert summary == (True, SEVERITIES[name], "No row failed in 2026-01-01.")
 
 
+def test_rows_that_failed_in_a_pending_interval_are_counted_and_the_advice_is_a_run() -> None:
+    coverage = msg.IntervalCoverage(COVERED.fqn, computed=D2, gaps=(D1,), gap_count=1, missing_intervals=1)
+    later = replace(COVERED, audits=(audit_result("not_null", D2),), coverage=coverage)
+    key = dg.AssetCheckKey(KEY, "not_null")
+
+    warned = checks_of(later, earlier={key: known_to_fail("not_null")})["not_null"]
+
+    assert str(warned.description).endswith(
+        "Other intervals: 3 rows failed in 2026-01-01 at 2026-01-01T00:00:00Z, and no run has audited them since. They "
+        "are pending. Correct the data, then launch a run without `start` and `end`: it computes and audits them."
+    )
+    assert plain(dict(warned.metadata))["sqlmesh/failing_row_count"] == 3
+
+
 def test_audit_does_not_warn_of_rows_of_another_version_of_the_table() -> None:
     audited = replace(audit_result("recent", D2), audited_data=replace(AUDITED, version="another"))
     assert checks_of(replace(COVERED, audits=(audited,)), earlier={RECENT: known_to_fail("recent")})["recent"].passed
