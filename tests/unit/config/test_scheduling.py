@@ -47,7 +47,7 @@ def test_only_an_attribute_that_runs_something_is_turned_off_and_only_in_a_branc
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     running = [
-        Schedule("RUNNING", cron="@daily"),
+        Schedule(default_status="RUNNING", cron="@daily"),
         PollingSensor(default_status="RUNNING"),
         Janitor(default_status="RUNNING"),
     ]

@@ -55,8 +55,8 @@ WRONG: list[tuple[Any, ...]] = [
     ({"schedule": {"default_statu": "ON"}}, unknown("schedule", "default_statu", "Did you mean default_status?")),
     ({"execution": {"timeout": "30m"}}, unknown("execution", "timeout", NOT_OF_ONE_MODEL["timeout"])),
     (
-        {"preview": {"environment": "pr", "diff": {"decimal": 2}}},
-        unknown("preview.diff", "decimal", "Known: ignore, max_rows."),
+        {"preview": {"environment": "pr", "diff": {"profile": 2}}},
+        unknown("preview.diff", "profile", "Known: decimals, ignore, max_rows."),
     ),
     (
         {"execution": {"retries": {"max_retry": 3}}},
