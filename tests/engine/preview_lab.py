@@ -80,7 +80,7 @@ class Lab:
         return {
             "environments": set(self.ask("SELECT name FROM sqlmesh._environments")),
             "models": set(self.ask("SELECT name, identifier FROM sqlmesh._snapshots")),
-            "intervals": sorted(self.ask(intervals)),
+            "intervals": sorted(self.ask(intervals), key=repr),
             "tables": {row for row in self.ask(tables) if row[0] not in ("information_schema", "pg_catalog")},
             "schemas": set(self.ask(schemas)),
         }

@@ -105,11 +105,11 @@ def test_a_table_is_not_computed_past_a_hole_until_somebody_ignores_the_source(n
     for ago in (3, 1):
         load(shop, ago)
     assert tick(shop) == {"t/days", "t/shown", "t/alone"}
-    for config, cause in (({}, f"load/orders has no materialization of {day(2)}"), ({"start": day(1)}, "t.days")):
+    for config in ({}, {"start": day(1)}):
         record = run(shop, **config).succeeded()
         status = record.checks["t/total:sqlmesh_execution_status"]
         assert (record.status_of("t/total"), status.passed) == ("waiting", False)
-        assert cause in str(status.description)
+        assert f"load/orders has no materialization of {day(2)}" in str(status.description)
     assert shop.query("SELECT n FROM t.total") == [(None,)]
     ignored = run(shop, ignore_sources=True).succeeded()
     assert (ignored.status_of("t/total"), shop.query("SELECT n FROM t.total")) == ("executed", [(2,)])
