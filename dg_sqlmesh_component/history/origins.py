@@ -1,4 +1,4 @@
-"""Which run of this instance has computed data of which an asset has no record.
+"""Find the run of this instance that has computed data without a record on its asset.
 
 An asset has no record if somebody has wiped it, or has changed its key, or if the run was killed. Also, environments
 share tables: what a component of another environment has computed is recorded only on its own assets.
@@ -29,7 +29,7 @@ _MAX_RUNS = 400
 
 @dataclass(frozen=True)
 class Origin:
-    """Who has last computed data of which an asset has no record, as far as this instance knows."""
+    """The run that has last computed data without a record on its asset, as far as this instance knows."""
 
     run_id: str | None = None  # None: no run of this instance
     environment: str | None = None  # that of the run's record of this data; None if the run has none
@@ -117,7 +117,7 @@ def _runs_of_state(instance: dg.DagsterInstance, state: str, first: int, last: i
         began, run = computing_since(record), record.dagster_run
         if began is not None:
             ended = None if record.end_time is None else round(record.end_time * 1000)
-            # A preview has no records of what it computes, and an apply only of what it promotes.
+            # A preview records nothing, and an apply records only the models that it promotes.
             runs.append(StateRun(run.run_id, began, ended, run.is_success and CHANGES_TAG not in run.tags))
     is_limited = len(records) == _MAX_RUNS
     return runs, round(records[-1].create_timestamp.timestamp() * 1000) if is_limited else 0

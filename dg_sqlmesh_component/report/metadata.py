@@ -87,7 +87,7 @@ def status_metadata(outcome: NodeOutcome) -> dict[str, Any]:
 def intervals_metadata(
     assets: ProjectAssets, fqn: str, intervals: Sequence[msg.Interval], earlier: Sequence[msg.Interval] = ()
 ) -> dict[str, Any]:
-    """What was computed, as text; empty if nothing was. `earlier`: what failed or cancelled runs had computed."""
+    """The computed intervals as text, and the `earlier` ones of failed or cancelled runs. Empty without any."""
     computed = {"sqlmesh/intervals": intervals, "sqlmesh/earlier_intervals": earlier}
     return {key: computed_text(assets, fqn, of) for key, of in computed.items() if of}
 

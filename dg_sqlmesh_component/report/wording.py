@@ -311,7 +311,7 @@ def computed_text(assets: ProjectAssets, fqn: str, intervals: Sequence[msg.Inter
 
 
 def _earlier(outcome: NodeOutcome) -> str:
-    """What no materialization has said so far, as a further sentence."""
+    """The intervals that failed or cancelled runs have computed before, as a further sentence."""
     if not outcome.earlier_intervals:
         return ""
     return f" Before that, runs that failed or were cancelled had computed {ranges(outcome.earlier_intervals)}."

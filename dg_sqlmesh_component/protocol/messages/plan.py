@@ -72,7 +72,7 @@ class PlannedRows:
     waits_for: tuple[str, ...] = ()  # the awaited tables among these, by fqn
     waits_for_models: tuple[str, ...] = ()  # the nearest upstream models among these, by name
     loses: LostRows = LostRows()
-    reads_lost: LostRows = LostRows()  # what it loses only because it shows or reads the rows of models that lose them
+    reads_lost: LostRows = LostRows()  # lost because models upstream lose these rows
     loses_with: tuple[str, ...] = ()  # these models, by name
     # The computed intervals without rows that tables which it reads gain by the plan. The plan computes them again
     # after these tables, or leaves them out until these tables are computed.

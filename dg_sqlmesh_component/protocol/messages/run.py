@@ -187,7 +187,7 @@ class HeldBackBy:
     intervals: tuple[Interval, ...] = ()  # what the node reads of them for the intervals for which it waits
     # Upstream models that the run selects, and whose intervals it leaves out, because of `start`, `end` or `restate`.
     beyond_bounds: tuple[str, ...] = ()
-    # Upstream models that the run does not select, and that wait themselves: `tables` has what they wait for.
+    # Upstream models that are not selected, and wait themselves. Their tables are in `tables`.
     through: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:

@@ -288,8 +288,8 @@ def _gap(node: Node, lacking: Sequence[Interval]) -> int:
 def _hold_all(node: Node, nodes: Mapping[str, Node], seen: Mapping[str, _HandedOn]) -> Set[str]:
     """The tables that a requested node reads, also through views, and that hold back all of its intervals.
 
-    What is computed as a whole reads every row: those after a gap, and those that were not accepted, of any time. A
-    table that is computed as a whole, or not by time, may have such rows for any interval.
+    A model that is computed as a whole reads every row, also after a gap, and also if the row was not accepted. A table
+    that is computed as a whole, or not by time, may have unaccepted rows for any interval.
     """
 
     def holds(of: str) -> bool:

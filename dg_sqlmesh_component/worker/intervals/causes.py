@@ -1,7 +1,7 @@
-"""Name what a model waits for that can be acted on, as far upstream as it is known. Pure.
+"""Name the causes for which a model waits, as far upstream as somebody can act on them. Pure.
 
-`availability` names the nearest pending models. If one of them waits itself, a run of it changes nothing: its own cause
-is named in its place. What it waits for is what it would wait for in a run of all models without bounds.
+`availability` names the nearest pending models. If one of them waits itself, a run of it changes nothing, so its own
+causes are named instead. They are those that it would have in a run of all models without bounds.
 """
 
 from __future__ import annotations

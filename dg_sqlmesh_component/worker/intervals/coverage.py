@@ -105,7 +105,7 @@ class Coverages:
         return upstream(self._snapshots)
 
     def _never_computed(self, fqn: str) -> Sequence[msg.Interval]:
-        """What a node lacks that its cron has ticked for, without what is only computed again."""
+        """The missing intervals for which the cron of a node has ticked, without those that are only computed again."""
         if fqn not in self.pending:  # as in most runs, or its snapshot was not read
             return ()
         node = self.node(fqn)
