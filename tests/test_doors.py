@@ -149,6 +149,30 @@ def test_room_of_the_worker_imports_only_allowed_rooms(room: str) -> None:
         assert path.name == "__main__.py" or imported <= WORKER_ROOMS[room], path
 
 
+SNAPSHOT = {"intervals", "dev_intervals", "pending_restatement_intervals", "node"}
+CONFIG = {"always_recreate_environment", "cache_dir", "run"}
+"""Fields of SQLMesh's objects that modules of the worker write. SQLMesh refuses to set one that it does not have."""
+
+
+def test_no_other_module_of_the_worker_replaces_what_sqlmesh_calls() -> None:
+    """Any other attribute that they write is one of an object of their own, or `console`, which SQLMesh lets be set."""
+    trees = {path: ast.parse(path.read_text()) for path in modules("worker") if path.name != "sqlmesh_internals.py"}
+    own = {"console", "__cause__", "positions"}
+    written = []
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            for target in [part for each in targets for part in getattr(each, "elts", [each])]:
+                if isinstance(target, ast.Name) and isinstance(node, ast.AnnAssign):
+                    own.add(target.id)
+                if isinstance(target, ast.Attribute):
+                    is_own = isinstance(target.value, ast.Name) and target.value.id == "self"
+                    own |= {target.attr} if is_own else set()
+                    written += [] if is_own else [(target.attr, f"{path.name}:{target.lineno}")]
+    assert [place for attribute, place in written if attribute not in own | SNAPSHOT | CONFIG] == []
+    assert {attribute for attribute, _ in written} >= SNAPSHOT | CONFIG
+
+
 @pytest.mark.parametrize("place", WITHOUT_DAGSTER)
 def test_modules_without_dagster_never_import_it_indirectly(place: str) -> None:
     to_visit, seen = modules(place), set()

@@ -44,6 +44,17 @@ from sqlmesh.utils.errors import ConflictingPlanError
 from dg_sqlmesh_component.protocol.intervals import ComputedRange, without
 
 
+def _replace(owner: Any, **methods: Callable[..., Any]) -> None:
+    """Replace methods of one of SQLMesh's objects or classes.
+
+    Raises:
+        AttributeError: SQLMesh has no such method any more, so it would never call the replacement.
+    """
+    for name, method in methods.items():
+        getattr(owner, name)
+        setattr(owner, name, method)
+
+
 def prepare_process() -> None:
     """Correct and speed up SQLMesh in this process. Called once, before a project is opened."""
     need_no_home_folder()
@@ -102,8 +113,7 @@ def plan_models(context: Context, models: UniqueKeyDict[str, Model]) -> None:
     SQLMesh asks the selector for all models of a plan, and finds a version of each.
     """
     snapshots, selector = context._snapshots, context._new_selector
-    context._snapshots = lambda _=None: snapshots(models)
-    context._new_selector = lambda *_: selector(models)
+    _replace(context, _snapshots=lambda _=None: snapshots(models), _new_selector=lambda *_: selector(models))
 
 
 def selector_of(context: Context, state: StateReader | None = None) -> NativeSelector:
@@ -205,7 +215,7 @@ def end_ranges_after_their_start() -> None:
     def in_order(unit: Any, intervals: Any, start: int, end: int, *args: Any) -> list[Interval]:
         return _missing_intervals(unit, intervals, start, end, *args) if start < end else []
 
-    definition.compute_missing_intervals = in_order
+    _replace(definition, compute_missing_intervals=in_order)
 
 
 _missing_intervals = definition.compute_missing_intervals
@@ -279,7 +289,7 @@ def require_existing_state(
         check(state_sync)
         return state_sync
 
-    context._new_state_sync = opened_state_sync
+    _replace(context, _new_state_sync=opened_state_sync)
 
 
 def tables_without_version(state_sync: StateSync) -> list[str]:
@@ -334,7 +344,7 @@ def promote_in_one_transaction(context: Context) -> None:
         with one_transaction(context):
             return promote(*args, **kwargs)
 
-    state.promote = promote_at_once
+    _replace(state, promote=promote_at_once)
 
 
 def finalize_with_settings(
@@ -384,7 +394,7 @@ def end_as_before_an_unfinished_plan(context: Context) -> None:
         found: dict[str, int] = ends(environment, models, ensure_finalized_snapshots=True)
         return found
 
-    state.max_interval_end_per_model = ends_of_finished
+    _replace(state, max_interval_end_per_model=ends_of_finished)
 
 
 def replace_apply(context: Context, apply: Callable[[Any, EvaluatablePlan, Callable[[], bool] | None], None]) -> None:
@@ -393,7 +403,7 @@ def replace_apply(context: Context, apply: Callable[[Any, EvaluatablePlan, Calla
     def apply_with_evaluator(plan: Plan, circuit_breaker: Callable[[], bool] | None) -> None:
         apply(context._scheduler.create_plan_evaluator(context), plan.to_evaluatable(), circuit_breaker)
 
-    context._apply = apply_with_evaluator
+    _replace(context, _apply=apply_with_evaluator)
 
 
 def forget_other_versions(context: Context, plan: Plan) -> None:
@@ -417,7 +427,7 @@ def replace_stages(
 
     SQLMesh builds all stages of a plan before the first one, with the intervals of that moment.
     """
-    evaluator._evaluate_stages = partial(apply, evaluator._evaluate_stages)
+    _replace(evaluator, _evaluate_stages=partial(apply, evaluator._evaluate_stages))
 
 
 def check_before_stages(evaluator: Any, check: Callable[[], None]) -> None:
@@ -430,9 +440,21 @@ def check_before_stages(evaluator: Any, check: Callable[[], None]) -> None:
 
         return check_and_visit
 
-    for name in dir(evaluator):
-        if name.startswith("visit_"):
-            setattr(evaluator, name, checked(getattr(evaluator, name)))
+    visits = {name: checked(getattr(evaluator, name)) for name in dir(evaluator) if name.startswith("visit_")}
+    _replace(evaluator, **visits)
+
+
+def replace_visits(evaluator: Any, **visits: Callable[[Any, EvaluatablePlan], None]) -> None:
+    """Let SQLMesh's evaluator of plans call these methods, by name, with a stage and its plan.
+
+    Nothing public says how far a plan has come with the environment.
+    """
+    _replace(evaluator, **visits)
+
+
+def replace_scheduler_of_plan(evaluator: Any, create_scheduler: Callable[..., Scheduler]) -> None:
+    """Let SQLMesh's evaluator of plans compute models with this scheduler: it passes what `create_scheduler` takes."""
+    _replace(evaluator, create_scheduler=create_scheduler)
 
 
 ComputedRanges = Mapping[tuple[str, str, bool], Sequence[ComputedRange]]
@@ -469,7 +491,7 @@ def computed_ranges(context: Context) -> ComputedRanges:
 
 def replace_run(scheduler: Scheduler, replacement: Callable[..., Any]) -> None:
     """Replace the scheduler's `run`, which `Context.run` calls, and calls again if a plan has landed."""
-    scheduler.run = replacement
+    _replace(scheduler, run=replacement)
 
 
 def replace_intervals(
@@ -479,8 +501,7 @@ def replace_intervals(
 
     Only between these two calls can intervals be held back: SQLMesh has found them and not yet batched them.
     """
-    scheduler.merged_missing_intervals = merged_missing_intervals
-    scheduler.batch_intervals = batch_intervals
+    _replace(scheduler, merged_missing_intervals=merged_missing_intervals, batch_intervals=batch_intervals)
 
 
 def leave_out_after_unready(
@@ -508,12 +529,12 @@ def leave_out_after_unready(
         unready[snapshot.name] = lacking | set(intervals).difference(ready)
         return ready
 
-    scheduler._check_ready_intervals = check_ready_intervals
+    _replace(scheduler, _check_ready_intervals=check_ready_intervals)
 
 
 def ignore_signals(scheduler: Scheduler) -> None:
     """Let the scheduler batch all intervals, also those that signals do not report as ready."""
-    scheduler._check_ready_intervals = lambda _, intervals, *__: intervals
+    _replace(scheduler, _check_ready_intervals=lambda _, intervals, *__: intervals)
 
 
 def plan_only_what_is_computed(scheduler: Scheduler) -> None:
@@ -531,7 +552,7 @@ def plan_only_what_is_computed(scheduler: Scheduler) -> None:
         ordered = [id for id in snapshot_dag if id in computed]
         return build(batches, snapshot_dag=ordered, snapshots_to_create=snapshots_to_create)
 
-    scheduler._dag = build_of_computed
+    _replace(scheduler, _dag=build_of_computed)
 
 
 def limit_batches(scheduler: Scheduler, limits: Mapping[str, int]) -> None:
@@ -577,7 +598,7 @@ def watch_evaluations(scheduler: Scheduler, before: Callable[[Snapshot, TimeLike
         before(snapshot, start, end)
         return evaluate(snapshot, *args, start=start, end=end, **kwargs)
 
-    scheduler.evaluate = evaluate_after
+    _replace(scheduler, evaluate=evaluate_after)
 
 
 def replace_audits(
@@ -597,7 +618,7 @@ def replace_audits(
     if getattr(evaluator, "_is_watched_by_dg_sqlmesh", False):
         return
     evaluator._is_watched_by_dg_sqlmesh = True
-    evaluator.audit, evaluator._audit = audit_all(evaluator.audit), audit_one(evaluator._audit)
+    _replace(evaluator, audit=audit_all(evaluator.audit), _audit=audit_one(evaluator._audit))
 
 
 def open_connections(adapter: EngineAdapter) -> list[Any]:
@@ -752,4 +773,4 @@ def forget_before_dropping(
         forget_tables(context, tasks)
         drop(tasks, *args, **kwargs)
 
-    evaluator.cleanup = forget_and_drop
+    _replace(evaluator, cleanup=forget_and_drop)

@@ -34,7 +34,13 @@ from sqlmesh.core.environment import EnvironmentNamingInfo
 from sqlmesh.core.loader import LoadedProject
 from sqlmesh.core.model import load_sql_based_model
 from sqlmesh.core.plan import EvaluatablePlan
-from sqlmesh.core.plan.stages import BackfillStage, EnvironmentRecordUpdateStage, PlanStage, build_plan_stages
+from sqlmesh.core.plan.stages import (
+    BackfillStage,
+    EnvironmentRecordUpdateStage,
+    MigrateSchemasStage,
+    PlanStage,
+    build_plan_stages,
+)
 from sqlmesh.core.scheduler import EvaluateNode
 from sqlmesh.core.snapshot import (
     DeployabilityIndex,
@@ -719,11 +725,6 @@ def test_a_check_is_called_before_each_stage_of_a_plan_and_its_error_ends_the_pl
             raise SQLMeshError("no lock")
 
     def apply(evaluator: Any, plan: EvaluatablePlan, circuit_breaker: Callable[[], bool] | None) -> None:
-        assert {
-            "visit_environment_record_update_stage",
-            "visit_migrate_schemas_stage",
-            "visit_finalize_environment_stage",
-        } <= set(dir(evaluator)), "Promotion replaces them"
         internals.check_before_stages(evaluator, check)
         evaluator.evaluate(plan, circuit_breaker=circuit_breaker)
 
@@ -733,6 +734,50 @@ def test_a_check_is_called_before_each_stage_of_a_plan_and_its_error_ends_the_pl
     assert shown(context).finalized_ts is None
     assert checks[-1]
     assert checks.count(False) >= 3, "records, tables and intervals come before the environment"
+
+
+def test_sqlmesh_calls_the_replaced_methods_of_the_stages_and_of_the_scheduler_of_a_plan(opened: Open) -> None:
+    """The five that `Promotion` replaces: in a first plan, SQLMesh has nothing to alter, and calls four of them."""
+    names = ["environment_record_update", "migrate_schemas", "backfill", "virtual_layer_update", "finalize_environment"]
+    context, called = opened(load=True), []
+
+    def apply(evaluator: Any, plan: EvaluatablePlan, circuit_breaker: Callable[[], bool] | None) -> None:
+        def noted(name: str) -> Callable[..., Any]:
+            method = getattr(evaluator, name)
+
+            def note(*args: Any, **kwargs: Any) -> Any:
+                called.append((name, [type(arg).__name__ for arg in args]))
+                return method(*args, **kwargs)
+
+            return note
+
+        internals.replace_visits(evaluator, **{f"visit_{name}_stage": noted(f"visit_{name}_stage") for name in names})
+        internals.replace_scheduler_of_plan(evaluator, noted("create_scheduler"))
+        evaluator.evaluate(plan, circuit_breaker=circuit_breaker)
+
+    internals.replace_apply(context, apply)
+    context.plan(auto_apply=True, no_prompts=True, skip_tests=True)
+    assert called == [
+        ("visit_backfill_stage", ["BackfillStage", "EvaluatablePlan"]),
+        ("create_scheduler", ["dict_values", "SnapshotEvaluator"]),
+        ("visit_environment_record_update_stage", ["EnvironmentRecordUpdateStage", "EvaluatablePlan"]),
+        ("visit_virtual_layer_update_stage", ["VirtualLayerUpdateStage", "EvaluatablePlan"]),
+        ("visit_finalize_environment_stage", ["FinalizeEnvironmentStage", "EvaluatablePlan"]),
+    ]
+    assert MigrateSchemasStage.__name__ == "MigrateSchemasStage", "the evaluator finds a visit by the stage's name"
+
+
+def test_a_replaced_method_that_sqlmesh_does_not_have_is_an_error() -> None:
+    with pytest.raises(AttributeError, match="visit_renamed_stage"):
+        internals.replace_visits(object(), visit_renamed_stage=lambda *_: None)
+
+
+def test_sqlmesh_refuses_to_set_a_field_that_a_snapshot_or_a_config_does_not_have(opened: Open) -> None:
+    """So the fields that the worker writes need no replacement that checks their names."""
+    context = opened(load=True)
+    for owner in (next(iter(context.snapshots.values())), context.config, context.config.plan):
+        with pytest.raises(ValueError, match="has no field"):
+            owner.renamed = None
 
 
 def test_the_stages_of_a_plan_are_evaluated_in_parts_and_the_second_part_is_built_again(opened: Open) -> None:

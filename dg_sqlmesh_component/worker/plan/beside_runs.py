@@ -54,7 +54,7 @@ from dg_sqlmesh_component.worker.plan.gained_rows import GainedRows
 from dg_sqlmesh_component.worker.plan.new_audits import evaluate_new_audits
 from dg_sqlmesh_component.worker.plan.promotion import Promotion
 from dg_sqlmesh_component.worker.plan.versions import Shown, Versions
-from dg_sqlmesh_component.worker.sqlmesh_internals import EvaluateStages, replace_stages
+from dg_sqlmesh_component.worker.sqlmesh_internals import EvaluateStages, replace_scheduler_of_plan, replace_stages
 from dg_sqlmesh_component.worker.state_lock import StateLock, is_file_locked
 
 Pending = Mapping[str, Sequence[Interval]]
@@ -105,7 +105,7 @@ class BesideRuns:
 
         def apply_stages(evaluate: EvaluateStages, stages: Sequence[PlanStage], plan: EvaluatablePlan) -> None:
             def compute(stages: Sequence[PlanStage], plan: EvaluatablePlan, pending: Pending) -> None:
-                evaluator.create_scheduler = partial(self._context.create_scheduler, pending=pending)
+                replace_scheduler_of_plan(evaluator, partial(self._context.create_scheduler, pending=pending))
                 evaluate(self._with_empty_tables(stages, plan), plan)
 
             self._apply_stages(compute, audit, stages, plan)

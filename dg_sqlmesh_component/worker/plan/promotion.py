@@ -32,7 +32,7 @@ from dg_sqlmesh_component.worker.environment import stored_environment
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.plan.way_back import WayBack, shown_before
-from dg_sqlmesh_component.worker.sqlmesh_internals import check_before_stages, finalize_with_settings
+from dg_sqlmesh_component.worker.sqlmesh_internals import check_before_stages, finalize_with_settings, replace_visits
 from dg_sqlmesh_component.worker.transient_errors import is_transient
 
 
@@ -109,11 +109,14 @@ class Promotion:
             finalize_with_settings(self._context, plan.environment, plan.environment_statements)
             self._reached = Reached.FINISHED
 
-        evaluator.visit_environment_record_update_stage = visit_environment_record_update_stage
-        evaluator.visit_migrate_schemas_stage = visit_migrate_schemas_stage
-        evaluator.visit_backfill_stage = visit_backfill_stage
-        evaluator.visit_virtual_layer_update_stage = visit_virtual_layer_update_stage
-        evaluator.visit_finalize_environment_stage = visit_finalize_environment_stage
+        replace_visits(
+            evaluator,
+            visit_environment_record_update_stage=visit_environment_record_update_stage,
+            visit_migrate_schemas_stage=visit_migrate_schemas_stage,
+            visit_backfill_stage=visit_backfill_stage,
+            visit_virtual_layer_update_stage=visit_virtual_layer_update_stage,
+            visit_finalize_environment_stage=visit_finalize_environment_stage,
+        )
         check_before_stages(evaluator, self._check)
 
     def _check(self) -> None:
