@@ -167,7 +167,7 @@ class Apply:
                 keeps_rows=name not in self.built,
                 again="in_parts" if kind == "incremental" else "as_a_whole",
                 whole=lambda interval: (0, len(HOURS)) if self.after.project[name].is_daily else interval,
-                depends_on_past=lambda: False,
+                depends_on_past=lambda: kind != "incremental",
             )
 
         return lacking_rows({name: picture(name) for name in names})

@@ -179,9 +179,12 @@ class Story:
         restated = [name for name in self.project if name in run.models or self.reads_any(name, run.models)]
         for name in restated:
             table = self.tables[name]
-            lost = table.computed.intersection(
-                *([self._day_of(name, run)] if self.project[name].kind == "incremental" else [])
-            )
+            forgotten = {
+                "incremental": self._day_of(name, run),
+                "whole": table.computed,
+                "view": {max(table.computed, default=0)},  # one interval is enough to create it again
+            }
+            lost = table.computed & forgotten[self.project[name].kind]
             self.tables[name] = replace(table, computed=table.computed - lost, marked=table.marked | lost)
         names = [
             name for name in self.project if any(self.reads_any(of, [name]) for of in restated) or name in restated
@@ -190,7 +193,8 @@ class Story:
             name: [
                 interval
                 for interval in missing
-                if self.project[name].kind != "incremental" or self._day_of(name, run).issuperset(hours_of([interval]))
+                if (name in restated and self.project[name].kind != "incremental")
+                or self._day_of(name, run).issuperset(hours_of([interval]))
             ]
             for name, missing in self.missing(names).items()
         }
@@ -204,7 +208,6 @@ class Story:
         for name, left in self.possible(requested).items():
             if self.reads_any(name, failed):
                 continue  # SQLMesh does not start it
-            self._mark(name, left)
             for batch in [[of] for of in left] if self.project[name].kind == "incremental" else [left]:
                 is_killed = batches == run.killed_after
                 batches += 1
@@ -235,12 +238,6 @@ class Story:
         reads = [of for of in self.project[name].reads if of in self.project]
         return any(of in others or self.reads_any(of, others) for of in reads)
 
-    def _mark(self, name: str, intervals: Iterable[Interval]) -> None:
-        """Mark what is begun, as a run does before the first batch of a model. A view has no rows."""
-        if self.project[name].kind != "view":
-            table = self.tables[name]
-            self.tables[name] = replace(table, marked=table.marked | {*hours_of(intervals)})
-
     def _compute(self, name: str, intervals: Sequence[Interval], *, is_killed: bool) -> bool:
         """Compute a batch. Return whether it was accepted."""
         model, table, hours = self.project[name], self.tables[name], set(hours_of(intervals))
@@ -251,7 +248,7 @@ class Story:
         for hour in HOURS if model.kind == "whole" else hours if model.kind == "incremental" else ():
             row = shown[hour]
             rows[hour] = row and replace(row, is_refused=row.is_refused or not accepted)
-        computed, marked = table.computed, table.marked
+        computed, marked = table.computed, table.marked | hours
         if accepted:
             computed, marked = computed | hours, marked - hours
             self.executed[name] |= hours
@@ -296,7 +293,7 @@ class Story:
         return Node(
             model.name,
             [of for of in model.reads if of in self.project],
-            depends_on_past=lambda: False,
+            depends_on_past=lambda: model.kind != "incremental",
             is_due=lambda: lacks,
             awaits={SOURCE} & set(model.reads),
             requested=requested,
