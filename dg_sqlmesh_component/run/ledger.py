@@ -29,7 +29,8 @@ Invariants:
 - Each requested node gets exactly one outcome. If SQLMesh computes it again after a plan has landed, it gets a second
   one, marked `is_second_outcome`.
 - `executed` requires that every planned batch has finished. One event of SQLMesh is never enough.
-- If SQLMesh reports something that the request rules out, that is a contradiction, and the step fails.
+- If SQLMesh reports something that the request or an earlier event rules out, that is a contradiction, and the step
+  fails. `_LEGAL` has when an event about a node is legal. An illegal one is no evidence.
 - If the run ends before SQLMesh has started a batch, and no node has failed, no node has an outcome.
 
 The outcome table in the documentation, these rules and the parameters of their tests must agree.
@@ -39,12 +40,38 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import WorkerError
 from dg_sqlmesh_component.protocol.formatting import block, plan_block
 from dg_sqlmesh_component.protocol.intervals import merged, subtract
 from dg_sqlmesh_component.report.outcomes import NOT_IDLE, AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
+
+
+class _Stage(Enum):
+    """How far SQLMesh has come with a node. The words follow "SQLMesh <did something with a node>"."""
+
+    OPEN = ", which it had not planned."
+    PLANNED = ", of which it had planned batches."
+    SETTLED = ", which had its outcome."
+
+
+_LEGAL: dict[type[msg.Event], tuple[frozenset[_Stage], str]] = {
+    msg.BatchStarted: (frozenset({_Stage.PLANNED}), "started a batch of {}"),
+    msg.BatchFinished: (frozenset({_Stage.PLANNED}), "finished a batch of {}"),
+    msg.TableComputed: (frozenset({_Stage.PLANNED}), "computed the table of {}"),
+    # Settled: a plan has landed, and has computed what the run had computed before.
+    msg.NodeIdle: (frozenset({_Stage.OPEN, _Stage.SETTLED}), "had nothing to compute of {}"),
+    # The failure of an executed node is kept, as a contradiction of its own.
+    msg.NodeFailed: (frozenset(_Stage), "reported that {} failed"),
+}
+"""The stages of a node in which SQLMesh may send an event about it, and what the event says in words.
+
+Those about audits, coverage and blocked nodes are legal in each: in a plan, a node is computed in one round, and one
+upstream of it fails in the next.
+"""
 
 
 @dataclass(slots=True)
@@ -75,6 +102,12 @@ class _Entry:
     @property
     def is_open(self) -> bool:
         return self.settled is None
+
+    @property
+    def stage(self) -> _Stage:
+        if self.settled is not None:
+            return _Stage.SETTLED
+        return _Stage.PLANNED if self.planned else _Stage.OPEN
 
     @property
     def done(self) -> list[msg.BatchFinished]:
@@ -112,11 +145,12 @@ class _Entry:
             return Outcome.FAILED, errors
         if self.failed_upstream:
             return Outcome.BLOCKED, ()
+        waits = self.idle is not None and self.idle.waits
+        if waits and self.earlier_errors:  # it was ready when it failed: a retry that has to wait does not excuse it
+            return Outcome.PARTLY_EXECUTED if self.done else Outcome.FAILED, self.earlier_errors
         if self.done and not self.planned and (interruption is None or self.idle):
             return Outcome.EXECUTED, ()  # all before SQLMesh started over, and it then planned no more
-        if self.idle and self.idle.waits:
-            if self.earlier_errors:  # it was ready when it failed, so a retry that has to wait does not excuse it
-                return Outcome.PARTLY_EXECUTED if self.done else Outcome.FAILED, self.earlier_errors
+        if waits:
             return Outcome.WAITING, ()
         if self.planned is None and self.idle:
             return Outcome.UP_TO_DATE, ()
@@ -168,7 +202,7 @@ class Ledger:
         self._audited: dict[str, dict[int, list[msg.AuditEvaluated]]] = {}
         self._audit_only_coverage: dict[str, msg.IntervalCoverage] = {}
         self._unrequested: set[str] = set()
-        self._unplanned: set[str] = set()
+        self._illegal: dict[str, None] = {}
         self._failed_after_success: dict[str, str] = {}
         self._failed_earlier: frozenset[str] = frozenset()
         self._status: str | None = None
@@ -193,11 +227,7 @@ class Ledger:
             entry.failures or entry.failed_upstream for entry in self._entries.values()
         ):
             contradictions.append("SQLMesh reported a failed run but named no model that failed.")
-        contradictions += [
-            f"SQLMesh finished a batch of {fqn} that it had not planned."
-            for fqn in sorted(self._unplanned - self._unrequested)
-        ]
-        return (*contradictions, *self._failed_after_success.values())
+        return (*contradictions, *self._illegal, *self._failed_after_success.values())
 
     def cancel(self) -> None:
         """Mark the outcomes that become certain from now on as those of a cancelled run."""
@@ -214,8 +244,10 @@ class Ledger:
             self._entries.pop(fqn, None)
 
     def feed(self, event: msg.Event) -> list[NodeOutcome | AuditOnlyOutcome]:
-        """Add one event; return the nodes that it settles, parents before children."""
+        """Add one event; return the nodes that it settles, parents before children. An illegal one is discarded."""
         self._has_begun = self._has_begun or isinstance(event, _BEGUN)
+        if type(event) in _LEGAL and not self._is_legal(event):
+            return []
         match event:
             case msg.EnvironmentOpened():
                 return self._note_promoted(event)
@@ -340,6 +372,14 @@ class Ledger:
 
     # -- evidence ---------------------------------------------------------------------------------
 
+    def _is_legal(self, event: Any) -> bool:
+        """Whether an event of `_LEGAL` may come now. If not, that is a contradiction."""
+        stages, words = _LEGAL[type(event)]
+        stage = self._entry(event.fqn).stage
+        if event.fqn in self._entries and stage not in stages:
+            self._illegal[f"SQLMesh {words.format(event.fqn)}{stage.value}"] = None
+        return event.fqn in self._entries and stage in stages
+
     def _entry(self, fqn: str) -> _Entry:
         """The node's entry. A node that was not requested is a contradiction, and its entry is discarded."""
         if fqn not in self._entries:
@@ -386,7 +426,7 @@ class Ledger:
             return []
         planned = entry.planned or ()
         if event.batch_index not in range(len(planned)):
-            self._unplanned.add(event.fqn)
+            self._illegal[f"SQLMesh finished a batch of {event.fqn}, which it had not planned."] = None
             return []
         entry.finished[event.batch_index] = event
         if not entry.is_open or len(entry.finished) < len(planned):

@@ -508,10 +508,8 @@ OUTCOME_TABLE = (
     Row(
         "interrupted: it was planned and not run, though SQLMesh also says that it had nothing to do",
         (OPENED, ONE_BATCH, msg.NodeIdle(ORDERS, ALL_COMPUTED), FAILED),
-        outcome(Outcome.INTERRUPTED, planned_batches=1, errors=(UNREPORTED,), idle=msg.NodeIdle(ORDERS, ALL_COMPUTED)),
-        warned(
-            f"core.orders was not started: {UNREPORTED}", {"sqlmesh/reason": ALL_COMPUTED, "sqlmesh/error": UNREPORTED}
-        ),
+        outcome(Outcome.INTERRUPTED, planned_batches=1, errors=(UNREPORTED,)),
+        warned(f"core.orders was not started: {UNREPORTED}", {"sqlmesh/error": UNREPORTED}),
     ),
     Row(
         "not in environment: in the project, not promoted",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from unit.builders import DAY, days, fqn, message_types
 from unit.outcome_table import (
@@ -360,7 +360,29 @@ CONTRADICTIONS: dict[str, tuple[tuple[msg.Event, ...], tuple[str, ...]]] = {
     ),
     "an unplanned batch": (
         (TWO_BATCHES, batch(7, D1), batch(9, D2)),
-        (f"SQLMesh finished a batch of {ORDERS} that it had not planned.",),
+        (f"SQLMesh finished a batch of {ORDERS}, which it had not planned.",),
+    ),
+    "a batch before the plan": (
+        (OPENED, msg.BatchStarted(ORDERS), batch(0, D1)),
+        (
+            f"SQLMesh started a batch of {ORDERS}, which it had not planned.",
+            f"SQLMesh finished a batch of {ORDERS}, which it had not planned.",
+        ),
+    ),
+    "a batch and a table after the outcome": (
+        (ONE_BATCH, batch(0, D1), msg.BatchStarted(ORDERS), msg.TableComputed(ORDERS, 7), SUCCEEDED),
+        (
+            f"SQLMesh started a batch of {ORDERS}, which had its outcome.",
+            f"SQLMesh computed the table of {ORDERS}, which had its outcome.",
+        ),
+    ),
+    "nothing to do for a planned model": (
+        (ONE_BATCH, msg.NodeIdle(ORDERS, "done")),
+        (f"SQLMesh had nothing to compute of {ORDERS}, of which it had planned batches.",),
+    ),
+    "nothing to do for an executed model, because a plan has landed": (
+        (ONE_BATCH, batch(0, D1), EMPTY_PLAN, COMPUTED_BY_PLAN, SUCCEEDED),
+        (),
     ),
 }
 
@@ -498,6 +520,20 @@ def test_every_requested_node_gets_exactly_one_outcome(run: Run) -> None:
     assert {outcome.fqn for outcome in outcomes} == {*run.requested}
     audited_only = [outcome.fqn for outcome in run.returned if isinstance(outcome, AuditOnlyOutcome)]
     assert sorted(audited_only) == sorted(run.audit_only)
+
+
+@given(any_runs(), nodes, st.sampled_from([msg.BatchStarted, lambda fqn: batch(0, D1, node=fqn), msg.TableComputed]))
+def test_batch_or_table_of_a_node_without_planned_batches_is_a_contradiction_and_no_evidence(
+    run: Run, node: str, event: Any
+) -> None:
+    plans = [event for event in run.events if isinstance(event, msg.EvaluationPlanned)]
+    assume(node in run.requested and not any(plan.batches.get(node) for plan in plans))
+    ledger, with_event = Ledger(run.requested, run.audit_only), Ledger(run.requested, run.audit_only)
+    run.up_to_the_end(ledger)
+    run.up_to_the_end(with_event)
+    assert with_event.feed(event(node) if event is not msg.TableComputed else event(node, 7)) == []
+    assert any(f" of {node}, which" in contradiction for contradiction in with_event.contradictions)
+    assert with_event.close("killed") == ledger.close("killed") or ledger.never_began
 
 
 @given(any_runs(), nodes)
