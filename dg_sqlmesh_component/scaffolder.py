@@ -76,12 +76,6 @@ class SQLMeshProjectComponentScaffolder(dg.Scaffolder[SQLMeshScaffoldParams]):
     def _project_folder(self, request: dg.ScaffoldRequest[SQLMeshScaffoldParams]) -> Path:
         params = request.params
         root = (request.project_root or Path.cwd()).resolve()
-        for name in ("defs.yaml", "defs.yml", "component.yaml", "component.py"):
-            if not request.append and (request.target_path / name).exists():
-                raise click.UsageError(
-                    f"{request.target_path / name} exists already and is not overwritten. Choose another name for the "
-                    "component."
-                )
         if params.init:
             if params.gateway:
                 raise click.UsageError(

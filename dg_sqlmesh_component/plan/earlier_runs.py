@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import dagster as dg
 from pydantic import TypeAdapter
@@ -16,7 +17,11 @@ from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
 DIGEST_TAG = "sqlmesh/plan_digest"
 """Tag of a run: the digest of the plan that it shows or applies."""
 
+PLAN_TAG = "sqlmesh/plan_id"
+"""Tag of a run: SQLMesh's id of the plan that it applies."""
+
 _MAX_ATTEMPTS = 20
+_MAX_APPLIES = 400
 
 
 Losses = Mapping[str, tuple[msg.ColumnChange, ...]]
@@ -39,6 +44,22 @@ def earlier_attempts(
         if record.dagster_run.run_id != run_id and computing_since(record) is not None:
             attempts[record.dagster_run.run_id] = dict(_reported_losses(instance, record.dagster_run.run_id))
     return dict(reversed(attempts.items()))
+
+
+def applied_plans(instance: dg.DagsterInstance, state: str) -> frozenset[str]:
+    """SQLMesh's ids of the plans that jobs of this instance have applied to a state (`state_tag`), or tried to."""
+    applies = dg.RunsFilter(tags={APPLIES_TAG: state})
+    tags = [record.dagster_run.tags for record in instance.get_run_records(applies, limit=_MAX_APPLIES)]
+    return frozenset(of_run[PLAN_TAG] for of_run in tags if PLAN_TAG in of_run)
+
+
+def with_way_back(plan: msg.PlanBuilt, instance: dg.DagsterInstance, state: str) -> msg.PlanBuilt:
+    """The plan with all obstacles to take back an unfinished one: only that of a job of this instance can be."""
+    if plan.unfinished_plan_id is None or plan.unfinished_plan_id in applied_plans(instance, state):
+        return plan
+    return replace(
+        plan, way_back_obstacles=("no job of this Dagster instance has applied it", *plan.way_back_obstacles)
+    )
 
 
 def _reported_losses(instance: dg.DagsterInstance, run_id: str) -> Iterator[tuple[str, tuple[msg.ColumnChange, ...]]]:

@@ -142,7 +142,11 @@ def _unfinished(plan: msg.PlanBuilt, apply_job: str) -> Iterator[Refusal]:
         message = (
             f"Plan {plan.unfinished_plan_id} has begun to change environment {plan.environment} and has not finished. "
             f"If it is still running, wait for it. If it was interrupted, finish it first: launch {apply_job} with the "
-            f"deployment and the digest of that plan. Or take it back: launch {apply_job} with `take_back: true`."
+            "deployment and the digest of that plan. "
+        ) + (
+            f"It cannot be taken back: {'; '.join(plan.way_back_obstacles)}."
+            if plan.way_back_obstacles
+            else f"Or take it back: launch {apply_job} with `take_back: true`."
         )
         yield Refusal("unfinished_plan", (), message)
 

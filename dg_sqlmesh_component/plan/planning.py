@@ -16,7 +16,7 @@ from dg_sqlmesh_component.history.costs import estimates
 from dg_sqlmesh_component.history.sources import Awaited
 from dg_sqlmesh_component.plan.affected import Affected, KeyReads, affected_assets, lineage_in
 from dg_sqlmesh_component.plan.digest import digest_of
-from dg_sqlmesh_component.plan.earlier_runs import keep_audits
+from dg_sqlmesh_component.plan.earlier_runs import keep_audits, with_way_back
 from dg_sqlmesh_component.plan.gate import Decision, Refusal, apply_config, refusals
 from dg_sqlmesh_component.plan.report import Origin, Planned, PlanReport
 from dg_sqlmesh_component.plan.report_file import begin_report, write_report
@@ -144,6 +144,7 @@ class Planning:
 
     def for_prod(self, plan: msg.PlanBuilt, decision: Decision) -> Planned:
         """The plan that the job which applies plans would apply by this decision."""
+        plan = with_way_back(plan, self._context.instance, self._settings.state_tag)
         seconds, excess = self.estimated(plan)
         digest = digest_of(plan)
         project = self._settings.assets.names.by_fqn

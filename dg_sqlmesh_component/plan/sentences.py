@@ -204,8 +204,11 @@ def between_two_plans(plan: msg.PlanBuilt) -> str:
         return ""
     return (
         f"Environment {plan.environment} is between two plans: plan {plan.unfinished_plan_id} has begun to change it "
-        "and has not finished. To finish it, apply this plan. To take it back, launch the apply "
-        "job with `take_back: true`."
+        "and has not finished. To finish it, apply this plan. "
+    ) + (
+        f"It cannot be taken back: {'; '.join(plan.way_back_obstacles)}."
+        if plan.way_back_obstacles
+        else "To take it back, launch the apply job with `take_back: true`."
     )
 
 

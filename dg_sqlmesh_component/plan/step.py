@@ -23,7 +23,14 @@ from dg_sqlmesh_component.history.check_results import last_results, results_of_
 from dg_sqlmesh_component.history.earlier_results import evaluation_of, repeated
 from dg_sqlmesh_component.history.late_loads import source_loads
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, recorded_data
-from dg_sqlmesh_component.plan.earlier_runs import DIGEST_TAG, all_losses, earlier_attempts, kept_audits
+from dg_sqlmesh_component.plan.earlier_runs import (
+    DIGEST_TAG,
+    PLAN_TAG,
+    all_losses,
+    applied_plans,
+    earlier_attempts,
+    kept_audits,
+)
 from dg_sqlmesh_component.plan.gate import Decision, allowed_fqns, headline
 from dg_sqlmesh_component.plan.lost_rows import all_lost, lost_text
 from dg_sqlmesh_component.plan.planning import Planning
@@ -37,9 +44,6 @@ from dg_sqlmesh_component.report.metadata import outcome_metadata, timestamp
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
 from dg_sqlmesh_component.report.results import outside_materialization
 from dg_sqlmesh_component.worker_client.session import WorkerSession
-
-PLAN_TAG = "sqlmesh/plan_id"
-"""Tag of a run: SQLMesh's id of the plan that it applies."""
 
 
 def execute_plan_step(context: dg.OpExecutionContext, settings: Settings) -> Iterator[Any]:
@@ -259,9 +263,6 @@ class _PlanStep(Planning):
         return outside_materialization(self._settings.assets, data, versions, of_outcome, origin)
 
 
-_MAX_APPLIES = 400
-
-
 def execute_apply_step(context: dg.OpExecutionContext, settings: Settings) -> Iterator[Any]:
     """As `execute_plan_step`. With `take_back`, show what the environment showed before a plan that has not finished.
 
@@ -285,12 +286,10 @@ def execute_apply_step(context: dg.OpExecutionContext, settings: Settings) -> It
 
 def _take_back(context: dg.OpExecutionContext, settings: Settings, session: WorkerSession) -> Iterator[Any]:
     instance = context.instance
-    applies = dg.RunsFilter(tags={APPLIES_TAG: settings.state_tag})
-    tags = [record.dagster_run.tags for record in instance.get_run_records(applies, limit=_MAX_APPLIES)]
     request = msg.TakeBackRequest(
         settings.project.open_request,
         settings.environment,
-        plans=frozenset(of_run[PLAN_TAG] for of_run in tags if PLAN_TAG in of_run),
+        plans=applied_plans(instance, settings.state_tag),
         interrupted=interrupted_changes(instance, settings.changes_tag, int(time.time() * 1000)),
         job=settings.job(context.run.run_id),
     )

@@ -46,6 +46,6 @@ def how_to_finish_plan(
         return f"If that plan was interrupted, apply it again:{command}"
     return (
         f"If that plan was interrupted, finish it. Was it applied by the job {apply_job}? Its run has the tag "
-        f"`sqlmesh/plan_id: {plan_id}`: launch that run again, or {apply_job} with `take_back: true`. If not, apply it "
-        f"again:{command}"
+        f"`sqlmesh/plan_id: {plan_id}`: launch that run again. With `take_back: true`, {apply_job} takes the plan "
+        f"back, or says why it cannot. If it was not applied by this job, apply it again:{command}"
     )

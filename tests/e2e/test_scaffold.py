@@ -1,6 +1,7 @@
 """`dg scaffold defs`, run like a user does, and the files that it creates."""
 
 import re
+from typing import Any
 
 import pytest
 from harness import COMPONENT, DagsterProject, write_project
@@ -23,22 +24,59 @@ def test_init_works_with_json_params(dagster: DagsterProject) -> None:
     }
 
 
+def advised(part: str, wrong: list[str], *corrected: list[str]) -> Any:
+    """Return a row: a part of the advice, arguments that are refused, and arguments of each correction."""
+    return pytest.param(part, wrong, corrected, id=part)
+
+
+SHOP = ["--project-path", "shop"]
+
+
+# Each `dg` command starts Python and imports Dagster.
 @pytest.mark.parametrize(
-    ("params", "message"),
+    ("part", "wrong", "corrected"),
     [
-        (["--project-path", "nowhere"], "nowhere. Nothing was written. Correct --project-path.\n"),
-        (["--project-path", "."], "is not a SQLMesh project: it has none of config.py"),
-        ([], "Name the SQLMesh project with --project-path <folder>"),
-        (["--init", "--gateway", "warehouse"], "has one gateway, its default. Leave out --gateway."),
+        advised(
+            "There is no folder {}. Nothing was written. Correct --project-path.",
+            ["x", "--project-path", "nowhere"],
+            ["x", *SHOP],
+        ),
+        advised("Nothing was written. Correct --project-path.", ["x", "--project-path", "."], ["x", *SHOP]),
+        advised(
+            "Name the SQLMesh project with --project-path <folder>, or create a starter project with --init.",
+            ["x"],
+            ["x", *SHOP],
+            ["y", "--init"],
+        ),
+        advised(
+            "Leave out --gateway. To use another project, leave out --init, and name it with --project-path.",
+            ["x", "--init", "--gateway", "local"],
+            ["x", "--init"],
+            ["y", "--gateway", "local", *SHOP],
+        ),
+        advised(
+            "To use the project in it, pass it as --project-path and leave out --init. To create a starter project "
+            "elsewhere, pass a new folder as --project-path.",
+            ["x", "--init", *SHOP],
+            ["x", *SHOP],
+            ["y", "--init", "--project-path", "new"],
+        ),
     ],
-    ids=["missing folder", "folder without config", "no folder given", "gateway of a starter"],
 )
-def test_wrong_flag_is_refused_and_nothing_is_written(dagster: DagsterProject, params: list[str], message: str) -> None:
-    code, output = dg(dagster, "scaffold", "defs", COMPONENT, "shop", *params, check=False)
+def test_wrong_flag_is_refused_and_nothing_is_written_until_the_advice_is_followed(
+    dagster: DagsterProject, part: str, wrong: list[str], corrected: list[list[str]]
+) -> None:
+    write_project(dagster.root / "shop", ONE_MODEL)
+    folder = dagster.root / dagster.root.name / "defs"
+    code, output = dg(dagster, "scaffold", "defs", COMPONENT, *wrong, check=False)
     assert code == 2
-    assert message in output.split("\nError: ")[1]
+    for of in part.split("{}"):
+        assert of in output.split("\nError: ")[1]
     assert "Traceback" not in output
-    assert not (dagster.root / dagster.root.name / "defs" / "shop").exists()
+    assert not (folder / "x").exists()
+    for arguments in corrected:
+        dg(dagster, "scaffold", "defs", COMPONENT, *arguments)
+        assert (folder / arguments[0] / "defs.yaml").is_file()
 
 
 def test_misspelt_parameter_in_json_is_refused_and_nothing_is_written(dagster: DagsterProject) -> None:

@@ -100,6 +100,13 @@ def kinds(report: dict[str, Any]) -> list[str]:
     return [refusal["kind"] for refusal in report["refusals"]]
 
 
+def message_of(kind: str, report: dict[str, Any]) -> str:
+    """The message of the only refusal of a kind."""
+    [message] = [refusal["message"] for refusal in report["refusals"] if refusal["kind"] == kind]
+    text: str = message
+    return text
+
+
 def edit_config(text: str) -> Callable[[Shop], None]:
     """An edit of the project's `config.yaml`: add a text."""
 

@@ -1,6 +1,7 @@
 """A promotion that fails is taken back: prod shows what it showed before, and the same digest is accepted again."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,8 +11,8 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from engine.plan_jobs import APPLY, PLAN, change, failure_of, launch, planned
-from harness import CONFIG, NewShop, Shop
+from engine.plan_jobs import APPLY, PLAN, change, failure_of, launch, planned, text_of
+from harness import CONFIG, NewShop, Shop, sqlmesh
 from postgres import postgres_server
 
 STOP = '''
@@ -276,6 +277,52 @@ def test_statement_that_fails_after_a_view_is_replaced_is_named_and_the_plan_tak
         assert prod.query("SELECT x FROM t.base") == [(2,)]
 
 
+@pytest.mark.advice(
+    "It could not be taken back: {}. To try again, launch this job with `take_back: true`.",
+    "Plan {} could not be taken back: {}. Correct the cause, and launch this job again.",
+)
+def test_take_back_that_fails_succeeds_after_its_cause_is_corrected(new_shop: NewShop) -> None:
+    shop = new_shop(models(BEFORE), deploy=True)
+    prod = Prod(shop.query)
+    shown = prod.shown()
+    [(table,)] = shop.query("SELECT table_name FROM information_schema.tables WHERE table_name LIKE 't__base__%'")
+    new = f"MODEL (name t.new, kind FULL); SELECT 1 AS x;\n{PROMOTIONS}"
+    digest = edit(shop, {"base": "MODEL (name t.base, kind FULL); SELECT 2 AS x", "new": new})
+    shop.query(f"ALTER TABLE sqlmesh__t.{table} RENAME TO kept")
+
+    failed = failure_of(launch(shop, APPLY, digest=digest))
+    again = failure_of(launch(shop, APPLY, take_back=True))
+
+    assert "which is now between two plans. It could not be taken back: " in failed
+    assert "To try again, launch this job with `take_back: true`." in failed
+    assert "Correct the cause, and launch this job again." in again
+    for why in (failed, again):
+        assert f"{table} does not exist" in why
+    shop.query(f"ALTER TABLE sqlmesh__t.kept RENAME TO {table}")
+    launch(shop, APPLY, take_back=True).succeeded()
+    assert _without_times(prod.shown(shown)) == _without_times(shown)
+
+
+@pytest.mark.advice(
+    "{}no job of this Dagster instance has applied it. Apply it again:{}",
+    "If it was not applied by this job, apply it again:{}",
+)
+def test_plan_of_a_shell_is_not_taken_back_and_finished_by_the_named_command(new_shop: NewShop) -> None:
+    files = {**models(BEFORE), "config.py": STOP.replace("{config}", CONFIG)}
+    shop = new_shop(files, deploy=True, execution={"environment_timeout": 1})
+    for x, is_waiting in ((2, False), (3, True)):
+        edit(shop, {"base": f"MODEL (name t.base, kind FULL); SELECT {x} AS x"})
+        stop(shop, 9, kills=True)
+        sqlmesh(shop.project, "plan", "--auto-apply", "--no-prompts", check=False)
+        shows = text_of(launch(shop, PLAN).succeeded())
+        assert "It cannot be taken back: no job of this Dagster instance has applied it." in shows
+        told = shop.launch().failed().log if is_waiting else failure_of(launch(shop, APPLY, take_back=True))
+        [words] = re.findall(rf"apply it again:\n\n    cd {shop.project} && sqlmesh (.*)", told, re.IGNORECASE)
+        shop.sqlmesh(*words.split(), "--auto-apply", "--no-prompts")
+        assert shop.query("SELECT x FROM t.base") == [(x,)]
+        shop.launch().succeeded()
+
+
 TEXTS = {
     name: f"""
 MODEL (name t.{name}, kind INCREMENTAL_BY_TIME_RANGE (time_column day, forward_only true));
@@ -323,6 +370,7 @@ def test_rows_that_a_plan_has_computed_in_a_table_of_prod_are_computed_again(new
 @pytest.mark.advice(
     "{}{}. Finish it: launch this job with the digest of that plan.",
     "has begun to change it and has not finished. To finish it, apply this plan.",
+    "Runs wait until it is finished. If the files have to change, apply a new plan with `sqlmesh plan`.",
 )
 def test_plan_that_has_merged_rows_into_a_table_of_prod_is_named_and_not_taken_back(new_shop: NewShop) -> None:
     daily = DAILY.replace("INCREMENTAL_BY_TIME_RANGE (time_column", "INCREMENTAL_BY_UNIQUE_KEY (unique_key")
@@ -332,9 +380,20 @@ def test_plan_that_has_merged_rows_into_a_table_of_prod_is_named_and_not_taken_b
     why = "cannot be taken back: t.daily may have rows of its new definition. "
     assert "which is now between two plans. It " + why in failed
     assert why + "Finish it" in failure_of(launch(shop, APPLY, take_back=True))
-    assert "Environment prod is between two plans" in launch(shop, PLAN).succeeded().log
+    assert why.strip() in launch(shop, PLAN).succeeded().log
     shop.query("CREATE TABLE t.promotions (x INT)")
     launch(shop, APPLY, digest=digest).succeeded()
+    shop.query("DROP TABLE t.promotions")
+    shop.query(FIRST_DAY)
+    total = f"MODEL (name t.total, kind FULL); SELECT 7 AS n;\n{PROMOTIONS}"
+    again = failure_of(
+        launch(shop, APPLY, digest=edit(shop, {"daily": daily.format(columns="x + 2 AS x"), "total": total}))
+    )
+    assert "If the files have to change, apply a new plan with `sqlmesh plan`." in again
+    change(shop, total="MODEL (name t.total, kind FULL); SELECT 8 AS n")
+    shop.plan(at=None)
+    shop.launch().succeeded()
+    assert shop.query("SELECT n FROM t.total") == [(8,)]
 
 
 @pytest.mark.advice("Nothing was done. Write `digest` in the run config, from {}")

@@ -1,5 +1,7 @@
 """Plans that were killed or have failed half-way: prod stays whole, and the same digest finishes them."""
 
+import re
+from typing import Any
 from unittest.mock import ANY
 
 import dagster as dg
@@ -17,6 +19,7 @@ from engine.plan_jobs import (
     killed_shop,
     kinds,
     launch,
+    message_of,
     planned,
     report_of,
     text_of,
@@ -41,6 +44,7 @@ def test_an_apply_killed_in_the_backfill_leaves_prod_whole_and_the_same_digest_f
     assert planned(shop)["models"] == []
 
 
+@pytest.mark.advice("launch that run again. With `take_back: true`, {} takes the plan")
 @pytest.mark.parametrize("settings", ["after_all: [SELECT 1]\n", *at_night("plan: {use_finalized_state: true}\n")])
 def test_an_apply_killed_in_the_promotion_is_finished_by_the_same_digest(new_shop: NewShop, settings: str) -> None:
     """Each attempt writes a plan of its own into the environment's row, and the one before it as its previous plan.
@@ -53,14 +57,18 @@ def test_an_apply_killed_in_the_promotion_is_finished_by_the_same_digest(new_sho
     (shop.project / "models" / "other.sql").unlink()
     digest = planned(shop)["digest"]
 
-    for _ in range(2):
-        assert "killed by signal 9" in failure_of(launch(shop, APPLY, digest=digest))
+    for attempt in ({"digest": digest}, {"take_back": True}, {"digest": digest}, {"digest": digest}):
+        interrupted = launch(shop, APPLY, **attempt)
+        is_taken_back = interrupted.status is dg.DagsterRunStatus.SUCCESS
+        assert is_taken_back or "killed by signal 9" in failure_of(interrupted)
     (shop.project / "kill").unlink()
     shop.configure(deploy=True, execution={"environment_timeout": 1})
     waiting = shop.launch().failed()
-    assert "launch that run again" in waiting.log
-    assert APPLY in waiting.log
-    launch(shop, APPLY, digest=digest).succeeded()
+    [tag] = re.findall(rf"the job {APPLY}\? Its run has the tag `sqlmesh/plan_id: (\w+)`: launch that run", waiting.log)
+    assert f"again. With `take_back: true`, {APPLY} takes the plan back, or says why it cannot." in waiting.log
+    [run] = shop.instance.get_runs(dg.RunsFilter(tags={"sqlmesh/plan_id": tag}))
+    ops: Any = run.run_config["ops"]
+    launch(shop, APPLY, **ops[APPLY]["config"]).succeeded()
     views = "SELECT table_name FROM information_schema.views WHERE table_schema = 't'"
     assert ("other",) not in shop.query(views), "the finished plan removes the views that no attempt before did"
     assert shop.launch().status is dg.DagsterRunStatus.SUCCESS, "prod is whole again"
@@ -325,18 +333,39 @@ def test_each_attempt_executes_unit_tests_and_statements(new_shop: NewShop) -> N
     assert executed() == ["before", "after"]
 
 
-def test_an_unfinished_plan_of_somebody_else_is_refused_by_name(new_shop: NewShop) -> None:
+OTHER = "MODEL (name t.other, kind FULL); SELECT 2 AS x"
+
+
+@pytest.mark.advice(
+    "finish it first: launch {} with the deployment and the digest of that plan.",
+    "Or take it back: launch {} with `take_back: true`.",
+    "To take it back, launch the apply job with `take_back: true`.",
+    "If it was interrupted, finish it first.",
+)
+def test_an_unfinished_plan_of_somebody_else_is_refused_by_name_until_it_is_taken_back_or_finished(
+    new_shop: NewShop,
+) -> None:
     shop = killed_shop(new_shop)
-    change(shop, base=BASE.format(type="DOUBLE").replace("2.5", "3.5"))
-    launch(shop, APPLY, digest=planned(shop)["digest"])
-    (shop.project / "kill").unlink()
-    change(shop, other="MODEL (name t.other, kind FULL); SELECT 2 AS x")
-
-    report = planned(shop)
-
-    assert "unfinished_plan" in kinds(report)
+    finish: dict[str, Any] = {}
+    for config in ({"take_back": True}, finish):
+        (shop.project / "kill").touch()
+        change(shop, other=MODELS["models/other.sql"], base=BASE.format(type="DOUBLE").replace("2.5", "3.5"))
+        finish["digest"] = planned(shop)["digest"]
+        launch(shop, APPLY, **finish).failed()
+        (shop.project / "kill").unlink()
+        advice = "To take it back, launch the apply job with `take_back: true`."
+        assert advice in launch(shop, PLAN).succeeded().log
+        change(shop, other=OTHER)
+        message = message_of("unfinished_plan", planned(shop))
+        assert f"finish it first: launch {APPLY} with the deployment and the digest of that plan. Or take it" in message
+        if HAS_PREVIEWS:
+            shop.configure(deploy=True, preview={"environment": "pr_1"})
+            [(plan,)] = shop.query("SELECT plan_id FROM sqlmesh._environments WHERE name = 'prod'")
+            refused = f"Plan {plan} has begun to change environment prod and has not finished. A preview is made from"
+            assert refused in failure_of(launch(shop, PREVIEW))
+        change(shop, other=MODELS["models/other.sql"])
+        launch(shop, APPLY, **config).succeeded()
+    change(shop, other=OTHER)
     if HAS_PREVIEWS:
-        shop.configure(deploy=True, preview={"environment": "pr_1"})
-        [(unfinished,)] = shop.query("SELECT plan_id FROM sqlmesh._environments")
-        refused = f"Plan {unfinished} has begun to change environment prod and has not finished. A preview is made from"
-        assert refused in failure_of(launch(shop, PREVIEW))
+        launch(shop, PREVIEW).succeeded()
+    assert planned(shop)["refusals"] == []

@@ -156,6 +156,7 @@ class PlanBuilt(Event):
     holes_upstream: dict[str, int] = field(default_factory=dict)
     # The plan that has begun to change the environment and has not finished; None if it has.
     unfinished_plan_id: str | None = None
+    way_back_obstacles: tuple[str, ...] = ()  # why the unfinished plan cannot be taken back, in words; empty if it can
     resumes: bool = False  # whether the environment shows this plan, or is on the way to it
     plan_command: str = ""  # the shell command that builds the same plan
     unit_tests: int = 0  # The number of unit tests that SQLMesh has executed. All have passed.

@@ -33,6 +33,7 @@ from dg_sqlmesh_component.worker.plan.lost_rows import NO_LOSSES, Losses, lost_r
 from dg_sqlmesh_component.worker.plan.migrations import Alterations, alterations
 from dg_sqlmesh_component.worker.plan.plan_parts import plan_parts
 from dg_sqlmesh_component.worker.plan.shown_rows import changed_models, keeps_rows
+from dg_sqlmesh_component.worker.plan.way_back import obstacles
 from dg_sqlmesh_component.worker.state_lock import is_file_locked, is_lockable
 
 
@@ -62,6 +63,7 @@ def plan_built(plan: Plan, context: PlanContext, gained: GainedRows | None = Non
         uncategorized=tuple(snapshot.name for snapshot in plan.uncategorized),
         statements=_other_differences(plan),
         unfinished_plan_id=unfinished,
+        way_back_obstacles=obstacles(stored, context) if stored is not None and unfinished and not plan.is_dev else (),
         resumes=is_shown,
         plan_command=sqlmesh_command(context.request.project, "plan", diff.environment, *options),
         unit_tests=context.tracker.unit_tests,

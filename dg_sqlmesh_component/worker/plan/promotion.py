@@ -211,7 +211,7 @@ class Promotion:
             return False, []
         except Exception as error:  # noqa: BLE001  # any driver's; the failure has the first one
             why = describe_error(error).rstrip(".")
-            return False, [f"It could not be taken back: {why}. Launch this job with `take_back: true`."]
+            return False, [f"It could not be taken back: {why}. To try again, launch this job with `take_back: true`."]
         return True, [f"Columns that stay in tables: {added}."] if added else []
 
     def _place(self, has_begun: bool | None, *, taken_back: bool) -> tuple[str, bool]:

@@ -89,13 +89,20 @@ def _possible(now: Environment, request: msg.TakeBackRequest, context: Context) 
         raise EnvironmentNotReadyError(
             f"{refused}no job of this Dagster instance has applied it. Apply it again:{command}"
         )
-    before = shown_before(now)
-    way_back = before and WayBack(now, before, context)
-    obstacles = way_back.obstacles(way_back.models) if way_back else ["it creates the environment"]
-    if reasons := "; ".join(obstacles):
+    if reasons := "; ".join(obstacles(now, context)):
         raise EnvironmentNotReadyError(f"{refused}{reasons}. Finish it: launch this job with the digest of that plan.")
-    assert way_back is not None, "there is no obstacle"
-    return way_back
+    before = shown_before(now)
+    assert before is not None, "there is no obstacle"
+    return WayBack(now, before, context)
+
+
+def obstacles(now: Environment, context: Context) -> tuple[str, ...]:
+    """Why an unfinished plan of a job cannot be taken back, in words; empty if it can."""
+    before = shown_before(now)
+    if before is None:
+        return ("it creates the environment",)
+    way_back = WayBack(now, before, context)
+    return tuple(way_back.obstacles(way_back.models))
 
 
 def shown_before(now: Environment) -> Environment | None:

@@ -158,6 +158,13 @@ REFUSALS = {
         "was interrupted, finish it first: launch shop_apply with the deployment and the digest of that plan. Or take "
         "it back: launch shop_apply with `take_back: true`.",
     ),
+    "unfinished_plan of others": (
+        plan(ORDERS, unfinished_plan_id="p0", way_back_obstacles=("t.a has lost values of x", "t.b is replaced")),
+        (),
+        "Plan p0 has begun to change environment prod and has not finished. If it is still running, wait for it. If it "
+        "was interrupted, finish it first: launch shop_apply with the deployment and the digest of that plan. It "
+        "cannot be taken back: t.a has lost values of x; t.b is replaced.",
+    ),
     "stale_branch": (
         both(takes_back=True, shows_again=0),
         NAMES,
