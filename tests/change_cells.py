@@ -83,7 +83,7 @@ KINDS = {
     "view": Kind("VIEW"),
     "materialized": Kind("VIEW (materialized true)"),
     "embedded": Kind("EMBEDDED"),
-    "python": Kind("FULL", language="python"),
+    "python": Kind('"FULL"', language="python"),
     "seed": Kind("SEED (path '../seeds/rows.csv')", language="seed"),
     "time": Kind("INCREMENTAL_BY_TIME_RANGE (time_column ts{})", is_filtered=True),
     "key": Kind("INCREMENTAL_BY_UNIQUE_KEY (unique_key id{})", is_filtered=True),
@@ -95,18 +95,24 @@ KINDS = {
     "scd_column": Kind("SCD_TYPE_2_BY_COLUMN (unique_key id, columns [v]{})"),
     "custom": Kind("CUSTOM (materialization 'own')", is_filtered=True),
 }
+PYTHON_KIND = '{{"name": ModelKindName.INCREMENTAL_BY_TIME_RANGE, "time_column": "ts"}}'
+PYTHON_TIME = Kind(PYTHON_KIND, is_filtered=True, language="python")
+"""Another kind of readers."""
 
 PYTHON = """
-import pandas as pd
 from sqlmesh import model
+from sqlmesh.core.model.kind import ModelKindName
 
 
 COLUMNS = {{"id": "int", "ts": "timestamp", "d": "date", "v": "int", "updated": "timestamp"}}
 
 
-@model({name!r}, kind="FULL", columns=COLUMNS)
+@model({name!r}, kind={kind}, columns=COLUMNS, depends_on=[{reads!r}])
 def execute(context, start, end, execution_time, **kwargs):
-    return context.fetchdf("SELECT id, ts, d, v * {factor} AS v, updated FROM raw.rows")
+    table = {reads!r} if {reads!r} == "raw.rows" else context.resolve_table({reads!r})
+    rows = context.fetchdf(f"SELECT id, ts, d, v * {factor} AS v, updated FROM {{table}} {where}")
+    if not rows.empty:  # SQLMesh refuses an empty result, and wants none
+        yield rows
 """
 
 
@@ -120,6 +126,7 @@ class Definition:
         head: Further properties of the model, such as `cron '@hourly'`.
         factor: What the values are multiplied by: another factor is another query.
         reads: The table that it reads.
+        is_blueprint: Whether it is one of two models of a file, made of `blueprints`.
     """
 
     kind: str
@@ -127,23 +134,28 @@ class Definition:
     head: str = ""
     factor: int | str = 1
     reads: str = TABLE
+    is_blueprint: bool = False
 
     def file(self, name: str) -> tuple[str, str]:
         """The path and the text of the file of this model, by the name of the table."""
-        kind, table = KINDS[self.kind], f"t.{name}"
+        kind, table = {**KINDS, "python_time": PYTHON_TIME}[self.kind], f"t.{name}"
         if kind.language == "python":
-            return f"models/{name}.py", PYTHON.format(name=table, factor=self.factor)
-        options = f", {self.options}" if self.options else ""
-        head = ", ".join(
-            part for part in (f"name {table}", f"kind {kind.sql.format(options)}", kind.more, self.head) if part
-        )
+            where = "WHERE ts BETWEEN '{start}' AND '{end}'" if kind.is_filtered else ""
+            text = PYTHON.format(name=table, kind=kind.sql.format(), reads=self.reads, factor=self.factor, where=where)
+            return f"models/{name}.py", text
+        options, factor = f", {self.options}" if self.options else "", str(self.factor)
+        parts = [f"name {table}", f"kind {kind.sql.format(options)}", kind.more, self.head]
+        if self.is_blueprint:
+            parts[0], factor = f"name @schema.{name}", "@factor"
+            parts.append(f"blueprints ((schema := t, factor := {self.factor}), (schema := u, factor := 7))")
+        head = ", ".join(filter(None, parts))
         if kind.language == "seed":
             return (
                 f"models/{name}.sql",
                 f"MODEL ({head}, columns (id INT, ts TIMESTAMP, d DATE, v INT, updated TIMESTAMP));",
             )
         where = " WHERE ts BETWEEN @start_ts AND @end_ts" if kind.is_filtered else ""
-        query = f"SELECT id, ts, d, (v * {self.factor})::INT AS v, updated FROM {self.reads}{where}"
+        query = f"SELECT id, ts, d, (v * {factor})::INT AS v, updated FROM {self.reads}{where}"
         return f"models/{name}.sql", f"MODEL ({head});\n{query}"
 
 
@@ -162,6 +174,24 @@ MORE_READERS: Mapping[str, Definition] = {
     "partition": Definition("partition"),
     "kept": Definition("time", options="disable_restatement true"),
 }
+OTHER_READERS: Mapping[str, Definition] = {
+    "materialized": Definition("materialized"),
+    "python": Definition("python"),
+    "python_time": Definition("python_time"),
+    "weekly": Definition("full", head="cron '@weekly'"),
+    "weekly_time": Definition("time", head="cron '@weekly'"),
+    "over_weekly": Definition("time", reads="{weekly}"),
+    "full": Definition("full"),
+    "over_full": Definition("time", reads="{full}"),
+    "key_all": Definition("key_all"),
+    "partition_all": Definition("partition_all"),
+    "unmanaged": Definition("unmanaged"),
+    "scd_time": Definition("scd_time"),
+    "scd_column": Definition("scd_column"),
+    "over_scd": Definition("time", reads="{scd_column}"),
+    "custom": Definition("custom"),
+    "blueprint": Definition("time", is_blueprint=True),
+}
 
 
 @dataclass(frozen=True)
@@ -171,14 +201,14 @@ class Setting:
     Attributes:
         before, after: Text that is added to `config.yaml`.
         start, start_after: The start of `model_defaults`.
-        selects: Whether the jobs get `select` with the changed models.
+        selects: Which models each plan selects: "model", "readers", or "" for all. A plan is applied before the next.
     """
 
     before: str = ""
     after: str = ""
     start: str = START
     start_after: str = START
-    selects: bool = False
+    selects: tuple[str, ...] = ("",)
 
 
 @dataclass(frozen=True)
@@ -187,6 +217,8 @@ class Cell:
 
     Attributes:
         group: Cells of one group stand in one project.
+        readers_after: The readers after the change; None if they do not change.
+        between: The model in the plans before the last one; None if it is as after the change.
     """
 
     name: str
@@ -195,12 +227,30 @@ class Cell:
     after: Definition
     readers: Mapping[str, Definition] = field(default_factory=lambda: READERS)
     setting: Setting = Setting()
+    readers_after: Mapping[str, Definition] | None = None
+    between: Definition | None = None
 
-    def files(self, prefix: str, model: Definition) -> dict[str, str]:
-        """The files of the model and its readers, by path."""
-        names = {reader: f"{prefix}_{reader}" for reader in self.readers}
+    def files_before(self, prefix: str) -> dict[str, str]:
+        return self._files(prefix, self.before, self.readers)
+
+    def files_of_plan(self, prefix: str, number: int) -> dict[str, str]:
+        """The files of the model and its readers for a plan, by path. The first plan has the number 0."""
+        is_last = number == len(self.setting.selects) - 1
+        model = self.after if is_last or self.between is None else self.between
+        return self._files(prefix, model, self.readers if self.readers_after is None else self.readers_after)
+
+    def files_after(self, prefix: str) -> dict[str, str]:
+        return self.files_of_plan(prefix, len(self.setting.selects) - 1)
+
+    def selected(self, prefix: str, number: int) -> list[str]:
+        """The models that a plan selects. None: all."""
+        readers = [f"t.{name}" for name in self.tables(prefix)[1:]]
+        return {"": [], "model": [f"t.{prefix}"], "readers": readers}[self.setting.selects[number]]
+
+    def _files(self, prefix: str, model: Definition, readers: Mapping[str, Definition]) -> dict[str, str]:
+        names = {reader: f"{prefix}_{reader}" for reader in readers}
         files = [model.file(prefix)]
-        for reader, definition in self.readers.items():
+        for reader, definition in readers.items():
             reads = f"t.{prefix}" if definition.reads == TABLE else "t." + definition.reads.format(**names)
             files.append(replace(definition, reads=reads).file(names[reader]))
         return dict(files)
@@ -259,6 +309,8 @@ def attribute_cells() -> Iterator[Cell]:
             }
         for name, (before, after) in changes.items():
             yield Cell(f"{kind}: {name}", f"attributes of {kind}", before, after, MORE_READERS)
+        if kind == "partition":  # SQLMesh would replace a day by the rows of an hour
+            del changes["daily to hourly"]
         if can_be_forward_only:
             pinned = replace(plain, head="physical_version 'pinned'", options="forward_only true")
             yield Cell(f"{kind}: physical_version", f"attributes of {kind}", plain, pinned, MORE_READERS)
@@ -340,7 +392,10 @@ def setting_cells() -> Iterator[Cell]:
     for name, setting in settings.items():
         factor = "@factor" if name == "variable" else 1
         for kind in ("full", "view", "time", "key", "partition", "unmanaged", "scd_column", "seed"):
-            if kind in ("view", "seed") and name == "variable":
+            if (kind in ("view", "seed") and name == "variable") or (kind, name) == (
+                "partition",
+                "default cron hourly",
+            ):
                 continue
             definition = Definition(kind, factor=factor)
             yield Cell(f"{name}: {kind}", name, definition, definition, MORE_READERS, setting)
@@ -365,10 +420,82 @@ def selected_cells() -> Iterator[Cell]:
     """The changes of a time range's attributes, planned with `select`."""
     for cell in attribute_cells():
         if cell.group == "attributes of time":
+            group = "selected attributes of time"
+            yield replace(cell, name=f"{cell.name}, selected", group=group, setting=Setting(selects=("model",)))
+
+
+def few_changes() -> dict[str, tuple[Definition, Definition]]:
+    """A change of each sort."""
+    time, full = Definition("time"), Definition("full")
+    return {
+        "full-time": (full, time),
+        "time-full": (time, full),
+        "view-time": (Definition("view"), time),
+        "embedded-time": (Definition("embedded"), time),
+        "time: start earlier": (replace(time, head="start '2026-03-06'"), time),
+        "time: start later": (time, replace(time, head="start '2026-03-06'")),
+        "time: end later": (replace(time, head="end '2026-03-07'"), replace(time, head="end '2026-03-08'")),
+        "time: daily to hourly": (time, replace(time, head="cron '@hourly'")),
+        "time: 20:00 to daily": (replace(time, head="cron '0 20 * * *'"), time),
+        "time: other query": (time, replace(time, factor=10)),
+        "time: forward_only, start earlier": (
+            replace(time, head="start '2026-03-06'", options="forward_only true"),
+            replace(time, options="forward_only true"),
+        ),
+    }
+
+
+def other_reader_cells() -> Iterator[Cell]:
+    """Changes with readers of all kinds."""
+    for name, (before, after) in few_changes().items():
+        # Python cannot read an embedded model.
+        in_python = () if before.kind != "embedded" else ("python", "python_time")
+        readers = {reader: of for reader, of in OTHER_READERS.items() if reader not in in_python}
+        yield Cell(f"{name}, other readers", "other readers", before, after, readers)
+
+
+def blueprint_cells() -> Iterator[Cell]:
+    for name, (before, after) in few_changes().items():
+        if before.kind != "embedded":
+            of_blueprint = [replace(definition, is_blueprint=True) for definition in (before, after)]
+            yield Cell(f"blueprint, {name}", "blueprints", of_blueprint[0], of_blueprint[1])
+    yield Cell("time-blueprint", "blueprints", Definition("time"), Definition("time", is_blueprint=True))
+
+
+def changed_reader_cells() -> Iterator[Cell]:
+    """Changes of a model and its readers, together and one after the other, and changes that are taken back."""
+    readers = {name: MORE_READERS[name] for name in ("view", "full", "time", "over_view", "hourly", "key", "kept")}
+    changed = {name: replace(reader, factor=3) for name, reader in readers.items()}
+    forward = {
+        name: replace(reader, factor=3, options="forward_only true")
+        for name, reader in readers.items()
+        if reader.kind in ("time", "key") and not reader.options
+    }
+    orders = {"together": ("",), "model first": ("model", ""), "readers first": ("readers", "")}
+    for order, selects in orders.items():
+        setting = Setting(selects=selects)
+        for name, (before, after) in few_changes().items():
+            cell = Cell(f"{name}, readers, {order}", f"readers {order}", before, after, readers, setting)
+            yield replace(cell, readers_after=changed)
             yield replace(
-                cell, name=f"{cell.name}, selected", group="selected attributes of time", setting=Setting(selects=True)
+                cell,
+                name=f"{name}, forward-only readers, {order}",
+                group=f"forward-only readers {order}",
+                readers_after={**readers, **forward},
             )
+    for name, (before, after) in few_changes().items():
+        setting = Setting(selects=("", ""))
+        yield Cell(f"{name}, taken back", "taken back", before, before, readers, setting, between=after)
 
 
 def all_cells() -> list[Cell]:
-    return [*kind_cells(), *attribute_cells(), *whole_cells(), *setting_cells(), *selected_cells()]
+    return [
+        *kind_cells(),
+        *attribute_cells(),
+        *whole_cells(),
+        *setting_cells(),
+        *selected_cells(),
+        *other_reader_cells(),
+        *blueprint_cells(),
+        *changed_reader_cells(),
+    ]

@@ -3,9 +3,11 @@
     python tests/soak/change_matrix.py --cells 'from full' 'time: *'
 
 A cell (tests/change_cells.py) is a change of one model with readers of several kinds. Several cells stand in one
-project. Prod is planned, the change is planned and applied with the command of its report, and a run follows on each of
-the two next days. The rows of each table are compared: before the apply, after it, after the runs, and with those of a
-fresh project of the same day. If a plan or an apply fails, its cells are tried apart. It checks, for each table:
+project. Prod is planned, the change is planned and applied with the command of its report, in one plan or in two. A run
+follows on each of the two next days. The rows of each table are compared: before the apply, after it, after the runs,
+and with those of a fresh project of the same day. If a plan or an apply fails, its cells are tried apart.
+
+It checks, for each table:
 
 - **goes**: a row that prod shows, and does not show after the apply or the runs, is named by the report.
 - **stays**: no row that is named stays, and something goes if rows are named.
@@ -20,6 +22,7 @@ fresh project of the same day. If a plan or an apply fails, its cells are tried 
 
 import argparse
 import fnmatch
+import itertools
 import json
 import os
 import random
@@ -30,7 +33,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -78,12 +81,13 @@ def config(text: str, start: str) -> str:
     return CONFIG.format(top=top, start=start, defaults=defaults)
 
 
-def files_of(cells: Mapping[str, Cell], *, is_after: bool) -> dict[str, str]:
-    files = {"seeds/rows.csv": change_cells.seed_file(), "materializations/own.py": OWN_MATERIALIZATION}
-    files["models/anchor.sql"] = ANCHOR
+def files_of(cells: Mapping[str, Cell], files: Callable[[Cell, str], Mapping[str, str]]) -> dict[str, str]:
+    """The files of a project, of the files of each cell by the name of its model."""
+    found = {"seeds/rows.csv": change_cells.seed_file(), "materializations/own.py": OWN_MATERIALIZATION}
+    found["models/anchor.sql"] = ANCHOR
     for prefix, cell in cells.items():
-        files |= cell.files(prefix, cell.after if is_after else cell.before)
-    return files
+        found |= files(cell, prefix)
+    return found
 
 
 def config_of(cells: Mapping[str, Cell], *, is_after: bool) -> str:
@@ -98,7 +102,7 @@ class Observed:
     Attributes:
         shown: The rows of each table: before the apply, after it, and after each run.
         fresh: The rows of a fresh project. Empty if SQLMesh cannot plan such a project.
-        planned: The table's entry in the report.
+        planned: The table's entries in the reports of the plans.
         refused: The models of refusals of kind `lost_intervals`.
         checks: The results of `sqlmesh_intervals_complete` that have not passed at the end.
         result: The tables of which the apply says that they do not show rows any more.
@@ -108,7 +112,7 @@ class Observed:
 
     shown: dict[str, list[Rows]] = field(default_factory=lambda: defaultdict(list))
     fresh: dict[str, Rows] = field(default_factory=dict)
-    planned: dict[str, dict[str, Any]] = field(default_factory=dict)
+    planned: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
     refused: set[str] = field(default_factory=set)
     checks: dict[str, str] = field(default_factory=dict)
     result: set[str] = field(default_factory=set)
@@ -117,13 +121,16 @@ class Observed:
 
 
 class Named:
-    """The rows that the report names for a table, by its entry."""
+    """The rows that reports name for a table, by its entries."""
 
-    def __init__(self, entry: Mapping[str, Any] | None) -> None:
-        self.entry = entry or {}
+    def __init__(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        self.entries = entries
+
+    def all_of(self, *keys: str) -> list[Any]:
+        return [value for entry in self.entries for key in keys for value in entry.get(key) or ()]
 
     def _of(self, *keys: str) -> set[int]:
-        ranges = [pair for key in keys for pair in self.entry.get(key) or ()]
+        ranges = self.all_of(*keys)
         return {
             number
             for number, at in ROWS.items()
@@ -134,7 +141,7 @@ class Named:
     @property
     def lost(self) -> set[int]:
         # The report calls an interval without start and end "all rows".
-        is_named = self.entry.get("lost_without_time") or [None, None] in (self.entry.get("lost_intervals") or [])
+        is_named = [None, None] in self.all_of("lost_intervals") or self._any("lost_without_time")
         without_time = {number for number, at in ROWS.items() if at is None and is_named}
         return self._of("lost_intervals", "lost_upstream") | without_time
 
@@ -145,11 +152,14 @@ class Named:
 
     @property
     def is_removed(self) -> bool:
-        return self.entry.get("change") == "removed"
+        return any(entry.get("change") == "removed" for entry in self.entries)
 
     @property
     def keeps_rows(self) -> bool:
-        return bool(self.entry.get("kept_rows"))
+        return self._any("kept_rows")
+
+    def _any(self, key: str) -> bool:
+        return any(entry.get(key) for entry in self.entries)
 
 
 def instant(text: str | None, default: datetime) -> datetime:
@@ -169,46 +179,63 @@ def judge(cell: Cell, seen: Observed) -> list[str]:
     """Return what is wrong, with the tables for which it is."""
     tables = defaultdict(list)
     for name, shown in seen.shown.items():
-        if len(shown) == DAYS + 2:
-            reader = name.partition("_")[2]
-            for fault in judge_table(cell, reader, seen, name):
-                tables[fault].append(reader or "model")
+        if len(shown) == DAYS + 1 + len(cell.setting.selects):
+            for fault in judge_table(cell, seen, name):
+                tables[fault].append(name.partition("_")[2] or "model")
     return [*seen.trouble, *(f"[{', '.join(names)}] {fault}" for fault, names in tables.items())]
 
 
-def judge_table(cell: Cell, reader: str, seen: Observed, name: str) -> Iterator[str]:
-    rows = seen.shown[name]
-    before, after, last, fresh = ids(rows[0]), ids(rows[1]), ids(rows[-1]), ids(seen.fresh.get(name, ()))
-    named = Named(seen.planned.get(name))
+def judge_table(cell: Cell, seen: Observed, name: str) -> Iterator[str]:
+    shown = [ids(rows) for rows in seen.shown[name]]
+    of_plans, before, last, fresh = shown[:-DAYS], shown[0], shown[-1], ids(seen.fresh.get(name, ()))
+    entries = seen.planned.get(name, [])
+    named = Named(entries)
     if named.is_removed:
         return
-    gone, gone_later = before - after, (before & after) - last
+    gone = {row for now, later in itertools.pairwise(of_plans) for row in now - later}
+    gone_later = of_plans[-1] - last
     if unnamed := gone - named.lost:
         yield f"goes: {in_regions(unnamed)}, not named; back after a run: {in_regions(unnamed & last)}"
-    if unnamed := gone_later - named.lost:
+    if unnamed := gone_later - gone - named.lost:
         yield f"goes after the apply: {in_regions(unnamed)}, not named"
-    if kept := before & after & last & named.lost:
+    if kept := set.intersection(*of_plans, last) & named.lost:
         yield f"stays: {in_regions(kept)}, named"
-    elif named.lost and before and not gone | gone_later:
+    elif named.lost & model_showed(seen, name) and before and not gone | gone_later:
         yield "stays: nothing goes, and rows are named"
-    causes = {name, *map(short, seen.planned.get(name, {}).get("loses_with") or ())}
-    if "lost_upstream" in seen.planned.get(name, {}):
+    causes = {name, *map(short, named.all_of("loses_with"))}
+    if any("lost_upstream" in entry for entry in entries):
         causes |= {name.partition("_")[0]}
     if (lost := before - last) and not causes & seen.refused:
         yield f"refused: {in_regions(lost)} for good, not refused"
-    lacking = fresh - last - before - named.lost - named.outdated - never_read(cell, reader)
+    lacking = fresh - last - before - named.lost - named.outdated - never_read(cell, seen, name)
     if lacking and name not in seen.checks:
         yield f"lacks: {in_regions(lacking)}"
-    yield from judge_values(cell, seen, name, named, last)
+    yield from judge_values(cell, seen, name, last)
     if name in seen.result and not gone:
         yield "result: rows are not shown any more, says the apply"
 
 
-def judge_values(cell: Cell, seen: Observed, name: str, named: Named, last: set[int]) -> Iterator[str]:
+def model_showed(seen: Observed, name: str) -> set[int]:
+    """The rows that a reader may have read. Ranges are named whether they have rows or not (docs/plan-reference.md)."""
+    prefix, _, reader = name.partition("_")
+    return ids(seen.shown[prefix][0]) or {*ROWS} if reader else {*ROWS}
+
+
+def read_by(cell: Cell, name: str) -> Iterator[str]:
+    """The tables of the cell that a table reads, directly or through others."""
+    prefix, _, reader = name.partition("_")
+    if reader:
+        source = cell.readers[reader].reads.strip("{}")
+        parent = f"{prefix}_{source}" if source in cell.readers else prefix
+        yield from (parent, *read_by(cell, parent))
+
+
+def judge_values(cell: Cell, seen: Observed, name: str, last: set[int]) -> Iterator[str]:
     fresh, rows = seen.fresh.get(name, Counter()), seen.shown[name]
     old = {row for row in fresh if row[0] in last} - {*rows[-1]}
-    model = Named(seen.planned.get(name.partition("_")[0]))  # a view shows the rows that the model keeps
-    if old and not named.keeps_rows and not model.keeps_rows and "forward_only" not in cell.after.options:
+    # A view shows the rows that the model keeps, and a reader has computed its intervals from them.
+    keeps_rows = any(Named(seen.planned.get(of, [])).keeps_rows for of in (name, *read_by(cell, name)))
+    if old and not keeps_rows and "forward_only" not in cell.after.options:
         yield f"old value: {in_regions(ids(old))}"
     often = {
         row[0]
@@ -220,13 +247,18 @@ def judge_values(cell: Cell, seen: Observed, name: str, named: Named, last: set[
         yield f"double: {in_regions(often)}"
 
 
-def never_read(cell: Cell, reader: str) -> set[int]:
-    """Rows that a reader lacks in every project, because its cron ticks before that of the model (docs/wait.md)."""
+def never_read(cell: Cell, seen: Observed, name: str) -> set[int]:
+    """Rows that a reader lacks in every project, because its cron ticks before that of a table that it reads."""
+    running = {number for number, at in ROWS.items() if at is not None and at >= NOW.replace(hour=0)}
+    prefix, _, reader = name.partition("_")
+    if reader == "weekly":
+        return {*ROWS}  # its next tick is after the runs
     ticks = {"@hourly": 0, "": 1}
     model = 0 if cell.is_hourly else 2 if re.search("20 \\*|weekly|monthly|Tokyo", cell.after.head) else 1
-    if ticks["@hourly" if reader == "hourly" else ""] >= model:
-        return set()
-    return {number for number, at in ROWS.items() if at is not None and at >= NOW.replace(hour=0)}
+    is_early = ticks["@hourly" if reader == "hourly" else ""] < model
+    if is_early and cell.before == cell.after:
+        return running | ({*ROWS} - ids(seen.shown[prefix][0]))
+    return running if is_early or any("weekly" in parent for parent in read_by(cell, name)) else set()
 
 
 class NotAppliedError(Exception):
@@ -241,10 +273,11 @@ class Sheet:
     """Cells in one project. The key of a cell is the name of its model."""
 
     def __init__(self, cells: Mapping[str, Cell], stack: ExitStack) -> None:
+        self.plans = range(len(next(iter(cells.values())).setting.selects))
         self.cells, self.clock = cells, MovedClock(NOW.replace(tzinfo=timezone.utc))
         self.seen = {prefix: Observed() for prefix in cells}
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory())).resolve()
-        files, tables = files_of(cells, is_after=False), {change_cells.TABLE: change_cells.sql_of_source()}
+        files, tables = files_of(cells, Cell.files_before), {change_cells.TABLE: change_cells.sql_of_source()}
         self.shop = stack.enter_context(
             planned_shop(
                 folder, files, config_of(cells, is_after=False), tables, None, deploy=True, intervals_check=True
@@ -265,9 +298,10 @@ class Sheet:
             except AssertionError as error:
                 raise NotAppliedError("impossible", str(error)) from error
             self.look()
-            self.change()
-            self.apply(self.report())
-            self.look()
+            for number in self.plans:
+                self.change(number)
+                self.apply(self.report(number))
+                self.look()
             self.shop.refresh()
         for _ in range(DAYS):
             self.clock.move_to(self.clock.now.replace(hour=12, minute=0) + timedelta(days=1))
@@ -276,16 +310,16 @@ class Sheet:
                 self.look()
         self.note(record)
 
-    def change(self) -> None:
-        for path in files_of(self.cells, is_after=False):
-            if path.startswith("models/"):
-                (self.shop.project / path).unlink()
-        write_project(self.shop.project, files_of(self.cells, is_after=True), config_of(self.cells, is_after=True))
+    def change(self, number: int) -> None:
+        for path in (self.shop.project / "models").iterdir():
+            path.unlink()
+        files = files_of(self.cells, lambda cell, prefix: cell.files_of_plan(prefix, number))
+        write_project(self.shop.project, files, config_of(self.cells, is_after=True))
 
-    def report(self) -> dict[str, Any]:
+    def report(self, number: int) -> dict[str, Any]:
         """Plan the change, and note what the report says."""
-        selects = any(cell.setting.selects for cell in self.cells.values())
-        record = launch(self.shop, PLAN, {"select": [f"t.{prefix}" for prefix in self.cells]} if selects else {})
+        selected = [name for prefix, cell in self.cells.items() for name in cell.selected(prefix, number)]
+        record = launch(self.shop, PLAN, {"select": selected} if selected else {})
         if record.status is not dg.DagsterRunStatus.SUCCESS:
             raise NotAppliedError("the plan fails", failure(record))
         report = report_of(record)
@@ -294,8 +328,10 @@ class Sheet:
         refused = {short(model) for refusal in refusals for model in refusal["models"]}
         for prefix, cell in self.cells.items():
             seen = self.seen[prefix]
-            seen.planned = {name: entries[name] for name in cell.tables(prefix) if name in entries}
-            seen.refused = refused & {*cell.tables(prefix)}
+            for name in cell.tables(prefix):
+                if name in entries:
+                    seen.planned[name].append(entries[name])
+            seen.refused |= refused & {*cell.tables(prefix)}
         return report
 
     def apply(self, report: dict[str, Any]) -> None:
@@ -310,7 +346,7 @@ class Sheet:
         parts = re.findall(r"Rows that it does not show any more: (.*?)(?:\. [A-Z]|$)", record.log, re.MULTILINE)
         named = {name for part in parts for name in re.findall(r"\bt\.(\w+)", part)}
         for prefix, cell in self.cells.items():
-            self.seen[prefix].result = named & {*cell.tables(prefix)}
+            self.seen[prefix].result |= named & {*cell.tables(prefix)}
 
     def note(self, record: RunRecord) -> None:
         """Note what the last run says."""
@@ -349,7 +385,7 @@ FRESH: dict[Any, dict[str, Rows]] = {}
 
 
 def definition_of(cell: Cell) -> Any:
-    return cell.after, (*cell.readers,), cell.setting
+    return tuple(cell.files_after("c").items()), cell.setting.after, cell.setting.start_after
 
 
 def compute_fresh(cells: Mapping[str, Cell]) -> None:
@@ -374,7 +410,9 @@ def compute_fresh(cells: Mapping[str, Cell]) -> None:
 def fresh_rows(cells: Mapping[str, Cell]) -> dict[str, dict[str, Rows]]:
     clock = MovedClock(NOW.replace(tzinfo=timezone.utc) + timedelta(days=DAYS, minutes=1))
     with clock.shown(), tempfile.TemporaryDirectory() as folder:
-        project = write_project(Path(folder).resolve(), files_of(cells, is_after=True), config_of(cells, is_after=True))
+        project = write_project(
+            Path(folder).resolve(), files_of(cells, Cell.files_after), config_of(cells, is_after=True)
+        )
         query(project, "CREATE SCHEMA raw")
         query(project, f"CREATE TABLE {change_cells.TABLE} AS {change_cells.sql_of_source()}")
         plan(project, at="now")
