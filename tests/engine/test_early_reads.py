@@ -1,8 +1,13 @@
 """A model that was computed before a table that it reads: its check warns until it is computed again."""
 
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
 import dagster as dg
 import pytest
+from clock import MovedClock
 from engine.hourly_rows import EARLY, HOURS, reader, rows, source
+from engine.plan_jobs import APPLY, PLAN, change, launch, report_of
 from engine.recorded_models import day
 from harness import NewShop, RunRecord
 
@@ -44,10 +49,8 @@ def test_a_model_that_a_shell_has_computed_before_its_source_warns_until_it_is_r
     assert not is_warning(again, "hourly")
     text = again.description_of(CHECK)
     assert "t.r was computed for these ranges before a model that it reads, so it lacks rows. " in text
-    start, end = text.partition("`restate: {start: '")[2].partition("'}`")[0].split("', end: '")
 
-    config = {"sqlmesh_shop": {"restate": {"start": start, "end": end}}}
-    restated = shop.launch(assets=["t/r"], ops=config)
+    restated = shop.launch(assets=["t/r"], ops=restatement(again, "r"))
 
     assert not is_warning(restated)
     assert rows(shop, "x") == rows(shop, "r")
@@ -56,3 +59,53 @@ def test_a_model_that_a_shell_has_computed_before_its_source_warns_until_it_is_r
     assert is_warning(last, "new")
     shop.sqlmesh("janitor")
     assert not is_warning(shop.launch())
+
+
+def restatement(run: RunRecord, model: str) -> dict[str, Any]:
+    """The run config that the check of a model advises."""
+    text = run.description_of(f"t/{model}:sqlmesh_intervals_complete")
+    start, end = text.partition("`restate: {start: '")[2].partition("'}`")[0].split("', end: '")
+    return {"sqlmesh_shop": {"restate": {"start": start, "end": end}}}
+
+
+def test_a_model_warns_that_was_computed_before_a_table_that_is_computed_as_a_whole_has_read_a_source(
+    new_shop: NewShop,
+) -> None:
+    """The tick of the table brings the rows that its source has gained by a plan, and no run computes the model again.
+
+    `c` reads `b` when `b` has not ticked since the plan. `z` had read `y` before.
+    """
+    earlier, later = f"start '{day(8)}'", f"start '{day(4)}'"
+    models = {
+        "a": source("a", later),
+        "b": "MODEL (name t.b, kind FULL); SELECT ts FROM t.a",
+        "c": "MODEL (name t.c, kind FULL); SELECT ts FROM t.b",
+        "x": source("x", later),
+        "y": "MODEL (name t.y, kind FULL); SELECT ts FROM t.x",
+        "z": reader("z", "y", head=earlier),
+    }
+    files = {f"models/{name}.sql": text for name, text in models.items()}
+    clock = MovedClock(datetime.now(timezone.utc).replace(hour=12))
+    with clock.shown():
+        shop = new_shop(files, tables=HOURS, planned_at="now", deploy=True, restate=True, intervals_check=True)
+        for changed in ({"a": source("a", earlier)}, {"c": reader("c", "b", head=earlier)}):
+            change(shop, **changed)
+            report = report_of(launch(shop, PLAN).succeeded())
+            losses = ["t.c"] if "c" in changed else []
+            launch(shop, APPLY, digest=report["digest"], allow_lost_intervals=losses).succeeded()
+        change(shop, x=source("x", earlier))
+        shop.plan(at="now")
+        shop.refresh()
+        assert not is_warning(shop.launch(), "c"), "`b` has not ticked"
+    clock.move_to(clock.now + timedelta(days=1))
+    with clock.shown():
+        for run in (shop.launch(), shop.launch()):
+            assert is_warning(run, "c")
+            assert is_warning(run, "z")
+        assert rows(shop, "b") - rows(shop, "c") >= 96 <= rows(shop, "y") - rows(shop, "z")
+        for name in ("c", "z"):
+            assert not is_warning(shop.launch(assets=[f"t/{name}"], ops=restatement(run, name)), name)
+        assert rows(shop, "c") == rows(shop, "b") == rows(shop, "z") == rows(shop, "y")
+        last = shop.launch()
+        assert not is_warning(last, "c")
+        assert not is_warning(last, "z")

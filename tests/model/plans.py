@@ -2,8 +2,9 @@
 
     PYTHONPATH=tests .venv/bin/python -m model.plans 4
 
-Two deciders are the real ones: which rows prod loses (`lost_rows`), and which models lack rows that a table gains
-(`lacking_rows`). The rows themselves say what they should have found. Nothing is killed, and no audit fails.
+Three deciders are the real ones: which rows prod loses (`lost_rows`), which models lack rows that a table gains
+(`lacking_rows`), and which were computed before a table that they read (`read_early`). The rows themselves say what
+they should have found. Nothing is killed, and no audit fails.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -32,9 +34,10 @@ from model.world import (
 )
 
 from dg_sqlmesh_component.plan.lost_rows import all_lost
-from dg_sqlmesh_component.protocol.intervals import subtract
+from dg_sqlmesh_component.protocol.intervals import ComputedRange, subtract
 from dg_sqlmesh_component.protocol.messages import Interval, PlannedRows
 from dg_sqlmesh_component.worker.intervals.gained import LackingRows, ReadTable, lacking_rows
+from dg_sqlmesh_component.worker.intervals.read_early import Reader, Source, read_early, shown_by, time_of
 from dg_sqlmesh_component.worker.plan.lost_rows import NO_LOSSES, ChangedModel, Losses, ShownVersion, Shows, lost_rows
 
 A = Model("a", "incremental", start=1)
@@ -85,13 +88,57 @@ class Plan:
         )
 
 
+Times = frozenset[tuple[str, int, Interval, bool]]
+"""The computed ranges of all tables: name, a number that grows with the time, interval, and whether it is of an old
+version."""
+
+
 @dataclass(frozen=True)
 class State:
     """What has been planned, its tables, and which rows the reports of plans have named as lacking."""
 
     project: Project
     world: World
+    times: Times = frozenset()
     named: frozenset[tuple[str, int]] = frozenset()
+
+    def after(self, story: Story, built: Iterable[str] = ()) -> State:
+        """Return the state after a run or plan: a story of one action, and which tables are new."""
+        times = {(name, at, of, is_old or name in built) for name, at, of, is_old in self.times}
+        for number, (name, hours) in enumerate(story.executed.items(), len(times)):
+            times |= {(name, number, interval, False) for interval in intervals_of(hours)}
+        numbers = {at: number for number, at in enumerate(sorted({at for _, at, _, _ in times}))}
+        in_order = frozenset((name, numbers[at], of, is_old) for name, at, of, is_old in times)
+        world = replace(self.world, tables=tuple(story.tables.values()))
+        return replace(self, project=tuple(story.project.values()), world=world, times=in_order)
+
+    def rows(self, name: str, *, is_old: bool) -> list[ComputedRange]:
+        found = (
+            ComputedRange(of, at, False, None)
+            for of_name, at, of, old in self.times
+            if (of_name, old) == (name, is_old)
+        )
+        return sorted(found, key=time_of)
+
+    def outdated(self, name: str, *, directly: bool = True) -> set[int]:
+        """The hours that the check of a model names: it was computed for them before a table that it reads.
+
+        `directly`: compare it also with what no whole table between has read.
+        """
+        story = Story(self.project, self.world)
+        if story.project[name].kind != "incremental":
+            return set()
+        reader = Reader(self.rows(name, is_old=False), intervals_of(story.tables[name].computed))
+        return {*hours_of(read_early(reader, self._sources(story, name, directly=directly)).intervals)}
+
+    def _sources(self, story: Story, name: str, *, directly: bool = True) -> Iterator[Source]:
+        for of in _tables_read(story, name):
+            shown, others = self.rows(of, is_old=False), self.rows(of, is_old=True)
+            is_whole = story.project[of].kind == "whole"
+            if not is_whole and directly:
+                yield Source(shown, list, partial(list, others), _single, lambda _: 0)
+            for source in self._sources(story, of) if is_whole else ():
+                yield shown_by(sorted([*shown, *others], key=time_of), source, lambda end: end)
 
 
 class Apply:
@@ -121,9 +168,8 @@ class Apply:
 
     def state_after(self) -> State:
         self.after.compute(self.computed)
-        world = replace(self.state.world, tables=tuple(self.after.tables.values()))
         named = {*self.state.named, *((name, hour) for name in self.modified for hour in self.named(name))}
-        return State(tuple(self.after.project.values()), world, frozenset(named))
+        return replace(self.state.after(self.after, self.built), named=frozenset(named))
 
     def named(self, name: str) -> set[int]:
         """The hours whose rows the report names as lost, or as lacking for good."""
@@ -209,6 +255,10 @@ def _tables_read(story: Story, name: str) -> Iterator[str]:
             yield from _tables_read(story, of) if story.project[of].kind == "view" else [of]
 
 
+def _single(ranges: Iterable[Interval]) -> list[Interval]:
+    return [(hour, hour + 1) for hour in hours_of(ranges)]
+
+
 Action = Load | Run | Plan
 
 
@@ -245,42 +295,52 @@ def after(state: State, action: Action) -> tuple[State, list[str]]:
     if not isinstance(action, Plan):
         story = Story(state.project, state.world)
         waits = any(map(_waits_for_tick, [story] * len(state.project), story.project))
-        return replace(state, world=story.after(action)), [] if waits else list(story.faults())
+        world = story.after(action)
+        following = replace(state.after(story), world=world)
+        return following, [*([] if waits else story.faults()), *_named_and_right(following)]
     applied = Apply(state, action)
     if applied.is_refused:
         return state, []
     following = applied.state_after()
-    return following, list(applied.faults())
+    return following, [*applied.faults(), *_named_and_right(following)]
+
+
+def _named_and_right(state: State) -> Iterator[str]:
+    story = Story(state.project, state.world)
+    for name in story.project:
+        if state.outdated(name) & _shown(story, name):
+            yield f"{name} has rows, and its check says that it lacks them"
 
 
 def first_states(project: Project) -> Iterator[State]:
     """Yield the states after a first run of everything: the last hour is loaded, or not."""
-    world, names = planned(project), tuple(model.name for model in project)
+    names = tuple(model.name for model in project)
     first: list[Load | Run] = [*map(Load, HOURS[:2]), Run(names)]
     rest: list[Load | Run] = [Load(2), Run(names)]
+    state = State(project, planned(project))
     for actions in (first, rest):
         for action in actions:
-            world = Story(project, world).after(action)
-        yield State(project, world)
+            state, _ = after(state, action)
+        yield state
 
 
 def not_healed(state: State) -> Iterator[str]:
     """Yield what a model lacks after everything was loaded, two runs, and the next tick of whole tables."""
-    project, world = state.project, state.world
-    names = tuple(model.name for model in project)
-    actions: list[Load | Run] = [Load(hour) for hour in HOURS if not world.loads[hour]]
+    names = tuple(model.name for model in state.project)
+    actions: list[Load | Run] = [Load(hour) for hour in HOURS if not state.world.loads[hour]]
     for action in [*actions, Run(names), Run(names)]:
-        world = Story(project, world).after(action)
-    story = Story(project, world)
+        state, _ = after(state, action)
+    story = Story(state.project, state.world)
     for name in names:
         if story.project[name].kind == "whole":
             story.compute({name: [(2, 3)]})
+    state = state.after(story)
     for name in names:
-        named = {hour for of, hour in state.named if of == name}
+        named = {hour for of, hour in state.named if of == name} | state.outdated(name, directly=False)
         if story.missing([name])[name]:
             yield f"{name} still waits after everything was loaded, and two runs"
         elif story.due(name) - _shown(story, name) - named:
-            yield f"{name} lacks rows of its source for good, and no plan has named them"
+            yield f"{name} lacks rows of its source for good, and neither a plan nor its check names them"
 
 
 def searched(project: Project, length: int) -> Searched:

@@ -6,10 +6,11 @@ Plans compute such models again (`gained`). Runs do not: somebody has computed t
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import attrgetter
 
 from dg_sqlmesh_component.protocol.intervals import ComputedRange, common, merged, subtract
 from dg_sqlmesh_component.protocol.messages import Interval
@@ -22,33 +23,39 @@ class Reader:
     Attributes:
         rows: Its computed ranges.
         computed: Its computed intervals. A restatement leaves ranges of intervals that are not computed any more.
-        compared_at: When its sources were compared last, epoch milliseconds; 0 if never.
         known: The intervals that are known as computed too early.
         known_at: Nobody had computed these again until then.
     """
 
     rows: Sequence[ComputedRange]
     computed: Sequence[Interval]
-    compared_at: int = 0
     known: Sequence[Interval] = ()
     known_at: int = 0
 
 
 @dataclass(frozen=True)
 class Source:
-    """An incremental table that the model reads, also through views and embedded models.
+    """An incremental table that the model reads, also through views, embedded models, and tables computed as a whole.
 
     Attributes:
-        rows: Its computed ranges.
-        of_other_versions: Those of versions of it that the environment does not show.
+        new: What was computed since the model was compared with it.
+        earlier: Asks for its other computed ranges.
+        of_other_versions: Asks for those of versions of it that the environment does not show.
         single: The single intervals of a range.
         due_at: The first tick of its cron at or after the end of an interval.
     """
 
-    rows: Sequence[ComputedRange]
-    of_other_versions: Sequence[ComputedRange]
+    new: Sequence[ComputedRange]
+    earlier: Callable[[], Sequence[ComputedRange]]
+    of_other_versions: Callable[[], Sequence[ComputedRange]]
     single: Callable[[Sequence[Interval]], Iterable[Interval]]
     due_at: Callable[[int], int]
+
+    def together(self, other: Source) -> Source:
+        """The same table, read in two ways."""
+        return replace(
+            self, new=[*{*self.new, *other.new}], due_at=lambda end: max(self.due_at(end), other.due_at(end))
+        )
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,29 @@ class ReadEarly:
     may_hide: bool = False
 
 
+def shown_by(whole: Sequence[ComputedRange], source: Source, due_at: Callable[[int], int]) -> Source:
+    """A source as a table shows it that reads it and is computed as a whole: with the times at which the table got it.
+
+    A range that the table has not read yet is left out. Before the first known computation of the table, nobody knows
+    when it was read: SQLMesh may have forgotten an older version of the table, or its janitor has merged the times.
+
+    Args:
+        whole: The computed ranges of the table, also of its other versions, in the order of their times.
+        due_at: The first tick of the table's cron at or after an instant.
+    """
+    moved = []
+    for row in source.new:
+        position = bisect_left(whole, row.at, key=time_of)
+        if position < len(whole):
+            read = whole[position]
+            is_unknown = row.is_merged or read.is_merged or position == 0
+            moved.append(replace(row, at=read.at, is_merged=is_unknown))
+    return replace(source, new=moved, due_at=lambda end: due_at(source.due_at(end)))
+
+
+time_of = attrgetter("at")
+
+
 def read_early(reader: Reader, sources: Iterable[Source]) -> ReadEarly:
     """The intervals of a model that were computed before a table that it reads had them.
 
@@ -77,14 +107,15 @@ def read_early(reader: Reader, sources: Iterable[Source]) -> ReadEarly:
         found = list(subtract(found, again))
     later_rows = _LaterRows(reader.rows)
     for source in sources:
-        for row in source.rows:
-            if row.at <= reader.compared_at or later_rows.cover(row):  # in most runs, all of them
+        for row in source.new:
+            if later_rows.cover(row):  # in most runs, all of them
                 continue
             read = [of for of in reader.rows if _overlaps(of, row.interval)]
             later = [of.interval for of in read if of.at >= row.at and not of.is_merged]
             newer = subtract(common([row.interval], reader.computed), later)
             gained = () if row.is_merged else common(_gained(source, row), newer)
-            found += [of for of in source.single(gained) if _should_have_had(source, of, read, row.at)]
+            single = source.single(gained) if gained else ()
+            found += [of for of in single if _should_have_had(source, of, read, row.at)]
             may_hide |= bool(subtract(newer, gained))
     return ReadEarly(common(merged(found), reader.computed), may_hide)
 
@@ -116,8 +147,9 @@ def _covers(later: ComputedRange, row: ComputedRange) -> bool:
 
 def _gained(source: Source, row: ComputedRange) -> Sequence[Interval]:
     """The parts of a range that no version of a table had before it was computed."""
-    before = [of.interval for of in source.rows if of.is_merged or of.at < row.at]
-    return subtract([row.interval], [*before, *(of.interval for of in source.of_other_versions)])
+    rows = [*source.earlier(), *source.new]
+    before = [of.interval for of in rows if of.is_merged or of.at < row.at]
+    return subtract([row.interval], [*before, *(of.interval for of in source.of_other_versions())])
 
 
 def _should_have_had(source: Source, interval: Interval, read: Sequence[ComputedRange], at: int) -> bool:
@@ -131,7 +163,8 @@ def _should_have_had(source: Source, interval: Interval, read: Sequence[Computed
     read_at = max((row.at for row in read if _overlaps(row, interval) and row.at < at), default=0)
     if source.due_at(interval[1]) > read_at:
         return False
-    return any(row.is_merged or row.at <= read_at for row in [*source.rows, *source.of_other_versions])
+    rows = [*source.earlier(), *source.new, *source.of_other_versions()]
+    return any(row.is_merged or row.at <= read_at for row in rows)
 
 
 def _overlaps(row: ComputedRange, interval: Interval) -> bool:
