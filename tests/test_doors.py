@@ -57,6 +57,7 @@ DECIDING = (
     "worker/intervals/unrecorded.py",
     "worker/intervals/missing.py",
     "worker/plan/lost_rows.py",
+    "worker/plan/rounds.py",
 )
 """Modules of the worker that decide over plain pictures, and import only `protocol`."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NoReturn
 
@@ -52,7 +52,7 @@ class Planning:
         self.report = report
         self.rounds: list[NodeOutcome] = []  # of computed or audited nodes, in order; some nodes have several
         self.went_on: msg.ConcurrentRuns | None = None  # what runs did meanwhile; None if they could do nothing
-        self.left_out: Mapping[str, Sequence[msg.Interval]] = {}  # what signals held back, by name
+        self.left_out: msg.LeftOut | None = None  # what signals held back
         self.lost_grants: Sequence[str] = ()  # statements that give grants again which views have lost
         self.ended_at = 0.0  # of the worker's work. While a plan is applied, it holds the lock until the step ends.
         self.session = WorkerSession(context, settings.project)
@@ -75,7 +75,7 @@ class Planning:
             if isinstance(event, msg.ConcurrentRuns):
                 self.went_on = event
             elif isinstance(event, msg.LeftOut):
-                self.left_out = event.intervals
+                self.left_out = event
             elif isinstance(event, msg.GrantsLost):
                 self.lost_grants = event.statements
             elif isinstance(event, (msg.PlanBuilt, msg.DataComparedWithRecords, msg.ModelCompared, msg.AuditsCompared)):

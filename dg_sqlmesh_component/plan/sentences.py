@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from dg_sqlmesh_component.plan.data_tables import is_whole, without_key
 from dg_sqlmesh_component.plan.gate import cannot_be_dropped
@@ -155,10 +155,16 @@ def left_out(models: Iterable[msg.PlannedModel]) -> Iterator[str]:
         yield f"Left out, because {lacking} is not computed: {_counts(not_computed)}. The next run computes both."
 
 
-def not_ready(intervals: Mapping[str, Sequence[msg.Interval]]) -> Iterator[str]:
+def not_ready(left_out: msg.LeftOut | None) -> Iterator[str]:
     """Name what signals held back while a plan was applied, by model. SQLMesh asks them only then."""
-    if named := [f"{name} ({ranges(left)})" for name, left in sorted(intervals.items())]:
-        yield f"Left out, because signals are not ready: {listed(named)}. Runs compute it when they are."
+    if left_out is None:
+        return
+    named = listed([f"{name} ({ranges(left)})" for name, left in sorted(left_out.intervals.items())])
+    if left_out.rounds:
+        why = f"signals have released more in each of {left_out.rounds} rounds, and a plan has no more"
+        yield f"Left out, because {why}: {named}. The next run computes it."
+    else:
+        yield f"Left out, because signals are not ready: {named}. Runs compute it when they are."
 
 
 def grants_to_give(statements: Sequence[str]) -> Iterator[str]:

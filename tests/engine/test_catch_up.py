@@ -316,6 +316,17 @@ def add_signal(warehouse: Warehouse, ready: str = "not Path(name).exists()") -> 
 
 
 @pytest.mark.slow
+def test_an_apply_ends_although_a_signal_releases_another_day_in_each_round(warehouse: Warehouse) -> None:
+    add_signal(warehouse, "batch[:1]")
+    since = f"start '{day(30)}', signals [is_open()]"
+    warehouse.write(slow=f"MODEL (name t.slow, {DAILY}, {since}); SELECT day, n FROM raw.orders {WITHIN}")
+    left_out = f"t.slow ({day(23)} to {day(4)} (20 days)). The next run computes it."
+    why = "signals have released more in each of 6 rounds, and a plan has no more"
+    assert f"Left out, because {why}: {left_out}" in warehouse.apply().log
+    assert warehouse.run("t/slow").materializations.keys() == {"t/slow"}
+
+
+@pytest.mark.slow
 def test_a_gap_waits_for_the_signal_of_a_new_version_that_its_table_reads(warehouse: Warehouse) -> None:
     """Its model keeps its table. The signal lets the new version compute its first day only."""
     add_signal(warehouse, f"[day for day in batch if not Path(name).exists() or str(day[0].date()) == '{day(5)}']")

@@ -172,10 +172,12 @@ class PlanBuilt(Event):
 
 @dataclass(frozen=True, slots=True)
 class LeftOut(Event):
-    """Sent after a plan or a preview was applied, if signals held back something that it was to compute."""
+    """Sent after a plan or a preview was applied, if it has not computed all that it was to compute."""
 
     # By name as written in SQLMesh, the intervals of models with signals, and of models downstream of them.
     intervals: dict[str, tuple[Interval, ...]]
+    # After how many rounds the plan has stopped, although signals had released something in the last one; else 0.
+    rounds: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
-from itertools import count
 from typing import Any
 
 from sqlmesh.core.environment import Environment
@@ -53,6 +52,7 @@ from dg_sqlmesh_component.worker.plan.context import PlanContext, versions_shown
 from dg_sqlmesh_component.worker.plan.gained_rows import GainedRows
 from dg_sqlmesh_component.worker.plan.new_audits import evaluate_new_audits
 from dg_sqlmesh_component.worker.plan.promotion import Promotion
+from dg_sqlmesh_component.worker.plan.rounds import Rounds
 from dg_sqlmesh_component.worker.plan.versions import Shown, Versions
 from dg_sqlmesh_component.worker.sqlmesh_internals import EvaluateStages, replace_scheduler_of_plan, replace_stages
 from dg_sqlmesh_component.worker.state_lock import StateLock, is_file_locked
@@ -62,12 +62,6 @@ Pending = Mapping[str, Sequence[Interval]]
 
 Compute = Callable[[Sequence[PlanStage], EvaluatablePlan, Pending], None]
 """Evaluates stages of SQLMesh. Downstream of what is pending, they compute nothing."""
-
-_ROUNDS = 3
-"""How often a plan catches up without the lock, so that runs wait shortly for the last time.
-
-Without rounds, runs wait as long as catching up takes (ADR-0048).
-"""
 
 
 class BesideRuns:
@@ -96,6 +90,7 @@ class BesideRuns:
         self._interrupted = interrupted
         self._shown = {info.name: info for info in prod.snapshots} if prod else {}
         self._is_unfinished = prod is not None and prod.finalized_ts is None
+        self._rounds_at_bound = 0
         self._caught_up: tuple[dict[str, tuple[Interval, ...]], dict[str, tuple[Interval, ...]]] = {}, {}
 
     def apply(self, evaluator: Any, plan: EvaluatablePlan, circuit_breaker: Callable[[], bool] | None) -> None:
@@ -146,7 +141,7 @@ class BesideRuns:
             self._lock.release()
         compute(self._with_late_tables(promotion, plan), plan, pending)
         if left_out := self._still_missing(stages, plan, pending):
-            self._context.tracker.pipe.send(msg.LeftOut(left_out))
+            self._context.tracker.pipe.send(msg.LeftOut(left_out, self._rounds_at_bound))
         if changes.outdated:
             self._refresh([info for info in plan.environment.snapshots if info.name in changes.outdated])
         self._caught_up = changes.caught_up()
@@ -186,30 +181,28 @@ class BesideRuns:
         # have a `lookback`, and would compute days again that have been read.
         ungapped = _only(stages, first.keys() - _reading(gaps, changes.versions))
         compute(ungapped, plan, _pending(stages, changes.versions))
-        tried: tuple[dict[str, tuple[Interval, ...]], int] | None = None
-        for number in count(1):
+        rounds = Rounds(keeps_lock=keeps_lock)
+        while True:
             self._lock.acquire()
             plan, stages, pending = self._look(plan, stages, changes)
             lacking = _lacking(stages, changes.versions)
             # A table that SQLMesh computes again for this plan, such as a seed, is missing in each round, although its
             # intervals count as computed. It is filled in the first round, and in no other.
-            filled = {*(lacking.keys() & changes.versions.others.keys()), *(gaps if number == 1 else ())}
+            filled = {*(lacking.keys() & changes.versions.others.keys()), *(gaps if rounds.number == 0 else ())}
             if gap_stages := _only(stages, filled):
                 compute(gap_stages, plan, pending)
                 # Models that read these gaps are computed again.
                 plan, stages, pending = self._look(plan, stages, changes)
                 lacking = _lacking(stages, changes.versions)
-            ready = {name: found for name, found in lacking.items() if name in changes.versions.new}
-            is_tried, tried = tried == (ready, changes.times_forgotten), (ready, changes.times_forgotten)
-            if is_tried:  # the rest waits for signals, or for a run that has begun meanwhile and finished since
-                waiting = {} if keeps_lock else self._context.waiting.by
-                ready = {name: found for name, found in ready.items() if name in waiting and waiting[name].models}
+            of_new = {name: found for name, found in lacking.items() if name in changes.versions.new}
+            waits_for_models = {name for name, held_back in self._context.waiting.by.items() if held_back.models}
+            ready = rounds.next(of_new, changes.times_forgotten, waits_for_models)
             if not ready:
                 break
-            keeps_lock |= is_tried or number > _ROUNDS
-            if not keeps_lock:
+            if not rounds.keeps_lock:
                 self._lock.release()
             compute(_only(stages, ready), plan, pending)
+        self._rounds_at_bound = rounds.number if rounds.has_reached_bound else 0
         return plan, stages, pending
 
     def _look(

@@ -73,7 +73,7 @@ EVENTS: tuple[msg.Event, ...] = (
     ),
     msg.ModelCompared("a", "t.a", key_problem="no_grain", error="x", query="SELECT 1"),
     msg.ModelCompared("a", "t.a", amounts={"x": (msg.Amounts(1, 2.0, 0.0, 2.0), msg.Amounts(0))}),
-    msg.LeftOut({"t.a": (D1,)}),
+    msg.LeftOut({"t.a": (D1,)}, rounds=6),
     msg.GrantsLost(("GRANT SELECT ON t.a TO b;",)),
     msg.ConcurrentRuns(0.5, {'"w"."t"."a"': ((0, 1),)}, {}, ("t.a",)),
     msg.AuditsCompared("a", "t.a", (msg.ComparedAudit("few", {"n": "1"}, True, 3, None, "x"),)),
