@@ -772,6 +772,24 @@ def test_a_replaced_method_that_sqlmesh_does_not_have_is_an_error() -> None:
         internals.replace_visits(object(), visit_renamed_stage=lambda *_: None)
 
 
+def test_sqlmesh_has_no_snapshot_for_a_thread_while_another_one_reads_it(
+    planned: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So `Coverages` reads in one thread at a time. If SQLMesh waits or reads twice, remove its lock."""
+    context, found = planned(), []
+    [info, *_] = shown(context).snapshots
+    state: Any = context.state_reader
+    read = state.state_sync.get_snapshots
+
+    def read_slowly(ids: Any) -> Any:
+        found.append(state.get_snapshots([info]))  # of a second thread, before the first one has its answer
+        return read(ids)
+
+    monkeypatch.setattr(state.state_sync, "get_snapshots", read_slowly)
+    assert [snapshot.name for snapshot in state.get_snapshots([info]).values()] == [info.name]
+    assert found == [{}]
+
+
 def test_sqlmesh_refuses_to_set_a_field_that_a_snapshot_or_a_config_does_not_have(opened: Open) -> None:
     """So the fields that the worker writes need no replacement that checks their names."""
     context = opened(load=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from functools import cache, cached_property, partial
+from threading import Lock
 from types import MappingProxyType
 
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, missing_intervals
@@ -63,6 +64,7 @@ class Coverages:
         """What each node lacks, also if its cron has not ticked, and what its `lookback` computes again with it."""
         self.node = cache(self._node)
         self._early: dict[str, ReadEarly] = {}
+        self._of_one_thread = Lock()
 
     def _node(self, fqn: str) -> Expected:
         """A node as it was when the snapshots were read."""
@@ -134,7 +136,8 @@ class Coverages:
         """
         if not is_incremental(self._snapshots[fqn]):
             return None
-        return coverage(fqn, self.node(fqn).after(done, forgotten), self._execution_time)
+        with self._of_one_thread:  # SQLMesh's cache has no snapshot for a thread while another one reads it
+            return coverage(fqn, self.node(fqn).after(done, forgotten), self._execution_time)
 
 
 def _expected_until(snapshot: Snapshot, now: int) -> int:
