@@ -12,6 +12,7 @@ from servers import as_user, folder_of, free_port, running
 
 CONFIG = """
 [databases]
+{databases}
 * = host=127.0.0.1 port={server} user=postgres
 [pgbouncer]
 listen_addr = 127.0.0.1
@@ -23,8 +24,12 @@ pool_mode = {mode}
 
 
 @contextmanager
-def pgbouncer(server: Server, mode: str) -> Iterator[Server]:
-    """Start PgBouncer with a `pool_mode`. Yield the server as it is behind it. Without PgBouncer, skip the test."""
+def pgbouncer(server: Server, mode: str, databases: str = "") -> Iterator[Server]:
+    """Start PgBouncer with a `pool_mode`. Yield the server as it is behind it. Without PgBouncer, skip the test.
+
+    Args:
+        databases: Lines of the section of databases that have a mode of their own.
+    """
     program = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")
     if program is None:
         pytest.skip(
@@ -38,6 +43,6 @@ def pgbouncer(server: Server, mode: str) -> Iterator[Server]:
 
     with folder_of("pgbouncer", user) as folder:
         settings = folder / "pgbouncer.ini"
-        settings.write_text(CONFIG.format(server=server.port, port=port, mode=mode))
+        settings.write_text(CONFIG.format(server=server.port, port=port, mode=mode, databases=databases))
         with running([program, settings], folder, listens, signal.SIGTERM, **user):
             yield Server(port, server.log)

@@ -322,11 +322,11 @@ class TagConvention(Attributes, path="tag_convention"):
                     f"`tag_convention.{name}` in defs.yaml is {value!r}. Write a text, such as `{name}: {example}`. If "
                     "no tag sets a property, write `tag_convention: false`."
                 )
-        if self.separator in self.prefix:
+        if self.prefix.endswith(self.separator):
+            prefix = self.prefix.removesuffix(self.separator) or TagConvention.prefix
             raise ConfigurationError(
-                f"`tag_convention.prefix` in defs.yaml is {self.prefix!r}, which contains the separator "
-                f"{self.separator!r}. Write the part of the tags before the first separator, or set another "
-                "`tag_convention.separator`."
+                f"`tag_convention.prefix` in defs.yaml is {self.prefix!r}, which ends with the separator "
+                f"{self.separator!r}, so a tag would need it twice. Write `prefix: {prefix!r}` instead."
             )
 
     def tag(self, name: str, value: str) -> str:

@@ -1,5 +1,6 @@
 """Advice about whole code locations: an error while definitions load, and what loads after its advice was followed."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -153,3 +154,31 @@ def test_after_the_advice_the_code_location_loads(
         assert of in str(refusal.value.__cause__)
     for number, components in enumerate(corrected):
         assert definitions_of(tmp_path / f"corrected_{number}", components)
+
+
+@pytest.mark.advice(
+    "Set their asset keys in `external_models.keys`. If both tables belong to one asset, add {{}: {}} and {{}: {}}. "
+    "Otherwise, give one of them another key."
+)
+def test_two_components_read_two_tables_of_one_asset_or_of_two(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reads_x = manifest(model("a.orders", reads=["x.raw.events"]))
+    reads_y = manifest(model("b.orders", reads=["y.raw.events"]))
+
+    def loaded(name: str, x: str = "", y: str = "") -> list[str]:
+        """Return the keys that the models read."""
+        keys = {"x.raw.events": x, "y.raw.events": y}
+        of_each = [{"external_models": {"keys": {table: key}}} if key else {} for table, key in keys.items()]
+        definitions = definitions_of(tmp_path / name, [(of_each[0], reads_x), (of_each[1], reads_y)])
+        return [dep.asset_key.to_user_string() for spec in definitions.resolve_all_asset_specs() for dep in spec.deps]
+
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match="Conflicting metadata found on AssetDeps"):
+        loaded("wrong")
+    [warning] = caplog.messages
+    [x, y] = re.findall(r"\{([\w.]+: [\w/]+)\}", warning)
+    assert (x, y) == ("x.raw.events: raw/events", "y.raw.events: raw/events")
+    caplog.clear()
+    assert loaded("one", "raw/events", "raw/events") == ["raw/events", "raw/events"]
+    assert loaded("two", y="y/events") == ["raw/events", "y/events"]
+    assert caplog.messages == []

@@ -1,5 +1,6 @@
 """`restate.jobs`: a backfill in Dagster restates each of its partitions in a run of its own."""
 
+import json
 import shutil
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -213,6 +214,7 @@ def test_a_day_in_which_no_selected_model_can_be_restated_fails_and_computes_not
     assert failure.startswith("SQLMesh cannot restate warehouse.raw.new (not promoted). Nothing was computed.")
 
 
+@pytest.mark.advice("which SQLMesh restates only together with the next one: choose a longer range")
 @pytest.mark.parametrize(
     ("by", "cron", "first", "second"),
     [("day", "@daily", "2026-02-05", "2026-02-06"), ("month", "@monthly", "2026-02-01", "2026-03-01")],
@@ -268,6 +270,7 @@ def test_a_day_in_which_each_selected_model_waits_fails_and_the_next_run_compute
     assert shop.query("SELECT ds::TEXT FROM raw.waits WHERE n = 7") == [(DAYS[0],)]
 
 
+@pytest.mark.advice("Launch a backfill on the job's page in Dagster, or write the range:")
 def test_run_of_the_job_without_a_range_is_refused_with_the_command(shop: Shop) -> None:
     """`dg launch --job` ignores `--partition`."""
     [failure] = run_job(shop).failures
@@ -275,6 +278,13 @@ def test_run_of_the_job_without_a_range_is_refused_with_the_command(shop: Shop) 
         '{"ops": {"sqlmesh_shop_restate_day": {"config": {"restate": {"start": "2026-02-05", "end": "2026-02-05"}}}}}'
     )
     assert f"    dg launch --job sqlmesh_shop_restate_day --config-json '{config}'" in failure
+    with backfills(shop, JOB.format(by="day")) as jobs:
+        backfill = jobs.launch(DAYS[:1])
+        jobs.execute(jobs.queued())
+        assert jobs.runs_of(backfill)[DAYS[0]].succeeded().materializations
+    job = shop.refresh().resolve_job_def(JOB.format(by="day"))
+    result = job.execute_in_process(json.loads(config), instance=shop.instance)
+    assert shop.run_record(result.run_id).succeeded().materializations
 
 
 def test_run_without_a_range_is_refused_also_before_the_first_partition_has_ended(new_shop: NewShop) -> None:

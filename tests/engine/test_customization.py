@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -331,6 +332,13 @@ def test_invalid_run_config_is_a_clear_error(overridden: DagsterProject, config:
     assert not record.materializations
 
 
+@pytest.mark.advice("Write a date, an instant or words such as '1 week ago'.")
+@pytest.mark.parametrize("start", ["2026-01-20", "2026-01-20T12:00:00Z", "1 week ago"])
+def test_start_is_a_date_an_instant_or_words(overridden: DagsterProject, start: str) -> None:
+    record = overridden.launch(assets=["shop/orders"], ops={"shop": {"start": start}}).succeeded()
+    assert record.status_of("shop/orders") is not None
+
+
 @pytest.mark.attribute("execution.concurrent_tasks")
 def test_concurrent_tasks_sets_number_of_parallel_batches(overridden: DagsterProject) -> None:
     project = overridden.root.parent / "shop"
@@ -404,6 +412,7 @@ def test_assets_with_partitions_from_post_processing_do_not_run(tmp_path: Path) 
     assert failure.startswith("The asset t/one has a `partitions_def`. SQLMesh itself decides which intervals")
 
 
+@pytest.mark.advice("Pass a selection such as 'tag:finance', a list of selections, or None.")
 def test_empty_job_selection_is_an_error(shop: ShopProject, tmp_path: Path) -> None:
     """Otherwise the job would succeed without a step. An empty selection would select all models."""
     component = shop.component(exclude="shop.seen")
@@ -414,6 +423,10 @@ def test_empty_job_selection_is_an_error(shop: ShopProject, tmp_path: Path) -> N
             component.get_asset_selection(selection)  # type: ignore[arg-type]  # it must refuse wrong types
     with pytest.raises(ConfigurationError, match="matches no asset of the SQLMesh project 'shop'"):
         component.get_asset_selection("shop.seen")
+    for selection in ("shop.orders", ["shop.orders", "shop.or*"], None):
+        assert ORDERS in component.get_asset_selection(selection).resolve(
+            shop.definitions(exclude="shop.seen").resolve_asset_graph()
+        )
 
 
 class AsksForItself(SQLMeshProjectComponent):
@@ -447,6 +460,24 @@ def test_overridden_method_with_wrong_return_type_is_named_in_error(
     component = InvalidComponent.from_attributes_dict(attributes={"project": str(shop.project)})
     with pytest.raises(ConfigurationError, match=message):
         component.build_defs_from_state(dg.ComponentTree.for_test().load_context, shop.state)
+
+
+class WithoutSeen(SQLMeshProjectComponent):
+    def get_asset_spec(self, model: Model) -> Any:
+        return None if model.name == "shop.seen" else super().get_asset_spec(model)
+
+
+@pytest.mark.advice("It must return a dagster.AssetSpec. To leave a model out, name it in `exclude`.")
+def test_model_is_left_out_by_exclude_and_not_by_an_override_that_returns_nothing(
+    shop: ShopProject, tmp_path: Path
+) -> None:
+    for number, attributes in enumerate(({}, {"exclude": "shop.seen"})):
+        component = WithoutSeen.from_attributes_dict(attributes={"project": str(shop.project), **attributes})
+        component.write_state_to_path(tmp_path / str(number))
+        refused = pytest.raises(ConfigurationError, match=r"To leave a model out, name it in `exclude`\.")
+        with nullcontext() if attributes else refused:
+            built = component.build_defs_from_state(dg.ComponentTree.for_test().load_context, tmp_path / str(number))
+            assert SEEN not in built.resolve_all_asset_keys()
 
 
 # -- a resource for assets of the user's own ------------------------------------------------------

@@ -34,6 +34,8 @@ if Path("die").exists():
         raise KeyboardInterrupt
     elif how == "panic":
         raise BaseException("the driver panics")
+    elif how == "another error":
+        raise RuntimeError("the driver panics")
     else:
         os.kill(os.getpid(), int(how))
 """
@@ -86,6 +88,7 @@ def test_dead_worker_gives_interrupted_outcome_with_cause_and_last_output(shop: 
     assert set(record.materializations) <= {"t/first"}
 
 
+@pytest.mark.advice("{} raised {}{}. Raise another error there instead.")
 @pytest.mark.parametrize("concurrent_tasks", [1, 2])
 @pytest.mark.parametrize(
     ("ends", "raised"),
@@ -93,6 +96,7 @@ def test_dead_worker_gives_interrupted_outcome_with_cause_and_last_output(shop: 
         ("sys.exit", "SystemExit(3), as `sys.exit` does"),
         ("KeyboardInterrupt", "KeyboardInterrupt()"),
         ("panic", "BaseException('the driver panics')"),
+        ("another error", ""),
     ],
 )
 def test_model_that_ends_process_fails_alone(new_shop: NewShop, ends: str, raised: str, concurrent_tasks: int) -> None:
@@ -108,7 +112,8 @@ def test_model_that_ends_process_fails_alone(new_shop: NewShop, ends: str, raise
     }
     [failure] = record.failures
     assert "t.mortal (models/mortal.py) failed." in failure
-    assert f"Its function execute raised {raised}. Raise another error there instead." in failure
+    said = f"Its function execute raised {raised}. Raise another error there instead."
+    assert (said if raised else "RuntimeError: the driver panics") in failure
     assert "ValueError: bad data" in failure
     assert "SIGINT" not in failure
     assert "bug" not in failure
@@ -124,6 +129,57 @@ def test_next_run_computes_interrupted_models_once(shop: Shop) -> None:
     assert set(record.materializations) == {"t/bad", "t/mortal", "t/last"}
     assert {fqn.split('"')[-2] for fqn in after if after[fqn] > before[fqn]} == {"bad", "mortal", "last"}
     assert shop.launch("in_process").succeeded().materializations == {}
+
+
+USES_LIBRARY = """
+sys.path.insert(0, "libraries")
+import native_library
+
+native_library.read()
+"""
+LIBRARY = "import ctypes\n\n\ndef read():\n    {}\n"
+
+
+@pytest.mark.advice("Upgrade that library, or report the crash.")
+def test_next_run_succeeds_after_the_library_that_has_crashed_was_upgraded(new_shop: NewShop) -> None:
+    files = {"models/uses.py": "import sys\n" + python_model("t.uses", USES_LIBRARY)}
+    shop = new_shop({**files, "libraries/native_library.py": LIBRARY.format("pass")})
+    (shop.project / "libraries" / "native_library.py").write_text(LIBRARY.format("ctypes.string_at(0)"))
+    assert "has crashed. Upgrade that library, or report the crash." in shop.launch().failures[0]
+    (shop.project / "libraries" / "native_library.py").write_text(LIBRARY.format("pass  # fixed"))
+    assert set(shop.launch().succeeded().materializations) == {"t/uses"}
+
+
+TOO_LARGE_TOGETHER = """
+at_work = Path("{name}_is_at_work")
+at_work.touch()
+for _ in range(50 if Path("little memory").exists() else 0):
+    if Path("{other}_is_at_work").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.02)
+at_work.unlink()
+"""
+
+
+@pytest.mark.advice("Then give it more memory, or set a lower `execution.concurrent_tasks` in defs.yaml.")
+@pytest.mark.parametrize("remedy", ["more memory", "fewer tasks"])
+def test_next_run_succeeds_with_more_memory_or_fewer_tasks(new_shop: NewShop, remedy: str) -> None:
+    """In place of the kernel, a model sends the signal, if both are computed at the same time."""
+    files = {
+        f"models/{name}.py": python_model(f"t.{name}", TOO_LARGE_TOGETHER.format(name=name, other=other))
+        for name, other in (("left", "right"), ("right", "left"))
+    }
+    shop = new_shop(files, execution={"concurrent_tasks": 2})
+    (shop.project / "little memory").touch()
+    [failure] = shop.launch().failures
+    assert "If memory ran out, `dmesg` or the container's status (`OOMKilled`) shows it. Then give it more" in failure
+    for at_work in shop.project.glob("*_is_at_work"):
+        at_work.unlink()
+    if remedy == "more memory":
+        (shop.project / "little memory").unlink()
+    else:
+        shop.configure(execution={"concurrent_tasks": 1})
+    assert set(shop.launch().succeeded().materializations) == {"t/left", "t/right"}
 
 
 FORK = """

@@ -141,6 +141,9 @@ def test_pending_model_whose_cron_has_not_ticked_since_the_range_is_left_out_of_
     "so nothing would be computed. Correct one of them.",
     "Nothing was computed. Correct `restate` in the run config.",
     "lies in this range: choose a longer one",
+    "a seed: to load it again, change its file and apply a plan",
+    "The run config sets over_budget, and defs.yaml has no `budget`. Leave it out.",
+    " To compute a range again, set {}`restate` in the run config.",
     "range or fewer models, or set `over_budget: true` in the run config.",
 )
 @pytest.mark.attribute("restate.max_intervals", "budget")
@@ -151,6 +154,12 @@ def test_refused_restatement_computes_nothing(shop: Shop) -> None:
     day = restate("2026-02-10", "2026-02-10")
     [failure] = shop.launch(ops=day, assets=["raw/orders"]).failures
     assert "asks for a restatement, which defs.yaml does not allow" in failure
+    idle = str(shop.launch(assets=["raw/orders"]).observations["raw/orders"].description)
+    assert " To compute a range again, set `restate: true` in defs.yaml, and then `restate` in the run config." in idle
+    shop.configure(**ALLOWED)
+    over_budget = {OP: {**day[OP], "over_budget": True}}
+    [failure] = shop.launch(ops=over_budget, assets=["raw/orders"]).failures
+    assert "The run config sets over_budget, and defs.yaml has no `budget`. Leave it out." in failure
 
     shop.configure(**{**ALLOWED, "restate": {"max_intervals": 2}})
     for blank in (restate("", ""), {OP: {"start": " "}}):
@@ -180,7 +189,6 @@ def test_refused_restatement_computes_nothing(shop: Shop) -> None:
     [failure] = shop.launch(ops=day, assets=["raw/orders"]).failures
     assert "`budget.seconds` in defs.yaml is 0.000001. Nothing was computed." in failure
     assert rows(shop) == {}
-    over_budget = {OP: {**day[OP], "over_budget": True}}
     shop.launch(ops=over_budget, assets=["raw/orders"]).succeeded()
 
     shop.configure(**{**ALLOWED, "restate": {"max_intervals": 3}})
@@ -190,6 +198,22 @@ def test_refused_restatement_computes_nothing(shop: Shop) -> None:
     shop.launch(ops=three_days, assets=["raw/orders"]).succeeded()
     longer = restate("3 days ago", "yesterday")
     assert shop.launch(ops=longer, assets=["raw/orders"]).succeeded().status_of("raw/orders") == "executed"
+    (shop.project / "seeds/countries.csv").write_text("code\nDE\nFR\n")
+    shop.plan(at=None)
+    assert shop.query("SELECT count(*) FROM raw.countries") == [(2,)]
+
+
+@pytest.mark.advice("If its rows were corrected, restate the models that read it: select models, and set")
+def test_page_of_an_external_table_has_the_run_config_that_restates_its_readers(new_shop: NewShop) -> None:
+    shop = new_shop(MODELS, LONG_AGO, tables=ONE, planned_at="1 day ago", **ALLOWED, external_models={"assets": True})
+    shop.query("UPDATE ctl.source SET n = 7")
+    table = dg.AssetKey(["ctl", "source"])
+    [spec] = [spec for spec in shop.refresh().resolve_all_asset_specs() if spec.key == table]
+    [advised] = re.findall(r"restate the models that read it: select models, and set `(.*)`", str(spec.description))
+    for bound in ("start", "end"):
+        advised = advised.replace(f"{bound}: ...", f"{bound}: '2026-02-10'")
+    shop.launch(ops={OP: yaml.safe_load(advised)}).succeeded()
+    assert rows(shop) == {"2026-02-10": 7}
 
 
 @pytest.mark.advice("environment {} shows the table of prod: restate it in prod")

@@ -14,7 +14,9 @@ import dagster as dg
 import pytest
 import time_machine
 from dagster._core.execution.api import create_execution_plan
+from dagster._core.scheduler.instigation import InstigatorStatus
 from dagster._utils.schedules import schedule_execution_time_iterator
+from engine.backfills import backfills
 from harness import CONFIG, NewShop, RunRecord, Shop, duckdb_file_in_use, script, state
 
 from dg_sqlmesh_component.definitions.translator import HAS_VIRTUAL_ASSETS
@@ -477,6 +479,7 @@ def test_schedule_has_the_configured_name_cron_time_zone_and_status(new_shop: Ne
     )
 
 
+@pytest.mark.advice('Turn them on under "Automation" if this branch may run them.')
 @pytest.mark.parametrize("is_branch", [False, True])
 def test_branch_deployment_turns_off_each_schedule_and_sensor_and_says_so_once(
     new_shop: NewShop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, is_branch: bool
@@ -508,3 +511,10 @@ def test_branch_deployment_turns_off_each_schedule_and_sensor_and_says_so_once(
         if is_branch
         else []
     )
+    if is_branch:
+        with backfills(shop, f"{op}_janitor") as location:
+            [loaded] = location.workspace.create_request_context().code_locations[0].get_repositories().values()
+            turned_on = [shop.instance.start_schedule(schedule) for schedule in loaded.get_schedules()]
+            turned_on += [shop.instance.start_sensor(sensor) for sensor in loaded.get_sensors()]
+        assert sorted(of.name for of in turned_on) == sorted(names)
+        assert {of.status for of in turned_on} == {InstigatorStatus.RUNNING}

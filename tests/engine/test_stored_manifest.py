@@ -288,15 +288,20 @@ def test_two_components_with_different_variables_have_separate_manifests(tmp_pat
         assert assets(load_in_production(dagster)) == {"t/eu_vat", "t/us_tax"}
 
 
+@pytest.mark.advice("Set another variable, the gateway or the environment differently too.")
 def test_two_components_that_differ_only_in_a_secret_are_an_error(tmp_path: Path) -> None:
     """Secrets are not part of the state key, so one component would show the models of the other."""
-    project = write_project(tmp_path / "shop", ONE_MODEL)
+    gateways = "".join(
+        f"  {shop}:\n    connection: {{type: duckdb, database: warehouse.duckdb}}\n" for shop in ("eu", "us")
+    )
+    config = CONFIG.replace("default_gateway", f"{gateways}default_gateway")
+    project = write_project(tmp_path / "shop", ONE_MODEL, config)
     with dagster_project(tmp_path) as dagster:
 
-        def add_components(**env: str) -> None:
+        def add_components(differs: str = "", **env: str) -> None:
             for shop in ("eu", "us"):
                 env_of_shop = {name: value.format(shop) for name, value in env.items()}
-                attributes = {"path": str(project), "env": env_of_shop}
+                attributes = {"path": str(project), "env": env_of_shop, **({differs: shop} if differs else {})}
                 dagster.add_component(shop, {"project": attributes, "translation": {"key_prefix": shop}})
 
         add_components(SHOP_TOKEN="hunter2 of {}")
@@ -306,6 +311,9 @@ def test_two_components_that_differ_only_in_a_secret_are_an_error(tmp_path: Path
         assert "hunter2" not in message
         add_components(SHOP_TOKEN="hunter2 of {}", SHOP="{}")
         assert assets(dagster.refresh()) == {"eu/t/one", "us/t/one"}
+        for differs in ("gateway", "environment"):
+            add_components(differs, SHOP_TOKEN="hunter2 of {}")
+            assert assets(dagster.refresh()) == {"eu/t/one", "us/t/one"}
 
 
 def test_step_does_not_read_model_files(new_shop: NewShop) -> None:

@@ -129,10 +129,9 @@ def advised(part: str, wrong: dict[str, Any], *corrected: dict[str, Any]) -> Any
             {"tag_convention": False},
         ),
         advised(
-            "Write the part of the tags before the first separator, or set another `tag_convention.separator`.",
-            {"tag_convention": {"prefix": "x:"}},
-            {"tag_convention": {"prefix": "x"}},
-            {"tag_convention": {"prefix": "x:", "separator": "/"}},
+            "which ends with the separator {}, so a tag would need it twice. Write `prefix: {}` instead.",
+            {"tag_convention": {"prefix": "x:y:"}},
+            {"tag_convention": {"prefix": "x:y"}},
         ),
         advised(
             "SQLMesh models have no partitions in Dagster. Remove it.",

@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -338,6 +340,32 @@ def test_a_budget_compares_the_sum_of_all_known_costs(name: str) -> None:
 )
 def test_excess_shows_the_limit_as_written_and_a_higher_estimate(limit: float, estimate: float, sentence: str) -> None:
     assert over_budget(Budget(seconds=limit), [RecordedCost(estimate)]) == f"The estimate from earlier runs {sentence}"
+
+
+OPEN = """
+import sys
+from pathlib import Path
+from dg_sqlmesh_component.config.project import SQLMeshProject
+SQLMeshProject((Path(sys.argv[1]),)).check_folders()
+"""
+
+
+@pytest.mark.advice("set the environment variable PYTHONUTF8=1 for Dagster's processes. If not, rename the folder.")
+def test_folder_whose_name_is_not_utf_8_is_opened_in_utf_8_or_with_another_name(tmp_path: Path) -> None:
+    def refusal(folder: bytes, **env: str) -> str:
+        environment = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", **env}
+        command: list[str | bytes] = [sys.executable, "-c", OPEN, os.path.join(os.fsencode(tmp_path), folder)]
+        return subprocess.run(command, env=environment, capture_output=True, text=True).stderr
+
+    for name, how in (("größe", "utf-8"), ("größe", "latin-1")):
+        folder = os.path.join(os.fsencode(tmp_path), name.encode(how))
+        os.mkdir(folder)
+        Path(os.fsdecode(folder), "config.yaml").touch()
+        assert "whose name is not UTF-8 in this process. If it is UTF-8, set" in refusal(name.encode(how))
+    assert refusal("größe".encode(), PYTHONUTF8="1") == ""
+    assert "If not, rename the folder." in refusal("größe".encode("latin-1"), PYTHONUTF8="1")
+    os.rename(folder, tmp_path / "renamed")
+    assert refusal(b"renamed") == ""
 
 
 def test_folder_whose_name_is_not_utf_8_is_refused_with_what_to_set() -> None:

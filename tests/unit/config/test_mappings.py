@@ -112,12 +112,9 @@ def test_tag_convention_is_on_unless_it_is_false(value: Any) -> None:
         ),
         (
             {"prefix": "dagster:"},
-            "`tag_convention.prefix` in defs.yaml is 'dagster:', which contains the separator ':'.",
+            "`tag_convention.prefix` in defs.yaml is 'dagster:', which ends with the separator ':', so",
         ),
-        (
-            {"prefix": "a/b", "separator": "/"},
-            "is 'a/b', which contains the separator '/'. Write the part of the tags ",
-        ),
+        ({"prefix": "a/b/", "separator": "/"}, "so a tag would need it twice. Write `prefix: 'a/b'` instead."),
         ("{{ none }}", "`tag_convention` in defs.yaml is None. Write true, false or a mapping, for example:"),
         ("dagster:", "`tag_convention` in defs.yaml is 'dagster:'. Write true, false or a mapping, for example:"),
     ],

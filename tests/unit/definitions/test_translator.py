@@ -132,6 +132,7 @@ def test_external_tables_have_the_configured_key_and_a_table_name_unless_mapped(
         ({}, "lake/raw/events"),
         ({"key": "template/{{ external.name }}"}, "template/events"),
         ({"key": "template/{{ external.name }}", "keys": {"raw.events": "map/events"}}, "map/events"),
+        ("a:b", ":"),
     ],
     ids=["neither", "key template", "key template and keys"],
 )
@@ -273,6 +274,7 @@ def test_tag_tag_adds_a_dagster_tag_and_wins_over_others(tags: list[str], expect
         "a separator that names of properties contain",
         "the default",
         "a prefix with the usual separator",
+        "a prefix that contains the separator",
     ],
 )
 def test_prefix_and_separator_of_tags_are_configurable(prefix: str, separator: str) -> None:

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import stat
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -69,6 +70,30 @@ def test_file_that_cannot_be_opened_is_refused_with_the_reason(tmp_path: Path) -
     (tmp_path / "a folder").mkdir()
     assert "cannot be read: Is a directory. Let the user who runs Dagster read it" in refusal(tmp_path / "a folder")
     assert "cannot be read: No such file or directory." in refusal(tmp_path / "nowhere")
+
+
+@pytest.mark.advice("cannot be read: {}. Let the user who runs Dagster read it, or replace it")
+def test_file_of_another_user_is_read_after_it_was_opened_to_all_or_replaced() -> None:
+    user = os.geteuid()
+    other = 65534 if user == 0 else user  # root may read every file
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        path = stored(SHOP, Path(folder))
+        remedies: tuple[Callable[[], None], ...] = (lambda: path.chmod(0o644), lambda: write_manifest(SHOP, path))
+        for remedy in remedies:
+            path.chmod(0)
+            os.seteuid(other)
+            try:
+                message = refusal(path)
+            finally:
+                os.seteuid(user)
+            assert "cannot be read: Permission denied. Let the user who runs Dagster read it, or replace it:" in message
+            remedy()
+            os.seteuid(other)
+            try:
+                assert read_manifest(path) == SHOP
+            finally:
+                os.seteuid(user)
 
 
 def write_often(path: Path, models: int) -> None:
