@@ -132,7 +132,6 @@ def test_external_tables_have_the_configured_key_and_a_table_name_unless_mapped(
         ({}, "lake/raw/events"),
         ({"key": "template/{{ external.name }}"}, "template/events"),
         ({"key": "template/{{ external.name }}", "keys": {"raw.events": "map/events"}}, "map/events"),
-        ("a:b", ":"),
     ],
     ids=["neither", "key template", "key template and keys"],
 )
@@ -267,7 +266,7 @@ def test_tag_tag_adds_a_dagster_tag_and_wins_over_others(tags: list[str], expect
 @pytest.mark.attribute("tag_convention.prefix", "tag_convention.separator")
 @pytest.mark.parametrize(
     ("prefix", "separator"),
-    [("dg", "/"), ("to dagster", "->"), ("dg", "_"), ("dagster", ":"), ("dg:dagster", "/")],
+    [("dg", "/"), ("to dagster", "->"), ("dg", "_"), ("dagster", ":"), ("dg:dagster", "/"), ("a:b", ":")],
     ids=[
         "a separator that values contain",
         "a prefix with a blank, a separator of two characters",
