@@ -16,7 +16,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,13 @@ def measure(command: Sequence[str | Path], *, cwd: Path, check: bool = True, **e
         raise RuntimeError(f"{command} ended with {done.returncode}:\n{output}")
     last = (done.stdout.strip().splitlines() or [""])[-1]
     return Measured(seconds, json.loads(last) if last.startswith("{") else {}, done.returncode, output, cpu)
+
+
+def spent_by(action: Callable[[], object], *, cpu: bool) -> float:
+    """The seconds that an action takes, or the CPU seconds of the processes that it starts and waits for."""
+    since, cpu_before = time.perf_counter(), _cpu_of_children()
+    action()
+    return _cpu_of_children() - cpu_before if cpu else time.perf_counter() - since
 
 
 def _cpu_of_children() -> float:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
-from lab import Lab, heading, measure, progress, ratio_row, row
+from lab import Lab, heading, measure, progress, ratio_row, row, spent_by
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol import messages as msg
@@ -90,7 +89,7 @@ def main() -> None:
         seconds: dict[str, list[float]] = {case: [] for case in cases}
         for _ in range(options.rounds):
             for case, action in cases.items():
-                seconds[case].append(cpu_seconds(action))
+                seconds[case].append(spent_by(action, cpu=True))
             progress({case: values[-1] for case, values in seconds.items()})
     print(heading(f"{options.models} models, {options.rounds} rounds"))
     for case, values in seconds.items():
@@ -124,14 +123,6 @@ def copied_models(database: Path, copies: int) -> set[str]:
         update = "UPDATE sqlmesh._environments SET snapshots = ? WHERE name = 'prod'"
         connection.execute(update, [json.dumps(in_environment)])
     return {name.replace("layer_", f"copy{copy}_") for name in names for copy in range(1, copies + 1)}
-
-
-def cpu_seconds(action: Callable[[], object]) -> float:
-    """CPU seconds of the processes that an action starts and waits for."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    action()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 if __name__ == "__main__":
