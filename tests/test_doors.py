@@ -56,10 +56,11 @@ DECIDING = (
     "worker/intervals/read_early.py",
     "worker/intervals/unrecorded.py",
     "worker/intervals/missing.py",
+    "worker/plan/failed_plan.py",
     "worker/plan/lost_rows.py",
     "worker/plan/rounds.py",
 )
-"""Modules of the worker that decide over plain pictures, and import only `protocol`."""
+"""Modules of the worker that decide, or find the words, over plain pictures, and import only `protocol`."""
 
 WITHOUT_DAGSTER = ("protocol", "worker", "report/outcomes.py", "plan/gate.py", "run/ledger.py", "run/retry_decision.py")
 """Folders and modules that never import Dagster, neither directly nor through modules of the package."""

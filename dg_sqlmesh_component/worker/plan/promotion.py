@@ -27,10 +27,11 @@ from sqlmesh.utils.errors import CircuitBreakerError, ConflictingPlanError, Plan
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError, EvaluationError, LockLostError
-from dg_sqlmesh_component.protocol.formatting import listed, plain
+from dg_sqlmesh_component.protocol.formatting import plain
 from dg_sqlmesh_component.worker.environment import stored_environment
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.plan.context import PlanContext
+from dg_sqlmesh_component.worker.plan.failed_plan import FailedPlan, Left
 from dg_sqlmesh_component.worker.plan.way_back import WayBack, shown_before
 from dg_sqlmesh_component.worker.sqlmesh_internals import check_before_stages, finalize_with_settings, replace_visits
 from dg_sqlmesh_component.worker.transient_errors import is_transient
@@ -171,21 +172,16 @@ class Promotion:
         is_preview = isinstance(self._context.request, msg.PreviewRequest)
         is_promoting = has_begun and not self.is_finished
         taken_back, details = self._taken_back() if is_promoting and not is_preview else (False, [])
-        when, is_unfinished = self._place(has_begun, taken_back=taken_back)
-        was_cancelled = self._context.tracker.was_cancelled
-        sentences = [f"The plan {'was cancelled' if was_cancelled else 'failed'} {when}.", *details]
-        if has_begun is not False and self._losses and not taken_back:
-            are_lost = "are lost" if self._reached >= Reached.MIGRATED else "may be lost already"
-            sentences.append(f"Values {are_lost}: {listed(self._losses)}.")
-        if is_unfinished and not is_preview:
-            sentences.append(
-                "Runs wait until it is finished. If the files have to change, apply a new plan with `sqlmesh plan`."
-            )
-        if is_unfinished or not was_cancelled:
-            same = "" if is_preview else " with the same run config"
-            what = "finish" if is_unfinished or not taken_back else "apply"
-            sentences.append(f"To {what} it, correct the cause and launch this job again{same}.")
-        return " ".join(sentences)
+        failed = FailedPlan(
+            self._context.request.environment,
+            self._left(has_begun, taken_back=taken_back),
+            is_preview=is_preview,
+            was_cancelled=self._context.tracker.was_cancelled,
+            details=details,
+            lost_values=self._losses,
+            has_lost_values=False if has_begun is False or taken_back else self._reached >= Reached.MIGRATED or None,
+        )
+        return " ".join(failed.sentences())
 
     def _taken_back(self) -> tuple[bool, list[str]]:
         """Show again what the environment showed before the plan, if that is possible.
@@ -214,23 +210,15 @@ class Promotion:
             return False, [f"It could not be taken back: {why}. To try again, launch this job with `take_back: true`."]
         return True, [f"Columns that stay in tables: {added}."] if added else []
 
-    def _place(self, has_begun: bool | None, *, taken_back: bool) -> tuple[str, bool]:
-        """When the plan failed, with what the environment shows; and whether the environment is between two plans."""
-        name = self._context.request.environment
+    def _left(self, has_begun: bool | None, *, taken_back: bool) -> Left:
         if has_begun is None:
-            maybe = f"environment {name} may be between two plans, because SQLMesh's state does not answer any more"
-            return f"while it began to change the environment: {maybe}", True
-        if has_begun and self.is_finished:
-            return f"after it was promoted: environment {name} shows it", False
-        if taken_back:
-            return f"while it was promoted, and was taken back: environment {name} shows what it showed before", False
+            return Left.UNKNOWN
         if has_begun:
-            return f"after it had begun to change environment {name}, which is now between two plans", True
+            unless_finished = Left.TAKEN_BACK if taken_back else Left.UNFINISHED
+            return Left.PROMOTED if self.is_finished else unless_finished
         if self._stored is None:
-            return f"before it was promoted: there is no environment {name} yet", False
-        if self._stored.finalized_ts is None:
-            return f"before it was promoted: environment {name} is still between two plans", True
-        return f"before it was promoted: environment {name} is as it was before", False
+            return Left.NOTHING
+        return Left.EARLIER_PLAN_UNFINISHED if self._stored.finalized_ts is None else Left.BEFORE
 
     def _has_begun(self) -> bool | None:
         """Whether the state has the plan as that of the environment; None if that is not known."""
