@@ -157,6 +157,11 @@ class PlanReport:
         return [model for model in models if model.change == "added" and model.rows.shows_again is not None]
 
     @property
+    def with_rows_twice(self) -> list[msg.PlannedModel]:
+        """The models whose runs append rows that their tables may have already."""
+        return [model for model in (self.prod.plan.models if self.prod else ()) if model.rows.appended_again]
+
+    @property
     def left_outdated(self) -> list[msg.PlannedModel]:
         """The models without rows that a model upstream gains, which the plan does not compute again."""
         models = self.prod.plan.models if self.prod else ()
@@ -186,6 +191,7 @@ class PlanReport:
             "owner": model.owner,
             "dependents": None if model.table.dependents is None else list(model.table.dependents),
             "downstream": [asset.as_json() for asset in self.affected.get(model.fqn, ())],
+            "appended_again": list(map(_bounds, model.rows.appended_again)),
             "kept_rows": {"cron": model.rows.kept.cron, "all": model.rows.kept.are_all_computed}
             if model.rows.kept
             else None,

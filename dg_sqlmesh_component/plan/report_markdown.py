@@ -89,6 +89,7 @@ def _decision(report: PlanReport, in_dagster: bool = False) -> list[str]:
         _unknown_columns(report),
         _shown_again(report),
         *map(literal, sentences.outdated(report.prod.plan.models if report.prod else ())),
+        *map(literal, sentences.appended_again(report.with_rows_twice, advises=True)),
         literal(sentences.why_runs_wait(shown.plan)),
         f"Digest of this plan: `{shown.digest}`" if shown.digest else "",
     ]
@@ -126,6 +127,7 @@ def _to_decide(report: PlanReport) -> str:
             (sum(map(data_tables.lacks_rows, report.diff)), "model with removed rows", "models with removed rows"),
             (len(report.with_unknown_columns), "model with unknown columns", "models with unknown columns"),
             (len(report.left_outdated), "model that will lack rows", "models that will lack rows"),
+            (len(report.with_rows_twice), "model with rows twice", "models with rows twice"),
             (len(report.added_again), "model with rows of an earlier time", "models with rows of an earlier time"),
             (failing, "failing audit", None),
             (affected, "asset outside of SQLMesh affected", "assets outside of SQLMesh affected"),

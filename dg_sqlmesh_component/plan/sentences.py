@@ -95,7 +95,8 @@ def lost_rows(model: msg.PlannedModel, compared: msg.ModelCompared | None = None
         if intervals:
             found.append(f"{rows_text(intervals)} are not shown {until}")
     if read:
-        found.append(f"it shows or reads {listed(model.rows.loses_with)}, so it loses {lost_text(read)}.")
+        at = f" at the first run after {utc_text(model.rows.loses_at)}" if model.rows.loses_at else ""
+        found.append(f"it shows or reads {listed(model.rows.loses_with)}, so it loses {lost_text(read)}{at}.")
     if found and compared is not None and compared.removed and is_whole(compared):
         number = counted(compared.removed, "row") + without_key(compared, compared.removed)
         found[-1] += f" The preview has counted {number} of prod that it does not have."
@@ -114,6 +115,17 @@ def outdated(models: Iterable[msg.PlannedModel]) -> Iterator[str]:
             "restate these models for these ranges. If a model has `disable_restatement`, first set it to false, and "
             "apply that plan."
         )
+
+
+def appended_again(models: Iterable[msg.PlannedModel], *, advises: bool = False) -> Iterator[str]:
+    """The models whose runs append rows that their tables may have already. `advises`: the plan is not applied yet."""
+    if named := [f"{model.name} ({rows_text(rows)})" for model in models if (rows := model.rows.appended_again)]:
+        text = (
+            f"The tables of these models stay, and their runs append rows that the tables may have already: "
+            f"{listed(named)}. These rows will be there twice."
+        )
+        advice = " To compute new tables instead, set `forward_only false` in the kinds of these models."
+        yield text + (advice if advises else "")
 
 
 def _outdated(model: msg.PlannedModel, intervals: Sequence[msg.Interval]) -> str:

@@ -35,7 +35,15 @@ from dg_sqlmesh_component.plan.gate import Decision, allowed_fqns, headline
 from dg_sqlmesh_component.plan.lost_rows import all_lost, lost_text
 from dg_sqlmesh_component.plan.planning import Planning
 from dg_sqlmesh_component.plan.report import Planned, PlanReport
-from dg_sqlmesh_component.plan.sentences import caught_up, grants_to_give, kept_rows, left_out, not_ready, outdated
+from dg_sqlmesh_component.plan.sentences import (
+    appended_again,
+    caught_up,
+    grants_to_give,
+    kept_rows,
+    left_out,
+    not_ready,
+    outdated,
+)
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.column_changes import all_dropped
 from dg_sqlmesh_component.protocol.formatting import listed
@@ -152,7 +160,8 @@ class _PlanStep(Planning):
         losses = all_losses(attempts.values(), plan)
         if lost := [f"{name} ({all_dropped(columns)})" for name, columns in losses.items()]:
             result += f" Values are lost: {listed(lost)}."
-        if fewer := [f"{model.name} ({lost_text(rows)})" for model in plan.models if (rows := all_lost(model.rows))]:
+        losing = [model for model in plan.models if not model.rows.loses_at]
+        if fewer := [f"{model.name} ({lost_text(rows)})" for model in losing if (rows := all_lost(model.rows))]:
             result += f" Rows that it does not show any more, if it had such rows: {listed(fewer)}."
         if emptied := [name for name, columns in losses.items() if any(c.after is not None for c in columns)]:
             result += f" To compute the values of the added columns again, restate {listed(emptied)}."
@@ -162,8 +171,8 @@ class _PlanStep(Planning):
         meanwhile = caught_up(went_on, plan.models)
         late = not_ready(self.left_out)
         grants = grants_to_give(self.lost_grants)
-        gained = outdated(plan.models)
-        sentences = (*kept_rows(plan.models, environment), *gained, *left_out(plan.models), *late, *meanwhile, *grants)
+        of_rows = (*kept_rows(plan.models, environment), *appended_again(plan.models), *outdated(plan.models))
+        sentences = (*of_rows, *left_out(plan.models), *late, *meanwhile, *grants)
         result += "".join(f" {sentence}" for sentence in sentences)
         self._context.log.info(result)
         self.end(result)

@@ -15,7 +15,7 @@ It checks, for each table:
 - **lacks**: a row that a fresh project shows is there after the runs, or the report or the check of the intervals has
   named it. A reader that ticks before its source never has the newest rows (docs/wait.md), so they do not count.
 - **old value**: a row has the value of the new definition, or the report says that prod keeps the rows.
-- **double**: no row is there twice.
+- **double**: no row is there twice, except those that the report names.
 - **result**: the apply says only of tables that have lost rows that they do not show them any more.
 - **command**: the command of the report can be applied, or the plan is refused by name.
 """
@@ -151,6 +151,10 @@ class Named:
         return self._of("left_outdated")
 
     @property
+    def appended_again(self) -> set[int]:
+        return self._of("appended_again")
+
+    @property
     def is_removed(self) -> bool:
         return any(entry.get("change") == "removed" for entry in self.entries)
 
@@ -198,7 +202,7 @@ def judge_table(cell: Cell, seen: Observed, name: str) -> Iterator[str]:
         yield f"goes: {in_regions(unnamed)}, not named; back after a run: {in_regions(unnamed & last)}"
     if unnamed := gone_later - gone - named.lost:
         yield f"goes after the apply: {in_regions(unnamed)}, not named"
-    if kept := set.intersection(*of_plans, last) & named.lost:
+    if kept := set.intersection(*shown) & named.lost:
         yield f"stays: {in_regions(kept)}, named"
     elif named.lost & model_showed(seen, name) and before and not gone | gone_later:
         yield "stays: nothing goes, and rows are named"
@@ -243,6 +247,8 @@ def judge_values(cell: Cell, seen: Observed, name: str, last: set[int]) -> Itera
         # SQLMesh never deletes the rows of a partition without a name.
         if ROWS[row[0]] is not None and count > max(fresh[row], rows[0][row], 1)
     }
+    for of in (name, *read_by(cell, name)):
+        often -= Named(seen.planned.get(of, [])).appended_again
     if often:
         yield f"double: {in_regions(often)}"
 

@@ -73,6 +73,8 @@ class PlannedRows:
     waits_for_models: tuple[str, ...] = ()  # the nearest upstream models among these, by name
     loses: LostRows = LostRows()
     reads_lost: LostRows = LostRows()  # lost because models upstream lose these rows
+    # When it loses these, epoch milliseconds: its next computation replaces the rows of its table. 0: by the plan.
+    loses_at: int = 0
     loses_with: tuple[str, ...] = ()  # these models, by name
     # The computed intervals without rows that tables which it reads gain by the plan. The plan computes them again
     # after these tables, or leaves them out until these tables are computed.
@@ -84,6 +86,8 @@ class PlannedRows:
     shows_again: int | None = None
     # The rows that prod keeps, although they are those of another definition; None without any.
     kept: KeptRows | None = None
+    # The rows that this table may have already, and that runs append once more, by their time.
+    appended_again: tuple[Interval, ...] = ()
     # Upstream models whose kept rows the next interval of each replaces. This model shows or reads them.
     reads_kept: tuple[str, ...] = ()
     # The version of the table that the plan promotes, and a hash of its audits; None if it is no model.

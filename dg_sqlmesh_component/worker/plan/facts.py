@@ -12,7 +12,6 @@ from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import Plan, SnapshotIntervals
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.snapshot.definition import Interval, SnapshotDataVersion
-from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import parents_first, reachable
@@ -22,17 +21,17 @@ from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.environment import has_one_table, has_table, is_table_of_its_name
 from dg_sqlmesh_component.worker.intervals.gained import LackingRows
 from dg_sqlmesh_component.worker.intervals.held_back import held_back_from
-from dg_sqlmesh_component.worker.intervals.tables import due_at, is_incremental, missing_now, upstream
+from dg_sqlmesh_component.worker.intervals.tables import is_incremental, missing_now, upstream
 from dg_sqlmesh_component.worker.observe.audits import audited
 from dg_sqlmesh_component.worker.plan.column_changes import column_changes
 from dg_sqlmesh_component.worker.plan.column_reads import column_reads
 from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.plan.dependents import dependents, environments_of, taken_names
 from dg_sqlmesh_component.worker.plan.gained_rows import GainedRows, forgotten_in
-from dg_sqlmesh_component.worker.plan.lost_rows import NO_LOSSES, Losses, lost_rows
+from dg_sqlmesh_component.worker.plan.lost_rows import NO_LOSSES, ChangedModel, Losses, appended_again, lost_rows
 from dg_sqlmesh_component.worker.plan.migrations import Alterations, alterations
 from dg_sqlmesh_component.worker.plan.plan_parts import plan_parts
-from dg_sqlmesh_component.worker.plan.shown_rows import changed_models, keeps_rows
+from dg_sqlmesh_component.worker.plan.shown_rows import changed_models, is_replaced, keeps_rows, next_due
 from dg_sqlmesh_component.worker.plan.way_back import obstacles
 from dg_sqlmesh_component.worker.state_lock import is_file_locked, is_lockable
 
@@ -225,6 +224,7 @@ class _Models:
             waits_for_models=tuple(display_name(nodes[fqn].node, self._context) for fqn in held_back_by.models),
             loses=losses.own,
             reads_lost=losses.read,
+            loses_at=losses.at,
             loses_with=tuple(display_name(nodes[fqn].node, self._context) for fqn in losses.causes),
             outdated=self._lacking.again.get(snapshot.name, ()),
             outdated_for_good=self._lacking.left.get(snapshot.name, ()),
@@ -232,6 +232,9 @@ class _Models:
             shows_again=self._shows_again(snapshot, taken_back, missing),
             # Other environments show a preview of a forward-only change, in a table of its own.
             kept=None if self._is_dev else _kept_rows(snapshot, self._rows_before(snapshot, old), missing),
+            appended_again=appended_again(self._changed[snapshot.name], missing)
+            if snapshot.name in self._changed
+            else (),
             audited=audited(snapshot, self._index) if has_table(snapshot) else None,
         )
 
@@ -264,8 +267,8 @@ class _Models:
         return missing_now(self._diff.snapshots_by_name)
 
     @cached_property
-    def _losses(self) -> Mapping[str, Losses]:
-        """What the changed models lose, by name, as far as the environment shows tables of prod."""
+    def _changed(self) -> Mapping[str, ChangedModel]:
+        """What the plan does to models, by name, as far as the environment shows tables of prod."""
         diff, nodes = self._diff, self._diff.snapshots_by_name
         versions = {name: (new, old) for name, (new, old) in diff.modified_snapshots.items()}
         versions |= {s_id.name: (nodes[s_id.name], None) for s_id in diff.added}
@@ -275,14 +278,18 @@ class _Models:
             of_all = self._missing.get(snapshot.snapshot_id, [])
             missing[name], held_back_by = self._left.get(name, (of_all, msg.HeldBackBy()))
             waiting[name] = subtract(of_all, missing[name]) if held_back_by.tables else ()
-        pictures = changed_models(versions, upstream(nodes), missing, waiting, lambda name: self._pending.get(name, ()))
-        return lost_rows(pictures)
+        return changed_models(versions, upstream(nodes), missing, waiting, lambda name: self._pending.get(name, ()))
+
+    @cached_property
+    def _losses(self) -> Mapping[str, Losses]:
+        """What the changed models lose, by name."""
+        return lost_rows(self._changed)
 
     def _shows_again(
         self, snapshot: Snapshot, taken_back: Snapshot | None, missing: Sequence[msg.Interval]
     ) -> int | None:
         """When the rows of an earlier version were computed last, if the plan leaves some of them."""
-        is_computed = bool(missing) and _is_replaced(snapshot)
+        is_computed = bool(missing) and is_replaced(snapshot)
         computed_at = snapshot.last_altered_ts
         if not snapshot.is_materialized or snapshot.is_seed or not snapshot.intervals or is_computed or not computed_at:
             return None
@@ -335,17 +342,10 @@ def _kept_rows(snapshot: Snapshot, before: Sequence[Interval], missing: Sequence
         before: As in `_rows_before`.
     """
     is_unaffected = snapshot.is_indirect_non_breaking or snapshot.is_metadata
-    is_replaced = _is_replaced(snapshot)
-    kept = () if (is_replaced and missing) or snapshot.is_seed else subtract(before, missing)
+    kept = () if (is_replaced(snapshot) and missing) or snapshot.is_seed else subtract(before, missing)
     if is_unaffected or not snapshot.is_materialized or not kept:
         return None
-    next_end = to_timestamp(snapshot.node.interval_unit.cron_next(before[-1][1]))
-    return msg.KeptRows(snapshot.node.cron, due_at(snapshot, next_end), is_replaced)
-
-
-def _is_replaced(snapshot: Snapshot) -> bool:
-    """Whether each computation replaces all rows. That of an `SCD_TYPE_2` model copies those with an equal source."""
-    return snapshot.is_full and not snapshot.depends_on_self
+    return msg.KeptRows(snapshot.node.cron, next_due(snapshot, before), is_replaced(snapshot))
 
 
 def _without_header(diff: str) -> str:

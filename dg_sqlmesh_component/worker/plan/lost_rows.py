@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from dg_sqlmesh_component.protocol.graph import parents_first
@@ -24,6 +25,7 @@ class ShownVersion:
         computed: Its intervals. A view and an embedded model need none.
         limits: Asks SQLMesh, which renders a query for the answer, whether a range has no rows before its start, and
             none after its end. Of a query that does not use its range, it has all.
+        appends: Whether each computation adds its rows, also to rows of the same interval.
         has_past: Whether it has rows that no computation brings back if the source has lost them.
     """
 
@@ -31,6 +33,7 @@ class ShownVersion:
     computed: Sequence[Interval] = ()
     limits: Callable[[], tuple[bool, bool]] = lambda: (True, True)
     has_past: bool = False
+    appends: bool = False
 
     @property
     def is_empty(self) -> bool:
@@ -58,10 +61,13 @@ class ChangedModel:
         before: The version that the environment shows; None if it shows none.
         after: The version that it will show. Its intervals include those that the plan computes.
         keeps_rows: Whether the new version fills the table of the old one.
+        replaced_at: If it keeps the table, and a computation replaces all its rows: the time of the next one, epoch
+            milliseconds; 0 if the plan does it. None: the rows stay.
         is_redefined: Whether its own definition has changed, and not only that of a model upstream.
         is_computed: Whether the plan computes an interval of it.
         waiting: The intervals that the plan leaves out, because awaited tables are not complete for them.
         pending: Asks SQLMesh what a run would compute right after the plan.
+        computed_until: Up to when runs have computed it at an instant.
         end: The instant from which on runs compute nothing; None without an `end` of the model.
     """
 
@@ -69,10 +75,12 @@ class ChangedModel:
     before: ShownVersion | None
     after: ShownVersion
     keeps_rows: bool = False
+    replaced_at: int | None = None
     is_redefined: bool = True
     is_computed: bool = True
     waiting: Sequence[Interval] = ()
     pending: Callable[[], Sequence[Interval]] = lambda: ()
+    computed_until: Callable[[int], int] = lambda at: at
     end: int | None = None
 
 
@@ -83,34 +91,71 @@ class Losses:
     Attributes:
         own: By its own change.
         read: Only because it shows or reads rows of other models that lose them.
+        at: When it loses them, epoch milliseconds; 0: by the plan.
         causes: These models, by name.
     """
 
     own: LostRows
     read: LostRows
     causes: tuple[str, ...]
+    at: int = 0
 
 
 NO_LOSSES = Losses(LostRows(), LostRows(), ())
 
 
+def appended_again(change: ChangedModel, missing: Sequence[Interval]) -> tuple[Interval, ...]:
+    """The rows that a table which stays may have already, and that its new version appends once more.
+
+    Args:
+        missing: What the plan computes.
+    """
+    before = change.before
+    if before is None or before.is_empty or before.appends or not (change.keeps_rows and change.after.appends):
+        return ()
+    shown, _ = before.rows()
+    since = min(start for start, _ in [*missing, (before.computed[-1][1], LATEST)])
+    return common(subtract(shown, before.computed), [(since, LATEST if change.end is None else change.end)])
+
+
 def lost_rows(changes: Mapping[str, ChangedModel]) -> dict[str, Losses]:
     """What each changed model loses, by name. Models that lose nothing are left out."""
     found: dict[str, Losses] = {}
-    handed_on: dict[str, tuple[LostRows, Collection[str]]] = {}
+    handed_on: dict[str, _HandedOn] = {}
     for name in parents_first(changes, lambda name: changes[name].reads):
         change = changes[name]
-        if change.keeps_rows and change.after.shows != "sources":
+        if change.keeps_rows and change.replaced_at is None and change.after.shows != "sources":
             continue
-        own = _own(change)
+        own = _own(change) if change.replaced_at is None else LostRows()
         of_parents = [handed_on[parent] for parent in change.reads if parent in handed_on]
-        read = _without(_seen_by(change, [lost for lost, _ in of_parents]), own)
-        causes = {cause for _, of_parent in of_parents for cause in of_parent} if read else set[str]()
+        read = _without(_seen_by(change, of_parents), own)
+        causes = {cause for of_parent in of_parents for cause in of_parent.causes} if read else set[str]()
         if own or read:
-            handed_on[name] = _together([own, read]), {*causes, name} if own else causes
+            lost, until = _together([own, read]), [change.computed_until, *(of.computed_until for of in of_parents)]
+            handed_on[name] = _HandedOn(lost, {*causes, name} if own else causes, partial(_earliest, until))
             if change.before is not None:
-                found[name] = Losses(own, read, tuple(sorted(causes)))
+                found[name] = Losses(own, read, tuple(sorted(causes)), change.replaced_at or 0)
     return found
+
+
+@dataclass(frozen=True)
+class _HandedOn:
+    """What a model hands on to those that read it: the rows that it loses, and as in `Losses` and `ChangedModel`."""
+
+    lost: LostRows
+    causes: Collection[str]
+    computed_until: Callable[[int], int]
+
+    def still_lost(self, at: int) -> LostRows:
+        """Without the rows that runs have computed again at an instant."""
+        lost = self.lost
+        back = [*lost.until_run, *common(lost.until_later_runs, [(EARLIEST, self.computed_until(at))])]
+        left = subtract(lost.until_later_runs, back)
+        return replace(lost, intervals=subtract(lost.intervals, back), until_run=(), until_later_runs=left)
+
+
+def _earliest(of_models: Iterable[Callable[[int], int]], at: int) -> int:
+    return min(until(at) for until in of_models)
 
 
 def _own(change: ChangedModel) -> LostRows:
@@ -149,9 +194,10 @@ def _difference(before: ShownVersion, change: ChangedModel) -> tuple[tuple[Inter
     return subtract(shown, will_be), without_time and not with_time_missing and not is_empty_table
 
 
-def _seen_by(change: ChangedModel, of_parents: Iterable[LostRows]) -> LostRows:
+def _seen_by(change: ChangedModel, of_parents: Iterable[_HandedOn]) -> LostRows:
     """The lost rows of other models that a model shows."""
-    lost = _together(of_parents)
+    at = change.replaced_at
+    lost = _together(of_parent.still_lost(at) if at else of_parent.lost for of_parent in of_parents)
     version = change.before or change.after
     if not lost or version.is_empty:
         return LostRows()

@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from sqlglot.errors import SqlglotError
-from sqlmesh.core.model import Model
+from sqlmesh.core.model import IncrementalUnmanagedKind, Model
 from sqlmesh.core.plan.common import is_breaking_kind_change
 from sqlmesh.core.snapshot import Snapshot
 from sqlmesh.core.snapshot.definition import Interval
-from sqlmesh.utils.date import make_exclusive, to_timestamp
+from sqlmesh.utils.date import make_exclusive, now_timestamp, to_timestamp
 from sqlmesh.utils.errors import SQLMeshError
 
 from dg_sqlmesh_component.worker.environment import has_table
-from dg_sqlmesh_component.worker.intervals.tables import is_incremental
+from dg_sqlmesh_component.worker.intervals.tables import due_at, is_incremental
 from dg_sqlmesh_component.worker.plan.lost_rows import ChangedModel, ShownVersion, Shows
 
 Intervals = Mapping[str, Sequence[Interval]]
@@ -61,16 +61,18 @@ def _changed_model(
     waiting: Sequence[Interval],
     pending: Callable[[], Sequence[Interval]],
 ) -> ChangedModel:
-    end = new.model.end
+    end, keeps = new.model.end, old is not None and keeps_rows(new, old)
     return ChangedModel(
         reads=reads,
         before=None if old is None else _version(old, old.intervals),
         after=_version(new, sorted([*new.intervals, *missing])),
-        keeps_rows=old is not None and keeps_rows(new, old),
+        keeps_rows=keeps,
+        replaced_at=_replaced_at(new, old, missing) if old is not None and keeps else None,
         is_redefined=old is None or new.fingerprint.data_hash != old.fingerprint.data_hash,
         is_computed=bool(missing),
         waiting=waiting,
         pending=pending,
+        computed_until=partial(_computed_until, new),
         end=None if end is None else to_timestamp(make_exclusive(end)),
     )
 
@@ -82,8 +84,33 @@ def keeps_rows(snapshot: Snapshot, old: Snapshot) -> bool:
     return not is_breaking_kind_change(old, snapshot) or (old.is_materialized and snapshot.is_incremental_by_time_range)
 
 
+def is_replaced(snapshot: Snapshot) -> bool:
+    """Whether each computation replaces all rows. That of an `SCD_TYPE_2` model copies those with an equal source."""
+    return snapshot.is_full and not snapshot.depends_on_self
+
+
+def next_due(snapshot: Snapshot, computed: Sequence[Interval]) -> int:
+    """When the next interval of a model becomes due, if nothing else is computed before."""
+    return due_at(snapshot, to_timestamp(snapshot.node.interval_unit.cron_next(computed[-1][1])))
+
+
+def _replaced_at(snapshot: Snapshot, old: Snapshot, missing: Sequence[Interval]) -> int | None:
+    """As in `ChangedModel`, of a version that fills the table of the old one."""
+    if not is_replaced(snapshot) or not old.intervals:
+        return None
+    return 0 if missing else max(next_due(snapshot, old.intervals), now_timestamp())
+
+
+def _computed_until(snapshot: Snapshot, at: int) -> int:
+    """As in `ChangedModel`: the last tick of its cron, in whole intervals."""
+    if _shows(snapshot) == "sources":
+        return at
+    return int(to_timestamp(snapshot.node.interval_unit.cron_floor(snapshot.node.cron_floor(at))))
+
+
 def _version(snapshot: Snapshot, computed: Sequence[Interval]) -> ShownVersion:
-    return ShownVersion(_shows(snapshot), computed, partial(_limits, snapshot.model), _has_past(snapshot))
+    limits = partial(_limits, snapshot.model)
+    return ShownVersion(_shows(snapshot), computed, limits, _has_past(snapshot), _appends(snapshot))
 
 
 def _shows(snapshot: Snapshot) -> Shows:
@@ -91,6 +118,10 @@ def _shows(snapshot: Snapshot) -> Shows:
     if snapshot.is_view or snapshot.is_seed or snapshot.is_embedded:
         return "sources"
     return "ranges" if is_incremental(snapshot) or snapshot.is_custom else "whole"
+
+
+def _appends(snapshot: Snapshot) -> bool:
+    return isinstance(snapshot.model.kind, IncrementalUnmanagedKind) and not snapshot.model.kind.insert_overwrite
 
 
 def _has_past(snapshot: Snapshot) -> bool:

@@ -13,7 +13,7 @@ from simulated_tables import END, NO_TIME, SOURCE, Range, Schedule, Table, range
 
 from dg_sqlmesh_component.protocol.intervals import ALL_TIME
 from dg_sqlmesh_component.protocol.messages import LostRows
-from dg_sqlmesh_component.worker.plan.lost_rows import ChangedModel, Losses, ShownVersion, lost_rows
+from dg_sqlmesh_component.worker.plan.lost_rows import NO_LOSSES, ChangedModel, Losses, ShownVersion, lost_rows
 
 NOW = 42
 """Two slots of the current day, the eleventh, are over. A week has 28 slots."""
@@ -103,23 +103,34 @@ def changes() -> Iterator[Change]:
     return (Change(*values) for values in product(KINDS, KINDS, SCHEDULES, SCHEDULES, UNTIL))
 
 
+def model_of(change: Change) -> ChangedModel:
+    before, after = change.prod["model"], change.planned["model"]
+    return ChangedModel(
+        reads=(),
+        before=version(before),
+        after=version(after),
+        is_computed=bool(after.computed),
+        pending=partial(missing, after),
+        computed_until=lambda at: at // after.schedule.unit * after.schedule.unit,
+        end=change.new.end,
+    )
+
+
 def losses(change: Change) -> dict[str, LostRows]:
     """What the rule finds, for the model and its readers: a breaking change, so that these are computed again."""
     before, after = change.prod, change.planned
-    found = lost_rows(
-        {
-            name: ChangedModel(
-                reads=() if name == "model" else ("model",),
-                before=version(before[name]),
-                after=version(after[name]),
-                is_redefined=name == "model",
-                is_computed=bool(after[name].computed),
-                pending=partial(missing, after[name]),
-                end=change.new.end if name == "model" else None,
-            )
-            for name in before
-        }
-    )
+    readers = {
+        name: ChangedModel(
+            reads=("model",),
+            before=version(before[name]),
+            after=version(after[name]),
+            is_redefined=False,
+            is_computed=bool(after[name].computed),
+            pending=partial(missing, after[name]),
+        )
+        for name in READERS
+    }
+    found = lost_rows({"model": model_of(change), **readers})
     return {name: together(found[name]) if name in found else LostRows() for name in before}
 
 
@@ -129,6 +140,21 @@ def test_rows_that_go_are_named() -> None:
         for name, lost in losses(change).items():
             gone = before[name].shown - after[name].shown
             assert named(lost) == gone, (change, name, lost, sorted(gone ^ named(lost)))
+
+
+def test_a_whole_table_that_keeps_its_rows_loses_what_is_not_there_at_its_next_tick() -> None:
+    """As in `dev_only`, where a plan does not compute it."""
+    for change in changes():
+        before, model, kept = change.prod, change.planned["model"].copy(None), change.prod["full"].copy(None)
+        kept.reads = model
+        at = max(max(kept.computed) + 1 + kept.schedule.unit, NOW)
+        run_all([model, kept], at)
+        own = model_of(change)
+        whole = version(before["full"])
+        reader = ChangedModel(("model",), whole, whole, True, at, is_redefined=False, is_computed=False)
+        found = lost_rows({"model": own, "reader": reader}).get("reader", NO_LOSSES)
+        gone = before["full"].rows - kept.rows
+        assert named(together(found)) == gone, (change, at, found, sorted(gone ^ named(together(found))))
 
 
 def back(shown: dict[str, set[int]], tables: dict[str, Table], now: int) -> dict[str, set[int]]:

@@ -8,7 +8,7 @@ from unit.worker.snapshots import day, days
 
 from dg_sqlmesh_component.protocol.intervals import ALL_TIME, subtract
 from dg_sqlmesh_component.protocol.messages import Interval, LostRows
-from dg_sqlmesh_component.worker.plan.lost_rows import NO_LOSSES, ChangedModel, ShownVersion, lost_rows
+from dg_sqlmesh_component.worker.plan.lost_rows import NO_LOSSES, ChangedModel, ShownVersion, appended_again, lost_rows
 
 EARLIEST, LATEST = ALL_TIME
 WEEK = [days(3, 9)]
@@ -162,6 +162,31 @@ def test_no_query_is_rendered_for_a_model_without_a_change_of_its_own_that_has_t
     assert lost_rows({"m": ChangedModel((), version, version, is_redefined=False)}) == {}
 
 
+TWICE = {
+    "a table with all rows, up to now": (FULL, (), (SINCE,)),
+    "and an earlier start, which the plan computes": (FULL, [days(1, 2)], ((day(1), day(3)), SINCE)),
+    "a key, of a query that does not use its range": (KINDS["BY_KEY without its range"], (), (SINCE,)),
+    "a table of its intervals": (ranges(), [days(1, 2)], ()),
+    "a table that was appended to before": (replace(KINDS["BY_KEY without its range"], appends=True), (), ()),
+    "an empty table": (EMPTY_FULL, (), ()),
+    "no table": (None, (), ()),
+}
+
+
+@pytest.mark.parametrize("case", TWICE)
+def test_rows_are_named_that_a_table_has_and_its_new_version_appends_again(case: str) -> None:
+    before, missing, expected = TWICE[case]
+    change = ChangedModel((), before, replace(ranges(), appends=True), keeps_rows=True)
+    assert appended_again(change, missing) == expected
+    assert appended_again(replace(change, keeps_rows=False), missing) == ()
+    assert appended_again(replace(change, after=ranges()), missing) == ()
+
+
+def test_no_row_is_appended_again_after_the_end_of_a_model() -> None:
+    change = ChangedModel((), FULL, replace(ranges(), appends=True), keeps_rows=True, end=day(11))
+    assert appended_again(change, ()) == ((day(10), day(11)),)
+
+
 # -- models downstream ----------------------------------------------------------------------------
 
 SOURCE = ChangedModel((), FULL, ranges())
@@ -178,6 +203,11 @@ READERS = {
     "a view that keeps its version": (unchanged(VIEW, "source", keeps_rows=True), GONE),
     "a whole table": (unchanged(FULL, "source"), GONE),
     "a whole table that keeps its rows": (unchanged(FULL, "source", keeps_rows=True), LostRows()),
+    "a whole table that keeps its rows until a later tick": (
+        replace(unchanged(FULL, "source", keeps_rows=True), replaced_at=day(12)),
+        LostRows((BEFORE, (day(12), LATEST)), until_later_runs=((day(12), LATEST),), without_time=True),
+    ),
+    "a whole table that the plan replaces": (replace(unchanged(FULL, "source", keeps_rows=True), replaced_at=0), GONE),
     "a table of the same range": (unchanged(ranges(), "source"), LostRows()),
     "a table of a longer range, which is computed without the rows": (
         unchanged(LONGER, "source"),
