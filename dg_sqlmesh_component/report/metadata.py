@@ -31,9 +31,7 @@ def outcome_metadata(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
     metadata = {
         # Why a model, or a part of it, was not executed. A waiting model has it in its description and in the log.
         **_error(outcome),
-        "sqlmesh/waiting_for": wording.awaited(outcome)
-        if materializes and (idle.held_back_by or idle.signals)
-        else None,
+        "sqlmesh/waiting_for": wording.awaited(outcome) if materializes and idle.held_back else None,
         "sqlmesh/blocked_by": wording.names(outcome.failed_upstream) or None,
         "sqlmesh/failed_audits": ", ".join(outcome.failed_audits) or None,
         "sqlmesh/status": None if materializes else outcome.outcome.words,

@@ -162,8 +162,8 @@ class NodeOutcome:
     # Whether it failed for a cause in the project or its data that a retry alone does not remove.
     needs_correction: bool = False
     failed_upstream: tuple[str, ...] = ()  # for `blocked`: the failed nodes upstream
-    # The reason of an idle or waiting node. `executed` and `audit_failed` have only `signals` and `held_back_by`: the
-    # causes for which some of its intervals wait.
+    # The reason of an idle or waiting node. `executed` and `audit_failed` have only `held_back`: why some of its
+    # intervals wait.
     idle: msg.NodeIdle = NOT_IDLE
     is_cancelled: bool = False  # whether the run was being cancelled when the outcome became certain
     was_started: bool = False  # whether a batch of it was started in this run

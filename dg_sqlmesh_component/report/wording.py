@@ -21,15 +21,8 @@ from dg_sqlmesh_component.protocol.formatting import (
     ranges,
     utc_text,
 )
+from dg_sqlmesh_component.report.causes import CauseWording
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
-
-MAX_CAUSES = 3
-"""How many of the sources are named for which a model waits."""
-
-_PENDING_ITSELF = (
-    "other intervals of it are pending, outside of the range of this run, and SQLMesh has to compute them before these "
-    "or together with them. Launch a run of it without `start`, `end` and `restate` first"
-)
 
 NEXT_STEP = "The next run computes what is left."
 """What computes the models that a cancelled run has not."""
@@ -46,6 +39,12 @@ class Wording:
     environment: str
     query_history_url: str | None = None
     sources: Mapping[str, Source] = field(default_factory=dict)
+    bounds: Sequence[str] = ()  # those of `start`, `end` and `restate` that the run config has
+
+    @property
+    def causes(self) -> CauseWording:
+        """Describes what models wait for."""
+        return CauseWording(self.assets, self.sources, self.bounds)
 
     @property
     def is_declared(self) -> bool:
@@ -84,8 +83,9 @@ class Wording:
             case Outcome.WAITING:
                 return f"{name} is waiting: {self.awaited(outcome)}.{self._when_loaded(outcome)}"
             case Outcome.BLOCKED:
-                failed = f": {self.names(outcome.failed_upstream)}" if outcome.failed_upstream else ""
-                return f"{name} was not executed, because a model upstream of it failed{failed}."
+                failed = msg.HeldBack(tuple(msg.Cause("failed", fqn) for fqn in outcome.failed_upstream))
+                why = self.causes.text(outcome.fqn, failed) or "a model upstream of it failed"
+                return f"{name} was not executed, because {why}."
             case Outcome.FAILED:
                 return f"{name}{self._file(outcome)} failed{self._failed_range(outcome)}.{self._details(outcome)}"
             case Outcome.AUDIT_FAILED:
@@ -167,18 +167,17 @@ class Wording:
         )
 
     def _when_loaded(self, outcome: NodeOutcome) -> str:
-        by = outcome.idle.held_back_by
-        signals = outcome.idle.signals or outcome.idle.upstream or self.signals(outcome.fqn)
-        is_due_to_sources = by.tables and not (by.models or by.beyond_bounds or signals)
-        if not is_due_to_sources:
+        held_back = outcome.idle.held_back
+        is_due_to_sources = bool(held_back) and all(cause.kind == "source" for cause in held_back.causes)
+        if not is_due_to_sources or self.causes.signals(outcome.fqn):
             return ""
-        if by.through:
+        if held_back.through_others:
             return " When its sources are loaded, launch a run of it with all models upstream of it."
         return " The first run after its sources are loaded computes it."
 
     def others_waiting(self, outcome: NodeOutcome) -> str:
         """What the other intervals of an executed or audited node wait for; empty if none waits."""
-        if not (outcome.idle.held_back_by or outcome.idle.signals):
+        if not outcome.idle.held_back:
             return ""
         model = self.assets.models.get(outcome.fqn)
         is_whole = model is not None and not (model.is_incremental or model.is_external)
@@ -187,47 +186,8 @@ class Wording:
 
     def awaited(self, outcome: NodeOutcome) -> str:
         """What a model waits for: the text after "is waiting:", without the last full stop. It may end with advice."""
-        idle, by = outcome.idle, outcome.idle.held_back_by
-        causes = []
-        if idle.signals:
-            causes.append(_not_ready(idle.signals, is_part=bool(outcome.intervals)))
-        if idle.upstream:
-            causes.append(f"upstream of it, {self.names(idle.upstream)} waits for a signal")
-        if by.tables:
-            unasked = [] if idle.signals else self.signals(outcome.fqn)
-            causes.append(self.not_loaded(by.tables, by.intervals, unasked))
-        if outcome.fqn in by.models:
-            causes.append(_PENDING_ITSELF)
-        if by.beyond_bounds:
-            causes.append(
-                f"models upstream have pending intervals that this run leaves out: {self.names(by.beyond_bounds)}. "
-                "Launch a run without `start`, `end` and `restate`"
-            )
-        if upstream := [fqn for fqn in by.models if fqn != outcome.fqn]:
-            causes.append(self._pending_upstream(upstream))
-        return "; ".join(causes) or "none of its pending intervals is ready"
-
-    def not_loaded(self, tables: Sequence[str], intervals: Sequence[msg.Interval], signals: Sequence[str]) -> str:
-        """Why awaited tables are not complete for what a model reads of them. Its `signals` were not evaluated."""
-        sentences = [self.sources[table].sentence(intervals) for table in tables[:MAX_CAUSES]]
-        if len(tables) > MAX_CAUSES:
-            sentences.append(f"and {counted(len(tables) - MAX_CAUSES, 'more source')}")
-        return "; ".join(sentences) + (f", and its signal {', '.join(signals)} was not evaluated" if signals else "")
-
-    def signals(self, fqn: str) -> Sequence[str]:
-        """The signals of a model."""
-        return self.assets.models[fqn].signals if fqn in self.assets.models else ()
-
-    def _pending_upstream(self, models: Sequence[str]) -> str:
-        others = [self.assets.name(fqn) for fqn in models if fqn not in self.assets.specs]
-        advice = (
-            f"Not in this component: {listed(others)}. If the file was deleted, promote the deletion with "
-            "`sqlmesh plan`. If not, run the model with its own component or with `sqlmesh run`"
-            if others
-            else "Select them too, with all models upstream of them"
-        )
-        pending = listed([self.assets.name(fqn) for fqn in models])
-        return f"models upstream have pending intervals and are not part of this step: {pending}. {advice}"
+        held_back, is_part = outcome.idle.held_back, bool(outcome.intervals)
+        return self.causes.text(outcome.fqn, held_back, is_part=is_part) or "none of its pending intervals is ready"
 
     def names(self, nodes: Iterable[str]) -> str:
         """The names of nodes, separated by commas."""
@@ -262,15 +222,8 @@ class Wording:
     def _details(self, outcome: NodeOutcome) -> str:
         """The audits that raised the error, which does not name them, and why a later attempt left out the model."""
         names = ", ".join(audit.name for audit in outcome.audits if audit.error)
-        is_waiting = outcome.idle.signals or outcome.idle.upstream or outcome.idle.held_back_by
         raised = f" Its audit {names} raised the error." if names else ""
-        return raised + (f" Another attempt left it out: {self.awaited(outcome)}." if is_waiting else "")
-
-
-def _not_ready(signals: Sequence[str], *, is_part: bool) -> str:
-    """What the signals of a model have reported. `is_part`: whether other intervals of it were ready."""
-    names = ", ".join(signals)
-    return f"its signal {names} is not ready for them" if is_part else f"its signal {names} reports no ready interval"
+        return raised + (f" Another attempt left it out: {self.awaited(outcome)}." if outcome.idle.held_back else "")
 
 
 def correction_advice(plan_command: str | None) -> str:

@@ -26,7 +26,7 @@ from dg_sqlmesh_component.report.prediction import (
 from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.run.ledger import Ledger
 from dg_sqlmesh_component.run.limits import Limits, over_budget
-from dg_sqlmesh_component.run.request import limits_of
+from dg_sqlmesh_component.run.request import bounds_of, limits_of
 from dg_sqlmesh_component.run.run_log import RunLog
 from dg_sqlmesh_component.worker_client.session import WorkerSession
 
@@ -46,7 +46,7 @@ def predict(
         dagster.Failure: There is no answer. For example, a signal has raised an error.
         dagster.DagsterExecutionInterruptedError: The step was cancelled (SIGINT, SIGTERM).
     """
-    wording = Wording(settings.assets, request.environment, sources=awaited.sources)
+    wording = Wording(settings.assets, request.environment, sources=awaited.sources, bounds=bounds_of(request))
     try:
         log = RunLog(context, wording, set(), settings.owned)
         limits = limits_of(context, settings)
@@ -78,6 +78,7 @@ def _outcomes_if_all_succeed(
     """
     ledger = Ledger([*request.models, *request.standalone_audits])
     outcomes: list[NodeOutcome] = []
+    errors: list[str] = []
     for event in session.events(request):
         if not isinstance(event, msg.EvaluationPlanned):  # the predictions say more
             log.event(event)
@@ -91,6 +92,8 @@ def _outcomes_if_all_succeed(
             if why := limits.refuse_restatement(event, log):
                 raise ConfigurationError(why)
             session.answer(msg.GoAhead())
+        elif isinstance(event, msg.NodeFailed):  # its signal has raised it
+            errors.append(block(event.message))
         elif isinstance(event, msg.EvaluationPlanned) and event.batches:
             session.answer(msg.GoAhead())
         for assumed in _as_if_finished(event):
@@ -98,7 +101,7 @@ def _outcomes_if_all_succeed(
     if session.is_cancelled:
         raise dg.DagsterExecutionInterruptedError("The run was cancelled.")
     if session.error is not None:
-        raise session.error
+        raise type(session.error)(f"{session.error}{''.join(errors)}")
     assert isinstance(session.end, msg.EvaluationFinished), "it was asked to evaluate"
     return outcomes + [settled for settled in ledger.feed(session.end) if isinstance(settled, NodeOutcome)]
 

@@ -80,7 +80,7 @@ class _Entry:
 
     # The batches that SQLMesh plans now; None until it plans the node, and again when it starts over.
     planned: tuple[msg.Interval, ...] | None = None
-    others_wait: msg.NodeIdle = NOT_IDLE  # what the intervals wait for that are pending and not planned
+    others_wait: msg.HeldBack = NOT_IDLE.held_back  # why the intervals wait that are pending and not planned
     # Finished batches of the current plan, by index.
     finished: dict[int, msg.BatchFinished] = field(default_factory=dict)
     # Batches that finished before SQLMesh started over, or in an earlier attempt.
@@ -122,8 +122,13 @@ class _Entry:
         for position, evaluations in self.audits.items():
             self.audits[position] = [evaluation for evaluation in evaluations if evaluation.interval in finished]
         self.planned, self.failed_upstream, self.table, self.running = None, (), None, 0
-        self.idle, self.coverage, self.others_wait = None, None, NOT_IDLE
+        self.idle, self.coverage, self.others_wait = None, None, NOT_IDLE.held_back
         self.failures.clear()
+
+    def _others_idle(self, fqn: str, outcome: Outcome) -> msg.NodeIdle:
+        """Why pending intervals wait that are not planned. A model that has failed does not name it."""
+        names_it = self.others_wait and outcome in (Outcome.EXECUTED, Outcome.AUDIT_FAILED)
+        return msg.NodeIdle(fqn, held_back=self.others_wait) if names_it else NOT_IDLE
 
     def forget(self) -> None:
         """Discard finished batches and audits."""
@@ -178,7 +183,7 @@ class _Entry:
                 not failure.is_transient and failure.error_type != WorkerError.__name__ for failure in self.failures
             ),
             failed_upstream=self.failed_upstream,
-            idle=self.idle or (self.others_wait if outcome in (Outcome.EXECUTED, Outcome.AUDIT_FAILED) else NOT_IDLE),
+            idle=self.idle or self._others_idle(fqn, outcome),
             was_started=self.was_started,
             computed_until=self.computed_until,
             coverage=self.coverage,
@@ -414,7 +419,7 @@ class Ledger:
             entry.start_over()
         for fqn, batches in event.batches.items():
             entry = self._entry(fqn)
-            entry.planned, entry.others_wait = batches, event.others_wait.get(fqn, NOT_IDLE)
+            entry.planned, entry.others_wait = batches, event.others_wait.get(fqn, NOT_IDLE.held_back)
             if not entry.is_open:
                 entry.settled, entry.is_second_outcome = None, True
                 entry.forget()

@@ -143,10 +143,24 @@ def build_request(
             assets.upstream_outside_assets(models),
         ),
         restate=restate,
+        elsewhere=_models_elsewhere(context, assets) - models,
         dry_run=config.dry_run,
         sampling=settings.attributes.audits.sampling,
         tables=tables,
     )
+
+
+def bounds_of(request: msg.EvaluationRequest) -> list[str]:
+    """Those of `start`, `end` and `restate` that the run config has."""
+    given = {"start": request.start, "end": request.end, "restate": request.restate}
+    return [name for name, value in given.items() if value]
+
+
+def _models_elsewhere(context: dg.AssetExecutionContext, assets: ProjectAssets) -> frozenset[str]:
+    """The models of the run's other steps, also those of other components of the project."""
+    keys = assets_of_run(context) - context.selected_asset_keys
+    models = assets.models.values() if keys else ()
+    return frozenset(model.fqn for model in models if model.is_executable and assets.upstream.key(model.fqn) in keys)
 
 
 def _models_of_other_steps(

@@ -51,6 +51,7 @@ def next_attempt(
         models=models,
         standalone_audits=audits,
         audit_only={node: request.audit_only[node] for node in audit_only},
+        elsewhere=request.elsewhere.union(request.models).difference(models),
         restate=request.restate if models else None,  # SQLMesh refuses a restatement of no model
     )
 

@@ -43,9 +43,9 @@ class RunLog:
             nodes = self._counted([node for node, planned in event.batches.items() if planned])
             if batches:
                 log.info(f"SQLMesh computes {counted(batches, 'batch', 'batches')} of {nodes}.")
-            held_back = ((fqn, idle.held_back_by) for fqn, idle in event.others_wait.items())
-            if upstream := {name for fqn, by in held_back if by for name in by.models if name != fqn}:
-                named = listed(sorted(map(self.wording.assets.name, upstream)))
+            causes = (cause for held_back in event.others_wait.values() for cause in held_back.causes)
+            if unselected := {cause.of for cause in causes if cause.kind == "unselected"}:
+                named = listed(sorted(map(self.wording.assets.name, unselected)))
                 log.info(
                     f"Not in this run, with pending intervals: {named}. Models downstream are computed up to them."
                 )

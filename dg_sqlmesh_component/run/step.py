@@ -31,6 +31,7 @@ from dg_sqlmesh_component.run.dry_run import predict
 from dg_sqlmesh_component.run.ledger import Ledger
 from dg_sqlmesh_component.run.request import (
     awaited_by,
+    bounds_of,
     build_request,
     limits_of,
     refuse_changed_step,
@@ -145,7 +146,8 @@ class _Step:
         self._plan_command: str | None = None
         self._awaited = awaited
         history_url = settings.attributes.query_history_url
-        self._wording = wording = Wording(assets, request.environment, history_url, awaited.sources)
+        bounds = bounds_of(request)
+        self._wording = wording = Wording(assets, request.environment, history_url, awaited.sources, bounds)
         source = source_loads(context.instance, assets_of(op), settings) if wording.is_declared else None
         self._records = StepRecords(context, settings, wording, self._ledger.is_up_to_date, source)
         checks = set(reported_checks(context)) if wording.is_declared else set()
@@ -293,7 +295,9 @@ class _Step:
         self._left_out |= planned.left_out.keys() - self._only_pending
         others = {*planned.left_out, *self._only_pending}
         models = dict.fromkeys([*self._request.models, *planned.added])
-        self._request = replace(self._request, models=tuple(fqn for fqn in models if fqn not in others))
+        left = tuple(fqn for fqn in models if fqn not in others)
+        elsewhere = self._request.elsewhere.union(self._request.models).difference(left)
+        self._request = replace(self._request, models=left, elsewhere=elsewhere)
         self._results.select_checks_of(planned.added)
 
     def _next_attempt(self, finished_attempts: int, end: retry_decision.End) -> msg.EvaluationRequest | None:

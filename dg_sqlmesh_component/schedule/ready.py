@@ -20,8 +20,9 @@ from dg_sqlmesh_component.history.sources import Awaited, Source
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed, ranges, short_hash
 from dg_sqlmesh_component.protocol.graph import grouped
+from dg_sqlmesh_component.report.causes import CauseWording
 from dg_sqlmesh_component.report.checks import late_data_result
-from dg_sqlmesh_component.report.wording import MAX_CAUSES, Wording, restate_bounds
+from dg_sqlmesh_component.report.wording import Wording, restate_bounds
 from dg_sqlmesh_component.worker_client.calls import EARLY_WORKERS, answered
 
 
@@ -65,13 +66,13 @@ def ready_models(
     found = answered(project, request, msg.PendingFound, awaited.answer)
     if found.signal_error is not None:
         context.log.warning(
-            "SQLMesh could not evaluate the signals, so this tick requests all pending models, even those that wait: "
+            "This tick requests all pending models, even those that wait, because SQLMesh could not evaluate "
             f"{found.signal_error}"
         )
     pending = {fqn: (tick, f"pending: {ranges(found.intervals[fqn])}") for fqn, tick in found.pending.items()}
     why_none = "No model has pending intervals."
     if waiting := _all_waiting(context.repository_def, assets, found, sources):
-        named = _by_cause(Wording(assets, assets.manifest.environment, sources=sources), waiting, found.intervals)
+        named = _by_cause(CauseWording(assets, sources), waiting)
         what = "signals and sources" if sources else "signals"
         pending = {fqn: of for fqn, of in pending.items() if fqn not in waiting}
         if pending:
@@ -86,18 +87,10 @@ def ready_models(
     return Ready(pending, why_none, found.late, found.restatable)
 
 
-def _by_cause(
-    wording: Wording, waiting: Mapping[str, Sequence[str]], reads: Mapping[str, Sequence[msg.Interval]]
-) -> str:
-    """The first models that wait, by their signals that are not ready or assets that are not complete."""
-
-    def cause(fqn: str) -> str:
-        causes = waiting[fqn]
-        if causes and causes[0] in wording.sources:
-            return wording.not_loaded(causes, reads.get(fqn, ()), wording.signals(fqn))
-        return listed(causes, MAX_CAUSES) or "upstream"
-
-    by_cause = grouped((cause(fqn), wording.assets.name(fqn)) for fqn in sorted(waiting, key=wording.assets.name))
+def _by_cause(wording: CauseWording, waiting: Mapping[str, msg.HeldBack]) -> str:
+    """The first models that wait, by what they wait for."""
+    models = sorted(waiting, key=wording.assets.name)
+    by_cause = grouped((wording.text(fqn, waiting[fqn]) or "upstream", wording.assets.name(fqn)) for fqn in models)
     return listed([f"{listed(models)} ({why})" for why, models in by_cause.items()])
 
 
@@ -106,15 +99,19 @@ def _all_waiting(
     assets: ProjectAssets,
     found: msg.PendingFound,
     sources: Mapping[str, Source],
-) -> Mapping[str, Sequence[str]]:
-    """The models that would wait in a run of the other pending models, and their own signals or sources."""
-    waiting: dict[str, Sequence[str]] = {**found.waiting}
+) -> Mapping[str, msg.HeldBack]:
+    """The models that would wait in a run of the other pending models, and why."""
+    waiting = {**found.waiting}
     while ready := found.pending.keys() - waiting.keys():
         made = assets_between(repository, {assets.key(fqn) for fqn in ready}) if found.needed else frozenset()
         missing = {fqn: [of for of in found.needed.get(fqn, ()) if sources[of].asset not in made] for fqn in ready}
-        more: dict[str, Sequence[str]] = {fqn: tables for fqn, tables in missing.items() if tables}
+        more = {
+            fqn: msg.HeldBack(tuple(msg.Cause("source", table) for table in tables), found.intervals.get(fqn, ()))
+            for fqn, tables in missing.items()
+            if tables
+        }
         if not more and waiting:
-            more = dict.fromkeys(_downstream_of_others(repository, assets, waiting.keys(), ready), ())
+            more = dict.fromkeys(_downstream_of_others(repository, assets, waiting.keys(), ready), msg.HeldBack())
         if not more:
             break
         waiting |= more

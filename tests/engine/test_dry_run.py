@@ -217,7 +217,8 @@ def test_dry_run_without_a_result_fails_and_repeats_the_last_results_of_checks(n
     broken = shop.project / "broken"
     broken.touch()
     record = dry_run(shop).failed()
-    assert "The dry run has no result. A signal of warehouse.raw.late raised an error" in record.failures[0]
+    assert "because the signal never of warehouse.raw.late raised an error" in record.failures[0]
+    assert "ValueError" in record.failures[0]
     assert record.not_evaluated_reasons == {"Not evaluated: this was a dry run."}
 
     broken.unlink()

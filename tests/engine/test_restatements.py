@@ -521,7 +521,7 @@ def test_a_restatement_forgets_nothing_of_a_model_that_it_does_not_restate(new_s
     assert of_orders() == before
 
 
-@pytest.mark.advice("Launch a run of it without `start`, `end` and `restate` first")
+@pytest.mark.advice("Launch a run of it without {} first")
 def test_a_model_that_reads_itself_is_not_computed_beyond_its_own_pending_days(new_shop: NewShop) -> None:
     """Later days would be computed without them, and no later run would correct these."""
     running = (
@@ -536,6 +536,7 @@ def test_a_model_that_reads_itself_is_not_computed_beyond_its_own_pending_days(n
         record = shop.launch(ops={OP: config}, assets=["t/running", "t/below"]).succeeded()
         assert record.status_of("t/running") == record.status_of("t/below") == "waiting"
         assert "other intervals of it are pending, outside of the range" in record.description_of(check)
+        assert f"Launch a run of it without `{next(iter(config))}` first." in record.description_of(check)
     assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
     assert shop.query("SELECT n FROM t.running ORDER BY ds") == [(n,) for n in range(1, 7)]
     assert shop.query("SELECT n FROM t.below ORDER BY ds") == [(n,) for n in range(1, 7)]

@@ -290,7 +290,11 @@ def fresh(batch, context):
 """
 
 
-WAITING = "Waiting for signals: marts.reader (upstream), raw.landing (landed). The next tick looks again."
+CAUSES = (
+    "marts.reader (upstream of it, raw.landing waits for its signal landed), raw.landing (its signal landed reports no "
+    "ready interval)."
+)
+WAITING = f"Waiting for signals: {CAUSES} The next tick looks again."
 
 
 def test_tick_requests_only_ready_intervals_of_signals(new_shop: NewShop, capsys: pytest.CaptureFixture[str]) -> None:
@@ -300,7 +304,7 @@ def test_tick_requests_only_ready_intervals_of_signals(new_shop: NewShop, capsys
     assert scheduler.tick(SCHEDULE, MIDNIGHT - timedelta(hours=1)).startswith("No model has pending intervals.")
     request = scheduler.tick(SCHEDULE, MIDNIGHT)
     assert requested_models(request) == {"raw.plain"}
-    assert "wait for signals: marts.reader (upstream), raw.landing (landed)." in capsys.readouterr().err
+    assert f"wait for signals: {CAUSES}" in capsys.readouterr().err
     assert set(scheduler.launch(request, MIDNIGHT).materializations) == {"raw/plain"}
     assert scheduler.tick(SCHEDULE, MIDNIGHT) == f"No pending model is ready. {WAITING}"
 
@@ -320,7 +324,10 @@ def test_tick_requests_only_ready_intervals_of_signals(new_shop: NewShop, capsys
         assert scheduler.dagster.query(f'SELECT max("at")::TEXT FROM {table}') == [("2025-10-26 00:00:00",)]
 
 
-UNEVALUATED = "SQLMesh could not evaluate the signals, so this tick requests all pending models, even those that wait: "
+UNEVALUATED = (
+    "This tick requests all pending models, even those that wait, because SQLMesh could not evaluate the signal landed "
+    "of warehouse.raw.landing: "
+)
 
 
 def test_signal_that_raises_starts_a_run_that_reports_it(new_shop: NewShop, capsys: pytest.CaptureFixture[str]) -> None:
@@ -331,7 +338,7 @@ def test_signal_that_raises_starts_a_run_that_reports_it(new_shop: NewShop, caps
     assert f"{UNEVALUATED}SignalEvalError: " in capsys.readouterr().err
     run = scheduler.launch(request, MIDNIGHT).failed()
     assert run.status_of("raw/landing") == "failed"
-    assert "A signal of warehouse.raw.landing raised an error" in str(run.failures)
+    assert "because the signal landed of warehouse.raw.landing raised an error" in str(run.failures)
 
 
 @pytest.mark.slow  # waits for MAX_SIGNAL_SECONDS

@@ -219,7 +219,9 @@ def test_waiting_model_holds_back_only_its_downstream_models(tmp_path: Path, com
     assert record.status_of("marts/healthy") == "executed"
     assert record.checks["marts/healthy:not_null_id"].passed
     assert record.status_of("marts/reader") == "waiting"
-    assert "upstream of it, raw.landing waits for a signal" in str(record.observations["marts/reader"].description)
+    assert "upstream of it, raw.landing waits for its signal landed" in str(
+        record.observations["marts/reader"].description
+    )
     # Dagster skips other assets downstream of it, and the log of the successful run says so.
     assert "report_of_late" not in record.materializations
     assert "raw.late is waiting, so Dagster skips the steps that wait for it" in record.log

@@ -10,8 +10,8 @@ import pytest
 from model import histories, world
 from model.histories import HIDDEN, PROJECTS, searched
 
-from dg_sqlmesh_component.protocol.messages import HeldBackBy, Sources
-from dg_sqlmesh_component.worker.intervals.availability import Left, Node, may_compute
+from dg_sqlmesh_component.protocol.messages import Sources
+from dg_sqlmesh_component.worker.intervals.availability import HeldBackBy, Left, Node, may_compute
 
 HIDDEN_SOURCE = f"""\
 1. load hour 0

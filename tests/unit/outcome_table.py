@@ -18,7 +18,7 @@ from dg_sqlmesh_component.report.outcomes import AuditResult, NodeOutcome, Outco
 from dg_sqlmesh_component.run.ledger import Ledger
 
 STAGING = fqn("staging.orders")
-AFTER_STAGING = msg.HeldBackBy((STAGING,))
+AFTER_STAGING = msg.HeldBack((msg.Cause("unselected", STAGING),))
 ORDERS = fqn("core.orders")
 PROMOTED = msg.PromotedVersion(version="3117", data_hash="1001", metadata_hash="2001")
 
@@ -161,9 +161,12 @@ KILLED = "SQLMesh's process was killed."
 UNREPORTED = "SQLMesh ended the run without reporting an outcome for it."
 NOT_DUE = "its cron '@daily' is not due"
 IDLE = msg.NodeIdle(ORDERS, NOT_DUE, day(4), last_interval_end=day(3))
-HELD_BACK = msg.NodeIdle(ORDERS, held_back_by=AFTER_STAGING)
-PARTLY_HELD = msg.EvaluationPlanned({ORDERS: (D1,)}, {ORDERS: HELD_BACK})
-NO_SIGNAL = msg.NodeIdle(ORDERS, signals=("files_arrived", "bank_holiday"))
+HELD_BACK = msg.NodeIdle(ORDERS, held_back=AFTER_STAGING)
+PARTLY_HELD = msg.EvaluationPlanned({ORDERS: (D1,)}, {ORDERS: AFTER_STAGING})
+NO_SIGNAL = msg.NodeIdle(
+    ORDERS, held_back=msg.HeldBack((msg.Cause("signal", ORDERS, ("files_arrived", "bank_holiday")),))
+)
+NO_SIGNAL_UPSTREAM = msg.NodeIdle(ORDERS, held_back=msg.HeldBack((msg.Cause("signal", STAGING, ("landed",)),)))
 ALL_COMPUTED = "all complete intervals are computed"
 LOST = msg.NodeFailed(ORDERS, "OperationalError", "OperationalError: the connection was lost", (), is_transient=True)
 NOTHING_DUE = "core.orders had nothing to do: its cron '@daily' is not due. Next due at 2026-01-04T00:00:00Z."
@@ -361,9 +364,9 @@ OUTCOME_TABLE = (
     ),
     Row(
         "waiting: planned without a ready interval, a signal upstream is not ready",
-        (OPENED, NO_BATCH, msg.NodeIdle(ORDERS, upstream=(STAGING,)), SUCCEEDED),
-        outcome(Outcome.WAITING, idle=msg.NodeIdle(ORDERS, upstream=(STAGING,))),
-        waits("core.orders is waiting: upstream of it, staging.orders waits for a signal."),
+        (OPENED, NO_BATCH, NO_SIGNAL_UPSTREAM, SUCCEEDED),
+        outcome(Outcome.WAITING, idle=NO_SIGNAL_UPSTREAM),
+        waits("core.orders is waiting: upstream of it, staging.orders waits for its signal landed."),
     ),
     Row(
         "waiting: planned without a ready interval, a model upstream is due and not selected",

@@ -176,6 +176,8 @@ class EvaluationRequest(LockRequest):
     restate: Restatement | None = None  # compute a range again instead of the pending intervals
     dry_run: bool = False  # plan as a run would, and compute nothing
     sampling: Sampling | None = None  # which rows of failed audits to send; None for none
+    # Other models that the Dagster run selects: those of its other steps, and those that earlier attempts have settled.
+    elsewhere: frozenset[str] = frozenset()
     # The jobs that show and apply a plan of this environment; None if there are none.
     deploy_jobs: tuple[str, str] | None = None
 

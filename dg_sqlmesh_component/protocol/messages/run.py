@@ -31,6 +31,38 @@ class OtherTablesFound(Event):
     tables: tuple[str, ...]
 
 
+CauseKind = Literal["failed", "signal", "source", "own", "bounds", "not_computed", "unselected"]
+"""The kinds of causes. `worker/intervals/causes.py` describes and decides them, `report/causes.py` has their words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """A node or table for which intervals of a node wait. Somebody can act on it."""
+
+    kind: CauseKind
+    of: str  # the node or the table, by fqn
+    signals: tuple[
+        str, ...
+    ] = ()  # the signals of that node that are not ready or, if it is not selected, not evaluated
+    # Its ranges that a run has forgotten, and not computed since: the rows that stand there are old or refused.
+    refused: tuple[Interval, ...] = ()
+    gap: tuple[Interval, ...] = ()  # the ranges that it lacks, although it has later ones and is read as a whole
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBack:
+    """Why intervals of a node wait."""
+
+    causes: tuple[Cause, ...] = ()
+    reads: tuple[Interval, ...] = ()  # what the node reads of the causes for these intervals
+    # Whether models upstream that are not selected wait for the sources too: a run of the node alone does not help.
+    through_others: bool = False
+
+    def __bool__(self) -> bool:
+        """Whether a cause is known."""
+        return bool(self.causes)
+
+
 @dataclass(frozen=True, slots=True)
 class PendingFound(LastEvent):
     """The answer to a `PendingRequest`."""
@@ -39,15 +71,14 @@ class PendingFound(LastEvent):
     pending: dict[str, int]
     # The next tick of the requested models' crons, and its model; None if no model is promoted.
     next_due: tuple[int, str] | None
-    # The models of which no pending interval is ready, and the names of their own signals that are not ready, or the
-    # awaited tables. None of either: a model upstream of it waits.
-    waiting: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    # The models of which no pending interval is ready, and why.
+    waiting: dict[str, HeldBack] = field(default_factory=dict)
     # The tables in `made_between` without which a ready model would wait.
     needed: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    # Why SQLMesh could not evaluate the signals. Then no model waits: a run reports the error.
+    # The signal that SQLMesh could not evaluate, and why. Then no model waits: a run reports the error.
     signal_error: ErrorText | None = None
-    # The pending intervals of each model that are ready; adjoining ones are merged. If none is ready, those of
-    # `HeldBackBy`.
+    # The pending intervals of each model that are ready; adjoining ones are merged. If none is ready, those that it
+    # would read.
     intervals: dict[str, tuple[Interval, ...]] = field(default_factory=dict)
     # By model, the computed ranges whose source was loaded after they were computed.
     late: dict[str, tuple[Interval, ...]] = field(default_factory=dict)
@@ -177,25 +208,6 @@ class RestatementPlanned(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class HeldBackBy:
-    """What lacks the intervals for which a node waits."""
-
-    # The nearest upstream models that have them pending and do not run. If it depends on its past, the node itself may
-    # be one of them.
-    models: tuple[str, ...] = ()
-    tables: tuple[str, ...] = ()  # the awaited tables that are not complete
-    intervals: tuple[Interval, ...] = ()  # what the node reads of them for the intervals for which it waits
-    # Upstream models that the run selects, and whose intervals it leaves out, because of `start`, `end` or `restate`.
-    beyond_bounds: tuple[str, ...] = ()
-    # Upstream models that are not selected, and wait themselves. Their tables are in `tables`.
-    through: tuple[str, ...] = ()
-
-    def __bool__(self) -> bool:
-        """Whether anything lacks them."""
-        return bool(self.models or self.tables or self.beyond_bounds)
-
-
-@dataclass(frozen=True, slots=True)
 class EvaluationPlanned(Event):
     """Sent when SQLMesh has planned the batches of the run, before it computes the first one.
 
@@ -206,8 +218,8 @@ class EvaluationPlanned(Event):
 
     # Batches by node. An empty tuple: intervals are pending, but none of them is ready. A plan leaves out such nodes.
     batches: dict[str, tuple[Interval, ...]]
-    # Of nodes with batches that do not get all pending intervals: what the others wait for.
-    others_wait: dict[str, NodeIdle] = field(default_factory=dict)
+    # Of nodes with batches that do not get all pending intervals: why the others wait.
+    others_wait: dict[str, HeldBack] = field(default_factory=dict)
     # Whether these batches come in addition to the planned ones. A `PlanRequest` plans in several stages.
     continues: bool = False
 
@@ -329,10 +341,7 @@ class NodeIdle(Event):
     fqn: str
     reason: str | None = None  # why there was nothing to do, as a sentence fragment; None if pending intervals wait
     next_due: int | None = None  # when its cron ticks next; None if it waits, or has nothing further to compute
-    signals: tuple[str, ...] = ()  # its own signals that were not ready
-    upstream: tuple[str, ...] = ()  # upstream nodes whose signals were not ready
-    # What lacks the intervals, without models that have signals.
-    held_back_by: HeldBackBy = field(default_factory=HeldBackBy)
+    held_back: HeldBack = field(default_factory=HeldBack)  # why pending intervals wait
     last_interval_end: int | None = None  # the end of its last computed interval; None if nothing was ever computed
     audited_data: AuditedData | None = None  # what its audits would be about
     # When its data was last altered; for a view or an audit, when the data that it reads was.

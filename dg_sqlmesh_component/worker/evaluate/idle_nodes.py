@@ -10,7 +10,7 @@ from sqlmesh.utils.date import is_relative, make_exclusive, now_timestamp, to_da
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, listed, unquoted, utc_text
-from dg_sqlmesh_component.protocol.graph import parents_first, reachable
+from dg_sqlmesh_component.protocol.graph import parents_first
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
 from dg_sqlmesh_component.worker.intervals.tables import altered_at, computed_intervals, shows_others, upstream
 from dg_sqlmesh_component.worker.observe.audits import audited
@@ -32,7 +32,7 @@ def idle_nodes(
     Args:
         nodes: The nodes to run. All of them are in the environment.
         snapshots: The environment's, by name.
-        tracker: Knows the planned batches, unready signals and intervals that are held back.
+        tracker: Knows the planned batches, and why others are held back.
     """
     index, graph = coverages.index, upstream(snapshots)
     computed = {fqn for fqn, batches in tracker.planned.items() if batches}
@@ -48,7 +48,7 @@ def idle_nodes(
         if batches is None:  # nothing is pending; an empty tuple means that no pending interval is ready
             idle = _up_to_date(snapshot, fqn in coverages.pending, request)
         else:
-            idle = _waiting(fqn, snapshots, graph, tracker)
+            idle = msg.NodeIdle(fqn, held_back=tracker.held_back(fqn))
         if coverage := coverages.of(fqn):
             yield coverage
         yield replace(
@@ -79,21 +79,6 @@ def _has_ended(snapshot: Snapshot, now: int) -> bool:
     """Whether no cron tick adds an interval any more. An end such as `5 days ago` moves on."""
     end = snapshot.node.end
     return end is not None and not is_relative(end) and to_timestamp(make_exclusive(end)) <= now
-
-
-def _waiting(
-    fqn: str, snapshots: Mapping[str, Snapshot], graph: Mapping[str, Iterable[str]], tracker: RunTracker
-) -> msg.NodeIdle:
-    """What a node waits for: intervals are pending, and none of them is ready. `graph` has the parents."""
-    unready, by = tracker.unready_signals, tracker.waiting.by.get(fqn, msg.HeldBackBy())
-    with_signals = {name for name in by.models if name != fqn and snapshots[name].model.signals}
-    unready_upstream = reachable(graph[fqn], graph.__getitem__) & unready.keys() if unready else set()
-    return msg.NodeIdle(
-        fqn,
-        signals=tuple(unready.get(fqn, ())),
-        upstream=tuple(sorted(unready_upstream | with_signals)),
-        held_back_by=replace(by, models=tuple(name for name in by.models if name not in with_signals)),
-    )
 
 
 def _warn_of_computed_range(

@@ -67,9 +67,9 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
                     # To batch intervals, SQLMesh renders the query of each model.
                     ready = find_batches() if any(map(has_signals, intervals)) else find_ready(intervals, index)
             except Exception as error:  # noqa: BLE001  # a project's signals and its engine's driver raise anything
-                signal_error = f"{type(error).__name__}: {plain(error)}"
+                signal_error = f"{tracker.evaluated_signal}: {type(error).__name__}: {plain(error)}"
             else:
-                waiting = {node.name: _awaited(node.name, tracker) for node, found in ready.items() if not found}
+                waiting = {node.name: tracker.held_back(node.name) for node, found in ready.items() if not found}
                 held_back = hold_back({node: found for node, found in ready.items() if found})
                 needed = _needed(held_back, request.made_between)
         restatable = _loaded(late, hold_back({nodes[fqn]: list(found) for fqn, found in late.items()}))
@@ -84,11 +84,12 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
     return msg.PendingFound(
         {name: last[cron] for name, cron in crons.items() if name in pending},
         min(((due[cron], name) for name, cron in crons.items()), default=None),
-        {name: signals for name, signals in waiting.items() if name in crons},
+        {name: why for name, why in waiting.items() if name in crons},
         {name: made for name, made in needed.items() if name in crons},
         signal_error,
         {
-            node.name: merged(found) or tracker.waiting.by.get(node.name, msg.HeldBackBy()).intervals
+            node.name: merged(found)
+            or (tracker.waiting.by[node.name].intervals if node.name in tracker.waiting.by else ())
             for node, found in ready.items()
             if node.name in crons
         },
@@ -105,11 +106,6 @@ def _is_restatable(snapshot: Snapshot, request: msg.PendingRequest) -> bool:
     return snapshot.name in request.loads and not (
         snapshot.disable_restatement or snapshot.full_history_restatement_only
     )
-
-
-def _awaited(fqn: str, tracker: RunTracker) -> tuple[str, ...]:
-    """The own signals of a model that are not ready, or the awaited tables that are not complete."""
-    return tuple(tracker.unready_signals.get(fqn, ())) or tracker.waiting.by.get(fqn, msg.HeldBackBy()).tables
 
 
 def _needed(held_back: Mapping[str, Left], made_between: Set[str]) -> dict[str, tuple[str, ...]]:

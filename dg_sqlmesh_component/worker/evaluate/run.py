@@ -45,8 +45,7 @@ class RunContext(EvaluationContext):
 
     def __init__(self, request: msg.EvaluationRequest, tracker: RunTracker, **options: Any) -> None:
         super().__init__(request, tracker, **options)
-        restate = request.restate
-        self._selected = {*request.models, *((*restate.earlier, *restate.later) if restate else ())}
+        tracker.waiting.selected, tracker.waiting.elsewhere = {*request.models}, request.elsewhere
         read_snapshots_without_cache()
 
     def compute(self) -> msg.Status:
@@ -103,7 +102,7 @@ class RunContext(EvaluationContext):
             tracker.waiting,
             now=now,
             environment=self.environment,
-            selected=self._selected,
+            is_bounded=bool(self.request.start or self.request.end or self.request.restate),
         )
         self._read_queries_of_pending_models(scheduler)
         plan_only_what_is_computed(scheduler)

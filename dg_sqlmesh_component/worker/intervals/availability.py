@@ -31,7 +31,28 @@ from dataclasses import dataclass
 
 from dg_sqlmesh_component.protocol.graph import parents_first, reachable
 from dg_sqlmesh_component.protocol.intervals import common, merged, subtract, without
-from dg_sqlmesh_component.protocol.messages import FOREVER, HeldBackBy, Interval, Sources
+from dg_sqlmesh_component.protocol.messages import FOREVER, Interval, Sources
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBackBy:
+    """What lacks intervals that a node would read.
+
+    Attributes:
+        models: The nearest upstream models that have them pending and do not run. If it depends on its past, the node
+            itself may be one of them.
+        tables: The awaited tables that are not complete.
+        intervals: What the node reads of them for the intervals for which it waits.
+    """
+
+    models: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+    intervals: tuple[Interval, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether anything lacks them."""
+        return bool(self.models or self.tables)
+
 
 Left = tuple[list[Interval], HeldBackBy]
 """The intervals that a requested model may compute, and what holds back the others."""
@@ -56,6 +77,7 @@ class Node:
         starts_with_all: Whether its first computation brings rows of any time.
         awaits_accepted: Whether it waits for rows that stand in a table and were not accepted.
         lookback: How many intervals SQLMesh computes again with each.
+        signals: The names of its signals.
         depends_on_past: Asks SQLMesh, which renders a query for the answer.
         is_due: Asks SQLMesh which of its missing intervals a run of all nodes would compute.
     """
@@ -75,6 +97,7 @@ class Node:
     starts_with_all: bool = False
     awaits_accepted: bool = True
     lookback: int = 0
+    signals: Sequence[str] = ()
 
     @property
     def is_whole(self) -> bool:

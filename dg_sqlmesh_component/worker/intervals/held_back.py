@@ -13,8 +13,7 @@ A signal may also look at models that do not run: see `_altered_since`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -28,10 +27,9 @@ from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import add, subtract
-from dg_sqlmesh_component.protocol.messages import HeldBackBy
 from dg_sqlmesh_component.worker.environment import has_table
 from dg_sqlmesh_component.worker.intervals.availability import Left, Node, brings_new, may_compute
-from dg_sqlmesh_component.worker.intervals.causes import with_causes
+from dg_sqlmesh_component.worker.intervals.causes import Waiting
 from dg_sqlmesh_component.worker.intervals.forgotten import forget_before_computing
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables
 from dg_sqlmesh_component.worker.intervals.tables import (
@@ -50,19 +48,6 @@ FindReady = Callable[[SnapshotToIntervals, DeployabilityIndex | None], SnapshotT
 """Finds which of the missing intervals of requested models are not held back. It evaluates no signals."""
 
 
-@dataclass(frozen=True)
-class Waiting:
-    """What a scheduler leaves out, by name. It is empty until SQLMesh batches intervals.
-
-    Attributes:
-        by: What lacks the intervals that are held back.
-        unready: The intervals that signals hold back.
-    """
-
-    by: dict[str, HeldBackBy] = field(default_factory=dict)
-    unready: dict[str, Set[Interval]] = field(default_factory=dict)
-
-
 def forget_and_hold_back(
     scheduler: Scheduler,
     tables: ExternalTables,
@@ -71,7 +56,7 @@ def forget_and_hold_back(
     pending: Mapping[str, Sequence[Interval]] = MappingProxyType({}),
     now: int | None = None,
     environment: Environment | None = None,
-    selected: Set[str] = frozenset(),
+    is_bounded: bool = False,
 ) -> FindReady:
     """Let the scheduler find forgotten intervals, and hold back intervals whose source is pending or not loaded.
 
@@ -82,11 +67,11 @@ def forget_and_hold_back(
     ran.
 
     Args:
-        waiting: What the scheduler leaves out is written there.
+        waiting: What the scheduler leaves out is written there. It has the selected models already.
         pending: What each node lacks, by name: a plan does not ask the scheduler.
         now: The instant of the run in epoch milliseconds, if it is not that of the clock.
         environment: The one that is run. Another one than prod begins where its plan does.
-        selected: The models of the Dagster run, also those that the scheduler does not compute, by name.
+        is_bounded: Whether the run config leaves out intervals.
     """
     since = to_timestamp(environment.start_at) if environment and environment.name != c.PROD else 0
     forget_before_computing(scheduler, report_forgotten)
@@ -121,15 +106,15 @@ def forget_and_hold_back(
         requested: SnapshotToIntervals, nodes: Mapping[str, Node], index: DeployabilityIndex | None
     ) -> SnapshotToIntervals:
         decided = may_compute(nodes, tables.awaited, since)
-        waiting.by.clear()
-        held_back = {name: by for name, (_, by) in decided.items() if by}
-        if any({*by.models} - {name} for name, by in held_back.items()):
+
+        @cache
+        def if_all() -> Mapping[str, Left]:
             of_all = may_compute(picture(dict(missing), index), tables.awaited, since)
             asked = {node.name: found for node, found in requested.items()}
-            if_all = {name: (list(subtract(left, asked.get(name, ()))), by) for name, (left, by) in of_all.items()}
-            in_run = {node.name for node in requested} | selected
-            held_back = {name: with_causes(name, by, if_all, in_run) for name, by in held_back.items()}
-        waiting.by.update(held_back)
+            return {name: (list(subtract(left, asked.get(name, ()))), by) for name, (left, by) in of_all.items()}
+
+        waiting.nodes, waiting.if_all, waiting.is_bounded = nodes, if_all, is_bounded
+        waiting.by = {name: by for name, (_, by) in decided.items() if by}
         left = {node: decided[node.name][0] if node.name in decided else found for node, found in requested.items()}
         return _with_new_ones(left, nodes)
 
@@ -216,6 +201,7 @@ def picture_of(
             starts_with_all=not (node.is_incremental_by_time_range or shows_others(node) or node.is_seed),
             awaits_accepted=not in_report,
             lookback=(node.is_model and node.model.lookback) or 0,
+            signals=tuple(name for name, _ in node.model.signals if name) if node.is_model else (),
         )
 
     return {name: picture_node(snapshots[name]) for name in names}

@@ -13,8 +13,8 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EvaluationError, SQLMeshComponentError
 from dg_sqlmesh_component.protocol.formatting import unquoted
 from dg_sqlmesh_component.worker.explain import describe_error
+from dg_sqlmesh_component.worker.intervals.causes import Waiting, held_back
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
-from dg_sqlmesh_component.worker.intervals.held_back import Waiting
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.transient_errors import is_transient
@@ -35,7 +35,6 @@ class RunTracker(Tracker):
 
     Attributes:
         planned: The planned batches of each node. An empty tuple: intervals are missing, but none of them is ready.
-        unready_signals: By node, its signals that held back an interval.
         waiting: What schedulers have left out.
         up_to_date: The computed nodes that had nothing to do.
     """
@@ -43,7 +42,6 @@ class RunTracker(Tracker):
     def __init__(self, pipe: Pipe) -> None:
         super().__init__(pipe)
         self.planned: dict[str, tuple[msg.Interval, ...]] = {}
-        self.unready_signals: dict[str, list[str]] = {}
         self.waiting = Waiting()
         self.up_to_date: list[str] = []
         self._observed = Observed()
@@ -52,6 +50,7 @@ class RunTracker(Tracker):
         self._idle_lock = Lock()
         self._forgotten: dict[str, Sequence[msg.Interval]] = {}
         self._signal_owner: Snapshot | None = None
+        self._signals_evaluated = 0  # of that model
 
     def observe(self, observed: Observed) -> None:
         """Watch another scheduler from now on."""
@@ -60,7 +59,7 @@ class RunTracker(Tracker):
     # -- before the first batch ---------------------------------------------------------------------
 
     def start_signal_progress(self, snapshot: Snapshot, *_: Any, **__: Any) -> None:
-        self._signal_owner = snapshot
+        self._signal_owner, self._signals_evaluated = snapshot, 0
 
     def stop_signal_progress(self) -> None:
         self._signal_owner = None
@@ -68,17 +67,28 @@ class RunTracker(Tracker):
     def update_signal_progress(
         self, snapshot: Snapshot, signal_name: str, *_: Any, ready_intervals: Any, check_intervals: Any, **__: Any
     ) -> None:
+        self._signals_evaluated += 1
         if list(ready_intervals) != list(check_intervals):
-            self.unready_signals.setdefault(snapshot.name, []).append(signal_name)
+            self.waiting.closed.setdefault(snapshot.name, []).append(signal_name)
 
     def fail_signal(self, error: Exception) -> SQLMeshComponentError:
         """Report the model whose signal raised. SQLMesh checks all signals before it computes, and ends at an error."""
         if self._signal_owner is None:
             return EvaluationError(f"A signal raised an error: {describe_error(error)}")
-        fqn = self._signal_owner.name
-        self._fail(fqn, error)
-        text = f"A signal of {unquoted(fqn)} raised an error, and SQLMesh ended the run before it computed anything."
+        self._fail(self._signal_owner.name, error)
+        text = (
+            f"SQLMesh ended the run before it computed anything, because {self.evaluated_signal} raised an error. See "
+            "the error of that model."
+        )
         return EvaluationError(text, is_transient=is_transient(error))
+
+    @property
+    def evaluated_signal(self) -> str:
+        """The signal that SQLMesh evaluates now, and its model, in words."""
+        if self._signal_owner is None:
+            return "the signals"
+        names = [name for name, _ in self._signal_owner.model.signals if name][self._signals_evaluated :]
+        return f"the signal {names[0] if names else ''} of {unquoted(self._signal_owner.name)}"
 
     def start_evaluation_progress(
         self, batched_intervals: dict[Snapshot, list[msg.Interval]], *_: Any, **__: Any
@@ -86,18 +96,16 @@ class RunTracker(Tracker):
         self.planned = {snapshot.name: tuple(batches) for snapshot, batches in batched_intervals.items()}
         self.progress.plan(self.planned)
         self._start_reports()
-        partly = [fqn for fqn in {**self.waiting.by, **self.unready_signals} if self.planned.get(fqn)]
-        others_wait = {fqn: self._others_wait(fqn) for fqn in partly}
-        self.pipe.send(msg.EvaluationPlanned(self.planned, others_wait))
+        others_wait = {fqn: self.held_back(fqn) for fqn, batches in self.planned.items() if batches}
+        self.pipe.send(msg.EvaluationPlanned(self.planned, {fqn: why for fqn, why in others_wait.items() if why}))
         if self.planned:
             self.pipe.receive(msg.GoAhead)
             self.require_locks()  # statements before all models follow
         self._idle = self._explain_idle()
 
-    def _others_wait(self, fqn: str) -> msg.NodeIdle:
-        """What the pending intervals of a node wait for that are not planned."""
-        signals = tuple(self.unready_signals.get(fqn, ()))
-        return msg.NodeIdle(fqn, signals=signals, held_back_by=self.waiting.by.get(fqn, msg.HeldBackBy()))
+    def held_back(self, fqn: str) -> msg.HeldBack:
+        """Why intervals of a node wait that are not planned."""
+        return held_back(fqn, self.waiting)
 
     def _explain_idle(self) -> list[msg.Event]:
         self._coverages, events = self._observed.explain_idle()
@@ -123,7 +131,7 @@ class RunTracker(Tracker):
         self.is_through = False
         self._idle = None
         self.up_to_date.clear()
-        for record in (self.unready_signals, self.failed, self._blocked, self._forgotten, self._reported):
+        for record in (self.failed, self._blocked, self._forgotten, self._reported, self.waiting.closed):
             record.clear()
         self.pipe.send(msg.EvaluationPlanned({}))
         text = "A plan changed the environment during the run: SQLMesh starts over with the models promoted now."

@@ -26,7 +26,8 @@ from dg_sqlmesh_component.protocol.formatting import block, listed, unquoted
 from dg_sqlmesh_component.worker.commands import sqlmesh_command
 from dg_sqlmesh_component.worker.context import closed_on_error, open_context
 from dg_sqlmesh_component.worker.explain import describe_error
-from dg_sqlmesh_component.worker.intervals.held_back import Waiting, forget_and_hold_back
+from dg_sqlmesh_component.worker.intervals.causes import Waiting
+from dg_sqlmesh_component.worker.intervals.held_back import forget_and_hold_back
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables, KnownToDagster
 from dg_sqlmesh_component.worker.observe.audits import record_audits
 from dg_sqlmesh_component.worker.observe.computed_table import ComputedTables

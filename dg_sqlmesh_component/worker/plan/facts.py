@@ -19,6 +19,7 @@ from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.commands import sqlmesh_command
 from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.environment import has_one_table, has_table, is_table_of_its_name
+from dg_sqlmesh_component.worker.intervals.availability import HeldBackBy
 from dg_sqlmesh_component.worker.intervals.gained import LackingRows
 from dg_sqlmesh_component.worker.intervals.held_back import held_back_from
 from dg_sqlmesh_component.worker.intervals.tables import is_incremental, missing_now, upstream
@@ -211,7 +212,7 @@ class _Models:
 
     def _rows(self, snapshot: Snapshot, old: Snapshot | None, taken_back: Snapshot | None) -> msg.PlannedRows:
         all_missing = self._missing.get(snapshot.snapshot_id, [])
-        missing, held_back_by = self._left.get(snapshot.name, (all_missing, msg.HeldBackBy()))
+        missing, held_back_by = self._left.get(snapshot.name, (all_missing, HeldBackBy()))
         losses = self._losses.get(snapshot.name, NO_LOSSES)
         nodes = self._diff.snapshots_by_name
         because_of = self._lacking.because_of.get(snapshot.name, ())
@@ -276,7 +277,7 @@ class _Models:
         missing, waiting = {}, {}
         for name, (snapshot, _) in versions.items():
             of_all = self._missing.get(snapshot.snapshot_id, [])
-            missing[name], held_back_by = self._left.get(name, (of_all, msg.HeldBackBy()))
+            missing[name], held_back_by = self._left.get(name, (of_all, HeldBackBy()))
             waiting[name] = subtract(of_all, missing[name]) if held_back_by.tables else ()
         return changed_models(versions, upstream(nodes), missing, waiting, lambda name: self._pending.get(name, ()))
 

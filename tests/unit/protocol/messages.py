@@ -12,12 +12,18 @@ PROMOTED = msg.PromotedVersion(version="3117", data_hash="1001", metadata_hash="
 
 ADD_UP = replace(PROMOTED, table_name=None)
 
+HELD_BACK = msg.HeldBack((msg.Cause("signal", "b", ("landed",)), msg.Cause("bounds", "c", gap=(D2,))), (D1,))
+
 EVENTS: tuple[msg.Event, ...] = (
     msg.ProjectLoaded(
         manifest(EVERYTHING, model("staging.orders"), standalone_audits=[standalone("add_up", ["core.orders"])])
     ),
     msg.PendingFound(
-        {"a": D1[0]}, (D2[0], "b"), {"c": ("landed",), "d": ()}, signal_error="Error: x", intervals={"a": (D1,)}
+        {"a": D1[0]},
+        (D2[0], "b"),
+        {"c": HELD_BACK, "d": msg.HeldBack()},
+        signal_error="Error: x",
+        intervals={"a": (D1,)},
     ),
     msg.ChangesFound(
         "c0ffee",
@@ -36,7 +42,7 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.DataComparedWithRecords((msg.ComputedData("a", PROMOTED, ((D1, D2[1]),)),)),
     msg.RestatementPlanned({"a": (D1, 1)}, ("a",), {"dev": 2}, "from a to b", only_pending=("b",), later=("c",)),
     msg.EnvironmentOpened("prod", {"a": PROMOTED, "add_up": ADD_UP}, ("b",), "cd /shop && sqlmesh plan"),
-    msg.EvaluationPlanned({"a": (D1, D2), "b": ()}, {"a": msg.NodeIdle("a", held_back_by=msg.HeldBackBy(("c",)))}),
+    msg.EvaluationPlanned({"a": (D1, D2), "b": ()}, {"a": HELD_BACK}),
     msg.AuditEvaluated("a", "not_null", 1, "2f1c2d5e", True, None, None, D1),
     msg.AuditEvaluated("a", "n", 0, "", True, 1, None, D1, sample=msg.Sample(("id", "x"), (("1", None),))),
     msg.BatchFinished("a", 0, D1, duration_ms=None, rows=10, bytes=None),
@@ -47,7 +53,7 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.NodeFailed("a", "NodeAuditsErrors", "Audit not_null failed", ("not_null",), is_transient=True),
     msg.NodesBlocked({"b": ("a",), "c": ()}),
     msg.NodeIdle("a", "its cron '@daily' is not due", D2[0]),
-    msg.NodeIdle("a", signals=("files_arrived",), upstream=("b",), held_back_by=msg.HeldBackBy(("c",), ("d",), (D1,))),
+    msg.NodeIdle("a", held_back=HELD_BACK),
     msg.NodesUpToDate(("a", "b")),
     msg.IntervalCoverage("a", D1, (D1,), 21, 30, 5, (D2,), (D1,)),
     msg.NodeAudited("a", (D1, D2), None),

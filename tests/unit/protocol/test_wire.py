@@ -146,6 +146,7 @@ def test_defaults_of_requests_and_errors() -> None:
         "restate": None,
         "dry_run": False,
         "sampling": None,
+        "elsewhere": frozenset(),
         "deploy_jobs": None,
     }
     assert defaults(msg.NodeFailed) == defaults(msg.RequestFailed) == {"is_transient": False}

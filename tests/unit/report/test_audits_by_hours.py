@@ -187,7 +187,8 @@ class World:
         """The model waits, or has nothing to do, also because the run's `start` and `end` leave out pending hours."""
         computed = self.table.computed
         waits = computed < set(range(self.due)) and self.rng.random() < 0.8
-        idle = msg.NodeIdle(ORDERS, None if waits else ALL_COMPUTED, signals=("files_arrived",) if waits else ())
+        causes = (msg.Cause("signal", ORDERS, ("files_arrived",)),) if waits else ()
+        idle = msg.NodeIdle(ORDERS, None if waits else ALL_COMPUTED, held_back=msg.HeldBack(causes))
         end = ranges(computed)[-1][1] if computed else None
         idle = replace(idle, last_interval_end=end, audited_data=self.data, altered_at=self.table.altered_at)
         node = NodeOutcome(ORDERS, Outcome.WAITING if waits else Outcome.UP_TO_DATE, self.promoted, idle=idle)

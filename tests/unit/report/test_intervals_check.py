@@ -125,9 +125,12 @@ def test_gap_within_the_slack_passes_and_is_named() -> None:
     )
 
 
+NO_FILES = msg.HeldBack((msg.Cause("signal", ORDERS, ("files_arrived",)),))
+
+
 def test_check_of_a_waiting_model_says_what_it_waits_for() -> None:
     [(passed, _, description)] = check(
-        of_orders(Outcome.WAITING, idle=msg.NodeIdle(ORDERS, signals=("files_arrived",)), coverage=ONE_GAP)
+        of_orders(Outcome.WAITING, idle=msg.NodeIdle(ORDERS, held_back=NO_FILES), coverage=ONE_GAP)
     )
     assert not passed
     assert str(description).endswith("core.orders is waiting: its signal files_arrived reports no ready interval.")

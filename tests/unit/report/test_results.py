@@ -1,6 +1,6 @@
 """Outcomes become Dagster results and one Failure."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +28,6 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
 from dg_sqlmesh_component.history.earlier_results import ABOUT_NO_DATA, EarlierResult, data_in
 from dg_sqlmesh_component.history.late_loads import Compared
-from dg_sqlmesh_component.history.sources import Source
 from dg_sqlmesh_component.history.stored_record import INTERNAL
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, listed, ranges
@@ -703,46 +702,6 @@ def test_model_not_started_by_a_cancelled_run_gets_a_warning() -> None:
     check = checks_of(CANCELLED)[STATUS_CHECK]
     sentence = "core.orders was not started: the run was cancelled. The next run computes what is left."
     assert check_summary(check) == (False, WARN, sentence)
-
-
-def waiting_for(missing: Callable[[Any], str], *tables: str) -> str:
-    """Return the sentence of a model that waits for tables, of which `missing` says what they lack in a range."""
-    sources = {table: Source(dg.AssetKey(table), (), missing) for table in tables}
-    idle = msg.NodeIdle(ORDERS, held_back_by=msg.HeldBackBy(tables=tables, intervals=((1, 2),)))
-    return Wording(ASSETS, "prod", sources=sources).sentence(NodeOutcome(ORDERS, Outcome.WAITING, idle=idle))
-
-
-NOT_LOADED = msg.HeldBackBy(tables=("t",), intervals=((1, 2),))
-
-
-@pytest.mark.parametrize(
-    ("by", "signals", "awaited"),
-    [
-        (NOT_LOADED, (), "t has nothing for ((1, 2),). The first run after its sources are loaded computes it."),
-        (NOT_LOADED, ("files",), "t has nothing for ((1, 2),), and its signal files was not evaluated."),
-        (
-            msg.HeldBackBy((fqn("raw.excluded"),)),
-            (),
-            "models upstream have pending intervals and are not part of this step: db.raw.excluded. Not in this "
-            "component: db.raw.excluded. If the file was deleted, promote the deletion with `sqlmesh plan`. If not, "
-            "run the model with its own component or with `sqlmesh run`.",
-        ),
-    ],
-    ids=["what is missing in the ranges that it waits for", "its signal too", "a model outside of the component"],
-)
-def test_a_waiting_model_names(by: msg.HeldBackBy, signals: tuple[str, ...], awaited: str) -> None:
-    sources = {"t": Source(dg.AssetKey("t"), (), lambda awaited: f"has nothing for {awaited}")}
-    waiting = NodeOutcome(ORDERS, Outcome.WAITING, idle=msg.NodeIdle(ORDERS, held_back_by=by))
-    assets = project_assets(manifest(model("core.orders", signals=signals)))
-    assert Wording(assets, "prod", sources=sources).sentence(waiting) == f"core.orders is waiting: {awaited}"
-
-
-def test_a_model_that_waits_for_many_sources_names_three_and_counts_the_others() -> None:
-    """A thousand models may wait for the same hundred sources: each check would have a hundred sentences."""
-    assert waiting_for(lambda _: "was never loaded", "t0", "t1", "t2", "t3", "t4") == (
-        "core.orders is waiting: t0 was never loaded; t1 was never loaded; t2 was never loaded; "
-        "and 2 more sources. The first run after its sources are loaded computes it."
-    )
 
 
 def test_failure_of_a_cancelled_run_lists_models_not_started_in_one_line() -> None:

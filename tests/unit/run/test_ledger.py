@@ -330,7 +330,7 @@ def test_only_a_model_that_sent_queries_has_the_correlation_id_and_the_columns(o
 
 
 def test_failed_model_names_nothing_that_its_other_intervals_wait_for() -> None:
-    held_back = msg.NodeIdle(ORDERS, held_back_by=msg.HeldBackBy((STAGING,)))
+    held_back = msg.HeldBack((msg.Cause("unselected", STAGING),))
     plan = msg.EvaluationPlanned({ORDERS: (D1,)}, {ORDERS: held_back})
     (outcome,) = outcomes_of([OPENED, plan, raised(0, D1), DIVISION, FAILED])
     assert (outcome.outcome, outcome.idle) == (Outcome.FAILED, NOT_IDLE)
@@ -415,6 +415,7 @@ intervals = starts_and_lengths.map(lambda pair: (pair[0] * DAY, (pair[0] + pair[
 amounts = st.none() | st.integers(0, 9)
 durations = st.sampled_from([1, 2, 3, None])
 plans = st.builds(msg.EvaluationPlanned, st.dictionaries(nodes, st.lists(intervals, max_size=2).map(tuple)))
+causes = st.builds(msg.Cause, st.sampled_from(get_args(msg.CauseKind)), nodes, names)
 evidence = st.one_of(
     st.builds(msg.BatchFinished, nodes, st.integers(0, 2), intervals, durations, amounts, amounts),
     st.builds(
@@ -424,7 +425,7 @@ evidence = st.one_of(
     st.builds(msg.NodeFailed, nodes, texts, texts, names, st.booleans()),
     st.builds(msg.NodesBlocked, st.dictionaries(nodes, st.lists(nodes, max_size=2).map(tuple), max_size=2)),
     st.builds(msg.NodeIdle, nodes, texts, amounts, last_interval_end=amounts),
-    st.builds(msg.NodeIdle, nodes, signals=names, upstream=names, held_back_by=st.builds(msg.HeldBackBy, names, names)),
+    st.builds(msg.NodeIdle, nodes, held_back=st.builds(msg.HeldBack, st.lists(causes, max_size=2).map(tuple))),
     st.builds(msg.LogLine, st.just("info"), texts, texts),
 )
 finishes = st.builds(msg.EvaluationFinished, st.sampled_from(get_args(msg.Status)))

@@ -54,7 +54,7 @@ def up_to_date(node: str) -> msg.NodeIdle:
 
 
 def waiting(node: str) -> msg.NodeIdle:
-    return msg.NodeIdle(node, signals=("files_arrived",))
+    return msg.NodeIdle(node, held_back=msg.HeldBack((msg.Cause("signal", node, ("files_arrived",)),)))
 
 
 def feed(ledger: Ledger, events: Iterable[msg.Event]) -> list[NodeOutcome | AuditOnlyOutcome]:

@@ -27,7 +27,7 @@ from dg_sqlmesh_component.history.late_loads import source_loads
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import common, merged
 from dg_sqlmesh_component.schedule import ready
-from dg_sqlmesh_component.worker.intervals.availability import Left, Node, may_compute
+from dg_sqlmesh_component.worker.intervals.availability import HeldBackBy, Left, Node, may_compute
 
 EXAMPLES = settings().max_examples
 DAILY = dg.DailyPartitionsDefinition("2026-01-01")
@@ -45,6 +45,10 @@ def made_by(name: str, specs: Iterable[dg.AssetSpec]) -> dg.AssetsDefinition:
 
 def split(interval: msg.Interval) -> list[msg.Interval]:
     return [days(of, of) for of in range(1, 6) if interval[0] <= day(of) < interval[1]]
+
+
+def waits_for(*tables: str, reads: tuple[msg.Interval, ...]) -> msg.HeldBack:
+    return msg.HeldBack(tuple(msg.Cause("source", table) for table in tables), reads)
 
 
 class World:
@@ -108,7 +112,7 @@ class World:
             for name in self.models
         }
         found = may_compute(nodes, {fqn(of): () if of in complete else lacks for of, lacks in self.lacks.items()})
-        return {name: found.get(fqn(name), (of, msg.HeldBackBy())) for name, of in requested.items()}
+        return {name: found.get(fqn(name), (of, HeldBackBy())) for name, of in requested.items()}
 
     def answer(self) -> msg.PendingFound:
         due = {name: split(of) for name, of in self.pending.items() if name not in self.unready}
@@ -118,11 +122,12 @@ class World:
             return msg.PendingFound(ticked, (day(7), FIRST), signal_error=self.signal_error, intervals=every)
         of_models: Mapping[str, Left] = self.left(due, self.made_between(self.models), self.pending.keys())
         found = {name: left for name, (left, _) in of_models.items() if left}
-        waits = {name: by.tables for name, (left, by) in of_models.items() if not left}
+        waits = {name: waits_for(*by.tables, reads=by.intervals) for name, (left, by) in of_models.items() if not left}
+        unready = {name: msg.HeldBack((msg.Cause("signal", fqn(name), ("unready",)),)) for name in self.unready}
         return msg.PendingFound(
             {fqn(name): day(6) for name in found},
             (day(7), FIRST),
-            {fqn(name): of for name, of in {**waits, **dict.fromkeys(self.unready, ("unready",))}.items()},
+            {fqn(name): why for name, why in {**waits, **unready}.items()},
             {
                 fqn(name): tuple(of for of in by.tables if of in {fqn(of) for of in self.made_between(self.models)})
                 for name, (left, by) in self.left(found, set(), found).items()
@@ -154,9 +159,12 @@ class World:
     def causes(self, name: str, run: Collection[str]) -> set[str]:
         """What a model would wait for in this run: its signals, assets that it does not make, or models upstream."""
         answer, all_ready = self.answer(), [of for of in self.pending if fqn(of) in self.answer().pending]
-        own, needed = {*answer.waiting.get(fqn(name), ())}, {*answer.needed.get(fqn(name), ())}
+        found, needed = answer.waiting.get(fqn(name), msg.HeldBack()).causes, {*answer.needed.get(fqn(name), ())}
+        own = {cause.of for cause in found if cause.kind == "source"}
         own |= needed - {fqn(of) for of in self.made_between([*run, name])}
         causes = {of.replace('"db"."raw"."', "raw/").rstrip('"') for of in own}
+        if len(found) > len(own):
+            return {*causes, "its"}  # its signal
         # An asset that the run would make if the models upstream were ready may be the cause, or these models.
         is_upstream = not own or needed & own <= {fqn(of) for of in self.made_between(all_ready)}
         return causes | {"upstream"} if is_upstream and not answer.waiting.get(fqn(name)) else causes

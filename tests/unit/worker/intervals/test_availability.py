@@ -10,7 +10,7 @@ import pytest
 from unit.builders import day
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.worker.intervals.availability import Left, Node, brings_new, may_compute
+from dg_sqlmesh_component.worker.intervals.availability import HeldBackBy, Left, Node, brings_new, may_compute
 
 RAW, OTHER = '"raw"."orders"', '"raw"."other"'
 WEEK = [(day(number), day(number + 1)) for number in range(1, 8)]
@@ -219,18 +219,18 @@ def test_a_gap_before_the_first_day_of_an_environment_holds_nothing_back() -> No
     assert [may_compute(nodes, {}, since=since)["b"][0] for since in (day(3), day(4))] == [[], WEEK[3:]]
 
 
-NAMED: dict[str, tuple[list[Node], msg.HeldBackBy]] = {
+NAMED: dict[str, tuple[list[Node], HeldBackBy]] = {
     "a pending model hides the one upstream of it": (
         [daily("a", lacks=WEEK[:1]), daily("b", "a", lacks=WEEK[:1]), daily("c", "b", requested=WEEK)],
-        msg.HeldBackBy(("b",), (), (WEEK[0],)),
+        HeldBackBy(("b",), (), (WEEK[0],)),
     ),
     "a view hides nothing": (
         [daily("a", lacks=WEEK[:2]), view("v", "a"), daily("b", "v", requested=WEEK)],
-        msg.HeldBackBy(("a",), (), ((day(1), day(3)),)),
+        HeldBackBy(("a",), (), ((day(1), day(3)),)),
     ),
     "a pending model does not, if the one upstream of it lacks more": (
         [daily("a", lacks=WEEK[:2]), daily("b", "a", due=WEEK[:2], lacks=WEEK[:1]), daily("c", "b", requested=WEEK)],
-        msg.HeldBackBy(("a", "b"), (), ((day(1), day(3)),)),
+        HeldBackBy(("a", "b"), (), ((day(1), day(3)),)),
     ),
     "a pending model upstream of a model that is up to date is not named": (
         [
@@ -239,11 +239,11 @@ NAMED: dict[str, tuple[list[Node], msg.HeldBackBy]] = {
             daily("d", lacks=WEEK[6:]),
             daily("c", "b", "d", requested=WEEK),
         ],
-        msg.HeldBackBy(("d",), (), (WEEK[6],)),
+        HeldBackBy(("d",), (), (WEEK[6],)),
     ),
     "only models that lack what is held back": (
         [daily("a", lacks=WEEK[2:3]), daily("b", lacks=WEEK[6:]), daily("c", "a", "b", requested=WEEK[:4])],
-        msg.HeldBackBy(("a",), (), (WEEK[2],)),
+        HeldBackBy(("a",), (), (WEEK[2],)),
     ),
     "a model that depends on its past hides what it waits for": (
         [
@@ -252,25 +252,25 @@ NAMED: dict[str, tuple[list[Node], msg.HeldBackBy]] = {
             ),
             daily("b", "a", requested=WEEK[2:3]),
         ],
-        msg.HeldBackBy(("a",), (), (WEEK[2],)),
+        HeldBackBy(("a",), (), (WEEK[2],)),
     ),
     "a whole table names what it waits for and whose rows it would lose": (
         [LOST, daily("d", lacks=WEEK[3:4]), node("c", "a", "d", requested=WEEK[3:])],
-        msg.HeldBackBy(("a", "d"), (), ((0, day(8)),)),
+        HeldBackBy(("a", "d"), (), ((0, day(8)),)),
     ),
     "a whole table names the model with the gap": (
         [GAP, view("v", "a"), node("c", "v", requested=WEEK[5:])],
-        msg.HeldBackBy(("a",), (), ((0, day(8)),)),
+        HeldBackBy(("a",), (), ((0, day(8)),)),
     ),
     "a whole table names the source behind the gap of a model that runs": (
         [daily("a", awaits={RAW}, requested=WEEK), node("b", "a", requested=WEEK)],
-        msg.HeldBackBy((), (RAW,), ((0, day(8)),)),
+        HeldBackBy((), (RAW,), ((0, day(8)),)),
     ),
 }
 
 
 @pytest.mark.parametrize(("nodes", "by"), NAMED.values(), ids=NAMED)
-def test_the_nearest_models_that_hold_a_node_back_are_named(nodes: list[Node], by: msg.HeldBackBy) -> None:
+def test_the_nearest_models_that_hold_a_node_back_are_named(nodes: list[Node], by: HeldBackBy) -> None:
     found = decided(nodes, {RAW: (WEEK[0],)})
     assert found is not None
     assert found[1] == by

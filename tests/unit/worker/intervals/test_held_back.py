@@ -8,6 +8,7 @@ from unit.worker.snapshots import snapshot
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import without
+from dg_sqlmesh_component.worker.intervals.availability import HeldBackBy
 from dg_sqlmesh_component.worker.intervals.held_back import held_back_from
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables
 
@@ -80,7 +81,7 @@ def test_a_whole_table_waits_until_no_hole_is_before_its_end(
     total.add_interval(day(4), day(5))
     tables = ExternalTables({'"raw"."orders"': not_loaded})
     held_back = held_back_from({total: [(day(first), day(7))]}, nodes, DeployabilityIndex.all_deployable(), tables)
-    by = msg.HeldBackBy(tables=('"raw"."orders"',), intervals=((0, day(7)),))
+    by = HeldBackBy(tables=('"raw"."orders"',), intervals=((0, day(7)),))
     assert held_back == ({} if expected is None else {total.name: (expected, by)})
 
 
