@@ -8,11 +8,12 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from clock import MovedClock
 from engine.beside_lab import DAILY, PAUSES, all_rows, day, new_warehouse
 from engine.beside_lab import WITHIN as OF_DAYS
 from engine.hourly_rows import EARLY, HOURS, TIME, reader, rows, source
 from engine.plan_jobs import APPLY, PLAN, change, launch, report_of, text_of
-from harness import NewShop, RunRecord, Shop
+from harness import OWN_MATERIALIZATION, NewShop, RunRecord, Shop
 from postgres import Server
 
 MIDDLE, LATE = "start '4 days ago'", "end '4 days ago'"
@@ -229,3 +230,33 @@ def test_readers_are_computed_again_under_the_lock_while_runs_go_on(server: Serv
     assert warehouse.query("SELECT n FROM t.late") == [(5,)]
     warehouse.run()
     assert warehouse.rows("of_ends") == all_rows()
+
+
+def test_a_reader_that_reads_all_rows_lacks_none_after_its_tick_and_a_custom_one_is_named(new_shop: NewShop) -> None:
+    """Nobody knows whether a custom materialization replaces rows, so the apply does not compute it again."""
+    by_all = "MODEL (name t.{name}, kind {kind}, start '8 days ago'); SELECT ts FROM t.x"
+    models = {
+        "x": source("x", MIDDLE),
+        "own": reader("own", "x", "CUSTOM (materialization 'own')"),
+        "of_own": reader("of_own", "own"),
+        "key": by_all.format(name="key", kind=KEY),
+        "of_key": reader("of_key", "key"),
+        "own_all": by_all.format(name="own_all", kind="CUSTOM (materialization 'own')"),
+    }
+    files = {f"models/{name}.sql": text for name, text in models.items()}
+    files["materializations/own.py"] = OWN_MATERIALIZATION
+    clock = MovedClock(datetime.now(timezone.utc).replace(hour=12))
+    with clock.shown():
+        shop = new_shop(files, tables=HOURS, planned_at="now", deploy=True, intervals_check=True)
+        change(shop, x=source("x", EARLY))
+        report = report_of(launch(shop, PLAN).succeeded())
+        left = {name: days_of(of["left_outdated"]) for name, of in by_name(report).items() if of["left_outdated"]}
+        assert left == {"own": 4, "of_own": 4, "of_key": 4}
+        applied(shop, report)
+    clock.move_to(clock.now + timedelta(days=1))
+    with clock.shown():
+        for run in (shop.launch().succeeded(), shop.launch().succeeded()):
+            assert rows(shop, "key") == rows(shop, "x")
+            assert run.checks["t/key:sqlmesh_intervals_complete"].passed
+            assert rows(shop, "of_key") < rows(shop, "x") > rows(shop, "own")
+            assert not run.checks["t/of_key:sqlmesh_intervals_complete"].passed

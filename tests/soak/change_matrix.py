@@ -4,8 +4,9 @@
 
 A cell (tests/change_cells.py) is a change of one model with readers of several kinds. Several cells stand in one
 project. Prod is planned, the change is planned and applied with the command of its report, in one plan or in two. A run
-follows on each of the two next days. The rows of each table are compared: before the apply, after it, after the runs,
-and with those of a fresh project of the same day. If a plan or an apply fails, its cells are tried apart.
+follows on each of the two next days, and one after the tick of a weekly reader. The rows of each table are compared:
+before the apply, after it, after the runs, and with those of a fresh project of the same day. If a plan or an apply
+fails, its cells are tried apart.
 
 It checks, for each table:
 
@@ -14,6 +15,7 @@ It checks, for each table:
 - **refused**: if a row is gone after the runs, the plan was refused without an option.
 - **lacks**: a row that a fresh project shows is there after the runs, or the report or the check of the intervals has
   named it. A reader that ticks before its source never has the newest rows (docs/wait.md), so they do not count.
+- **check**, **outdated**: if the check or the report says that rows lack, one does.
 - **old value**: a row has the value of the new definition, or the report says that prod keeps the rows.
 - **double**: no row is there twice, except those that the report names.
 - **result**: the apply says only of tables that have lost rows that they do not show them any more.
@@ -67,8 +69,8 @@ model_defaults:
 """
 MOST_CELLS = 14
 """How many cells stand in one project."""
-DAYS = 2
-"""How many runs follow, each on the next day."""
+LAST_WEEKLY_TICK = datetime(2026, 3, 8)
+"""Before `NOW`."""
 
 Rows = Counter[tuple[int, int]]
 """How often a table shows the row with this id and value. It is empty if there is no table."""
@@ -183,7 +185,7 @@ def judge(cell: Cell, seen: Observed) -> list[str]:
     """Return what is wrong, with the tables for which it is."""
     tables = defaultdict(list)
     for name, shown in seen.shown.items():
-        if len(shown) == DAYS + 1 + len(cell.setting.selects):
+        if len(shown) == len(cell.run_days) + 1 + len(cell.setting.selects):
             for fault in judge_table(cell, seen, name):
                 tables[fault].append(name.partition("_")[2] or "model")
     return [*seen.trouble, *(f"[{', '.join(names)}] {fault}" for fault, names in tables.items())]
@@ -191,7 +193,8 @@ def judge(cell: Cell, seen: Observed) -> list[str]:
 
 def judge_table(cell: Cell, seen: Observed, name: str) -> Iterator[str]:
     shown = [ids(rows) for rows in seen.shown[name]]
-    of_plans, before, last, fresh = shown[:-DAYS], shown[0], shown[-1], ids(seen.fresh.get(name, ()))
+    of_plans, before, last = shown[: -len(cell.run_days)], shown[0], shown[-1]
+    fresh = ids(seen.fresh.get(name, ()))
     entries = seen.planned.get(name, [])
     named = Named(entries)
     if named.is_removed:
@@ -214,9 +217,19 @@ def judge_table(cell: Cell, seen: Observed, name: str) -> Iterator[str]:
     lacking = fresh - last - before - named.lost - named.outdated - never_read(cell, seen, name)
     if lacking and name not in seen.checks:
         yield f"lacks: {in_regions(lacking)}"
+    if fresh and not {*seen.fresh[name]} - {*seen.shown[name][-1]}:
+        yield from judge_needless(seen, name, named)
     yield from judge_values(cell, seen, name, last)
     if name in seen.result and not gone:
         yield "result: rows are not shown any more, says the apply"
+
+
+def judge_needless(seen: Observed, name: str, named: Named) -> Iterator[str]:
+    """What is wrong if a table that lacks no row is said to lack some."""
+    if "Outdated" in seen.checks.get(name, ""):
+        yield f"check: says that rows lack, and none does: {seen.checks[name]}"
+    if named.outdated:
+        yield f"outdated: {in_regions(named.outdated)}, and none lacks"
 
 
 def model_showed(seen: Observed, name: str) -> set[int]:
@@ -255,16 +268,19 @@ def judge_values(cell: Cell, seen: Observed, name: str, last: set[int]) -> Itera
 
 def never_read(cell: Cell, seen: Observed, name: str) -> set[int]:
     """Rows that a reader lacks in every project, because its cron ticks before that of a table that it reads."""
-    running = {number for number, at in ROWS.items() if at is not None and at >= NOW.replace(hour=0)}
     prefix, _, reader = name.partition("_")
-    if reader == "weekly":
-        return {*ROWS}  # its next tick is after the runs
+    if any("weekly" in parent for parent in read_by(cell, name)):
+        return rows_since(LAST_WEEKLY_TICK)
     ticks = {"@hourly": 0, "": 1}
     model = 0 if cell.is_hourly else 2 if re.search("20 \\*|weekly|monthly|Tokyo", cell.after.head) else 1
-    is_early = ticks["@hourly" if reader == "hourly" else ""] < model
-    if is_early and cell.before == cell.after:
-        return running | ({*ROWS} - ids(seen.shown[prefix][0]))
-    return running if is_early or any("weekly" in parent for parent in read_by(cell, name)) else set()
+    if ticks["@hourly" if reader == "hourly" else ""] >= model:
+        return set()
+    lacked = {*ROWS} - ids(seen.shown[prefix][0]) if cell.before == cell.after else set()
+    return rows_since(NOW.replace(hour=0)) | lacked
+
+
+def rows_since(instant: datetime) -> set[int]:
+    return {number for number, at in ROWS.items() if at is not None and at >= instant}
 
 
 class NotAppliedError(Exception):
@@ -309,8 +325,8 @@ class Sheet:
                 self.apply(self.report(number))
                 self.look()
             self.shop.refresh()
-        for _ in range(DAYS):
-            self.clock.move_to(self.clock.now.replace(hour=12, minute=0) + timedelta(days=1))
+        for days in next(iter(self.cells.values())).run_days:
+            self.clock.move_to(NOW.replace(tzinfo=timezone.utc) + timedelta(days=days))
             with self.clock.shown():
                 record = self.shop.launch()
                 self.look()
@@ -391,7 +407,7 @@ FRESH: dict[Any, dict[str, Rows]] = {}
 
 
 def definition_of(cell: Cell) -> Any:
-    return tuple(cell.files_after("c").items()), cell.setting.after, cell.setting.start_after
+    return tuple(cell.files_after("c").items()), cell.setting.after, cell.setting.start_after, cell.run_days
 
 
 def compute_fresh(cells: Mapping[str, Cell]) -> None:
@@ -414,7 +430,8 @@ def compute_fresh(cells: Mapping[str, Cell]) -> None:
 
 
 def fresh_rows(cells: Mapping[str, Cell]) -> dict[str, dict[str, Rows]]:
-    clock = MovedClock(NOW.replace(tzinfo=timezone.utc) + timedelta(days=DAYS, minutes=1))
+    days = next(iter(cells.values())).run_days[-1]
+    clock = MovedClock(NOW.replace(tzinfo=timezone.utc) + timedelta(days=days, minutes=1))
     with clock.shown(), tempfile.TemporaryDirectory() as folder:
         project = write_project(
             Path(folder).resolve(), files_of(cells, Cell.files_after), config_of(cells, is_after=True)
@@ -475,10 +492,10 @@ def try_apart(cells: Mapping[str, Cell], text: str) -> Iterator[tuple[Cell, Obse
 
 
 def sheets(cells: Sequence[Cell], size: int) -> Iterator[dict[str, Cell]]:
-    """Cells with the same setting, as many as stand in one project."""
+    """Cells with the same setting and runs, as many as stand in one project."""
     by_setting = defaultdict(list)
     for number, cell in enumerate(cells):
-        by_setting[cell.setting].append((f"c{number:03}", cell))
+        by_setting[cell.setting, cell.run_days].append((f"c{number:03}", cell))
     for numbered in by_setting.values():
         for first in range(0, len(numbered), size):
             yield dict(numbered[first : first + size])

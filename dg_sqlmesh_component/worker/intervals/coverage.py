@@ -16,7 +16,7 @@ from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import parents_first
-from dg_sqlmesh_component.protocol.intervals import common, merged
+from dg_sqlmesh_component.protocol.intervals import common, merged, subtract
 from dg_sqlmesh_component.worker.intervals.held_back import held_back_from
 from dg_sqlmesh_component.worker.intervals.known import KnownToDagster
 from dg_sqlmesh_component.worker.intervals.missing import Expected, coverage, missing
@@ -80,6 +80,7 @@ class Coverages:
             copied=self._copied.get(fqn, ()),
             late=self.known.late.get(fqn, ()),
             outdated=early.intervals,
+            outdated_until_computed=early.until_computed,
             may_hide_outdated=early.may_hide,
             unready=self._unready.get(fqn, no_intervals),
         )
@@ -96,6 +97,7 @@ class Coverages:
             read = [part for parent in self._parents[name] for part in found[parent].intervals]
             if is_incremental(snapshot):
                 early = self.known.read_early(snapshot, self._never_computed)
+                early = replace(early, until_computed=subtract(early.until_computed, read))
                 read = [*early.intervals, *common(read, computed_intervals(snapshot, self.index))]
             if is_incremental(snapshot) or shows_others(snapshot):
                 early = replace(early, intervals=merged(read))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 
 from sqlmesh.core import constants as c
@@ -19,6 +20,7 @@ from sqlmesh.core.snapshot import Snapshot, SnapshotTableInfo
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import grouped
 from dg_sqlmesh_component.protocol.intervals import ComputedRange
+from dg_sqlmesh_component.worker.intervals.query_ranges import uses_range
 from dg_sqlmesh_component.worker.intervals.read_early import ReadEarly, Reader, Source, read_early, shown_by, time_of
 from dg_sqlmesh_component.worker.intervals.tables import due_at, is_incremental, single_intervals, tables_read, upstream
 from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRanges
@@ -57,7 +59,12 @@ class EarlyReads:
         sources = [source for _, source in self._walk(lacked_by).sources(snapshot.name, recorded.compared_at)]
         if not sources and not recorded.outdated:
             return ReadEarly()
-        return read_early(Reader(self.rows(info), snapshot.intervals, recorded.outdated, recorded.up_to), sources)
+        reader = Reader(self.rows(info), snapshot.intervals, recorded.outdated, recorded.up_to)
+        found = read_early(reader, sources)
+        if found.intervals and not uses_range(snapshot.model):
+            found = read_early(reader.of_all_rows, sources)
+            return replace(found, until_computed=found.intervals)
+        return found
 
     def tables_read(self, name: str) -> Sequence[SnapshotTableInfo]:
         """Those with rows of intervals, or with all rows that they have read."""

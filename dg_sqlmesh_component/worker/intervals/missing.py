@@ -26,6 +26,7 @@ class Expected:
         copied: Those of `computed` without rows, which SQLMesh has copied from prod's record. They are not missing.
         late: Computed before their source was loaded.
         outdated: Computed before a model that it reads had them.
+        outdated_until_computed: Those of `outdated` whose rows the next computation of any interval brings.
         may_hide_outdated: As in `IntervalCoverage`.
         unready: The single intervals that signals hold back.
     """
@@ -39,6 +40,7 @@ class Expected:
     copied: Sequence[Interval] = ()
     late: Sequence[Interval] = ()
     outdated: Sequence[Interval] = ()
+    outdated_until_computed: Sequence[Interval] = ()
     may_hide_outdated: bool = False
     unready: Set[Interval] = frozenset()
 
@@ -50,7 +52,7 @@ class Expected:
             forgotten=[*self.forgotten, *forgotten],
             copied=subtract(self.copied, [*forgotten, *done]),
             late=subtract(self.late, done),
-            outdated=subtract(self.outdated, done),
+            outdated=subtract(self.outdated, [*done, *(self.outdated_until_computed if done else ())]),
         )
 
     @property

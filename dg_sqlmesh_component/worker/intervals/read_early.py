@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
 
-from dg_sqlmesh_component.protocol.intervals import ComputedRange, common, merged, subtract
+from dg_sqlmesh_component.protocol.intervals import ALL_TIME, ComputedRange, common, merged, subtract
 from dg_sqlmesh_component.protocol.messages import Interval
 
 
@@ -31,6 +31,11 @@ class Reader:
     computed: Sequence[Interval]
     known: Sequence[Interval] = ()
     known_at: int = 0
+
+    @property
+    def of_all_rows(self) -> Reader:
+        """The same model, if each of its computations reads all rows of its sources."""
+        return replace(self, rows=[replace(row, interval=ALL_TIME) for row in self.rows])
 
 
 @dataclass(frozen=True)
@@ -65,10 +70,12 @@ class ReadEarly:
     Attributes:
         may_hide: Whether its sources have other new ranges: the janitor has merged them, or they were computed again.
             They tell nothing, but what was known before may still be true.
+        until_computed: Those of the intervals whose rows any computation of the model brings, as it reads all rows.
     """
 
     intervals: tuple[Interval, ...] = ()
     may_hide: bool = False
+    until_computed: tuple[Interval, ...] = ()
 
 
 def shown_by(whole: Sequence[ComputedRange], source: Source, due_at: Callable[[int], int]) -> Source:

@@ -20,6 +20,7 @@ from sqlmesh.core.snapshot.definition import Interval
 from dg_sqlmesh_component.protocol.graph import grouped, reachable
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.intervals.gained import Again, LackingRows, ReadTable, lacking_rows
+from dg_sqlmesh_component.worker.intervals.query_ranges import uses_range
 from dg_sqlmesh_component.worker.intervals.tables import (
     is_incremental,
     missing_now,
@@ -149,8 +150,12 @@ def _kept_readers(sources: Set[str], nodes: Mapping[str, Snapshot], shown: Shown
 
 
 def _again(node: Snapshot) -> Again:
-    if is_incremental(node):
-        return "never" if node.full_history_restatement_only or node.disable_restatement else "in_parts"
+    if is_incremental(node) or node.is_custom:
+        if not uses_range(node.model):
+            return "at_its_tick"  # each computation reads all rows
+        # Nobody knows whether a custom materialization replaces the rows of a range.
+        is_left = node.is_custom or node.full_history_restatement_only or node.disable_restatement
+        return "never" if is_left else "in_parts"
     return "as_a_whole" if node.is_full and not (node.disable_restatement or node.depends_on_self) else "at_its_tick"
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from sqlglot.errors import SqlglotError
-from sqlmesh.core.model import IncrementalUnmanagedKind, Model
+from sqlmesh.core.model import IncrementalUnmanagedKind
 from sqlmesh.core.plan.common import is_breaking_kind_change
 from sqlmesh.core.snapshot import Snapshot
 from sqlmesh.core.snapshot.definition import Interval
 from sqlmesh.utils.date import make_exclusive, now_timestamp, to_timestamp
-from sqlmesh.utils.errors import SQLMeshError
 
 from dg_sqlmesh_component.worker.environment import has_table
+from dg_sqlmesh_component.worker.intervals.query_ranges import range_limits
 from dg_sqlmesh_component.worker.intervals.tables import due_at, is_incremental
 from dg_sqlmesh_component.worker.plan.lost_rows import ChangedModel, ShownVersion, Shows
 
@@ -109,7 +108,7 @@ def _computed_until(snapshot: Snapshot, at: int) -> int:
 
 
 def _version(snapshot: Snapshot, computed: Sequence[Interval]) -> ShownVersion:
-    limits = partial(_limits, snapshot.model)
+    limits = partial(range_limits, snapshot.model)
     return ShownVersion(_shows(snapshot), computed, limits, _has_past(snapshot), _appends(snapshot))
 
 
@@ -133,25 +132,3 @@ def _has_past(snapshot: Snapshot) -> bool:
         return False
     is_made_of_own_rows = snapshot.is_scd_type_2 or (snapshot.depends_on_self and not is_incremental(snapshot))
     return is_made_of_own_rows or (snapshot.disable_restatement and not snapshot.is_managed)
-
-
-_FIRST, _SECOND, _THIRD, _FOURTH = "2001-02-03", "2002-04-05", "2013-07-09", "2014-08-10"
-
-
-def _limits(model: Model) -> tuple[bool, bool]:
-    """Whether a range has no rows before its start, and none after its end, by the rendered query.
-
-    SQLMesh itself removes other rows of `INCREMENTAL_BY_TIME_RANGE`. Nobody knows which rows Python returns.
-    """
-    if model.kind.is_incremental_by_time_range or not model.is_sql:
-        return True, True
-    try:
-        between = _rendered(model, _FIRST, _FOURTH)
-        return _rendered(model, _SECOND, _FOURTH) != between, _rendered(model, _FIRST, _THIRD) != between
-    except (SqlglotError, SQLMeshError):
-        return True, True
-
-
-def _rendered(model: Model, start: str, end: str) -> str:
-    query = model.render_query(start=start, end=end, execution_time=_FOURTH)
-    return "" if query is None else query.sql()

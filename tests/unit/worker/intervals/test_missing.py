@@ -21,6 +21,15 @@ def test_late_intervals_whose_rows_are_gone_are_not_late() -> None:
     assert coverage("a", node, now=9).late == ((2, 3),)
 
 
+def test_a_model_that_reads_all_rows_is_not_outdated_after_any_computation() -> None:
+    """What it lacks because a model upstream lacks it is not brought by that."""
+    node = Expected(
+        9, [], frozenset, lambda end: end, computed=[(1, 8)], outdated=[(2, 5)], outdated_until_computed=[(2, 4)]
+    )
+    assert list(node.after([(8, 9)], []).outdated) == [(4, 5)]
+    assert list(node.after([], [(7, 8)]).outdated) == [(2, 5)]
+
+
 def test_gaps_beyond_the_limit_are_counted() -> None:
     hours = [(hour, hour + 1) for hour in range(0, 100, 2)]
     found = coverage("a", Expected(100, hours, frozenset, lambda end: end), now=100)

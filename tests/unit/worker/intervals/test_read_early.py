@@ -94,6 +94,14 @@ def test_known_intervals_stay_until_they_are_computed_again_also_after_a_merge()
     assert list(read_early(Reader(rows, [(0, 13)], known, 30), quiet).intervals) == [(10, 11), (12, 13)]
 
 
+def test_a_model_that_reads_all_rows_has_read_what_its_source_had_at_any_later_computation() -> None:
+    tables = [source(OLD, row(10, 12, 40))]
+    later = Reader([*EARLY.rows, row(13, 14, 50)], [(0, 14)], [(2, 3)], known_at=45)
+    assert list(read_early(later, tables).intervals) == [(2, 3), (10, 12)]
+    assert list(read_early(later.of_all_rows, tables).intervals) == []
+    assert list(read_early(EARLY.of_all_rows, tables).intervals) == [(10, 12)]
+
+
 @pytest.mark.parametrize(
     ("tables", "may_hide"),
     [
