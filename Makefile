@@ -55,6 +55,7 @@ soak: $(VENV)/.test  ## random stories with kills, overlaps and failures by the 
 	$(BIN)/python tests/soak/change_matrix.py
 	$(BIN)/python tests/soak/random_sequences.py
 	$(BIN)/python tests/soak/random_histories.py
+	$(BIN)/python tests/soak/random_rows.py
 
 nightly: $(VENV)/.test services browser  ## what CI leaves out, in at most three hours: a line for each part
 	$(BIN)/python scripts/nightly.py

@@ -32,6 +32,7 @@ PARTS = {
     "killed processes": f"{SOAK}/killed_processes.py --stories 9 --seed {SEED}",
     "random sources": f"{SOAK}/random_sources.py --stories 12 --seed {SEED}",
     "random histories": f"{SOAK}/random_histories.py --stories 15 --seed {SEED}",
+    "random rows": f"{SOAK}/random_rows.py --stories 10 --seed {SEED}",
     "random predictions": f"{SOAK}/random_predictions.py --stories 20 --seed {SEED}",
     "unit tests on new random input": "make fuzz",
 }
