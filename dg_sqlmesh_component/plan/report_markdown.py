@@ -14,7 +14,16 @@ from dg_sqlmesh_component.plan.report import PlanReport
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.column_changes import dropped
 from dg_sqlmesh_component.protocol.formatting import counted, fenced, listed, utc_text
-from dg_sqlmesh_component.report.markdown import LIMIT, code, fitting, literal, paragraphs, table_row, table_start
+from dg_sqlmesh_component.report.markdown import (
+    LIMIT,
+    PAGE_LIMIT,
+    code,
+    fitting,
+    literal,
+    paragraphs,
+    table_row,
+    table_start,
+)
 
 CAUTION = "> [!CAUTION]\n"
 """The first line of a block that GitHub and GitLab show in red. Dagster would show the line itself."""
@@ -34,8 +43,8 @@ class _Table:
     remark: str = ""
 
 
-def _left_out(number: int, noun: str) -> list[str]:
-    return [f"\n{counted(number, noun)} left out: see the page of the run."] if number else []
+def _left_out(number: int, noun: str, where: str) -> list[str]:
+    return [f"\n{counted(number, noun)} left out: see {where}."] if number else []
 
 
 def markdown(report: PlanReport, *, in_dagster: bool = False) -> str:
@@ -44,8 +53,13 @@ def markdown(report: PlanReport, *, in_dagster: bool = False) -> str:
     Args:
         in_dagster: For Dagster's page. It draws no picture, and its launchpad takes a run config.
     """
-    text = "\n\n".join(_decision(report, in_dagster)) if is_reviewable(report) else _undecidable(report)
+    is_whole = in_dagster or is_reviewable(report)
+    text = "\n\n".join(_decision(report, in_dagster)) if is_whole else _undecidable(report)
     text = text.replace(CAUTION, "") if in_dagster else text
+    limit = (PAGE_LIMIT if in_dagster else LIMIT) - _REMARK
+    rows_are_in, differences_are_in = (
+        ("`sqlmesh/plan_json`", "`sqlmesh plan`") if in_dagster else ("the page of the run", "the page of the run")
+    )
     if report.shown is None:
         return text + "\n"
     plan = report.shown.plan
@@ -56,13 +70,14 @@ def markdown(report: PlanReport, *, in_dagster: bool = False) -> str:
         if table.rows:
             start += f"\n\n{table_start(table.head, table.numbers)}"
         rows = [table_row(cells) for cells in table.rows]
-        shown = fitting(rows, LIMIT - len(text) - len(start) - _REMARK)
-        text += "\n".join([start, *shown, *_left_out(len(rows) - len(shown), "row")])
+        shown = fitting(rows, limit - len(text) - len(start))
+        text += "\n".join([start, *shown, *_left_out(len(rows) - len(shown), "row", rows_are_in)])
     if not in_dagster:
-        text = "\n\n".join([text, *fitting(_picture(report, plan), LIMIT - len(text) - _REMARK)])
+        text = "\n\n".join([text, *fitting(_picture(report, plan), limit - len(text))])
     differences = [*_notes(report, plan), *_examples(report), *_differences(plan)]
-    shown = fitting(differences, LIMIT - len(text) - _REMARK)
-    return "\n\n".join([text, *shown, *_left_out(len(differences) - len(shown), "difference")]) + "\n"
+    shown = fitting(differences, limit - len(text))
+    left_out = _left_out(len(differences) - len(shown), "difference", differences_are_in)
+    return "\n\n".join([text, *shown, *left_out]) + "\n"
 
 
 # -- what needs a decision ------------------------------------------------------------------------

@@ -12,6 +12,9 @@ from collections.abc import Collection, Iterator, Sequence
 LIMIT = 60_000
 """The most characters of a report. GitHub accepts 65,536 in a comment."""
 
+PAGE_LIMIT = 10 * LIMIT
+"""The most characters of a report on Dagster's page, which has no limit of its own, except for what must not be cut."""
+
 _SPLIT = "<!-- -->"
 
 _MARKUP = re.compile(

@@ -50,6 +50,7 @@ def rows_of_prod(lab: Lab) -> dict[str, int]:
     return {name: lab.ask(f"SELECT {column} FROM t.{name}")[0][0] for name, column in columns.items()}
 
 
+@pytest.mark.advice("To compute others, restate them, unless the model has `disable_restatement`.")
 @pytest.mark.parametrize("lab", ["dev_only"], indirect=True)
 def test_a_preview_says_which_rows_prod_will_not_have_and_an_apply_until_when(lab: Lab) -> None:
     report = report_of_last(lab.job(PREVIEW))
@@ -78,6 +79,11 @@ def test_a_preview_says_which_rows_prod_will_not_have_and_an_apply_until_when(la
     assert set(record.computed_outside) == {"t/shown", "t/listed", "t/added"}
     assert set(record.observations) == {"t/full", "t/days", "t/total"}
     assert until in (record.observations["t/full"].description or "")
+
+    lab.shop.configure(restate=True)
+    days = {"sqlmesh_shop": {"restate": {"start": "1 week ago", "end": f"{tomorrow - timedelta(days=2):%Y-%m-%d}"}}}
+    lab.shop.launch(assets=["t/days"], ops=days).succeeded()
+    assert lab.ask("SELECT DISTINCT n FROM t.days WHERE day < CURRENT_DATE") == [(2,)]
 
 
 @pytest.mark.parametrize("lab", ["full"], indirect=True)

@@ -22,6 +22,8 @@ from engine.plan_jobs import (
     kinds,
     launch,
     planned,
+    report_of,
+    text_of,
 )
 from harness import CONFIG, NewShop, RunRecord, Shop, at_night
 
@@ -211,6 +213,44 @@ def test_a_new_column_of_a_seed_that_keeps_its_table_is_refused_until_somebody_a
     launch(shop, APPLY, digest=planned(shop)["digest"]).succeeded()
 
     assert shop.query("SELECT id, new FROM t.s") == [(1, 3)]
+
+
+@pytest.mark.advice("Review all of them, and the digest, on the page of the run.")
+def test_losses_that_do_not_fit_into_a_comment_are_all_on_the_page_of_the_run(
+    new_shop: NewShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = [f"column_{n}" for n in range(500)]
+    wide = "MODEL (name t.wide, kind FULL); SELECT 1 AS id{}"
+    shop = new_shop({"models/wide.sql": wide.format("".join(f", 1 AS {name}" for name in columns))}, deploy=True)
+    change(shop, wide=wide.format(""))
+    monkeypatch.setenv("DG_SQLMESH_REPORT", str(tmp_path / "report.md"))
+
+    record = launch(shop, PLAN).succeeded()
+
+    comment, page = (tmp_path / "report.md").read_text(), text_of(record)
+    assert "**Too long for a comment.** Refusals: none. Losses: 500. Review all of them, and the digest, on" in comment
+    digest = report_of(record)["digest"]
+    assert digest not in comment
+    assert f"Digest of this plan: `{digest}`" in page
+    for name in columns:
+        assert f"`t.wide`: queries that use the dropped column `{name}` will fail." in page
+    launch(shop, APPLY, digest=digest).succeeded()
+
+
+@pytest.mark.advice("If nobody has removed it, this branch is older than the model: merge the main branch.")
+def test_model_that_an_older_branch_lacks_is_no_loss_after_the_main_branch_was_merged(shop: Shop) -> None:
+    newer = "MODEL (name t.newer, kind FULL); SELECT 1 AS x"
+    change(shop, newer=newer)
+    shop.plan(at=None)
+    (shop.project / "models" / "newer.sql").unlink()
+    change(shop, total=TOTAL.format(added=" + 1"))
+    record = launch(shop, PLAN).succeeded()
+    assert "`t.newer` is removed: queries that use it will fail." in text_of(record)
+    assert "If nobody has removed it, this branch is older than the model: merge the main branch." in text_of(record)
+    change(shop, newer=newer)
+    record = launch(shop, PLAN).succeeded()
+    assert "t.newer" not in text_of(record)
+    assert [model["name"] for model in report_of(record)["models"]] == ["t.total"]
 
 
 def refused_project(shop: Shop) -> tuple[dict[str, Any], RunRecord]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster._core.execution.api import execute_run
+from engine.plan_jobs import applied
 from harness import (
     DagsterProject,
     NewShop,
@@ -98,6 +99,7 @@ def count_rows(project: Path, model: str) -> int:
     return int(query(project, f"SELECT count(*) FROM t.{model}")[0][0])
 
 
+@pytest.mark.advice("the manifest is stale. Refresh it:{}\n\nIf the local files are newer, promote them:{}")
 @pytest.mark.parametrize("through", ["", "an embedded model"])
 def test_run_fails_if_promoted_model_reads_model_missing_from_manifest(new_shop: NewShop, through: str) -> None:
     """If the last model ran without its upstream model, it would lack three days permanently, in successful runs."""
@@ -123,6 +125,16 @@ def test_run_fails_if_promoted_model_reads_model_missing_from_manifest(new_shop:
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     assert set(record.materializations) == {"t/first", "t/middle", "t/last"}
     assert count_rows(shop.project, "first") == count_rows(shop.project, "last") == before + 3
+
+    (shop.project / "models/middle.sql").unlink()  # newer files, which are not promoted
+    (shop.project / "models/last.sql").write_text(
+        daily_model("last", "t.first").replace("SELECT ds", "SELECT 1 AS n, ds")
+    )
+    (shop.project / "models/thin.sql").unlink(missing_ok=True)
+    shop.refresh()
+    assert "does not know of: warehouse.t.last reads warehouse.t.middle" in shop.launch().failures[0]
+    applied(shop)
+    shop.launch().succeeded()
 
 
 def test_run_fails_if_dependency_between_two_components_is_missing_from_manifest(tmp_path: Path) -> None:

@@ -333,6 +333,37 @@ def test_each_attempt_executes_unit_tests_and_statements(new_shop: NewShop) -> N
     assert executed() == ["before", "after"]
 
 
+FINE = "MODEL (name t.fine, kind FULL); SELECT {x} AS x"
+LATE = "MODEL (name t.late, kind FULL); SELECT n FROM raw.{table}"
+
+
+@needs_previews
+@pytest.mark.advice(
+    "If you change a file of the project, review the new plan: it has another digest. If you correct only data,",
+    "Correct the files of the project, and launch this job again. Finished intervals are not computed again.",
+)
+def test_a_failed_preview_or_apply_is_launched_again_and_computes_nothing_that_was_finished(new_shop: NewShop) -> None:
+    files = {"models/fine.sql": FINE.format(x=0), "models/late.sql": LATE.format(table="before")}
+    tables = {f"raw.{table}": "SELECT 1 AS n" for table in ("before", "loaded")}
+    shop = new_shop(files, tables=tables, deploy=True, preview={"environment": "pr_1"})
+
+    change(shop, fine=FINE.format(x=1), late=LATE.format(table="mistyped"))
+    failed = failure_of(launch(shop, PREVIEW))
+    assert "Correct the files of the project, and launch this job again. Finished intervals are not" in failed
+    change(shop, late=LATE.format(table="loaded"))
+    assert "The preview is ready. Computed: 1 model." in launch(shop, PREVIEW).succeeded().log
+
+    change(shop, fine=FINE.format(x=2), late=LATE.format(table="not_loaded"))
+    digest = planned(shop)["digest"]
+    failed = failure_of(launch(shop, APPLY, digest=digest))
+    assert "launch this job again with the same run config. Finished intervals are not computed again." in failed
+    change(shop, late=LATE.format(table="mistyped"))
+    assert planned(shop)["digest"] != digest
+    change(shop, late=LATE.format(table="not_loaded"))
+    shop.query("CREATE TABLE raw.not_loaded AS SELECT 1 AS n")
+    assert "Computed: 1 model." in launch(shop, APPLY, digest=digest).succeeded().log
+
+
 OTHER = "MODEL (name t.other, kind FULL); SELECT 2 AS x"
 
 

@@ -14,7 +14,7 @@ from dg_sqlmesh_component.plan.gate import Refusal
 from dg_sqlmesh_component.plan.report import Planned, PlanReport
 from dg_sqlmesh_component.plan.report_markdown import markdown
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.report.markdown import LIMIT, code, literal
+from dg_sqlmesh_component.report.markdown import LIMIT, PAGE_LIMIT, code, literal
 
 HARMLESS = {"text", "code_inline", "html_inline", "softbreak", "strong_open", "strong_close"}
 OWN_HTML = {"<!-- -->", "<code>", "</code>"}
@@ -36,8 +36,9 @@ TEXTS = st.lists(st.sampled_from([*ODD, "a", " ", "\t", "_", "*", "&lt;", "\n   
 TEXTS |= st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
-def report(models: list[msg.PlannedModel], refused: tuple[Refusal, ...] = ()) -> str:
-    return markdown(PlanReport("prod", prod=Planned(plan(*models), {}, refused, "d-1", {"ops": {"apply": {}}})))
+def report(models: list[msg.PlannedModel], refused: tuple[Refusal, ...] = (), *, in_dagster: bool = False) -> str:
+    shown = PlanReport("prod", prod=Planned(plan(*models), {}, refused, "d-1", {"ops": {"apply": {}}}))
+    return markdown(shown, in_dagster=in_dagster)
 
 
 def parsed(text: str) -> list[Token]:
@@ -118,6 +119,15 @@ def test_losses_that_do_not_fit_are_counted_and_nobody_can_approve_them_from_the
     assert "d-1" not in text
     assert "dg launch" not in text
     assert re.search(r"\d+ rows left out: see the page of the run", text)
+
+
+def test_page_of_the_run_has_all_losses_and_names_where_the_rest_is() -> None:
+    models = [planned(f"m{n}", f"t.m{n}", "changed", destructive=drops("amount"), diff="x" * 1_000) for n in range(900)]
+    page = report(models, in_dagster=True)
+    assert all(f"`t.m{n}`: SQLMesh drops amount" in page for n in range(900))
+    assert "Digest of this plan: `d-1`" in page
+    assert re.search(r"\d+ differences left out: see `sqlmesh plan`\.", page)
+    assert len(page) <= PAGE_LIMIT
 
 
 @pytest.mark.parametrize(
