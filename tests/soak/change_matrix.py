@@ -207,7 +207,7 @@ def judge_table(cell: Cell, seen: Observed, name: str) -> Iterator[str]:
         yield f"goes after the apply: {in_regions(unnamed)}, not named"
     if kept := set.intersection(*shown) & named.lost:
         yield f"stays: {in_regions(kept)}, named"
-    elif named.lost & model_showed(seen, name) and before and not gone | gone_later:
+    elif named.lost & model_showed(seen, name) and before and not gone | gone_later | (named.lost & (fresh - last)):
         yield "stays: nothing goes, and rows are named"
     causes = {name, *map(short, named.all_of("loses_with"))}
     if any("lost_upstream" in entry for entry in entries):

@@ -68,6 +68,8 @@ class ChangedModel:
         waiting: The intervals that the plan leaves out, because awaited tables are not complete for them.
         pending: Asks SQLMesh what a run would compute right after the plan.
         computed_until: Up to when runs have computed it at an instant.
+        first_due: If it is computed as a whole, and neither the plan nor the next run does it: when its first interval
+            becomes due, epoch milliseconds. Else 0.
         end: The instant from which on runs compute nothing; None without an `end` of the model.
     """
 
@@ -81,6 +83,7 @@ class ChangedModel:
     waiting: Sequence[Interval] = ()
     pending: Callable[[], Sequence[Interval]] = lambda: ()
     computed_until: Callable[[int], int] = lambda at: at
+    first_due: int = 0
     end: int | None = None
 
 
@@ -124,15 +127,17 @@ def lost_rows(changes: Mapping[str, ChangedModel]) -> dict[str, Losses]:
     handed_on: dict[str, _HandedOn] = {}
     for name in parents_first(changes, lambda name: changes[name].reads):
         change = changes[name]
-        if change.keeps_rows and change.replaced_at is None and change.after.shows != "sources":
-            continue
-        own = _own(change) if change.replaced_at is None else LostRows()
+        stays = change.keeps_rows and change.after.shows != "sources"
+        own = LostRows() if stays else _own(change)
         of_parents = [handed_on[parent] for parent in change.reads if parent in handed_on]
         read = _without(_seen_by(change, of_parents), own)
         causes = {cause for of_parent in of_parents for cause in of_parent.causes} if read else set[str]()
         if own or read:
             lost, until = _together([own, read]), [change.computed_until, *(of.computed_until for of in of_parents)]
-            handed_on[name] = _HandedOn(lost, {*causes, name} if own else causes, partial(_earliest, until))
+            empty_until = max([change.first_due, *(of.empty_until for of in of_parents)])
+            handed_on[name] = _HandedOn(
+                lost, {*causes, name} if own else causes, partial(_earliest, until), empty_until
+            )
             if change.before is not None:
                 found[name] = Losses(own, read, tuple(sorted(causes)), change.replaced_at or 0)
     return found
@@ -140,11 +145,15 @@ def lost_rows(changes: Mapping[str, ChangedModel]) -> dict[str, Losses]:
 
 @dataclass(frozen=True)
 class _HandedOn:
-    """What a model hands on to those that read it: the rows that it loses, and as in `Losses` and `ChangedModel`."""
+    """What a model hands on to those that read it: the rows that it loses, and as in `Losses` and `ChangedModel`.
+
+    `empty_until`: The instant before which it, or a table that it shows, has no row at all; 0 if it has rows.
+    """
 
     lost: LostRows
     causes: Collection[str]
     computed_until: Callable[[int], int]
+    empty_until: int = 0
 
     def still_lost(self, at: int) -> LostRows:
         """Without the rows that runs have computed again at an instant."""
@@ -194,20 +203,25 @@ def _difference(before: ShownVersion, change: ChangedModel) -> tuple[tuple[Inter
     return subtract(shown, will_be), without_time and not with_time_missing and not is_empty_table
 
 
-def _seen_by(change: ChangedModel, of_parents: Iterable[_HandedOn]) -> LostRows:
-    """The lost rows of other models that a model shows."""
+def _seen_by(change: ChangedModel, of_parents: Sequence[_HandedOn]) -> LostRows:
+    """The lost rows of other models that a model shows, or that runs would compute of it and find nothing."""
     at = change.replaced_at
     lost = _together(of_parent.still_lost(at) if at else of_parent.lost for of_parent in of_parents)
     version = change.before or change.after
     if not lost or version.is_empty:
         return LostRows()
+    is_kept = change.keeps_rows and change.replaced_at is None
     if version.shows != "ranges":
-        return lost
-    shown, without_time = version.rows()
+        return LostRows() if is_kept and version.shows == "whole" else lost
+    from_nothing = _computed_from_nothing(change, max(of.empty_until for of in of_parents))
+    if is_kept and not from_nothing:
+        return LostRows()
+    shown, without_time = ((), False) if is_kept else version.rows()
+    shown = merged([*shown, *from_nothing])
     until_later_runs = common(lost.until_later_runs, shown)
     if until_later_runs and change.after.shows == "ranges" and all(change.after.limits()):
         # A model that ticks before its source has computed these intervals without the rows. No run does it again.
-        until_later_runs = subtract(until_later_runs, change.after.computed)
+        until_later_runs = subtract(until_later_runs, [*change.after.computed, *from_nothing])
     return replace(
         lost,
         intervals=common(lost.intervals, shown),
@@ -216,6 +230,15 @@ def _seen_by(change: ChangedModel, of_parents: Iterable[_HandedOn]) -> LostRows:
         until_later_runs=until_later_runs,
         without_time=lost.without_time and without_time,
     )
+
+
+def _computed_from_nothing(change: ChangedModel, empty_until: int) -> tuple[Interval, ...]:
+    """What runs compute of a model after a plan, as long as a table that it reads has no row."""
+    computed = change.after.computed
+    if not empty_until or not computed or change.after.shows != "ranges":
+        return ()
+    until = change.computed_until(empty_until - 1)
+    return ((computed[-1][1], until),) if computed[-1][1] < until else ()
 
 
 def _together(several: Iterable[LostRows]) -> LostRows:

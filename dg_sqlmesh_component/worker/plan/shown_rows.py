@@ -72,6 +72,7 @@ def _changed_model(
         waiting=waiting,
         pending=pending,
         computed_until=partial(_computed_until, new),
+        first_due=0 if new.intervals or missing or waiting or not new.is_full or pending() else _first_due(new),
         end=None if end is None else to_timestamp(make_exclusive(end)),
     )
 
@@ -91,6 +92,13 @@ def is_replaced(snapshot: Snapshot) -> bool:
 def next_due(snapshot: Snapshot, computed: Sequence[Interval]) -> int:
     """When the next interval of a model becomes due, if nothing else is computed before."""
     return due_at(snapshot, to_timestamp(snapshot.node.interval_unit.cron_next(computed[-1][1])))
+
+
+def _first_due(snapshot: Snapshot) -> int:
+    """When the first interval of a model without intervals becomes due, if nothing is computed before."""
+    node, now = snapshot.node, now_timestamp()
+    start = max(to_timestamp(node.start), now) if node.start else now
+    return due_at(snapshot, to_timestamp(node.interval_unit.cron_next(node.interval_unit.cron_floor(start))))
 
 
 def _replaced_at(snapshot: Snapshot, old: Snapshot, missing: Sequence[Interval]) -> int | None:

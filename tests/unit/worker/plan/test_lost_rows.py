@@ -11,6 +11,7 @@ from dg_sqlmesh_component.protocol.messages import Interval, LostRows
 from dg_sqlmesh_component.worker.plan.lost_rows import NO_LOSSES, ChangedModel, ShownVersion, appended_again, lost_rows
 
 EARLIEST, LATEST = ALL_TIME
+DAY = day(2) - day(1)
 WEEK = [days(3, 9)]
 BEFORE, SINCE = (EARLIEST, day(3)), (day(10), LATEST)
 
@@ -229,6 +230,26 @@ def test_models_that_show_or_read_lost_rows_lose_them_too(case: str) -> None:
     assert (of_reader.own, of_reader.read) == (LostRows(), expected)
     assert of_reader.causes == (("source",) if expected else ())
     assert ("reader" in found) == bool(expected)
+
+
+EMPTY_UNTIL_12 = ChangedModel((), FULL, EMPTY_FULL, is_computed=False, first_due=day(12))
+DAILY = replace(unchanged(ranges(), "source"), computed_until=lambda at: at // DAY * DAY)
+READERS_OF_NOTHING = {
+    "a table that is computed by the plan, and by the runs before": (DAILY, days(3, 10)),
+    "a table that keeps its rows": (replace(DAILY, keeps_rows=True), days(10, 10)),
+    "a whole table that keeps its rows": (unchanged(FULL, "source", keeps_rows=True), None),
+    "a table of weeks": (replace(DAILY, computed_until=lambda at: min(at, day(10))), days(3, 9)),
+}
+
+
+@pytest.mark.parametrize("case", READERS_OF_NOTHING)
+def test_what_runs_compute_from_a_table_that_has_not_ticked_yet_is_lost(case: str) -> None:
+    """No run computes it again after the tick."""
+    reader, expected = READERS_OF_NOTHING[case]
+    view = unchanged(VIEW, "source")
+    found = lost_rows({"source": EMPTY_UNTIL_12, "view": view, "reader": replace(reader, reads=["view"])})
+    assert found["view"].read == LostRows((ALL_TIME,), until_later_runs=(ALL_TIME,))
+    assert found.get("reader", NO_LOSSES).read == (LostRows((expected,)) if expected else LostRows())
 
 
 def test_lost_rows_are_followed_through_new_and_embedded_models_and_tables() -> None:
