@@ -8,7 +8,7 @@ import stat
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -39,7 +39,11 @@ from dg_sqlmesh_component.protocol.messages import OpenProject, SecretsKnown
 from dg_sqlmesh_component.protocol.redaction import SECRET_NAME, secrets_in
 from dg_sqlmesh_component.worker.explain import describe_error, explain
 from dg_sqlmesh_component.worker.pipe import Pipe
-from dg_sqlmesh_component.worker.sqlmesh_internals import require_existing_state, tables_without_version
+from dg_sqlmesh_component.worker.sqlmesh_internals import (
+    loaders_without_pandas,
+    require_existing_state,
+    tables_without_version,
+)
 from dg_sqlmesh_component.worker.transient_errors import is_transient
 
 _Context = TypeVar("_Context", bound=Context)
@@ -129,7 +133,8 @@ def open_context(
             for config in configs.values():
                 if project.gateway is None or project.gateway.lower() in config.gateways:
                     _set_concurrency(config, project.gateway, concurrent_tasks)
-        context = context_type(paths=list(project.paths), config=configs, gateway=project.gateway, load=False)
+        with loaders_without_pandas() if load is None else nullcontext():
+            context = context_type(paths=list(project.paths), config=configs, gateway=project.gateway, load=False)
         context.console = console
         require_existing_state(context, _refuse_state_without_version)
         if load is not None:

@@ -772,6 +772,23 @@ def test_a_replaced_method_that_sqlmesh_does_not_have_is_an_error() -> None:
         internals.replace_visits(object(), visit_renamed_stage=lambda *_: None)
 
 
+@pytest.mark.parametrize("is_left_out", [True, False])
+def test_sqlmesh_imports_pandas_to_make_a_loader(planned: Open, folder: Path, is_left_out: bool) -> None:
+    """If it does not any more, remove `loaders_without_pandas`. What needs pandas finds the real one afterwards."""
+    script = (
+        "import sys\nfrom contextlib import nullcontext\nfrom sqlmesh import Context\n"
+        "from dg_sqlmesh_component.worker.sqlmesh_internals import loaders_without_pandas\n"
+        f"with loaders_without_pandas() if {is_left_out} else nullcontext():\n"
+        f"    context = Context(paths=[{str(folder)!r}], load=False)\n"
+        "print('pandas' in sys.modules, end=' ')\n"
+        "context.state_reader.get_environment('prod')\n"
+        "print('pandas' in sys.modules, end=' ')\n"
+        "import pandas\nprint(hasattr(pandas, 'DataFrame'))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == ("False False True\n" if is_left_out else "True True True\n")
+
+
 def test_sqlmesh_has_no_snapshot_for_a_thread_while_another_one_reads_it(
     planned: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
