@@ -76,7 +76,7 @@ class CauseWording:
         return "; ".join(clauses) + (f", and its signal {', '.join(unasked)} was not evaluated" if unasked else "")
 
     def _own(self, causes: Sequence[msg.Cause]) -> Iterator[str]:
-        advice = f". Launch a run of it without {self._named_bounds} first" if self.bounds else ""
+        advice = f". Launch a run of it without {self.named_bounds} first" if self.bounds else ""
         for cause in causes:
             yield (
                 f"other intervals of it are pending{_notes(cause)}, outside of the range of this run, and SQLMesh has "
@@ -86,7 +86,7 @@ class CauseWording:
     def _bounds(self, causes: Sequence[msg.Cause]) -> Iterable[str]:
         yield (
             f"models upstream have pending intervals that this run leaves out: {self._names(causes)}. "
-            f"Launch a run without {self._named_bounds}"
+            f"Launch a run without {self.named_bounds}"
         )
 
     def _not_computed(self, causes: Sequence[msg.Cause]) -> Iterable[str]:
@@ -122,7 +122,8 @@ class CauseWording:
         return listed([f"{self.assets.name(cause.of)}{_notes(cause)}" for cause in causes])
 
     @property
-    def _named_bounds(self) -> str:
+    def named_bounds(self) -> str:
+        """The names of the bounds, as in a sentence."""
         return " and ".join(f"`{name}`" for name in self.bounds)
 
 

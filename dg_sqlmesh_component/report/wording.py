@@ -173,7 +173,8 @@ class Wording:
             return ""
         if held_back.through_others:
             return " When its sources are loaded, launch a run of it with all models upstream of it."
-        return " The first run after its sources are loaded computes it."
+        without = f" without {self.causes.named_bounds}" if self.bounds else ""
+        return f" The first run{without} after its sources are loaded computes it."
 
     def others_waiting(self, outcome: NodeOutcome) -> str:
         """What the other intervals of an executed or audited node wait for; empty if none waits."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from engine.signals import IS_OPEN
 from harness import YEARLY_CRON, NewShop, RunRecord, Shop
-from waiting import DAILY, EMPTY, LOADER, OP, day, load
+from waiting import DAILY, EMPTY, LOADER, OP, day, evaluate_tick, launch_request, load
 
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column day, batch_size 1)"
 WITHIN = "WHERE day BETWEEN @start_ds AND @end_ds"
@@ -103,14 +103,13 @@ class Person:
     def _open_signals(self, text: str) -> list[str]:
         signals = re.findall(r"(its signal is_open (?:reports|is not ready)|waits for its signal is_open)", text)
         if signals:
-            (self.shop.project / "closed").unlink()
+            (self.shop.project / "closed").unlink(missing_ok=True)
         return signals
 
     def _leave_out(self, text: str) -> list[str]:
-        found = re.search(r"Launch a run (?:of it )?without (.*?)(?: first)?\.?$", text)
+        found = re.search(r"(?:Launch a run(?: of it)?|The first run) without ((?:`\w+`|and| )*)", text)
         left_out = re.findall(r"`(\w+)`", found[1]) if found else []
-        for name in left_out:
-            del self.config[name]
+        self.config = {name: value for name, value in self.config.items() if name not in left_out}
         return left_out
 
     def _select(self, text: str) -> list[str]:
@@ -199,3 +198,207 @@ def test_a_model_whose_file_was_deleted_is_removed_by_a_plan(new_shop: NewShop) 
     shop.plan()
     assert shop.launch(assets=["t/total"]).succeeded().status_of("t/total") == "executed"
     assert shop.query("SELECT n FROM t.total") == [(7,)]
+
+
+# -- what the run config leaves out --------------------------------------------------------------------
+
+RESTATE = {"restate": {"start": day(5), "end": day(5)}}
+LEFT_OUT = "models upstream have pending intervals that this run leaves out: t.days. Launch a run without"
+
+
+@pytest.mark.advice("Launch a run without {}")
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"start": day(1)}, [f"{NOT_LOADED} {day(1)}. The first run without `start` after its sources are loaded "]),
+        ({"start": day(2), "end": day(2)}, [f"{LEFT_OUT} `start` and `end`.", f"{NOT_LOADED} {day(1)}."]),
+        (RESTATE, [f"{NOT_LOADED} {day(1)}; {LEFT_OUT} `restate`."]),
+        (
+            {"restate": {**RESTATE["restate"], "tables": ["raw.orders"]}},
+            [f"{NOT_LOADED} {day(1)}; {LEFT_OUT} `restate`."],
+        ),
+    ],
+    ids=["start", "start and end", "restate", "restate with tables"],
+)
+def test_a_run_of_all_models_names_the_bounds_that_leave_out_intervals(
+    new_shop: NewShop, config: dict[str, Any], expected: list[str]
+) -> None:
+    """The last day is not loaded at first, which the same sentence says."""
+    shop = loaded_shop(new_shop)
+    load(shop, 3)
+    load(shop, 2)
+    wholes = ["t/total", "t/chained"] if "restate" in config else ["t/total", "t/chained", "t/history"]
+    person = Person(shop, {*wholes, "t/days", "t/shown"}, config, loaded={day(3), day(2)})
+    sentences = person.follow_until_computed(*wholes)
+    assert [text for text in sentences if not any(map(text.startswith, expected))] == []
+    assert shop.query("SELECT n FROM t.total") == shop.query("SELECT n FROM t.chained") == [(3,)]
+    assert "t/history" not in wholes or shop.query("SELECT count(*) FROM t.history") == [(3,)]
+
+
+AUDITED = {
+    "models/days.sql": f"MODEL (name t.days, {BY_DAY}, audits (not_null(columns := (n)))); "
+    f"SELECT day, n FROM ctl.source {WITHIN}",
+    "models/total.sql": "MODEL (name t.total, kind FULL); SELECT sum(n) AS n FROM t.days",
+}
+
+
+def test_a_whole_table_after_a_failed_day_of_a_backfill_names_the_refused_rows(new_shop: NewShop) -> None:
+    source = {"ctl.source": "SELECT current_date - i::INT AS day, 1 AS n FROM range(1, 7) AS r(i)"}
+    shop = new_shop(AUDITED, tables=source, restate=True)
+    shop.launch().succeeded()
+    shop.query(f"UPDATE ctl.source SET n = NULL WHERE day = '{day(3)}'")
+    shop.launch(ops={OP: {"restate": {"start": day(3), "end": day(3)}}}).failed()
+    later = shop.launch(ops={OP: {"restate": {"start": day(2), "end": day(2)}}}).succeeded()
+    assert why_waiting(later, "t/total") == (
+        f"models upstream have pending intervals that this run leaves out: t.days (its rows of {day(3)} are old or "
+        "refused). Launch a run without `restate`."
+    )
+    [failure] = shop.launch().failed().failures
+    assert "Correct the model or its data, then launch a run" in failure
+    shop.query(f"UPDATE ctl.source SET n = 1 WHERE day = '{day(3)}'")
+    assert shop.launch().succeeded().status_of("t/total") == "executed"
+    assert shop.query("SELECT n FROM t.total") == [(6,)]
+
+
+def test_a_whole_table_past_a_gap_names_it(new_shop: NewShop) -> None:
+    """A run with `start` has left out a day, and computed the next one."""
+    source = {"ctl.source": "SELECT current_date - i::INT AS day, 1 AS n FROM range(1, 7) AS r(i)"}
+    shop = new_shop(AUDITED, tables=source, planned_at="3 days ago")
+    shop.launch(assets=["t/days"], ops={OP: {"start": day(1)}}).succeeded()
+    person = Person(shop, {"t/total"}, upstream={"t/total": ["t/days"], "t/days": []})
+    assert person.follow_until_computed("t/total") == [
+        f"{UNSELECTED}: t.days (it lacks {day(3)} to {day(2)} (2 days), and has later rows). {SELECT}."
+    ]
+    assert shop.query("SELECT n FROM t.total") == [(6,)]
+
+
+def test_a_restatement_that_a_tick_requests_names_the_source(new_shop: NewShop) -> None:
+    """`late: restate`, by ticks alone: a day is loaded again, and the newest day is not loaded."""
+    shop = loaded_shop(new_shop, external_models={"late": "restate"}, schedule={"cron": "@daily"})
+    load(shop, 3)
+    load(shop, 2)
+    for request in evaluate_tick(shop).run_requests:
+        launch_request(shop, request).succeeded()
+    load(shop, 3)
+    [late] = [request for request in evaluate_tick(shop).run_requests if "restate" in str(request.run_config)]
+    restated = launch_request(shop, late).succeeded()
+    assert restated.status_of("t/days") == "executed"
+    assert why_waiting(restated, "t/total").startswith(f"{NOT_LOADED} {day(1)}")
+    assert "Select" not in why_waiting(restated, "t/total")
+    load(shop, 1)
+    for request in evaluate_tick(shop).run_requests:
+        computed = launch_request(shop, request).succeeded()
+    assert computed.status_of("t/total") == "executed"
+    assert shop.query("SELECT n FROM t.total") == [(4,)]
+
+
+# -- signals -------------------------------------------------------------------------------------------
+
+NOT_YESTERDAY = f"""
+from sqlmesh import signal
+
+
+@signal()
+def is_open(batch):
+    return [interval for interval in batch if str(interval[0].date()) != "{day(1)}"]
+"""
+OWN = f"MODEL (name t.own, {BY_DAY}, signals (is_open())); SELECT day, n FROM raw.orders {WITHIN}"
+CLOSED = "its signal is_open reports no ready interval"
+CLOSED_UPSTREAM = "upstream of it, t.gated waits for its signal is_open"
+
+
+def gated_shop(new_shop: NewShop, **options: Any) -> Shop:
+    shop = loaded_shop(new_shop, {**GATED, "models/own.sql": OWN}, **options)
+    (shop.project / "closed").touch()
+    return shop
+
+
+def test_a_closed_signal_and_a_source_are_both_named_by_a_run_and_a_tick(new_shop: NewShop) -> None:
+    shop = gated_shop(new_shop, schedule={"cron": "@daily"})
+    load(shop, 3)
+    models = {*UPSTREAM_OF_GATED, "t/own"}
+    ticked = str(evaluate_tick(shop).skip_message)
+    person = Person(shop, models, upstream=UPSTREAM_OF_GATED, loaded={day(3)})
+    sentences = person.follow_until_computed(*models)
+    missing = f"{NOT_LOADED} {day(2)}, {day(1)}"
+    for text, names in (
+        (f"{CLOSED}; {missing}", "t.own"),
+        (f"{CLOSED_UPSTREAM}; {missing}", "t.both"),
+        (CLOSED, "t.gated"),
+        (CLOSED_UPSTREAM, "t.below"),
+    ):
+        assert f"{text}." in sentences
+        assert f"{names} ({text})" in ticked
+    assert len(sentences) == 4
+    assert shop.query("SELECT count(*) FROM t.both") == [(3,)]
+
+
+def test_a_restatement_names_the_signal_and_then_what_it_leaves_out(new_shop: NewShop) -> None:
+    shop = gated_shop(new_shop)
+    for ago in (3, 2, 1):
+        load(shop, ago)
+    person = Person(shop, {*UPSTREAM_OF_GATED}, {**RESTATE}, UPSTREAM_OF_GATED)
+    sentences = person.follow_until_computed("t/both")
+    assert sentences[0].startswith(CLOSED_UPSTREAM)
+    assert "Launch a run without `restate`" in sentences[-1]
+    assert shop.query("SELECT count(*) FROM t.both") == [(3,)]
+
+
+def test_a_model_downstream_of_a_signal_says_what_its_other_intervals_wait_for(new_shop: NewShop) -> None:
+    shop = loaded_shop(new_shop, {**GATED, "signals/__init__.py": NOT_YESTERDAY})
+    record = shop.launch(assets=[*UPSTREAM_OF_GATED]).succeeded()
+    others = "Its other intervals are waiting"
+    executed = f"was executed for {day(3)} to {day(2)} (2 days). {others}"
+    status = "sqlmesh_execution_status"
+    assert f"{executed}: its signal is_open is not ready for them." in record.description_of(f"t/gated:{status}")
+    assert f"{executed}: {CLOSED_UPSTREAM}." in record.description_of(f"t/below:{status}")
+
+
+RAISES = IS_OPEN.replace(
+    "    return", '    if Path("broken").exists():\n        raise ValueError("no bucket")\n    return'
+)
+
+
+def test_a_signal_that_raises_is_found_by_doing_what_the_model_downstream_says(new_shop: NewShop) -> None:
+    shop = loaded_shop(new_shop, {**GATED, "signals/__init__.py": RAISES})
+    (shop.project / "broken").touch()
+    person = Person(shop, {"t/below"}, upstream=UPSTREAM_OF_GATED)
+    alone = why_waiting(person.launch().succeeded(), "t/below")
+    assert alone == f"{UNSELECTED}: t.gated (its signal is_open was not evaluated). {SELECT}."
+    person.follow(alone)
+    failed = person.launch().failed()
+    raised = "because the signal is_open of warehouse.t.gated raised an error. See the error of that model."
+    assert raised in failed.description_of("t/below:sqlmesh_execution_status")
+    assert raised in failed.failures[0]
+    assert "no bucket" in failed.failures[0]
+    assert failed.status_of("t/gated") == "failed"
+    (shop.project / "broken").unlink()
+    assert person.launch().succeeded().status_of("t/below") == "executed"
+
+
+# -- a run in two steps --------------------------------------------------------------------------------
+
+MIDDLE = 'import dagster as dg\n\n@dg.asset(key=["py", "middle"], deps=[["t", "plain"]])\ndef middle(): ...\n'
+SPLIT = {
+    **MODELS,
+    "models/plain.sql": "MODEL (name t.plain, kind FULL); SELECT 1 AS n",
+    "models/last.sql": "MODEL (name t.last, kind FULL); SELECT d.n FROM t.days AS d, py.middle AS m",
+}
+
+
+def test_the_second_step_of_a_run_names_the_source_of_the_first(new_shop: NewShop) -> None:
+    external = {"keys": {"raw.orders": "load/orders"}, "wait": {"tables": ["raw.*"]}}
+    tables = {**EMPTY, "py.middle": "SELECT 1 AS n"}
+    shop = new_shop(SPLIT, tables=tables, planned_at="3 days ago", external_models=external)
+    shop.add_module("loader", LOADER.format(partitions=DAILY.format(start=day(3)), arguments=", partitions_def=days"))
+    shop.add_module("middle", MIDDLE)
+    load(shop, 3)
+    models = [*UPSTREAM, "t/plain", "py/middle", "t/last"]
+    first = shop.launch("multiprocess", assets=models).succeeded()
+    assert len([key for key in first.step_keys if "sqlmesh" in key]) == 2
+    assert why_waiting(first, "t/last").startswith(f"{NOT_LOADED} {day(2)}, {day(1)}")
+    assert "Select" not in why_waiting(first, "t/last")
+    load(shop, 2)
+    load(shop, 1)
+    assert shop.launch("multiprocess", assets=models).succeeded().status_of("t/last") == "executed"
+    assert shop.query("SELECT count(*) FROM t.last") == [(3,)]

@@ -37,9 +37,7 @@ def test_sources_that_no_run_awaits_cannot_be_ignored(new_shop: NewShop) -> None
     run(shop).succeeded()
 
 
-@pytest.mark.advice(
-    "was never materialized: materialize it once", " The first run after its sources are loaded computes it."
-)
+@pytest.mark.advice("was never materialized: materialize it once")
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_days_wait_until_their_partitions_are_materialized(new_shop: NewShop, executor: str) -> None:
     shop = waiting_shop(new_shop, DAILY.format(start=day(3)))

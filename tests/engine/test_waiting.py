@@ -170,6 +170,8 @@ def test_model_of_a_retry_waits_for_the_signal_of_the_upstream_model_that_is_not
     record = shop.launch().succeeded()
     assert record.materializations["marts/reader"].metadata["sqlmesh/attempts"].value == 2
     assert last_hour(record, "marts/reader") == last_hour(record, "raw/landing")
+    cause = "Its other intervals are waiting: upstream of it, raw.landing waits for its signal landed."
+    assert record.description_of("marts/reader:sqlmesh_execution_status").endswith(cause)
     (shop.project / "yesterday has not landed").unlink()
     shop.launch().succeeded()
     assert stored_days(shop, "marts.reader") == stored_days(shop, "raw.landing")

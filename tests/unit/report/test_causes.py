@@ -140,3 +140,11 @@ def test_a_model_that_waits_for_sources_says_which_run_computes_it(
     wording = Wording(project_assets(manifest(model("core.orders", signals=signals))), "prod", sources=SOURCES)
     text = wording.sentence(NodeOutcome(ORDERS, Outcome.WAITING, idle=idle))
     assert text.endswith(f"{NOT_LOADED}{sentence}")
+
+
+def test_a_run_with_bounds_says_that_a_run_without_them_computes_the_model() -> None:
+    """With the same bounds, it may still lack what they leave out."""
+    idle = msg.NodeIdle(ORDERS, held_back=msg.HeldBack((SOURCE,), READS))
+    wording = Wording(ASSETS, "prod", sources=SOURCES, bounds=["start", "end"])
+    text = wording.sentence(NodeOutcome(ORDERS, Outcome.WAITING, idle=idle))
+    assert text.endswith(" The first run without `start` and `end` after its sources are loaded computes it.")
