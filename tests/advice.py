@@ -16,6 +16,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+NOT_REACHED = {
+    "The run that holds SQLMesh's state cannot be named": "SQL Server runs on no machine of the tests. The statement "
+    "is that of its documentation; tests/unit/worker/test_lock_session.py answers as it does."
+}
+"""The texts that no test can follow, by a part of the text, with the reason."""
+
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "dg_sqlmesh_component"
 WITHOUT_STORY = Path(__file__).with_name("advice_without_story.txt")

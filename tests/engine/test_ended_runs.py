@@ -40,6 +40,30 @@ def stop(processes: list[int], shop: Shop) -> None:
             os.kill(process, signal.SIGSTOP)
 
 
+@pytest.mark.slow
+@pytest.mark.advice("If it does not, end that process on its host. It cannot be cancelled in Dagster.")
+def test_retry_goes_on_after_somebody_has_ended_the_process_of_a_step_whose_run_has_ended(new_shop: NewShop) -> None:
+    with postgres_server() as server:
+        server.query("CREATE DATABASE ended")
+        shop = new_shop(FILES, server.config("ended"), has_default_storage=True)
+        (shop.project / "pause").touch()
+        process = shop.start("multiprocess")
+        wait_until((shop.project / "pausing").exists, process)
+        run = started_run(shop)
+        [step] = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+        stop([step], shop)  # it hangs
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        shop.instance.report_run_failed(run)
+        retry = shop.start("multiprocess")
+        wait_until(lambda: any("holds the SQLMesh state" in log_of(shop, r) for r in shop.instance.get_runs()), retry)
+        assert "end that process on its host. It cannot be cancelled in Dagster." in log_of(shop, started_run(shop))
+        (shop.project / "pause").unlink()
+        os.kill(step, signal.SIGKILL)
+        second = shop.run_record(retry.communicate(timeout=300)[0].split()[-1]).succeeded()
+    assert {"t/pause", "t/last"} <= {*second.materializations, *second.computed_outside}
+
+
 # More than ten seconds: two runs in processes of their own, the second of which waits for the first.
 def test_step_stops_after_the_process_of_its_run_was_killed_and_whoever_waits_for_it_says_so(new_shop: NewShop) -> None:
     with postgres_server() as server:
