@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -20,6 +20,7 @@ from dg_sqlmesh_component.history.earlier_results import NOT_EVALUATED, EarlierR
 from dg_sqlmesh_component.history.records import OutsideData
 from dg_sqlmesh_component.history.stored_record import internal_part, stored_value
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.intervals import merged
 
 _MAX_RECORDS = 50
 """How many results of a check are searched for the last one in the environment of the run."""
@@ -62,16 +63,42 @@ def _rewritten_in(record: CheckRecord) -> str | None:
     return internal_part(evaluation.metadata, "rewritten_in") if evaluation else None
 
 
-def last_outdated(instance: dg.DagsterInstance, check: dg.AssetCheckKey, since: int) -> list[msg.Interval]:
-    """The outdated ranges that the last result of a model's check of its intervals names.
+def last_outdated(
+    instance: dg.DagsterInstance, since: Mapping[dg.AssetCheckKey, int]
+) -> dict[dg.AssetCheckKey, list[msg.Interval]]:
+    """The outdated ranges that the last result of each check of intervals names.
 
-    An older result than `since` (epoch milliseconds) does not count: the model was computed after it.
+    A result that is older than its instant (`since`, epoch milliseconds) does not count: the model was computed after
+    it.
     """
-    record = last_check_records(instance, [check]).get(check)
-    evaluation = _evaluation(record) if record is not None else None
-    if record is None or evaluation is None or record.create_timestamp * 1000 < since:
-        return []
-    return [(start, end) for start, end in internal_part(evaluation.metadata, "outdated") or ()]
+    found = {}
+    for check, record in last_check_records(instance, [*since]).items():
+        evaluation = _evaluation(record)
+        if evaluation is not None and record.create_timestamp * 1000 >= since[check]:
+            found[check] = [(start, end) for start, end in internal_part(evaluation.metadata, "outdated") or ()]
+    return found
+
+
+def with_named_outdated(
+    instance: dg.DagsterInstance,
+    assets: ProjectAssets,
+    recorded: Mapping[str, msg.RecordedData | None],
+    compared: Sequence[msg.ComputedData],
+) -> dict[str, msg.RecordedData | None]:
+    """The records, also with what the checks of intervals have named as outdated since, if the state may hide it.
+
+    If the janitor has merged ranges, the state does not tell any more which of them were computed too early.
+    """
+    known = {data.fqn: recorded.get(data.fqn) for data in compared if data.merged_ranges}
+    checks = {fqn: assets.intervals_check(fqn) for fqn in known}
+    since = {check: record.up_to for fqn, record in known.items() if record and (check := checks[fqn])}
+    named = last_outdated(instance, since) if since else {}
+    return {
+        fqn: replace(record, outdated=merged([*record.outdated, *more]))
+        if record and (check := checks.get(fqn)) and (more := named.get(check))
+        else record
+        for fqn, record in recorded.items()
+    }
 
 
 def last_evaluations(

@@ -178,5 +178,6 @@ def _outside(
     outside = OutsideData(data.fqn, data.promoted, intervals, computed_at, *computed)
     if known is None:
         return outside
-    left, outdated = subtract(known.unmaterialized, intervals), subtract(known.outdated, intervals)
-    return replace(outside, unmaterialized=left, outdated=outdated, compared_at=known.compared_at)
+    left, again = subtract(known.unmaterialized, intervals), subtract(intervals, data.merged_ranges)
+    outside = replace(outside, unmaterialized=left, compared_at=known.compared_at)
+    return outside.with_outdated(subtract(known.outdated, again))

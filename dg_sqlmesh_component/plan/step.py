@@ -19,7 +19,7 @@ from dg_sqlmesh_component.history.active_runs import (
     interrupted_changes,
     mark_as_computing,
 )
-from dg_sqlmesh_component.history.check_results import last_results, results_of_same_data
+from dg_sqlmesh_component.history.check_results import last_results, results_of_same_data, with_named_outdated
 from dg_sqlmesh_component.history.earlier_results import evaluation_of, repeated
 from dg_sqlmesh_component.history.late_loads import source_loads
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, recorded_data
@@ -186,7 +186,7 @@ class _PlanStep(Planning):
         models = dict.fromkeys([*coverages, *(fqn for fqn in outcomes if fqn in assets.specs)])
         recorded = recorded_data(instance, assets, models)
         others = [run for run in active_runs(instance, self._settings) if run.run_id != self._context.run.run_id]
-        found, left_to_runs = outside_data(compared, recorded, others)
+        found, left_to_runs = outside_data(compared, with_named_outdated(instance, assets, recorded, compared), others)
         if left_to_runs:
             self._context.log.info(f"Left to a run that has not finished: {listed(left_to_runs)}.")
         left = {model.fqn: model.rows.outdated_for_good for model in plan.models if model.rows.outdated_for_good}

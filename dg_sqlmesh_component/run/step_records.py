@@ -13,7 +13,7 @@ import dagster as dg
 from dg_sqlmesh_component.dagster_internals.steps import DataVersions, JobOfAssets, forget_data_version
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import ActiveRun, active_runs, run_ids
-from dg_sqlmesh_component.history.check_results import last_outdated
+from dg_sqlmesh_component.history.check_results import last_outdated, with_named_outdated
 from dg_sqlmesh_component.history.late_loads import LoadComparison, SourceLoads
 from dg_sqlmesh_component.history.origins import Origin, origins
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, record_of, recorded_data
@@ -72,7 +72,8 @@ class StepRecords:
             replace(run, computing_since=computing_since) if run.run_id == own else run
             for run in active_runs(instance, self.settings)
         ]
-        self._recorded |= recorded_data(instance, assets, [data.fqn for data in compared])
+        recorded = recorded_data(instance, assets, [data.fqn for data in compared])
+        self._recorded |= with_named_outdated(instance, assets, recorded, compared)
         # An apply records at its end, and only what nobody has recorded. A record of this step would hide it.
         self._changes = [run for run in active if run.is_change]
         outside, left_to_runs = outside_data(compared, self._recorded, [run for run in active if not run.is_change])
@@ -162,8 +163,9 @@ class StepRecords:
         if check is None or coverage is None or not coverage.may_hide_outdated:
             return outcome
         known = self._known(outcome)
-        named = last_outdated(self.context.instance, check, since=known.up_to if known else 0)
-        left = subtract(named, outcome.intervals)
+        named = last_outdated(self.context.instance, {check: known.up_to if known else 0}).get(check, ())
+        # The record of data that was computed outside of Dagster since that check has what is left of them.
+        left = subtract([*named, *(known.outdated if known else ())], outcome.intervals)
         return replace(outcome, coverage=replace(coverage, outdated=merged([*coverage.outdated, *left])))
 
     def with_earlier_intervals(self, outcome: NodeOutcome) -> NodeOutcome:

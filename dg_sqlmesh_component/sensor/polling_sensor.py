@@ -17,7 +17,7 @@ from dg_sqlmesh_component.dagster_internals.steps import DataVersions
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import active_runs, run_ids
-from dg_sqlmesh_component.history.check_results import results_of_same_data
+from dg_sqlmesh_component.history.check_results import results_of_same_data, with_named_outdated
 from dg_sqlmesh_component.history.origins import Origin, origins
 from dg_sqlmesh_component.history.records import materialized_data, outside_data, recorded_data
 from dg_sqlmesh_component.history.sources import Awaited
@@ -73,7 +73,7 @@ def evaluate_tick(context: dg.SensorEvaluationContext, settings: Settings) -> dg
     compared = found.compared.unrecorded
     active = active_runs(instance, settings) if compared else []
     known = recorded_data(instance, assets, [of.fqn for of in compared]) if compared else {}
-    new, left_to_runs = outside_data(compared, known, active)
+    new, left_to_runs = outside_data(compared, with_named_outdated(instance, assets, known, compared), active)
     assert context.repository_def is not None, "Dagster evaluates a sensor with its definitions"
     graph = context.repository_def.asset_graph
     versions = DataVersions(instance, lambda key: graph.get(key).parent_keys)

@@ -97,6 +97,8 @@ class ComputedData:
     # the record, plans have only changed models upstream, and none of these changes affects this data.
     ranges: tuple[tuple[Interval, int], ...]
     coverage: IntervalCoverage | None = None  # the coverage of an incremental model, if it was requested
+    # What the janitor has merged: perhaps only a part of such a range was computed since the record.
+    merged_ranges: tuple[Interval, ...] = ()
     # The data hash of the definition that has computed the newest range. It differs from the promoted one if a plan has
     # changed the definition and has kept the rows.
     computed_by: str = ""

@@ -97,8 +97,16 @@ class Comparison:
             ranges, info, snapshot = unrecorded(table, recorded), self.infos[fqn], self.snapshots[fqn]
             if ranges or _is_unaffected(info, recorded):
                 coverage = coverages.of(fqn) if coverages else None
-                by, columns = _computed_by(info, table), _columns(snapshot, info, recorded)
-                data = msg.ComputedData(fqn, promoted_version(info), ranges, coverage, by, columns, count(snapshot))
+                data = msg.ComputedData(
+                    fqn,
+                    promoted_version(info),
+                    ranges,
+                    coverage,
+                    merged_ranges=tuple(row.interval for row in table.rows if row.is_merged),
+                    computed_by=_computed_by(info, table),
+                    columns=_columns(snapshot, info, recorded),
+                    rows=count(snapshot),
+                )
                 compared.append(data)
         return msg.DataComparedWithRecords(tuple(compared))
 
