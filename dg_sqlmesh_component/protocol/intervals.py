@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from dg_sqlmesh_component.protocol.messages import Interval
@@ -76,3 +76,28 @@ def without(intervals: Iterable[Interval], taken: Sequence[Interval], *, uninter
         elif uninterrupted:
             break
     return free
+
+
+def ready_by_signals(
+    intervals: Sequence[Interval],
+    ready: list[Interval],
+    upstream: Iterable[Set[Interval]],
+    *,
+    depends_on_past: Callable[[], bool],
+    drops_rows: Callable[[Iterable[Interval]], bool],
+) -> tuple[list[Interval], Set[Interval]]:
+    """The intervals of a model that may be batched, and those that it or models upstream lack because of signals.
+
+    Args:
+        intervals: The single intervals that SQLMesh asks the model's signals about.
+        ready: Those of them that the signals report as ready.
+        upstream: What the models that it reads lack.
+        depends_on_past: Asks SQLMesh, which renders a query for the answer.
+        drops_rows: Whether rows would be gone if only these are computed.
+    """
+    lacking = set(intervals).difference(ready).union(*upstream)
+    if lacking and depends_on_past():
+        ready = without(ready, merged(lacking), uninterrupted=True)
+    if lacking and drops_rows(ready):
+        ready = []
+    return ready, lacking | set(intervals).difference(ready)

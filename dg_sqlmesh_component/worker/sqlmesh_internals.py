@@ -33,7 +33,7 @@ from sqlmesh.core.scheduler import EvaluateNode, Scheduler
 from sqlmesh.core.selector import NativeSelector
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotId, SnapshotIntervals, definition
 from sqlmesh.core.snapshot.cache import SnapshotCache
-from sqlmesh.core.snapshot.definition import Interval, SnapshotIdLike, SnapshotTableCleanupTask, merge_intervals
+from sqlmesh.core.snapshot.definition import Interval, SnapshotIdLike, SnapshotTableCleanupTask
 from sqlmesh.core.snapshot.evaluator import ViewStrategy
 from sqlmesh.core.state_sync import StateReader, StateSync
 from sqlmesh.core.state_sync.db.interval import _interval_to_df
@@ -43,7 +43,7 @@ from sqlmesh.utils.cron import CroniterCache
 from sqlmesh.utils.date import TimeLike, now_timestamp
 from sqlmesh.utils.errors import ConflictingPlanError
 
-from dg_sqlmesh_component.protocol.intervals import ComputedRange, without
+from dg_sqlmesh_component.protocol.intervals import ComputedRange, ready_by_signals
 
 
 def _replace(owner: Any, **methods: Callable[..., Any]) -> None:
@@ -547,13 +547,13 @@ def leave_out_after_unready(
     check = type(scheduler)._check_ready_intervals.__get__(scheduler)
 
     def check_ready_intervals(snapshot: Snapshot, intervals: list[Interval], *args: Any) -> list[Interval]:
-        ready: list[Interval] = check(snapshot, intervals, *args)
-        lacking = set(intervals).difference(ready).union(*(unready.get(of.name, ()) for of in snapshot.parents))
-        if lacking and snapshot.depends_on_past:  # SQLMesh renders a query to find out
-            ready = without(ready, merge_intervals(lacking), uninterrupted=True)
-        if lacking and drops_rows(snapshot.name, ready):
-            ready = []
-        unready[snapshot.name] = lacking | set(intervals).difference(ready)
+        ready, unready[snapshot.name] = ready_by_signals(
+            intervals,
+            check(snapshot, intervals, *args),
+            [unready.get(of.name, frozenset()) for of in snapshot.parents],
+            depends_on_past=lambda: snapshot.depends_on_past,
+            drops_rows=partial(drops_rows, snapshot.name),
+        )
         return ready
 
     _replace(scheduler, _check_ready_intervals=check_ready_intervals)

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, combinations
 from time import monotonic
 
-from model.world import HOURS, Action, Load, Model, Project, Run, Story, World, hours_of, planned
-
-from dg_sqlmesh_component.worker.intervals.missing import missing
+from model import outcomes
+from model.world import HOURS, Action, Executed, Hour, Load, Model, Project, Run, Signal, Story, World, planned
 
 A = Model("a", "incremental", is_audited=True)
 PROJECTS: dict[str, Project] = {
@@ -31,8 +30,30 @@ PROJECTS: dict[str, Project] = {
     ),
     "whole over two tables": (A, Model("b", "incremental"), Model("c", "whole", ("a", "b"))),
     "whole over a table and the source": (A, Model("b", "whole", ("a", "source"))),
+    "by key": (A, Model("b", "by_key", ("a",))),
+    "incremental over by key": (Model("a", "by_key", is_audited=True), Model("b", "incremental", ("a",))),
+    "history": (A, Model("b", "history", ("a",))),
+    "whole over history": (Model("a", "history", is_audited=True), Model("b", "whole", ("a",))),
+    "lookback": (A, Model("b", "incremental", ("a",), lookback=1)),
+    "over a lookback": (Model("a", "incremental", is_audited=True, lookback=1), Model("b", "incremental", ("a",))),
+    "by key over a lookback": (Model("a", "incremental", is_audited=True, lookback=1), Model("b", "by_key", ("a",))),
+    "signal": (Model("a", "incremental", has_signal=True), Model("b", "incremental", ("a",))),
+    "whole over a signal": (Model("a", "incremental", has_signal=True), Model("b", "whole", ("a",))),
+    "through a view of a signal": (
+        Model("a", "incremental", has_signal=True), Model("v", "view", ("a",)), Model("b", "incremental", ("v",)),
+    ),
+    "over a whole table over a signal": (
+        Model("a", "incremental", has_signal=True), Model("b", "whole", ("a",)), Model("c", "incremental", ("b",)),
+    ),
+    "signal of a reader": (A, Model("b", "incremental", ("a",), has_signal=True)),
+    "slow cron": (Model("a", "incremental", cron=2), Model("b", "incremental", ("a",))),
+    "slow cron of a reader": (A, Model("b", "whole", ("a",), cron=2)),
+    "whole over a slow cron": (Model("a", "incremental", cron=2), Model("b", "whole", ("a",))),
+    "lookback and a slow cron": (
+        Model("a", "incremental", is_audited=True, cron=2, lookback=1), Model("b", "incremental", ("a",)),
+    ),
 }  # fmt: skip
-HIDDEN = "run with all models upstream of it, waits for a source that its reason has not named"
+STILL_WAITS = "still waits after one has done what its reasons say"
 
 
 @dataclass(frozen=True)
@@ -63,13 +84,19 @@ def actions_of(project: Project, world: World) -> Iterator[Action]:
     if world.loads[1] < 2:
         yield Load(1, is_bad=True)
     names = [model.name for model in project]
+    if any(model.has_signal for model in project):
+        for hour in HOURS:
+            yield Signal(hour, opens=hour in world.closed)
+    if world.now < len(HOURS):
+        yield Hour()
     for selected in _selections(names):
-        for start in HOURS:
+        for start in HOURS[: world.now]:
             yield Run(selected, start)
     for batches in range(4):
         yield Run(tuple(names), killed_after=batches)
-    for name in names:
-        yield Run((name,), 1, restates=True)
+    for model in project:
+        if model.kind != "history":  # SQLMesh refuses to restate it
+            yield Run((model.name,), 1, restates=True)
 
 
 def searched(project: Project, length: int) -> Searched:
@@ -83,13 +110,13 @@ def searched(project: Project, length: int) -> Searched:
             for action in actions_of(project, world):
                 story = Story(project, world)
                 after, history = story.after(action), (*histories[world], action)
-                faults = list(story.faults())
+                faults = [*story.faults(), *(outcomes.faults(story, action) if isinstance(action, Run) else ())]
                 for fault in faults:
                     found.setdefault(fault, Found(fault, history))
                 if not faults and after not in histories:
                     for fault in tick_faults(project, after):
                         found.setdefault(fault, Found(fault, history))
-                    for fault in check_faults(project, after):
+                    for fault in outcomes.check_faults(Story(project, after), project):
                         found.setdefault(fault, Found(fault, history))
                     for run, fault in advice_faults(project, after):
                         found.setdefault(fault, Found(fault, (*history, run)))
@@ -112,42 +139,46 @@ def tick_faults(project: Project, world: World) -> Iterator[str]:
             yield f"a tick requests {name}, and its run computes something else than a run of all models"
 
 
-def check_faults(project: Project, world: World) -> Iterator[str]:
-    """Yield where `sqlmesh_intervals_complete` says something else than the rows. See intervals.md."""
-    story = Story(project, world)
-    of_all = story.possible(story.missing(story.project))
-    for model in project:
-        if model.kind != "incremental":
-            continue
-        gaps, waiting = map(hours_of, missing(story.expected(model.name)))
-        refused = {hour for hour, row in zip(HOURS, story.shown(model.name), strict=True) if row and row.is_refused}
-        lacking = set(hours_of(model.intervals)) - story.tables[model.name].computed
-        possible = set(hours_of(of_all.get(model.name, ())))
-        if refused.difference(gaps) and not model.is_daily:
-            yield f"{model.name} shows refused rows, and its intervals check does not name them"
-        if lacking != {*gaps, *waiting}:
-            yield f"the intervals check of {model.name} names other hours than those that are not computed"
-        if possible.intersection(waiting):
-            yield f"the intervals check of {model.name} says that hours wait, and a run computes them"
-
-
 def advice_faults(project: Project, world: World) -> Iterator[tuple[Run, str]]:
-    """Yield the runs whose reason for a waiting model, "select them too", does not help. See outcomes.md.
+    """Yield the runs in which a model waits, and whose reasons do not lead to its computation if one follows them.
 
-    If the reason names a source too, it has to be loaded first.
+    outcomes.md: load the sources, open the signals, select the models too with all upstream of them, leave out `start`.
+    Following a reason may lead to another one, but never to the same again.
     """
-    story, names = Story(project, world), [model.name for model in project]
-    for selected in _selections(names):
-        for name, (left, by) in story.decided(story.missing(selected)).items():
-            if left or not by.models or by.tables:
-                continue
-            if not set(by.models).isdisjoint(selected):
-                yield Run(selected), f"{name} waits for a model that is selected"
-                continue
-            upstream = {of for of in names for model in by.models if of == model or story.reads_any(model, [of])}
-            more = [of for of in names if of in upstream or of in selected]
-            if name not in story.possible(story.missing(more)):
-                yield Run(selected), f"{name}, {HIDDEN}"
+    for selected in _selections([model.name for model in project]):
+        for start in HOURS[: world.now]:
+            run = Run(selected, start)
+            executed = Story(project, world).plan(selected, start)
+            for name in (name for name, batches in executed.batches.items() if not batches):
+                if not _is_computed_as_advised(project, world, name, run):
+                    yield run, f"{name} {STILL_WAITS}"
+
+
+def _is_computed_as_advised(project: Project, world: World, name: str, run: Run) -> bool:
+    while True:
+        executed = Story(project, world).plan(run.models, run.start)
+        if executed.batches.get(name):
+            return True
+        advised = _as_advised(project, world, name, run, executed)
+        if advised == (world, run):
+            return False
+        world, run = advised
+
+
+def _as_advised(project: Project, world: World, name: str, run: Run, executed: Executed) -> tuple[World, Run]:
+    """Do what the sentence of each cause says."""
+    story, held_back = Story(project, world), executed.held_back[name]
+    kinds = {cause.kind for cause in held_back.causes}
+    if "source" in kinds:
+        world = replace(world, loads=tuple(load or 1 for load in world.loads))
+    # A model also names its own signals that were not evaluated, because its sources are not loaded.
+    if any(cause.signals for cause in held_back.causes) or ("source" in kinds and story.project[name].has_signal):
+        world = replace(world, closed=frozenset())
+    others = {cause.of for cause in held_back.causes if cause.kind == "unselected"}
+    needed = {name} if held_back.through_others else others
+    selected = {*run.models, *others, *(of for of in story.project for model in needed if story.reads_any(model, [of]))}
+    is_unbounded = kinds & {"source", "own", "bounds"}  # "The first run after its sources are loaded", without `start`
+    return world, Run(tuple(of for of in story.project if of in selected), 0 if is_unbounded else run.start)
 
 
 def _selections(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -157,7 +188,9 @@ def _selections(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
 def not_healed(project: Project, world: World) -> str | None:
     """Return what is still wrong after everything was loaded without errors, and two runs of all models."""
     loads = [Load(hour) for hour in HOURS if not world.loads[hour] or hour in world.bad]
-    actions: list[Action] = [*loads, *[Run(tuple(model.name for model in project))] * 2]
+    passing = [Hour()] * (len(HOURS) - world.now)
+    signals = [Signal(hour) for hour in sorted(world.closed)]
+    actions: list[Action] = [*passing, *signals, *loads, *[Run(tuple(model.name for model in project))] * 2]
     for action in actions:
         world = Story(project, world).after(action)
     story = Story(project, world)

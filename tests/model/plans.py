@@ -105,7 +105,7 @@ class State:
     def after(self, story: Story, built: Iterable[str] = ()) -> State:
         """Return the state after a run or plan: a story of one action, and which tables are new."""
         times = {(name, at, of, is_old or name in built) for name, at, of, is_old in self.times}
-        for number, (name, hours) in enumerate(story.executed.items(), len(times)):
+        for number, (name, hours) in enumerate(story.computed.items(), len(times)):
             times |= {(name, number, interval, False) for interval in intervals_of(hours)}
         numbers = {at: number for number, at in enumerate(sorted({at for _, at, _, _ in times}))}
         in_order = frozenset((name, numbers[at], of, is_old) for name, at, of, is_old in times)

@@ -192,13 +192,10 @@ def _compared(world: World) -> ReadEarly:
     """As `early_reads.py` asks it."""
     recorded = world.materialized or RecordedData("", 0)
     to_come = [ComputedRange((hour, hour + 1), sys.maxsize, False, None) for hour in world.missing_a]
-    if not to_come and not any(row.at > recorded.compared_at for row in world.a) and not recorded.outdated:
-        return ReadEarly()
-    sources = [Source([*world.a, *to_come], [], _single, lambda end: _due_at(world, end))]
-    if not to_come and not any(row.at > recorded.compared_at for row in world.a):
-        sources = []
-    known = recorded.compared_at, recorded.outdated, recorded.up_to
-    return read_early(Reader(world.b, intervals_of(world.computed(world.b)), *known), sources)
+    new, earlier = ([row for row in world.a if (row.at > recorded.compared_at) is is_new] for is_new in (True, False))
+    sources = [Source([*new, *to_come], lambda: earlier, tuple, _single, lambda end: _due_at(world, end))]
+    reader = Reader(world.b, intervals_of(world.computed(world.b)), recorded.outdated, recorded.up_to)
+    return read_early(reader, sources if new or to_come else ())
 
 
 def _newest(materialized: RecordedData | None, observed: RecordedData | None) -> RecordedData | None:

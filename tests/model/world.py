@@ -1,28 +1,31 @@
 """A small world in plain Python: a source, models, their rows, and what SQLMesh's state says of them.
 
-The decider is the real one. What SQLMesh does with an interval is a model of a page: a batch writes rows, the state
+The deciders are the real ones. What SQLMesh does with an interval is a model of a page: a batch writes rows, the state
 records it if its audits pass, and a batch that failed, was cancelled or killed leaves its rows and no record.
 
 Each row remembers the load that it comes from, and whether it was accepted. `Story.faults` compares that with what the
-pages of docs/ promise.
+pages of docs/ promise, and `outcomes.py` what the real ledger and checks make of the run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
-from dg_sqlmesh_component.protocol.intervals import merged
-from dg_sqlmesh_component.protocol.messages import FOREVER, Interval, Sources
+from dg_sqlmesh_component.protocol.intervals import merged, ready_by_signals, subtract, without
+from dg_sqlmesh_component.protocol.messages import FOREVER, HeldBack, Interval, Sources
 from dg_sqlmesh_component.worker.intervals.availability import Left, Node, brings_new, may_compute
+from dg_sqlmesh_component.worker.intervals.causes import Waiting, held_back
 from dg_sqlmesh_component.worker.intervals.missing import Expected
 
 HOURS = (0, 1, 2)
-"""All of them are over. They are one day."""
+"""They are one day."""
 SOURCE = "source"
 
-Kind = Literal["incremental", "whole", "view"]
+Kind = Literal["incremental", "by_key", "whole", "history", "view"]
+"""INCREMENTAL_BY_TIME_RANGE, INCREMENTAL_BY_UNIQUE_KEY, FULL, SCD_TYPE_2, VIEW."""
 
 
 @dataclass(frozen=True, order=True)
@@ -56,6 +59,10 @@ class Table:
     computed: frozenset[int] = frozenset()
     marked: frozenset[int] = frozenset()
 
+    @property
+    def forgotten(self) -> frozenset[int]:
+        return self.marked - self.computed
+
 
 @dataclass(frozen=True)
 class Model:
@@ -68,6 +75,9 @@ class Model:
         is_daily: Whether its interval is the whole day.
         is_audited: Whether it has a blocking audit, which the rows of a bad load fail.
         start: Its first hour.
+        lookback: How many hours SQLMesh computes again with each.
+        has_signal: Whether it waits for a signal, for each hour.
+        cron: After how many hours its cron ticks.
     """
 
     name: str
@@ -76,10 +86,31 @@ class Model:
     is_daily: bool = False
     is_audited: bool = False
     start: int = 0
+    lookback: int = 0
+    has_signal: bool = False
+    cron: int = 1
 
     @property
     def intervals(self) -> list[Interval]:
         return [(0, len(HOURS))] if self.is_daily else [(hour, hour + 1) for hour in HOURS[self.start :]]
+
+    @property
+    def is_by_interval(self) -> bool:
+        return self.kind in ("incremental", "by_key")
+
+    @property
+    def is_whole(self) -> bool:
+        return self.kind in ("whole", "history")
+
+    @property
+    def depends_on_past(self) -> bool:
+        """As SQLMesh says it of a model that it restates only as a whole."""
+        return self.kind != "incremental"
+
+    def ticked(self, now: int) -> int:
+        """The last tick of its cron."""
+        every = len(HOURS) if self.is_daily else self.cron
+        return now // every * every
 
 
 @dataclass(frozen=True)
@@ -90,11 +121,15 @@ class World:
         loads: By hour, how often the source was loaded.
         bad: The hours whose last load has rows that an audit refuses.
         tables: By model, in the order of the project.
+        closed: The hours for which signals are not ready.
+        now: How many hours are over.
     """
 
     loads: tuple[int, ...]
     bad: frozenset[int]
     tables: tuple[Table, ...]
+    closed: frozenset[int] = frozenset()
+    now: int = len(HOURS)
 
 
 @dataclass(frozen=True)
@@ -106,6 +141,25 @@ class Load:
 
     def __str__(self) -> str:
         return f"load hour {self.hour}{' with rows that the audit refuses' if self.is_bad else ''}"
+
+
+@dataclass(frozen=True)
+class Signal:
+    """The signals open or close for an hour."""
+
+    hour: int
+    opens: bool = True
+
+    def __str__(self) -> str:
+        return f"signals {'open' if self.opens else 'close'} for hour {self.hour}"
+
+
+@dataclass(frozen=True)
+class Hour:
+    """An hour passes."""
+
+    def __str__(self) -> str:
+        return "an hour passes"
 
 
 @dataclass(frozen=True)
@@ -132,13 +186,46 @@ class Run:
         return f"run {', '.join(self.models)}{bound}{end}"
 
 
-Action = Run | Load
+Action = Run | Load | Signal | Hour
 Project = tuple[Model, ...]
 
 
 def planned(project: Project) -> World:
-    """Return the world after a plan that computes nothing. Nothing is loaded either."""
-    return World((0,) * len(HOURS), frozenset(), tuple(Table() for _ in project))
+    """Return the world after a plan that computes nothing. Nothing is loaded either.
+
+    If a model has a cron of several hours, the last hour is not over. All signals are closed.
+    """
+    has_signals = any(model.has_signal for model in project)
+    now = len(HOURS) - any(model.cron > 1 for model in project)
+    closed = frozenset(HOURS) if has_signals else frozenset[int]()
+    return World((0,) * len(HOURS), frozenset(), tuple(Table() for _ in project), closed, now)
+
+
+@dataclass
+class Executed:
+    """What a run has done.
+
+    Attributes:
+        requested: The intervals that SQLMesh has found, of all models of the run.
+        batches: The planned batches. None of a model: all of its intervals wait.
+        held_back: Why intervals wait.
+        unready: The intervals that signals hold back.
+        ended: The batches that have ended, in order, and whether they were accepted.
+        blocked: The models that SQLMesh has not started, with the failed models upstream.
+        is_killed: Whether it was killed, while it computed a batch of the last model of `ended`.
+    """
+
+    requested: Mapping[str, Sequence[Interval]]
+    batches: Mapping[str, Sequence[Interval]]
+    held_back: Mapping[str, HeldBack]
+    unready: Mapping[str, Set[Interval]]
+    ended: list[tuple[str, Interval, bool]] = field(default_factory=list)
+    blocked: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    is_killed: bool = False
+
+
+_PLANS: dict[object, dict[object, Executed]] = {}
+"""By deciders, for tests that replace one."""
 
 
 class Story:
@@ -148,43 +235,55 @@ class Story:
         self.project = {model.name: model for model in project}
         self.world = world
         self.tables = dict(zip(self.project, world.tables, strict=True))
-        self.executed: dict[str, set[int]] = {name: set() for name in self.project}
-        """By model, the hours that the run has computed."""
+        self.executed: Executed | None = None
+        self.computed: dict[str, set[int]] = {name: set() for name in self.project}
+        """By model, the hours that a run or a plan has computed."""
 
     def after(self, action: Action) -> World:
         """Return the world after the action."""
-        if isinstance(action, Load):
-            loads = tuple(count + (hour == action.hour) for hour, count in enumerate(self.world.loads))
-            bad = self.world.bad | {action.hour} if action.is_bad else self.world.bad - {action.hour}
-            return replace(self.world, loads=loads, bad=bad)
+        match action:
+            case Load():
+                loads = tuple(count + (hour == action.hour) for hour, count in enumerate(self.world.loads))
+                bad = self.world.bad | {action.hour} if action.is_bad else self.world.bad - {action.hour}
+                return replace(self.world, loads=loads, bad=bad)
+            case Signal():
+                closed = self.world.closed - {action.hour} if action.opens else self.world.closed | {action.hour}
+                return replace(self.world, closed=closed)
+            case Hour():
+                return replace(self.world, now=self.world.now + 1)
         self._run(self._restated(action) if action.restates else self.missing(action.models, action.start), action)
         return replace(self.world, tables=tuple(self.tables.values()))
 
-    def missing(self, models: Iterable[str], start: int = 0) -> dict[str, list[Interval]]:
-        """The intervals that a run requests."""
-        return {
-            name: [
-                (first, last)
-                for first, last in self.project[name].intervals
-                if last > start and not self.tables[name].computed.issuperset(range(first, last))
-            ]
-            for name in models
-        }
+    # -- what SQLMesh finds ---------------------------------------------------------------------------
+
+    def missing(self, models: Iterable[str], start: int = 0, *, ignore_cron: bool = False) -> dict[str, list[Interval]]:
+        """The intervals that a run requests: those that SQLMesh finds, and those that a run has forgotten."""
+        return {name: self._missing(self.project[name], start, ignore_cron=ignore_cron) for name in models}
+
+    def _missing(self, model: Model, start: int, *, ignore_cron: bool) -> list[Interval]:
+        table, now = self.tables[model.name], self.world.now
+        end = now if ignore_cron else model.ticked(now)
+        over = [of for of in model.intervals if of[1] <= now]
+        due = [of for of in over if of[1] <= end]
+        has = [(table.computed | table.forgotten).issuperset(range(*of)) for of in due]
+        # Each with the next ones: a `lookback` computes those before a new one again.
+        found = {of for n, of in enumerate(due) if not all(has[n : n + model.lookback + 1])}
+        found |= {of for of in over if not table.forgotten.isdisjoint(range(*of))}
+        return [of for of in over if of in found and of[1] > start]
 
     def _restated(self, run: Run) -> dict[str, list[Interval]]:
         """Forget the restated hour, as a restatement does before its first batch, and return what it requests.
 
         recompute.md: it computes the models downstream too, and what models upstream lack of the range.
         """
-        restated = [name for name in self.project if name in run.models or self.reads_any(name, run.models)]
+        possible = [name for name, model in self.project.items() if model.kind != "history"]
+        restated = [name for name in possible if name in run.models or self.reads_any(name, run.models)]
         for name in restated:
-            table = self.tables[name]
-            forgotten = {
-                "incremental": self._day_of(name, run),
-                "whole": table.computed,
-                "view": {max(table.computed, default=0)},  # one interval is enough to create it again
-            }
-            lost = table.computed & forgotten[self.project[name].kind]
+            table, model = self.tables[name], self.project[name]
+            forgotten = self._day_of(name, run) if model.kind == "incremental" else table.computed
+            if model.kind == "view":  # one interval is enough to create it again
+                forgotten = {max(table.computed, default=0)}
+            lost = table.computed & forgotten
             self.tables[name] = replace(table, computed=table.computed - lost, marked=table.marked | lost)
         names = [
             name for name in self.project if any(self.reads_any(of, [name]) for of in restated) or name in restated
@@ -203,77 +302,178 @@ class Story:
         """The hours of the model's interval that has the restated hour."""
         return {*hours_of(of for of in self.project[name].intervals if of[0] <= run.start < of[1])}
 
-    def _run(self, requested: Mapping[str, Sequence[Interval]], run: Run) -> None:
-        batches, failed = 0, set[str]()
-        for name, left in self.possible(requested).items():
-            if self.reads_any(name, failed):
-                continue  # SQLMesh does not start it
-            for batch in [[of] for of in left] if self.project[name].kind == "incremental" else [left]:
-                is_killed = batches == run.killed_after
-                batches += 1
-                if not self._compute(name, batch, is_killed=is_killed):
-                    failed.add(name)
-                if is_killed:
-                    return
+    # -- what a run does ------------------------------------------------------------------------------
 
-    def decided(self, requested: Mapping[str, Sequence[Interval]]) -> dict[str, Left]:
-        """Return what the worker decides about a run."""
-        return may_compute(self._nodes(requested), self._awaited())
+    def _run(self, requested: Mapping[str, Sequence[Interval]], run: Run) -> None:
+        is_bounded = bool(run.start or run.restates)
+        self.executed = executed = self._planned(requested, {*requested, *run.models}, is_bounded=is_bounded)
+        failed = set[str]()
+        for name, batches in executed.batches.items():
+            if upstream := tuple(sorted(of for of in failed if self.reads_any(name, [of]))):
+                executed.blocked[name] = upstream  # SQLMesh does not start it
+                continue
+            again = self.tables[name].computed & {*hours_of(batches)}
+            for number, batch in enumerate(batches):
+                if number == 0:  # a `lookback` forgets what it computes again
+                    table = self.tables[name]
+                    self.tables[name] = replace(table, computed=table.computed - again, marked=table.marked | again)
+                executed.is_killed = len(executed.ended) == run.killed_after
+                is_accepted = self._compute(name, batch, is_killed=executed.is_killed)
+                executed.ended.append((name, batch, is_accepted))
+                if executed.is_killed:
+                    return
+                if not is_accepted:
+                    failed.add(name)
+                    if self.project[name].depends_on_past:
+                        break
+
+    @cached_property
+    def plan_of_all(self) -> Executed:
+        """What a run of all models would plan."""
+        return self._planned(self.missing(self.project), {*self.project})
+
+    def plan(self, selected: Iterable[str], start: int) -> Executed:
+        """What a run of these models would plan."""
+        return self._planned(self.missing(selected, start), {*selected}, is_bounded=bool(start))
 
     def possible(self, requested: Mapping[str, Sequence[Interval]]) -> dict[str, list[Interval]]:
         """Return what is computed of the requested intervals."""
-        nodes, decided = self._nodes(requested), self.decided(requested)
-        left = {name: decided[name][0] if name in decided else list(of) for name, of in requested.items()}
-        return {name: of for name, of in left.items() if of and brings_new(nodes[name], of)}
+        batches = self._planned(requested, {*requested}).batches
+        return {name: [*self._single(name, of)] for name, of in batches.items() if of}
+
+    def _planned(
+        self, requested: Mapping[str, Sequence[Interval]], selected: Set[str], *, is_bounded: bool = False
+    ) -> Executed:
+        """As the worker plans a run. Many worlds differ in nothing that it looks at, so each plan is made once."""
+        asked = tuple((name, tuple(of)) for name, of in requested.items())
+        facts = tuple((table.computed, table.forgotten) for table in self.tables.values())
+        loaded = tuple(map(bool, self.world.loads))
+        run = asked, frozenset(selected), is_bounded
+        key = (*self.project.values(), facts, loaded, self.world.closed, self.world.now, *run)
+        plans = _PLANS.setdefault((may_compute, ready_by_signals, held_back), {})
+        if key not in plans:
+            plans[key] = self._plan(requested, selected, is_bounded=is_bounded)
+        return replace(plans[key], ended=[], blocked={})
+
+    def _plan(self, requested: Mapping[str, Sequence[Interval]], selected: Set[str], *, is_bounded: bool) -> Executed:
+        """What is held back, then the signals."""
+        found = {name: of for name, of in requested.items() if of}
+        nodes, decided = self._nodes(found), self.decided(found)
+        left = {name: decided[name][0] if name in decided else list(of) for name, of in found.items()}
+        left = {name: of if brings_new(nodes[name], of) else [] for name, of in left.items()}
+        unready, closed = dict[str, Set[Interval]](), dict[str, list[str]]()
+        if self.world.closed:
+            left = self._signalled(left, nodes, unready, closed)
+            left = {name: of if brings_new(nodes[name], of) else [] for name, of in left.items()}
+
+        def if_all() -> dict[str, Left]:
+            of_all = self.decided({name: of for name, of in self.missing(self.project).items() if of})
+            return {name: (list(subtract(of, found.get(name, ()))), by) for name, (of, by) in of_all.items()}
+
+        by = {name: by for name, (_, by) in decided.items() if by}
+        waiting = Waiting(nodes, by, if_all, selected, frozenset(), is_bounded, unready, closed)
+        why = {name: held_back(name, waiting) for name in found}
+        return Executed(requested, {name: self._batches(name, of) for name, of in left.items()}, why, unready)
+
+    def _signalled(
+        self,
+        left: Mapping[str, list[Interval]],
+        nodes: Mapping[str, Node],
+        unready: dict[str, Set[Interval]],
+        closed: dict[str, list[str]],
+    ) -> dict[str, list[Interval]]:
+        """As SQLMesh asks signals and batches what they leave."""
+        found, lacking_by = dict[str, list[Interval]](), dict[str, Set[Interval]]()
+        for name, intervals in left.items():
+            model, parents = self.project[name], self.project[name].reads
+            ready = intervals
+            if model.has_signal:
+                ready = [of for of in intervals if self.world.closed.isdisjoint(range(*of))]
+                closed |= {} if ready == intervals else {name: ["signal"]}
+            ready, unready[name] = ready_by_signals(
+                intervals,
+                ready,
+                [unready.get(of, frozenset()) for of in parents],
+                depends_on_past=lambda model=model: model.depends_on_past,  # type: ignore[misc]
+                drops_rows=nodes[name].drops_rows,
+            )
+            own = set(intervals).difference(ready)
+            lacking_by[name] = own.union(*(lacking_by.get(of, ()) for of in parents))
+            found[name] = without(ready, merged(lacking_by[name]), uninterrupted=model.depends_on_past)
+        return found
+
+    def _batches(self, name: str, intervals: Sequence[Interval]) -> list[Interval]:
+        return [*intervals] if self.project[name].is_by_interval else [*merged(intervals)]
+
+    def _single(self, name: str, intervals: Iterable[Interval]) -> Iterator[Interval]:
+        hours = {*hours_of(intervals)}
+        return (of for of in self.project[name].intervals if hours.issuperset(range(*of)))
+
+    def decided(self, requested: Mapping[str, Sequence[Interval]]) -> dict[str, Left]:
+        """Return what the worker decides about a run."""
+        return may_compute(self._nodes(requested), self._awaited)
 
     def _nodes(self, requested: Mapping[str, Sequence[Interval]]) -> dict[str, Node]:
-        return {name: self._node(model, requested.get(name)) for name, model in self.project.items()}
+        return {name: self._node(model, requested.get(name) or None) for name, model in self.project.items()}
 
     def compute(self, intervals: Mapping[str, Sequence[Interval]]) -> None:
         """Compute these intervals of models, upstream models first."""
         for name, of_model in intervals.items():
-            self._compute(name, of_model, is_killed=False)
+            for batch in self._batches(name, of_model):
+                self._compute(name, batch, is_killed=False)
 
     def reads_any(self, name: str, others: Iterable[str]) -> bool:
         reads = [of for of in self.project[name].reads if of in self.project]
         return any(of in others or self.reads_any(of, others) for of in reads)
 
-    def _compute(self, name: str, intervals: Sequence[Interval], *, is_killed: bool) -> bool:
+    def _compute(self, name: str, batch: Interval, *, is_killed: bool) -> bool:
         """Compute a batch. Return whether it was accepted."""
-        model, table, hours = self.project[name], self.tables[name], set(hours_of(intervals))
-        shown = self._read(model)
-        audited = HOURS if model.kind == "whole" else sorted(hours)
-        accepted = not is_killed and not (model.is_audited and any(self._is_bad(hour, shown[hour]) for hour in audited))
+        model, table, hours = self.project[name], self.tables[name], {*range(*batch)}
+        shown, written = self.read(model), {"view": set[int](), "incremental": hours, "by_key": hours}
         rows = list(table.rows)
-        for hour in HOURS if model.kind == "whole" else hours if model.kind == "incremental" else ():
-            row = shown[hour]
-            rows[hour] = row and replace(row, is_refused=row.is_refused or not accepted)
-        computed, marked = table.computed, table.marked | hours
-        if accepted:
-            computed, marked = computed | hours, marked - hours
-            self.executed[name] |= hours
-        self.tables[name] = Table(tuple(rows), computed, marked)
-        return accepted
+        if model.kind in ("by_key", "history") and not table.computed:  # the first batch replaces all rows
+            rows = [None] * len(HOURS)
+        for hour in written.get(model.kind, HOURS):
+            rows[hour] = shown[hour] or (rows[hour] if model.kind == "history" else None)
+        audited = sorted(hours) if model.kind == "incremental" else HOURS
+        looked_at = shown if model.kind == "view" else rows
+        is_refused = model.is_audited and any(self._is_bad(hour, looked_at[hour]) for hour in audited)
+        if is_killed or is_refused:
+            for hour in written.get(model.kind, HOURS):
+                rows[hour] = (row := rows[hour]) and replace(row, is_refused=True)
+            self.tables[name] = Table(tuple(rows), table.computed, table.marked | hours)
+            return False
+        self.tables[name] = Table(tuple(rows), table.computed | hours, table.marked - hours)
+        self.computed[name] |= hours
+        return True
 
     def _is_bad(self, hour: int, row: Row | None) -> bool:
         return row is not None and hour in self.world.bad and row.load == self.world.loads[hour]
 
+    # -- what a query sees ----------------------------------------------------------------------------
+
     def due(self, name: str) -> set[int]:
-        """The hours that a query sees in a model or in the source, when everything is loaded and computed."""
+        """The hours that a query sees in a model or in the source, when everything is loaded and computed.
+
+        As in SQLMesh, a model does not wait for a slower cron of another: it sees what that one has at its last tick.
+        """
         if name == SOURCE:
             return {*HOURS}
         model = self.project[name]
         read = set(HOURS).intersection(*map(self.due, model.reads))
-        return read.intersection(hours_of(model.intervals)) if model.kind == "incremental" else read
+        if model.kind == "view":
+            return read
+        ticked = read.intersection(range(model.ticked(self.world.now)))
+        return ticked.intersection(hours_of(model.intervals)) if model.is_by_interval else ticked
 
     def shown(self, name: str) -> Rows:
         """Return what a query sees in a model or in the source."""
         if name == SOURCE:
             return tuple(Row(count) if count else None for count in self.world.loads)
         model = self.project[name]
-        return self._read(model) if model.kind == "view" else self.tables[name].rows
+        return self.read(model) if model.kind == "view" else self.tables[name].rows
 
-    def _read(self, model: Model) -> Rows:
+    def read(self, model: Model) -> Rows:
         """What a model's query returns: a join over the hours, so an hour that a table lacks is lacking."""
         found: list[Row | None] = []
         for rows in zip(*map(self.shown, model.reads), strict=True):
@@ -282,45 +482,62 @@ class Story:
             found.append(Row(min(row.load for row in known), is_refused) if len(known) == len(rows) else None)
         return tuple(found)
 
+    # -- pictures, as the worker makes them from SQLMesh's snapshots --------------------------------------
+
+    @property
     def _awaited(self) -> Sources:
         missing = [(hour, hour + 1) for hour in HOURS if not self.world.loads[hour]]
         return {SOURCE: merged([*missing, (len(HOURS), FOREVER)])}
 
     def _node(self, model: Model, requested: Sequence[Interval] | None) -> Node:
-        """The picture of a model, as the worker makes it from SQLMesh's snapshot."""
         table = self.tables[model.name]
-        lacks = merged(self.missing([model.name])[model.name])
+        computed = intervals_of(table.computed)
+        lacks = self._missing(model, 0, ignore_cron=False)
         return Node(
             model.name,
             [of for of in model.reads if of in self.project],
-            depends_on_past=lambda: model.kind != "incremental",
-            is_due=lambda: lacks,
+            depends_on_past=lambda: model.depends_on_past,
+            is_due=lambda: subtract(lacks, computed),
             awaits={SOURCE} & set(model.reads),
             requested=requested,
-            lacks=lacks,
-            computed=intervals_of(table.computed),
-            forgotten=intervals_of(table.marked - table.computed),
+            lacks=merged(lacks),
+            computed=computed,
+            forgotten=intervals_of(table.forgotten),
             shows_others=model.kind == "view",
-            is_by_interval=model.kind == "incremental",
-            starts_with_all=model.kind == "whole",
+            is_by_interval=model.is_by_interval,
+            starts_with_all=model.kind not in ("incremental", "view"),
+            lookback=model.lookback,
+            signals=("signal",) if model.has_signal else (),
         )
 
-    def expected(self, name: str) -> Expected:
-        """The picture of a model for its check of intervals, as the worker makes it."""
-        table, of_all = self.tables[name], self.missing(self.project)
+    def expected(self, name: str, unready: Set[Interval] = frozenset()) -> Expected:
+        """The picture of a model for its check of intervals.
+
+        Args:
+            unready: What signals have held back in the last run.
+        """
+        all_pending = self.missing(self.project, ignore_cron=True)
+
+        def picture(name: str) -> Expected:
+            table, model = self.tables[name], self.project[name]
+            return Expected(
+                until=model.ticked(self.world.now),
+                pending=all_pending[name],
+                waits_for_tables=frozenset,
+                due_at=lambda end: -(-end // model.cron) * model.cron,
+                computed=intervals_of(table.computed),
+                forgotten=intervals_of(table.forgotten),
+            )
 
         def waits_for_tables() -> set[Interval]:
-            left, by = self.decided(of_all).get(name, (of_all[name], None))
-            return set(of_all[name]).difference(left) if by else set()
+            due = {of: picture(of).due(pending) for of, pending in all_pending.items()}
+            decided = self.decided({of: pending for of, pending in due.items() if pending})
+            left, by = decided.get(name, (all_pending[name], None))
+            return set(all_pending[name]).difference(left) if by else set()
 
-        return Expected(
-            until=len(HOURS),
-            pending=of_all[name],
-            waits_for_tables=waits_for_tables,
-            due_at=lambda end: end,
-            computed=intervals_of(table.computed),
-            forgotten=intervals_of(table.marked - table.computed),
-        )
+        return replace(picture(name), waits_for_tables=waits_for_tables, unready=unready)
+
+    # -- what is wrong ----------------------------------------------------------------------------------
 
     def faults(self) -> Iterator[str]:
         """Yield what is wrong with the rows that the run has reported as computed.
@@ -329,17 +546,21 @@ class Story:
         - wait.md: an interval is computed after its sources were loaded. A model that is computed as a whole waits for
           everything before the end of its interval, and does not read rows after a gap.
         """
-        for name, hours in self.executed.items():
-            model, rows = self.project[name], self.tables[name].rows
+        if self.executed is None:
+            return
+        for name, model in self.project.items():
+            hours, rows = self.computed[name], self.tables[name].rows
             if not hours or model.kind == "view":
                 continue
-            used = HOURS if model.kind == "whole" else sorted(hours)
+            used = HOURS if model.is_whole else sorted(hours)
             if any(row is not None and row.is_refused for row in (rows[hour] for hour in used)):
                 yield f"{name} was computed from rows that were refused"
             if any(rows[hour] is None for hour in hours & self.due(name)):
                 yield f"{name} was computed before what it reads"
-            if model.kind == "whole" and any(map(self._has_gap, model.reads)):
+            if model.is_whole and any(map(self._has_gap, model.reads)):
                 yield f"{name} was computed past a gap"
+            if any(rows[hour] is None and hour not in hours for hour in self.tables[name].computed & self.due(name)):
+                yield f"{name} has lost rows of hours that SQLMesh counts as computed"
 
     def _has_gap(self, name: str) -> bool:
         """Whether an hour that is due has no rows, and a later one has."""

@@ -3,7 +3,8 @@
     python tests/soak/random_histories.py --stories 100 --seed 1
 
 After each action, each table, view and interval must be as in the model. If they differ, the model is wrong, or a rule.
-An hour of the model is a day here. Nothing is killed, and no model is daily: `killed_processes.py` kills.
+An hour of the model is a day here. Nothing is killed: `killed_processes.py` kills. No model is daily, has a
+signal, a slower cron or keeps its history.
 """
 
 from __future__ import annotations
@@ -19,14 +20,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import dagster as dg
 from harness import CONFIG, Shop, planned_shop
 from model.histories import PROJECTS, actions_of
-from model.world import HOURS, SOURCE, Action, Load, Model, Project, Run, Story, World, planned
+from model.world import HOURS, SOURCE, Load, Model, Project, Run, Story, World, planned
 from stories import Told, tell
 from waiting import DAILY, LOADER, OP, day
 
 LENGTH, DAY = 6, 86_400_000
-KINDS = {"incremental": "INCREMENTAL_BY_TIME_RANGE (time_column day, batch_size 1)", "whole": "FULL", "view": "VIEW"}
+KINDS = {
+    "incremental": "INCREMENTAL_BY_TIME_RANGE (time_column day, batch_size 1, lookback {lookback})",
+    "by_key": "INCREMENTAL_BY_UNIQUE_KEY (unique_key day, batch_size 1)",
+    "whole": "FULL",
+    "view": "VIEW",
+}
 AUDIT = "AUDIT (name no_bad_rows); SELECT * FROM @this_model WHERE bad"
-POSSIBLE = {name: of for name, of in PROJECTS.items() if not any(model.is_daily for model in of)}
+
+
+def is_possible(model: Model) -> bool:
+    return model.kind in KINDS and model.cron == 1 and not (model.is_daily or model.has_signal)
+
+
+POSSIBLE = {name: project for name, project in PROJECTS.items() if all(map(is_possible, project))}
 
 
 def day_of(hour: int) -> str:
@@ -39,8 +51,9 @@ def text_of(model: Model) -> str:
     tables = [f"raw.{SOURCE}" if name == SOURCE else f"t.{name}" for name in model.reads]
     columns = "day, load, bad" if len(tables) == 1 else "day, LEAST(a.load, b.load) AS load, a.bad OR b.bad AS bad"
     read = tables[0] if len(tables) == 1 else f"{tables[0]} AS a JOIN {tables[1]} AS b USING (day)"
-    within = " WHERE day BETWEEN @start_ds AND @end_ds" if model.kind == "incremental" else ""
-    head = f"MODEL (name t.{model.name}, kind {KINDS[model.kind]}, start '{day_of(0)}'{audits}); "
+    within = " WHERE day BETWEEN @start_ds AND @end_ds" if model.is_by_interval else ""
+    kind = KINDS[model.kind].format(lookback=model.lookback)
+    head = f"MODEL (name t.{model.name}, kind {kind}, start '{day_of(0)}'{audits}); "
     return f"{head}SELECT {columns} FROM {read}{within}"
 
 
@@ -62,7 +75,7 @@ def try_story(seed: int, engine: str, folder: Path, _: object) -> Told:
             actions = list(actions_of(project, world))
             loads = [action for action in actions if isinstance(action, Load)]
             runs = [action for action in actions if isinstance(action, Run) and action.killed_after is None]
-            likely: Sequence[Action] = loads if loads and rng.random() < 0.4 else runs
+            likely: Sequence[Load | Run] = loads if loads and rng.random() < 0.4 else runs
             action = rng.choice(likely)
             told.log.append(str(action))
             world = Story(project, world).after(action)
@@ -75,7 +88,7 @@ def try_story(seed: int, engine: str, folder: Path, _: object) -> Told:
     return told
 
 
-def _do(shop: Shop, action: Action, world: World) -> None:
+def _do(shop: Shop, action: Load | Run, world: World) -> None:
     """Do the action, after which the model's world is `world`."""
     if isinstance(action, Load):
         date = day_of(action.hour)
