@@ -2,9 +2,9 @@
 
     PYTHONPATH=tests .venv/bin/python -m model.plans 4
 
-Three deciders are the real ones: which rows prod loses (`lost_rows`), which models lack rows that a table gains
-(`lacking_rows`), and which were computed before a table that they read (`read_early`). The rows themselves say what
-they should have found. Nothing is killed, and no audit fails.
+Four deciders are the real ones: which rows prod loses (`lost_rows`), what is refused because of that (`refusals`),
+which models lack rows that a table gains (`lacking_rows`), and which were computed before a table that they read
+(`read_early`). The rows themselves say what they should have found. Nothing is killed, and no audit fails.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ from model.world import (
     planned,
 )
 
+from dg_sqlmesh_component.plan.gate import Decision, apply_config, refusals
 from dg_sqlmesh_component.plan.lost_rows import all_lost
 from dg_sqlmesh_component.protocol.intervals import ComputedRange, subtract
-from dg_sqlmesh_component.protocol.messages import Interval, PlannedRows
+from dg_sqlmesh_component.protocol.messages import Interval, PlanBuilt, PlannedModel, PlannedRows
 from dg_sqlmesh_component.worker.intervals.gained import LackingRows, ReadTable, lacking_rows
 from dg_sqlmesh_component.worker.intervals.read_early import Reader, Source, read_early, shown_by, time_of
 from dg_sqlmesh_component.worker.plan.lost_rows import NO_LOSSES, ChangedModel, Losses, ShownVersion, Shows, lost_rows
@@ -62,30 +63,34 @@ class Plan:
     Attributes:
         kind: Its new kind, or None.
         start: Its new start, or None.
+        is_daily: Whether its cron becomes daily or hourly, or None. SQLMesh keeps its table then.
         is_built: Whether its query changes too, so that it and all models downstream are built again.
     """
 
     model: str
     kind: Kind | None = None
     start: int | None = None
+    is_daily: bool | None = None
     is_built: bool = False
 
     def __str__(self) -> str:
         changed = [
             f"kind {self.kind}" if self.kind else "",
             "" if self.start is None else f"start at hour {self.start}",
+            "" if self.is_daily is None else f"cron {'@daily' if self.is_daily else '@hourly'}",
         ]
         query = ["another query"] if self.is_built and not self.kind else []
         return f"plan: {self.model} gets {' and '.join([*filter(None, changed), *query])}"
 
     def of(self, project: Project) -> Project:
         """Return the project with the change."""
-        return tuple(
-            replace(model, kind=self.kind or model.kind, start=model.start if self.start is None else self.start)
-            if model.name == self.model
-            else model
-            for model in project
-        )
+
+        def changed(model: Model) -> Model:
+            start = model.start if self.start is None else self.start
+            is_daily = model.is_daily if self.is_daily is None else self.is_daily
+            return replace(model, kind=self.kind or model.kind, start=start, is_daily=is_daily)
+
+        return tuple(changed(model) if model.name == self.model else model for model in project)
 
 
 Times = frozenset[tuple[str, int, Interval, bool]]
@@ -161,10 +166,20 @@ class Apply:
         self.waiting = {name: subtract(of, self.computed.get(name, ())) for name, of in requested.items()}
         self.losses = lost_rows({name: self._changed(name) for name in self.modified})
 
-    @property
-    def is_refused(self) -> bool:
-        """Whether prod would lose rows that are not loaded now."""
-        return any(found.own.not_loaded or found.read.not_loaded for found in self.losses.values())
+    def refused(self, *, accepts: bool) -> list[str]:
+        """The kinds of refusals of the gate. `accepts`: whether the run config has what the report offers."""
+        models = [
+            PlannedModel(name, name, "changed", rows=PlannedRows(loses=found.own, reads_lost=found.read))
+            for name, found in self.losses.items()
+        ]
+        built, decision = PlanBuilt("prod", "p2", "p1", {}, tuple(models)), Decision()
+        names = {model.fqn: model.name for model in models}
+        found = refusals(built, decision, "apply", names)
+        if accepts and found and (config := apply_config("", built, decision, found, names)):
+            offered: Any = config.get("allow_lost_intervals", ())
+            decision = Decision(allow_lost_intervals=tuple(offered))
+            found = refusals(built, decision, "apply", names)
+        return [refusal.kind for refusal in found]
 
     def state_after(self) -> State:
         self.after.compute(self.computed)
@@ -260,6 +275,7 @@ def _single(ranges: Iterable[Interval]) -> list[Interval]:
 
 
 Action = Load | Run | Plan
+NOT_ASKED = "still lacks rows after the next run, and the gate has not asked"
 
 
 def actions_of(state: State) -> Iterator[Action]:
@@ -281,6 +297,8 @@ def actions_of(state: State) -> Iterator[Action]:
         if model.kind == "incremental" and not model.is_daily:
             yield Plan(model.name, start=1 - model.start)
             yield Plan(model.name, start=1 - model.start, is_built=True)
+        if model.kind == "incremental" and not model.start:
+            yield Plan(model.name, is_daily=not model.is_daily)
 
 
 def _waits_for_tick(story: Story, name: str) -> bool:
@@ -299,10 +317,25 @@ def after(state: State, action: Action) -> tuple[State, list[str]]:
         following = replace(state.after(story), world=world)
         return following, [*([] if waits else story.faults()), *_named_and_right(following)]
     applied = Apply(state, action)
-    if applied.is_refused:
-        return state, []
+    if refused := applied.refused(accepts=True):
+        return state, [] if refused == ["not_loaded"] else [
+            "the plan is refused, and what its report offers does not help"
+        ]
+    is_accepted = bool(applied.refused(accepts=False))
     following = applied.state_after()
-    return following, [*applied.faults(), *_named_and_right(following)]
+    wrong = [*applied.faults(), *_named_and_right(following)]
+    return following, wrong if is_accepted or wrong else [*_gone_for_good(state, following)]
+
+
+def _gone_for_good(before: State, state: State) -> Iterator[str]:
+    """Yield what prod has lost after the next run and the next tick of whole tables, by a plan that needed no yes."""
+    old, story = Story(before.project, before.world), Story(state.project, state.world)
+    world = story.after(Run(tuple(story.project)))
+    story = Story(state.project, world)
+    story.compute({name: [(2, 3)] for name, model in story.project.items() if model.kind == "whole"})
+    for name in story.project:
+        if _shown(old, name) - _shown(story, name):
+            yield f"{name} {NOT_ASKED}"
 
 
 def _named_and_right(state: State) -> Iterator[str]:
