@@ -402,3 +402,38 @@ def test_the_second_step_of_a_run_names_the_source_of_the_first(new_shop: NewSho
     load(shop, 1)
     assert shop.launch("multiprocess", assets=models).succeeded().status_of("t/last") == "executed"
     assert shop.query("SELECT count(*) FROM t.last") == [(3,)]
+
+
+REPEATED = {
+    "models/days.sql": AUDITED["models/days.sql"],
+    "models/plain.sql": SPLIT["models/plain.sql"],
+    "models/last.sql": "MODEL (name t.last, kind FULL); "
+    "SELECT d.n, CASE WHEN m.broken THEN error('down') END AS e FROM t.days AS d, py.middle AS m",
+}
+
+
+def test_a_repeated_step_names_the_model_that_an_earlier_step_has_to_compute_again(new_shop: NewShop) -> None:
+    """Dagster repeats the second step alone. Meanwhile, a restatement has failed."""
+    tables = {
+        "ctl.source": "SELECT current_date - i::INT AS day, 1 AS n FROM range(1, 7) AS r(i)",
+        "py.middle": "SELECT false AS broken",
+    }
+    shop = new_shop(REPEATED, tables=tables, planned_at="3 days ago", restate=True)
+    shop.add_module("middle", MIDDLE)
+    models = ["t/days", "t/plain", "py/middle", "t/last"]
+    shop.query("UPDATE py.middle SET broken = true")
+    failed = shop.launch(assets=models).failed()
+    assert (failed.status_of("t/days"), failed.status_of("t/last")) == ("executed", "failed")
+    shop.query("UPDATE py.middle SET broken = false")
+    shop.query(f"UPDATE ctl.source SET n = NULL WHERE day = '{day(3)}'")
+    refused = shop.launch(assets=["t/days"], ops={OP: {"restate": {"start": day(3), "end": day(3)}}}).failed()
+    assert refused.status_of("t/days") == "audit_failed"
+
+    repeated = shop.launch(assets=models, retry_of=failed.run_id).succeeded()
+    assert repeated.status_of("t/days") is None
+    assert why_waiting(repeated, "t/last") == (
+        "models upstream have pending intervals that no step of this run has computed: t.days (its rows of "
+        f"{day(3)} are old or refused). Their status checks have the reason."
+    )
+    shop.query("UPDATE ctl.source SET n = 1")
+    assert shop.launch(assets=models).succeeded().status_of("t/last") == "executed"
