@@ -45,7 +45,9 @@ class RunContext(EvaluationContext):
 
     def __init__(self, request: msg.EvaluationRequest, tracker: RunTracker, **options: Any) -> None:
         super().__init__(request, tracker, **options)
-        tracker.waiting.selected, tracker.waiting.elsewhere = {*request.models}, request.elsewhere
+        waiting = tracker.waiting
+        waiting.selected, waiting.elsewhere = {*request.models}, request.elsewhere
+        waiting.is_bounded = bool(request.start or request.end or request.restate)
         read_snapshots_without_cache()
 
     def compute(self) -> msg.Status:
@@ -102,7 +104,6 @@ class RunContext(EvaluationContext):
             tracker.waiting,
             now=now,
             environment=self.environment,
-            is_bounded=bool(self.request.start or self.request.end or self.request.restate),
         )
         self._read_queries_of_pending_models(scheduler)
         plan_only_what_is_computed(scheduler)

@@ -56,7 +56,6 @@ def forget_and_hold_back(
     pending: Mapping[str, Sequence[Interval]] = MappingProxyType({}),
     now: int | None = None,
     environment: Environment | None = None,
-    is_bounded: bool = False,
 ) -> FindReady:
     """Let the scheduler find forgotten intervals, and hold back intervals whose source is pending or not loaded.
 
@@ -67,11 +66,10 @@ def forget_and_hold_back(
     ran.
 
     Args:
-        waiting: What the scheduler leaves out is written there. It has the selected models already.
+        waiting: What the scheduler leaves out is written there. It has the selected models and the bounds already.
         pending: What each node lacks, by name: a plan does not ask the scheduler.
         now: The instant of the run in epoch milliseconds, if it is not that of the clock.
         environment: The one that is run. Another one than prod begins where its plan does.
-        is_bounded: Whether the run config leaves out intervals.
     """
     since = to_timestamp(environment.start_at) if environment and environment.name != c.PROD else 0
     forget_before_computing(scheduler, report_forgotten)
@@ -113,8 +111,7 @@ def forget_and_hold_back(
             asked = {node.name: found for node, found in requested.items()}
             return {name: (list(subtract(left, asked.get(name, ()))), by) for name, (left, by) in of_all.items()}
 
-        waiting.nodes, waiting.if_all, waiting.is_bounded = nodes, if_all, is_bounded
-        waiting.by = {name: by for name, (_, by) in decided.items() if by}
+        waiting.decide(nodes, {name: by for name, (_, by) in decided.items() if by}, if_all)
         left = {node: decided[node.name][0] if node.name in decided else found for node, found in requested.items()}
         return _with_new_ones(left, nodes)
 

@@ -1,6 +1,7 @@
 """What a waiting node names: all causes that can be acted on, in place of models that wait themselves."""
 
 from collections.abc import Callable, Collection
+from time import process_time
 from typing import Any
 
 import pytest
@@ -163,3 +164,15 @@ def test_a_run_without_bounds_is_decided_only_if_a_model_upstream_waits() -> Non
     assert not asked
     held_back("f", of(run(), if_all))
     assert asked
+
+
+def test_signals_upstream_of_a_long_chain_are_found_once_for_all_of_its_models() -> None:
+    """Asked one by one, 3,000 models would take half a minute of each run in which the first signal is closed."""
+    names = [f"m{number}" for number in range(3_000)]
+    chain = {
+        name: node(name, *before, requested=[*READS]) for name, before in zip(names, [(), *zip(names)], strict=False)
+    }
+    waiting = Waiting(chain, unready={name: {READS[0]} for name in names}, closed={"m0": ["landed"]})
+    began = process_time()
+    assert {held_back(name, waiting) for name in names} == {found(Cause("signal", "m0", ("landed",)), reads=())}
+    assert process_time() - began < 2, "0.03 seconds on an idle machine"
