@@ -405,7 +405,10 @@ def setting_cells() -> Iterator[Cell]:
             ):
                 continue
             definition = Definition(kind, factor=factor)
-            yield Cell(f"{name}: {kind}", name, definition, definition, MORE_READERS, setting)
+            # SQLMesh would replace a day of a partitioned reader by the rows of an hour.
+            left_out = "partition" if name == "default cron hourly" else ""
+            readers = {reader: of for reader, of in MORE_READERS.items() if reader != left_out}
+            yield Cell(f"{name}: {kind}", name, definition, definition, readers, setting)
     for before, after in (
         ("full", "time"),
         ("time", "full"),

@@ -205,9 +205,10 @@ def judge_table(cell: Cell, seen: Observed, name: str) -> Iterator[str]:
         yield f"goes: {in_regions(unnamed)}, not named; back after a run: {in_regions(unnamed & last)}"
     if unnamed := gone_later - gone - named.lost:
         yield f"goes after the apply: {in_regions(unnamed)}, not named"
+    of_source = fresh or {*ROWS}  # SQLMesh cannot plan each project from nothing
     if kept := set.intersection(*shown) & named.lost:
         yield f"stays: {in_regions(kept)}, named"
-    elif named.lost & model_showed(seen, name) and before and not gone | gone_later | (named.lost & (fresh - last)):
+    elif named.lost & model_showed(seen, name) and before and not gone | gone_later | (named.lost & (of_source - last)):
         yield "stays: nothing goes, and rows are named"
     causes = {name, *map(short, named.all_of("loses_with"))}
     if any("lost_upstream" in entry for entry in entries):

@@ -60,6 +60,8 @@ CELLS = (
     "time: daily to hourly",
     "time: 20:00 to daily",
     "key: start earlier",
+    "full: monthly",
+    "time: start earlier, other readers",
 )
 
 

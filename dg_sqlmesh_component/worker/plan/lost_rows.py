@@ -158,6 +158,8 @@ class _HandedOn:
     def still_lost(self, at: int) -> LostRows:
         """Without the rows that runs have computed again at an instant."""
         lost = self.lost
+        if at < self.empty_until:
+            return lost
         back = [*lost.until_run, *common(lost.until_later_runs, [(EARLIEST, self.computed_until(at))])]
         left = subtract(lost.until_later_runs, back)
         return replace(lost, intervals=subtract(lost.intervals, back), until_run=(), until_later_runs=left)

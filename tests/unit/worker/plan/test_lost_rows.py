@@ -252,6 +252,14 @@ def test_what_runs_compute_from_a_table_that_has_not_ticked_yet_is_lost(case: st
     assert found.get("reader", NO_LOSSES).read == (LostRows((expected,)) if expected else LostRows())
 
 
+def test_a_whole_table_that_is_replaced_while_its_source_is_still_empty_loses_all_rows() -> None:
+    reader = unchanged(FULL, "source", keeps_rows=True)
+    models = {"source": EMPTY_UNTIL_12, "early": replace(reader, replaced_at=day(11))}
+    found = lost_rows({**models, "late": replace(reader, replaced_at=day(12))})
+    assert found["early"].read == LostRows((ALL_TIME,), until_later_runs=(ALL_TIME,))
+    assert found["late"].read == LostRows(((day(12), LATEST),), until_later_runs=((day(12), LATEST),))
+
+
 def test_lost_rows_are_followed_through_new_and_embedded_models_and_tables() -> None:
     models = {
         "source": SOURCE,
