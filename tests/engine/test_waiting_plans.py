@@ -61,6 +61,27 @@ def test_a_plan_that_would_lose_a_day_because_its_source_is_not_loaded_now_is_re
     assert {*rows(shop)} == {day(3), day(1)}
 
 
+def test_a_plan_does_not_promise_a_day_to_the_next_run_that_this_run_would_leave_out(new_shop: NewShop) -> None:
+    """The plan computes no interval after those of prod. A FULL model may show rows of a load that is not complete."""
+    shop = waiting_shop(new_shop, DAILY.format(start=day(4)), deploy=True)
+    text = f"MODEL (name t.copy, kind FULL, start '{day(4)}'); SELECT day, n FROM raw.orders"
+    (shop.project / "models" / "copy.sql").write_text(text)
+    shop.plan(at="3 days ago")
+    shop.refresh()
+    load(shop, 4)
+    load(shop, 3)
+    load(shop, 2, with_event=False)
+    shop.launch(assets=["t/copy"]).succeeded()
+    assert shop.query("SELECT day::TEXT FROM t.copy ORDER BY day") == [(day(4),), (day(3),), (day(2),)]
+    change(shop, "copy", "FULL", "INCREMENTAL_BY_TIME_RANGE (time_column day)")
+    change(shop, "copy", "FROM raw.orders", "FROM raw.orders WHERE day BETWEEN @start_ds AND @end_ds")
+    report = report_of(launch(shop, PLAN))
+    assert kinds(report) == ["lost_intervals"]
+    [model] = [model for model in report["models"] if model["name"] == "t.copy"]
+    assert f"rows from {day(2)} on until later runs compute them" in model["lost_rows"]
+    assert "until the next run" not in model["lost_rows"]
+
+
 @needs_previews
 def test_a_preview_reads_prod_without_the_day_that_is_not_loaded_and_leaves_it_out(new_shop: NewShop) -> None:
     preview = {"environment": "pr_1"}

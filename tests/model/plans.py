@@ -253,6 +253,7 @@ class Apply:
             is_computed=bool(self.computed.get(name)),
             waiting=self.waiting.get(name, ()),
             pending=lambda: left,
+            not_loaded=lambda: subtract(left, self.after.possible({name: left}).get(name, ())),
         )
 
 

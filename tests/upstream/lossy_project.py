@@ -64,5 +64,5 @@ def lost_by(plan: Plan) -> dict[str, Losses]:
     """What each changed model loses, by name as in its file."""
     nodes, versions = plan.context_diff.snapshots_by_name, plan.context_diff.modified_snapshots
     missing = {of_model.snapshot_id.name: of_model.intervals for of_model in plan.missing_intervals}
-    found = lost_rows(changed_models(versions, upstream(nodes), missing, {}, lambda _: ()))
+    found = lost_rows(changed_models(versions, upstream(nodes), missing, {}, lambda _: (), lambda _: ()))
     return {new.node.name.split(".")[-1]: found.get(name, NO_LOSSES) for name, (new, _) in versions.items()}

@@ -22,7 +22,7 @@ from dg_sqlmesh_component.worker.environment import has_one_table, has_table, is
 from dg_sqlmesh_component.worker.intervals.availability import HeldBackBy
 from dg_sqlmesh_component.worker.intervals.gained import LackingRows
 from dg_sqlmesh_component.worker.intervals.held_back import held_back_from
-from dg_sqlmesh_component.worker.intervals.tables import is_incremental, missing_now, upstream
+from dg_sqlmesh_component.worker.intervals.tables import is_incremental, missing_now, single_intervals, upstream
 from dg_sqlmesh_component.worker.observe.audits import audited
 from dg_sqlmesh_component.worker.plan.column_changes import column_changes
 from dg_sqlmesh_component.worker.plan.column_reads import column_reads
@@ -213,7 +213,9 @@ class _Models:
     def _rows(self, snapshot: Snapshot, old: Snapshot | None, taken_back: Snapshot | None) -> msg.PlannedRows:
         all_missing = self._missing.get(snapshot.snapshot_id, [])
         missing, held_back_by = self._left.get(snapshot.name, (all_missing, HeldBackBy()))
-        losses = self._losses.get(snapshot.name, NO_LOSSES)
+        losses, tables = self._losses.get(snapshot.name, NO_LOSSES), held_back_by.tables
+        if losses.own.not_loaded and not tables:
+            _, tables = self._not_loaded[snapshot.name]
         nodes = self._diff.snapshots_by_name
         because_of = self._lacking.because_of.get(snapshot.name, ())
         return msg.PlannedRows(
@@ -221,7 +223,7 @@ class _Models:
             milliseconds=sum(end - start for start, end in missing),
             follows_promotion=self._follows_promotion(snapshot) and bool(missing),
             waiting=len(all_missing) - len(missing) if is_incremental(snapshot) else int(missing != all_missing),
-            waits_for=held_back_by.tables,
+            waits_for=tables,
             waits_for_models=tuple(display_name(nodes[fqn].node, self._context) for fqn in held_back_by.models),
             loses=losses.own,
             reads_lost=losses.read,
@@ -268,6 +270,14 @@ class _Models:
         return missing_now(self._diff.snapshots_by_name)
 
     @cached_property
+    def _not_loaded(self) -> Mapping[str, tuple[Sequence[Interval], tuple[str, ...]]]:
+        """What a run would leave out of these, because tables are not loaded, by name, and these tables."""
+        nodes = self._diff.snapshots_by_name
+        pending = {nodes[name]: single_intervals(nodes[name], of) for name, of in self._pending.items()}
+        left = held_back_from(pending, nodes, self._index, self._context.known.tables, in_report=True)
+        return {name: (subtract(self._pending[name], of), by.tables) for name, (of, by) in left.items() if by.tables}
+
+    @cached_property
     def _changed(self) -> Mapping[str, ChangedModel]:
         """What the plan does to models, by name, as far as the environment shows tables of prod."""
         diff, nodes = self._diff, self._diff.snapshots_by_name
@@ -279,7 +289,14 @@ class _Models:
             of_all = self._missing.get(snapshot.snapshot_id, [])
             missing[name], held_back_by = self._left.get(name, (of_all, HeldBackBy()))
             waiting[name] = subtract(of_all, missing[name]) if held_back_by.tables else ()
-        return changed_models(versions, upstream(nodes), missing, waiting, lambda name: self._pending.get(name, ()))
+        return changed_models(
+            versions,
+            upstream(nodes),
+            missing,
+            waiting,
+            lambda name: self._pending.get(name, ()),
+            lambda name: self._not_loaded.get(name, ((), ()))[0],
+        )
 
     @cached_property
     def _losses(self) -> Mapping[str, Losses]:

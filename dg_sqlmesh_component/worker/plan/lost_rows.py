@@ -67,6 +67,7 @@ class ChangedModel:
         is_computed: Whether the plan computes an interval of it.
         waiting: The intervals that the plan leaves out, because awaited tables are not complete for them.
         pending: Asks SQLMesh what a run would compute right after the plan.
+        not_loaded: Asks which of these such a run would leave out, because awaited tables are not complete for them.
         computed_until: Up to when runs have computed it at an instant.
         first_due: If it is computed as a whole, and neither the plan nor the next run does it: when its first interval
             becomes due, epoch milliseconds. Else 0.
@@ -82,6 +83,7 @@ class ChangedModel:
     is_computed: bool = True
     waiting: Sequence[Interval] = ()
     pending: Callable[[], Sequence[Interval]] = lambda: ()
+    not_loaded: Callable[[], Sequence[Interval]] = lambda: ()
     computed_until: Callable[[int], int] = lambda at: at
     first_due: int = 0
     end: int | None = None
@@ -179,14 +181,18 @@ def _own(change: ChangedModel) -> LostRows:
         return common(lost, by) if after.shows == "ranges" else lost if by else ()
 
     pending = change.pending() if lost else ()
-    not_loaded = brought_back(change.waiting)
-    until_run = subtract(brought_back(pending), not_loaded)
+    held_back = brought_back(change.not_loaded()) if pending else ()
+    # Rows of a time for which the old version was not computed may be there, but nobody has promised them.
+    promised = common(held_back, before.computed) if after.shows == "ranges" else held_back
+    not_loaded = merged([*brought_back(change.waiting), *promised])
+    until_run = subtract(brought_back(pending), [*held_back, *not_loaded])
     rest = subtract(lost, [*not_loaded, *until_run])
     until_later: tuple[Interval, ...] = ()
     if after.shows == "whole" and change.end is None:
         until_later = rest
     elif after.shows == "ranges" and (known := [*after.computed, *change.waiting, *pending]):
-        until_later = common(rest, [(max(end for _, end in known), LATEST if change.end is None else change.end)])
+        after_known = (max(end for _, end in known), LATEST if change.end is None else change.end)
+        until_later = common(rest, [*held_back, after_known])
     return LostRows(lost, not_loaded, until_run, until_later, without_time, of_past=before.has_past)
 
 

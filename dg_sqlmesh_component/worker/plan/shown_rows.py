@@ -26,6 +26,7 @@ def changed_models(
     missing: Intervals,
     waiting: Intervals,
     pending: Callable[[str], Sequence[Interval]],
+    not_loaded: Callable[[str], Sequence[Interval]],
 ) -> dict[str, ChangedModel]:
     """The picture of changed models, by name.
 
@@ -35,6 +36,7 @@ def changed_models(
         missing: What the plan computes.
         waiting: What it leaves out, because tables are not loaded.
         pending: Finds what a run would compute right after the plan.
+        not_loaded: Finds what such a run would leave out, because tables are not loaded.
     """
     read = {parent for name in versions for parent in parents[name]}
     return {
@@ -46,6 +48,7 @@ def changed_models(
             missing.get(name, ()),
             waiting.get(name, ()),
             partial(pending, name),
+            partial(not_loaded, name),
         )
         for name, (new, old) in versions.items()
         if new.is_model and not new.is_external
@@ -59,6 +62,7 @@ def _changed_model(
     missing: Sequence[Interval],
     waiting: Sequence[Interval],
     pending: Callable[[], Sequence[Interval]],
+    not_loaded: Callable[[], Sequence[Interval]],
 ) -> ChangedModel:
     end, keeps = new.model.end, old is not None and keeps_rows(new, old)
     return ChangedModel(
@@ -71,6 +75,7 @@ def _changed_model(
         is_computed=bool(missing),
         waiting=waiting,
         pending=pending,
+        not_loaded=not_loaded,
         computed_until=partial(_computed_until, new),
         first_due=0 if new.intervals or missing or waiting or not new.is_full or pending() else _first_due(new),
         end=None if end is None else to_timestamp(make_exclusive(end)),

@@ -80,6 +80,20 @@ LATER = {
         replace(TO_RANGES, pending=lambda: [days(8, 9)]),
         LostRows(((EARLIEST, day(5)), SINCE_8), (), (days(8, 9),), (SINCE,), without_time=True),
     ),
+    "a source is not loaded for a day that the next run would compute": Later(
+        replace(TO_RANGES, pending=lambda: [days(8, 11)], not_loaded=lambda: [days(9, 10)]),
+        LostRows(
+            ((EARLIEST, day(5)), SINCE_8),
+            (days(9, 9),),
+            (days(8, 8), days(11, 11)),
+            (days(10, 10), (day(12), LATEST)),
+            without_time=True,
+        ),
+    ),
+    "a source is not loaded for a whole table that the next run would compute": Later(
+        ChangedModel((), FULL, EMPTY_FULL, is_computed=False, pending=lambda: WEEK, not_loaded=lambda: WEEK),
+        LostRows((ALL_TIME,), not_loaded=(ALL_TIME,)),
+    ),
     "a source is not loaded for a day before the others, and for one after them": Later(
         replace(TO_RANGES, waiting=[days(4, 4), days(8, 8)], pending=lambda: [days(4, 4), days(8, 9)]),
         LostRows(((EARLIEST, day(5)), SINCE_8), (days(4, 4), days(8, 8)), (days(9, 9),), (SINCE,), without_time=True),
