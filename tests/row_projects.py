@@ -234,6 +234,7 @@ def draw_models(rng: random.Random, sources: list[Source]) -> list[RowModel]:
         cron = "@hourly" if kind == "hourly" or ({*reads} <= is_hourly and kind in SHOWN) else "@daily"
         size = {"time": (0, 1, 1, 2), "hourly": (0, 24, 12), "key": (0, 1)}.get(kind, (0,))
         audit = "" if kind == "embedded" else rng.choice(("", "", "no_bad", "warn_bad"))
+        audit = "" if kind == "scd" else audit  # its history keeps bad rows for good
         has_signal = kind in ("time", "full") and rng.random() < 0.15
         models.append(RowModel(f"m{number}", kind, tuple(reads), cron, None, None, rng.choice(size), audit, has_signal))
     return models

@@ -115,6 +115,10 @@ class Story(Told):
     def assets(self) -> list[str]:
         return [model.asset for model in self.models.values() if model.kind != "embedded"]
 
+    @property
+    def restatable(self) -> list[str]:
+        return [model.asset for model in self.models.values() if model.kind not in ("embedded", "scd")]
+
     def note(self, text: str) -> None:
         self.log.append(f"{self.instant:%d %H:%M} {text}")
 
@@ -217,9 +221,11 @@ class Story(Told):
             self.counts["refused"] += 1
         else:
             self.check_computed()
+            # A restatement also computes models that are not selected. Some of their checks have no results.
+            planned = record.events(dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED)
+            selected = {event.asset_key.to_user_string() for event in planned}
             for name in outcomes:
-                # A restatement also computes models that are not selected. Their other checks have no results.
-                if self.models[name].kind not in INCREMENTAL or f"t/{name}:{INTERVALS}" in record.checks:
+                if self.models[name].asset in selected:
                     self.check_page(record, self.models[name])
         self.count_unselected(record)
         self.remember()
@@ -431,6 +437,11 @@ def run_all(story: Story) -> None:
     story.run("run all", story.assets)
 
 
+def run_with_janitor(story: Story) -> None:
+    """The janitor merges the intervals of SQLMesh's state, and with them their times."""
+    story.run("run all, with the janitor", story.assets, skip_janitor=False)
+
+
 def run_some(story: Story) -> None:
     chosen = story.rng.sample(story.assets, story.rng.randint(1, max(1, len(story.assets) - 1)))
     story.run(f"run {sorted(chosen)}", chosen)
@@ -463,7 +474,7 @@ def tick(story: Story) -> None:
 def restate(story: Story) -> None:
     days = story.past_days()
     first, last = sorted(story.rng.choice(days) for _ in range(2))
-    possible = [m.asset for m in story.models.values() if m.kind not in ("embedded", "scd")]
+    possible = story.restatable
     chosen = story.rng.sample(possible, min(len(possible), story.rng.choice((1, 1, 2, 9))))
     config = {"start": str(first), "end": str(last)}
     story.run(f"restate {sorted(chosen)} {config}", chosen, restate=config)
@@ -504,42 +515,49 @@ def disturbed(story: Story) -> None:
         days = story.past_days()
         first, last = sorted(rng.choice(days) for _ in range(2))
         config = {"restate": {"start": str(first), "end": str(last)}}
-    chosen = [model.asset] if config and rng.random() < 0.5 else story.assets
+    chosen = [model.asset] if config and rng.random() < 0.5 else story.restatable if config else story.assets
     number = {"fail": 0, "kill worker": signal.SIGKILL, "kill run": signal.SIGKILL, "cancel": signal.SIGTERM}[what]
     flag, batches = project / "disturb", rng.choice((0, 0, 1))
     text = f"{what} at the {where} of {model.name}, after {batches} batches, {sorted(chosen)} {config or ''}"
-    earlier = {run.run_id for run in story.shop.instance.get_runs()}
+    order = f"{model.name} {where} {int(number)} {{}} {batches}"
     if what in ("fail", "kill worker"):
-        flag.write_text(f"{model.name} {where} {int(number)} 0 {batches}")
-        record = story.launch(chosen, **config)
+        flag.write_text(order.format(0))
+        record: RunRecord | None = story.launch(chosen, **config)
     else:
-        process = story.shop.start("in_process", assets=sorted(chosen), ops={OP: config} if config else None)
-        flag.write_text(f"{model.name} {where} {int(number)} {process.pid} {batches}")
-        process.wait(120)
-        wait_until(lambda: not processes_in(project))
-        runs = [run for run in story.shop.instance.get_runs() if run.run_id not in earlier]
-        for run in runs:
-            if not run.is_finished:
-                story.shop.instance.report_run_failed(run)  # as Dagster's run monitoring does
-        if not runs:
-            story.note(f"{text}: no run")
-            flag.unlink(missing_ok=True)
-            return
-        record = story.shop.run_record(runs[0].run_id)
+        record = launch_and_disturb(story, chosen, config, order)
     is_reached = not flag.exists()
     flag.unlink(missing_ok=True)
     story.counts[f"{what} {where} {'reached' if is_reached else 'not reached'}"] += 1
-    story.after_run(f"{text}{'' if is_reached else ' (not reached)'}", record)
+    if record is not None:
+        story.after_run(f"{text}{'' if is_reached else ' (not reached)'}", record)
+
+
+def launch_and_disturb(
+    story: Story, chosen: Collection[str], config: Mapping[str, Any], order: str
+) -> RunRecord | None:
+    """Launch a run in a process of its own, which an order names. Return None if it was killed before it had a run."""
+    earlier = {run.run_id for run in story.shop.instance.get_runs()}
+    process = story.shop.start("in_process", assets=sorted(chosen), ops={OP: config} if config else None)
+    (story.shop.project / "disturb").write_text(order.format(process.pid))
+    process.wait(300)
+    wait_until(lambda: not processes_in(story.shop.project))
+    runs = [run for run in story.shop.instance.get_runs() if run.run_id not in earlier]
+    for run in runs:
+        if not run.is_finished:
+            story.shop.instance.report_run_failed(run)  # as Dagster's run monitoring does
+    return story.shop.run_record(runs[0].run_id) if runs else None
 
 
 def shell(story: Story) -> None:
-    """Type `sqlmesh run`. It does not wait for sources."""
-    output = sqlmesh(story.shop.project, "run", "--skip-janitor", check=False)
+    """Type `sqlmesh run`, sometimes of one model. It does not wait for sources, nor for models that it leaves out."""
+    chosen = [f"t.{story.rng.choice([*story.models])}"] if story.rng.random() < 0.5 else []
+    selected = ["--no-auto-upstream", *(f"--select-model={name}" for name in chosen)] if chosen else []
+    output = sqlmesh(story.shop.project, "run", "--skip-janitor", *selected, check=False)
     story.read()
     for rows in story.warehouse.tables.values():
         story.by_shell |= {row.own for row in rows.values()} - story.known
     story.remember()
-    story.note(f"sqlmesh run ({'failed' if 'failed' in output.lower() else 'done'})")
+    story.note(f"sqlmesh run {' '.join(chosen)} ({'failed' if 'failed' in output.lower() else 'done'})")
     story.counts["sqlmesh run"] += 1
 
 
@@ -589,13 +607,13 @@ def plan(story: Story) -> None:
     story.note(f"{text}: applied, {({k: v for k, v in config.items() if k != 'digest'}) or ''}")
     story.counts["applied"] += 1
     story.read()
-    check_losses(story, before, report)
+    check_losses(story, before, report, f"{record.log} {record.job_metadata}")
     story.check_computed()
     story.remember()
 
 
-def check_losses(story: Story, before: Warehouse, report: Mapping[str, Any]) -> None:
-    """Each row that prod does not show any more is in the report."""
+def check_losses(story: Story, before: Warehouse, report: Mapping[str, Any], result: str) -> None:
+    """Each row that prod does not show any more is in the report, or waits for a signal in the result of the apply."""
     planned = {found["name"].split(".")[-1].strip('"'): found for found in report["models"]}
     for name, model in story.models.items():
         table = f"t.{name}"
@@ -605,7 +623,7 @@ def check_losses(story: Story, before: Warehouse, report: Mapping[str, Any]) -> 
         story.counts["models with losses"] += 1
         ranges = planned[name]["lost_intervals"] if name in planned else []
         unnamed = [ts for ts, _ in lost if not any(_is_in(ts, *bounds) for bounds in ranges)]
-        if unnamed:
+        if unnamed and not (table in result and {ts.date() for ts in unnamed} <= named_days(result)):
             story.fault("lost", f"{name} has lost {sorted(map(str, unnamed))[:4]}, and the report names {ranges}")
 
 
@@ -636,6 +654,7 @@ def changes(rng: random.Random, model: RowModel, story: Story) -> list[RowModel]
 
 ACTIONS: dict[Callable[[Story], None], int] = {
     run_all: 3,
+    run_with_janitor: 1,
     run_some: 4,
     run_bounded: 3,
     run_ignoring: 1,
@@ -678,8 +697,7 @@ def finish(story: Story) -> None:
         check_end(story, record, is_last=False)
         wrong = any(story.warehouse.wrong(model) for model in story.models.values())
         if wrong:
-            whole = [m.asset for m in story.models.values() if m.kind not in ("embedded", "scd")]
-            story.run("restate everything", whole, restate={"start": str(FIRST - 2 * DAY), "end": str(LAST)})
+            story.run("restate everything", story.restatable, restate={"start": str(FIRST - 2 * DAY), "end": str(LAST)})
             record = story.run("run all after that", story.assets)
             check_end(story, record, is_last=True)
 
@@ -756,6 +774,8 @@ def planned_story(seed: int, engine: str, folder: Path, servers: Servers) -> Ite
             story.log.append(f"late: {late}")
             for source in sources:
                 story.load(source, [FIRST + DAY * number for number in range(PLANNED_DAYS)])
+            # With two tasks, SQLMesh's promotion fails now and then on PostgreSQL.
+            sqlmesh(shop.project, "plan", "--auto-apply", "--no-prompts", check=False)
             shop.plan(at=None)
             story.note("sqlmesh plan")
             story.read()

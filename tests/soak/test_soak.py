@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
         (random_sequences.try_story, 5, "duckdb", "executed"),
         (random_predictions.try_story, 1, "duckdb", "predictions"),
         (random_histories.try_story, 1, "duckdb", "runs"),
-        (random_rows.try_story, 3001, "duckdb", "rows computed"),
+        (random_rows.try_story, 3603, "duckdb", "rows computed"),
         (random_losses.try_story, 2, "duckdb", "models with losses"),
         pytest.param(random_attempts.try_story, 32, "duckdb", "apply SUCCESS", marks=needs_previews),
         pytest.param(random_changes.try_story, 205, "postgres", "applied", marks=needs_previews),
