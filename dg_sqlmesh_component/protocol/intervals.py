@@ -91,13 +91,13 @@ def ready_by_signals(
     Args:
         intervals: The single intervals that SQLMesh asks the model's signals about.
         ready: Those of them that the signals report as ready.
-        upstream: What the models that it reads lack.
+        upstream: What the models that it reads lack, also those that it reads through views.
         depends_on_past: Asks SQLMesh, which renders a query for the answer.
         drops_rows: Whether rows would be gone if only these are computed.
     """
     lacking = set(intervals).difference(ready).union(*upstream)
-    if lacking and depends_on_past():
-        ready = without(ready, merged(lacking), uninterrupted=True)
+    if lacking:
+        ready = without(ready, merged(lacking), uninterrupted=depends_on_past())
     if lacking and drops_rows(ready):
         ready = []
     return ready, lacking | set(intervals).difference(ready)

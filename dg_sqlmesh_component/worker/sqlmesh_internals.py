@@ -532,16 +532,20 @@ def replace_intervals(
 
 
 def leave_out_after_unready(
-    scheduler: Scheduler, unready: dict[str, Set[Interval]], drops_rows: Callable[[str, Iterable[Interval]], bool]
+    scheduler: Scheduler,
+    unready: dict[str, Set[Interval]],
+    reads: Callable[[str], Iterable[str]],
+    drops_rows: Callable[[str, Iterable[Interval]], bool],
 ) -> None:
     """Let the scheduler batch intervals once, and also leave out what is downstream of an interval that it leaves out.
 
     If an interval is not ready by a signal, SQLMesh leaves it out downstream too, and the later ones of each model that
     depends on its past. But it computes the models downstream of that one for these later intervals, from no rows, and
-    records them as computed.
+    records them as computed. It also computes models behind a view that has nothing to compute itself.
 
     Args:
         unready: The intervals that signals hold back are written there, by node.
+        reads: The nodes that a node reads, by name, also through views.
         drops_rows: Whether a node, by name, would lose rows if only these intervals are computed. Then none is.
     """
     check = type(scheduler)._check_ready_intervals.__get__(scheduler)
@@ -550,7 +554,7 @@ def leave_out_after_unready(
         ready, unready[snapshot.name] = ready_by_signals(
             intervals,
             check(snapshot, intervals, *args),
-            [unready.get(of.name, frozenset()) for of in snapshot.parents],
+            [unready.get(of, frozenset()) for of in reads(snapshot.name)],
             depends_on_past=lambda: snapshot.depends_on_past,
             drops_rows=partial(drops_rows, snapshot.name),
         )

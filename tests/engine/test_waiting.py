@@ -5,6 +5,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from computed_hours import recorded_hours
+from engine.recorded_models import day
+from engine.signals import IS_OPEN
 from harness import CONFIG, EXECUTORS, NewShop, RunRecord, Shop, dagster_project, plan, write_project
 
 DAILY_ROWS = "SELECT @start_ds::DATE + i::INT AS ds FROM range(0, 1 + (@end_ds::DATE - @start_ds::DATE)) AS r(i)"
@@ -252,3 +254,27 @@ def test_freshness_signal_sees_upstream_model_computed_in_another_run(new_shop: 
     assert shop.launch(assets=["marts/reader"]).status_of("marts/reader") == "waiting"
     assert shop.launch(assets=["raw/plain"]).status_of("raw/plain") == "executed"
     assert shop.launch(assets=["marts/reader"]).status_of("marts/reader") == "executed"
+
+
+def test_a_closed_signal_holds_back_models_behind_a_view_that_has_nothing_to_compute(new_shop: NewShop) -> None:
+    """The view is not part of the run. The day was restated: its old rows stand in the table until the signal opens."""
+    incremental, within = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)", "WHERE ds BETWEEN @start_ds AND @end_ds"
+    files = {
+        "signals/__init__.py": IS_OPEN,
+        "models/a.sql": f"MODEL (name t.a, {incremental}, start '{day(3)}', signals (is_open())); "
+        f"SELECT ds, n FROM raw.x {within}",
+        "models/v.sql": f"MODEL (name t.v, kind VIEW, start '{day(3)}'); SELECT ds, n FROM t.a",
+        "models/b.sql": f"MODEL (name t.b, {incremental}, start '{day(3)}'); SELECT ds, n FROM t.v {within}",
+    }
+    days = f"SELECT ds::TEXT AS ds, 1 AS n FROM (VALUES ('{day(3)}'), ('{day(2)}'), ('{day(1)}')) AS t(ds)"
+    shop = new_shop(files, tables={"raw.x": days}, restate=True)
+    shop.launch().succeeded()
+    shop.query(f"UPDATE raw.x SET n = 2 WHERE ds = '{day(2)}'")
+    (shop.project / "closed").touch()
+    shop.launch(assets=["t/a"], ops={"sqlmesh_shop": {"restate": {"start": day(2), "end": day(2)}}})
+    shop.launch(assets=["t/a", "t/b"])
+    (shop.project / "closed").unlink()
+    for _ in range(2):
+        shop.launch().succeeded()
+    assert shop.query("SELECT ds, n FROM t.b ORDER BY ds") == shop.query("SELECT ds, n FROM t.a ORDER BY ds")
+    assert shop.query(f"SELECT n FROM t.b WHERE ds = '{day(2)}'") == [(2,)]

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from model import outcomes, world
 from model.histories import PROJECTS, STILL_WAITS, searched
+from model.world import HOURS, Load, Run, Signal, Story, planned
 
 from dg_sqlmesh_component.protocol.messages import EvaluationPlanned, HeldBack, IntervalCoverage, Sources
 from dg_sqlmesh_component.run.ledger import Ledger
@@ -43,6 +44,18 @@ def test_no_history_of_four_actions_has_a_fault(name: str) -> None:
 @pytest.mark.parametrize("name", ["incremental", "whole, through a view", "whole over incremental", "lookback"])
 def test_no_history_of_five_actions_has_a_fault(name: str) -> None:
     assert faults([name], 5) == []
+
+
+def test_a_closed_signal_holds_back_models_behind_a_view_that_has_nothing_to_compute() -> None:
+    """The search would need ten actions."""
+    project = PROJECTS["through a view of a signal"]
+    state = planned(project)
+    restatement = [Signal(1, opens=False), Run(("a",), 1, restates=True), Run(("a", "b"))]
+    for action in [*map(Load, HOURS), *map(Signal, HOURS), Run(("a", "v", "b")), *restatement]:
+        story = Story(project, state)
+        state = story.after(action)
+        assert list(story.faults()) == []
+    assert (story.executed and story.executed.batches) == {"a": [], "b": []}
 
 
 def test_the_search_finds_a_decider_that_holds_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:

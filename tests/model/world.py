@@ -16,7 +16,7 @@ from typing import Literal
 
 from dg_sqlmesh_component.protocol.intervals import merged, ready_by_signals, subtract, without
 from dg_sqlmesh_component.protocol.messages import FOREVER, HeldBack, Interval, Sources
-from dg_sqlmesh_component.worker.intervals.availability import Left, Node, brings_new, may_compute
+from dg_sqlmesh_component.worker.intervals.availability import Left, Node, brings_new, may_compute, tables_read
 from dg_sqlmesh_component.worker.intervals.causes import Waiting, held_back
 from dg_sqlmesh_component.worker.intervals.missing import Expected
 
@@ -393,7 +393,7 @@ class Story:
             ready, unready[name] = ready_by_signals(
                 intervals,
                 ready,
-                [unready.get(of, frozenset()) for of in parents],
+                [unready.get(of, frozenset()) for of in tables_read(name, nodes)],
                 depends_on_past=lambda model=model: model.depends_on_past,  # type: ignore[misc]
                 drops_rows=nodes[name].drops_rows,
             )
@@ -557,10 +557,17 @@ class Story:
                 yield f"{name} was computed from rows that were refused"
             if any(rows[hour] is None for hour in hours & self.due(name)):
                 yield f"{name} was computed before what it reads"
+            if {*used} & {hour for of in self._tables_read(name) for hour in self.tables[of].forgotten}:
+                yield f"{name} was computed from rows that have to be computed again"
             if model.is_whole and any(map(self._has_gap, model.reads)):
                 yield f"{name} was computed past a gap"
             if any(rows[hour] is None and hour not in hours for hour in self.tables[name].computed & self.due(name)):
                 yield f"{name} has lost rows of hours that SQLMesh counts as computed"
+
+    def _tables_read(self, name: str) -> Iterator[str]:
+        for of in self.project[name].reads:
+            if of != SOURCE:
+                yield from self._tables_read(of) if self.project[of].kind == "view" else [of]
 
     def _has_gap(self, name: str) -> bool:
         """Whether an hour that is due has no rows, and a later one has."""

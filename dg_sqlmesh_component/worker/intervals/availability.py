@@ -281,14 +281,14 @@ def _lacking_for_others(node: Node, sources: _Sources, denied: Sequence[Interval
     return merged([*node.pending, *denied, *of_sources])
 
 
-def _tables_read(name: str, nodes: Mapping[str, Node]) -> set[str]:
+def tables_read(name: str, nodes: Mapping[str, Node]) -> set[str]:
     """The nodes that a node reads, also through views and embedded models."""
     return reachable(nodes[name].parents, lambda of: nodes[of].parents if nodes[of].shows_others else ())
 
 
 def _has_hole(node: Node, nodes: Mapping[str, Node], awaited: Sources) -> bool:
     """Whether a table that a node reads is not loaded for a range before its end, and loaded for a later one."""
-    views = {read for read in _tables_read(node.name, nodes) if nodes[read].shows_others}
+    views = {read for read in tables_read(node.name, nodes) if nodes[read].shows_others}
     tables = {table for name in (node.name, *views) for table in nodes[name].awaits}
     ends = [end for _, end in (node.requested or ())[-1:]]
     return any(len(awaited[of]) > 1 and awaited[of][0][0] < end for of in tables for end in ends)
@@ -322,7 +322,7 @@ def _hold_all(node: Node, nodes: Mapping[str, Node], seen: Mapping[str, _HandedO
         return node.is_whole and source.gap < end
 
     end = node.requested[-1][1] if node.requested else 0
-    return {of for of in _tables_read(node.name, nodes) if holds(of)}
+    return {of for of in tables_read(node.name, nodes) if holds(of)}
 
 
 def within_lookback(

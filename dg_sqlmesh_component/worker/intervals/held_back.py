@@ -14,7 +14,7 @@ A signal may also look at models that do not run: see `_altered_since`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from types import MappingProxyType
 from typing import Any
 
@@ -28,7 +28,7 @@ from sqlmesh.utils.date import to_timestamp
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import add, subtract
 from dg_sqlmesh_component.worker.environment import has_table
-from dg_sqlmesh_component.worker.intervals.availability import Left, Node, brings_new, may_compute
+from dg_sqlmesh_component.worker.intervals.availability import Left, Node, brings_new, may_compute, tables_read
 from dg_sqlmesh_component.worker.intervals.causes import Waiting
 from dg_sqlmesh_component.worker.intervals.forgotten import forget_before_computing
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables
@@ -119,7 +119,8 @@ def forget_and_hold_back(
         requested: SnapshotToIntervals, index: DeployabilityIndex | None, *args: Any, **kwargs: Any
     ) -> dict[Snapshot, Any]:
         nodes = picture(requested, index)
-        leave_out_after_unready(scheduler, waiting.unready, lambda name, found: nodes[name].drops_rows(found))
+        reads, drops_rows = partial(tables_read, nodes=nodes), lambda name, found: nodes[name].drops_rows(found)
+        leave_out_after_unready(scheduler, waiting.unready, reads, drops_rows)
         altered = _altered_since(requested, index or DeployabilityIndex.all_deployable(), scheduler.snapshots_by_name)
         batches = batch({**ready(requested, nodes, index), **altered}, index, *args, **kwargs)
         # Once more: `batch` asks the signals, which may have taken the new ones.
