@@ -26,7 +26,7 @@ from waiting import DAILY, LOADER, OP, day
 
 LENGTH, DAY = 6, 86_400_000
 KINDS = {
-    "incremental": "INCREMENTAL_BY_TIME_RANGE (time_column day, batch_size 1, lookback {lookback})",
+    "incremental": "INCREMENTAL_BY_TIME_RANGE (time_column day, batch_size 1{lookback})",
     "by_key": "INCREMENTAL_BY_UNIQUE_KEY (unique_key day, batch_size 1)",
     "whole": "FULL",
     "view": "VIEW",
@@ -52,7 +52,7 @@ def text_of(model: Model) -> str:
     columns = "day, load, bad" if len(tables) == 1 else "day, LEAST(a.load, b.load) AS load, a.bad OR b.bad AS bad"
     read = tables[0] if len(tables) == 1 else f"{tables[0]} AS a JOIN {tables[1]} AS b USING (day)"
     within = " WHERE day BETWEEN @start_ds AND @end_ds" if model.is_by_interval else ""
-    kind = KINDS[model.kind].format(lookback=model.lookback)
+    kind = KINDS[model.kind].format(lookback=f", lookback {model.lookback}" if model.lookback else "")
     head = f"MODEL (name t.{model.name}, kind {kind}, start '{day_of(0)}'{audits}); "
     return f"{head}SELECT {columns} FROM {read}{within}"
 
