@@ -437,3 +437,20 @@ def test_a_repeated_step_names_the_model_that_an_earlier_step_has_to_compute_aga
     )
     shop.query("UPDATE ctl.source SET n = 1")
     assert shop.launch(assets=models).succeeded().status_of("t/last") == "executed"
+
+
+def test_a_restatement_names_a_model_upstream_that_needs_an_older_day_first(new_shop: NewShop) -> None:
+    """The model upstream needs its older day first, and its source is not loaded for a later day."""
+    keyed = "kind INCREMENTAL_BY_UNIQUE_KEY (unique_key day, batch_size 1)"
+    models = {
+        "models/keyed.sql": f"MODEL (name t.keyed, {keyed}); SELECT day, n FROM raw.orders {WITHIN}",
+        "models/reader.sql": f"MODEL (name t.reader, {BY_DAY}); SELECT day, n FROM t.keyed {WITHIN}",
+    }
+    shop = loaded_shop(new_shop, models)
+    for ago in (3, 2):
+        load(shop, ago)
+    config = {"restate": {"start": day(2), "end": day(2)}}
+    record = shop.launch(assets=["t/reader"], ops={OP: config}).succeeded()
+    assert f"{UNSELECTED}: t.keyed. Select them too" in why_waiting(record, "t/reader")
+    shop.launch(assets=["t/keyed", "t/reader"]).succeeded()
+    assert shop.query("SELECT count(*) FROM t.reader") == [(2,)]

@@ -63,7 +63,8 @@ class Waiting:
     def closed_upstream(self, name: str) -> frozenset[str]:
         """The nodes whose signals hold back intervals of a node: itself, or upstream of it.
 
-        A view that has nothing to compute hands on what it shows. They are found for all nodes at once: asking each alone would take 28 seconds for a chain of 3,000.
+        A view that has nothing to compute hands on what it shows. They are found for all nodes at once: asking each
+        alone would take 28 seconds for a chain of 3,000.
         """
         if not self._closed_upstream:
             idle_views = {of for of, node in self.nodes.items() if node.shows_others and of not in self.unready}
@@ -113,9 +114,10 @@ def _actionable(name: str, by: HeldBackBy, run: Waiting) -> tuple[set[str], set[
             continue
         left, own = if_all.get(of, (None, HeldBackBy()))
         causes = [cause for cause in own.models if cause != of]
-        if left is None or common(left, by.intervals) or not (own.tables or causes):
-            models.add(of)  # a run of it computes something that is read
-        if left is not None and (not left or common(own.intervals, by.intervals)):
+        waits = left is not None and (not left or bool(common(own.intervals, by.intervals)))
+        if not waits or common(left or (), by.intervals) or not (own.tables or causes):
+            models.add(of)  # a run of it computes something that is read, or what it needs before that
+        if waits:
             tables |= set(own.tables)
             to_visit += causes
     return models, tables, seen - models

@@ -55,6 +55,10 @@ CASES: dict[str, tuple[Waiting, HeldBack]] = {
         run(if_all={"a": ([], HeldBackBy(("a",), (), READS))}),
         found(Cause("unselected", "a")),
     ),
+    "a model that needs its older intervals first, and waits for a source for later ones": (
+        run(if_all={"a": ([(-1, 0)], HeldBackBy(tables=("source",), intervals=((3, 4),)))}, **BOUNDED),
+        found(Cause("bounds", "a")),
+    ),
     # Models that wait themselves.
     "the source of a model that waits for it, selected": (run(if_all={"a": WAITS_FOR_SOURCE}, **HERE), found(SOURCE)),
     "the source of a model that waits for it, not selected": (
