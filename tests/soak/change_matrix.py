@@ -229,8 +229,8 @@ def judge_needless(seen: Observed, name: str, named: Named) -> Iterator[str]:
     """What is wrong if a table that lacks no row is said to lack some."""
     if "Outdated" in seen.checks.get(name, ""):
         yield f"check: says that rows lack, and none does: {seen.checks[name]}"
-    if named.outdated:
-        yield f"outdated: {in_regions(named.outdated)}, and none lacks"
+    if outdated := Named(named.entries[-1:]).outdated:  # a later plan may have computed it again
+        yield f"outdated: {in_regions(outdated)}, and none lacks"
 
 
 def model_showed(seen: Observed, name: str) -> set[int]:

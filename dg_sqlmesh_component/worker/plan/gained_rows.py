@@ -18,7 +18,7 @@ from sqlmesh.core.snapshot import Snapshot
 from sqlmesh.core.snapshot.definition import Interval
 
 from dg_sqlmesh_component.protocol.graph import grouped, reachable
-from dg_sqlmesh_component.protocol.intervals import subtract
+from dg_sqlmesh_component.protocol.intervals import ALL_TIME, subtract
 from dg_sqlmesh_component.worker.intervals.gained import Again, LackingRows, ReadTable, lacking_rows
 from dg_sqlmesh_component.worker.intervals.query_ranges import uses_range
 from dg_sqlmesh_component.worker.intervals.tables import (
@@ -96,7 +96,9 @@ class GainedRows:
             if keeps_rows:
                 reads &= tables_read(name, self.shown, parents_before)
             shown = (now or {}).get(name, (before or node).intervals)
-            if before is not None and not is_incremental(before):
+            if before is not None and before.is_embedded:
+                shown = [ALL_TIME]  # all rows of its query
+            elif before is not None and not is_incremental(before):
                 shown = [(0, end) for _, end in shown[-1:]]  # it has all rows before its end
             is_source = name in self.sources
             return ReadTable(
