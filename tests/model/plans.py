@@ -244,9 +244,10 @@ class Apply:
         reads = {of for of in self.after.project[name].reads if of in self.modified}
         will_be = {*self.after.tables[name].computed, *hours_of(self.computed.get(name, ()))}
         left = [of for of in self.after.missing([name])[name] if of not in self.computed.get(name, ())]
+        old = self.before.tables[name]
         return ChangedModel(
             reads=reads,
-            before=ShownVersion(SHOWS[self.before.project[name].kind], intervals_of(self.before.tables[name].computed)),
+            before=ShownVersion(SHOWS[self.before.project[name].kind], intervals_of(old.computed | old.marked)),
             after=ShownVersion(SHOWS[self.after.project[name].kind], intervals_of(will_be)),
             keeps_rows=name not in self.built,
             is_redefined=name == self.plan.model,
@@ -319,9 +320,9 @@ def after(state: State, action: Action) -> tuple[State, list[str]]:
         return following, [*([] if waits else story.faults()), *_named_and_right(following)]
     applied = Apply(state, action)
     if refused := applied.refused(accepts=True):
-        return state, [] if refused == ["not_loaded"] else [
-            "the plan is refused, and what its report offers does not help"
-        ]
+        # As long as a source is not loaded, the report offers no command.
+        is_waiting = "not_loaded" in refused
+        return state, [] if is_waiting else ["the plan is refused, and what its report offers does not help"]
     is_accepted = bool(applied.refused(accepts=False))
     following = applied.state_after()
     wrong = [*applied.faults(), *_named_and_right(following)]

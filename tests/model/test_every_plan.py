@@ -10,8 +10,7 @@ from dataclasses import replace
 
 import pytest
 from model import plans
-from model.histories import Found
-from model.plans import NOT_ASKED, PROJECTS, Plan, searched
+from model.plans import NOT_ASKED, PROJECTS, searched
 from model.world import HOURS
 
 from dg_sqlmesh_component.plan import gate
@@ -21,20 +20,8 @@ from dg_sqlmesh_component.worker.plan.lost_rows import Losses
 
 
 def faults(names: Iterable[str], length: int) -> dict[str, list[str]]:
-    """Return the faults, without a known one.
-
-    If the cron of a model has become daily, and a plan then builds its table anew while an hour is not loaded, the
-    report says that the rows are lost until the next run, and not until their source is loaded. Further faults after
-    such a change, in histories of three actions, were not looked at: the model of the change may be wrong.
-    """
-    found = {name: searched(PROJECTS[name], length).found for name in names}
-    unknown = {name: [str(of) for of in faults if not _is_known(of)] for name, faults in found.items()}
-    return {name: of for name, of in unknown.items() if of}
-
-
-def _is_known(found: Found) -> bool:
-    is_daily = any(isinstance(action, Plan) and action.is_daily for action in found.history)
-    return is_daily and (found.fault.endswith(NOT_ASKED) or len(found.history) > 2)
+    found = {name: [str(fault) for fault in searched(PROJECTS[name], length).found] for name in names}
+    return {name: of for name, of in found.items() if of}
 
 
 @pytest.mark.parametrize("name", ["incremental", "whole over a view"])

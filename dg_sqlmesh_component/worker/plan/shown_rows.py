@@ -11,6 +11,7 @@ from sqlmesh.core.snapshot import Snapshot
 from sqlmesh.core.snapshot.definition import Interval
 from sqlmesh.utils.date import make_exclusive, now_timestamp, to_timestamp
 
+from dg_sqlmesh_component.protocol.intervals import merged
 from dg_sqlmesh_component.worker.environment import has_table
 from dg_sqlmesh_component.worker.intervals.query_ranges import range_limits
 from dg_sqlmesh_component.worker.intervals.tables import due_at, is_incremental
@@ -67,7 +68,8 @@ def _changed_model(
     end, keeps = new.model.end, old is not None and keeps_rows(new, old)
     return ChangedModel(
         reads=reads,
-        before=None if old is None else _version(old, old.intervals),
+        # A forgotten interval is marked. Its old rows are shown until it is computed again.
+        before=None if old is None else _version(old, merged([*old.intervals, *old.pending_restatement_intervals])),
         after=_version(new, sorted([*new.intervals, *missing])),
         keeps_rows=keeps,
         replaced_at=_replaced_at(new, old, missing) if old is not None and keeps else None,
