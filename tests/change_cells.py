@@ -313,10 +313,10 @@ def attribute_cells() -> Iterator[Cell]:
                 for n, c in changes.items()
                 if n not in ("lookback", "auto_restatement_cron", "disable_restatement")
             }
-        for name, (before, after) in changes.items():
-            yield Cell(f"{kind}: {name}", f"attributes of {kind}", before, after, MORE_READERS)
         if kind == "partition":  # SQLMesh would replace a day by the rows of an hour
             del changes["daily to hourly"]
+        for name, (before, after) in changes.items():
+            yield Cell(f"{kind}: {name}", f"attributes of {kind}", before, after, MORE_READERS)
         if can_be_forward_only:
             pinned = replace(plain, head="physical_version 'pinned'", options="forward_only true")
             yield Cell(f"{kind}: physical_version", f"attributes of {kind}", plain, pinned, MORE_READERS)
