@@ -51,11 +51,11 @@ from dg_sqlmesh_component.report.outcomes import NOT_IDLE, AuditOnlyOutcome, Aud
 
 
 class _Stage(Enum):
-    """How far SQLMesh has come with a node. The words follow "SQLMesh <did something with a node>"."""
+    """How far SQLMesh has come with a node. The words end a sentence such as "SQLMesh started a batch of t.a"."""
 
     OPEN = ", which it had not planned."
-    PLANNED = ", of which it had planned batches."
-    SETTLED = ", which had its outcome."
+    PLANNED = ", although it had planned batches of it."
+    SETTLED = ", which already had its outcome."
 
 
 _LEGAL: dict[type[msg.Event], tuple[frozenset[_Stage], str]] = {
@@ -63,7 +63,7 @@ _LEGAL: dict[type[msg.Event], tuple[frozenset[_Stage], str]] = {
     msg.BatchFinished: (frozenset({_Stage.PLANNED}), "finished a batch of {}"),
     msg.TableComputed: (frozenset({_Stage.PLANNED}), "computed the table of {}"),
     # Settled: a plan has landed, and has computed what the run had computed before.
-    msg.NodeIdle: (frozenset({_Stage.OPEN, _Stage.SETTLED}), "had nothing to compute of {}"),
+    msg.NodeIdle: (frozenset({_Stage.OPEN, _Stage.SETTLED}), "reported nothing to compute for {}"),
     # The failure of an executed node is kept, as a contradiction of its own.
     msg.NodeFailed: (frozenset(_Stage), "reported that {} failed"),
 }

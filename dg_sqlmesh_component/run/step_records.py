@@ -164,7 +164,7 @@ class StepRecords:
             return outcome
         known = self._known(outcome)
         named = last_outdated(self.context.instance, {check: known.up_to if known else 0}).get(check, ())
-        # The record of data that was computed outside of Dagster since that check has what is left of them.
+        # If data was computed outside of Dagster since that check, its record has the ranges that are still outdated.
         left = subtract([*named, *(known.outdated if known else ())], outcome.intervals)
         return replace(outcome, coverage=replace(coverage, outdated=merged([*coverage.outdated, *left])))
 

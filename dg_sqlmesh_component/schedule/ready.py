@@ -88,7 +88,7 @@ def ready_models(
 
 
 def _by_cause(wording: CauseWording, waiting: Mapping[str, msg.HeldBack]) -> str:
-    """The first models that wait, by what they wait for."""
+    """The waiting models, grouped by their cause."""
     models = sorted(waiting, key=wording.assets.name)
     by_cause = grouped((wording.text(fqn, waiting[fqn]) or "upstream", wording.assets.name(fqn)) for fqn in models)
     return listed([f"{listed(models)} ({why})" for why, models in by_cause.items()])

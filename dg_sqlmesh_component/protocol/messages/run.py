@@ -71,7 +71,7 @@ class PendingFound(LastEvent):
     pending: dict[str, int]
     # The next tick of the requested models' crons, and its model; None if no model is promoted.
     next_due: tuple[int, str] | None
-    # The models of which no pending interval is ready, and why.
+    # The models without a ready interval, and why they wait.
     waiting: dict[str, HeldBack] = field(default_factory=dict)
     # The tables in `made_between` without which a ready model would wait.
     needed: dict[str, tuple[str, ...]] = field(default_factory=dict)

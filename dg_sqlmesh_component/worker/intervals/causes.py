@@ -56,15 +56,15 @@ class Waiting:
     def decide(
         self, nodes: Mapping[str, Node], by: Mapping[str, HeldBackBy], if_all: Callable[[], Mapping[str, Left]]
     ) -> None:
-        """Write what the scheduler leaves out now, in place of what it has left out before."""
+        """Replace what the scheduler left out before by what it leaves out now."""
         self.nodes, self.by, self.if_all = nodes, by, if_all
         self._closed_upstream.clear()
 
     def closed_upstream(self, name: str) -> frozenset[str]:
         """The nodes whose signals hold back intervals of a node: itself, or upstream of it.
 
-        A view that has nothing to compute hands on what it shows. They are found for all nodes at once: asking each
-        alone would take 28 seconds for a chain of 3,000.
+        An idle view passes on the signals of what it shows. All nodes are searched at once: one search for each node
+        would take 28 seconds for a chain of 3,000.
         """
         if not self._closed_upstream:
             idle_views = {of for of, node in self.nodes.items() if node.shows_others and of not in self.unready}
@@ -116,7 +116,7 @@ def _actionable(name: str, by: HeldBackBy, run: Waiting) -> tuple[set[str], set[
         causes = [cause for cause in own.models if cause != of]
         waits = left is not None and (not left or bool(common(own.intervals, by.intervals)))
         if not waits or common(left or (), by.intervals) or not (own.tables or causes):
-            models.add(of)  # a run of it computes something that is read, or what it needs before that
+            models.add(of)  # running it computes what is read, or what must come before that
         if waits:
             tables |= set(own.tables)
             to_visit += causes

@@ -121,7 +121,7 @@ class _Walk:
         self._found: dict[tuple[str, int], Mapping[str, Source]] = {}
 
     def sources(self, name: str, since: int) -> Iterator[tuple[str, Source]]:
-        """The incremental tables of which a model has got rows after an instant, with their names."""
+        """The incremental tables, with their names, that have brought a model rows after an instant."""
         for info in self._all.tables_read(name):
             rows = self._all.rows(info)
             to_come = [ComputedRange(of, sys.maxsize, False, None) for of in self._lacked_by(info.name)]
@@ -156,5 +156,5 @@ class _Walk:
 
 
 def _is_whole(info: SnapshotTableInfo) -> bool:
-    """Whether each computation of a table brings all rows of what it reads."""
+    """Whether each computation of a table reads all rows of its sources."""
     return bool(info.is_full or info.is_scd_type_2)

@@ -372,13 +372,13 @@ CONTRADICTIONS: dict[str, tuple[tuple[msg.Event, ...], tuple[str, ...]]] = {
     "a batch and a table after the outcome": (
         (ONE_BATCH, batch(0, D1), msg.BatchStarted(ORDERS), msg.TableComputed(ORDERS, 7), SUCCEEDED),
         (
-            f"SQLMesh started a batch of {ORDERS}, which had its outcome.",
-            f"SQLMesh computed the table of {ORDERS}, which had its outcome.",
+            f"SQLMesh started a batch of {ORDERS}, which already had its outcome.",
+            f"SQLMesh computed the table of {ORDERS}, which already had its outcome.",
         ),
     ),
     "nothing to do for a planned model": (
         (ONE_BATCH, msg.NodeIdle(ORDERS, "done")),
-        (f"SQLMesh had nothing to compute of {ORDERS}, of which it had planned batches.",),
+        (f"SQLMesh reported nothing to compute for {ORDERS}, although it had planned batches of it.",),
     ),
     "nothing to do for an executed model, because a plan has landed": (
         (ONE_BATCH, batch(0, D1), EMPTY_PLAN, COMPUTED_BY_PLAN, SUCCEEDED),
