@@ -69,12 +69,12 @@ def last_outdated(
     """The outdated ranges that the last result of each check of intervals names.
 
     A result that is older than its instant (`since`, epoch milliseconds) does not count: the model was computed after
-    it.
+    it. The record's own time is when Dagster planned the check.
     """
     found = {}
     for check, record in last_check_records(instance, [*since]).items():
         evaluation = _evaluation(record)
-        if evaluation is not None and record.create_timestamp * 1000 >= since[check]:
+        if evaluation and record.event and record.event.timestamp * 1000 >= since[check]:
             found[check] = [(start, end) for start, end in internal_part(evaluation.metadata, "outdated") or ()]
     return found
 
