@@ -20,6 +20,7 @@ import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
@@ -201,17 +202,20 @@ def _import_worker_modules() -> None:
     inspect.stack()
     to_datetime("6 days ago")
 
-    import dg_sqlmesh_component.worker.evaluate.serve
-    import dg_sqlmesh_component.worker.intervals.records
-    import dg_sqlmesh_component.worker.janitor
-    import dg_sqlmesh_component.worker.load.project
-    import dg_sqlmesh_component.worker.plan.close
-    import dg_sqlmesh_component.worker.plan.serve  # noqa: F401
-    from dg_sqlmesh_component.protocol import messages, wire
+    import dg_sqlmesh_component.worker.__main__ as worker
+    from dg_sqlmesh_component.protocol import messages as msg
+    from dg_sqlmesh_component.protocol import wire
 
-    for name, value in vars(messages).items():
-        if isinstance(value, type) and value.__module__.startswith(messages.__name__):
-            wire._adapter(name)
+    modules = [msg, *(import_module(f"{package.__name__}.capabilities.{name}.messages") for name in _capabilities())]
+    for value in {value for module in modules for value in vars(module).values() if isinstance(value, type)}:
+        if issubclass(value, (msg.Request, msg.Event, msg.Answer)):
+            wire._adapter(wire._name(value))
+            if hasattr(value, "SERVED_BY"):
+                worker._function(value.SERVED_BY)
+
+
+def _capabilities() -> list[str]:
+    return [path.parent.name for path in (PACKAGE / "capabilities").glob("*/messages.py")]
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """Convert messages to lines of text and back. Both processes check them.
 
-A line is the name of the message's class, a space, and its fields as JSON. It uses pydantic, which Dagster and SQLMesh
-both require (ADR-0012).
+A line is the name of the message's class as `module:class`, a space, and its fields as JSON. A process imports the
+messages of a capability only when it reads or writes one. It uses pydantic, which Dagster and SQLMesh both require
+(ADR-0012).
 """
 
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
+from importlib import import_module
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -35,7 +38,7 @@ CANCEL, CUT_OFF, RELEASE = b"cancel\n", b"cut off\n", b"release\n"
 
 def encode(message: msg.Request | msg.Event | msg.Answer) -> bytes:
     """The message as one line, with its line break."""
-    name = type(message).__name__
+    name = _name(type(message))
     adapter = _adapter(name)
     try:
         content = adapter.dump_json(message)
@@ -43,28 +46,28 @@ def encode(message: msg.Request | msg.Event | msg.Answer) -> bytes:
         # Text that is not Unicode, such as a file name in other bytes: "?" replaces these characters.
         plain = adapter.dump_python(message)
         content = json.dumps(plain, ensure_ascii=False, default=list).encode("utf-8", "replace")
-    return b"%s %s\n" % (name.encode(), content)
+    return b"%s %s\n" % (name, content)
 
 
 def decode(expected: type[_T], line: bytes, redactor: Redactor | None = None) -> _T:
     """The message of a line that `encode` wrote.
 
     Args:
-        expected: `Request`, `Event`, `Records`, `GoAhead` or `PlanApproval`.
+        expected: `Request`, `Event`, or the class of an `Answer`.
         redactor: Hides secrets in the texts that `protocol/texts.py` marks.
 
     Raises:
         WorkerError: This version of the package does not write such lines.
     """
     first_word, _, content = line.rstrip(b"\n").partition(b" ")
-    name = first_word.decode("ascii", "replace")
-    if _message_type(name, expected) is None:
+    found = _message_type(first_word)
+    if found is None or not issubclass(found, expected):
         raise WorkerError(_unreadable(f"it is no {expected.__name__}", line))
     try:
-        message: _T = _adapter(name).validate_json(content, context=redactor)
+        message: _T = _adapter(first_word).validate_json(content, context=redactor)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, (name, *first["loc"])))
+        where = ".".join(map(str, (found.__name__, *first["loc"])))
         raise WorkerError(_unreadable(f"{first['msg']} (at {where})", line)) from error
     return message
 
@@ -73,20 +76,39 @@ def name_of(line: bytes) -> str:
     """The command, or the class of the message. A line that is neither is `unreadable`: it may be a secret."""
     if line in (CANCEL, CUT_OFF, RELEASE):
         return line.decode().strip()
-    name = line.partition(b" ")[0].decode("ascii", "replace")
-    return "unreadable" if _message_type(name, msg.Request | msg.Event | msg.Answer) is None else name
+    found = _message_type(line.partition(b" ")[0])
+    return "unreadable" if found is None else found.__name__
 
 
-def _message_type(name: str, expected: Any) -> type | None:
-    """The class of this name, if it is one of `expected`."""
-    found = vars(msg).get(name)
-    return found if isinstance(found, type) and issubclass(found, expected) else None
+_PACKAGE = __name__.partition(".")[0]
+_MESSAGE = re.compile(rb"(protocol\.messages\.[a-z_]+|capabilities\.[a-z_]+\.messages):([A-Za-z]+)")
+
+
+def _name(message_type: type) -> bytes:
+    module = message_type.__module__.partition(".")[2]
+    return f"{module}:{message_type.__name__}".encode()
 
 
 @cache
-def _adapter(name: str) -> TypeAdapter[Any]:
+def _message_type(name: bytes) -> type | None:
+    """The message of this name; None if there is none, or if its capability is not installed."""
+    match = _MESSAGE.fullmatch(name)
+    if match is None:
+        return None
+    module, cls = (part.decode() for part in match.groups())
+    try:
+        found = getattr(import_module(f"{_PACKAGE}.{module}"), cls, None)
+    except ModuleNotFoundError:
+        return None
+    is_message = isinstance(found, type) and issubclass(found, (msg.Request, msg.Event, msg.Answer))
+    return found if is_message else None
+
+
+@cache
+def _adapter(name: bytes) -> TypeAdapter[Any]:
     """Creating one takes milliseconds, and a process needs a few of them only."""
-    return TypeAdapter(getattr(msg, name))
+    message_type: Any = _message_type(name)
+    return TypeAdapter(message_type)
 
 
 def _unreadable(problem: str, line: bytes) -> str:

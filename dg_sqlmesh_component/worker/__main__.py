@@ -13,7 +13,7 @@ import re
 import sys
 import traceback
 from dataclasses import replace
-from importlib import metadata
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 from dg_sqlmesh_component.protocol.errors import EvaluationError, InstallationError, SQLMeshComponentError, WorkerError
@@ -23,7 +23,10 @@ from dg_sqlmesh_component.worker.project_exits import as_exception
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dg_sqlmesh_component.protocol import messages as msg
     from dg_sqlmesh_component.worker.pipe import Pipe
+
+_PACKAGE = "dg_sqlmesh_component"
 
 PYTHON_FLOOR = (3, 10)
 SQLMESH_FLOOR = "0.235.2"
@@ -60,46 +63,29 @@ def main() -> None:
 def _serve(pipe: Pipe) -> None:
     from dg_sqlmesh_component.protocol import messages as msg
     from dg_sqlmesh_component.worker.context import with_default_gateway
-    from dg_sqlmesh_component.worker.evaluate.pending import find_pending
-    from dg_sqlmesh_component.worker.evaluate.serve import serve_evaluation
-    from dg_sqlmesh_component.worker.intervals.records import find_changes
-    from dg_sqlmesh_component.worker.janitor import run_janitor
-    from dg_sqlmesh_component.worker.load.project import (
-        load_project,  # imports SQLMesh: some seconds, in which the parent may still prepare its request
-    )
-    from dg_sqlmesh_component.worker.plan.close import close_preview
-    from dg_sqlmesh_component.worker.plan.serve import serve_plan
-    from dg_sqlmesh_component.worker.plan.way_back import take_back
-    from dg_sqlmesh_component.worker.project_tests import run_tests
-    from dg_sqlmesh_component.worker.query import run_query
     from dg_sqlmesh_component.worker.sqlmesh_internals import prepare_process
 
+    for served in (msg.EvaluationRequest, msg.LoadRequest):
+        _function(served.SERVED_BY)  # imports SQLMesh: some seconds, in which the parent may still prepare its request
     prepare_process()
     gc.freeze()  # imported objects stay, and forked processes share them
     gc.set_threshold(50_000)  # snapshots are many objects, and few of them are garbage: a tick takes a fifth less
     gc.enable()
     request = pipe.receive(msg.Request)
     request = replace(request, project=with_default_gateway(request.project))
-    answers: dict[type, Callable[[Any, Pipe], msg.Event]] = {
-        msg.LoadRequest: load_project,
-        msg.PendingRequest: find_pending,
-        msg.ChangesRequest: find_changes,
-        msg.TestRequest: run_tests,
-        msg.QueryRequest: run_query,
-    }
-    serves: dict[type, Callable[[Any, Pipe], None]] = {
-        msg.EvaluationRequest: serve_evaluation,
-        msg.PlanRequest: serve_plan,
-        msg.PreviewRequest: serve_plan,
-        msg.ClosePreviewRequest: close_preview,
-        msg.TakeBackRequest: take_back,
-        msg.JanitorRequest: run_janitor,
-    }
-    if answer := answers.get(type(request)):
+    serve = _function(request.SERVED_BY)
+    if isinstance(request, msg.Question):
         pipe.begin()
-        pipe.send(answer(request, pipe))
+        pipe.send(serve(request, pipe))
     else:
-        serves[type(request)](request, pipe)
+        serve(request, pipe)
+
+
+def _function(place: str) -> Callable[[msg.Request, Pipe], Any]:
+    """The function of a `Request.SERVED_BY`."""
+    module, _, name = place.partition(":")
+    function: Callable[[msg.Request, Pipe], Any] = getattr(import_module(f"{_PACKAGE}.{module}"), name)
+    return function
 
 
 def installation_problem() -> str | None:

@@ -1,11 +1,13 @@
 """Build the plain data of unit tests: models, audits, manifests, times."""
 
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+import dg_sqlmesh_component
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.project import SQLMeshProject
@@ -31,9 +33,13 @@ def days(first: int, last: int) -> msg.Interval:
 
 
 def message_types(base: type) -> set[type]:
-    """Return the classes of all requests or all events."""
-    classes = {cls for cls in vars(msg).values() if isinstance(cls, type) and issubclass(cls, base)}
-    return classes - {base, msg.LastEvent}
+    """Return the classes of all requests or all events, also those of capabilities."""
+    folder = Path(dg_sqlmesh_component.__file__).parent
+    files = [*folder.glob("protocol/messages/*.py"), *folder.glob("capabilities/*/messages.py")]
+    names = [".".join(file.relative_to(folder.parent).with_suffix("").parts) for file in files]
+    classes = {cls for name in names for cls in vars(import_module(name)).values() if isinstance(cls, type)}
+    bases = {msg.Request, msg.Question, msg.LockRequest, msg.Event, msg.LastEvent, msg.Answer}
+    return {cls for cls in classes - bases if issubclass(cls, base)}
 
 
 def fqn(name: str) -> str:

@@ -35,12 +35,26 @@ class OpenProject:
 class Request:
     """The first message that a worker receives."""
 
+    # The worker's function that serves it, as `module:function`. The worker imports the module when the request comes.
+    SERVED_BY: ClassVar[str]
     project: OpenProject
 
 
 @dataclass(frozen=True, slots=True)
-class LoadRequest(Request):
+class Question(Request):
+    """A request that has one event as its answer, which the function returns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What Dagster's process sends if an event asks for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest(Question):
     """Load the project. Dagster's process sends it to load, reload or refresh; the answer is one `ProjectLoaded`."""
+
+    SERVED_BY = "worker.load.project:load_project"
 
     select: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -142,7 +156,7 @@ class TablesRead:
 
 
 @dataclass(frozen=True, slots=True)
-class AwaitedTables:
+class AwaitedTables(Answer):
     """The external tables that models wait for. Each request that reads intervals has them."""
 
     incomplete: Sources = field(default_factory=dict)  # the ranges for which each of them is not complete, by fqn
@@ -157,6 +171,7 @@ class EvaluationRequest(LockRequest):
     """Run the requested nodes once, then audit others. A step sends it once, and again for each of its retries."""
 
     HOLDER = "Dagster run"
+    SERVED_BY = "worker.evaluate.serve:serve_evaluation"
     environment: str
     models: tuple[str, ...]  # models to run: exactly these, no upstream models are added
     standalone_audits: tuple[str, ...]  # standalone audits to run with the models, if due
@@ -188,13 +203,14 @@ class EvaluationRequest(LockRequest):
 
 
 @dataclass(frozen=True, slots=True)
-class PendingRequest(Request):
+class PendingRequest(Question):
     """Find the models that `sqlmesh run` would compute now. A schedule sends it at each tick.
 
     The worker reads the state, and evaluates signals of pending models. It does not load the project, and it does not
     take the lock of runs.
     """
 
+    SERVED_BY = "worker.evaluate.pending:find_pending"
     environment: str
     models: frozenset[str]
     now: int
@@ -236,7 +252,7 @@ Loads = dict[str, tuple[SourceLoad, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Records:
+class Records(Answer):
     """What Dagster knows about the data of models. Part of a `ChangesRequest`, and the answer to `StateLocked`."""
 
     # By model to look at, the data that Dagster has recorded; None if there is no record.
@@ -245,12 +261,13 @@ class Records:
 
 
 @dataclass(frozen=True, slots=True)
-class ChangesRequest(Request):
+class ChangesRequest(Question):
     """Find data that Dagster has not recorded, and the promoted models. A sensor sends it at each tick.
 
     The worker reads the state. It does not load the project, and it does not take the lock of runs.
     """
 
+    SERVED_BY = "worker.intervals.records:find_changes"
     environment: str
     records: Records
     tables: AwaitedTables
@@ -262,17 +279,21 @@ class JanitorRequest(LockRequest):
     """Run SQLMesh's janitor once; the answer is one `JanitorFinished`."""
 
     HOLDER = "janitor run"
+    SERVED_BY = "worker.janitor:run_janitor"
 
 
 @dataclass(frozen=True, slots=True)
-class TestRequest(Request):
+class TestRequest(Question):
     """Run SQLMesh's unit tests and linter on the project's files; the answer is one `TestsFinished`."""
 
+    SERVED_BY = "worker.project_tests:run_tests"
+
 
 @dataclass(frozen=True, slots=True)
-class QueryRequest(Request):
+class QueryRequest(Question):
     """Run a query through the project's gateway; the answer is one `QueryFinished`. The files are not loaded."""
 
+    SERVED_BY = "worker.query:run_query"
     query: str
     file: str  # for the rows, as a pickled DataFrame of pandas
 
@@ -282,6 +303,7 @@ class PlanRequest(LockRequest):
     """Build the plan that the project's files make of an environment. The worker answers with a `PlanBuilt`."""
 
     HOLDER = "plan of run"
+    SERVED_BY = "worker.plan.serve:serve_plan"
     LOCKS: ClassVar[tuple[str, ...]] = ("changes",)
     environment: str
     tables: AwaitedTables
@@ -320,6 +342,7 @@ class ClosePreviewRequest(JanitorRequest):
     """Delete an environment with everything that no other environment uses; the answer is one `JanitorFinished`."""
 
     HOLDER = "preview of run"
+    SERVED_BY = "worker.plan.close:close_preview"
     environment: str
 
 
@@ -331,13 +354,14 @@ class TakeBackRequest(LockRequest):
     """
 
     HOLDER = "plan of run"
+    SERVED_BY = "worker.plan.way_back:take_back"
     environment: str
     plans: frozenset[str]  # the plans that jobs of the component have begun to apply
     interrupted: tuple[Interval, ...]  # as in `PlanApproval`
 
 
 @dataclass(frozen=True, slots=True)
-class AuditsWanted:
+class AuditsWanted(Answer):
     """The answer to `NodesUpToDate`."""
 
     # By node, its audits in the local project. Those are requested about whose current data there is no result.
@@ -345,7 +369,7 @@ class AuditsWanted:
 
 
 @dataclass(frozen=True, slots=True)
-class GoAhead:
+class GoAhead(Answer):
     """The answer to a `RestatementPlanned`, and to each `EvaluationPlanned` that has batches: they may be computed.
 
     If they are over a limit, the worker is stopped instead.
@@ -353,14 +377,10 @@ class GoAhead:
 
 
 @dataclass(frozen=True, slots=True)
-class PlanApproval:
+class PlanApproval(Answer):
     """The answer to a `PlanBuilt`: the plan is to be applied. If it is refused, the worker is stopped instead."""
 
     allow_destructive: tuple[str, ...]  # the models, by fqn, whose tables may lose columns
     records: Records  # what Dagster knows about the data of models
     # The times in which plans and previews computed that were interrupted, epoch milliseconds.
     interrupted: tuple[Interval, ...] = ()
-
-
-Answer = Records | GoAhead | AuditsWanted | PlanApproval | AwaitedTables
-"""What Dagster's process sends if an event asks for it."""

@@ -99,7 +99,7 @@ def refusal(line: bytes, like: Any = EVENTS[0]) -> str:
 
 def test_examples_cover_every_request_and_event() -> None:
     for examples, base in ((REQUESTS, msg.Request), (EVENTS, msg.Event)):
-        assert {type(message) for message in examples} == message_types(base) - {msg.LockRequest}
+        assert {type(message) for message in examples} == message_types(base)
 
 
 @every_message
