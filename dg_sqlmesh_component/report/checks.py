@@ -134,6 +134,18 @@ class Checks:
             return None
         return "its last result is not about the current data and audits"
 
+    def audited_until(self, data: msg.AuditedData, earlier: EarlierResult | None) -> int:
+        """The instant until which the rows were computed that the last result of an audit is about, in milliseconds.
+
+        It is before all rows if the result is about another table, or another audit.
+        """
+        if earlier is None:
+            return -1
+        if earlier.audited_data is None:  # it has read other tables too
+            return round(earlier.evaluated_at * 1000)
+        environment, audited, up_to = earlier.audited_data
+        return up_to if (environment, audited) == (self.wording.environment, data) else -1
+
     def _status(self, check: dg.AssetCheckKey, node: NodeOutcome | AuditOnlyOutcome) -> dg.AssetCheckResult:
         metadata: dict[str, Any]
         if isinstance(node, AuditOnlyOutcome):

@@ -35,7 +35,7 @@ def build_failure(
         *_failed_lines(wording, outcomes),
         *_not_promoted_lines(wording, outcomes),
         *_interrupted_lines(wording, outcomes, problems),
-        *_audit_lines(wording, [*audited, *(of for of in outcomes if of.outcome is Outcome.UP_TO_DATE)]),
+        *_audit_lines(wording, [*audited, *(of for of in outcomes if not of.outcome.is_failure)]),
     ]
     if not lines and not problems and not any(outcome.outcome.is_failure for outcome in outcomes):
         return None
@@ -104,7 +104,7 @@ def _by_error(outcomes: Sequence[NodeOutcome]) -> dict[str, list[str]]:
 
 
 def _audit_lines(wording: Wording, audited: Sequence[NodeOutcome | AuditOnlyOutcome]) -> list[str]:
-    """Errors and blocking failures of audits that were evaluated without running their models."""
+    """Errors and blocking failures of audits of rows that the run has not computed."""
     audits = [(outcome.fqn, audit) for outcome in audited for audit in outcome.audits]
     return [
         *(wording.audit_only_sentence(of) for of in audited if isinstance(of, AuditOnlyOutcome) and of.error),

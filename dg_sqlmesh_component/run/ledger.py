@@ -323,6 +323,10 @@ class Ledger:
         """The event with which the worker reported that a node had nothing to do; None if there was none."""
         return self._entry(fqn).idle
 
+    def computed(self, fqn: str) -> tuple[msg.Interval, ...]:
+        """The intervals of a node that this run has computed so far."""
+        return merged(batch.interval for batch in self._entry(fqn).done)
+
     @property
     def running(self) -> tuple[str, ...]:
         """The nodes with a batch that runs, or that ran when the worker died."""

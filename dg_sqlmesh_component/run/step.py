@@ -262,7 +262,7 @@ class _Step:
                 self._plan_restatement(event)
                 answer, refusal = msg.GoAhead(), self._limits.refuse_restatement(event, self._log)
             case msg.EvaluationPlanned() if event.batches:
-                answer = msg.GoAhead()
+                answer = msg.GoAhead(self._results.unaudited(event.earlier_rows, self._ledger.computed))
                 refusal = self._limits.refuse_run(event, self._log) if self._request.restate is None else None
             case msg.NodesUpToDate():
                 idle = [found for fqn in event.nodes if (found := self._ledger.idle(fqn)) is not None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -87,6 +87,21 @@ class StepResults:
         wanted = self._earlier.without_a_result(idle)
         nodes = {self._assets.node_by_check[check] for check in wanted}
         return {node: audit_uses(self._assets, node, wanted) for node in sorted(nodes)}
+
+    def unaudited(
+        self, rows: Mapping[str, msg.EarlierRows], computed: Callable[[str], tuple[msg.Interval, ...]]
+    ) -> dict[str, msg.UnauditedRows]:
+        """Of nodes that are about to be computed, the rows that some of their checks know nothing about.
+
+        `computed` has what earlier attempts of this run have computed of a node.
+        """
+        if not self._wording.is_declared:
+            return {}
+        unaudited = {}
+        for node, since in self._earlier.audited_until(rows, self.selected).items():
+            uses = audit_uses(self._assets, node, since.keys())
+            unaudited[node] = msg.UnauditedRows(uses, min(since.values()), computed(node))
+        return unaudited
 
     def fill_in(self) -> Iterator[Any]:
         """A result for each check that has none. If a step fails, Dagster would show these checks as failed."""
@@ -223,6 +238,8 @@ class LastCheckResults:
 
     context: dg.AssetExecutionContext
     checks: Checks
+    # Those of models that are being computed. Until one of them is reported, no other run changes them.
+    _of_computed: dict[dg.AssetCheckKey, EarlierResult] = field(default_factory=dict)
 
     def of_unchanged(
         self, unchanged: Collection[NodeOutcome | AuditOnlyOutcome]
@@ -248,6 +265,25 @@ class LastCheckResults:
         last = self._last_results(by_check)
         return {check for check, node in by_check.items() if self.checks.why_not_repeated(node, last.get(check))}
 
+    def audited_until(
+        self, rows: Mapping[str, msg.EarlierRows], selected: Collection[dg.AssetCheckKey]
+    ) -> dict[str, dict[dg.AssetCheckKey, int]]:
+        """By node, the selected audits whose last result is not about all of these rows, with when it was found."""
+        of_node = {
+            node: [check for check in self.checks.wording.assets.audit_checks.get(node, ()) if check in selected]
+            for node in rows
+        }
+        wanted = [check for checks in of_node.values() for check in checks]
+        last = self._last_results(wanted)
+        self._of_computed.update(last)
+        found: dict[str, dict[dg.AssetCheckKey, int]] = {}
+        for node, checks in of_node.items():
+            for check in checks:
+                until = self.checks.audited_until(rows[node].audited_data, last.get(check))
+                if until < rows[node].altered_at:
+                    found.setdefault(node, {})[check] = until
+        return found
+
     def of_others(
         self, settled: Sequence[NodeOutcome | AuditOnlyOutcome], selected: Collection[dg.AssetCheckKey]
     ) -> dict[dg.AssetCheckKey, EarlierResult]:
@@ -260,7 +296,8 @@ class LastCheckResults:
             elif wording.is_declared and outcome.fqn not in wording.assets.standalone_audits:
                 audits = wording.assets.checks_of_results(outcome.fqn, outcome.audits)
                 wanted += [check for check, audit in audits.items() if not audit.of_whole_table]
-        return self._last_results([check for check in wanted if check in selected])
+        known = {check: self._of_computed.pop(check) for check in wanted if check in self._of_computed}
+        return known | self._last_results([check for check in wanted if check in selected and check not in known])
 
     def _last_results(self, checks: Collection[dg.AssetCheckKey]) -> dict[dg.AssetCheckKey, EarlierResult]:
         return last_results(self.context.instance, checks, self.checks.wording.environment)

@@ -1,9 +1,11 @@
 """A selected audit has a result about the current data, also if a plan or a shell has computed the data."""
 
+from datetime import datetime, timedelta, timezone
+
 import dagster as dg
 import pytest
 from engine.signals import IS_OPEN
-from harness import CONFIG, EXECUTORS, NewShop
+from harness import CONFIG, EXECUTORS, NewShop, Shop
 
 DAYS = (
     "MODEL (name t.days, kind INCREMENTAL_BY_TIME_RANGE (time_column day), "
@@ -84,3 +86,64 @@ def test_check_of_a_model_that_waits_and_has_no_result_says_why(new_shop: NewSho
     )
     alone = shop.launch(checks=["t/days:small"]).checks["t/days:small"]
     assert not str(alone.description).startswith("Not evaluated")
+
+
+# -- rows from outside, in a run that computes other rows --------------------------------------------
+
+PLANNED, OWN, OUTSIDE = ((datetime.now(timezone.utc) - timedelta(days=days)).date() for days in (5, 4, 3))
+NEW = [OUTSIDE + timedelta(days=1), OUTSIDE + timedelta(days=2)]
+
+
+def with_outside_day(new_shop: NewShop, more: str = "", value: int = 9, **attributes: object) -> Shop:
+    """A plan has computed a day, a run of ours the next one, and a shell the third one."""
+    since = DAYS.replace("(name t.days,", f"(name t.days, start '{PLANNED}',")
+    tables = {"raw.days": "SELECT CURRENT_DATE - range::INT AS day, 0 AS n FROM range(8)"}
+    shop = new_shop(
+        {**files(more), "models/days.sql": since}, CONFIG, tables=tables, planned_at=f"{OWN} 01:00", **attributes
+    )
+    first = shop.launch(ops={"sqlmesh_shop": {"end": str(OWN)}}).succeeded()
+    assert first.checks["t/days:small"].description == f"No row failed in {PLANNED} to {OWN} (2 days)."
+    shop.query(f"UPDATE raw.days SET n = {value} WHERE day = '{OUTSIDE}'")
+    shop.sqlmesh("run", "--end", str(OUTSIDE))
+    return shop
+
+
+def test_a_run_that_computes_newer_rows_also_audits_those_that_a_shell_has_computed(new_shop: NewShop) -> None:
+    shop = with_outside_day(new_shop, ", blocking false")
+
+    record = shop.launch().succeeded()
+
+    assert record.status_of("t/days") == "executed"
+    check = record.checks["t/days:small"]
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert check.description == f"1 row failed in {OUTSIDE}."
+    assert record.checks["t/days:not_null_day"].description == f"No row failed in {OUTSIDE} to {NEW[1]} (3 days)."
+    assert not shop.launch().succeeded().checks["t/days:small"].passed
+
+
+def test_a_run_audits_rows_of_a_plan_once_and_rows_of_a_run_never_again(new_shop: NewShop) -> None:
+    shop = with_outside_day(new_shop, value=0)
+    shop.launch(ops={"sqlmesh_shop": {"end": str(NEW[0])}}).succeeded()
+    record = shop.launch().succeeded()
+
+    assert record.checks["t/days:small"].description == f"No row failed in {NEW[1]}."
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_blocking_audit_that_fails_on_rows_of_a_shell_fails_the_run_that_computes_newer_ones(
+    new_shop: NewShop, fails: bool
+) -> None:
+    shop = with_outside_day(new_shop, value=0)
+    table = shop.query("SELECT table_name FROM duckdb_tables() WHERE schema_name = 'sqlmesh__t'")[0][0]
+    shop.query(f"UPDATE sqlmesh__t.{table} SET n = 9 WHERE day = '{OUTSIDE}'")
+    if fails:  # the audits of the older rows have a result nevertheless
+        shop.query(f"UPDATE raw.days SET n = 9 WHERE day = '{NEW[0]}'")
+
+    record = shop.launch().failed()
+
+    assert record.status_of("t/days") == ("audit_failed" if fails else "executed")
+    check = record.checks["t/days:small"]
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    where = f"2 rows failed in {OUTSIDE} to {NEW[1]}" if fails else f"1 row failed in {OUTSIDE}"
+    assert str(check.description).startswith(where)
+    assert "t.days: audit small failed: " in record.failures[0] or fails

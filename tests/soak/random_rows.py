@@ -82,7 +82,6 @@ class Story(Told):
         late: What is done about late data.
         lenient: The models that may be computed without waiting, in a shell or with `ignore_sources`.
         green: Whether a model was green in its last run.
-        by_shell: The batches of `sqlmesh run`.
         slow: The models whose cron a plan has made less frequent.
     """
 
@@ -99,7 +98,6 @@ class Story(Told):
     known: set[str] = field(default_factory=set)
     lenient: set[str] = field(default_factory=set)
     green: dict[str, bool] = field(default_factory=dict)
-    by_shell: set[str] = field(default_factory=set)
     slow: set[str] = field(default_factory=set)
 
     @property
@@ -322,9 +320,6 @@ class Story(Told):
         rows = self.warehouse.tables[f"t.{model.name}"]
         bad = {key: "bad" for key in self.accepted_rows(model) if rows[key].is_bad}
         if bad and page.checks.get(f"{model.audit}_{model.name}"):
-            if all(rows[key].own in self.by_shell for key in bad):
-                self.counts["open: audit green over bad rows that `sqlmesh run` has computed"] += 1
-                return
             self.fault("audit green over bad rows", f"{model.name}: {some(bad)}. Its page: {page.text[:900]}")
 
     def accepted_rows(self, model: RowModel) -> set[Key]:
@@ -359,8 +354,9 @@ class Story(Told):
             return False
         if model.kind in WHOLE:
             # It is computed when its cron ticks, and was right then (`check_whole`).
-            end = hour_of(model.due_until(self.instant)) - 1
-            if end in now.computed[model.name]:
+            until = model.due_until(self.instant)
+            is_never_due = until <= now.start_of(model)  # a plan has changed its cron
+            if is_never_due or hour_of(until) - 1 in now.computed[model.name]:
                 self.counts["excepted: whole until its tick"] += 1
                 return True
             return False
@@ -554,8 +550,6 @@ def shell(story: Story) -> None:
     selected = ["--no-auto-upstream", *(f"--select-model={name}" for name in chosen)] if chosen else []
     output = sqlmesh(story.shop.project, "run", "--skip-janitor", *selected, check=False)
     story.read()
-    for rows in story.warehouse.tables.values():
-        story.by_shell |= {row.own for row in rows.values()} - story.known
     story.remember()
     story.note(f"sqlmesh run {' '.join(chosen)} ({'failed' if 'failed' in output.lower() else 'done'})")
     story.counts["sqlmesh run"] += 1

@@ -369,11 +369,23 @@ class AuditsWanted(Answer):
 
 
 @dataclass(frozen=True, slots=True)
+class UnauditedRows:
+    """Rows of a model that a run does not compute, and about which Dagster has no result of some audits."""
+
+    audits: tuple[AuditUse, ...]  # in the local project; those without a result are requested
+    since: int  # the rows were computed after this instant, epoch milliseconds
+    audited: tuple[Interval, ...] = ()  # intervals that the run itself has computed and audited before
+
+
+@dataclass(frozen=True, slots=True)
 class GoAhead(Answer):
     """The answer to a `RestatementPlanned`, and to each `EvaluationPlanned` that has batches: they may be computed.
 
     If they are over a limit, the worker is stopped instead.
     """
+
+    # Of an `EvaluationPlanned`, by node. Their audits are evaluated before the first batch of the node.
+    unaudited: dict[str, UnauditedRows] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,6 +156,14 @@ class AuditedData:
 
 
 @dataclass(frozen=True, slots=True)
+class EarlierRows:
+    """The rows that a node has before a run computes others."""
+
+    audited_data: AuditedData  # what its audits would be about
+    altered_at: int  # when they were last altered
+
+
+@dataclass(frozen=True, slots=True)
 class PromotedVersion:
     """The promoted version of one node, which a run executes."""
 
@@ -224,13 +232,16 @@ class EvaluationPlanned(Event):
     others_wait: dict[str, HeldBack] = field(default_factory=dict)
     # Whether these batches come in addition to the planned ones. A `PlanRequest` plans in several stages.
     continues: bool = False
+    # Of nodes with batches: the rows that they have before, if SQLMesh audits only what it computes.
+    earlier_rows: dict[str, EarlierRows] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class AuditEvaluated(Event):
     """Sent after SQLMesh has evaluated one audit on one batch, before the batch's `BatchFinished`.
 
-    It is also sent for each requested audit of an `audit_only` node, before the `NodeAudited` of that node.
+    It is also sent for each requested audit of an `audit_only` node, before the `NodeAudited` of that node, and of
+    `UnauditedRows`, before the first `BatchStarted` of their node.
 
     Source: the results of `SnapshotEvaluator.audit`.
     """

@@ -62,12 +62,13 @@ from dg_sqlmesh_component.worker.intervals.records import compare
 from dg_sqlmesh_component.worker.intervals.tables import copied_intervals, deployability
 from dg_sqlmesh_component.worker.observe.audits import audit_alone, audit_up_to_date, record_audits
 from dg_sqlmesh_component.worker.observe.computed_table import ComputedTables
+from dg_sqlmesh_component.worker.observe.earlier_rows import EarlierRowsAudits
 from dg_sqlmesh_component.worker.observe.run_tracker import Observed, RunTracker
 from dg_sqlmesh_component.worker.own_bugs import own_bug
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.project_exits import exits_as_exceptions
 from dg_sqlmesh_component.worker.running_queries import watch_queries
-from dg_sqlmesh_component.worker.sqlmesh_internals import limit_batches
+from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges, limit_batches
 from dg_sqlmesh_component.worker.state_lock import locked_context
 
 ENVIRONMENT_CHECK_SECONDS = 5
@@ -250,7 +251,13 @@ class EvaluationContext(Context):
         """What the tracker has to know about the nodes of a scheduler."""
         index = deployability(self.request.environment, scheduler.snapshots.values(), self.bounds["start"])
         tables = ComputedTables(self.tracker.pipe, scheduler.snapshot_evaluator, index, self._counts_rows)
-        return Observed(partial(self._explain_idle, scheduler.snapshots_by_name), report_table=tables.report)
+        return Observed(
+            partial(self._explain_idle, scheduler.snapshots_by_name),
+            report_table=tables.report,
+            earlier_rows=EarlierRowsAudits(
+                self.request, scheduler, index, self.tracker.pipe, partial(computed_ranges, self)
+            ),
+        )
 
     def _counts_rows(self, snapshot: Snapshot) -> bool:
         """An environment without a view of a model shows none of its rows."""

@@ -195,23 +195,43 @@ def _audit(
     results: _Results,
 ) -> str | None:
     """Send the results of a node's requested audits over all of its computed intervals. Returns why there are none."""
-    positions, intervals, index = _positions(snapshot, uses), coverages.node(snapshot.name).filled, coverages.index
+    positions, intervals = _positions(snapshot, uses), coverages.node(snapshot.name).filled
     if not positions:
         return None
     if not intervals:
         return "Nothing has been computed yet, so there is nothing to audit."
-    given = {
-        **given,
-        "start": intervals[0][0],
-        "end": intervals[-1][1],
-        # The table that the environment shows. A run would audit the table that it has just computed.
-        "deployability_index": index.with_deployable(snapshot) if index.is_representative(snapshot) else index,
-    }
+    given = {**given, **_of_shown_table(snapshot, (intervals[0][0], intervals[-1][1]), coverages.index)}
     for position in positions:
         if results.pipe.is_cancelled:
             raise EvaluationError("The evaluation of audits was cancelled.")
         results.pipe.send(_evaluate_alone(snapshot, position, given, results))
     return None
+
+
+def audit_earlier_rows(
+    fqn: str,
+    uses: tuple[msg.AuditUse, ...],
+    interval: msg.Interval,
+    request: msg.EvaluationRequest,
+    scheduler: Scheduler,
+    index: DeployabilityIndex,
+    pipe: Pipe,
+) -> None:
+    """Send the results of a node's requested audits over an interval, until the run is cancelled. From any thread."""
+    snapshots = scheduler.snapshots_by_name
+    snapshot, results = snapshots[fqn], _Results(scheduler.snapshot_evaluator, request.sampling, pipe)
+    given = {"snapshots": snapshots, "execution_time": request.execution_time}
+    given |= _of_shown_table(snapshot, interval, index)
+    for position in _positions(snapshot, uses):
+        event = None if pipe.is_cancelled else _evaluate_alone(snapshot, position, given, results)
+        if event is not None and not pipe.is_cut_off:
+            pipe.send(event)
+
+
+def _of_shown_table(snapshot: Snapshot, interval: msg.Interval, index: DeployabilityIndex) -> dict[str, Any]:
+    """Arguments for an audit of the table that the environment shows. A run audits the one that it has computed."""
+    shown = index.with_deployable(snapshot) if index.is_representative(snapshot) else index
+    return {"start": interval[0], "end": interval[1], "deployability_index": shown}
 
 
 def _positions(snapshot: Snapshot, uses: tuple[msg.AuditUse, ...]) -> list[int]:

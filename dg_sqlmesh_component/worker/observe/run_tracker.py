@@ -15,6 +15,7 @@ from dg_sqlmesh_component.protocol.formatting import unquoted
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.intervals.causes import Waiting, held_back
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
+from dg_sqlmesh_component.worker.observe.earlier_rows import EarlierRowsAudits
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.transient_errors import is_transient
@@ -28,6 +29,7 @@ class Observed:
     # SQLMesh has planned.
     explain_idle: Callable[[], tuple[Coverages | None, Iterable[msg.Event]]] = lambda: (None, ())
     report_table: Callable[[Snapshot], None] = lambda _: None  # reports what a model's table has after its last batch
+    earlier_rows: EarlierRowsAudits | None = None
 
 
 class RunTracker(Tracker):
@@ -97,10 +99,19 @@ class RunTracker(Tracker):
         self.progress.plan(self.planned)
         self._start_reports()
         others_wait = {fqn: self.held_back(fqn) for fqn, batches in self.planned.items() if batches}
-        self.pipe.send(msg.EvaluationPlanned(self.planned, {fqn: why for fqn, why in others_wait.items() if why}))
+        audits = self._observed.earlier_rows
+        self.pipe.send(
+            msg.EvaluationPlanned(
+                self.planned,
+                {fqn: why for fqn, why in others_wait.items() if why},
+                earlier_rows=audits.rows_of(batched_intervals) if audits else {},
+            )
+        )
         if self.planned:
-            self.pipe.receive(msg.GoAhead)
+            answer = self.pipe.receive(msg.GoAhead)
             self.require_locks()  # statements before all models follow
+            if audits:
+                audits.want(answer.unaudited, self.planned)
         self._idle = self._explain_idle()
 
     def held_back(self, fqn: str) -> msg.HeldBack:
@@ -138,6 +149,12 @@ class RunTracker(Tracker):
         self.pipe.log("warning", text)
 
     # -- batches: called from pool threads ----------------------------------------------------------
+
+    def start_snapshot_evaluation_progress(self, snapshot: Snapshot, *args: Any, **kwargs: Any) -> None:
+        # First: if a batch of the node fails, its results must not count as results about all rows either.
+        if self._observed.earlier_rows:
+            self._observed.earlier_rows.evaluate(snapshot.name)
+        super().start_snapshot_evaluation_progress(snapshot, *args, **kwargs)
 
     def before_batch(self) -> None:
         self.report_idle_nodes()

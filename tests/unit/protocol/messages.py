@@ -42,7 +42,11 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.DataComparedWithRecords((msg.ComputedData("a", PROMOTED, ((D1, D2[1]),)),)),
     msg.RestatementPlanned({"a": (D1, 1)}, ("a",), {"dev": 2}, "from a to b", only_pending=("b",), later=("c",)),
     msg.EnvironmentOpened("prod", {"a": PROMOTED, "add_up": ADD_UP}, ("b",), "cd /shop && sqlmesh plan"),
-    msg.EvaluationPlanned({"a": (D1, D2), "b": ()}, {"a": HELD_BACK}),
+    msg.EvaluationPlanned(
+        {"a": (D1, D2), "b": ()},
+        {"a": HELD_BACK},
+        earlier_rows={"a": msg.EarlierRows(msg.AuditedData("3117", "4001"), D2[0])},
+    ),
     msg.AuditEvaluated("a", "not_null", 1, "2f1c2d5e", True, None, None, D1),
     msg.AuditEvaluated("a", "n", 0, "", True, 1, None, D1, sample=msg.Sample(("id", "x"), (("1", None),))),
     msg.BatchFinished("a", 0, D1, duration_ms=None, rows=10, bytes=None),

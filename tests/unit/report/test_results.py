@@ -461,6 +461,20 @@ NOT_REPEATED: dict[str, tuple[msg.NodeIdle, EarlierResult | None, str]] = {
 }
 
 
+AUDITED_UNTIL: dict[str, tuple[EarlierResult | None, int]] = {
+    "unknown": (None, -1),
+    "the same data": (KNOWN, day(2)),
+    "another version": (replace(KNOWN, audited_data=("prod", replace(AUDITED, version="another"), day(2))), -1),
+    "another environment": (replace(KNOWN, audited_data=("dev", AUDITED, day(2))), -1),
+    "other tables": (replace(KNOWN, audited_data=None), round(EVALUATED * 1000)),
+}
+
+
+@pytest.mark.parametrize(("earlier", "until"), AUDITED_UNTIL.values(), ids=AUDITED_UNTIL)
+def test_a_result_is_about_rows_that_were_computed_before_it(earlier: EarlierResult | None, until: int) -> None:
+    assert Checks(wording(), STARTED_AT).audited_until(AUDITED, earlier) == until
+
+
 @pytest.mark.parametrize(("idle", "earlier", "why"), NOT_REPEATED.values(), ids=NOT_REPEATED)
 def test_result_of_other_or_unknown_data_is_not_carried_over_and_the_check_says_why(
     idle: msg.NodeIdle, earlier: EarlierResult | None, why: str
