@@ -12,8 +12,8 @@ from pathlib import Path
 import generate
 from lab import heading, measure, row
 
+from dg_sqlmesh_component.capabilities.janitor.messages import JanitorFinished, JanitorRequest
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker_client.calls import serving
 
 # A plan in the past, and a run on each of the next days, so that every run has pending intervals.
@@ -61,11 +61,11 @@ def main() -> None:
     print(row("nothing to do", empty, " s"))
 
 
-def clean_up(project: SQLMeshProject) -> msg.JanitorFinished:
-    with serving(project, msg.JanitorRequest(project.open_request)) as events:
+def clean_up(project: SQLMeshProject) -> JanitorFinished:
+    with serving(project, JanitorRequest(project.open_request)) as events:
         for event in events:
             last = event
-    assert isinstance(last, msg.JanitorFinished), last
+    assert isinstance(last, JanitorFinished), last
     return last
 
 

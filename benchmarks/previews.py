@@ -14,6 +14,8 @@ from pathlib import Path
 
 from lab import Lab, heading, measure, progress, ratio_row, row
 
+from dg_sqlmesh_component.capabilities.janitor.messages import JanitorFinished
+from dg_sqlmesh_component.capabilities.plans.messages import ClosePreviewRequest
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker_client.calls import serving
@@ -127,11 +129,11 @@ def preview(project: SQLMeshProject) -> tuple[float, list[msg.ModelCompared]]:
 def close(project: SQLMeshProject) -> float:
     """Seconds from the start of the worker to its last event."""
     since = time.perf_counter()
-    with serving(project, msg.ClosePreviewRequest(project.open_request, "pr_1")) as worker:
+    with serving(project, ClosePreviewRequest(project.open_request, "pr_1")) as worker:
         for event in worker:
             if isinstance(event, msg.RequestFailed):
                 raise RuntimeError(event.message)
-            if isinstance(event, msg.JanitorFinished):
+            if isinstance(event, JanitorFinished):
                 assert event.environments == ("pr_1",)
                 return time.perf_counter() - since
     raise AssertionError("a worker that ends without a last event raises")

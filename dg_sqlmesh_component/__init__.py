@@ -2,6 +2,7 @@
 
 from dagster_shared.libraries import DagsterLibraryRegistry
 
+from dg_sqlmesh_component.capabilities.janitor.attributes import Janitor as Janitor
 from dg_sqlmesh_component.component import SQLMeshProjectComponent as SQLMeshProjectComponent
 from dg_sqlmesh_component.config.attribute_types import Audits as Audits
 from dg_sqlmesh_component.config.attribute_types import Budget as Budget
@@ -21,7 +22,6 @@ from dg_sqlmesh_component.config.plans import ProjectTests as ProjectTests
 from dg_sqlmesh_component.config.project import SQLMeshProject as SQLMeshProject
 from dg_sqlmesh_component.config.retries import Retries as Retries
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig as SQLMeshRunConfig
-from dg_sqlmesh_component.config.scheduling import Janitor as Janitor
 from dg_sqlmesh_component.config.scheduling import PollingSensor as PollingSensor
 from dg_sqlmesh_component.config.scheduling import Schedule as Schedule
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError as SQLMeshComponentError

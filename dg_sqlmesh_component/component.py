@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from typing_extensions import Self
 
 from dg_sqlmesh_component.backfill.job import build_backfill_job
-from dg_sqlmesh_component.clean_up.job import build_janitor
+from dg_sqlmesh_component.capabilities.janitor.job import build_janitor
 from dg_sqlmesh_component.config.attribute_types import Selection, selectors
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.mappings import Variables

@@ -18,6 +18,7 @@ from harness import COMPONENT, REPOSITORY, dagster_project, write_project
 from pydantic import BaseModel
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
+from dg_sqlmesh_component.capabilities.janitor.attributes import Janitor
 from dg_sqlmesh_component.config.attribute_types import (
     Audits,
     Execution,
@@ -30,7 +31,7 @@ from dg_sqlmesh_component.config.attribute_types import (
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.plans import Deploy, Preview, PreviewDiff, ProjectTests
 from dg_sqlmesh_component.config.retries import Retries
-from dg_sqlmesh_component.config.scheduling import Janitor, PollingSensor, Schedule
+from dg_sqlmesh_component.config.scheduling import PollingSensor, Schedule
 
 REFERENCE = REPOSITORY / "component.yaml"
 PAGE = REPOSITORY / "docs" / "attributes.md"

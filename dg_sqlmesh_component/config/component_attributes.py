@@ -10,6 +10,7 @@ import dagster as dg
 from dagster.components.resolved.core_models import OpSpec
 from dagster.components.utils.translation import TranslationFn
 
+from dg_sqlmesh_component.capabilities.janitor.attributes import JanitorAttribute
 from dg_sqlmesh_component.config.attribute_types import (
     TRANSLATION,
     Audits,
@@ -29,7 +30,7 @@ from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.mappings import Attributes, described, described_text, mapping
 from dg_sqlmesh_component.config.plans import Deploy, Preview, ProjectTests
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.config.scheduling import Janitor, PollingSensor, Schedule
+from dg_sqlmesh_component.config.scheduling import PollingSensor, Schedule
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import block
 from dg_sqlmesh_component.protocol.manifest import Model
@@ -163,10 +164,7 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
             shorthand=("interval", WrittenDuration),
         ),
     ] = None
-    janitor: Annotated[
-        Janitor | None,
-        mapping(Janitor, True, {"cron": "30 2 * * 0", "timezone": "Europe/Berlin", "default_status": "RUNNING"}),
-    ] = None
+    janitor: JanitorAttribute = None
     test: Annotated[ProjectTests | None, mapping(ProjectTests, True, {"tags": {"team": "data"}})] = None
     deploy: Annotated[Deploy | None, mapping(Deploy, True, {"tags": {"team": "data"}})] = None
     preview: Annotated[

@@ -1,4 +1,7 @@
-"""The attributes of `defs.yaml` that have Dagster's daemon do something: `schedule`, `polling_sensor` and `janitor`."""
+"""The attributes of `defs.yaml` that have Dagster's daemon do something: `schedule` and `polling_sensor`.
+
+The attributes of several capabilities have the types and checks of this module.
+"""
 
 import os
 from dataclasses import dataclass, field, replace
@@ -70,7 +73,7 @@ class Schedule(Attributes, path="schedule"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.cron is not None:
-            _check_cron_and_time_zone("schedule", self.cron, self.timezone)
+            check_cron_and_time_zone("schedule", self.cron, self.timezone)
         elif self.timezone is not None:
             raise ConfigurationError(
                 "`schedule.timezone` in defs.yaml is the time zone of `schedule.cron`, which is not set. Without it, "
@@ -105,34 +108,6 @@ class PollingSensor(Attributes, path="polling_sensor"):
             )
 
 
-@dataclass
-class Janitor(Attributes, path="janitor"):
-    """A job and a schedule for SQLMesh's janitor.
-
-    The janitor deletes expired environments and tables, and compacts intervals. Write true, or a mapping with
-    options. Default: no janitor.
-    """
-
-    cron: Annotated[str, described("When the job runs. Default: every day at 4:00.", "0 4 * * *", "30 2 * * 0")] = (
-        "0 4 * * *"
-    )
-    timezone: TimeZone = None
-    default_status: DefaultStatus = "STOPPED"
-    name: Annotated[
-        str | None,
-        described_text(
-            "Name of the job and of its step. The schedule is `<name>_schedule`. Default: `<op>_janitor`, "
-            "for example `sqlmesh_shop_janitor`.",
-            "clean_up_shop",
-        ),
-    ] = None
-    tags: RunTags = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_cron_and_time_zone("janitor", self.cron, self.timezone)
-
-
 def off_in_branch_deployment(configured: Any) -> Any:
     """The attribute as it is in this deployment: STOPPED in a branch deployment of Dagster+, which would run prod.
 
@@ -144,7 +119,7 @@ def off_in_branch_deployment(configured: Any) -> Any:
     return replace(configured, default_status="STOPPED") if is_branch and is_running else configured
 
 
-def _check_cron_and_time_zone(attribute: str, cron: str, time_zone: str | None) -> None:
+def check_cron_and_time_zone(attribute: str, cron: str, time_zone: str | None) -> None:
     """Refuse `cron` or `timezone` of a mapping if Dagster does not accept it."""
     if not _is_accepted(cron, None):
         raise ConfigurationError(

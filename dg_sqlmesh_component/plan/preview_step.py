@@ -7,7 +7,8 @@ from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component.clean_up.job import JanitorStep
+from dg_sqlmesh_component.capabilities.janitor.job import JanitorStep
+from dg_sqlmesh_component.capabilities.plans.messages import ClosePreviewRequest
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import CHANGES_TAG, interrupted_changes, mark_as_computing
 from dg_sqlmesh_component.plan.data_tables import differs
@@ -47,7 +48,7 @@ def close_preview(context: dg.OpExecutionContext, settings: Settings) -> Iterato
     """
     environment = _required_environment(context, settings)
     context.instance.add_run_tags(context.run.run_id, {PREVIEW_TAG: environment})
-    request = msg.ClosePreviewRequest(settings.project.open_request, environment, job=settings.job(context.run.run_id))
+    request = ClosePreviewRequest(settings.project.open_request, environment, job=settings.job(context.run.run_id))
     step = JanitorStep(context, settings.project, request, f"the deletion of the preview {environment}")
     report = PlanReport(environment, is_preview=True)
     begin_report(report)

@@ -14,6 +14,8 @@ from forked import ForkedProcess
 from harness import CONFIG, HAS_PREVIEWS, PAUSE, NewShop, RunRecord, Shop, python_model, wait_until, write_project
 from postgres import postgres_server
 
+from dg_sqlmesh_component.capabilities.janitor.messages import JanitorRequest
+from dg_sqlmesh_component.capabilities.plans.messages import ClosePreviewRequest
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker_client.calls import serving
@@ -226,12 +228,12 @@ def test_preview_is_refused_by_a_sqlmesh_that_has_none(tmp_path: Path) -> None:
     assert "Previews need SQLMesh 0.236.0 or later" in last.message
 
 
-@pytest.mark.parametrize("request_type", [msg.JanitorRequest, msg.ClosePreviewRequest, msg.PreviewRequest])
+@pytest.mark.parametrize("request_type", [JanitorRequest, ClosePreviewRequest, msg.PreviewRequest])
 def test_clean_up_and_previews_refuse_a_state_that_cannot_be_locked(tmp_path: Path, request_type: type) -> None:
     state = "    state_connection: {type: motherduck, token: x}\n"
     config = CONFIG.replace("default_gateway", f"{state}default_gateway")
     project = SQLMeshProject((write_project(tmp_path / "shop", MODELS, config),))
-    environment = () if request_type is msg.JanitorRequest else ("pr_1",)
+    environment = () if request_type is JanitorRequest else ("pr_1",)
     tables = {"tables": msg.AwaitedTables()} if request_type is msg.PreviewRequest else {}
     with serving(project, request_type(project.open_request, *environment, **tables)) as events:
         [*_, last] = events

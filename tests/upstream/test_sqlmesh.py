@@ -38,9 +38,9 @@ from sqlmesh.utils.date import to_timestamp
 from sqlmesh.utils.errors import NodeAuditsErrors, SQLMeshError
 from upstream.promoted import Contexts, stored
 
+from dg_sqlmesh_component.capabilities.janitor.worker.janitor import JanitorConsole
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.worker import sqlmesh_internals as internals
-from dg_sqlmesh_component.worker.janitor import JanitorConsole
 from dg_sqlmesh_component.worker.observe.run_tracker import RunTracker
 from dg_sqlmesh_component.worker.plan.context import PlanTracker
 

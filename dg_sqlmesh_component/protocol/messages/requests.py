@@ -275,14 +275,6 @@ class ChangesRequest(Question):
 
 
 @dataclass(frozen=True, slots=True)
-class JanitorRequest(LockRequest):
-    """Run SQLMesh's janitor once; the answer is one `JanitorFinished`."""
-
-    HOLDER = "janitor run"
-    SERVED_BY = "worker.janitor:run_janitor"
-
-
-@dataclass(frozen=True, slots=True)
 class TestRequest(Question):
     """Run SQLMesh's unit tests and linter on the project's files; the answer is one `TestsFinished`."""
 
@@ -335,15 +327,6 @@ class PreviewRequest(PlanRequest):
     HOLDER = "preview of run"
     applies: bool = True
     diff: DiffLimits = DiffLimits()
-
-
-@dataclass(frozen=True, slots=True)
-class ClosePreviewRequest(JanitorRequest):
-    """Delete an environment with everything that no other environment uses; the answer is one `JanitorFinished`."""
-
-    HOLDER = "preview of run"
-    SERVED_BY = "worker.plan.close:close_preview"
-    environment: str
 
 
 @dataclass(frozen=True, slots=True)

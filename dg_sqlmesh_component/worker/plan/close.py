@@ -17,10 +17,11 @@ from sqlmesh.core.snapshot import Snapshot, SnapshotId, SnapshotInfoLike, Snapsh
 from sqlmesh.core.snapshot.definition import SnapshotTableCleanupTask
 from sqlmesh.core.state_sync.common import ExpiredBatchRange
 
-from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.capabilities.janitor.messages import JanitorFinished
+from dg_sqlmesh_component.capabilities.janitor.worker.janitor import JanitorConsole, open_for_clean_up, size_of_state
+from dg_sqlmesh_component.capabilities.plans.messages import ClosePreviewRequest
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, EvaluationError
 from dg_sqlmesh_component.worker.explain import describe_error
-from dg_sqlmesh_component.worker.janitor import JanitorConsole, open_for_clean_up, size_of_state
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.running_queries import watch_queries
 from dg_sqlmesh_component.worker.sqlmesh_internals import forget_tables
@@ -31,7 +32,7 @@ CAN_CLOSE = "environment" in inspect.signature(Context.run_janitor).parameters
 """Whether this SQLMesh can delete one environment alone. 0.235 cannot."""
 
 
-def close_preview(request: msg.ClosePreviewRequest, pipe: Pipe) -> None:
+def close_preview(request: ClosePreviewRequest, pipe: Pipe) -> None:
     """Wait for the lock, delete the environment, and send the deleted objects.
 
     Raises:
@@ -43,12 +44,12 @@ def close_preview(request: msg.ClosePreviewRequest, pipe: Pipe) -> None:
         pipe.send(_close(request, context, pipe))
 
 
-def _close(request: msg.ClosePreviewRequest, context: Context, pipe: Pipe) -> msg.JanitorFinished:
+def _close(request: ClosePreviewRequest, context: Context, pipe: Pipe) -> JanitorFinished:
     watch_queries(pipe, context.engine_adapters)
     environment = context.state_reader.get_environment(request.environment)
     before = size_of_state(context)
     if environment is None:
-        return msg.JanitorFinished((), before, before)
+        return JanitorFinished((), before, before)
     if environment.expiration_ts is None:
         raise ConfigurationError(
             f"Environment {request.environment} never expires, so it is no preview, and was not deleted. Correct "
@@ -66,7 +67,7 @@ def _close(request: msg.ClosePreviewRequest, context: Context, pipe: Pipe) -> ms
         raise EvaluationError(
             f"SQLMesh could not delete the views of {request.environment}; the log says why. Launch this job again."
         )
-    return msg.JanitorFinished((request.environment,), before, size_of_state(context))
+    return JanitorFinished((request.environment,), before, size_of_state(context))
 
 
 def delete_preview(environment: Environment, context: Context) -> None:

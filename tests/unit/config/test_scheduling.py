@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from dg_sqlmesh_component.config.scheduling import Janitor, PollingSensor, Schedule, off_in_branch_deployment
+from dg_sqlmesh_component.capabilities.janitor.attributes import Janitor
+from dg_sqlmesh_component.config.scheduling import PollingSensor, Schedule, off_in_branch_deployment
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from unit.builders import EVERYTHING, days, manifest, model, standalone
 
+from dg_sqlmesh_component.capabilities.janitor.messages import JanitorFinished, ObjectDropped, StateSize
 from dg_sqlmesh_component.protocol import messages as msg
 
 D1, D2 = days(1, 1), days(2, 2)
@@ -61,7 +62,7 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.NodesUpToDate(("a", "b")),
     msg.IntervalCoverage("a", D1, (D1,), 21, 30, 5, (D2,), (D1,)),
     msg.NodeAudited("a", (D1, D2), None),
-    msg.ObjectDropped("db.core__dev"),
+    ObjectDropped("db.core__dev"),
     msg.PlanBuilt(
         "prod",
         "p2",
@@ -87,7 +88,7 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.GrantsLost(("GRANT SELECT ON t.a TO b;",)),
     msg.ConcurrentRuns(0.5, {'"w"."t"."a"': ((0, 1),)}, {}, ("t.a",)),
     msg.AuditsCompared("a", "t.a", (msg.ComparedAudit("few", {"n": "1"}, True, 3, None, "x"),)),
-    msg.JanitorFinished(("dev",), before=msg.StateSize(9, 30), after=msg.StateSize(8, 10)),
+    JanitorFinished(("dev",), before=StateSize(9, 30), after=StateSize(8, 10)),
     msg.QueryFinished(),
     msg.TestsFinished(2, 1, ("The unit test a fails",), 3, ("t.a: noselectstar: x",), 4),
     msg.SecretsKnown(("hunter2", "")),

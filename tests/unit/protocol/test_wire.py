@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from unit.builders import EVERYTHING, manifest, message_types, model
 from unit.protocol.messages import D1, D2, EVENTS
 
+from dg_sqlmesh_component.capabilities.janitor.messages import JanitorRequest
+from dg_sqlmesh_component.capabilities.plans.messages import ClosePreviewRequest
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol import wire
 from dg_sqlmesh_component.protocol.errors import WorkerError
@@ -41,10 +43,10 @@ REQUESTS: tuple[msg.Request, ...] = (
     ),
     msg.PendingRequest(PROJECT, "prod", frozenset({"a", "b"}), D1[0], TABLES),
     msg.ChangesRequest(PROJECT, "prod", RECORDS, TABLES, now=D2[1]),
-    msg.JanitorRequest(PROJECT, job=msg.JobSettings("c0ffee", 2.5, 4)),
+    JanitorRequest(PROJECT, job=msg.JobSettings("c0ffee", 2.5, 4)),
     msg.TestRequest(PROJECT),
     msg.QueryRequest(PROJECT, "SELECT 1", "/tmp/rows"),
-    msg.ClosePreviewRequest(PROJECT, "pr_1", job=msg.JobSettings("c0ffee")),
+    ClosePreviewRequest(PROJECT, "pr_1", job=msg.JobSettings("c0ffee")),
     msg.TakeBackRequest(PROJECT, "prod", plans=frozenset({"p1"}), interrupted=(D1,)),
     msg.PreviewRequest(PROJECT, "pr_1", TABLES, diff=msg.DiffLimits(max_rows=5, decimals=2)),
     msg.PlanRequest(
@@ -133,7 +135,7 @@ def test_defaults_of_requests_and_errors() -> None:
     assert defaults(msg.LoadRequest).items() >= {"include": ()}.items()
     pending: dict[str, Any] = {"made_between": frozenset(), "loads": {}}
     assert (defaults(msg.PendingRequest), defaults(msg.ChangesRequest)) == (pending, {})
-    assert defaults(msg.JanitorRequest) == {"job": msg.JobSettings("of a test", 0.0, None)}
+    assert defaults(JanitorRequest) == {"job": msg.JobSettings("of a test", 0.0, None)}
     assert defaults(msg.EvaluationRequest) == {
         "external_models": frozenset(),
         "start": None,

@@ -38,6 +38,7 @@ from unit.outcome_table import (
     raised,
 )
 
+from dg_sqlmesh_component.capabilities.janitor.messages import JanitorFinished, ObjectDropped
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.report.outcomes import NOT_IDLE, AuditOnlyOutcome, NodeOutcome, Outcome
 from dg_sqlmesh_component.run.ledger import Ledger
@@ -89,7 +90,7 @@ def test_outcome_table_covers_every_outcome() -> None:
 def test_outcome_table_covers_every_event_about_a_node() -> None:
     of_loads_and_ticks = {msg.ProjectLoaded, msg.PendingFound, msg.ChangesFound}
     of_plans = {msg.PlanBuilt, msg.LeftOut, msg.GrantsLost, msg.ConcurrentRuns, msg.ModelCompared, msg.AuditsCompared}
-    of_jobs = {msg.ObjectDropped, msg.JanitorFinished, msg.TestsFinished, msg.QueryFinished}
+    of_jobs = {ObjectDropped, JanitorFinished, msg.TestsFinished, msg.QueryFinished}
     about_records = {msg.StateHeld, msg.StateLocked, msg.OtherTablesFound, msg.DataComparedWithRecords}
     logged_only = {msg.RestatementPlanned, msg.BatchesRunning, msg.QueriesNotCancelled, msg.SecretsKnown, msg.LogLine}
     not_about_nodes = {*of_loads_and_ticks, *of_plans, *of_jobs, *about_records, *logged_only, msg.NodeAudited}

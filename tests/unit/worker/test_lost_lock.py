@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
+from dg_sqlmesh_component.capabilities.janitor.worker.janitor import JanitorConsole
 from dg_sqlmesh_component.protocol.errors import LockLostError
-from dg_sqlmesh_component.worker.janitor import JanitorConsole
 from dg_sqlmesh_component.worker.observe.tracker import Cancelled, Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
 

@@ -7,10 +7,15 @@ import pytest
 from unit.builders import manifest, project_assets
 
 from dg_sqlmesh_component import Janitor, SQLMeshProject, SQLMeshProjectComponent
-from dg_sqlmesh_component.clean_up.job import MAX_NAMED_OBJECTS, build_janitor, deleted_metadata, dropped_metadata
+from dg_sqlmesh_component.capabilities.janitor.job import (
+    MAX_NAMED_OBJECTS,
+    build_janitor,
+    deleted_metadata,
+    dropped_metadata,
+)
+from dg_sqlmesh_component.capabilities.janitor.messages import JanitorFinished, StateSize
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.protocol import messages as msg
 
 
 def built(janitor: Janitor, component_op: str = "sqlmesh_shop") -> tuple[dg.JobDefinition, dg.ScheduleDefinition]:
@@ -63,5 +68,5 @@ def test_metadata_names_a_limited_number_of_objects_and_counts_all() -> None:
 
 
 def test_snapshots_that_a_plan_added_meanwhile_are_not_deleted_ones() -> None:
-    end = msg.JanitorFinished((), before=msg.StateSize(3, 9), after=msg.StateSize(4, 3))
+    end = JanitorFinished((), before=StateSize(3, 9), after=StateSize(4, 3))
     assert deleted_metadata(end)["sqlmesh/deleted_snapshots"] == 0

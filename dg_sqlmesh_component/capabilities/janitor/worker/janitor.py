@@ -13,6 +13,7 @@ from sqlglot import exp
 from sqlmesh.core.context import Context
 from sqlmesh.core.snapshot.definition import SnapshotTableCleanupTask
 
+from dg_sqlmesh_component.capabilities.janitor.messages import JanitorFinished, JanitorRequest, ObjectDropped, StateSize
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EvaluationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.formatting import block
@@ -35,11 +36,11 @@ class JanitorConsole(PipeConsole):
     """SQLMesh's console while its janitor runs. Pool threads call it."""
 
     def update_cleanup_progress(self, object_name: str) -> None:
-        self.pipe.send(msg.ObjectDropped(object_name))
+        self.pipe.send(ObjectDropped(object_name))
         self.pipe.require_locks()
 
 
-def run_janitor(request: msg.JanitorRequest, pipe: Pipe) -> None:
+def run_janitor(request: JanitorRequest, pipe: Pipe) -> None:
     """Wait for the lock, clean up, and send the deleted objects.
 
     Raises:
@@ -51,7 +52,7 @@ def run_janitor(request: msg.JanitorRequest, pipe: Pipe) -> None:
         pipe.send(_clean_up(context, pipe))
 
 
-def open_for_clean_up(request: msg.JanitorRequest, console: JanitorConsole) -> Context:
+def open_for_clean_up(request: JanitorRequest, console: JanitorConsole) -> Context:
     """Open the project, then its state. A locked DuckDB file raises an error here."""
     context: Context = open_context(request.project, console, concurrent_tasks=request.job.concurrent_tasks)
     with closed_on_error(context, request.project):
@@ -95,7 +96,7 @@ def _without_own_table(task: SnapshotTableCleanupTask, context: Context, pipe: P
     return task.copy(update={"dev_table_only": True})
 
 
-def _clean_up(context: Context, pipe: Pipe) -> msg.JanitorFinished:
+def _clean_up(context: Context, pipe: Pipe) -> JanitorFinished:
     watch_queries(pipe, context.engine_adapters)
     forget_before_dropping(context, partial(_without_own_table, context=context, pipe=pipe))
     try:
@@ -109,12 +110,12 @@ def _clean_up(context: Context, pipe: Pipe) -> msg.JanitorFinished:
             is_transient=is_transient(error),
         ) from error
     deleted = tuple(sorted(environments_before - environments_after))
-    return msg.JanitorFinished(deleted, before, after)
+    return JanitorFinished(deleted, before, after)
 
 
 def _environments(context: Context) -> set[str]:
     return {environment.name for environment in context.state_reader.get_environments_summary()}
 
 
-def size_of_state(context: Context) -> msg.StateSize:
-    return msg.StateSize(*count_snapshots_and_interval_rows(context))
+def size_of_state(context: Context) -> StateSize:
+    return StateSize(*count_snapshots_and_interval_rows(context))

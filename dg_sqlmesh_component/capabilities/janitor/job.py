@@ -7,11 +7,11 @@ from typing import Any
 
 import dagster as dg
 
+from dg_sqlmesh_component.capabilities.janitor.attributes import Janitor
+from dg_sqlmesh_component.capabilities.janitor.messages import JanitorFinished, JanitorRequest, ObjectDropped
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.config.scheduling import Janitor
 from dg_sqlmesh_component.definitions.op import graph_of_op, refuse_op_name, refuse_reserved_tags
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, listed
 from dg_sqlmesh_component.worker_client.session import WorkerSession
 
@@ -28,7 +28,7 @@ def clean_up(context: dg.OpExecutionContext, settings: Settings) -> Iterator[dg.
         dagster.Failure: The janitor could not run, or could not delete an object. Its metadata has the dropped objects.
         dagster.DagsterExecutionInterruptedError: At the end, if the step was cancelled (SIGINT, SIGTERM).
     """
-    request = msg.JanitorRequest(settings.project.open_request, job=settings.job(context.run.run_id))
+    request = JanitorRequest(settings.project.open_request, job=settings.job(context.run.run_id))
     step = JanitorStep(context, settings.project, request)
     yield from step.session.drive(step.run())
 
@@ -44,24 +44,24 @@ class JanitorStep:
         self,
         context: dg.OpExecutionContext,
         project: SQLMeshProject,
-        request: msg.JanitorRequest,
+        request: JanitorRequest,
         what: str = "SQLMesh's janitor",
     ) -> None:
         self._context = context
         self._request = request
         self._what = what
         self._dropped: list[str] = []
-        self.end: msg.JanitorFinished | None = None
+        self.end: JanitorFinished | None = None
         self.session = WorkerSession(context, project, after_cancel=_AFTER_CANCEL)
 
     def run(self) -> Iterator[dg.Output[None]]:
         for event in self.session.events(self._request):
-            if isinstance(event, msg.ObjectDropped):
+            if isinstance(event, ObjectDropped):
                 self._dropped.append(event.name)
         end = self.session.end
         if self.session.is_cancelled:
             raise dg.DagsterExecutionInterruptedError(f"The run was cancelled. {self._summary(end)}")
-        if not isinstance(end, msg.JanitorFinished):
+        if not isinstance(end, JanitorFinished):
             raise dg.Failure(
                 description="\n\n".join([str(self.session.error), *([self._summary(end)] if self._dropped else [])]),
                 metadata=dropped_metadata(self._dropped),
@@ -72,7 +72,7 @@ class JanitorStep:
 
     def _summary(self, end: object) -> str:
         dropped = f"{counted(len(self._dropped), 'view, schema or table', 'views, schemas and tables')}"
-        if not isinstance(end, msg.JanitorFinished):
+        if not isinstance(end, JanitorFinished):
             return f"Before that, {self._what} had dropped {dropped}."
         environments = counted(len(end.environments), "environment")
         names = f" ({listed(end.environments)})" if end.environments else ""
@@ -83,12 +83,12 @@ class JanitorStep:
         return deleted + (merged if after < before else "")
 
 
-def _deleted_snapshots(end: msg.JanitorFinished) -> int:
+def _deleted_snapshots(end: JanitorFinished) -> int:
     # Not below 0: `sqlmesh plan` takes no lock on a server, and may have added some.
     return max(end.before.snapshots - end.after.snapshots, 0)
 
 
-def deleted_metadata(end: msg.JanitorFinished) -> dict[str, Any]:
+def deleted_metadata(end: JanitorFinished) -> dict[str, Any]:
     return {
         "sqlmesh/deleted_environments": dg.MetadataValue.json(list(end.environments)),
         "sqlmesh/deleted_snapshots": _deleted_snapshots(end),

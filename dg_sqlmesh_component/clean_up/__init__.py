@@ -1,1 +1,0 @@
-"""Runs of SQLMesh's janitor."""
