@@ -22,6 +22,7 @@ from pathlib import Path
 import duckdb
 from lab import Lab, heading, measure, progress, ratio_row, row, spent_by
 
+from dg_sqlmesh_component.capabilities.polling_sensor.messages import ChangesFound, ChangesRequest
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker_client.calls import answered, load_project
@@ -101,10 +102,10 @@ def main() -> None:
     print(ratio_row("a tick of the sensor / `sqlmesh run`, nothing to do", unchanged, alone))
 
 
-def _find_changes(project: SQLMeshProject, records: msg.Records) -> msg.ChangesFound:
+def _find_changes(project: SQLMeshProject, records: msg.Records) -> ChangesFound:
     now = int(time.time() * 1000)
-    request = msg.ChangesRequest(project.open_request, "prod", records, msg.AwaitedTables(), now)
-    return answered(project, request, msg.ChangesFound)
+    request = ChangesRequest(project.open_request, "prod", records, msg.AwaitedTables(), now)
+    return answered(project, request, ChangesFound)
 
 
 def copied_models(database: Path, copies: int) -> set[str]:

@@ -3,6 +3,9 @@
 from dagster_shared.libraries import DagsterLibraryRegistry
 
 from dg_sqlmesh_component.capabilities.janitor.attributes import Janitor as Janitor
+from dg_sqlmesh_component.capabilities.polling_sensor.attributes import PollingSensor as PollingSensor
+from dg_sqlmesh_component.capabilities.project_tests.attributes import ProjectTests as ProjectTests
+from dg_sqlmesh_component.capabilities.query.resource import SQLMeshResource as SQLMeshResource
 from dg_sqlmesh_component.component import SQLMeshProjectComponent as SQLMeshProjectComponent
 from dg_sqlmesh_component.config.attribute_types import Audits as Audits
 from dg_sqlmesh_component.config.attribute_types import Budget as Budget
@@ -18,14 +21,11 @@ from dg_sqlmesh_component.config.plans import Deploy as Deploy
 from dg_sqlmesh_component.config.plans import Preview as Preview
 from dg_sqlmesh_component.config.plans import PreviewDiff as PreviewDiff
 from dg_sqlmesh_component.config.plans import PreviewEnvironment as PreviewEnvironment
-from dg_sqlmesh_component.config.plans import ProjectTests as ProjectTests
 from dg_sqlmesh_component.config.project import SQLMeshProject as SQLMeshProject
 from dg_sqlmesh_component.config.retries import Retries as Retries
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig as SQLMeshRunConfig
-from dg_sqlmesh_component.config.scheduling import PollingSensor as PollingSensor
 from dg_sqlmesh_component.config.scheduling import Schedule as Schedule
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError as SQLMeshComponentError
-from dg_sqlmesh_component.resource import SQLMeshResource as SQLMeshResource
 from dg_sqlmesh_component.version import __version__ as __version__
 
 DagsterLibraryRegistry.register("dg-sqlmesh-component", __version__, is_dagster_package=False)

@@ -17,6 +17,9 @@ from typing_extensions import Self
 
 from dg_sqlmesh_component.backfill.job import build_backfill_job
 from dg_sqlmesh_component.capabilities.janitor.job import build_janitor
+from dg_sqlmesh_component.capabilities.polling_sensor.sensor import build_sensor
+from dg_sqlmesh_component.capabilities.project_tests.job import build_test_job
+from dg_sqlmesh_component.capabilities.scaffolder.scaffolder import SQLMeshProjectComponentScaffolder
 from dg_sqlmesh_component.config.attribute_types import Selection, selectors
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.mappings import Variables
@@ -31,15 +34,12 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets, key_o
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.definitions.translator import Translator
 from dg_sqlmesh_component.plan.job import build_deploy_jobs, build_preview_jobs
-from dg_sqlmesh_component.project_tests.job import build_test_job
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError, WorkerError
 from dg_sqlmesh_component.protocol.manifest import Audit, Manifest, Model, StandaloneAudit
 from dg_sqlmesh_component.protocol.messages import OptionalContent
 from dg_sqlmesh_component.run.recorder import recorded
 from dg_sqlmesh_component.run.step import execute_step
-from dg_sqlmesh_component.scaffolder import SQLMeshProjectComponentScaffolder
 from dg_sqlmesh_component.schedule.schedules import build_schedules
-from dg_sqlmesh_component.sensor.polling_sensor import build_sensor
 from dg_sqlmesh_component.state.manifest_source import ManifestSource
 from dg_sqlmesh_component.worker_client.calls import EARLY_WORKERS
 

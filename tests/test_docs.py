@@ -19,9 +19,9 @@ from harness import COMPONENT, REPOSITORY, dagster_project, load
 from stored_manifest import store_manifest
 from unit.builders import day, fqn, manifest, model
 
+from dg_sqlmesh_component.capabilities.polling_sensor.plans import CHANGES
 from dg_sqlmesh_component.protocol.manifest import AnsweredSelection, DbtNode
 from dg_sqlmesh_component.report.outcomes import Outcome
-from dg_sqlmesh_component.sensor.plans import CHANGES
 from dg_sqlmesh_component.worker.__main__ import SQLMESH_FLOOR
 
 README = REPOSITORY / "README.md"

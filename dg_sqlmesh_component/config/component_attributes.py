@@ -11,6 +11,8 @@ from dagster.components.resolved.core_models import OpSpec
 from dagster.components.utils.translation import TranslationFn
 
 from dg_sqlmesh_component.capabilities.janitor.attributes import JanitorAttribute
+from dg_sqlmesh_component.capabilities.polling_sensor.attributes import PollingSensorAttribute
+from dg_sqlmesh_component.capabilities.project_tests.attributes import ProjectTestsAttribute
 from dg_sqlmesh_component.config.attribute_types import (
     TRANSLATION,
     Audits,
@@ -25,12 +27,11 @@ from dg_sqlmesh_component.config.attribute_types import (
     TagConvention,
     resolve_project,
 )
-from dg_sqlmesh_component.config.durations import WrittenDuration
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.mappings import Attributes, described, described_text, mapping
-from dg_sqlmesh_component.config.plans import Deploy, Preview, ProjectTests
+from dg_sqlmesh_component.config.plans import Deploy, Preview
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.config.scheduling import PollingSensor, Schedule
+from dg_sqlmesh_component.config.scheduling import Schedule
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import block
 from dg_sqlmesh_component.protocol.manifest import Model
@@ -154,18 +155,9 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
             "cron",
         ),
     ] = None
-    polling_sensor: Annotated[
-        PollingSensor | None,
-        mapping(
-            PollingSensor,
-            True,
-            "10m",
-            {"interval": "10m", "default_status": "RUNNING"},
-            shorthand=("interval", WrittenDuration),
-        ),
-    ] = None
+    polling_sensor: PollingSensorAttribute = None
     janitor: JanitorAttribute = None
-    test: Annotated[ProjectTests | None, mapping(ProjectTests, True, {"tags": {"team": "data"}})] = None
+    test: ProjectTestsAttribute = None
     deploy: Annotated[Deploy | None, mapping(Deploy, True, {"tags": {"team": "data"}})] = None
     preview: Annotated[
         Preview | None, mapping(Preview, {"environment": "pr_{{ env.PULL_REQUEST }}"}, is_optional=True)

@@ -1,4 +1,4 @@
-"""The attributes of `defs.yaml` for jobs about changes of files: `test`, `deploy` and `preview`."""
+"""The attributes of `defs.yaml` for jobs about changes of files: `deploy` and `preview`."""
 
 import re
 from dataclasses import dataclass, field, replace
@@ -23,17 +23,6 @@ PlannedSelection: TypeAlias = Annotated[
         "tag:finance",
     ),
 ]
-
-
-@dataclass
-class ProjectTests(Attributes, path="test"):
-    """A job that runs SQLMesh's unit tests and linter on the files of this deployment: `<op>_test`.
-
-    It fails with the differences. It needs no SQLMesh state and no environment. Write true, or a mapping with options.
-    Default: no such job.
-    """
-
-    tags: RunTags = field(default_factory=dict)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The attributes of `defs.yaml` that have Dagster's daemon do something: `schedule` and `polling_sensor`.
+"""The attributes of `defs.yaml` that have Dagster's daemon do something: `schedule`.
 
 The attributes of several capabilities have the types and checks of this module.
 """
@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.durations import Duration, WrittenDuration
 from dg_sqlmesh_component.config.mappings import Attributes, described, described_text
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
@@ -78,33 +77,6 @@ class Schedule(Attributes, path="schedule"):
             raise ConfigurationError(
                 "`schedule.timezone` in defs.yaml is the time zone of `schedule.cron`, which is not set. Without it, "
                 "each model has its own cron and time zone. Set `schedule.cron` too, or remove `schedule.timezone`."
-            )
-
-
-@dataclass
-class PollingSensor(Attributes, path="polling_sensor"):
-    """A sensor that records what the `sqlmesh` command, CI or another deployment has computed and promoted.
-
-    Write true, the time between two ticks, or a mapping with options. Default: none.
-    """
-
-    interval: Annotated[
-        Duration,
-        described(
-            "The time between two ticks: seconds, or text such as 10m, 1h or PT5M (ISO 8601). Default: 5m.",
-            "10m",
-            600,
-            written_as=WrittenDuration,
-        ),
-    ] = timedelta(minutes=5)
-    default_status: DefaultStatus = "STOPPED"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.interval < SHORTEST_INTERVAL:
-            raise ConfigurationError(
-                f"`polling_sensor.interval` in defs.yaml is {self.interval}. Dagster evaluates sensors every "
-                f"{SHORTEST_INTERVAL.seconds} seconds at most. Write a longer interval, for example 5m."
             )
 
 

@@ -24,9 +24,7 @@ from dg_sqlmesh_component.worker.sqlmesh_internals import read_snapshots_without
 
 
 @contextmanager
-def opened_without_lock(
-    request: msg.PendingRequest | msg.ChangesRequest, pipe: Pipe
-) -> Iterator[tuple[Context, Environment]]:
+def opened_without_lock(request: msg.StateQuestion, pipe: Pipe) -> Iterator[tuple[Context, Environment]]:
     """The project's context and the requested environment, for a request that only reads the state.
 
     Raises:

@@ -38,7 +38,7 @@ def message_types(base: type) -> set[type]:
     files = [*folder.glob("protocol/messages/*.py"), *folder.glob("capabilities/*/messages.py")]
     names = [".".join(file.relative_to(folder.parent).with_suffix("").parts) for file in files]
     classes = {cls for name in names for cls in vars(import_module(name)).values() if isinstance(cls, type)}
-    bases = {msg.Request, msg.Question, msg.LockRequest, msg.Event, msg.LastEvent, msg.Answer}
+    bases = {msg.Request, msg.Question, msg.StateQuestion, msg.LockRequest, msg.Event, msg.LastEvent, msg.Answer}
     return {cls for cls in classes - bases if issubclass(cls, base)}
 
 

@@ -12,12 +12,12 @@ import dagster as dg
 import pytest
 from dagster._serdes import deserialize_value
 
+from dg_sqlmesh_component.capabilities.polling_sensor.plans import CURSOR, LastPlan
 from dg_sqlmesh_component.history.earlier_results import data_in
 from dg_sqlmesh_component.history.records import record_in
 from dg_sqlmesh_component.history.stored_record import INTERNAL, StoredRecord, internal, stored_record
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.manifest import MANIFEST_VERSION
-from dg_sqlmesh_component.sensor.plans import CURSOR, LastPlan
 from dg_sqlmesh_component.state.manifest_source import read_manifest
 
 STORED = Path(__file__).parent / "stored"

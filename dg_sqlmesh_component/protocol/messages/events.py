@@ -37,23 +37,6 @@ class ProjectLoaded(LastEvent):
 
 
 @dataclass(frozen=True, slots=True)
-class TestsFinished(LastEvent):
-    """The last event of a `TestRequest` that was served, even if a test failed."""
-
-    tests: int  # how many unit tests were executed
-    failed_tests: int  # how many of them failed
-    failures: tuple[ErrorText, ...]  # Each with the differences. A test may have several: for its query and its CTEs.
-    linted_models: int  # how many models the linter checked; 0 if it is off
-    lint_errors: tuple[ErrorText, ...]  # each with the model and the rule
-    lint_warnings: int  # How many. The log has them.
-
-
-@dataclass(frozen=True, slots=True)
-class QueryFinished(LastEvent):
-    """The last event of a `QueryRequest` that was served. The file has the rows."""
-
-
-@dataclass(frozen=True, slots=True)
 class SecretsKnown(Event):
     """Values of variables and connections that Dagster's process hides in all texts of the worker.
 

@@ -46,6 +46,13 @@ class Question(Request):
 
 
 @dataclass(frozen=True, slots=True)
+class StateQuestion(Question):
+    """A question about an environment, which the state answers. The project is not loaded, and no lock is taken."""
+
+    environment: str
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What Dagster's process sends if an event asks for it."""
 
@@ -203,15 +210,13 @@ class EvaluationRequest(LockRequest):
 
 
 @dataclass(frozen=True, slots=True)
-class PendingRequest(Question):
+class PendingRequest(StateQuestion):
     """Find the models that `sqlmesh run` would compute now. A schedule sends it at each tick.
 
-    The worker reads the state, and evaluates signals of pending models. It does not load the project, and it does not
-    take the lock of runs.
+    The worker reads the state, and evaluates signals of pending models.
     """
 
     SERVED_BY = "worker.evaluate.pending:find_pending"
-    environment: str
     models: frozenset[str]
     now: int
     tables: AwaitedTables
@@ -258,36 +263,6 @@ class Records(Answer):
     # By model to look at, the data that Dagster has recorded; None if there is no record.
     data: dict[str, RecordedData | None] = field(default_factory=dict)
     loads: Loads = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ChangesRequest(Question):
-    """Find data that Dagster has not recorded, and the promoted models. A sensor sends it at each tick.
-
-    The worker reads the state. It does not load the project, and it does not take the lock of runs.
-    """
-
-    SERVED_BY = "worker.intervals.records:find_changes"
-    environment: str
-    records: Records
-    tables: AwaitedTables
-    now: int  # the instant for the interval coverage
-
-
-@dataclass(frozen=True, slots=True)
-class TestRequest(Question):
-    """Run SQLMesh's unit tests and linter on the project's files; the answer is one `TestsFinished`."""
-
-    SERVED_BY = "worker.project_tests:run_tests"
-
-
-@dataclass(frozen=True, slots=True)
-class QueryRequest(Question):
-    """Run a query through the project's gateway; the answer is one `QueryFinished`. The files are not loaded."""
-
-    SERVED_BY = "worker.query:run_query"
-    query: str
-    file: str  # for the rows, as a pickled DataFrame of pandas
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,17 +125,6 @@ class DataComparedWithRecords(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class ChangesFound(LastEvent):
-    """The answer to a `ChangesRequest`."""
-
-    plan_id: str  # the last plan of the environment
-    is_finalized: bool  # False if that plan is still updating the environment. Then nothing else is found.
-    # The promoted models, without external and embedded ones.
-    promoted: dict[str, PromotedVersion] = field(default_factory=dict)
-    compared: DataComparedWithRecords = field(default_factory=DataComparedWithRecords)
-
-
-@dataclass(frozen=True, slots=True)
 class StateLocked(Event):
     """Sent when no other run uses the SQLMesh state any more. The worker then waits for `Records`.
 

@@ -1,4 +1,4 @@
-"""Compare the state with Dagster's records: find data that they do not describe, and the promoted models.
+"""Compare the state with Dagster's records: find data that they do not describe.
 
 Only the state is read. It has a row for each range that SQLMesh has computed, with the time. A restatement adds rows
 too, so it is found although the model has no new interval.
@@ -20,7 +20,7 @@ from sqlmesh.utils.date import now_timestamp
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import subtract
-from dg_sqlmesh_component.worker.environment import has_table, opened_without_lock, promoted_version
+from dg_sqlmesh_component.worker.environment import promoted_version
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
 from dg_sqlmesh_component.worker.intervals.early_reads import EarlyReads
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables, KnownToDagster
@@ -33,29 +33,8 @@ from dg_sqlmesh_component.worker.intervals.tables import (
     whole_intervals,
 )
 from dg_sqlmesh_component.worker.intervals.unrecorded import ShownTable, late, unrecorded
-from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sql_text import column_types
 from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRanges, computed_ranges
-
-
-def find_changes(request: msg.ChangesRequest, pipe: Pipe) -> msg.ChangesFound:
-    """Find the promoted models, and data of the requested models that Dagster has not recorded.
-
-    Raises:
-        EnvironmentNotReadyError: The environment does not exist.
-        DatabaseInUseError: Another process has the DuckDB file of the state open.
-    """
-    with opened_without_lock(request, pipe) as (context, environment):
-        if environment.finalized_ts is None:
-            return msg.ChangesFound(environment.plan_id, is_finalized=False)
-        tables = ExternalTables.of_promoted(request.tables, environment, context, pipe)
-        found = compare(request.records, environment, context)
-        return msg.ChangesFound(
-            environment.plan_id,
-            is_finalized=True,
-            promoted={info.name: promoted_version(info) for info in environment.snapshots if has_table(info)},
-            compared=found.event(coverages=found.coverages(context, request.now, tables)),
-        )
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from unit.builders import model
 from unit.config.attributes import EVERYTHING, loaded
 
 from dg_sqlmesh_component import Janitor, ProjectTests
+from dg_sqlmesh_component.capabilities.polling_sensor.attributes import PollingSensor
 from dg_sqlmesh_component.config.attribute_types import (
     Audits,
     Freshness,
@@ -22,7 +23,7 @@ from dg_sqlmesh_component.config.attribute_types import (
 )
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.mappings import TemplateScope
-from dg_sqlmesh_component.config.scheduling import PollingSensor, Schedule
+from dg_sqlmesh_component.config.scheduling import Schedule
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 SWITCHES = {

@@ -5,6 +5,9 @@ from dataclasses import replace
 from unit.builders import EVERYTHING, days, manifest, model, standalone
 
 from dg_sqlmesh_component.capabilities.janitor.messages import JanitorFinished, ObjectDropped, StateSize
+from dg_sqlmesh_component.capabilities.polling_sensor.messages import ChangesFound
+from dg_sqlmesh_component.capabilities.project_tests import messages as project_tests
+from dg_sqlmesh_component.capabilities.query.messages import QueryFinished
 from dg_sqlmesh_component.protocol import messages as msg
 
 D1, D2 = days(1, 1), days(2, 2)
@@ -26,7 +29,7 @@ EVENTS: tuple[msg.Event, ...] = (
         signal_error="Error: x",
         intervals={"a": (D1,)},
     ),
-    msg.ChangesFound(
+    ChangesFound(
         "c0ffee",
         is_finalized=True,
         promoted={"a": PROMOTED},
@@ -89,8 +92,8 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.ConcurrentRuns(0.5, {'"w"."t"."a"': ((0, 1),)}, {}, ("t.a",)),
     msg.AuditsCompared("a", "t.a", (msg.ComparedAudit("few", {"n": "1"}, True, 3, None, "x"),)),
     JanitorFinished(("dev",), before=StateSize(9, 30), after=StateSize(8, 10)),
-    msg.QueryFinished(),
-    msg.TestsFinished(2, 1, ("The unit test a fails",), 3, ("t.a: noselectstar: x",), 4),
+    QueryFinished(),
+    project_tests.TestsFinished(2, 1, ("The unit test a fails",), 3, ("t.a: noselectstar: x",), 4),
     msg.SecretsKnown(("hunter2", "")),
     msg.LogLine("warning", "text", "sqlmesh"),
     msg.EvaluationFinished("nothing_to_do"),

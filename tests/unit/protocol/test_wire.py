@@ -12,6 +12,9 @@ from unit.protocol.messages import D1, D2, EVENTS
 
 from dg_sqlmesh_component.capabilities.janitor.messages import JanitorRequest
 from dg_sqlmesh_component.capabilities.plans.messages import ClosePreviewRequest
+from dg_sqlmesh_component.capabilities.polling_sensor.messages import ChangesRequest
+from dg_sqlmesh_component.capabilities.project_tests import messages as project_tests
+from dg_sqlmesh_component.capabilities.query.messages import QueryRequest
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol import wire
 from dg_sqlmesh_component.protocol.errors import WorkerError
@@ -42,10 +45,10 @@ REQUESTS: tuple[msg.Request, ...] = (
         restate=msg.Restatement("2026-01-01", "2026-01-02"),
     ),
     msg.PendingRequest(PROJECT, "prod", frozenset({"a", "b"}), D1[0], TABLES),
-    msg.ChangesRequest(PROJECT, "prod", RECORDS, TABLES, now=D2[1]),
+    ChangesRequest(PROJECT, "prod", RECORDS, TABLES, now=D2[1]),
     JanitorRequest(PROJECT, job=msg.JobSettings("c0ffee", 2.5, 4)),
-    msg.TestRequest(PROJECT),
-    msg.QueryRequest(PROJECT, "SELECT 1", "/tmp/rows"),
+    project_tests.TestRequest(PROJECT),
+    QueryRequest(PROJECT, "SELECT 1", "/tmp/rows"),
     ClosePreviewRequest(PROJECT, "pr_1", job=msg.JobSettings("c0ffee")),
     msg.TakeBackRequest(PROJECT, "prod", plans=frozenset({"p1"}), interrupted=(D1,)),
     msg.PreviewRequest(PROJECT, "pr_1", TABLES, diff=msg.DiffLimits(max_rows=5, decimals=2)),
@@ -134,7 +137,7 @@ def test_wrong_or_missing_field_is_refused_by_name_unless_it_has_a_default(messa
 def test_defaults_of_requests_and_errors() -> None:
     assert defaults(msg.LoadRequest).items() >= {"include": ()}.items()
     pending: dict[str, Any] = {"made_between": frozenset(), "loads": {}}
-    assert (defaults(msg.PendingRequest), defaults(msg.ChangesRequest)) == (pending, {})
+    assert (defaults(msg.PendingRequest), defaults(ChangesRequest)) == (pending, {})
     assert defaults(JanitorRequest) == {"job": msg.JobSettings("of a test", 0.0, None)}
     assert defaults(msg.EvaluationRequest) == {
         "external_models": frozenset(),

@@ -6,13 +6,13 @@ from contextlib import closing
 
 from sqlmesh.core.context import Context
 
-from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.capabilities.query.messages import QueryFinished, QueryRequest
 from dg_sqlmesh_component.worker.context import PipeConsole, open_context
 from dg_sqlmesh_component.worker.explain import explain
 from dg_sqlmesh_component.worker.pipe import Pipe
 
 
-def run_query(request: msg.QueryRequest, pipe: Pipe) -> msg.QueryFinished:
+def run_query(request: QueryRequest, pipe: Pipe) -> QueryFinished:
     """Run the query through the project's gateway, and write its rows.
 
     Raises:
@@ -23,4 +23,4 @@ def run_query(request: msg.QueryRequest, pipe: Pipe) -> msg.QueryFinished:
             context.fetchdf(request.query).to_pickle(request.file)
         except Exception as error:  # any driver's
             raise explain(error, request.project) from error
-    return msg.QueryFinished()
+    return QueryFinished()

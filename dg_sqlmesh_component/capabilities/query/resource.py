@@ -9,9 +9,9 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from dg_sqlmesh_component.capabilities.query.messages import QueryFinished, QueryRequest
 from dg_sqlmesh_component.config.project import SQLMeshProject, is_project_folder, not_a_project_message
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, InstallationError
-from dg_sqlmesh_component.protocol.messages import QueryFinished, QueryRequest
 from dg_sqlmesh_component.worker_client.calls import answered
 
 

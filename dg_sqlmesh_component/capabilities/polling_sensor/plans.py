@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import dagster as dg
 from pydantic import TypeAdapter
 
+from dg_sqlmesh_component.capabilities.polling_sensor.messages import ChangesFound
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.history.records import record_metadata, record_of
 from dg_sqlmesh_component.protocol import messages as msg
@@ -25,7 +26,7 @@ class LastPlan:
     models: str  # a hash of the models of the definitions: all their names would be a long cursor
 
     @classmethod
-    def of(cls, environment: str, found: msg.ChangesFound, assets: ProjectAssets) -> LastPlan:
+    def of(cls, environment: str, found: ChangesFound, assets: ProjectAssets) -> LastPlan:
         unpromoted = sorted(assets.specs.keys() - found.promoted.keys())
         return cls(environment, found.plan_id, tuple(unpromoted), short_hash(sorted(assets.specs)))
 
@@ -46,7 +47,7 @@ class PlanChanges:
 
     @classmethod
     def between(
-        cls, before: LastPlan, found: msg.ChangesFound, recorded: Mapping[str, msg.RecordedData | None]
+        cls, before: LastPlan, found: ChangesFound, recorded: Mapping[str, msg.RecordedData | None]
     ) -> PlanChanges:
         """The changes of the models of which Dagster has these records: those of the definitions."""
         by_model = {}

@@ -106,7 +106,7 @@ class SQLMeshProjectComponentScaffolder(dg.Scaffolder[SQLMeshScaffoldParams]):
 
 def starter_folder() -> Path:
     """The starter project of this installation: inside the package of a wheel, or next to it in a checkout."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[2]
     for templates in (package / "templates", package.parent / "templates"):
         if (templates / "starter").is_dir():
             return templates / "starter"

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 import dagster as dg
 from pydantic import ValidationError
 
-from dg_sqlmesh_component.config.scheduling import PollingSensor
+from dg_sqlmesh_component.capabilities.polling_sensor.attributes import PollingSensor
+from dg_sqlmesh_component.capabilities.polling_sensor.messages import ChangesFound, ChangesRequest
+from dg_sqlmesh_component.capabilities.polling_sensor.plans import CURSOR, LastPlan, PlanChanges, difference
 from dg_sqlmesh_component.dagster_internals.steps import DataVersions
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
@@ -28,7 +30,6 @@ from dg_sqlmesh_component.protocol.graph import grouped
 from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.results import outside_materialization
 from dg_sqlmesh_component.report.wording import Wording
-from dg_sqlmesh_component.sensor.plans import CURSOR, LastPlan, PlanChanges, difference
 from dg_sqlmesh_component.worker_client.calls import answered
 
 
@@ -60,9 +61,9 @@ def evaluate_tick(context: dg.SensorEvaluationContext, settings: Settings) -> dg
     models = assets.with_upstream(assets.specs)
     records = msg.Records(materialized_data(instance, assets, models))
     awaited = Awaited(instance, context.repository_def, settings)
-    request = msg.ChangesRequest(settings.project.open_request, environment, records, awaited.tables, now)
+    request = ChangesRequest(settings.project.open_request, environment, records, awaited.tables, now)
     try:
-        found = answered(settings.project, request, msg.ChangesFound, awaited.answer)
+        found = answered(settings.project, request, ChangesFound, awaited.answer)
     except DatabaseInUseError as error:
         return dg.SensorResult(skip_reason=f"{error} The next tick looks again.")
     if not found.is_finalized:

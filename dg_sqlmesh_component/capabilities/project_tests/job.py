@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.plans import ProjectTests
+from dg_sqlmesh_component.capabilities.project_tests.attributes import ProjectTests
+from dg_sqlmesh_component.capabilities.project_tests.messages import TestRequest, TestsFinished
 from dg_sqlmesh_component.definitions.op import graph_of_op, refuse_reserved_tags
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted
 from dg_sqlmesh_component.worker_client.session import WorkerSession
 
@@ -33,20 +33,18 @@ def run_tests(context: dg.OpExecutionContext, settings: Settings) -> Iterator[dg
         dagster.DagsterExecutionInterruptedError: The step was cancelled (SIGINT, SIGTERM).
     """
     session = WorkerSession(context, settings.project)
-    yield from session.drive(_results(context, session, msg.TestRequest(settings.project.open_request)))
+    yield from session.drive(_results(context, session, TestRequest(settings.project.open_request)))
 
 
-def _results(
-    context: dg.OpExecutionContext, session: WorkerSession, request: msg.TestRequest
-) -> Iterator[dg.Output[None]]:
-    end = session.last_event(request, msg.TestsFinished)
+def _results(context: dg.OpExecutionContext, session: WorkerSession, request: TestRequest) -> Iterator[dg.Output[None]]:
+    end = session.last_event(request, TestsFinished)
     if problems := (*end.failures, *end.lint_errors):
         raise dg.Failure(description="\n\n".join([summary(end), *problems]), metadata=numbers(end))
     context.log.info(summary(end))
     yield dg.Output(None, metadata=numbers(end))
 
 
-def summary(end: msg.TestsFinished) -> str:
+def summary(end: TestsFinished) -> str:
     """The numbers as sentences."""
     tests = counted(end.tests, "unit test")
     ran = f"{end.failed_tests} of {tests} failed." if end.failures else f"{tests} passed."
@@ -56,7 +54,7 @@ def summary(end: msg.TestsFinished) -> str:
     return f"{ran} The linter checked {counted(end.linted_models, 'model')}: {errors}, {warnings}."
 
 
-def numbers(end: msg.TestsFinished) -> dict[str, int]:
+def numbers(end: TestsFinished) -> dict[str, int]:
     """The numbers as metadata."""
     return {
         "sqlmesh/unit_tests": end.tests,

@@ -8,7 +8,7 @@ from functools import partial
 
 from sqlmesh.core.context import Context
 
-from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.capabilities.project_tests.messages import TestRequest, TestsFinished
 from dg_sqlmesh_component.protocol.errors import EvaluationError, LinterRuleError, UnitTestError
 from dg_sqlmesh_component.worker.context import PipeConsole, open_context
 from dg_sqlmesh_component.worker.explain import describe_error
@@ -18,7 +18,7 @@ WITHOUT_STATE = {"load_state": False} if "load_state" in inspect.signature(Conte
 """SQLMesh 0.235 has no such option: if the project has a name, it adds the models of other projects from the state."""
 
 
-def run_tests(request: msg.TestRequest, pipe: Pipe) -> msg.TestsFinished:
+def run_tests(request: TestRequest, pipe: Pipe) -> TestsFinished:
     """Load the project's files without the SQLMesh state, and test them.
 
     Raises:
@@ -34,7 +34,7 @@ def run_tests(request: msg.TestRequest, pipe: Pipe) -> msg.TestsFinished:
         except Exception as error:  # the project's macros, Python models and rules raise anything
             raise EvaluationError(f"SQLMesh cannot execute its tests and linter: {describe_error(error)}") from error
         linted = [model for model in context.models.values() if context.config_for_node(model).linter.enabled]
-    return msg.TestsFinished(
+    return TestsFinished(
         tests=console.unit_tests,
         failed_tests=len(tested.get_fail_and_error_tests()),
         failures=tuple(console.violations[UnitTestError]),

@@ -4,10 +4,11 @@ import dagster as dg
 import pytest
 from unit.builders import fqn, manifest, model, project_assets
 
+from dg_sqlmesh_component.capabilities.polling_sensor.messages import ChangesFound
+from dg_sqlmesh_component.capabilities.polling_sensor.plans import CURSOR, LastPlan, PlanChanges, difference
 from dg_sqlmesh_component.history.stored_record import INTERNAL
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import short_hash
-from dg_sqlmesh_component.sensor.plans import CURSOR, LastPlan, PlanChanges, difference
 
 
 def promoted(**models: tuple[str, str, str]) -> dict[str, msg.PromotedVersion]:
@@ -16,7 +17,7 @@ def promoted(**models: tuple[str, str, str]) -> dict[str, msg.PromotedVersion]:
 
 def test_cursor_contains_the_plan_and_the_models_that_it_had_not_promoted() -> None:
     assets = project_assets(manifest(model("t.a"), model("t.b")))
-    last = LastPlan.of("prod", msg.ChangesFound("c0ffee", True, promoted(a=("1", "2", "3"))), assets)
+    last = LastPlan.of("prod", ChangesFound("c0ffee", True, promoted(a=("1", "2", "3"))), assets)
     assert last == LastPlan("prod", "c0ffee", (fqn("t.b"),), short_hash([fqn("t.a"), fqn("t.b")]))
     assert CURSOR.validate_json(CURSOR.dump_json(last)) == last
 
@@ -36,7 +37,7 @@ def test_plan_changes_are_added_changed_and_removed_models() -> None:
     after = promoted(
         same=("1", "1", "1"), data=("2", "2", "1"), text=("1", "1", "2"), below=("2", "1", "1"), new=("1", "1", "1")
     )
-    found = msg.ChangesFound("two", is_finalized=True, promoted=after)
+    found = ChangesFound("two", is_finalized=True, promoted=after)
     changes = PlanChanges.between(before, found, recorded)
     assert changes.by_model == {
         fqn("t.below"): "changed upstream",
@@ -55,11 +56,11 @@ def test_plan_changes_are_added_changed_and_removed_models() -> None:
 def test_new_models_of_the_definitions_are_added_if_the_plan_has_them_and_never_removed() -> None:
     """A release is planned and rolled out between two ticks, or rolled out while another plan is applied."""
     before = LastPlan.of(
-        "prod", msg.ChangesFound("one", True, promoted(a=("1", "1", "1"))), project_assets(manifest(model("t.a")))
+        "prod", ChangesFound("one", True, promoted(a=("1", "1", "1"))), project_assets(manifest(model("t.a")))
     )
     recorded = {fqn("t.a"): msg.RecordedData("1", 0, "1", "1"), fqn("t.planned"): None, fqn("t.unplanned"): None}
     after = promoted(a=("1", "1", "1"), planned=("1", "1", "1"))
-    found = msg.ChangesFound("two", is_finalized=True, promoted=after)
+    found = ChangesFound("two", is_finalized=True, promoted=after)
     assert PlanChanges.between(before, found, recorded).by_model == {fqn("t.planned"): "added"}
 
 

@@ -7,10 +7,10 @@ import pytest
 from unit.builders import manifest, project_assets
 
 from dg_sqlmesh_component import ProjectTests, SQLMeshProject
+from dg_sqlmesh_component.capabilities.project_tests import messages as project_tests
+from dg_sqlmesh_component.capabilities.project_tests.job import build_test_job, numbers, summary
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.project_tests.job import build_test_job, numbers, summary
-from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 
@@ -38,21 +38,21 @@ def test_reserved_tag_is_refused() -> None:
     ("end", "sentences"),
     [
         (
-            msg.TestsFinished(0, 0, (), 0, (), 0),
+            project_tests.TestsFinished(0, 0, (), 0, (), 0),
             "0 unit tests passed. The linter is off. To turn it on, set `linter: {enabled: true}` in SQLMesh's "
             "configuration.",
         ),
         (
-            msg.TestsFinished(3, 0, (), 1, (), 0),
+            project_tests.TestsFinished(3, 0, (), 1, (), 0),
             "3 unit tests passed. The linter checked 1 model: 0 errors, 0 warnings.",
         ),
         (
-            msg.TestsFinished(3, 1, ("query", "a CTE of the same test"), 2, ("x",), 1),
+            project_tests.TestsFinished(3, 1, ("query", "a CTE of the same test"), 2, ("x",), 1),
             "1 of 3 unit tests failed. The linter checked 2 models: 1 error, 1 warning.",
         ),
     ],
     ids=["nothing", "green", "red"],
 )
-def test_summary_counts_tests_and_not_their_differences(end: msg.TestsFinished, sentences: str) -> None:
+def test_summary_counts_tests_and_not_their_differences(end: project_tests.TestsFinished, sentences: str) -> None:
     assert summary(end) == sentences
     assert numbers(end)["sqlmesh/failed_unit_tests"] == end.failed_tests

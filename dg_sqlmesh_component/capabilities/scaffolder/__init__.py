@@ -1,0 +1,1 @@
+"""`dg scaffold`: a `defs.yaml`, and a starter project."""
