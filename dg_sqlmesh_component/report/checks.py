@@ -150,7 +150,8 @@ class Checks:
         metadata: dict[str, Any]
         if isinstance(node, AuditOnlyOutcome):
             sentence, metadata, is_unknown = self.wording.audit_only_sentence(node), {}, node.error is not None
-            verdict = Verdict.FAILED if node.error else Verdict.WARNING if node.missing else Verdict.PASSED
+            warns = node.missing or node.unaccepted
+            verdict = Verdict.FAILED if node.error else Verdict.WARNING if warns else Verdict.PASSED
         else:
             # The metadata contains the error, and the step logs it. Dagster logs this text again, in quotes.
             sentence, metadata = self.wording.summary_with_error(node), status_metadata(node)

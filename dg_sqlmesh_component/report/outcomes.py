@@ -6,7 +6,7 @@ the sentence of each kind, and `failure.py` groups some of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -175,6 +175,8 @@ class NodeOutcome:
     attempts: int = 1  # the number of attempts, with retries inside the step
     # Whether this is the node's second outcome in this run, because a plan landed and SQLMesh computed the node again.
     is_second_outcome: bool = False
+    # Of a view: the intervals of each table, by fqn, of which it shows rows that are old or refused.
+    unaccepted: Mapping[str, Sequence[msg.Interval]] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
@@ -182,6 +184,8 @@ class NodeOutcome:
         rule = self.outcome.rule
         if self.is_untouched:
             return rule.verdict_if_untouched
+        if self.unaccepted and rule.verdict is Verdict.PASSED:
+            return Verdict.WARNING
         return rule.verdict_if_cancelled if self.is_cancelled and self.outcome.is_failure else rule.verdict
 
     @property
@@ -212,3 +216,4 @@ class AuditOnlyOutcome:
     evaluated_at: int | None = None  # when the first audit began, epoch milliseconds
     # When the model was last computed, epoch milliseconds; None if it was never, or if it is not known.
     altered_at: int | None = None
+    unaccepted: Mapping[str, Sequence[msg.Interval]] = field(default_factory=dict)  # as in `NodeOutcome`

@@ -76,10 +76,11 @@ class Wording:
         match outcome.outcome:
             case Outcome.EXECUTED:
                 computed = computed_text(self.assets, outcome.fqn, outcome.intervals)
-                return f"{name} was executed for {computed}.{_earlier(outcome)}{self.others_waiting(outcome)}"
+                others = f"{self.others_waiting(outcome)}{self._unaccepted(outcome)}"
+                return f"{name} was executed for {computed}.{_earlier(outcome)}{others}"
             case Outcome.UP_TO_DATE:
                 due = f" Next due at {utc_text(outcome.idle.next_due)}." if outcome.idle.next_due else ""
-                return f"{name} had nothing to do: {outcome.idle.reason}.{due}"
+                return f"{name} had nothing to do: {outcome.idle.reason}.{due}{self._unaccepted(outcome)}"
             case Outcome.WAITING:
                 return f"{name} is waiting: {self.awaited(outcome)}.{self._when_loaded(outcome)}"
             case Outcome.BLOCKED:
@@ -119,9 +120,9 @@ class Wording:
         if outcome.missing:
             return (
                 f"{name} has pending intervals: {ranges(outcome.missing)}. Only checks were selected, so it was not "
-                "executed."
+                f"executed.{self._unaccepted(outcome)}"
             )
-        return f"{name} has nothing to do. Only checks were selected."
+        return f"{name} has nothing to do. Only checks were selected.{self._unaccepted(outcome)}"
 
     def audit_sentence(self, fqn: str, audit: AuditResult) -> str:
         """The result of one audit of a node. The environment is named if it is not the declared one."""
@@ -184,6 +185,16 @@ class Wording:
         is_whole = model is not None and not (model.is_incremental or model.is_external)
         others = "A later run computes it again" if is_whole else "Its other intervals are waiting"
         return f" {others}: {self.awaited(outcome)}."
+
+    def _unaccepted(self, outcome: NodeOutcome | AuditOnlyOutcome) -> str:
+        """The rows that a view shows although they are old or refused, and what helps; empty if there are none."""
+        if not outcome.unaccepted:
+            return ""
+        tables = [f"{self.assets.name(fqn)} ({ranges(of)})" for fqn, of in outcome.unaccepted.items()]
+        return (
+            f" It may show rows that are old or refused: {listed(tables)}. Correct what has failed there, then launch "
+            f"a run of {self.names(outcome.unaccepted)} without `start` and `end`: it computes these rows again."
+        )
 
     def awaited(self, outcome: NodeOutcome) -> str:
         """What a model waits for: the text after "is waiting:", without the last full stop. It may end with advice."""

@@ -206,6 +206,7 @@ class Ledger:
         self._audit_only = dict.fromkeys(audit_only)
         self._audited: dict[str, dict[int, list[msg.AuditEvaluated]]] = {}
         self._audit_only_coverage: dict[str, msg.IntervalCoverage] = {}
+        self._unaccepted: dict[str, dict[str, tuple[msg.Interval, ...]]] = {}  # as in `UnacceptedRowsShown`
         self._unrequested: set[str] = set()
         self._illegal: dict[str, None] = {}
         self._failed_after_success: dict[str, str] = {}
@@ -280,13 +281,22 @@ class Ledger:
                 self._audit_only_coverage[event.fqn] = event
             case msg.IntervalCoverage() if event.fqn in self._entries:  # others may be restated, and computed later
                 self._entries[event.fqn].coverage = event
+            case msg.UnacceptedRowsShown():
+                self._unaccepted |= event.tables
             case msg.NodeAudited():
                 self._audit_only.pop(event.fqn, None)
                 results = _audit_results(self._audited.pop(event.fqn, {}))
                 coverage = self._audit_only_coverage.pop(event.fqn, None)
                 return [
                     AuditOnlyOutcome(
-                        event.fqn, results, merged(event.missing), event.error, coverage, event.at, event.altered_at
+                        event.fqn,
+                        results,
+                        merged(event.missing),
+                        event.error,
+                        coverage,
+                        event.at,
+                        event.altered_at,
+                        self._unaccepted.get(event.fqn, {}),
                     )
                 ]
             case msg.EvaluationFinished():
@@ -419,6 +429,7 @@ class Ledger:
 
     def _plan(self, event: msg.EvaluationPlanned) -> None:
         """Start over and note the batches. The first plan also starts over, which changes no entry without evidence."""
+        self._unaccepted.clear()
         for entry in () if event.continues else self._entries.values():
             entry.start_over()
         for fqn, batches in event.batches.items():
@@ -459,6 +470,7 @@ class Ledger:
             promoted=self._promoted.get(fqn),
             is_cancelled=self._is_cancelled,
             correlation_id=self._correlation_id if entry.computed_until is not None else None,
+            unaccepted=self._unaccepted.get(fqn, {}),
         )
         entry.audits.clear()  # if SQLMesh plans it again, they are forgotten anyway
         return settled

@@ -85,6 +85,45 @@ def test_a_table_is_not_computed_from_refused_rows_by_any_run(new_shop: NewShop)
         assert rows(shop, name) == EVERY, name
 
 
+@pytest.mark.advice("Correct what has failed there, then launch a run of {} without `start` and `end`: it computes")
+def test_a_view_of_refused_rows_is_not_green_and_names_them(new_shop: NewShop) -> None:
+    """A restatement of another range executes it, and a run of its check finds nothing to do."""
+    files = {name: FILES[name] for name in ("models/a.sql", "models/v.sql")}
+    files["models/vv.sql"] = "MODEL (name t.vv, kind VIEW); SELECT ds FROM t.v"
+    shop = new_shop(files, tables=SOURCE, planned_at="3 days ago", restate=True)
+    refuse(shop, 2)
+    shop.launch(assets=["t/a"]).failed()
+    for name in ("t/v", "t/vv"):
+        record = shop.launch(assets=["t/v", "t/vv"], ops={OP: {"restate": {"start": day(5), "end": day(5)}}})
+        status = record.checks[f"{name}:sqlmesh_execution_status"]
+        assert (record.status_of(name), status.passed, status.severity) == (
+            "executed",
+            False,
+            dg.AssetCheckSeverity.WARN,
+        )
+        assert f"It may show rows that are old or refused: t.a ({day(2)})." in str(status.description)
+        alone = shop.launch(checks=[f"{name}:sqlmesh_execution_status"]).checks[f"{name}:sqlmesh_execution_status"]
+        assert not alone.passed
+        assert f"t.a ({day(2)})" in str(alone.description)
+    correct(shop)
+    record = shop.launch(assets=["t/a"]).succeeded()
+    record = shop.launch(assets=["t/v", "t/vv"], ops={OP: {"restate": {"start": day(5), "end": day(5)}}})
+    assert all(check.passed for check in record.checks.values())
+
+
+def test_a_view_that_is_not_due_names_rows_that_this_run_has_refused(new_shop: NewShop) -> None:
+    files = {"models/a.sql": FILES["models/a.sql"]}
+    files["models/v.sql"] = "MODEL (name t.v, kind VIEW, cron '@yearly', start '2020-01-01'); SELECT ds, n FROM t.a"
+    shop = new_shop(files, tables=SOURCE, planned_at="3 days ago")
+    refuse(shop, 2)
+    record = shop.launch().failed()
+    status = record.checks["t/v:sqlmesh_execution_status"]
+    assert (record.status_of("t/v"), status.passed) == ("up_to_date", False)
+    assert f"It may show rows that are old or refused: t.a ({day(2)})." in str(status.description)
+    correct(shop)
+    assert shop.launch().succeeded().checks["t/v:sqlmesh_execution_status"].passed
+
+
 @pytest.mark.advice("then launch a run without `start` and `end`: it computes and audits them.")
 def test_the_check_of_a_refused_day_advises_the_run_that_computes_it(new_shop: NewShop) -> None:
     """After a later day has passed. An audit of all intervals would find the same row again."""

@@ -170,6 +170,10 @@ NO_SIGNAL_UPSTREAM = msg.NodeIdle(ORDERS, held_back=msg.HeldBack((msg.Cause("sig
 ALL_COMPUTED = "all complete intervals are computed"
 LOST = msg.NodeFailed(ORDERS, "OperationalError", "OperationalError: the connection was lost", (), is_transient=True)
 NOTHING_DUE = "core.orders had nothing to do: its cron '@daily' is not due. Next due at 2026-01-04T00:00:00Z."
+OF_REFUSED_ROWS = (
+    f"{NOTHING_DUE} It may show rows that are old or refused: db.core.items (2026-01-02). Correct what has failed there, "
+    "then launch a run of db.core.items without `start` and `end`: it computes these rows again."
+)
 AFTER_FAILURE = "core.orders was not executed, because a model upstream of it failed: staging.orders."
 UNSELECTED = (
     "models upstream have pending intervals and are not part of this step: staging.orders. "
@@ -335,6 +339,12 @@ OUTCOME_TABLE = (
         (OPENED, EMPTY_PLAN, IDLE, NOTHING_TO_DO),
         outcome(Outcome.UP_TO_DATE, idle=IDLE),
         passed(NOTHING_DUE, ABOUT_IDLE, without_results(NOTHING_DUE)),
+    ),
+    Row(
+        "up to date: a view of rows that are old or refused",
+        (OPENED, EMPTY_PLAN, msg.UnacceptedRowsShown({ORDERS: {fqn("core.items"): (D2,)}}), IDLE, NOTHING_TO_DO),
+        outcome(Outcome.UP_TO_DATE, idle=IDLE, unaccepted={fqn("core.items"): (D2,)}),
+        warned(OF_REFUSED_ROWS, ABOUT_IDLE, without_results(OF_REFUSED_ROWS)),
     ),
     Row(
         "up to date: its data had no results of its audits, so they were evaluated",

@@ -356,6 +356,14 @@ class NodeIdle(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class UnacceptedRowsShown(Event):
+    """Sent with the `NodeIdle` events if requested views show rows that are old or refused. A failure may add more."""
+
+    # By view and by table, the intervals of these rows: a run has begun to compute them, and nobody has finished.
+    tables: dict[str, dict[str, tuple[Interval, ...]]]
+
+
+@dataclass(frozen=True, slots=True)
 class NodesUpToDate(Event):
     """Sent when SQLMesh has finished, if computed nodes had nothing to do. The worker waits for `AuditsWanted`.
 

@@ -53,13 +53,13 @@ from dg_sqlmesh_component.worker.environment import (
     sharing_a_table,
     stored_environment,
 )
-from dg_sqlmesh_component.worker.evaluate.idle_nodes import idle_nodes
+from dg_sqlmesh_component.worker.evaluate.idle_nodes import idle_nodes, unaccepted_rows_shown
 from dg_sqlmesh_component.worker.evaluate.stale_manifest import refuse_changed_defaults, refuse_unknown_upstream
 from dg_sqlmesh_component.worker.explain import describe_error, explain, unfinished_plan
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables, KnownToDagster
 from dg_sqlmesh_component.worker.intervals.records import compare
-from dg_sqlmesh_component.worker.intervals.tables import copied_intervals, deployability
+from dg_sqlmesh_component.worker.intervals.tables import copied_intervals, deployability, shows_others, snapshots_now
 from dg_sqlmesh_component.worker.observe.audits import audit_alone, audit_up_to_date, record_audits
 from dg_sqlmesh_component.worker.observe.computed_table import ComputedTables
 from dg_sqlmesh_component.worker.observe.earlier_rows import EarlierRowsAudits
@@ -136,6 +136,8 @@ def _evaluate(context: EvaluationContext) -> msg.EvaluationFinished:
                 raise
             late_error = error
     tracker.report_unfinished_coverage()
+    if tracker.failed or tracker.was_cancelled:
+        context.report_unaccepted_rows(context.requested)
     if tracker.lost_lock is not None:
         raise tracker.lost_lock
     if tracker.was_cancelled:  # before blocked nodes: SQLMesh left them out because the worker stopped the run
@@ -160,6 +162,7 @@ def _evaluate(context: EvaluationContext) -> msg.EvaluationFinished:
     if context.request.audit_only:
         await_finalized_environment(context)
         scheduler = context.scheduler(environment=context.request.environment)
+        context.report_unaccepted_rows(scheduler.snapshots_by_name.keys() & context.request.audit_only)
         audit_alone(context.request, scheduler, context.coverages, pipe)
     return msg.EvaluationFinished(status)
 
@@ -382,6 +385,16 @@ class EvaluationContext(Context):
         copied = copied_intervals(snapshots.values(), index, self)
         unready = self.tracker.waiting.unready
         return Coverages(snapshots, index, self.request.execution_time, self.known, copied, unready)
+
+    def report_unaccepted_rows(self, nodes: Iterable[str]) -> None:
+        """Report which of these nodes are views of rows that are old or refused now."""
+        scheduler = self.current_scheduler or self.scheduler(environment=self.request.environment)
+        shown = scheduler.snapshots_by_name
+        if any(shows_others(shown[fqn]) for fqn in nodes if shown[fqn].is_model):
+            now = snapshots_now(self, shown.values())
+            index = deployability(self.request.environment, now.values(), self.bounds["start"])
+            for event in unaccepted_rows_shown(nodes, now, index):
+                self.tracker.pipe.send(event)
 
     def _table_name(self, snapshot: SnapshotTableInfo) -> str | None:
         """The name of the model's view, unquoted and dotted."""

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
+from types import MappingProxyType
 
-from sqlmesh.core.snapshot import Snapshot
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.utils.date import is_relative, make_exclusive, now_timestamp, to_datetime, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, listed, unquoted, utc_text
 from dg_sqlmesh_component.protocol.graph import parents_first
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
-from dg_sqlmesh_component.worker.intervals.tables import altered_at, computed_intervals, shows_others, upstream
+from dg_sqlmesh_component.worker.intervals.tables import (
+    altered_at,
+    computed_intervals,
+    forgotten_intervals,
+    shows_others,
+    upstream,
+)
+from dg_sqlmesh_component.worker.intervals.unaccepted import unaccepted_rows
 from dg_sqlmesh_component.worker.observe.audits import audited
 from dg_sqlmesh_component.worker.observe.run_tracker import RunTracker
 
@@ -26,14 +34,17 @@ def idle_nodes(
     snapshots: Mapping[str, Snapshot],
     tracker: RunTracker,
     coverages: Coverages,
-) -> Iterator[msg.NodeIdle | msg.IntervalCoverage]:
+) -> Iterator[msg.NodeIdle | msg.IntervalCoverage | msg.UnacceptedRowsShown]:
     """Explain each node for which SQLMesh has planned no batch. The coverage of an incremental model comes first.
+
+    Before all, the rows that requested views show although they are old or refused.
 
     Args:
         nodes: The nodes to run. All of them are in the environment.
         snapshots: The environment's, by name.
         tracker: Knows the planned batches, and why others are held back.
     """
+    yield from unaccepted_rows_shown(nodes, snapshots, coverages.index, tracker.planned)
     index, graph = coverages.index, upstream(snapshots)
     computed = {fqn for fqn, batches in tracker.planned.items() if batches}
     _warn_of_computed_range(
@@ -57,6 +68,23 @@ def idle_nodes(
             audited_data=audited(snapshot, index),
             altered_at=altered.get(fqn) or None,
         )
+
+
+def unaccepted_rows_shown(
+    nodes: Iterable[str],
+    snapshots: Mapping[str, Snapshot],
+    index: DeployabilityIndex,
+    planned: Mapping[str, Sequence[msg.Interval]] = MappingProxyType({}),
+) -> Iterator[msg.UnacceptedRowsShown]:
+    """The event if some of these nodes are views of such rows. `planned` is what this run computes before them."""
+    marked = [node for node in snapshots.values() if node.pending_restatement_intervals]
+    begun = {node.name: of_node for node in marked if (of_node := forgotten_intervals(node, index))}
+    if not begun:
+        return
+    views = [fqn for fqn in nodes if snapshots[fqn].is_model and shows_others(snapshots[fqn])]
+    found = unaccepted_rows(views, upstream(snapshots), lambda name: shows_others(snapshots[name]), begun, planned)
+    if found:
+        yield msg.UnacceptedRowsShown(found)
 
 
 def _up_to_date(snapshot: Snapshot, is_pending: bool, request: msg.EvaluationRequest) -> msg.NodeIdle:

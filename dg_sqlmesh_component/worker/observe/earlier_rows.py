@@ -14,7 +14,7 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import merged, subtract
 from dg_sqlmesh_component.worker.intervals.tables import altered_at, computed_intervals, ranges_of_table
-from dg_sqlmesh_component.worker.observe.audits import audited, audit_earlier_rows
+from dg_sqlmesh_component.worker.observe.audits import audit_earlier_rows, audited
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRanges
 

@@ -62,6 +62,7 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.NodesBlocked({"b": ("a",), "c": ()}),
     msg.NodeIdle("a", "its cron '@daily' is not due", D2[0]),
     msg.NodeIdle("a", held_back=HELD_BACK),
+    msg.UnacceptedRowsShown({"b": {"a": (D1, D2)}}),
     msg.NodesUpToDate(("a", "b")),
     msg.IntervalCoverage("a", D1, (D1,), 21, 30, 5, (D2,), (D1,)),
     msg.NodeAudited("a", (D1, D2), None),
