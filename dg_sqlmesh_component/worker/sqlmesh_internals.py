@@ -7,7 +7,7 @@ function depends on. No other module of the worker uses private attributes of SQ
 from __future__ import annotations
 
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from threading import Lock
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlglot import exp
 from sqlmesh.core.analytics.collector import User
@@ -37,6 +37,7 @@ from sqlmesh.core.snapshot.definition import Interval, SnapshotIdLike, SnapshotT
 from sqlmesh.core.snapshot.evaluator import ViewStrategy
 from sqlmesh.core.state_sync import StateReader, StateSync
 from sqlmesh.core.state_sync.db.interval import _interval_to_df
+from sqlmesh.core.state_sync.db.utils import snapshot_name_version_filter
 from sqlmesh.utils import UniqueKeyDict, random_id
 from sqlmesh.utils.concurrency import ConcurrentDAGExecutor
 from sqlmesh.utils.cron import CroniterCache
@@ -660,51 +661,68 @@ def open_connections(adapter: EngineAdapter) -> list[Any]:
     return list({id(handle): handle for handle in [*single, *of_threads] if handle is not None}.values())
 
 
-def forget_intervals(
-    state_sync: StateSync,
-    snapshot: Snapshot,
-    intervals: Iterable[Interval],
-    *,
-    is_dev: bool,
-    begun: Sequence[Interval] = (),
-) -> None:
-    """Remove computed intervals of a model's table from the state, and mark those of a production table as pending.
+class Forgotten(NamedTuple):
+    """What the state loses of the intervals of a model's table.
 
-    `StateSync.remove_intervals` does not remove intervals of dev tables, and only one range of a table. SQLMesh has no
-    mark for dev tables. One statement writes everything, so a killed process leaves no half of it.
-
-    Args:
+    Attributes:
+        intervals: They are computed. Those of a production table are marked as pending.
+        is_dev: Whether it is the dev table.
         begun: Intervals of a production table to mark that are not computed. SQLMesh clears the marks of a batch when
             it records the batch.
     """
+
+    snapshot: Snapshot
+    intervals: Sequence[Interval]
+    is_dev: bool
+    begun: Sequence[Interval] = ()
+
+
+def forget_intervals(state_sync: StateSync, of_models: Iterable[Forgotten]) -> None:
+    """Remove computed intervals of tables from the state, and mark those of production tables as pending.
+
+    `StateSync.remove_intervals` does not remove intervals of dev tables, and only one range of a table. SQLMesh has no
+    mark for dev tables. One transaction writes everything, so a killed process leaves no half of it: if only an
+    upstream model had forgotten an interval, the next run would not compute it again in downstream models.
+    """
     import pandas as pd  # SQLMesh too imports it only when it writes intervals
 
+    of_models = [of_model for of_model in of_models if of_model.intervals or of_model.begun]
     state = state_sync.state_sync.interval_state  # a context wraps its state in a cache
+    sharing = _tables_with_intervals(state, [of_model.snapshot for of_model in of_models if of_model.intervals])
+    rows: list[Any] = []
+    for snapshot, intervals, is_dev, begun in of_models:
+        # Each version of the model's code that shares the table has its own rows, and the table has their union.
+        # Forward-only versions share the production table, and each has a dev table.
+        tables = sharing[snapshot.name, snapshot.version]
+        removed = [table for table in tables if not is_dev or table.dev_version == snapshot.dev_version]
+        marked = [*(() if is_dev else intervals), *begun]
+        rows += [
+            *(_interval_to_df(table, *of, is_dev=is_dev, is_removed=True) for table in removed for of in intervals),
+            *(_interval_to_df(snapshot, *interval, is_pending_restatement=True) for interval in marked),
+        ]
+    if rows:
+        state.engine_adapter.insert_append(
+            state.intervals_table,
+            pd.DataFrame(rows),
+            target_columns_to_types=state._interval_columns_to_types,
+            track_rows_processed=False,
+        )
+
+
+def _tables_with_intervals(
+    state: Any, snapshots: Collection[Snapshot]
+) -> dict[tuple[str, str | None], list[SnapshotIntervals]]:
+    """The versions with intervals in the state that share the table of each model, by its name and version."""
     columns = ("name", "identifier", "version", "dev_version")
-    query = (
-        exp.select(*columns)
-        .distinct()
-        .from_(state.intervals_table)
-        .where(exp.column("name").eq(snapshot.name), exp.column("version").eq(snapshot.version))
-        .where(exp.column("is_pending_restatement").not_())  # a mark has no rows to remove
-    )
-    if is_dev:  # forward-only versions share the production table, and each has a dev table
-        query = query.where(exp.column("dev_version").eq(snapshot.dev_version))
-    # Each version of the model's code that shares the table has its own rows, and the table has the union of them.
-    found = state.engine_adapter.fetchall(query, quote_identifiers=True) if intervals else []
-    sharing = [SnapshotIntervals(**dict(zip(columns, row))) for row in found]
-    removed = [(table, interval) for table in sharing for interval in intervals]
-    marked = [*(() if is_dev else intervals), *begun]
-    rows = [
-        *(_interval_to_df(table, *interval, is_dev=is_dev, is_removed=True) for table, interval in removed),
-        *(_interval_to_df(snapshot, *interval, is_pending_restatement=True) for interval in marked),
-    ]
-    state.engine_adapter.insert_append(
-        state.intervals_table,
-        pd.DataFrame(rows),
-        target_columns_to_types=state._interval_columns_to_types,
-        track_rows_processed=False,
-    )
+    query = exp.select(*columns).distinct().from_(state.intervals_table)
+    query = query.where(exp.column("is_pending_restatement").not_())  # a mark has no rows to remove
+    found = defaultdict(list)
+    batches = snapshot_name_version_filter(state.engine_adapter, snapshots, state.SNAPSHOT_BATCH_SIZE, alias=None)
+    for batch in batches if snapshots else ():
+        for row in state.engine_adapter.fetchall(query.where(batch), quote_identifiers=True):
+            table = SnapshotIntervals(**dict(zip(columns, row)))
+            found[table.name, table.version].append(table)
+    return found
 
 
 def query_jobs(adapter: EngineAdapter) -> list[Any]:

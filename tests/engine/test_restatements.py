@@ -10,6 +10,7 @@ import pytest
 import yaml
 from harness import CONFIG, EXECUTORS, YEARLY_CRON, NewShop, Shop
 from postgres import postgres_server
+from story_projects import Project
 
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)"
 DAYS = "range(0, 1 + (@end_ds::DATE - @start_ds::DATE)) AS r(i)"
@@ -435,6 +436,22 @@ def test_downstream_model_run_alone_is_not_restated_before_its_upstream_model(ne
     assert everything.status_of("t/source") == everything.status_of("t/reader") == "executed"
     restated = "SELECT ds FROM {} WHERE x = 2 ORDER BY 1"
     assert shop.query(restated.format("t.reader")) == shop.query(restated.format("t.source")) != []
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_killed_restatement_has_forgotten_all_of_its_models_or_none(new_shop: NewShop, number: int) -> None:
+    """Else the next run computes the forgotten model, and is green for those downstream with the older rows."""
+    files = {**MODELS, "config.py": Project({}).hooked_config(LONG_AGO), "job": ""}
+    shop = new_shop(files, LONG_AGO, tables=ONE, planned_at="30 days ago", **ALLOWED)
+    shop.launch().succeeded()
+    shop.query("UPDATE ctl.source SET n = 7")
+    (shop.project / "kill").write_text(f"before {number} 0")  # before its first, second or third statement that writes
+    shop.launch(ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"]).failed()
+    assert (shop.project / "killed").exists()
+    shop.launch().succeeded()
+    [(restated,)] = shop.query("SELECT count(*) FROM raw.orders WHERE n = 7")
+    assert rows(shop) == ({"2026-02-10": 7} if restated else {})
+    assert restated or number == 1
 
 
 def test_days_restated_automatically_are_missing_while_their_signal_is_closed_and_new_days_are_not(

@@ -447,7 +447,7 @@ def test_forgotten_intervals_are_missing_until_sqlmesh_records_them(planned: Ope
     context.state_sync.add_snapshots_intervals([SnapshotIntervals(**other, **computed)])
     context.state_sync.add_interval(orders, start, end, is_dev=True)
 
-    internals.forget_intervals(context.state_sync, orders, forgotten, is_dev=False)
+    internals.forget_intervals(context.state_sync, [internals.Forgotten(orders, forgotten, is_dev=False)])
     for _ in range(2):
         orders = orders_of(context)
         assert orders.intervals == [(start + DAY, start + 2 * DAY), (start + 3 * DAY, end)]
@@ -455,7 +455,7 @@ def test_forgotten_intervals_are_missing_until_sqlmesh_records_them(planned: Ope
         assert orders.dev_intervals == [(start, end)]
         context.state_sync.compact_intervals()  # as the janitor does
 
-    internals.forget_intervals(context.state_sync, orders, forgotten, is_dev=True)
+    internals.forget_intervals(context.state_sync, [internals.Forgotten(orders, forgotten, is_dev=True)])
     assert orders_of(context).dev_intervals == [(start + DAY, start + 2 * DAY), (start + 3 * DAY, end)]
     other_version = orders.copy(update={"dev_version_": "other"})
     context.state_sync.refresh_snapshot_intervals([other_version])
@@ -472,7 +472,9 @@ def test_begun_intervals_are_marked_until_sqlmesh_records_them(planned: Open) ->
     computed = orders_of(context).intervals
     end = computed[-1][1]
     begun = [(end, end + 2 * DAY)]
-    internals.forget_intervals(context.state_sync, orders_of(context), (), is_dev=False, begun=begun)
+    internals.forget_intervals(
+        context.state_sync, [internals.Forgotten(orders_of(context), (), is_dev=False, begun=begun)]
+    )
     for _ in range(2):
         assert orders_of(context).intervals == computed
         assert orders_of(context).pending_restatement_intervals == begun
@@ -856,7 +858,7 @@ def test_names_of_the_state_are_quoted(folder: Path, opened: Open) -> None:
         assert len(internals.computed_ranges(context)) == 3
         assert internals.count_snapshots_and_interval_rows(context) == (3, 3)
         (orders,) = (snapshot for snapshot in context.snapshots.values() if snapshot.name.endswith('"orders"'))
-        internals.forget_intervals(context.state_sync, orders, orders.intervals, is_dev=False)
+        internals.forget_intervals(context.state_sync, [internals.Forgotten(orders, orders.intervals, is_dev=False)])
         assert internals.count_snapshots_and_interval_rows(context) == (3, 5)
         server.query('DELETE FROM "State"._versions', "states")
         assert "State._snapshots" in internals.tables_without_version(context.state_sync.state_sync)

@@ -3,7 +3,7 @@
 SQLMesh plans it: `plan_builder(restate_models=...)` takes the models from the state, whatever the local files contain.
 SQLMesh decides which downstream models have to be computed again, and which other versions of the models.
 
-Then the planned intervals are removed from the state, of all models before the first batch of any model. So they are
+Then the planned intervals are removed from the state, of all models at once, before the first batch. So they are
 pending, for everybody, and an ordinary run computes them. What a failure, a kill, a cancel or a closed signal leaves is
 still pending, and the next run computes it.
 
@@ -48,7 +48,12 @@ from dg_sqlmesh_component.worker.evaluate.split_restatement import Split, split
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.intervals.tables import is_incremental, single_intervals, upstream
 from dg_sqlmesh_component.worker.observe.run_tracker import RunTracker
-from dg_sqlmesh_component.worker.sqlmesh_internals import forget_intervals, forget_other_versions, replace_intervals
+from dg_sqlmesh_component.worker.sqlmesh_internals import (
+    Forgotten,
+    forget_intervals,
+    forget_other_versions,
+    replace_intervals,
+)
 
 
 class _ExactSelector(NativeSelector):
@@ -84,16 +89,17 @@ class RestatementContext(RunContext):
 
     def compute(self) -> msg.Status:
         self._forget_other_versions()
-        for node, intervals, is_dev in self.computed_again():
-            forget_intervals(self.state_sync, node, intervals, is_dev=is_dev)
-            self.tracker.report_forgotten(node.name, intervals)
+        forgotten = [*self.computed_again()]
+        forget_intervals(self.state_sync, forgotten)
+        for of_model in forgotten:
+            self.tracker.report_forgotten(of_model.snapshot.name, of_model.intervals)
         status = super().compute()
         if status == "success":
             self._forget_other_versions()  # those that somebody has added meanwhile, as SQLMesh does
         return status
 
-    def computed_again(self) -> Iterable[tuple[Snapshot, Sequence[Interval], bool]]:
-        """The restated models with the planned intervals that their table has, and whether it is a dev table."""
+    def computed_again(self) -> Iterable[Forgotten]:
+        """The restated models with the planned intervals that their table has."""
         plan, planned, parts = self.restatement, self.planned, self.parts
         forgotten = planned.keys() & {*parts.here, *parts.later}  # what earlier steps have computed stays
         copies = [plan.context_diff.snapshots[of].copy() for of in plan.restatements if of.name in forgotten]
@@ -106,7 +112,7 @@ class RestatementContext(RunContext):
                 # downstream models do not wait for the others.
                 computed = tuple(single_intervals(node, computed)[-1:])
             if computed:
-                yield node, computed, is_dev
+                yield Forgotten(node, computed, is_dev)
 
     def _forget_other_versions(self) -> None:
         """Remove the planned intervals of versions that prod does not show.

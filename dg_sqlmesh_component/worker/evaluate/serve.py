@@ -39,9 +39,9 @@ class DryRestatementContext(RestatementContext):
 
     def compute(self) -> msg.Status:
         scheduler = self.scheduler(environment=self.request.environment)
-        for node, intervals, _ in self.computed_again():
-            for interval in intervals:
-                scheduler.snapshots[node.snapshot_id].remove_interval(interval)
+        for of_model in self.computed_again():
+            for interval in of_model.intervals:
+                scheduler.snapshots[of_model.snapshot.snapshot_id].remove_interval(interval)
         return _plan_batches(self, scheduler)
 
 

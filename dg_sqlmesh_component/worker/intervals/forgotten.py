@@ -29,7 +29,12 @@ from sqlmesh.utils.date import TimeLike
 from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.protocol.messages import FOREVER, Interval
 from dg_sqlmesh_component.worker.intervals import tables
-from dg_sqlmesh_component.worker.sqlmesh_internals import forget_intervals, replace_intervals, watch_evaluations
+from dg_sqlmesh_component.worker.sqlmesh_internals import (
+    Forgotten,
+    forget_intervals,
+    replace_intervals,
+    watch_evaluations,
+)
 
 
 def forget_before_computing(scheduler: Scheduler, report: Callable[[str, Sequence[Interval]], None]) -> None:
@@ -67,7 +72,7 @@ def forget_before_computing(scheduler: Scheduler, report: Callable[[str, Sequenc
             is_dev, intervals = again.pop(snapshot.name, (False, ()))
             begun = subtract([batch], marked[snapshot.name])
             if intervals or begun:
-                forget_intervals(scheduler.state_sync, snapshot, intervals, is_dev=is_dev, begun=begun)
+                forget_intervals(scheduler.state_sync, [Forgotten(snapshot, intervals, is_dev, begun)])
             if intervals:
                 report(snapshot.name, intervals)
 
@@ -89,8 +94,9 @@ def forget_restated_automatically(
     """
     state, nodes = scheduler.state_sync, scheduler.snapshots
     state.refresh_snapshot_intervals(nodes.values())
-    for node, restated in tables.restate_automatically(nodes, now).items():
-        forget_intervals(state, node, restated, is_dev=False)
+    again = tables.restate_automatically(nodes, now)
+    forget_intervals(state, [Forgotten(node, restated, is_dev=False) for node, restated in again.items()])
+    for node, restated in again.items():
         report(node.name, restated)
     state.update_auto_restatements({node.name_version: node.next_auto_restatement_ts for node in nodes.values()})
 

@@ -30,7 +30,7 @@ from dg_sqlmesh_component.worker.plan.versions import (
     is_torn,
     tables_of,
 )
-from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges, forget_intervals
+from dg_sqlmesh_component.worker.sqlmesh_internals import Forgotten, computed_ranges, forget_intervals
 
 
 @dataclass(frozen=True)
@@ -187,9 +187,9 @@ class ConcurrentChanges:
         self, intervals: Mapping[str, tuple[Interval, ...]], versions: Versions, *, because_of_runs: bool = True
     ) -> Versions:
         """Forget intervals of the versions, to compute them again. Returns the versions without them."""
-        for name, of_model in intervals.items():
-            node = versions.nodes[name]
-            forget_intervals(self._context.state_sync, node, of_model, is_dev=versions.is_dev_table(node))
+        nodes = {name: versions.nodes[name] for name in intervals}
+        forgotten = (Forgotten(node, intervals[name], versions.is_dev_table(node)) for name, node in nodes.items())
+        forget_intervals(self._context.state_sync, forgotten)
         if because_of_runs:
             add(self._forgotten, intervals)
             self.times_forgotten += bool(intervals)

@@ -26,7 +26,7 @@ from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.intervals.tables import is_incremental
 from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.plan.versions import Rows, Versions, find_outdated, tables_of
-from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges, forget_intervals
+from dg_sqlmesh_component.worker.sqlmesh_internals import Forgotten, computed_ranges, forget_intervals
 
 
 def forget_outdated_rows(plan: Plan, prod: Environment | None, context: PlanContext, *, in_state: bool) -> None:
@@ -40,6 +40,7 @@ def forget_outdated_rows(plan: Plan, prod: Environment | None, context: PlanCont
     index = plan.deployability_index if plan.is_dev else DeployabilityIndex.all_deployable()
     shown = {info.name: info for info in prod.snapshots} if prod else {}
     versions = Versions(plan.context_diff.snapshots_by_name, index, shown, plan.is_dev)
+    forgotten = list[Forgotten]()
     for name, intervals in {**_outdated(versions, context), **_of_others(plan, prod, versions, context)}.items():
         node, is_dev = versions.nodes[name], versions.is_dev_table(versions.nodes[name])
         context.tracker.pipe.log(
@@ -47,13 +48,14 @@ def forget_outdated_rows(plan: Plan, prod: Environment | None, context: PlanCont
             f"{display_name(node.node, context)} has rows from before a correction, or of another version, for "
             f"{ranges(intervals)}. Applying the plan computes them again.",
         )
-        if in_state:
-            forget_intervals(context.state_sync, node, intervals, is_dev=is_dev)
+        forgotten.append(Forgotten(node, intervals, is_dev))
         if is_dev:
             node.dev_intervals = [*subtract(node.dev_intervals, intervals)]
         else:
             node.intervals = [*subtract(node.intervals, intervals)]
             node.pending_restatement_intervals = [*node.pending_restatement_intervals, *intervals]
+    if in_state:
+        forget_intervals(context.state_sync, forgotten)
 
 
 def _of_others(

@@ -26,7 +26,7 @@ from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.plan.data_objects import Name, data_objects
 from dg_sqlmesh_component.worker.plan.migrations import migrated_snapshots
 from dg_sqlmesh_component.worker.postgres_views import READERS, literals, views_of
-from dg_sqlmesh_component.worker.sqlmesh_internals import forget_intervals
+from dg_sqlmesh_component.worker.sqlmesh_internals import Forgotten, forget_intervals
 
 _TAKEN = """
 SELECT n.nspname, taken.name FROM (
@@ -107,10 +107,12 @@ def claim_names(plan: Plan, stored: Environment | None, context: Context) -> Non
 
     Else nothing tells them from tables of others before an interval is computed, and a second attempt would be refused.
     """
+    claimed = list[Forgotten]()
     for of_model in plan.missing_intervals:
         node = plan.context_diff.snapshots[of_model.snapshot_id]
         if has_one_table(node, is_dev=plan.is_dev) and node.name not in _shown(stored) and not _has_begun(node):
-            forget_intervals(context.state_sync, node, of_model.intervals[:1], is_dev=False)
+            claimed.append(Forgotten(node, of_model.intervals[:1], is_dev=False))
+    forget_intervals(context.state_sync, claimed)
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from dg_sqlmesh_component.worker.plan.data_objects import data_objects
 from dg_sqlmesh_component.worker.plan.migrations import ExistingTable, existing_tables
 from dg_sqlmesh_component.worker.running_queries import watch_queries
 from dg_sqlmesh_component.worker.sqlmesh_internals import (
+    Forgotten,
     computed_ranges,
     forget_intervals,
     load_materializations,
@@ -183,7 +184,7 @@ class WayBack:
         """
         if has_replaced_views:
             self._restore_views()
-        rows = computed_ranges(self._context)
+        rows, forgotten = computed_ranges(self._context), list[Forgotten]()
         for old, new in self._shared:
             computed = [
                 row.interval
@@ -191,7 +192,8 @@ class WayBack:
                 if row.identifier == new.identifier and any(begin <= row.at <= end for begin, end in times)
             ]
             if computed and _is_other_data(old, new):
-                forget_intervals(self._context.state_sync, old, merged(computed), is_dev=False)
+                forgotten.append(Forgotten(old, merged(computed), is_dev=False))
+        forget_intervals(self._context.state_sync, forgotten)
         show_again(self._context, self._now, self._before)
 
     def _restore_views(self) -> None:
