@@ -269,7 +269,7 @@ class Story(Told):
     before: Facts = field(init=False)
     twin: Facts = field(init=False)
     contents: dict[str, set[tuple[Any, ...]]] = field(init=False)
-    expected: list[Execution] = field(init=False)
+    expected: list[Execution] = field(default_factory=list)
     statements: int = 0
     planned_at: str | None = None
     trouble: tuple[str, ...] = ()

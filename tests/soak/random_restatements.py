@@ -13,7 +13,8 @@ sources are not loaded, runs overlap, are cancelled or killed. The causes end at
   must have all of their intervals.
 - **changed outside**: a day that no restatement of the story computes keeps its rows and intervals. Source rows of
   such days change too, so that a range that is too long shows.
-- **refused but changed**: a refused restatement changes nothing. The story then takes the change of the source back.
+- **refused but changed**: a refused restatement changes nothing, nor does one that is killed before it has removed any
+  interval (docs/recompute.md, "After a failure"). The story then takes the change of the source back.
 - **no record**: at the end, Dagster has recorded each computed interval.
 - **a lock is left**: at the end, no process holds a lock on the state.
 - **not computed in a shell**: after all causes have ended, one `sqlmesh run` computes what is pending. In some stories.
@@ -313,7 +314,8 @@ class Story(Told):
         records = self.run(action)
         if action.ends_at_once:
             self.end_causes()
-        is_refused = bool(records) and not self.has_reached and was_refused(records[0])
+        is_as_before = not self.has_reached or self.engine.state().computed == computed
+        is_refused = bool(records) and is_as_before and was_refused(records[0])
         if is_refused and action.start and action.what != "cron":  # a cron is still due
             self.log.append(f"  refused: {records[0].failures}")
             self.counts["refused"] += 1
