@@ -687,8 +687,8 @@ def finish(story: Story) -> None:
                     follow(story, [asset], config)
             record = story.run("run all at the end again", story.assets)
         check_end(story, record, is_last=False)
-        wrong = any(story.warehouse.wrong(model) for model in story.models.values())
-        if wrong:
+        is_wrong = any(story.warehouse.wrong(model) for model in story.models.values())
+        if is_wrong or record.status is not dg.DagsterRunStatus.SUCCESS:
             story.run("restate everything", story.restatable, restate={"start": str(FIRST - 2 * DAY), "end": str(LAST)})
             record = story.run("run all after that", story.assets)
             check_end(story, record, is_last=True)
@@ -726,7 +726,9 @@ def check_end(story: Story, record: RunRecord, *, is_last: bool) -> None:
                 f"wrong at the end{' for good' if is_last else ''}",
                 f"{model.name} ({model.kind}): {some(wrong)}. Its page: {page.text[:600]}",
             )
-    if record.status is not dg.DagsterRunStatus.SUCCESS:
+    # Nothing tells that a source without partitions was corrected, so a model may have passed on its bad rows.
+    is_excepted = not is_last and not all(source.by_day for source in story.sources)
+    if record.status is not dg.DagsterRunStatus.SUCCESS and not is_excepted:
         story.fault("not green at the end", str(record.failures))
 
 

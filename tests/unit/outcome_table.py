@@ -171,8 +171,8 @@ ALL_COMPUTED = "all complete intervals are computed"
 LOST = msg.NodeFailed(ORDERS, "OperationalError", "OperationalError: the connection was lost", (), is_transient=True)
 NOTHING_DUE = "core.orders had nothing to do: its cron '@daily' is not due. Next due at 2026-01-04T00:00:00Z."
 OF_REFUSED_ROWS = (
-    f"{NOTHING_DUE} It may show rows that are old or refused: db.core.items (2026-01-02). Correct what has failed there, "
-    "then launch a run of db.core.items without `start` and `end`: it computes these rows again."
+    f"{NOTHING_DUE} It may show rows that are old or refused: db.core.items (2026-01-02). Correct what has failed "
+    "there, then launch a run of db.core.items without `start` and `end`: it computes these rows again."
 )
 AFTER_FAILURE = "core.orders was not executed, because a model upstream of it failed: staging.orders."
 UNSELECTED = (

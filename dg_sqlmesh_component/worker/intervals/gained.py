@@ -106,6 +106,8 @@ class _Walk:
         table, gained, of_stale = self._tables[name], self.new_of(name), self._read(name, self.stale)
         again: tuple[Interval, ...] = ()
         if not table.has_intervals:
+            # Later rows were not due when its cron ticked: its next tick reads them.
+            gained = [*common(gained, [(0, table.computed[-1][1])])] if table.computed else []
             is_computed = table.again == "as_a_whole"
             again = tuple(table.computed[-1:]) if is_computed and gained else ()
             self.new[name] = _own(table, gained if is_computed else ())

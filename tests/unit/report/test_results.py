@@ -670,7 +670,8 @@ def test_failure_ends_with_one_advice_and_the_plan_command() -> None:
     assert (failure.description or "").endswith(
         "\n\n    boom\n\n"
         "Correct the model or its data, then launch a run: it computes all pending intervals. "
-        "No restatement is needed. If you change a file of the project, apply a plan before that run:"
+        "No restatement is needed, unless a model upstream has computed wrong rows. If you change a file of the project, "
+        "apply a plan before that run:"
         "\n\n    cd /shop && sqlmesh plan"
     )
     assert (failure.description or "").count("Correct the model") == 1

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dg_sqlmesh_component.protocol.messages import Interval
-from dg_sqlmesh_component.worker.intervals.gained import ReadTable, lacking_rows
+from dg_sqlmesh_component.worker.intervals.gained import LackingRows, ReadTable, lacking_rows
 
 DAYS = [(10, 20)]
 
@@ -90,6 +90,16 @@ def test_a_whole_table_waits_for_its_tick_unless_an_incremental_one_reads_it() -
     assert again(t=EARLIER, f=whole) == {}
     assert again(t=EARLIER, f=whole, g=table("f", shown=(), computed=[(0, 20)], again="as_a_whole")) == {}
     assert again(t=EARLIER, f=whole, r=table("f")) == {"f": [(0, 20)], "r": [(10, 14)]}
+
+
+@pytest.mark.parametrize("how", ["as_a_whole", "at_its_tick"])
+def test_a_whole_table_lacks_no_rows_that_were_not_due_at_its_last_tick(how: str) -> None:
+    """A weekly one, and a daily reader of it, which has read it on a later day."""
+    until_16 = table("t", shown=(), computed=[(0, 16)], again=how)
+    later = table(shown=[(10, 17)], planned=[(17, 18)])
+    assert lacking_rows({"t": later, "f": until_16, "r": table("f")}) == LackingRows()
+    found = lacking_rows({"t": table(shown=[(10, 15)], planned=[(15, 18)]), "f": until_16, "r": table("f")})
+    assert (found.again | found.left)["r"] == ((15, 16),)
 
 
 @pytest.mark.parametrize("between", ["never", "at_its_tick"])
