@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import counted, duration_text, ranges, utc_text
+from dg_sqlmesh_component.protocol.formatting import counted, duration_text, listed, ranges, utc_text
 
 _HOUR = 3_600_000
 _DAY = 24 * _HOUR
@@ -57,11 +57,17 @@ def _computed(coverage: msg.IntervalCoverage) -> str:
     return f"{ranges([coverage.computed]).partition(' (')[0]} ({share})"
 
 
-def outdated_sentence(name: str, outdated: Sequence[msg.Interval], config: str) -> str:
-    """That a model has read others too early, and what to do. `config` restates the ranges."""
+def outdated_sentence(name: str, outdated: Sequence[msg.Interval], config: str, first: Sequence[str] = ()) -> str:
+    """That a model has read others too early, and what to do.
+
+    Args:
+        config: Restates the ranges.
+        first: The names of the models upstream that have to be restated. None if it is only this one.
+    """
+    follows = f" It also computes {name}." if first else ""
     return (
         f"Outdated: {ranges(outdated)}. {name} was computed for these ranges before a model that it reads, so it lacks "
-        f"rows. To read them, launch a run of {name} with `{config}` in the run config."
+        f"rows. To read them, launch a run of {listed(first or [name])} with `{config}` in the run config.{follows}"
     )
 
 

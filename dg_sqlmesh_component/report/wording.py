@@ -244,9 +244,9 @@ def correction_advice(plan_command: str | None) -> str:
     There is no `plan_command` if the worker has not read the environment.
     """
     advice = (
-        "Correct the model or its data, then launch a run: it computes all pending intervals. "
-        "No restatement is needed, unless a model upstream has computed wrong rows. If you change a file of the project, "
-        "apply a plan before that run"
+        "Correct the model or its data, then launch a run: it computes all pending intervals. No restatement is "
+        "needed, unless a model upstream has computed wrong rows. If you change a file of the project, apply a plan "
+        "before that run"
     )
     return f"{advice}:{plan_block(plan_command)}" if plan_command else f"{advice}."
 

@@ -20,6 +20,32 @@ def is_warning(run: RunRecord, model: str = "r") -> bool:
     return not evaluation.passed
 
 
+def test_the_check_at_the_end_of_a_chain_names_the_model_to_restate_first(new_shop: NewShop) -> None:
+    models = {
+        "x": source("x", EARLY),
+        "first": reader("first", "x"),
+        "shown": "MODEL (name t.shown, kind VIEW); SELECT ts FROM t.first",
+        "r": reader("r", "shown"),
+    }
+    files = {f"models/{name}.sql": text for name, text in models.items()}
+    shop = new_shop(files, tables=HOURS, intervals_check=True, restate=True)
+    for name in ("first", "r"):
+        shop.sqlmesh("run", "--no-auto-upstream", "--select-model", f"t.{name}")
+    run = shop.launch()
+    assert is_warning(run, "first")
+    assert is_warning(run)
+    assert "launch a run of t.first with `restate: " in run.description_of(CHECK)
+    assert "It also computes t.r." in run.description_of(CHECK)
+
+    restated = shop.launch(assets=["t/first"], ops=restatement(run, "r"))
+
+    assert restated.status_of("t/r") == "executed"
+    assert rows(shop, "x") == rows(shop, "r") == rows(shop, "first")
+    again = shop.launch()
+    assert not is_warning(again, "first")
+    assert not is_warning(again)
+
+
 @pytest.mark.advice("To read them, launch a run of {} with `{}` in the run config")
 def test_a_model_that_a_shell_has_computed_before_its_source_warns_until_it_is_restated(new_shop: NewShop) -> None:
     """The janitor merges the times by which these intervals are found."""

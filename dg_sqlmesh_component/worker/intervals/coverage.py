@@ -81,6 +81,7 @@ class Coverages:
             late=self.known.late.get(fqn, ()),
             outdated=early.intervals,
             outdated_until_computed=early.until_computed,
+            restated_first=sorted(early.first - {fqn}),
             may_hide_outdated=early.may_hide,
             unready=self._unready.get(fqn, no_intervals),
         )
@@ -95,12 +96,15 @@ class Coverages:
                 continue
             snapshot, early = self._snapshots[name], ReadEarly()
             read = [part for parent in self._parents[name] for part in found[parent].intervals]
+            first = frozenset[str]().union(*(found[parent].first for parent in self._parents[name]))
             if is_incremental(snapshot):
                 early = self.known.read_early(snapshot, self._never_computed)
                 early = replace(early, until_computed=subtract(early.until_computed, read))
-                read = [*early.intervals, *common(read, computed_intervals(snapshot, self.index))]
+                through_others = common(read, computed_intervals(snapshot, self.index))
+                first = first if through_others else frozenset({name} if early.intervals else ())
+                read = [*early.intervals, *through_others]
             if is_incremental(snapshot) or shows_others(snapshot):
-                early = replace(early, intervals=merged(read))
+                early = replace(early, intervals=merged(read), first=first)
             found[name] = early
         return found[fqn]
 

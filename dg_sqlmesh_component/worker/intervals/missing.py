@@ -27,7 +27,7 @@ class Expected:
         late: Computed before their source was loaded.
         outdated: Computed before a model that it reads had them.
         outdated_until_computed: Those of `outdated` whose rows the next computation of any interval brings.
-        may_hide_outdated: As in `IntervalCoverage`.
+        restated_first: As in `IntervalCoverage`, like the next one.
         unready: The single intervals that signals hold back.
     """
 
@@ -41,6 +41,7 @@ class Expected:
     late: Sequence[Interval] = ()
     outdated: Sequence[Interval] = ()
     outdated_until_computed: Sequence[Interval] = ()
+    restated_first: Sequence[str] = ()
     may_hide_outdated: bool = False
     unready: Set[Interval] = frozenset()
 
@@ -93,6 +94,7 @@ def coverage(name: str, node: Expected, now: int) -> IntervalCoverage:
         waiting=merged(waiting),
         late=common(node.late, filled),
         outdated=common(node.outdated, filled),
+        restated_first=tuple(node.restated_first),
         may_hide_outdated=node.may_hide_outdated,
         lacking=sum(after[0] - before[1] for before, after in pairwise(filled)),
     )

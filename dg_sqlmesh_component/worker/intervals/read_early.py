@@ -71,11 +71,13 @@ class ReadEarly:
         may_hide: Whether its sources have other new ranges: the janitor has merged them, or they were computed again.
             They tell nothing, but what was known before may still be true.
         until_computed: Those of the intervals whose rows any computation of the model brings, as it reads all rows.
+        first: The models furthest upstream that were computed too early, by name: they have to be computed again first.
     """
 
     intervals: tuple[Interval, ...] = ()
     may_hide: bool = False
     until_computed: tuple[Interval, ...] = ()
+    first: frozenset[str] = frozenset()
 
 
 def shown_by(whole: Sequence[ComputedRange], source: Source, due_at: Callable[[int], int]) -> Source:

@@ -669,9 +669,9 @@ def test_failure_ends_with_one_advice_and_the_plan_command() -> None:
     failure = failure_of(wording(), outcomes, [], correction_advice("cd /shop && sqlmesh plan"))
     assert (failure.description or "").endswith(
         "\n\n    boom\n\n"
-        "Correct the model or its data, then launch a run: it computes all pending intervals. "
-        "No restatement is needed, unless a model upstream has computed wrong rows. If you change a file of the project, "
-        "apply a plan before that run:"
+        "Correct the model or its data, then launch a run: it computes all pending intervals. No restatement is "
+        "needed, unless a model upstream has computed wrong rows. If you change a file of the project, apply a plan "
+        "before that run:"
         "\n\n    cd /shop && sqlmesh plan"
     )
     assert (failure.description or "").count("Correct the model") == 1
