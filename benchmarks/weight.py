@@ -43,6 +43,16 @@ def lines_by_folder(root: Path, depth: int) -> dict[str, tuple[int, int]]:
     return {folder: (lines[folder], code[folder]) for folder in sorted(lines)}
 
 
+def lines_by_capability(package: Path) -> dict[str, tuple[int, int]]:
+    """Lines of Python files and those with code, of the core and of each capability."""
+    sums = {"core": (0, 0)}
+    for folder, (number, code) in lines_by_folder(package, 2).items():
+        name = folder.removeprefix("capabilities/") if folder.startswith("capabilities/") else "core"
+        lines, of_code = sums.get(name, (0, 0))
+        sums[name] = (lines + number, of_code + code)
+    return sums
+
+
 def definitions(root: Path) -> Iterator[tuple[Path, ast.ClassDef | ast.FunctionDef]]:
     for path in sorted(root.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -59,6 +69,9 @@ def main() -> None:
         print(f"{root.name}: {number} lines, {code} of them code")
         for folder, (number, code) in lines.items():
             print(f"    {folder:20} {number:6} {code:6}")
+    print("the core, and each capability")
+    for name, (number, code) in lines_by_capability(package).items():
+        print(f"    {name:20} {number:6} {code:6}")
     mentions = {
         path.relative_to(package): len(found)
         for path in sorted(package.rglob("*.py"))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from harness import REPOSITORY, write_project
+from rooms import CAPABILITIES, NOT_MOVED, ROOTS
 
 PACKAGE = REPOSITORY / "dg_sqlmesh_component"
 NAME = PACKAGE.name
@@ -38,29 +39,6 @@ ALLOWED_IMPORTS = {
 """The folders and modules that each folder may import. Modules at the top of the package may import everything.
 
 Capabilities have a table of their own. Only roots and capabilities import them."""
-
-ROOTS = {"__init__.py", "component.py", "config/component_attributes.py"}
-"""The modules that list all capabilities, a line each."""
-
-CAPABILITIES: dict[str, dict[str, str]] = {
-    "janitor": {},
-    "plans": {"janitor": "a closed preview is deleted by the janitor, with its lock and its results"},
-    "polling_sensor": {},
-    "project_tests": {},
-    "query": {},
-    "scaffolder": {},
-}
-"""The other capabilities that each capability may import, with the reason."""
-
-NOT_MOVED = {
-    "plans": ("plan", "worker/plan", "protocol/messages/plan.py", "protocol/messages/preview.py", "config/plans.py"),
-    "sources": ("history/sources.py", "history/late_loads.py", "config/external_models.py"),
-    "schedule": ("schedule", "worker/evaluate/pending.py"),
-    "restatements": ("backfill", "worker/evaluate/restatement.py", "report/restatement.py"),
-    "dry_run": ("run/dry_run.py", "report/prediction.py"),
-    "budget": ("run/limits.py", "history/costs.py"),
-}
-"""Where capabilities still are that have no folder of their own, or only begin to have one. This only gets shorter."""
 
 WORKER_ROOMS: dict[str, set[str]] = {
     ".": set(),

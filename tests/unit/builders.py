@@ -32,14 +32,15 @@ def days(first: int, last: int) -> msg.Interval:
     return (day(first), day(last + 1))
 
 
-def message_types(base: type) -> set[type]:
-    """Return the classes of all requests or all events, also those of capabilities."""
+def message_types(base: type, of: str = "") -> set[type]:
+    """Return the classes of all requests or all events, also those of capabilities, or only those of a folder."""
     folder = Path(dg_sqlmesh_component.__file__).parent
     files = [*folder.glob("protocol/messages/*.py"), *folder.glob("capabilities/*/messages.py")]
     names = [".".join(file.relative_to(folder.parent).with_suffix("").parts) for file in files]
     classes = {cls for name in names for cls in vars(import_module(name)).values() if isinstance(cls, type)}
     bases = {msg.Request, msg.Question, msg.StateQuestion, msg.LockRequest, msg.Event, msg.LastEvent, msg.Answer}
-    return {cls for cls in classes - bases if issubclass(cls, base)}
+    start = f"{folder.name}.{of}"
+    return {cls for cls in classes - bases if issubclass(cls, base) and cls.__module__.startswith(start)}
 
 
 def fqn(name: str) -> str:

@@ -1,16 +1,17 @@
-"""One message of each type."""
+"""One message of each type of the core. `unit/capabilities` has those of the capabilities, in a module each."""
 
 from dataclasses import replace
 
 from unit.builders import EVERYTHING, days, manifest, model, standalone
 
-from dg_sqlmesh_component.capabilities.janitor.messages import JanitorFinished, ObjectDropped, StateSize
-from dg_sqlmesh_component.capabilities.polling_sensor.messages import ChangesFound
-from dg_sqlmesh_component.capabilities.project_tests import messages as project_tests
-from dg_sqlmesh_component.capabilities.query.messages import QueryFinished
 from dg_sqlmesh_component.protocol import messages as msg
 
+PROJECT = msg.OpenProject(paths=("/shop", "/core"), gateway="local", environment=None, config=None)
+
 D1, D2 = days(1, 1), days(2, 2)
+
+RECORDS = msg.Records({"a": msg.RecordedData("1", D1[1], "2", "3"), "b": None})
+TABLES = msg.AwaitedTables({"a": (D1, D2)}, {"b": msg.TablesRead("2", ("a",))}, are_all=False)
 
 PROMOTED = msg.PromotedVersion(version="3117", data_hash="1001", metadata_hash="2001", table_name="db.core.orders")
 
@@ -28,17 +29,6 @@ EVENTS: tuple[msg.Event, ...] = (
         {"c": HELD_BACK, "d": msg.HeldBack()},
         signal_error="Error: x",
         intervals={"a": (D1,)},
-    ),
-    ChangesFound(
-        "c0ffee",
-        is_finalized=True,
-        promoted={"a": PROMOTED},
-        compared=msg.DataComparedWithRecords(
-            (
-                msg.ComputedData("a", PROMOTED, ((D1, D2[1]),), msg.IntervalCoverage("a", D1)),
-                msg.ComputedData("b", PROMOTED, ((D1, D2[1]),), None),
-            )
-        ),
     ),
     msg.OtherTablesFound(("a", "b")),
     msg.StateHeld("3f1c"),
@@ -66,7 +56,6 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.NodesUpToDate(("a", "b")),
     msg.IntervalCoverage("a", D1, (D1,), 21, 30, 5, (D2,), (D1,)),
     msg.NodeAudited("a", (D1, D2), None),
-    ObjectDropped("db.core__dev"),
     msg.PlanBuilt(
         "prod",
         "p2",
@@ -92,9 +81,6 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.GrantsLost(("GRANT SELECT ON t.a TO b;",)),
     msg.ConcurrentRuns(0.5, {'"w"."t"."a"': ((0, 1),)}, {}, ("t.a",)),
     msg.AuditsCompared("a", "t.a", (msg.ComparedAudit("few", {"n": "1"}, True, 3, None, "x"),)),
-    JanitorFinished(("dev",), before=StateSize(9, 30), after=StateSize(8, 10)),
-    QueryFinished(),
-    project_tests.TestsFinished(2, 1, ("The unit test a fails",), 3, ("t.a: noselectstar: x",), 4),
     msg.SecretsKnown(("hunter2", "")),
     msg.LogLine("warning", "text", "sqlmesh"),
     msg.EvaluationFinished("nothing_to_do"),

@@ -2,27 +2,21 @@
 
 import json
 from dataclasses import MISSING, fields, replace
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from unit.builders import EVERYTHING, manifest, message_types, model
-from unit.protocol.messages import D1, D2, EVENTS
+from unit.protocol.messages import D1, EVENTS, PROJECT, RECORDS, TABLES
 
-from dg_sqlmesh_component.capabilities.janitor.messages import JanitorRequest
 from dg_sqlmesh_component.capabilities.plans.messages import ClosePreviewRequest
-from dg_sqlmesh_component.capabilities.polling_sensor.messages import ChangesRequest
-from dg_sqlmesh_component.capabilities.project_tests import messages as project_tests
-from dg_sqlmesh_component.capabilities.query.messages import QueryRequest
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol import wire
 from dg_sqlmesh_component.protocol.errors import WorkerError
 
-PROJECT = msg.OpenProject(paths=("/shop", "/core"), gateway="local", environment=None, config=None)
-
-RECORDS = msg.Records({"a": msg.RecordedData("1", D1[1], "2", "3"), "b": None})
-TABLES = msg.AwaitedTables({"a": (D1, D2)}, {"b": msg.TablesRead("2", ("a",))}, are_all=False)
 REQUESTS: tuple[msg.Request, ...] = (
     msg.LoadRequest(PROJECT, select=("tag:finance",), exclude=(), include=("column_lineage", "sql", "links")),
     msg.EvaluationRequest(
@@ -45,10 +39,6 @@ REQUESTS: tuple[msg.Request, ...] = (
         restate=msg.Restatement("2026-01-01", "2026-01-02"),
     ),
     msg.PendingRequest(PROJECT, "prod", frozenset({"a", "b"}), D1[0], TABLES),
-    ChangesRequest(PROJECT, "prod", RECORDS, TABLES, now=D2[1]),
-    JanitorRequest(PROJECT, job=msg.JobSettings("c0ffee", 2.5, 4)),
-    project_tests.TestRequest(PROJECT),
-    QueryRequest(PROJECT, "SELECT 1", "/tmp/rows"),
     ClosePreviewRequest(PROJECT, "pr_1", job=msg.JobSettings("c0ffee")),
     msg.TakeBackRequest(PROJECT, "prod", plans=frozenset({"p1"}), interrupted=(D1,)),
     msg.PreviewRequest(PROJECT, "pr_1", TABLES, diff=msg.DiffLimits(max_rows=5, decimals=2)),
@@ -57,7 +47,13 @@ REQUESTS: tuple[msg.Request, ...] = (
     ),
 )
 
-MESSAGES: tuple[Any, ...] = (*REQUESTS, *EVENTS, RECORDS, TABLES)
+OF_CAPABILITIES: tuple[Any, ...] = tuple(
+    message
+    for path in sorted(Path(__file__).parent.parent.glob("capabilities/*/messages.py"))
+    for message in import_module(f"unit.capabilities.{path.parent.name}.messages").MESSAGES
+)
+
+MESSAGES: tuple[Any, ...] = (*REQUESTS, *EVENTS, RECORDS, TABLES, *OF_CAPABILITIES)
 every_message = pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 
 SENTENCE = "This version of dg_sqlmesh_component cannot read a line between Dagster and SQLMesh's process: "
@@ -103,8 +99,8 @@ def refusal(line: bytes, like: Any = EVENTS[0]) -> str:
 
 
 def test_examples_cover_every_request_and_event() -> None:
-    for examples, base in ((REQUESTS, msg.Request), (EVENTS, msg.Event)):
-        assert {type(message) for message in examples} == message_types(base)
+    of_both = {type(message) for message in MESSAGES if isinstance(message, msg.Request | msg.Event)}
+    assert of_both == message_types(msg.Request) | message_types(msg.Event)
 
 
 @every_message
@@ -136,9 +132,8 @@ def test_wrong_or_missing_field_is_refused_by_name_unless_it_has_a_default(messa
 
 def test_defaults_of_requests_and_errors() -> None:
     assert defaults(msg.LoadRequest).items() >= {"include": ()}.items()
-    pending: dict[str, Any] = {"made_between": frozenset(), "loads": {}}
-    assert (defaults(msg.PendingRequest), defaults(ChangesRequest)) == (pending, {})
-    assert defaults(JanitorRequest) == {"job": msg.JobSettings("of a test", 0.0, None)}
+    assert defaults(msg.PendingRequest) == {"made_between": frozenset(), "loads": {}}
+    assert defaults(msg.LockRequest) == {"job": msg.JobSettings("of a test", 0.0, None)}
     assert defaults(msg.EvaluationRequest) == {
         "external_models": frozenset(),
         "start": None,

@@ -38,10 +38,6 @@ from unit.outcome_table import (
     raised,
 )
 
-from dg_sqlmesh_component.capabilities.janitor.messages import JanitorFinished, ObjectDropped
-from dg_sqlmesh_component.capabilities.polling_sensor.messages import ChangesFound
-from dg_sqlmesh_component.capabilities.project_tests import messages as project_tests
-from dg_sqlmesh_component.capabilities.query.messages import QueryFinished
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.report.outcomes import NOT_IDLE, AuditOnlyOutcome, NodeOutcome, Outcome
 from dg_sqlmesh_component.run.ledger import Ledger
@@ -91,13 +87,13 @@ def test_outcome_table_covers_every_outcome() -> None:
 
 
 def test_outcome_table_covers_every_event_about_a_node() -> None:
-    of_loads_and_ticks = {msg.ProjectLoaded, msg.PendingFound, ChangesFound}
+    of_loads_and_ticks = {msg.ProjectLoaded, msg.PendingFound}
     of_plans = {msg.PlanBuilt, msg.LeftOut, msg.GrantsLost, msg.ConcurrentRuns, msg.ModelCompared, msg.AuditsCompared}
-    of_jobs = {ObjectDropped, JanitorFinished, project_tests.TestsFinished, QueryFinished}
     about_records = {msg.StateHeld, msg.StateLocked, msg.OtherTablesFound, msg.DataComparedWithRecords}
     logged_only = {msg.RestatementPlanned, msg.BatchesRunning, msg.QueriesNotCancelled, msg.SecretsKnown, msg.LogLine}
-    not_about_nodes = {*of_loads_and_ticks, *of_plans, *of_jobs, *about_records, *logged_only, msg.NodeAudited}
-    assert {type(event) for row in OUTCOME_TABLE for event in row.events} == message_types(msg.Event) - not_about_nodes
+    not_about_nodes = {*of_loads_and_ticks, *of_plans, *about_records, *logged_only, msg.NodeAudited}
+    about_nodes = message_types(msg.Event, of="protocol") - not_about_nodes
+    assert {type(event) for row in OUTCOME_TABLE for event in row.events} == about_nodes
 
 
 # -- audits ---------------------------------------------------------------------------------------

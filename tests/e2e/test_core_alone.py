@@ -1,0 +1,25 @@
+"""The core runs without any one capability: a copy of the package has neither its folder nor its lines in the roots."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rooms import CAPABILITIES, NOT_MOVED, with_dependents
+from without_capability import copy_without
+
+MOVED = [name for name in CAPABILITIES if not with_dependents(name) & NOT_MOVED.keys()]
+RUNS = ("tests/engine/test_starter.py", "tests/engine/test_outcome_rows.py")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", MOVED)
+def test_core_runs_without_a_capability(capability: str, tmp_path: Path) -> None:
+    copy = copy_without(capability, tmp_path / "copy")
+    tests = copy.unit_tests()
+    assert {"tests/unit/run/test_ledger.py", "tests/unit/protocol/test_wire.py"} <= set(tests)
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests, *RUNS]
+    environment = {**os.environ, "PYTHONPATH": str(copy.root)}
+    done = subprocess.run(command, cwd=copy.root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-5_000:]

@@ -1,0 +1,32 @@
+"""The capabilities of the package, and who may import them. `tests/test_doors.py` checks it."""
+
+ROOTS = ("__init__.py", "component.py", "config/component_attributes.py")
+"""The modules that list all capabilities, a line each."""
+
+CAPABILITIES: dict[str, dict[str, str]] = {
+    "janitor": {},
+    "plans": {"janitor": "a closed preview is deleted by the janitor, with its lock and its results"},
+    "polling_sensor": {},
+    "project_tests": {},
+    "query": {},
+    "scaffolder": {},
+}
+"""The other capabilities that each capability may import, with the reason."""
+
+NOT_MOVED = {
+    "plans": ("plan", "worker/plan", "protocol/messages/plan.py", "protocol/messages/preview.py", "config/plans.py"),
+    "sources": ("history/sources.py", "history/late_loads.py", "config/external_models.py"),
+    "schedule": ("schedule", "worker/evaluate/pending.py"),
+    "restatements": ("backfill", "worker/evaluate/restatement.py", "report/restatement.py"),
+    "dry_run": ("run/dry_run.py", "report/prediction.py"),
+    "budget": ("run/limits.py", "history/costs.py"),
+}
+"""Where capabilities still are that have no folder of their own, or only begin to have one. This only gets shorter."""
+
+
+def with_dependents(capability: str) -> set[str]:
+    """Return a capability and those that do not work without it."""
+    removed = {capability}
+    while more := {name for name, others in CAPABILITIES.items() if removed & others.keys()} - removed:
+        removed |= more
+    return removed
