@@ -169,7 +169,7 @@ test-engines: | $(BIN)/uv  ## what CI tests on DuckDB, PostgreSQL and MariaDB, o
 	VIRTUAL_ENV="$(abspath .venv-engines)" $(BIN)/uv pip install --quiet --python .venv-engines/bin/python -e . \
 	  --group test --group spark --group clickhouse
 	.venv-engines/bin/python -m pytest -n 0 -m slow -k "spark or clickhouse" tests/engine/test_engines.py \
-	  tests/unit/worker/plan/test_table_comparison_queries.py $(PYTEST_ARGS)
+	  tests/unit/capabilities/plans/worker/test_table_comparison_queries.py $(PYTEST_ARGS)
 
 clean:
 	rm -rf $(VENV) .venv-* .nightly .demo .dagster_home dist build site

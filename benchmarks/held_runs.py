@@ -20,8 +20,8 @@ from pathlib import Path
 import generate
 from lab import HERE, heading, measure, progress, row, spent_by
 
+from dg_sqlmesh_component.capabilities.plans import messages as msg
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker_client.calls import serving
 
 sys.path.append(str(HERE.parent / "tests"))

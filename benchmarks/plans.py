@@ -14,8 +14,8 @@ from pathlib import Path
 
 from lab import Lab, heading, measure, progress, ratio_row, row, spent_by
 
+from dg_sqlmesh_component.capabilities.plans import messages as msg
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker_client.calls import serving
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from lab import Lab, heading, measure, progress, ratio_row, row
 
 from dg_sqlmesh_component.capabilities.janitor.messages import JanitorFinished
+from dg_sqlmesh_component.capabilities.plans import messages as msg
 from dg_sqlmesh_component.capabilities.plans.messages import ClosePreviewRequest
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker_client.calls import serving
 
 COLUMNS = ", ".join(f"(i * {n + 3}) % 1000 + 0.5 AS c{n}" for n in range(6))

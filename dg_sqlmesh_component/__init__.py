@@ -3,6 +3,10 @@
 from dagster_shared.libraries import DagsterLibraryRegistry
 
 from dg_sqlmesh_component.capabilities.janitor.attributes import Janitor as Janitor
+from dg_sqlmesh_component.capabilities.plans.attributes import Deploy as Deploy
+from dg_sqlmesh_component.capabilities.plans.attributes import Preview as Preview
+from dg_sqlmesh_component.capabilities.plans.attributes import PreviewDiff as PreviewDiff
+from dg_sqlmesh_component.capabilities.plans.attributes import PreviewEnvironment as PreviewEnvironment
 from dg_sqlmesh_component.capabilities.polling_sensor.attributes import PollingSensor as PollingSensor
 from dg_sqlmesh_component.capabilities.project_tests.attributes import ProjectTests as ProjectTests
 from dg_sqlmesh_component.capabilities.query.resource import SQLMeshResource as SQLMeshResource
@@ -17,10 +21,6 @@ from dg_sqlmesh_component.config.attribute_types import RestateJob as RestateJob
 from dg_sqlmesh_component.config.attribute_types import TagConvention as TagConvention
 from dg_sqlmesh_component.config.external_models import ExternalModels as ExternalModels
 from dg_sqlmesh_component.config.external_models import Wait as Wait
-from dg_sqlmesh_component.config.plans import Deploy as Deploy
-from dg_sqlmesh_component.config.plans import Preview as Preview
-from dg_sqlmesh_component.config.plans import PreviewDiff as PreviewDiff
-from dg_sqlmesh_component.config.plans import PreviewEnvironment as PreviewEnvironment
 from dg_sqlmesh_component.config.project import SQLMeshProject as SQLMeshProject
 from dg_sqlmesh_component.config.retries import Retries as Retries
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig as SQLMeshRunConfig

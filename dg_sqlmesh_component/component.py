@@ -17,6 +17,8 @@ from typing_extensions import Self
 
 from dg_sqlmesh_component.backfill.job import build_backfill_job
 from dg_sqlmesh_component.capabilities.janitor.job import build_janitor
+from dg_sqlmesh_component.capabilities.plans.job import build_deploy_jobs, build_preview_jobs
+from dg_sqlmesh_component.capabilities.plans.names import deploy_jobs
 from dg_sqlmesh_component.capabilities.polling_sensor.sensor import build_sensor
 from dg_sqlmesh_component.capabilities.project_tests.job import build_test_job
 from dg_sqlmesh_component.capabilities.scaffolder.scaffolder import SQLMeshProjectComponentScaffolder
@@ -30,10 +32,10 @@ from dg_sqlmesh_component.dagster_internals.steps import was_started_for_a_step_
 from dg_sqlmesh_component.definitions.build_assets import build_assets
 from dg_sqlmesh_component.definitions.code_location import CodeLocation, component_label, ticking_names
 from dg_sqlmesh_component.definitions.op import ComponentOp, Compute
+from dg_sqlmesh_component.definitions.ports import Ports
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets, key_of_model, selected, selected_models
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.definitions.translator import Translator
-from dg_sqlmesh_component.plan.job import build_deploy_jobs, build_preview_jobs
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError, WorkerError
 from dg_sqlmesh_component.protocol.manifest import Audit, Manifest, Model, StandaloneAudit
 from dg_sqlmesh_component.protocol.messages import OptionalContent
@@ -278,7 +280,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         op = self._op.build(op_name, assets, compute, self.op_config_schema)
         tags = self._op.state_tag(assets.manifest), self._op.changes_tag(assets.manifest)
         pool = self._op.pool(assets.manifest.environment)
-        self._settings = settings = Settings(self, assets, op_name, pool, *tags, code_location.models)
+        self._settings = settings = Settings(self, assets, op_name, pool, *tags, code_location.models, _PORTS)
         code_location.add(label, op_name, assets.specs)
         definitions = [dg.Definitions(assets=[op, *code_location.external_assets(label, assets.external_specs)])]
         turned_off = []
@@ -345,6 +347,11 @@ _BUILDERS: Mapping[str, Callable[[Any, Settings], dg.Definitions]] = {
     "deploy": build_deploy_jobs,
     "preview": build_preview_jobs,
 }
+
+
+_PORTS = Ports(
+    deploy_jobs=deploy_jobs,
+)  # fmt: skip  # a line for each capability
 
 
 def _without_traceback(error: Exception) -> Exception:

@@ -14,7 +14,6 @@ CAPABILITIES: dict[str, dict[str, str]] = {
 """The other capabilities that each capability may import, with the reason."""
 
 NOT_MOVED = {
-    "plans": ("plan", "worker/plan", "protocol/messages/plan.py", "protocol/messages/preview.py", "config/plans.py"),
     "sources": ("history/sources.py", "history/late_loads.py", "config/external_models.py"),
     "schedule": ("schedule", "worker/evaluate/pending.py"),
     "restatements": ("backfill", "worker/evaluate/restatement.py", "report/restatement.py"),

@@ -27,11 +27,11 @@ from harness import (
     run,
     write_project,
 )
-from unit.plan.plans import ORDERS, plan
+from unit.capabilities.plans.plans import ORDERS, plan
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
-from dg_sqlmesh_component.plan.report import Planned, PlanReport
-from dg_sqlmesh_component.plan.report_markdown import markdown
+from dg_sqlmesh_component.capabilities.plans.report import Planned, PlanReport
+from dg_sqlmesh_component.capabilities.plans.report_markdown import markdown
 
 PYPROJECT = (REPOSITORY / "pyproject.toml").read_text()
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.capabilities.janitor.attributes import Janitor
+from dg_sqlmesh_component.capabilities.plans.attributes import Deploy, Preview, PreviewDiff
 from dg_sqlmesh_component.capabilities.polling_sensor.attributes import PollingSensor
 from dg_sqlmesh_component.capabilities.project_tests.attributes import ProjectTests
 from dg_sqlmesh_component.config.attribute_types import (
@@ -31,7 +32,6 @@ from dg_sqlmesh_component.config.attribute_types import (
     TagConvention,
 )
 from dg_sqlmesh_component.config.external_models import ExternalModels
-from dg_sqlmesh_component.config.plans import Deploy, Preview, PreviewDiff
 from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.config.scheduling import Schedule
 

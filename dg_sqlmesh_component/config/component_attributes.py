@@ -11,6 +11,7 @@ from dagster.components.resolved.core_models import OpSpec
 from dagster.components.utils.translation import TranslationFn
 
 from dg_sqlmesh_component.capabilities.janitor.attributes import JanitorAttribute
+from dg_sqlmesh_component.capabilities.plans.attributes import DeployAttribute, PreviewAttribute
 from dg_sqlmesh_component.capabilities.polling_sensor.attributes import PollingSensorAttribute
 from dg_sqlmesh_component.capabilities.project_tests.attributes import ProjectTestsAttribute
 from dg_sqlmesh_component.config.attribute_types import (
@@ -29,7 +30,6 @@ from dg_sqlmesh_component.config.attribute_types import (
 )
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.mappings import Attributes, described, described_text, mapping
-from dg_sqlmesh_component.config.plans import Deploy, Preview
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.scheduling import Schedule
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -158,10 +158,8 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
     polling_sensor: PollingSensorAttribute = None
     janitor: JanitorAttribute = None
     test: ProjectTestsAttribute = None
-    deploy: Annotated[Deploy | None, mapping(Deploy, True, {"tags": {"team": "data"}})] = None
-    preview: Annotated[
-        Preview | None, mapping(Preview, {"environment": "pr_{{ env.PULL_REQUEST }}"}, is_optional=True)
-    ] = None
+    deploy: DeployAttribute = None
+    preview: PreviewAttribute = None
     webserver_base_url: Annotated[
         str | None,
         described(

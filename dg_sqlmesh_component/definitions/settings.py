@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.definitions.ports import CORE_ALONE, Ports
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol.messages import JobSettings
 
@@ -25,6 +26,7 @@ class Settings:
     # The models that are assets of any component of the code location, by fqn. While Dagster loads the code location,
     # components are still being added to it.
     owned: Set[str]
+    ports: Ports = CORE_ALONE
 
     @property
     def project(self) -> SQLMeshProject:
@@ -46,16 +48,6 @@ class Settings:
             execution.tag_concurrency_limits,
             "row_count" in self.attributes.include_metadata,
         )
-
-    @property
-    def plan_job(self) -> str:
-        """The job that shows a plan, if there is one (`deploy`)."""
-        return self.job_name("plan")
-
-    @property
-    def apply_job(self) -> str:
-        """The job that applies a plan, if there is one (`deploy`)."""
-        return self.job_name("apply")
 
     def job_name(self, what: str) -> str:
         """The name of one of the component's jobs, such as `sqlmesh_shop_plan` for `plan`."""

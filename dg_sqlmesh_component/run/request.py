@@ -132,9 +132,7 @@ def build_request(
         ignore_cron=config.ignore_cron,
         skip_janitor=config.skip_janitor,
         job=settings.job(context.run.run_id),
-        deploy_jobs=(settings.plan_job, settings.apply_job)
-        if attributes.deploy is not None and environment == settings.environment
-        else None,
+        deploy_jobs=settings.ports.deploy_jobs(settings) if environment == settings.environment else None,
         environment_timeout=execution.environment_timeout,
         manifest_facts=msg.ManifestFacts(
             assets.manifest.gateway,

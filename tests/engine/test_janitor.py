@@ -15,9 +15,9 @@ from harness import CONFIG, HAS_PREVIEWS, PAUSE, NewShop, RunRecord, Shop, pytho
 from postgres import postgres_server
 
 from dg_sqlmesh_component.capabilities.janitor.messages import JanitorRequest
+from dg_sqlmesh_component.capabilities.plans import messages as msg
 from dg_sqlmesh_component.capabilities.plans.messages import ClosePreviewRequest
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker_client.calls import serving
 
 JANITOR = "sqlmesh_shop_janitor"

@@ -27,8 +27,8 @@ from harness import YEARLY_CRON, NewShop, Shop, at_night, sqlmesh, wait_until
 from postgres import postgres_server
 from waiting import day
 
+from dg_sqlmesh_component.capabilities.plans import step
 from dg_sqlmesh_component.history.active_runs import mark_as_computing
-from dg_sqlmesh_component.plan import step
 
 
 @pytest.mark.attribute("deploy", "deploy.tags")

@@ -27,7 +27,7 @@ from engine.plan_jobs import (
 )
 from harness import CONFIG, NewShop, RunRecord, Shop, at_night
 
-from dg_sqlmesh_component.plan.digest import PREVIOUS, UNKNOWN, differing_parts
+from dg_sqlmesh_component.capabilities.plans.digest import PREVIOUS, UNKNOWN, differing_parts
 
 # -- the digest -----------------------------------------------------------------------------------
 

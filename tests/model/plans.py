@@ -33,13 +33,21 @@ from model.world import (
     planned,
 )
 
-from dg_sqlmesh_component.plan.gate import Decision, apply_config, refusals
-from dg_sqlmesh_component.plan.lost_rows import all_lost
+from dg_sqlmesh_component.capabilities.plans.gate import Decision, apply_config, refusals
+from dg_sqlmesh_component.capabilities.plans.lost_rows import all_lost
+from dg_sqlmesh_component.capabilities.plans.messages import PlanBuilt, PlannedModel, PlannedRows
+from dg_sqlmesh_component.capabilities.plans.worker.lost_rows import (
+    NO_LOSSES,
+    ChangedModel,
+    Losses,
+    ShownVersion,
+    Shows,
+    lost_rows,
+)
 from dg_sqlmesh_component.protocol.intervals import ComputedRange, subtract
-from dg_sqlmesh_component.protocol.messages import Interval, PlanBuilt, PlannedModel, PlannedRows
+from dg_sqlmesh_component.protocol.messages import Interval
 from dg_sqlmesh_component.worker.intervals.gained import LackingRows, ReadTable, lacking_rows
 from dg_sqlmesh_component.worker.intervals.read_early import Reader, Source, read_early, shown_by, time_of
-from dg_sqlmesh_component.worker.plan.lost_rows import NO_LOSSES, ChangedModel, Losses, ShownVersion, Shows, lost_rows
 
 A = Model("a", "incremental", start=1)
 PROJECTS: dict[str, Project] = {

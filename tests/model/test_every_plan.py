@@ -13,10 +13,10 @@ from model import plans
 from model.plans import NOT_ASKED, PROJECTS, searched
 from model.world import HOURS
 
-from dg_sqlmesh_component.plan import gate
-from dg_sqlmesh_component.protocol.messages import LostRows
+from dg_sqlmesh_component.capabilities.plans import gate
+from dg_sqlmesh_component.capabilities.plans.messages import LostRows
+from dg_sqlmesh_component.capabilities.plans.worker.lost_rows import Losses
 from dg_sqlmesh_component.worker.intervals.gained import LackingRows
-from dg_sqlmesh_component.worker.plan.lost_rows import Losses
 
 
 def faults(names: Iterable[str], length: int) -> dict[str, list[str]]:

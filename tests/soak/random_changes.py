@@ -367,7 +367,9 @@ class Story(Told):
             assert not lacking, f"records: t.{name} has no record of {text_of(lacking)}"
             rows = Counter(hour for row in state.rows[name] for hour in self.computed_rows.get(row, ()))
             double = [hour for hour, number in recorded.items() if number > rows[hour]]
-            assert is_compacted or not double, f"records: t.{name} has recorded {text_of(double)} more often than computed"
+            assert is_compacted or not double, (
+                f"records: t.{name} has recorded {text_of(double)} more often than computed"
+            )
             self.counts["models with compared records"] += 1
             once = [hour for hour, number in recorded.items() if number > 1] if model.kind == "appended" else []
             assert not once, f"records: t.{name} is append-only, and has recorded {text_of(once)} more than once"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import dagster as dg
@@ -32,14 +33,18 @@ def days(first: int, last: int) -> msg.Interval:
     return (day(first), day(last + 1))
 
 
-def message_types(base: type, of: str = "") -> set[type]:
-    """Return the classes of all requests or all events, also those of capabilities, or only those of a folder."""
+def message_modules() -> list[ModuleType]:
+    """Return the modules with messages, also those of capabilities."""
     folder = Path(dg_sqlmesh_component.__file__).parent
     files = [*folder.glob("protocol/messages/*.py"), *folder.glob("capabilities/*/messages.py")]
-    names = [".".join(file.relative_to(folder.parent).with_suffix("").parts) for file in files]
-    classes = {cls for name in names for cls in vars(import_module(name)).values() if isinstance(cls, type)}
+    return [import_module(".".join(file.relative_to(folder.parent).with_suffix("").parts)) for file in files]
+
+
+def message_types(base: type, of: str = "") -> set[type]:
+    """Return the classes of all requests or all events, also those of capabilities, or only those of a folder."""
+    classes = {cls for module in message_modules() for cls in vars(module).values() if isinstance(cls, type)}
     bases = {msg.Request, msg.Question, msg.StateQuestion, msg.LockRequest, msg.Event, msg.LastEvent, msg.Answer}
-    start = f"{folder.name}.{of}"
+    start = f"{dg_sqlmesh_component.__name__}.{of}"
     return {cls for cls in classes - bases if issubclass(cls, base) and cls.__module__.startswith(start)}
 
 

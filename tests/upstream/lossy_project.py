@@ -10,11 +10,11 @@ from sqlmesh.core.console import NoopConsole, set_console
 from sqlmesh.core.plan import Plan
 from sqlmesh.utils.errors import PlanError
 
-from dg_sqlmesh_component.protocol.column_changes import dropped
+from dg_sqlmesh_component.capabilities.plans.column_words import dropped
+from dg_sqlmesh_component.capabilities.plans.worker.lost_rows import NO_LOSSES, Losses, lost_rows
+from dg_sqlmesh_component.capabilities.plans.worker.migrations import alterations
+from dg_sqlmesh_component.capabilities.plans.worker.shown_rows import changed_models
 from dg_sqlmesh_component.worker.intervals.tables import upstream
-from dg_sqlmesh_component.worker.plan.lost_rows import NO_LOSSES, Losses, lost_rows
-from dg_sqlmesh_component.worker.plan.migrations import alterations
-from dg_sqlmesh_component.worker.plan.shown_rows import changed_models
 
 A = '"warehouse"."t"."a"'
 

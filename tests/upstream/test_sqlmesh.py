@@ -39,10 +39,10 @@ from sqlmesh.utils.errors import NodeAuditsErrors, SQLMeshError
 from upstream.promoted import Contexts, stored
 
 from dg_sqlmesh_component.capabilities.janitor.worker.janitor import JanitorConsole
+from dg_sqlmesh_component.capabilities.plans.worker.context import PlanTracker
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.worker import sqlmesh_internals as internals
 from dg_sqlmesh_component.worker.observe.run_tracker import RunTracker
-from dg_sqlmesh_component.worker.plan.context import PlanTracker
 
 # -- the project: planned up to the 3rd of January, and run on the 5th ----------------------------------
 

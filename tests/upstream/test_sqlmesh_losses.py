@@ -1,4 +1,4 @@
-"""What a plan drops from existing tables: `worker/plan/migrations.py` predicts what SQLMesh does when it promotes."""
+"""What a plan drops from existing tables: `migrations.py` predicts what SQLMesh does when it promotes."""
 
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from sqlmesh import Context
 from sqlmesh.core.plan import Plan, stages
 from upstream.lossy_project import A, Project, lost_by
 
+from dg_sqlmesh_component.capabilities.plans.worker.migrations import ExistingTable, migrated_snapshots
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
 from dg_sqlmesh_component.protocol.intervals import common
-from dg_sqlmesh_component.worker.plan.migrations import ExistingTable, migrated_snapshots
 
 DEFAULT, IGNORE, ALLOW = "error", "ignore", "allow"
 

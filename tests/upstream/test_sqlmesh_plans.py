@@ -44,7 +44,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
 
 
 def test_a_direct_destructive_change_is_refused_without_a_name_unless_all_are_allowed(project: Project) -> None:
-    """`worker/plan/context.py` builds with all of them allowed, and applies a copy with the approved models only."""
+    """`context.py` builds with all of them allowed, and applies a copy with the approved models only."""
     project.write(daily=DAILY.format(columns="id"))
     context = project.load()
     with pytest.raises(PlanError) as refusal:
@@ -58,9 +58,9 @@ def test_a_direct_destructive_change_is_refused_without_a_name_unless_all_are_al
 
 
 def test_an_indirect_destructive_change_is_built_and_each_attempt_leaves_prod_unfinished(project: Project) -> None:
-    """SQLMesh#5719. `worker/plan/migrations.py` compares the columns of indirectly changed models too.
+    """SQLMesh#5719. `migrations.py` compares the columns of indirectly changed models too.
 
-    Each attempt is the previous plan of the next one, and the finished versions stay: `worker/plan/plan_parts.py`
+    Each attempt is the previous plan of the next one, and the finished versions stay: `plan_parts.py`
     cannot compare the previous plan of an unfinished one.
     """
     project.write(base=BASE.format(type="INT"))
@@ -139,7 +139,7 @@ def test_a_plan_built_before_another_one_landed_raises_an_error_of_its_own(proje
 
 
 def test_equal_plans_have_different_ids_and_versions_keep_the_hashes_of_older_definitions(project: Project) -> None:
-    """`worker/plan/plan_parts.py` hashes no id; `stale_branch` compares with `previous_versions`."""
+    """`plan_parts.py` hashes no id; `stale_branch` compares with `previous_versions`."""
     old = (project.folder / "models" / "total.sql").read_text()
     project.write(total=TOTAL.replace("count(*)", "count(*) + 1"))
     context = project.load()
@@ -153,7 +153,7 @@ def test_equal_plans_have_different_ids_and_versions_keep_the_hashes_of_older_de
 
 
 def test_a_selection_of_sqlmesh_itself_promotes_a_model_downstream_without_rows(project: Project) -> None:
-    """So `worker/plan/selection.py` builds a plan of other files instead."""
+    """So `selection.py` builds a plan of other files instead."""
     project.write(base=BASE.format(type="INT"))
     context = project.load()
     plan = built(context, select_models=["t.base"])

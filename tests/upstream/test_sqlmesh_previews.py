@@ -76,7 +76,7 @@ def rows(project: Project) -> int:
 def test_some_options_let_a_plan_for_another_environment_write_to_tables_of_prod_unless_it_is_narrowed(
     project: Project, options: dict[str, Any], is_narrowed: bool
 ) -> None:
-    """`worker/plan/serve_preview.py` uses none of them, and narrows the plan."""
+    """`serve_preview.py` uses none of them, and narrows the plan."""
     before = rows(project)
     project.write(total=TOTAL.format(x=1))
     context = project.load()
@@ -87,7 +87,7 @@ def test_some_options_let_a_plan_for_another_environment_write_to_tables_of_prod
 
 
 def test_one_forward_only_change_limits_all_models_unless_the_plan_has_a_start(project: Project) -> None:
-    """`worker/plan/serve_preview.py` then passes the earliest start of all models."""
+    """`serve_preview.py` then passes the earliest start of all models."""
     project.write(daily=DAILY.format(x=1, forward_only=", forward_only true"))
     context = project.load()
     context.plan("prod", auto_apply=True, no_prompts=True)
@@ -129,7 +129,7 @@ def test_a_new_environment_without_changes_is_an_error(project: Project) -> None
 
 
 def test_a_deleted_environment_leaves_its_versions_and_tables_until_they_expire(project: Project) -> None:
-    """So `worker/plan/close.py` deletes them. `ignore_ttl` alone would delete those of everybody."""
+    """So `close.py` deletes them. `ignore_ttl` alone would delete those of everybody."""
     context = previewed(project, total=TOTAL.format(x=1))
     environment = shown(context, "pr_1")
     own = {info.snapshot_id for info in environment.snapshots if info.name == TOTAL_FQN}
@@ -180,7 +180,7 @@ def test_the_janitor_drops_tables_before_it_deletes_their_intervals(project: Pro
 
 
 def test_a_plan_promotes_an_empty_table_if_the_table_is_gone_and_its_intervals_are_not(project: Project) -> None:
-    """`worker/plan/missing_tables.py` removes such intervals."""
+    """`missing_tables.py` removes such intervals."""
     context = previewed(project, daily=DAILY.format(x=5, forward_only=""))
     environment = shown(context, "pr_1")
     [table] = [info.table_name() for info in environment.snapshots if info.name == DAILY_FQN]
@@ -191,7 +191,7 @@ def test_a_plan_promotes_an_empty_table_if_the_table_is_gone_and_its_intervals_a
 
 
 def test_an_environment_remembers_the_versions_before_those_of_an_unfinished_plan(project: Project) -> None:
-    """`worker/plan/serve_preview.py` lets it remember versions of the commit before, which an interruption leaves."""
+    """`serve_preview.py` lets it remember versions of the commit before, which an interruption leaves."""
     project.write(total=TOTAL.format(x=1))
     context = project.load()
     plan = built(context, "pr_1")
@@ -206,7 +206,7 @@ def test_an_environment_remembers_the_versions_before_those_of_an_unfinished_pla
 
 
 def test_a_version_has_the_time_at_which_an_environment_began_or_ceased_to_show_it(project: Project) -> None:
-    """`worker/plan/close.py` keeps a version that prod has shown since the preview was made."""
+    """`close.py` keeps a version that prod has shown since the preview was made."""
 
     def altered_at(context: Context) -> int:
         [snapshot] = context.state_sync.state_sync.get_snapshots(own).values()

@@ -7,7 +7,7 @@ import pytest
 from sqlmesh import Context
 from upstream.lossy_project import Project, lost_by
 
-from dg_sqlmesh_component.worker.plan.lost_rows import Losses
+from dg_sqlmesh_component.capabilities.plans.worker.lost_rows import Losses
 
 ALL = "SELECT id::INT AS id, day::DATE AS day FROM {source}"
 RANGE = f"{ALL} WHERE day BETWEEN @start_ds AND @end_ds"

@@ -1,1 +1,1 @@
-"""Plans, applies and previews as jobs. They are still moving here from `plan/` and `worker/plan/`."""
+"""Plans, applies and previews: jobs that show what the files would do, and do what was approved."""

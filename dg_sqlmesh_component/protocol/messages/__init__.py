@@ -12,7 +12,5 @@ standalone audit: both are nodes of a run. "By model" and "by node" mean by fqn.
 from __future__ import annotations
 
 from dg_sqlmesh_component.protocol.messages.events import *
-from dg_sqlmesh_component.protocol.messages.plan import *
-from dg_sqlmesh_component.protocol.messages.preview import *
 from dg_sqlmesh_component.protocol.messages.requests import *
 from dg_sqlmesh_component.protocol.messages.run import *

@@ -266,59 +266,6 @@ class Records(Answer):
 
 
 @dataclass(frozen=True, slots=True)
-class PlanRequest(LockRequest):
-    """Build the plan that the project's files make of an environment. The worker answers with a `PlanBuilt`."""
-
-    HOLDER = "plan of run"
-    SERVED_BY = "worker.plan.serve:serve_plan"
-    LOCKS: ClassVar[tuple[str, ...]] = ("changes",)
-    environment: str
-    tables: AwaitedTables
-    # Whether to hold the lock of runs, to wait for a `PlanApproval` after the `PlanBuilt`, and to apply it.
-    applies: bool = False
-    sampling: Sampling | None = None  # as in `EvaluationRequest`
-    select: tuple[str, ...] = ()  # the selections of models that the plan takes from the files; empty for all
-
-
-@dataclass(frozen=True, slots=True)
-class DiffLimits:
-    """How a preview is compared with prod."""
-
-    max_rows: int = 10_000_000  # a model with more rows on one side is compared on a sample of its keys
-    ignore: tuple[str, ...] = ()  # Columns that are not compared. Patterns: `*` matches any characters.
-    examples: Sampling | None = None  # which added, removed and changed rows to send; None for none
-    mask: tuple[str, ...] = ()  # Columns without a total, smallest or largest value. Patterns, as above.
-    decimals: int = 6  # floats that differ by less than one unit of this decimal place are equal
-
-
-@dataclass(frozen=True, slots=True)
-class PreviewRequest(PlanRequest):
-    """Create or update the environment of a pull request from prod, and compare its models with prod.
-
-    The worker answers with a `PlanBuilt` of that environment and waits for a `PlanApproval`. When that plan is applied,
-    it sends a `PlanBuilt` of prod and a `ModelCompared` for each model that the two environments show differently.
-    """
-
-    HOLDER = "preview of run"
-    applies: bool = True
-    diff: DiffLimits = DiffLimits()
-
-
-@dataclass(frozen=True, slots=True)
-class TakeBackRequest(LockRequest):
-    """Let an environment show what it showed before a plan that has not finished. The files are not loaded.
-
-    The answer is one `EvaluationFinished`.
-    """
-
-    HOLDER = "plan of run"
-    SERVED_BY = "worker.plan.way_back:take_back"
-    environment: str
-    plans: frozenset[str]  # the plans that jobs of the component have begun to apply
-    interrupted: tuple[Interval, ...]  # as in `PlanApproval`
-
-
-@dataclass(frozen=True, slots=True)
 class AuditsWanted(Answer):
     """The answer to `NodesUpToDate`."""
 
@@ -344,13 +291,3 @@ class GoAhead(Answer):
 
     # Of an `EvaluationPlanned`, by node. Their audits are evaluated before the first batch of the node.
     unaudited: dict[str, UnauditedRows] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class PlanApproval(Answer):
-    """The answer to a `PlanBuilt`: the plan is to be applied. If it is refused, the worker is stopped instead."""
-
-    allow_destructive: tuple[str, ...]  # the models, by fqn, whose tables may lose columns
-    records: Records  # what Dagster knows about the data of models
-    # The times in which plans and previews computed that were interrupted, epoch milliseconds.
-    interrupted: tuple[Interval, ...] = ()

@@ -56,31 +56,6 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.NodesUpToDate(("a", "b")),
     msg.IntervalCoverage("a", D1, (D1,), 21, 30, 5, (D2,), (D1,)),
     msg.NodeAudited("a", (D1, D2), None),
-    msg.PlanBuilt(
-        "prod",
-        "p2",
-        "p1",
-        {"models": "ab12"},
-        (
-            msg.PlannedModel(
-                '"t"."a"',
-                "t.a",
-                "changed",
-                "breaking",
-                msg.PlannedRows(intervals=2),
-                msg.PlannedTable(destructive=(msg.ColumnChange("x", "INT", None),)),
-            ),
-        ),
-    ),
-    msg.ModelCompared(
-        "a", "t.a", 5, 6, 1, 2, 0, {"x": 0.5}, (msg.ColumnChange("y", None, "INT"),), ("id",), None, (D1,), sample=0.5
-    ),
-    msg.ModelCompared("a", "t.a", key_problem="no_grain", error="x", query="SELECT 1"),
-    msg.ModelCompared("a", "t.a", amounts={"x": (msg.Amounts(1, 2.0, 0.0, 2.0), msg.Amounts(0))}),
-    msg.LeftOut({"t.a": (D1,)}, rounds=6),
-    msg.GrantsLost(("GRANT SELECT ON t.a TO b;",)),
-    msg.ConcurrentRuns(0.5, {'"w"."t"."a"': ((0, 1),)}, {}, ("t.a",)),
-    msg.AuditsCompared("a", "t.a", (msg.ComparedAudit("few", {"n": "1"}, True, 3, None, "x"),)),
     msg.SecretsKnown(("hunter2", "")),
     msg.LogLine("warning", "text", "sqlmesh"),
     msg.EvaluationFinished("nothing_to_do"),

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from unit.builders import EVERYTHING, manifest, message_types, model
 from unit.protocol.messages import D1, EVENTS, PROJECT, RECORDS, TABLES
 
-from dg_sqlmesh_component.capabilities.plans.messages import ClosePreviewRequest
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol import wire
 from dg_sqlmesh_component.protocol.errors import WorkerError
@@ -39,12 +38,6 @@ REQUESTS: tuple[msg.Request, ...] = (
         restate=msg.Restatement("2026-01-01", "2026-01-02"),
     ),
     msg.PendingRequest(PROJECT, "prod", frozenset({"a", "b"}), D1[0], TABLES),
-    ClosePreviewRequest(PROJECT, "pr_1", job=msg.JobSettings("c0ffee")),
-    msg.TakeBackRequest(PROJECT, "prod", plans=frozenset({"p1"}), interrupted=(D1,)),
-    msg.PreviewRequest(PROJECT, "pr_1", TABLES, diff=msg.DiffLimits(max_rows=5, decimals=2)),
-    msg.PlanRequest(
-        PROJECT, "prod", TABLES, applies=True, job=msg.JobSettings("c0ffee", 2.5), sampling=msg.Sampling(5)
-    ),
 )
 
 OF_CAPABILITIES: tuple[Any, ...] = tuple(

@@ -8,12 +8,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
-from unit.plan.plans import drops, plan, planned
+from unit.capabilities.plans.plans import drops, plan, planned
 
-from dg_sqlmesh_component.plan.gate import Refusal
-from dg_sqlmesh_component.plan.report import Planned, PlanReport
-from dg_sqlmesh_component.plan.report_markdown import markdown
-from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.capabilities.plans import messages as msg
+from dg_sqlmesh_component.capabilities.plans.gate import Refusal
+from dg_sqlmesh_component.capabilities.plans.report import Planned, PlanReport
+from dg_sqlmesh_component.capabilities.plans.report_markdown import markdown
 from dg_sqlmesh_component.report.markdown import LIMIT, PAGE_LIMIT, code, literal
 
 HARMLESS = {"text", "code_inline", "html_inline", "softbreak", "strong_open", "strong_close"}

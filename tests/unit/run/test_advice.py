@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from unit.builders import fqn, manifest, model, project_assets
 
-from dg_sqlmesh_component.config.plans import PreviewEnvironment
+from dg_sqlmesh_component.capabilities.plans.attributes import PreviewEnvironment
 from dg_sqlmesh_component.config.run_config import (
     RestateConfig,
     SQLMeshRunConfig,

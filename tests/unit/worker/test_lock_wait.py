@@ -10,8 +10,9 @@ from sqlmesh.core.config import Config, GatewayConfig
 from sqlmesh.core.config.connection import DuckDBConnectionConfig, MotherDuckConnectionConfig
 
 from dg_sqlmesh_component.capabilities.janitor.messages import JanitorRequest
+from dg_sqlmesh_component.capabilities.plans.messages import PlanRequest
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError, EvaluationError
-from dg_sqlmesh_component.protocol.messages import AwaitedTables, JobSettings, OpenProject, PlanRequest
+from dg_sqlmesh_component.protocol.messages import AwaitedTables, JobSettings, OpenProject
 from dg_sqlmesh_component.worker import state_lock
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.state_lock import CHANGES, RUNS, LockWait, StateLock, locked_context

@@ -1,0 +1,259 @@
+"""What a plan does to a model, in words. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from dg_sqlmesh_component.capabilities.plans import messages as msg
+from dg_sqlmesh_component.capabilities.plans.column_words import described, dropped
+from dg_sqlmesh_component.capabilities.plans.data_tables import is_whole, without_key
+from dg_sqlmesh_component.capabilities.plans.gate import cannot_be_dropped
+from dg_sqlmesh_component.capabilities.plans.lost_rows import all_lost, lost_text, rows_text
+from dg_sqlmesh_component.protocol.formatting import counted, listed, ranges, unquoted, utc_text
+from dg_sqlmesh_component.protocol.graph import grouped
+from dg_sqlmesh_component.protocol.intervals import subtract
+
+KEPT = "The apply deletes no data: the old version stays until SQLMesh's janitor deletes it, by default after a week."
+
+ONE_TABLE = "No old version stays: in `virtual_environment_mode: dev_only`, SQLMesh changes or drops the only table."
+
+
+def after_removal(model: msg.PlannedModel) -> str:
+    if model.becomes and not model.table.was_shared:
+        return (
+            f"its kind is {model.becomes} now, so SQLMesh computes nothing for it. Its view stays, with the rows of "
+            "today, until SQLMesh's janitor deletes their table, by default after a week. Then queries that use the "
+            "view fail. Drop the view after the apply."
+        )
+    if not model.table.was_shared:
+        return f"queries that use it will fail. {KEPT}"
+    return (
+        "its rows are not computed any more. In `virtual_environment_mode: dev_only`, its view stays until SQLMesh's "
+        "janitor deletes it, by default after a week. A table stays until somebody drops it, because SQLMesh does not."
+    )
+
+
+def of_dependent(model: msg.PlannedModel, environment: str | None) -> str:
+    """What becomes of a view that reads a model. `environment` is that of SQLMesh whose view it is."""
+    if cannot_be_dropped(model):
+        return "SQLMesh cannot remove what others read, so the plan would fail half-way."
+    dropped = "PostgreSQL drops it with the view that SQLMesh replaces"
+    if environment is not None:
+        return f"{dropped}. It is a view of SQLMesh's environment {environment}."
+    return f"{dropped}, and nothing creates it again."
+
+
+_CHANGES = {
+    "added": "added",
+    "removed": "removed",
+    "changed": "changed",
+    "indirect": "changed upstream",
+    "metadata": "metadata only",
+    None: "not changed",
+}
+
+
+def change(model: msg.PlannedModel) -> str:
+    """The change and SQLMesh's category, `changed (breaking, forward-only)`."""
+    details = [model.category.replace("_", " ")] if model.category and model.change in ("changed", "indirect") else []
+    details += ["forward-only"] if model.is_forward_only and model.change in ("changed", "indirect") else []
+    details += [f"now {model.becomes}"] if model.becomes else []
+    details += [f"project {model.other_project}"] if model.other_project else []
+    return _CHANGES[model.change] + (f" ({', '.join(details)})" if details else "")
+
+
+def columns_seen(model: msg.PlannedModel, changes: Sequence[msg.ColumnChange] | None) -> list[str] | None:
+    """What consumers see of the columns, by the plan or as a preview has computed them; None if that is not known."""
+    order = ["changes the order of columns"] if model.is_reordered else []
+    return None if changes is None else [*map(described, changes), *order]
+
+
+def effect(model: msg.PlannedModel, changes: Sequence[msg.ColumnChange] | None) -> str:
+    """What consumers see, also of the rows. The arguments are those of `columns_seen`."""
+    rows = [f"loses {lost_text(lost)}"] if (lost := all_lost(model.rows)) else []
+    if model.table.destructive:
+        return "; ".join([*(f"{dropped(column)}: values are lost" for column in model.table.destructive), *rows])
+    columns = columns_seen(model, changes)
+    return "; ".join([*(["columns are not known before it is computed"] if columns is None else columns), *rows])
+
+
+def lost_rows(model: msg.PlannedModel, compared: msg.ModelCompared | None = None) -> list[str]:
+    """The rows that an environment does not show any more, and until when. `compared` is the data of a preview."""
+    own, read = model.rows.loses, model.rows.reads_lost
+    gone = subtract(own.intervals, [*own.not_loaded, *own.until_run, *own.until_later_runs])
+    kept = ONE_TABLE if model.table.was_shared else KEPT
+    found = []
+    if gone or own.without_time:
+        found.append(f"{rows_text(gone, without_time=own.without_time)} are not shown any more. {kept}")
+    if own.of_past:
+        found.append(f"rows that the source does not have any more are not shown any more. {kept}")
+    for intervals, until in (
+        (own.until_later_runs, "until later runs compute them, each after the end of its interval."),
+        (own.not_loaded, f"until {_tables(model.rows.waits_for)} is loaded and a run computes them."),
+        (own.until_run, "until the next run computes them."),
+    ):
+        if intervals:
+            found.append(f"{rows_text(intervals)} are not shown {until}")
+    if read:
+        at = f" at the first run after {utc_text(model.rows.loses_at)}" if model.rows.loses_at else ""
+        found.append(f"it shows or reads {listed(model.rows.loses_with)}, so it loses {lost_text(read)}{at}.")
+    if found and compared is not None and compared.removed and is_whole(compared):
+        number = counted(compared.removed, "row") + without_key(compared, compared.removed)
+        found[-1] += f" The preview has counted {number} of prod that it does not have."
+    return found
+
+
+def outdated(models: Iterable[msg.PlannedModel]) -> Iterator[str]:
+    """Name the models without rows that a model upstream gains, and what corrects them."""
+    models = list(models)
+    if again := [_outdated(model, model.rows.outdated) for model in models if model.rows.outdated]:
+        yield f"Outdated and computed again, because a model that they read gains rows: {'; '.join(again)}."
+    if left := [_outdated(model, model.rows.outdated_for_good) for model in models if model.rows.outdated_for_good]:
+        yield (
+            f"Outdated and not computed again, although a model that they read gains rows: {'; '.join(left)}. SQLMesh "
+            "cannot compute a part of such a model again, or must not (`disable_restatement`). After the apply, "
+            "restate these models for these ranges. If a model has `disable_restatement`, first set it to false, and "
+            "apply that plan."
+        )
+
+
+def appended_again(models: Iterable[msg.PlannedModel], *, advises: bool = False) -> Iterator[str]:
+    """The models whose runs append rows that their tables may have already. `advises`: the plan is not applied yet."""
+    if named := [f"{model.name} ({rows_text(rows)})" for model in models if (rows := model.rows.appended_again)]:
+        text = (
+            f"The tables of these models stay, and their runs append rows that the tables may have already: "
+            f"{listed(named)}. These rows will be there twice."
+        )
+        advice = " To compute new tables instead, set `forward_only false` in the kinds of these models."
+        yield text + (advice if advises else "")
+
+
+def _outdated(model: msg.PlannedModel, intervals: Sequence[msg.Interval]) -> str:
+    return f"{model.name} for {ranges(intervals, None)}, of {', '.join(model.rows.because_of)}"
+
+
+def fate(column: msg.ColumnChange) -> str:
+    """What becomes of the values of a column that SQLMesh drops."""
+    if column.after is not None:
+        return "The values of all existing rows are lost: they are NULL until somebody computes them again."
+    return "The column and its values are gone, and queries that use it will fail."
+
+
+def computes(model: msg.PlannedModel, seconds: float | None) -> str:
+    estimate = f", about {seconds:.0f} s" if seconds is not None else ""
+    computed = f"{counted(model.rows.intervals, 'interval')}{estimate}" if model.rows.intervals else "nothing"
+    if model.rows.waiting:
+        awaited = listed([*map(unquoted, model.rows.waits_for), *model.rows.waits_for_models])
+        computed += f"; {counted(model.rows.waiting, 'interval')} left out, waiting for {awaited}"
+    if model.rows.kept is None:
+        return computed
+    if model.rows.kept.are_all_computed:
+        return f"{computed}; all rows after the next tick of {model.rows.kept.cron}"
+    return f"{computed}; existing rows stay"
+
+
+def _tables(fqns: Iterable[str]) -> str:
+    return ", ".join(map(unquoted, fqns))
+
+
+def left_out(models: Iterable[msg.PlannedModel]) -> Iterator[str]:
+    """Name the models of which a plan has left out intervals."""
+    waiting = [model for model in models if model.rows.waiting]
+    if not_loaded := [model for model in waiting if model.rows.waits_for]:
+        tables = _tables(sorted({table for model in not_loaded for table in model.rows.waits_for}))
+        yield f"Left out, because {tables} is not loaded: {_counts(not_loaded)}. Runs compute it when it is."
+    if not_computed := [model for model in waiting if not model.rows.waits_for]:
+        lacking = listed(sorted({name for model in not_computed for name in model.rows.waits_for_models}))
+        yield f"Left out, because {lacking} is not computed: {_counts(not_computed)}. The next run computes both."
+
+
+def not_ready(left_out: msg.LeftOut | None) -> Iterator[str]:
+    """Name what signals held back while a plan was applied, by model. SQLMesh asks them only then."""
+    if left_out is None:
+        return
+    named = listed([f"{name} ({ranges(left)})" for name, left in sorted(left_out.intervals.items())])
+    if left_out.rounds:
+        why = f"signals have released more in each of {left_out.rounds} rounds, and a plan has no more"
+        yield f"Left out, because {why}: {named}. The next run computes it."
+    else:
+        yield f"Left out, because signals are not ready: {named}. Runs compute it when they are."
+
+
+def grants_to_give(statements: Sequence[str]) -> Iterator[str]:
+    """Name the grants that views have lost."""
+    if statements:
+        given = " ".join(statements)
+        yield f"Views have lost grants, because SQLMesh has replaced them. To give them again, execute: {given}"
+
+
+def _counts(models: Iterable[msg.PlannedModel]) -> str:
+    return listed([f"{model.name} ({counted(model.rows.waiting, 'interval')})" for model in models])
+
+
+def not_selected(plan: msg.PlanBuilt) -> str:
+    """Name the changes of the files that are no part of the plan; empty if it has no selection."""
+    if not plan.select:
+        return ""
+    others = listed([f"{name} ({_CHANGES[kind]})" for name, kind in plan.left_out.items()])
+    return (
+        f"Of the models, only {', '.join(plan.select)} is taken from the files. Changed and left out: "
+        f"{others or 'nothing'}."
+    )
+
+
+def kept_rows(models: Iterable[msg.PlannedModel], environment: str) -> Iterator[str]:
+    """The models whose rows are those of another definition after the apply, and until when."""
+    keeping = [(model.rows.kept, model.name) for model in models if model.rows.kept]
+    names = grouped((kept.due if kept.are_all_computed else None, name) for kept, name in keeping)
+    for due, named in names.items():
+        start = f"{environment.capitalize()} keeps the existing rows of {listed(named)}"
+        if due is None:
+            yield (
+                f"{start}: runs compute later intervals by the new definition. To compute others, restate them, unless "
+                "the model has `disable_restatement`."
+            )
+        else:
+            yield f"{start} until the first run after {utc_text(due)} computes them."
+
+
+def between_two_plans(plan: msg.PlanBuilt) -> str:
+    """That a plan would finish an interrupted one; empty if it does not."""
+    if plan.unfinished_plan_id is None or not plan.resumes:
+        return ""
+    return (
+        f"Environment {plan.environment} is between two plans: plan {plan.unfinished_plan_id} has begun to change it "
+        "and has not finished. To finish it, apply this plan. "
+    ) + (
+        f"It cannot be taken back: {'; '.join(plan.way_back_obstacles)}."
+        if plan.way_back_obstacles
+        else "To take it back, launch the apply job with `take_back: true`."
+    )
+
+
+def why_runs_wait(plan: msg.PlanBuilt) -> str:
+    """What of a plan stops the runs, besides the promotion; empty if nothing does, or if they wait for each plan."""
+    shared = [model.name for model in plan.models if model.table.is_shared and model.change in ("changed", "indirect")]
+    following = [model.name for model in plan.models if model.rows.follows_promotion]
+    if not plan.runs_go_on or not (shared or following):
+        return ""
+    if shared:
+        return f"Runs wait until the plan is applied, because all versions of {listed(shared)} share one table."
+    return f"Runs wait while the plan computes {listed(following)}, which SQLMesh does after the promotion."
+
+
+def caught_up(went_on: msg.ConcurrentRuns | None, models: Iterable[msg.PlannedModel]) -> Iterator[str]:
+    """How long runs had to wait for a plan, and what it has computed because of them."""
+    if went_on is None:
+        return
+    names = {model.fqn: model.name for model in models}
+    yield f"Runs went on meanwhile, and waited for {went_on.seconds:.1f} s at most."
+    for why, by_model in (
+        ("Computed again, because runs rewrote the source meanwhile", went_on.rewritten),
+        ("Computed as well, because runs computed it for the old versions meanwhile", went_on.newer),
+    ):
+        if by_model:
+            named = [f"{names.get(fqn, fqn)} ({ranges(intervals)})" for fqn, intervals in sorted(by_model.items())]
+            yield f"{why}: {listed(named)}."
+    if went_on.while_compared:
+        computed = listed(went_on.while_compared)
+        yield f"Runs have computed {computed} while it was compared, so its differences may be theirs."

@@ -1,0 +1,21 @@
+"""What the core asks capabilities for. Each port answers for a core without them, until `component.py` fills it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dg_sqlmesh_component.definitions.settings import Settings
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Functions of capabilities, by what the core needs."""
+
+    # The names of the jobs that show and apply a plan of the component's environment; None if there are none.
+    deploy_jobs: Callable[[Settings], tuple[str, str] | None] = lambda _: None
+
+
+CORE_ALONE = Ports()
