@@ -191,7 +191,8 @@ class Checks:
         if outdated := coverage.outdated:
             verdict = Verdict.WARNING if verdict is Verdict.PASSED else verdict
             first = [wording.assets.name(of) for of in coverage.restated_first]
-            result = outdated_result(check, wording.assets.name(node.fqn), outdated, first)
+            text = outdated_sentence(wording.assets.name(node.fqn), outdated, coverage.before_start, first)
+            result = outdated_result(check, outdated, text)
             sentences.append(str(result.description))
             metadata |= result.metadata or {}
         return _result(check, verdict, " ".join(sentences), metadata)
@@ -281,15 +282,11 @@ def _has_failed(node: NodeOutcome | AuditOnlyOutcome) -> bool:
     return node.outcome.is_failure if isinstance(node, NodeOutcome) else node.error is not None
 
 
-def outdated_result(
-    check: dg.AssetCheckKey, name: str, outdated: Sequence[msg.Interval], first: Sequence[str] = ()
-) -> dg.AssetCheckResult:
-    """That a model of this name lacks rows of models that it reads, which were computed for these ranges after it.
+def outdated_result(check: dg.AssetCheckKey, outdated: Sequence[msg.Interval], text: str) -> dg.AssetCheckResult:
+    """That a model lacks rows of models that it reads, which were computed for these ranges after it.
 
-    A later run reads the ranges again if the state does not tell them any more. `first` has the names of the models
-    upstream that have to be restated, if there are some.
+    A later run reads the ranges again if the state does not tell them any more.
     """
-    text = outdated_sentence(name, outdated, restate_config(outdated[0][0], outdated[-1][1]), first)
     metadata = {"sqlmesh/outdated": ranges(outdated), **internal(outdated=[list(of) for of in outdated])}
     return check_result(check, False, dg.AssetCheckSeverity.WARN, text, metadata)
 

@@ -10,6 +10,8 @@ import dagster as dg
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, duration_text, listed, ranges, utc_text
+from dg_sqlmesh_component.protocol.intervals import subtract
+from dg_sqlmesh_component.report.wording import restate_config
 
 _HOUR = 3_600_000
 _DAY = 24 * _HOUR
@@ -57,18 +59,29 @@ def _computed(coverage: msg.IntervalCoverage) -> str:
     return f"{ranges([coverage.computed]).partition(' (')[0]} ({share})"
 
 
-def outdated_sentence(name: str, outdated: Sequence[msg.Interval], config: str, first: Sequence[str] = ()) -> str:
-    """That a model has read others too early, and what to do.
+def outdated_sentence(
+    name: str, outdated: Sequence[msg.Interval], before_start: Sequence[msg.Interval] = (), first: Sequence[str] = ()
+) -> str:
+    """That a model of this name has read others too early, and what to do.
 
     Args:
-        config: Restates the ranges.
+        before_start: Those of the ranges that lie before the model's `start`.
         first: The names of the models upstream that have to be restated. None if it is only this one.
     """
-    follows = f" It also computes {name}." if first else ""
-    return (
+    text = (
         f"Outdated: {ranges(outdated)}. {name} was computed for these ranges before a model that it reads, so it lacks "
-        f"rows. To read them, launch a run of {listed(first or [name])} with `{config}` in the run config.{follows}"
+        "rows."
     )
+    if restated := subtract(outdated, before_start):
+        config = restate_config(restated[0][0], restated[-1][1])
+        follows = f" It also computes {name}." if first else ""
+        text += f" To read them, launch a run of {listed(first or [name])} with `{config}` in the run config.{follows}"
+    if before_start:
+        text += (
+            f" Before the `start` of {name}, so computed by no run: {ranges(before_start)}. To have these rows, set an "
+            "earlier `start` and apply a plan first."
+        )
+    return text
 
 
 def is_complete(coverage: msg.IntervalCoverage, slack: timedelta, now: int) -> bool:

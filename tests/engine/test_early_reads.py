@@ -20,6 +20,32 @@ def is_warning(run: RunRecord, model: str = "r") -> bool:
     return not evaluation.passed
 
 
+@pytest.mark.advice("To have these rows, set an earlier `start` and apply a plan first")
+def test_a_restatement_is_not_advised_for_days_before_the_start(new_shop: NewShop) -> None:
+    """A relative `start` moves past a day; here, a plan moves it."""
+    earlier, later = reader("r", "x", head=f"start '{day(5)}'"), reader("r", "x", head=f"start '{day(3)}'")
+    files = {"models/x.sql": source("x", f"start '{day(6)}'"), "models/r.sql": earlier}
+    shop = new_shop(files, tables=HOURS, planned_at=f"{day(4)} 01:00", deploy=True, intervals_check=True, restate=True)
+    shop.sqlmesh("run", "--no-auto-upstream", "--select-model", "t.r")
+    assert f"Outdated: {day(4)} to {day(1)} (4 days)." in shop.launch().description_of(CHECK)
+    change(shop, r=later)
+    plan = report_of(launch(shop, PLAN))
+    launch(shop, APPLY, digest=plan["digest"]).succeeded()
+
+    text = (record := shop.launch()).description_of(CHECK)
+
+    assert f"restate: {{start: '{day(3)}'" in text
+    assert f" Before the `start` of t.r, so computed by no run: {day(4)}." in text
+    assert is_warning(shop.launch(assets=["t/r"], ops=restatement(record, "r")))
+    text = shop.launch().description_of(CHECK)
+    assert f"Outdated: {day(4)}." in text
+    assert "launch a run" not in text
+    change(shop, r=reader("r", "x", head=f"start '{day(6)}'"))
+    plan = report_of(launch(shop, PLAN))
+    launch(shop, APPLY, digest=plan["digest"]).succeeded()
+    assert not is_warning(shop.launch(assets=["t/r"], ops=restatement(shop.launch(), "r")))
+
+
 def test_the_check_at_the_end_of_a_chain_names_the_model_to_restate_first(new_shop: NewShop) -> None:
     models = {
         "x": source("x", EARLY),

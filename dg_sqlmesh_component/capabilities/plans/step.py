@@ -49,6 +49,7 @@ from dg_sqlmesh_component.history.late_loads import source_loads
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, recorded_data
 from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.report.checks import Checks, Earlier, late_data_result, outdated_result
+from dg_sqlmesh_component.report.intervals_check import outdated_sentence
 from dg_sqlmesh_component.report.metadata import outcome_metadata, timestamp
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
 from dg_sqlmesh_component.report.results import outside_materialization
@@ -217,7 +218,8 @@ class _PlanStep(Planning):
                 yield from checks.evaluations(assets.checks_of(fqn), outcome)
         for fqn in left.keys() - outcomes.keys() - by_model.keys():
             if (of_intervals := assets.intervals_check(fqn)) is not None:
-                yield evaluation_of(outdated_result(of_intervals, assets.name(fqn), left[fqn]))
+                text = outdated_sentence(assets.name(fqn), left[fqn])
+                yield evaluation_of(outdated_result(of_intervals, left[fqn], text))
         yield from self._observations(plan)
 
     def _earlier_results(

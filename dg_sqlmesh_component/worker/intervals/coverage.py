@@ -11,7 +11,7 @@ from functools import cache, cached_property, partial
 from threading import Lock
 from types import MappingProxyType
 
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, missing_intervals
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, missing_intervals, start_date
 from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
@@ -81,6 +81,7 @@ class Coverages:
             late=self.known.late.get(fqn, ()),
             outdated=early.intervals,
             outdated_until_computed=early.until_computed,
+            starts_at=lambda: to_timestamp(start_date(snapshot, self._snapshots.values())),
             restated_first=sorted(early.first - {fqn}),
             may_hide_outdated=early.may_hide,
             unready=self._unready.get(fqn, no_intervals),

@@ -27,6 +27,7 @@ class Expected:
         late: Computed before their source was loaded.
         outdated: Computed before a model that it reads had them.
         outdated_until_computed: Those of `outdated` whose rows the next computation of any interval brings.
+        starts_at: Finds the instant before which SQLMesh computes nothing of it.
         restated_first: As in `IntervalCoverage`, like the next one.
         unready: The single intervals that signals hold back.
     """
@@ -41,6 +42,7 @@ class Expected:
     late: Sequence[Interval] = ()
     outdated: Sequence[Interval] = ()
     outdated_until_computed: Sequence[Interval] = ()
+    starts_at: Callable[[], int] = lambda: 0
     restated_first: Sequence[str] = ()
     may_hide_outdated: bool = False
     unready: Set[Interval] = frozenset()
@@ -88,12 +90,14 @@ def coverage(name: str, node: Expected, now: int) -> IntervalCoverage:
     """What is computed and what is missing of an incremental model, at an instant in epoch milliseconds."""
     filled = node.filled
     found, waiting = missing(node)
+    outdated = common(node.outdated, filled)
     covered = IntervalCoverage(
         name,
         (filled[0][0], filled[-1][1]) if filled else None,
         waiting=merged(waiting),
         late=common(node.late, filled),
-        outdated=common(node.outdated, filled),
+        outdated=outdated,
+        before_start=common(outdated, [(0, node.starts_at())]) if outdated else (),
         restated_first=tuple(node.restated_first),
         may_hide_outdated=node.may_hide_outdated,
         lacking=sum(after[0] - before[1] for before, after in pairwise(filled)),

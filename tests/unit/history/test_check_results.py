@@ -14,7 +14,7 @@ DAY = (1_700_000_000_000, 1_700_086_400_000)
 def test_a_result_counts_if_its_check_was_evaluated_after_the_rows_were_computed() -> None:
     """Also in the same second: SQLite dates the record without the fraction, and at the start of the run."""
     instance = dg.DagsterInstance.ephemeral()
-    result = outdated_result(CHECK, "orders", [DAY])
+    result = outdated_result(CHECK, [DAY], "Outdated.")
     evaluation = dg.AssetCheckEvaluation(CHECK.asset_key, CHECK.name, result.passed, metadata=result.metadata or {})
     computed_at = time.time_ns() // 1_000_000
 

@@ -53,6 +53,13 @@ def test_outdated_ranges_are_a_warning_with_the_restatement_to_launch() -> None:
         "it lacks rows. To read them, launch a run of core.orders with "
         "`restate: {start: '2026-01-01', end: '2026-01-03'}` in the run config."
     )
+    of_others = replace(outdated, before_start=(days(1, 1),), restated_first=(ORDERS,))
+    [(*_, text)] = check(of_orders(Outcome.EXECUTED, coverage=of_others))
+    assert str(text).endswith(
+        "with `restate: {start: '2026-01-03', end: '2026-01-03'}` in the run config. It also computes core.orders. "
+        "Before the `start` of core.orders, so computed by no run: 2026-01-01. To have these rows, set an earlier "
+        "`start` and apply a plan first."
+    )
     assert coverage_metadata(outdated)["sqlmesh/outdated"] == "2026-01-01, 2026-01-03"
     [(passed, severity, text)] = check(of_orders(Outcome.EXECUTED, coverage=replace(ONE_GAP, outdated=(days(1, 1),))))
     assert (passed, severity, "lacks 1 interval" in str(text)) == (False, dg.AssetCheckSeverity.ERROR, True)
