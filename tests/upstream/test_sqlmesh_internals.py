@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import datetime, timedelta, timezone
@@ -45,6 +45,7 @@ from sqlmesh.core.scheduler import EvaluateNode
 from sqlmesh.core.snapshot import (
     DeployabilityIndex,
     Snapshot,
+    SnapshotId,
     SnapshotIntervals,
     definition,
     missing_intervals,
@@ -62,6 +63,7 @@ from sqlmesh.utils.errors import PlanError, SQLMeshError
 from upstream.promoted import Contexts, shown, stored
 
 from dg_sqlmesh_component.worker import sqlmesh_internals as internals
+from dg_sqlmesh_component.capabilities.plans.worker.stored_snapshots import StoredSnapshots
 
 CONFIG = """
 gateways:
@@ -509,6 +511,40 @@ def test_of_what_the_state_changes_of_a_snapshot_only_restatements_and_intervals
     assert missing
     changed = [snapshot.copy(update=others) for snapshot in snapshots]
     assert missing_intervals(changed, execution_time=NOW) == missing
+
+
+def test_snapshots_that_a_plan_has_read_have_the_intervals_of_each_later_moment(planned: Open) -> None:
+    """`StoredSnapshots`. SQLMesh adds marks and times to a snapshot whose intervals it reads again."""
+    context = planned()
+    infos = shown(context).snapshots
+    plans = []
+
+    def parts(snapshots: Iterable[Snapshot]) -> dict[SnapshotId, tuple[Any, ...]]:
+        names = "fingerprint", "version", "dev_version", "intervals", "dev_intervals", "last_altered_ts"
+        more = "dev_last_altered_ts", "pending_restatement_intervals"
+        return {one.snapshot_id: tuple(getattr(one, name) for name in (*names, *more)) for one in snapshots}
+
+    seen = []
+    for change in (
+        lambda: None,
+        lambda: context.run("prod", execution_time=NOW, skip_janitor=True),
+        lambda: internals.forget_intervals(
+            context.state_sync, orders_of(context), orders_of(context).intervals, is_dev=False
+        ),
+        context.state_sync.compact_intervals,
+        lambda: context.run("prod", execution_time="2026-01-06 00:00:00", skip_janitor=True),
+    ):
+        change()
+        context.state_sync.snapshot_cache.clear()
+        now = parts(context.state_reader.get_snapshots(infos).values())
+        plans.append(StoredSnapshots(lambda: context.state_reader))
+        for plan in plans:
+            assert parts(plan.now(infos).values()) == now
+            assert parts(plan.get_snapshots(infos).values()) == now
+        seen.append(now)
+    assert len({repr(sorted(now.items())) for now in seen}) >= 4, "the changes are seen"
+    [first, *_] = plan.get_snapshots(infos).values()
+    assert parts(plan.now([], [first]).values()) == {first.snapshot_id: now[first.snapshot_id]}, "not in the state yet"
 
 
 def test_state_has_tables_of_snapshots_and_intervals(planned: Open) -> None:

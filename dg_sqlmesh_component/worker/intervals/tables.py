@@ -14,7 +14,6 @@ from sqlmesh.core.snapshot import (
     DeployabilityIndex,
     Snapshot,
     SnapshotId,
-    SnapshotIdLike,
     SnapshotTableInfo,
     apply_auto_restatements,
     missing_intervals,
@@ -155,19 +154,6 @@ def due_at(snapshot: Snapshot, end: int) -> int:
     """The first tick of the model's cron at or after the end of an interval."""
     floor = to_timestamp(snapshot.node.cron_floor(end))
     return floor if floor == end else to_timestamp(snapshot.node.cron_next(end))
-
-
-def snapshots_now(
-    context: Context, infos: Iterable[SnapshotIdLike], new: Iterable[Snapshot] = ()
-) -> dict[str, Snapshot]:
-    """Snapshots with the intervals of the state, by name. SQLMesh keeps those that it has read once.
-
-    A plan adds the `new` ones to the state. They may share a table with a version that it has.
-    """
-    stored = context.state_reader.get_snapshots(infos)
-    copies = [snapshot.copy() for snapshot in {**{one.snapshot_id: one for one in new}, **stored}.values()]
-    context.state_reader.refresh_snapshot_intervals(copies)
-    return {snapshot.name: snapshot for snapshot in copies}
 
 
 def missing_now(nodes: Mapping[str, Snapshot], now: int | None = None) -> dict[str, tuple[Interval, ...]]:

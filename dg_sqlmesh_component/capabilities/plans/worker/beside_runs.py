@@ -28,7 +28,6 @@ from sqlmesh.core.plan.stages import (
 )
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotTableInfo
 from sqlmesh.core.snapshot.definition import Interval
-from sqlmesh.core.state_sync import StateReader
 from sqlmesh.utils.date import now_timestamp, to_datetime
 from sqlmesh.utils.errors import CircuitBreakerError
 
@@ -51,7 +50,6 @@ from dg_sqlmesh_component.worker.intervals.tables import (
     computed_intervals,
     missing_now,
     single_intervals,
-    snapshots_now,
     upstream,
 )
 from dg_sqlmesh_component.worker.sqlmesh_internals import EvaluateStages, replace_scheduler_of_plan, replace_stages
@@ -248,7 +246,7 @@ class BesideRuns:
         """The stages of the plan with the intervals of this moment."""
         # SQLMesh's plan starts at the first interval that was missing. Runs may have forgotten older ones.
         plan = plan.copy(update={"start": plan.environment.start_at})
-        state: Any = _LastFinished(self._context.state_reader)
+        state: Any = _LastFinished(self._context)
         return build_plan_stages(plan, state, self._context.default_catalog)
 
     def _with_empty_tables(self, stages: Sequence[PlanStage], plan: EvaluatablePlan) -> list[PlanStage]:
@@ -259,7 +257,7 @@ class BesideRuns:
         """
         new = {info.name: info for info in plan.environment.snapshots if _is_new_table(info, self._shown)}
         idle = [new[name] for name in new.keys() - _missing(stages).keys()]
-        nodes = snapshots_now(self._context, idle, plan.new_snapshots) if idle else {}
+        nodes = self._context.stored.now(idle, plan.new_snapshots) if idle else {}
         empty = {name for name in new.keys() & nodes.keys() if not nodes[name].intervals}
         return [_creating(stage, empty) if isinstance(stage, BackfillStage) else stage for stage in stages]
 
@@ -274,10 +272,10 @@ class BesideRuns:
         new = [info for info in plan.environment.snapshots if _is_new_table(info, self._shown)]
         if not plan.is_dev:  # the others are computed after the promotion. Columns that they read may not exist yet
             new = [info for info in new if info.name in stage.no_gaps_snapshot_names]
-        empty = {name for name, node in snapshots_now(self._context, new).items() if not node.intervals}
+        empty = {name for name, node in self._context.stored.now(new).items() if not node.intervals}
         if not empty:
             return []
-        versions = Versions.read(self._context, plan, self._shown)
+        versions = Versions.read(self._context.stored, plan, self._shown)
         if not plan.is_dev:
             self._refuse_empty(empty, versions)
         return [_creation(empty, versions)]
@@ -291,21 +289,22 @@ class BesideRuns:
         others = promotion[0].no_gaps_snapshot_names | _missing(promotion).keys()
         new = [info for info in plan.environment.snapshots if _is_new_table(info, self._shown)]
         late = [info for info in new if info.name not in others]
-        empty = {name for name, node in snapshots_now(self._context, late).items() if not node.intervals}
+        empty = {name for name, node in self._context.stored.now(late).items() if not node.intervals}
         if plan.is_dev or not empty:
             return promotion
         ends = VirtualLayerUpdateStage, FinalizeEnvironmentStage
         first = next(number for number, stage in enumerate(promotion) if isinstance(stage, ends))
-        creation = _creation(empty, Versions.read(self._context, plan, self._shown))
+        creation = _creation(empty, Versions.read(self._context.stored, plan, self._shown))
         return [*promotion[:first], creation, *promotion[first:]]
 
     def _still_missing(
         self, stages: Sequence[PlanStage], plan: EvaluatablePlan, pending: Pending
     ) -> dict[str, tuple[Interval, ...]]:
         """What these stages were to compute, and signals held back, by name as written in SQLMesh."""
-        if (index := _index(stages)) is None:
+        missing, index = _missing(stages), _index(stages)
+        if index is None or not missing:
             return {}
-        missing, nodes = _missing(stages), snapshots_now(self._context, plan.environment.snapshots)
+        nodes = self._context.stored.now(plan.environment.snapshots)
         left = _not_computed(missing, nodes, index)
         # The plan has said before what it leaves out because of tables, and of what it does not compute upstream.
         lacking = {nodes[name]: single_intervals(nodes[name], found) for name, found in left.items()}
@@ -320,7 +319,7 @@ class BesideRuns:
         Raises:
             EnvironmentNotReadyError: An old version has intervals, and the new one should have some.
         """
-        old = snapshots_now(self._context, [self._shown[name] for name in empty & self._shown.keys()])
+        old = self._context.stored.now([self._shown[name] for name in empty & self._shown.keys()])
         computed = {name: versions.nodes[name] for name, node in old.items() if node.intervals}
         pending = missing_now(versions.nodes) if computed else {}
         if refused := [
@@ -344,11 +343,12 @@ class _LastFinished:
     """A state in which an environment between two plans has the versions that it showed before the unfinished plan.
 
     SQLMesh compares a plan with the environment's record. A plan that finishes another would find nothing changed: it
-    would leave the views of removed models, and the rows of a table whose kind has changed.
+    would leave the views of removed models, and the rows of a table whose kind has changed. Snapshots are read once.
     """
 
-    def __init__(self, state: StateReader) -> None:
-        self._state = state
+    def __init__(self, context: PlanContext) -> None:
+        self._state = context.state_reader
+        self.get_snapshots = context.stored.get_snapshots
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._state, name)

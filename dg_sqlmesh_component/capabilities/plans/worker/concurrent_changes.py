@@ -29,7 +29,7 @@ from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import add, common, merged, subtract
 from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.intervals.outdated import Table
-from dg_sqlmesh_component.worker.intervals.tables import filled_intervals, snapshots_now, upstream
+from dg_sqlmesh_component.worker.intervals.tables import filled_intervals, upstream
 from dg_sqlmesh_component.worker.sqlmesh_internals import Forgotten, computed_ranges, forget_intervals
 
 
@@ -196,7 +196,7 @@ class ConcurrentChanges:
         return self._read(versions.index) if intervals else versions
 
     def _read(self, index: DeployabilityIndex | None) -> Versions:
-        return Versions.read(self._context, self._plan, self._shown, index)
+        return Versions.read(self._context.stored, self._plan, self._shown, index)
 
     def _read_before_interruption(
         self, interrupted: Sequence[Interval], rows: Rows, shown: Mapping[str, Snapshot], versions: Versions
@@ -227,7 +227,7 @@ class ConcurrentChanges:
         return find_outdated(versions, _altered(tables), lambda name: since.get(name, sys.maxsize))
 
     def _shown_now(self) -> dict[str, Snapshot]:
-        return snapshots_now(self._context, self._shown.values())
+        return self._context.stored.now(self._shown.values())
 
 
 def _altered(tables: Mapping[str, Table]) -> Callable[[str, int, bool], Sequence[Interval]]:

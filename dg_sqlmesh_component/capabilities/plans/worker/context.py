@@ -33,6 +33,7 @@ from dg_sqlmesh_component.worker.observe.audits import record_audits
 from dg_sqlmesh_component.worker.observe.computed_table import ComputedTables
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
+from dg_sqlmesh_component.capabilities.plans.worker.stored_snapshots import StoredSnapshots
 from dg_sqlmesh_component.worker.running_queries import watch_queries
 from dg_sqlmesh_component.worker.sqlmesh_internals import (
     end_as_before_an_unfinished_plan,
@@ -95,6 +96,7 @@ class PlanContext(Context):
 
     Attributes:
         nodes: The snapshots of all stages so far, by name.
+        stored: Reads those of the state.
         waiting: What its schedulers have left out.
         left_out: By name, the changes of the files that `select` leaves out.
         shown: What the environment of the plan showed right before the plan was built.
@@ -106,6 +108,7 @@ class PlanContext(Context):
         self.tracker = tracker
         self.known = KnownToDagster(ExternalTables(request.tables.incomplete, request.tables.read))
         self.nodes: dict[str, Snapshot] = {}
+        self.stored = StoredSnapshots(lambda: self.state_reader)
         self.waiting = Waiting()
         self.left_out: dict[str, msg.Change] = {}
         self.shown = _NOTHING

@@ -17,7 +17,7 @@ from sqlmesh.utils.errors import PlanError
 from dg_sqlmesh_component.capabilities.plans.worker.context import PlanContext
 from dg_sqlmesh_component.capabilities.plans.worker.versions import Versions
 from dg_sqlmesh_component.protocol.intervals import subtract
-from dg_sqlmesh_component.worker.intervals.tables import computed_intervals, shows_others, snapshots_now
+from dg_sqlmesh_component.worker.intervals.tables import computed_intervals, shows_others
 from dg_sqlmesh_component.worker.observe.audits import audited
 from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges
 
@@ -34,7 +34,7 @@ def evaluate_new_audits(
     Raises:
         PlanError: A blocking audit has failed.
     """
-    nodes = snapshots_now(context, _changed(versions, plan, context))
+    nodes = context.stored.now(_changed(versions, plan, context))
     unaudited = {
         node: left
         for node in nodes.values()

@@ -8,7 +8,6 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from sqlmesh.core.context import Context
 from sqlmesh.core.engine_adapter import EngineAdapter
 from sqlmesh.core.plan import EvaluatablePlan
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotTableInfo
@@ -17,13 +16,8 @@ from sqlmesh.core.snapshot.definition import Interval
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import ComputedRange
 from dg_sqlmesh_component.worker.intervals.outdated import Table, Version, outdated
-from dg_sqlmesh_component.worker.intervals.tables import (
-    computed_intervals,
-    is_incremental,
-    snapshots_now,
-    upstream,
-    whole_intervals,
-)
+from dg_sqlmesh_component.worker.intervals.tables import computed_intervals, is_incremental, upstream, whole_intervals
+from dg_sqlmesh_component.capabilities.plans.worker.stored_snapshots import StoredSnapshots
 
 Rows = Mapping[Any, Sequence[ComputedRange]]
 """Rows of the state, by table."""
@@ -47,14 +41,14 @@ class Versions:
 
     @classmethod
     def read(
-        cls, context: Context, plan: EvaluatablePlan, shown: Shown, index: DeployabilityIndex | None = None
+        cls, stored: StoredSnapshots, plan: EvaluatablePlan, shown: Shown, index: DeployabilityIndex | None = None
     ) -> Versions:
         """Read them with their intervals.
 
         Args:
             index: Of SQLMesh's stages, if they are known.
         """
-        nodes = snapshots_now(context, plan.environment.snapshots, plan.new_snapshots)
+        nodes = stored.now(plan.environment.snapshots, plan.new_snapshots)
         if index is None and plan.is_dev:
             index = DeployabilityIndex.create(nodes.values(), start=plan.environment.start_at)
         return cls(nodes, index or DeployabilityIndex.all_deployable(), shown, plan.is_dev)
