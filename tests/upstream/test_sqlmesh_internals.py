@@ -62,8 +62,8 @@ from sqlmesh.utils.date import to_timestamp
 from sqlmesh.utils.errors import PlanError, SQLMeshError
 from upstream.promoted import Contexts, shown, stored
 
-from dg_sqlmesh_component.worker import sqlmesh_internals as internals
 from dg_sqlmesh_component.capabilities.plans.worker.stored_snapshots import StoredSnapshots
+from dg_sqlmesh_component.worker import sqlmesh_internals as internals
 
 CONFIG = """
 gateways:
@@ -529,7 +529,7 @@ def test_snapshots_that_a_plan_has_read_have_the_intervals_of_each_later_moment(
         lambda: None,
         lambda: context.run("prod", execution_time=NOW, skip_janitor=True),
         lambda: internals.forget_intervals(
-            context.state_sync, orders_of(context), orders_of(context).intervals, is_dev=False
+            context.state_sync, [internals.Forgotten(orders_of(context), orders_of(context).intervals, is_dev=False)]
         ),
         context.state_sync.compact_intervals,
         lambda: context.run("prod", execution_time="2026-01-06 00:00:00", skip_janitor=True),

@@ -156,6 +156,13 @@ def due_at(snapshot: Snapshot, end: int) -> int:
     return floor if floor == end else to_timestamp(snapshot.node.cron_next(end))
 
 
+def snapshots_now(context: Context, infos: Iterable[Snapshot]) -> dict[str, Snapshot]:
+    """Snapshots with the intervals of the state, by name. SQLMesh keeps those that it has read once."""
+    copies = [snapshot.copy() for snapshot in context.state_reader.get_snapshots(infos).values()]
+    context.state_reader.refresh_snapshot_intervals(copies)
+    return {snapshot.name: snapshot for snapshot in copies}
+
+
 def missing_now(nodes: Mapping[str, Snapshot], now: int | None = None) -> dict[str, tuple[Interval, ...]]:
     """What a run would compute of snapshots, by name, without what a `lookback` computes again.
 

@@ -46,12 +46,7 @@ from dg_sqlmesh_component.protocol.intervals import add, merged, subtract
 from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.environment import has_table
 from dg_sqlmesh_component.worker.intervals.held_back import held_back_from
-from dg_sqlmesh_component.worker.intervals.tables import (
-    computed_intervals,
-    missing_now,
-    single_intervals,
-    upstream,
-)
+from dg_sqlmesh_component.worker.intervals.tables import computed_intervals, missing_now, single_intervals, upstream
 from dg_sqlmesh_component.worker.sqlmesh_internals import EvaluateStages, replace_scheduler_of_plan, replace_stages
 from dg_sqlmesh_component.worker.state_lock import StateLock, is_file_locked
 

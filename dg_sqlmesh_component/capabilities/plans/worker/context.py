@@ -15,6 +15,7 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotEvaluato
 from sqlmesh.utils.errors import LinterError, PlanError
 
 from dg_sqlmesh_component.capabilities.plans import messages as msg
+from dg_sqlmesh_component.capabilities.plans.worker.stored_snapshots import StoredSnapshots
 from dg_sqlmesh_component.protocol.errors import (
     AdditiveChangeError,
     ConfigurationError,
@@ -33,7 +34,6 @@ from dg_sqlmesh_component.worker.observe.audits import record_audits
 from dg_sqlmesh_component.worker.observe.computed_table import ComputedTables
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
-from dg_sqlmesh_component.capabilities.plans.worker.stored_snapshots import StoredSnapshots
 from dg_sqlmesh_component.worker.running_queries import watch_queries
 from dg_sqlmesh_component.worker.sqlmesh_internals import (
     end_as_before_an_unfinished_plan,

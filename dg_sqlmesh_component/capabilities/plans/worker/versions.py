@@ -13,11 +13,11 @@ from sqlmesh.core.plan import EvaluatablePlan
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotTableInfo
 from sqlmesh.core.snapshot.definition import Interval
 
+from dg_sqlmesh_component.capabilities.plans.worker.stored_snapshots import StoredSnapshots
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import ComputedRange
 from dg_sqlmesh_component.worker.intervals.outdated import Table, Version, outdated
 from dg_sqlmesh_component.worker.intervals.tables import computed_intervals, is_incremental, upstream, whole_intervals
-from dg_sqlmesh_component.capabilities.plans.worker.stored_snapshots import StoredSnapshots
 
 Rows = Mapping[Any, Sequence[ComputedRange]]
 """Rows of the state, by table."""
