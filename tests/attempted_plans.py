@@ -8,6 +8,8 @@ from story_projects import Audit, Model, Project
 
 KINDS = ("days", "days", "kept", "full", "full", "view", "keyed", "history")
 """A `kept` model has days, and is forward-only."""
+BATCHED = ("days", "keyed")
+"""The kinds with a `batch_size`. SQLMesh refuses one of the others."""
 
 
 def draw_project(rng: random.Random) -> Project:
@@ -38,7 +40,7 @@ def draw_model(rng: random.Random, project: Project, name: str) -> Model:
         (reads,),
         shift=rng.randint(0, 9) if kind != "seed" else 0,
         columns=int(kind != "seed" and rng.random() < 0.2),
-        batch_size=rng.choice((0, 1, 2)) if kind in ("days", "keyed") else 0,
+        batch_size=rng.choice((0, 1, 2)) if kind in BATCHED else 0,
         forward_only=True if drawn == "kept" else None,
         audits=audits,
         statements=(rng.randint(0, 1), 1, rng.randint(0, 1)),
@@ -127,7 +129,8 @@ def _kind(rng: random.Random, project: Project) -> tuple[Project, str]:
     if model.kind in ("seed", "history") or model.forward_only:
         return _expression(rng, project)
     kind = rng.choice([kind for kind in ("days", "full", "view", "keyed") if kind != model.kind])
-    return project.with_model(replace(model, kind=kind)), f"{model.name} to {kind}"
+    batch_size = model.batch_size if kind in BATCHED else 0
+    return project.with_model(replace(model, kind=kind, batch_size=batch_size)), f"{model.name} to {kind}"
 
 
 CHANGES: dict[str, Callable[[random.Random, Project], tuple[Project, str]]] = {

@@ -36,6 +36,7 @@ import re
 import shlex
 import shutil
 import sys
+import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
@@ -56,6 +57,8 @@ from story_projects import BY_TIME, Model, Project
 PREVIEW, CLOSE = "sqlmesh_shop_preview", "sqlmesh_shop_preview_close"
 DAYS = 6
 """How many days the source has."""
+SLACK = 5.5
+"""Seconds after which rows of prod are older than a job for certain: clocks of two hosts may differ by 5 seconds."""
 LOGGED = re.compile(r"INSERT INTO \S*log\S* .*?SELECT '(\w+) ?(\S*?) ?(\d+)'(?: AS \S+)?, '(.*?)'(?: AS \S+)?, '(.*?)'")
 AUDITED = re.compile(r"'audit (\w+)' AS")
 TABLE = re.compile(r'"(t__\w+)"')
@@ -298,6 +301,7 @@ class Story(Told):
         (self.shop.project / "job").write_text("setup")
         self.planned_at = self.rng.choice((None, None, "3 days ago"))
         self.shop.plan(at=self.planned_at)
+        planned = time.monotonic()
         self.before = Facts.read(self.database)
         self.database.save("before")
         (self.shop.project / "executed.jsonl").unlink(missing_ok=True)
@@ -310,6 +314,8 @@ class Story(Told):
         (self.shop.project / "executed.jsonl").unlink(missing_ok=True)
         self.database.restore("before")
         shutil.rmtree(self.shop.project / ".cache", ignore_errors=True)
+        # What a job that is killed has read within that time may be older than prod's rows, and is computed again.
+        time.sleep(max(0, planned + SLACK - time.monotonic()))
 
     # -- jobs
 
