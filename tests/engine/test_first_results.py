@@ -4,6 +4,7 @@ from datetime import datetime, timedelta, timezone
 
 import dagster as dg
 import pytest
+from engine.plan_jobs import APPLY, PLAN, launch, report_of
 from engine.signals import IS_OPEN
 from harness import CONFIG, EXECUTORS, NewShop, Shop
 
@@ -129,6 +130,20 @@ def test_a_run_audits_rows_of_a_plan_once_and_rows_of_a_run_never_again(new_shop
     assert record.checks["t/days:small"].description == f"No row failed in {NEW[1]}."
 
 
+def test_a_run_does_not_audit_rows_that_a_job_has_applied(new_shop: NewShop) -> None:
+    shop = with_outside_day(new_shop, value=0, deploy=True)
+    text = (shop.project / "models/days.sql").read_text()
+    (shop.project / "models/days.sql").write_text(text.replace("SELECT day, n", "SELECT day, n + 0 AS n"))
+    digest = report_of(launch(shop, PLAN))["digest"]
+    applied = launch(shop, APPLY, digest=digest).succeeded()
+    assert f"No row failed in {PLANNED} to {OUTSIDE} (3 days)." in str(applied.checks["t/days:small"].description)
+
+    assert (
+        shop.launch().succeeded().checks["t/days:small"].description
+        == f"No row failed in {NEW[0]} to {NEW[1]} (2 days)."
+    )
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_blocking_audit_that_fails_on_rows_of_a_shell_fails_the_run_that_computes_newer_ones(
     new_shop: NewShop, fails: bool
@@ -147,3 +162,43 @@ def test_a_blocking_audit_that_fails_on_rows_of_a_shell_fails_the_run_that_compu
     where = f"2 rows failed in {OUTSIDE} to {NEW[1]}" if fails else f"1 row failed in {OUTSIDE}"
     assert str(check.description).startswith(where)
     assert "t.days: audit small failed: " in record.failures[0] or fails
+
+
+FLAKY = f"""
+from pathlib import Path
+
+import pandas as pd
+from sqlmesh import model
+from sqlmesh.core.model.kind import ModelKindName
+
+
+@model(
+    "t.days",
+    kind={{"name": ModelKindName.INCREMENTAL_BY_TIME_RANGE, "time_column": "day", "batch_size": 1}},
+    start="{PLANNED}",
+    columns={{"day": "date", "n": "int"}},
+    audits=[("small", {{}})],
+)
+def execute(context, start, end, execution_time, **kwargs):
+    if str(start.date()) == "{NEW[1]}" and Path("is_flaky").exists():
+        Path("is_flaky").unlink()
+        raise ConnectionError("the connection was lost")
+    yield pd.DataFrame({{"day": [start.date()], "n": [9 if start.date() >= pd.Timestamp("{OUTSIDE}").date() else 0]}})
+"""
+
+
+def test_a_retry_audits_no_rows_twice(new_shop: NewShop) -> None:
+    """The first attempt has computed and audited a day, and audited that of the shell before."""
+    models = {"models/days.py": FLAKY, "audits/small.sql": SMALL.format(more=", blocking false")}
+    retries = {"retries": {"max_retries": 1, "delay": 0}}
+    shop = new_shop(models, CONFIG, planned_at=f"{OWN} 01:00", execution=retries)
+    shop.launch(ops={"sqlmesh_shop": {"end": str(OWN)}}).succeeded()
+    shop.sqlmesh("run", "--end", str(OUTSIDE))
+    (shop.project / "is_flaky").touch()
+
+    record = shop.launch().succeeded()
+
+    assert record.materializations["t/days"].metadata["sqlmesh/attempts"].value == 2
+    assert str(record.checks["t/days:small"].description).startswith(
+        f"3 rows failed in {OUTSIDE} to {NEW[1]} (3 days)."
+    )
