@@ -249,11 +249,18 @@ def outcomes_of(record: RunRecord, project: Project) -> str:
 
 
 def was_refused(record: RunRecord) -> bool:
-    """Whether a run ended before SQLMesh computed or audited anything: it only repeats results (docs/outcomes.md)."""
+    return bool(record.checks) and has_computed_nothing(record)
+
+
+def has_computed_nothing(record: RunRecord) -> bool:
+    """Whether a run ended before SQLMesh computed or audited anything: it only repeats results (docs/outcomes.md).
+
+    A killed backfill of a day repeats none.
+    """
     repeats = (
         {"sqlmesh/carried_over", "sqlmesh/not_evaluated"} & {*check.metadata} for check in record.checks.values()
     )
-    return record.status is dg.DagsterRunStatus.FAILURE and bool(record.checks) and all(repeats)
+    return record.status is dg.DagsterRunStatus.FAILURE and all(repeats)
 
 
 def within(rows: Rows, days: set[str]) -> Rows:
@@ -314,8 +321,9 @@ class Story(Told):
         records = self.run(action)
         if action.ends_at_once:
             self.end_causes()
-        is_as_before = not self.has_reached or self.engine.state().computed == computed
-        is_refused = bool(records) and is_as_before and was_refused(records[0])
+        is_refused = bool(records) and not self.has_reached and was_refused(records[0])
+        if records and self.has_reached and self.engine.state().computed == computed:
+            is_refused = has_computed_nothing(records[0])  # killed before it had removed any interval
         if is_refused and action.start and action.what != "cron":  # a cron is still due
             self.log.append(f"  refused: {records[0].failures}")
             self.counts["refused"] += 1
