@@ -131,7 +131,7 @@ def _sqlmesh_server() -> subprocess.Popen[str]:
     return server
 
 
-def _is_free(database: Path) -> bool:
+def is_free(database: Path) -> bool:
     """Whether no process has the DuckDB file open."""
     import duckdb
 
@@ -147,7 +147,7 @@ def run_in_fork(arguments: list[str], folder: Path) -> tuple[int, str]:
 
     It starts when no process has a DuckDB file of the folder open: else SQLMesh may delete the state in it.
     """
-    wait_until(lambda: all(_is_free(database) for database in folder.glob("*.duckdb")))
+    wait_until(lambda: all(is_free(database) for database in folder.glob("*.duckdb")))
     server = _sqlmesh_server()
     assert server.stdin is not None
     assert server.stdout is not None

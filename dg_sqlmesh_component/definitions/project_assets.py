@@ -98,6 +98,14 @@ class ProjectAssets:
         """The tables that a model reads, also through views and embedded models."""
         return tables_behind_views(self.models[model], self.models) if model in self.models else set()
 
+    def shown_tables(self, node: str) -> set[str]:
+        """The tables whose rows a view or a standalone audit shows. None of a model that has rows of its own."""
+        if node in self.standalone_audits:
+            read = self.standalone_audits[node].depends_on
+            return {*read, *(of for model in read for of in self.tables_behind_views(model))}
+        model = self.models.get(node)
+        return self.tables_behind_views(node) if model and model.kind == "VIEW" and not model.stores_rows else set()
+
     def late_data_check(self, model: str) -> dg.AssetCheckKey | None:
         """The check of a model that shows whether its source was loaded after the model had read it."""
         return self._check(model, LATE_DATA_CHECK)

@@ -126,6 +126,8 @@ class Checks:
             )
         if earlier.is_rewritten:
             return "a later run has begun to compute it and failed before its audit"
+        if idle.is_unaccepted and earlier.passed:
+            return "a run was cancelled, killed or failed after it had begun to compute the data"
         environment, audited, up_to = earlier.audited_data
         is_same = (environment, audited) == (self.wording.environment, idle.audited_data)
         # A restatement alters the data; for a view, so does a new computation of its upstream models.

@@ -97,6 +97,9 @@ class _Entry:
     earlier_errors: tuple[str, ...] = ()  # the errors of earlier attempts
     computed_until: int | None = None  # when its last batch ended, with or without an error
     running: int = 0  # the number of batches that run
+    begun: int = (
+        0  # the number of batches that were begun in this attempt, and of those that earlier ones have finished
+    )
     was_started: bool = False  # whether a batch has started in this run
 
     @property
@@ -121,7 +124,8 @@ class _Entry:
         finished = {batch.interval for batch in self.earlier}
         for position, evaluations in self.audits.items():
             self.audits[position] = [evaluation for evaluation in evaluations if evaluation.interval in finished]
-        self.planned, self.failed_upstream, self.table, self.running = None, (), None, 0
+        self.planned, self.failed_upstream, self.table = None, (), None
+        self.running, self.begun = 0, len(self.earlier)
         self.idle, self.coverage, self.others_wait = None, None, NOT_IDLE.held_back
         self.failures.clear()
 
@@ -176,7 +180,7 @@ class _Entry:
             bytes=_total([batch.bytes for batch in done]),
             row_count=self.table.rows if self.table else None,
             columns=self.table.columns if self.table else {},
-            audits=_audit_results(self.audits),
+            audits=_audit_results(self.audits, self.begun),
             errors=errors,
             failed_audits=tuple(dict.fromkeys(name for failure in self.failures for name in failure.failed_audits)),
             needs_correction=any(
@@ -271,7 +275,7 @@ class Ledger:
                 self._fail(event)
             case msg.BatchStarted():
                 entry = self._entry(event.fqn)
-                entry.running, entry.was_started = entry.running + 1, True
+                entry.running, entry.begun, entry.was_started = entry.running + 1, entry.begun + 1, True
             case msg.NodesBlocked():
                 for fqn, failed_upstream in event.failed_upstream.items():
                     self._entry(fqn).failed_upstream = failed_upstream
@@ -511,7 +515,8 @@ def _add(event: msg.AuditEvaluated, evaluations: list[msg.AuditEvaluated]) -> No
     evaluations.append(event)
 
 
-def _audit_results(audits: dict[int, list[msg.AuditEvaluated]]) -> tuple[AuditResult, ...]:
+def _audit_results(audits: dict[int, list[msg.AuditEvaluated]], begun: int = 0) -> tuple[AuditResult, ...]:
+    """The results, without those that have passed before a later batch that was begun has altered the whole table."""
     results = []
     for position, evaluations in sorted(audits.items()):
         evaluated = [
@@ -522,6 +527,8 @@ def _audit_results(audits: dict[int, list[msg.AuditEvaluated]]) -> tuple[AuditRe
         intervals = merged(evaluation.interval for evaluation in evaluated)
         if evaluated[-1].of_whole_table:  # a later batch replaces the rows that an earlier evaluation has seen
             evaluated = evaluated[-1:]
+            if len(evaluations) < begun and not (evaluated[0].failing_rows or evaluated[0].error):
+                continue
         # The first one that has a query: those of others were dropped, perhaps because of a batch that was void later.
         shown = max(evaluated, key=lambda evaluation: (bool(evaluation.failing_rows), evaluation.query is not None))
         results.append(

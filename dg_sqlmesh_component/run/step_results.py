@@ -112,10 +112,12 @@ class StepResults:
         for node in self.audited:
             if node.error:
                 yield from self._fill_in(node, node.error, repeats="this run could not evaluate it")
+        started = {outcome.fqn for outcome in self.outcomes if outcome.was_started}
         for outcome in self.outcomes:
             # The table of a model that the run did not touch is as it was: its last results still apply. Those of the
-            # table before a plan do not: the promoted one may be empty.
-            repeats = f"{self._assets.name(outcome.fqn)} was not executed" if outcome.is_untouched else None
+            # table before a plan do not: the promoted one may be empty. A view shows what the run has computed.
+            is_as_before = outcome.is_untouched and self._assets.shown_tables(outcome.fqn).isdisjoint(started)
+            repeats = f"{self._assets.name(outcome.fqn)} was not executed" if is_as_before else None
             table = outcome.promoted.version if outcome.promoted else None
             yield from self._fill_in(outcome, self._wording.why_not_evaluated(outcome), repeats, table)
 

@@ -1,5 +1,6 @@
 """The last result of an audit is carried over only if the data and the audit are the same."""
 
+import textwrap
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from engine.signals import IS_OPEN
-from harness import CONFIG, YEARLY_CRON, NewShop, sqlmesh, write_project
+from harness import CONFIG, PAUSE, YEARLY_CRON, NewShop, is_free, sqlmesh, wait_until, write_project
 
 from dg_sqlmesh_component.dagster_internals import event_log
 
@@ -171,3 +172,106 @@ def test_result_from_before_a_run_that_failed_between_the_rows_and_their_audit_i
         check = record.checks["t/total:roots"]
         assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
         assert "because a later run has begun to compute it and failed before its audit" in str(check.description)
+
+
+AUDIT_MACRO = f"""
+import os
+import signal
+import time
+from pathlib import Path
+
+from sqlglot import exp
+from sqlmesh import macro
+
+
+@macro()
+def begins(evaluator, date):
+    Path("begun").write_text(date.name)
+
+
+@macro()
+def may_stop(evaluator):
+    if evaluator.runtime_stage == "auditing":
+{textwrap.indent(PAUSE, "        ")}
+        if Path("kill").exists() and Path("begun").read_text() >= Path("kill").read_text():
+            os.kill(os.getpid(), signal.SIGKILL)
+    return exp.true()
+"""
+"""An audit with it waits, or kills SQLMesh's process from a day on, after the rows of a batch are committed."""
+STOPPABLE = {
+    "audits/positive.sql": "AUDIT (name positive); SELECT * FROM @this_model WHERE id < 0 AND @may_stop()",
+    "macros/may_stop.py": AUDIT_MACRO,
+}
+
+
+def test_result_from_before_a_process_that_was_killed_between_the_rows_and_their_audit_is_not_repeated(
+    new_shop: NewShop,
+) -> None:
+    """Dagster has no result of the killed run. SQLMesh's state has the mark of the batch that was begun."""
+    model = "MODEL (name t.total, kind FULL, cron '@hourly', signals (is_open()), audits (positive))"
+    files = {"models/total.sql": f"{model}; SELECT id FROM ctl.flags", "signals/__init__.py": IS_OPEN}
+    shop = new_shop({**files, **STOPPABLE}, WITH_FLAGS)
+    yesterday = str(datetime.now(timezone.utc).date() - timedelta(days=1))
+    assert shop.launch(ops={"sqlmesh_shop": {"end": yesterday}}).succeeded().checks["t/total:positive"].passed
+    shop.query("UPDATE ctl.flags SET id = -1")
+    (shop.project / "pause").touch()
+    process = shop.start()
+    wait_until((shop.project / "pausing").exists, process)
+    process.kill()
+    process.wait()
+    wait_until(lambda: is_free(shop.project / "warehouse.duckdb"))
+    assert shop.query("SELECT id FROM t.total") == [(-1,)]
+    (shop.project / "pause").unlink()
+    (shop.project / "closed").touch()
+
+    record = shop.launch()
+
+    assert record.status_of("t/total") == "waiting"
+    check = record.checks["t/total:positive"]
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN), check.description
+    (shop.project / "closed").unlink()
+    assert shop.launch().failed().checks["t/total:positive"].severity is dg.AssetCheckSeverity.ERROR
+
+
+def test_audit_of_a_whole_table_has_no_result_if_a_later_batch_was_begun_and_not_audited(new_shop: NewShop) -> None:
+    kind = "INCREMENTAL_BY_UNIQUE_KEY (unique_key id, batch_size 1)"
+    today = datetime.now(timezone.utc).date()
+    model = f"MODEL (name t.total, kind {kind}, start '{today - timedelta(days=4)}', audits (positive))"
+    shop = new_shop(
+        {"models/total.sql": f"{model}; @begins(@start_ds); SELECT id FROM ctl.flags", **STOPPABLE}, WITH_FLAGS
+    )
+    (shop.project / "kill").write_text(str(today - timedelta(days=2)))
+
+    record = shop.launch().failed()
+
+    assert record.status_of("t/total") == "interrupted"
+    check = record.checks["t/total:positive"]
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN), check.description
+
+
+def test_result_of_a_view_is_not_repeated_by_a_run_that_ends_after_it_has_computed_a_table_of_the_view(
+    new_shop: NewShop,
+) -> None:
+    """The view was not executed, and shows other rows."""
+    hourly = "cron '@hourly'"
+    files = {
+        "models/source.sql": f"MODEL (name t.source, kind FULL, {hourly}); SELECT id FROM ctl.flags",
+        "models/mortal.sql": f"MODEL (name t.mortal, kind FULL, {hourly}, audits (positive)); "
+        "@begins(@start_ds); SELECT 1 AS id FROM t.source",
+        "models/shown.sql": f"MODEL (name t.shown, kind VIEW, {hourly}, audits (soft)); "
+        "SELECT source.id FROM t.source AS source CROSS JOIN t.mortal AS mortal",
+        "audits/soft.sql": FILES["audits/soft.sql"],
+    }
+    shop = new_shop({**files, **STOPPABLE}, WITH_FLAGS)
+    today = datetime.now(timezone.utc).date()
+    yesterday = str(today - timedelta(days=1))
+    assert shop.launch(ops={"sqlmesh_shop": {"end": yesterday}}).succeeded().checks["t/shown:soft"].passed
+    shop.query("UPDATE ctl.flags SET id = -1")
+    (shop.project / "kill").write_text("2020-01-01")
+
+    record = shop.launch().failed()
+
+    assert record.status_of("t/shown") == "interrupted"
+    assert shop.query("SELECT id FROM t.shown") == [(-1,)]
+    check = record.checks["t/shown:soft"]
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN), check.description

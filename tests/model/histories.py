@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, combinations
 from time import monotonic
+from typing import get_args
 
 from model import outcomes
-from model.world import HOURS, Action, Executed, Hour, Load, Model, Project, Run, Signal, Story, World, planned
+from model.world import HOURS, Action, Executed, Hour, Load, Model, Project, Run, Signal, Stop, Story, World, planned
 
 A = Model("a", "incremental", is_audited=True)
 PROJECTS: dict[str, Project] = {
@@ -92,18 +93,28 @@ def actions_of(project: Project, world: World) -> Iterator[Action]:
     for selected in _selections(names):
         for start in HOURS[: world.now]:
             yield Run(selected, start)
-    for batches in range(4):
-        yield Run(tuple(names), killed_after=batches)
+    yield from stopped(project, world, Run(tuple(names)))
     for model in project:
         if model.kind != "history":  # SQLMesh refuses to restate it
-            yield Run((model.name,), 1, restates=True)
+            restatement = Run((model.name,), 1, restates=True)
+            yield restatement
+            yield from stopped(project, world, restatement)
+
+
+def stopped(project: Project, world: World, run: Run) -> Iterator[Run]:
+    """Yield the same run, stopped in each way at each of its batches."""
+    story = Story(project, world)
+    story.after(run)
+    assert story.executed is not None, "it has run"
+    for batches in range(len(story.executed.ended)):
+        yield from (replace(run, stops=stop, batches=batches) for stop in get_args(Stop))
 
 
 def searched(project: Project, length: int) -> Searched:
     """Return what all histories of so many actions lead to. A history with a fault is not continued."""
     first = planned(project)
     histories: dict[World, tuple[Action, ...]] = {first: ()}
-    edge, found = [first], dict[str, Found]()
+    edge, found, asked = [first], dict[str, Found](), set[object]()
     for _ in range(length):
         following = []
         for world in edge:
@@ -114,12 +125,14 @@ def searched(project: Project, length: int) -> Searched:
                 for fault in faults:
                     found.setdefault(fault, Found(fault, history))
                 if not faults and after not in histories:
-                    for fault in tick_faults(project, after):
-                        found.setdefault(fault, Found(fault, history))
                     for fault in outcomes.check_faults(Story(project, after), project):
                         found.setdefault(fault, Found(fault, history))
-                    for run, fault in advice_faults(project, after):
-                        found.setdefault(fault, Found(fault, (*history, run)))
+                    if (facts := Story(project, after).facts) not in asked:
+                        asked.add(facts)
+                        for fault in tick_faults(project, after):
+                            found.setdefault(fault, Found(fault, history))
+                        for run, fault in advice_faults(project, after):
+                            found.setdefault(fault, Found(fault, (*history, run)))
                     histories[after] = history
                     following.append(after)
         edge = following
@@ -187,7 +200,7 @@ def _selections(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 def not_healed(project: Project, world: World) -> str | None:
     """Return what is still wrong after everything was loaded without errors, and two runs of all models."""
-    loads = [Load(hour) for hour in HOURS if not world.loads[hour] or hour in world.bad]
+    loads = [Load(hour) for hour in HOURS if not world.loads[hour] or (hour, world.loads[hour]) in world.bad]
     passing = [Hour()] * (len(HOURS) - world.now)
     signals = [Signal(hour) for hour in sorted(world.closed)]
     actions: list[Action] = [*passing, *signals, *loads, *[Run(tuple(model.name for model in project))] * 2]

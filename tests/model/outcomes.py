@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import cache
+from typing import get_args
 
 import dagster as dg
-from model.world import HOURS, Executed, Project, Run, Story, hours_of
+from model.world import HOURS, Executed, Project, Run, Stop, Story, hours_of
 from unit.builders import HOUR, attributes, fqn, manifest, model
 
 from dg_sqlmesh_component.config.attribute_types import IntervalsCheck
@@ -25,6 +26,7 @@ from dg_sqlmesh_component.run.ledger import Ledger
 from dg_sqlmesh_component.worker.intervals.missing import coverage
 
 PROMOTED = msg.PromotedVersion("1", "1", "1")
+AUDITED = msg.AuditedData("1", "1")
 KINDS = {
     "incremental": "INCREMENTAL_BY_TIME_RANGE",
     "by_key": "INCREMENTAL_BY_UNIQUE_KEY",
@@ -41,8 +43,12 @@ def reported(story: Story, run: Run) -> tuple[list[NodeOutcome | AuditOnlyOutcom
     ledger = Ledger(run.models)
     if run.restates:
         ledger.add(name for name, intervals in executed.requested.items() if intervals)
-    outcomes = [outcome for event in events(story, executed, run) for outcome in ledger.feed(event)]
-    if executed.is_killed:
+    outcomes = []
+    for event in events(story, executed, run):
+        if isinstance(event, msg.RequestFailed):
+            ledger.cancel()
+        outcomes += ledger.feed(event)
+    if executed.stopped:  # nothing is open any more if it was cancelled
         outcomes += ledger.close("SQLMesh's process was killed.")
     return outcomes, ledger.contradictions
 
@@ -59,22 +65,42 @@ def events(story: Story, executed: Executed, run: Run) -> Iterator[msg.Event]:
     partly = {name: executed.held_back[name] for name, of in batches.items() if of and executed.held_back[name]}
     yield msg.EvaluationPlanned(batches, partly)
     yield from _idle(executed, nodes)
+    is_killed = executed.stopped in get_args(Stop)[1:]
     is_audited = {name: story.project[name].is_audited for name in story.project}
-    for number, (name, interval, accepted) in enumerate(executed.ended):
+    for number, (name, interval, accepted, fails) in enumerate(executed.ended):
         yield msg.BatchStarted(name)
-        if executed.is_killed and number == len(executed.ended) - 1:
+        if is_killed and number == len(executed.ended) - 1:
             return
         if is_audited[name]:
-            yield msg.AuditEvaluated(name, "good", 0, "", blocking=True, failing_rows=0 if accepted else 1, query=None,
-                                     interval=interval)  # fmt: skip
+            yield audited(story, name, interval, fails=fails)
         if not accepted:
             yield msg.NodeFailed(name, "AuditError", "refused", ("good",))
         index = batches[name].index(interval)
         yield msg.BatchFinished(name, index, interval, 1 if accepted else None, None, None, at=1)
+    if executed.stopped:
+        yield msg.RequestFailed("EvaluationError", "The run was cancelled.")
+        return
     if executed.blocked:
         yield msg.NodesBlocked(executed.blocked)
-    is_failed = any(not accepted for _, _, accepted in executed.ended)
+    is_failed = any(not batch.is_accepted for batch in executed.ended)
     yield msg.EvaluationFinished("failure" if is_failed else "success")
+
+
+def audited(story: Story, name: str, interval: msg.Interval, *, fails: bool) -> msg.AuditEvaluated:
+    """Return the event about an audit that was evaluated."""
+    model = story.project[name]
+    return msg.AuditEvaluated(
+        name,
+        "good",
+        position=0,
+        args_hash="",
+        blocking=model.blocks,
+        failing_rows=int(fails),
+        query=None,
+        interval=interval,
+        of_whole_table=model.kind != "incremental",
+        audited_data=AUDITED,
+    )
 
 
 def _idle(executed: Executed, nodes: Iterable[str]) -> Iterator[msg.NodeIdle]:
@@ -91,13 +117,15 @@ def faults(story: Story, run: Run) -> Iterator[str]:
     assert executed is not None, "it has run"
     outcomes, contradictions = reported(story, run)
     yield from contradictions
+    if executed.stopped and not executed.ended and not outcomes:
+        return  # outcomes.md: the run has ended before SQLMesh has computed or audited anything
     requested = {*run.models, *(name for name, of in executed.requested.items() if of)}
     if sorted(outcome.fqn for outcome in outcomes) != sorted(requested):
         yield "not each requested model has exactly one outcome"
     for outcome in outcomes:
         assert isinstance(outcome, NodeOutcome), "nothing is only audited"
         yield from _wrong(story, executed, outcome)
-    has_failed = any(not accepted for _, _, accepted in executed.ended)
+    has_failed = bool(executed.stopped) or any(not batch.is_accepted for batch in executed.ended)
     if has_failed != any(outcome.outcome.is_failure for outcome in outcomes if isinstance(outcome, NodeOutcome)):
         yield "the run is green although a batch failed, or red although none failed"
 

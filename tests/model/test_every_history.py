@@ -111,7 +111,7 @@ def test_the_search_finds_a_ledger_that_calls_each_batch_the_last(monkeypatch: p
 
     plan = Ledger._plan
     monkeypatch.setattr(Ledger, "_plan", hasty)
-    assert "SQLMesh finished a batch of a that it had not planned." in "\n".join(faults(["incremental"], 3))
+    assert "SQLMesh finished a batch of a, which it had not planned." in "\n".join(faults(["incremental"], 3))
 
 
 @pytest.mark.slow

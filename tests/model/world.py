@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from dg_sqlmesh_component.protocol.intervals import merged, ready_by_signals, subtract, without
 from dg_sqlmesh_component.protocol.messages import FOREVER, HeldBack, Interval, Sources
@@ -23,6 +23,9 @@ from dg_sqlmesh_component.worker.intervals.missing import Expected
 HOURS = (0, 1, 2)
 """They are one day."""
 SOURCE = "source"
+
+Stop = Literal["cancelled before batch", "killed before the rows of batch", "killed after the rows of batch"]
+"""A batch that was begun is marked. Its rows are there before SQLMesh records it."""
 
 Kind = Literal["incremental", "by_key", "whole", "history", "view"]
 """INCREMENTAL_BY_TIME_RANGE, INCREMENTAL_BY_UNIQUE_KEY, FULL, SCD_TYPE_2, VIEW."""
@@ -73,7 +76,8 @@ class Model:
         kind: How SQLMesh computes it.
         reads: The models that it reads, or the source.
         is_daily: Whether its interval is the whole day.
-        is_audited: Whether it has a blocking audit, which the rows of a bad load fail.
+        is_audited: Whether it has an audit, which the rows of a bad load fail.
+        blocks: Whether that audit is blocking.
         start: Its first hour.
         lookback: How many hours SQLMesh computes again with each.
         has_signal: Whether it waits for a signal, for each hour.
@@ -85,6 +89,7 @@ class Model:
     reads: tuple[str, ...] = (SOURCE,)
     is_daily: bool = False
     is_audited: bool = False
+    blocks: bool = True
     start: int = 0
     lookback: int = 0
     has_signal: bool = False
@@ -119,14 +124,14 @@ class World:
 
     Attributes:
         loads: By hour, how often the source was loaded.
-        bad: The hours whose last load has rows that an audit refuses.
+        bad: The loads with rows that an audit refuses: hour and number.
         tables: By model, in the order of the project.
         closed: The hours for which signals are not ready.
         now: How many hours are over.
     """
 
     loads: tuple[int, ...]
-    bad: frozenset[int]
+    bad: frozenset[tuple[int, int]]
     tables: tuple[Table, ...]
     closed: frozenset[int] = frozenset()
     now: int = len(HOURS)
@@ -169,20 +174,22 @@ class Run:
     Attributes:
         models: The selected models, upstream models first.
         start: The first hour of the run config.
-        killed_after: After how many batches it is killed, while it computes the next one. None: it ends.
         restates: Whether it computes only the hour `start` again, with all models downstream.
+        stops: How it ends before its last batch, or None.
+        batches: After how many batches.
     """
 
     models: tuple[str, ...]
     start: int = 0
-    killed_after: int | None = None
     restates: bool = False
+    stops: Stop | None = None
+    batches: int = 0
 
     def __str__(self) -> str:
+        end = f", {self.stops} {self.batches + 1}" if self.stops else ""
         if self.restates:
-            return f"restate hour {self.start} of {', '.join(self.models)}"
+            return f"restate hour {self.start} of {', '.join(self.models)}{end}"
         bound = f" from hour {self.start}" if self.start else ""
-        end = "" if self.killed_after is None else f", killed in batch {self.killed_after + 1}"
         return f"run {', '.join(self.models)}{bound}{end}"
 
 
@@ -201,6 +208,15 @@ def planned(project: Project) -> World:
     return World((0,) * len(HOURS), frozenset(), tuple(Table() for _ in project), closed, now)
 
 
+class Batch(NamedTuple):
+    """A batch that has ended: of which model, whether it was accepted, and whether rows have failed the audit."""
+
+    model: str
+    interval: Interval
+    is_accepted: bool
+    fails: bool
+
+
 @dataclass
 class Executed:
     """What a run has done.
@@ -210,18 +226,18 @@ class Executed:
         batches: The planned batches. None of a model: all of its intervals wait.
         held_back: Why intervals wait.
         unready: The intervals that signals hold back.
-        ended: The batches that have ended, in order, and whether they were accepted.
+        ended: The batches that have ended, in order.
         blocked: The models that SQLMesh has not started, with the failed models upstream.
-        is_killed: Whether it was killed, while it computed a batch of the last model of `ended`.
+        stopped: How it has ended before its last batch. If it was killed, then in the last batch of `ended`.
     """
 
     requested: Mapping[str, Sequence[Interval]]
     batches: Mapping[str, Sequence[Interval]]
     held_back: Mapping[str, HeldBack]
     unready: Mapping[str, Set[Interval]]
-    ended: list[tuple[str, Interval, bool]] = field(default_factory=list)
+    ended: list[Batch] = field(default_factory=list)
     blocked: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    is_killed: bool = False
+    stopped: Stop | None = None
 
 
 _PLANS: dict[object, dict[object, Executed]] = {}
@@ -244,15 +260,26 @@ class Story:
         match action:
             case Load():
                 loads = tuple(count + (hour == action.hour) for hour, count in enumerate(self.world.loads))
-                bad = self.world.bad | {action.hour} if action.is_bad else self.world.bad - {action.hour}
-                return replace(self.world, loads=loads, bad=bad)
+                bad = {(action.hour, loads[action.hour])} if action.is_bad else set()
+                return replace(self.world, loads=loads, bad=self._bad_still(loads) | bad)
             case Signal():
                 closed = self.world.closed - {action.hour} if action.opens else self.world.closed | {action.hour}
                 return replace(self.world, closed=closed)
             case Hour():
                 return replace(self.world, now=self.world.now + 1)
         self._run(self._restated(action) if action.restates else self.missing(action.models, action.start), action)
-        return replace(self.world, tables=tuple(self.tables.values()))
+        return replace(self.world, tables=tuple(self.tables.values()), bad=self._bad_still(self.world.loads))
+
+    def _bad_still(self, loads: tuple[int, ...]) -> frozenset[tuple[int, int]]:
+        """The bad loads that a query may still find."""
+        rows = [row.load for table in self.tables.values() for row in table.rows if row]
+        return frozenset((hour, load) for hour, load in self.world.bad if load in (loads[hour], *rows))
+
+    @property
+    def facts(self) -> object:
+        """What deciders look at. Worlds may differ in their rows alone."""
+        tables = tuple((table.computed, table.forgotten) for table in self.tables.values())
+        return tables, tuple(map(bool, self.world.loads)), self.world.closed, self.world.now
 
     # -- what SQLMesh finds ---------------------------------------------------------------------------
 
@@ -276,27 +303,41 @@ class Story:
 
         recompute.md: it computes the models downstream too, and what models upstream lack of the range.
         """
-        possible = [name for name, model in self.project.items() if model.kind != "history"]
-        restated = [name for name in possible if name in run.models or self.reads_any(name, run.models)]
-        for name in restated:
-            table, model = self.tables[name], self.project[name]
-            forgotten = self._day_of(name, run) if model.kind == "incremental" else table.computed
-            if model.kind == "view":  # one interval is enough to create it again
-                forgotten = {max(table.computed, default=0)}
-            lost = table.computed & forgotten
+        ranges = self._restated_hours(run)
+        for name, hours in ranges.items():
+            table = self.tables[name]
+            lost = table.computed & hours
+            if self.project[name].kind == "view" and lost:  # one interval is enough to create it again
+                lost = frozenset({max(lost)})
             self.tables[name] = replace(table, computed=table.computed - lost, marked=table.marked | lost)
-        names = [
-            name for name in self.project if any(self.reads_any(of, [name]) for of in restated) or name in restated
-        ]
+        names = [name for name in self.project if name in ranges or any(self.reads_any(of, [name]) for of in ranges)]
         return {
             name: [
                 interval
                 for interval in missing
-                if (name in restated and self.project[name].kind != "incremental")
-                or self._day_of(name, run).issuperset(hours_of([interval]))
+                if (name in ranges and self.project[name].kind != "incremental")
+                or (ranges.get(name) or self._day_of(name, run)).issuperset(hours_of([interval]))
             ]
             for name, missing in self.missing(names).items()
         }
+
+    def _restated_hours(self, run: Run) -> dict[str, set[int]]:
+        """The hours that SQLMesh restates of each model.
+
+        It extends the range of a model that it restates only as a whole, and hands that on to models downstream if the
+        model is incremental.
+        """
+        ranges: dict[str, set[int]] = {}
+        for name, model in self.project.items():
+            if model.kind == "history" or not (name in run.models or self.reads_any(name, run.models)):
+                continue
+            hours, computed = self._day_of(name, run), self.tables[name].computed
+            if model.kind != "incremental" and computed:
+                hours |= {*range(min(computed), max(hours) + 1)}
+            for of in model.reads:
+                hours |= ranges.get(of, set()) if of != SOURCE and self.project[of].is_by_interval else set()
+            ranges[name] = {*hours_of(of for of in model.intervals if hours.intersection(range(*of)))}
+        return ranges
 
     def _day_of(self, name: str, run: Run) -> set[int]:
         """The hours of the model's interval that has the restated hour."""
@@ -309,20 +350,24 @@ class Story:
         self.executed = executed = self._planned(requested, {*requested, *run.models}, is_bounded=is_bounded)
         failed = set[str]()
         for name, batches in executed.batches.items():
-            if upstream := tuple(sorted(of for of in failed if self.reads_any(name, [of]))):
+            upstream = tuple(sorted(of for of in failed if self.reads_any(name, [of])))
+            if batches and upstream:
                 executed.blocked[name] = upstream  # SQLMesh does not start it
                 continue
             again = self.tables[name].computed & {*hours_of(batches)}
             for number, batch in enumerate(batches):
+                stop = run.stops if len(executed.ended) == run.batches else None
+                executed.stopped = stop
+                if stop == "cancelled before batch":
+                    return
                 if number == 0:  # a `lookback` forgets what it computes again
                     table = self.tables[name]
                     self.tables[name] = replace(table, computed=table.computed - again, marked=table.marked | again)
-                executed.is_killed = len(executed.ended) == run.killed_after
-                is_accepted = self._compute(name, batch, is_killed=executed.is_killed)
-                executed.ended.append((name, batch, is_accepted))
-                if executed.is_killed:
+                ended = self._compute(name, batch, stop)
+                executed.ended.append(ended)
+                if stop:
                     return
-                if not is_accepted:
+                if not ended.is_accepted:
                     failed.add(name)
                     if self.project[name].depends_on_past:
                         break
@@ -346,10 +391,7 @@ class Story:
     ) -> Executed:
         """As the worker plans a run. Many worlds differ in nothing that it looks at, so each plan is made once."""
         asked = tuple((name, tuple(of)) for name, of in requested.items())
-        facts = tuple((table.computed, table.forgotten) for table in self.tables.values())
-        loaded = tuple(map(bool, self.world.loads))
-        run = asked, frozenset(selected), is_bounded
-        key = (*self.project.values(), facts, loaded, self.world.closed, self.world.now, *run)
+        key = (*self.project.values(), self.facts, asked, frozenset(selected), is_bounded)
         plans = _PLANS.setdefault((may_compute, ready_by_signals, held_back), {})
         if key not in plans:
             plans[key] = self._plan(requested, selected, is_bounded=is_bounded)
@@ -420,15 +462,18 @@ class Story:
         """Compute these intervals of models, upstream models first."""
         for name, of_model in intervals.items():
             for batch in self._batches(name, of_model):
-                self._compute(name, batch, is_killed=False)
+                self._compute(name, batch)
 
     def reads_any(self, name: str, others: Iterable[str]) -> bool:
         reads = [of for of in self.project[name].reads if of in self.project]
         return any(of in others or self.reads_any(of, others) for of in reads)
 
-    def _compute(self, name: str, batch: Interval, *, is_killed: bool) -> bool:
-        """Compute a batch. Return whether it was accepted."""
+    def _compute(self, name: str, batch: Interval, stop: Stop | None = None) -> Batch:
+        """Compute a batch."""
         model, table, hours = self.project[name], self.tables[name], {*range(*batch)}
+        if stop == "killed before the rows of batch":
+            self.tables[name] = replace(table, marked=table.marked | hours)
+            return Batch(name, batch, False, False)
         shown, written = self.read(model), {"view": set[int](), "incremental": hours, "by_key": hours}
         rows = list(table.rows)
         if model.kind in ("by_key", "history") and not table.computed:  # the first batch replaces all rows
@@ -437,18 +482,18 @@ class Story:
             rows[hour] = shown[hour] or (rows[hour] if model.kind == "history" else None)
         audited = sorted(hours) if model.kind == "incremental" else HOURS
         looked_at = shown if model.kind == "view" else rows
-        is_refused = model.is_audited and any(self._is_bad(hour, looked_at[hour]) for hour in audited)
-        if is_killed or is_refused:
+        fails = model.is_audited and any(self.is_bad(hour, looked_at[hour]) for hour in audited)
+        if stop or (fails and model.blocks):
             for hour in written.get(model.kind, HOURS):
                 rows[hour] = (row := rows[hour]) and replace(row, is_refused=True)
             self.tables[name] = Table(tuple(rows), table.computed, table.marked | hours)
-            return False
+            return Batch(name, batch, False, fails)
         self.tables[name] = Table(tuple(rows), table.computed | hours, table.marked - hours)
         self.computed[name] |= hours
-        return True
+        return Batch(name, batch, True, fails)
 
-    def _is_bad(self, hour: int, row: Row | None) -> bool:
-        return row is not None and hour in self.world.bad and row.load == self.world.loads[hour]
+    def is_bad(self, hour: int, row: Row | None) -> bool:
+        return row is not None and (hour, row.load) in self.world.bad
 
     # -- what a query sees ----------------------------------------------------------------------------
 
@@ -548,9 +593,11 @@ class Story:
         """
         if self.executed is None:
             return
+        failed = {batch.model for batch in self.executed.ended if not batch.is_accepted}
         for name, model in self.project.items():
             hours, rows = self.computed[name], self.tables[name].rows
-            if not hours or model.kind == "view":
+            # A later batch of a whole table that failed has replaced the rows of those before. The run says so.
+            if not hours or model.kind == "view" or (model.is_whole and name in failed):
                 continue
             used = HOURS if model.is_whole else sorted(hours)
             if any(row is not None and row.is_refused for row in (rows[hour] for hour in used)):

@@ -348,6 +348,8 @@ class NodeIdle(Event):
     audited_data: AuditedData | None = None  # what its audits would be about
     # When its data was last altered; for a view or an audit, when the data that it reads was.
     altered_at: int | None = None
+    # Whether that data may have rows of a batch that was begun and not recorded: cancelled, killed or refused.
+    is_unaccepted: bool = False
 
     @property
     def waits(self) -> bool:

@@ -11,7 +11,7 @@ from sqlmesh.utils.date import is_relative, make_exclusive, now_timestamp, to_da
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, listed, unquoted, utc_text
-from dg_sqlmesh_component.protocol.graph import parents_first
+from dg_sqlmesh_component.protocol.graph import parents_first, reachable
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
 from dg_sqlmesh_component.worker.intervals.tables import (
     altered_at,
@@ -67,6 +67,7 @@ def idle_nodes(
             last_interval_end=intervals[-1][1] if intervals else None,
             audited_data=audited(snapshot, index),
             altered_at=altered.get(fqn) or None,
+            is_unaccepted=fqn in idle_and_audited and _is_unaccepted(fqn, snapshots, graph, index),
         )
 
 
@@ -138,6 +139,14 @@ def _has_audits(snapshot: Snapshot) -> bool:
 def _shows_others(snapshot: Snapshot) -> bool:
     """Whether it has no data of its own, and shows that of the nodes that it reads."""
     return snapshot.is_audit or shows_others(snapshot)
+
+
+def _is_unaccepted(
+    fqn: str, snapshots: Mapping[str, Snapshot], graph: Mapping[str, Sequence[str]], index: DeployabilityIndex
+) -> bool:
+    """Whether a table that the node has or shows may have rows that no run has recorded."""
+    shown = reachable([fqn], lambda name: graph[name] if _shows_others(snapshots[name]) else ())
+    return any(forgotten_intervals(snapshots[name], index) for name in shown)
 
 
 def _data_altered_at(

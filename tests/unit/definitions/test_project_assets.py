@@ -787,3 +787,15 @@ def test_asset_with_partitions_is_refused() -> None:
 
     with pytest.raises(ConfigurationError, match=r"Model core\.orders \(.*\) has a `partitions_def`\. SQLMesh itself"):
         project_assets(manifest(ORDERS), asset=partitioned)
+
+
+def test_views_and_standalone_audits_show_the_rows_of_tables() -> None:
+    view = model("marts.view", reads=["core.orders"], kind="VIEW")
+    outer = model("marts.outer", reads=["marts.view", "staging.orders"], kind="VIEW")
+    stored_rows = model("marts.stored", reads=["core.orders"], kind="VIEW", stores_rows=True)
+    fresh = standalone("fresh", reads=["marts.outer"])
+    assets = project_assets(manifest(ORDERS, STAGING, READER, view, outer, stored_rows, standalone_audits=[fresh]))
+    assert assets.shown_tables(view.fqn) == {ORDERS.fqn}
+    assert assets.shown_tables(outer.fqn) == {view.fqn, ORDERS.fqn, STAGING.fqn}
+    assert assets.shown_tables("fresh") == {outer.fqn, view.fqn, ORDERS.fqn, STAGING.fqn}
+    assert [assets.shown_tables(of.fqn) for of in (READER, stored_rows)] == [set(), set()]

@@ -458,6 +458,11 @@ NOT_REPEATED: dict[str, tuple[msg.NodeIdle, EarlierResult | None, str]] = {
         replace(KNOWN, is_rewritten=True),
         "a later run has begun to compute it and failed before its audit",
     ),
+    "a batch was begun": (
+        replace(NOT_DUE, is_unaccepted=True),
+        KNOWN,
+        "a run was cancelled, killed or failed after it had begun to compute the data",
+    ),
 }
 
 
@@ -473,6 +478,11 @@ AUDITED_UNTIL: dict[str, tuple[EarlierResult | None, int]] = {
 @pytest.mark.parametrize(("earlier", "until"), AUDITED_UNTIL.values(), ids=AUDITED_UNTIL)
 def test_a_result_is_about_rows_that_were_computed_before_it(earlier: EarlierResult | None, until: int) -> None:
     assert Checks(wording(), STARTED_AT).audited_until(AUDITED, earlier) == until
+
+
+def test_failed_result_is_repeated_although_a_batch_was_begun() -> None:
+    failed = replace(KNOWN, passed=False)
+    assert Checks(wording(), STARTED_AT).why_not_repeated(replace(NOT_DUE, is_unaccepted=True), failed) is None
 
 
 @pytest.mark.parametrize(("idle", "earlier", "why"), NOT_REPEATED.values(), ids=NOT_REPEATED)

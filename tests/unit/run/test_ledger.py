@@ -130,6 +130,18 @@ def test_audit_of_the_whole_table_keeps_only_the_last_batch() -> None:
     assert outcome.audits == (replace(expected, of_whole_table=True, failed_intervals=(D3,), shown=D3),)
 
 
+@pytest.mark.parametrize(("failing_rows", "audits"), [(0, []), (1, ["recent"])])
+@pytest.mark.parametrize("end", [[], [raised(1, D2), DIVISION, FAILED]], ids=["killed", "failed"])
+def test_audit_of_the_whole_table_that_has_passed_before_the_last_batch_has_no_result(
+    end: list[msg.Event], failing_rows: int, audits: list[str]
+) -> None:
+    """The last batch may have written other rows. What has failed stays known."""
+    whole = replace(audited("recent", D1, failing_rows), of_whole_table=True)
+    events = [OPENED, TWO_BATCHES, msg.BatchStarted(ORDERS), whole, batch(0, D1), msg.BatchStarted(ORDERS), *end]
+    (outcome,) = outcomes_of(events, worker_death=None if end else "killed")
+    assert [audit.name for audit in outcome.audits] == audits
+
+
 def test_result_of_an_audit_has_all_that_its_evaluation_reports() -> None:
     more: dict[str, Any] = {"audited_data": msg.AuditedData("3117", "4001"), "sample": msg.Sample(("id",), (("1",),))}
     evaluations = [
