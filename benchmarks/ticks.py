@@ -23,6 +23,7 @@ import duckdb
 from lab import Lab, heading, measure, progress, ratio_row, row, spent_by
 
 from dg_sqlmesh_component.capabilities.polling_sensor.messages import ChangesFound, ChangesRequest
+from dg_sqlmesh_component.capabilities.schedule.messages import PendingFound, PendingRequest
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker_client.calls import answered, load_project
@@ -60,8 +61,8 @@ def main() -> None:
                 if is_first:
                     shutil.rmtree(lab.project / ".cache" / "dg_sqlmesh_tick", ignore_errors=True)
                 now = int((time.time() + days * DAY) * 1000)
-                request = msg.PendingRequest(project.open_request, "prod", models, now, msg.AwaitedTables())
-                found = answered(project, request, msg.PendingFound)
+                request = PendingRequest(project.open_request, "prod", models, now, msg.AwaitedTables())
+                found = answered(project, request, PendingFound)
                 assert len(found.pending) in expected, len(found.pending)
 
             return find

@@ -10,6 +10,7 @@ from dg_sqlmesh_component.capabilities.plans.attributes import PreviewEnvironmen
 from dg_sqlmesh_component.capabilities.polling_sensor.attributes import PollingSensor as PollingSensor
 from dg_sqlmesh_component.capabilities.project_tests.attributes import ProjectTests as ProjectTests
 from dg_sqlmesh_component.capabilities.query.resource import SQLMeshResource as SQLMeshResource
+from dg_sqlmesh_component.capabilities.schedule.attributes import Schedule as Schedule
 from dg_sqlmesh_component.component import SQLMeshProjectComponent as SQLMeshProjectComponent
 from dg_sqlmesh_component.config.attribute_types import Audits as Audits
 from dg_sqlmesh_component.config.attribute_types import Budget as Budget
@@ -24,7 +25,6 @@ from dg_sqlmesh_component.config.external_models import Wait as Wait
 from dg_sqlmesh_component.config.project import SQLMeshProject as SQLMeshProject
 from dg_sqlmesh_component.config.retries import Retries as Retries
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig as SQLMeshRunConfig
-from dg_sqlmesh_component.config.scheduling import Schedule as Schedule
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError as SQLMeshComponentError
 from dg_sqlmesh_component.version import __version__ as __version__
 

@@ -16,12 +16,14 @@ from pydantic import BaseModel
 from typing_extensions import Self
 
 from dg_sqlmesh_component.backfill.job import build_backfill_job
+from dg_sqlmesh_component.capabilities.dry_run.step import DRY_RUN
 from dg_sqlmesh_component.capabilities.janitor.job import build_janitor
 from dg_sqlmesh_component.capabilities.plans.job import build_deploy_jobs, build_preview_jobs
 from dg_sqlmesh_component.capabilities.plans.names import deploy_jobs
 from dg_sqlmesh_component.capabilities.polling_sensor.sensor import build_sensor
 from dg_sqlmesh_component.capabilities.project_tests.job import build_test_job
 from dg_sqlmesh_component.capabilities.scaffolder.scaffolder import SQLMeshProjectComponentScaffolder
+from dg_sqlmesh_component.capabilities.schedule.schedules import build_schedules
 from dg_sqlmesh_component.config.attribute_types import Selection, selectors
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.mappings import Variables
@@ -41,7 +43,6 @@ from dg_sqlmesh_component.protocol.manifest import Audit, Manifest, Model, Stand
 from dg_sqlmesh_component.protocol.messages import OptionalContent
 from dg_sqlmesh_component.run.recorder import recorded
 from dg_sqlmesh_component.run.step import execute_step
-from dg_sqlmesh_component.schedule.schedules import build_schedules
 from dg_sqlmesh_component.state.manifest_source import ManifestSource
 from dg_sqlmesh_component.worker_client.calls import EARLY_WORKERS
 
@@ -350,6 +351,7 @@ _BUILDERS: Mapping[str, Callable[[Any, Settings], dg.Definitions]] = {
 
 
 _PORTS = Ports(
+    dry_run=DRY_RUN,
     deploy_jobs=deploy_jobs,
 )  # fmt: skip  # a line for each capability
 

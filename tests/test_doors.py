@@ -32,7 +32,6 @@ ALLOWED_IMPORTS = {
     "report": {"protocol", "definitions", "history", "report", INTERNALS},
     "run": {*WITH_WORKER, "history", "report", "run"},
     "backfill": {"protocol", "config", "definitions", "history", "report", "backfill", INTERNALS},
-    "schedule": {*WITH_WORKER, "history", "report", "schedule"},
     "capabilities": {*WITH_WORKER, "history", "report", "run"},
 }
 """The folders and modules that each folder may import. Modules at the top of the package may import everything.

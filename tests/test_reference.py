@@ -22,6 +22,7 @@ from dg_sqlmesh_component.capabilities.janitor.attributes import Janitor
 from dg_sqlmesh_component.capabilities.plans.attributes import Deploy, Preview, PreviewDiff
 from dg_sqlmesh_component.capabilities.polling_sensor.attributes import PollingSensor
 from dg_sqlmesh_component.capabilities.project_tests.attributes import ProjectTests
+from dg_sqlmesh_component.capabilities.schedule.attributes import Schedule
 from dg_sqlmesh_component.config.attribute_types import (
     Audits,
     Execution,
@@ -33,7 +34,6 @@ from dg_sqlmesh_component.config.attribute_types import (
 )
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.retries import Retries
-from dg_sqlmesh_component.config.scheduling import Schedule
 
 REFERENCE = REPOSITORY / "component.yaml"
 PAGE = REPOSITORY / "docs" / "attributes.md"

@@ -3,6 +3,7 @@
 The keys inside of `execution` and other mappings are in the class of the mapping, most in `attribute_types.py`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -14,6 +15,7 @@ from dg_sqlmesh_component.capabilities.janitor.attributes import JanitorAttribut
 from dg_sqlmesh_component.capabilities.plans.attributes import DeployAttribute, PreviewAttribute
 from dg_sqlmesh_component.capabilities.polling_sensor.attributes import PollingSensorAttribute
 from dg_sqlmesh_component.capabilities.project_tests.attributes import ProjectTestsAttribute
+from dg_sqlmesh_component.capabilities.schedule.attributes import ScheduleAttribute, refuse_with_automation
 from dg_sqlmesh_component.config.attribute_types import (
     TRANSLATION,
     Audits,
@@ -31,7 +33,6 @@ from dg_sqlmesh_component.config.attribute_types import (
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.mappings import Attributes, described, described_text, mapping
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.config.scheduling import Schedule
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import block
 from dg_sqlmesh_component.protocol.manifest import Model
@@ -144,9 +145,7 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
             "folder>_<environment>`.",
         ),
     ] = None
-    schedule: Annotated[
-        Schedule | None, mapping(Schedule, True, {"default_status": "RUNNING", "tags": {"team": "data"}})
-    ] = None
+    schedule: ScheduleAttribute = None
     automation: Annotated[
         Literal["cron"] | None,
         described(
@@ -172,11 +171,8 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
     def __post_init__(self) -> None:
         """Refuse attributes that have no effect, or a wrong one, together with others."""
         super().__post_init__()
-        if self.schedule is not None and self.automation is not None:
-            raise ConfigurationError(
-                "defs.yaml has both `schedule` and `automation`, so Dagster would request each model twice. Remove one "
-                "of them."
-            )
+        for refuse in _REFUSALS:
+            refuse(self)
         if problem := self._problem_of_late:
             raise ConfigurationError(f"`external_models.late` in defs.yaml is {self.external_models.late}. {problem}")
         if self.query_history_url is not None and "{run_id}" not in self.query_history_url:
@@ -192,7 +188,13 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
         if late != "ignore" and self.external_models.wait is None:
             written = block("external_models:\n  wait: true")
             return f"It compares the tables that the models wait for. Set them as well:{written}"
-        if late == "restate" and (self.restate is None or self.schedule is None):
+        if late == "restate" and (self.restate is None or getattr(self, "schedule", None) is None):
             written = block("restate: true\nschedule: true")
             return f"A tick of the schedule requests the restatements. Set both as well:{written}"
         return None
+
+
+_REFUSALS: tuple[Callable[[ComponentAttributes], None], ...] = (
+    refuse_with_automation,
+)  # fmt: skip
+"""Checks of attributes that depend on others."""

@@ -1,16 +1,13 @@
-"""The attributes of `defs.yaml` that have Dagster's daemon do something: `schedule`.
-
-The attributes of several capabilities have the types and checks of this module.
-"""
+"""What the attributes of schedules and sensors have in common."""
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import Annotated, Any, Literal, TypeAlias
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.mappings import Attributes, described, described_text
+from dg_sqlmesh_component.config.mappings import described, described_text
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 SHORTEST_INTERVAL = timedelta(seconds=30)
@@ -32,52 +29,6 @@ RunTags: TypeAlias = Annotated[
     ),
 ]
 """The attribute `tags` of a job's runs."""
-
-
-@dataclass
-class Schedule(Attributes, path="schedule"):
-    """Schedules that launch a run of the models with pending intervals, when the cron of a model ticks.
-
-    Write true, or a mapping with options. Default: none.
-    """
-
-    name: Annotated[
-        str | None,
-        described_text(
-            "Name of the schedule, which keeps its ticks and whether it is on if `op.name` changes. A schedule for a "
-            "time zone other than UTC adds its name: `<name>_europe_berlin`. The job is `<name>_job`. Default: "
-            "`<op>_schedule`, and `<op>_job` for the job.",
-            "shop",
-        ),
-    ] = None
-    default_status: DefaultStatus = "STOPPED"
-    tags: RunTags = field(default_factory=dict)
-    cron: Annotated[
-        str | None,
-        described(
-            "When to look for pending intervals, as a cron expression. Default: whenever the cron of a model ticks.",
-            "0 6 * * *",
-        ),
-    ] = None
-    timezone: TimeZone = None
-    on_sources: Annotated[
-        bool,
-        described(
-            "Whether a sensor, `<name>_on_sources`, also requests the models that an asset makes ready when it loads "
-            "one of their sources, within a minute. It needs `external_models.wait`. Default: false.",
-            True,
-        ),
-    ] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.cron is not None:
-            check_cron_and_time_zone("schedule", self.cron, self.timezone)
-        elif self.timezone is not None:
-            raise ConfigurationError(
-                "`schedule.timezone` in defs.yaml is the time zone of `schedule.cron`, which is not set. Without it, "
-                "each model has its own cron and time zone. Set `schedule.cron` too, or remove `schedule.timezone`."
-            )
 
 
 def off_in_branch_deployment(configured: Any) -> Any:

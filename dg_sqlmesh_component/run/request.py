@@ -52,7 +52,7 @@ def run_tags(
         "sqlmesh/start": request.start,
         "sqlmesh/end": request.end,
         "sqlmesh/skip_janitor": None if request.skip_janitor else "false",
-        "sqlmesh/dry_run": "true" if request.dry_run else None,
+        "sqlmesh/dry_run": None if request.WRITES else "true",
         RESULT_TAG: None,
         RESTATE_TAG: f"{request.restate.start} to {request.restate.end}" if request.restate else None,
     }
@@ -117,7 +117,12 @@ def build_request(
         nodes, standalone = models, set()
     if config.dry_run:
         audit_only.clear()
-    return msg.EvaluationRequest(
+    request_type: type[msg.EvaluationRequest] = msg.EvaluationRequest
+    if config.dry_run:
+        if settings.ports.dry_run is None:
+            raise ConfigurationError("The run config sets dry_run, and this installation has no dry runs.")
+        request_type = settings.ports.dry_run.request
+    return request_type(
         project=project.open_request,
         environment=environment,
         models=tuple(fqn for fqn in assets.parents_first if fqn in nodes),
@@ -142,7 +147,6 @@ def build_request(
         ),
         restate=restate,
         elsewhere=_models_elsewhere(context, assets) - models,
-        dry_run=config.dry_run,
         sampling=settings.attributes.audits.sampling,
         tables=tables,
     )

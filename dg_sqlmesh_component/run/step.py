@@ -6,8 +6,9 @@ events alone.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Set
+from collections.abc import Callable, Generator, Iterator, Mapping, Set
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -27,7 +28,6 @@ from dg_sqlmesh_component.report.failure import build_failure
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome
 from dg_sqlmesh_component.report.wording import Wording, correction_advice, killed, not_cancelled
 from dg_sqlmesh_component.run import retry_decision
-from dg_sqlmesh_component.run.dry_run import predict
 from dg_sqlmesh_component.run.ledger import Ledger
 from dg_sqlmesh_component.run.request import (
     awaited_by,
@@ -69,25 +69,21 @@ def execute_step(context: dg.AssetExecutionContext, settings: Settings) -> Itera
     tags = run_tags(request, context.run.tags, ignores_sources=not awaited.waits)
     context.instance.add_run_tags(context.run.run_id, tags)
     context.log.info("SQLMesh runs: " + ", ".join(f"{name.split('/')[1]} {value}" for name, value in tags.items()))
-    if request.dry_run:
+    dry_run = settings.ports.dry_run
+    if dry_run is not None and isinstance(request, dry_run.request):
         session = WorkerSession(context.op_execution_context, settings.project)
-        yield from session.drive(_dry_run(context, settings, request, awaited, session))
+        predict = partial(dry_run.predict, context, settings, request, awaited, session)
+        yield from session.drive(_dry_run(context, predict))
         return
     step = _Step(context, settings, request, awaited)
     yield from step.session.drive(step.run())
 
 
-def _dry_run(
-    context: dg.AssetExecutionContext,
-    settings: Settings,
-    request: msg.EvaluationRequest,
-    awaited: Awaited,
-    session: WorkerSession,
-) -> Iterator[Any]:
+def _dry_run(context: dg.AssetExecutionContext, predict: Callable[[], None]) -> Iterator[Any]:
     """Predict, and yield the last result of each check."""
     why = "this was a dry run"
     try:
-        predict(context, settings, request, awaited, session)
+        predict()
     except dg.Failure:
         yield from repeated_checks(context, why, fails=True)
         raise

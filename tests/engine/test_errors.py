@@ -30,6 +30,7 @@ from harness import (
 )
 from postgres import postgres_server
 
+from dg_sqlmesh_component.capabilities.schedule.messages import PendingFound, PendingRequest
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol.errors import (
     ConfigurationError,
@@ -40,7 +41,7 @@ from dg_sqlmesh_component.protocol.errors import (
     SQLMeshComponentError,
     WorkerError,
 )
-from dg_sqlmesh_component.protocol.messages import AwaitedTables, LoadRequest, PendingFound, PendingRequest
+from dg_sqlmesh_component.protocol.messages import AwaitedTables, LoadRequest
 from dg_sqlmesh_component.worker_client.calls import answered, load_project
 
 ONE_MODEL = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}

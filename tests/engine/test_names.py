@@ -10,7 +10,7 @@ from harness import dagster_project, load
 from stored_manifest import store_manifest
 from unit.builders import manifest, model
 
-from dg_sqlmesh_component.schedule.schedules import _name
+from dg_sqlmesh_component.capabilities.schedule.schedules import _name
 
 TIME_ZONES = [
     model("t.west", cron_tz="Etc/GMT+1"),

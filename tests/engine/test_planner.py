@@ -11,6 +11,7 @@ from clock import MovedClock
 from harness import CONFIG, RunRecord, planned_shop
 from random_models import random_models
 
+from dg_sqlmesh_component.capabilities.schedule.messages import PendingFound, PendingRequest
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import ranges
@@ -59,8 +60,8 @@ def test_tick_dry_run_and_run_of_a_drawn_project_agree(seed: int, tmp_path: Path
         fqns = {model.name: fqn_of[model.name] for model in models}
         project = SQLMeshProject((shop.project,))
         nodes, now = frozenset(fqns.values()), int(time.time() * 1000)
-        request = msg.PendingRequest(project.open_request, "prod", nodes, now, msg.AwaitedTables())
-        tick, next_tick = (answered(project, request, msg.PendingFound) for _ in range(2))
+        request = PendingRequest(project.open_request, "prod", nodes, now, msg.AwaitedTables())
+        tick, next_tick = (answered(project, request, PendingFound) for _ in range(2))
         predicted = shop.launch(ops={"sqlmesh_shop": {"dry_run": True}})
         run = shop.launch()
 

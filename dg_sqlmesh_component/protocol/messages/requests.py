@@ -178,6 +178,7 @@ class EvaluationRequest(LockRequest):
     """Run the requested nodes once, then audit others. A step sends it once, and again for each of its retries."""
 
     HOLDER = "Dagster run"
+    WRITES: ClassVar[bool] = True  # whether it computes. If not, it needs no lock.
     SERVED_BY = "worker.evaluate.serve:serve_evaluation"
     environment: str
     models: tuple[str, ...]  # models to run: exactly these, no upstream models are added
@@ -196,7 +197,6 @@ class EvaluationRequest(LockRequest):
     environment_timeout: int = 1  # for tests: a step always sets it
     manifest_facts: ManifestFacts | None = None  # facts of the manifest that must still hold; None to compare nothing
     restate: Restatement | None = None  # compute a range again instead of the pending intervals
-    dry_run: bool = False  # plan as a run would, and compute nothing
     sampling: Sampling | None = None  # which rows of failed audits to send; None for none
     # Other models that the Dagster run selects: those of its other steps, and those that earlier attempts have settled.
     elsewhere: frozenset[str] = frozenset()
@@ -207,22 +207,6 @@ class EvaluationRequest(LockRequest):
     def locks(self) -> tuple[str, ...]:
         """A plan may compute the very versions that another environment than prod shows."""
         return ("runs",) if self.environment == "prod" else self.LOCKS
-
-
-@dataclass(frozen=True, slots=True)
-class PendingRequest(StateQuestion):
-    """Find the models that `sqlmesh run` would compute now. A schedule sends it at each tick.
-
-    The worker reads the state, and evaluates signals of pending models.
-    """
-
-    SERVED_BY = "worker.evaluate.pending:find_pending"
-    models: frozenset[str]
-    now: int
-    tables: AwaitedTables
-    # Those of the awaited tables that a run may make between two of its models.
-    made_between: frozenset[str] = frozenset()
-    loads: Loads = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

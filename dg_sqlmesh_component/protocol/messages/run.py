@@ -64,29 +64,6 @@ class HeldBack:
 
 
 @dataclass(frozen=True, slots=True)
-class PendingFound(LastEvent):
-    """The answer to a `PendingRequest`."""
-
-    # The models with pending intervals that are ready, and when the cron of each has ticked last.
-    pending: dict[str, int]
-    # The next tick of the requested models' crons, and its model; None if no model is promoted.
-    next_due: tuple[int, str] | None
-    # The models without a ready interval, and why they wait.
-    waiting: dict[str, HeldBack] = field(default_factory=dict)
-    # The tables in `made_between` without which a ready model would wait.
-    needed: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    # The signal that SQLMesh could not evaluate, and why. Then no model waits: a run reports the error.
-    signal_error: ErrorText | None = None
-    # The pending intervals of each model that are ready; adjoining ones are merged. If none is ready, those that it
-    # would read.
-    intervals: dict[str, tuple[Interval, ...]] = field(default_factory=dict)
-    # By model, the computed ranges whose source was loaded after they were computed.
-    late: dict[str, tuple[Interval, ...]] = field(default_factory=dict)
-    # By model, those of them that a run can restate, because its sources are loaded.
-    restatable: dict[str, tuple[Interval, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class ComputedData:
     """Data of a model that Dagster has not recorded."""
 

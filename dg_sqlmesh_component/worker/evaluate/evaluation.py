@@ -80,7 +80,7 @@ _DAY = 24 * 60 * 60 * 1000
 def evaluate(request: msg.EvaluationRequest, pipe: Pipe, context_type: type[EvaluationContext]) -> None:
     """Serve the request. Every fact goes into the pipe as soon as it is known."""
     open_project = partial(_open, request, pipe, context_type)
-    with locked_context(request, open_project, pipe, writes=not request.dry_run) as context:
+    with locked_context(request, open_project, pipe, writes=request.WRITES) as context:
         _serve(context)
         pipe.await_release()
 

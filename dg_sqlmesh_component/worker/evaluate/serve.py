@@ -1,64 +1,14 @@
-"""Serve an `EvaluationRequest`: run, restate, or predict one of both.
-
-A prediction (`dry_run`) has the events of a run up to its first batch. Nothing is written to the state, and the lock of
-runs is not taken: what a run in progress has not computed yet counts as pending.
-"""
+"""Serve an `EvaluationRequest`: run or restate."""
 
 from __future__ import annotations
 
-from sqlmesh.core.scheduler import Scheduler
-
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.worker.evaluate.evaluation import await_finalized_environment, evaluate
+from dg_sqlmesh_component.worker.evaluate.evaluation import evaluate
 from dg_sqlmesh_component.worker.evaluate.restatement import RestatementContext
 from dg_sqlmesh_component.worker.evaluate.run import RunContext
-from dg_sqlmesh_component.worker.intervals.tables import find_missing
 from dg_sqlmesh_component.worker.pipe import Pipe
 
 
 def serve_evaluation(request: msg.EvaluationRequest, pipe: Pipe) -> None:
-    """Compute the requested nodes, or predict what would be computed, and audit others."""
-    if request.restate is None:
-        evaluate(request, pipe, DryRunContext if request.dry_run else RunContext)
-    else:
-        evaluate(request, pipe, DryRestatementContext if request.dry_run else RestatementContext)
-
-
-class DryRunContext(RunContext):
-    """A context that plans what a run would compute."""
-
-    def prepare(self) -> None:
-        await_finalized_environment(self)
-
-    def compute(self) -> msg.Status:
-        return _plan_batches(self, self.scheduler(environment=self.request.environment))
-
-
-class DryRestatementContext(RestatementContext):
-    """A context that plans what a restatement would compute."""
-
-    def compute(self) -> msg.Status:
-        scheduler = self.scheduler(environment=self.request.environment)
-        for of_model in self.computed_again():
-            for interval in of_model.intervals:
-                scheduler.snapshots[of_model.snapshot.snapshot_id].remove_interval(interval)
-        return _plan_batches(self, scheduler)
-
-
-def _plan_batches(context: RunContext, scheduler: Scheduler) -> msg.Status:
-    request = context.request
-    missing, index = find_missing(
-        scheduler,
-        request.environment,
-        request.execution_time,
-        restates=context.may_restate_automatically(scheduler),
-        **context.bounds,
-        ignore_cron=request.ignore_cron,
-        selected_snapshots=set(context.requested),
-    )
-    if not missing:
-        return "nothing_to_do"
-    context.tracker.start_evaluation_progress(
-        scheduler.batch_intervals(missing, index, context.environment.naming_info)
-    )
-    return "not_run"
+    """Compute the requested nodes, and audit others."""
+    evaluate(request, pipe, RunContext if request.restate is None else RestatementContext)

@@ -13,6 +13,7 @@ from unit.config.attributes import EVERYTHING, loaded
 
 from dg_sqlmesh_component import Janitor, ProjectTests
 from dg_sqlmesh_component.capabilities.polling_sensor.attributes import PollingSensor
+from dg_sqlmesh_component.capabilities.schedule.attributes import Schedule
 from dg_sqlmesh_component.config.attribute_types import (
     Audits,
     Freshness,
@@ -23,7 +24,6 @@ from dg_sqlmesh_component.config.attribute_types import (
 )
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.mappings import TemplateScope
-from dg_sqlmesh_component.config.scheduling import Schedule
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 SWITCHES = {

@@ -7,7 +7,8 @@ import pytest
 
 from dg_sqlmesh_component.capabilities.janitor.attributes import Janitor
 from dg_sqlmesh_component.capabilities.polling_sensor.attributes import PollingSensor
-from dg_sqlmesh_component.config.scheduling import Schedule, off_in_branch_deployment
+from dg_sqlmesh_component.capabilities.schedule.attributes import Schedule
+from dg_sqlmesh_component.config.scheduling import off_in_branch_deployment
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 

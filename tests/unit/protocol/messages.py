@@ -23,13 +23,6 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.ProjectLoaded(
         manifest(EVERYTHING, model("staging.orders"), standalone_audits=[standalone("add_up", ["core.orders"])])
     ),
-    msg.PendingFound(
-        {"a": D1[0]},
-        (D2[0], "b"),
-        {"c": HELD_BACK, "d": msg.HeldBack()},
-        signal_error="Error: x",
-        intervals={"a": (D1,)},
-    ),
     msg.OtherTablesFound(("a", "b")),
     msg.StateHeld("3f1c"),
     msg.StateLocked(),

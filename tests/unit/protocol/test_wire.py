@@ -37,7 +37,6 @@ REQUESTS: tuple[msg.Request, ...] = (
         ),
         restate=msg.Restatement("2026-01-01", "2026-01-02"),
     ),
-    msg.PendingRequest(PROJECT, "prod", frozenset({"a", "b"}), D1[0], TABLES),
 )
 
 OF_CAPABILITIES: tuple[Any, ...] = tuple(
@@ -125,7 +124,6 @@ def test_wrong_or_missing_field_is_refused_by_name_unless_it_has_a_default(messa
 
 def test_defaults_of_requests_and_errors() -> None:
     assert defaults(msg.LoadRequest).items() >= {"include": ()}.items()
-    assert defaults(msg.PendingRequest) == {"made_between": frozenset(), "loads": {}}
     assert defaults(msg.LockRequest) == {"job": msg.JobSettings("of a test", 0.0, None)}
     assert defaults(msg.EvaluationRequest) == {
         "external_models": frozenset(),
@@ -137,7 +135,6 @@ def test_defaults_of_requests_and_errors() -> None:
         "environment_timeout": 1,
         "manifest_facts": None,
         "restate": None,
-        "dry_run": False,
         "sampling": None,
         "elsewhere": frozenset(),
         "deploy_jobs": None,

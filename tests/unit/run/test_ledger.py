@@ -87,10 +87,9 @@ def test_outcome_table_covers_every_outcome() -> None:
 
 
 def test_outcome_table_covers_every_event_about_a_node() -> None:
-    of_loads_and_ticks = {msg.ProjectLoaded, msg.PendingFound}
     about_records = {msg.StateHeld, msg.StateLocked, msg.OtherTablesFound, msg.DataComparedWithRecords}
     logged_only = {msg.RestatementPlanned, msg.BatchesRunning, msg.QueriesNotCancelled, msg.SecretsKnown, msg.LogLine}
-    not_about_nodes = {*of_loads_and_ticks, *about_records, *logged_only, msg.NodeAudited}
+    not_about_nodes = {msg.ProjectLoaded, *about_records, *logged_only, msg.NodeAudited}
     about_nodes = message_types(msg.Event, of="protocol") - not_about_nodes
     assert {type(event) for row in OUTCOME_TABLE for event in row.events} == about_nodes
 

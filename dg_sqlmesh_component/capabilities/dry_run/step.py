@@ -6,7 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import dagster as dg
 
+from dg_sqlmesh_component.capabilities.dry_run.messages import DryRunRequest
+from dg_sqlmesh_component.capabilities.dry_run.prediction import (
+    Prediction,
+    predicted,
+    prediction_line,
+    prediction_log,
+    prediction_metadata,
+)
 from dg_sqlmesh_component.dagster_internals.steps import log_step_metadata
+from dg_sqlmesh_component.definitions.ports import DryRun
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.check_results import last_results
 from dg_sqlmesh_component.history.costs import RecordedCost, estimates
@@ -16,13 +25,6 @@ from dg_sqlmesh_component.protocol.errors import REFUSALS, ConfigurationError, S
 from dg_sqlmesh_component.protocol.formatting import block
 from dg_sqlmesh_component.protocol.graph import grouped
 from dg_sqlmesh_component.report.outcomes import NodeOutcome, Outcome
-from dg_sqlmesh_component.report.prediction import (
-    Prediction,
-    predicted,
-    prediction_line,
-    prediction_log,
-    prediction_metadata,
-)
 from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.run.ledger import Ledger
 from dg_sqlmesh_component.run.limits import Limits, over_budget
@@ -149,3 +151,6 @@ def _failed_audits(instance: dg.DagsterInstance, wording: Wording, nodes: Sequen
     checks = {check: node for node in nodes for check in wording.assets.audit_checks.get(node, ())}
     last = last_results(instance, checks.keys(), wording.environment)
     return grouped((checks[check], check.name) for check, result in last.items() if result.is_blocking_failure)
+
+
+DRY_RUN = DryRun(DryRunRequest, predict)

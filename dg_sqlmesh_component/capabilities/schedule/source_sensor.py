@@ -11,7 +11,10 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.scheduling import SHORTEST_INTERVAL, Schedule
+from dg_sqlmesh_component.capabilities.schedule.attributes import Schedule
+from dg_sqlmesh_component.capabilities.schedule.ready import late_results, ready_models, restatements
+from dg_sqlmesh_component.capabilities.schedule.tick import choose_assets, too_many
+from dg_sqlmesh_component.config.scheduling import SHORTEST_INTERVAL
 from dg_sqlmesh_component.dagster_internals.assets import assets_downstream, assets_upstream
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import active_runs
@@ -20,8 +23,6 @@ from dg_sqlmesh_component.history.late_loads import source_loads
 from dg_sqlmesh_component.history.sources import LatestLoad, latest_loads
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import listed, short_hash
-from dg_sqlmesh_component.schedule.ready import late_results, ready_models, restatements
-from dg_sqlmesh_component.schedule.tick import choose_assets, too_many
 
 
 def build_source_sensor(configured: Schedule, name: str, job: str, settings: Settings) -> dg.SensorDefinition:

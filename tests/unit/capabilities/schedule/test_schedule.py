@@ -8,11 +8,11 @@ from zoneinfo import ZoneInfo
 import pytest
 from unit.builders import model
 
+from dg_sqlmesh_component.capabilities.schedule.schedules import crons_by_time_zone
+from dg_sqlmesh_component.capabilities.schedule.tick import ticked_models
 from dg_sqlmesh_component.dagster_internals.assets import cron_ticks
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.manifest import Model
-from dg_sqlmesh_component.schedule.schedules import crons_by_time_zone
-from dg_sqlmesh_component.schedule.tick import ticked_models
 
 
 def with_cron(cron: str, time_zone: str | None = None) -> Model:

@@ -11,6 +11,7 @@ from typing import Any
 from sqlmesh.core.snapshot import Snapshot
 from sqlmesh.utils.date import to_datetime, to_timestamp
 
+from dg_sqlmesh_component.capabilities.schedule.messages import PendingFound, PendingRequest
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import plain
 from dg_sqlmesh_component.protocol.graph import reachable
@@ -30,7 +31,7 @@ MAX_SIGNAL_SECONDS = 20
 """How long a tick evaluates signals. Dagster ends a tick after 60 seconds."""
 
 
-def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
+def find_pending(request: PendingRequest, pipe: Pipe) -> PendingFound:
     """Find the requested models for which a run would plan batches.
 
     Raises:
@@ -81,7 +82,7 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
     last = {cron: to_timestamp(node.cron_floor(now)) for cron, node in node_by_cron.items()}
     due = {cron: to_timestamp(node.cron_next(now)) for cron, node in node_by_cron.items()}
     crons = {snapshot.name: (snapshot.node.cron, snapshot.node.cron_tz) for snapshot in ours}
-    return msg.PendingFound(
+    return PendingFound(
         {name: last[cron] for name, cron in crons.items() if name in pending},
         min(((due[cron], name) for name, cron in crons.items()), default=None),
         {name: why for name, why in waiting.items() if name in crons},
@@ -98,7 +99,7 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
     )
 
 
-def _is_restatable(snapshot: Snapshot, request: msg.PendingRequest) -> bool:
+def _is_restatable(snapshot: Snapshot, request: PendingRequest) -> bool:
     """Whether the loads of a model are compared, and SQLMesh can restate one range of it.
 
     SQLMesh refuses a restatement if one model has `disable_restatement`, and rebuilds some kinds from the beginning.

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.scheduling import Schedule
+from dg_sqlmesh_component.capabilities.schedule.attributes import Schedule
+from dg_sqlmesh_component.capabilities.schedule.source_sensor import build_source_sensor
+from dg_sqlmesh_component.capabilities.schedule.tick import UTC, Timetable, evaluate_tick
 from dg_sqlmesh_component.dagster_internals.assets import WithAssetsBetween
 from dg_sqlmesh_component.definitions.op import refuse_name, refuse_reserved_tags
 from dg_sqlmesh_component.definitions.settings import Settings
@@ -15,8 +17,6 @@ from dg_sqlmesh_component.definitions.translator import require_five_fields
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import block
 from dg_sqlmesh_component.protocol.manifest import Model
-from dg_sqlmesh_component.schedule.source_sensor import build_source_sensor
-from dg_sqlmesh_component.schedule.tick import UTC, Timetable, evaluate_tick
 
 
 def build_schedules(configured: Schedule, settings: Settings) -> dg.Definitions:

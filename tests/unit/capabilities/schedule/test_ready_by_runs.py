@@ -19,14 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.builders import HOUR, attributes, day, days, external_models, fqn, manifest, model, project_assets
 
+from dg_sqlmesh_component.capabilities.schedule import ready
+from dg_sqlmesh_component.capabilities.schedule.attributes import Schedule
+from dg_sqlmesh_component.capabilities.schedule.messages import PendingFound, PendingRequest
 from dg_sqlmesh_component.config.attribute_types import Restate
-from dg_sqlmesh_component.config.scheduling import Schedule
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.late_loads import source_loads
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import common, merged
-from dg_sqlmesh_component.schedule import ready
 from dg_sqlmesh_component.worker.intervals.availability import HeldBackBy, Left, Node, may_compute
 
 EXAMPLES = settings().max_examples
@@ -114,17 +115,17 @@ class World:
         found = may_compute(nodes, {fqn(of): () if of in complete else lacks for of, lacks in self.lacks.items()})
         return {name: found.get(fqn(name), (of, HeldBackBy())) for name, of in requested.items()}
 
-    def answer(self) -> msg.PendingFound:
+    def answer(self) -> PendingFound:
         due = {name: split(of) for name, of in self.pending.items() if name not in self.unready}
         if self.signal_error:
             every: dict[str, tuple[msg.Interval, ...]] = {fqn(name): (of,) for name, of in self.pending.items()}
             ticked = dict.fromkeys(every, day(6))
-            return msg.PendingFound(ticked, (day(7), FIRST), signal_error=self.signal_error, intervals=every)
+            return PendingFound(ticked, (day(7), FIRST), signal_error=self.signal_error, intervals=every)
         of_models: Mapping[str, Left] = self.left(due, self.made_between(self.models), self.pending.keys())
         found = {name: left for name, (left, _) in of_models.items() if left}
         waits = {name: waits_for(*by.tables, reads=by.intervals) for name, (left, by) in of_models.items() if not left}
         unready = {name: msg.HeldBack((msg.Cause("signal", fqn(name), ("unready",)),)) for name in self.unready}
-        return msg.PendingFound(
+        return PendingFound(
             {fqn(name): day(6) for name in found},
             (day(7), FIRST),
             {fqn(name): why for name, why in {**waits, **unready}.items()},
@@ -169,13 +170,13 @@ class World:
         is_upstream = not own or needed & own <= {fqn(of) for of in self.made_between(all_ready)}
         return causes | {"upstream"} if is_upstream and not answer.waiting.get(fqn(name)) else causes
 
-    def tick(self) -> tuple[ready.Ready, msg.PendingRequest]:
+    def tick(self) -> tuple[ready.Ready, PendingRequest]:
         """What a tick finds, and what it asks the worker."""
         external = external_models(**({"wait": {"tables": sorted(self.awaited)}} if self.awaited else {}))
         models = [model(name, reads=self.reads[name], kind=self.kind[name]) for name in self.models]
         assets, asked = project_assets(manifest(*models), outside=external), []
 
-        def answered(_: object, request: msg.PendingRequest, *__: object) -> msg.PendingFound:
+        def answered(_: object, request: PendingRequest, *__: object) -> PendingFound:
             asked.append(request)
             return self.answer()
 

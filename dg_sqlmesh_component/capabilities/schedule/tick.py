@@ -17,6 +17,7 @@ from datetime import datetime, timedelta, timezone
 
 import dagster as dg
 
+from dg_sqlmesh_component.capabilities.schedule.ready import Ready, ready_models, restatements
 from dg_sqlmesh_component.dagster_internals.assets import (
     assets_between,
     assets_downstream,
@@ -30,7 +31,6 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted, listed, utc_text
 from dg_sqlmesh_component.protocol.manifest import Model
-from dg_sqlmesh_component.schedule.ready import Ready, ready_models, restatements
 
 UTC = "UTC"
 

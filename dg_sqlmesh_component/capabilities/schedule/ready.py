@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 
 import dagster as dg
 
+from dg_sqlmesh_component.capabilities.schedule.messages import PendingFound, PendingRequest
 from dg_sqlmesh_component.dagster_internals.assets import assets_between, assets_downstream
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
@@ -54,7 +55,7 @@ def ready_models(
     sources = awaited.sources
     # An asset between two models of a run runs in that run, and is complete when its reader begins.
     between = assets_between(context.repository_def, assets.fqn_by_key.keys()) if sources else frozenset()
-    request = msg.PendingRequest(
+    request = PendingRequest(
         project.open_request,
         assets.manifest.environment,
         frozenset(assets.specs),
@@ -63,7 +64,7 @@ def ready_models(
         made_between=frozenset(fqn for fqn, source in sources.items() if source.asset in between),
         loads=loads,
     )
-    found = answered(project, request, msg.PendingFound, awaited.answer)
+    found = answered(project, request, PendingFound, awaited.answer)
     if found.signal_error is not None:
         context.log.warning(
             "This tick requests all pending models, even those that wait, because SQLMesh could not evaluate "
@@ -97,7 +98,7 @@ def _by_cause(wording: CauseWording, waiting: Mapping[str, msg.HeldBack]) -> str
 def _all_waiting(
     repository: dg.RepositoryDefinition | None,
     assets: ProjectAssets,
-    found: msg.PendingFound,
+    found: PendingFound,
     sources: Mapping[str, Source],
 ) -> Mapping[str, msg.HeldBack]:
     """The models that would wait in a run of the other pending models, and why."""
