@@ -19,7 +19,7 @@ from dg_sqlmesh_component.backfill.job import build_backfill_job
 from dg_sqlmesh_component.capabilities.dry_run.step import DRY_RUN
 from dg_sqlmesh_component.capabilities.janitor.job import build_janitor
 from dg_sqlmesh_component.capabilities.plans.job import build_deploy_jobs, build_preview_jobs
-from dg_sqlmesh_component.capabilities.plans.names import deploy_jobs
+from dg_sqlmesh_component.capabilities.plans.names import names_of_jobs
 from dg_sqlmesh_component.capabilities.polling_sensor.sensor import build_sensor
 from dg_sqlmesh_component.capabilities.project_tests.job import build_test_job
 from dg_sqlmesh_component.capabilities.scaffolder.scaffolder import SQLMeshProjectComponentScaffolder
@@ -352,7 +352,7 @@ _BUILDERS: Mapping[str, Callable[[Any, Settings], dg.Definitions]] = {
 
 _PORTS = Ports(
     dry_run=DRY_RUN,
-    deploy_jobs=deploy_jobs,
+    deploy_jobs=names_of_jobs,
 )  # fmt: skip  # a line for each capability
 
 

@@ -14,6 +14,9 @@ from pathlib import Path
 from harness import REPOSITORY
 from rooms import ROOTS, with_dependents
 
+ABOUT_ALL = {"test_component_attributes.py", "test_mappings.py", "test_schema.py"}
+"""Unit tests about all attributes at once, with examples from the attributes of any capability."""
+
 
 @dataclass
 class Copy:
@@ -32,8 +35,9 @@ class Copy:
         """The unit tests that do not mention what is left out, neither themselves nor in a module that they import."""
         folders = rf"capabilities[./]({'|'.join(self.capabilities)})\b"
         mention = re.compile("|".join([folders, *(rf"(?<!\w){name}(?!\w)" for name in self.names)]))
-        files = sorted((self.root / "tests" / "unit").rglob("test_*.py"))
-        return [str(file.relative_to(self.root)) for file in files if not self._mentions(file, mention, set())]
+        files = sorted(set((self.root / "tests" / "unit").glob("*/**/test_*.py")))
+        kept = [file for file in files if file.name not in ABOUT_ALL and not self._mentions(file, mention, set())]
+        return [str(file.relative_to(self.root)) for file in kept]
 
     def _mentions(self, file: Path, mention: re.Pattern[str], seen: set[Path]) -> bool:
         if file in seen:
@@ -47,11 +51,8 @@ class Copy:
 
 
 def copy_without(capability: str, root: Path) -> Copy:
-    """Copy the repository into an empty folder, without one capability."""
-    for name in ("dg_sqlmesh_component", "tests", "templates"):
-        shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__", ".cache", "*.db"))
-    for name in ("pyproject.toml", "README.md"):
-        shutil.copy(REPOSITORY / name, root / name)
+    """Copy the repository into a new folder, without one capability."""
+    shutil.copytree(REPOSITORY, root, ignore=shutil.ignore_patterns(".*", "__pycache__", "site", "dist"))
     package = root / "dg_sqlmesh_component"
     left_out = with_dependents(capability)
     for name in left_out:

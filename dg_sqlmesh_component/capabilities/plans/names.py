@@ -15,6 +15,6 @@ def apply_job(settings: Settings) -> str:
     return settings.job_name("apply")
 
 
-def deploy_jobs(settings: Settings) -> tuple[str, str] | None:
+def names_of_jobs(settings: Settings) -> tuple[str, str] | None:
     """As in `Ports`."""
     return None if settings.attributes.deploy is None else (plan_job(settings), apply_job(settings))
