@@ -152,7 +152,9 @@ def test_each_audit_is_a_check_with_a_result_of_its_own(ledger: LedgerRun) -> No
     checks = {name: ledger.record.checks[name] for name in AUDITS}
     assert {name: (check.passed, check.severity, check.blocking) for name, check in checks.items()} == AUDITS
     failed = checks["t/events:flag_is_down_flag_name_events_warn"].metadata
-    assert failed["sqlmesh/failing_row_count"].value == 1
+    assert failed["sqlmesh/failing_row_count"].value == 2, (
+        "the row of the flag: once for the rows of the plan, once for those of the run"
+    )
     assert str(failed["sqlmesh/query"].value).startswith("```sql\nSELECT\n"), "formatted like the model's query"
 
 
