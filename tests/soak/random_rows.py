@@ -82,6 +82,7 @@ class Story(Told):
         late: What is done about late data.
         lenient: The models that may be computed without waiting, in a shell or with `ignore_sources`.
         green: Whether a model was green in its last run.
+        by_shell: The batches of `sqlmesh run`. It leaves no mark of those that it has refused (docs/audits.md).
         slow: The models whose cron a plan has made less frequent.
     """
 
@@ -98,6 +99,7 @@ class Story(Told):
     known: set[str] = field(default_factory=set)
     lenient: set[str] = field(default_factory=set)
     green: dict[str, bool] = field(default_factory=dict)
+    by_shell: set[str] = field(default_factory=set)
     slow: set[str] = field(default_factory=set)
 
     @property
@@ -159,8 +161,9 @@ class Story(Told):
         return rows
 
     def unaccepted(self, rows: Mapping[Key, Row]) -> dict[Key, str]:
-        """The rows with a batch that was not accepted."""
-        names = {key: next(iter(row.batches - self.accepted), "") for key, row in rows.items()}
+        """The rows with a batch that was not accepted, as far as our runs can know."""
+        known = self.accepted | self.by_shell
+        names = {key: next(iter(row.batches - known), "") for key, row in rows.items()}
         return {key: name for key, name in names.items() if name}
 
     # -- loads
@@ -267,7 +270,10 @@ class Story(Told):
             if model.name in self.lenient:
                 continue
             refused = {
-                key: name for key, row in new.items() for name in row.batches - {row.own} if name not in self.accepted
+                key: name
+                for key, row in new.items()
+                for name in row.batches - {row.own} - self.by_shell
+                if name not in self.accepted
             }
             if refused:
                 self.fault("computed from refused rows", f"{model.name}: {some(refused)}")
@@ -548,6 +554,8 @@ def shell(story: Story) -> None:
     selected = ["--no-auto-upstream", *(f"--select-model={name}" for name in chosen)] if chosen else []
     output = sqlmesh(story.shop.project, "run", "--skip-janitor", *selected, check=False)
     story.read()
+    for rows in story.warehouse.tables.values():
+        story.by_shell |= {row.own for row in rows.values()} - story.known
     story.remember()
     story.note(f"sqlmesh run {' '.join(chosen)} ({'failed' if 'failed' in output.lower() else 'done'})")
     story.counts["sqlmesh run"] += 1
