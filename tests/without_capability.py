@@ -14,9 +14,6 @@ from pathlib import Path
 from harness import REPOSITORY
 from rooms import ROOTS, with_dependents
 
-ABOUT_ALL = {"test_component_attributes.py", "test_mappings.py", "test_schema.py"}
-"""Unit tests about all attributes at once, with examples from the attributes of any capability."""
-
 
 @dataclass
 class Copy:
@@ -36,8 +33,7 @@ class Copy:
         folders = rf"capabilities[./]({'|'.join(self.capabilities)})\b"
         mention = re.compile("|".join([folders, *(rf"(?<!\w){name}(?!\w)" for name in self.names)]))
         files = sorted(set((self.root / "tests" / "unit").glob("*/**/test_*.py")))
-        kept = [file for file in files if file.name not in ABOUT_ALL and not self._mentions(file, mention, set())]
-        return [str(file.relative_to(self.root)) for file in kept]
+        return [str(file.relative_to(self.root)) for file in files if not self._mentions(file, mention, set())]
 
     def _mentions(self, file: Path, mention: re.Pattern[str], seen: set[Path]) -> bool:
         if file in seen:
@@ -47,7 +43,12 @@ class Copy:
         names = re.findall(r"^from ([\w.]+) import", text, re.MULTILINE)
         imported = [self.root / "tests" / f"{name.replace('.', '/')}.py" for name in names]
         others = [path for path in imported if path.is_file() and path.name not in ("harness.py", "builders.py")]
-        return bool(mention.search(text)) or any(self._mentions(path, mention, seen) for path in others)
+        has_all_attributes = "from unit.config.attributes import" in text
+        return (
+            has_all_attributes
+            or bool(mention.search(text))
+            or any(self._mentions(path, mention, seen) for path in others)
+        )
 
 
 def copy_without(capability: str, root: Path) -> Copy:
