@@ -1,6 +1,6 @@
 """`SQLMeshProjectComponent`: YAML in, Dagster definitions out."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -15,13 +15,13 @@ from dagster_shared.serdes.objects.models.defs_state_info import DefsStateManage
 from pydantic import BaseModel
 from typing_extensions import Self
 
-from dg_sqlmesh_component.backfill.job import build_backfill_job
 from dg_sqlmesh_component.capabilities.dry_run.step import DRY_RUN
 from dg_sqlmesh_component.capabilities.janitor.job import build_janitor
 from dg_sqlmesh_component.capabilities.plans.job import build_deploy_jobs, build_preview_jobs
 from dg_sqlmesh_component.capabilities.plans.names import names_of_jobs
 from dg_sqlmesh_component.capabilities.polling_sensor.sensor import build_sensor
 from dg_sqlmesh_component.capabilities.project_tests.job import build_test_job
+from dg_sqlmesh_component.capabilities.restatements.job import build_backfill_jobs
 from dg_sqlmesh_component.capabilities.scaffolder.scaffolder import SQLMeshProjectComponentScaffolder
 from dg_sqlmesh_component.capabilities.schedule.schedules import build_schedules
 from dg_sqlmesh_component.config.attribute_types import Selection, selectors
@@ -33,9 +33,9 @@ from dg_sqlmesh_component.config.schema import with_named_errors
 from dg_sqlmesh_component.dagster_internals.steps import was_started_for_a_step_of
 from dg_sqlmesh_component.definitions.build_assets import build_assets
 from dg_sqlmesh_component.definitions.code_location import CodeLocation, component_label, ticking_names
-from dg_sqlmesh_component.definitions.op import ComponentOp, Compute
+from dg_sqlmesh_component.definitions.op import ComponentOp
 from dg_sqlmesh_component.definitions.ports import Ports
-from dg_sqlmesh_component.definitions.project_assets import ProjectAssets, key_of_model, selected, selected_models
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets, key_of_model, selected
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.definitions.translator import Translator
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError, WorkerError
@@ -293,22 +293,10 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
                 code_location.add_definitions(label, f"{named_by}.name", definitions[-1])
                 turned_off += ticking_names(definitions[-1]) if deployed is not configured else []
         code_location.log_turned_off(label, turned_off)
-        definitions.append(self._backfill_jobs(settings, op, compute))
-        code_location.add_definitions(label, "restate.jobs.name", definitions[-1])
+        for build_jobs in _BUILDERS_OF_OP:
+            definitions.append(build_jobs(settings, op, compute, self._with_answer))
+            code_location.add_definitions(label, "restate.jobs.name", definitions[-1])
         return dg.Definitions.merge(*definitions)
-
-    def _backfill_jobs(self, settings: Settings, op: dg.AssetsDefinition, compute: Compute) -> dg.Definitions:
-        jobs = []
-        for configured in self.restate.jobs if self.restate and settings.assets.specs else ():
-            select = selectors(configured.select)
-            models = selected_models(self._with_answer(select, asked_by="`restate.jobs` in defs.yaml"), select)
-            jobs.append(build_backfill_job(configured, models, settings, op, compute))
-        names = [job.name for job in jobs]
-        if taken := [name for name in names if names.count(name) > 1]:
-            raise ConfigurationError(
-                f"`restate.jobs` in defs.yaml has two jobs of the name {taken[0]}. Set another `name` for one of them."
-            )
-        return dg.Definitions(jobs=jobs)
 
     def _translate(self, manifest: Manifest) -> ProjectAssets:
         self.audits.refuse_unmatched(manifest.audit_names)
@@ -349,6 +337,11 @@ _BUILDERS: Mapping[str, Callable[[Any, Settings], dg.Definitions]] = {
     "preview": build_preview_jobs,
 }
 
+
+_BUILDERS_OF_OP: Sequence[Callable[..., dg.Definitions]] = (
+    build_backfill_jobs,
+)  # fmt: skip
+"""Jobs that compute the assets as the op does."""
 
 _PORTS = Ports(
     dry_run=DRY_RUN,

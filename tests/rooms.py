@@ -10,6 +10,7 @@ CAPABILITIES: dict[str, dict[str, str]] = {
     "polling_sensor": {},
     "project_tests": {},
     "query": {},
+    "restatements": {},
     "scaffolder": {},
     "schedule": {},
 }
@@ -17,7 +18,7 @@ CAPABILITIES: dict[str, dict[str, str]] = {
 
 NOT_MOVED = {
     "sources": ("history/sources.py", "history/late_loads.py", "config/external_models.py"),
-    "restatements": ("backfill", "worker/evaluate/restatement.py", "report/restatement.py"),
+    "restatements": ("worker/evaluate/restatement.py", "worker/evaluate/split_restatement.py", "report/restatement.py"),
     "budget": ("run/limits.py", "history/costs.py"),
 }
 """Where capabilities still are that have no folder of their own, or only begin to have one. This only gets shorter."""

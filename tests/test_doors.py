@@ -31,7 +31,6 @@ ALLOWED_IMPORTS = {
     "history": {"protocol", "definitions", "history", INTERNALS},
     "report": {"protocol", "definitions", "history", "report", INTERNALS},
     "run": {*WITH_WORKER, "history", "report", "run"},
-    "backfill": {"protocol", "config", "definitions", "history", "report", "backfill", INTERNALS},
     "capabilities": {*WITH_WORKER, "history", "report", "run"},
 }
 """The folders and modules that each folder may import. Modules at the top of the package may import everything.

@@ -12,12 +12,12 @@ from sqlmesh.core.snapshot import Snapshot
 from sqlmesh.utils.date import to_datetime, to_timestamp
 
 from dg_sqlmesh_component.capabilities.schedule.messages import PendingFound, PendingRequest
+from dg_sqlmesh_component.capabilities.schedule.worker.kept_snapshots import read_code, read_snapshots
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import plain
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import merged
 from dg_sqlmesh_component.worker.environment import opened_without_lock, refuse_lost_versions
-from dg_sqlmesh_component.worker.evaluate.kept_snapshots import read_code, read_snapshots
 from dg_sqlmesh_component.worker.intervals.availability import Left
 from dg_sqlmesh_component.worker.intervals.held_back import forget_and_hold_back, has_signals, held_back_from
 from dg_sqlmesh_component.worker.intervals.known import ExternalTables

@@ -11,7 +11,7 @@ from unit.builders import DAY, HOUR, day, fqn, manifest, model, project_assets
 from unit.config.attributes import EVERYTHING, loaded
 
 from dg_sqlmesh_component import SQLMeshProject, SQLMeshProjectComponent
-from dg_sqlmesh_component.backfill.job import build_backfill_job
+from dg_sqlmesh_component.capabilities.restatements.job import build_backfill_job
 from dg_sqlmesh_component.config.attribute_types import RestateJob
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig

@@ -12,7 +12,7 @@ from sqlmesh.core.snapshot import Snapshot, missing_intervals
 from sqlmesh.utils.date import now_timestamp
 from sqlmesh.utils.errors import SQLMeshError
 
-from dg_sqlmesh_component.worker.evaluate.kept_snapshots import read_code, read_snapshots
+from dg_sqlmesh_component.capabilities.schedule.worker.kept_snapshots import read_code, read_snapshots
 
 PYTHON = """
 import pandas as pd

@@ -15,11 +15,12 @@ from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.attribute_types import RestateJob
+from dg_sqlmesh_component.config.attribute_types import RestateJob, selectors
 from dg_sqlmesh_component.config.external_models import matching_tables
 from dg_sqlmesh_component.dagster_internals.assets import last_cron_tick
 from dg_sqlmesh_component.dagster_internals.steps import JobOfAssets
 from dg_sqlmesh_component.definitions.op import Compute, graph_of_op, refuse_op_name, refuse_reserved_tags
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets, selected_models
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import RESTATES_TAG
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -43,6 +44,23 @@ _SHORTEST_MONTH = 28 * 24 * 3_600_000
 
 _TAGS = {"dagster/priority": "-1"}
 """A run of a schedule begins before the queued runs of a backfill."""
+
+
+def build_backfill_jobs(
+    settings: Settings, op: dg.AssetsDefinition, compute: Compute, with_answer: Callable[..., ProjectAssets]
+) -> dg.Definitions:
+    """The jobs of `restate.jobs`. `with_answer` returns the assets with SQLMesh's answer to a selection."""
+    restate, jobs = settings.attributes.restate, []
+    for configured in restate.jobs if restate and settings.assets.specs else ():
+        select = selectors(configured.select)
+        models = selected_models(with_answer(select, asked_by="`restate.jobs` in defs.yaml"), select)
+        jobs.append(build_backfill_job(configured, models, settings, op, compute))
+    names = [job.name for job in jobs]
+    if taken := [name for name in names if names.count(name) > 1]:
+        raise ConfigurationError(
+            f"`restate.jobs` in defs.yaml has two jobs of the name {taken[0]}. Set another `name` for one of them."
+        )
+    return dg.Definitions(jobs=jobs)
 
 
 def build_backfill_job(
