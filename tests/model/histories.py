@@ -53,6 +53,11 @@ PROJECTS: dict[str, Project] = {
     "lookback and a slow cron": (
         Model("a", "incremental", is_audited=True, cron=2, lookback=1), Model("b", "incremental", ("a",)),
     ),
+    "partials": (A, Model("b", "incremental", ("a",), is_daily=True, allows_partials=True)),
+    "partials of a whole table": (A, Model("b", "whole", ("a",), is_daily=True, allows_partials=True)),
+    "incremental over partials": (
+        Model("a", "incremental", is_daily=True, allows_partials=True), Model("b", "incremental", ("a",)),
+    ),
 }  # fmt: skip
 STILL_WAITS = "still waits after one has done what its reasons say"
 
@@ -95,7 +100,7 @@ def actions_of(project: Project, world: World) -> Iterator[Action]:
             yield Run(selected, start)
     yield from stopped(project, world, Run(tuple(names)))
     for model in project:
-        if model.kind != "history":  # SQLMesh refuses to restate it
+        if not (model.kind == "history" or model.allows_partials):  # SQLMesh refuses to restate a history
             restatement = Run((model.name,), 1, restates=True)
             yield restatement
             yield from stopped(project, world, restatement)

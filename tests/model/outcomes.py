@@ -171,7 +171,9 @@ def check_faults(story: Story, project: Project) -> Iterator[str]:
         named, table = gaps | waiting, story.tables[of.name]
         is_green = _passed(project, of.name, found, story.world.now + 1)
         refused = {hour for hour, row in zip(HOURS, table.rows, strict=True) if row and row.is_refused}
-        lacking = {*hours_of(i for i in of.intervals if i[1] <= of.ticked(story.world.now))} - table.computed
+        if of.allows_partials:  # the rows of a day that is not over are not remembered
+            refused &= {*range(of.complete(story.world.now))}
+        lacking = {*hours_of(i for i in of.intervals if i[1] <= of.complete(story.world.now))} - table.computed
         possible = {*hours_of(of_all.get(of.name, ()))}
         if is_green and refused - waiting:
             yield f"{of.name} shows refused rows, and its intervals check is green and does not name them"

@@ -302,12 +302,12 @@ def actions_of(state: State) -> Iterator[Action]:
         return
     for model in state.project:
         for kind in SHOWS:
-            if kind != model.kind and not model.is_daily:
+            if kind != model.kind:
                 yield Plan(model.name, kind=kind)
-        if model.kind == "incremental" and not model.is_daily:
+        if model.kind == "incremental":
             yield Plan(model.name, start=1 - model.start)
             yield Plan(model.name, start=1 - model.start, is_built=True)
-        if model.kind == "incremental" and not model.start:
+        if model.kind == "incremental":
             yield Plan(model.name, is_daily=not model.is_daily)
 
 

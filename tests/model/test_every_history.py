@@ -17,7 +17,15 @@ from dg_sqlmesh_component.run.ledger import Ledger
 from dg_sqlmesh_component.worker.intervals import missing
 from dg_sqlmesh_component.worker.intervals.availability import HeldBackBy, Left, Node, may_compute
 
-FAST = ["whole, through a view", "whole over incremental", "by key", "lookback", "signal", "slow cron of a reader"]
+FAST = [
+    "whole, through a view",
+    "whole over incremental",
+    "by key",
+    "lookback",
+    "signal",
+    "slow cron of a reader",
+    "partials",
+]
 """One of each kind. The slow tests have all of them."""
 
 
@@ -33,12 +41,6 @@ def test_no_history_of_two_actions_has_a_fault(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROJECTS)
-def test_no_history_of_four_actions_has_a_fault(name: str) -> None:
-    assert faults([name], 4) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["incremental", "whole, through a view", "whole over incremental", "lookback"])
 def test_no_history_of_five_actions_has_a_fault(name: str) -> None:
     assert faults([name], 5) == []
 

@@ -30,6 +30,12 @@ def test_no_history_of_two_actions_takes_rows_that_no_plan_names(name: str) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["daily", "whole"])
+def test_no_history_of_four_actions_takes_rows_that_no_plan_names(name: str) -> None:
+    assert faults([name], 4) == {}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROJECTS)
 def test_no_history_of_three_actions_takes_rows_that_no_plan_names(name: str) -> None:
     assert faults([name], 3) == {}

@@ -82,6 +82,7 @@ class Model:
         lookback: How many hours SQLMesh computes again with each.
         has_signal: Whether it waits for a signal, for each hour.
         cron: After how many hours its cron ticks.
+        allows_partials: Whether its cron also ticks each hour of a day that is not over, and computes that much of it.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Model:
     lookback: int = 0
     has_signal: bool = False
     cron: int = 1
+    allows_partials: bool = False
 
     @property
     def intervals(self) -> list[Interval]:
@@ -114,8 +116,18 @@ class Model:
 
     def ticked(self, now: int) -> int:
         """The last tick of its cron."""
-        every = len(HOURS) if self.is_daily else self.cron
+        every = len(HOURS) if self.is_daily and not self.allows_partials else self.cron
         return now // every * every
+
+    def complete(self, now: int) -> int:
+        """The end of the last interval that is over, and whose cron has ticked."""
+        return self.ticked(now) // len(HOURS) * len(HOURS) if self.is_daily else self.ticked(now)
+
+    def intervals_until(self, now: int) -> list[Interval]:
+        """Its intervals that are over, and what it may compute of one that is not."""
+        if self.allows_partials:
+            return [(first, min(last, now)) for first, last in self.intervals if first < now]
+        return [of for of in self.intervals if of[1] <= now]
 
 
 @dataclass(frozen=True)
@@ -200,10 +212,10 @@ Project = tuple[Model, ...]
 def planned(project: Project) -> World:
     """Return the world after a plan that computes nothing. Nothing is loaded either.
 
-    If a model has a cron of several hours, the last hour is not over. All signals are closed.
+    If a model has a cron of several hours, or computes parts of a day, the last hour is not over. Signals are closed.
     """
     has_signals = any(model.has_signal for model in project)
-    now = len(HOURS) - any(model.cron > 1 for model in project)
+    now = len(HOURS) - any(model.cron > 1 or model.allows_partials for model in project)
     closed = frozenset(HOURS) if has_signals else frozenset[int]()
     return World((0,) * len(HOURS), frozenset(), tuple(Table() for _ in project), closed, now)
 
@@ -290,7 +302,7 @@ class Story:
     def _missing(self, model: Model, start: int, *, ignore_cron: bool) -> list[Interval]:
         table, now = self.tables[model.name], self.world.now
         end = now if ignore_cron else model.ticked(now)
-        over = [of for of in model.intervals if of[1] <= now]
+        over = model.intervals_until(now)
         due = [of for of in over if of[1] <= end]
         has = [(table.computed | table.forgotten).issuperset(range(*of)) for of in due]
         # Each with the next ones: a `lookback` computes those before a new one again.
@@ -449,11 +461,14 @@ class Story:
 
     def _single(self, name: str, intervals: Iterable[Interval]) -> Iterator[Interval]:
         hours = {*hours_of(intervals)}
-        return (of for of in self.project[name].intervals if hours.issuperset(range(*of)))
+        return (of for of in self.project[name].intervals_until(self.world.now) if hours.issuperset(range(*of)))
 
-    def decided(self, requested: Mapping[str, Sequence[Interval]]) -> dict[str, Left]:
-        """Return what the worker decides about a run."""
-        return may_compute(self._nodes(requested), self._awaited)
+    def decided(self, requested: Mapping[str, Sequence[Interval]], *, lack_no_others: bool = False) -> dict[str, Left]:
+        """Return what the worker decides about a run. `lack_no_others`: as if no model lacked other intervals."""
+        nodes = self._nodes(requested)
+        if lack_no_others:
+            nodes = {name: replace(node, lacks=requested.get(name, ())) for name, node in nodes.items()}
+        return may_compute(nodes, self._awaited)
 
     def _nodes(self, requested: Mapping[str, Sequence[Interval]]) -> dict[str, Node]:
         return {name: self._node(model, requested.get(name) or None) for name, model in self.project.items()}
@@ -471,8 +486,10 @@ class Story:
     def _compute(self, name: str, batch: Interval, stop: Stop | None = None) -> Batch:
         """Compute a batch."""
         model, table, hours = self.project[name], self.tables[name], {*range(*batch)}
+        # SQLMesh records, and we mark, no interval that is not over.
+        recorded = hours.intersection(range(model.complete(self.world.now))) if model.allows_partials else hours
         if stop == "killed before the rows of batch":
-            self.tables[name] = replace(table, marked=table.marked | hours)
+            self.tables[name] = replace(table, marked=table.marked | recorded)
             return Batch(name, batch, False, False)
         shown, written = self.read(model), {"view": set[int](), "incremental": hours, "by_key": hours}
         rows = list(table.rows)
@@ -486,9 +503,9 @@ class Story:
         if stop or (fails and model.blocks):
             for hour in written.get(model.kind, HOURS):
                 rows[hour] = (row := rows[hour]) and replace(row, is_refused=True)
-            self.tables[name] = Table(tuple(rows), table.computed, table.marked | hours)
+            self.tables[name] = Table(tuple(rows), table.computed, table.marked | recorded)
             return Batch(name, batch, False, fails)
-        self.tables[name] = Table(tuple(rows), table.computed | hours, table.marked - hours)
+        self.tables[name] = Table(tuple(rows), table.computed | recorded, table.marked - recorded)
         self.computed[name] |= hours
         return Batch(name, batch, True, fails)
 
@@ -566,7 +583,7 @@ class Story:
         def picture(name: str) -> Expected:
             table, model = self.tables[name], self.project[name]
             return Expected(
-                until=model.ticked(self.world.now),
+                until=model.complete(self.world.now),
                 pending=all_pending[name],
                 waits_for_tables=frozenset,
                 due_at=lambda end: -(-end // model.cron) * model.cron,
@@ -576,7 +593,7 @@ class Story:
 
         def waits_for_tables() -> set[Interval]:
             due = {of: picture(of).due(pending) for of, pending in all_pending.items()}
-            decided = self.decided({of: pending for of, pending in due.items() if pending})
+            decided = self.decided({of: pending for of, pending in due.items() if pending}, lack_no_others=True)
             left, by = decided.get(name, (all_pending[name], None))
             return set(all_pending[name]).difference(left) if by else set()
 
