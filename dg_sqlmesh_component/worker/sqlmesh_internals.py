@@ -684,9 +684,11 @@ def forget_intervals(state_sync: StateSync, of_models: Iterable[Forgotten]) -> N
     mark for dev tables. One transaction writes everything, so a killed process leaves no half of it: if only an
     upstream model had forgotten an interval, the next run would not compute it again in downstream models.
     """
+    of_models = [of_model for of_model in of_models if of_model.intervals or of_model.begun]
+    if not of_models:
+        return
     import pandas as pd  # SQLMesh too imports it only when it writes intervals
 
-    of_models = [of_model for of_model in of_models if of_model.intervals or of_model.begun]
     state = state_sync.state_sync.interval_state  # a context wraps its state in a cache
     sharing = _tables_with_intervals(state, [of_model.snapshot for of_model in of_models if of_model.intervals])
     rows: list[Any] = []
