@@ -36,7 +36,7 @@ class ProjectLoadError(SQLMeshComponentError):
 
 
 class ProjectRuleError(SQLMeshComponentError):
-    """The author of a change must act: it breaks a rule of the SQLMesh project, so SQLMesh builds no plan."""
+    """The author of a change must act: it breaks a rule of the SQLMesh project, so SQLMesh cannot build a plan."""
 
 
 class UnitTestError(ProjectRuleError):

@@ -60,11 +60,11 @@ class CauseWording:
         for cause in causes:
             signals = ", ".join(cause.signals)
             if cause.of != fqn:
-                yield f"upstream of it, {self.assets.name(cause.of)} waits for its signal {signals}"
+                yield f"upstream model {self.assets.name(cause.of)} is waiting for its signal {signals}"
             elif is_part:
                 yield f"its signal {signals} is not ready for them"
             else:
-                yield f"its signal {signals} reports no ready interval"
+                yield f"its signal {signals} has no interval ready"
 
     def _sources(self, fqn: str, causes: Sequence[msg.Cause], held_back: msg.HeldBack) -> str:
         """Why the first awaited tables are not complete for what the model reads of them."""

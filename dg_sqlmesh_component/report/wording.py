@@ -137,15 +137,15 @@ class Wording:
 
         What a standalone audit reads is in its query only.
         """
-        rows = "No row" if audit.passed else counted(audit.failing_rows, "row")
+        rows = "No failing rows" if audit.passed else f"{counted(audit.failing_rows, 'row')} failed"
         if fqn in self.assets.standalone_audits or not audit.intervals:
-            return f"{rows} failed."
+            return f"{rows}."
         intervals = audit.failed_intervals or audit.intervals
         where = "the whole table" if audit.of_whole_table else computed_text(self.assets, fqn, intervals)
         shown = ""
         if audit.query and audit.shown and not audit.of_whole_table and audit.failed_intervals != (audit.shown,):
             shown = f" The query is of {computed_text(self.assets, fqn, [audit.shown])}."
-        return f"{rows} failed in {where}.{shown}"
+        return f"{rows} in {where}.{shown}"
 
     def why_not_evaluated(self, outcome: NodeOutcome, earlier: str = "is known to apply to the current data") -> str:
         """Why a node's audits have no result. `earlier` ends the sentence that begins with "No earlier result"."""
@@ -235,7 +235,7 @@ class Wording:
         """The audits that raised the error, which does not name them, and why a later attempt left out the model."""
         names = ", ".join(audit.name for audit in outcome.audits if audit.error)
         raised = f" Its audit {names} raised the error." if names else ""
-        return raised + (f" Another attempt left it out: {self.awaited(outcome)}." if outcome.idle.held_back else "")
+        return raised + (f" A later attempt skipped it: {self.awaited(outcome)}." if outcome.idle.held_back else "")
 
 
 def correction_advice(plan_command: str | None) -> str:

@@ -197,7 +197,7 @@ class _Step:
         if set(outcomes.values()) != {Outcome.WAITING}:
             return []
         return [
-            f"All selected models wait, so this run has restated none: {self._wording.names(list(outcomes))}. Their "
+            f"All selected models are waiting, so nothing was restated: {self._wording.names(list(outcomes))}. Their "
             "intervals are pending: a run computes them as soon as they are ready."
         ]
 

@@ -83,7 +83,7 @@ class StepRecords:
         self._recorded |= {data.fqn: data.record for data in outside}
         if left_to_runs:
             names = listed([assets.name(fqn) for fqn in left_to_runs])
-            self.context.log.info(f"Left to run {run_ids(active)}, which has not finished: {names}.")
+            self.context.log.info(f"Will be recorded by run {run_ids(active)}, which has not finished: {names}.")
 
     def record_remaining_outside_data(self) -> Iterator[dg.AssetMaterialization | RecordedOutside]:
         """The outside data of models that this step does not select, or that have no outcome."""

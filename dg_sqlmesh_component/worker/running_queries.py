@@ -57,7 +57,7 @@ def watch_queries(
 
 
 def cut_off_queries(adapters: Mapping[str, EngineAdapter]) -> dict[str, str]:
-    """Cancel the queries of the adapters, by gateway, where the driver or the engine has a way.
+    """Cancel the queries of the adapters, by gateway, where the driver or the engine supports it.
 
     docs/engines.md says which ways were tested. Safe from any thread.
 

@@ -378,7 +378,7 @@ def promote_in_one_transaction(context: Context) -> None:
 def finalize_with_settings(
     context: Context, environment: Environment, statements: list[EnvironmentStatements] | None
 ) -> None:
-    """Finish an environment, and write its statements and required packages, which it had not got before.
+    """Finish an environment, and write its statements and required packages, which it did not have before.
 
     SQLMesh writes them when it begins to change the environment, and then nobody knows those of before.
     """

@@ -78,7 +78,7 @@ class LockWait:
         if not self._reminded or now - self._reminded >= REMIND_SECONDS:
             self._reminded = now
             text = (
-                f"Waiting, for {counted(round(self._seconds - waited), 'second')} at most. {error} "
+                f"Waiting up to {counted(round(self._seconds - waited), 'second')}. {error} "
                 "This run continues by itself as soon as it can."
             )
             self.pipe.log("warning", text)
@@ -223,8 +223,8 @@ class StateLock:
         return (
             f"The lock of {self._scope} on SQLMesh's state in schema {self._schema!r} is lost: the session that held "
             "it has ended, for example because somebody ended it in the database, or because of the time-out of a "
-            f"proxy.{cause} Another run or plan may have begun to compute the same tables, so nothing more was begun. "
-            "Finished intervals are kept. Launch it again."
+            f"proxy.{cause} Another run or plan may have begun to compute the same tables, so no further work was "
+            "started. Finished intervals are kept. Launch it again."
         )
 
     def release(self) -> None:

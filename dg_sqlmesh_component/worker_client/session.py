@@ -122,7 +122,7 @@ class WorkerSession:
             self._worker.cancel()
         self._context.log.warning(
             "The run is being cancelled. SQLMesh is asked to finish what is in flight and to start nothing else. After "
-            f"{FINISH_GRACE_SECONDS:.0f} seconds, its queries are cancelled if the driver or the engine has a way. "
+            f"{FINISH_GRACE_SECONDS:.0f} seconds, its queries are cancelled if the driver or the engine supports it. "
             f"After {CUT_OFF_GRACE_SECONDS:.0f} more, its process is killed.{self._after_cancel}"
         )
 

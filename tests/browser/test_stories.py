@@ -83,7 +83,7 @@ def test_failing_query_shows_the_file_and_the_error_of_the_engine(site: Site) ->
 
 def test_waiting_model_names_its_signal_and_is_a_warning(site: Site) -> None:
     site.check("raw/visits")
-    site.sees("raw.visits is waiting: its signal landed reports no ready interval.")
+    site.sees("raw.visits is waiting: its signal landed has no interval ready.")
     site.sees_nowhere("sqlmesh/")
     assert site.severity_of("raw/visits", STATUS) == "WARN"
 
@@ -96,7 +96,7 @@ def test_second_run_with_nothing_pending_says_when_the_next_is_due(site: Site) -
     site.check("raw/orders")
     site.sees("raw.orders had nothing to do: all complete intervals are computed. Next due at")
     site.check("raw/orders", "not_null_ds")
-    site.sees(re.compile(r"^No row failed in 20.* Evaluated 20.* Repeated, because"), "sqlmesh/evaluated_in_run")
+    site.sees(re.compile(r"^No failing rows in 20.* Evaluated 20.* Repeated, because"), "sqlmesh/evaluated_in_run")
 
 
 def test_run_config_of_the_launchpad_is_in_the_tags_of_the_run(site: Site) -> None:

@@ -77,7 +77,7 @@ def test_an_audit_that_passes_in_an_apply_warns_of_older_rows_that_failed_in_a_p
 
     for found, computed in ((of_new_days, f"{day(3)} to {day(1)} (3 days)"), (of_gap, day(2))):
         assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
-        text = f"No row failed in {computed}. Other intervals: 1 row failed in {day(6)} at "
+        text = f"No failing rows in {computed}. Other intervals: 1 row failed in {day(6)} at "
         assert str(found.description).startswith(text)
 
 

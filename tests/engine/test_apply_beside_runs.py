@@ -52,7 +52,7 @@ def test_run_does_not_wait_for_the_backfill_and_the_plan_computes_what_the_run_c
     found = applied.checks["t/days:accepted_range_non_blocking_n_max_v_3"]
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
     computed, older = f"{day(3)} to {day(1)} (3 days)", f"2 rows failed in {day(5)} to {day(4)} (2 days)"
-    assert str(found.description).startswith(f"No row failed in {computed}. Other intervals: {older} at ")
+    assert str(found.description).startswith(f"No failing rows in {computed}. Other intervals: {older} at ")
     assert shop.launch().status_of("t/days") == "up_to_date"
 
 

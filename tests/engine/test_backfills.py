@@ -263,7 +263,7 @@ def test_a_day_in_which_each_selected_model_waits_fails_and_the_next_run_compute
     (shop.project / "closed").touch()
     run = run_job(shop, DAYS[0])
     [failure] = run.failures
-    assert "All selected models wait, so this run has restated none: raw.waits. Their intervals are pending" in failure
+    assert "All selected models are waiting, so nothing was restated: raw.waits. Their intervals are pending" in failure
     assert not run.materializations
     (shop.project / "closed").unlink()
     shop.launch().succeeded()

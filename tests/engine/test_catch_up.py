@@ -120,7 +120,7 @@ def test_an_apply_that_dagster_still_shows_as_running_was_interrupted(warehouse:
         wait_until(lambda: not processes_in(warehouse.shop.project))
     applied = warehouse.apply()
     assert warehouse.rows("days")[0] == (day(5), 51)
-    assert f"t.days has rows from before a correction, or of another version, for {day(5)}." in applied.log
+    assert f"t.days has rows that predate a correction or come from another version, for {day(5)}." in applied.log
 
 
 @pytest.mark.slow

@@ -303,8 +303,8 @@ def is_open(batch):
     return [interval for interval in batch if str(interval[0].date()) != "{day(1)}"]
 """
 OWN = f"MODEL (name t.own, {BY_DAY}, signals (is_open())); SELECT day, n FROM raw.orders {WITHIN}"
-CLOSED = "its signal is_open reports no ready interval"
-CLOSED_UPSTREAM = "upstream of it, t.gated waits for its signal is_open"
+CLOSED = "its signal is_open has no interval ready"
+CLOSED_UPSTREAM = "upstream model t.gated is waiting for its signal is_open"
 
 
 def gated_shop(new_shop: NewShop, **options: Any) -> Shop:

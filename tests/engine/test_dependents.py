@@ -282,7 +282,7 @@ def test_a_view_in_place_of_a_table_is_refused_before_anything_changes(new_shop:
     assert (refusal["kind"], refusal["models"]) == ("name_taken", ["t.orders", "t.stock"])
     assert "The names of t.orders, t.stock are taken" in refusal["message"]
     assert report["command"] is None
-    assert "or fail half-way" in failure_of(launch(shop, APPLY, digest=report["digest"]))
+    assert "or fail partway through" in failure_of(launch(shop, APPLY, digest=report["digest"]))
     assert server.query("SELECT (SELECT id FROM t.orders), (SELECT id FROM t.stock)", "shop") == [("of dbt", 1)]
 
     for table in ("orders", "stock"):

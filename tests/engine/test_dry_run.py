@@ -87,7 +87,7 @@ def test_dry_run_gives_the_reason_of_each_prediction_in_a_table_and_in_the_log(n
     assert reasons["raw.yearly"].startswith("Nothing to do: all complete intervals are computed. Next due at 20")
     assert reasons["raw.ended"] == "Nothing to do: all complete intervals are computed."
     assert reasons["raw.rolling"].startswith("Nothing to do: all complete intervals are computed. Next due at 20")
-    assert reasons["raw.late"] == "It waits: its signal never reports no ready interval."
+    assert reasons["raw.late"] == "It waits: its signal never has no interval ready."
     table = record.logged["sqlmesh/dry_run"]
     columns = ("model", "outcome", "why", "seconds")
     assert [{**row.data, "why": str(row.data["why"]).replace("\n", " ")} for row in table.records] == [
@@ -96,7 +96,7 @@ def test_dry_run_gives_the_reason_of_each_prediction_in_a_table_and_in_the_log(n
     assert {len(line) > 32 for row in table.records for line in str(row.data["why"]).split("\n")} == {False}
     fields = {"model", "outcome", "why", "intervals", "batches", "seconds", "changed_locally"}
     assert all(row.keys() == fields for row in predictions(record).values())
-    assert "    raw.late: waiting. It waits: its signal never reports no ready interval." in record.log
+    assert "    raw.late: waiting. It waits: its signal never has no interval ready." in record.log
     assert "Outcomes of a run now: 3 up to date, 1 executed, 1 waiting. Nothing was computed." in record.log
 
     (alone,) = predictions(dry_run(shop, assets=["marts/revenue"])).values()

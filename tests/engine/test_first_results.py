@@ -103,7 +103,7 @@ def with_outside_day(new_shop: NewShop, more: str = "", value: int = 9, **attrib
         {**files(more), "models/days.sql": since}, CONFIG, tables=tables, planned_at=f"{OWN} 01:00", **attributes
     )
     first = shop.launch(ops={"sqlmesh_shop": {"end": str(OWN)}}).succeeded()
-    assert first.checks["t/days:small"].description == f"No row failed in {PLANNED} to {OWN} (2 days)."
+    assert first.checks["t/days:small"].description == f"No failing rows in {PLANNED} to {OWN} (2 days)."
     shop.query(f"UPDATE raw.days SET n = {value} WHERE day = '{OUTSIDE}'")
     shop.sqlmesh("run", "--end", str(OUTSIDE))
     return shop
@@ -118,7 +118,7 @@ def test_a_run_that_computes_newer_rows_also_audits_those_that_a_shell_has_compu
     check = record.checks["t/days:small"]
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert check.description == f"1 row failed in {OUTSIDE}."
-    assert record.checks["t/days:not_null_day"].description == f"No row failed in {OUTSIDE} to {NEW[1]} (3 days)."
+    assert record.checks["t/days:not_null_day"].description == f"No failing rows in {OUTSIDE} to {NEW[1]} (3 days)."
     assert not shop.launch().succeeded().checks["t/days:small"].passed
 
 
@@ -127,7 +127,7 @@ def test_a_run_audits_rows_of_a_plan_once_and_rows_of_a_run_never_again(new_shop
     shop.launch(ops={"sqlmesh_shop": {"end": str(NEW[0])}}).succeeded()
     record = shop.launch().succeeded()
 
-    assert record.checks["t/days:small"].description == f"No row failed in {NEW[1]}."
+    assert record.checks["t/days:small"].description == f"No failing rows in {NEW[1]}."
 
 
 def test_a_run_does_not_audit_rows_that_a_job_has_applied(new_shop: NewShop) -> None:
@@ -136,11 +136,11 @@ def test_a_run_does_not_audit_rows_that_a_job_has_applied(new_shop: NewShop) -> 
     (shop.project / "models/days.sql").write_text(text.replace("SELECT day, n", "SELECT day, n + 0 AS n"))
     digest = report_of(launch(shop, PLAN))["digest"]
     applied = launch(shop, APPLY, digest=digest).succeeded()
-    assert f"No row failed in {PLANNED} to {OUTSIDE} (3 days)." in str(applied.checks["t/days:small"].description)
+    assert f"No failing rows in {PLANNED} to {OUTSIDE} (3 days)." in str(applied.checks["t/days:small"].description)
 
     assert (
         shop.launch().succeeded().checks["t/days:small"].description
-        == f"No row failed in {NEW[0]} to {NEW[1]} (2 days)."
+        == f"No failing rows in {NEW[0]} to {NEW[1]} (2 days)."
     )
 
 

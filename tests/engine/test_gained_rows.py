@@ -198,8 +198,8 @@ def test_models_that_lose_the_rows_of_a_source_are_named_with_it(new_shop: NewSh
     assert refusal["models"] == ["t.x"]
     assert "Models that show or read them lose rows too: t.r (rows of 20" in refusal["message"]
     done = applied(shop, report, allow_lost_intervals=["t.x"])
-    assert "Rows that it does not show any more, if it had such rows: t.x (rows of 20" in done.log
-    assert "t.s (rows of 20" in done.log.partition("Rows that it does not show any more")[2]
+    assert "Rows no longer shown, if it had such rows: t.x (rows of 20" in done.log
+    assert "t.s (rows of 20" in done.log.partition("Rows no longer shown")[2]
     assert rows(shop, "r") == rows(shop, "s") == rows(shop, "x")
 
 

@@ -55,7 +55,7 @@ def when_janitor_waits(shop: Shop, job_runs: int, then: Callable[[], None]) -> I
 
     def is_waiting() -> bool:
         runs = shop.instance.get_runs(dg.RunsFilter(job_name=JANITOR))
-        return len(runs) == job_runs and "Waiting, for 3600 seconds" in shop.run_record(runs[0].run_id).log
+        return len(runs) == job_runs and "Waiting up to 3600 seconds" in shop.run_record(runs[0].run_id).log
 
     def watch() -> None:
         wait_until(is_waiting)

@@ -32,7 +32,7 @@ def test_a_table_that_stays_and_is_replaced_at_its_next_tick_loses_the_rows_of_i
         assert "t.b (rows before 20" in refusal["message"]
         done = launch(shop, APPLY, digest=report["digest"], allow_lost_intervals=["t.a"]).succeeded()
         assert "at the first run after 20" in text_of(done)
-        assert "t.b" not in done.log.partition("Rows that it does not show any more")[2].partition(". ")[0]
+        assert "t.b" not in done.log.partition("Rows no longer shown")[2].partition(". ")[0]
         assert shop.query("SELECT count(*) FROM t.b") == [(216,)]
     clock.move_to(clock.now + timedelta(days=1))
     with clock.shown():

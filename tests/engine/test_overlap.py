@@ -51,7 +51,7 @@ def two_runs(shop: Shop) -> Iterator[list[RunRecord]]:
     processes = [shop.start() for _ in range(2)]
 
     def a_run_is_waiting() -> bool:
-        return any("Waiting, for " in shop.run_record(run.run_id).log for run in shop.instance.get_runs())
+        return any("Waiting up to " in shop.run_record(run.run_id).log for run in shop.instance.get_runs())
 
     try:
         wait_until(a_run_is_waiting, *processes)
@@ -269,7 +269,7 @@ def test_second_run_on_duckdb_waits_for_the_file(new_shop: NewShop) -> None:
     waiter, _ = sorted(records, key=lambda record: len(record.materializations))
     assert not waiter.computed_outside, "the other run has recorded everything by then"
     assert outside_records(waiter.instance) == dict.fromkeys(("t/before", "t/appended", "t/slow"), 1), "of the plan"
-    assert "Waiting, for 3600 seconds at most. The DuckDB file is in use by another process" in waiter.log
+    assert "Waiting up to 3600 seconds. The DuckDB file is in use by another process" in waiter.log
     assert re.search(
         r'Could not set lock on file ".*warehouse.duckdb": Conflicting lock is held in .* \(PID \d+\)', waiter.log
     )

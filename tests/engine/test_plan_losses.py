@@ -106,7 +106,7 @@ def test_days_that_a_plan_takes_from_readers_are_named_and_refused_until_they_ar
     assert '"allow_lost_intervals": ["t.days", "t.history"]' in report["command"]
     assert shop.query(shown) == [(3,)]
     allowed = launch(shop, APPLY, digest=report["digest"], allow_lost_intervals=refusal["models"]).succeeded()
-    assert "Rows that it does not show any more, if it had such rows: t.days (rows of 20" in allowed.log
+    assert "Rows no longer shown, if it had such rows: t.days (rows of 20" in allowed.log
     assert ", t.history (rows that the source does not have any more)." in allowed.log
     assert shop.query(shown) == [(0,)]
 
@@ -169,7 +169,7 @@ def test_rows_that_another_kind_does_not_show_are_named_in_all_readers_and_refus
     assert report["digest"] != other, "another start takes other rows"
     assert "lost_intervals" in failure_of(launch(shop, APPLY, digest=report["digest"]))
     allowed = launch(shop, APPLY, digest=report["digest"], allow_lost_intervals=["t.days"]).succeeded()
-    assert f"Rows that it does not show any more, if it had such rows: t.days ({gone}, {later}" in allowed.log
+    assert f"Rows no longer shown, if it had such rows: t.days ({gone}, {later}" in allowed.log
     assert [shop.query(shown.format(name)) for name in ("days", "shown", "total", "late")] == [[(13,)]] * 3 + [[(6,)]]
 
 
@@ -285,7 +285,7 @@ def test_corrected_rows_stay_corrected_if_a_plan_shows_an_earlier_version_again(
 
     assert {model["name"]: model["intervals"] for model in report["models"]} == {"t.daily": 1, "t.everything": 1}
     assert applied.status is dg.DagsterRunStatus.SUCCESS, failure_of(applied)
-    assert f"t.daily has rows from before a correction, or of another version, for {day}." in applied.log
+    assert f"t.daily has rows that predate a correction or come from another version, for {day}." in applied.log
     assert shop.query("SELECT amount FROM t.daily ORDER BY day") == [(2,), (2,), (10,)]
     assert shop.query("SELECT amount FROM t.everything") == [(7,)]
 
@@ -338,7 +338,7 @@ def test_rows_of_a_removed_model_that_is_added_again_are_named_with_their_time(n
     assert models["t.history"]["intervals"] == 1
     assert models["t.new"]["shows_again"] is None
     assert "**To decide:** 2 models with rows of an earlier time." in text
-    assert f"computed before, the last at this time: t.days ({models['t.days']['shows_again'][:10]}" in text
+    assert f"computed earlier, most recently at this time: t.days ({models['t.days']['shows_again'][:10]}" in text
     assert f"t.history ({models['t.history']['shows_again'][:10]}" in text
     launch(shop, APPLY, digest=report_of(record)["digest"]).succeeded()
     assert shop.query("SELECT count(*) > 0 FROM t.days") == [(True,)], "rows that raw.days does not have any more"

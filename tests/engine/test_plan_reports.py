@@ -254,7 +254,7 @@ def test_model_that_an_older_branch_lacks_is_no_loss_after_the_main_branch_was_m
 
 
 def refused_project(shop: Shop) -> tuple[dict[str, Any], RunRecord]:
-    """The only refusal of a project for which SQLMesh builds no plan, and the run of the job."""
+    """The only refusal of a project for which SQLMesh cannot build a plan, and the run of the job."""
     with pytest.MonkeyPatch.context() as patch:
         report = shop.project.parent / "report.json"
         patch.setenv("DG_SQLMESH_REPORT", str(report))

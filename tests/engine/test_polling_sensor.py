@@ -222,7 +222,7 @@ def test_data_computed_since_an_unfinished_run_holds_the_lock_is_left_to_it(new_
     shop.sqlmesh("run")
     tick = sensor.tick()
     assert set(tick.materializations) == {"t/total", "t/old"}
-    assert f"Left to run {run.run_id}, which has not finished: t.days." in tick.text
+    assert f"Will be recorded by run {run.run_id}, which has not finished: t.days." in tick.text
     shop.instance.report_run_canceled(run)
     assert set(sensor.tick().materializations) == {"t/days"}
 
@@ -263,7 +263,7 @@ def test_batches_of_a_run_in_progress_on_postgres_are_left_to_that_run(new_sense
             wait_until(lambda: bool(server.query(WAITING_QUERY)), process)
             during = sensor.tick()
         run_id = process.communicate(timeout=200)[0].split()[-1]
-        assert during == Tick(f"Left to run {run_id}, which has not finished: t.slow.")
+        assert during == Tick(f"Will be recorded by run {run_id}, which has not finished: t.slow.")
         assert sensor.tick() == Tick(NOTHING)
         assert set(shop.run_record(run_id).materializations) == {"t/slow"}
         shop.plan("--restate-model", "t.slow", "--start", day(5), at=None)

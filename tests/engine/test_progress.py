@@ -78,7 +78,7 @@ def test_log_shows_a_running_model_and_the_end_shows_every_model(shop: Shop) -> 
         ("t.idle", "up to date"),
     ]
     assert tables["sqlmesh/not_executed"][0]["reason"].replace("\n", " ") == (
-        "t.late is waiting: its signal never reports no ready interval."
+        "t.late is waiting: its signal never has no interval ready."
     )
 
 

@@ -291,8 +291,8 @@ def fresh(batch, context):
 
 
 CAUSES = (
-    "marts.reader (upstream of it, raw.landing waits for its signal landed), raw.landing (its signal landed reports no "
-    "ready interval)."
+    "marts.reader (upstream model raw.landing is waiting for its signal landed), raw.landing (its signal landed "
+    "has no interval ready)."
 )
 WAITING = f"Waiting for signals: {CAUSES} The next tick looks again."
 

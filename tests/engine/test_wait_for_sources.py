@@ -216,9 +216,7 @@ def test_days_of_a_lookback_are_not_computed_again_while_the_newest_day_waits(ne
     assert (first["days"], first["alone"]) == ("executed", "executed")
     assert outcomes(second) == dict.fromkeys(first, "waiting")
     assert f"no materialization of {day(1)}" in second.description_of(STATUS)
-    assert "its signal not_yesterday reports no ready interval" in second.description_of(
-        "t/alone:sqlmesh_execution_status"
-    )
+    assert "its signal not_yesterday has no interval ready" in second.description_of("t/alone:sqlmesh_execution_status")
     assert f"(load/orders has no materialization of {day(1)})" in tick(shop)
     load(shop, 1)
     assert tick(shop) == {"t/days", "t/shown", "t/total"}

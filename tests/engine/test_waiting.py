@@ -172,7 +172,7 @@ def test_model_of_a_retry_waits_for_the_signal_of_the_upstream_model_that_is_not
     record = shop.launch().succeeded()
     assert record.materializations["marts/reader"].metadata["sqlmesh/attempts"].value == 2
     assert last_hour(record, "marts/reader") == last_hour(record, "raw/landing")
-    cause = "Its other intervals are waiting: upstream of it, raw.landing waits for its signal landed."
+    cause = "Its other intervals are waiting: upstream model raw.landing is waiting for its signal landed."
     assert record.description_of("marts/reader:sqlmesh_execution_status").endswith(cause)
     (shop.project / "yesterday has not landed").unlink()
     shop.launch().succeeded()
@@ -223,7 +223,7 @@ def test_waiting_model_holds_back_only_its_downstream_models(tmp_path: Path, com
     assert record.status_of("marts/healthy") == "executed"
     assert record.checks["marts/healthy:not_null_id"].passed
     assert record.status_of("marts/reader") == "waiting"
-    assert "upstream of it, raw.landing waits for its signal landed" in str(
+    assert "upstream model raw.landing is waiting for its signal landed" in str(
         record.observations["marts/reader"].description
     )
     # Dagster skips other assets downstream of it, and the log of the successful run says so.

@@ -263,7 +263,7 @@ def both_passed(interval: msg.Interval) -> tuple[AuditResult, ...]:
 
 
 def both_checks(intervals: str) -> dict[str, tuple[bool, dg.AssetCheckSeverity, str | None]]:
-    return {name: (True, severity, f"No row failed in {intervals}.") for name, severity in SEVERITIES.items()}
+    return {name: (True, severity, f"No failing rows in {intervals}.") for name, severity in SEVERITIES.items()}
 
 
 ABOUT_IDLE = {"sqlmesh/reason": NOT_DUE, "sqlmesh/next_due": at(day(4)), "sqlmesh/computed_up_to": at(day(3))}
@@ -311,7 +311,7 @@ OUTCOME_TABLE = (
             "core.orders was executed for 2026-01-01.",
             {"sqlmesh/intervals": "2026-01-01", "sqlmesh/computed_intervals": 1, "sqlmesh/seconds": 0.005},
             {
-                "not_null": (True, ERROR, "No row failed in 2026-01-01."),
+                "not_null": (True, ERROR, "No failing rows in 2026-01-01."),
                 "recent": (False, WARN, "1 row failed in 2026-01-01."),
             },
         ),
@@ -365,7 +365,7 @@ OUTCOME_TABLE = (
         (OPENED, NO_BATCH, MANY_GAPS, NO_SIGNAL, SUCCEEDED),
         outcome(Outcome.WAITING, idle=NO_SIGNAL, coverage=MANY_GAPS),
         waits(
-            "core.orders is waiting: its signal files_arrived, bank_holiday reports no ready interval.",
+            "core.orders is waiting: its signal files_arrived, bank_holiday has no interval ready.",
             {
                 "sqlmesh/coverage": "2026-01-01",
                 "sqlmesh/not_computed": dg.MetadataValue.table([GAP, MORE_GAPS], COLUMNS),
@@ -376,7 +376,7 @@ OUTCOME_TABLE = (
         "waiting: planned without a ready interval, a signal upstream is not ready",
         (OPENED, NO_BATCH, NO_SIGNAL_UPSTREAM, SUCCEEDED),
         outcome(Outcome.WAITING, idle=NO_SIGNAL_UPSTREAM),
-        waits("core.orders is waiting: upstream of it, staging.orders waits for its signal landed."),
+        waits("core.orders is waiting: upstream model staging.orders is waiting for its signal landed."),
     ),
     Row(
         "waiting: planned without a ready interval, a model upstream is due and not selected",
@@ -428,7 +428,7 @@ OUTCOME_TABLE = (
         (OPENED, NO_BATCH, HELD_BACK, SUCCEEDED),
         outcome(Outcome.FAILED, errors=(LOST.message,), idle=HELD_BACK, attempts=2),
         failed(
-            f"core.orders (models/orders.sql) failed. Another attempt left it out: {UNSELECTED}.\n\n    {LOST.message}",
+            f"core.orders (models/orders.sql) failed. A later attempt skipped it: {UNSELECTED}.\n\n    {LOST.message}",
             {"sqlmesh/error": LOST.message, "sqlmesh/attempts": 2},
         ),
         earlier=(OPENED, ONE_BATCH, raised(0, D1), LOST),
@@ -464,7 +464,7 @@ OUTCOME_TABLE = (
             {"sqlmesh/error": THREE_ROWS, "sqlmesh/failed_audits": "not_null"},
             {
                 "not_null": (False, ERROR, "3 rows failed in 2026-01-01."),
-                "recent": (True, WARN, "No row failed in 2026-01-01."),
+                "recent": (True, WARN, "No failing rows in 2026-01-01."),
             },
         ),
     ),

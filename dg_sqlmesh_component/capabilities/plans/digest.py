@@ -47,7 +47,7 @@ def digest_of(plan: msg.PlanBuilt) -> str:
 
 
 def differing_parts(approved: str, digest: str) -> list[str] | None:
-    """The parts by which a digest is not the approved one, as far as it tells, by `MEANINGS`; None if it is no digest.
+    """The parts by which a digest is not the approved one, as far as it tells, by `MEANINGS`; None if it is not one.
 
     `allow_...` in the run config is no part: who names models there approves them.
     """

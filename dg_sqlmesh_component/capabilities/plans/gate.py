@@ -113,7 +113,7 @@ def _other_digest(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:
     digest = digest_of(plan)
     differing = differing_parts(decision.digest, digest)
     if differing is None:
-        message = f"`digest` in the run config is {decision.digest!r}, which is no digest of a plan. Copy it from one."
+        message = f"`digest` in the run config is {decision.digest!r}, which is not a plan digest. Copy it from a plan."
         yield Refusal("digest", (), message)
         return
     if _has_finished(plan):  # the environment shows the approved versions and statements already
@@ -170,7 +170,7 @@ def shown_again(models: Mapping[str, msg.PlannedModel]) -> str:
     if not again:
         return ""
     return (
-        f"shows rows again that SQLMesh has computed before, the last at this time: {', '.join(again)}. The plan "
+        f"brings back rows that SQLMesh computed earlier, most recently at this time: {', '.join(again)}. The plan "
         "computes those again that were restated since, as far as SQLMesh's state tells. If you corrected others, "
         "restate them after the apply."
     )
@@ -231,7 +231,7 @@ def _has_dependents(plan: msg.PlanBuilt) -> Iterator[Refusal]:
     if fixed := [m for m in plan.models if m.table.dependents and cannot_be_dropped(m)]:
         details = "; ".join(f"{m.name} is read by {', '.join(m.table.dependents or ())}" for m in fixed)
         message = (
-            "The plan would fail half-way, because SQLMesh cannot remove a table or view that other views read: "
+            "The plan would fail partway through, because SQLMesh cannot remove a table or view that other views read: "
             f"{details}. Drop or change those views first."
         )
         yield Refusal("has_dependents", tuple(m.name for m in fixed), message)
@@ -241,8 +241,8 @@ def _name_taken(plan: msg.PlanBuilt) -> Iterator[Refusal]:
     if models := tuple(m.name for m in plan.models if m.table.is_name_taken):
         message = (
             f"The names of {', '.join(models)} are taken: the database has other tables, views or types with these "
-            "names. SQLMesh would replace them, with their rows, or fail half-way. Rename or drop them first. Queries "
-            "that use them fail until the apply has succeeded."
+            "names. SQLMesh would replace them, with their rows, or fail partway through. Rename or drop them first. "
+            "Queries that use them fail until the apply has succeeded."
         )
         yield Refusal("name_taken", models, message)
 
@@ -311,8 +311,8 @@ def _wrong_names(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> 
         for name in written:
             if len(fitting := names.fitting(name)) > 1:
                 message = (
-                    f"`{option}` in the run config names {name}, which fits {len(fitting)} models. Write the one "
-                    "that you mean, as here: " + ", ".join(f"'{names.to_write(fqn)}'" for fqn in fitting) + "."
+                    f"`{option}` in the run config names {name}, which fits {len(fitting)} models. Write "
+                    "one of these instead: " + ", ".join(f"'{names.to_write(fqn)}'" for fqn in fitting) + "."
                 )
                 yield Refusal("ambiguous_model", tuple(fitting), message)
         unknown = tuple(name for name in written if planned.isdisjoint(names.fitting(name)))

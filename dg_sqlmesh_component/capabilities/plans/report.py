@@ -74,7 +74,7 @@ class PlanReport:
     diff: list[msg.ModelCompared] = field(default_factory=list)  # how the data of a preview differs from prod
     _diff_by_fqn: dict[str, msg.ModelCompared] = field(default_factory=dict)
     audits: list[msg.AuditsCompared] = field(default_factory=list)  # the audits of a preview's models
-    # By fqn, the assets downstream of each changed model that are no SQLMesh models.
+    # By fqn, the assets downstream of each changed model that are not SQLMesh models.
     affected: Mapping[str, Sequence[Affected]] = field(default_factory=dict)
     upstream: Mapping[str, Sequence[str]] = field(default_factory=dict)  # the models that each model reads, by fqn
     origin: Origin | None = None

@@ -112,7 +112,7 @@ def _decision(report: PlanReport, in_dagster: bool = False) -> list[str]:
     if is_open and shown.apply_config and (shown.plan.models or shown.plan.statements):
         when = "after the merge, CI" if report.is_preview else "CI"
         how = "exactly this plan anyway" if report.refusals else "exactly this plan"
-        who = f"{when} or a person who may deploy to {literal(shown.plan.environment)} applies {how}, and no other"
+        who = f"{when} or a person who may deploy to {literal(shown.plan.environment)} applies {how}"
         if in_dagster:
             [job] = shown.apply_config["ops"]
             config = fenced(yaml_block(shown.apply_config), "yaml")
@@ -149,7 +149,7 @@ def _to_decide(report: PlanReport) -> str:
         )
         if number
     ]
-    return f"**To decide:** {', '.join(found) or 'nothing is lost, refused or failing, as far as this report knows'}."
+    return f"**To decide:** {', '.join(found) or 'nothing is lost, refused or failing, according to this report'}."
 
 
 def _undecidable(report: PlanReport) -> str:

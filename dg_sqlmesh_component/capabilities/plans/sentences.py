@@ -36,7 +36,7 @@ def after_removal(model: msg.PlannedModel) -> str:
 def of_dependent(model: msg.PlannedModel, environment: str | None) -> str:
     """What becomes of a view that reads a model. `environment` is that of SQLMesh whose view it is."""
     if cannot_be_dropped(model):
-        return "SQLMesh cannot remove what others read, so the plan would fail half-way."
+        return "SQLMesh cannot remove what others read, so the plan would fail partway through."
     dropped = "PostgreSQL drops it with the view that SQLMesh replaces"
     if environment is not None:
         return f"{dropped}. It is a view of SQLMesh's environment {environment}."
@@ -246,7 +246,7 @@ def caught_up(went_on: msg.ConcurrentRuns | None, models: Iterable[msg.PlannedMo
     if went_on is None:
         return
     names = {model.fqn: model.name for model in models}
-    yield f"Runs went on meanwhile, and waited for {went_on.seconds:.1f} s at most."
+    yield f"Runs continued; they were held up for {went_on.seconds:.1f} s at most."
     for why, by_model in (
         ("Computed again, because runs rewrote the source meanwhile", went_on.rewritten),
         ("Computed as well, because runs computed it for the old versions meanwhile", went_on.newer),

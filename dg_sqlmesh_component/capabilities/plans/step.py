@@ -164,7 +164,7 @@ class _PlanStep(Planning):
             result += f" Values are lost: {listed(lost)}."
         losing = [model for model in plan.models if not model.rows.loses_at]
         if fewer := [f"{model.name} ({lost_text(rows)})" for model in losing if (rows := all_lost(model.rows))]:
-            result += f" Rows that it does not show any more, if it had such rows: {listed(fewer)}."
+            result += f" Rows no longer shown, if it had such rows: {listed(fewer)}."
         if emptied := [name for name, columns in losses.items() if any(c.after is not None for c in columns)]:
             result += f" To compute the values of the added columns again, restate {listed(emptied)}."
         went_on = self.went_on

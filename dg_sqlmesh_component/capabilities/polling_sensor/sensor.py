@@ -91,7 +91,7 @@ def evaluate_tick(context: dg.SensorEvaluationContext, settings: Settings) -> dg
     ]
     if left_to_runs:
         names = _names(assets, left_to_runs)
-        sentences.append(f"Left to run {run_ids(active)}, which has not finished: {names}.")
+        sentences.append(f"Will be recorded by run {run_ids(active)}, which has not finished: {names}.")
     differs = difference(assets, found.promoted, environment, settings.owned)
     before, last = _earlier_plan(context), LastPlan.of(environment, found, assets)
     if before is not None and before.environment == environment and before.plan_id != last.plan_id:

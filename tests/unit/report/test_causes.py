@@ -40,8 +40,12 @@ SENTENCES: dict[str, tuple[list[msg.Cause], list[str], str]] = {
         [],
         "a model upstream of it failed: core.staging, core.other",
     ),
-    "its signal": ([SIGNAL], [], "its signal landed reports no ready interval"),
-    "a signal upstream": ([SIGNAL_UPSTREAM], [], "upstream of it, core.staging waits for its signal landed, counted"),
+    "its signal": ([SIGNAL], [], "its signal landed has no interval ready"),
+    "a signal upstream": (
+        [SIGNAL_UPSTREAM],
+        [],
+        "upstream model core.staging is waiting for its signal landed, counted",
+    ),
     "a source": ([SOURCE], [], NOT_LOADED),
     "many sources": (
         [msg.Cause("source", table) for table in TABLES],
@@ -105,7 +109,7 @@ SENTENCES: dict[str, tuple[list[msg.Cause], list[str], str]] = {
     "no cause hides another": (
         [msg.Cause("unselected", OTHER), SOURCE, SIGNAL, SIGNAL_UPSTREAM],
         [],
-        "its signal landed reports no ready interval; upstream of it, core.staging waits for its signal landed, "
+        "its signal landed has no interval ready; upstream model core.staging is waiting for its signal landed, "
         f"counted; {NOT_LOADED}; {UNSELECTED}: core.other. {SELECT}",
     ),
     "none": ([], [], ""),

@@ -140,7 +140,7 @@ def test_check_of_a_waiting_model_says_what_it_waits_for() -> None:
         of_orders(Outcome.WAITING, idle=msg.NodeIdle(ORDERS, held_back=NO_FILES), coverage=ONE_GAP)
     )
     assert not passed
-    assert str(description).endswith("core.orders is waiting: its signal files_arrived reports no ready interval.")
+    assert str(description).endswith("core.orders is waiting: its signal files_arrived has no interval ready.")
 
 
 def test_version_that_is_not_incremental_gives_a_warning() -> None:

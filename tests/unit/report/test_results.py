@@ -364,15 +364,15 @@ def test_audit_of_new_intervals_warns_of_older_ones_that_have_failed_until_they_
     assert check_summary(warned) == (
         False,
         WARN,
-        "No row failed in 2026-01-02. Other intervals: 3 rows failed in 2026-01-01 at 2026-01-01T00:00:00Z, and no run "
-        "has audited them since. Execute this check alone to audit all intervals.",
+        "No failing rows in 2026-01-02. Other intervals: 3 rows failed in 2026-01-01 at 2026-01-01T00:00:00Z, and no "
+        "run has audited them since. Execute this check alone to audit all intervals.",
     )
     again = EarlierResult(False, WARN, "run-8", day(2) / 1000, DATA, stored(dict(warned.metadata)))
     idle = checks_of(IDLE, earlier={key: again})[name]
     assert (idle.passed, idle.severity) == (False, WARN)
     corrected = replace(COVERED, audits=(audit_result(name, D1),))
     summary = check_summary(checks_of(corrected, earlier={key: again})[name])
-    assert summary == (True, SEVERITIES[name], "No row failed in 2026-01-01.")
+    assert summary == (True, SEVERITIES[name], "No failing rows in 2026-01-01.")
 
 
 def test_rows_that_failed_in_a_pending_interval_are_counted_and_the_advice_is_a_run() -> None:
@@ -422,10 +422,10 @@ def test_audits_that_were_evaluated_one_after_the_other_add_up_until_the_rows_ar
 
     assert (found.passed, found.severity, found.run_id, found.evaluated_at) == (False, WARN, "run-7", day(4) / 1000)
     assert found.text.startswith(
-        "No row failed in 2026-01-02. Other intervals: 3 rows failed in 2026-01-01 at 2026-01-04T00:00:00Z, and"
+        "No failing rows in 2026-01-02. Other intervals: 3 rows failed in 2026-01-01 at 2026-01-04T00:00:00Z, and"
     )
     assert "SELECT 3" in found.metadata["sqlmesh/query"].value, "the query that finds the rows"
-    assert (corrected.passed, corrected.text) == (True, "No row failed in 2026-01-01.")
+    assert (corrected.passed, corrected.text) == (True, "No failing rows in 2026-01-01.")
 
 
 def test_result_is_older_than_a_later_one_about_the_same_table_only() -> None:
@@ -530,7 +530,7 @@ def test_status_check_of_audits_selected_alone_reports_pending_intervals_and_err
     missing: tuple[msg.Interval, ...], error: str | None, summary: tuple[bool, dg.AssetCheckSeverity, str]
 ) -> None:
     results = checks_of(AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1),), missing, error))
-    assert check_summary(results["not_null"]) == (True, ERROR, "No row failed in 2026-01-01.")
+    assert check_summary(results["not_null"]) == (True, ERROR, "No failing rows in 2026-01-01.")
     assert check_summary(results[STATUS_CHECK]) == summary
 
 
@@ -551,7 +551,7 @@ def test_audit_of_a_model_without_time_column_says_that_it_has_read_the_whole_ta
     earlier = EarlierResult(False, WARN, "run-7", day(1) / 1000, DATA, stored(dict(failed.metadata)))
     later = replace(covered, audits=(replace(audit_result("recent", D2), of_whole_table=True),))
     summary = check_summary(checks_of(later, earlier={RECENT: earlier})["recent"])
-    assert summary == (True, WARN, "No row failed in the whole table.")
+    assert summary == (True, WARN, "No failing rows in the whole table.")
 
 
 def test_audit_of_an_external_model_is_a_check_on_its_downstream_model() -> None:

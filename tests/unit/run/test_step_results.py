@@ -236,7 +236,7 @@ def test_check_executed_alone_that_is_not_evaluated_has_the_reason_or_its_last_r
 @pytest.mark.parametrize(
     ("version", "result"),
     [
-        ("3117", "No row failed in 2026-01-01. Evaluated "),
+        ("3117", "No failing rows in 2026-01-01. Evaluated "),
         ("4228", "Not evaluated: core.orders was not started: SQLMesh's process was killed."),
     ],
     ids=["same table", "a plan has promoted another table"],

@@ -86,7 +86,7 @@ def test_an_attempt_that_succeeds_at_once_does_not_count_however_long_it_takes(c
 
 def test_a_run_says_that_it_waits_once_a_minute_and_how_long_it_still_will(clock: Clock) -> None:
     lock_wait(clock, 90).until(clock.held_for(70))
-    assert [said.split(" at most")[0] for said in clock.said] == ["Waiting, for 90 seconds", "Waiting, for 30 seconds"]
+    assert [said.split(".")[0] for said in clock.said] == ["Waiting up to 90 seconds", "Waiting up to 30 seconds"]
 
 
 def test_the_error_of_a_driver_is_explained_to_whoever_asked_for_the_lock(clock: Clock) -> None:

@@ -64,6 +64,6 @@ def test_info_is_left_out_before_warnings_and_warnings_before_errors() -> None:
 
 
 def test_lines_of_the_worker_itself_are_stored_like_errors() -> None:
-    waiting = line("info", "Waiting, for 60 seconds.", "dg_sqlmesh")
+    waiting = line("info", "Waiting up to 60 seconds.", "dg_sqlmesh")
     texts = [text for _, text in logged([*[line("info", "x")] * 9, waiting])]
-    assert "[dg_sqlmesh] Waiting, for 60 seconds." in texts
+    assert "[dg_sqlmesh] Waiting up to 60 seconds." in texts

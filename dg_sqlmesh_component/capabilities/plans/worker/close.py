@@ -84,7 +84,7 @@ def without_leftovers(environment: Environment | None, context: Context) -> Envi
     """Delete what an interrupted close or second commit has left of a preview. Return the preview if it is still there.
 
     Else SQLMesh would go back to versions whose intervals are forgotten: it would compute all of a forward-only change,
-    and not only its last day. For an environment without its versions, it builds no plan.
+    and not only its last day. For an environment without its versions, it cannot build a plan.
     """
     if environment is not None and environment.expired:
         delete_preview(environment, context)

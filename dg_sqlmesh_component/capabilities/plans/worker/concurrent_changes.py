@@ -109,7 +109,7 @@ class ConcurrentChanges:
         rows, shown, versions = computed_ranges(self._context), _intervals(self._shown_now()), self._read(index)
 
         def lost(table: Any, before: Sequence[Interval], now: Sequence[Interval]) -> tuple[Interval, ...]:
-            """The intervals that a table had at the last look, or that were computed since, and that it has not."""
+            """The intervals that a table had at the last look, or that were computed since, and no longer has."""
             seen = set(self._last.rows.get(table, ()))
             since = [row.interval for row in rows.get(table, ()) if row not in seen]
             return subtract([*before, *since], now)

@@ -88,7 +88,7 @@ def _violation(rule: type[ProjectRuleError], texts: Iterable[str], project: msg.
         LinterRuleError: f"Correct the models or the linter's rules:{block(sqlmesh_command(project, 'lint'))}",
         AdditiveChangeError: "To allow the new columns, set `on_additive_change: allow` in the model.",
     }
-    return rule("\n\n".join(["SQLMesh builds no plan.", *texts, remedies[rule]]))
+    return rule("\n\n".join(["SQLMesh cannot build a plan.", *texts, remedies[rule]]))
 
 
 class PlanContext(Context):
@@ -185,7 +185,7 @@ def built(context: PlanContext, environment: str, **options: Any) -> Plan:
     except (PlanError, LinterError) as error:
         for rule, texts in context.tracker.violations.items():
             raise _violation(rule, texts, context.request.project) from error
-        raise ConfigurationError(f"SQLMesh builds no plan: {describe_error(error)}") from error
+        raise ConfigurationError(f"SQLMesh cannot build a plan: {describe_error(error)}") from error
     # A model that is added again may have the table of an earlier version. SQLMesh finds out when it applies the plan.
     added = [snapshot for snapshot in plan.new_snapshots if snapshot.snapshot_id in plan.context_diff.added]
     for snapshot in context.state_reader.refresh_snapshot_intervals(added):

@@ -45,7 +45,7 @@ def forget_outdated_rows(plan: Plan, prod: Environment | None, context: PlanCont
         node, is_dev = versions.nodes[name], versions.is_dev_table(versions.nodes[name])
         context.tracker.pipe.log(
             "warning",
-            f"{display_name(node.node, context)} has rows from before a correction, or of another version, for "
+            f"{display_name(node.node, context)} has rows that predate a correction or come from another version, for "
             f"{ranges(intervals)}. Applying the plan computes them again.",
         )
         forgotten.append(Forgotten(node, intervals, is_dev))

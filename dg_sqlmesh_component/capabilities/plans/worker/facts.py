@@ -360,7 +360,7 @@ def change_of(diff: ContextDiff, snapshot: Snapshot) -> msg.Change | None:
 
 
 def _kept_rows(snapshot: Snapshot, before: Sequence[Interval], missing: Sequence[msg.Interval]) -> msg.KeptRows | None:
-    """The rows of another definition in a table that the plan keeps; None if it computes them all, or needs not.
+    """The rows of another definition in a table that the plan keeps; None if it computes them all, or need not.
 
     Args:
         before: As in `_rows_before`.

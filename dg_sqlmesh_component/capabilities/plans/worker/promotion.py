@@ -208,7 +208,7 @@ class Promotion:
         except Exception as error:  # noqa: BLE001  # any driver's; the failure has the first one
             why = describe_error(error).rstrip(".")
             return False, [f"It could not be taken back: {why}. To try again, launch this job with `take_back: true`."]
-        return True, [f"Columns that stay in tables: {added}."] if added else []
+        return True, [f"Columns left behind: {added}."] if added else []
 
     def _left(self, has_begun: bool | None, *, taken_back: bool) -> Left:
         if has_begun is None:

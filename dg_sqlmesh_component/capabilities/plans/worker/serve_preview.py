@@ -54,7 +54,7 @@ def preview(request: msg.PreviewRequest, context: PlanContext, runs: StateLock) 
     """Create or update the environment, and compare it with prod.
 
     Raises:
-        ConfigurationError: SQLMesh builds no plan, or is too old, or the environment never expires.
+        ConfigurationError: SQLMesh cannot build a plan, or is too old, or the environment never expires.
         EnvironmentNotReadyError: There is no prod, or a plan is changing it.
         EvaluationError: The plan failed or was cancelled.
     """

@@ -66,7 +66,7 @@ def take_back(request: msg.TakeBackRequest, pipe: Pipe) -> None:
         pipe.log(
             "info",
             f"Taken back: environment {now.name} shows what it showed before plan {now.plan_id}."
-            + (f" Columns that stay in tables: {added}." if added else ""),
+            + (f" Columns left behind: {added}." if added else ""),
         )
         pipe.send(msg.EvaluationFinished("success"))
 

@@ -57,7 +57,7 @@ def advised(part: str, built: msg.PlanBuilt, wrong: dict[str, Any], *accepted: d
             {},
         ),
         advised(
-            "which fits {} models. Write the one that you mean, as here: ",
+            "which fits {} models. Write one of these instead: ",
             plan(*TWINS),
             {"allow_destructive": ("s.orders", "there.s.orders")},
             {"allow_destructive": ("here.s.orders", "there.s.orders")},
@@ -94,11 +94,11 @@ def test_a_preview_of_pending_models_is_computed_with_the_advised_run_config() -
     assert preview_refusals(built, allow_pending=True, over_budget=False) == []
 
 
-@pytest.mark.advice("which is no digest of a plan. Copy it from one.", "and apply it with its own digest.")
+@pytest.mark.advice("which is not a plan digest. Copy it from a plan.", "and apply it with its own digest.")
 def test_a_plan_is_applied_with_its_own_digest() -> None:
     built = plan(ORDERS)
     other = replace(built, parts={**built.parts, "models": "e" * 10})
-    for digest, advice in (("latest", "Copy it from one."), (digest_of(other), "apply it with its own digest.")):
+    for digest, advice in (("latest", "Copy it from a plan."), (digest_of(other), "apply it with its own digest.")):
         [refusal] = refusals(built, Decision(digest), "shop_apply", {})
         assert refusal.message.endswith(advice)
     assert refused(built) == []

@@ -90,7 +90,7 @@ def test_other_versions_of_other_selected_models_are_not_named_as_changes_of_fil
 @pytest.mark.parametrize("text", ["latest", "1" * 24])
 def test_a_text_that_is_no_digest_is_refused(text: str) -> None:
     [refusal] = refusals(plan(ORDERS), Decision(text), "shop_apply", {})
-    message = f"`digest` in the run config is {text!r}, which is no digest of a plan. Copy it from one."
+    message = f"`digest` in the run config is {text!r}, which is not a plan digest. Copy it from a plan."
     assert refusal == Refusal("digest", (), message)
 
 
@@ -128,7 +128,7 @@ def test_models_of_one_schema_and_name_in_two_catalogs_are_named_with_the_catalo
     [_, ambiguous] = refusals(built, both, "shop_apply", {})
     assert ambiguous.kind == "ambiguous_model"
     assert "s.orders, which fits 2 models" in ambiguous.message
-    assert "as here: 'here.s.orders', 'there.s.orders'." in ambiguous.message
+    assert "instead: 'here.s.orders', 'there.s.orders'." in ambiguous.message
 
     decision = Decision(digest_of(built), allow_destructive=("there.s.orders",))
 
@@ -170,8 +170,8 @@ REFUSALS = {
         NAMES,
         "This deployment's files have an older definition or older audits of core.orders, marts.sales. The plan would "
         "take back a newer change, which environment prod shows. Merge the newest main branch and plan again. To go "
-        "back on purpose, name these models in `allow_revert` in the run config. Then prod shows rows again that "
-        "SQLMesh has computed before, the last at this time: core.orders (1970-01-01T00:00:00Z), marts.sales "
+        "back on purpose, name these models in `allow_revert` in the run config. Then prod brings back rows that "
+        "SQLMesh computed earlier, most recently at this time: core.orders (1970-01-01T00:00:00Z), marts.sales "
         "(1970-01-01T00:00:00Z). The plan computes those again that were restated since, as far as SQLMesh's state "
         "tells. If you corrected others, restate them after the apply.",
     ),
@@ -210,15 +210,15 @@ REFUSALS = {
     "has_dependents": (
         both(dependents=READ, is_dropped=True),
         NAMES,
-        "The plan would fail half-way, because SQLMesh cannot remove a table or view that other views read: "
+        "The plan would fail partway through, because SQLMesh cannot remove a table or view that other views read: "
         "core.orders is read by bi.x, bi.y; marts.sales is read by bi.x, bi.y. Drop or change those views first.",
     ),
     "name_taken": (
         both(is_name_taken=True),
         NAMES,
         "The names of core.orders, marts.sales are taken: the database has other tables, views or types with these "
-        "names. SQLMesh would replace them, with their rows, or fail half-way. Rename or drop them first. Queries that "
-        "use them fail until the apply has succeeded.",
+        "names. SQLMesh would replace them, with their rows, or fail partway through. Rename or drop them first. "
+        "Queries that use them fail until the apply has succeeded.",
     ),
     "uncategorized": (
         plan(ORDERS, uncategorized=(ORDERS.fqn, '"db"."s"."gone"')),
@@ -351,8 +351,8 @@ def test_markdown_begins_with_refusals_and_losses() -> None:
     assert "| drops amount: values are lost | nothing | ann |" in text
     assert "**forward-only**: the table that prod shows is changed in place" in text
     who = "**What to do:** CI or a person who may deploy to prod applies exactly this plan"
-    assert f"{who} anyway, and no other:" in text
-    assert f"{who}, and no other:" in markdown(report(ORDERS))
+    assert f"{who} anyway:" in text
+    assert f"{who}:" in markdown(report(ORDERS))
     of_preview = markdown(replace(report(ORDERS), is_preview=True))
     assert "**What to do:** after the merge, CI or a person who may deploy to prod applies" in of_preview
 

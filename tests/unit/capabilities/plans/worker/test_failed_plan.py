@@ -35,9 +35,9 @@ MAYBE = (
             f"failed {MAYBE}Values may be lost already: t.a (x). {WAIT}To finish it, {AGAIN}{SAME}",
         ),
         (
-            FailedPlan("prod", Left.TAKEN_BACK, details=["Columns that stay in tables: x of t.a."]),
-            "failed while it was promoted, and was taken back: environment prod shows what it showed before. Columns "
-            f"that stay in tables: x of t.a. To apply it, {AGAIN}{SAME}",
+            FailedPlan("prod", Left.TAKEN_BACK, details=["Columns left behind: x of t.a."]),
+            "failed while it was promoted, and was taken back: environment prod shows what it showed before. "
+            f"Columns left behind: x of t.a. To apply it, {AGAIN}{SAME}",
         ),
         (
             FailedPlan("prod", Left.UNFINISHED, was_cancelled=True, lost_values=["t.a (x)"], has_lost_values=True),
