@@ -101,7 +101,7 @@ class Person:
         return days
 
     def _open_signals(self, text: str) -> list[str]:
-        signals = re.findall(r"(its signal is_open (?:reports|is not ready)|waits for its signal is_open)", text)
+        signals = re.findall(r"(its signal is_open (?:has|is not ready)|is waiting for its signal is_open)", text)
         if signals:
             (self.shop.project / "closed").unlink(missing_ok=True)
         return signals

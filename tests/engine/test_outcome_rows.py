@@ -160,7 +160,8 @@ def test_each_audit_is_a_check_with_a_result_of_its_own(ledger: LedgerRun) -> No
 
 def test_waiting_model_names_the_signal(ledger: LedgerRun) -> None:
     assert "its signal landed" in str(ledger.record.observations["t/gated"].description)
-    assert "t.gated waits for its signal landed" in str(ledger.record.observations["t/below_gated"].description)
+    below = str(ledger.record.observations["t/below_gated"].description)
+    assert "upstream model t.gated is waiting for its signal landed" in below
 
 
 def test_up_to_date_model_has_reason_and_next_due_time(ledger: LedgerRun) -> None:
