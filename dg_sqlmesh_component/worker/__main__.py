@@ -39,7 +39,7 @@ def main() -> None:
     problem = installation_problem()
     if problem:
         failed = {"error": InstallationError.__name__, "message": problem}
-        print("RequestFailed", json.dumps(failed), flush=True)  # noqa: T201  # `Pipe` may not be importable here
+        print("protocol.messages.events:RequestFailed", json.dumps(failed), flush=True)  # noqa: T201  # `Pipe` may not be importable here
         return
     from dg_sqlmesh_component.worker.forked_processes import end_forks_with_this_process
     from dg_sqlmesh_component.worker.pipe import Pipe, PipeHandler
