@@ -290,6 +290,9 @@ def main() -> None:
     parser.add_argument("--against", type=Path, help="another checkout of this package, for `--measure cpu`")
     parser.add_argument("--measure", nargs="+", choices=parts, default=["steps"], help="default: steps")
     options = parser.parse_args()
+    if options.against is not None and not (options.against / "dg_sqlmesh_component").is_dir():
+        # Python would leave the folder out of its path, and compare this checkout with itself.
+        parser.error(f"--against: {options.against} is not a checkout of this package")
     for models in options.models:
         with tempfile.TemporaryDirectory() as folder:
             runs = Runs(Path(folder).resolve(), models, options.audits, options.attributes, options.against)
