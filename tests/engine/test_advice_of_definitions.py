@@ -171,7 +171,9 @@ def test_two_components_read_two_tables_of_one_asset_or_of_two(
         keys = {"x.raw.events": x, "y.raw.events": y}
         of_each = [{"external_models": {"keys": {table: key}}} if key else {} for table, key in keys.items()]
         definitions = definitions_of(tmp_path / name, [(of_each[0], reads_x), (of_each[1], reads_y)])
-        return [dep.asset_key.to_user_string() for spec in definitions.resolve_all_asset_specs() for dep in spec.deps]
+        # Sorted: Dagster returns the specs of an asset graph in the order of a set.
+        specs = definitions.resolve_all_asset_specs()
+        return sorted(dep.asset_key.to_user_string() for spec in specs for dep in spec.deps)
 
     with pytest.raises(dg.DagsterInvalidDefinitionError, match="Conflicting metadata found on AssetDeps"):
         loaded("wrong")
