@@ -24,13 +24,13 @@ test: $(VENV)/.test  ## the tests to run before each commit: two to four minutes
 test-unit: $(VENV)/.test  ## the tests that start no run, in seconds
 	$(BIN)/python $(PYTEST) tests/unit $(PYTEST_ARGS)
 
-test-rest: $(VENV)/.test  ## the tests that `make test` leaves out, except the slow ones
+test-rest: $(VENV)/.test  ## the tests that `make test` leaves out, except those of the night
 	$(BIN)/python $(PYTEST) $(BY_FILE) $(addprefix --ignore=,$(FAST_TESTS)) $(PYTEST_ARGS)
 
-test-slow: $(VENV)/.test  ## the slow tests, and no others
-	$(BIN)/python $(PYTEST) $(BY_FILE) -m slow $(PYTEST_ARGS)
+test-slow: $(VENV)/.test  ## the tests that CI leaves out: slow ones, and those whose rule others show (marker `night`)
+	$(BIN)/python $(PYTEST) $(BY_FILE) -m "slow or night" $(PYTEST_ARGS)
 
-test-all: $(VENV)/.test  ## every test, also the slow ones, on the newest versions within the declared limits
+test-all: $(VENV)/.test  ## every test, also those of the night, on the newest versions within the declared limits
 	$(BIN)/python $(PYTEST) $(BY_FILE) -m "slow or not slow" $(PYTEST_ARGS)
 
 help:  ## this list
@@ -152,13 +152,13 @@ define test_on
 	VIRTUAL_ENV="$(abspath $(1))" $(BIN)/uv pip install --quiet --compile-bytecode --python $(1)/bin/python --resolution $(3) --upgrade -e . --group test
 	@$(1)/bin/python -c 'import sys; from importlib.metadata import version as v; \
 		print("Python", sys.version.split()[0], *(f"{n} {v(n)}" for n in ("dagster", "sqlmesh", "duckdb", "pydantic")), sep=" | ")'
-	$(1)/bin/python $(PYTEST) $(BY_FILE) $(PYTEST_ARGS)
+	$(1)/bin/python $(PYTEST) $(BY_FILE) -m "not slow" $(PYTEST_ARGS)
 endef
 
-test-floors: | $(BIN)/uv  ## the suite on the lowest versions that pyproject.toml declares
+test-floors: | $(BIN)/uv  ## all but the slow tests on the lowest versions that pyproject.toml declares
 	$(call test_on,.venv-floors,3.10,lowest-direct)
 
-test-newest: | $(BIN)/uv  ## the suite on the newest of everything
+test-newest: | $(BIN)/uv  ## all but the slow tests on the newest of everything
 	$(call test_on,.venv-newest,3.13,highest)
 
 # pyspark 3.5 runs on Python 3.11 at most.
@@ -168,7 +168,7 @@ test-engines: | $(BIN)/uv  ## what CI tests on DuckDB, PostgreSQL and MariaDB, o
 	$(BIN)/uv venv --quiet --clear --python $(call python_of,3.11) .venv-engines
 	VIRTUAL_ENV="$(abspath .venv-engines)" $(BIN)/uv pip install --quiet --python .venv-engines/bin/python -e . \
 	  --group test --group spark --group clickhouse
-	.venv-engines/bin/python -m pytest -n 0 -m slow -k "spark or clickhouse" tests/engine/test_engines.py \
+	.venv-engines/bin/python -m pytest -n 0 -m "slow or night" -k "spark or clickhouse" tests/engine/test_engines.py \
 	  tests/unit/capabilities/plans/worker/test_table_comparison_queries.py $(PYTEST_ARGS)
 
 clean:

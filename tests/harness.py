@@ -85,8 +85,17 @@ needs_previews = pytest.mark.skipif(not HAS_PREVIEWS, reason="Previews need SQLM
 
 
 def at_night(*values: Any) -> list[ParameterSet]:
-    """Values of a parameter that only `make test-slow` tests, because another one tests the same rule in CI."""
-    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+    """Values of a parameter that only `make nightly` tests, because the others test the same rule in CI."""
+    return rows_at_night(*((value,) for value in values))
+
+
+def rows_at_night(*rows: tuple[Any, ...]) -> list[ParameterSet]:
+    """The same for several parameters: a row has a value of each."""
+    return [pytest.param(*row, marks=pytest.mark.night) for row in rows]
+
+
+ONE_EXECUTOR = [EXECUTORS[0], *at_night(EXECUTORS[1])]
+"""Where the step does not differ. Both are in CI where a signal, another step or the order of events decides."""
 
 
 def run(

@@ -287,3 +287,45 @@ def test_no_test_module_imports_another_one() -> None:
         modules = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
         files = {REPOSITORY.joinpath("tests", *module.split(".")).with_suffix(".py") for module in modules}
         assert not {file for file in files if file.is_file() and file.name.startswith("test_")}, path
+
+
+TESTS = REPOSITORY / "tests"
+NIGHT = ("pytest.mark.night", "pytest.mark.slow")
+
+
+def is_left_to_the_night(node: ast.AST, module: ast.Module) -> bool:
+    """Whether a function, or its whole module, has a mark of tests that CI leaves out."""
+    marks = list(getattr(node, "decorator_list", ()))
+    for statement in module.body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "pytestmark":
+            marks += statement.value.elts if isinstance(statement.value, ast.List) else [statement.value]
+    return any(ast.unparse(mark).startswith(NIGHT) for mark in marks)
+
+
+def test_a_test_of_the_night_names_tests_of_ci_that_show_the_same() -> None:
+    """`night("test_of_this_file", "unit/run/test_ledger.py", "engine/test_steps.py::test_that_begins_so_...")`."""
+    modules = {path: ast.parse(path.read_text()) for path in TESTS.rglob("test_*.py")}
+    by_day = {
+        path: {
+            node.name
+            for node in ast.walk(module)
+            if isinstance(node, ast.FunctionDef) and not is_left_to_the_night(node, module)
+        }
+        for path, module in modules.items()
+    }
+    named, missing = 0, []
+    for path, module in modules.items():
+        for call in [node for node in ast.walk(module) if isinstance(node, ast.Call)]:
+            if ast.unparse(call.func) != "pytest.mark.night":
+                continue
+            for argument in call.args:
+                file, _, test = str(ast.literal_eval(argument)).rpartition("::")
+                file, test = (test, "") if test.endswith(".py") else (file, test)
+                tests = by_day.get(TESTS / file if file else path, set())
+                begins = test.removesuffix("...")
+                named += 1
+                if not any(name == test or (begins != test and name.startswith(begins)) or not test for name in tests):
+                    missing.append(f"{path.relative_to(TESTS)}:{call.lineno}: {ast.literal_eval(argument)}")
+            assert call.args, f"{path}:{call.lineno}"
+    assert missing == []
+    assert named

@@ -21,6 +21,7 @@ from harness import (
     NewShop,
     RunRecord,
     Shop,
+    at_night,
     needs_previews,
     processes_in,
     python_model,
@@ -122,7 +123,7 @@ def test_model_that_does_not_end_is_killed_after_both_grace_periods(new_shop: Ne
     assert "SIGKILL" not in record.log
 
 
-@pytest.mark.parametrize("engine", ["duckdb", "postgres"])
+@pytest.mark.parametrize("engine", [*at_night("duckdb"), "postgres"])
 def test_long_query_is_cancelled_in_the_engine(new_shop: NewShop, engine: str) -> None:
     with postgres_server() as server:
         is_postgres = engine == "postgres"
@@ -154,6 +155,7 @@ def test_long_query_is_cancelled_in_the_engine(new_shop: NewShop, engine: str) -
         assert server.query(sleeping) == []
 
 
+@pytest.mark.night("unit/worker/test_running_queries.py", "test_long_query_is_cancelled_in_the_engine")
 def test_long_query_is_cancelled_in_mariadb(new_shop: NewShop) -> None:
     with mariadb_server() as server:
         server.query("CREATE DATABASE ctl")
@@ -269,6 +271,10 @@ def test_run_cancelled_before_a_retry_has_the_error_of_the_last_attempt(new_shop
 NOT_PROMOTED = "The plan was cancelled before it was promoted: environment prod is as it was before."
 
 
+@pytest.mark.night(
+    "test_apply_that_is_cancelled_in_its_last_batch_promotes_nothing",
+    "test_run_that_waits_for_another_run_is_cancelled_at_once",
+)
 def test_cancelled_apply_that_waits_for_a_run_is_not_killed_and_promotes_nothing(
     server: Server, new_shop: NewShop
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from engine.signals import IS_OPEN
-from harness import YEARLY_CRON, NewShop, RunRecord, Shop
+from harness import YEARLY_CRON, NewShop, RunRecord, Shop, rows_at_night
 from waiting import DAILY, EMPTY, LOADER, OP, day, evaluate_tick, launch_request, load
 
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column day, batch_size 1)"
@@ -149,12 +149,14 @@ OF_DAYS, OF_SHOWN = (f"{UNSELECTED}: t.{name}. {SELECT}." for name in ("days", "
 @pytest.mark.parametrize(
     ("loaded", "config", "expected"),
     [
-        ((), {}, [f"load/orders was never materialized: materialize it once.{THROUGH_OTHERS}"]),
         ((3,), {}, [f"{NOT_LOADED} {day(2)}, {day(1)}; {OF_DAYS}", f"{NOT_LOADED} {day(2)}, {day(1)}; {OF_SHOWN}"]),
-        ((3, 2, 1), {}, [OF_DAYS, OF_SHOWN]),
-        ((), {"ignore_sources": True}, [OF_DAYS, OF_SHOWN]),
+        *rows_at_night(
+            ((), {}, [f"load/orders was never materialized: materialize it once.{THROUGH_OTHERS}"]),
+            ((3, 2, 1), {}, [OF_DAYS, OF_SHOWN]),
+            ((), {"ignore_sources": True}, [OF_DAYS, OF_SHOWN]),
+        ),
     ],
-    ids=["nothing is loaded", "a day is loaded", "all is loaded", "sources are ignored"],
+    ids=["a day is loaded", "nothing is loaded", "all is loaded", "sources are ignored"],
 )
 def test_models_without_those_upstream_say_what_helps(
     new_shop: NewShop, loaded: Collection[int], config: dict[str, Any], expected: list[str]
@@ -210,15 +212,20 @@ LEFT_OUT = "models upstream have pending intervals that this run leaves out: t.d
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        ({"start": day(1)}, [f"{NOT_LOADED} {day(1)}. The first run without `start` after its sources are loaded "]),
         ({"start": day(2), "end": day(2)}, [f"{LEFT_OUT} `start` and `end`.", f"{NOT_LOADED} {day(1)}."]),
-        (RESTATE, [f"{NOT_LOADED} {day(1)}; {LEFT_OUT} `restate`."]),
-        (
-            {"restate": {**RESTATE["restate"], "tables": ["raw.orders"]}},
-            [f"{NOT_LOADED} {day(1)}; {LEFT_OUT} `restate`."],
+        *rows_at_night(
+            (
+                {"start": day(1)},
+                [f"{NOT_LOADED} {day(1)}. The first run without `start` after its sources are loaded "],
+            ),
+            (RESTATE, [f"{NOT_LOADED} {day(1)}; {LEFT_OUT} `restate`."]),
+            (
+                {"restate": {**RESTATE["restate"], "tables": ["raw.orders"]}},
+                [f"{NOT_LOADED} {day(1)}; {LEFT_OUT} `restate`."],
+            ),
         ),
     ],
-    ids=["start", "start and end", "restate", "restate with tables"],
+    ids=["start and end", "start", "restate", "restate with tables"],
 )
 def test_a_run_of_all_models_names_the_bounds_that_leave_out_intervals(
     new_shop: NewShop, config: dict[str, Any], expected: list[str]
@@ -242,6 +249,10 @@ AUDITED = {
 }
 
 
+@pytest.mark.night(
+    "unit/worker/intervals/test_causes.py",
+    "test_a_repeated_step_names_the_model_that_an_earlier_step_has_to_compute_again",
+)
 def test_a_whole_table_after_a_failed_day_of_a_backfill_names_the_refused_rows(new_shop: NewShop) -> None:
     source = {"ctl.source": "SELECT current_date - i::INT AS day, 1 AS n FROM range(1, 7) AS r(i)"}
     shop = new_shop(AUDITED, tables=source, restate=True)
@@ -272,6 +283,10 @@ def test_a_whole_table_past_a_gap_names_it(new_shop: NewShop) -> None:
     assert shop.query("SELECT n FROM t.total") == [(6,)]
 
 
+@pytest.mark.night(
+    "engine/test_late_data.py::test_a_tick_requests_pending_models_and_the_restatement_of_late_ranges",
+    "unit/report/test_causes.py",
+)
 def test_a_restatement_that_a_tick_requests_names_the_source(new_shop: NewShop) -> None:
     """`late: restate`, by ticks alone: a day is loaded again, and the newest day is not loaded."""
     shop = loaded_shop(new_shop, external_models={"late": "restate"}, schedule={"cron": "@daily"})
@@ -333,6 +348,9 @@ def test_a_closed_signal_and_a_source_are_both_named_by_a_run_and_a_tick(new_sho
     assert shop.query("SELECT count(*) FROM t.both") == [(3,)]
 
 
+@pytest.mark.night(
+    "unit/worker/intervals/test_causes.py", "test_a_closed_signal_and_a_source_are_both_named_by_a_run_and_a_tick"
+)
 def test_a_restatement_names_the_signal_and_then_what_it_leaves_out(new_shop: NewShop) -> None:
     shop = gated_shop(new_shop)
     for ago in (3, 2, 1):
@@ -386,6 +404,9 @@ SPLIT = {
 }
 
 
+@pytest.mark.night(
+    "unit/report/test_causes.py", "test_a_repeated_step_names_the_model_that_an_earlier_step_has_to_compute_again"
+)
 def test_the_second_step_of_a_run_names_the_source_of_the_first(new_shop: NewShop) -> None:
     external = {"keys": {"raw.orders": "load/orders"}, "wait": {"tables": ["raw.*"]}}
     tables = {**EMPTY, "py.middle": "SELECT 1 AS n"}
@@ -439,6 +460,9 @@ def test_a_repeated_step_names_the_model_that_an_earlier_step_has_to_compute_aga
     assert shop.launch(assets=models).succeeded().status_of("t/last") == "executed"
 
 
+@pytest.mark.night(
+    "unit/worker/intervals/test_causes.py", "test_a_run_of_all_models_names_the_bounds_that_leave_out_intervals"
+)
 def test_a_restatement_names_a_model_upstream_that_needs_an_older_day_first(new_shop: NewShop) -> None:
     """The model upstream needs its older day first, and its source is not loaded for a later day."""
     keyed = "kind INCREMENTAL_BY_UNIQUE_KEY (unique_key day, batch_size 1)"

@@ -4,7 +4,7 @@ import dagster as dg
 import pytest
 from engine.plan_jobs import APPLY, PLAN, change, edit_config, failure_of, launch, planned, report_of
 from engine.preview_lab import CLOSE, PREVIEW
-from harness import CONFIG, NewShop, RunRecord, Shop, needs_previews
+from harness import CONFIG, NewShop, RunRecord, Shop, at_night, needs_previews
 from postgres import Server
 
 ORDERS = "MODEL (name t.orders, kind FULL{more}); SELECT 1 AS id, {amount} AS amount"
@@ -65,6 +65,9 @@ def test_views_of_others_are_dropped_only_if_the_run_config_names_them(shop: Sho
     assert views(server) == {"stock"}, "SQLMesh #5954"
 
 
+@pytest.mark.night(
+    "test_views_of_others_are_dropped_only_if_the_run_config_names_them", "test_a_preview_is_closed_with_its_own_views"
+)
 @needs_previews
 @pytest.mark.advice("If it is a preview, close it first, or accept the loss: its next preview creates its views again.")
 def test_views_of_previews_are_named_with_their_environment_and_the_next_preview_creates_them_again(
@@ -103,7 +106,7 @@ def test_views_of_previews_are_named_with_their_environment_and_the_next_preview
     assert planned(shop)["refusals"] == [], "a preview that is closed has no views"
 
 
-@pytest.mark.parametrize("after_all", ["SELECT 1", "SELECT no_such_function()"])
+@pytest.mark.parametrize("after_all", ["SELECT 1", *at_night("SELECT no_such_function()")])
 def test_grants_that_somebody_gave_by_hand_are_named_with_the_statements_that_give_them_again(
     shop: Shop, server: Server, after_all: str
 ) -> None:
@@ -144,6 +147,7 @@ def test_a_view_that_others_read_cannot_be_removed(shop: Shop, server: Server) -
     assert planned(shop)["refusals"] == []
 
 
+@pytest.mark.night("test_views_of_others_are_dropped_only_if_the_run_config_names_them")
 def test_a_change_of_metadata_replaces_the_view_too(shop: Shop, server: Server) -> None:
     change(shop, orders=ORDERS.format(amount=2, more=", owner ann"))
     report = planned(shop)
@@ -182,6 +186,10 @@ def test_tables_of_mode_dev_only_stay_so_only_their_removal_for_a_view_is_refuse
     assert "t.orders is read by bi.Daily orders, bi.months, t.seen. Drop or change those" in refusal["message"]
 
 
+@pytest.mark.night(
+    "test_views_of_others_are_dropped_only_if_the_run_config_names_them",
+    "test_a_view_of_the_table_is_dropped_with_its_column",
+)
 def test_views_of_other_environments_are_named_if_a_migration_replaces_a_view_that_keeps_its_version(
     shop: Shop, server: Server
 ) -> None:
@@ -291,6 +299,10 @@ def test_a_view_in_place_of_a_table_is_refused_before_anything_changes(new_shop:
     assert server.query("SELECT amount, seen FROM t.orders, t.seen", "shop") == [(3, 1)]
 
 
+@pytest.mark.night(
+    "test_a_view_in_place_of_a_table_is_refused_before_anything_changes",
+    "engine/test_taken_back.py::test_name_that_is_too_long_is_refused_before_the_promotion",
+)
 @pytest.mark.advice("Rename the model.")
 def test_names_of_types_are_taken_too_and_a_name_that_postgresql_would_cut_is_too_long(
     new_shop: NewShop, server: Server

@@ -392,7 +392,7 @@ def test_model_promoted_as_external_or_embedded_is_not_in_environment(new_shop: 
 @pytest.mark.advice("If that plan was interrupted, apply it again:{}")
 @pytest.mark.attribute("execution.environment_timeout")
 @pytest.mark.parametrize(
-    "selection", [{}, {"checks": ["t/one:sqlmesh_execution_status"]}], ids=["run of models", "run of checks"]
+    "selection", [{}, *at_night({"checks": ["t/one:sqlmesh_execution_status"]})], ids=["run of models", "run of checks"]
 )
 def test_run_waits_for_unfinished_plan_until_environment_timeout(shop: Shop, selection: dict[str, Any]) -> None:
     """Until then its views may belong to two plans, so checks are not evaluated either."""
@@ -588,7 +588,7 @@ RENAMED_BACK = "; ".join(f"ALTER TABLE sqlmesh._{name}_backup RENAME TO _{name}"
 
 @pytest.mark.advice("Restore the whole state from a backup of its database. Tables whose names end in _backup")
 @pytest.mark.parametrize("engine", ["duckdb", pytest.param("postgres", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("damage", [HALF_RESTORED, ONLY_COPIES], ids=["half restored", "only copies"])
+@pytest.mark.parametrize("damage", [HALF_RESTORED, *at_night(ONLY_COPIES)], ids=["half restored", "only copies"])
 def test_jobs_refuse_a_state_without_version_and_leave_its_tables(new_shop: NewShop, damage: str, engine: str) -> None:
     with postgres_server() if engine == "postgres" else nullcontext() as server:
         if server is not None:

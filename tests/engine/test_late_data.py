@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 from engine.plan_jobs import APPLY, launch, planned
-from harness import EXECUTORS, NewShop, RunRecord, Shop
+from harness import ONE_EXECUTOR, NewShop, RunRecord, Shop
 from waiting import DAILY, LOADER, SourceSensor, day, evaluate_tick, launch_request, load, outcomes, run, waiting_shop
 
 CHECK = "t/days:sqlmesh_no_late_data"
@@ -33,7 +34,7 @@ def load_partition(shop: Shop, partition: str | None, table: str = "orders") -> 
 
 @pytest.mark.advice("To read the new rows, launch a run of the model with")
 @pytest.mark.attribute("external_models.late")
-@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("executor", ONE_EXECUTOR)
 def test_partition_loaded_again_is_a_warning_until_it_is_computed_again(new_shop: NewShop, executor: str) -> None:
     shop = late_shop(new_shop, restate=True)
     first = run(shop, executor)
@@ -52,6 +53,10 @@ def test_partition_loaded_again_is_a_warning_until_it_is_computed_again(new_shop
     assert run(shop, executor).checks[CHECK].passed
 
 
+@pytest.mark.night(
+    "unit/worker/intervals/test_unrecorded.py::test_a_merged_range_is_evidence_only_if_the_interval_was_not_late_or_the_table_is_newer",
+    "model/test_every_late_load.py::test_no_history_of_six_actions_hides_a_late_load_or_names_a_new_row",
+)
 def test_a_day_stays_late_although_the_janitor_merges_times_until_a_person_computes_it(new_shop: NewShop) -> None:
     """Then the warning ends, also if models without changes are not recorded."""
     shop = late_shop(new_shop, days=(3, 2), execution={"record_unchanged": False})
@@ -69,6 +74,10 @@ def test_a_day_stays_late_although_the_janitor_merges_times_until_a_person_compu
     assert CHECK not in run(shop).checks
 
 
+@pytest.mark.night(
+    "unit/history/test_late_loads.py::test_what_is_late_stays_late_although_a_plan_has_changed_what_is_read_or_shown",
+    "test_partition_loaded_again_is_a_warning_until_it_is_computed_again",
+)
 def test_a_warning_ends_with_a_new_version_although_models_without_changes_are_not_recorded(new_shop: NewShop) -> None:
     shop = late_shop(new_shop, execution={"record_unchanged": False})
     load(shop, 2)
@@ -81,6 +90,10 @@ def test_a_warning_ends_with_a_new_version_although_models_without_changes_are_n
     assert CHECK not in run(shop).checks
 
 
+@pytest.mark.night(
+    "unit/history/test_late_loads.py::test_what_is_late_stays_late_although_a_plan_has_changed_what_is_read_or_shown",
+    "unit/worker/intervals/test_unrecorded.py::test_intervals_computed_before_their_source_was_loaded_are_late_as_a_whole",
+)
 def test_what_was_loaded_after_a_preview_is_late_when_its_version_is_promoted(new_shop: NewShop) -> None:
     """A run of the version before has compared a newer load, for its own table.
 
@@ -125,8 +138,8 @@ def execute(context, start, end, execution_time, **kwargs):
 """
 
 
-def test_a_partition_that_is_loaded_while_a_run_or_an_apply_reads_it_is_late(new_shop: NewShop) -> None:
-    """While a file exists, t.days reports another load of day 3 when it reads its source."""
+def shop_that_loads_while_it_reads(new_shop: NewShop) -> tuple[Shop, Path, Path]:
+    """Return a shop, the file of t.days, and a file. While it exists, t.days reports another load when it reads."""
     shop = waiting_shop(new_shop, DAILY.format(start=day(3)), late="warn", deploy=True)
     model, loading = shop.project / "models" / "days.py", shop.project / "loading"
     report = (
@@ -139,12 +152,24 @@ def test_a_partition_that_is_loaded_while_a_run_or_an_apply_reads_it_is_late(new
     shop.plan("--skip-backfill")
     for ago in (3, 2, 1):
         load(shop, ago)
+    return shop, model, loading
+
+
+def test_a_partition_that_is_loaded_while_a_run_reads_it_is_late(new_shop: NewShop) -> None:
+    shop, _, loading = shop_that_loads_while_it_reads(new_shop)
     loading.touch()
     computed = run(shop)
     loading.unlink()
     for record in (computed, run(shop)):
         assert late_in(record) == day(3)
 
+
+@pytest.mark.night(
+    "test_a_partition_that_is_loaded_while_a_run_reads_it_is_late", "unit/history/test_late_loads_by_days.py"
+)
+def test_a_partition_that_is_loaded_while_an_apply_reads_it_is_late(new_shop: NewShop) -> None:
+    shop, model, loading = shop_that_loads_while_it_reads(new_shop)
+    run(shop).succeeded()
     model.write_text(model.read_text().replace("SELECT day, n", "SELECT day, n + 1 AS n"))
     launch(shop, APPLY, digest=planned(shop)["digest"]).succeeded()
     shop.sqlmesh("janitor")
@@ -199,6 +224,10 @@ def test_a_tick_requests_pending_models_and_the_restatement_of_late_ranges(new_s
     assert late_requests(shop) == []
 
 
+@pytest.mark.night(
+    "unit/capabilities/schedule/test_ready_by_runs.py::test_each_late_range_is_requested_once_oldest_first_and_again_only_after_another_load",
+    "test_a_tick_requests_pending_models_and_the_restatement_of_late_ranges",
+)
 def test_each_component_with_the_same_models_and_sources_requests_its_own_restatement(new_shop: NewShop) -> None:
     """Such as two of one project, for prod and for staging."""
     options: dict[str, Any] = {"restate": {"max_intervals": 1}, "schedule": {"cron": "@daily"}}

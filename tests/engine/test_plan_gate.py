@@ -23,7 +23,7 @@ from engine.plan_jobs import (
     report_of,
     text_of,
 )
-from harness import YEARLY_CRON, NewShop, Shop, at_night, sqlmesh, wait_until
+from harness import YEARLY_CRON, NewShop, Shop, at_night, rows_at_night, sqlmesh, wait_until
 from postgres import postgres_server
 from waiting import day
 
@@ -69,8 +69,11 @@ def test_an_apply_of_the_reviewed_digest_promotes_it_and_records_each_version_on
     assert shop.launch().computed_outside == {}, "the next run records nothing again"
 
 
+@pytest.mark.night(
+    "test_models_downstream_of_a_selected_one_are_planned_as_they_are_in_prod",
+    "unit/capabilities/plans/test_gate.py::test_markdown_names_the_changes_that_a_selection_leaves_out",
+)
 @pytest.mark.advice("Select it too, for example with {}.")
-@pytest.mark.attribute("deploy.select")
 def test_a_plan_of_a_selection_applies_only_that_and_names_the_changes_that_it_leaves_out(shop: Shop) -> None:
     change(shop, total=TOTAL.format(added=" + 1"), other="MODEL (name t.other, kind FULL, owner eve); SELECT 2 AS x")
     change(shop, new="MODEL (name t.new, kind FULL); SELECT 1 AS x", newer="MODEL (name t.newer); SELECT x FROM t.new")
@@ -114,12 +117,14 @@ def test_a_selection_with_which_models_read_each_other_is_refused_by_name(new_sh
     launch(shop, PLAN, select=["t.a", "t.b"]).succeeded()
 
 
+@pytest.mark.attribute("deploy.select")
 def test_models_downstream_of_a_selected_one_are_planned_as_they_are_in_prod(shop: Shop) -> None:
     """With its own `--select-model`, SQLMesh would promote t.total without rows."""
     change(shop, daily=DAILY.replace("id, amount", "id, amount * 2 AS amount").replace(", forward_only true", ""))
     change(shop, total=TOTAL.format(added=" + 1"))
 
-    report = planned(shop, select=["t.daily"])
+    shop.configure(deploy={"select": "t.daily"})
+    report = planned(shop)
 
     changes = {model["name"]: (model["change"], bool(model["intervals"])) for model in report["models"]}
     assert changes == {"t.daily": ("changed", True), "t.total": ("indirect", True)}
@@ -174,11 +179,17 @@ def test_an_applied_digest_can_be_applied_again_and_does_nothing(shop: Shop) -> 
     assert again.computed_outside == {}
     assert shop.state() == before
 
+
+@pytest.mark.night(
+    "test_an_applied_digest_can_be_applied_again_and_does_nothing",
+    "unit/capabilities/plans/test_gate_by_facts.py::test_a_digest_is_valid_until_...",
+)
+def test_the_digest_of_a_plan_without_changes_can_be_applied_again_until_the_files_change(shop: Shop) -> None:
     nothing = planned(shop)
     assert nothing["models"] == []
     for _ in range(2):
         launch(shop, APPLY, digest=nothing["digest"]).succeeded()
-    change(shop, total=TOTAL.format(added=" + 2"))
+    change(shop, total=TOTAL.format(added=" + 1"))
     refused = launch(shop, APPLY, digest=nothing["digest"])
     assert kinds(report_of(refused)) == ["digest"], "nobody has applied a plan since, but the files differ"
 
@@ -220,6 +231,10 @@ def test_another_digest_is_refused_before_anything_is_computed(shop: Shop) -> No
     assert shop.state() == before
 
 
+@pytest.mark.night(
+    "unit/capabilities/plans/test_gate_by_facts.py::test_a_digest_is_valid_until_another_plan_is_applied_or_the_files_change",
+    "engine/test_plan_reports.py::test_the_digest_names_what_has_changed",
+)
 def test_a_plan_applied_by_somebody_else_makes_the_approval_void(shop: Shop) -> None:
     change(shop, total=TOTAL.format(added=" + 1"))
     digest = planned(shop)["digest"]
@@ -351,11 +366,6 @@ def test_a_column_that_only_the_table_has_is_refused_by_name(shop: Shop) -> None
 
     assert report["models"][0]["destructive"] == ["drops id (not in the promoted definition)"]
     assert [(refusal["kind"], refusal["models"]) for refusal in report["refusals"]] == [("destructive", ["t.daily"])]
-    assert launch(shop, APPLY, digest=report["digest"]).status is dg.DagsterRunStatus.FAILURE
-    shop.launch()  # prod is whole: a run does not wait for an unfinished plan
-    allowed = launch(shop, APPLY, digest=report["digest"], allow_destructive=["t.daily"]).succeeded()
-    assert "Values are lost: t.daily (drops id" in allowed.log
-    assert "To compute the values of the added columns again" not in allowed.log, "none is added again"
 
 
 def test_a_revert_on_purpose_is_applied_and_recorded_as_promoted_only(shop: Shop) -> None:
@@ -417,9 +427,11 @@ IS_TWO = "audits (accepted_values(column := x, is_in := (2)))"
     ("models", "failed"),
     [
         ({"total": TOTAL.format(added=" + NULL")}, "t.total (models/total.sql) failed its audit not_null (1 row)."),
-        (
-            {"other": f"MODEL (name t.other, kind FULL, {IS_TWO}); SELECT 1 AS x"},
-            "t.other (models/other.sql) failed its audit accepted_values (1 row).",
+        *rows_at_night(
+            (
+                {"other": f"MODEL (name t.other, kind FULL, {IS_TWO}); SELECT 1 AS x"},
+                "t.other (models/other.sql) failed its audit accepted_values (1 row).",
+            )
         ),
     ],
     ids=["on computed rows", "an added audit"],
@@ -522,6 +534,7 @@ SLOW = "MODEL (name t.slow, kind FULL); SELECT {id} AS id, pg_advisory_xact_lock
 LAST = "MODEL (name t.last, kind FULL); SELECT id + 1 AS id FROM t.slow"
 
 
+@pytest.mark.night("test_a_plan_that_lands_while_another_one_computes_stops_it", "unit/worker/test_circuit_breaker.py")
 def test_plan_that_lands_before_another_computes_stops_it(new_shop: NewShop, monkeypatch: pytest.MonkeyPatch) -> None:
     with postgres_server() as server:
         server.query("CREATE DATABASE landing")

@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 from engine.plan_jobs import APPLY, PLAN, change, edit_config, failure_of, launch, planned, report_of, text_of
 from engine.preview_lab import PREVIEW, report_of_last
-from harness import CONFIG, NewShop, Shop, needs_previews
+from harness import CONFIG, NewShop, Shop, at_night, needs_previews, rows_at_night
 
 ORDERS = "MODEL (name t.orders, kind FULL); SELECT {columns} FROM raw.x"
 TABLES = {"raw.x": "SELECT 1 AS id, 2 AS amount"}
@@ -27,8 +27,10 @@ def reported(shop: Shop) -> tuple[list[Any], str]:
             "amount, id, 1 AS extra, amount AS more",
             ["adds more", "changes the order of columns"],
         ),
-        ("id, 1 AS extra", "id, 'a' AS extra", ["changes extra from INT to TEXT"]),
-        ("id, 1 AS extra", "id::INT AS id, 1 AS extra", []),
+        *rows_at_night(
+            ("id, 1 AS extra", "id, 'a' AS extra", ["changes extra from INT to TEXT"]),
+            ("id, 1 AS extra", "id::INT AS id, 1 AS extra", []),
+        ),
     ],
     ids=["dropped", "added, and in another order", "another type", "a type that was not known"],
 )
@@ -185,6 +187,7 @@ def test_a_kind_that_shows_all_rows_of_its_query_loses_nothing(new_shop: NewShop
     assert shop.query("SELECT count(*) FROM t.days") == [(28,)]
 
 
+@pytest.mark.night("engine/test_plan_gate.py::test_a_version_without_an_interval_is_promoted_with_one_that_is_computed")
 @needs_previews
 def test_models_that_read_a_new_table_without_an_interval_are_computed(new_shop: NewShop) -> None:
     """SQLMesh does not create such a table, so the plan could not be applied with the command of its report."""
@@ -201,6 +204,10 @@ def test_models_that_read_a_new_table_without_an_interval_are_computed(new_shop:
     assert shop.query(counts) == [(0, 0, 0)]
 
 
+@pytest.mark.night(
+    "engine/test_plan_reports.py::test_dev_only_promises_no_old_version",
+    "unit/capabilities/plans/test_gate.py::test_markdown_promises_an_old_version_only_if_versions_have_tables_of_their_own",
+)
 def test_no_old_version_is_promised_if_a_new_mode_drops_the_only_table(new_shop: NewShop) -> None:
     config = f"{CONFIG}virtual_environment_mode: dev_only\n"
     shop = new_shop({"models/history.sql": HISTORY.format(x=1)}, config, tables=RAW_DAYS, deploy=True)
@@ -298,6 +305,10 @@ FROM t.source WHERE day BETWEEN @start_ds AND @end_ds
 """
 
 
+@pytest.mark.night(
+    "test_corrected_rows_stay_corrected_if_a_plan_shows_an_earlier_version_again",
+    "unit/capabilities/plans/worker/test_versions.py::test_a_version_that_depends_on_its_past_is_computed_again_behind_a_gap",
+)
 @needs_previews
 @pytest.mark.parametrize("number", [0, 1])
 def test_days_behind_a_restated_one_are_computed_again_if_the_model_reads_itself(
@@ -357,13 +368,15 @@ OLD, NEW = [(7, None)], [(1, 2)]
     ("mode", "kind", "later", "kept", "rows"),
     [
         ("full", BY_DAY, BY_DAY, {"cron": "@daily", "all": False}, OLD),
-        ("dev_only", BY_DAY, BY_DAY, {"cron": "@daily", "all": False}, OLD),
-        ("dev_only", "FULL", "FULL", {"cron": "@daily", "all": True}, OLD),
         ("dev_only", "VIEW", "FULL", None, NEW),
-        ("dev_only", SEED, SEED, None, NEW),
-        ("full", "FULL", "FULL", None, NEW),
+        *rows_at_night(
+            ("dev_only", BY_DAY, BY_DAY, {"cron": "@daily", "all": False}, OLD),
+            ("dev_only", "FULL", "FULL", {"cron": "@daily", "all": True}, OLD),
+            ("dev_only", SEED, SEED, None, NEW),
+            ("full", "FULL", "FULL", None, NEW),
+        ),
     ],
-    ids=["by day", "by day, one table", "full, one table", "another kind", "seed", "full"],
+    ids=["by day", "another kind", "by day, one table", "full, one table", "seed", "full"],
 )
 def test_a_model_that_is_added_again_with_another_definition_names_its_old_rows_or_computes_new_ones(
     new_shop: NewShop, mode: str, kind: str, later: str, kept: dict[str, Any] | None, rows: list[Any]
@@ -385,7 +398,7 @@ def test_a_model_that_is_added_again_with_another_definition_names_its_old_rows_
     assert shop.query("SELECT DISTINCT id, more FROM t.again") == rows
 
 
-@pytest.mark.parametrize("mode", ["full", "dev_only"])
+@pytest.mark.parametrize("mode", ["full", *at_night("dev_only")])
 def test_a_corrected_model_keeps_no_rows_that_a_failed_apply_has_computed_by_its_first_definition(
     new_shop: NewShop, mode: str
 ) -> None:
@@ -405,6 +418,10 @@ def test_a_corrected_model_keeps_no_rows_that_a_failed_apply_has_computed_by_its
     assert shop.query("SELECT id FROM t.again") == [(1,)] * 3
 
 
+@pytest.mark.night(
+    "test_a_model_that_is_added_again_with_another_definition_names_its_old_rows_or_computes_new_ones",
+    "unit/capabilities/plans/test_gate.py::test_table_says_when_kept_rows_are_computed",
+)
 def test_a_table_that_is_filled_by_day_after_it_was_full_keeps_its_rows(new_shop: NewShop) -> None:
     full = "MODEL (name t.days, kind FULL); SELECT day::DATE AS day, 0 AS x FROM raw.days"
     shop = new_shop(
@@ -427,7 +444,7 @@ AUDIT = "AUDIT (name alone, standalone true{more}); SELECT * FROM t.orders WHERE
 
 
 @pytest.mark.parametrize(
-    ("more", "least"), [("", 1), (", description 'Orders have an id'", 0)], ids=["query", "description"]
+    ("more", "least"), [("", 1), *rows_at_night((", description 'Orders have an id'", 0))], ids=["query", "description"]
 )
 def test_a_changed_standalone_audit_is_planned_and_applied(new_shop: NewShop, more: str, least: int) -> None:
     """Another one is removed, and an external table and an embedded model. They have no rows of SQLMesh to lose."""
@@ -456,7 +473,7 @@ def test_a_changed_standalone_audit_is_planned_and_applied(new_shop: NewShop, mo
 
 
 @needs_previews
-@pytest.mark.parametrize("state", ["added", "changed", "removed"])
+@pytest.mark.parametrize("state", ["added", *at_night("changed", "removed")])
 def test_a_standalone_audit_can_be_previewed_in_each_state(new_shop: NewShop, state: str) -> None:
     files = {"models/orders.sql": ORDERS.format(columns="id")}
     audit = {"audits/alone.sql": AUDIT.format(more="", least=0)}

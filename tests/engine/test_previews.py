@@ -23,7 +23,7 @@ from engine.preview_lab import (
     on_duckdb,
     report_of_last,
 )
-from harness import NewShop, at_night, needs_previews
+from harness import NewShop, at_night, needs_previews, rows_at_night
 
 pytestmark = needs_previews
 
@@ -74,6 +74,10 @@ def test_a_preview_of_a_selection_leaves_the_other_changes_out(lab: Lab) -> None
     assert "selected models are the same as in prod" in lab.preview(2, select=["t.revenue"])["result"]
 
 
+@pytest.mark.night(
+    "test_closing_a_preview_leaves_nothing_and_only_its_own",
+    "engine/test_interrupted_clean_ups.py::test_a_commit_without_a_new_model_replaces_a_preview_whose_close_has_deleted_that_model",
+)
 def test_the_second_commit_is_compared_with_prod_and_replaces_the_tables_of_the_first(lab: Lab) -> None:
     lab.change(orders=ORDERS.format(factor=3))
     lab.preview()
@@ -111,7 +115,7 @@ def test_closing_a_preview_leaves_nothing_and_only_its_own(lab: Lab) -> None:
 
 
 @pytest.mark.advice("that lack intervals: {}. Run prod first, from the deployment of prod.")
-@pytest.mark.parametrize(("after", "before"), [(3, 0), (2, 2)], ids=["three days behind", "with a gap"])
+@pytest.mark.parametrize(("after", "before"), [(3, 0), *rows_at_night((2, 2))], ids=["three days behind", "with a gap"])
 def test_a_preview_is_refused_if_prod_lacks_intervals_that_it_would_read(lab: Lab, after: int, before: int) -> None:
     make_gap(lab, after, before)
     prod = lab.prod()
@@ -167,16 +171,17 @@ def test_the_launchpad_can_name_an_environment_that_fits_the_template(lab: Lab) 
     lab.job(CLOSE, None, environment="pr_7").succeeded()
 
 
-@pytest.mark.advice(
-    "and was not changed. Correct `preview.environment` in defs.yaml, or `pinned_environments`",
-    "To delete it anyway, use `sqlmesh invalidate`.",
-)
-@on_duckdb
-def test_an_environment_that_never_expires_is_refused_and_stays_as_it_was(lab: Lab) -> None:
+def pin(lab: Lab) -> None:
+    """Let two environments never expire. The first one exists."""
     edit_config("\npinned_environments: [PR_1, pr_2]\n")(lab.shop)
     lab.change(other=OTHER.replace("1 AS x", "2 AS x"))
     lab.shop.plan("pr_1", at=None)
     lab.change(other=OTHER.replace("1 AS x", "3 AS x"))
+
+
+@on_duckdb
+def test_an_environment_that_never_expires_is_refused_and_stays_as_it_was(lab: Lab) -> None:
+    pin(lab)
     before = lab.left_over()
 
     for number in (1, 2):
@@ -186,6 +191,16 @@ def test_an_environment_that_never_expires_is_refused_and_stays_as_it_was(lab: L
     assert "Environment pr_1 never expires, so it is no preview, and was not deleted." in failure_of(closed)
     assert lab.left_over() == before
     assert lab.ask("SELECT x FROM t__pr_1.other") == [(2,)]
+
+
+@pytest.mark.advice(
+    "and was not changed. Correct `preview.environment` in defs.yaml, or `pinned_environments`",
+    "To delete it anyway, use `sqlmesh invalidate`.",
+)
+@pytest.mark.night("test_an_environment_that_never_expires_is_refused_and_stays_as_it_was")
+@on_duckdb
+def test_another_environment_is_previewed_or_one_that_never_expires_is_unpinned_or_invalidated(lab: Lab) -> None:
+    pin(lab)
     lab.preview(3)
     lab.job(CLOSE, 3).succeeded()
     lab.shop.sqlmesh("invalidate", "pr_1")
@@ -443,6 +458,7 @@ def test_closing_deletes_what_a_failed_commit_has_computed_of_versions_that_prod
     assert lab.ask("SELECT name FROM sqlmesh._intervals WHERE is_dev") == []
 
 
+@pytest.mark.night("engine/test_taken_back.py::test_name_that_is_too_long_is_refused_before_the_promotion")
 @pytest.mark.advice("use the number of the pull request instead.")
 @pytest.mark.parametrize("lab", ["postgres"], indirect=True)
 def test_preview_with_a_name_too_long_for_the_engine_is_refused_before_it_computes_anything(lab: Lab) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 import yaml
-from harness import CONFIG, EXECUTORS, YEARLY_CRON, NewShop, Shop
+from harness import CONFIG, ONE_EXECUTOR, YEARLY_CRON, NewShop, Shop, at_night, rows_at_night
 from postgres import postgres_server
 from story_projects import Project
 
@@ -63,7 +63,7 @@ def shop(new_shop: NewShop) -> Shop:
 
 @pytest.mark.advice("To compute it again, write this in place of them, with `restate: true` in defs.yaml:")
 @pytest.mark.attribute("restate")
-@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("executor", ONE_EXECUTOR)
 def test_thirty_missing_days_and_then_one_restated_day_are_one_sqlmesh_run_each(shop: Shop, executor: str) -> None:
     planned = {model: days_of(shop, model) for model in BY_DAY_MODELS}
     run = shop.launch(executor).succeeded()
@@ -136,6 +136,12 @@ def test_pending_model_whose_cron_has_not_ticked_since_the_range_is_left_out_of_
     assert f"marts.yearly (its cron, {YEARLY_CRON}, has not ticked since this range began: the next tick" in failure
 
 
+@pytest.mark.night(
+    "unit/run/test_restatement.py",
+    "unit/run/test_run_config.py::test_restatement_must_be_allowed_and_takes_no_options_of_a_run",
+    "test_a_selected_model_that_sqlmesh_cannot_restate_is_refused_also_if_it_is_pending",
+    "test_a_restatement_that_an_asset_splits_computes_each_model_once_in_its_own_step",
+)
 @pytest.mark.advice(
     "Choose a shorter range or fewer models, or raise the limit in defs.yaml.",
     "SQLMesh cannot restate {}. Nothing was computed. Leave these models out of the run.",
@@ -244,7 +250,9 @@ def test_restatement_in_dev_leaves_prod_as_it_is_and_one_in_prod_names_dev(shop:
 DEV_ONLY = "virtual_environment_mode: dev_only"
 
 
-@pytest.mark.parametrize(("mode", "later_mode"), [("", "plan: {forward_only: true}"), (DEV_ONLY, DEV_ONLY)])
+@pytest.mark.parametrize(
+    ("mode", "later_mode"), [*rows_at_night(("", "plan: {forward_only: true}")), (DEV_ONLY, DEV_ONLY)]
+)
 def test_restatement_in_dev_of_a_model_of_prod_is_refused_if_all_plans_are_forward_only(
     new_shop: NewShop, mode: str, later_mode: str
 ) -> None:
@@ -322,7 +330,7 @@ SOURCE = (
 @pytest.mark.advice("Correct the model or its data, then launch a run")
 @pytest.mark.parametrize(
     "breaks",
-    ["UPDATE ctl.source SET n = 0 WHERE ds = '{day}'", "UPDATE ctl.divisor SET d = 0"],
+    ["UPDATE ctl.source SET n = 0 WHERE ds = '{day}'", *at_night("UPDATE ctl.divisor SET d = 0")],
     ids=["a batch", "a model downstream"],
 )
 def test_no_run_is_green_before_all_is_computed_that_a_failed_restatement_has_left(
@@ -391,6 +399,7 @@ def test_a_retry_computes_no_more_than_the_pending_day_of_a_model_upstream_of_th
     assert {metadata["sqlmesh/attempts"].value for metadata in materialized.values()} == {2}
 
 
+@pytest.mark.night("test_restatement_in_dev_leaves_prod_as_it_is_and_one_in_prod_names_dev")
 def test_a_failed_restatement_of_a_table_that_only_dev_shows_is_no_matter_of_prod(shop: Shop) -> None:
     assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
     orders = shop.project / "models/orders.sql"
@@ -438,7 +447,7 @@ def test_downstream_model_run_alone_is_not_restated_before_its_upstream_model(ne
     assert shop.query(restated.format("t.reader")) == shop.query(restated.format("t.source")) != []
 
 
-@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("number", [*at_night(1), 2, *at_night(3)])
 def test_a_killed_restatement_has_forgotten_all_of_its_models_or_none(new_shop: NewShop, number: int) -> None:
     """Else the next run computes the forgotten model, and is green for those downstream with the older rows."""
     files = {**MODELS, "config.py": Project({}).hooked_config(LONG_AGO), "job": ""}
@@ -454,6 +463,10 @@ def test_a_killed_restatement_has_forgotten_all_of_its_models_or_none(new_shop: 
     assert restated or number == 1
 
 
+@pytest.mark.night(
+    "unit/worker/intervals/test_coverage.py::test_days_that_sqlmesh_will_restate_automatically_are_missing_as_far_as_they_are_due",
+    "test_downstream_model_run_alone_is_not_restated_before_its_upstream_model",
+)
 def test_days_restated_automatically_are_missing_while_their_signal_is_closed_and_new_days_are_not(
     new_shop: NewShop,
 ) -> None:
@@ -487,7 +500,7 @@ HALF_OPEN = (
 )
 
 
-@pytest.mark.parametrize("then", [{OP: {}}, restate("2026-02-12", "2026-02-12")], ids=["run", "restatement"])
+@pytest.mark.parametrize("then", [{OP: {}}, *at_night(restate("2026-02-12", "2026-02-12"))], ids=["run", "restatement"])
 def test_a_table_that_is_only_restated_as_a_whole_keeps_its_rows_while_some_of_its_days_wait(
     new_shop: NewShop, then: dict[str, Any]
 ) -> None:
@@ -567,8 +580,8 @@ AUDITED = (
 
 @pytest.mark.parametrize(
     ("least", "selects_check", "days"),
-    [(0, True, (3, 2)), (2, True, (3, 2)), (0, False, (3, 2)), (2, False, (3, 2)), (2, True, (6, 1))],
-    ids=["passes", "fails", "without check, passes", "without check, fails", "all days"],
+    [(2, True, (3, 2)), (2, False, (3, 2)), *rows_at_night((0, True, (3, 2)), (0, False, (3, 2)), (2, True, (6, 1)))],
+    ids=["fails", "without check, fails", "passes", "without check, passes", "all days"],
 )
 def test_a_standalone_audit_is_evaluated_after_the_restatement_of_the_model_that_it_reads(
     new_shop: NewShop, least: int, selects_check: bool, days: tuple[int, int]

@@ -14,7 +14,7 @@ import yaml
 from harness import (
     COMPONENT,
     CONFIG,
-    EXECUTORS,
+    ONE_EXECUTOR,
     NewShop,
     Shop,
     dagster_project,
@@ -49,8 +49,8 @@ def made():
 """
 
 
-# More than ten seconds: each step starts Python, as on a machine of a user.
-@pytest.mark.parametrize("executor", EXECUTORS)
+# The second one takes twenty seconds: each step starts Python, as on a machine of a user.
+@pytest.mark.parametrize("executor", ONE_EXECUTOR)
 def test_asset_between_models_splits_the_run_into_steps_with_same_execution_time(executor: str, tmp_path: Path) -> None:
     project = write_project(tmp_path / "shop", MODELS_AROUND_AN_ASSET, CONFIG + BEFORE_ALL)
     plan(project)
@@ -78,6 +78,7 @@ exec {python} "$@"
 """
 
 
+# More than ten seconds: each step starts Python, as on a machine of a user.
 def test_worker_starts_before_its_step_and_for_no_other_step(tmp_path: Path, new_shop: NewShop) -> None:
     shop = new_shop({"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"})
     starts, python = tmp_path / "starts", tmp_path / "python"
@@ -100,6 +101,10 @@ def test_worker_starts_before_its_step_and_for_no_other_step(tmp_path: Path, new
     assert started < began
 
 
+@pytest.mark.night(
+    "unit/definitions/test_code_location.py",
+    "test_asset_between_models_splits_the_run_into_steps_with_same_execution_time",
+)
 def test_split_step_is_not_confused_with_another_component(tmp_path: Path) -> None:
     """Dagster names the steps `<op>` and `<op>_2`. If two ops have the same name, it silently runs only one of them."""
     projects = [
@@ -201,6 +206,10 @@ def test_audit_of_whole_table_has_same_result_in_a_run_and_alone(new_shop: NewSh
         assert run.checks[checks[0]].metadata["sqlmesh/failing_row_count"].value == 1
 
 
+@pytest.mark.night(
+    "unit/report/test_results.py::test_result_of_other_or_unknown_data_is_not_carried_over_and_the_check_says_why",
+    "engine/test_carried_over.py::test_result_is_carried_over_until_data_or_audit_changes",
+)
 def test_result_of_another_version_or_environment_is_not_carried_over(new_shop: NewShop) -> None:
     soft = {"audits/soft.sql": "AUDIT (name positive, blocking false); SELECT * FROM @this_model WHERE id < 0"}
     model = "MODEL (name t.one, kind FULL, audits (positive())); SELECT {id} AS id"

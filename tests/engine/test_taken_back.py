@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from engine.plan_jobs import APPLY, PLAN, change, failure_of, launch, planned, text_of
-from harness import CONFIG, NewShop, Shop, sqlmesh
+from harness import CONFIG, NewShop, Shop, at_night, rows_at_night, sqlmesh
 from postgres import postgres_server
 
 STOP = '''
@@ -184,6 +184,10 @@ def test_promotion_that_fails_at_any_statement_is_taken_back(new_shop: NewShop, 
     fail_at_each_statement(shop, Prod(shop.query), after, lambda: shutil.copy(kept, database))
 
 
+@pytest.mark.night(
+    "upstream/test_sqlmesh_internals.py::test_environment_is_replaced_in_duckdb_by_two_statements_or_in_one_transaction",
+    "test_killed_promotion_is_taken_back_by_a_run_config",
+)
 def test_an_apply_killed_while_it_replaces_the_environment_in_the_state_leaves_it_there(new_shop: NewShop) -> None:
     shop = new_shop({**models(BEFORE), "config.py": STOP.replace("{config}", CONFIG)}, deploy=True)
     digest = edit(shop, {"base": "MODEL (name t.base, kind FULL); SELECT 2 AS x"})
@@ -195,21 +199,25 @@ def test_an_apply_killed_while_it_replaces_the_environment_in_the_state_leaves_i
     launch(shop, APPLY, digest=digest).succeeded()
 
 
-KILLED_AT = [3, 9, 15, 21]
+KILLED_AT = (3, 9, 15, 21)
 
 
-@kinds
-def test_killed_promotion_is_taken_back_by_a_run_config(new_shop: NewShop, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "killed_at"), [("many changes", KILLED_AT[1:2]), *rows_at_night(*((kind, KILLED_AT) for kind in KINDS))]
+)
+def test_killed_promotion_is_taken_back_by_a_run_config(new_shop: NewShop, kind: str, killed_at: Sequence[int]) -> None:
     settings, after = KINDS[kind]
     config_py = STOP.replace("{config}", CONFIG + settings + "before_all: [SELECT 7]\n")
     shop = new_shop({**models(BEFORE), "config.py": config_py}, deploy=True)
-    take_back_what_is_killed(shop, Prod(shop.query), after)
+    take_back_what_is_killed(shop, Prod(shop.query), after, killed_at)
 
 
-def take_back_what_is_killed(shop: Shop, prod: Prod, after: dict[str, str]) -> None:
+def take_back_what_is_killed(
+    shop: Shop, prod: Prod, after: dict[str, str], killed_at: Sequence[int] = KILLED_AT
+) -> None:
     shown = prod.shown()
     digest = edit(shop, after)
-    for number in KILLED_AT:
+    for number in killed_at:
         stop(shop, number, kills=True)
         assert "killed by signal 9" in failure_of(launch(shop, APPLY, digest=digest)), number
         record = launch(shop, APPLY, take_back=True)
@@ -277,6 +285,10 @@ def test_statement_that_fails_after_a_view_is_replaced_is_named_and_the_plan_tak
         assert prod.query("SELECT x FROM t.base") == [(2,)]
 
 
+@pytest.mark.night(
+    "unit/capabilities/plans/worker/test_failed_plan.py",
+    "test_plan_that_has_merged_rows_into_a_table_of_prod_is_named_and_not_taken_back",
+)
 @pytest.mark.advice(
     "It could not be taken back: {}. To try again, launch this job with `take_back: true`.",
     "Plan {} could not be taken back: {}. Correct the cause, and launch this job again.",
@@ -307,20 +319,20 @@ def test_take_back_that_fails_succeeds_after_its_cause_is_corrected(new_shop: Ne
     "{}no job of this Dagster instance has applied it. Apply it again:{}",
     "If it was not applied by this job, apply it again:{}",
 )
-def test_plan_of_a_shell_is_not_taken_back_and_finished_by_the_named_command(new_shop: NewShop) -> None:
+@pytest.mark.parametrize("told_by", ["take back", *at_night("a run that waits")])
+def test_plan_of_a_shell_is_not_taken_back_and_finished_by_the_named_command(new_shop: NewShop, told_by: str) -> None:
     files = {**models(BEFORE), "config.py": STOP.replace("{config}", CONFIG)}
     shop = new_shop(files, deploy=True, execution={"environment_timeout": 1})
-    for x, is_waiting in ((2, False), (3, True)):
-        edit(shop, {"base": f"MODEL (name t.base, kind FULL); SELECT {x} AS x"})
-        stop(shop, 9, kills=True)
-        sqlmesh(shop.project, "plan", "--auto-apply", "--no-prompts", check=False)
-        shows = text_of(launch(shop, PLAN).succeeded())
-        assert "It cannot be taken back: no job of this Dagster instance has applied it." in shows
-        told = shop.launch().failed().log if is_waiting else failure_of(launch(shop, APPLY, take_back=True))
-        [words] = re.findall(rf"apply it again:\n\n    cd {shop.project} && sqlmesh (.*)", told, re.IGNORECASE)
-        shop.sqlmesh(*words.split(), "--auto-apply", "--no-prompts")
-        assert shop.query("SELECT x FROM t.base") == [(x,)]
-        shop.launch().succeeded()
+    edit(shop, {"base": "MODEL (name t.base, kind FULL); SELECT 2 AS x"})
+    stop(shop, 9, kills=True)
+    sqlmesh(shop.project, "plan", "--auto-apply", "--no-prompts", check=False)
+    shows = text_of(launch(shop, PLAN).succeeded())
+    assert "It cannot be taken back: no job of this Dagster instance has applied it." in shows
+    told = failure_of(launch(shop, APPLY, take_back=True)) if told_by == "take back" else shop.launch().failed().log
+    [words] = re.findall(rf"apply it again:\n\n    cd {shop.project} && sqlmesh (.*)", told, re.IGNORECASE)
+    shop.sqlmesh(*words.split(), "--auto-apply", "--no-prompts")
+    assert shop.query("SELECT x FROM t.base") == [(2,)]
+    shop.launch().succeeded()
 
 
 TEXTS = {
@@ -332,6 +344,7 @@ SELECT @start_ds::DATE AS day, 'a'::VARCHAR(10) AS x
 }
 
 
+@pytest.mark.night("test_statement_that_fails_after_a_view_is_replaced_is_named_and_the_plan_taken_back")
 def test_type_that_postgres_cannot_change_is_named_and_all_views_are_there_again(new_shop: NewShop) -> None:
     with postgres_shop(new_shop, TEXTS) as (shop, prod):
         shown = prod.shown()
@@ -367,20 +380,28 @@ def test_rows_that_a_plan_has_computed_in_a_table_of_prod_are_computed_again(new
     launch(shop, APPLY, digest=digest).succeeded()
 
 
+BY_KEY = DAILY.replace("INCREMENTAL_BY_TIME_RANGE (time_column", "INCREMENTAL_BY_UNIQUE_KEY (unique_key")
+
+
+def test_plan_that_has_merged_rows_into_a_table_of_prod_is_named_and_not_taken_back(new_shop: NewShop) -> None:
+    shop, _, failed = plan_that_computes_a_day_and_then_fails(new_shop, BY_KEY)
+
+    why = "cannot be taken back: t.daily may have rows of its new definition. "
+    assert "which is now between two plans. It " + why in failed
+    assert why + "Finish it" in failure_of(launch(shop, APPLY, take_back=True))
+
+
 @pytest.mark.advice(
     "{}{}. Finish it: launch this job with the digest of that plan.",
     "has begun to change it and has not finished. To finish it, apply this plan.",
     "Runs wait until it is finished. If the files have to change, apply a new plan with `sqlmesh plan`.",
 )
-def test_plan_that_has_merged_rows_into_a_table_of_prod_is_named_and_not_taken_back(new_shop: NewShop) -> None:
-    daily = DAILY.replace("INCREMENTAL_BY_TIME_RANGE (time_column", "INCREMENTAL_BY_UNIQUE_KEY (unique_key")
-
-    shop, digest, failed = plan_that_computes_a_day_and_then_fails(new_shop, daily)
-
-    why = "cannot be taken back: t.daily may have rows of its new definition. "
-    assert "which is now between two plans. It " + why in failed
-    assert why + "Finish it" in failure_of(launch(shop, APPLY, take_back=True))
-    assert why.strip() in launch(shop, PLAN).succeeded().log
+@pytest.mark.night("test_plan_that_has_merged_rows_into_a_table_of_prod_is_named_and_not_taken_back")
+def test_plan_that_has_merged_rows_is_finished_by_its_digest_or_by_a_new_plan(new_shop: NewShop) -> None:
+    daily = BY_KEY
+    shop, digest, _ = plan_that_computes_a_day_and_then_fails(new_shop, daily)
+    shown = launch(shop, PLAN).succeeded().log
+    assert "cannot be taken back: t.daily may have rows of its new definition." in shown
     shop.query("CREATE TABLE t.promotions (x INT)")
     launch(shop, APPLY, digest=digest).succeeded()
     shop.query("DROP TABLE t.promotions")
@@ -397,7 +418,7 @@ def test_plan_that_has_merged_rows_into_a_table_of_prod_is_named_and_not_taken_b
 
 
 @pytest.mark.advice("Nothing was done. Write `digest` in the run config, from {}")
-@pytest.mark.parametrize("config", [{}, {"digest": "abc", "take_back": True}])
+@pytest.mark.parametrize("config", [{}, *at_night({"digest": "abc", "take_back": True})])
 def test_apply_needs_a_digest_or_takes_back(shop: Shop, config: dict[str, Any]) -> None:
     assert "or, to take back a plan that has not finished, `take_back: true`" in failure_of(
         launch(shop, APPLY, **config)

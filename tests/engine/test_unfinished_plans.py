@@ -25,7 +25,7 @@ from engine.plan_jobs import (
     text_of,
 )
 from engine.preview_lab import PREVIEW
-from harness import CONFIG, HAS_PREVIEWS, NewShop, Shop, at_night, needs_previews
+from harness import CONFIG, HAS_PREVIEWS, NewShop, Shop, at_night, needs_previews, rows_at_night
 from postgres import postgres_server
 
 
@@ -45,8 +45,19 @@ def test_an_apply_killed_in_the_backfill_leaves_prod_whole_and_the_same_digest_f
 
 
 @pytest.mark.advice("launch that run again. With `take_back: true`, {} takes the plan")
-@pytest.mark.parametrize("settings", ["after_all: [SELECT 1]\n", *at_night("plan: {use_finalized_state: true}\n")])
-def test_an_apply_killed_in_the_promotion_is_finished_by_the_same_digest(new_shop: NewShop, settings: str) -> None:
+@pytest.mark.parametrize(
+    ("settings", "attempts"),
+    [
+        ("after_all: [SELECT 1]\n", ("digest",)),
+        *rows_at_night(
+            ("after_all: [SELECT 1]\n", ("digest", "take_back", "digest", "digest")),
+            ("plan: {use_finalized_state: true}\n", ("digest", "take_back", "digest", "digest")),
+        ),
+    ],
+)
+def test_an_apply_killed_in_the_promotion_is_finished_by_the_same_digest(
+    new_shop: NewShop, settings: str, attempts: tuple[str, ...]
+) -> None:
     """Each attempt writes a plan of its own into the environment's row, and the one before it as its previous plan.
 
     It also stores its statements there, which another plan's approval would not expect.
@@ -57,8 +68,9 @@ def test_an_apply_killed_in_the_promotion_is_finished_by_the_same_digest(new_sho
     (shop.project / "models" / "other.sql").unlink()
     digest = planned(shop)["digest"]
 
-    for attempt in ({"digest": digest}, {"take_back": True}, {"digest": digest}, {"digest": digest}):
-        interrupted = launch(shop, APPLY, **attempt)
+    configs = {"digest": {"digest": digest}, "take_back": {"take_back": True}}
+    for attempt in attempts:
+        interrupted = launch(shop, APPLY, **configs[attempt])
         is_taken_back = interrupted.status is dg.DagsterRunStatus.SUCCESS
         assert is_taken_back or "killed by signal 9" in failure_of(interrupted)
     (shop.project / "kill").unlink()
@@ -96,6 +108,10 @@ DAYS = "MODEL (name t.{name}, kind INCREMENTAL_BY_TIME_RANGE (time_column day{mo
 BETWEEN = "WHERE day BETWEEN @start_ds AND @end_ds"
 
 
+@pytest.mark.night(
+    "test_an_added_model_is_not_computed_beyond_its_source",
+    "test_an_apply_killed_in_the_backfill_leaves_prod_whole_and_the_same_digest_finishes_it",
+)
 def test_the_attempt_that_finishes_a_plan_computes_as_far_as_prod_did_before_the_first(new_shop: NewShop) -> None:
     """A reader must not be computed beyond its source: no run would compute these days again."""
     raw = {
@@ -149,6 +165,10 @@ def test_an_added_model_is_not_computed_beyond_its_source(new_shop: NewShop) -> 
     assert shop.query("SELECT DISTINCT n FROM t.reader") == [(2,)]
 
 
+@pytest.mark.night(
+    "engine/test_waiting_plans.py::test_a_plan_of_another_model_does_not_compute_a_day_that_is_not_loaded",
+    "unit/capabilities/plans/test_gate.py::test_rows_that_the_next_run_computes_are_a_loss_until_then",
+)
 def test_the_report_names_days_that_wait_for_an_upstream_model_that_has_lost_them(new_shop: NewShop) -> None:
     raw = {"raw.days": "SELECT CURRENT_DATE - range::INT AS day, '1' AS n FROM range(9)"}
     source = DAYS.format(name="source", more=", lookback 1", query=f"day, n::INT AS n FROM raw.days {BETWEEN}")
@@ -254,6 +274,10 @@ CREATE TRIGGER ends BEFORE INSERT ON sqlmesh._environments FOR EACH ROW EXECUTE 
 """
 
 
+@pytest.mark.night(
+    "unit/capabilities/plans/worker/test_failed_plan.py",
+    "test_apply_whose_database_fails_in_promotion_says_so_and_the_next_one_names_lost_values",
+)
 def test_apply_whose_state_does_not_answer_any_more_says_that_prod_may_be_between_two_plans(new_shop: NewShop) -> None:
     with postgres_server() as server:
         server.query("CREATE DATABASE silent")
@@ -304,6 +328,10 @@ test_x:
 """
 
 
+@pytest.mark.night(
+    "test_a_statement_after_the_promotion_that_fails_is_executed_by_the_next_attempt",
+    "engine/test_plan_reports.py::test_a_failing_unit_test_is_reported_with_its_difference",
+)
 @needs_previews
 def test_each_attempt_executes_unit_tests_and_statements(new_shop: NewShop) -> None:
     tables = {"raw.log": "SELECT 'planned' AS n"}
@@ -337,6 +365,10 @@ FINE = "MODEL (name t.fine, kind FULL); SELECT {x} AS x"
 LATE = "MODEL (name t.late, kind FULL); SELECT n FROM raw.{table}"
 
 
+@pytest.mark.night(
+    "test_an_apply_killed_in_the_backfill_leaves_prod_whole_and_the_same_digest_finishes_it",
+    "engine/test_previews.py::test_applying_a_previewed_plan_by_its_digest_computes_nothing",
+)
 @needs_previews
 @pytest.mark.advice(
     "If you change a file of the project, review the new plan: it has another digest. If you correct only data,",
@@ -373,30 +405,29 @@ OTHER = "MODEL (name t.other, kind FULL); SELECT 2 AS x"
     "To take it back, launch the apply job with `take_back: true`.",
     "If it was interrupted, finish it first.",
 )
+@pytest.mark.parametrize("is_taken_back", [True, *at_night(False)], ids=["taken back", "finished"])
 def test_an_unfinished_plan_of_somebody_else_is_refused_by_name_until_it_is_taken_back_or_finished(
-    new_shop: NewShop,
+    new_shop: NewShop, is_taken_back: bool
 ) -> None:
     shop = killed_shop(new_shop)
-    finish: dict[str, Any] = {}
-    for config in ({"take_back": True}, finish):
-        (shop.project / "kill").touch()
-        change(shop, other=MODELS["models/other.sql"], base=BASE.format(type="DOUBLE").replace("2.5", "3.5"))
-        finish["digest"] = planned(shop)["digest"]
-        launch(shop, APPLY, **finish).failed()
-        (shop.project / "kill").unlink()
-        advice = "To take it back, launch the apply job with `take_back: true`."
-        assert advice in launch(shop, PLAN).succeeded().log
-        change(shop, other=OTHER)
-        message = message_of("unfinished_plan", planned(shop))
-        assert f"finish it first: launch {APPLY} with the deployment and the digest of that plan. Or take it" in message
-        if HAS_PREVIEWS:
-            shop.configure(deploy=True, preview={"environment": "pr_1"})
-            [(plan,)] = shop.query("SELECT plan_id FROM sqlmesh._environments WHERE name = 'prod'")
-            refused = f"Plan {plan} has begun to change environment prod and has not finished. A preview is made from"
-            assert refused in failure_of(launch(shop, PREVIEW))
-        change(shop, other=MODELS["models/other.sql"])
-        launch(shop, APPLY, **config).succeeded()
+    (shop.project / "kill").touch()
+    change(shop, other=MODELS["models/other.sql"], base=BASE.format(type="DOUBLE").replace("2.5", "3.5"))
+    digest = planned(shop)["digest"]
+    launch(shop, APPLY, digest=digest).failed()
+    (shop.project / "kill").unlink()
+    advice = "To take it back, launch the apply job with `take_back: true`."
+    assert advice in launch(shop, PLAN).succeeded().log
+    change(shop, other=OTHER)
+    message = message_of("unfinished_plan", planned(shop))
+    assert f"finish it first: launch {APPLY} with the deployment and the digest of that plan. Or take it" in message
+    if HAS_PREVIEWS:
+        shop.configure(deploy=True, preview={"environment": "pr_1"})
+        [(plan,)] = shop.query("SELECT plan_id FROM sqlmesh._environments WHERE name = 'prod'")
+        refused = f"Plan {plan} has begun to change environment prod and has not finished. A preview is made from"
+        assert refused in failure_of(launch(shop, PREVIEW))
+    change(shop, other=MODELS["models/other.sql"])
+    launch(shop, APPLY, **({"take_back": True} if is_taken_back else {"digest": digest})).succeeded()
     change(shop, other=OTHER)
     if HAS_PREVIEWS:
-        launch(shop, PREVIEW).succeeded()
+        launch(shop, PREVIEW, allow_pending=is_taken_back).succeeded()  # the plan has computed pending days
     assert planned(shop)["refusals"] == []

@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from harness import EXECUTORS, YEARLY_CRON, NewShop, Shop, write_project
+from harness import ONE_EXECUTOR, YEARLY_CRON, NewShop, Shop, rows_at_night, write_project
 from waiting import DAILY, EMPTY, LOADER, MODELS, OP, SourceSensor, day, load, outcomes, rows, run, tick, waiting_shop
 
 from dg_sqlmesh_component.dagster_internals.event_log import TargetMaterialization
@@ -14,7 +14,7 @@ STATUS = "t/days:sqlmesh_execution_status"
 
 
 @pytest.mark.parametrize(
-    ("wait", "config"), [(False, {}), (True, {"ignore_sources": True})], ids=["no wait", "ignored"]
+    ("wait", "config"), [*rows_at_night((False, {})), (True, {"ignore_sources": True})], ids=["no wait", "ignored"]
 )
 def test_a_day_that_is_loaded_late_is_lost_and_everything_is_green_if_no_source_is_awaited(
     new_shop: NewShop, wait: bool, config: dict[str, Any]
@@ -38,7 +38,7 @@ def test_sources_that_no_run_awaits_cannot_be_ignored(new_shop: NewShop) -> None
 
 
 @pytest.mark.advice("was never materialized: materialize it once")
-@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("executor", ONE_EXECUTOR)
 def test_days_wait_until_their_partitions_are_materialized(new_shop: NewShop, executor: str) -> None:
     shop = waiting_shop(new_shop, DAILY.format(start=day(3)))
 
@@ -116,6 +116,10 @@ def test_a_dry_run_and_a_tick_wait_for_the_same_sources_as_a_run(
     assert tick(shop) == {"t/days", "t/shown", "t/total"}
 
 
+@pytest.mark.night(
+    "unit/history/test_complete_sources.py::test_a_sentence_about_an_awaited_range_names_what_is_missing_in_it",
+    "test_a_dry_run_and_a_tick_wait_for_the_same_sources_as_a_run",
+)
 def test_run_and_tick_name_only_partitions_that_a_pending_interval_needs(new_shop: NewShop) -> None:
     shop = waiting_shop(new_shop, DAILY.format(start=day(3)), schedule={"cron": "@daily"})
     ended = f"MODEL (name t.days, kind FULL, end '{day(2)}'); SELECT day, n FROM raw.orders"
@@ -196,6 +200,10 @@ def not_yesterday(batch):
 """
 
 
+@pytest.mark.night(
+    "unit/worker/intervals/test_availability.py::test_days_of_a_lookback_are_computed_again_only_with_a_new_one",
+    "test_days_wait_until_their_partitions_are_materialized",
+)
 def test_days_of_a_lookback_are_not_computed_again_while_the_newest_day_waits(new_shop: NewShop) -> None:
     """One model waits for its source, the other one for its signal."""
     shop = waiting_shop(new_shop, DAILY.format(start=day(3)), schedule={"cron": "@daily"})
@@ -224,6 +232,10 @@ def test_days_of_a_lookback_are_not_computed_again_while_the_newest_day_waits(ne
     assert rows(shop) == [day(3), day(2), day(1)]
 
 
+@pytest.mark.night(
+    "unit/worker/intervals/test_availability.py::test_what_is_not_loaded_is_left_out",
+    "test_a_sensor_requests_the_models_that_a_load_or_its_check_makes_ready_in_one_run",
+)
 def test_a_restatement_does_not_read_rows_that_a_check_has_refused_and_the_next_run_does(new_shop: NewShop) -> None:
     """The whole table has computed that day before. It waits, and it is computed when the day is repaired."""
     shop = waiting_shop(new_shop, DAILY.format(start=day(3)), restate=True)
@@ -250,6 +262,10 @@ def test_a_restatement_does_not_read_rows_that_a_check_has_refused_and_the_next_
     assert shop.query("SELECT n FROM t.alone") == [(9,)]
 
 
+@pytest.mark.night(
+    "unit/worker/intervals/test_forgotten.py::test_an_automatic_restatement_marks_only_what_was_computed",
+    "test_a_sensor_requests_the_models_that_a_load_or_its_check_makes_ready_in_one_run",
+)
 def test_an_automatic_restatement_leaves_a_day_pending_that_a_check_has_refused(new_shop: NewShop) -> None:
     shop = waiting_shop(new_shop, DAILY.format(start=day(3)))
     shop.add_module("complete", COMPLETE)
@@ -329,6 +345,9 @@ def test_an_asset_between_two_models_is_a_source_too(new_shop: NewShop) -> None:
     assert everything.status_of("t/last") == "executed"
 
 
+@pytest.mark.night(
+    "unit/capabilities/schedule/test_ready_by_runs.py", "test_an_asset_between_two_models_is_a_source_too"
+)
 def test_a_tick_requests_no_model_that_waits_for_an_asset_between_models_that_are_not_due(new_shop: NewShop) -> None:
     shop = shop_with_asset_between(new_shop, f", cron '{YEARLY_CRON}', start '{day(800)}'")
     until = datetime.fromisoformat(day(4)).replace(tzinfo=timezone.utc)
@@ -406,6 +425,7 @@ def test_a_run_without_a_code_location_waits_too(new_shop: NewShop) -> None:
     assert "Not awaited" not in record.log
 
 
+@pytest.mark.night("test_days_wait_until_their_partitions_are_materialized")
 def test_another_environment_waits_for_the_same_sources(new_shop: NewShop) -> None:
     shop = waiting_shop(new_shop, DAILY.format(start=day(3)), execution={"environments": ["dev"]})
     days = shop.project / "models" / "days.sql"
@@ -438,6 +458,9 @@ def test_attribute_that_would_have_no_effect_is_refused(new_shop: NewShop, optio
     assert error in new_shop(MODELS, tables=EMPTY, **options).load_error()
 
 
+@pytest.mark.night(
+    "unit/report/test_causes.py", "engine/test_causes.py::test_models_without_those_upstream_say_what_helps"
+)
 @pytest.mark.advice(
     "Launch a run without {}", " When its sources are loaded, launch a run of it with all models upstream of it."
 )
