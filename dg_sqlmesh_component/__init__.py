@@ -10,6 +10,8 @@ from dg_sqlmesh_component.capabilities.plans.attributes import PreviewEnvironmen
 from dg_sqlmesh_component.capabilities.polling_sensor.attributes import PollingSensor as PollingSensor
 from dg_sqlmesh_component.capabilities.project_tests.attributes import ProjectTests as ProjectTests
 from dg_sqlmesh_component.capabilities.query.resource import SQLMeshResource as SQLMeshResource
+from dg_sqlmesh_component.capabilities.restatements.attributes import Restate as Restate
+from dg_sqlmesh_component.capabilities.restatements.attributes import RestateJob as RestateJob
 from dg_sqlmesh_component.capabilities.schedule.attributes import Schedule as Schedule
 from dg_sqlmesh_component.component import SQLMeshProjectComponent as SQLMeshProjectComponent
 from dg_sqlmesh_component.config.attribute_types import Audits as Audits
@@ -17,8 +19,6 @@ from dg_sqlmesh_component.config.attribute_types import Budget as Budget
 from dg_sqlmesh_component.config.attribute_types import Execution as Execution
 from dg_sqlmesh_component.config.attribute_types import Freshness as Freshness
 from dg_sqlmesh_component.config.attribute_types import IntervalsCheck as IntervalsCheck
-from dg_sqlmesh_component.config.attribute_types import Restate as Restate
-from dg_sqlmesh_component.config.attribute_types import RestateJob as RestateJob
 from dg_sqlmesh_component.config.attribute_types import TagConvention as TagConvention
 from dg_sqlmesh_component.config.external_models import ExternalModels as ExternalModels
 from dg_sqlmesh_component.config.external_models import Wait as Wait

@@ -22,6 +22,7 @@ from dg_sqlmesh_component.capabilities.plans.names import names_of_jobs
 from dg_sqlmesh_component.capabilities.polling_sensor.sensor import build_sensor
 from dg_sqlmesh_component.capabilities.project_tests.job import build_test_job
 from dg_sqlmesh_component.capabilities.restatements.job import build_backfill_jobs
+from dg_sqlmesh_component.capabilities.restatements.step import RESTATING
 from dg_sqlmesh_component.capabilities.scaffolder.scaffolder import SQLMeshProjectComponentScaffolder
 from dg_sqlmesh_component.capabilities.schedule.schedules import build_schedules
 from dg_sqlmesh_component.config.attribute_types import Selection, selectors
@@ -345,6 +346,7 @@ _BUILDERS_OF_OP: Sequence[Callable[..., dg.Definitions]] = (
 
 _PORTS = Ports(
     dry_run=DRY_RUN,
+    restating=RESTATING,
     deploy_jobs=names_of_jobs,
 )  # fmt: skip  # a line for each capability
 

@@ -22,13 +22,13 @@ from dg_sqlmesh_component.capabilities.janitor.attributes import Janitor
 from dg_sqlmesh_component.capabilities.plans.attributes import Deploy, Preview, PreviewDiff
 from dg_sqlmesh_component.capabilities.polling_sensor.attributes import PollingSensor
 from dg_sqlmesh_component.capabilities.project_tests.attributes import ProjectTests
+from dg_sqlmesh_component.capabilities.restatements.attributes import Restate
 from dg_sqlmesh_component.capabilities.schedule.attributes import Schedule
 from dg_sqlmesh_component.config.attribute_types import (
     Audits,
     Execution,
     Freshness,
     IntervalsCheck,
-    Restate,
     SQLMeshProjectArgs,
     TagConvention,
 )

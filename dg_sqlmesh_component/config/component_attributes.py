@@ -15,6 +15,7 @@ from dg_sqlmesh_component.capabilities.janitor.attributes import JanitorAttribut
 from dg_sqlmesh_component.capabilities.plans.attributes import DeployAttribute, PreviewAttribute
 from dg_sqlmesh_component.capabilities.polling_sensor.attributes import PollingSensorAttribute
 from dg_sqlmesh_component.capabilities.project_tests.attributes import ProjectTestsAttribute
+from dg_sqlmesh_component.capabilities.restatements.attributes import RestateAttribute
 from dg_sqlmesh_component.capabilities.schedule.attributes import ScheduleAttribute, refuse_with_automation
 from dg_sqlmesh_component.config.attribute_types import (
     TRANSLATION,
@@ -24,7 +25,6 @@ from dg_sqlmesh_component.config.attribute_types import (
     Freshness,
     IntervalsCheck,
     MetadataAddition,
-    Restate,
     Selection,
     SQLMeshProjectArgs,
     TagConvention,
@@ -130,7 +130,7 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
     execution: Annotated[Execution, mapping(Execution, {"concurrent_tasks": 4, "environments": ["dev", "pr_*"]})] = (
         field(default_factory=Execution)
     )
-    restate: Annotated[Restate | None, mapping(Restate, True, {"max_intervals": 500})] = None
+    restate: RestateAttribute = None
     budget: Annotated[Budget, mapping(Budget, {"seconds": 1800})] = field(default_factory=Budget)
     op: Annotated[
         OpSpec | None,
@@ -182,13 +182,18 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
             )
 
     @property
+    def allows_restatements(self) -> bool:
+        """Whether a run config may have `restate`."""
+        return getattr(self, "restate", None) is not None
+
+    @property
     def _problem_of_late(self) -> str | None:
         """What `external_models.late` lacks."""
         late = self.external_models.late
         if late != "ignore" and self.external_models.wait is None:
             written = block("external_models:\n  wait: true")
             return f"It compares the tables that the models wait for. Set them as well:{written}"
-        if late == "restate" and (self.restate is None or getattr(self, "schedule", None) is None):
+        if late == "restate" and (not self.allows_restatements or getattr(self, "schedule", None) is None):
             written = block("restate: true\nschedule: true")
             return f"A tick of the schedule requests the restatements. Set both as well:{written}"
         return None

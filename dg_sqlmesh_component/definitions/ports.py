@@ -26,10 +26,25 @@ class DryRun:
 
 
 @dataclass(frozen=True)
+class Restating:
+    """How a step computes a range again.
+
+    Attributes:
+        request: The request in place of that of a run.
+        refuse: Logs what is planned, for the settings, the limits, the planned ranges and the log of a step. Returns
+            why it is not computed; None if it is.
+    """
+
+    request: type[msg.EvaluationRequest]
+    refuse: Callable[..., str | None]
+
+
+@dataclass(frozen=True)
 class Ports:
     """Functions of capabilities, by what the core needs."""
 
     dry_run: DryRun | None = None
+    restating: Restating | None = None
     # The names of the jobs that show and apply a plan of the component's environment; None if there are none.
     deploy_jobs: Callable[[Settings], tuple[str, str] | None] = lambda _: None
 

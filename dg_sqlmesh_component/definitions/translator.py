@@ -294,7 +294,7 @@ class Translator:
         description = (declared.description if declared else None) or (
             f"The table {names.table_name}, which SQLMesh only reads."
         )
-        if self.attributes.restate is not None:
+        if self.attributes.allows_restatements:
             description += (
                 "\n\nIf its rows were corrected, restate the models that read it: select models, and set "
                 f"`restate: {{start: ..., end: ..., tables: {yaml_line([names.table_name])}}}` in the run config."

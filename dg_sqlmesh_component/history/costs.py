@@ -68,18 +68,6 @@ def computed_range(planned: msg.EvaluationPlanned) -> dict[str, int]:
     return {fqn: sum(end - start for start, end in batches) for fqn, batches in planned.batches.items() if batches}
 
 
-def restatement_costs(
-    instance: dg.DagsterInstance, assets: ProjectAssets, planned: msg.RestatementPlanned
-) -> dict[str, RecordedCost]:
-    """The estimated cost of restating each model. Models without a record in Dagster are left out.
-
-    It is high for a long range of a model that was always computed one interval at a time: then nothing tells how much
-    of its time each computation needs anyway.
-    """
-    costs = recorded_costs(instance, assets, planned.ranges)
-    return {fqn: cost.of(planned.ranges[fqn][1]) for fqn, cost in costs.items()}
-
-
 def _recorded_cost(instance: dg.DagsterInstance, asset: dg.AssetKey) -> RecordedCost | None:
     """The cost by a model's last computations; None if Dagster has no record of one."""
     computations: dict[str, list[tuple[float, float]]] = {"seconds": [], "rows": [], "bytes": []}

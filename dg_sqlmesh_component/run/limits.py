@@ -1,4 +1,4 @@
-"""Limits of what SQLMesh computes: `budget` and `restate.max_intervals`. Dagster's process alone decides."""
+"""The limit of what SQLMesh computes: `budget`. Dagster's process alone decides."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from decimal import Decimal
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.attribute_types import Budget, Restate
+from dg_sqlmesh_component.config.attribute_types import Budget
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
-from dg_sqlmesh_component.history.costs import RecordedCost, computed_range, estimates, restatement_costs
+from dg_sqlmesh_component.history.costs import RecordedCost, computed_range, estimates
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import counted, decimal_text, listed
+from dg_sqlmesh_component.protocol.formatting import decimal_text, listed
 from dg_sqlmesh_component.run.run_log import RunLog
 
 
@@ -22,14 +22,7 @@ class Limits:
 
     instance: dg.DagsterInstance
     assets: ProjectAssets
-    restate: Restate
     budget: Budget
-
-    def refuse_restatement(self, planned: msg.RestatementPlanned, log: RunLog) -> str | None:
-        """Log what a restatement computes. Return why it is not computed; None if it is."""
-        costs = restatement_costs(self.instance, self.assets, planned)
-        log.restatement(planned, costs)
-        return restatement_refusal(planned, self.restate, self.budget, costs.values())
 
     def refuse_run(self, planned: msg.EvaluationPlanned, log: RunLog) -> str | None:
         """Return why the planned batches of a run are not computed; None if they are. Log which are not estimated."""
@@ -67,23 +60,4 @@ def run_refusal(budget: Budget, costs: Iterable[RecordedCost]) -> str | None:
     return excess and (
         f"The run is over the budget. {excess} Nothing was computed. Select fewer models, limit the range with "
         "`start` and `end`, or set `over_budget: true` in the run config."
-    )
-
-
-def restatement_refusal(
-    planned: msg.RestatementPlanned, limits: Restate, budget: Budget, costs: Iterable[RecordedCost]
-) -> str | None:
-    """Why a restatement is not computed; None if it is."""
-    intervals = sum(number for _, number in planned.ranges.values())
-    if limits.max_intervals is not None and intervals > limits.max_intervals:
-        return (
-            f"The restatement {planned.asked_for} would compute {counted(intervals, 'interval')} of "
-            f"{counted(len(planned.ranges), 'model')}; `restate.max_intervals` in defs.yaml is "
-            f"{limits.max_intervals}. Nothing was computed. Choose a shorter range or fewer models, or raise the limit "
-            "in defs.yaml."
-        )
-    excess = over_budget(budget, costs)
-    return excess and (
-        f"The restatement {planned.asked_for} is over the budget. {excess} Nothing was computed. Choose a shorter "
-        "range or fewer models, or set `over_budget: true` in the run config."
     )

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Set
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.attribute_types import Budget, Restate
+from dg_sqlmesh_component.config.attribute_types import Budget
 from dg_sqlmesh_component.config.external_models import matching_tables
 from dg_sqlmesh_component.config.run_config import (
     SQLMeshRunConfig,
@@ -89,7 +89,7 @@ def build_request(
         elif node not in nodes:
             audit_only.add(node)
     refuse_blank_bounds(config)
-    refuse_restatement(config, is_allowed=attributes.restate is not None)
+    refuse_restatement(config, is_allowed=attributes.allows_restatements)
     environment = chosen_environment(config, assets.manifest.environment, tuple(execution.environments))
     # A step that has only checks gets the config of the whole run, so all assets of the run count.
     runs_models = not assets.fqn_by_key.keys().isdisjoint(assets_of_run(context))
@@ -117,12 +117,7 @@ def build_request(
         nodes, standalone = models, set()
     if config.dry_run:
         audit_only.clear()
-    request_type: type[msg.EvaluationRequest] = msg.EvaluationRequest
-    if config.dry_run:
-        if settings.ports.dry_run is None:
-            raise ConfigurationError("The run config sets dry_run, and this installation has no dry runs.")
-        request_type = settings.ports.dry_run.request
-    return request_type(
+    return _request_type(settings, config, restates=restate is not None)(
         project=project.open_request,
         environment=environment,
         models=tuple(fqn for fqn in assets.parents_first if fqn in nodes),
@@ -150,6 +145,19 @@ def build_request(
         sampling=settings.attributes.audits.sampling,
         tables=tables,
     )
+
+
+def _request_type(settings: Settings, config: SQLMeshRunConfig, *, restates: bool) -> type[msg.EvaluationRequest]:
+    """The request, which names the worker's function that serves it."""
+    ports = settings.ports
+    if config.dry_run:
+        if ports.dry_run is None:
+            raise ConfigurationError("The run config sets dry_run, and this installation has no dry runs.")
+        return ports.dry_run.request
+    if restates:
+        assert ports.restating is not None, "`restate` in defs.yaml belongs to it"
+        return ports.restating.request
+    return msg.EvaluationRequest
 
 
 def bounds_of(request: msg.EvaluationRequest) -> list[str]:
@@ -235,7 +243,7 @@ def limits_of(context: dg.AssetExecutionContext, settings: Settings) -> Limits:
     """What the run may compute. There is no budget if its run config goes on over it."""
     attributes = settings.attributes
     budget = Budget() if _run_config(context).over_budget else attributes.budget
-    return Limits(context.instance, settings.assets, attributes.restate or Restate(), budget)
+    return Limits(context.instance, settings.assets, budget)
 
 
 def reported_checks(context: dg.AssetExecutionContext) -> Set[dg.AssetCheckKey]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass
 
 import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals.steps import JobOfAssets, is_part_of_backfill, log_step_metadata
-from dg_sqlmesh_component.history.costs import RecordedCost
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, counted, listed, plan_block, unquoted
 from dg_sqlmesh_component.report.metadata import unapplied_change
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome, last_outcomes
-from dg_sqlmesh_component.report.restatement import restatement_log, restatement_metadata
 from dg_sqlmesh_component.report.summary import summary_counts, summary_line, summary_metadata
 from dg_sqlmesh_component.report.wording import Wording, not_cancelled, progress
 
@@ -62,11 +60,6 @@ class RunLog:
                     f"{counted(len(event.missing), 'requested model')}. To promote the project's files:"
                     f"{plan_block(event.plan_command)}{_IF_STALE}"
                 )
-
-    def restatement(self, planned: msg.RestatementPlanned, costs: Mapping[str, RecordedCost]) -> None:
-        """Log a planned restatement, with the estimate of each model, by fqn."""
-        self.context.log.warning(restatement_log(self.wording, planned, costs))
-        log_step_metadata(self.context, "Planned restatement", restatement_metadata(self.wording, planned, costs))
 
     def _warn_of_differences(self, event: msg.EnvironmentOpened) -> None:
         changed = [

@@ -256,7 +256,9 @@ class _Step:
                 answer = self._awaited.answer(event)
             case msg.RestatementPlanned():
                 self._plan_restatement(event)
-                answer, refusal = msg.GoAhead(), self._limits.refuse_restatement(event, self._log)
+                assert self._settings.ports.restating is not None, "its request was sent"
+                refusal = self._settings.ports.restating.refuse(self._settings, self._limits, event, self._log)
+                answer = msg.GoAhead()
             case msg.EvaluationPlanned() if event.batches:
                 answer = msg.GoAhead(self._results.unaudited(event.earlier_rows, self._ledger.computed))
                 refusal = self._limits.refuse_run(event, self._log) if self._request.restate is None else None

@@ -152,7 +152,7 @@ class StepResults:
             self.unobserved.append(outcome)
         elif is_asset and outcome.fqn not in self.records.materialized_outside:
             recorded = self.records.after(outcome)
-            allows_restatement = self.attributes.restate is not None
+            allows_restatement = self.attributes.allows_restatements
             yield observation(self._wording, outcome, recorded, allows_restatement=allows_restatement)
         if self._is_observed(outcome) or not self._is_only_step:
             yield from self._check_results(outcome, earlier)

@@ -137,7 +137,7 @@ def test_pending_model_whose_cron_has_not_ticked_since_the_range_is_left_out_of_
 
 
 @pytest.mark.night(
-    "unit/run/test_restatement.py",
+    "unit/capabilities/restatements/test_planned.py",
     "unit/run/test_run_config.py::test_restatement_must_be_allowed_and_takes_no_options_of_a_run",
     "test_a_selected_model_that_sqlmesh_cannot_restate_is_refused_also_if_it_is_pending",
     "test_a_restatement_that_an_asset_splits_computes_each_model_once_in_its_own_step",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import dagster as dg
 
@@ -14,6 +15,7 @@ from dg_sqlmesh_component.capabilities.dry_run.prediction import (
     prediction_log,
     prediction_metadata,
 )
+from dg_sqlmesh_component.capabilities.restatements.step import refuse_restatement
 from dg_sqlmesh_component.dagster_internals.steps import log_step_metadata
 from dg_sqlmesh_component.definitions.ports import DryRun
 from dg_sqlmesh_component.definitions.settings import Settings
@@ -27,7 +29,7 @@ from dg_sqlmesh_component.protocol.graph import grouped
 from dg_sqlmesh_component.report.outcomes import NodeOutcome, Outcome
 from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.run.ledger import Ledger
-from dg_sqlmesh_component.run.limits import Limits, over_budget
+from dg_sqlmesh_component.run.limits import over_budget
 from dg_sqlmesh_component.run.request import bounds_of, limits_of
 from dg_sqlmesh_component.run.run_log import RunLog
 from dg_sqlmesh_component.worker_client.session import WorkerSession
@@ -52,7 +54,8 @@ def predict(
     try:
         log = RunLog(context, wording, set(), settings.owned)
         limits = limits_of(context, settings)
-        outcomes = _outcomes_if_all_succeed(request, session, log, limits, awaited)
+        refuse_restating = partial(refuse_restatement, settings, limits, log=log)
+        outcomes = _outcomes_if_all_succeed(request, session, log, awaited, refuse_restating)
     except REFUSALS as refusal:
         log_step_metadata(context, "Dry run", {"sqlmesh/refusal": dg.MetadataValue.text(str(refusal))})
         context.log.error(f"Dry run: a run would be refused, and nothing would be computed.{block(str(refusal))}")
@@ -70,7 +73,11 @@ def predict(
 
 
 def _outcomes_if_all_succeed(
-    request: msg.EvaluationRequest, session: WorkerSession, log: RunLog, limits: Limits, awaited: Awaited
+    request: msg.EvaluationRequest,
+    session: WorkerSession,
+    log: RunLog,
+    awaited: Awaited,
+    refuse_restating: Callable[[msg.RestatementPlanned], str | None],
 ) -> list[NodeOutcome]:
     """The outcomes of a run in which each planned batch finishes.
 
@@ -91,7 +98,7 @@ def _outcomes_if_all_succeed(
         elif isinstance(event, msg.RestatementPlanned):
             ledger.leave_out(event.left_out)
             ledger.add([*event.added, *event.only_pending])
-            if why := limits.refuse_restatement(event, log):
+            if why := refuse_restating(event):
                 raise ConfigurationError(why)
             session.answer(msg.GoAhead())
         elif isinstance(event, msg.NodeFailed):  # its signal has raised it

@@ -15,7 +15,8 @@ from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.attribute_types import RestateJob, selectors
+from dg_sqlmesh_component.capabilities.restatements.attributes import RestateJob
+from dg_sqlmesh_component.config.attribute_types import selectors
 from dg_sqlmesh_component.config.external_models import matching_tables
 from dg_sqlmesh_component.dagster_internals.assets import last_cron_tick
 from dg_sqlmesh_component.dagster_internals.steps import JobOfAssets

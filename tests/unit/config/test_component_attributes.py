@@ -308,14 +308,14 @@ def _resolved_classes(declaring: type) -> set[type]:
     found: set[type] = set()
     for annotation in get_type_hints(declaring).values():
         for candidate in (annotation, *get_args(annotation)):
-            if isinstance(candidate, type) and candidate.__module__.startswith("dg_sqlmesh_component.config"):
+            if isinstance(candidate, type) and candidate.__module__.startswith("dg_sqlmesh_component."):
                 found |= {candidate} | _resolved_classes(candidate)
     return found
 
 
 def test_every_class_that_an_attribute_resolves_to_is_importable_from_the_package() -> None:
     classes = _resolved_classes(ComponentAttributes)
-    assert len(classes) > 10
+    assert len(classes) >= 20
     assert {found.__name__ for found in classes if not hasattr(dg_sqlmesh_component, found.__name__)} == set()
     assert issubclass(ConfigurationError, dg_sqlmesh_component.SQLMeshComponentError)
 

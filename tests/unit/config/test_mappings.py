@@ -13,15 +13,9 @@ from unit.config.attributes import EVERYTHING, loaded
 
 from dg_sqlmesh_component import Janitor, ProjectTests
 from dg_sqlmesh_component.capabilities.polling_sensor.attributes import PollingSensor
+from dg_sqlmesh_component.capabilities.restatements.attributes import Restate, RestateJob
 from dg_sqlmesh_component.capabilities.schedule.attributes import Schedule
-from dg_sqlmesh_component.config.attribute_types import (
-    Audits,
-    Freshness,
-    IntervalsCheck,
-    Restate,
-    RestateJob,
-    TagConvention,
-)
+from dg_sqlmesh_component.config.attribute_types import Audits, Freshness, IntervalsCheck, TagConvention
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.mappings import TemplateScope
 from dg_sqlmesh_component.protocol.errors import ConfigurationError

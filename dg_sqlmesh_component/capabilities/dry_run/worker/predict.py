@@ -9,9 +9,9 @@ from __future__ import annotations
 from sqlmesh.core.scheduler import Scheduler
 
 from dg_sqlmesh_component.capabilities.dry_run.messages import DryRunRequest
+from dg_sqlmesh_component.capabilities.restatements.worker.restatement import RestatementContext
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker.evaluate.evaluation import await_finalized_environment, evaluate
-from dg_sqlmesh_component.worker.evaluate.restatement import RestatementContext
 from dg_sqlmesh_component.worker.evaluate.run import RunContext
 from dg_sqlmesh_component.worker.intervals.tables import find_missing
 from dg_sqlmesh_component.worker.pipe import Pipe

@@ -11,8 +11,8 @@ from unit.builders import DAY, HOUR, day, fqn, manifest, model, project_assets
 from unit.config.attributes import EVERYTHING, loaded
 
 from dg_sqlmesh_component import SQLMeshProject, SQLMeshProjectComponent
+from dg_sqlmesh_component.capabilities.restatements.attributes import RestateJob
 from dg_sqlmesh_component.capabilities.restatements.job import build_backfill_job
-from dg_sqlmesh_component.config.attribute_types import RestateJob
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig
 from dg_sqlmesh_component.definitions.op import ComponentOp

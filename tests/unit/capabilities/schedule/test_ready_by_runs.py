@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.builders import HOUR, attributes, day, days, external_models, fqn, manifest, model, project_assets
 
+from dg_sqlmesh_component.capabilities.restatements.attributes import Restate
 from dg_sqlmesh_component.capabilities.schedule import ready
 from dg_sqlmesh_component.capabilities.schedule.attributes import Schedule
 from dg_sqlmesh_component.capabilities.schedule.messages import PendingFound, PendingRequest
-from dg_sqlmesh_component.config.attribute_types import Restate
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.late_loads import source_loads

@@ -1,4 +1,4 @@
-"""Serve an `EvaluationRequest` with a restatement (`restate`): compute a range of the models again.
+"""Serve a `RestateRequest`: compute a range of the models again.
 
 SQLMesh plans it: `plan_builder(restate_models=...)` takes the models from the state, whatever the local files contain.
 SQLMesh decides which downstream models have to be computed again, and which other versions of the models.
@@ -8,7 +8,7 @@ pending, for everybody, and an ordinary run computes them. What a failure, a kil
 still pending, and the next run computes it.
 
 If other assets split the run into steps, each step plans the restatement of all steps, and computes its own part
-(`split_restatement`). A step also removes the intervals of models that later steps compute.
+(`split`). A step also removes the intervals of models that later steps compute.
 
 SQLMesh alone removes the intervals of other versions only after all models are computed. If one failed, a restatement
 of the rest would leave the versions of the finished ones as they are. So they are removed before, too.
@@ -31,6 +31,8 @@ from sqlmesh.core.snapshot.definition import Interval
 from sqlmesh.utils.date import make_exclusive, to_timestamp
 from sqlmesh.utils.errors import ConflictingPlanError, PlanError
 
+from dg_sqlmesh_component.capabilities.restatements.messages import RestateRequest
+from dg_sqlmesh_component.capabilities.restatements.worker.split import Split, split
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, EvaluationError
 from dg_sqlmesh_component.protocol.formatting import listed, unquoted, utc_text
@@ -40,20 +42,26 @@ from dg_sqlmesh_component.worker.context import display_name
 from dg_sqlmesh_component.worker.evaluate.evaluation import (
     EvaluationContext,
     await_finalized_environment,
+    evaluate,
     resolved,
     resolved_range,
 )
 from dg_sqlmesh_component.worker.evaluate.run import RunContext
-from dg_sqlmesh_component.worker.evaluate.split_restatement import Split, split
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.intervals.tables import is_incremental, single_intervals, upstream
 from dg_sqlmesh_component.worker.observe.run_tracker import RunTracker
+from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sqlmesh_internals import (
     Forgotten,
     forget_intervals,
     forget_other_versions,
     replace_intervals,
 )
+
+
+def serve_restatement(request: RestateRequest, pipe: Pipe) -> None:
+    """Compute the requested range, then audit other nodes. A retry that has only audits left has no range."""
+    evaluate(request, pipe, RunContext if request.restate is None else RestatementContext)
 
 
 class _ExactSelector(NativeSelector):

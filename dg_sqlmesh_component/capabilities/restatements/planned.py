@@ -1,4 +1,4 @@
-"""What a run reports about a restatement before SQLMesh computes anything. Pure."""
+"""The words of a planned restatement, before SQLMesh computes anything. Pure."""
 
 from __future__ import annotations
 

@@ -7,10 +7,11 @@ import dagster as dg
 import pytest
 from unit.builders import days, fqn, manifest, model, project_assets
 
-from dg_sqlmesh_component.config.attribute_types import Budget, Restate
+from dg_sqlmesh_component.capabilities.restatements.attributes import Restate
+from dg_sqlmesh_component.capabilities.restatements.step import restatement_refusal
+from dg_sqlmesh_component.config.attribute_types import Budget
 from dg_sqlmesh_component.history.costs import RecordedCost, recorded_costs
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.run.limits import restatement_refusal
 
 PLANNED = msg.RestatementPlanned({"a": (days(1, 2), 2), "b": (days(1, 2), 2)}, (), {}, "from a to b")
 

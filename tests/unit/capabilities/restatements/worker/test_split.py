@@ -2,7 +2,7 @@
 
 import pytest
 
-from dg_sqlmesh_component.worker.evaluate.split_restatement import split
+from dg_sqlmesh_component.capabilities.restatements.worker.split import split
 
 # source -> a -> (Python asset) -> b; c reads a and b; d reads a; e reads c; b2 reads pending
 PARENTS = {"a": ["source"], "b": ["a", "pending"], "c": ["a", "b"], "d": ["a"], "e": ["c"]}

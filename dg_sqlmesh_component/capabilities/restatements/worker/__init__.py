@@ -1,0 +1,1 @@
+"""The worker's half: it imports SQLMesh, and never Dagster."""
