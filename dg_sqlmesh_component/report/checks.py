@@ -28,10 +28,12 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed, ranges
 from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.report.intervals_check import (
+    before_start_sentence,
     coverage_metadata,
     coverage_sentences,
     is_complete,
     outdated_sentence,
+    skipped_sentence,
 )
 from dg_sqlmesh_component.report.metadata import audit_metadata, status_metadata
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome, Verdict
@@ -190,6 +192,9 @@ class Checks:
         verdict = Verdict.PASSED if is_complete(coverage, slack, self.now) else Verdict.FAILED
         # Always the number, so that Dagster plots when something was missing.
         metadata = {**coverage_metadata(coverage), "sqlmesh/missing_intervals": coverage.missing_intervals}
+        if coverage.skipped:
+            verdict = Verdict.WARNING if verdict is Verdict.PASSED else verdict
+            sentences.append(skipped_sentence(wording.assets.name(node.fqn), coverage.skipped))
         if outdated := coverage.outdated:
             verdict = Verdict.WARNING if verdict is Verdict.PASSED else verdict
             first = [wording.assets.name(of) for of in coverage.restated_first]
@@ -294,17 +299,26 @@ def outdated_result(check: dg.AssetCheckKey, outdated: Sequence[msg.Interval], t
 
 
 def late_data_result(
-    wording: Wording, check: dg.AssetCheckKey, compared: Compared, sources: tuple[Sequence[str], Sequence[str]]
+    wording: Wording,
+    check: dg.AssetCheckKey,
+    compared: Compared,
+    sources: tuple[Sequence[str], Sequence[str]],
+    before_start: Sequence[msg.Interval] = (),
 ) -> dg.AssetCheckResult:
-    """Whether a source was loaded after a model had read it. `sources` are as in `LoadComparison.names_of`."""
+    """Whether a source was loaded after a model had read it.
+
+    Args:
+        sources: As in `LoadComparison.names_of`.
+        before_start: The ranges before the model's `start`, also others.
+    """
     name = wording.assets.name(wording.assets.node_by_check[check])
     with_windows, others = sources
     if compared.late:
-        text = (
-            f"{listed(with_windows)} was loaded after {name} was computed for {ranges(compared.late)}. "
-            "To read the new rows, launch a run of the model with "
-            f"`{restate_config(compared.late[0][0], compared.late[-1][1])}` in the run config."
-        )
+        text = f"{listed(with_windows)} was loaded after {name} was computed for {ranges(compared.late)}."
+        if restated := subtract(compared.late, before_start):
+            config = restate_config(restated[0][0], restated[-1][1])
+            text += f" To read the new rows, launch a run of the model with `{config}` in the run config."
+        text += before_start_sentence(name, common(compared.late, before_start))
     elif with_windows:
         text = f"No partition of {listed(with_windows)} was loaded after {name} was computed for it."
     else:

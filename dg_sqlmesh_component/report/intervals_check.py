@@ -10,7 +10,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, duration_text, listed, ranges, utc_text
-from dg_sqlmesh_component.protocol.intervals import subtract
+from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.report.wording import restate_config
 
 _HOUR = 3_600_000
@@ -65,29 +65,48 @@ def outdated_sentence(
     """That a model of this name has read others too early, and what to do.
 
     Args:
-        before_start: Those of the ranges that lie before the model's `start`.
+        before_start: The ranges before the model's `start`, also others.
         first: The names of the models upstream that have to be restated. None if it is only this one.
     """
     text = (
         f"Outdated: {ranges(outdated)}. {name} was computed for these ranges before a model that it reads, so it lacks "
         "rows."
     )
+    before_start = common(outdated, before_start)
     if restated := subtract(outdated, before_start):
         config = restate_config(restated[0][0], restated[-1][1])
         follows = f" It also computes {name}." if first else ""
         text += f" To read them, launch a run of {listed(first or [name])} with `{config}` in the run config.{follows}"
-    if before_start:
-        text += (
-            f" Before the `start` of {name}, so computed by no run: {ranges(before_start)}. To have these rows, set an "
-            "earlier `start` and apply a plan first."
-        )
-    return text
+    return text + before_start_sentence(name, before_start)
+
+
+def before_start_sentence(name: str, before_start: Sequence[msg.Interval]) -> str:
+    """That no run can compute these ranges of a model again, and what to do."""
+    if not before_start:
+        return ""
+    return (
+        f" Before the `start` of {name}, so computed by no run: {ranges(before_start)}. To have these rows, set an "
+        "earlier `start` and apply a plan first."
+    )
 
 
 def is_complete(coverage: msg.IntervalCoverage, slack: timedelta, now: int) -> bool:
     """True if no interval is missing for longer than the slack at the instant of the run, epoch milliseconds."""
     since = coverage.missing_since
     return since is None or since + slack / timedelta(milliseconds=1) >= now
+
+
+def skipped_sentence(name: str, skipped: Sequence[msg.Interval]) -> str:
+    """That runs have left out ranges of a model of this name, because it has no `start`, and what to do."""
+    return (
+        f"No run computes {_named(skipped, len(skipped))}: {name} has no `start`, so a run computes only its newest "
+        "interval. To have these rows, set a `start`, for example in `model_defaults`, and apply a plan."
+    )
+
+
+def _named(gaps: Sequence[msg.Interval], number: int) -> str:
+    more = number - _MAX_NAMED
+    return ranges(gaps[:_MAX_NAMED]) + (f", and {counted(more, 'more gap')}" if more > 0 else "")
 
 
 def coverage_sentences(
@@ -97,9 +116,8 @@ def coverage_sentences(
     waits = f" Waiting: {ranges(coverage.waiting)}." if coverage.waiting else ""
     if coverage.missing_since is None:
         covered = f" in {_computed(coverage)}" if coverage.computed else ""
-        return f"{name} has no gaps{covered}.{waits}"
-    more = coverage.gap_count - _MAX_NAMED
-    named = ranges(coverage.gaps[:_MAX_NAMED]) + (f", and {counted(more, 'more gap')}" if more > 0 else "")
+        return f"{name} has no gaps{' that a run computes' if coverage.skipped else ''}{covered}.{waits}"
+    named = _named(coverage.gaps, coverage.gap_count)
     missing = f"{name} lacks {counted(coverage.missing_intervals, 'interval')}: {named}.{waits}"
     since = f"The oldest one became due at {utc_text(coverage.missing_since)}"
     if is_complete(coverage, slack, now):

@@ -217,7 +217,8 @@ class StepResults:
             # The janitor merges intervals: then older ones get the times of this run.
             computed = subtract([coverage.computed], [*coverage.gaps, *coverage.waiting])
         compared = loads.compared(outcome.fqn, coverage.late, computed, is_new=bool(by_run))
-        yield self._noted(late_data_result(self._wording, check, compared, loads.names_of(outcome.fqn)))
+        names = loads.names_of(outcome.fqn)
+        yield self._noted(late_data_result(self._wording, check, compared, names, coverage.before_start))
 
     def _selected_of(self, node: str) -> list[dg.AssetCheckKey]:
         """The selected checks of a node, its own before those of its audits."""

@@ -9,7 +9,19 @@ import dagster as dg
 import pytest
 from engine.plan_jobs import APPLY, launch, planned
 from harness import ONE_EXECUTOR, NewShop, RunRecord, Shop
-from waiting import DAILY, LOADER, SourceSensor, day, evaluate_tick, launch_request, load, outcomes, run, waiting_shop
+from waiting import (
+    DAILY,
+    LOADER,
+    OP,
+    SourceSensor,
+    day,
+    evaluate_tick,
+    launch_request,
+    load,
+    outcomes,
+    run,
+    waiting_shop,
+)
 
 CHECK = "t/days:sqlmesh_no_late_data"
 
@@ -180,6 +192,30 @@ def test_a_partition_that_is_loaded_while_an_apply_reads_it_is_late(new_shop: Ne
     loading.unlink()
     for record in (applied, run(shop)):
         assert late_in(record) == day(3)
+
+
+def test_late_days_before_the_start_are_named_and_not_requested(new_shop: NewShop) -> None:
+    """A plan has moved the `start` of the model."""
+    shop = late_shop(new_shop, "restate", restate=True, schedule={"cron": "@daily"})
+    file = shop.project / "models" / "days.sql"
+    file.write_text(file.read_text().replace("name t.days,", f"name t.days, start '{day(1)}',"))
+    shop.plan(at=None)
+    load(shop, 2)
+    left = (
+        f" Before the `start` of t.days, so computed by no run: {day(2)}. To have these rows, set an earlier `start` "
+        "and apply a plan first."
+    )
+
+    assert late_requests(shop) == []
+    assert (
+        run(shop).checks[CHECK].description == f"load/orders was loaded after t.days was computed for {day(2)}.{left}"
+    )
+    load(shop, 1)
+    [request] = late_requests(shop)
+    assert request.run_config["ops"][OP]["config"]["restate"] == {"start": day(1), "end": day(1)}
+    text = str(run(shop).checks[CHECK].description)
+    assert f"with `restate: {{start: '{day(1)}', end: '{day(1)}'}}`" in text
+    assert text.endswith(left)
 
 
 def test_a_source_without_partitions_is_not_compared_and_the_check_says_so(new_shop: NewShop) -> None:

@@ -43,5 +43,7 @@ class PendingFound(LastEvent):
     intervals: dict[str, tuple[Interval, ...]] = field(default_factory=dict)
     # By model, the computed ranges whose source was loaded after they were computed.
     late: dict[str, tuple[Interval, ...]] = field(default_factory=dict)
-    # By model, those of them that a run can restate, because its sources are loaded.
+    # By model, those of them before its `start`: no run computes them.
+    before_start: dict[str, tuple[Interval, ...]] = field(default_factory=dict)
+    # By model, the late ranges that a run can restate, because its sources are loaded.
     restatable: dict[str, tuple[Interval, ...]] = field(default_factory=dict)

@@ -36,6 +36,8 @@ class Ready:
     why_none: str  # why none of them is ready
     # The ranges of each model whose source was loaded after they were computed.
     late: Mapping[str, Sequence[msg.Interval]] = field(default_factory=dict)
+    # Those of them before the `start` of the model.
+    before_start: Mapping[str, Sequence[msg.Interval]] = field(default_factory=dict)
     # Those of them that a run can restate, because their sources are loaded.
     restatable: Mapping[str, Sequence[msg.Interval]] = field(default_factory=dict)
 
@@ -85,7 +87,7 @@ def ready_models(
         due, fqn = found.next_due
         at = datetime.fromtimestamp(due / 1000, timezone.utc)
         why_none += f" The next is {assets.name(fqn)}, at {at:%Y-%m-%d %H:%M:%S} UTC."
-    return Ready(pending, why_none, found.late, found.restatable)
+    return Ready(pending, why_none, found.late, found.before_start, found.restatable)
 
 
 def _by_cause(wording: CauseWording, waiting: Mapping[str, msg.HeldBack]) -> str:
@@ -167,4 +169,5 @@ def late_results(settings: Settings, compared: LoadComparison, ready: Ready) -> 
     for fqn, late in ready.late.items():
         check = settings.assets.late_data_check(fqn)
         if check is not None and not compared.is_reported(fqn, late):
-            yield late_data_result(wording, check, compared.compared(fqn, late), compared.names_of(fqn))
+            before_start = ready.before_start.get(fqn, ())
+            yield late_data_result(wording, check, compared.compared(fqn, late), compared.names_of(fqn), before_start)

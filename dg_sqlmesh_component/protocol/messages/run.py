@@ -380,7 +380,10 @@ class IntervalCoverage(Event):
     late: tuple[Interval, ...] = ()  # computed ranges whose source was loaded after they were computed
     lacking: int = 0  # how many milliseconds of the range `computed` are not computed
     outdated: tuple[Interval, ...] = ()  # computed ranges that a model which it reads has got only afterwards
-    before_start: tuple[Interval, ...] = ()  # those of `outdated` before the model's `start`: nothing computes them
+    # Those of `outdated` and `late` before the model's `start`: nothing computes them.
+    before_start: tuple[Interval, ...] = ()
+    # Of a model without a `start`, the oldest ranges between computed ones that no run computes; at most `MAX_GAPS`.
+    skipped: tuple[Interval, ...] = ()
     # The models upstream that have to be restated for `outdated`, as they are outdated themselves: this one follows.
     restated_first: tuple[str, ...] = ()
     # Whether ranges of such models tell nothing, so that those which were known before may still be outdated.

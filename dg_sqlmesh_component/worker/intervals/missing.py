@@ -28,6 +28,7 @@ class Expected:
         outdated: Computed before a model that it reads had them.
         outdated_until_computed: Those of `outdated` whose rows the next computation of any interval brings.
         starts_at: Finds the instant before which SQLMesh computes nothing of it.
+        has_start: Finds whether that is its `start`. If not, it is that of the newest interval.
         restated_first: As in `IntervalCoverage`, like the next one.
         unready: The single intervals that signals hold back.
     """
@@ -43,6 +44,7 @@ class Expected:
     outdated: Sequence[Interval] = ()
     outdated_until_computed: Sequence[Interval] = ()
     starts_at: Callable[[], int] = lambda: 0
+    has_start: Callable[[], bool] = lambda: True
     restated_first: Sequence[str] = ()
     may_hide_outdated: bool = False
     unready: Set[Interval] = frozenset()
@@ -90,17 +92,18 @@ def coverage(name: str, node: Expected, now: int) -> IntervalCoverage:
     """What is computed and what is missing of an incremental model, at an instant in epoch milliseconds."""
     filled = node.filled
     found, waiting = missing(node)
-    outdated = common(node.outdated, filled)
+    outdated, late = common(node.outdated, filled), common(node.late, filled)
     covered = IntervalCoverage(
         name,
         (filled[0][0], filled[-1][1]) if filled else None,
         waiting=merged(waiting),
-        late=common(node.late, filled),
+        late=late,
         outdated=outdated,
-        before_start=common(outdated, [(0, node.starts_at())]) if outdated else (),
+        before_start=common(merged([*outdated, *late]), [(0, node.starts_at())]) if outdated or late else (),
         restated_first=tuple(node.restated_first),
         may_hide_outdated=node.may_hide_outdated,
         lacking=sum(after[0] - before[1] for before, after in pairwise(filled)),
+        skipped=_skipped(node)[:MAX_GAPS],
     )
     if not found:
         return covered
@@ -113,6 +116,13 @@ def coverage(name: str, node: Expected, now: int) -> IntervalCoverage:
         missing_intervals=len(found),
         missing_since=since if since <= now else end,
     )
+
+
+def _skipped(node: Expected) -> tuple[Interval, ...]:
+    """The forgotten ranges, and those between others, that no run computes, because the model has no `start`."""
+    known = merged([*node.computed, *node.forgotten])
+    lacking = subtract([(known[0][0], known[-1][1])], node.computed) if known else ()
+    return common(lacking, [(0, node.starts_at())]) if lacking and not node.has_start() else ()
 
 
 def uncovered(intervals: Iterable[Interval], covered: Sequence[Interval]) -> list[Interval]:

@@ -17,6 +17,7 @@ from sqlmesh.core.snapshot import (
     SnapshotTableInfo,
     apply_auto_restatements,
     missing_intervals,
+    start_date,
 )
 from sqlmesh.core.snapshot.definition import Interval, expand_range, merge_intervals
 from sqlmesh.utils.date import now_timestamp, to_timestamp
@@ -53,6 +54,17 @@ def single_intervals(snapshot: Snapshot, intervals: Iterable[Interval]) -> list[
     """Longer intervals, split into the single intervals of the model."""
     bounds = [expand_range(start, end, snapshot.node.interval_unit) for start, end in intervals]
     return [pair for instants in bounds for pair in pairwise(instants)]
+
+
+def has_start(snapshot: Snapshot, snapshots: Mapping[SnapshotId, Snapshot] | Iterable[Snapshot]) -> bool:
+    """Whether a node has a `start`, or one upstream has. If not, SQLMesh infers one from the cron, at each instant.
+
+    Args:
+        snapshots: At least those upstream.
+    """
+    nodes = snapshots if isinstance(snapshots, Mapping) else {node.snapshot_id: node for node in snapshots}
+    first, second = (start_date(snapshot, {**nodes}, relative_to=instant) for instant in ("2000-06-01", "2001-06-01"))
+    return first == second
 
 
 def is_incremental(snapshot: Snapshot | SnapshotTableInfo) -> bool:

@@ -60,6 +60,9 @@ def test_outdated_ranges_are_a_warning_with_the_restatement_to_launch() -> None:
         "Before the `start` of core.orders, so computed by no run: 2026-01-01. To have these rows, set an earlier "
         "`start` and apply a plan first."
     )
+    [(passed, severity, text)] = check(of_orders(Outcome.EXECUTED, coverage=replace(COMPLETE, skipped=(days(1, 2),))))
+    assert (passed, severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "No run computes 2026-01-01 to 2026-01-02 (2 days): core.orders has no `start`" in str(text)
     assert coverage_metadata(outdated)["sqlmesh/outdated"] == "2026-01-01, 2026-01-03"
     [(passed, severity, text)] = check(of_orders(Outcome.EXECUTED, coverage=replace(ONE_GAP, outdated=(days(1, 1),))))
     assert (passed, severity, "lacks 1 interval" in str(text)) == (False, dg.AssetCheckSeverity.ERROR, True)

@@ -17,7 +17,7 @@ of the rest would leave the versions of the finished ones as they are. So they a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -48,7 +48,13 @@ from dg_sqlmesh_component.worker.evaluate.evaluation import (
 )
 from dg_sqlmesh_component.worker.evaluate.run import RunContext
 from dg_sqlmesh_component.worker.explain import describe_error
-from dg_sqlmesh_component.worker.intervals.tables import is_incremental, single_intervals, upstream
+from dg_sqlmesh_component.worker.intervals.tables import (
+    has_start,
+    is_incremental,
+    shows_others,
+    single_intervals,
+    upstream,
+)
 from dg_sqlmesh_component.worker.observe.run_tracker import RunTracker
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sqlmesh_internals import (
@@ -56,6 +62,11 @@ from dg_sqlmesh_component.worker.sqlmesh_internals import (
     forget_intervals,
     forget_other_versions,
     replace_intervals,
+)
+
+_NO_START = (
+    "it has no `start`, so SQLMesh does not compute this range: set a `start`, for example in `model_defaults`, and "
+    "apply a plan"
 )
 
 
@@ -210,14 +221,17 @@ def _planned(context: EvaluationContext) -> tuple[Plan, Split]:
     restated = {snapshot_id.name for snapshot_id in plan.restatements}
     # In a dev_only project, all plans are forward-only.
     shared = {fqn for fqn in restated if request.environment != c.PROD and not snapshots[fqn].is_paused}
-    possible = (restated & ranges.keys()) - shared
+    never = _not_computed(plan, restated, ranges)
+    never -= {fqn for fqn in never.difference(requested) if shows_others(snapshots[fqn])}
+    possible = (restated & ranges.keys()) - shared - never
     left_out |= {
-        fqn: _why_not(snapshots[fqn], request.environment, plan)
-        for fqn in [*requested, *sorted(shared.difference(requested))]
+        fqn: _NO_START if fqn in never else _why_not(snapshots[fqn], request.environment, plan)
+        for fqn in [*requested, *sorted((shared | never).difference(requested))]
         if fqn in snapshots and fqn not in possible
     }
     # SQLMesh would still compute whole tables downstream, and a run that restates none of its models would be green.
-    if left_out and (shared or not (restate.leaves_out and possible.intersection(requested))):
+    may_leave_out = restate.leaves_out and possible.intersection(requested) and not never & ranges.keys()
+    if left_out and (shared or never.difference(requested) or not may_leave_out):
         raise _unrestatable(left_out, snapshots, context)
     left_out = {fqn: why for fqn, why in left_out.items() if fqn not in {*possible, *restate.earlier, *restate.later}}
     context.request = replace(request, models=tuple(fqn for fqn in request.models if fqn not in left_out))
@@ -236,6 +250,21 @@ def _planned(context: EvaluationContext) -> tuple[Plan, Split]:
     context.tracker.pipe.send(planned)
     context.tracker.pipe.receive(msg.GoAhead)
     return plan, parts
+
+
+def _not_computed(plan: Plan, restated: Iterable[str], planned: Container[str]) -> set[str]:
+    """The models without a `start` of which a run would not compute the whole range, although SQLMesh forgets it.
+
+    SQLMesh takes the newest interval as their start: that of the range when it plans, and that of today when it runs.
+    """
+    snapshots, nodes = plan.context_diff.snapshots, plan.context_diff.snapshots_by_name
+
+    def is_left(node: Snapshot) -> bool:
+        if node.full_history_restatement_only or not is_incremental(node):
+            return node.name not in planned
+        return plan.restatements[node.snapshot_id][0] < to_timestamp(start_date(node, snapshots))
+
+    return {fqn for fqn in restated if is_left(nodes[fqn]) and not has_start(nodes[fqn], snapshots)}
 
 
 def _readers(tables: Iterable[str], context: EvaluationContext) -> set[str]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from sqlmesh.core.snapshot import Snapshot
+from sqlmesh.core.snapshot import Snapshot, start_date
 from sqlmesh.utils.date import to_datetime, to_timestamp
 
 from dg_sqlmesh_component.capabilities.schedule.messages import PendingFound, PendingRequest
@@ -16,7 +16,7 @@ from dg_sqlmesh_component.capabilities.schedule.worker.kept_snapshots import rea
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import plain
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.protocol.intervals import merged
+from dg_sqlmesh_component.protocol.intervals import common, merged, subtract
 from dg_sqlmesh_component.worker.environment import opened_without_lock, refuse_lost_versions
 from dg_sqlmesh_component.worker.intervals.availability import Left
 from dg_sqlmesh_component.worker.intervals.held_back import forget_and_hold_back, has_signals, held_back_from
@@ -73,7 +73,13 @@ def find_pending(request: PendingRequest, pipe: Pipe) -> PendingFound:
                 waiting = {node.name: tracker.held_back(node.name) for node, found in ready.items() if not found}
                 held_back = hold_back({node: found for node, found in ready.items() if found})
                 needed = _needed(held_back, request.made_between)
-        restatable = _loaded(late, hold_back({nodes[fqn]: list(found) for fqn, found in late.items()}))
+        before_start = {
+            fqn: early
+            for fqn, found in late.items()
+            if (early := common(found, [(0, to_timestamp(start_date(nodes[fqn], nodes.values())))]))
+        }
+        computable = {fqn: subtract(found, before_start.get(fqn, ())) for fqn, found in late.items()}
+        restatable = _loaded(computable, hold_back({nodes[fqn]: list(found) for fqn, found in computable.items()}))
     pending = {snapshot.name for snapshot in intervals} - waiting.keys()
     ours = [snapshot for snapshot in snapshots if snapshot.name in request.models and not snapshot.is_symbolic]
     now = to_datetime(request.now)
@@ -95,6 +101,7 @@ def find_pending(request: PendingRequest, pipe: Pipe) -> PendingFound:
             if node.name in crons
         },
         {fqn: tuple(found) for fqn, found in late.items()},
+        before_start,
         restatable,
     )
 

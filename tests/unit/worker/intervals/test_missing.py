@@ -1,5 +1,7 @@
 """What the random models of test_missing_by_hours do not have, as parts of intervals and many gaps."""
 
+from dataclasses import replace
+
 from dg_sqlmesh_component.protocol.messages import MAX_GAPS, Interval
 from dg_sqlmesh_component.worker.intervals.missing import Expected, coverage, missing, uncovered
 
@@ -19,6 +21,19 @@ def test_tables_are_not_asked_about_a_node_that_lacks_nothing_new() -> None:
 def test_late_intervals_whose_rows_are_gone_are_not_late() -> None:
     node = Expected(9, [], frozenset, lambda end: end, computed=[(1, 4)], late=[(2, 3), (8, 9)])
     assert coverage("a", node, now=9).late == ((2, 3),)
+
+
+def test_only_a_model_without_start_skips_what_lies_between_or_was_forgotten_before_its_newest_interval() -> None:
+    node = Expected(
+        9, [], frozenset, lambda end: end, [(2, 3), (5, 6), (8, 9)], forgotten=[(1, 2)], starts_at=lambda: 7
+    )
+    assert coverage("a", node, now=9).skipped == ()
+    assert coverage("a", replace(node, has_start=lambda: False), now=9).skipped == ((1, 2), (3, 5), (6, 7))
+
+
+def test_late_and_outdated_intervals_before_the_start_are_told_apart() -> None:
+    node = Expected(9, [], frozenset, lambda end: end, [(1, 9)], late=[(2, 5)], outdated=[(3, 8)], starts_at=lambda: 4)
+    assert coverage("a", node, now=9).before_start == ((2, 4),)
 
 
 def test_a_model_that_reads_all_rows_is_not_outdated_after_any_computation() -> None:
