@@ -16,6 +16,7 @@ from dg_sqlmesh_component.dagster_internals.event_log import (
 )
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK
+from dg_sqlmesh_component.history import repetition
 from dg_sqlmesh_component.history.earlier_results import NOT_EVALUATED, EarlierResult, data_in, evaluation_of, repeated
 from dg_sqlmesh_component.history.records import OutsideData
 from dg_sqlmesh_component.history.stored_record import internal_part, stored_value
@@ -131,10 +132,10 @@ def results_of_same_data(
     checks = [check for check in assets.checks_of(data.fqn) if check.name != INTERVALS_CHECK]
     last = instance.fetch_materializations(assets.key(data.fqn), limit=1).records[0]
     for check, record in last_check_records(instance, checks).items():
-        evaluation, earlier = _evaluation(record), _result_about_data(record)
+        evaluation, earlier = _evaluation(record), _earlier_result(record)
         target = evaluation.target_materialization_data if evaluation else None
         is_shown = target.storage_id == last.storage_id if target else record.run_id == last.run_id != ""
-        if evaluation and earlier and is_shown:
+        if evaluation and earlier and repetition.repeats_with_promoted(earlier, is_shown=is_shown):
             why = "a plan has promoted the same data again"
             yield evaluation_of(repeated(check, earlier, why, evaluation.metadata))
 

@@ -78,10 +78,6 @@ class EarlierResult:
         """The version of the table that was audited; None if it is not known."""
         return self.audited_data[1].version if self.audited_data else None
 
-    def is_older_than(self, other: EarlierResult | None) -> bool:
-        """Whether the other one is a later result about the same table."""
-        return other is not None and other.table == self.table and other.evaluated_at > self.evaluated_at
-
     @property
     def is_blocking_failure(self) -> bool:
         """Whether the result stops downstream models."""

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import dagster as dg
 
 from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK, LATE_DATA_CHECK, STATUS_CHECK
+from dg_sqlmesh_component.history import repetition
 from dg_sqlmesh_component.history.earlier_results import (
     ABOUT_NO_DATA,
     EarlierResult,
@@ -77,7 +78,7 @@ class Checks:
             return not_evaluated(check, self.wording.promoted_version(node.fqn, "does not have this audit"))
         if not isinstance(node, NodeOutcome) or not node.outcome.rule.repeats or not self.wording.is_declared:
             return None
-        if why_not := self.why_not_repeated(node.idle, earlier):
+        if why_not := repetition.why_not_repeated(node.idle, earlier, self.wording.environment):
             return not_evaluated(check, self.wording.why_not_evaluated(node, f"is repeated, because {why_not}"))
         assert earlier is not None, "it is the reason"
         why = f"{self.wording.assets.name(node.fqn)} was not executed, and its data is unchanged"
@@ -117,39 +118,6 @@ class Checks:
                 )
         return found
 
-    def why_not_repeated(self, idle: msg.NodeIdle, earlier: EarlierResult | None) -> str | None:
-        """Why the last result of an audit is not repeated, as a clause after "because"; None if it is."""
-        if earlier is None:
-            return "no run of Dagster has evaluated its audit"
-        if earlier.audited_data is None:
-            return (
-                f"its audit has read other tables than the one that environment {self.wording.environment} shows for "
-                "its model, and their data may have changed since"
-            )
-        if earlier.is_rewritten:
-            return "a later run has begun to compute it and failed before its audit"
-        if idle.is_unaccepted and earlier.passed:
-            return "a run was cancelled, killed or failed after it had begun to compute the data"
-        environment, audited, up_to = earlier.audited_data
-        is_same = (environment, audited) == (self.wording.environment, idle.audited_data)
-        # A restatement alters the data; for a view, so does a new computation of its upstream models.
-        is_unaltered = idle.last_interval_end is not None and (idle.altered_at or 0) <= up_to
-        if is_same and is_unaltered:
-            return None
-        return "its last result is not about the current data and audits"
-
-    def audited_until(self, data: msg.AuditedData, earlier: EarlierResult | None) -> int:
-        """The instant until which the rows were computed that the last result of an audit is about, in milliseconds.
-
-        It is before all rows if the result is about another table, or another audit.
-        """
-        if earlier is None:
-            return -1
-        if earlier.audited_data is None:  # it has read other tables too
-            return round(earlier.evaluated_at * 1000)
-        environment, audited, up_to = earlier.audited_data
-        return up_to if (environment, audited) == (self.wording.environment, data) else -1
-
     def _status(self, check: dg.AssetCheckKey, node: NodeOutcome | AuditOnlyOutcome) -> dg.AssetCheckResult:
         metadata: dict[str, Any]
         if isinstance(node, AuditOnlyOutcome):
@@ -169,9 +137,9 @@ class Checks:
         check: dg.AssetCheckKey, node: NodeOutcome | AuditOnlyOutcome, earlier: EarlierResult | None
     ) -> dg.AssetCheckResult | None:
         """The failure of a model that nobody has computed since, if a run has only evaluated its audits."""
-        if not isinstance(node, AuditOnlyOutcome) or earlier is None or not earlier.is_blocking_failure:
+        if not isinstance(node, AuditOnlyOutcome) or earlier is None:
             return None
-        if (node.altered_at or 0) > earlier.evaluated_at * 1000:
+        if not repetition.repeats_failed_status(earlier, node.altered_at):
             return None
         return repeated(check, earlier, "only checks were selected", earlier.metadata)
 

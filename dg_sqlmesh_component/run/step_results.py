@@ -21,6 +21,7 @@ from dg_sqlmesh_component.dagster_internals.steps import (
 from dg_sqlmesh_component.definitions.op import PROJECT_TAG
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
+from dg_sqlmesh_component.history import repetition
 from dg_sqlmesh_component.history.check_results import last_evaluations, last_results
 from dg_sqlmesh_component.history.earlier_results import EarlierResult, key_of
 from dg_sqlmesh_component.protocol import messages as msg
@@ -266,7 +267,10 @@ class LastCheckResults:
             if check in self.context.selected_asset_check_keys
         }
         last = self._last_results(by_check)
-        return {check for check, node in by_check.items() if self.checks.why_not_repeated(node, last.get(check))}
+        environment = self.checks.wording.environment
+        return {
+            check for check, node in by_check.items() if repetition.why_not_repeated(node, last.get(check), environment)
+        }
 
     def audited_until(
         self, rows: Mapping[str, msg.EarlierRows], selected: Collection[dg.AssetCheckKey]
@@ -277,12 +281,12 @@ class LastCheckResults:
             for node in rows
         }
         wanted = [check for checks in of_node.values() for check in checks]
-        last = self._last_results(wanted)
+        last, environment = self._last_results(wanted), self.checks.wording.environment
         self._of_computed.update(last)
         found: dict[str, dict[dg.AssetCheckKey, int]] = {}
         for node, checks in of_node.items():
             for check in checks:
-                until = self.checks.audited_until(rows[node].audited_data, last.get(check))
+                until = repetition.audited_until(rows[node].audited_data, last.get(check), environment)
                 if until < rows[node].altered_at:
                     found.setdefault(node, {})[check] = until
         return found

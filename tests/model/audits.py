@@ -22,6 +22,7 @@ from model.histories import Found, Searched, stopped
 from model.world import HOURS, Hour, Load, Model, Project, Run, Signal, Story, World, hours_of, planned
 from unit.builders import HOUR, audit, fqn, manifest, model, project_assets
 
+from dg_sqlmesh_component.history import repetition
 from dg_sqlmesh_component.history.earlier_results import (
     NOT_EVALUATED,
     EarlierResult,
@@ -169,7 +170,7 @@ def _result_of_run(story: Story, memory: Memory, run: Run) -> tuple[dg.AssetChec
         return None, memory
     checks, node = _checks(tuple(story.project.values())), _named(outcome, story, memory)
     earlier = memory.earlier if node.outcome.rule.repeats or not _is_whole(story) else None
-    wanted = node.outcome.value == "up_to_date" and checks.why_not_repeated(node.idle, earlier)
+    wanted = node.outcome.value == "up_to_date" and repetition.why_not_repeated(node.idle, earlier, "prod")
     if wanted and (audits := _evaluated(story)):
         node = replace(node, audits=audits)
     result = checks.result(CHECK, node, earlier)

@@ -10,8 +10,8 @@ import pytest
 from model.audits import PROJECTS, searched
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.history import repetition
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.run import ledger
 
 REPEATED = "=> the check repeats that it has passed, and the audit would fail"
@@ -34,11 +34,11 @@ def test_no_history_of_five_actions_has_a_passed_check_of_rows_that_fail(name: s
 
 
 def test_the_search_finds_results_that_are_repeated_although_a_batch_was_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    def trusting(checks: Checks, idle: msg.NodeIdle, earlier: Any) -> str | None:
-        return why_not_repeated(checks, replace(idle, is_unaccepted=False), earlier)
+    def trusting(idle: msg.NodeIdle, *facts: Any) -> str | None:
+        return why_not_repeated(replace(idle, is_unaccepted=False), *facts)
 
-    why_not_repeated = Checks.why_not_repeated
-    monkeypatch.setattr(Checks, "why_not_repeated", trusting)
+    why_not_repeated = repetition.why_not_repeated
+    monkeypatch.setattr(repetition, "why_not_repeated", trusting)
     story = """\
 1. load hour 1 with rows that the audit refuses
 2. restate hour 1 of a, killed after the rows of batch 1, with its step

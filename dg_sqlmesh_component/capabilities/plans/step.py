@@ -36,6 +36,7 @@ from dg_sqlmesh_component.capabilities.plans.sentences import (
 from dg_sqlmesh_component.dagster_internals.steps import DataVersions, assets_of
 from dg_sqlmesh_component.definitions.op import NOT_SET
 from dg_sqlmesh_component.definitions.settings import Settings
+from dg_sqlmesh_component.history import repetition
 from dg_sqlmesh_component.history.active_runs import (
     APPLIES_TAG,
     CHANGES_TAG,
@@ -235,7 +236,7 @@ class _PlanStep(Planning):
         audits = [check for fqn in same for check in settings.assets.audit_checks.get(fqn, ())]
         known = last_results(instance, audits, settings.environment)
         found = checks.added_up(kept_audits(instance, settings.changes_tag, plan.models), {})
-        kept = {check: result for check, result in found.items() if not result.is_older_than(known.get(check))}
+        kept = {check: of for check, of in found.items() if repetition.is_newer_result(of, known.get(check))}
         earlier = known | kept
         rounds = [(run_id, outcome) for outcome in self.earlier_rounds]
         return earlier | checks.added_up(rounds, earlier), kept

@@ -1,6 +1,6 @@
 """Where a run, a plan or a sensor has not evaluated a check: whether the last result is repeated.
 
-What is known of the model's data is in the table of `why_not_repeated` (`test_results.py`). Here are the other places.
+The tables of `why_not_repeated` and `audited_until` are in `report/test_results.py`.
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from unit.outcome_table import ORDERS, PROMOTED, SHOP
 
 from dg_sqlmesh_component.dagster_internals.event_log import TargetMaterialization
 from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK, STATUS_CHECK
+from dg_sqlmesh_component.history import repetition
 from dg_sqlmesh_component.history.check_results import last_evaluations, results_of_same_data, shown_evaluations
 from dg_sqlmesh_component.history.earlier_results import (
     ABOUT_NO_DATA,
@@ -142,3 +143,21 @@ def test_failure_of_a_model_is_repeated_by_runs_of_its_checks_until_it_is_comput
     assert of_executed is not None
     assert ("sqlmesh/carried_over" in of_audited.metadata) is is_repeated
     assert "sqlmesh/carried_over" not in of_executed.metadata
+
+
+# -- audits that a preview has evaluated --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("at", "version", "counts"),
+    [(None, "", True), (1, "3117", True), (2, "3117", True), (3, "3117", False), (3, "4228", True)],
+    ids=["no result", "older", "of the same time", "later", "later, about another table"],
+)
+def test_result_of_a_preview_counts_unless_there_is_a_later_one_about_the_same_table(
+    at: int | None, version: str, counts: bool
+) -> None:
+    def result(at: int, version: str) -> EarlierResult:
+        return EarlierResult(True, WARN, "run-7", at, ("prod", msg.AuditedData(version, "4001"), 0))
+
+    known = None if at is None else result(at, version)
+    assert repetition.is_newer_result(result(2, "3117"), known) is counts

@@ -26,6 +26,7 @@ from unit.outcome_table import (
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
+from dg_sqlmesh_component.history import repetition
 from dg_sqlmesh_component.history.earlier_results import ABOUT_NO_DATA, EarlierResult, data_in
 from dg_sqlmesh_component.history.late_loads import Compared
 from dg_sqlmesh_component.history.stored_record import INTERNAL
@@ -428,14 +429,6 @@ def test_audits_that_were_evaluated_one_after_the_other_add_up_until_the_rows_ar
     assert (corrected.passed, corrected.text) == (True, "No failing rows in 2026-01-01.")
 
 
-def test_result_is_older_than_a_later_one_about_the_same_table_only() -> None:
-    def result(at: int, version: str = "3117") -> EarlierResult:
-        return EarlierResult(True, WARN, "run-7", at, ("prod", replace(AUDITED, version=version), 0))
-
-    assert result(1).is_older_than(result(2))
-    assert not any(result(2).is_older_than(other) for other in (None, result(1), result(3, "another")))
-
-
 OF_OTHER_DATA = "its last result is not about the current data and audits"
 OF_OTHER_TABLES = (
     "its audit has read other tables than the one that environment prod shows for its model, and their data may have "
@@ -477,19 +470,19 @@ AUDITED_UNTIL: dict[str, tuple[EarlierResult | None, int]] = {
 
 @pytest.mark.parametrize(("earlier", "until"), AUDITED_UNTIL.values(), ids=AUDITED_UNTIL)
 def test_a_result_is_about_rows_that_were_computed_before_it(earlier: EarlierResult | None, until: int) -> None:
-    assert Checks(wording(), STARTED_AT).audited_until(AUDITED, earlier) == until
+    assert repetition.audited_until(AUDITED, earlier, "prod") == until
 
 
 def test_failed_result_is_repeated_although_a_batch_was_begun() -> None:
     failed = replace(KNOWN, passed=False)
-    assert Checks(wording(), STARTED_AT).why_not_repeated(replace(NOT_DUE, is_unaccepted=True), failed) is None
+    assert repetition.why_not_repeated(replace(NOT_DUE, is_unaccepted=True), failed, "prod") is None
 
 
 @pytest.mark.parametrize(("idle", "earlier", "why"), NOT_REPEATED.values(), ids=NOT_REPEATED)
 def test_result_of_other_or_unknown_data_is_not_carried_over_and_the_check_says_why(
     idle: msg.NodeIdle, earlier: EarlierResult | None, why: str
 ) -> None:
-    assert Checks(wording(), STARTED_AT).why_not_repeated(idle, earlier) == why
+    assert repetition.why_not_repeated(idle, earlier, "prod") == why
     check = checks_of(replace(IDLE, idle=idle), earlier={RECENT: earlier} if earlier else None)["recent"]
     assert (check.passed, check.severity) == (False, WARN)
     assert f"because {why}. Execute this check alone to evaluate it." in (check.description or "")
