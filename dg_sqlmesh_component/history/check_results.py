@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -103,14 +103,19 @@ def with_named_outdated(
 
 
 def last_evaluations(
-    instance: dg.DagsterInstance, checks: Collection[dg.AssetCheckKey], why: str, table: str | None = None
+    instance: dg.DagsterInstance,
+    checks: Collection[dg.AssetCheckKey],
+    why: str,
+    repeats: Callable[[EarlierResult], bool] | None = None,
 ) -> dict[dg.AssetCheckKey, dg.AssetCheckEvaluation]:
     """The last evaluation of each check, to be recorded again by a run that evaluates none of them and fails.
 
-    Those that are about another version of the table than `table` are left out. None of them is blocking: a failure has
-    already stopped the step in which it was evaluated.
+    None of them is blocking: a failure has already stopped the step in which it was evaluated.
+
+    Args:
+        repeats: Whether a result is repeated. None: as Dagster has shown it, also why a check was not evaluated.
     """
-    return _again(last_check_records(instance, checks), why, table)
+    return _again(last_check_records(instance, checks), why, repeats)
 
 
 def shown_evaluations(
@@ -141,13 +146,12 @@ def results_of_same_data(
 
 
 def _again(
-    records: Mapping[dg.AssetCheckKey, CheckRecord], why: str, table: str | None = None
+    records: Mapping[dg.AssetCheckKey, CheckRecord], why: str, repeats: Callable[[EarlierResult], bool] | None = None
 ) -> dict[dg.AssetCheckKey, dg.AssetCheckEvaluation]:
     evaluations = {}
     for check, record in records.items():
         evaluation, earlier = _evaluation(record), _earlier_result(record)
-        is_of_other_table = table is not None and earlier is not None and earlier.table not in (None, table)
-        if evaluation is not None and not is_of_other_table:
+        if evaluation is not None and (repeats is None or (earlier is not None and repeats(earlier))):
             target = evaluation.target_materialization_data
             again = repeated(check, earlier, why, evaluation.metadata) if earlier else None
             evaluations[check] = evaluation_of(again, target) if again else evaluation

@@ -7,6 +7,7 @@ the check as Dagster has shown it.
 | what it knows | what it asks |
 |---|---|
 | the data of a model that waits or had nothing to do | `why_not_repeated` |
+| of a model that a failed run did not reach, what the run read before it began | `is_as_before`, `repeats_unreached` |
 | when a model was last altered whose checks alone were selected | `repeats_failed_status` |
 | that a plan has promoted the same data again | `repeats_with_promoted` |
 | that a preview has audited the table that a plan promotes | `is_newer_result` |
@@ -14,6 +15,8 @@ the check as Dagster has shown it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Set
 
 from dg_sqlmesh_component.history.earlier_results import EarlierResult
 from dg_sqlmesh_component.protocol import messages as msg
@@ -52,6 +55,26 @@ def audited_until(data: msg.AuditedData, earlier: EarlierResult | None, environm
         return round(earlier.evaluated_at * 1000)
     of_environment, audited, up_to = earlier.audited_data
     return up_to if (of_environment, audited) == (environment, data) else -1
+
+
+def is_as_before(*, is_untouched: bool, shown_tables: Set[str], started: Set[str]) -> bool:
+    """Whether a run that has failed has left the rows of a model as they were. A view shows those of its tables."""
+    return is_untouched and shown_tables.isdisjoint(started)
+
+
+def repeats_unreached(newest: EarlierResult, promoted: str | None, before: msg.EarlierRows | None) -> bool:
+    """Whether a run that has failed repeats the newest result of a model that it has left as it was.
+
+    Args:
+        promoted: The promoted version of its table. A plan may have promoted an empty one since the result.
+        before: Its rows before the run. None: the run had ended before the worker has read them.
+    """
+    if promoted is not None and newest.table not in (None, promoted):
+        return False
+    if before is None or not newest.passed:
+        return True
+    up_to = newest.audited_data[2] if newest.audited_data else round(newest.evaluated_at * 1000)
+    return not before.is_unaccepted and before.altered_at <= up_to
 
 
 def repeats_failed_status(status: EarlierResult, altered_at: int | None) -> bool:

@@ -167,6 +167,8 @@ class NodeOutcome:
     idle: msg.NodeIdle = NOT_IDLE
     is_cancelled: bool = False  # whether the run was being cancelled when the outcome became certain
     was_started: bool = False  # whether a batch of it was started in this run
+    # The rows that it had before this run; None if SQLMesh planned none of it, or if it has no audits.
+    rows_before: msg.EarlierRows | None = None
     # When the last batch of this run ended, epoch milliseconds; None if no batch was started.
     computed_until: int | None = None
     correlation_id: str | None = None  # what SQLMesh adds to each query of this run; None if no batch was started

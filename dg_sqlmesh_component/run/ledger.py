@@ -81,6 +81,7 @@ class _Entry:
     # The batches that SQLMesh plans now; None until it plans the node, and again when it starts over.
     planned: tuple[msg.Interval, ...] | None = None
     others_wait: msg.HeldBack = NOT_IDLE.held_back  # why the intervals wait that are pending and not planned
+    rows_before: msg.EarlierRows | None = None  # the rows that it had before the last plan
     # Finished batches of the current plan, by index.
     finished: dict[int, msg.BatchFinished] = field(default_factory=dict)
     # Batches that finished before SQLMesh started over, or in an earlier attempt.
@@ -189,6 +190,7 @@ class _Entry:
             failed_upstream=self.failed_upstream,
             idle=self.idle or self._others_idle(fqn, outcome),
             was_started=self.was_started,
+            rows_before=self.rows_before,
             computed_until=self.computed_until,
             coverage=self.coverage,
             attempts=self.attempts,
@@ -439,6 +441,7 @@ class Ledger:
         for fqn, batches in event.batches.items():
             entry = self._entry(fqn)
             entry.planned, entry.others_wait = batches, event.others_wait.get(fqn, NOT_IDLE.held_back)
+            entry.rows_before = event.earlier_rows.get(fqn)
             if not entry.is_open:
                 entry.settled, entry.is_second_outcome = None, True
                 entry.forget()

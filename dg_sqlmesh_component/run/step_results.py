@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import dagster as dg
@@ -112,29 +112,33 @@ class StepResults:
             yield from self._check_results(outcome, earlier)
         for node in self.audited:
             if node.error:
-                yield from self._fill_in(node, node.error, repeats="this run could not evaluate it")
+                missing = self._without_a_result(node)
+                repeated = last_evaluations(self.context.instance, missing, "this run could not evaluate it")
+                yield from (repeated.get(of) or self.checks.not_evaluated(of, node, node.error) for of in missing)
         started = {outcome.fqn for outcome in self.outcomes if outcome.was_started}
         for outcome in self.outcomes:
-            # The table of a model that the run did not touch is as it was: its last results still apply. Those of the
-            # table before a plan do not: the promoted one may be empty. A view shows what the run has computed.
-            is_as_before = outcome.is_untouched and self._assets.shown_tables(outcome.fqn).isdisjoint(started)
-            repeats = f"{self._assets.name(outcome.fqn)} was not executed" if is_as_before else None
-            table = outcome.promoted.version if outcome.promoted else None
-            yield from self._fill_in(outcome, self._wording.why_not_evaluated(outcome), repeats, table)
+            missing, why = self._without_a_result(outcome), self._wording.why_not_evaluated(outcome)
+            repeated = self._of_unreached(outcome, missing, started)
+            yield from (repeated.get(of) or self.checks.not_evaluated(of, outcome, why) for of in missing)
 
-    def _fill_in(
-        self, node: NodeOutcome | AuditOnlyOutcome, why: str, repeats: str | None, table: str | None = None
-    ) -> Iterator[Any]:
-        """Repeat the last results of the node's other checks (`repeats` says why), or give `why` they have none.
-
-        Results about another version than `table` are not repeated.
-        """
+    def _without_a_result(self, node: NodeOutcome | AuditOnlyOutcome) -> list[dg.AssetCheckKey]:
+        """The checks of a node that have none, its status aside. They get one now."""
         checks = (check for check in self._selected_of(node.fqn) if check.name != STATUS_CHECK)
         missing = [check for check in checks if check not in self.reported]
-        repeated = last_evaluations(self.context.instance, missing, repeats, table) if repeats else {}
-        for check in missing:
-            self.reported.add(check)
-            yield repeated.get(check) or self.checks.not_evaluated(check, node, why)
+        self.reported.update(missing)
+        return missing
+
+    def _of_unreached(
+        self, outcome: NodeOutcome, checks: Collection[dg.AssetCheckKey], started: Set[str]
+    ) -> dict[dg.AssetCheckKey, dg.AssetCheckEvaluation]:
+        """The last results of a model that the run has not reached, as far as they are about the rows that it has."""
+        shown = self._assets.shown_tables(outcome.fqn)
+        if not repetition.is_as_before(is_untouched=outcome.is_untouched, shown_tables=shown, started=started):
+            return {}
+        promoted = outcome.promoted.version if outcome.promoted else None
+        repeats = partial(repetition.repeats_unreached, promoted=promoted, before=outcome.rows_before)
+        why = f"{self._assets.name(outcome.fqn)} was not executed"
+        return last_evaluations(self.context.instance, checks, why, repeats)
 
     @cached_property
     def release(self) -> DownstreamRelease:
@@ -276,6 +280,7 @@ class LastCheckResults:
         self, rows: Mapping[str, msg.EarlierRows], selected: Collection[dg.AssetCheckKey]
     ) -> dict[str, dict[dg.AssetCheckKey, int]]:
         """By node, the selected audits whose last result is not about all of these rows, with when it was found."""
+        rows = {node: of for node, of in rows.items() if of.stay_unaudited}
         of_node = {
             node: [check for check in self.checks.wording.assets.audit_checks.get(node, ()) if check in selected]
             for node in rows

@@ -275,3 +275,42 @@ def test_result_of_a_view_is_not_repeated_by_a_run_that_ends_after_it_has_comput
     assert shop.query("SELECT id FROM t.shown") == [(-1,)]
     check = record.checks["t/shown:soft"]
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN), check.description
+
+
+@pytest.mark.parametrize("by_shell", [False, True], ids=["killed between the rows and their audit", "by a shell"])
+def test_passed_result_of_older_rows_is_not_repeated_by_a_run_that_fails_before_it_reaches_the_model(
+    new_shop: NewShop, *, by_shell: bool
+) -> None:
+    """The check would be green, and the rows that it shows fail."""
+    breaks = "CASE WHEN id = -2 THEN error('broken')::INT ELSE id END AS id"
+    files = {
+        "models/first.sql": f"MODEL (name t.first, kind FULL, cron '@hourly'); SELECT {breaks} FROM ctl.flags",
+        "models/total.sql": "MODEL (name t.total, kind FULL, cron '@hourly', audits (positive)); "
+        "SELECT flags.id FROM ctl.flags AS flags CROSS JOIN t.first AS first",
+    }
+    shop = new_shop({**files, **STOPPABLE}, WITH_FLAGS)
+    if by_shell:
+        text = STOPPABLE["audits/positive.sql"].replace("positive", "positive, blocking false")
+        write_project(shop.project, {"audits/positive.sql": text}, WITH_FLAGS)
+        shop.plan()
+    days = [str(datetime.now(timezone.utc).date() - timedelta(days=ago)) for ago in (2, 1)]
+    assert shop.launch(ops={"sqlmesh_shop": {"end": days[0]}}).succeeded().checks["t/total:positive"].passed
+    shop.query("UPDATE ctl.flags SET id = -1")
+    if by_shell:
+        sqlmesh(shop.project, "run", "--end", days[1])
+    else:
+        (shop.project / "pause").touch()
+        process = shop.start(ops={"sqlmesh_shop": {"end": days[1]}})
+        wait_until((shop.project / "pausing").exists, process)
+        process.kill()
+        process.wait()
+        wait_until(lambda: is_free(shop.project / "warehouse.duckdb"))
+        (shop.project / "pause").unlink()
+    assert shop.query("SELECT id FROM t.total") == [(-1,)]
+    shop.query("UPDATE ctl.flags SET id = -2")
+
+    record = shop.launch().failed()
+
+    assert record.status_of("t/total") == "blocked"
+    check = record.checks["t/total:positive"]
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN), check.description

@@ -43,6 +43,7 @@ PROJECTS: dict[str, Project] = {
     "whole": (Model("a", "whole", is_audited=True, has_signal=True),),
     "whole, not blocking": (Model("a", "whole", is_audited=True, blocks=False, has_signal=True),),
     "by key": (Model("a", "by_key", is_audited=True, has_signal=True),),
+    "whole of another": (Model("b", "incremental", has_signal=True), Model("a", "whole", ("b",), is_audited=True)),
     "view": (Model("b", "incremental", has_signal=True), Model("a", "view", ("b",), is_audited=True)),
 }
 """`a` has the audit."""
@@ -153,17 +154,22 @@ def after(project: Project, state: State, action: Action) -> tuple[State, list[s
     memory = replace(memory, is_altered=memory.is_altered or _has_recorded(story))
     if not isinstance(action, Run):
         return State(world, memory), []
-    result, memory = _result_of_run(story, memory, action)
+    result, memory = _result_of_run(story, memory, action, state)
     ended = story.executed.ended if story.executed else ()
     return State(world, memory), [*_wrong(story, result, hours_of(of.interval for of in ended if of.model == NAME))]
 
 
 def _has_recorded(story: Story) -> bool:
     """Whether SQLMesh has recorded data that the check is about."""
-    return any(story.computed.values())
+    return any(story.computed[name] for name in _shown(story))
 
 
-def _result_of_run(story: Story, memory: Memory, run: Run) -> tuple[dg.AssetCheckResult | None, Memory]:
+def _shown(story: Story) -> tuple[str, ...]:
+    """The model, and those whose rows it shows."""
+    return (NAME, *story.project[NAME].reads) if story.project[NAME].kind == "view" else (NAME,)
+
+
+def _result_of_run(story: Story, memory: Memory, run: Run, before: State) -> tuple[dg.AssetCheckResult | None, Memory]:
     """What the step says of the check, as `StepResults` asks for it."""
     found = [of for of in outcomes.reported(story, run)[0] if of.fqn == NAME]
     if not found or not isinstance(outcome := found[0], NodeOutcome):
@@ -175,17 +181,26 @@ def _result_of_run(story: Story, memory: Memory, run: Run) -> tuple[dg.AssetChec
         node = replace(node, audits=audits)
     result = checks.result(CHECK, node, earlier)
     if result is None and not (story.executed and story.executed.stopped == "cancelled before batch"):
-        result = _filled_in(story, memory, node, checks)
+        result = _filled_in(story, before, node, checks)
     return result, _remembered(memory, result)
 
 
-def _filled_in(story: Story, memory: Memory, node: NodeOutcome, checks: Checks) -> dg.AssetCheckResult | None:
-    """As the step fills in what it has not evaluated. None: the newest record is repeated, and it is no result."""
-    started = story.executed and {fqn(f"t.{batch.model}") for batch in story.executed.ended}
-    if not node.is_untouched or not checks.wording.assets.shown_tables(node.fqn).isdisjoint(started or ()):
-        return checks.not_evaluated(CHECK, node, "why")
-    earlier = memory.earlier
-    return repeated(CHECK, earlier, "why", earlier.metadata) if earlier and memory.is_newest else None
+def _filled_in(story: Story, before: State, node: NodeOutcome, checks: Checks) -> dg.AssetCheckResult | None:
+    """As the step fills in what it has not evaluated. None: Dagster has no result."""
+    started = {fqn(f"t.{batch.model}") for batch in story.executed.ended} if story.executed else set[str]()
+    shown, earlier = checks.wording.assets.shown_tables(node.fqn), before.memory.earlier
+    is_as_before = repetition.is_as_before(is_untouched=node.is_untouched, shown_tables=shown, started=started)
+    if earlier and before.memory.is_newest and is_as_before:
+        tables = dict(zip(story.project, before.world.tables, strict=True))
+        is_unaccepted = any(tables[name].forgotten for name in _shown(story))
+        rows = msg.EarlierRows(outcomes.AUDITED, _altered_at(before.memory), is_unaccepted=is_unaccepted)
+        if repetition.repeats_unreached(earlier, outcomes.AUDITED.version, rows):
+            return repeated(CHECK, earlier, "why", earlier.metadata)
+    return checks.not_evaluated(CHECK, node, "why")
+
+
+def _altered_at(memory: Memory) -> int:
+    return 2 if memory.is_altered else 1
 
 
 def _named(outcome: NodeOutcome, story: Story, memory: Memory) -> NodeOutcome:
@@ -198,8 +213,8 @@ def _named(outcome: NodeOutcome, story: Story, memory: Memory) -> NodeOutcome:
         held_back=msg.HeldBack(causes),
         last_interval_end=max(computed) + 1 if computed else None,
         audited_data=outcomes.AUDITED,
-        altered_at=2 if memory.is_altered else 1,
-        is_unaccepted=any(table.forgotten for table in story.tables.values()),
+        altered_at=_altered_at(memory),
+        is_unaccepted=any(story.tables[name].forgotten for name in _shown(story)),
     )
     return replace(outcome, fqn=name, idle=idle)
 

@@ -22,7 +22,7 @@ def faults(names: Iterable[str], length: int) -> list[str]:
     return [f"{name}\n{fault}" for name, of in found.items() for fault in of]
 
 
-@pytest.mark.parametrize("name", ["incremental", "by key", "view"])
+@pytest.mark.parametrize("name", ["incremental", "by key", "whole of another", "view"])
 def test_no_history_of_three_actions_has_a_passed_check_of_rows_that_fail(name: str) -> None:
     assert faults([name], 3) == []
 
@@ -44,6 +44,13 @@ def test_the_search_finds_results_that_are_repeated_although_a_batch_was_begun(m
 2. restate hour 1 of a, killed after the rows of batch 1, with its step
 3. run a from hour 2"""
     assert faults(["incremental"], 3) == [f"incremental\n{story}\n{REPEATED}"]
+
+
+def test_the_search_finds_results_of_models_that_were_not_reached_although_a_batch_was_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(repetition, "repeats_unreached", lambda *_: True)
+    assert REPEATED in "\n".join(faults(["whole of another"], 3))
 
 
 def test_the_search_finds_an_audit_of_a_whole_table_before_its_last_batch(monkeypatch: pytest.MonkeyPatch) -> None:

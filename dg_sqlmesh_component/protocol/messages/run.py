@@ -126,7 +126,10 @@ class EarlierRows:
     """The rows that a node has before a run computes others."""
 
     audited_data: AuditedData  # what its audits would be about
-    altered_at: int  # when they were last altered
+    # When they were last altered; 0: never. Of a view or a standalone audit: those that it reads.
+    altered_at: int
+    is_unaccepted: bool = False  # as in `NodeIdle`
+    stay_unaudited: bool = False  # whether the run audits only the rows that it computes
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +201,7 @@ class EvaluationPlanned(Event):
     others_wait: dict[str, HeldBack] = field(default_factory=dict)
     # Whether these batches come in addition to the planned ones. A `PlanRequest` plans in several stages.
     continues: bool = False
-    # Of nodes with batches: the rows that they have before, if SQLMesh audits only what it computes.
+    # Of nodes with batches and audits: the rows that they have before.
     earlier_rows: dict[str, EarlierRows] = field(default_factory=dict)
 
 

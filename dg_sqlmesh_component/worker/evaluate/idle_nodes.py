@@ -11,17 +11,19 @@ from sqlmesh.utils.date import is_relative, make_exclusive, now_timestamp, to_da
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, listed, unquoted, utc_text
-from dg_sqlmesh_component.protocol.graph import parents_first, reachable
+from dg_sqlmesh_component.protocol.graph import parents_first
 from dg_sqlmesh_component.worker.intervals.coverage import Coverages
 from dg_sqlmesh_component.worker.intervals.tables import (
     altered_at,
     computed_intervals,
     forgotten_intervals,
+    has_no_rows,
     shows_others,
     upstream,
+    with_shown,
 )
 from dg_sqlmesh_component.worker.intervals.unaccepted import unaccepted_rows
-from dg_sqlmesh_component.worker.observe.audits import audited
+from dg_sqlmesh_component.worker.observe.audits import audited, has_audits
 from dg_sqlmesh_component.worker.observe.run_tracker import RunTracker
 
 _MAX_NAMED = 5
@@ -50,7 +52,7 @@ def idle_nodes(
     _warn_of_computed_range(
         request, [snapshots[fqn] for fqn in sorted(nodes - tracker.planned.keys())], coverages, tracker
     )
-    idle_and_audited = {fqn for fqn in nodes - computed if _has_audits(snapshots[fqn])}
+    idle_and_audited = {fqn for fqn in nodes - computed if has_audits(snapshots[fqn])}
     altered = _data_altered_at(idle_and_audited, snapshots, graph, coverages, computed)
     for fqn in sorted(nodes - computed):
         batches = tracker.planned.get(fqn)
@@ -67,7 +69,8 @@ def idle_nodes(
             last_interval_end=intervals[-1][1] if intervals else None,
             audited_data=audited(snapshot, index),
             altered_at=altered.get(fqn) or None,
-            is_unaccepted=fqn in idle_and_audited and _is_unaccepted(fqn, snapshots, graph, index),
+            is_unaccepted=fqn in idle_and_audited
+            and any(forgotten_intervals(snapshots[name], index) for name in with_shown(fqn, snapshots, graph)),
         )
 
 
@@ -132,23 +135,6 @@ def _warn_of_computed_range(
     )
 
 
-def _has_audits(snapshot: Snapshot) -> bool:
-    return snapshot.is_audit or bool(snapshot.model.audits)
-
-
-def _shows_others(snapshot: Snapshot) -> bool:
-    """Whether it has no data of its own, and shows that of the nodes that it reads."""
-    return snapshot.is_audit or shows_others(snapshot)
-
-
-def _is_unaccepted(
-    fqn: str, snapshots: Mapping[str, Snapshot], graph: Mapping[str, Sequence[str]], index: DeployabilityIndex
-) -> bool:
-    """Whether a table that the node has or shows may have rows that no run has recorded."""
-    shown = reachable([fqn], lambda name: graph[name] if _shows_others(snapshots[name]) else ())
-    return any(forgotten_intervals(snapshots[name], index) for name in shown)
-
-
 def _data_altered_at(
     nodes: Iterable[str],
     snapshots: Mapping[str, Snapshot],
@@ -165,14 +151,14 @@ def _data_altered_at(
     """
 
     def shown(name: str) -> Sequence[str]:
-        return graph[name] if _shows_others(snapshots[name]) else ()
+        return graph[name] if has_no_rows(snapshots[name]) else ()
 
     now, tables = now_timestamp(), coverages.known.tables
     altered: dict[str, int] = {}
     for name in parents_first(nodes, shown):
         snapshot = snapshots[name]
         is_external = snapshot.is_model and snapshot.model.kind.is_external
-        reads_external = _shows_others(snapshot) and not tables.read_by(snapshot) <= snapshots.keys()
+        reads_external = has_no_rows(snapshot) and not tables.read_by(snapshot) <= snapshots.keys()
         is_now = name in computed or is_external or reads_external
         own = now if is_now else altered_at(snapshot, coverages.index) or 0
         altered[name] = max([own, *(altered[parent] for parent in shown(name))])

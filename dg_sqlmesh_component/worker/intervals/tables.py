@@ -45,6 +45,16 @@ def shows_others(node: Snapshot | SnapshotTableInfo) -> bool:
     return node.is_view or node.is_symbolic
 
 
+def has_no_rows(node: Snapshot) -> bool:
+    """As `shows_others`, also of a standalone audit: its result is about the rows of the nodes that it reads."""
+    return node.is_audit or shows_others(node)
+
+
+def with_shown(name: str, nodes: Mapping[str, Snapshot], parents: Mapping[str, Iterable[str]]) -> set[str]:
+    """A node, and the nodes whose rows it shows if it has none of its own, also through others, by name."""
+    return reachable([name], lambda of: parents[of] if has_no_rows(nodes[of]) else ())
+
+
 def tables_read(name: str, nodes: Nodes, parents: Mapping[str, Iterable[str]]) -> set[str]:
     """The nodes that a node reads, also through views and embedded models, by name."""
     return reachable(parents[name], lambda node: parents[node] if shows_others(nodes[node]) else ())

@@ -31,6 +31,10 @@ from dg_sqlmesh_component.worker.sql_text import arguments_hash, is_blocking
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_audits
 
 
+def has_audits(snapshot: Snapshot) -> bool:
+    return snapshot.is_audit or bool(snapshot.model.audits)
+
+
 def audited(snapshot: Snapshot, index: DeployabilityIndex) -> msg.AuditedData:
     """The version of the node's table in the environment, and a hash of its audits."""
     return msg.AuditedData(

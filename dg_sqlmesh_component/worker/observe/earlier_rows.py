@@ -13,8 +13,15 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import merged, subtract
-from dg_sqlmesh_component.worker.intervals.tables import altered_at, computed_intervals, ranges_of_table
-from dg_sqlmesh_component.worker.observe.audits import audit_earlier_rows, audited
+from dg_sqlmesh_component.worker.intervals.tables import (
+    altered_at,
+    computed_intervals,
+    forgotten_intervals,
+    ranges_of_table,
+    upstream,
+    with_shown,
+)
+from dg_sqlmesh_component.worker.observe.audits import audit_earlier_rows, audited, has_audits
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRanges
 
@@ -35,13 +42,26 @@ class EarlierRowsAudits:
     _wanted: dict[str, tuple[tuple[msg.AuditUse, ...], Sequence[msg.Interval]]] = field(default_factory=dict)
 
     def rows_of(self, planned: Mapping[Snapshot, Sequence[msg.Interval]]) -> dict[str, msg.EarlierRows]:
-        """As in `EvaluationPlanned`, of its batches. An audit of a model without a time column looks at all rows."""
+        """As in `EvaluationPlanned`, of its batches."""
+        nodes = self.scheduler.snapshots_by_name
+        parents = upstream(nodes) if planned else {}
         return {
-            node.name: msg.EarlierRows(audited(node, self.index), at)
+            node.name: self._rows_of(node, [nodes[name] for name in with_shown(node.name, nodes, parents)])
             for node, batches in planned.items()
-            if batches and node.is_model and node.model.time_column and node.model.audits
-            if computed_intervals(node, self.index) and (at := altered_at(node, self.index))
+            if batches and has_audits(node)
         }
+
+    def _rows_of(self, node: Snapshot, shown: Sequence[Snapshot]) -> msg.EarlierRows:
+        """An audit of a model without a time column looks at all rows, so the run audits them."""
+        at = altered_at(node, self.index)
+        return msg.EarlierRows(
+            audited(node, self.index),
+            max(altered_at(of, self.index) or 0 for of in shown),
+            is_unaccepted=any(forgotten_intervals(of, self.index) for of in shown),
+            stay_unaudited=bool(
+                node.is_model and node.model.time_column and computed_intervals(node, self.index) and at
+            ),
+        )
 
     def want(self, unaudited: Mapping[str, msg.UnauditedRows], planned: Mapping[str, Sequence[msg.Interval]]) -> None:
         """Find the intervals in which the rows are. The state is read if there are any."""

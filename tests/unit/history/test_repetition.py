@@ -4,6 +4,7 @@ The tables of `why_not_repeated` and `audited_until` are in `report/test_results
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
@@ -33,7 +34,8 @@ ASSETS = project_assets(SHOP)
 KEY = dg.AssetKey(["core", "orders"])
 RECENT, STATUS = dg.AssetCheckKey(KEY, "recent"), dg.AssetCheckKey(KEY, STATUS_CHECK)
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
-RECORD = data_metadata(("prod", msg.AuditedData("3117", "4001"), day(1)))
+AUDITED = msg.AuditedData("3117", "4001")
+RECORD = data_metadata(("prod", AUDITED, day(1)))
 EVALUATED = day(1) / 1000
 
 
@@ -56,32 +58,68 @@ def decision(evaluation: dg.AssetCheckEvaluation | None, newest: dg.AssetCheckEv
 
 # -- a run that cannot tell whether the data is as it was --------------------------------------------
 
-NEWEST: dict[str, tuple[dg.AssetCheckResult, str | None, str]] = {
-    "passed": (check_result(RECENT, True, WARN, "0 rows.", RECORD), None, "repeated"),
-    "failed": (check_result(RECENT, False, ERROR, "3 rows.", RECORD), None, "repeated"),
-    "of the table": (check_result(RECENT, True, WARN, "0 rows.", RECORD), "3117", "repeated"),
-    "of another table": (check_result(RECENT, True, WARN, "0 rows.", RECORD), "4228", "nothing"),
-    "failed, of another table": (check_result(RECENT, False, ERROR, "3 rows.", RECORD), "4228", "nothing"),
-    "has read other tables": (check_result(RECENT, True, WARN, "0 rows.", {}), "4228", "repeated"),
-    "not evaluated": (not_evaluated(RECENT, "because."), None, "as it is"),
-    "begun since": (not_evaluated(RECENT, "because.", "prod"), "4228", "as it is"),
-    "status": (check_result(STATUS, True, WARN, "Executed.", {}), None, "repeated"),
-    "status about no data": (check_result(STATUS, False, ERROR, "Not promoted.", ABOUT_NO_DATA), None, "repeated"),
+NEWEST: dict[str, tuple[dg.AssetCheckResult, str]] = {
+    "passed": (check_result(RECENT, True, WARN, "0 rows.", RECORD), "repeated"),
+    "failed": (check_result(RECENT, False, ERROR, "3 rows.", RECORD), "repeated"),
+    "not evaluated": (not_evaluated(RECENT, "because."), "as it is"),
+    "begun since": (not_evaluated(RECENT, "because.", "prod"), "as it is"),
+    "status": (check_result(STATUS, True, WARN, "Executed.", {}), "repeated"),
+    "status about no data": (check_result(STATUS, False, ERROR, "Not promoted.", ABOUT_NO_DATA), "repeated"),
 }
-"""The newest result, the promoted table, and what a run repeats that ended before it reached the model."""
 
 
-@pytest.mark.parametrize(("newest", "table", "expected"), NEWEST.values(), ids=NEWEST)
-def test_newest_result_is_recorded_again_by_a_run_that_has_not_reached_the_model(
-    newest: dg.AssetCheckResult, table: str | None, expected: str
+@pytest.mark.parametrize(("newest", "expected"), NEWEST.values(), ids=NEWEST)
+def test_run_that_knows_nothing_of_the_data_leaves_a_check_as_dagster_has_shown_it(
+    newest: dg.AssetCheckResult, expected: str
 ) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         evaluation, check = report(instance, newest), dg.AssetCheckKey(KEY, str(newest.check_name))
-        assert decision(last_evaluations(instance, [check], "why", table).get(check), evaluation) == expected
-        if table is None:
-            shown = shown_evaluations(instance, [check], "why", "a dry run")
-            assert decision(shown.get(check), evaluation) == expected
+        assert decision(last_evaluations(instance, [check], "why").get(check), evaluation) == expected
+        assert decision(shown_evaluations(instance, [check], "why", "a dry run").get(check), evaluation) == expected
         assert last_evaluations(instance, [dg.AssetCheckKey(KEY, "new")], "why") == {}
+
+
+# -- a model that a failed run has not reached ---------------------------------------------------------
+
+PASSED = EarlierResult(True, WARN, "run-7", EVALUATED, ("prod", AUDITED, day(1)), RECORD)
+FAILED = replace(PASSED, passed=False)
+OF_ALL_TABLES = replace(PASSED, audited_data=None, metadata={})
+BEFORE = msg.EarlierRows(AUDITED, day(1))
+ALTERED, BEGUN = replace(BEFORE, altered_at=day(1) + 1), replace(BEFORE, is_unaccepted=True)
+UNREACHED: dict[str, tuple[EarlierResult, str | None, msg.EarlierRows | None, bool]] = {
+    "the same rows": (PASSED, "3117", BEFORE, True),
+    "ended before SQLMesh planned": (PASSED, "3117", None, True),
+    "state was not read": (PASSED, None, None, True),
+    "another table": (PASSED, "4228", BEFORE, False),
+    "failed, of another table": (FAILED, "4228", BEFORE, False),
+    "altered since": (PASSED, "3117", ALTERED, False),
+    "a batch was begun since": (PASSED, "3117", BEGUN, False),
+    "failed, and altered since": (FAILED, "3117", ALTERED, True),
+    "failed, and begun since": (FAILED, "3117", BEGUN, True),
+    "has read other tables": (OF_ALL_TABLES, "4228", BEFORE, True),
+    "has read other tables, and altered since": (OF_ALL_TABLES, "3117", ALTERED, False),
+    "has read other tables, and begun since": (OF_ALL_TABLES, "3117", BEGUN, False),
+}
+"""The newest result, the promoted version of the table, and its rows before the run."""
+
+
+@pytest.mark.parametrize(("newest", "promoted", "before", "expected"), UNREACHED.values(), ids=UNREACHED)
+def test_passed_result_of_a_model_that_was_not_reached_is_repeated_only_with_the_rows_that_it_is_about(
+    newest: EarlierResult, promoted: str | None, before: msg.EarlierRows | None, *, expected: bool
+) -> None:
+    assert repetition.repeats_unreached(newest, promoted, before) is expected
+
+
+@pytest.mark.parametrize(
+    ("is_untouched", "shown", "expected"),
+    [(True, set(), True), (True, {"b"}, True), (True, {"a", "b"}, False), (False, set(), False)],
+    ids=["untouched", "shows others", "shows a table that was begun", "begun"],
+)
+def test_view_is_not_as_before_if_the_run_has_begun_to_compute_one_of_its_tables(
+    is_untouched: bool, shown: set[str], expected: bool
+) -> None:
+    found = repetition.is_as_before(is_untouched=is_untouched, shown_tables=shown, started={"a"})
+    assert found is expected
 
 
 # -- data that is promoted once more ------------------------------------------------------------------
