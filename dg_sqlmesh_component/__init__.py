@@ -13,6 +13,7 @@ from dg_sqlmesh_component.capabilities.query.resource import SQLMeshResource as 
 from dg_sqlmesh_component.capabilities.restatements.attributes import Restate as Restate
 from dg_sqlmesh_component.capabilities.restatements.attributes import RestateJob as RestateJob
 from dg_sqlmesh_component.capabilities.schedule.attributes import Schedule as Schedule
+from dg_sqlmesh_component.capabilities.sources.attributes import Wait as Wait
 from dg_sqlmesh_component.component import SQLMeshProjectComponent as SQLMeshProjectComponent
 from dg_sqlmesh_component.config.attribute_types import Audits as Audits
 from dg_sqlmesh_component.config.attribute_types import Budget as Budget
@@ -21,7 +22,6 @@ from dg_sqlmesh_component.config.attribute_types import Freshness as Freshness
 from dg_sqlmesh_component.config.attribute_types import IntervalsCheck as IntervalsCheck
 from dg_sqlmesh_component.config.attribute_types import TagConvention as TagConvention
 from dg_sqlmesh_component.config.external_models import ExternalModels as ExternalModels
-from dg_sqlmesh_component.config.external_models import Wait as Wait
 from dg_sqlmesh_component.config.project import SQLMeshProject as SQLMeshProject
 from dg_sqlmesh_component.config.retries import Retries as Retries
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig as SQLMeshRunConfig

@@ -25,6 +25,9 @@ from dg_sqlmesh_component.capabilities.restatements.job import build_backfill_jo
 from dg_sqlmesh_component.capabilities.restatements.step import RESTATING
 from dg_sqlmesh_component.capabilities.scaffolder.scaffolder import SQLMeshProjectComponentScaffolder
 from dg_sqlmesh_component.capabilities.schedule.schedules import build_schedules
+from dg_sqlmesh_component.capabilities.sources.awaited import AwaitedSources
+from dg_sqlmesh_component.capabilities.sources.late_check import late_data_specs
+from dg_sqlmesh_component.capabilities.sources.late_loads import source_loads
 from dg_sqlmesh_component.config.attribute_types import Selection, selectors
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.mappings import Variables
@@ -282,7 +285,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         op = self._op.build(op_name, assets, compute, self.op_config_schema)
         tags = self._op.state_tag(assets.manifest), self._op.changes_tag(assets.manifest)
         pool = self._op.pool(assets.manifest.environment)
-        self._settings = settings = Settings(self, assets, op_name, pool, *tags, code_location.models, _PORTS)
+        self._settings = settings = Settings(self, assets, op_name, pool, *tags, code_location.models, PORTS)
         code_location.add(label, op_name, assets.specs)
         definitions = [dg.Definitions(assets=[op, *code_location.external_assets(label, assets.external_specs)])]
         turned_off = []
@@ -302,7 +305,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
     def _translate(self, manifest: Manifest) -> ProjectAssets:
         self.audits.refuse_unmatched(manifest.audit_names)
         self.execution.refuse_unmatched({tag for model in manifest.models for tag in model.tags})
-        self._translator = Translator(manifest, self)
+        self._translator = Translator(manifest, self, PORTS)
         self._is_translating = True
         try:
             self._assets = build_assets(self._translator, self.get_asset_spec, self.get_asset_check_spec)
@@ -344,7 +347,10 @@ _BUILDERS_OF_OP: Sequence[Callable[..., dg.Definitions]] = (
 )  # fmt: skip
 """Jobs that compute the assets as the op does."""
 
-_PORTS = Ports(
+PORTS = Ports(
+    awaited=AwaitedSources,
+    source_loads=source_loads,
+    check_specs=late_data_specs,
     dry_run=DRY_RUN,
     restating=RESTATING,
     deploy_jobs=names_of_jobs,

@@ -16,8 +16,8 @@ import dagster as dg
 import source_histories as page
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 
-from dg_sqlmesh_component.history.complete_sources import CheckResult, CheckStatus, Target
-from dg_sqlmesh_component.history.complete_sources import Load as DagsterLoad
+from dg_sqlmesh_component.capabilities.sources.complete_sources import CheckResult, CheckStatus, Target
+from dg_sqlmesh_component.capabilities.sources.complete_sources import Load as DagsterLoad
 
 SLOT = 1800
 """The seconds between two rows of a source. Days of India begin at half past six in the evening of UTC."""

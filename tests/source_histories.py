@@ -46,7 +46,13 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 from hypothesis import strategies as st
 
-from dg_sqlmesh_component.history.complete_sources import CheckResult, CheckStatus, Load, SourceHistory, Target
+from dg_sqlmesh_component.capabilities.sources.complete_sources import (
+    CheckResult,
+    CheckStatus,
+    Load,
+    SourceHistory,
+    Target,
+)
 
 T = TypeVar("T")
 

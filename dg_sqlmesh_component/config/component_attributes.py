@@ -17,6 +17,7 @@ from dg_sqlmesh_component.capabilities.polling_sensor.attributes import PollingS
 from dg_sqlmesh_component.capabilities.project_tests.attributes import ProjectTestsAttribute
 from dg_sqlmesh_component.capabilities.restatements.attributes import RestateAttribute
 from dg_sqlmesh_component.capabilities.schedule.attributes import ScheduleAttribute, refuse_with_automation
+from dg_sqlmesh_component.capabilities.sources.attributes import refuse_late
 from dg_sqlmesh_component.config.attribute_types import (
     TRANSLATION,
     Audits,
@@ -34,7 +35,6 @@ from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.mappings import Attributes, described, described_text, mapping
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
-from dg_sqlmesh_component.protocol.formatting import block
 from dg_sqlmesh_component.protocol.manifest import Model
 
 EXAMPLE = {
@@ -173,8 +173,6 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
         super().__post_init__()
         for refuse in _REFUSALS:
             refuse(self)
-        if problem := self._problem_of_late:
-            raise ConfigurationError(f"`external_models.late` in defs.yaml is {self.external_models.late}. {problem}")
         if self.query_history_url is not None and "{run_id}" not in self.query_history_url:
             raise ConfigurationError(
                 f"`query_history_url` in defs.yaml is {self.query_history_url!r}. It must contain {{run_id}}, in whose "
@@ -186,20 +184,9 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
         """Whether a run config may have `restate`."""
         return getattr(self, "restate", None) is not None
 
-    @property
-    def _problem_of_late(self) -> str | None:
-        """What `external_models.late` lacks."""
-        late = self.external_models.late
-        if late != "ignore" and self.external_models.wait is None:
-            written = block("external_models:\n  wait: true")
-            return f"It compares the tables that the models wait for. Set them as well:{written}"
-        if late == "restate" and (not self.allows_restatements or getattr(self, "schedule", None) is None):
-            written = block("restate: true\nschedule: true")
-            return f"A tick of the schedule requests the restatements. Set both as well:{written}"
-        return None
-
 
 _REFUSALS: tuple[Callable[[ComponentAttributes], None], ...] = (
     refuse_with_automation,
+    refuse_late,
 )  # fmt: skip
 """Checks of attributes that depend on others."""

@@ -1,53 +1,17 @@
-"""Asset keys of the tables that SQLMesh reads and does not compute."""
+"""The attribute `external_models`: asset keys of the tables that SQLMesh reads and does not compute."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
-from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any
 
 import dagster as dg
 from dagster.components.resolved.errors import ResolutionException
 
-from dg_sqlmesh_component.config.durations import Duration, WrittenDuration
-from dg_sqlmesh_component.config.mappings import (
-    Attributes,
-    TemplateScope,
-    described,
-    described_text,
-    mapping,
-    not_a_mapping,
-    unmatched,
-)
+from dg_sqlmesh_component.capabilities.sources.attributes import LateAttribute, WaitAttribute
+from dg_sqlmesh_component.config.external_tables import NO_TABLE, ExternalTable
+from dg_sqlmesh_component.config.mappings import Attributes, TemplateScope, described, not_a_mapping, unmatched
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.manifest import split_fqn
-
-
-@dataclass(frozen=True)
-class ExternalTable:
-    """A table that SQLMesh does not compute: `external` in a template.
-
-    Attributes:
-        catalog: Empty if the engine has no catalogs.
-        table_name: All parts, unquoted and dotted.
-    """
-
-    catalog: str
-    schema: str
-    name: str
-    table_name: str
-
-    @classmethod
-    def of(cls, fqn: str) -> "ExternalTable":
-        """Create it from SQLMesh's quoted name."""
-        parts = split_fqn(fqn)
-        catalog, schema, name = ("", "", *parts)[-3:]
-        return cls(catalog, schema, name, ".".join(parts))
-
-
-Late: TypeAlias = Literal["ignore", "warn", "restate"]
-
-_NO_TABLE = "no model reads an external table of that name"
 
 KeyOfTable = Callable[[ExternalTable], dg.AssetKey]
 
@@ -97,72 +61,6 @@ def _as_key(rendered: object, where: str, hint: str = "") -> dg.AssetKey:
 
 
 @dataclass(frozen=True)
-class Wait(Attributes, path="external_models.wait"):
-    """Whether an interval is computed only if the assets that load its external tables are complete for it.
-
-    Write true, or a mapping with options. By default, intervals are computed whether or not their sources are
-    complete.
-    """
-
-    tables: Annotated[
-        list[str] | None,
-        described_text(
-            "Wait for these external tables only: names or patterns, with or without a catalog. Default: those in "
-            "`keys`, and those that an asset of the code location produces.",
-            ["raw.*"],
-        ),
-    ] = None
-    lag: Annotated[
-        Duration,
-        described(
-            "Without partitions, data is complete up to the start of the last load, minus this: seconds, or text such "
-            "as 30m. Default: 0.",
-            "30m",
-            1800,
-            written_as=WrittenDuration,
-        ),
-    ] = timedelta(0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.tables == []:
-            raise ConfigurationError(
-                "`external_models.wait.tables` in defs.yaml is an empty list, so no interval would wait. Name a table, "
-                "or remove `external_models.wait`."
-            )
-
-    def refuse_unknown(self, fqns: Collection[str]) -> None:
-        """Raise a ConfigurationError if a pattern matches none of the external tables that models read."""
-        matching_tables(self.tables or (), fqns, "external_models.wait.tables")
-
-    def has(self, fqn: str) -> bool:
-        """Whether to wait for a table if an asset makes it."""
-        return self.tables is None or any(_matches(fqn, pattern) for pattern in self.tables)
-
-
-def matching_tables(
-    patterns: Iterable[str], fqns: Collection[str], attribute: str, place: str = "defs.yaml"
-) -> list[str]:
-    """The external tables that models read and that match a name or pattern, by fqn.
-
-    Raises a ConfigurationError if a pattern matches none.
-    """
-    matching: dict[str, None] = {}
-    for pattern in patterns:
-        found = [fqn for fqn in fqns if _matches(fqn, pattern)]
-        if not found:
-            known = {".".join(split_fqn(fqn)[-2:]) for fqn in fqns}
-            raise unmatched(attribute, pattern, _NO_TABLE, known, place)
-        matching |= dict.fromkeys(found)
-    return list(matching)
-
-
-def _matches(fqn: str, pattern: str) -> bool:
-    name, text = ".".join(split_fqn(fqn)).casefold(), pattern.replace('"', "").casefold()
-    return fnmatchcase(name, text) or fnmatchcase(name, f"*.{text}")
-
-
-@dataclass(frozen=True)
 class ExternalModels(Attributes, path="external_models"):
     """How tables that SQLMesh reads, but does not produce, become upstream assets.
 
@@ -201,17 +99,8 @@ class ExternalModels(Attributes, path="external_models"):
             True,
         ),
     ] = False
-    wait: Annotated[Wait | None, mapping(Wait, True, {"tables": ["raw.*"], "lag": "30m"})] = None
-    late: Annotated[
-        Late,
-        described(
-            "What to do if a partition of an awaited table is loaded again after an interval of it was computed. warn: "
-            "the check `sqlmesh_no_late_data` of each incremental model that read it warns until it is computed again. "
-            "restate: as warn, and a tick requests that restatement. It needs `restate` and `schedule`. Default: "
-            "ignore.",
-            "warn",
-        ),
-    ] = "ignore"
+    wait: WaitAttribute = None
+    late: LateAttribute = "ignore"
 
     def mapped(self, fqns: Iterable[str]) -> dict[str, dg.AssetKey]:
         """The keys that the attribute `keys` gives to these tables, by fqn.
@@ -242,4 +131,4 @@ def _wrong_name(name: str, matches: list[str], tables: Mapping[str, str]) -> Con
             "Write out the catalog."
         )
     known = {".".join(split_fqn(fqn)[-2:]) for fqn in tables} | set(tables.values())
-    return unmatched("external_models.keys", name, _NO_TABLE, known)
+    return unmatched("external_models.keys", name, NO_TABLE, known)

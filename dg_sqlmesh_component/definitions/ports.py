@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from dg_sqlmesh_component.definitions.awaited import Awaited
 from dg_sqlmesh_component.protocol import messages as msg
 
 if TYPE_CHECKING:
+    import dagster as dg
+
+    from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
+    from dg_sqlmesh_component.dagster_internals.assets import HasAssets
     from dg_sqlmesh_component.definitions.settings import Settings
+    from dg_sqlmesh_component.definitions.upstream import Upstream
+    from dg_sqlmesh_component.protocol.manifest import Model
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,15 @@ class Restating:
 @dataclass(frozen=True)
 class Ports:
     """Functions of capabilities, by what the core needs."""
+
+    # Which tables are not loaded, for the instance, the assets of the code location and the settings of a step or tick.
+    awaited: Callable[..., Awaited] = Awaited
+    # Compares loads of these tables with what models have read, for the same arguments; None if nothing is compared.
+    source_loads: Callable[[dg.DagsterInstance, HasAssets | None, Settings], Any] = lambda *_: None
+    # Further checks of a model, for the attributes of the component, what its models read, the model and its key.
+    check_specs: Callable[[ComponentAttributes, Upstream, Model, dg.AssetKey], Iterable[dg.AssetCheckSpec]] = (
+        lambda *_: ()
+    )
 
     dry_run: DryRun | None = None
     restating: Restating | None = None

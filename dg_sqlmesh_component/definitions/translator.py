@@ -20,11 +20,12 @@ from pydantic_core import PydanticCustomError
 from dg_sqlmesh_component.config.attribute_types import ASSET_PROPERTIES, NOT_OF_ONE_MODEL, Freshness, TagConvention
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.durations import duration_of
-from dg_sqlmesh_component.config.external_models import ExternalTable
+from dg_sqlmesh_component.config.external_tables import ExternalTable
 from dg_sqlmesh_component.config.yaml_text import yaml_line
 from dg_sqlmesh_component.dagster_internals.assets import EXTERNAL_TAG, is_accepted_cron
 from dg_sqlmesh_component.definitions.automation import cron_tick_condition, longest_gap
-from dg_sqlmesh_component.definitions.upstream import Upstream, parents_first, tables_behind_views
+from dg_sqlmesh_component.definitions.ports import CORE_ALONE, Ports
+from dg_sqlmesh_component.definitions.upstream import Upstream, parents_first
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.formatting import as_sentence, counted, duration_text, fenced
 from dg_sqlmesh_component.protocol.manifest import Audit, DbtNode, Manifest, Model, StandaloneAudit, split_fqn
@@ -130,8 +131,9 @@ class _TagProperties:
 class Translator:
     """Translates the models of a manifest into Dagster's specs, as the attributes of a component configure."""
 
-    def __init__(self, manifest: Manifest, attributes: ComponentAttributes) -> None:
+    def __init__(self, manifest: Manifest, attributes: ComponentAttributes, ports: Ports = CORE_ALONE) -> None:
         self.manifest = manifest
+        self._check_specs = ports.check_specs
         self.attributes = attributes
         self._properties = {model.fqn: _TagProperties.of(model, attributes.tag_convention) for model in manifest.models}
         prefixes = {fqn: properties.key_prefix for fqn, properties in self._properties.items()}
@@ -225,7 +227,7 @@ class Translator:
 
     def own_check_specs(self, model: Model, key: dg.AssetKey) -> Iterator[dg.AssetCheckSpec]:
         """The checks of a model that belong to no audit."""
-        attributes, upstream = self.attributes, self.upstream
+        attributes = self.attributes
         if attributes.execution_status_check:
             text = "Passes if SQLMesh executed the model or had nothing to do."
             yield dg.AssetCheckSpec(STATUS_CHECK, asset=key, description=text)
@@ -238,11 +240,7 @@ class Translator:
             )
             metadata = {"sqlmesh/slack_seconds": slack.total_seconds()}
             yield dg.AssetCheckSpec(INTERVALS_CHECK, asset=key, description=text, metadata=metadata)
-        compares_loads = attributes.external_models.late != "ignore" and model.is_incremental
-        tables = tables_behind_views(model, upstream.models) if compares_loads else set()
-        if not tables.isdisjoint(upstream.awaited):  # this also refuses a name of `wait.tables` that no model reads
-            text = "Warns if a partition of a source was loaded after the model was computed for it."
-            yield dg.AssetCheckSpec(LATE_DATA_CHECK, asset=key, description=text)
+        yield from self._check_specs(attributes, self.upstream, model, key)
 
     def audit_check_spec(self, node: Model | StandaloneAudit, audit: Audit, key: dg.AssetKey) -> dg.AssetCheckSpec:
         """The check of one audit. It blocks if a failed audit stops the model and its downstream models.

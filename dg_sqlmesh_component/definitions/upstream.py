@@ -9,7 +9,8 @@ from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.external_models import ExternalModels, ExternalTable
+from dg_sqlmesh_component.config.external_models import ExternalModels
+from dg_sqlmesh_component.config.external_tables import ExternalTable
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import block, counted, listed
@@ -85,14 +86,19 @@ class Upstream:
     @cached_property
     def awaited(self) -> dict[str, dg.AssetKey]:
         """The keys of the external tables that `external_models.wait` may wait for, by fqn."""
-        if self._external_models.wait is not None:
-            self._external_models.wait.refuse_unknown(self.external_tables)
+        if self._wait is not None:
+            self._wait.refuse_unknown(self.external_tables)
         return self.awaited_of(self.external_tables)
 
     def awaited_of(self, tables: Iterable[str]) -> dict[str, dg.AssetKey]:
         """The keys of those external tables that are awaited, by fqn, even if no model of the manifest reads them."""
-        wait = self._external_models.wait
+        wait = self._wait
         return {fqn: self.external_key(fqn) for fqn in tables if wait is not None and wait.has(fqn)}
+
+    @property
+    def _wait(self) -> Any:
+        """The attribute `external_models.wait`; None without `capabilities/sources` too."""
+        return getattr(self._external_models, "wait", None)
 
     def _is_ours(self, fqn: str) -> bool:
         return fqn in self.selected and not self.is_external(fqn)

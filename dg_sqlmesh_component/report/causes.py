@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from dg_sqlmesh_component.definitions.awaited import Source
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
-from dg_sqlmesh_component.history.sources import Source
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, listed, ranges
 

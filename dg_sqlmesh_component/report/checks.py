@@ -22,14 +22,12 @@ from dg_sqlmesh_component.history.earlier_results import (
     not_evaluated,
     repeated,
 )
-from dg_sqlmesh_component.history.late_loads import Compared
 from dg_sqlmesh_component.history.records import OutsideData
 from dg_sqlmesh_component.history.stored_record import internal
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import listed, ranges
+from dg_sqlmesh_component.protocol.formatting import ranges
 from dg_sqlmesh_component.protocol.intervals import common, subtract
 from dg_sqlmesh_component.report.intervals_check import (
-    before_start_sentence,
     coverage_metadata,
     coverage_sentences,
     is_complete,
@@ -38,7 +36,7 @@ from dg_sqlmesh_component.report.intervals_check import (
 )
 from dg_sqlmesh_component.report.metadata import audit_metadata, status_metadata
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome, Verdict
-from dg_sqlmesh_component.report.wording import Wording, restate_config, uncorrected_sentence
+from dg_sqlmesh_component.report.wording import Wording, uncorrected_sentence
 
 Reported: TypeAlias = NodeOutcome | AuditOnlyOutcome | OutsideData
 """What a step or a tick reports about one node."""
@@ -264,34 +262,3 @@ def outdated_result(check: dg.AssetCheckKey, outdated: Sequence[msg.Interval], t
     """
     metadata = {"sqlmesh/outdated": ranges(outdated), **internal(outdated=[list(of) for of in outdated])}
     return check_result(check, False, dg.AssetCheckSeverity.WARN, text, metadata)
-
-
-def late_data_result(
-    wording: Wording,
-    check: dg.AssetCheckKey,
-    compared: Compared,
-    sources: tuple[Sequence[str], Sequence[str]],
-    before_start: Sequence[msg.Interval] = (),
-) -> dg.AssetCheckResult:
-    """Whether a source was loaded after a model had read it.
-
-    Args:
-        sources: As in `LoadComparison.names_of`.
-        before_start: The ranges before the model's `start`, also others.
-    """
-    name = wording.assets.name(wording.assets.node_by_check[check])
-    with_windows, others = sources
-    if compared.late:
-        text = f"{listed(with_windows)} was loaded after {name} was computed for {ranges(compared.late)}."
-        if restated := subtract(compared.late, before_start):
-            config = restate_config(restated[0][0], restated[-1][1])
-            text += f" To read the new rows, launch a run of the model with `{config}` in the run config."
-        text += before_start_sentence(name, common(compared.late, before_start))
-    elif with_windows:
-        text = f"No partition of {listed(with_windows)} was loaded after {name} was computed for it."
-    else:
-        text = f"No asset with time-window partitions loads what {name} reads."
-    if others:
-        text += f" Not compared, because it has no time-window partitions: {listed(others)}."
-    metadata = {**({"sqlmesh/late": ranges(compared.late)} if compared.late else {}), **compared.metadata}
-    return check_result(check, not compared.late, dg.AssetCheckSeverity.WARN, text, metadata)

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from dg_sqlmesh_component.definitions.awaited import Source
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.history.earlier_results import EarlierResult, FailedIntervals
-from dg_sqlmesh_component.history.sources import Source
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import (
     as_sentence,

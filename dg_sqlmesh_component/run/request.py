@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Set
 import dagster as dg
 
 from dg_sqlmesh_component.config.attribute_types import Budget
-from dg_sqlmesh_component.config.external_models import matching_tables
+from dg_sqlmesh_component.config.external_tables import matching_tables
 from dg_sqlmesh_component.config.run_config import (
     SQLMeshRunConfig,
     chosen_environment,
@@ -26,11 +26,11 @@ from dg_sqlmesh_component.dagster_internals.steps import (
     planned_selection,
     repeats_failed_assets,
 )
+from dg_sqlmesh_component.definitions.awaited import Awaited
 from dg_sqlmesh_component.definitions.op import NOT_SET, RESTATE_TAG
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.definitions.translator import PARTITIONS_REFUSED
-from dg_sqlmesh_component.history.sources import Awaited
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import listed, unquoted
@@ -98,7 +98,7 @@ def build_request(
     refuse_options_without_effect(config, environment, runs_models=runs_models or is_asset_retry)
     if config.over_budget and attributes.budget == Budget():
         raise ConfigurationError("The run config sets over_budget, and defs.yaml has no `budget`. Leave it out.")
-    if config.ignore_sources and attributes.external_models.wait is None:
+    if config.ignore_sources and tables.are_all:
         raise ConfigurationError(
             "The run config sets ignore_sources, and defs.yaml has no `external_models.wait`. Leave it out."
         )
@@ -230,7 +230,7 @@ def _named_keys(change: str, keys: Iterable[dg.AssetKey | dg.AssetCheckKey]) -> 
 def awaited_by(context: dg.AssetExecutionContext, settings: Settings) -> Awaited:
     """The external tables that the run waits for; none if its run config ignores them."""
     waits = not _run_config(context).ignore_sources
-    awaited = Awaited(context.instance, assets_of(context.op_execution_context), settings, waits)
+    awaited = settings.ports.awaited(context.instance, assets_of(context.op_execution_context), settings, waits)
     if waits and (tables := awaited.without_asset):
         context.log.info(
             f"Not awaited, because no asset of this code location loads them: {listed([*map(unquoted, tables)])}. "

@@ -14,12 +14,11 @@ from typing import Any
 import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals.steps import JobOfAssets, assets_of
+from dg_sqlmesh_component.definitions.awaited import Awaited
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import mark_as_computing
 from dg_sqlmesh_component.history.check_results import last_evaluations, shown_evaluations
 from dg_sqlmesh_component.history.earlier_results import not_evaluated
-from dg_sqlmesh_component.history.late_loads import source_loads
-from dg_sqlmesh_component.history.sources import Awaited
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ERRORS_BY_NAME, REFUSALS, ConfigurationError, StoppedError
 from dg_sqlmesh_component.protocol.formatting import counted
@@ -144,7 +143,7 @@ class _Step:
         history_url = settings.attributes.query_history_url
         bounds = bounds_of(request)
         self._wording = wording = Wording(assets, request.environment, history_url, awaited.sources, bounds)
-        source = source_loads(context.instance, assets_of(op), settings) if wording.is_declared else None
+        source = settings.ports.source_loads(context.instance, assets_of(op), settings) if wording.is_declared else None
         self._records = StepRecords(context, settings, wording, self._ledger.is_up_to_date, source)
         checks = set(reported_checks(context)) if wording.is_declared else set()
         self._log = RunLog(context, wording, checks, settings.owned)

@@ -14,13 +14,13 @@ from dg_sqlmesh_component.dagster_internals.steps import DataVersions, JobOfAsse
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import ActiveRun, active_runs, run_ids
 from dg_sqlmesh_component.history.check_results import last_outdated, with_named_outdated
-from dg_sqlmesh_component.history.late_loads import LoadComparison, SourceLoads
 from dg_sqlmesh_component.history.origins import Origin, origins
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, record_of, recorded_data
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.protocol.graph import parents_first
 from dg_sqlmesh_component.protocol.intervals import merged, subtract
+from dg_sqlmesh_component.report.late_data import LoadComparison, SourceLoads
 from dg_sqlmesh_component.report.metadata import outcome_metadata
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
 from dg_sqlmesh_component.report.results import outside_materialization

@@ -27,7 +27,7 @@ from dg_sqlmesh_component.history.earlier_results import EarlierResult, key_of
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.protocol.intervals import subtract
-from dg_sqlmesh_component.report.checks import Checks, late_data_result
+from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome, Released
 from dg_sqlmesh_component.report.results import materialization, observation
 from dg_sqlmesh_component.run.request import audit_uses
@@ -221,9 +221,11 @@ class StepResults:
         if coverage.computed and len(coverage.gaps) == coverage.gap_count:
             # The janitor merges intervals: then older ones get the times of this run.
             computed = subtract([coverage.computed], [*coverage.gaps, *coverage.waiting])
-        compared = loads.compared(outcome.fqn, coverage.late, computed, is_new=bool(by_run))
-        names = loads.names_of(outcome.fqn)
-        yield self._noted(late_data_result(self._wording, check, compared, names, coverage.before_start))
+        yield self._noted(
+            loads.result(
+                self._wording, check, coverage.late, computed, is_new=bool(by_run), before_start=coverage.before_start
+            )
+        )
 
     def _selected_of(self, node: str) -> list[dg.AssetCheckKey]:
         """The selected checks of a node, its own before those of its audits."""

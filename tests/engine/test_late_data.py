@@ -87,7 +87,7 @@ def test_a_day_stays_late_although_the_janitor_merges_times_until_a_person_compu
 
 
 @pytest.mark.night(
-    "unit/history/test_late_loads.py::test_what_is_late_stays_late_although_a_plan_has_changed_what_is_read_or_shown",
+    "unit/capabilities/sources/test_late_loads.py::test_what_is_late_stays_late_although_a_plan_has_changed_what_is_read_or_shown",
     "test_partition_loaded_again_is_a_warning_until_it_is_computed_again",
 )
 def test_a_warning_ends_with_a_new_version_although_models_without_changes_are_not_recorded(new_shop: NewShop) -> None:
@@ -103,7 +103,7 @@ def test_a_warning_ends_with_a_new_version_although_models_without_changes_are_n
 
 
 @pytest.mark.night(
-    "unit/history/test_late_loads.py::test_what_is_late_stays_late_although_a_plan_has_changed_what_is_read_or_shown",
+    "unit/capabilities/sources/test_late_loads.py::test_what_is_late_stays_late_although_a_plan_has_changed_what_is_read_or_shown",
     "unit/worker/intervals/test_unrecorded.py::test_intervals_computed_before_their_source_was_loaded_are_late_as_a_whole",
 )
 def test_what_was_loaded_after_a_preview_is_late_when_its_version_is_promoted(new_shop: NewShop) -> None:
@@ -177,7 +177,8 @@ def test_a_partition_that_is_loaded_while_a_run_reads_it_is_late(new_shop: NewSh
 
 
 @pytest.mark.night(
-    "test_a_partition_that_is_loaded_while_a_run_reads_it_is_late", "unit/history/test_late_loads_by_days.py"
+    "test_a_partition_that_is_loaded_while_a_run_reads_it_is_late",
+    "unit/capabilities/sources/test_late_loads_by_days.py",
 )
 def test_a_partition_that_is_loaded_while_an_apply_reads_it_is_late(new_shop: NewShop) -> None:
     shop, model, loading = shop_that_loads_while_it_reads(new_shop)

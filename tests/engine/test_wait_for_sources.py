@@ -117,7 +117,7 @@ def test_a_dry_run_and_a_tick_wait_for_the_same_sources_as_a_run(
 
 
 @pytest.mark.night(
-    "unit/history/test_complete_sources.py::test_a_sentence_about_an_awaited_range_names_what_is_missing_in_it",
+    "unit/capabilities/sources/test_complete_sources.py::test_a_sentence_about_an_awaited_range_names_what_is_missing_in_it",
     "test_a_dry_run_and_a_tick_wait_for_the_same_sources_as_a_run",
 )
 def test_run_and_tick_name_only_partitions_that_a_pending_interval_needs(new_shop: NewShop) -> None:

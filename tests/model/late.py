@@ -18,8 +18,9 @@ import dagster as dg
 from model.histories import Found, Searched
 from model.world import intervals_of
 
-from dg_sqlmesh_component.history import late_loads
-from dg_sqlmesh_component.history.late_loads import Compared, LoadComparison, SourceLoads
+from dg_sqlmesh_component.capabilities.sources import late_loads
+from dg_sqlmesh_component.capabilities.sources.late_check import Compared
+from dg_sqlmesh_component.capabilities.sources.late_loads import LoadComparison, SourceLoads
 from dg_sqlmesh_component.protocol.intervals import ComputedRange, merged
 from dg_sqlmesh_component.protocol.messages import Interval
 from dg_sqlmesh_component.worker.intervals.unrecorded import ShownTable, late

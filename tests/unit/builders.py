@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 import dg_sqlmesh_component
+from dg_sqlmesh_component.component import PORTS
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.project import SQLMeshProject
@@ -163,7 +164,7 @@ def attributes(**options: Any) -> ComponentAttributes:
 
 def translator(*models: Model, **options: Any) -> Translator:
     """Return the default translator of these models. `options` are attributes of the component."""
-    return Translator(manifest(*models), attributes(**options))
+    return Translator(manifest(*models), attributes(**options), PORTS)
 
 
 def project_assets(
@@ -182,7 +183,7 @@ def project_assets(
         check: An overridden `get_asset_check_spec`; it gets the default spec.
         others: Other attributes of `defs.yaml`.
     """
-    default_translator = Translator(project, attributes(external_models=outside or ExternalModels(), **others))
+    default_translator = Translator(project, attributes(external_models=outside or ExternalModels(), **others), PORTS)
     return build_assets(
         default_translator,
         lambda model: asset(default_translator.asset_spec(model), model),

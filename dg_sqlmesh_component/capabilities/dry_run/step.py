@@ -17,11 +17,11 @@ from dg_sqlmesh_component.capabilities.dry_run.prediction import (
 )
 from dg_sqlmesh_component.capabilities.restatements.step import refuse_restatement
 from dg_sqlmesh_component.dagster_internals.steps import log_step_metadata
+from dg_sqlmesh_component.definitions.awaited import Awaited
 from dg_sqlmesh_component.definitions.ports import DryRun
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.check_results import last_results
 from dg_sqlmesh_component.history.costs import RecordedCost, estimates
-from dg_sqlmesh_component.history.sources import Awaited
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import REFUSALS, ConfigurationError, SQLMeshComponentError
 from dg_sqlmesh_component.protocol.formatting import block

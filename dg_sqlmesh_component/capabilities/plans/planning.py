@@ -23,7 +23,6 @@ from dg_sqlmesh_component.config.attribute_types import Budget, selectors
 from dg_sqlmesh_component.dagster_internals.steps import assets_of, log_step_metadata, repository_of
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.costs import estimates
-from dg_sqlmesh_component.history.sources import Awaited
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
 from dg_sqlmesh_component.protocol.formatting import counted, unquoted
 from dg_sqlmesh_component.protocol.git import git
@@ -61,7 +60,7 @@ class Planning:
     @property
     def tables(self) -> msg.AwaitedTables:
         """The tables that models wait for: those that the project's files read, because the plan promotes them."""
-        awaited = Awaited(self._context.instance, assets_of(self._context), self._settings)
+        awaited = self._settings.ports.awaited(self._context.instance, assets_of(self._context), self._settings)
         return replace(awaited.tables, are_all=True)
 
     def events(self, request: msg.PlanRequest) -> Iterator[msg.Event]:

@@ -46,11 +46,11 @@ from dg_sqlmesh_component.history.active_runs import (
 )
 from dg_sqlmesh_component.history.check_results import last_results, results_of_same_data, with_named_outdated
 from dg_sqlmesh_component.history.earlier_results import evaluation_of, repeated
-from dg_sqlmesh_component.history.late_loads import source_loads
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, recorded_data
 from dg_sqlmesh_component.protocol.formatting import listed
-from dg_sqlmesh_component.report.checks import Checks, Earlier, late_data_result, outdated_result
+from dg_sqlmesh_component.report.checks import Checks, Earlier, outdated_result
 from dg_sqlmesh_component.report.intervals_check import outdated_sentence
+from dg_sqlmesh_component.report.late_data import SourceLoads
 from dg_sqlmesh_component.report.metadata import outcome_metadata, timestamp
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
 from dg_sqlmesh_component.report.results import outside_materialization
@@ -86,7 +86,9 @@ class _PlanStep(Planning):
         self._applies = decision.digest is not None
         super().__init__(context, settings, PlanReport(settings.environment, is_apply=self._applies), _ADVICE)
         self._compared: msg.DataComparedWithRecords | None = None
-        self._source_loads = source_loads(context.instance, assets_of(context), settings)
+        self._source_loads: SourceLoads | None = settings.ports.source_loads(
+            context.instance, assets_of(context), settings
+        )
         self._newest_loads: Mapping[dg.AssetKey, int] = {}  # before the plan has computed anything
         self._computing_since = 0
 
@@ -248,9 +250,9 @@ class _PlanStep(Planning):
         check, reads = self._settings.assets.late_data_check(outcome.fqn), reads_of.get(outcome.fqn)
         if self._source_loads is None or check is None or reads is None:
             return
-        if compared := self._source_loads.computed_by_plan(reads, outcome.intervals, self._newest_loads):
-            names = self._source_loads.names(reads.tables)
-            yield evaluation_of(late_data_result(self.wording, check, compared, names))
+        newest = self._newest_loads
+        if result := self._source_loads.result_of_plan(self.wording, check, reads, outcome.intervals, newest):
+            yield evaluation_of(result)
 
     def _observations(self, plan: msg.PlanBuilt) -> Iterator[dg.AssetObservation]:
         """One of each model that keeps the rows of another definition. No materialization says so."""

@@ -22,7 +22,6 @@ from dg_sqlmesh_component.history.active_runs import active_runs, run_ids
 from dg_sqlmesh_component.history.check_results import results_of_same_data, with_named_outdated
 from dg_sqlmesh_component.history.origins import Origin, origins
 from dg_sqlmesh_component.history.records import materialized_data, outside_data, recorded_data
-from dg_sqlmesh_component.history.sources import Awaited
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
@@ -60,7 +59,7 @@ def evaluate_tick(context: dg.SensorEvaluationContext, settings: Settings) -> dg
     now = int(time.time() * 1000)
     models = assets.with_upstream(assets.specs)
     records = msg.Records(materialized_data(instance, assets, models))
-    awaited = Awaited(instance, context.repository_def, settings)
+    awaited = settings.ports.awaited(instance, context.repository_def, settings)
     request = ChangesRequest(settings.project.open_request, environment, records, awaited.tables, now)
     try:
         found = answered(settings.project, request, ChangesFound, awaited.answer)

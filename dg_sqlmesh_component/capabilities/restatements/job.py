@@ -17,7 +17,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.capabilities.restatements.attributes import RestateJob
 from dg_sqlmesh_component.config.attribute_types import selectors
-from dg_sqlmesh_component.config.external_models import matching_tables
+from dg_sqlmesh_component.config.external_tables import matching_tables
 from dg_sqlmesh_component.dagster_internals.assets import last_cron_tick
 from dg_sqlmesh_component.dagster_internals.steps import JobOfAssets
 from dg_sqlmesh_component.definitions.op import Compute, graph_of_op, refuse_op_name, refuse_reserved_tags

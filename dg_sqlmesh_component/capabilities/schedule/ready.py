@@ -13,16 +13,16 @@ from datetime import datetime, timezone
 import dagster as dg
 
 from dg_sqlmesh_component.capabilities.schedule.messages import PendingFound, PendingRequest
+from dg_sqlmesh_component.capabilities.sources.awaited import AwaitedSources
+from dg_sqlmesh_component.capabilities.sources.late_loads import LoadComparison
 from dg_sqlmesh_component.dagster_internals.assets import assets_between, assets_downstream
+from dg_sqlmesh_component.definitions.awaited import Source
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.history.late_loads import LoadComparison
-from dg_sqlmesh_component.history.sources import Awaited, Source
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed, ranges, short_hash
 from dg_sqlmesh_component.protocol.graph import grouped
 from dg_sqlmesh_component.report.causes import CauseWording
-from dg_sqlmesh_component.report.checks import late_data_result
 from dg_sqlmesh_component.report.wording import Wording, restate_bounds
 from dg_sqlmesh_component.worker_client.calls import EARLY_WORKERS, answered
 
@@ -53,7 +53,7 @@ def ready_models(
     assets, project = settings.assets, settings.project
     if settings.attributes.external_models.wait is not None:
         EARLY_WORKERS.start(project)  # it imports SQLMesh while Dagster's events are read
-    awaited = Awaited(context.instance, context.repository_def, settings)
+    awaited = AwaitedSources(context.instance, context.repository_def, settings)
     sources = awaited.sources
     # An asset between two models of a run runs in that run, and is complete when its reader begins.
     between = assets_between(context.repository_def, assets.fqn_by_key.keys()) if sources else frozenset()
@@ -169,5 +169,4 @@ def late_results(settings: Settings, compared: LoadComparison, ready: Ready) -> 
     for fqn, late in ready.late.items():
         check = settings.assets.late_data_check(fqn)
         if check is not None and not compared.is_reported(fqn, late):
-            before_start = ready.before_start.get(fqn, ())
-            yield late_data_result(wording, check, compared.compared(fqn, late), compared.names_of(fqn), before_start)
+            yield compared.result(wording, check, late, before_start=ready.before_start.get(fqn, ()))

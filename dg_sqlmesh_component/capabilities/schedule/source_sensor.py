@@ -14,13 +14,13 @@ import dagster as dg
 from dg_sqlmesh_component.capabilities.schedule.attributes import Schedule
 from dg_sqlmesh_component.capabilities.schedule.ready import late_results, ready_models, restatements
 from dg_sqlmesh_component.capabilities.schedule.tick import choose_assets, too_many
+from dg_sqlmesh_component.capabilities.sources.awaited import LatestLoad, latest_loads
+from dg_sqlmesh_component.capabilities.sources.late_loads import source_loads
 from dg_sqlmesh_component.config.scheduling import SHORTEST_INTERVAL
 from dg_sqlmesh_component.dagster_internals.assets import assets_downstream, assets_upstream
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import active_runs
 from dg_sqlmesh_component.history.earlier_results import evaluation_of
-from dg_sqlmesh_component.history.late_loads import source_loads
-from dg_sqlmesh_component.history.sources import LatestLoad, latest_loads
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import listed, short_hash
 

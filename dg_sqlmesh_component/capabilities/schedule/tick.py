@@ -18,6 +18,7 @@ from datetime import datetime, timedelta, timezone
 import dagster as dg
 
 from dg_sqlmesh_component.capabilities.schedule.ready import Ready, ready_models, restatements
+from dg_sqlmesh_component.capabilities.sources.late_loads import source_loads
 from dg_sqlmesh_component.dagster_internals.assets import (
     assets_between,
     assets_downstream,
@@ -26,7 +27,6 @@ from dg_sqlmesh_component.dagster_internals.assets import (
 )
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import ActiveRun, active_runs, run_ids
-from dg_sqlmesh_component.history.late_loads import source_loads
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted, listed, utc_text

@@ -7,7 +7,9 @@ import pytest
 from dagster.components.resolved.errors import ResolutionException
 from unit.builders import external_models, model, translator
 
-from dg_sqlmesh_component.config.external_models import ExternalModels, ExternalTable, Wait, matching_tables
+from dg_sqlmesh_component.capabilities.sources.attributes import Wait
+from dg_sqlmesh_component.config.external_models import ExternalModels
+from dg_sqlmesh_component.config.external_tables import ExternalTable, matching_tables
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.manifest import Model
 

@@ -4,7 +4,7 @@ import dagster as dg
 import pytest
 from unit.builders import days, fqn, manifest, model, project_assets
 
-from dg_sqlmesh_component.history.sources import Source
+from dg_sqlmesh_component.definitions.awaited import Source
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.report.causes import CauseWording
 from dg_sqlmesh_component.report.outcomes import NodeOutcome, Outcome

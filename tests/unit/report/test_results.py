@@ -28,11 +28,10 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
 from dg_sqlmesh_component.history import repetition
 from dg_sqlmesh_component.history.earlier_results import ABOUT_NO_DATA, EarlierResult, data_in
-from dg_sqlmesh_component.history.late_loads import Compared
 from dg_sqlmesh_component.history.stored_record import INTERNAL
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, listed, ranges
-from dg_sqlmesh_component.report.checks import Checks, late_data_result
+from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.failure import build_failure
 from dg_sqlmesh_component.report.metadata import unapplied_change
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
@@ -784,31 +783,3 @@ SENTENCES = {
 def test_sentence_of_an_outcome_names_another_environment(outcome: NodeOutcome, sentence: str) -> None:
     assert wording().sentence(outcome) == sentence
     assert wording(environment="dev").sentence(outcome) == f"In environment dev: {sentence}"
-
-
-@pytest.mark.parametrize(
-    ("late", "sources", "text"),
-    [
-        (
-            (days(1, 2), days(4, 5)),
-            (["raw/a"], []),
-            "raw/a was loaded after core.orders was computed for 2026-01-01 to 2026-01-02 (2 days), 2026-01-04 to "
-            "2026-01-05 (2 days). To read the new rows, launch a run of the model with "
-            "`restate: {start: '2026-01-01', end: '2026-01-05'}` in the run config.",
-        ),
-        ((), (["raw/a"], []), "No partition of raw/a was loaded after core.orders was computed for it."),
-        (
-            (),
-            ([], ["raw/b"]),
-            "No asset with time-window partitions loads what core.orders reads. Not compared, because it has no "
-            "time-window partitions: raw/b.",
-        ),
-    ],
-    ids=["late", "not late", "not compared"],
-)
-def test_check_of_late_data_names_sources_and_the_range_to_restate(late: Any, sources: Any, text: str) -> None:
-    compared = Compared(late=late)
-    result = late_data_result(wording(), NOT_NULL, compared, sources)
-    assert check_summary(result) == (not late, dg.AssetCheckSeverity.WARN, text)
-    assert Compared.stored_in(result.metadata) == compared
-    assert plain(dict(result.metadata)).get("sqlmesh/late") == (ranges(late) if late else None)

@@ -23,9 +23,9 @@ from dg_sqlmesh_component.capabilities.restatements.attributes import Restate
 from dg_sqlmesh_component.capabilities.schedule import ready
 from dg_sqlmesh_component.capabilities.schedule.attributes import Schedule
 from dg_sqlmesh_component.capabilities.schedule.messages import PendingFound, PendingRequest
+from dg_sqlmesh_component.capabilities.sources.late_loads import source_loads
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.history.late_loads import source_loads
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import common, merged
 from dg_sqlmesh_component.worker.intervals.availability import HeldBackBy, Left, Node, may_compute

@@ -16,8 +16,13 @@ from typing import NamedTuple
 
 import dagster as dg
 
+from dg_sqlmesh_component.capabilities.sources.partition_windows import (
+    WindowsUntil,
+    split_key,
+    windows_by_key,
+    windows_until,
+)
 from dg_sqlmesh_component.dagster_internals.assets import time_dimension
-from dg_sqlmesh_component.history.partition_windows import WindowsUntil, split_key, windows_by_key, windows_until
 from dg_sqlmesh_component.protocol.graph import grouped
 from dg_sqlmesh_component.protocol.intervals import merged, subtract
 from dg_sqlmesh_component.protocol.messages import FOREVER, Interval

@@ -8,12 +8,12 @@ import pytest
 from harness import empty_instance
 from unit.builders import days, fqn
 from unit.calls import calls_of, growth, queries
-from unit.history.late_data import loads_of
+from unit.capabilities.sources.late_data import loads_of
 
+from dg_sqlmesh_component.capabilities.sources.late_check import Compared, late_data_result
+from dg_sqlmesh_component.capabilities.sources.late_loads import SourceLoads
 from dg_sqlmesh_component.history.earlier_results import evaluation_of
-from dg_sqlmesh_component.history.late_loads import Compared, SourceLoads
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.report.checks import late_data_result
 from dg_sqlmesh_component.report.wording import Wording
 
 ORDERS = fqn("core.orders")

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from source_histories import History, as_source, histories, instants, is_complete
 
-from dg_sqlmesh_component.history.complete_sources import completeness
+from dg_sqlmesh_component.capabilities.sources.complete_sources import completeness
 
 EXAMPLES = {20: 100, 60: 100, 600: 2_000}
 """How many histories are drawn, by the number of examples of the profile: a history has one of many kinds."""

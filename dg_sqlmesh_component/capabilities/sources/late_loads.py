@@ -15,56 +15,24 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain, islice
-from typing import Any
 
 import dagster as dg
-from pydantic import TypeAdapter
 
+from dg_sqlmesh_component.capabilities.sources.awaited import awaited_loaders
+from dg_sqlmesh_component.capabilities.sources.late_check import Compared, late_data_result
+from dg_sqlmesh_component.capabilities.sources.partition_windows import windows_of
+from dg_sqlmesh_component.capabilities.sources.source_events import last_loads, last_materializations
 from dg_sqlmesh_component.dagster_internals.assets import HasAssets, Loader, time_dimension
 from dg_sqlmesh_component.dagster_internals.event_log import check_records, last_check_records
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.history.partition_windows import windows_of
-from dg_sqlmesh_component.history.source_events import last_loads, last_materializations
-from dg_sqlmesh_component.history.sources import awaited_loaders
-from dg_sqlmesh_component.history.stored_record import internal, internal_part
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import grouped
 from dg_sqlmesh_component.protocol.intervals import common, merged, subtract
+from dg_sqlmesh_component.report.wording import Wording
 
 _MAX_RECORDS = 50
 """How many results of a check are searched for the last one that remembers something."""
-
-_NOTHING_READ = msg.PromotedReads("", ())
-
-
-@dataclass(frozen=True)
-class Compared:
-    """The result of a comparison of a model with the loads of its sources. Later runs and ticks read its metadata."""
-
-    newest: int = 0  # the storage id of the newest load that was compared
-    late: tuple[msg.Interval, ...] = ()  # computed ranges whose source was loaded after they were computed
-    at: int = 0  # nobody had computed these ranges again until then, epoch milliseconds
-    # The version of the model that was compared, and the tables that it reads.
-    reads: msg.PromotedReads = _NOTHING_READ
-    # What the model had computed then. Loads of these ranges that are newer than `newest` came later.
-    computed: tuple[msg.Interval, ...] = ()
-
-    def reading(self, reads: msg.PromotedReads) -> Compared:
-        """This comparison if the tables are the same. If the version reads others now, only its late ranges."""
-        return self if self.reads == reads else Compared(late=self.late, at=self.at, reads=reads)
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        return internal(compared_loads=_STORED.dump_python(self, mode="json"))
-
-    @classmethod
-    def stored_in(cls, metadata: Mapping[str, dg.MetadataValue]) -> Compared | None:
-        value = internal_part(metadata, "compared_loads")
-        return None if value is None else _STORED.validate_python(value)
-
-
-_STORED = TypeAdapter(Compared)
 
 
 @dataclass(frozen=True)
@@ -188,6 +156,18 @@ class SourceLoads:
         late = common([load.window for load in loads], computed)
         return Compared(0, late, round(time.time() * 1000), reads) if late else None
 
+    def result_of_plan(
+        self,
+        wording: Wording,
+        check: dg.AssetCheckKey,
+        reads: msg.PromotedReads,
+        computed: Sequence[msg.Interval],
+        newest: Mapping[dg.AssetKey, int],
+    ) -> dg.AssetCheckResult | None:
+        """The result of the check, with the arguments of `computed_by_plan`; None if nothing was loaded."""
+        compared = self.computed_by_plan(reads, computed, newest)
+        return None if compared is None else late_data_result(wording, check, compared, self.names(reads.tables))
+
 
 @dataclass(frozen=True)
 class LoadComparison:
@@ -243,6 +223,21 @@ class LoadComparison:
         if not again:
             return Compared(newest, tuple(late), self.at, before.reads, of)
         return Compared(newest, merged([*late, *again]), round(time.time() * 1000), before.reads, of)
+
+    def result(
+        self,
+        wording: Wording,
+        check: dg.AssetCheckKey,
+        late: Sequence[msg.Interval],
+        computed: Sequence[msg.Interval] | None = None,
+        *,
+        is_new: bool = False,
+        before_start: Sequence[msg.Interval] = (),
+    ) -> dg.AssetCheckResult:
+        """The result of a model's check, with the arguments of `compared` and of `late_data_result`."""
+        fqn = wording.assets.node_by_check[check]
+        compared = self.compared(fqn, late, computed, is_new=is_new)
+        return late_data_result(wording, check, compared, self.names_of(fqn), before_start)
 
     def newest_loads(
         self, models_by_range: Mapping[msg.Interval, Collection[str]]

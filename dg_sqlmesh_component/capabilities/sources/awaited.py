@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache, partial
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals.assets import HasAssets, Loader, loaders, time_dimension
-from dg_sqlmesh_component.dagster_internals.event_log import CheckRecord, last_check_records
-from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.definitions.upstream import external_tables_read
-from dg_sqlmesh_component.history.complete_sources import (
+from dg_sqlmesh_component.capabilities.sources.complete_sources import (
     CheckStatus,
     Completeness,
     Load,
@@ -30,42 +26,25 @@ from dg_sqlmesh_component.history.complete_sources import (
     keys_of_other_dimension,
     stated_instant,
 )
-from dg_sqlmesh_component.history.partition_windows import joined_key, windows_by_key, windows_until
-from dg_sqlmesh_component.history.source_events import SourceReader, last_materializations
+from dg_sqlmesh_component.capabilities.sources.partition_windows import joined_key, windows_by_key, windows_until
+from dg_sqlmesh_component.capabilities.sources.source_events import SourceReader, last_materializations
+from dg_sqlmesh_component.dagster_internals.assets import HasAssets, Loader, loaders, time_dimension
+from dg_sqlmesh_component.dagster_internals.event_log import CheckRecord, last_check_records
+from dg_sqlmesh_component.definitions.awaited import Awaited, Source
+from dg_sqlmesh_component.definitions.settings import Settings
+from dg_sqlmesh_component.definitions.upstream import external_tables_read
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, utc_text
 from dg_sqlmesh_component.protocol.intervals import common
 from dg_sqlmesh_component.protocol.messages import Interval
 
 
-@dataclass(frozen=True)
-class Source:
-    """An external table that is awaited, and the asset that loads it."""
-
-    asset: dg.AssetKey
-    incomplete: tuple[Interval, ...]  # the ranges for which it is not complete, in order. The last one has no end.
-    # Says why, as a clause after the asset's name. To list missing partitions takes time, and few sources make a model
-    # wait. Many models may wait for the same one.
-    explain: Callable[[tuple[Interval, ...]], str] = field(compare=False)
-
-    def sentence(self, awaited: Sequence[Interval] = ()) -> str:
-        """The asset and why it is not complete for awaited ranges, or at all if none is known. It has no full stop."""
-        return f"{self.asset.to_user_string()} {self.explain(tuple(awaited))}"
-
-
 @dataclass
-class Awaited:
-    """The tables that one request waits for.
+class AwaitedSources(Awaited):
+    """The tables that one request waits for, by `external_models.wait`.
 
     A run computes promoted versions. If they read tables that no local file reads, SQLMesh's process asks for these.
     """
-
-    instance: dg.DagsterInstance
-    location: HasAssets | None  # None in a test that has none
-    settings: Settings
-    waits: bool = True  # whether the request waits for tables. None are awaited if `external_models.wait` is not set.
-    # The awaited tables by fqn. Those that SQLMesh's process asks for are added.
-    sources: dict[str, Source] = field(init=False)
 
     def __post_init__(self) -> None:
         self.sources = self._found(self.settings.assets.upstream.awaited)
@@ -73,9 +52,10 @@ class Awaited:
     @property
     def tables(self) -> msg.AwaitedTables:
         """What the request has of them."""
-        models, is_configured = self.settings.assets.models, self.settings.attributes.external_models.wait is not None
-        needed = [model for model in models.values() if is_configured or model.kind == "VIEW"]
-        return msg.AwaitedTables(_incomplete(self.sources), external_tables_read(needed, models), not is_configured)
+        if self.settings.attributes.external_models.wait is None:
+            return super().tables
+        models = self.settings.assets.models
+        return msg.AwaitedTables(_incomplete(self.sources), external_tables_read(models.values(), models), False)
 
     @property
     def without_asset(self) -> list[str]:

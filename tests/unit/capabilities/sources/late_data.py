@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 import dagster as dg
 from unit.builders import attributes, external_models, manifest, model, project_assets
 
+from dg_sqlmesh_component.capabilities.sources.late_loads import SourceLoads, source_loads
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.history.late_loads import SourceLoads, source_loads
 
 DAYS = dg.DailyPartitionsDefinition(start_date="2026-01-01")
 

@@ -10,7 +10,8 @@ import dagster as dg
 import pytest
 from harness import REPOSITORY
 
-from dg_sqlmesh_component.history.complete_sources import (
+from dg_sqlmesh_component.capabilities.sources.awaited import why_incomplete
+from dg_sqlmesh_component.capabilities.sources.complete_sources import (
     CheckResult,
     CheckStatus,
     Load,
@@ -18,8 +19,7 @@ from dg_sqlmesh_component.history.complete_sources import (
     Target,
     completeness,
 )
-from dg_sqlmesh_component.history.partition_windows import windows_of
-from dg_sqlmesh_component.history.sources import why_incomplete
+from dg_sqlmesh_component.capabilities.sources.partition_windows import windows_of
 from dg_sqlmesh_component.protocol.messages import FOREVER, Interval
 
 HOUR = 3_600_000

@@ -11,10 +11,11 @@ import pytest
 from harness import empty_instance
 from unit.calls import queries
 
-from dg_sqlmesh_component.config.external_models import Wait
+from dg_sqlmesh_component.capabilities.sources.attributes import Wait
+from dg_sqlmesh_component.capabilities.sources.awaited import read_sources
 from dg_sqlmesh_component.dagster_internals.assets import loaders
 from dg_sqlmesh_component.dagster_internals.event_log import check_records
-from dg_sqlmesh_component.history.sources import Source, read_sources
+from dg_sqlmesh_component.definitions.awaited import Source
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.messages import FOREVER
 

@@ -7,10 +7,10 @@ import dagster as dg
 import pytest
 from harness import empty_instance
 from unit.builders import days, fqn
-from unit.history.late_data import component_of
+from unit.capabilities.sources.late_data import component_of
 
-from dg_sqlmesh_component.history.late_loads import source_loads
-from dg_sqlmesh_component.history.sources import latest_loads
+from dg_sqlmesh_component.capabilities.sources.awaited import latest_loads
+from dg_sqlmesh_component.capabilities.sources.late_loads import source_loads
 from dg_sqlmesh_component.protocol import messages as msg
 
 ORDERS, KEY = fqn("core.orders"), dg.AssetKey(["load", "orders"])

@@ -19,12 +19,12 @@ from harness import empty_instance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.builders import DAY, day, days, fqn
-from unit.history.late_data import loads_of
+from unit.capabilities.sources.late_data import loads_of
 
+from dg_sqlmesh_component.capabilities.sources.late_check import late_data_result
 from dg_sqlmesh_component.history.earlier_results import evaluation_of
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import ComputedRange, merged, subtract
-from dg_sqlmesh_component.report.checks import late_data_result
 from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.worker.intervals.unrecorded import ShownTable, late
 

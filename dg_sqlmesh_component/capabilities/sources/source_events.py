@@ -11,6 +11,13 @@ from operator import attrgetter
 
 import dagster as dg
 
+from dg_sqlmesh_component.capabilities.sources.complete_sources import (
+    CheckResult,
+    CheckStatus,
+    Load,
+    SourceHistory,
+    Target,
+)
 from dg_sqlmesh_component.dagster_internals.assets import Loader, time_dimension
 from dg_sqlmesh_component.dagster_internals.event_log import (
     CheckRecord,
@@ -21,7 +28,6 @@ from dg_sqlmesh_component.dagster_internals.event_log import (
     not_passed_check_records,
     run_starts,
 )
-from dg_sqlmesh_component.history.complete_sources import CheckResult, CheckStatus, Load, SourceHistory, Target
 
 _PAGE = 500
 """How many events one query reads."""
