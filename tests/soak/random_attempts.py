@@ -259,6 +259,7 @@ class Story(Told):
         expected: What plain SQLMesh has executed.
         statements: How many statements plain SQLMesh has executed that write something.
         since: The number of the first job since prod was as before.
+        has_lost_values: Whether an apply has said that it cannot be taken back, because values are lost.
         has_unseen: Whether the state may have versions of a commit that no environment has shown.
     """
 
@@ -276,6 +277,7 @@ class Story(Told):
     statements: int = 0
     planned_at: str | None = None
     trouble: tuple[str, ...] = ()
+    has_lost_values: bool = False
     approved: dict[str, Any] | None = None
     was_killed: bool = False
     was_finalized: bool = True
@@ -418,6 +420,8 @@ class Story(Told):
         if not self.is_green(record):
             return None
         report = report_of(record)
+        if report["command"] is None and not Facts.read(self.database).is_finalized:
+            return None
         command = shlex.split(report["command"])
         config: dict[str, Any] = json.loads(command[command.index("--config-json") + 1])["ops"][APPLY]["config"]
         return config
@@ -536,6 +540,8 @@ class Story(Told):
         is_killed = (self.shop.project / "killed").exists()
         # Prod has the statement that fails, too: the way back executes it.
         is_no_way_back = self.trouble[-1:] == ("",) and self.trouble[1] in self.virtual_updates(self.first)
+        self.has_lost_values |= "has lost values of" in str(record.failures)
+        is_no_way_back |= self.has_lost_values and any(change.startswith("column ") for change in self.changes)
         is_between = not now.is_finalized and (is_killed or is_no_way_back or not self.was_finalized)
         if before and now.differences(self.twin) and not is_between:
             self.fault("half-way", f"{record.failures} {before}")
@@ -639,6 +645,9 @@ class Story(Told):
             self.preview()
         config = self.approved if self.rng.random() < 0.8 else self.approve()
         config = config or self.approve()
+        if config is None and self.has_lost_values:
+            self.finish_in_shell()
+            return
         if config is None:
             self.fault("red, but corrected", "the plan job")
             return
@@ -648,6 +657,12 @@ class Story(Told):
             self.check_run()
         if any(PREVIEW.endswith(job.split()[-1]) for job in self.jobs) and self.rng.random() < 0.7:
             self.close()
+
+    def finish_in_shell(self) -> None:
+        """The failure says: "If the files have to change, apply a new plan with `sqlmesh plan`"."""
+        self.shop.plan(at=None)
+        for difference in Facts.read(self.database).differences(self.twin):
+            self.fault("not green at the end", difference)
 
     def attempt(self, trouble: tuple[str, ...]) -> bool:
         """Let one or two applies fail. Return whether one is green."""
