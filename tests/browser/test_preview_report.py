@@ -87,7 +87,7 @@ def test_comment_on_pull_request_answers_at_widths_of_screen_and_phone(site: Sit
     site.page.set_content(f"<style>{GITHUB}</style>{html}")
     site.sees(
         "1 loss, 1 failing audit, 1 asset outside of SQLMesh affected.",
-        "queries that use the dropped column",
+        "queries that use the column will fail",
         "−",
         "ben@example.com",
     )

@@ -233,7 +233,7 @@ def test_losses_that_do_not_fit_into_a_comment_are_all_on_the_page_of_the_run(
     assert digest not in comment
     assert f"Digest of this plan: `{digest}`" in page
     for name in columns:
-        assert f"`t.wide`: queries that use the dropped column `{name}` will fail." in page
+        assert f"`t.wide` drops {name}: queries that use the column will fail." in page
     launch(shop, APPLY, digest=digest).succeeded()
 
 

@@ -184,7 +184,7 @@ def test_the_report_names_days_that_wait_for_an_upstream_model_that_has_lost_the
     record = launch(shop, PLAN).succeeded()
     applied = launch(shop, APPLY, digest=report_of(record)["digest"]).succeeded()
 
-    assert f"rows of {last} are not shown until the next run computes them" in text_of(record)
+    assert f"loses rows of {last} until the next run." in text_of(record)
     assert "2 intervals; 1 interval left out, waiting for t.source" in text_of(record)
     assert "Left out, because t.source is not computed: t.reader (1 interval). The next run" in applied.log
     assert shop.query(f"SELECT max(day) < '{last}' FROM t.reader") == [(True,)]

@@ -366,7 +366,7 @@ class Sheet:
         record = launch(self.shop, APPLY, command)
         if record.status is not dg.DagsterRunStatus.SUCCESS:
             raise NotAppliedError("command: the apply fails", failure(record))
-        parts = re.findall(r"Rows no longer shown: (.*?)(?:\. [A-Z]|$)", record.log, re.MULTILINE)
+        parts = re.findall(r"Rows no longer shown, if it had such rows: (.*?)(?:\. [A-Z]|$)", record.log, re.MULTILINE)
         named = {name for part in parts for name in re.findall(r"\bt\.(\w+)", part)}
         for prefix, cell in self.cells.items():
             self.seen[prefix].result |= named & {*cell.tables(prefix)}

@@ -15,6 +15,7 @@ from typing import Any
 import dagster as dg
 
 from dg_sqlmesh_component.capabilities.plans import messages as msg
+from dg_sqlmesh_component.capabilities.plans.column_words import columns_of
 from dg_sqlmesh_component.capabilities.plans.data_tables import is_whole
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol.graph import grouped, reachable
@@ -48,16 +49,6 @@ class Affected:
         """The asset for programs."""
         columns = None if self.columns is None else list(self.columns)
         return {"asset": self.asset, "owner": self.owner, "columns": columns}
-
-
-def columns_of(model: msg.PlannedModel, compared: msg.ModelCompared | None) -> tuple[msg.ColumnChange, ...] | None:
-    """The columns that consumers of a model gain, lose or see with another type; None if they are not known.
-
-    A preview has computed the model, so its table tells what SQLMesh did not know.
-    """
-    if model.columns is not None:
-        return model.columns
-    return compared.schema if compared and compared.error is None else None
 
 
 def changed_columns(

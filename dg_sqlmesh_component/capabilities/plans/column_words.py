@@ -1,10 +1,20 @@
-"""Changes of columns, in words."""
+"""Changes of columns, and in words. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from dg_sqlmesh_component.capabilities.plans import messages as msg
+
+
+def columns_of(model: msg.PlannedModel, compared: msg.ModelCompared | None) -> tuple[msg.ColumnChange, ...] | None:
+    """The columns that consumers of a model gain, lose or see with another type; None if they are not known.
+
+    A preview has computed the model, so its table tells what SQLMesh did not know.
+    """
+    if model.columns is not None:
+        return model.columns
+    return compared.schema if compared and compared.error is None else None
 
 
 def described(change: msg.ColumnChange) -> str:
@@ -26,10 +36,3 @@ def dropped(change: msg.ColumnChange) -> str:
 def all_dropped(columns: Iterable[msg.ColumnChange]) -> str:
     """As `dropped`, of several columns."""
     return ", ".join(map(dropped, columns))
-
-
-def lost_values(models: Iterable[msg.PlannedModel]) -> tuple[str, ...]:
-    """The models whose existing tables lose columns, each with what SQLMesh does to them."""
-    return tuple(
-        f"{model.name} ({all_dropped(model.table.destructive)})" for model in models if model.table.destructive
-    )

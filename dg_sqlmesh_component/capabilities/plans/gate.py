@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dg_sqlmesh_component.capabilities.plans import messages as msg
-from dg_sqlmesh_component.capabilities.plans.column_words import all_dropped
 from dg_sqlmesh_component.capabilities.plans.digest import MEANINGS, PREVIOUS, differing_parts, digest_of
-from dg_sqlmesh_component.capabilities.plans.lost_rows import is_refused, lost_text, refused, rows_text
-from dg_sqlmesh_component.protocol.formatting import block, counted, unquoted, utc_text
+from dg_sqlmesh_component.capabilities.plans.findings import Finding, cannot_be_dropped, dropped_views, losses, named
+from dg_sqlmesh_component.capabilities.plans.lost_rows import lost_text, refused
+from dg_sqlmesh_component.protocol.formatting import block, counted, utc_text
 from dg_sqlmesh_component.protocol.graph import grouped
 from dg_sqlmesh_component.protocol.manifest import ModelNames
 
@@ -152,7 +152,8 @@ def _unfinished(plan: msg.PlanBuilt, apply_job: str) -> Iterator[Refusal]:
 
 
 def _takes_back(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> Iterator[Refusal]:
-    older = _not_accepted("stale_branch", (m for m in plan.models if m.takes_back), decision, names)
+    accepted = _named(decision.allow_revert, names)
+    older = {names.to_write(m.fqn): m for m in plan.models if m.takes_back and m.fqn not in accepted}
     if older:
         message = (
             f"This deployment's files have an older definition or older audits of {', '.join(older)}. The plan would "
@@ -177,12 +178,12 @@ def shown_again(models: Mapping[str, msg.PlannedModel]) -> str:
 
 
 def _destructive(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> Iterator[Refusal]:
-    destroyed = (m for m in plan.models if m.table.destructive and not m.table.may_destroy)
-    if refused := _not_accepted("destructive", destroyed, decision, names):
-        details = "; ".join(f"{name}: SQLMesh {all_dropped(m.table.destructive)}" for name, m in refused.items())
+    refused = _not_accepted("destructive", plan, decision, names)
+    if refused:
         message = (
-            f"The plan would remove data from tables that environment {plan.environment} shows. {details}. The values "
-            f"of these columns are lost. To apply it anyway, {_name_them('destructive')}"
+            f"The plan would remove data from tables that environment {plan.environment} shows: "
+            f"{_details(refused)}. The values of these columns are lost. To apply it anyway, "
+            f"{_name_them('destructive')}"
         )
         yield Refusal("destructive", tuple(refused), message)
 
@@ -247,16 +248,6 @@ def _name_taken(plan: msg.PlanBuilt) -> Iterator[Refusal]:
         yield Refusal("name_taken", models, message)
 
 
-def dropped_views(model: msg.PlannedModel) -> tuple[str, ...]:
-    """The views of others that PostgreSQL drops with the model's view or column."""
-    return () if cannot_be_dropped(model) else model.table.dependents or ()
-
-
-def cannot_be_dropped(model: msg.PlannedModel) -> bool:
-    """Whether PostgreSQL refuses the plan if views read the model. Others it drops."""
-    return model.change == "removed" or model.table.is_dropped
-
-
 def _uncategorized(plan: msg.PlanBuilt) -> Iterator[Refusal]:
     if plan.uncategorized:
         names = {model.fqn: model.name for model in plan.models}
@@ -270,17 +261,16 @@ def _uncategorized(plan: msg.PlanBuilt) -> Iterator[Refusal]:
 
 
 def _lost_intervals(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> Iterator[Refusal]:
-    lost = _not_accepted("lost_intervals", (m for m in plan.models if is_refused(m.rows.loses)), decision, names)
+    lost = _not_accepted("lost_intervals", plan, decision, names)
     if lost:
-        details = "; ".join(f"{name} ({lost_text(refused(m.rows.loses))})" for name, m in lost.items())
-        losing = {model.name for model in lost.values()}
+        losing = {finding.subject for findings in lost.values() for finding in findings}
         readers = [
-            f"{model.name} ({lost_text(refused(model.rows.reads_lost))})"
+            f"{model.name} ({lost_text(read)})"
             for model in plan.models
-            if is_refused(model.rows.reads_lost) and not losing.isdisjoint(model.rows.loses_with)
+            if (read := refused(model.rows.reads_lost)) and not losing.isdisjoint(model.rows.loses_with)
         ]
         message = (
-            f"Models would lose rows that environment {plan.environment} shows: {details}. "
+            f"Models would lose rows that environment {plan.environment} shows: {_details(lost)}. "
             + (f"Models that show or read them lose rows too: {'; '.join(readers)}. " if readers else "")
             + "Neither the plan nor a run right after it computes these rows. Causes are a later `start`, an earlier "
             "`end`, a `cron` with longer intervals, a kind that shows only computed intervals, or a new table for a "
@@ -291,18 +281,14 @@ def _lost_intervals(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) 
 
 
 def _not_loaded(plan: msg.PlanBuilt) -> Iterator[Refusal]:
-    lost = [model for model in plan.models if model.rows.loses.not_loaded]
+    lost = [finding for finding in losses(plan) if finding.refusal == "not_loaded"]
     if lost:
-        details = "; ".join(
-            f"{m.name} ({rows_text(m.rows.loses.not_loaded)}, of {', '.join(map(unquoted, m.rows.waits_for))})"
-            for m in lost
-        )
         message = (
-            f"Models would lose rows that they have now, because a source is not loaded: {details}. The plan would not "
-            "compute these ranges. Materialize the assets that load these tables, and launch this job again. "
-            "To wait for other tables only, name those in `external_models.wait.tables` in defs.yaml."
+            f"Models would lose rows that they have now, because a source is not loaded: {'; '.join(named(lost))}. The "
+            "plan would not compute these ranges. Materialize the assets that load these tables, and launch this job "
+            "again. To wait for other tables only, name those in `external_models.wait.tables` in defs.yaml."
         )
-        yield Refusal("not_loaded", tuple(model.name for model in lost), message)
+        yield Refusal("not_loaded", tuple(dict.fromkeys(finding.subject for finding in lost)), message)
 
 
 def _wrong_names(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> Iterator[Refusal]:
@@ -323,12 +309,16 @@ def _wrong_names(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> 
             yield Refusal("unknown_model", unknown, message)
 
 
-def _not_accepted(
-    kind: str, models: Iterable[msg.PlannedModel], decision: Decision, names: ModelNames
-) -> dict[str, msg.PlannedModel]:
-    """By the name to write in the run config, the models that it does not accept for this kind of refusal."""
+def _not_accepted(kind: str, plan: msg.PlanBuilt, decision: Decision, names: ModelNames) -> dict[str, list[Finding]]:
+    """By the name to write in the run config, the losses of this kind of refusal that it does not accept."""
     accepted = _named(decision.lists[_ACCEPTED_BY[kind]], names)
-    return {names.to_write(model.fqn): model for model in models if model.fqn not in accepted}
+    refused = [of for of in losses(plan) if of.refusal == kind and of.fqn not in accepted]
+    return grouped((names.to_write(finding.fqn), finding) for finding in refused)
+
+
+def _details(refused: Mapping[str, Iterable[Finding]]) -> str:
+    """Each model, as the run config has to name it, with what it loses."""
+    return "; ".join(f"{name} ({', '.join(finding.what for finding in of)})" for name, of in refused.items())
 
 
 def _name_them(kind: str) -> str:

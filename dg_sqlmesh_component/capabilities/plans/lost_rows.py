@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from dg_sqlmesh_component.capabilities.plans import messages as msg
-from dg_sqlmesh_component.protocol.formatting import instant_text, ranges
+from dg_sqlmesh_component.protocol.formatting import instant_text, ranges, unquoted
 from dg_sqlmesh_component.protocol.intervals import ALL_TIME, merged, subtract
 
 
@@ -16,22 +16,50 @@ def refused(lost: msg.LostRows) -> msg.LostRows:
     return replace(lost, intervals=intervals, not_loaded=(), until_run=())
 
 
-def is_refused(lost: msg.LostRows) -> bool:
-    """Whether the run config must accept the loss."""
-    return bool(refused(lost))
+@dataclass(frozen=True)
+class LostPart:
+    """Rows that are lost for the same time.
+
+    Attributes:
+        rows: Which ones, in words.
+        until: Until when, as a clause after them; None: for good.
+        means: What brings them back, in sentences, if the clause does not say it.
+        refusal: The kind of refusal that names them; None if a plan is not refused for them.
+    """
+
+    rows: str
+    until: str | None = None
+    means: str = ""
+    refusal: str | None = "lost_intervals"
+
+    @property
+    def text(self) -> str:
+        return f"{self.rows} {self.until}" if self.until else self.rows
 
 
-def lost_text(lost: msg.LostRows) -> str:
-    """All of these rows and how long they are lost: `rows before 2026-11-25, rows of ... until later runs`."""
+def lost_parts(lost: msg.LostRows, waits_for: Sequence[str] = ()) -> Iterator[LostPart]:
+    """All of these rows, by how long they are lost. `waits_for`: the tables that are not loaded, if they are known."""
     later = lost.until_later_runs
-    brought_back = [*lost.not_loaded, *lost.until_run, *later]
-    gone = subtract(lost.intervals, brought_back)
-    parts = [rows_text(gone, without_time=lost.without_time)] if gone or lost.without_time else []
-    parts += ["rows that the source does not have any more"] if lost.of_past else []
-    parts += [f"{rows_text(later)} until later runs compute them"] if later else []
-    parts += [f"{rows_text(lost.not_loaded)} until their source is loaded"] if lost.not_loaded else []
-    parts += [f"{rows_text(lost.until_run)} until the next run"] if lost.until_run else []
-    return ", ".join(parts)
+    gone = subtract(lost.intervals, [*lost.not_loaded, *lost.until_run, *later])
+    if gone or lost.without_time:
+        yield LostPart(rows_text(gone, without_time=lost.without_time))
+    if lost.of_past:
+        yield LostPart("rows that the source does not have any more")
+    if later:
+        yield LostPart(
+            rows_text(later), "until later runs compute them", "a run computes each after the end of its interval."
+        )
+    if lost.not_loaded:
+        tables = ", ".join(map(unquoted, waits_for)) or "their source"
+        means = "a run computes them then."
+        yield LostPart(rows_text(lost.not_loaded), f"until {tables} is loaded", means, "not_loaded")
+    if lost.until_run:
+        yield LostPart(rows_text(lost.until_run), "until the next run", refusal=None)
+
+
+def lost_text(lost: msg.LostRows, waits_for: Sequence[str] = ()) -> str:
+    """All of these rows and how long they are lost: `rows before 2026-11-25, rows of ... until later runs`."""
+    return ", ".join(part.text for part in lost_parts(lost, waits_for))
 
 
 def rows_text(intervals: Sequence[msg.Interval], *, without_time: bool = False) -> str:

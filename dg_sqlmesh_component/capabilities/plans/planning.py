@@ -13,6 +13,7 @@ from dg_sqlmesh_component.capabilities.plans import messages as msg
 from dg_sqlmesh_component.capabilities.plans.affected import Affected, KeyReads, affected_assets, lineage_in
 from dg_sqlmesh_component.capabilities.plans.digest import digest_of
 from dg_sqlmesh_component.capabilities.plans.earlier_runs import keep_audits, with_way_back
+from dg_sqlmesh_component.capabilities.plans.findings import named
 from dg_sqlmesh_component.capabilities.plans.gate import Decision, Refusal, apply_config, refusals
 from dg_sqlmesh_component.capabilities.plans.names import apply_job
 from dg_sqlmesh_component.capabilities.plans.report import Origin, Planned, PlanReport
@@ -24,7 +25,7 @@ from dg_sqlmesh_component.dagster_internals.steps import assets_of, log_step_met
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.costs import estimates
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
-from dg_sqlmesh_component.protocol.formatting import counted, unquoted
+from dg_sqlmesh_component.protocol.formatting import counted, listed, unquoted
 from dg_sqlmesh_component.protocol.git import git
 from dg_sqlmesh_component.protocol.intervals import merged
 from dg_sqlmesh_component.report.failure import build_failure
@@ -166,6 +167,8 @@ class Planning:
         self._context.log.info(headline)
         if shown and (unfinished := between_two_plans(shown.plan)):
             self._context.log.warning(unfinished)
+        if prod and (lost := self.report.losses):
+            self._context.log.warning(f"{prod.plan.environment.capitalize()} loses: {listed(named(lost))}.")
         for refusal in prod.refusals if prod and not self.report.is_apply else ():  # else the failure has them
             self._context.log.warning(f"Applying it would be refused ({refusal.kind}): {refusal.message}")
         write_report(self.report, self._context.log)

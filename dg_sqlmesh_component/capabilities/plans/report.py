@@ -10,8 +10,9 @@ from typing import Any
 
 from dg_sqlmesh_component.capabilities.plans import data_tables
 from dg_sqlmesh_component.capabilities.plans import messages as msg
-from dg_sqlmesh_component.capabilities.plans.affected import Affected, columns_of
-from dg_sqlmesh_component.capabilities.plans.column_words import dropped
+from dg_sqlmesh_component.capabilities.plans.affected import Affected
+from dg_sqlmesh_component.capabilities.plans.column_words import columns_of, dropped
+from dg_sqlmesh_component.capabilities.plans.findings import Finding, losses
 from dg_sqlmesh_component.capabilities.plans.gate import Refusal
 from dg_sqlmesh_component.capabilities.plans.lost_rows import all_lost, lost_text
 from dg_sqlmesh_component.capabilities.plans.sentences import columns_seen, why_runs_wait
@@ -110,6 +111,7 @@ class PlanReport:
             "select": list(shown.plan.select) if shown else [],
             "left_out": [{"name": name, "change": kind} for name, kind in shown.plan.left_out.items()] if shown else [],
             "statements": shown.plan.statements if shown else "",
+            "losses": [finding.as_json() for finding in self.losses],
             "refusals": [
                 {"kind": refusal.kind, "models": list(refusal.models), "message": refusal.message}
                 for refusal in self.refusals
@@ -143,6 +145,11 @@ class PlanReport:
         if len(self._diff_by_fqn) < len(self.diff):
             self._diff_by_fqn.update({compared.fqn: compared for compared in self.diff})
         return columns_of(model, self._diff_by_fqn.get(model.fqn))
+
+    @property
+    def losses(self) -> list[Finding]:
+        """What prod loses by its plan, as far as the plan and the data of a preview tell."""
+        return losses(self.prod.plan, {of.fqn: of for of in self.diff}) if self.prod else []
 
     @property
     def with_unknown_columns(self) -> list[msg.PlannedModel]:
@@ -184,7 +191,7 @@ class PlanReport:
             "lost_intervals": list(map(_bounds, lost.intervals)),
             "lost_without_time": lost.without_time,
             "lost_of_past": lost.of_past,
-            "lost_rows": lost_text(lost),
+            "lost_rows": lost_text(lost, model.rows.waits_for),
             "loses_with": list(model.rows.loses_with),
             **_outdated(model),
             "seconds": self.seconds(model),

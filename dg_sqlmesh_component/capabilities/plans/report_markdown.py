@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dg_sqlmesh_component.capabilities.plans import data_tables, sentences
 from dg_sqlmesh_component.capabilities.plans import messages as msg
 from dg_sqlmesh_component.capabilities.plans.affected import by_asset
-from dg_sqlmesh_component.capabilities.plans.column_words import dropped
 from dg_sqlmesh_component.capabilities.plans.gate import headline, shown_again
 from dg_sqlmesh_component.capabilities.plans.picture import mermaid
 from dg_sqlmesh_component.capabilities.plans.report import PlanReport
@@ -137,7 +136,7 @@ def _to_decide(report: PlanReport) -> str:
         counted(number, noun, plural)
         for number, noun, plural in (
             (failures, "failure", None),
-            (len(_loss_lines(report)), "loss", "losses"),
+            (len(report.losses), "loss", "losses"),
             (len(report.refusals) - failures, "refusal", None),
             (sum(map(data_tables.lacks_rows, report.diff)), "model with removed rows", "models with removed rows"),
             (len(report.with_unknown_columns), "model with unknown columns", "models with unknown columns"),
@@ -160,7 +159,7 @@ def _undecidable(report: PlanReport) -> str:
     kinds = ", ".join(refusal.kind for refusal in report.refusals) or "none"
     return (
         f"## {literal(_title(report))}\n\n> [!CAUTION]\n> **Too long for a comment.** Refusals: {kinds}. "
-        f"Losses: {len(_loss_lines(report))}. "
+        f"Losses: {len(report.losses)}. "
         "Review all of them, and the digest, on the page of the run."
     )
 
@@ -179,7 +178,7 @@ def _refusals(report: PlanReport) -> list[str]:
 
 def _losses(report: PlanReport) -> str:
     """What the environment loses, first: that is what a reviewer must not miss."""
-    lines = _loss_lines(report)
+    lines = [f"- {code(finding.subject)} {literal(finding.sentence)}" for finding in report.losses]
     if report.prod is None or not lines:
         return ""
     return _caution(f"**{literal(report.prod.plan.environment)} loses:**\n\n" + "\n".join(lines))
@@ -197,46 +196,6 @@ def _unknown_columns(report: PlanReport) -> str:
 def _shown_again(report: PlanReport) -> str:
     again = shown_again({model.name: model for model in report.added_again})
     return literal(f"Environment {report.prod.plan.environment} then {again}") if report.prod and again else ""
-
-
-def _loss_lines(report: PlanReport) -> list[str]:
-    if report.prod is None:
-        return []
-    plan = report.prod.plan
-    environment = literal(plan.environment)
-    models = [model for model in plan.models if model.table.exists]
-    older = " If nobody has removed it, this branch is older than the model: merge the main branch."
-    lines = [
-        f"- {code(model.name)} is removed: {sentences.after_removal(model)}{'' if model.becomes else older}"
-        for model in models
-        if model.change == "removed"
-    ]
-    differences = {of_model.fqn: of_model for of_model in report.diff}
-    for model in models:
-        compared = differences.get(model.fqn)
-        schema = compared.schema if compared else ()
-        lost = _dropped(report.columns(model) or ()) or ([] if model.rows.kept else _dropped(schema))
-        if model.table.destructive:
-            lines += [
-                f"- {code(model.name)}: SQLMesh {literal(dropped(column))}, in the table that {environment} shows. "
-                f"{sentences.fate(column)}"
-                for column in model.table.destructive
-            ]
-        else:
-            lines += [
-                f"- {code(model.name)}: queries that use the dropped column {code(column)} will fail. "
-                f"{sentences.ONE_TABLE if model.table.was_shared else sentences.KEPT}"
-                for column in lost
-            ]
-        lines += [f"- {code(model.name)}: {literal(rows)}" for rows in sentences.lost_rows(model, compared)]
-        for view in model.table.dependents or ():
-            of_view = sentences.of_dependent(model, plan.views_of_environments.get(view))
-            lines.append(f"- {code(view)} reads {code(model.name)}. {literal(of_view)}")
-    return lines
-
-
-def _dropped(changes: Iterable[msg.ColumnChange]) -> list[str]:
-    return [change.name for change in changes if change.after is None]
 
 
 def _caution(text: str) -> str:

@@ -6,42 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from dg_sqlmesh_component.capabilities.plans import messages as msg
 from dg_sqlmesh_component.capabilities.plans.column_words import described, dropped
-from dg_sqlmesh_component.capabilities.plans.data_tables import is_whole, without_key
-from dg_sqlmesh_component.capabilities.plans.gate import cannot_be_dropped
 from dg_sqlmesh_component.capabilities.plans.lost_rows import all_lost, lost_text, rows_text
 from dg_sqlmesh_component.protocol.formatting import counted, listed, ranges, unquoted, utc_text
 from dg_sqlmesh_component.protocol.graph import grouped
-from dg_sqlmesh_component.protocol.intervals import subtract
-
-KEPT = "The apply deletes no data: the old version stays until SQLMesh's janitor deletes it, by default after a week."
-
-ONE_TABLE = "No old version stays: in `virtual_environment_mode: dev_only`, SQLMesh changes or drops the only table."
-
-
-def after_removal(model: msg.PlannedModel) -> str:
-    if model.becomes and not model.table.was_shared:
-        return (
-            f"its kind is {model.becomes} now, so SQLMesh computes nothing for it. Its view stays, with the rows of "
-            "today, until SQLMesh's janitor deletes their table, by default after a week. Then queries that use the "
-            "view fail. Drop the view after the apply."
-        )
-    if not model.table.was_shared:
-        return f"queries that use it will fail. {KEPT}"
-    return (
-        "its rows are not computed any more. In `virtual_environment_mode: dev_only`, its view stays until SQLMesh's "
-        "janitor deletes it, by default after a week. A table stays until somebody drops it, because SQLMesh does not."
-    )
-
-
-def of_dependent(model: msg.PlannedModel, environment: str | None) -> str:
-    """What becomes of a view that reads a model. `environment` is that of SQLMesh whose view it is."""
-    if cannot_be_dropped(model):
-        return "SQLMesh cannot remove what others read, so the plan would fail partway through."
-    dropped = "PostgreSQL drops it with the view that SQLMesh replaces"
-    if environment is not None:
-        return f"{dropped}. It is a view of SQLMesh's environment {environment}."
-    return f"{dropped}, and nothing creates it again."
-
 
 _CHANGES = {
     "added": "added",
@@ -70,37 +37,11 @@ def columns_seen(model: msg.PlannedModel, changes: Sequence[msg.ColumnChange] | 
 
 def effect(model: msg.PlannedModel, changes: Sequence[msg.ColumnChange] | None) -> str:
     """What consumers see, also of the rows. The arguments are those of `columns_seen`."""
-    rows = [f"loses {lost_text(lost)}"] if (lost := all_lost(model.rows)) else []
+    rows = [f"loses {lost_text(lost, model.rows.waits_for)}"] if (lost := all_lost(model.rows)) else []
     if model.table.destructive:
         return "; ".join([*(f"{dropped(column)}: values are lost" for column in model.table.destructive), *rows])
     columns = columns_seen(model, changes)
     return "; ".join([*(["columns are not known before it is computed"] if columns is None else columns), *rows])
-
-
-def lost_rows(model: msg.PlannedModel, compared: msg.ModelCompared | None = None) -> list[str]:
-    """The rows that an environment does not show any more, and until when. `compared` is the data of a preview."""
-    own, read = model.rows.loses, model.rows.reads_lost
-    gone = subtract(own.intervals, [*own.not_loaded, *own.until_run, *own.until_later_runs])
-    kept = ONE_TABLE if model.table.was_shared else KEPT
-    found = []
-    if gone or own.without_time:
-        found.append(f"{rows_text(gone, without_time=own.without_time)} are not shown any more. {kept}")
-    if own.of_past:
-        found.append(f"rows that the source does not have any more are not shown any more. {kept}")
-    for intervals, until in (
-        (own.until_later_runs, "until later runs compute them, each after the end of its interval."),
-        (own.not_loaded, f"until {_tables(model.rows.waits_for)} is loaded and a run computes them."),
-        (own.until_run, "until the next run computes them."),
-    ):
-        if intervals:
-            found.append(f"{rows_text(intervals)} are not shown {until}")
-    if read:
-        at = f" at the first run after {utc_text(model.rows.loses_at)}" if model.rows.loses_at else ""
-        found.append(f"it shows or reads {listed(model.rows.loses_with)}, so it loses {lost_text(read)}{at}.")
-    if found and compared is not None and compared.removed and is_whole(compared):
-        number = counted(compared.removed, "row") + without_key(compared, compared.removed)
-        found[-1] += f" The preview has counted {number} of prod that it does not have."
-    return found
 
 
 def outdated(models: Iterable[msg.PlannedModel]) -> Iterator[str]:
@@ -130,13 +71,6 @@ def appended_again(models: Iterable[msg.PlannedModel], *, advises: bool = False)
 
 def _outdated(model: msg.PlannedModel, intervals: Sequence[msg.Interval]) -> str:
     return f"{model.name} for {ranges(intervals, None)}, of {', '.join(model.rows.because_of)}"
-
-
-def fate(column: msg.ColumnChange) -> str:
-    """What becomes of the values of a column that SQLMesh drops."""
-    if column.after is not None:
-        return "The values of all existing rows are lost: they are NULL until somebody computes them again."
-    return "The column and its values are gone, and queries that use it will fail."
 
 
 def computes(model: msg.PlannedModel, seconds: float | None) -> str:

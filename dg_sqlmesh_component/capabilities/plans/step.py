@@ -19,8 +19,8 @@ from dg_sqlmesh_component.capabilities.plans.earlier_runs import (
     earlier_attempts,
     kept_audits,
 )
+from dg_sqlmesh_component.capabilities.plans.findings import Kind, named
 from dg_sqlmesh_component.capabilities.plans.gate import Decision, allowed_fqns, headline
-from dg_sqlmesh_component.capabilities.plans.lost_rows import all_lost, lost_text
 from dg_sqlmesh_component.capabilities.plans.names import apply_job, plan_job
 from dg_sqlmesh_component.capabilities.plans.planning import Planning
 from dg_sqlmesh_component.capabilities.plans.report import Planned, PlanReport
@@ -165,8 +165,8 @@ class _PlanStep(Planning):
         losses = all_losses(attempts.values(), plan)
         if lost := [f"{name} ({all_dropped(columns)})" for name, columns in losses.items()]:
             result += f" Values are lost: {listed(lost)}."
-        losing = [model for model in plan.models if not model.rows.loses_at]
-        if fewer := [f"{model.name} ({lost_text(rows)})" for model in losing if (rows := all_lost(model.rows))]:
+        later = {model.fqn for model in plan.models if model.rows.loses_at}
+        if fewer := named(of for of in self.report.losses if of.kind is Kind.ROWS and of.fqn not in later):
             result += f" Rows no longer shown, if it had such rows: {listed(fewer)}."
         if emptied := [name for name, columns in losses.items() if any(c.after is not None for c in columns)]:
             result += f" To compute the values of the added columns again, restate {listed(emptied)}."

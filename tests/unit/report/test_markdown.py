@@ -81,7 +81,7 @@ def test_pull_requests_text_is_visible_no_markup(name: str, owner: str, column: 
         escaped(owner).strip(),
     ]  # fmt: skip
     assert cells[10:12] == ["t.b", "removed"], "the table has one row for each model"
-    assert f"{escaped(name)}: SQLMesh drops {escaped(column)}, in the table that prod shows." in " ".join(inline)
+    assert f"{escaped(name)} drops {escaped(column)}: the column and its values are gone" in " ".join(inline)
     assert inline.count("Digest of this plan: d-1") == 1
     assert sum(line.startswith("Refused") or "would be refused (" in line for line in inline) >= 2
     assert len(re.findall("^Digest of this plan: `", text, re.MULTILINE)) == 1
@@ -101,7 +101,7 @@ def test_a_large_report_keeps_each_loss_and_refusal_and_counts_what_is_left_out(
 
     assert len(text) <= LIMIT
     assert "> [!CAUTION]\n> **Applying this plan would be refused (destructive).** The values are lost." in text
-    assert "`t.last`: SQLMesh drops amount" in text
+    assert "`t.last` drops amount: the column" in text
     assert text.index("Digest of this plan: `d-1`") < text.index("| Model |")
     in_all = {"row": models + 1, "difference": models + 1 if length else 0}
     for noun, shown in (("row", text.count(" | changed | ")), ("difference", text.count("<details>"))):
@@ -124,7 +124,7 @@ def test_losses_that_do_not_fit_are_counted_and_nobody_can_approve_them_from_the
 def test_page_of_the_run_has_all_losses_and_names_where_the_rest_is() -> None:
     models = [planned(f"m{n}", f"t.m{n}", "changed", destructive=drops("amount"), diff="x" * 1_000) for n in range(900)]
     page = report(models, in_dagster=True)
-    assert all(f"`t.m{n}`: SQLMesh drops amount" in page for n in range(900))
+    assert all(f"`t.m{n}` drops amount: the column" in page for n in range(900))
     assert "Digest of this plan: `d-1`" in page
     assert re.search(r"\d+ differences left out: see `sqlmesh plan`\.", page)
     assert len(page) <= PAGE_LIMIT

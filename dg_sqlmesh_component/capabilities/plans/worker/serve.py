@@ -12,7 +12,7 @@ from functools import partial
 from sqlmesh.utils.date import now_timestamp
 
 from dg_sqlmesh_component.capabilities.plans import messages as msg
-from dg_sqlmesh_component.capabilities.plans.column_words import lost_values
+from dg_sqlmesh_component.capabilities.plans.findings import lost_values, named
 from dg_sqlmesh_component.capabilities.plans.worker.beside_runs import BesideRuns
 from dg_sqlmesh_component.capabilities.plans.worker.context import (
     PlanContext,
@@ -84,7 +84,8 @@ def _planned(request: msg.PlanRequest, context: PlanContext, runs: StateLock) ->
     approval = pipe.receive(msg.PlanApproval)
     pipe.begin()
     claim_names(plan, shown, context)
-    promotion = Promotion(plan, shown, context, lost_values(facts.models), approval.interrupted)
+    losses = named(finding for model in facts.models for finding in lost_values(model))
+    promotion = Promotion(plan, shown, context, tuple(losses), approval.interrupted)
     with lost_grants_reported(plan, shown, context), promotion.explained():
         beside_runs = BesideRuns(context, shown, runs, promotion, approval.interrupted, gained)
         replace_apply(context, beside_runs.apply)

@@ -178,8 +178,8 @@ REFUSALS = {
     "destructive": (
         plan(SALES, replace(SALES, fqn='"db"."m"."costs"', name="m.costs"), with_facts(ORDERS, may_destroy=True)),
         ("marts.sales", "m.costs"),
-        "The plan would remove data from tables that environment prod shows. marts.sales: SQLMesh drops amount; "
-        "m.costs: SQLMesh drops amount. The values of these columns are lost. To apply it anyway, name these models in "
+        "The plan would remove data from tables that environment prod shows: marts.sales (drops amount); m.costs "
+        "(drops amount). The values of these columns are lost. To apply it anyway, name these models in "
         "`allow_destructive` in the run config.",
     ),
     "additive": (
@@ -239,10 +239,10 @@ REFUSALS = {
     "not_loaded": (
         both(**NOT_READY),
         NAMES,
-        "Models would lose rows that they have now, because a source is not loaded: core.orders (rows of 1970-01-01, "
-        "of db.raw.a, db.raw.b); marts.sales (rows of 1970-01-01, of db.raw.a, db.raw.b). The plan would not compute "
-        "these ranges. Materialize the assets that load these tables, and launch this job again. To wait for other "
-        "tables only, name those in `external_models.wait.tables` in defs.yaml.",
+        "Models would lose rows that they have now, because a source is not loaded: core.orders (rows of 1970-01-01 "
+        "until db.raw.a, db.raw.b is loaded); marts.sales (rows of 1970-01-01 until db.raw.a, db.raw.b is loaded). The "
+        "plan would not compute these ranges. Materialize the assets that load these tables, and launch this job "
+        "again. To wait for other tables only, name those in `external_models.wait.tables` in defs.yaml.",
     ),
 }
 
@@ -345,8 +345,8 @@ def test_markdown_begins_with_refusals_and_losses() -> None:
     assert parts[1] == "**To decide:** 2 losses, 1 refusal."
     losses = text[text.index("> [!CAUTION]\n> **prod loses:**") : text.index("| Model |")]
     assert "`old.gone` is removed: queries that use it will fail." in losses
-    gone = "The column and its values are gone, and queries that use it will fail."
-    assert f"`marts.sales`: SQLMesh drops amount, in the table that prod shows. {gone}" in losses
+    gone = "the column and its values are gone, and queries that use it will fail."
+    assert f"`marts.sales` drops amount: {gone}" in losses
     assert "NULL" not in losses
     assert "| drops amount: values are lost | nothing | ann |" in text
     assert "**forward-only**: the table that prod shows is changed in place" in text
@@ -373,22 +373,22 @@ def test_table_says_when_kept_rows_are_computed(are_all_computed: bool, interval
 def test_rows_that_the_next_run_computes_are_a_loss_until_then() -> None:
     text = markdown(report(with_facts(ORDERS, loses=msg.LostRows(DAY, until_run=DAY))))
     assert "**To decide:** 1 loss." in text
-    assert "`core.orders`: rows of 1970-01-01 are not shown until the next run computes them." in text
+    assert "`core.orders` loses rows of 1970-01-01 until the next run." in text
 
 
 def test_only_a_column_that_is_added_again_can_be_computed_again() -> None:
     text = markdown(report(with_facts(SALES, destructive=(msg.ColumnChange("amount", "TEXT", "INT"),))))
-    assert "they are NULL until somebody computes them again." in text
+    assert "They are NULL until somebody computes them again." in text
 
 
 def test_markdown_promises_an_old_version_only_if_versions_have_tables_of_their_own() -> None:
     lost = replace(ORDERS, columns=drops("id"))
     kept = "the old version stays until SQLMesh's janitor deletes it"
-    assert f"`core.orders`: queries that use the dropped column `id` will fail. The apply deletes no data: {kept}" in (
+    assert f"`core.orders` drops id: queries that use the column will fail. The apply deletes no data: {kept}" in (
         markdown(report(lost))
     )
     text = markdown(report(with_facts(lost, was_shared=True)))
-    assert "`core.orders`: queries that use the dropped column `id` will fail. No old version stays:" in text
+    assert "`core.orders` drops id: queries that use the column will fail. No old version stays:" in text
     assert kept not in text
 
 
