@@ -1,11 +1,12 @@
 """Several commands of `dg`, one after the other, and the commands that they print."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from dagster import AssetKey
-from harness import COMPONENT, DagsterProject, json_in, run, write_project
+from harness import COMPONENT, DagsterProject, json_in, rows_at_night, run, write_project
 from scaffolded import ONE_MODEL, commands_in, dg, read_defs_yaml
 
 
@@ -18,6 +19,7 @@ def follow(dagster: DagsterProject, output: str) -> None:
 
 
 # More than ten seconds: each `dg` command starts Python and imports Dagster.
+@pytest.mark.night("e2e/test_scaffold.py::test_init_works_with_json_params", "engine/test_starter.py")
 @pytest.mark.advice(
     "Promote the models with a plan. It computes nothing; Dagster computes the models. Answer y:",
     "press Materialize all, or launch the run here:",
@@ -42,12 +44,17 @@ def test_commands_printed_by_init_materialize_every_asset_of_the_starter(dagster
     assert not (dagster.root / dagster.root.name / "defs" / "again").exists()
 
 
-# More than ten seconds: each `dg` command starts Python and imports Dagster.
-@pytest.mark.advice("If no plan was applied yet, promote the models with a plan, which computes them too. Answer y:")
-def test_scaffold_writes_relative_path_of_existing_project_and_dg_check_passes(dagster: DagsterProject) -> None:
+def scaffolded_shop(dagster: DagsterProject) -> tuple[Path, str]:
+    """Scaffold a component of an existing project. Return the project, and the output of the command."""
     project = write_project(dagster.root.parent / "my shop", ONE_MODEL)
     params = {"project_path": "../my shop", "gateway": "local", "environment": "prod"}
     _, output = dg(dagster, "scaffold", "defs", COMPONENT, "shop", "--json-params", json.dumps(params))
+    return project, output
+
+
+# More than ten seconds: each `dg` command starts Python and imports Dagster.
+def test_scaffold_writes_relative_path_of_existing_project_and_dg_check_passes(dagster: DagsterProject) -> None:
+    project, output = scaffolded_shop(dagster)
     assert commands_in(output) == [
         "cd '../my shop'",
         "sqlmesh --gateway local plan prod",
@@ -66,18 +73,30 @@ def test_scaffold_writes_relative_path_of_existing_project_and_dg_check_passes(d
     assert (folder / "../../../../my shop").resolve() == project
     dg(dagster, "check", "yaml", "--validate-requirements")
     dg(dagster, "check", "defs")
+
+
+@pytest.mark.advice("If no plan was applied yet, promote the models with a plan, which computes them too. Answer y:")
+@pytest.mark.night(
+    "test_scaffold_writes_relative_path_of_existing_project_and_dg_check_passes", "engine/test_starter.py"
+)
+def test_commands_printed_for_an_existing_project_materialize_its_models(dagster: DagsterProject) -> None:
+    _, output = scaffolded_shop(dagster)
     follow(dagster, output)
     assert dagster.instance.get_latest_materialization_event(AssetKey(["t", "one"])) is not None
 
 
-def test_python_format_loads(dagster: DagsterProject) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "asset", "group"),
+    [(["--project-path", "shop"], "t/one", "t"), *rows_at_night((["--init"], "raw/orders", "raw"))],
+)
+def test_python_format_loads(dagster: DagsterProject, arguments: list[str], asset: str, group: str) -> None:
     write_project(dagster.root / "shop", ONE_MODEL)
-    dg(dagster, "scaffold", "defs", COMPONENT, "shop", "--project-path", "shop", "--format", "python")
-    dg(dagster, "scaffold", "defs", COMPONENT, "starter", "--init", "--format", "python")
+    dg(dagster, "scaffold", "defs", COMPONENT, "shop", *arguments, "--format", "python")
     groups = {spec.key.to_user_string(): spec.group_name for spec in dagster.refresh().resolve_all_asset_specs()}
-    assert groups.items() >= {"t/one": "t", "raw/orders": "raw"}.items()
+    assert groups.items() >= {asset: group}.items()
 
 
+@pytest.mark.night("unit/config/test_schema.py", "test_reference.py::test_example_in_dagsters_ui_loads")
 def test_inspect_component_shows_descriptions_and_examples(dagster: DagsterProject) -> None:
     _, output = dg(dagster, "utils", "inspect-component", COMPONENT, "--defs-yaml-json-schema")
     schema = json.dumps(json_in(output))

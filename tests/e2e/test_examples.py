@@ -78,6 +78,10 @@ def test_jaffle_shop_runs_landing_models_and_report_in_one_run(tmp_path: Path, i
     assert mart.metadata["dagster/column_lineage"].deps_by_column["pieces"]
 
 
+@pytest.mark.night(
+    "engine/test_models_as_assets.py::test_component_per_repository_on_shared_state_has_only_its_own_models",
+    "engine/test_defs_yaml.py::test_list_of_paths_is_a_multi_repository_project",
+)
 def test_multi_repo_runs_models_of_both_repositories(tmp_path: Path, instance: dg.DagsterInstance) -> None:
     root = copy_example("multi_repo", tmp_path)
     folder = root / "repositories"

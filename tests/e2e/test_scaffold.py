@@ -24,9 +24,9 @@ def test_init_works_with_json_params(dagster: DagsterProject) -> None:
     }
 
 
-def advised(part: str, wrong: list[str], *corrected: list[str]) -> Any:
+def advised(part: str, wrong: list[str], *corrected: list[str], marks: Any = ()) -> Any:
     """Return a row: a part of the advice, arguments that are refused, and arguments of each correction."""
-    return pytest.param(part, wrong, corrected, id=part)
+    return pytest.param(part, wrong, corrected, id=part, marks=marks)
 
 
 SHOP = ["--project-path", "shop"]
@@ -41,7 +41,12 @@ SHOP = ["--project-path", "shop"]
             ["x", "--project-path", "nowhere"],
             ["x", *SHOP],
         ),
-        advised("Nothing was written. Correct --project-path.", ["x", "--project-path", "."], ["x", *SHOP]),
+        advised(
+            "Nothing was written. Correct --project-path.",
+            ["x", "--project-path", "."],
+            ["x", *SHOP],
+            marks=pytest.mark.night,
+        ),
         advised(
             "Name the SQLMesh project with --project-path <folder>, or create a starter project with --init.",
             ["x"],
@@ -53,6 +58,7 @@ SHOP = ["--project-path", "shop"]
             ["x", "--init", "--gateway", "local"],
             ["x", "--init"],
             ["y", "--gateway", "local", *SHOP],
+            marks=pytest.mark.night,
         ),
         advised(
             "To use the project in it, pass it as --project-path and leave out --init. To create a starter project "
@@ -60,6 +66,7 @@ SHOP = ["--project-path", "shop"]
             ["x", "--init", *SHOP],
             ["x", *SHOP],
             ["y", "--init", "--project-path", "new"],
+            marks=pytest.mark.night,
         ),
     ],
 )

@@ -58,6 +58,7 @@ def test_sources_contain_no_files_of_the_workplace(dist: Path) -> None:
     assert not [name for name in names if name.startswith((".ci", ".github", ".venv")) or name.endswith(".lock")]
 
 
+@pytest.mark.slow  # it asks the package index, and depends on pyproject.toml alone
 def test_uv_locks_all_groups_for_each_python_that_is_declared(tmp_path: Path) -> None:
     for name in ("pyproject.toml", "README.md", "dg_sqlmesh_component/version.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

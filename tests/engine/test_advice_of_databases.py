@@ -27,6 +27,7 @@ SELECT seconds FROM ctl.pause CROSS JOIN pg_sleep((SELECT max(seconds) FROM ctl.
 """
 
 
+@pytest.mark.night("unit/definitions/test_translator.py")
 @pytest.mark.advice("SET LOCAL statement_timeout = '30min';")
 def test_a_timeout_of_the_engine_in_the_model_ends_its_query_alone(new_shop: NewShop, server: Server) -> None:
     config = new_database(server, "slow")
@@ -45,6 +46,9 @@ def test_a_timeout_of_the_engine_in_the_model_ends_its_query_alone(new_shop: New
     assert record.status_of("t/one") is not None
 
 
+@pytest.mark.night(
+    "unit/worker/test_lock_session.py::test_pgbouncer_is_refused_if_it_gives_each_transaction_another_session"
+)
 @pytest.mark.advice("name the host and port of PostgreSQL itself. Or set the mode for that database in pgbouncer.ini:")
 def test_a_run_behind_pgbouncer_succeeds_after_its_state_or_mode_was_changed(new_shop: NewShop, server: Server) -> None:
     new_database(server, "my_state")
@@ -73,6 +77,7 @@ SELECT CAST(@start_ds AS DATE) AS day, {columns}
 """
 
 
+@pytest.mark.night("upstream/test_sqlmesh_losses.py::test_a_table_whose_columns_cannot_be_read_is_named")
 @pytest.mark.advice("Allow the user of the SQLMesh connection to read and alter this table.")
 def test_a_plan_is_applied_after_its_user_may_read_and_alter_the_table(new_shop: NewShop) -> None:
     with mariadb_server() as mariadb:
@@ -114,6 +119,10 @@ def command_in(text: str) -> str:
     return str(command)
 
 
+@pytest.mark.night(
+    "engine/test_janitor.py::test_clean_up_and_previews_refuse_a_state_that_cannot_be_locked",
+    "unit/worker/test_lock_wait.py::test_state_without_locks_is_named_once_with_command_that_lets_dagster_start_one_run_at_a_time",
+)
 @needs_previews
 @pytest.mark.advice(
     "Let Dagster start one at a time, unless you have done so:{}",

@@ -29,6 +29,7 @@ def metadata_of(record: RunRecord, asset: str) -> dict[str, Any]:
 # -- coverage -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.night("test_each_model_has_one_materialization_after_a_non_breaking_change_and_nothing_is_unsynced")
 @pytest.mark.parametrize("computed_by", ["the apply", *at_night("a plan of another environment")])
 def test_an_incremental_model_has_its_coverage_after_an_apply(shop: Shop, computed_by: str) -> None:
     change(shop, days=MODELS["models/days.sql"].replace("ELSE 1 END", "ELSE 2 END"))
@@ -43,6 +44,10 @@ def test_an_incremental_model_has_its_coverage_after_an_apply(shop: Shop, comput
     assert metadata_of(record, "t/days")["sqlmesh/coverage"] == f"{day(8)} to {day(1)} (8 days)"
 
 
+@pytest.mark.night(
+    "engine/test_records.py::test_failed_restatement_fails_checks_until_range_is_computed_again",
+    "engine/test_plan_losses.py::test_corrected_rows_stay_corrected_if_a_plan_shows_an_earlier_version_again",
+)
 def test_an_apply_computes_the_day_that_a_failed_restatement_has_left_pending(shop: Shop) -> None:
     broken(shop, day(5))
     shop.launch(ops=restate(day(6), day(5)), assets=["t/days"])
@@ -60,6 +65,10 @@ def test_an_apply_computes_the_day_that_a_failed_restatement_has_left_pending(sh
 # -- audits -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.night(
+    "unit/report/test_results.py::test_audit_of_new_intervals_warns_of_older_ones_that_have_failed_...",
+    "engine/test_apply_beside_runs.py::test_run_does_not_wait_for_the_backfill_...",
+)
 @needs_previews
 def test_an_audit_that_passes_in_an_apply_warns_of_older_rows_that_failed_in_a_preview_and_in_an_apply(
     new_recorded: NewShop,
@@ -130,6 +139,11 @@ def test_each_model_has_one_materialization_after_a_non_breaking_change_and_noth
     assert not unsynced(chain)
 
 
+@pytest.mark.night(
+    "unit/history/test_records.py::test_data_promoted_again_is_recorded_once",
+    "test_each_model_has_one_materialization_after_a_non_breaking_change_and_nothing_is_unsynced",
+    "engine/test_polling_sensor.py::test_everything_that_is_typed_in_a_shell_is_recorded_once",
+)
 @pytest.mark.parametrize("found_by", ["a run", *at_night("a run of a subset", "the sensor")])
 def test_a_non_breaking_plan_in_a_shell_leaves_nothing_unsynced(chain: Shop, found_by: str) -> None:
     change(chain, base=NON_BREAKING)
@@ -150,10 +164,13 @@ def test_a_non_breaking_plan_in_a_shell_leaves_nothing_unsynced(chain: Shop, fou
     assert chain.launch().computed_outside == {}
 
 
-def test_each_materialization_has_the_rows_of_its_table_whoever_has_computed_or_promoted_it(new_shop: NewShop) -> None:
+@pytest.mark.parametrize("applies", [(True, True), *at_night((True, True, False))], ids=["jobs", "and a shell"])
+def test_each_materialization_has_the_rows_of_its_table_whoever_has_computed_or_promoted_it(
+    new_shop: NewShop, applies: tuple[bool, ...]
+) -> None:
     shop = new_shop(CHAIN, planned_at=None, deploy=True, include_metadata=["row_count"])
     changes = CHAIN["models/base.sql"], NON_BREAKING, NON_BREAKING.replace("2::INT", "3::INT")
-    for base, is_applied in zip(changes, (True, True, False)):
+    for base, is_applied in zip(changes, applies):
         change(shop, base=base)
         if not is_applied:
             shop.plan(at=None)
@@ -186,6 +203,7 @@ def tomorrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv(clock.VARIABLE)
 
 
+@pytest.mark.night("engine/test_dev_only.py::test_a_preview_says_which_rows_prod_will_not_have_and_an_apply_until_when")
 @pytest.mark.parametrize("mode", [*at_night("plan: {forward_only: true}"), "virtual_environment_mode: dev_only"])
 @pytest.mark.parametrize("is_recorded", [True, *at_night(False)], ids=["recorded before", "never recorded"])
 def test_kept_rows_are_not_in_sync_until_they_are_computed(

@@ -1,6 +1,6 @@
 """An apply on PostgreSQL: runs go on while it computes new versions, and nothing is left out.
 
-Five of these stories run in CI, and all of them each night.
+Two of these stories run in CI, and all of them each night.
 """
 
 from collections.abc import Callable, Iterator
@@ -65,6 +65,10 @@ def test_an_interval_that_is_restated_while_a_new_version_reads_it_is_computed_a
     assert warehouse.rows("days")[0] == (day(5), 50)
 
 
+@pytest.mark.night(
+    "test_run_does_not_wait_for_the_backfill_and_the_plan_computes_what_the_run_computed",
+    "unit/capabilities/plans/worker/test_versions.py::test_a_rewritten_interval_is_read_again_downstream_...",
+)
 def test_models_downstream_of_a_new_version_and_whole_tables_catch_up_too(warehouse: Warehouse) -> None:
     warehouse.add(
         total="MODEL (name t.total, kind FULL); SELECT sum(n) AS n FROM t.days",
@@ -78,6 +82,11 @@ def test_models_downstream_of_a_new_version_and_whole_tables_catch_up_too(wareho
     assert warehouse.rows("kept") == all_rows(), "each interval once"
 
 
+@pytest.mark.night(
+    "engine/test_unfinished_plans.py::test_an_apply_killed_in_the_backfill_...",
+    "unit/capabilities/plans/worker/test_versions.py::test_a_rewritten_interval_is_read_again_downstream_...",
+    "test_run_does_not_wait_for_the_backfill_and_the_plan_computes_what_the_run_computed",
+)
 def test_killed_apply_is_finished_with_the_same_digest_and_reads_again_what_was_rewritten(warehouse: Warehouse) -> None:
     shop = warehouse.shop
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
@@ -90,6 +99,7 @@ def test_killed_apply_is_finished_with_the_same_digest_and_reads_again_what_was_
     assert warehouse.rows("days") == [(day(5), 50), *all_rows()[1:]]
 
 
+@pytest.mark.night("engine/test_plan_gate.py::test_an_applied_digest_can_be_applied_again_and_does_nothing")
 def test_an_apply_without_changes_succeeds(warehouse: Warehouse) -> None:
     """As the second launch of a finished apply, or of one that was killed after it had promoted."""
     warehouse.change("days", "day, n", "day, n + 1 AS n")
@@ -114,16 +124,30 @@ def test_a_gap_that_a_run_fills_while_the_plan_waits_for_it_is_not_filled_again(
     assert warehouse.rows("days") == [(of_day, n + 1) for of_day, n in all_rows()]
 
 
-# More than ten seconds: an apply in a process of its own, two plans, and a run that waits for its time-out.
-def test_what_follows_the_promotion_stops_runs_and_the_report_says_so(warehouse: Warehouse) -> None:
-    shop = warehouse.shop
+def add_forward_only(warehouse: Warehouse) -> None:
+    """Add a forward-only model with a gap."""
     warehouse.add(kept=KEPT.replace("day,", "day, forward_only true,", 1))
     warehouse.leave_gap("kept")
-    assert planned(shop)["why_runs_wait"] == ""
+
+
+def test_the_report_says_that_runs_wait_for_what_follows_the_promotion(warehouse: Warehouse) -> None:
+    add_forward_only(warehouse)
+    assert planned(warehouse.shop)["why_runs_wait"] == ""
     warehouse.change("kept", " FROM t", f"{PAUSES} FROM t")
-    assert planned(shop)["why_runs_wait"] == (
+    assert planned(warehouse.shop)["why_runs_wait"] == (
         "Runs wait while the plan computes t.kept, which SQLMesh does after the promotion."
     )
+
+
+# More than ten seconds: an apply in a process of its own, a plan, and a run that waits for its time-out.
+@pytest.mark.night(
+    "test_the_report_says_that_runs_wait_for_what_follows_the_promotion",
+    "engine/test_catch_up.py::test_changes_the_janitor_and_runs_of_other_environments_...",
+)
+def test_what_follows_the_promotion_stops_runs(warehouse: Warehouse) -> None:
+    shop = warehouse.shop
+    add_forward_only(warehouse)
+    warehouse.change("kept", " FROM t", f"{PAUSES} FROM t")
     with warehouse.holding(LOCK, warehouse.start_apply) as process:
         assert "is held by plan of run" in str(shop.launch(assets=["t/other"]).failures)
     warehouse.end(process)

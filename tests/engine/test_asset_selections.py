@@ -103,6 +103,10 @@ def test_manifest_and_selections_are_refreshed_in_one_sqlmesh_start(shop: Shop) 
     assert shop.starts == 1
 
 
+@pytest.mark.night(
+    "unit/state/test_fingerprint.py::test_selection_that_uses_git_has_no_fingerprint",
+    "test_manifest_and_selections_are_refreshed_in_one_sqlmesh_start",
+)
 def test_models_that_differ_from_a_branch_are_selected_again_when_the_branch_moves(shop: Shop) -> None:
     git = ["git", "-c", "user.name=ada", "-c", "user.email=ada@example.com"]
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "one"], ["branch", "base"]):
@@ -116,6 +120,10 @@ def test_models_that_differ_from_a_branch_are_selected_again_when_the_branch_mov
     assert assets_of_finance_job(shop.dagster.refresh()) == {"shop/weather"}
 
 
+@pytest.mark.night(
+    "test_manifest_and_selections_are_refreshed_in_one_sqlmesh_start",
+    "engine/test_stored_manifest.py::test_manifest_is_found_after_project_moves_to_another_folder",
+)
 def test_refresh_defs_state_refreshes_stored_selections(shop: Shop) -> None:
     shop.dagster.refresh()
     (shop.project / "models" / "costs.sql").write_text(COSTS)
@@ -126,6 +134,10 @@ def test_refresh_defs_state_refreshes_stored_selections(shop: Shop) -> None:
     assert shop.starts == 0
 
 
+@pytest.mark.night(
+    "test_wrong_selection_of_a_backfill_is_reported_as_one_of_defs_yaml",
+    "engine/test_errors.py::test_selection_without_match_is_quoted_in_error_with_what_exists",
+)
 def test_stored_selection_that_matches_no_model_any_more_is_an_error(shop: Shop) -> None:
     shop.dagster.refresh()
     for name in ("orders", "revenue"):

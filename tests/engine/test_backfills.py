@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from engine.backfills import backfills
 from engine.signals import IS_OPEN
-from harness import CONFIG, NewShop, RunRecord, Shop, plan, query, state
+from harness import CONFIG, NewShop, RunRecord, Shop, plan, query, rows_at_night, state
 from waiting import evaluate_tick
 
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)"
@@ -167,6 +167,7 @@ def test_what_reads_a_corrected_table_is_restated_as_by_sqlmesh(read_shop: Shop,
     assert ours == sqlmesh, "the sum is computed up to the end of the range here, and up to now by SQLMesh's plan"
 
 
+@pytest.mark.night("test_a_table_that_no_model_reads_is_refused_with_the_nearest_name")
 @pytest.mark.advice("Select the models that read it, or all models.")
 def test_a_selection_in_which_nothing_reads_the_table_is_refused(read_shop: Shop) -> None:
     run = read_shop.launch(assets=["raw/alone"], ops=of_tables("source")).failed()
@@ -217,7 +218,7 @@ def test_a_day_in_which_no_selected_model_can_be_restated_fails_and_computes_not
 @pytest.mark.advice("which SQLMesh restates only together with the next one: choose a longer range")
 @pytest.mark.parametrize(
     ("by", "cron", "first", "second"),
-    [("day", "@daily", "2026-02-05", "2026-02-06"), ("month", "@monthly", "2026-02-01", "2026-03-01")],
+    [("day", "@daily", "2026-02-05", "2026-02-06"), *rows_at_night(("month", "@monthly", "2026-02-01", "2026-03-01"))],
 )
 def test_the_interval_in_which_a_model_starts_is_no_partition_and_is_restated_with_the_next_one(
     new_shop: NewShop, by: str, cron: str, first: str, second: str

@@ -203,6 +203,10 @@ def test_query_that_was_not_cancelled_is_named(new_shop: NewShop) -> None:
     assert "End it in the engine." in failure
 
 
+@pytest.mark.night(
+    "unit/worker_client/test_interruption.py::test_no_result_is_lost_wherever_a_signal_comes",
+    "test_cancelled_run_finishes_and_reports_batches",
+)
 def test_finished_models_are_recorded_if_run_is_cancelled_during_recording(new_shop: NewShop) -> None:
     quick = {f"models/m{n}.sql": f"MODEL (name t.m{n}, kind FULL); SELECT {n} AS id" for n in range(20)}
     # This model runs after all others, so that the run cannot end before it is cancelled.
@@ -327,6 +331,7 @@ def test_apply_that_is_cancelled_while_it_computes_after_it_has_begun_to_promote
     assert shop.query("SELECT count(*) FROM sqlmesh._environments WHERE finalized_ts IS NOT NULL") == [(1,)]
 
 
+@pytest.mark.night("test_apply_that_is_cancelled_in_its_last_batch_promotes_nothing")
 @needs_previews
 def test_preview_that_is_cancelled_while_it_is_compared_is_complete(server: Server, new_shop: NewShop) -> None:
     warehouse = new_warehouse(server, new_shop, preview={"environment": "pr_1"})

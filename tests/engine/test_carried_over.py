@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from engine.signals import IS_OPEN
-from harness import CONFIG, PAUSE, YEARLY_CRON, NewShop, is_free, sqlmesh, wait_until, write_project
+from harness import CONFIG, PAUSE, YEARLY_CRON, NewShop, is_free, rows_at_night, sqlmesh, wait_until, write_project
 
 from dg_sqlmesh_component.dagster_internals import event_log
 
@@ -47,7 +47,7 @@ def restate(project: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "carried_over"),
-    [(do_nothing, {"t/kept:soft", "t/kept:hard"}), (change_an_audit, set()), (restate, set())],
+    [(do_nothing, {"t/kept:soft", "t/kept:hard"}), *rows_at_night((change_an_audit, set())), (restate, set())],
 )
 def test_result_is_carried_over_until_data_or_audit_changes(
     new_shop: NewShop, change: Callable[[Path], None], carried_over: set[str]
@@ -121,6 +121,9 @@ def test_audit_that_passes_on_new_intervals_warns_of_older_rows_until_they_are_a
     assert shop.launch().checks["t/days:soft"].passed
 
 
+@pytest.mark.night(
+    "unit/run/test_step_results.py::test_result_is_repeated_for_a_model_that_was_not_reached_unless_it_is_about_another_table"
+)
 def test_blocked_model_with_a_new_empty_table_has_no_passed_audit(new_shop: NewShop) -> None:
     """The last result is about the table before the plan."""
     audits = {name: FILES[name] for name in ("audits/soft.sql", "audits/hard.sql")}
@@ -204,6 +207,10 @@ STOPPABLE = {
 }
 
 
+@pytest.mark.night(
+    "model/test_every_audit.py::test_no_history_of_three_actions_has_a_passed_check_of_rows_that_fail",
+    "test_result_from_before_a_run_that_failed_between_the_rows_and_their_audit_is_not_repeated",
+)
 def test_result_from_before_a_process_that_was_killed_between_the_rows_and_their_audit_is_not_repeated(
     new_shop: NewShop,
 ) -> None:

@@ -1,6 +1,6 @@
 """How an apply or a preview on PostgreSQL catches up with runs, in the cases that are easily overlooked.
 
-Four of these stories run in CI, and all of them each night.
+One of these stories runs in CI, and all of them each night.
 """
 
 from contextlib import AbstractContextManager
@@ -54,6 +54,10 @@ def previewing(warehouse: Warehouse, **config: bool) -> AbstractContextManager[F
     return warehouse.holding(LOCK, lambda: warehouse.start_job(PREVIEW, **config))
 
 
+@pytest.mark.night(
+    "engine/test_previews.py::test_a_new_forward_only_model_is_marked_and_its_preview_is_deleted_after_the_apply",
+    "engine/test_apply_beside_runs.py::test_run_does_not_wait_for_the_backfill_...",
+)
 def test_a_preview_computes_a_forward_only_model_behind_a_new_version_and_holds_no_run(warehouse: Warehouse) -> None:
     kept = "kind INCREMENTAL_BY_TIME_RANGE (time_column day, forward_only true)"
     warehouse.add(kept=f"MODEL (name t.kept, {kept}); SELECT day, n FROM t.orders {WITHIN}")
@@ -160,7 +164,7 @@ def test_changes_the_janitor_and_runs_of_other_environments_wait_for_a_plan_and_
     server: Server, new_shop: NewShop
 ) -> None:
     """Another environment may show the very versions that the plan computes."""
-    execution = {"overlap_timeout": 2, "environments": ["pr_*"]}
+    execution = {"overlap_timeout": 1, "environments": ["pr_*"]}
     warehouse = new_warehouse(server, new_shop, preview={"environment": "pr_1"}, execution=execution)
     shop = warehouse.shop
     warehouse.change("orders", "day, n", "day, n, 1 AS added")
@@ -183,6 +187,10 @@ def test_changes_the_janitor_and_runs_of_other_environments_wait_for_a_plan_and_
     assert warehouse.query("SELECT count(added) FROM t.orders") == [(5,)], "prod shows the table of the preview"
 
 
+@pytest.mark.night(
+    "unit/capabilities/plans/worker/test_versions.py::test_intervals_that_a_restatement_has_taken_are_computed_again_...",
+    "engine/test_apply_beside_runs.py::test_run_does_not_wait_for_the_backfill_...",
+)
 def test_a_preview_computes_a_restated_day_again_that_is_older_than_all_that_it_lacked(warehouse: Warehouse) -> None:
     warehouse.run()
     warehouse.change("days", "day, n", "day, n + 1 AS n")
@@ -348,6 +356,10 @@ def test_a_gap_waits_for_the_signal_of_a_new_version_that_its_table_reads(wareho
         assert warehouse.rows(model) == all_rows(), model
 
 
+@pytest.mark.night(
+    "unit/capabilities/plans/worker/test_versions.py::test_what_has_read_a_lost_interval_is_forgotten_...",
+    "unit/capabilities/plans/worker/test_rounds.py::test_what_was_tried_and_still_lacks_waits_for_signals",
+)
 def test_a_restated_day_that_waits_for_a_signal_is_forgotten_of_new_versions_too(warehouse: Warehouse) -> None:
     """Nobody computes it again before the promotion. The run after the signal computes it of both."""
     add_signal(warehouse)

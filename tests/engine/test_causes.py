@@ -377,6 +377,9 @@ RAISES = IS_OPEN.replace(
 )
 
 
+@pytest.mark.night(
+    "unit/worker/intervals/test_causes.py", "engine/test_errors.py::test_signal_that_raises_fails_its_model"
+)
 def test_a_signal_that_raises_is_found_by_doing_what_the_model_downstream_says(new_shop: NewShop) -> None:
     shop = loaded_shop(new_shop, {**GATED, "signals/__init__.py": RAISES})
     (shop.project / "broken").touch()

@@ -91,6 +91,11 @@ def test_environment_from_variable_changes_tables_but_not_keys(
     assert tables == {"prod": ("t/one", "warehouse.t.one"), "pr_17": ("t/one", "warehouse.t__pr_17.one")}
 
 
+@pytest.mark.night(
+    "test_configured_gateway_and_environment_are_used",
+    "test_project_env_reaches_only_sqlmesh",
+    "engine/test_errors.py::test_env_file_of_project_is_loaded_and_its_secrets_are_hidden",
+)
 @pytest.mark.advice("and there is no such file. Correct it or unset it.")
 @pytest.mark.attribute("project.gateway", "project.env")
 def test_sqlmesh_variables_set_gateway_and_env_file(dagster: DagsterProject) -> None:
@@ -383,6 +388,10 @@ def test_up_to_date_models_are_observed_and_their_checks_carried_over_by_default
     assert "t__one" not in released, "no step waits for it, so this event is not recorded"
 
 
+@pytest.mark.night(
+    "unit/definitions/test_translator.py::test_cut_column_schema_and_column_lineage_have_a_note",
+    "unit/protocol/test_formatting.py::test_longer_text_is_cut_with_a_note_of_its_length",
+)
 def test_long_queries_and_schemas_are_cut(dagster: DagsterProject) -> None:
     columns = ", ".join(f"id AS column_{number}" for number in range(1_017))
     wide = f"MODEL (name t.wide, kind FULL, audits (long_one)); SELECT {columns} FROM t.one"

@@ -86,6 +86,10 @@ def test_a_preview_says_which_rows_prod_will_not_have_and_an_apply_until_when(la
     assert lab.ask("SELECT DISTINCT n FROM t.days WHERE day < CURRENT_DATE") == [(2,)]
 
 
+@pytest.mark.night(
+    "test_a_preview_says_which_rows_prod_will_not_have_and_an_apply_until_when",
+    "engine/test_previews.py::test_applying_a_previewed_plan_by_its_digest_computes_nothing",
+)
 @pytest.mark.parametrize("lab", ["full"], indirect=True)
 def test_in_the_other_mode_prod_has_the_rows_of_the_preview(lab: Lab) -> None:
     report = report_of_last(lab.job(PREVIEW))

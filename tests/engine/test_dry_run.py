@@ -6,7 +6,7 @@ from typing import Any
 import clock
 import dagster as dg
 import pytest
-from harness import CONFIG, EXECUTORS, YEARLY_CRON, NewShop, RunRecord, Shop
+from harness import CONFIG, ONE_EXECUTOR, YEARLY_CRON, NewShop, RunRecord, Shop
 
 OP = "sqlmesh_shop"
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)"
@@ -51,7 +51,7 @@ def outcomes(record: RunRecord) -> dict[str, str]:
     return {model: row["outcome"] for model, row in predictions(record).items()}
 
 
-@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("executor", ONE_EXECUTOR)
 def test_dry_run_predicts_the_outcomes_of_the_next_run_and_changes_nothing(new_shop: NewShop, executor: str) -> None:
     shop = new_shop(MODELS)
     shop.launch(assets=["raw/yearly"])
@@ -142,6 +142,10 @@ def test_dry_run_names_a_blocking_audit_that_failed_and_what_it_may_block(new_sh
     assert outcomes(dry_run(shop))["marts.revenue"] == "up_to_date"
 
 
+@pytest.mark.night(
+    "engine/test_carried_over.py::test_result_is_carried_over_until_data_or_audit_changes",
+    "test_dry_run_names_a_blocking_audit_that_failed_and_what_it_may_block",
+)
 def test_audit_that_reads_other_tables_is_evaluated_in_each_run_and_repeated_by_a_dry_run(new_shop: NewShop) -> None:
     audited = MODELS["models/orders.sql"].replace(BY_DAY, f"{BY_DAY}, audits (known)")
     audit = "AUDIT (name known, blocking false); SELECT * FROM @this_model JOIN ctl.unknown USING (n)"
@@ -159,6 +163,9 @@ def test_audit_that_reads_other_tables_is_evaluated_in_each_run_and_repeated_by_
     assert [execution.status.value for execution in history] == ["FAILED", "FAILED", "FAILED"]
 
 
+@pytest.mark.night(
+    "unit/run/test_step_results.py", "test_dry_run_without_a_result_fails_and_repeats_the_last_results_of_checks"
+)
 def test_check_without_a_result_about_the_data_is_evaluated_by_a_run_and_not_by_a_dry_run(new_shop: NewShop) -> None:
     audited = MODELS["models/revenue.sql"].replace(BY_DAY, f"{BY_DAY}, audits (known)")
     files = {

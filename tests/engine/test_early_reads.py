@@ -20,6 +20,10 @@ def is_warning(run: RunRecord, model: str = "r") -> bool:
     return not evaluation.passed
 
 
+@pytest.mark.night(
+    "unit/report/test_intervals_check.py::test_outdated_ranges_are_a_warning_with_the_restatement_to_launch",
+    "test_the_check_at_the_end_of_a_chain_names_the_model_to_restate_first",
+)
 @pytest.mark.advice("To have these rows, set an earlier `start` and apply a plan first")
 def test_a_restatement_is_not_advised_for_days_before_the_start(new_shop: NewShop) -> None:
     """A relative `start` moves past a day; here, a plan moves it."""
@@ -72,6 +76,10 @@ def test_the_check_at_the_end_of_a_chain_names_the_model_to_restate_first(new_sh
     assert not is_warning(again)
 
 
+@pytest.mark.night(
+    "model/test_every_shell.py::test_no_history_of_four_actions_hides_an_hour_that_was_computed_before_its_source",
+    "test_the_check_at_the_end_of_a_chain_names_the_model_to_restate_first",
+)
 @pytest.mark.advice("To read them, launch a run of {} with `{}` in the run config")
 def test_a_model_that_a_shell_has_computed_before_its_source_warns_until_it_is_restated(new_shop: NewShop) -> None:
     """The janitor merges the times by which these intervals are found."""
@@ -120,6 +128,11 @@ def restatement(run: RunRecord, model: str) -> dict[str, Any]:
     return {"sqlmesh_shop": {"restate": {"start": start, "end": end}}}
 
 
+@pytest.mark.night(
+    "unit/worker/intervals/test_read_early.py",
+    "model/test_every_shell.py::test_no_history_of_four_actions_hides_an_hour_that_was_computed_before_its_source",
+    "test_the_check_at_the_end_of_a_chain_names_the_model_to_restate_first",
+)
 def test_a_model_warns_that_was_computed_before_a_table_that_is_computed_as_a_whole_has_read_a_source(
     new_shop: NewShop,
 ) -> None:
@@ -163,6 +176,10 @@ def test_a_model_warns_that_was_computed_before_a_table_that_is_computed_as_a_wh
         assert not is_warning(last, "z")
 
 
+@pytest.mark.night(
+    "unit/worker/intervals/test_read_early.py::test_ranges_that_tell_nothing_may_hide_what_was_known",
+    "model/test_every_shell.py::test_no_history_of_four_actions_hides_an_hour_that_was_computed_before_its_source",
+)
 def test_rows_that_a_shell_restates_hide_no_others_that_lack_rows(new_shop: NewShop) -> None:
     """The record of the shell's rows is newer than the check that has named the others, and the janitor has merged."""
     models = {"x": source("x", EARLY), "r": reader("r", "x")}

@@ -65,6 +65,10 @@ def test_retry_goes_on_after_somebody_has_ended_the_process_of_a_step_whose_run_
 
 
 # More than ten seconds: two runs in processes of their own, the second of which waits for the first.
+@pytest.mark.night(
+    "test_step_stops_after_somebody_has_marked_its_run_as_ended",
+    "unit/worker_client/test_interruption.py::test_step_is_cancelled_without_a_signal_if_dagster_has_recorded_that_its_run_is",
+)
 def test_step_stops_after_the_process_of_its_run_was_killed_and_whoever_waits_for_it_says_so(new_shop: NewShop) -> None:
     with postgres_server() as server:
         server.query("CREATE DATABASE ended")
@@ -94,7 +98,6 @@ def test_step_stops_after_the_process_of_its_run_was_killed_and_whoever_waits_fo
     assert not set(first.materializations) & set(second.materializations)
 
 
-@pytest.mark.slow
 def test_step_stops_after_somebody_has_marked_its_run_as_ended(new_shop: NewShop) -> None:
     shop = new_shop(FILES)
     pause = shop.project / "pause"

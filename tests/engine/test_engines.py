@@ -328,7 +328,7 @@ def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 on_each_engine = pytest.mark.parametrize(
-    "story", ["duckdb", "postgres", "mariadb", *at_night("spark")], indirect=True, scope="module"
+    "story", [*at_night("duckdb"), "postgres", "mariadb", *at_night("spark")], indirect=True, scope="module"
 )
 on_mariadb = pytest.mark.parametrize(
     "story", [*at_night("duckdb", "postgres"), "mariadb", *at_night("spark")], indirect=True, scope="module"
@@ -417,6 +417,10 @@ def test_restatement_computes_one_day_again(story: Story) -> None:
     assert set(story.restated.run.succeeded().materializations) == {"t/orders", "t/revenue"}
 
 
+@pytest.mark.night(
+    "unit/capabilities/plans/worker/test_table_comparison_queries.py",
+    "engine/test_previews.py::test_prod_is_identical_before_and_after_a_preview_...",
+)
 @needs_previews
 @on_mariadb
 def test_preview_counts_added_removed_and_changed_rows(story: Story) -> None:

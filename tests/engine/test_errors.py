@@ -612,6 +612,7 @@ def test_jobs_refuse_a_state_without_version_and_leave_its_tables(new_shop: NewS
         shop.launch().succeeded()
 
 
+@pytest.mark.night("engine/test_retries.py::test_retry_runs_failed_after_all_statement_again")
 def test_failed_after_all_statement_fails_the_run_but_not_the_models(new_shop: NewShop) -> None:
     statements = "after_all:\n  - SELECT error('Connection reset by peer') FROM ctl.late\n"
     retries = {"max_retries": 2, "delay": 0, "transient_errors": ["Connection reset by peer"]}

@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from harness import EXECUTORS, NewShop, RunRecord, Shop, query
+from harness import ONE_EXECUTOR, NewShop, RunRecord, Shop, query
 from postgres import postgres_server
 
 SECRET = "planted-secret-value"
@@ -65,7 +65,7 @@ def test_dates_and_decimals_of_a_sample_are_as_the_engine_prints_them(new_shop: 
 
 @pytest.mark.attribute("audits.sample_rows")
 @pytest.mark.attribute("audits.mask")
-@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("executor", ONE_EXECUTOR)
 def test_check_of_a_failed_audit_shows_bounded_rows_without_masked_values(new_shop: NewShop, executor: str) -> None:
     record = failing_shop(new_shop, FILES, audits=MASKED).launch(executor).failed()
     rows = rows_of(record)

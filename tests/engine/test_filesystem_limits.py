@@ -75,6 +75,10 @@ def test_project_in_read_only_folder_runs(shop: Shop) -> None:
     assert f"{shop.project} cannot be written to, so SQLMesh's cache is kept in " in record.log
 
 
+@pytest.mark.night(
+    "engine/test_interruptions.py::test_next_run_computes_interrupted_models_once",
+    "test_project_in_read_only_folder_runs",
+)
 def test_full_disk_fails_the_run_and_next_run_computes_the_rest(shop: Shop) -> None:
     shop.refresh()
     data = shop.project.parents[1] / "data"
@@ -91,6 +95,9 @@ def test_full_disk_fails_the_run_and_next_run_computes_the_rest(shop: Shop) -> N
     assert set(second_run.materializations) == ALL_MODELS
 
 
+@pytest.mark.night(
+    "test_project_in_read_only_folder_runs", "engine/test_defs_yaml.py::test_project_env_reaches_only_sqlmesh"
+)
 def test_project_is_loaded_and_run_without_a_home_folder(new_shop: NewShop) -> None:
     shop = new_shop({"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"})
     shop.configure(project={"path": str(shop.project), "env": {"HOME": "/proc/nobody"}})  # not even root can create it

@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 from engine.plan_jobs import APPLY, PLAN, launch, report_of
 from engine.signals import IS_OPEN
-from harness import CONFIG, EXECUTORS, NewShop, Shop
+from harness import CONFIG, ONE_EXECUTOR, NewShop, Shop, at_night
 
 DAYS = (
     "MODEL (name t.days, kind INCREMENTAL_BY_TIME_RANGE (time_column day), "
@@ -21,7 +21,7 @@ def files(more: str = "") -> dict[str, str]:
     return {"models/days.sql": DAYS, "audits/small.sql": SMALL.format(more=more)}
 
 
-@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("executor", ONE_EXECUTOR)
 def test_audits_of_data_that_a_plan_has_computed_are_evaluated_once(new_shop: NewShop, executor: str) -> None:
     shop = new_shop(files(), CONFIG, tables=TABLES, planned_at="now")
 
@@ -122,6 +122,10 @@ def test_a_run_that_computes_newer_rows_also_audits_those_that_a_shell_has_compu
     assert not shop.launch().succeeded().checks["t/days:small"].passed
 
 
+@pytest.mark.night(
+    "model/test_every_audit.py::test_no_history_of_three_actions_has_a_passed_check_of_rows_that_fail",
+    "test_a_run_that_computes_newer_rows_also_audits_those_that_a_shell_has_computed",
+)
 def test_a_run_audits_rows_of_a_plan_once_and_rows_of_a_run_never_again(new_shop: NewShop) -> None:
     shop = with_outside_day(new_shop, value=0)
     shop.launch(ops={"sqlmesh_shop": {"end": str(NEW[0])}}).succeeded()
@@ -130,6 +134,10 @@ def test_a_run_audits_rows_of_a_plan_once_and_rows_of_a_run_never_again(new_shop
     assert record.checks["t/days:small"].description == f"No failing rows in {NEW[1]}."
 
 
+@pytest.mark.night(
+    "model/test_every_audit.py::test_no_history_of_three_actions_has_a_passed_check_of_rows_that_fail",
+    "test_a_run_that_computes_newer_rows_also_audits_those_that_a_shell_has_computed",
+)
 def test_a_run_does_not_audit_rows_that_a_job_has_applied(new_shop: NewShop) -> None:
     shop = with_outside_day(new_shop, value=0, deploy=True)
     text = (shop.project / "models/days.sql").read_text()
@@ -144,7 +152,7 @@ def test_a_run_does_not_audit_rows_that_a_job_has_applied(new_shop: NewShop) -> 
     )
 
 
-@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("fails", [False, *at_night(True)])
 def test_a_blocking_audit_that_fails_on_rows_of_a_shell_fails_the_run_that_computes_newer_ones(
     new_shop: NewShop, fails: bool
 ) -> None:
@@ -187,6 +195,10 @@ def execute(context, start, end, execution_time, **kwargs):
 """
 
 
+@pytest.mark.night(
+    "model/test_every_audit.py::test_no_history_of_three_actions_has_a_passed_check_of_rows_that_fail",
+    "test_a_run_that_computes_newer_rows_also_audits_those_that_a_shell_has_computed",
+)
 def test_a_retry_audits_no_rows_twice(new_shop: NewShop) -> None:
     """The first attempt has computed and audited a day, and audited that of the shell before."""
     models = {"models/days.py": FLAKY, "audits/small.sql": SMALL.format(more=", blocking false")}

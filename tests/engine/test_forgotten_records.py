@@ -1,6 +1,7 @@
 """What runs and the sensor say of data that a run has computed, and of which an asset has no record any more."""
 
 import dagster as dg
+import pytest
 from engine.recorded_models import OP, broken, day, restate, tick
 from harness import NewShop, RunRecord, Shop
 
@@ -47,6 +48,10 @@ def test_wiped_or_renamed_assets_are_recorded_again_with_the_run_that_has_comput
     assert old, "the old key keeps its history"
 
 
+@pytest.mark.night(
+    "unit/history/test_origins.py",
+    "test_wiped_or_renamed_assets_are_recorded_again_with_the_run_that_has_computed_them",
+)
 def test_data_of_a_wiped_asset_whose_run_was_deleted_is_not_said_to_be_computed_outside_of_dagster(
     new_recorded: NewShop,
 ) -> None:
@@ -72,6 +77,10 @@ def test_data_of_a_wiped_asset_whose_run_was_deleted_is_not_said_to_be_computed_
 # -- tables that two environments share -------------------------------------------------------------
 
 
+@pytest.mark.night(
+    "unit/history/test_origins.py",
+    "test_wiped_or_renamed_assets_are_recorded_again_with_the_run_that_has_computed_them",
+)
 def test_run_in_another_environment_is_named_if_it_has_computed_a_shared_table(new_recorded: NewShop) -> None:
     """It is a run of another component, or one whose run config names the environment."""
     shop = new_recorded(execution={"environments": ["dev"]})

@@ -112,6 +112,9 @@ def test_readers_are_computed_again_where_a_changed_source_gains_rows(new_shop: 
 KEY = "INCREMENTAL_BY_UNIQUE_KEY (unique_key ts)"
 
 
+@pytest.mark.night(
+    "unit/worker/intervals/test_gained.py", "test_readers_are_computed_again_where_a_changed_source_gains_rows"
+)
 @pytest.mark.advice(
     "restate these models for these ranges. If a model has `disable_restatement`, first set it to false"
 )
@@ -168,6 +171,10 @@ def test_readers_of_readers_are_computed_again_and_those_that_cannot_be_are_name
     assert all(last.checks[f"t/{name}:sqlmesh_intervals_complete"].passed for name in left_out)
 
 
+@pytest.mark.night(
+    "engine/test_plan_gate.py::test_a_plan_over_the_budget_is_refused_and_computes_nothing",
+    "test_readers_are_computed_again_where_a_changed_source_gains_rows",
+)
 def test_a_budget_counts_outdated_intervals_and_a_refused_plan_forgets_nothing(new_shop: NewShop) -> None:
     models = {"x": source("x", MIDDLE), "r": reader("r", "x")}
     files = {f"models/{name}.sql": text for name, text in models.items()}
@@ -203,6 +210,10 @@ def test_models_that_lose_the_rows_of_a_source_are_named_with_it(new_shop: NewSh
     assert rows(shop, "r") == rows(shop, "s") == rows(shop, "x")
 
 
+@pytest.mark.night(
+    "unit/worker/intervals/test_gained.py",
+    "engine/test_apply_beside_runs.py::test_run_does_not_wait_for_the_backfill_...",
+)
 def test_readers_are_computed_again_under_the_lock_while_runs_go_on(server: Server, new_shop: NewShop) -> None:
     """Of a new version, of a table that stays, and of one that SQLMesh computes after the promotion."""
     warehouse = new_warehouse(server, new_shop)
@@ -232,6 +243,10 @@ def test_readers_are_computed_again_under_the_lock_while_runs_go_on(server: Serv
     assert warehouse.rows("of_ends") == all_rows()
 
 
+@pytest.mark.night(
+    "unit/worker/intervals/test_gained.py::test_what_cannot_be_computed_in_part_is_named_with_its_readers",
+    "unit/worker/intervals/test_missing.py::test_a_model_that_reads_all_rows_is_not_outdated_after_any_computation",
+)
 def test_a_reader_that_reads_all_rows_lacks_none_after_its_tick_and_a_custom_one_is_named(new_shop: NewShop) -> None:
     """Nobody knows whether a custom materialization replaces rows, so the apply does not compute it again."""
     by_all = "MODEL (name t.{name}, kind {kind}, start '8 days ago'); SELECT ts FROM t.x"

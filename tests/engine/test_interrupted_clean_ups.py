@@ -137,6 +137,7 @@ def test_a_plan_computes_a_table_again_that_is_missing_although_the_state_has_it
     assert rows(lab) == [(60, 6 * 55 * 3.0, 60)]
 
 
+@pytest.mark.night("test_a_plan_computes_a_table_again_that_is_missing_although_the_state_has_its_intervals")
 def test_a_preview_computes_its_missing_table_again_and_an_empty_table_is_not_missing(lab: Lab) -> None:
     before = lab.prod()
     empty = "MODEL (name t.empty, kind FULL); SELECT 1 AS x WHERE FALSE"
@@ -149,6 +150,10 @@ def test_a_preview_computes_its_missing_table_again_and_an_empty_table_is_not_mi
     assert lab.prod() == before
 
 
+@pytest.mark.night(
+    "engine/test_previews.py::test_closing_a_preview_leaves_nothing_and_only_its_own",
+    "test_a_plan_computes_a_table_again_that_is_missing_although_the_state_has_its_intervals",
+)
 @on_duckdb
 def test_a_commit_without_a_new_model_replaces_a_preview_whose_close_has_deleted_that_model(lab: Lab) -> None:
     before = lab.left_over()
@@ -183,6 +188,10 @@ def test_forward_only_change_is_previewed_on_last_day_after_a_killed_clean_up(la
     assert lab.left_over() == before
 
 
+@pytest.mark.night(
+    "engine/test_dependents.py::test_the_janitor_drops_no_view_of_others_and_names_each_until_somebody_drops_it",
+    "engine/test_previews.py::test_closing_a_preview_leaves_nothing_and_only_its_own",
+)
 @pytest.mark.advice(
     "SQLMesh could not delete the views of {}; the log says why. Launch this job again.",
     "Launch this job again to delete the rest.",

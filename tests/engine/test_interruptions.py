@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 import pytest
-from harness import REPOSITORY, NewShop, Shop, planned_shop, python_model, wait_until
+from harness import REPOSITORY, NewShop, Shop, at_night, planned_shop, python_model, rows_at_night, wait_until
 from servers import is_alive
 
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
@@ -94,9 +94,11 @@ def test_dead_worker_gives_interrupted_outcome_with_cause_and_last_output(shop: 
     ("ends", "raised"),
     [
         ("sys.exit", "SystemExit(3), as `sys.exit` does"),
-        ("KeyboardInterrupt", "KeyboardInterrupt()"),
-        ("panic", "BaseException('the driver panics')"),
-        ("another error", ""),
+        *rows_at_night(
+            ("KeyboardInterrupt", "KeyboardInterrupt()"),
+            ("panic", "BaseException('the driver panics')"),
+            ("another error", ""),
+        ),
     ],
 )
 def test_model_that_ends_process_fails_alone(new_shop: NewShop, ends: str, raised: str, concurrent_tasks: int) -> None:
@@ -162,7 +164,7 @@ at_work.unlink()
 
 
 @pytest.mark.advice("Then give it more memory, or set a lower `execution.concurrent_tasks` in defs.yaml.")
-@pytest.mark.parametrize("remedy", ["more memory", "fewer tasks"])
+@pytest.mark.parametrize("remedy", ["more memory", *at_night("fewer tasks")])
 def test_next_run_succeeds_with_more_memory_or_fewer_tasks(new_shop: NewShop, remedy: str) -> None:
     """In place of the kernel, a model sends the signal, if both are computed at the same time."""
     files = {
@@ -195,7 +197,7 @@ else:
 """
 
 
-@pytest.mark.parametrize("concurrent_tasks", [1, 2])
+@pytest.mark.parametrize("concurrent_tasks", [*at_night(1), 2])
 @pytest.mark.parametrize(("how", "status"), [("exit", "3"), ("raise", "1")])
 def test_fork_of_a_model_ends_alone(new_shop: NewShop, how: str, status: str, concurrent_tasks: int) -> None:
     files = {"models/forks.py": "import sys\n" + python_model("t.forks", FORK), "models/bad.py": FILES["models/bad.py"]}
@@ -239,6 +241,10 @@ if Path("die").exists():
 """
 
 
+@pytest.mark.night(
+    "unit/protocol/test_redaction.py::test_long_error_is_cut_in_the_middle_and_shows_no_part_of_a_secret",
+    "test_dead_worker_gives_interrupted_outcome_with_cause_and_last_output",
+)
 def test_long_error_is_cut_in_the_middle(new_shop: NewShop) -> None:
     shop = new_shop({"models/long.py": python_model("t.long", LONG)})
     (shop.project / "die").touch()
@@ -271,6 +277,7 @@ with serving(project, request) as worker:
 
 
 # More than ten seconds: a new process imports the package, and its worker imports SQLMesh.
+@pytest.mark.night("engine/test_overlap.py::test_lock_of_killed_run_is_released")
 def test_worker_ends_if_its_parent_is_killed(new_shop: NewShop) -> None:
     project = new_shop(FILES).project
     (project / "die").write_text("sleep")

@@ -9,6 +9,10 @@ from engine.plan_jobs import APPLY, PLAN, change, launch, planned, report_of, te
 from harness import CONFIG, NewShop
 
 
+@pytest.mark.night(
+    "unit/capabilities/plans/worker/test_lost_row_matrix.py::test_a_whole_table_that_keeps_its_rows_loses_what_is_not_there_at_its_next_tick",
+    "engine/test_dev_only.py::test_a_preview_says_which_rows_prod_will_not_have_and_an_apply_until_when",
+)
 def test_a_table_that_stays_and_is_replaced_at_its_next_tick_loses_the_rows_of_its_source_then(
     new_shop: NewShop,
 ) -> None:

@@ -85,6 +85,10 @@ def test_failed_batch_of_lookback_is_computed_again_by_the_next_run(new_shop: Ne
     assert shop.launch().status_of("t/days") == "up_to_date"
 
 
+@pytest.mark.night(
+    "test_failed_batch_of_lookback_is_computed_again_by_the_next_run",
+    "engine/test_records.py::test_failed_restatement_fails_checks_until_range_is_computed_again",
+)
 def test_old_rows_of_a_batch_that_was_rolled_back_are_computed_again(new_shop: NewShop) -> None:
     """PostgreSQL has transactions: the rows are old, not lost. Two batches run at once."""
     with postgres_server() as server:
@@ -106,6 +110,10 @@ def test_old_rows_of_a_batch_that_was_rolled_back_are_computed_again(new_shop: N
         assert server.query(values, "days") == [(1,), (1,), (1,), (2,), (2,), (2,)]
 
 
+@pytest.mark.night(
+    "test_failed_batch_of_lookback_is_computed_again_by_the_next_run",
+    "upstream/test_sqlmesh_internals.py::test_begun_intervals_are_marked_until_sqlmesh_records_them",
+)
 def test_sqlmesh_command_computes_failed_batch_of_lookback(new_shop: NewShop) -> None:
     shop = new_shop({"models/days.sql": BY_DAY}, tables=SOURCE, planned_at="1 day ago")
     break_day(shop)
@@ -134,6 +142,7 @@ if str(start.date()) == '{ago(3)}' and Path("flaky").exists():
     assert rows(shop) == HEALED
 
 
+@pytest.mark.night("engine/test_unaccepted_rows.py::test_a_table_is_not_computed_from_refused_rows_by_any_run")
 def test_bad_rows_of_failed_audit_in_lookback_block_downstream_until_they_are_replaced(new_shop: NewShop) -> None:
     text = SQL.format(batch_size=", batch_size 1", audits=", audits (accepted_range(column := n, max_v := 9))", more="")
     files = {"models/days.sql": text, "models/total.sql": DOWNSTREAM}
@@ -177,6 +186,7 @@ if str(start.date()) == '{ago(3)}' and Path("kill").exists():
     assert_interrupted_days_are_missing_and_then_computed(shop, shop.launch(), finished=0)
 
 
+@pytest.mark.night("test_interval_of_lookback_in_killed_worker_is_missing")
 def test_interval_of_lookback_that_a_cancelled_run_has_not_computed_is_missing(new_shop: NewShop) -> None:
     shop = new_shop(python_files(PAUSE), planned_at="1 day ago", intervals_check=True)
     (shop.project / "n").write_text("2")
@@ -195,6 +205,7 @@ def test_interval_of_lookback_that_a_cancelled_run_has_not_computed_is_missing(n
     assert_interrupted_days_are_missing_and_then_computed(shop, record, finished=1)
 
 
+@pytest.mark.night("test_failed_batch_of_lookback_is_computed_again_by_the_next_run")
 def test_failed_batch_of_lookback_in_a_dev_table_is_computed_again(new_shop: NewShop) -> None:
     allowed = {"execution": {"environments": ["dev"]}}
     shop = new_shop({"models/days.sql": BY_DAY}, tables=SOURCE, planned_at="1 day ago", **allowed)

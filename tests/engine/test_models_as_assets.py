@@ -181,6 +181,11 @@ def _write_twin_project(folder: Path, name: str) -> Path:
 
 
 # More than ten seconds: a host process of its own, and two plans that load other packages.
+@pytest.mark.night(
+    "engine/test_outcome_rows.py::test_worker_never_imports_dagster",
+    "test_doors.py::test_loading_definitions_does_not_import_sqlmesh",
+    "engine/test_defs_yaml.py::test_project_env_reaches_only_sqlmesh",
+)
 def test_two_components_with_same_file_and_package_names_do_not_collide(tmp_path: Path) -> None:
     """The host process has its own packages `models` and `macros` and its own FROM_ENV."""
     projects = [_write_twin_project(tmp_path, name) for name in ("left_shop", "right_shop")]

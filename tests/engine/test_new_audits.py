@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from engine.plan_jobs import APPLY, failure_of, launch, planned
 from engine.preview_lab import ORDERS, PREVIEW, Lab, on_duckdb
-from harness import needs_previews
+from harness import at_night, needs_previews, rows_at_night
 
 AUDITS = "audits (accepted_range(column := amount, max_v := 20))"
 TABLE = ORDERS.format(factor=2)
@@ -59,9 +59,10 @@ def after_passed_preview(lab: Lab, add: Callable[[], object]) -> None:
 
 
 CASES = [
-    (after_failed_apply, "to a table whose query is also formatted"),
-    (after_failed_preview, "to a table"),
     (after_passed_preview, "to a changed view"),
+    *rows_at_night(
+        (after_failed_apply, "to a table whose query is also formatted"), (after_failed_preview, "to a table")
+    ),
     pytest.param(after_passed_preview, "to a table", marks=pytest.mark.slow),
     pytest.param(after_passed_preview, "to an external table", marks=pytest.mark.slow),
     pytest.param(after_failed_preview, "to a changed view", marks=pytest.mark.slow),
@@ -91,7 +92,7 @@ def test_an_added_audit_that_fails_stops_each_apply(
 
 
 @needs_previews
-@pytest.mark.parametrize("is_changed", [False, True], ids=["added", "changed"])
+@pytest.mark.parametrize("is_changed", [False, *at_night(True)], ids=["added", "changed"])
 def test_a_standalone_audit_is_evaluated_by_each_apply_that_adds_or_changes_it(lab: Lab, is_changed: bool) -> None:
     file = lab.shop.project / "audits" / "alone.sql"
     file.parent.mkdir(exist_ok=True)
@@ -126,6 +127,10 @@ def test_an_apply_that_fails_after_the_promotion_records_what_prod_shows(lab: La
     assert not applied.checks
 
 
+@pytest.mark.night(
+    "unit/capabilities/plans/test_earlier_runs.py",
+    "engine/test_preview_report.py::test_audits_of_a_preview_are_results_of_checks_after_the_apply",
+)
 @on_duckdb
 def test_an_audit_of_a_failed_attempt_is_a_result_after_the_next_one(lab: Lab) -> None:
     soft = "audits (accepted_range_non_blocking(column := amount, max_v := 10))"

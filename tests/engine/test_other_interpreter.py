@@ -65,6 +65,10 @@ def install(python: Path, *words: str) -> None:
 
 
 # More than ten seconds: it installs SQLMesh.
+@pytest.mark.night(
+    "engine/test_errors.py::test_interpreter_without_sqlmesh_is_named_with_install_command",
+    "engine/test_errors.py::test_too_old_sqlmesh_is_reported_with_both_versions",
+)
 @pytest.mark.advice(
     "is Python {}; at least {} is needed. Upgrade it, {}",
     "Install it there (pip install 'sqlmesh>={}'), {}",

@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 from harness import (
     CONFIG,
-    EXECUTORS,
+    ONE_EXECUTOR,
     YEARLY_CRON,
     DagsterProject,
     NewShop,
@@ -113,7 +113,7 @@ def launch_in_dev(dagster: DagsterProject, executor: str = "in_process") -> RunR
 
 
 @pytest.mark.attribute("execution.environments")
-@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("executor", ONE_EXECUTOR)
 def test_run_in_another_environment_only_observes(with_dev: Shop, executor: str) -> None:
     with_dev.query("UPDATE ctl.error_if SET is_on = false")
     with_dev.plan("dev", "--include-unmodified", "--restate-model", "t.orders")  # now it has pending intervals
@@ -149,6 +149,7 @@ def test_run_in_another_environment_can_fail_and_logs_audit_results(with_dev: Sh
     assert failure.startswith("SQLMesh in environment dev: 1 audit failed, 1 executed.")
 
 
+@pytest.mark.night("engine/test_carried_over.py::test_result_of_other_environment_hides_no_failure_here")
 def test_runs_without_evaluation_carry_over_results_of_declared_environment(new_shop: NewShop) -> None:
     """Without a result, Dagster would show these checks as skipped or, if the run fails, as failed without a reason."""
 

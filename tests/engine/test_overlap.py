@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta, timezone
 from importlib.metadata import version
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -92,6 +93,7 @@ def test_overlapping_runs_on_postgres_compute_every_interval_once(server: Server
     assert "correct-horse" not in everything
 
 
+@pytest.mark.night("unit/worker/test_lock_session.py", "test_overlapping_runs_on_postgres_compute_every_interval_once")
 def test_overlapping_runs_with_mariadb_compute_once_and_name_the_holder(server: Server, new_shop: NewShop) -> None:
     server.query("CREATE DATABASE appending_too")
     with mariadb_server() as maria:
@@ -139,7 +141,7 @@ if Path("fork").exists():
 
 
 @pytest.mark.parametrize("state", ["postgres", *at_night("mariadb")])
-@pytest.mark.parametrize("victims", ["run process", "run and SQLMesh processes"])
+@pytest.mark.parametrize("victims", ["run process", *at_night("run and SQLMesh processes")])
 def test_lock_of_killed_run_is_released(server: Server, new_shop: NewShop, victims: str, state: str) -> None:
     database = f"killed_{len(victims)}_{state}"
     server.query(f"CREATE DATABASE {database}")
@@ -171,16 +173,24 @@ WHERE datname = current_database() AND application_name LIKE 'dg_sqlmesh%'
 """
 
 
-@pytest.mark.advice("Finished intervals are kept. Launch it again.")
-def test_a_run_and_a_plan_that_lose_their_lock_begin_no_further_model(server: Server, new_shop: NewShop) -> None:
+SECOND = "MODEL (name t.second, kind FULL); SELECT x, now() AS at FROM t.first"
+
+
+def losing_shop(server: Server, new_shop: NewShop) -> tuple[Shop, list[tuple[Any, ...]]]:
+    """Return a shop whose first model ends the locks, and what its second model has."""
+    server.query("DROP DATABASE IF EXISTS losing WITH (FORCE)")
     server.query("CREATE DATABASE losing")
     for statement in ("CREATE SCHEMA t", "CREATE TABLE t.ending (x INT)"):
         server.query(statement, "losing")
-    second = "MODEL (name t.second, kind FULL); SELECT x, now() AS at FROM t.first"
-    files = {"models/first.sql": ENDS_LOCKS.format(added=""), "models/second.sql": second}
+    files = {"models/first.sql": ENDS_LOCKS.format(added=""), "models/second.sql": SECOND}
     shop = new_shop(files, server.config("losing"), deploy=True)
     before = server.query("SELECT at FROM t.second", "losing")
     server.query("INSERT INTO t.ending VALUES (1)", "losing")
+    return shop, before
+
+
+def test_a_run_that_loses_its_lock_begins_no_further_model(server: Server, new_shop: NewShop) -> None:
+    shop, before = losing_shop(server, new_shop)
 
     run = shop.launch().failed()
     assert "The lock of runs on SQLMesh's state in schema 'sqlmesh' is lost" in run.failures[0]
@@ -189,6 +199,11 @@ def test_a_run_and_a_plan_that_lose_their_lock_begin_no_further_model(server: Se
     assert "Not started: t.second." in run.failures[0]
     assert server.query("SELECT at FROM t.second", "losing") == before
 
+
+@pytest.mark.advice("Finished intervals are kept. Launch it again.")
+@pytest.mark.night("unit/worker/test_lost_lock.py", "test_a_run_that_loses_its_lock_begins_no_further_model")
+def test_a_plan_that_loses_its_lock_begins_no_further_model(server: Server, new_shop: NewShop) -> None:
+    shop, before = losing_shop(server, new_shop)
     change(shop, first=ENDS_LOCKS.format(added=" + 1"))
     applied = launch(shop, APPLY, digest=planned(shop)["digest"])
 

@@ -210,6 +210,9 @@ def test_a_model_whose_audits_alone_have_changed_is_audited_and_not_reported_as_
     assert "Computed: 0 models" in record.log
 
 
+@pytest.mark.night(
+    "unit/capabilities/plans/worker/test_failed_plan.py", "test_a_blocking_audit_that_fails_leaves_prod_on_its_versions"
+)
 def test_a_table_that_cannot_be_created_is_named(shop: Shop) -> None:
     change(shop, new="MODEL (name t.new, kind FULL); SELECT 1 AS x, no_such_function() AS y")
 
@@ -262,6 +265,10 @@ def test_a_plan_applied_by_somebody_else_makes_the_approval_void(shop: Shop) -> 
 AUDITED = "MODEL (name t.other, kind FULL, audits (not_null(columns := (x)))); SELECT {x} AS x"
 
 
+@pytest.mark.night(
+    "unit/capabilities/plans/test_gate_by_facts.py::test_exactly_what_nobody_has_named_is_refused",
+    "test_a_revert_on_purpose_is_applied_and_recorded_as_promoted_only",
+)
 @pytest.mark.parametrize("x", [1, *at_night(2)], ids=["the model is unchanged", "the model is changed too"])
 def test_a_branch_without_a_colleagues_audit_does_not_remove_it(shop: Shop, x: int) -> None:
     change(shop, other=AUDITED.format(x=1))
@@ -353,6 +360,10 @@ def test_models_of_one_name_in_two_catalogs_are_told_apart_and_named_one_by_one(
     assert shop.query("SELECT DISTINCT x FROM s.orders") == [(1,)]
 
 
+@pytest.mark.night(
+    "upstream/test_sqlmesh_losses.py::test_a_plan_names_what_sqlmesh_drops",
+    "test_an_indirect_destructive_change_is_refused_by_name",
+)
 def test_a_column_that_only_the_table_has_is_refused_by_name(shop: Shop) -> None:
     """The promoted definition has dropped it under `on_destructive_change: ignore`."""
     ignoring = DAILY.replace("forward_only true", "forward_only true, on_destructive_change ignore")
@@ -401,6 +412,10 @@ def test_a_version_without_an_interval_is_promoted_with_one_that_is_computed(sho
     assert shop.query("SELECT x FROM t.other") == shop.query("SELECT x FROM t.view") == [(2,)]
 
 
+@pytest.mark.night(
+    "engine/test_waiting_plans.py::test_a_plan_of_another_model_does_not_compute_a_day_that_is_not_loaded",
+    "unit/capabilities/plans/worker/test_rounds.py::test_what_was_tried_and_still_lacks_waits_for_signals",
+)
 def test_an_apply_names_the_days_for_which_the_signal_of_a_new_version_is_not_ready(shop: Shop) -> None:
     signals = shop.project / "signals"
     signals.mkdir()
@@ -578,6 +593,10 @@ def test_a_plan_that_lands_while_another_one_computes_stops_it(new_shop: NewShop
         assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
 
 
+@pytest.mark.night(
+    "engine/test_stale_manifest.py::test_run_fails_if_promoted_model_reads_model_missing_from_manifest",
+    "engine/test_stale_manifest.py::test_after_a_plan_in_a_shell_the_manifest_differs_and_not_the_local_files",
+)
 @pytest.mark.advice("If the local files are newer, promote them:{}{}")
 def test_a_run_that_meets_other_local_files_names_the_job_that_shows_the_plan(shop: Shop) -> None:
     change(shop, total=TOTAL.format(added=" + 1"))

@@ -46,6 +46,7 @@ def test_columns_are_compared_by_name_although_not_all_types_are_known(
     assert ("drops amount: queries that use the column will fail" in text) is is_loss
 
 
+@pytest.mark.night("test_columns_are_compared_by_name_although_not_all_types_are_known")
 def test_another_order_of_columns_is_named_of_a_view_but_not_of_a_table_that_stays(new_shop: NewShop) -> None:
     view = ORDERS.replace("orders", "shown").replace("FULL", "VIEW")
     files = {"orders": ORDERS.format(columns="id, 1 AS x"), "shown": view.format(columns="id, 1 AS x")}
@@ -130,6 +131,10 @@ OF_DAYS = {
 }
 
 
+@pytest.mark.night(
+    "upstream/test_sqlmesh_shown_rows.py",
+    "engine/test_gained_rows.py::test_models_that_lose_the_rows_of_a_source_are_named_with_it",
+)
 @needs_previews
 def test_rows_that_another_kind_does_not_show_are_named_in_all_readers_and_refused_until_they_are_allowed(
     new_shop: NewShop,
@@ -175,6 +180,7 @@ def test_rows_that_another_kind_does_not_show_are_named_in_all_readers_and_refus
     assert [shop.query(shown.format(name)) for name in ("days", "shown", "total", "late")] == [[(13,)]] * 3 + [[(6,)]]
 
 
+@pytest.mark.night("upstream/test_sqlmesh_shown_rows.py")
 def test_a_kind_that_shows_all_rows_of_its_query_loses_nothing(new_shop: NewShop) -> None:
     """Its query does not use the range, so the rows of each computation are those of the whole query."""
     tables = {"raw.all_days": RAW_ALL_DAYS}
@@ -330,6 +336,7 @@ def test_days_behind_a_restated_one_are_computed_again_if_the_model_reads_itself
     assert totals == [n + 1 + 4 * (n >= number) for n in range(6)]
 
 
+@pytest.mark.night("test_a_model_that_is_added_again_with_another_definition_names_its_old_rows_or_computes_new_ones")
 @pytest.mark.advice("If you corrected others, restate them after the apply.")
 def test_rows_of_a_removed_model_that_is_added_again_are_named_with_their_time(new_shop: NewShop) -> None:
     """Nothing in the state tells that a table which SQLMesh does not compute was corrected."""
@@ -368,8 +375,8 @@ OLD, NEW = [(7, None)], [(1, 2)]
     ("mode", "kind", "later", "kept", "rows"),
     [
         ("full", BY_DAY, BY_DAY, {"cron": "@daily", "all": False}, OLD),
-        ("dev_only", "VIEW", "FULL", None, NEW),
         *rows_at_night(
+            ("dev_only", "VIEW", "FULL", None, NEW),
             ("dev_only", BY_DAY, BY_DAY, {"cron": "@daily", "all": False}, OLD),
             ("dev_only", "FULL", "FULL", {"cron": "@daily", "all": True}, OLD),
             ("dev_only", SEED, SEED, None, NEW),
@@ -472,6 +479,7 @@ def test_a_changed_standalone_audit_is_planned_and_applied(new_shop: NewShop, mo
     assert shop.query("SELECT amount FROM t.orders") == [(2,)]
 
 
+@pytest.mark.night("test_a_changed_standalone_audit_is_planned_and_applied")
 @needs_previews
 @pytest.mark.parametrize("state", ["added", *at_night("changed", "removed")])
 def test_a_standalone_audit_can_be_previewed_in_each_state(new_shop: NewShop, state: str) -> None:

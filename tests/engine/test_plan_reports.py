@@ -68,7 +68,7 @@ DIFFERENCES: dict[str, tuple[str, Callable[[Shop], object]]] = {
 }
 
 
-@pytest.mark.parametrize("name", [*list(DIFFERENCES)[:2], *at_night(*list(DIFFERENCES)[2:])])
+@pytest.mark.parametrize("name", [*list(DIFFERENCES)[:1], *at_night(*list(DIFFERENCES)[1:])])
 def test_the_digest_names_what_has_changed(shop: Shop, name: str) -> None:
     part, edit = DIFFERENCES[name]
     change(shop, total=TOTAL.format(added=" + 1"))
@@ -79,6 +79,10 @@ def test_the_digest_names_what_has_changed(shop: Shop, name: str) -> None:
     assert {part, UNKNOWN} & set(differing_parts(before, planned(shop)["digest"]) or ())
 
 
+@pytest.mark.night(
+    "unit/capabilities/plans/test_gate_by_facts.py::test_the_run_config_of_the_report_accepts_exactly_what_was_refused",
+    "engine/test_plan_gate.py::test_an_indirect_destructive_change_is_refused_by_name",
+)
 def test_the_command_has_the_allow_list_which_does_not_change_the_digest(shop: Shop) -> None:
     change(shop, base=BASE.format(type="INT"))
     report = planned(shop, allow_destructive=["t.daily"])
@@ -153,6 +157,7 @@ def test_a_rule_of_the_linter_that_a_model_breaks_is_reported(shop: Shop) -> Non
     assert planned(shop)["refusals"] == []
 
 
+@pytest.mark.night("test_a_new_column_that_a_model_does_not_allow_is_refused_also_if_sqlmesh_does_not_know_the_types")
 @pytest.mark.advice("To allow the new columns, set `on_additive_change: allow` in the model.")
 def test_a_new_column_that_a_model_does_not_allow_is_reported(shop: Shop) -> None:
     config = {
@@ -198,6 +203,7 @@ def test_a_new_column_that_a_model_does_not_allow_is_refused_also_if_sqlmesh_doe
     assert "columns that it cannot: t.days (added)." in refusal["message"]
 
 
+@pytest.mark.night("test_a_new_column_that_a_model_does_not_allow_is_refused_also_if_sqlmesh_does_not_know_the_types")
 @pytest.mark.advice("If it is a SEED, add the columns to its table by hand.")
 def test_a_new_column_of_a_seed_that_keeps_its_table_is_refused_until_somebody_adds_it(new_shop: NewShop) -> None:
     """SQLMesh itself fails at each attempt."""
@@ -215,6 +221,7 @@ def test_a_new_column_of_a_seed_that_keeps_its_table_is_refused_until_somebody_a
     assert shop.query("SELECT id, new FROM t.s") == [(1, 3)]
 
 
+@pytest.mark.night("unit/report/test_markdown.py", "test_changed_statements_are_shown_and_applied")
 @pytest.mark.advice("Review all of them, and the digest, on the page of the run.")
 def test_losses_that_do_not_fit_into_a_comment_are_all_on_the_page_of_the_run(
     new_shop: NewShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -237,6 +244,10 @@ def test_losses_that_do_not_fit_into_a_comment_are_all_on_the_page_of_the_run(
     launch(shop, APPLY, digest=digest).succeeded()
 
 
+@pytest.mark.night(
+    "test_removed_uncategorized_and_metadata_changes_are_reported",
+    "unit/capabilities/plans/test_gate.py::test_markdown_begins_with_refusals_and_losses",
+)
 @pytest.mark.advice("If nobody has removed it, this branch is older than the model: merge the main branch.")
 def test_model_that_an_older_branch_lacks_is_no_loss_after_the_main_branch_was_merged(shop: Shop) -> None:
     newer = "MODEL (name t.newer, kind FULL); SELECT 1 AS x"
@@ -264,6 +275,10 @@ def refused_project(shop: Shop) -> tuple[dict[str, Any], RunRecord]:
     return refusal, record
 
 
+@pytest.mark.night(
+    "engine/test_unfinished_plans.py::test_an_apply_killed_in_the_promotion_is_finished_by_the_same_digest",
+    "engine/test_previews.py::test_a_failed_audit_of_a_preview_is_named_and_prod_stays",
+)
 def test_report_says_why_sqlmesh_died_early(new_shop: NewShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shop = killed_shop(new_shop)
     (shop.project / "tests").mkdir()

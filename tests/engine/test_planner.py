@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from clock import MovedClock
-from harness import CONFIG, RunRecord, planned_shop
+from harness import CONFIG, RunRecord, at_night, planned_shop
 from random_models import random_models
 
 from dg_sqlmesh_component.capabilities.schedule.messages import PendingFound, PendingRequest
@@ -40,7 +40,7 @@ def outcome_in(run: RunRecord, model: str) -> str:
     return outcomes.get(model, "executed").replace(" ", "_")
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 14))])
+@pytest.mark.parametrize("seed", [0, *at_night(*range(1, 14))])
 def test_tick_dry_run_and_run_of_a_drawn_project_agree(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
     models = random_models(rng)

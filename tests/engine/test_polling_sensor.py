@@ -175,6 +175,9 @@ def test_plans_are_recorded_as_observations_of_their_models(new_sensed: NewShop)
     assert "differ" not in known.text
 
 
+@pytest.mark.night(
+    "engine/test_records.py::test_batches_of_a_failed_run_are_never_outside_data_however_many_observations_follow"
+)
 def test_batches_of_a_failed_run_are_not_recorded_as_computed_elsewhere(new_sensed: NewShop) -> None:
     models = {
         "models/days.sql": "MODEL (name t.days, kind INCREMENTAL_BY_TIME_RANGE (time_column ds, batch_size 1, "
@@ -247,6 +250,10 @@ def test_data_computed_while_a_plan_is_applied_is_left_to_that_job(new_sensed: N
 WAITING_QUERY = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND NOT granted"
 
 
+@pytest.mark.night(
+    "test_data_computed_since_an_unfinished_run_holds_the_lock_is_left_to_it",
+    "unit/history/test_records.py::test_data_computed_since_an_unfinished_run_holds_the_lock_is_left_to_it",
+)
 def test_batches_of_a_run_in_progress_on_postgres_are_left_to_that_run(new_sensed: NewShop) -> None:
     pause = f"CASE WHEN @start_ds = '{day(1)}' THEN pg_advisory_xact_lock(7)::text ELSE '' END"
     models = {
@@ -287,6 +294,10 @@ def test_locked_duckdb_file_and_unfinished_plan_skip_the_tick(new_sensed: NewSho
     assert set(sensor.tick().materializations) == {"t/days", "t/total", "t/old"}
 
 
+@pytest.mark.night(
+    "test_everything_that_is_typed_in_a_shell_is_recorded_once",
+    "engine/test_outside_data_and_environments.py::test_run_in_another_environment_only_observes",
+)
 def test_development_environment_is_recorded_with_its_own_tables(new_sensed: NewShop) -> None:
     shop = new_sensed()
     (shop.project / "models/days.sql").write_text(MODELS["models/days.sql"].replace("1 AS n", "2 AS n"))

@@ -104,6 +104,10 @@ def test_a_large_model_is_compared_on_a_sample_of_its_keys_and_marked(lab: Lab) 
     assert (orders["added"], orders["removed"]) == (0, 0), "the same keys on both sides"
 
 
+@pytest.mark.night(
+    "unit/capabilities/plans/test_data_tables.py::test_the_note_says_which_rows_prod_will_have_after_the_apply",
+    "engine/test_previews.py::test_a_new_forward_only_model_is_marked_and_its_preview_is_deleted_after_the_apply",
+)
 @on_duckdb
 def test_a_model_that_reads_a_forward_only_preview_is_marked(lab: Lab) -> None:
     lab.change(orders=FORWARD_ONLY.format(factor=2))
@@ -140,6 +144,11 @@ def test_the_range_of_a_forward_only_change_is_known_after_the_janitor_has_merge
 SHAPE = "MODEL (name t.{name}, kind FULL{grain}); SELECT {columns} FROM raw.orders WHERE day = CURRENT_DATE"
 
 
+@pytest.mark.night(
+    "unit/capabilities/plans/worker/test_table_comparison.py",
+    "unit/capabilities/plans/worker/test_table_comparison_queries.py",
+    "test_new_and_removed_models_are_part_of_the_diff",
+)
 def test_tables_of_other_shapes_are_compared_or_the_note_says_why_not(lab: Lab) -> None:
     def write(**columns: tuple[str, str]) -> None:
         lab.change(

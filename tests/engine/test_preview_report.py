@@ -80,6 +80,7 @@ def test_audits_of_changed_models_are_compared_with_prod_and_unit_tests_are_coun
     assert text.index("### Audits and unit tests") < text.index("### Data compared with prod")
 
 
+@pytest.mark.night("test_audits_of_changed_models_are_compared_with_prod_and_unit_tests_are_counted")
 @on_duckdb
 def test_an_audit_that_only_the_preview_has_is_evaluated_on_prods_table(audited: Lab) -> None:
     audited.change(
@@ -106,6 +107,10 @@ def test_an_audit_of_a_new_column_has_no_result_in_prod(audited: Lab) -> None:
     )
 
 
+@pytest.mark.night(
+    "unit/capabilities/plans/test_data_tables.py",
+    "engine/test_preview_diffs.py::test_a_large_model_is_compared_on_a_sample_of_its_keys_and_marked",
+)
 def test_amounts_of_columns_that_differ_are_shown_for_both(audited: Lab) -> None:
     audited.change(orders=ORDERS.format(factor=3).replace("'x' AS label", "NULLIF(id, 1)::INT AS label"))
 

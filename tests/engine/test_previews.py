@@ -76,7 +76,7 @@ def test_a_preview_of_a_selection_leaves_the_other_changes_out(lab: Lab) -> None
 
 @pytest.mark.night(
     "test_closing_a_preview_leaves_nothing_and_only_its_own",
-    "engine/test_interrupted_clean_ups.py::test_a_commit_without_a_new_model_replaces_a_preview_whose_close_has_deleted_that_model",
+    "test_prod_is_identical_before_and_after_a_preview_and_the_changed_models_are_compared",
 )
 def test_the_second_commit_is_compared_with_prod_and_replaces_the_tables_of_the_first(lab: Lab) -> None:
     lab.change(orders=ORDERS.format(factor=3))
@@ -140,6 +140,10 @@ def test_a_preview_is_refused_if_prod_lacks_intervals_that_it_would_read(lab: La
     lab.job(PREVIEW).succeeded()
 
 
+@pytest.mark.night(
+    "unit/capabilities/plans/test_advice.py::test_a_preview_of_pending_models_is_computed_with_the_advised_run_config",
+    "test_a_preview_is_refused_if_prod_lacks_intervals_that_it_would_read",
+)
 @on_duckdb
 def test_intervals_that_are_later_than_those_of_the_preview_can_be_allowed(lab: Lab) -> None:
     lab.ask(f"UPDATE sqlmesh._intervals SET end_ts = end_ts - {3 * DAY}")
@@ -160,6 +164,9 @@ def test_an_unset_variable_breaks_no_code_location_and_the_jobs_name_it(lab: Lab
         assert "needs the environment variable PULL_REQUEST, which is not set here" in failure_of(record)
 
 
+@pytest.mark.night(
+    "unit/capabilities/plans/test_attributes.py::test_a_run_config_can_only_name_an_environment_that_the_template_could_give"
+)
 @on_duckdb
 def test_the_launchpad_can_name_an_environment_that_fits_the_template(lab: Lab) -> None:
     lab.change(other=OTHER.replace("1 AS x", "2 AS x"))
@@ -278,6 +285,9 @@ def test_report_is_written_to_file_also_if_preview_is_refused_or_closed(lab: Lab
     assert "PULL_REQUEST" in text
 
 
+@pytest.mark.night(
+    "unit/capabilities/plans/test_report_file.py", "test_report_is_written_to_file_also_if_preview_is_refused_or_closed"
+)
 @on_duckdb
 @pytest.mark.parametrize("name", ["missing/report.md", *at_night("report.txt", "folder.json")])
 def test_each_job_refuses_an_unwritable_report_before_it_does_anything(lab: Lab, tmp_path: Path, name: str) -> None:
@@ -476,6 +486,9 @@ def test_preview_with_a_name_too_long_for_the_engine_is_refused_before_it_comput
     assert lab.preview(10 ** (longest - 1))["environment"] == name[len("t__") : -1]
 
 
+@pytest.mark.night(
+    "unit/capabilities/plans/worker/test_failed_plan.py", "test_a_failed_audit_of_a_preview_is_named_and_prod_stays"
+)
 @pytest.mark.parametrize("lab", ["postgres"], indirect=True)
 def test_preview_that_fails_in_its_views_shows_the_error_of_the_engine(lab: Lab) -> None:
     lab.change(other=OTHER.replace("1 AS x", "2 AS x"))

@@ -55,7 +55,7 @@ def test_batches_of_a_failed_run_are_never_outside_data_however_many_observation
     assert outside(shop.launch())["t/days"] == day(1), "only what the shell has computed"
 
 
-@pytest.mark.parametrize("finished_by", ["dagster", "shell"])
+@pytest.mark.parametrize("finished_by", ["dagster", *at_night("shell")])
 def test_next_materialization_also_says_what_failed_runs_have_computed(new_recorded: NewShop, finished_by: str) -> None:
     shop = new_recorded(planned_at=f"{day(6)} 12:00:00")
     for broken_day, kept in ((day(2), f"{day(6)} to {day(3)} (4 days)"), (day(1), day(2))):
@@ -101,6 +101,7 @@ def test_data_that_an_earlier_release_has_recorded_is_not_outside_data(new_recor
 # -- audits -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.night("engine/test_carried_over.py::test_result_is_carried_over_until_data_or_audit_changes")
 def test_audit_results_of_a_restatement_are_repeated_by_the_next_run(new_recorded: NewShop) -> None:
     shop = new_recorded()
     shop.launch()
@@ -182,6 +183,10 @@ def last_result(shop: Shop, check: str) -> bool:
     return record.event.asset_check_evaluation.passed
 
 
+@pytest.mark.night(
+    "engine/test_polling_sensor.py::test_everything_that_is_typed_in_a_shell_is_recorded_once",
+    "engine/test_polling_sensor.py::test_intervals_check_is_evaluated_with_the_recorded_data",
+)
 def test_sensor_leaves_nothing_unsynced_and_no_lost_rows_in_good_health(new_recorded: NewShop) -> None:
     shop = new_recorded(polling_sensor=True)
     tick(shop)

@@ -11,10 +11,12 @@ from harness import (
     NewShop,
     RunRecord,
     Shop,
+    at_night,
     plan,
     planned_shop,
     python_model,
     query,
+    rows_at_night,
     sqlmesh,
 )
 
@@ -77,8 +79,9 @@ SEED = {
 }
 
 
-@pytest.mark.parametrize("has_table", [True, False])
-@pytest.mark.parametrize("has_cache", [True, False])
+@pytest.mark.parametrize(
+    ("has_table", "has_cache"), [(True, False), *rows_at_night((True, True), (False, True), (False, False))]
+)
 def test_a_pending_seed_is_loaded_as_by_sqlmesh(tmp_path: Path, has_table: bool, has_cache: bool) -> None:
     """The state does not have the rows of a seed, and SQLMesh's cache of files has them."""
 
@@ -121,7 +124,7 @@ FAILING = {
 
 
 @pytest.mark.parametrize("is_warm", [True, False])
-@pytest.mark.parametrize("part", ["macro", "signal"])
+@pytest.mark.parametrize("part", ["macro", *at_night("signal")])
 def test_error_of_macro_or_signal_is_that_of_sqlmesh_warm_or_cold(new_shop: NewShop, is_warm: bool, part: str) -> None:
     shop = new_shop(FAILING)
     shop.launch(assets=["t/gated" if part == "macro" else "t/failing"])  # with a cache

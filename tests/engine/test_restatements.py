@@ -121,6 +121,10 @@ def test_thirty_missing_days_and_then_one_restated_day_are_one_sqlmesh_run_each(
     assert again.status_of("raw/orders") == "executed"
 
 
+@pytest.mark.night(
+    "unit/worker/intervals/test_forgotten.py::test_forgotten_days_are_computed_before_a_tick",
+    "test_a_selected_model_that_sqlmesh_cannot_restate_is_refused_also_if_it_is_pending",
+)
 def test_pending_model_whose_cron_has_not_ticked_since_the_range_is_left_out_of_it(new_shop: NewShop) -> None:
     yearly = f"MODEL (name marts.yearly, {BY_DAY}, cron '{YEARLY_CRON}', interval_unit 'day'); "
     query = "SELECT ds, n FROM raw.orders WHERE ds BETWEEN @start_ds AND @end_ds"
@@ -210,6 +214,7 @@ def test_refused_restatement_computes_nothing(shop: Shop) -> None:
     assert shop.query("SELECT count(*) FROM raw.countries") == [(2,)]
 
 
+@pytest.mark.night("engine/test_backfills.py::test_what_reads_a_corrected_table_is_restated_as_by_sqlmesh")
 @pytest.mark.advice("If its rows were corrected, restate the models that read it: select models, and set")
 def test_page_of_an_external_table_has_the_run_config_that_restates_its_readers(new_shop: NewShop) -> None:
     shop = new_shop(MODELS, LONG_AGO, tables=ONE, planned_at="1 day ago", **ALLOWED, external_models={"assets": True})
@@ -287,6 +292,7 @@ def test_a_selected_model_that_sqlmesh_cannot_restate_is_refused_also_if_it_is_p
     assert "Not selected, but downstream" not in run.log
 
 
+@pytest.mark.night("engine/test_overlap.py::test_a_restatement_that_loses_its_lock_forgets_versions_only_before")
 def test_other_versions_lose_the_restated_day_of_a_model_also_if_another_run_restates_the_rest(
     new_shop: NewShop,
 ) -> None:
@@ -327,6 +333,10 @@ SOURCE = (
 )
 
 
+@pytest.mark.night(
+    "engine/test_records.py::test_failed_restatement_fails_checks_until_range_is_computed_again",
+    "unit/worker/intervals/test_forgotten.py",
+)
 @pytest.mark.advice("Correct the model or its data, then launch a run")
 @pytest.mark.parametrize(
     "breaks",
@@ -500,6 +510,10 @@ HALF_OPEN = (
 )
 
 
+@pytest.mark.night(
+    "unit/worker/intervals/test_availability.py",
+    "test_a_restated_whole_table_does_not_count_as_computed_for_what_its_upstream_models_lack",
+)
 @pytest.mark.parametrize("then", [{OP: {}}, *at_night(restate("2026-02-12", "2026-02-12"))], ids=["run", "restatement"])
 def test_a_table_that_is_only_restated_as_a_whole_keeps_its_rows_while_some_of_its_days_wait(
     new_shop: NewShop, then: dict[str, Any]
@@ -551,6 +565,10 @@ def test_a_restatement_forgets_nothing_of_a_model_that_it_does_not_restate(new_s
     assert of_orders() == before
 
 
+@pytest.mark.night(
+    "unit/worker/intervals/test_held_back.py::test_model_that_depends_on_past_keeps_only_intervals_before_the_first_gap",
+    "engine/test_causes.py::test_a_run_of_all_models_names_the_bounds_that_leave_out_intervals",
+)
 @pytest.mark.advice("Launch a run of it without {} first")
 def test_a_model_that_reads_itself_is_not_computed_beyond_its_own_pending_days(new_shop: NewShop) -> None:
     """Later days would be computed without them, and no later run would correct these."""
@@ -622,11 +640,17 @@ def made():
 """
 
 
-def test_a_restatement_that_an_asset_splits_computes_each_model_once_in_its_own_step(new_shop: NewShop) -> None:
+def split_shop(new_shop: NewShop) -> Shop:
     tables = {**ONE, "mid.made": "SELECT 1 AS n"}
     shop = new_shop(AROUND_AN_ASSET, tables=tables, restate={"max_intervals": 4})
     shop.add_module("between", MADE_BETWEEN.format(file=str(shop.project / "warehouse.duckdb")))
     shop.launch().succeeded()
+    return shop
+
+
+@pytest.mark.attribute("restate.max_intervals")
+def test_a_restatement_that_an_asset_splits_computes_each_model_once_in_its_own_step(new_shop: NewShop) -> None:
+    shop = split_shop(new_shop)
     shop.query("UPDATE ctl.source SET n = 7")
     all_of_them = [["t", "a"], ["mid", "made"], ["t", "b"]]
 
@@ -646,12 +670,20 @@ def test_a_restatement_that_an_asset_splits_computes_each_model_once_in_its_own_
     [failure] = shop.launch(ops=restate(ago(3), ago(2))).failures
     assert "would compute 6 intervals of 4 models" in failure
 
-    # A step whose models do not read the table has nothing to restate, and the next step does.
+
+@pytest.mark.night(
+    "test_a_restatement_that_an_asset_splits_computes_each_model_once_in_its_own_step",
+    "",
+    "engine/test_backfills.py::test_what_reads_a_corrected_table_is_restated_as_by_sqlmesh",
+)
+def test_a_restatement_of_what_reads_a_table_is_split_too(new_shop: NewShop) -> None:
+    """A step whose models do not read the table has nothing to restate, and the next step does."""
+    shop = split_shop(new_shop)
     shop.query("UPDATE ctl.source SET n = 8")
     by_table = {OP: {"restate": {"start": ago(1), "end": ago(1), "tables": ["mid.made"]}}}
     run = shop.launch(ops=by_table).succeeded()
     assert set(run.materializations) == {"mid/made", "t/b", "t/c"}
-    assert shop.query("SELECT max(n) FROM t.a") == [(7,)]
+    assert shop.query("SELECT max(n) FROM t.a") == [(1,)]
     # A restatement of the first model restates everything downstream of it, also in later steps.
     by_table = {OP: {"restate": {"start": ago(1), "end": ago(1), "tables": ["ctl.source"]}}}
     run = shop.launch(ops=by_table).succeeded()

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 import pytest
-from harness import CONFIG, NewShop, Shop, planned_shop, write_project
+from harness import CONFIG, NewShop, Shop, at_night, planned_shop, write_project
 
 from dg_sqlmesh_component.history.stored_record import INTERNAL
 
@@ -78,7 +78,9 @@ def test_failed_audit_without_its_check_in_the_run_is_logged(new_shop: NewShop) 
 
 
 @pytest.mark.advice("If the local file is newer, apply a plan.")
-@pytest.mark.parametrize("promoted", ["", "not_null(columns := (name))"], ids=["no audit", "other arguments"])
+@pytest.mark.parametrize(
+    "promoted", ["", *at_night("not_null(columns := (name))")], ids=["no audit", "other arguments"]
+)
 def test_check_of_audit_that_is_not_promoted_warns(new_shop: NewShop, promoted: str) -> None:
     model = "MODEL (name t.one, kind FULL, audits ({})); SELECT 1 AS id, 'a' AS name"
     shop = new_shop({"models/one.sql": model.format(promoted)})
@@ -92,6 +94,7 @@ def test_check_of_audit_that_is_not_promoted_warns(new_shop: NewShop, promoted: 
     assert shop.launch(checks=["t/one:not_null_id"]).succeeded().checks["t/one:not_null_id"].passed
 
 
+@pytest.mark.night("test_run_of_checks_in_dev_audits_the_table_that_dev_shows")
 def test_forward_only_preview_in_dev_counts_as_computed(new_shop: NewShop) -> None:
     """SQLMesh stores the intervals of a forward-only change separately for dev and prod."""
     model = "MODEL (name t.days, kind INCREMENTAL_BY_TIME_RANGE ({kind}), audits (not_null(columns := (id)))); SELECT "
@@ -169,6 +172,10 @@ def test_audit_that_raises_in_a_run_does_not_lose_earlier_results(new_shop: NewS
     assert broken.description == "Not evaluated: InvalidInputException: Invalid Input Error: the audit is broken"
 
 
+@pytest.mark.night(
+    "engine/test_steps.py::test_failed_blocking_check_fails_later_runs_until_its_audit_passes",
+    "unit/run/test_step_results.py",
+)
 def test_run_of_checks_repeats_the_failure_of_a_model_until_somebody_has_computed_it(new_shop: NewShop) -> None:
     files = {
         "models/ill.sql": "MODEL (name t.ill, kind FULL, audits (soft())); SELECT text::INT AS id FROM raw.source",

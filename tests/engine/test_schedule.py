@@ -394,6 +394,7 @@ def test_tick_during_unfinished_runs_is_explained_and_its_models_are_not_lost(sm
     )
 
 
+@pytest.mark.night("test_tick_during_unfinished_runs_is_explained_and_its_models_are_not_lost")
 @pytest.mark.parametrize(
     "ends", [*at_night(False), True], ids=["a run is requested elsewhere", "the run in progress ends"]
 )
@@ -452,6 +453,9 @@ def execute(context, start, end, **kwargs):
 }
 
 
+@pytest.mark.night(
+    "unit/capabilities/schedule/worker/test_kept_snapshots.py::test_if_an_automatic_restatement_is_due_everything_is_read"
+)
 @pytest.mark.parametrize("file", ["models/restated.sql", *at_night("models/restated.py")])
 def test_tick_after_an_automatic_restatement_requests_only_what_is_pending(new_shop: NewShop, file: str) -> None:
     """The first tick keeps the snapshots. The restatement then changes in the state when the next one is due."""

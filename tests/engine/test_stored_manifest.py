@@ -18,6 +18,7 @@ from harness import (
     PYTHON_CONFIG,
     DagsterProject,
     NewShop,
+    Shop,
     at_night,
     dagster_project,
     load,
@@ -139,20 +140,33 @@ def test_project_is_loaded_once_per_process_if_its_files_do_not_show_every_chang
     assert assets(load_in_production(shop)) == {"t/one", "t/two"}
 
 
-@pytest.mark.advice("Give the user that runs Dagster search permission on that folder,")
-def test_project_loads_directly_if_folder_is_unreadable(new_shop: NewShop, caplog: pytest.LogCaptureFixture) -> None:
+def shop_without_folder(new_shop: NewShop) -> tuple[Shop, Path, str]:
+    """Return a shop, a file in place of the folder of its stored manifest, and what a load of it logs."""
     shop = new_shop(ONE_MODEL, planned_at=None)
     shop.refresh()
     folder = manifest_file(shop).parent
     shutil.rmtree(folder)
     folder.write_text("no folder")
-    assert assets(load_in_production(shop)) == {"t/one"}
-    assert assets(shop.refresh()) == {"t/one"}
-    done = run([BIN / "dg", "utils", "refresh-defs-state"], cwd=shop.root, check=False, PYTHONPATH=str(shop.root))
     warning = (
         f"The stored manifest of the SQLMesh project 'shop' cannot be looked for in {folder}: File exists. Give the"
     )
+    return shop, folder, warning
+
+
+def test_project_loads_directly_if_folder_is_unreadable(new_shop: NewShop, caplog: pytest.LogCaptureFixture) -> None:
+    shop, _, warning = shop_without_folder(new_shop)
+    assert assets(load_in_production(shop)) == {"t/one"}
+    assert assets(shop.refresh()) == {"t/one"}
     assert warning in caplog.text
+
+
+@pytest.mark.advice("Give the user that runs Dagster search permission on that folder,")
+@pytest.mark.night("test_project_loads_directly_if_folder_is_unreadable")
+def test_refresh_defs_state_fails_until_the_folder_is_readable(
+    new_shop: NewShop, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop, folder, warning = shop_without_folder(new_shop)
+    done = run([BIN / "dg", "utils", "refresh-defs-state"], cwd=shop.root, check=False, PYTHONPATH=str(shop.root))
     assert done.returncode != 0
     assert "cannot be looked for in" in done.stdout + done.stderr
     folder.unlink()

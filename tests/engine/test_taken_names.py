@@ -3,16 +3,17 @@
 import pytest
 from engine.plan_jobs import APPLY, applied, change, failure_of, launch, planned
 from engine.preview_lab import PREVIEW
-from harness import CONFIG, NewShop, needs_previews
+from harness import CONFIG, NewShop, at_night, needs_previews
 
 STOCK = "MODEL (name t.stock, kind FULL); SELECT 1 AS id"
 ORDERS = "MODEL (name t.orders, kind FULL, audits (not_null(columns := (id)))); SELECT {id} AS id"
 SEEN = "MODEL (name t.seen, kind VIEW); SELECT id FROM t.orders"
 
 
+@pytest.mark.night("engine/test_dependents.py::test_a_view_in_place_of_a_table_is_refused_before_anything_changes")
 @pytest.mark.advice("Rename or drop them first. Queries that use them fail until the apply has succeeded.")
 @needs_previews
-@pytest.mark.parametrize("mode", ["dev_only", "full"])
+@pytest.mark.parametrize("mode", ["dev_only", *at_night("full")])
 def test_a_model_with_the_name_of_another_table_or_view_is_refused_also_after_its_preview(
     new_shop: NewShop, mode: str
 ) -> None:
@@ -41,6 +42,7 @@ MODEL (name t.listed, kind SEED (path '../seeds/listed.csv'), columns (id INT), 
 """
 
 
+@pytest.mark.night("engine/test_dependents.py::test_a_view_in_place_of_a_table_is_refused_before_anything_changes")
 def test_a_table_of_a_failed_attempt_is_no_table_of_others(new_shop: NewShop) -> None:
     """SQLMesh's state has no interval of it."""
     shop = new_shop({"models/stock.sql": STOCK}, f"{CONFIG}virtual_environment_mode: dev_only\n", deploy=True)

@@ -85,6 +85,9 @@ def test_a_table_is_not_computed_from_refused_rows_by_any_run(new_shop: NewShop)
         assert rows(shop, name) == EVERY, name
 
 
+@pytest.mark.night(
+    "unit/worker/intervals/test_unaccepted.py", "test_a_view_that_is_not_due_names_rows_that_this_run_has_refused"
+)
 @pytest.mark.advice("Correct what has failed there, then launch a run of {} without `start` and `end`: it computes")
 def test_a_view_of_refused_rows_is_not_green_and_names_them(new_shop: NewShop) -> None:
     """A restatement of another range executes it, and a run of its check finds nothing to do."""
@@ -124,6 +127,10 @@ def test_a_view_that_is_not_due_names_rows_that_this_run_has_refused(new_shop: N
     assert shop.launch().succeeded().checks["t/v:sqlmesh_execution_status"].passed
 
 
+@pytest.mark.night(
+    "unit/report/test_results.py::test_rows_that_failed_in_a_pending_interval_are_counted_and_the_advice_is_a_run",
+    "engine/test_carried_over.py::test_audit_that_passes_on_new_intervals_warns_of_older_rows_...",
+)
 @pytest.mark.advice("then launch a run without `start` and `end`: it computes and audits them.")
 def test_the_check_of_a_refused_day_advises_the_run_that_computes_it(new_shop: NewShop) -> None:
     """After a later day has passed. An audit of all intervals would find the same row again."""
@@ -138,6 +145,10 @@ def test_the_check_of_a_refused_day_advises_the_run_that_computes_it(new_shop: N
     assert shop.launch().succeeded().checks["t/a:not_null_n"].passed
 
 
+@pytest.mark.night(
+    "unit/worker/intervals/test_held_back.py::test_a_whole_table_waits_until_no_hole_is_before_its_end",
+    "engine/test_causes.py::test_a_whole_table_past_a_gap_names_it",
+)
 def test_a_table_is_not_computed_past_a_hole_until_somebody_ignores_the_source(new_shop: NewShop) -> None:
     """By run, and by tick."""
     shop = waiting_shop(new_shop, DAILY.format(start=day(3)), schedule={"cron": "@daily"})
@@ -154,6 +165,10 @@ def test_a_table_is_not_computed_past_a_hole_until_somebody_ignores_the_source(n
     assert (ignored.status_of("t/total"), shop.query("SELECT n FROM t.total")) == ("executed", [(2,)])
 
 
+@pytest.mark.night(
+    "model/test_every_history.py::test_no_history_of_two_actions_has_a_fault",
+    "test_a_table_is_not_computed_from_refused_rows_by_any_run",
+)
 def test_rows_of_a_killed_batch_are_read_by_nobody_although_they_are_newer(new_shop: NewShop) -> None:
     """An hour of yesterday, and a table that is computed as a whole, and that needs nothing after the day before."""
     files = {"models/hours.py": HOURLY, "models/ended.sql": ENDED, "die": ""}

@@ -245,6 +245,11 @@ ON_VIRTUAL_UPDATE_END;
 """
 
 
+@pytest.mark.night(
+    "unit/capabilities/plans/worker/test_failed_plan.py",
+    "engine/test_taken_back.py::test_plan_that_has_merged_rows_into_a_table_of_prod_is_named_and_not_taken_back",
+    "engine/test_taken_back.py::test_statement_that_fails_after_a_view_is_replaced_is_named_and_the_plan_taken_back",
+)
 def test_apply_whose_database_fails_in_promotion_says_so_and_the_next_one_names_lost_values(new_shop: NewShop) -> None:
     with postgres_server() as server:
         server.query("CREATE DATABASE failing")
@@ -276,7 +281,7 @@ CREATE TRIGGER ends BEFORE INSERT ON sqlmesh._environments FOR EACH ROW EXECUTE 
 
 @pytest.mark.night(
     "unit/capabilities/plans/worker/test_failed_plan.py",
-    "test_apply_whose_database_fails_in_promotion_says_so_and_the_next_one_names_lost_values",
+    "engine/test_taken_back.py::test_plan_that_has_merged_rows_into_a_table_of_prod_is_named_and_not_taken_back",
 )
 def test_apply_whose_state_does_not_answer_any_more_says_that_prod_may_be_between_two_plans(new_shop: NewShop) -> None:
     with postgres_server() as server:
@@ -296,6 +301,10 @@ def test_apply_whose_state_does_not_answer_any_more_says_that_prod_may_be_betwee
         launch(shop, APPLY, **config).succeeded()
 
 
+@pytest.mark.night(
+    "unit/capabilities/plans/worker/test_failed_plan.py",
+    "engine/test_new_audits.py::test_an_apply_that_fails_after_the_promotion_records_what_prod_shows",
+)
 @pytest.mark.advice("correct the cause and launch this job again{}.")
 def test_a_statement_after_the_promotion_that_fails_is_executed_by_the_next_attempt(shop: Shop) -> None:
     edit_config("after_all: [INSERT INTO t.promotions VALUES (1)]\n")(shop)
@@ -310,6 +319,10 @@ def test_a_statement_after_the_promotion_that_fails_is_executed_by_the_next_atte
     assert shop.query("SELECT x FROM t.promotions") == [(1,)]
 
 
+@pytest.mark.night(
+    "unit/capabilities/plans/worker/test_failed_plan.py",
+    "engine/test_new_audits.py::test_an_apply_that_fails_after_the_promotion_records_what_prod_shows",
+)
 def test_the_error_of_a_statement_is_named_also_if_prod_cannot_be_read_after_it(shop: Shop) -> None:
     edit_config("after_all: [DROP SCHEMA sqlmesh CASCADE, SELECT no_such_function()]\n")(shop)
 
@@ -329,7 +342,7 @@ test_x:
 
 
 @pytest.mark.night(
-    "test_a_statement_after_the_promotion_that_fails_is_executed_by_the_next_attempt",
+    "engine/test_new_audits.py::test_an_apply_that_fails_after_the_promotion_records_what_prod_shows",
     "engine/test_plan_reports.py::test_a_failing_unit_test_is_reported_with_its_difference",
 )
 @needs_previews

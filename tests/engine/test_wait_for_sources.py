@@ -77,6 +77,10 @@ def test_intervals_that_wait_are_no_gaps(new_shop: NewShop) -> None:
     assert alone.checks["t/days:sqlmesh_intervals_complete"].passed
 
 
+@pytest.mark.night(
+    "test_intervals_that_wait_are_no_gaps",
+    "engine/test_polling_sensor.py::test_intervals_check_is_evaluated_with_the_recorded_data",
+)
 def test_intervals_that_wait_are_no_gaps_for_the_polling_sensor(new_shop: NewShop) -> None:
     shop = waiting_shop(new_shop, DAILY.format(start=day(3)), intervals_check=True, polling_sensor=True)
     behind = "MODEL (name t.behind, kind INCREMENTAL_BY_TIME_RANGE (time_column day)); "
@@ -297,6 +301,10 @@ AUDITED = """
 """
 
 
+@pytest.mark.night(
+    "unit/worker/intervals/test_availability.py::test_what_is_not_loaded_is_left_out",
+    "engine/test_steps.py::test_audit_of_an_external_model_is_a_check_and_blocks_downstream_models",
+)
 def test_a_blocking_audit_of_a_table_waits_until_it_is_loaded_and_names_what_is_not_if_it_fails(
     new_shop: NewShop,
 ) -> None:

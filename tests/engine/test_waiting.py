@@ -7,7 +7,7 @@ import pytest
 from computed_hours import recorded_hours
 from engine.recorded_models import day
 from engine.signals import IS_OPEN
-from harness import CONFIG, EXECUTORS, NewShop, RunRecord, Shop, dagster_project, plan, write_project
+from harness import CONFIG, ONE_EXECUTOR, NewShop, RunRecord, Shop, dagster_project, plan, rows_at_night, write_project
 
 DAILY_ROWS = "SELECT @start_ds::DATE + i::INT AS ds FROM range(0, 1 + (@end_ds::DATE - @start_ds::DATE)) AS r(i)"
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)"
@@ -29,7 +29,7 @@ def last_hour(record: RunRecord, asset: str) -> int:
     return max(recorded_hours(record.materializations[asset].metadata) or [0])
 
 
-@pytest.mark.parametrize(("kind", "nearest"), [("VIEW", "mid.way"), ("EMBEDDED", "raw.landing")])
+@pytest.mark.parametrize(("kind", "nearest"), [("VIEW", "mid.way"), *rows_at_night(("EMBEDDED", "raw.landing"))])
 def test_model_run_alone_waits_for_pending_upstream_intervals_behind_a_model_without_rows(
     new_shop: NewShop, kind: str, nearest: str
 ) -> None:
@@ -51,7 +51,7 @@ def test_model_run_alone_waits_for_pending_upstream_intervals_behind_a_model_wit
     assert stored_days(shop, "marts.reader") == stored_days(shop, "raw.landing")
 
 
-@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("executor", ONE_EXECUTOR)
 def test_model_is_computed_up_to_its_upstream_model_and_log_says_so(new_shop: NewShop, executor: str) -> None:
     shop = new_shop({"models/landing.sql": LANDING, "models/reader.sql": DOWNSTREAM})
     first = shop.launch(assets=["raw/landing"], ops={"sqlmesh_shop": {"end": "2 days ago"}})
@@ -183,7 +183,7 @@ def test_model_of_a_retry_waits_for_the_signal_of_the_upstream_model_that_is_not
 LATE_MODEL = "MODEL (name raw.late, kind FULL, signals (landed())); SELECT 1 AS id"
 
 
-@pytest.mark.parametrize(("components", "executor"), [*zip((1, 2), EXECUTORS)])
+@pytest.mark.parametrize(("components", "executor"), [*rows_at_night((1, "in_process")), (2, "multiprocess")])
 def test_waiting_model_holds_back_only_its_downstream_models(tmp_path: Path, components: int, executor: str) -> None:
     """With one component, whose step is split because another asset is between two models, and with two components."""
     project = write_project(
@@ -242,6 +242,9 @@ def fresh(batch, context):
 """
 
 
+@pytest.mark.night(
+    "engine/test_schedule.py::test_freshness_signal_is_ready_after_an_upstream_model_was_computed_in_an_earlier_run"
+)
 def test_freshness_signal_sees_upstream_model_computed_in_another_run(new_shop: NewShop) -> None:
     """SQLMesh's own signal `freshness` needs this. Otherwise the model would wait permanently."""
     files = {
@@ -256,6 +259,10 @@ def test_freshness_signal_sees_upstream_model_computed_in_another_run(new_shop: 
     assert shop.launch(assets=["marts/reader"]).status_of("marts/reader") == "executed"
 
 
+@pytest.mark.night(
+    "model/test_every_history.py::test_a_closed_signal_holds_back_models_behind_a_view_that_has_nothing_to_compute",
+    "test_model_run_alone_waits_for_pending_upstream_intervals_behind_a_model_without_rows",
+)
 def test_a_closed_signal_holds_back_models_behind_a_view_that_has_nothing_to_compute(new_shop: NewShop) -> None:
     """The view is not part of the run. The day was restated: its old rows stand in the table until the signal opens."""
     incremental, within = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)", "WHERE ds BETWEEN @start_ds AND @end_ds"

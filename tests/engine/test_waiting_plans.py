@@ -33,6 +33,10 @@ def test_a_plan_of_another_model_does_not_compute_a_day_that_is_not_loaded(shop:
     assert rows(shop) == [day(3), day(2), day(1)]
 
 
+@pytest.mark.night(
+    "test_a_plan_of_another_model_does_not_compute_a_day_that_is_not_loaded",
+    "engine/test_wait_for_sources.py::test_intervals_that_wait_are_no_gaps",
+)
 def test_a_new_version_is_computed_without_the_day_that_is_not_loaded(shop: Shop) -> None:
     change(shop, "days", "day, n FROM", "day, n + 1 AS n FROM")
     [model] = [model for model in planned(shop)["models"] if model["name"] == "t.days"]
@@ -61,6 +65,10 @@ def test_a_plan_that_would_lose_a_day_because_its_source_is_not_loaded_now_is_re
     assert {*rows(shop)} == {day(3), day(1)}
 
 
+@pytest.mark.night(
+    "unit/capabilities/plans/worker/test_lost_rows.py",
+    "test_a_plan_that_would_lose_a_day_because_its_source_is_not_loaded_now_is_refused",
+)
 def test_a_plan_does_not_promise_a_day_to_the_next_run_that_this_run_would_leave_out(new_shop: NewShop) -> None:
     """The plan computes no interval after those of prod. A FULL model may show rows of a load that is not complete."""
     shop = waiting_shop(new_shop, DAILY.format(start=day(4)), deploy=True)
@@ -82,6 +90,10 @@ def test_a_plan_does_not_promise_a_day_to_the_next_run_that_this_run_would_leave
     assert "until the next run" not in model["lost_rows"]
 
 
+@pytest.mark.night(
+    "test_a_plan_of_another_model_does_not_compute_a_day_that_is_not_loaded",
+    "engine/test_previews.py::test_a_preview_is_refused_if_prod_lacks_intervals_that_it_would_read",
+)
 @needs_previews
 def test_a_preview_reads_prod_without_the_day_that_is_not_loaded_and_leaves_it_out(new_shop: NewShop) -> None:
     preview = {"environment": "pr_1"}

@@ -20,7 +20,7 @@ from dagster._core.definitions.definitions_load_context import DefinitionsLoadCo
 from dagster._core.execution.api import create_execution_plan
 from dagster._core.loader import LoadingContextForTest
 from dagster._utils.schedules import schedule_execution_time_iterator
-from harness import dagster_project, empty_instance, load
+from harness import dagster_project, empty_instance, load, rows_at_night
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
@@ -236,7 +236,9 @@ def models():
 """
 
 
-@pytest.mark.parametrize(("executor", "expected"), [("in_process", "False False"), ("multiprocess", "True False")])
+@pytest.mark.parametrize(
+    ("executor", "expected"), [("in_process", "False False"), *rows_at_night(("multiprocess", "True False"))]
+)
 def test_process_of_a_step_knows_its_step(tmp_path: Path, executor: str, expected: str) -> None:
     with dagster_project(tmp_path) as dagster:
         dagster.add_module("models", STEP_PROCESS.format(results=str(tmp_path / "results")))

@@ -271,6 +271,7 @@ def test_console_has_the_methods_and_parameters_that_ours_overrides(console: typ
 # -- calls of the console during a run ------------------------------------------------------------------
 
 
+@pytest.mark.night("engine/test_progress.py::test_log_shows_a_running_model_and_the_end_shows_every_model")
 def test_every_batch_is_planned_and_then_finishes_with_a_duration(shop: Shop) -> None:
     """ADR-0005: `executed` is every planned batch finished with a duration."""
     console = recorded(shop)
@@ -409,6 +410,9 @@ def test_sqlmesh_reads_the_environment_before_each_node_to_detect_a_plan(shop: S
 # -- requirements of a run ------------------------------------------------------------------------------
 
 
+@pytest.mark.night(
+    "engine/test_catch_up.py::test_changes_the_janitor_and_runs_of_other_environments_wait_for_a_plan_and_name_it"
+)
 @pytest.mark.parametrize("skip_janitor", [True, False])
 def test_run_deletes_expired_environments_unless_the_janitor_is_skipped(shop: Shop, skip_janitor: bool) -> None:
     """ADR-0015: our runs skip it."""

@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 
 import duckdb
 import pytest
-from harness import duckdb_file_in_use
+from harness import at_night, duckdb_file_in_use
 from postgres import Server, postgres_server
 from sqlglot import exp
 from sqlmesh import CustomMaterialization
@@ -813,7 +813,7 @@ def test_a_replaced_method_that_sqlmesh_does_not_have_is_an_error() -> None:
         internals.replace_visits(object(), visit_renamed_stage=lambda *_: None)
 
 
-@pytest.mark.parametrize("is_left_out", [True, False])
+@pytest.mark.parametrize("is_left_out", [True, *at_night(False)])
 def test_sqlmesh_imports_pandas_to_make_a_loader(planned: Open, folder: Path, is_left_out: bool) -> None:
     """If it does not any more, remove `loaders_without_pandas`. What needs pandas finds the real one afterwards."""
     script = (

@@ -12,6 +12,11 @@ from sqlmesh.core.snapshot import Snapshot
 from sqlmesh.utils.errors import CircuitBreakerError, ConflictingPlanError, PlanError
 from upstream.promoted import Project, built, shown
 
+# No code of the package runs here, and a commit changes no version of SQLMesh.
+pytestmark = pytest.mark.night(
+    "engine/test_plan_gate.py", "engine/test_unfinished_plans.py", "upstream/test_sqlmesh_internals.py"
+)
+
 BASE = "MODEL (name t.base, kind VIEW); SELECT 1 AS id, 2.5::{type} AS amount"
 DAILY = """
 MODEL (name t.daily, kind INCREMENTAL_BY_TIME_RANGE (time_column day, forward_only true));

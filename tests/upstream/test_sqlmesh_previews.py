@@ -18,7 +18,13 @@ from sqlmesh.utils.date import to_timestamp
 from sqlmesh.utils.errors import NoChangesPlanError
 from upstream.promoted import Project, built, shown
 
-pytestmark = needs_previews
+# No code of the package runs here, and a commit changes no version of SQLMesh.
+pytestmark = [
+    needs_previews,
+    pytest.mark.night(
+        "engine/test_previews.py", "engine/test_preview_diffs.py", "engine/test_interrupted_clean_ups.py"
+    ),
+]
 
 DAILY = """
 MODEL (name t.daily, kind INCREMENTAL_BY_TIME_RANGE (time_column day{forward_only}));
