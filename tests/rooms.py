@@ -17,9 +17,6 @@ CAPABILITIES: dict[str, dict[str, str]] = {
 }
 """The other capabilities that each capability may import, with the reason."""
 
-NOT_MOVED = {"budget": ("run/limits.py", "history/costs.py")}
-"""Where capabilities still are that have no folder of their own, or only begin to have one. This only gets shorter."""
-
 
 def with_dependents(capability: str) -> set[str]:
     """Return a capability and those that do not work without it."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from harness import REPOSITORY, write_project
-from rooms import CAPABILITIES, NOT_MOVED, ROOTS
+from rooms import CAPABILITIES, ROOTS
 
 PACKAGE = REPOSITORY / "dg_sqlmesh_component"
 NAME = PACKAGE.name
@@ -112,14 +112,7 @@ def folder_of(path: Path) -> str:
 def capability_of(path: Path) -> str | None:
     """Return the capability that a module belongs to; None for the core and the roots."""
     folder, *rest = path.relative_to(PACKAGE).parts
-    if folder == "capabilities":
-        return rest[0] if len(rest) > 1 else None
-    places = [(PACKAGE / place, name) for name, old in NOT_MOVED.items() for place in old]
-    return next((name for place, name in places if path == place or place in path.parents), None)
-
-
-def is_in_capability(path: Path) -> bool:
-    return folder_of(path) == "capabilities" and capability_of(path) is not None
+    return rest[0] if folder == "capabilities" and len(rest) > 1 else None
 
 
 def is_of_worker(path: Path) -> bool:
@@ -135,7 +128,6 @@ def test_every_folder_has_an_import_rule() -> None:
     assert {path.name for path in (PACKAGE / "capabilities").iterdir() if path.is_dir()} - {"__pycache__"} == set(
         CAPABILITIES
     )
-    assert [place for old in NOT_MOVED.values() for place in old if not (PACKAGE / place).exists()] == []
 
 
 def test_only_roots_and_named_capabilities_import_a_capability() -> None:
@@ -143,7 +135,7 @@ def test_only_roots_and_named_capabilities_import_a_capability() -> None:
         importing = capability_of(path)
         allowed = {importing, *CAPABILITIES.get(importing or "", ())}
         if str(path.relative_to(PACKAGE)) not in ROOTS:
-            imported = {capability_of(file) for file in own_modules(imports(path)) if is_in_capability(file)}
+            imported = {capability_of(file) for file in own_modules(imports(path)) if capability_of(file)}
             assert imported <= allowed, path
 
 
@@ -182,7 +174,7 @@ def test_page_of_the_architecture_names_modules_that_exist() -> None:
 def test_folder_imports_only_allowed_folders(folder: str) -> None:
     for path in modules(folder):
         if not is_of_worker(path) or folder == "worker":
-            imported_folders = {folder_of(file) for file in own_modules(imports(path)) if not is_in_capability(file)}
+            imported_folders = {folder_of(file) for file in own_modules(imports(path)) if not capability_of(file)}
             assert imported_folders <= ALLOWED_IMPORTS[folder], path
 
 

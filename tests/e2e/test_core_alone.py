@@ -6,17 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from rooms import CAPABILITIES, NOT_MOVED, with_dependents
+from rooms import CAPABILITIES
 from without_capability import copy_without
 
-MOVED = [name for name in CAPABILITIES if not with_dependents(name) & NOT_MOVED.keys()]
-BY_DAY = ("plans",)
+BY_DAY = ("plans", "sources")
 """Those whose absence is tested by `make test-rest`; the others by `make nightly`."""
 RUNS = ("tests/engine/test_starter.py", "tests/engine/test_outcome_rows.py")
 
 
 @pytest.mark.parametrize(
-    "capability", [name if name in BY_DAY else pytest.param(name, marks=pytest.mark.slow) for name in MOVED]
+    "capability", [name if name in BY_DAY else pytest.param(name, marks=pytest.mark.slow) for name in CAPABILITIES]
 )
 def test_core_runs_without_a_capability(capability: str, tmp_path: Path) -> None:
     copy = copy_without(capability, tmp_path / "copy")
