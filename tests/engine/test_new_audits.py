@@ -132,6 +132,31 @@ def test_an_apply_that_fails_after_the_promotion_records_what_prod_shows(lab: La
     "engine/test_preview_report.py::test_audits_of_a_preview_are_results_of_checks_after_the_apply",
 )
 @on_duckdb
+def test_a_standalone_audit_is_a_result_of_the_attempt_that_finishes_its_plan(lab: Lab) -> None:
+    """The attempt before has evaluated it, and failed in the promotion without a way back."""
+    shown = (
+        "MODEL (name t.fresh, kind FULL); SELECT {n} AS amount;\n"
+        "ON_VIRTUAL_UPDATE_BEGIN;\nUPDATE raw.later SET x = 1;\nON_VIRTUAL_UPDATE_END;"
+    )
+    lab.ask("CREATE TABLE raw.later AS SELECT 1 AS x")
+    lab.change(fresh=shown.format(n=20))
+    lab.shop.plan(at=None)
+    lab.change(fresh=shown.format(n=30))
+    (lab.shop.project / "audits").mkdir(exist_ok=True)
+    (lab.shop.project / "audits" / "alone.sql").write_text(
+        "AUDIT (name alone, standalone true); SELECT * FROM t.fresh WHERE amount > 10"
+    )
+    digest = planned(lab.shop)["digest"]
+    lab.ask("DROP TABLE raw.later")
+    assert "could not be taken back" in failure_of(launch(lab.shop, APPLY, digest=digest).failed())
+    lab.ask("CREATE TABLE raw.later AS SELECT 1 AS x")
+
+    applied = launch(lab.shop, APPLY, digest=digest).succeeded()
+
+    assert not applied.checks["t/fresh:alone"].passed
+
+
+@on_duckdb
 def test_an_audit_of_a_failed_attempt_is_a_result_after_the_next_one(lab: Lab) -> None:
     soft = "audits (accepted_range_non_blocking(column := amount, max_v := 10))"
     lab.change(

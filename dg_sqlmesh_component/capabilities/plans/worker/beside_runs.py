@@ -89,7 +89,13 @@ class BesideRuns:
     def apply(self, evaluator: Any, plan: EvaluatablePlan, circuit_breaker: Callable[[], bool] | None) -> None:
         """Apply the plan with SQLMesh's evaluator."""
         self._promotion.watch(evaluator)
-        audit = partial(evaluate_new_audits, evaluator=evaluator, context=self._context, breaker=circuit_breaker)
+        audit = partial(
+            evaluate_new_audits,
+            evaluator=evaluator,
+            context=self._context,
+            breaker=circuit_breaker,
+            is_unfinished=self._is_unfinished,
+        )
 
         def apply_stages(evaluate: EvaluateStages, stages: Sequence[PlanStage], plan: EvaluatablePlan) -> None:
             def compute(stages: Sequence[PlanStage], plan: EvaluatablePlan, pending: Pending) -> None:

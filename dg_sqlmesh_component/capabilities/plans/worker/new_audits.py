@@ -23,18 +23,25 @@ from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges
 
 
 def evaluate_new_audits(
-    versions: Versions, plan: EvaluatablePlan, evaluator: Any, context: PlanContext, breaker: Callable[[], bool] | None
+    versions: Versions,
+    plan: EvaluatablePlan,
+    evaluator: Any,
+    context: PlanContext,
+    breaker: Callable[[], bool] | None,
+    *,
+    is_unfinished: bool,
 ) -> None:
     """Evaluate them before the promotion, on all intervals that this plan has not computed: SQLMesh audits the others.
 
     Args:
         evaluator: SQLMesh's evaluator of plans.
         breaker: SQLMesh's circuit breaker.
+        is_unfinished: Whether this finishes a plan. Then prod may show the plan's audits, without a result.
 
     Raises:
         PlanError: A blocking audit has failed.
     """
-    nodes = context.stored.now(_changed(versions, plan, context))
+    nodes = context.stored.now(_changed(versions, plan, context, is_unfinished=is_unfinished))
     unaudited = {
         node: left
         for node in nodes.values()
@@ -62,13 +69,18 @@ def _not_computed(node: Snapshot, finished: Sequence[Interval], index: Deployabi
     return [] if finished and not is_by_time else [*subtract(computed_intervals(node, index), finished)]
 
 
-def _changed(versions: Versions, plan: EvaluatablePlan, context: PlanContext) -> list[Snapshot]:
-    """The nodes with audits that neither prod shows, nor those who have computed their rows had."""
+def _changed(versions: Versions, plan: EvaluatablePlan, context: PlanContext, *, is_unfinished: bool) -> list[Snapshot]:
+    """The nodes with audits that neither prod shows, nor those who have computed their rows had.
+
+    Of a plan that is finished, all standalone audits: what an attempt before has found of a model is a result already.
+    """
     changed = {
         name: node
         for name, node in versions.nodes.items()
         if node.evaluatable and node.node.audits_with_args
-        if (info := versions.shown.get(name)) is None or info.snapshot_id != node.snapshot_id
+        if (info := versions.shown.get(name)) is None
+        or info.snapshot_id != node.snapshot_id
+        or (is_unfinished and node.is_audit)
     }
     if not changed:
         return []
@@ -80,7 +92,7 @@ def _changed(versions: Versions, plan: EvaluatablePlan, context: PlanContext) ->
 
     def before(node: Snapshot) -> list[SnapshotId | None]:
         """The versions whose audits the rows have passed. None is one that nobody knows."""
-        if is_kept(node):
+        if is_kept(node) and not (is_unfinished and node.is_audit):
             return [versions.shown[node.name].snapshot_id]
         if node.is_audit or shows_others(node):  # the rows that it reads may be others since
             return [None]
