@@ -294,8 +294,22 @@ def is_left_to_the_night(node: ast.AST, module: ast.Module) -> bool:
     return any(ast.unparse(mark).startswith(NIGHT) for mark in marks)
 
 
+def named_by_day(argument: str, path: Path, by_day: dict[Path, set[str]]) -> set[str]:
+    """The tests that an argument of the mark names: `unit/run/test_ledger.py`, `engine/test_steps.py::test_...`.
+
+    Args:
+        path: The module of the mark. A test without a file is one of it.
+        by_day: The tests of CI by module.
+    """
+    if argument.endswith(".py"):
+        return by_day.get(TESTS / argument, set())
+    file, _, test = argument.rpartition("::")
+    begin = test.removesuffix("...")
+    of_file = by_day.get(TESTS / file if file else path, set())
+    return {name for name in of_file if name == test or (begin != test and name.startswith(begin))}
+
+
 def test_a_test_of_the_night_names_tests_of_ci_that_show_the_same() -> None:
-    """`night("test_of_this_file", "unit/run/test_ledger.py", "engine/test_steps.py::test_that_begins_so_...")`."""
     modules = {path: ast.parse(path.read_text()) for path in TESTS.rglob("test_*.py")}
     by_day = {
         path: {
@@ -305,19 +319,15 @@ def test_a_test_of_the_night_names_tests_of_ci_that_show_the_same() -> None:
         }
         for path, module in modules.items()
     }
-    named, missing = 0, []
-    for path, module in modules.items():
-        for call in [node for node in ast.walk(module) if isinstance(node, ast.Call)]:
-            if ast.unparse(call.func) != "pytest.mark.night":
-                continue
-            for argument in call.args:
-                file, _, test = str(ast.literal_eval(argument)).rpartition("::")
-                file, test = (test, "") if test.endswith(".py") else (file, test)
-                tests = by_day.get(TESTS / file if file else path, set())
-                begins = test.removesuffix("...")
-                named += 1
-                if not any(name == test or (begins != test and name.startswith(begins)) or not test for name in tests):
-                    missing.append(f"{path.relative_to(TESTS)}:{call.lineno}: {ast.literal_eval(argument)}")
-            assert call.args, f"{path}:{call.lineno}"
-    assert missing == []
-    assert named
+    marks = [
+        (path, call)
+        for path, module in modules.items()
+        for call in ast.walk(module)
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "pytest.mark.night"
+    ]
+    assert marks
+    for path, call in marks:
+        names = [str(ast.literal_eval(argument)) for argument in call.args]
+        unknown = [name for name in names if not named_by_day(name, path, by_day)]
+        assert names, f"{path}:{call.lineno} names no test"
+        assert not unknown, f"{path}:{call.lineno} names tests that CI does not have"

@@ -673,7 +673,7 @@ def test_a_restatement_that_an_asset_splits_computes_each_model_once_in_its_own_
 
 @pytest.mark.night(
     "test_a_restatement_that_an_asset_splits_computes_each_model_once_in_its_own_step",
-    "",
+    "unit/capabilities/restatements/worker/test_split.py",
     "engine/test_backfills.py::test_what_reads_a_corrected_table_is_restated_as_by_sqlmesh",
 )
 def test_a_restatement_of_what_reads_a_table_is_split_too(new_shop: NewShop) -> None:
