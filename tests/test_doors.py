@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from harness import REPOSITORY, write_project
+from night import TESTS, is_left_to_the_night
 from rooms import CAPABILITIES, ROOTS
 
 PACKAGE = REPOSITORY / "dg_sqlmesh_component"
@@ -279,19 +280,6 @@ def test_no_test_module_imports_another_one() -> None:
         modules = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
         files = {REPOSITORY.joinpath("tests", *module.split(".")).with_suffix(".py") for module in modules}
         assert not {file for file in files if file.is_file() and file.name.startswith("test_")}, path
-
-
-TESTS = REPOSITORY / "tests"
-NIGHT = ("pytest.mark.night", "pytest.mark.slow")
-
-
-def is_left_to_the_night(node: ast.AST, module: ast.Module) -> bool:
-    """Whether a function, or its whole module, has a mark of tests that CI leaves out."""
-    marks = list(getattr(node, "decorator_list", ()))
-    for statement in module.body:
-        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "pytestmark":
-            marks += statement.value.elts if isinstance(statement.value, ast.List) else [statement.value]
-    return any(ast.unparse(mark).startswith(NIGHT) for mark in marks)
 
 
 def named_by_day(argument: str, path: Path, by_day: dict[Path, set[str]]) -> set[str]:

@@ -295,7 +295,9 @@ def test_report_says_why_sqlmesh_died_early(new_shop: NewShop, tmp_path: Path, m
         assert report["refusals"][0]["message"] in failure
 
 
+@pytest.mark.attribute("webserver_base_url")
 def test_changed_statements_are_shown_and_applied(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.configure(deploy=True, webserver_base_url="https://dagster.example.com/")
     edit_config("before_all: ['CREATE TABLE IF NOT EXISTS marker AS SELECT 1 AS x']\n")(shop)
     monkeypatch.setenv("DG_SQLMESH_REPORT", str(tmp_path / "report.md"))
 
@@ -305,6 +307,7 @@ def test_changed_statements_are_shown_and_applied(shop: Shop, tmp_path: Path, mo
     text = (tmp_path / "report.md").read_text()
     assert "## Plan for environment prod: no changed models, changed statements or requirements; nothing" in text
     assert report["command"] in text
+    assert f"(https://dagster.example.com/runs/{report['run_id']})" in text
     assert launch(shop, APPLY, digest=report["digest"]).status is dg.DagsterRunStatus.SUCCESS
     assert planned(shop)["statements"] == ""
 

@@ -394,10 +394,7 @@ def test_tick_during_unfinished_runs_is_explained_and_its_models_are_not_lost(sm
     )
 
 
-@pytest.mark.night("test_tick_during_unfinished_runs_is_explained_and_its_models_are_not_lost")
-@pytest.mark.parametrize(
-    "ends", [*at_night(False), True], ids=["a run is requested elsewhere", "the run in progress ends"]
-)
+@pytest.mark.parametrize("ends", [False, True], ids=["a run is requested elsewhere", "the run in progress ends"])
 def test_run_that_is_unfinished_before_or_after_a_tick_reads_the_state_is_not_requested_again(
     small: Scheduler, tmp_path: Path, ends: bool
 ) -> None:
