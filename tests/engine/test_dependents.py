@@ -157,10 +157,6 @@ def test_a_change_of_metadata_replaces_the_view_too(shop: Shop, server: Server) 
     assert views(server) == {"stock"}
 
 
-@pytest.mark.night(
-    "test_views_of_others_are_dropped_only_if_the_run_config_names_them",
-    "test_a_view_in_place_of_a_table_is_refused_before_anything_changes",
-)
 def test_tables_of_mode_dev_only_stay_so_only_their_removal_for_a_view_is_refused(
     new_shop: NewShop, server: Server
 ) -> None:
@@ -191,7 +187,6 @@ def test_tables_of_mode_dev_only_stay_so_only_their_removal_for_a_view_is_refuse
     assert "t.orders is read by bi.Daily orders, bi.months, t.seen. Drop or change those" in refusal["message"]
 
 
-@pytest.mark.night("test_views_of_others_are_dropped_only_if_the_run_config_names_them")
 def test_views_of_other_environments_are_named_if_a_migration_replaces_a_view_that_keeps_its_version(
     shop: Shop, server: Server
 ) -> None:
@@ -225,7 +220,6 @@ BY_DAY = (
 TABLE = "SELECT relname FROM pg_class WHERE relname LIKE 't__days__%' AND relkind = 'r' AND NOT relname LIKE '%dev'"
 
 
-@pytest.mark.night("test_views_of_others_are_dropped_only_if_the_run_config_names_them")
 def test_a_view_of_the_table_is_dropped_with_its_column(new_shop: NewShop, server: Server) -> None:
     shop = new_shop({"models/days.sql": BY_DAY.format(columns=", 1 AS amount")}, new_database(server), deploy=True)
     [(table,)] = server.query(TABLE, "shop")

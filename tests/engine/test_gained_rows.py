@@ -243,10 +243,6 @@ def test_readers_are_computed_again_under_the_lock_while_runs_go_on(server: Serv
     assert warehouse.rows("of_ends") == all_rows()
 
 
-@pytest.mark.night(
-    "unit/worker/intervals/test_gained.py::test_what_cannot_be_computed_in_part_is_named_with_its_readers",
-    "unit/worker/intervals/test_missing.py::test_a_model_that_reads_all_rows_is_not_outdated_after_any_computation",
-)
 def test_a_reader_that_reads_all_rows_lacks_none_after_its_tick_and_a_custom_one_is_named(new_shop: NewShop) -> None:
     """Nobody knows whether a custom materialization replaces rows, so the apply does not compute it again."""
     by_all = "MODEL (name t.{name}, kind {kind}, start '8 days ago'); SELECT ts FROM t.x"

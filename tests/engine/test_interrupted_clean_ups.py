@@ -137,7 +137,6 @@ def test_a_plan_computes_a_table_again_that_is_missing_although_the_state_has_it
     assert rows(lab) == [(60, 6 * 55 * 3.0, 60)]
 
 
-@pytest.mark.night("test_a_plan_computes_a_table_again_that_is_missing_although_the_state_has_its_intervals")
 def test_a_preview_computes_its_missing_table_again_and_an_empty_table_is_not_missing(lab: Lab) -> None:
     before = lab.prod()
     empty = "MODEL (name t.empty, kind FULL); SELECT 1 AS x WHERE FALSE"
