@@ -10,7 +10,7 @@ because of a `lookback` or because they are not over, hold nothing back. A model
 Dagster loads lacks the ranges that are not loaded.
 
 An interval is held back if it overlaps with one that a source of the model lacks. Then the models downstream lack it
-too. So a missing hour holds back a whole day, and a gap may hold back everything after it. `_denied` has more rules.
+too. So a missing hour holds back a whole day, and a gap may hold back everything after it. `_decide` has more rules.
 
 A model that is computed as a whole reads all rows that stand in a table, also those after a gap, and those of a batch
 that failed, was cancelled or killed (`_hold_all`).
@@ -27,7 +27,7 @@ tests/unit/worker/intervals/test_availability_by_minutes.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dg_sqlmesh_component.protocol.graph import parents_first, reachable
 from dg_sqlmesh_component.protocol.intervals import common, merged, subtract, without
@@ -165,6 +165,22 @@ class _HandedOn:
     gap: int
 
 
+@dataclass(frozen=True)
+class _Walk:
+    """What is known while the nodes are decided, upstream nodes first.
+
+    Attributes:
+        nodes: As in `may_compute`, like `awaited`.
+        pending: By name, what is pending of nodes.
+        seen: By name, what nodes hand on that are decided already.
+    """
+
+    nodes: Mapping[str, Node]
+    awaited: Sources
+    pending: Mapping[str, Sequence[Interval]]
+    seen: dict[str, _HandedOn] = field(default_factory=dict)
+
+
 def may_compute(nodes: Mapping[str, Node], awaited: Sources, since: int = 0) -> dict[str, Left]:
     """By name, what each requested node may compute that reads pending nodes or awaited tables, or is pending itself.
 
@@ -177,19 +193,19 @@ def may_compute(nodes: Mapping[str, Node], awaited: Sources, since: int = 0) -> 
     if not pending and not any(awaited.values()):
         return {}
     decided: dict[str, Left] = {}
-    seen: dict[str, _HandedOn] = {}
+    walk = _Walk(nodes, awaited, pending)
     for name in parents_first(nodes, lambda name: nodes[name].parents):
         node = nodes[name]
-        sources = _sources(node, {parent: seen[parent] for parent in node.parents}, awaited)
+        sources = _sources(node, {parent: walk.seen[parent] for parent in node.parents}, awaited)
         denied: Sequence[Interval] = ()
         if node.requested is not None and (sources.lacking or sources.own_not_loaded or name in pending):
-            decided[name], denied = _decide(node, sources, nodes, awaited, pending, seen)
+            decided[name], denied = _decide(node, sources, walk)
         lacking = () if awaited.get(name) else _lacking_for_others(node, sources, denied)
         through = sources.nearest if lacking else frozenset()
         if own := pending.get(name):  # it hides those further upstream
             through = {name, *(sources.nearest if subtract(lacking, own) else ())}
         own_lacking = merged([*pending.get(name, ()), *denied])
-        seen[name] = _HandedOn(
+        walk.seen[name] = _HandedOn(
             lacking,
             sources.not_loaded if node.shows_others else (),
             through,
@@ -211,20 +227,18 @@ def _sources(node: Node, parents: Mapping[str, _HandedOn], awaited: Sources) -> 
     )
 
 
-def _decide(
-    node: Node,
-    sources: _Sources,
-    nodes: Mapping[str, Node],
-    awaited: Sources,
-    pending: Mapping[str, Sequence[Interval]],
-    seen: Mapping[str, _HandedOn],
-) -> tuple[Left, Sequence[Interval]]:
+def _decide(node: Node, sources: _Sources, walk: _Walk) -> tuple[Left, Sequence[Interval]]:
     """What a requested node may compute, and the intervals that it still lacks after the run."""
-    single, holding = list(node.requested or ()), _hold_all(node, nodes, seen)
+    awaited, pending, seen = walk.awaited, walk.pending, walk.seen
+    single, holding = list(node.requested or ()), _hold_all(node, walk)
     behind_own = _behind_own(node, pending.get(node.name, ()))
-    denied = sorted(_denied(node, sources, nodes, awaited, behind_own, is_held=bool(holding)))
+    is_held = bool(holding) or _waits_as_a_whole(node, sources, walk)
+    denied = sorted(set(single) if is_held else _denied(node, sources, behind_own))
+    if node.lookback:
+        denied = sorted(within_lookback(single, node.again, set(denied), node.lookback))
     if not denied:
         return (single, HeldBackBy()), ()
+    # If none of them is pending for a denied interval, one of them lacks it because of what it reads.
     handed_on = {of: seen[of].lacking for of in sources.nearest & pending.keys()}
     own = {node.name} if behind_own or node.drops_rows(single) else set()
     by = (
@@ -243,30 +257,25 @@ def _concerned(names: Set[str], lacked: Mapping[str, Sequence[Interval]], denied
     return {of for of in names if without(lacked[of], denied, uninterrupted=False) != [*lacked[of]]}
 
 
-def _denied(
-    node: Node,
-    sources: _Sources,
-    nodes: Mapping[str, Node],
-    awaited: Sources,
-    behind_own: Set[Interval],
-    *,
-    is_held: bool,
-) -> Set[Interval]:
-    """The requested intervals that a node must not compute."""
+def _waits_as_a_whole(node: Node, sources: _Sources, walk: _Walk) -> bool:
+    """Whether a model that reads all rows would read past a range that is not loaded."""
+    if not sources.not_loaded or not node.is_whole:
+        return False
+    from_first = [(sources.not_loaded[0][0], FOREVER)]
+    return bool(common(from_first, [*node.computed, *node.forgotten])) or _has_hole(node, walk)
+
+
+def _denied(node: Node, sources: _Sources, behind_own: Set[Interval]) -> Set[Interval]:
+    """The requested intervals that a node must not compute, of one that does not wait as a whole."""
     single, not_loaded = list(node.requested or ()), sources.not_loaded
     if not_loaded and node.is_whole:
         not_loaded = [(not_loaded[0][0], FOREVER)]
-        is_held |= bool(common(not_loaded, [*node.computed, *node.forgotten])) or _has_hole(node, nodes, awaited)
-    denied = set(single)
-    if not is_held:
-        taken = merged([*sources.lacking, *not_loaded])
-        possible = without(single, taken, uninterrupted=False)
-        if possible != single[: len(possible)] and node.depends_on_past():
-            possible = without(single, taken, uninterrupted=True)
-        denied = denied.difference(possible) | behind_own
-        if node.drops_rows(set(single) - denied):
-            denied = set(single)
-    return within_lookback(single, node.again, denied, node.lookback) if node.lookback else denied
+    taken = merged([*sources.lacking, *not_loaded])
+    possible = without(single, taken, uninterrupted=False)
+    if possible != single[: len(possible)] and node.depends_on_past():
+        possible = without(single, taken, uninterrupted=True)
+    denied = set(single).difference(possible) | behind_own
+    return set(single) if node.drops_rows(set(single) - denied) else denied
 
 
 def _lacking_for_others(node: Node, sources: _Sources, denied: Sequence[Interval]) -> Sequence[Interval]:
@@ -286,8 +295,9 @@ def tables_read(name: str, nodes: Mapping[str, Node]) -> set[str]:
     return reachable(nodes[name].parents, lambda of: nodes[of].parents if nodes[of].shows_others else ())
 
 
-def _has_hole(node: Node, nodes: Mapping[str, Node], awaited: Sources) -> bool:
+def _has_hole(node: Node, walk: _Walk) -> bool:
     """Whether a table that a node reads is not loaded for a range before its end, and loaded for a later one."""
+    nodes, awaited = walk.nodes, walk.awaited
     views = {read for read in tables_read(node.name, nodes) if nodes[read].shows_others}
     tables = {table for name in (node.name, *views) for table in nodes[name].awaits}
     ends = [end for _, end in (node.requested or ())[-1:]]
@@ -308,15 +318,17 @@ def _gap(node: Node, lacking: Sequence[Interval]) -> int:
     return lacking[0][0] if shown and shown[-1][1] > lacking[0][0] else FOREVER
 
 
-def _hold_all(node: Node, nodes: Mapping[str, Node], seen: Mapping[str, _HandedOn]) -> Set[str]:
+def _hold_all(node: Node, walk: _Walk) -> Set[str]:
     """The tables that a requested node reads, also through views, and that hold back all of its intervals.
 
     A model that is computed as a whole reads every row, also after a gap, and also if the row was not accepted. A table
     that is computed as a whole, or not by time, may have unaccepted rows for any interval.
     """
 
+    nodes = walk.nodes
+
     def holds(of: str) -> bool:
-        source, has_rows = seen[of], not nodes[of].shows_others
+        source, has_rows = walk.seen[of], not nodes[of].shows_others
         if source.is_unaccepted and node.awaits_accepted:
             return node.is_whole or (has_rows and (nodes[of].starts_with_all or nodes[of].is_whole))
         return node.is_whole and source.gap < end
