@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from sqlmesh.core.scheduler import SnapshotToIntervals
 from sqlmesh.core.snapshot import Snapshot, start_date
 from sqlmesh.utils.date import to_datetime, to_timestamp
 
@@ -50,29 +52,17 @@ def find_pending(request: PendingRequest, pipe: Pipe) -> PendingFound:
             scheduler, waited_for, tracker.report_forgotten, tracker.waiting, now=request.now, environment=environment
         )
         intervals, index = find_missing(scheduler, request.environment, request.now)
-        waiting, needed, signal_error, ready = {}, {}, None, intervals
-        nodes = scheduler.snapshots_by_name
+        nodes, ready = scheduler.snapshots_by_name, _Ready(intervals)
         hold_back = partial(held_back_from, nodes=nodes, index=index, tables=tables, now=request.now)
         loads = {node.name: request.loads[node.name] for node in snapshots if _is_restatable(node, request)}
         late = compare(msg.Records(loads=loads), environment, context).late if loads else {}
         if tables.awaited or any(map(has_signals, intervals)):
-            parents = upstream(nodes).__getitem__  # a signal may look at any model upstream
-            looked_at = reachable((node.name for node in intervals if has_signals(node)), parents)
-            if tables.awaited:  # the request has not the tables of a promoted model without a file: its query has them
-                read = reachable({*(node.name for node in intervals), *late}, parents)
-                looked_at |= {name for name in read if not tables.knows(nodes[name])}
+            looked_at = _looked_at(intervals, late, nodes, tables)
             read_code(context, [*intervals, *map(nodes.__getitem__, {*looked_at, *late})])
+            # To batch intervals, SQLMesh renders the query of each model.
             find_batches = partial(scheduler.batch_intervals, intervals, index, environment.naming_info)
-            try:
-                with _at_most(MAX_SIGNAL_SECONDS):
-                    # To batch intervals, SQLMesh renders the query of each model.
-                    ready = find_batches() if any(map(has_signals, intervals)) else find_ready(intervals, index)
-            except Exception as error:  # noqa: BLE001  # a project's signals and its engine's driver raise anything
-                signal_error = f"{tracker.evaluated_signal}: {type(error).__name__}: {plain(error)}"
-            else:
-                waiting = {node.name: tracker.held_back(node.name) for node, found in ready.items() if not found}
-                held_back = hold_back({node: found for node, found in ready.items() if found})
-                needed = _needed(held_back, request.made_between)
+            find = find_batches if any(map(has_signals, intervals)) else partial(find_ready, intervals, index)
+            ready = _found_ready(find, ready, tracker, hold_back, request.made_between)
         before_start = {
             fqn: early
             for fqn, found in late.items()
@@ -80,30 +70,95 @@ def find_pending(request: PendingRequest, pipe: Pipe) -> PendingFound:
         }
         computable = {fqn: subtract(found, before_start.get(fqn, ())) for fqn, found in late.items()}
         restatable = _loaded(computable, hold_back({nodes[fqn]: list(found) for fqn, found in computable.items()}))
-    pending = {snapshot.name for snapshot in intervals} - waiting.keys()
-    ours = [snapshot for snapshot in snapshots if snapshot.name in request.models and not snapshot.is_symbolic]
-    now = to_datetime(request.now)
-    # Many models have the same cron, and SQLMesh needs 0.2 ms to evaluate one.
-    node_by_cron = {(snapshot.node.cron, snapshot.node.cron_tz): snapshot.node for snapshot in ours}
-    last = {cron: to_timestamp(node.cron_floor(now)) for cron, node in node_by_cron.items()}
-    due = {cron: to_timestamp(node.cron_next(now)) for cron, node in node_by_cron.items()}
-    crons = {snapshot.name: (snapshot.node.cron, snapshot.node.cron_tz) for snapshot in ours}
+    crons = _Crons.of([of for of in snapshots if of.name in request.models and not of.is_symbolic], request.now)
+    pending = {snapshot.name for snapshot in intervals} - ready.waiting.keys()
+    would_read = {name: by.intervals for name, by in tracker.waiting.by.items()}
     return PendingFound(
-        {name: last[cron] for name, cron in crons.items() if name in pending},
-        min(((due[cron], name) for name, cron in crons.items()), default=None),
-        {name: why for name, why in waiting.items() if name in crons},
-        {name: made for name, made in needed.items() if name in crons},
-        signal_error,
-        {
-            node.name: merged(found)
-            or (tracker.waiting.by[node.name].intervals if node.name in tracker.waiting.by else ())
-            for node, found in ready.items()
-            if node.name in crons
+        pending={name: crons.last[cron] for name, cron in crons.by_model.items() if name in pending},
+        next_due=min(((crons.due[cron], name) for name, cron in crons.by_model.items()), default=None),
+        waiting={name: why for name, why in ready.waiting.items() if name in crons.by_model},
+        needed={name: made for name, made in ready.needed.items() if name in crons.by_model},
+        signal_error=ready.signal_error,
+        intervals={
+            node.name: merged(found) or would_read.get(node.name, ())
+            for node, found in ready.intervals.items()
+            if node.name in crons.by_model
         },
-        {fqn: tuple(found) for fqn, found in late.items()},
-        before_start,
-        restatable,
+        late={fqn: tuple(found) for fqn, found in late.items()},
+        before_start=before_start,
+        restatable=restatable,
     )
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """The missing intervals that are ready. Attributes: as in `PendingFound`, of all models."""
+
+    intervals: SnapshotToIntervals
+    waiting: Mapping[str, msg.HeldBack] = field(default_factory=dict)
+    needed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    signal_error: str | None = None
+
+
+def _found_ready(
+    find: Callable[[], SnapshotToIntervals],
+    missing: _Ready,
+    tracker: RunTracker,
+    hold_back: Callable[[SnapshotToIntervals], Mapping[str, Left]],
+    made_between: Set[str],
+) -> _Ready:
+    """What `find` finds to be ready; all that is `missing`, with the reason, if it fails."""
+    try:
+        with _at_most(MAX_SIGNAL_SECONDS):
+            ready = find()
+    except Exception as error:  # noqa: BLE001  # a project's signals and its engine's driver raise anything
+        return replace(missing, signal_error=f"{tracker.evaluated_signal}: {type(error).__name__}: {plain(error)}")
+    waiting = {node.name: tracker.held_back(node.name) for node, found in ready.items() if not found}
+    held_back = hold_back({node: found for node, found in ready.items() if found})
+    return _Ready(ready, waiting, _needed(held_back, made_between))
+
+
+def _looked_at(
+    intervals: Iterable[Snapshot], late: Iterable[str], nodes: Mapping[str, Snapshot], tables: ExternalTables
+) -> set[str]:
+    """The models upstream whose code has to be read, by name."""
+    parents = upstream(nodes).__getitem__
+    # A signal may look at any model upstream.
+    looked_at = reachable((node.name for node in intervals if has_signals(node)), parents)
+    if tables.awaited:  # the request has not the tables of a promoted model without a file: its query has them
+        read = reachable({*(node.name for node in intervals), *late}, parents)
+        looked_at |= {name for name in read if not tables.knows(nodes[name])}
+    return looked_at
+
+
+_Cron = tuple[str, Any]
+"""The cron of a model, and its time zone."""
+
+
+@dataclass(frozen=True)
+class _Crons:
+    """The crons of models. Many have the same one, and SQLMesh needs 0.2 ms to evaluate one.
+
+    Attributes:
+        by_model: By name.
+        last: When each has ticked last, epoch milliseconds.
+        due: When each ticks next.
+    """
+
+    by_model: Mapping[str, _Cron]
+    last: Mapping[_Cron, int]
+    due: Mapping[_Cron, int]
+
+    @classmethod
+    def of(cls, models: Sequence[Snapshot], at: int) -> _Crons:
+        by_model = {model.name: (model.node.cron, model.node.cron_tz) for model in models}
+        node_by_cron = {(model.node.cron, model.node.cron_tz): model.node for model in models}
+        now = to_datetime(at)
+        return cls(
+            by_model,
+            {cron: to_timestamp(node.cron_floor(now)) for cron, node in node_by_cron.items()},
+            {cron: to_timestamp(node.cron_next(now)) for cron, node in node_by_cron.items()},
+        )
 
 
 def _is_restatable(snapshot: Snapshot, request: PendingRequest) -> bool:
