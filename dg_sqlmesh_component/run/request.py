@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Set
+from dataclasses import dataclass, replace
 
 import dagster as dg
 
@@ -70,12 +71,95 @@ def build_request(
     Raises:
         ConfigurationError: The run config asks for something impossible, or an asset has partitions.
     """
-    project, assets, attributes = settings.project, settings.assets, settings.attributes
-    execution = attributes.execution
+    project, assets = settings.project, settings.assets
+    config = _run_config(context)
+    _refuse(context, settings, config, tables)
+    environment = chosen_environment(config, assets.manifest.environment, settings.attributes.execution.environments)
+    selected = _selected(context, assets, config)
+    restate = _restatement(context, assets, config, selected.models)
+    if restate is not None:
+        selected = selected.restated
+    if config.dry_run:
+        selected = replace(selected, audit_only=frozenset())
+    known = selected.nodes | selected.audit_only
+    return _request_type(settings, config, restates=restate is not None)(
+        project=project.open_request,
+        environment=environment,
+        models=tuple(fqn for fqn in assets.parents_first if fqn in selected.nodes),
+        standalone_audits=tuple(sorted(selected.standalone_audits)),
+        audit_only={
+            node: audit_uses(assets, node, context.selected_asset_check_keys) for node in sorted(selected.audit_only)
+        },
+        execution_time=_run_started_at(context),
+        external_models=frozenset(fqn for fqn in known if fqn in assets.models and assets.models[fqn].is_external),
+        start=config.start,
+        end=config.end,
+        ignore_cron=config.ignore_cron,
+        skip_janitor=config.skip_janitor,
+        job=settings.job(context.run.run_id),
+        deploy_jobs=settings.ports.deploy_jobs(settings) if environment == settings.environment else None,
+        environment_timeout=settings.attributes.execution.environment_timeout,
+        manifest_facts=msg.ManifestFacts(
+            assets.manifest.gateway,
+            None if project.open_request.environment else assets.manifest.environment,
+            frozenset(assets.specs),
+            assets.upstream_outside_assets(selected.models),
+        ),
+        restate=restate,
+        elsewhere=_models_elsewhere(context, assets) - selected.models,
+        sampling=settings.attributes.audits.sampling,
+        tables=tables,
+    )
+
+
+def _refuse(
+    context: dg.AssetExecutionContext, settings: Settings, config: SQLMeshRunConfig, tables: msg.AwaitedTables
+) -> None:
+    """Refuse assets that no request can describe, and run config that is impossible or without effect."""
+    attributes, assets = settings.attributes, settings.assets
     for spec in context.assets_def.specs:  # `post_processing` may have added partitions
         if spec.partitions_def is not None:
             raise ConfigurationError(f"The asset {spec.key.to_user_string()} {PARTITIONS_REFUSED}")
-    config = _run_config(context)
+    refuse_blank_bounds(config)
+    refuse_restatement(config, is_allowed=attributes.allows_restatements)
+    environment = chosen_environment(config, assets.manifest.environment, attributes.execution.environments)
+    # A step that has only checks gets the config of the whole run, so all assets of the run count.
+    runs_models = not assets.fqn_by_key.keys().isdisjoint(assets_of_run(context))
+    # Dagster itself chooses what to repeat, and gives it the config of the failed run.
+    is_asset_retry = repeats_failed_assets(context.run)
+    refuse_options_without_effect(config, environment, runs_models=runs_models or is_asset_retry)
+    if config.over_budget and attributes.budget == Budget():
+        raise ConfigurationError("The run config sets over_budget, and defs.yaml has no `budget`. Leave it out.")
+    if config.ignore_sources and tables.are_all:
+        raise ConfigurationError(
+            "The run config sets ignore_sources, and defs.yaml has no `external_models.wait`. Leave it out."
+        )
+
+
+@dataclass(frozen=True)
+class _Selected:
+    """What a step runs and audits.
+
+    Attributes:
+        models: The selected models.
+        nodes: These, and external models that are audited before them.
+        standalone_audits: The standalone audits to run.
+        audit_only: The nodes whose audits are evaluated without running them.
+    """
+
+    models: Set[str]
+    nodes: Set[str]
+    standalone_audits: Set[str]
+    audit_only: Set[str]
+
+    @property
+    def restated(self) -> _Selected:
+        """A restatement computes models only. The audits of all other nodes are evaluated after it."""
+        others = self.standalone_audits | (self.nodes - self.models)
+        return _Selected(self.models, self.models, frozenset(), self.audit_only | others)
+
+
+def _selected(context: dg.AssetExecutionContext, assets: ProjectAssets, config: SQLMeshRunConfig) -> _Selected:
     # A dry run yields no results, so a later part of a split step does not start. The first part answers for all.
     selected = assets_of_run(context) & assets.fqn_by_key.keys() if config.dry_run else context.selected_asset_keys
     models = {assets.fqn_by_key[key] for key in selected}
@@ -88,63 +172,21 @@ def build_request(
             standalone.add(node)
         elif node not in nodes:
             audit_only.add(node)
-    refuse_blank_bounds(config)
-    refuse_restatement(config, is_allowed=attributes.allows_restatements)
-    environment = chosen_environment(config, assets.manifest.environment, tuple(execution.environments))
-    # A step that has only checks gets the config of the whole run, so all assets of the run count.
-    runs_models = not assets.fqn_by_key.keys().isdisjoint(assets_of_run(context))
-    # Dagster itself chooses what to repeat, and gives it the config of the failed run.
-    is_asset_retry = repeats_failed_assets(context.run)
-    refuse_options_without_effect(config, environment, runs_models=runs_models or is_asset_retry)
-    if config.over_budget and attributes.budget == Budget():
-        raise ConfigurationError("The run config sets over_budget, and defs.yaml has no `budget`. Leave it out.")
-    if config.ignore_sources and tables.are_all:
-        raise ConfigurationError(
-            "The run config sets ignore_sources, and defs.yaml has no `external_models.wait`. Leave it out."
-        )
-    restate = None
-    if config.restate is not None and models:
-        tables_read = matching_tables(
-            config.restate.tables, assets.upstream.external_tables, "restate.tables", "the run config"
-        )
-        leaves_out = isinstance(context, JobOfAssets) or bool(tables_read)
-        earlier, later = _models_of_other_steps(context, assets, models)
-        restate = msg.Restatement(
-            config.restate.start, config.restate.end, leaves_out, tuple(tables_read), earlier, later
-        )
-        # A restatement computes models only. The audits of all other nodes are evaluated after it.
-        audit_only |= {*standalone, *(nodes - models)}
-        nodes, standalone = models, set()
-    if config.dry_run:
-        audit_only.clear()
-    return _request_type(settings, config, restates=restate is not None)(
-        project=project.open_request,
-        environment=environment,
-        models=tuple(fqn for fqn in assets.parents_first if fqn in nodes),
-        standalone_audits=tuple(sorted(standalone)),
-        audit_only={node: audit_uses(assets, node, context.selected_asset_check_keys) for node in sorted(audit_only)},
-        execution_time=_run_started_at(context),
-        external_models=frozenset(
-            fqn for fqn in nodes | audit_only if fqn in assets.models and assets.models[fqn].is_external
-        ),
-        start=config.start,
-        end=config.end,
-        ignore_cron=config.ignore_cron,
-        skip_janitor=config.skip_janitor,
-        job=settings.job(context.run.run_id),
-        deploy_jobs=settings.ports.deploy_jobs(settings) if environment == settings.environment else None,
-        environment_timeout=execution.environment_timeout,
-        manifest_facts=msg.ManifestFacts(
-            assets.manifest.gateway,
-            None if project.open_request.environment else assets.manifest.environment,
-            frozenset(assets.specs),
-            assets.upstream_outside_assets(models),
-        ),
-        restate=restate,
-        elsewhere=_models_elsewhere(context, assets) - models,
-        sampling=settings.attributes.audits.sampling,
-        tables=tables,
+    return _Selected(models, nodes, standalone, audit_only)
+
+
+def _restatement(
+    context: dg.AssetExecutionContext, assets: ProjectAssets, config: SQLMeshRunConfig, models: Set[str]
+) -> msg.Restatement | None:
+    """The restatement that the run config asks for; None for a run, and for a step that has only checks."""
+    if config.restate is None or not models:
+        return None
+    tables_read = matching_tables(
+        config.restate.tables, assets.upstream.external_tables, "restate.tables", "the run config"
     )
+    leaves_out = isinstance(context, JobOfAssets) or bool(tables_read)
+    earlier, later = _models_of_other_steps(context, assets, models)
+    return msg.Restatement(config.restate.start, config.restate.end, leaves_out, tuple(tables_read), earlier, later)
 
 
 def _request_type(settings: Settings, config: SQLMeshRunConfig, *, restates: bool) -> type[msg.EvaluationRequest]:

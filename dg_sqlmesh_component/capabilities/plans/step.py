@@ -151,36 +151,44 @@ class _PlanStep(Planning):
             return
         planned = self.report.prod
         assert planned is not None, "a plan was applied"
-        plan = planned.plan
         assert self._compared is not None, "SQLMesh has applied it"
         yield from self._records(planned, self._compared)
-        environment = self._settings.environment
-        result = f"Applied: environment {environment} shows the plan. {self.cost(planned)}"
-        settings, run_id = self._settings, self._context.run.run_id
+        result = " ".join(self._result(planned))
+        self._context.log.info(result)
+        self.end(result)
+
+    def _result(self, planned: Planned) -> Iterator[str]:
+        """What the apply has done, in sentences."""
+        plan, settings = planned.plan, self._settings
+        yield f"Applied: environment {settings.environment} shows the plan. {self.cost(planned)}"
+        yield from self._lost(planned)
+        yield from kept_rows(plan.models, settings.environment)
+        yield from appended_again(plan.models)
+        yield from outdated(plan.models)
+        yield from left_out(plan.models)
+        yield from not_ready(self.left_out)
+        went_on = self.went_on
+        if went_on is not None:  # runs also wait while this step records the data
+            went_on = replace(went_on, seconds=went_on.seconds + time.monotonic() - self.ended_at)
+        yield from caught_up(went_on, plan.models)
+        yield from grants_to_give(self.lost_grants)
+
+    def _lost(self, planned: Planned) -> Iterator[str]:
+        """What this attempt and earlier ones have lost, in sentences."""
+        plan, settings, run_id = planned.plan, self._settings, self._context.run.run_id
         attempts = earlier_attempts(
             self._context.instance, apply_job(settings), settings.state_tag, planned.digest, run_id
         )
         if attempts:
-            result += f" Earlier attempts: {listed([f'run {attempt}' for attempt in attempts])}."
+            yield f"Earlier attempts: {listed([f'run {attempt}' for attempt in attempts])}."
         losses = all_losses(attempts.values(), plan)
         if lost := [f"{name} ({all_dropped(columns)})" for name, columns in losses.items()]:
-            result += f" Values are lost: {listed(lost)}."
+            yield f"Values are lost: {listed(lost)}."
         later = {model.fqn for model in plan.models if model.rows.loses_at}
         if fewer := named(of for of in self.report.losses if of.kind is Kind.ROWS and of.fqn not in later):
-            result += f" Rows no longer shown, if it had such rows: {listed(fewer)}."
+            yield f"Rows no longer shown, if it had such rows: {listed(fewer)}."
         if emptied := [name for name, columns in losses.items() if any(c.after is not None for c in columns)]:
-            result += f" To compute the values of the added columns again, restate {listed(emptied)}."
-        went_on = self.went_on
-        if went_on is not None:
-            went_on = replace(went_on, seconds=went_on.seconds + time.monotonic() - self.ended_at)
-        meanwhile = caught_up(went_on, plan.models)
-        late = not_ready(self.left_out)
-        grants = grants_to_give(self.lost_grants)
-        of_rows = (*kept_rows(plan.models, environment), *appended_again(plan.models), *outdated(plan.models))
-        sentences = (*of_rows, *left_out(plan.models), *late, *meanwhile, *grants)
-        result += "".join(f" {sentence}" for sentence in sentences)
-        self._context.log.info(result)
-        self.end(result)
+            yield f"To compute the values of the added columns again, restate {listed(emptied)}."
 
     def _records(self, planned: Planned, data: msg.DataComparedWithRecords) -> Iterator[Any]:
         """Record the data of the promoted versions, once, and the results of the audits that SQLMesh has evaluated."""
