@@ -14,6 +14,7 @@ A signal may also look at models that do not run: see `_altered_since`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from types import MappingProxyType
 from typing import Any
@@ -71,23 +72,45 @@ def forget_and_hold_back(
         now: The instant of the run in epoch milliseconds, if it is not that of the clock.
         environment: The one that is run. Another one than prod begins where its plan does.
     """
-    since = to_timestamp(environment.start_at) if environment and environment.name != c.PROD else 0
     forget_before_computing(scheduler, report_forgotten)
-    find_missing, batch = scheduler.merged_missing_intervals, scheduler.batch_intervals
+    since = to_timestamp(environment.start_at) if environment and environment.name != c.PROD else 0
     nodes = scheduler.snapshots_by_name  # a stage that only audits has those that it audits
     missing = {nodes[name]: list(intervals) for name, intervals in pending.items() if name in nodes}
+    holding = _Holding(scheduler, tables, waiting, since, now, missing)
+    replace_intervals(scheduler, holding.merged_missing_intervals, holding.batch_intervals)
+    return lambda requested, index: holding.ready(requested, holding.picture(requested, index), index)
+
+
+@dataclass
+class _Holding:
+    """The two replaced methods of one scheduler. The first notes what all models lack, for the second.
+
+    Attributes:
+        scheduler, tables, waiting, now: As in `forget_and_hold_back`.
+        since: The first instant of the environment.
+        missing: What each node lacks.
+    """
+
+    scheduler: Scheduler
+    tables: ExternalTables
+    waiting: Waiting
+    since: int
+    now: int | None
+    missing: SnapshotToIntervals
+
+    def __post_init__(self) -> None:
+        self._find_missing, self._batch = self.scheduler.merged_missing_intervals, self.scheduler.batch_intervals
 
     def merged_missing_intervals(
-        start: Any = None, end: Any = None, *args: Any, selected_snapshots: set[str] | None = None, **kwargs: Any
+        self, start: Any = None, end: Any = None, *args: Any, selected_snapshots: set[str] | None = None, **kwargs: Any
     ) -> SnapshotToIntervals:
-        within_bounds = find_missing(start, end, *args, **kwargs)
-        missing.clear()
-        missing.update(within_bounds)
+        within_bounds = self._find_missing(start, end, *args, **kwargs)
+        self.missing = missing = dict(within_bounds)
         if start or end:
             # The bounds limit the models that run. Their upstream models may lack more, within an interval that reaches
             # beyond the bounds. Without bounds, less may be found if no model has a start: SQLMesh then infers it from
             # the bounds. So the two answers are merged.
-            for snapshot, intervals in find_missing(None, None, *args, **kwargs).items():
+            for snapshot, intervals in self._find_missing(None, None, *args, **kwargs).items():
                 missing[snapshot] = merge_intervals([*missing.get(snapshot, ()), *intervals])
         return {
             snapshot: intervals
@@ -95,39 +118,38 @@ def forget_and_hold_back(
             if selected_snapshots is None or snapshot.name in selected_snapshots
         }
 
-    def picture(requested: SnapshotToIntervals, index: DeployabilityIndex | None) -> dict[str, Node]:
-        lacked = {snapshot.name: intervals for snapshot, intervals in missing.items()}
-        index = index or DeployabilityIndex.all_deployable()
-        return picture_of(requested, scheduler.snapshots_by_name, index, tables, lacked, now)
-
-    def ready(
-        requested: SnapshotToIntervals, nodes: Mapping[str, Node], index: DeployabilityIndex | None
-    ) -> SnapshotToIntervals:
-        decided = may_compute(nodes, tables.awaited, since)
-
-        @cache
-        def if_all() -> Mapping[str, Left]:
-            of_all = may_compute(picture(dict(missing), index), tables.awaited, since)
-            asked = {node.name: found for node, found in requested.items()}
-            return {name: (list(subtract(left, asked.get(name, ()))), by) for name, (left, by) in of_all.items()}
-
-        waiting.decide(nodes, {name: by for name, (_, by) in decided.items() if by}, if_all)
-        left = {node: decided[node.name][0] if node.name in decided else found for node, found in requested.items()}
-        return _with_new_ones(left, nodes)
-
     def batch_intervals(
-        requested: SnapshotToIntervals, index: DeployabilityIndex | None, *args: Any, **kwargs: Any
+        self, requested: SnapshotToIntervals, index: DeployabilityIndex | None, *args: Any, **kwargs: Any
     ) -> dict[Snapshot, Any]:
-        nodes = picture(requested, index)
+        nodes = self.picture(requested, index)
         reads, drops_rows = partial(tables_read, nodes=nodes), lambda name, found: nodes[name].drops_rows(found)
-        leave_out_after_unready(scheduler, waiting.unready, reads, drops_rows)
-        altered = _altered_since(requested, index or DeployabilityIndex.all_deployable(), scheduler.snapshots_by_name)
-        batches = batch({**ready(requested, nodes, index), **altered}, index, *args, **kwargs)
+        leave_out_after_unready(self.scheduler, self.waiting.unready, reads, drops_rows)
+        of_environment = self.scheduler.snapshots_by_name
+        altered = _altered_since(requested, index or DeployabilityIndex.all_deployable(), of_environment)
+        batches = self._batch({**self.ready(requested, nodes, index), **altered}, index, *args, **kwargs)
         # Once more: `batch` asks the signals, which may have taken the new ones.
         return _with_new_ones({node: batched for node, batched in batches.items() if node in requested}, nodes)
 
-    replace_intervals(scheduler, merged_missing_intervals, batch_intervals)
-    return lambda requested, index: ready(requested, picture(requested, index), index)
+    def picture(self, requested: SnapshotToIntervals, index: DeployabilityIndex | None) -> dict[str, Node]:
+        lacked = {snapshot.name: intervals for snapshot, intervals in self.missing.items()}
+        index = index or DeployabilityIndex.all_deployable()
+        return picture_of(requested, self.scheduler.snapshots_by_name, index, self.tables, lacked, self.now)
+
+    def ready(
+        self, requested: SnapshotToIntervals, nodes: Mapping[str, Node], index: DeployabilityIndex | None
+    ) -> SnapshotToIntervals:
+        """What of the requested intervals is not held back. Why the rest is goes into `waiting`."""
+        decided = may_compute(nodes, self.tables.awaited, self.since)
+
+        @cache
+        def if_all() -> Mapping[str, Left]:
+            of_all = may_compute(self.picture(dict(self.missing), index), self.tables.awaited, self.since)
+            asked = {node.name: found for node, found in requested.items()}
+            return {name: (list(subtract(left, asked.get(name, ()))), by) for name, (left, by) in of_all.items()}
+
+        self.waiting.decide(nodes, {name: by for name, (_, by) in decided.items() if by}, if_all)
+        left = {node: decided[node.name][0] if node.name in decided else found for node, found in requested.items()}
+        return _with_new_ones(left, nodes)
 
 
 def held_back_from(
