@@ -1,6 +1,6 @@
 """An apply on PostgreSQL: runs go on while it computes new versions, and nothing is left out.
 
-Two of these stories run in CI, and all of them each night.
+Four of these stories run in CI, and all of them each night.
 """
 
 from collections.abc import Callable, Iterator
@@ -56,7 +56,6 @@ def test_run_does_not_wait_for_the_backfill_and_the_plan_computes_what_the_run_c
     assert shop.launch().status_of("t/days") == "up_to_date"
 
 
-@pytest.mark.slow
 def test_an_interval_that_is_restated_while_a_new_version_reads_it_is_computed_again(warehouse: Warehouse) -> None:
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:
         warehouse.restate_oldest()
@@ -82,11 +81,6 @@ def test_models_downstream_of_a_new_version_and_whole_tables_catch_up_too(wareho
     assert warehouse.rows("kept") == all_rows(), "each interval once"
 
 
-@pytest.mark.night(
-    "engine/test_unfinished_plans.py::test_an_apply_killed_in_the_backfill_...",
-    "unit/capabilities/plans/worker/test_versions.py::test_a_rewritten_interval_is_read_again_downstream_...",
-    "test_run_does_not_wait_for_the_backfill_and_the_plan_computes_what_the_run_computed",
-)
 def test_killed_apply_is_finished_with_the_same_digest_and_reads_again_what_was_rewritten(warehouse: Warehouse) -> None:
     shop = warehouse.shop
     with warehouse.applying("days", "day, n", f"day, n {PAUSES}") as process:

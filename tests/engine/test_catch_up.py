@@ -189,7 +189,7 @@ def test_changes_the_janitor_and_runs_of_other_environments_wait_for_a_plan_and_
 
 @pytest.mark.night(
     "unit/capabilities/plans/worker/test_versions.py::test_intervals_that_a_restatement_has_taken_are_computed_again_...",
-    "engine/test_apply_beside_runs.py::test_run_does_not_wait_for_the_backfill_...",
+    "engine/test_apply_beside_runs.py::test_an_interval_that_is_restated_while_a_new_version_reads_it_...",
 )
 def test_a_preview_computes_a_restated_day_again_that_is_older_than_all_that_it_lacked(warehouse: Warehouse) -> None:
     warehouse.run()
@@ -359,6 +359,7 @@ def test_a_gap_waits_for_the_signal_of_a_new_version_that_its_table_reads(wareho
 @pytest.mark.night(
     "unit/capabilities/plans/worker/test_versions.py::test_what_has_read_a_lost_interval_is_forgotten_...",
     "unit/capabilities/plans/worker/test_rounds.py::test_what_was_tried_and_still_lacks_waits_for_signals",
+    "engine/test_apply_beside_runs.py::test_an_interval_that_is_restated_while_a_new_version_reads_it_...",
 )
 def test_a_restated_day_that_waits_for_a_signal_is_forgotten_of_new_versions_too(warehouse: Warehouse) -> None:
     """Nobody computes it again before the promotion. The run after the signal computes it of both."""
