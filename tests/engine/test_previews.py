@@ -74,10 +74,6 @@ def test_a_preview_of_a_selection_leaves_the_other_changes_out(lab: Lab) -> None
     assert "selected models are the same as in prod" in lab.preview(2, select=["t.revenue"])["result"]
 
 
-@pytest.mark.night(
-    "test_closing_a_preview_leaves_nothing_and_only_its_own",
-    "test_prod_is_identical_before_and_after_a_preview_and_the_changed_models_are_compared",
-)
 def test_the_second_commit_is_compared_with_prod_and_replaces_the_tables_of_the_first(lab: Lab) -> None:
     lab.change(orders=ORDERS.format(factor=3))
     lab.preview()
