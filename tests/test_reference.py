@@ -1,4 +1,4 @@
-"""component.yaml and docs/attributes.md show what `config/` declares, and component.yaml loads.
+"""component.yaml and docs/attributes.md show what is declared, and component.yaml loads.
 
 Every attribute has a test of its effect, marked with `@pytest.mark.attribute(...)`.
 """
@@ -6,9 +6,9 @@ Every attribute has a test of its effect, marked with `@pytest.mark.attribute(..
 import ast
 import runpy
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
-import dagster as dg
 import pytest
 import yaml
 from dagster.components.core.snapshot import get_package_entry_snap
@@ -19,44 +19,22 @@ from night import is_left_to_the_night
 from pydantic import BaseModel
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
-from dg_sqlmesh_component.capabilities.janitor.attributes import Janitor
-from dg_sqlmesh_component.capabilities.plans.attributes import Deploy, Preview, PreviewDiff
-from dg_sqlmesh_component.capabilities.polling_sensor.attributes import PollingSensor
-from dg_sqlmesh_component.capabilities.project_tests.attributes import ProjectTests
-from dg_sqlmesh_component.capabilities.restatements.attributes import Restate
-from dg_sqlmesh_component.capabilities.schedule.attributes import Schedule
-from dg_sqlmesh_component.config.attribute_types import (
-    Audits,
-    Execution,
-    Freshness,
-    IntervalsCheck,
-    SQLMeshProjectArgs,
-    TagConvention,
-)
-from dg_sqlmesh_component.config.external_models import ExternalModels
-from dg_sqlmesh_component.config.retries import Retries
+from dg_sqlmesh_component.config.mappings import Attributes
 
 REFERENCE = REPOSITORY / "component.yaml"
 PAGE = REPOSITORY / "docs" / "attributes.md"
 TOP = SQLMeshProjectComponent.get_model_cls()
-MAPPINGS: dict[str, type[dg.Resolvable]] = {
-    "project": SQLMeshProjectArgs,
-    "tag_convention": TagConvention,
-    "external_models": ExternalModels,
-    "audits": Audits,
-    "restate": Restate,
-    "execution": Execution,
-    "execution.retries": Retries,
-    "freshness": Freshness,
-    "intervals_check": IntervalsCheck,
-    "schedule": Schedule,
-    "polling_sensor": PollingSensor,
-    "janitor": Janitor,
-    "test": ProjectTests,
-    "deploy": Deploy,
-    "preview": Preview,
-    "preview.diff": PreviewDiff,
-}
+
+
+def mappings(of: type[Attributes] = Attributes) -> Iterator[tuple[str, type[Attributes]]]:
+    """Each class of the package that declares a mapping, also those of capabilities, with the mapping's path."""
+    for declared in of.__subclasses__():
+        if declared.__module__.startswith("dg_sqlmesh_component.") and vars(declared).get("yaml_path"):
+            yield declared.yaml_path, declared
+        yield from mappings(declared)
+
+
+MAPPINGS = dict(mappings())
 MODELS = {name: attributes.model() for name, attributes in MAPPINGS.items()}
 OURS = [TOP, *MODELS.values()]
 ATTRIBUTES = {

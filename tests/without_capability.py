@@ -1,6 +1,6 @@
-"""Make a copy of the repository without a capability: without its folder, its tests and its lines in the roots.
+"""Make a copy of the repository without some capabilities: without their folders, tests and lines in the roots.
 
-Capabilities that do not work without it are left out too.
+Capabilities that do not work without them are left out too.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,11 +52,11 @@ class Copy:
         )
 
 
-def copy_without(capability: str, root: Path) -> Copy:
-    """Copy the repository into a new folder, without one capability."""
+def copy_without(capabilities: Iterable[str], root: Path) -> Copy:
+    """Copy the repository into a new folder, without these capabilities."""
     shutil.copytree(REPOSITORY, root, ignore=shutil.ignore_patterns(".*", "__pycache__", "site", "dist"))
     package = root / "dg_sqlmesh_component"
-    left_out = with_dependents(capability)
+    left_out = {name for capability in capabilities for name in with_dependents(capability)}
     for name in left_out:
         shutil.rmtree(package / "capabilities" / name)
         shutil.rmtree(root / "tests" / "unit" / "capabilities" / name, ignore_errors=True)

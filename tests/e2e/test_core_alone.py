@@ -1,8 +1,9 @@
-"""The core runs without any one capability: a copy of the package has neither its folder nor its lines in the roots."""
+"""The core runs without any capability: a copy has neither their folders nor their lines in the roots."""
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,19 @@ RUNS = ("tests/engine/test_starter.py", "tests/engine/test_outcome_rows.py")
     "capability", [name if name in BY_DAY else pytest.param(name, marks=pytest.mark.slow) for name in CAPABILITIES]
 )
 def test_core_runs_without_a_capability(capability: str, tmp_path: Path) -> None:
-    copy = copy_without(capability, tmp_path / "copy")
+    run_core_without([capability], tmp_path / "copy")
+
+
+@pytest.mark.slow
+def test_core_runs_alone(tmp_path: Path) -> None:
+    run_core_without(CAPABILITIES, tmp_path / "copy")
+
+
+def run_core_without(capabilities: Iterable[str], root: Path) -> None:
+    """Run the core's unit tests, the starter and the outcome rows in a copy without these capabilities."""
+    copy = copy_without(capabilities, root)
     tests = copy.unit_tests()
-    assert {"tests/unit/run/test_ledger.py", "tests/unit/protocol/test_wire.py"} <= set(tests)
+    assert {"tests/unit/run/test_ledger.py", "tests/unit/worker/intervals/test_availability.py"} <= set(tests)
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests, *RUNS]
     environment = {**os.environ, "PYTHONPATH": str(copy.root)}
     done = subprocess.run(command, cwd=copy.root, env=environment, capture_output=True, text=True)

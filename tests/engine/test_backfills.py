@@ -106,7 +106,7 @@ def test_backfill_with_a_failing_day_is_finished_by_its_retry_alone(shop: Shop, 
     assert "raw/orders" not in {**after.computed_outside, **after.reported_outside}
 
 
-@pytest.mark.attribute("restate.jobs")
+@pytest.mark.attribute("restate.jobs", "restate.jobs.tables")
 def test_a_backfill_of_what_reads_a_table_restates_its_readers_of_each_kind(shop: Shop) -> None:
     (shop.project / "models/seen.sql").write_text(
         "MODEL (name raw.seen, kind FULL); SELECT sum(n) AS n FROM ctl.source WHERE ds < '2026-02-12'"
@@ -297,6 +297,7 @@ def test_run_without_a_range_is_refused_also_before_the_first_partition_has_ende
     assert f'"restate": {{"start": "{today[:7]}-01"' in failure
 
 
+@pytest.mark.attribute("restate.jobs.select")
 def test_cancelled_backfill_is_continued_by_its_missing_partitions(shop: Shop) -> None:
     """The job is one of a selection. The second day is above the budget, as the first one was recorded."""
     jobs = [{"by": "day", "select": "tag:finance"}]

@@ -465,7 +465,7 @@ def test_a_blocking_audit_that_fails_leaves_prod_on_its_versions(
     assert shop.query("SELECT amount FROM t.total") != [(None,)]
 
 
-@pytest.mark.attribute("budget")
+@pytest.mark.attribute("budget.seconds")
 def test_a_plan_over_the_budget_is_refused_and_computes_nothing(shop: Shop) -> None:
     shop.launch()  # records what the models cost
     shop.configure(deploy=True, budget={"seconds": 0.000001})

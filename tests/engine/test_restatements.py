@@ -157,7 +157,7 @@ def test_pending_model_whose_cron_has_not_ticked_since_the_range_is_left_out_of_
     " To compute a range again, set {}`restate` in the run config.",
     "range or fewer models, or set `over_budget: true` in the run config.",
 )
-@pytest.mark.attribute("restate.max_intervals", "budget")
+@pytest.mark.attribute("restate.max_intervals", "budget.seconds")
 def test_refused_restatement_computes_nothing(shop: Shop) -> None:
     shop.configure()
     assert shop.launch().status is dg.DagsterRunStatus.SUCCESS

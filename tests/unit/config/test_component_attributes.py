@@ -320,6 +320,7 @@ def test_every_class_that_an_attribute_resolves_to_is_importable_from_the_packag
     assert issubclass(ConfigurationError, dg_sqlmesh_component.SQLMeshComponentError)
 
 
+@pytest.mark.attribute("budget.seconds", "budget.bytes")
 @pytest.mark.parametrize("name", ["seconds", "bytes"])
 def test_a_budget_compares_the_sum_of_all_known_costs(name: str) -> None:
     costs = [*(RecordedCost(**{"seconds": 1.0, name: cost}) for cost in (60.0, 41.0)), RecordedCost(0)]

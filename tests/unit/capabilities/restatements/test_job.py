@@ -55,6 +55,7 @@ def built(configured: RestateJob, *models: str, config: object = SQLMeshRunConfi
     return build_backfill_job(configured, list(map(fqn, models)), settings, op, lambda _: iter(()))
 
 
+@pytest.mark.attribute("restate.jobs.by")
 @pytest.mark.parametrize(
     ("by", "first", "start", "end"),
     [
@@ -80,6 +81,7 @@ def test_page_of_the_job_says_what_its_bars_show() -> None:
     assert "Missing means that none was launched or it was cancelled, not that data is missing" in description
 
 
+@pytest.mark.attribute("restate.jobs.tags")
 def test_runs_have_the_tags_of_the_job_and_may_have_another_priority() -> None:
     assert built(RestateJob(), "raw.orders").tags["dagster/priority"] == "-1"
     tags = {"team": "data", "dagster/priority": "3"}
@@ -105,6 +107,7 @@ FIRST_PARTITIONS: dict[str, tuple[Any, list[str], str]] = {
 }
 
 
+@pytest.mark.attribute("restate.jobs.name")
 @pytest.mark.parametrize(("by", "models", "first"), FIRST_PARTITIONS.values(), ids=FIRST_PARTITIONS)
 def test_partitions_begin_with_the_first_interval_that_sqlmesh_restates_alone(
     by: Any, models: list[str], first: str

@@ -197,6 +197,7 @@ class World:
 INSTANCE = dg.DagsterInstance.ephemeral()
 
 
+@pytest.mark.attribute("external_models.wait.tables")
 @settings(max_examples=2 * EXAMPLES)
 @given(st.integers(0, 2**32))
 def test_a_tick_requests_the_largest_run_in_which_no_model_waits_and_names_what_the_others_wait_for(seed: int) -> None:

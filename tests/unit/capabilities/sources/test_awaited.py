@@ -96,6 +96,7 @@ def test_each_key_that_a_dynamic_dimension_has_today_must_be_loaded(instance: dg
     assert read(instance, location(both)).incomplete == ((at("2026-11-02"), FOREVER),)
 
 
+@pytest.mark.attribute("external_models.wait.lag")
 def test_without_partitions_complete_until_start_of_last_run_less_lag(instance: dg.DagsterInstance) -> None:
     definitions = location(None)
     record = instance.get_run_record_by_id(run_job(instance, definitions))
