@@ -90,6 +90,10 @@ def test_definitions_load_without_sqlmesh_if_selections_are_stored(shop: Shop) -
     assert shop.starts == 0
 
 
+@pytest.mark.night(
+    "test_definitions_load_without_sqlmesh_if_selections_are_stored",
+    "engine/test_stored_manifest.py::test_dev_reloads_project_only_if_it_has_changed",
+)
 def test_manifest_and_selections_are_refreshed_in_one_sqlmesh_start(shop: Shop) -> None:
     shop.dagster.refresh()
     weather = FILES["models/weather.sql"].replace("kind", "tags (finance), kind")
@@ -105,7 +109,7 @@ def test_manifest_and_selections_are_refreshed_in_one_sqlmesh_start(shop: Shop) 
 
 @pytest.mark.night(
     "unit/state/test_fingerprint.py::test_selection_that_uses_git_has_no_fingerprint",
-    "test_manifest_and_selections_are_refreshed_in_one_sqlmesh_start",
+    "test_definitions_load_without_sqlmesh_if_selections_are_stored",
 )
 def test_models_that_differ_from_a_branch_are_selected_again_when_the_branch_moves(shop: Shop) -> None:
     git = ["git", "-c", "user.name=ada", "-c", "user.email=ada@example.com"]
@@ -121,7 +125,7 @@ def test_models_that_differ_from_a_branch_are_selected_again_when_the_branch_mov
 
 
 @pytest.mark.night(
-    "test_manifest_and_selections_are_refreshed_in_one_sqlmesh_start",
+    "test_definitions_load_without_sqlmesh_if_selections_are_stored",
     "engine/test_stored_manifest.py::test_manifest_is_found_after_project_moves_to_another_folder",
 )
 def test_refresh_defs_state_refreshes_stored_selections(shop: Shop) -> None:

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import dagster as dg
+import pytest
 from engine.recorded_models import BY_DAY, OP, day, tick
 from harness import CONFIG, REPOSITORY, NewShop, RunRecord, Shop
 
@@ -42,6 +43,7 @@ def columns(run: RunRecord, asset: str) -> dict[str, tuple[str, str | None]]:
     return {column.name: (column.type, column.description) for column in schema.columns}
 
 
+@pytest.mark.night("test_materializations_have_their_columns_and_rows")
 def test_each_materialization_has_the_columns_of_the_version_that_ran(new_shop: NewShop) -> None:
     tables = {"raw.wide": "SELECT 1 AS a, 'x' AS b"}
     config = CONFIG.replace("6 days ago", f"'{day(8)}'")

@@ -284,6 +284,10 @@ def test_a_branch_without_a_colleagues_audit_does_not_remove_it(shop: Shop, x: i
     assert kinds(planned(shop)) == [], "a branch with the audit may change the model"
 
 
+@pytest.mark.night(
+    "unit/capabilities/plans/test_gate_by_facts.py::test_exactly_what_nobody_has_named_is_refused",
+    "test_a_revert_on_purpose_is_applied_and_recorded_as_promoted_only",
+)
 def test_a_model_that_reads_its_old_columns_again_takes_nothing_back(shop: Shop) -> None:
     """Its metadata in SQLMesh has the columns of the models that it reads."""
     change(shop, other="MODEL (name t.other, kind FULL); SELECT * FROM t.total")

@@ -450,6 +450,9 @@ def test_a_table_that_is_filled_by_day_after_it_was_full_keeps_its_rows(new_shop
 AUDIT = "AUDIT (name alone, standalone true{more}); SELECT * FROM t.orders WHERE id < {least}"
 
 
+@pytest.mark.night(
+    "engine/test_new_audits.py::test_a_standalone_audit_is_evaluated_by_each_apply_that_adds_or_changes_it"
+)
 @pytest.mark.parametrize(
     ("more", "least"), [("", 1), *rows_at_night((", description 'Orders have an id'", 0))], ids=["query", "description"]
 )
@@ -479,7 +482,7 @@ def test_a_changed_standalone_audit_is_planned_and_applied(new_shop: NewShop, mo
     assert shop.query("SELECT amount FROM t.orders") == [(2,)]
 
 
-@pytest.mark.night("test_a_changed_standalone_audit_is_planned_and_applied")
+@pytest.mark.night("engine/test_new_audits.py::test_a_standalone_audit_is_evaluated_by_each_apply_...")
 @needs_previews
 @pytest.mark.parametrize("state", ["added", *at_night("changed", "removed")])
 def test_a_standalone_audit_can_be_previewed_in_each_state(new_shop: NewShop, state: str) -> None:

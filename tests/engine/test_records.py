@@ -141,6 +141,10 @@ def test_failed_restatement_fails_checks_until_range_is_computed_again(new_recor
     assert health(healthy) == HEALTHY
 
 
+@pytest.mark.night(
+    "unit/worker/intervals/test_coverage.py::test_days_that_sqlmesh_will_restate_automatically_are_missing_as_far_as_they_are_due",
+    "test_failed_restatement_fails_checks_until_range_is_computed_again",
+)
 def test_failed_automatic_restatement_is_pending_for_everybody(new_recorded: NewShop) -> None:
     automatic = MODELS["models/days.sql"].replace(
         "batch_size 1", "auto_restatement_cron '@daily', auto_restatement_intervals 3, batch_size 1"

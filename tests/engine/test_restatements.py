@@ -598,7 +598,7 @@ AUDITED = (
 
 @pytest.mark.parametrize(
     ("least", "selects_check", "days"),
-    [(2, True, (3, 2)), (2, False, (3, 2)), *rows_at_night((0, True, (3, 2)), (0, False, (3, 2)), (2, True, (6, 1)))],
+    [(2, True, (3, 2)), *rows_at_night((2, False, (3, 2)), (0, True, (3, 2)), (0, False, (3, 2)), (2, True, (6, 1)))],
     ids=["fails", "without check, fails", "passes", "without check, passes", "all days"],
 )
 def test_a_standalone_audit_is_evaluated_after_the_restatement_of_the_model_that_it_reads(

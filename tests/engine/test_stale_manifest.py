@@ -186,6 +186,10 @@ def test_after_a_plan_in_a_shell_the_manifest_differs_and_not_the_local_files(ne
     assert "The manifest differs" not in shop.launch().log
 
 
+@pytest.mark.night(
+    "test_after_a_plan_in_a_shell_the_manifest_differs_and_not_the_local_files",
+    "engine/test_steps.py::test_unapplied_change_is_logged_and_promoted_version_runs",
+)
 def test_two_versions_of_a_code_location_execute_what_is_promoted_and_record_it_once(
     new_shop: NewShop, tmp_path: Path
 ) -> None:

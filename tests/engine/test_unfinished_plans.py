@@ -29,6 +29,10 @@ from harness import CONFIG, HAS_PREVIEWS, NewShop, Shop, at_night, needs_preview
 from postgres import postgres_server
 
 
+@pytest.mark.night(
+    "engine/test_apply_beside_runs.py::test_killed_apply_is_finished_with_the_same_digest_and_reads_again_what_was_rewritten",
+    "test_an_apply_killed_in_the_promotion_is_finished_by_the_same_digest",
+)
 def test_an_apply_killed_in_the_backfill_leaves_prod_whole_and_the_same_digest_finishes_it(new_shop: NewShop) -> None:
     shop = killed_shop(new_shop)
     added = "MODEL (name t.added, kind FULL); SELECT 1 AS x"
@@ -110,7 +114,7 @@ BETWEEN = "WHERE day BETWEEN @start_ds AND @end_ds"
 
 @pytest.mark.night(
     "test_an_added_model_is_not_computed_beyond_its_source",
-    "test_an_apply_killed_in_the_backfill_leaves_prod_whole_and_the_same_digest_finishes_it",
+    "engine/test_apply_beside_runs.py::test_killed_apply_is_finished_with_the_same_digest_...",
 )
 def test_the_attempt_that_finishes_a_plan_computes_as_far_as_prod_did_before_the_first(new_shop: NewShop) -> None:
     """A reader must not be computed beyond its source: no run would compute these days again."""
@@ -379,7 +383,7 @@ LATE = "MODEL (name t.late, kind FULL); SELECT n FROM raw.{table}"
 
 
 @pytest.mark.night(
-    "test_an_apply_killed_in_the_backfill_leaves_prod_whole_and_the_same_digest_finishes_it",
+    "engine/test_apply_beside_runs.py::test_killed_apply_is_finished_with_the_same_digest_...",
     "engine/test_previews.py::test_applying_a_previewed_plan_by_its_digest_computes_nothing",
 )
 @needs_previews
