@@ -266,7 +266,7 @@ class Late:
         source = source_loads(self.instance, self.location, self.settings)
         assert source is not None
         waiting_too = {fqn(name): ((day(1), day(9)),) for name in self.tables}
-        found = ready.Ready({}, "", waiting_too, {fqn(name): of for name, of in self.late.items()})
+        found = ready.Ready({}, "", waiting_too, restatable={fqn(name): of for name, of in self.late.items()})
         return list(ready.restatements(self.instance, self.settings, source.compare(list(waiting_too)), found))
 
     def launch(self, request: dg.RunRequest, asked: tuple[msg.Interval, tuple[str, ...]]) -> None:
