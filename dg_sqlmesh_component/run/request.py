@@ -184,9 +184,9 @@ def _restatement(
     tables_read = matching_tables(
         config.restate.tables, assets.upstream.external_tables, "restate.tables", "the run config"
     )
-    leaves_out = isinstance(context, JobOfAssets) or bool(tables_read)
+    only_promoted = isinstance(context, JobOfAssets) or bool(tables_read)
     earlier, later = _models_of_other_steps(context, assets, models)
-    return msg.Restatement(config.restate.start, config.restate.end, leaves_out, tuple(tables_read), earlier, later)
+    return msg.Restatement(config.restate.start, config.restate.end, only_promoted, tuple(tables_read), earlier, later)
 
 
 def _request_type(settings: Settings, config: SQLMeshRunConfig, *, restates: bool) -> type[msg.EvaluationRequest]:

@@ -184,7 +184,7 @@ def test_refused_restatement_computes_nothing(shop: Shop) -> None:
     assert "`restate.max_intervals` in defs.yaml is 2. Nothing was computed." in failure
     assert "raw.orders: 2026-02-10 to 2026-02-12 (3 days) (3 intervals)" in refused.log
     assert "marts.total: the whole table (1 interval)" in refused.log
-    [failure] = shop.launch(ops=day, assets=["raw/countries", "raw/orders"]).failures
+    [failure] = shop.launch(ops=day, assets=["raw/countries"]).failures
     assert "cannot restate raw.countries (a seed: to load it again, change its file and apply a plan)." in failure
     instant = restate("3 days ago", "3 days ago")
     [failure] = shop.launch(ops=instant, assets=["raw/orders"]).failures
@@ -276,20 +276,25 @@ def test_restatement_in_dev_of_a_model_of_prod_is_refused_if_all_plans_are_forwa
     assert "raw.orders (environment dev shows the table of prod: restate it in prod)" in failure
 
 
-def test_a_selected_model_that_sqlmesh_cannot_restate_is_refused_also_if_it_is_pending(new_shop: NewShop) -> None:
+def test_a_selected_model_that_sqlmesh_cannot_restate_is_left_out_or_refused_if_none_is_left(new_shop: NewShop) -> None:
     files = {
         "models/kept.sql": "MODEL (name raw.kept, kind INCREMENTAL_UNMANAGED); SELECT @end_ds::DATE AS ds, 1 AS n",
         "models/revenue.sql": MODELS["models/revenue.sql"].replace("raw.orders", "raw.kept"),
     }
     shop = new_shop(files, restate=True)
     range_ = restate(ago(5), ago(1))
-    [failure] = shop.launch(ops=range_, assets=["raw/kept", "marts/revenue"]).failures
-    assert "cannot restate raw.kept (kind INCREMENTAL_UNMANAGED: `disable_restatement` is true)." in failure
+    reason = "raw.kept (kind INCREMENTAL_UNMANAGED: `disable_restatement` is true)."
+    [failure] = shop.launch(ops=range_, assets=["raw/kept"]).failures
+    assert f"cannot restate {reason}" in failure
     run = shop.launch(ops=range_, assets=["marts/revenue"]).succeeded()
     assert run.status_of("raw/kept") == "executed"
     assert "This run restates 1 model, 5 intervals." in run.log
     assert "Not restated, but read by restated models, so SQLMesh computes pending intervals: raw.kept." in run.log
     assert "Not selected, but downstream" not in run.log
+    run = shop.launch(ops=range_, assets=["raw/kept", "marts/revenue"]).succeeded()
+    assert f"Left out: {reason}" in run.log
+    assert run.status_of("marts/revenue") == "executed"
+    assert "raw/kept" not in {*run.materializations, *run.observations, *(name.split(":")[0] for name in run.checks)}
 
 
 @pytest.mark.night("engine/test_overlap.py::test_a_restatement_that_loses_its_lock_forgets_versions_only_before")

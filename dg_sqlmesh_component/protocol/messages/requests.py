@@ -101,8 +101,9 @@ class Restatement:
     # start, end: The range, as the arguments of `sqlmesh plan --restate-model`.
     start: str
     end: str
-    leaves_out: bool = False  # Whether models that cannot be restated are left out. If not, the restatement is refused.
-    # If any, which needs `leaves_out`: only the models that read one of these tables themselves, by fqn.
+    # Whether models that are not promoted are left out. If not, the restatement is refused.
+    only_promoted: bool = False
+    # If any, which needs `only_promoted`: only the models that read one of these tables themselves, by fqn.
     tables: tuple[str, ...] = ()
     # The models of the other steps of the run, if it is split. All steps plan one restatement; each computes its part.
     earlier: tuple[str, ...] = ()

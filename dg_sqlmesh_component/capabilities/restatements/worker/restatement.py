@@ -176,15 +176,14 @@ class RestatementContext(RunContext):
 def _planned(context: EvaluationContext) -> tuple[Plan, Split]:
     """Plan the restatement of all steps of the run, and report the part that is still to be computed.
 
-    Raises a ConfigurationError if a requested model cannot be restated, or the range is empty. If models are left out,
-    it is raised if none of the requested models can be restated.
+    Models that cannot be restated are left out. Raises a ConfigurationError if none of the requested models is left.
     """
     request, restate = context.request, context.request.restate
     assert restate is not None, "the request restates"
     own = [fqn for fqn in request.models if fqn not in request.external_models]
     requested = [*restate.earlier, *own, *restate.later]
     left_out: dict[str, str] = {}
-    if restate.leaves_out:
+    if restate.only_promoted:
         promoted = {info.name for info in context.stored_environment().snapshots}
         left_out = {fqn: "not promoted" for fqn in requested if fqn not in promoted}
         requested = [fqn for fqn in requested if fqn in promoted]
@@ -230,7 +229,7 @@ def _planned(context: EvaluationContext) -> tuple[Plan, Split]:
         if fqn in snapshots and fqn not in possible
     }
     # SQLMesh would still compute whole tables downstream, and a run that restates none of its models would be green.
-    may_leave_out = restate.leaves_out and possible.intersection(requested) and not never & ranges.keys()
+    may_leave_out = possible.intersection(requested) and not never & ranges.keys()
     if left_out and (shared or never.difference(requested) or not may_leave_out):
         raise _unrestatable(left_out, snapshots, context)
     left_out = {fqn: why for fqn, why in left_out.items() if fqn not in {*possible, *restate.earlier, *restate.later}}
