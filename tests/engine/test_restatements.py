@@ -123,7 +123,7 @@ def test_thirty_missing_days_and_then_one_restated_day_are_one_sqlmesh_run_each(
 
 @pytest.mark.night(
     "unit/worker/intervals/test_forgotten.py::test_forgotten_days_are_computed_before_a_tick",
-    "test_a_selected_model_that_sqlmesh_cannot_restate_is_refused_also_if_it_is_pending",
+    "test_a_selected_model_that_sqlmesh_cannot_restate_is_left_out_or_refused_if_none_is_left",
 )
 def test_pending_model_whose_cron_has_not_ticked_since_the_range_is_left_out_of_it(new_shop: NewShop) -> None:
     yearly = f"MODEL (name marts.yearly, {BY_DAY}, cron '{YEARLY_CRON}', interval_unit 'day'); "
@@ -136,14 +136,18 @@ def test_pending_model_whose_cron_has_not_ticked_since_the_range_is_left_out_of_
     run = shop.launch(ops=yesterday, assets=["raw/orders"]).succeeded()
     assert set(run.materializations) == {"raw/orders"}
     shop.launch(ops={OP: {"start": ago(1)}}).succeeded()
-    [failure] = shop.launch(ops=yesterday).failures
-    assert f"marts.yearly (its cron, {YEARLY_CRON}, has not ticked since this range began: the next tick" in failure
+    reason = (
+        f"marts.yearly (its cron, {YEARLY_CRON}, has not ticked since this range began: the next tick computes it)."
+    )
+    assert f"Left out: {reason}" in shop.launch(ops=yesterday).succeeded().log
+    [failure] = shop.launch(ops=yesterday, assets=["marts/yearly"]).failures
+    assert f"cannot restate {reason}" in failure
 
 
 @pytest.mark.night(
     "unit/capabilities/restatements/test_planned.py",
     "unit/run/test_run_config.py::test_restatement_must_be_allowed_and_takes_no_options_of_a_run",
-    "test_a_selected_model_that_sqlmesh_cannot_restate_is_refused_also_if_it_is_pending",
+    "test_a_selected_model_that_sqlmesh_cannot_restate_is_left_out_or_refused_if_none_is_left",
     "test_a_restatement_that_an_asset_splits_computes_each_model_once_in_its_own_step",
 )
 @pytest.mark.advice(
