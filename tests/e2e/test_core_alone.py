@@ -10,21 +10,18 @@ import pytest
 from rooms import CAPABILITIES
 from without_capability import copy_without
 
-BY_DAY = ("plans", "sources")
-"""Those whose absence is tested by `make test-rest`; the others by `make nightly`."""
 RUNS = ("tests/engine/test_starter.py", "tests/engine/test_outcome_rows.py")
 
 
-@pytest.mark.parametrize(
-    "capability", [name if name in BY_DAY else pytest.param(name, marks=pytest.mark.slow) for name in CAPABILITIES]
-)
-def test_core_runs_without_a_capability(capability: str, tmp_path: Path) -> None:
-    run_core_without([capability], tmp_path / "copy")
+# A minute: it runs all unit tests of the core once more.
+def test_core_runs_alone(tmp_path: Path) -> None:
+    run_core_without(CAPABILITIES, tmp_path / "copy")
 
 
 @pytest.mark.slow
-def test_core_runs_alone(tmp_path: Path) -> None:
-    run_core_without(CAPABILITIES, tmp_path / "copy")
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_core_runs_without_a_capability(capability: str, tmp_path: Path) -> None:
+    run_core_without([capability], tmp_path / "copy")
 
 
 def run_core_without(capabilities: Iterable[str], root: Path) -> None:
