@@ -33,6 +33,7 @@ def why_not_repeated(idle: msg.NodeIdle, earlier: EarlierResult | None, environm
         )
     if earlier.is_rewritten:
         return "a later run has begun to compute it and failed before its audit"
+    # A failure is repeated: it promises nothing about rows that were written since.
     if idle.is_unaccepted and earlier.passed:
         return "a run was cancelled, killed or failed after it had begun to compute the data"
     of_environment, audited, up_to = earlier.audited_data
@@ -71,6 +72,7 @@ def repeats_unreached(newest: EarlierResult, promoted: str | None, before: msg.E
     """
     if promoted is not None and newest.table not in (None, promoted):
         return False
+    # A failure is repeated, as above.
     if before is None or not newest.passed:
         return True
     up_to = newest.audited_data[2] if newest.audited_data else round(newest.evaluated_at * 1000)

@@ -170,6 +170,7 @@ class StateLock:
             DatabaseInUseError: Another run holds it, and the time is up.
         """
         connection = state_connection(self._context)
+        # A plan takes the lock of runs several times while runs go on.
         if self._session is not None:
             return
         if (session_type := SESSIONS.get(connection.type_)) is not None:
@@ -179,11 +180,14 @@ class StateLock:
                 self._wait.until(partial(self._take, session))
                 if self._scope == RUNS:
                     self._name_change(session)
+            # Also if the wait is interrupted: a session that stays open may hold the lock.
             except BaseException:
                 session.close()
                 raise
             self._session = session
+            # Asked before each batch: the database may end the session at any time.
             self._wait.pipe.locks.append(self._why_lost)
+        # Once, although a plan takes two locks.
         elif connection.type_ != _DUCKDB and self._scope == self._request.locks[0]:
             text = (
                 f"SQLMesh's state in {connection.type_} cannot be locked, so a second run at the same time would "

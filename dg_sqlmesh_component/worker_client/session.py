@@ -75,10 +75,12 @@ class WorkerSession:
 
     def events(self, request: msg.Request) -> Iterator[msg.Event]:
         """Send a request, and yield its events, without its output and its last event."""
+        # The worker of the request before holds the lock, for which this one would wait.
         self.close()
         try:
             serves = serving(self._project, request)
             self._worker = worker = self._open_worker.enter_context(serves)
+            # The signal may have come before there was a worker to cancel.
             if self.is_cancelled:
                 worker.cancel()
             for event in worker:

@@ -82,6 +82,7 @@ class Worker:
         self._ending_lock = threading.Lock()
         self._did_not_end = False
         self._has_answered = False
+        # Last: what the worker prints meanwhile is read already, so neither waits for the other.
         self._send(wire.encode(request))
 
     def __iter__(self) -> Iterator[msg.Event]:
@@ -115,6 +116,7 @@ class Worker:
             except queue.Empty:
                 yield None
                 continue
+            # Two threads put it: whichever notices the end first.
             if item is None:
                 return
             if isinstance(item, msg.LogLine):
@@ -123,9 +125,11 @@ class Worker:
             try:
                 event = wire.decode(msg.Event, item, self._redactor)
             except WorkerError:
+                # Collected lines come before the error.
                 yield None
                 raise
             self._has_answered = True
+            # It is no event for anybody else: what follows is shown without these values.
             if isinstance(event, msg.SecretsKnown):
                 self._redactor.add(event.values)
                 continue
@@ -158,6 +162,7 @@ class Worker:
             self.cancel()
             self._ending.join()
         finally:
+            # Also if it has ended by itself: a process that the project has started may be left.
             self._kill_group()
             self._process.wait()
             _close(self._process.stdin)
@@ -232,6 +237,7 @@ class Worker:
             status = self._process.wait(timeout=5.0)
         lines = "\n".join(map(self._readable, self._last_lines))
         interpreter = ""
+        # It ended before its first event, so perhaps the interpreter is the wrong one.
         if status is not None and status >= 0 and not self._has_answered:
             command = self._process.args[0] if isinstance(self._process.args, list) else self._process.args
             interpreter = (

@@ -359,8 +359,10 @@ def apply_config(
             is_over_budget = True
         elif refusal.kind in _ACCEPTED_BY:
             lists[_ACCEPTED_BY[refusal.kind]] += refusal.models
+        # No option accepts the others: something has to be corrected first.
         elif refusal.kind != "drops_dependents":
             return None
+    # All of them: the refusal leaves out those that the decision accepts already.
     lists["allow_drop_dependents"] = list(dict.fromkeys(view for model in plan.models for view in dropped_views(model)))
     config: dict[str, object] = {"digest": digest, **{option: names for option, names in lists.items() if names}}
     return {**config, "over_budget": True} if is_over_budget else config

@@ -71,6 +71,7 @@ class Planning:
             dagster.Failure: The request failed, or the report cannot be written.
             dagster.DagsterExecutionInterruptedError: The step was cancelled (SIGINT, SIGTERM).
         """
+        # Nobody may take the report of an earlier job for that of a job which was killed.
         begin_report(self.report)
         for event in self.session.events(request):
             if isinstance(event, msg.ConcurrentRuns):

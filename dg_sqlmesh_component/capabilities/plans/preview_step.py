@@ -128,6 +128,7 @@ class _PreviewStep(Planning):
         instance, run_id, state = self._context.instance, self._context.run.run_id, self._settings.changes_tag
         instance.add_run_tags(run_id, {CHANGES_TAG: state})
         interrupted = interrupted_changes(instance, state, mark_as_computing(instance, run_id, state))
+        # A preview drops no columns of prod, and its data is no asset.
         return msg.PlanApproval((), msg.Records({}), interrupted)
 
     def _end(self) -> None:

@@ -190,6 +190,7 @@ def may_compute(nodes: Mapping[str, Node], awaited: Sources, since: int = 0) -> 
         since: The first instant of the environment. Gaps before it count as the beginning of a table.
     """
     pending = {name: found for name, node in nodes.items() if (found := node.pending)}
+    # As in most runs. What follows asks SQLMesh, which renders queries for some of the answers.
     if not pending and not any(awaited.values()):
         return {}
     decided: dict[str, Left] = {}

@@ -81,6 +81,7 @@ def missing(node: Expected) -> tuple[list[Interval], list[Interval]]:
     and forgotten is missing at once, whatever it waits for: its old rows may be shown.
     """
     lacking = node.due(uncovered(node.pending, merged(node.computed)))
+    # Nothing else has an excuse, and to find what waits for tables takes a decision about all nodes.
     if not (never := node.never_computed(lacking)):
         return lacking, []
     ready = set(without(lacking, merged(node.unready), uninterrupted=False))

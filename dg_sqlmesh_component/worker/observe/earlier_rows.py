@@ -44,6 +44,7 @@ class EarlierRowsAudits:
     def rows_of(self, planned: Mapping[Snapshot, Sequence[msg.Interval]]) -> dict[str, msg.EarlierRows]:
         """As in `EvaluationPlanned`, of its batches."""
         nodes = self.scheduler.snapshots_by_name
+        # A run without pending intervals must not pay for it.
         parents = upstream(nodes) if planned else {}
         return {
             node.name: self._rows_of(node, [nodes[name] for name in with_shown(node.name, nodes, parents)])

@@ -44,6 +44,7 @@ def serve_plan(request: msg.PlanRequest, pipe: Pipe) -> None:
         runs = StateLock(context, request, LockWait(pipe, request.job.overlap_timeout), RUNS)
         try:
             _serve(request, context, runs)
+            # Until Dagster has recorded the data. A run that began before would take it for data of somebody else.
             if request.applies:
                 pipe.await_release()
         finally:
@@ -81,6 +82,7 @@ def _planned(request: msg.PlanRequest, context: PlanContext, runs: StateLock) ->
     pipe.send(facts)
     if not request.applies:
         return msg.EvaluationFinished("not_run")
+    # If the plan is refused, the worker waits here until the step stops it.
     approval = pipe.receive(msg.PlanApproval)
     pipe.begin()
     claim_names(plan, shown, context)
