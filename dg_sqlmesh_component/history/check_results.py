@@ -132,6 +132,7 @@ def results_of_same_data(
 
     Dagster would not show them with the next materialization.
     """
+    # It has new rows, about which the results say nothing.
     if data.intervals:
         return
     checks = [check for check in assets.checks_of(data.fqn) if check.name != INTERVALS_CHECK]
@@ -139,6 +140,7 @@ def results_of_same_data(
     for check, record in last_check_records(instance, checks).items():
         evaluation, earlier = _evaluation(record), _earlier_result(record)
         target = evaluation.target_materialization_data if evaluation else None
+        # Without a target, Dagster shows a result with a materialization of the same run.
         is_shown = target.storage_id == last.storage_id if target else record.run_id == last.run_id != ""
         if evaluation and earlier and repetition.repeats_with_promoted(earlier, is_shown=is_shown):
             why = "a plan has promoted the same data again"
@@ -152,6 +154,7 @@ def _again(
     for check, record in records.items():
         evaluation, earlier = _evaluation(record), _earlier_result(record)
         if evaluation is not None and (repeats is None or (earlier is not None and repeats(earlier))):
+            # The target stays: Dagster shows a result with the materialization that it is about.
             target = evaluation.target_materialization_data
             again = repeated(check, earlier, why, evaluation.metadata) if earlier else None
             evaluations[check] = evaluation_of(again, target) if again else evaluation

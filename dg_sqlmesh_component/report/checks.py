@@ -63,6 +63,7 @@ class Checks:
         """
         if check.name == INTERVALS_CHECK:
             return self._intervals(check, node)
+        # Nobody has audited data from outside. What compares loads makes the results about late data (`late_data.py`).
         if isinstance(node, OutsideData) or check.name == LATE_DATA_CHECK:
             return None
         if check.name == STATUS_CHECK:
@@ -72,6 +73,7 @@ class Checks:
             if audit.error:
                 return self.not_evaluated(check, node, audit.error)
             return self._audited(check, node, audit, earlier)
+        # SQLMesh has evaluated all audits of the promoted version, and this one is not among them.
         if _has_evaluated_all(node):
             return not_evaluated(check, self.wording.promoted_version(node.fqn, "does not have this audit"))
         if not isinstance(node, NodeOutcome) or not node.outcome.rule.repeats or not self.wording.is_declared:
@@ -234,6 +236,7 @@ def _table(node: NodeOutcome | AuditOnlyOutcome, audit: AuditResult) -> str | No
 def _evaluated_at(node: NodeOutcome | AuditOnlyOutcome) -> int | None:
     if isinstance(node, AuditOnlyOutcome):
         return node.evaluated_at
+    # An audit of a model that was up to date was evaluated on the rows that it has since they were altered last.
     return node.idle.altered_at or 0 if node.outcome is Outcome.UP_TO_DATE else node.computed_until
 
 

@@ -97,6 +97,7 @@ def build_request(
         ignore_cron=config.ignore_cron,
         skip_janitor=config.skip_janitor,
         job=settings.job(context.run.run_id),
+        # The jobs plan and apply for the declared environment only.
         deploy_jobs=settings.ports.deploy_jobs(settings) if environment == settings.environment else None,
         environment_timeout=settings.attributes.execution.environment_timeout,
         manifest_facts=msg.ManifestFacts(

@@ -172,6 +172,7 @@ class _Step:
         # Dagster shows checks without a result as failed in a failed run, and as skipped in a cancelled run.
         if failure is not None and not self.session.is_cancelled:
             yield from self._results.fill_in()
+            # Again: a repeated check may be a failure that fails the run.
             failure = self._failure()
         if not self._wording.is_declared:
             why = f"this run was in environment {self._request.environment}"
@@ -258,6 +259,7 @@ class _Step:
                 assert self._settings.ports.restating is not None, "its request was sent"
                 refusal = self._settings.ports.restating.refuse(self._settings, self._limits, event, self._log)
                 answer = msg.GoAhead()
+            # Without batches, it says that SQLMesh starts over, and the worker does not wait.
             case msg.EvaluationPlanned() if event.batches:
                 answer = msg.GoAhead(self._results.unaudited(event.earlier_rows, self._ledger.computed))
                 refusal = self._limits.refuse_run(event, self._log) if self._request.restate is None else None
@@ -275,6 +277,7 @@ class _Step:
     def _recorded(self, reads: Mapping[str, msg.PromotedReads]) -> msg.Records:
         """What Dagster has recorded. The run gets a tag: data that is computed from now on is this run's."""
         instance, run = self._context.instance, self._context.run
+        # Once: another attempt must not take what the first one has computed for the data of somebody else.
         if self._computing_since is None:
             self._computing_since = mark_as_computing(instance, run.run_id, self._settings.changes_tag)
         if not self._wording.is_declared:

@@ -148,6 +148,7 @@ def _lost_rows(model: msg.PlannedModel, compared: msg.ModelCompared | None) -> I
         at = f" at the first run after {utc_text(model.rows.loses_at)}" if model.rows.loses_at else ""
         found.append((f"{lost_text(read)}{at}", f"it shows or reads {listed(model.rows.loses_with)}.", None))
     if found and compared is not None and compared.removed and is_whole(compared):
+        # Nobody knows which of these losses the rows belong to, so only one of them names the number.
         number = counted(compared.removed, "row") + without_key(compared, compared.removed)
         what, means, refusal = found[-1]
         found[-1] = what, f"{means} The preview has counted {number} of prod that it does not have.".strip(), refusal

@@ -139,6 +139,7 @@ class _PlanStep(Planning):
         self.refuse("plan")
         state = self._settings.changes_tag
         self._computing_since = mark_as_computing(self._context.instance, self._context.run.run_id, state)
+        # Before SQLMesh computes: it may not have read what is loaded from now on.
         if self._source_loads:
             self._newest_loads = self._source_loads.newest_awaited()
         records = materialized_data(self._context.instance, assets, assets.specs)
@@ -211,6 +212,7 @@ class _PlanStep(Planning):
         for fqn in assets.parents_first:
             if fqn in by_model:
                 outcome = outcomes.get(fqn) if fqn in computed else None
+                # First: after the next materialization, Dagster does not show them any more.
                 repeated_results = list(results_of_same_data(instance, assets, by_model[fqn]))
                 yield self._materialization(by_model[fqn], outcome, versions, plan)
             if fqn in outcomes and fqn in assets.specs:

@@ -71,6 +71,7 @@ def evaluate_tick(context: dg.SensorEvaluationContext, settings: Settings) -> dg
             "If the plan was interrupted, apply it again."
         )
     compared = found.compared.unrecorded
+    # Most ticks find nothing, and need no further query.
     active = active_runs(instance, settings) if compared else []
     known = recorded_data(instance, assets, [of.fqn for of in compared]) if compared else {}
     new, left_to_runs = outside_data(compared, with_named_outdated(instance, assets, known, compared), active)

@@ -52,6 +52,7 @@ def idle_nodes(
     _warn_of_computed_range(
         request, [snapshots[fqn] for fqn in sorted(nodes - tracker.planned.keys())], coverages, tracker
     )
+    # Only the results of audits are compared with it, and it takes a walk through the graph.
     idle_and_audited = {fqn for fqn in nodes - computed if has_audits(snapshots[fqn])}
     altered = _data_altered_at(idle_and_audited, snapshots, graph, coverages, computed)
     for fqn in sorted(nodes - computed):

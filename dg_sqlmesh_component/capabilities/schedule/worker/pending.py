@@ -47,6 +47,7 @@ def find_pending(request: PendingRequest, pipe: Pipe) -> PendingFound:
         context.console = tracker = RunTracker(pipe)
         scheduler = context.create_scheduler(snapshots, context.snapshot_evaluator)
         tables = ExternalTables.of_promoted(request.tables, environment, context, pipe)
+        # A run may load these itself between two models, so a tick does not wait for them.
         waited_for = tables.without(request.made_between)
         find_ready = forget_and_hold_back(
             scheduler, waited_for, tracker.report_forgotten, tracker.waiting, now=request.now, environment=environment
