@@ -290,21 +290,7 @@ class Ledger:
             case msg.UnacceptedRowsShown():
                 self._unaccepted |= event.tables
             case msg.NodeAudited():
-                self._audit_only.pop(event.fqn, None)
-                results = _audit_results(self._audited.pop(event.fqn, {}))
-                coverage = self._audit_only_coverage.pop(event.fqn, None)
-                return [
-                    AuditOnlyOutcome(
-                        event.fqn,
-                        results,
-                        merged(event.missing),
-                        event.error,
-                        coverage,
-                        event.at,
-                        event.altered_at,
-                        self._unaccepted.get(event.fqn, {}),
-                    )
-                ]
+                return [self._settle_audited(event)]
             case msg.EvaluationFinished():
                 self._status = event.status
                 return self.close(None)
@@ -468,6 +454,19 @@ class Ledger:
             self._failed_after_success.setdefault(
                 event.fqn, f"SQLMesh reported that {event.fqn} was {outcome}, and then that it failed: {event.message}"
             )
+
+    def _settle_audited(self, event: msg.NodeAudited) -> AuditOnlyOutcome:
+        self._audit_only.pop(event.fqn, None)
+        return AuditOnlyOutcome(
+            event.fqn,
+            audits=_audit_results(self._audited.pop(event.fqn, {})),
+            missing=merged(event.missing),
+            error=event.error,
+            coverage=self._audit_only_coverage.pop(event.fqn, None),
+            evaluated_at=event.at,
+            altered_at=event.altered_at,
+            unaccepted=self._unaccepted.get(event.fqn, {}),
+        )
 
     def _settle(self, fqn: str, outcome: Outcome, errors: tuple[str, ...] = ()) -> NodeOutcome:
         entry = self._entries[fqn]

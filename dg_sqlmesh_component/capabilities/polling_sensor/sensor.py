@@ -7,7 +7,8 @@ unfinished runs, then the records again. So data of our own runs is recorded by 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import dagster as dg
 from pydantic import ValidationError
@@ -21,7 +22,7 @@ from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import active_runs, run_ids
 from dg_sqlmesh_component.history.check_results import results_of_same_data, with_named_outdated
 from dg_sqlmesh_component.history.origins import Origin, origins
-from dg_sqlmesh_component.history.records import materialized_data, outside_data, recorded_data
+from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, recorded_data
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
@@ -75,16 +76,8 @@ def evaluate_tick(context: dg.SensorEvaluationContext, settings: Settings) -> dg
     active = active_runs(instance, settings) if compared else []
     known = recorded_data(instance, assets, [of.fqn for of in compared]) if compared else {}
     new, left_to_runs = outside_data(compared, with_named_outdated(instance, assets, known, compared), active)
-    assert context.repository_def is not None, "Dagster evaluates a sensor with its definitions"
-    graph = context.repository_def.asset_graph
-    versions = DataVersions(instance, lambda key: graph.get(key).parent_keys)
-    checks = Checks(Wording(assets, environment), now)
-    events: list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation] = []
     by_model = origins(instance, settings, new)
-    for data in new:
-        events.append(outside_materialization(assets, data, versions, {}, by_model.get(data.fqn)))
-        events += results_of_same_data(instance, assets, data)
-        events += checks.evaluations(assets.checks_of(data.fqn), data)
+    events: list[_Event] = [*_events(context, settings, new, by_model, now)]
     sentences = [
         f"Recorded {counted(len(models_of), 'model')} {what}: {_names(assets, models_of)}."
         for what, models_of in grouped((_what(by_model.get(data.fqn), environment), data.fqn) for data in new).items()
@@ -105,6 +98,27 @@ def evaluate_tick(context: dg.SensorEvaluationContext, settings: Settings) -> dg
         sentences.append("Nothing was computed or promoted outside of Dagster.")
     sentences += [differs] if differs else []
     return dg.SensorResult(asset_events=events, skip_reason=" ".join(sentences), cursor=CURSOR.dump_json(last).decode())
+
+
+_Event: TypeAlias = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
+
+
+def _events(
+    context: dg.SensorEvaluationContext,
+    settings: Settings,
+    new: Iterable[OutsideData],
+    by_model: Mapping[str, Origin],
+    now: int,
+) -> Iterator[_Event]:
+    """The materializations of new data, each with its checks."""
+    assert context.repository_def is not None, "Dagster evaluates a sensor with its definitions"
+    instance, assets, graph = context.instance, settings.assets, context.repository_def.asset_graph
+    versions = DataVersions(instance, lambda key: graph.get(key).parent_keys)
+    checks = Checks(Wording(assets, settings.environment), now)
+    for data in new:
+        yield outside_materialization(assets, data, versions, {}, by_model.get(data.fqn))
+        yield from results_of_same_data(instance, assets, data)
+        yield from checks.evaluations(assets.checks_of(data.fqn), data)
 
 
 def _what(origin: Origin | None, environment: str) -> str:

@@ -69,18 +69,10 @@ def preview(request: msg.PreviewRequest, context: PlanContext, runs: StateLock) 
     before = context.state_reader.get_environment(request.environment)
     _refuse_permanent(request.environment, before, context)
     before = without_leftovers(before, context)
-    # Else SQLMesh would compare the second commit with the first one, and categorize its changes by that alone.
-    context.config.plan.always_recreate_environment = True
-    try:
-        whole = _plan_of_whole_ranges(request, context)
-    except ConfigurationError as error:
-        if not isinstance(error.__cause__, NoChangesPlanError):
-            raise
-        if before is None:
-            pipe.send(_plan_of_prod(context))
-            return msg.EvaluationFinished("nothing_to_do")
-        context.config.plan.always_recreate_environment = False  # back to the versions of prod
-        whole = built(context, request.environment)
+    whole = _whole(request, before, context)
+    if whole is None:
+        pipe.send(_plan_of_prod(context))
+        return msg.EvaluationFinished("nothing_to_do")
     own = OwnVersions() if before is None else OwnVersions.of(before, context)
     plan = _narrowed(whole, prod, own)
     remedy = (
@@ -111,6 +103,21 @@ def preview(request: msg.PreviewRequest, context: PlanContext, runs: StateLock) 
     if went_on := beside_runs.event():
         pipe.send(replace(went_on, while_compared=_computed_since(promoted_at, prod, plan, context)))
     return msg.EvaluationFinished("success")
+
+
+def _whole(request: msg.PreviewRequest, before: Environment | None, context: PlanContext) -> Plan | None:
+    """The plan of the preview, which still computes whole ranges; None if there is nothing to preview."""
+    # Else SQLMesh would compare the second commit with the first one, and categorize its changes by that alone.
+    context.config.plan.always_recreate_environment = True
+    try:
+        return _plan_of_whole_ranges(request, context)
+    except ConfigurationError as error:
+        if not isinstance(error.__cause__, NoChangesPlanError):
+            raise
+    if before is None:
+        return None
+    context.config.plan.always_recreate_environment = False  # back to the versions of prod
+    return built(context, request.environment)
 
 
 def _refuse_permanent(name: str, before: Environment | None, context: Context) -> None:
