@@ -18,7 +18,6 @@ It checks, for each table:
 - **check**, **outdated**: if the check or the report says that rows lack, one does.
 - **old value**: a row has the value of the new definition, or the report says that prod keeps the rows.
 - **double**: no row is there twice, except those that the report names.
-- **result**: the apply says only of tables that have lost rows that they do not show them any more.
 - **command**: the command of the report can be applied, or the plan is refused by name.
 """
 
@@ -107,7 +106,6 @@ class Observed:
         planned: The table's entries in the reports of the plans.
         refused: The models of refusals of kind `lost_intervals`.
         checks: The results of `sqlmesh_intervals_complete` that have not passed at the end.
-        result: The tables of which the apply says that they do not show rows any more.
         trouble: What has failed.
         refusal: Why the change was not applied: it was refused by name, or SQLMesh cannot plan the project before it.
     """
@@ -117,7 +115,6 @@ class Observed:
     planned: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
     refused: set[str] = field(default_factory=set)
     checks: dict[str, str] = field(default_factory=dict)
-    result: set[str] = field(default_factory=set)
     trouble: list[str] = field(default_factory=list)
     refusal: str = ""
 
@@ -221,8 +218,6 @@ def judge_table(cell: Cell, seen: Observed, name: str) -> Iterator[str]:
     if fresh and not {*seen.fresh[name]} - {*seen.shown[name][-1]}:
         yield from judge_needless(seen, name, named)
     yield from judge_values(cell, seen, name, last)
-    if name in seen.result and not gone:
-        yield "result: rows are not shown any more, says the apply"
 
 
 def judge_needless(seen: Observed, name: str, named: Named) -> Iterator[str]:
@@ -366,10 +361,6 @@ class Sheet:
         record = launch(self.shop, APPLY, command)
         if record.status is not dg.DagsterRunStatus.SUCCESS:
             raise NotAppliedError("command: the apply fails", failure(record))
-        parts = re.findall(r"Rows no longer shown, if it had such rows: (.*?)(?:\. [A-Z]|$)", record.log, re.MULTILINE)
-        named = {name for part in parts for name in re.findall(r"\bt\.(\w+)", part)}
-        for prefix, cell in self.cells.items():
-            self.seen[prefix].result |= named & {*cell.tables(prefix)}
 
     def note(self, record: RunRecord) -> None:
         """Note what the last run says."""
