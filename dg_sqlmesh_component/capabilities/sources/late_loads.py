@@ -87,6 +87,7 @@ class SourceLoads:
     def since(self, before: Mapping[dg.AssetKey, int], loaders: Iterable[Loader]) -> list[_Load]:
         """The loads that are newer than these storage ids, the last one of each partition."""
         loaders = list(loaders)
+        # One query finds the assets with newer loads. The loads of each take a query of their own.
         newest = self.newest(loaders)
         return [
             load
@@ -123,6 +124,7 @@ class SourceLoads:
             reads = {fqn: last.reads for fqn, last in before.items()}
         before = {fqn: before.get(fqn, Compared()).reading(reads[fqn]) for fqn in checks.values() if fqn in reads}
         loaders = {fqn: self.loaders(last.reads.tables)[0] for fqn, last in before.items()}
+        # Before the loads are read: one that comes between is compared twice, and none is missed.
         newest = self.newest(chain.from_iterable(loaders.values()))
         return LoadComparison(self, at, before, newest, self._new(before, loaders, newest))
 

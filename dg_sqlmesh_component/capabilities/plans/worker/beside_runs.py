@@ -115,6 +115,7 @@ class BesideRuns:
         plan: EvaluatablePlan,
     ) -> None:
         shares_tables = not plan.is_dev and _changes_shared_tables(plan, self._shown)
+        # Runs compute into the tables that the plan changes.
         if shares_tables:
             self._lock.acquire()
         changes = ConcurrentChanges(self._context, self._shown, plan, _index(stages), self._interrupted, self._gained)

@@ -103,6 +103,7 @@ class Promotion:
             backfill(stage, plan)
 
         def visit_virtual_layer_update_stage(stage: VirtualLayerUpdateStage, plan: EvaluatablePlan) -> None:
+            # A plan that has altered tables has come further already.
             self._reached = max(self._reached, Reached.REPLACING)
             replace(stage, plan)
 

@@ -78,6 +78,7 @@ def compare_environments(
             model.computed = filled_intervals(new, index, ranges)
             model.is_known = knows_filled(new, index, ranges)
         compared = model.compare(Warehouse(adapter), limits)
+        # What reads it has read a part too, so its differences are not those of the change alone.
         if not model.is_own_table and (compared.ranges or compared.is_partial or compared.only_its_time):
             parts.add(name)
         if not compared.clock and (compared.added, compared.removed, compared.changed or 0) != (0, 0, 0):
@@ -173,6 +174,7 @@ class Warehouse:
 
     def values(self, query: exp.Select) -> Sequence[Any]:
         """The only row of a query."""
+        # First: an error is reported with this query.
         self.last = query.sql(self.dialect, identify=True)
         return self._adapter.fetchone(query, quote_identifiers=True) or ()
 
@@ -282,6 +284,7 @@ class _Comparison:
         added, removed = self.warehouse.integers(queries.surplus())
         compared = replace(compared, added=added, removed=removed)
         clock = self.clock() & queries.common.keys() if added or removed else frozenset()
+        # If all columns are those of the clock, no column is left that may be equal.
         if not clock or len(clock) == len(queries.common) or any(self.warehouse.integers(queries.surplus(clock))):
             return compared
         return replace(compared, clock=tuple(sorted(clock)))
@@ -294,6 +297,7 @@ class _Comparison:
         of_number = {
             name: aggregates[3 * i : 3 * i + 3]
             for i, name in enumerate(numbers)
+            # The smallest and the largest value are values of rows.
             if not is_masked(name, self.limits.mask)
         }
         return int(rows), {
