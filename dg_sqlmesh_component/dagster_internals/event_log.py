@@ -220,6 +220,17 @@ def not_passed_check_records(instance: dg.DagsterInstance, check: dg.AssetCheckK
     return check_records(instance, check, set(AssetCheckExecutionRecordStatus) - _PASSED, _IDS_PER_QUERY)
 
 
+def unevaluated_checks(
+    instance: dg.DagsterInstance, checks: Collection[dg.AssetCheckKey], except_run: str
+) -> set[dg.AssetCheckKey]:
+    """The checks that a run was to evaluate last, apart from one run, and has not evaluated."""
+    newest = {
+        check: next((r for r in check_records(instance, check, status=None, page=2) if r.run_id != except_run), None)
+        for check in checks
+    }
+    return {check for check, record in newest.items() if record is not None and record.status not in _COMPLETED}
+
+
 def shown_check_records(
     instance: dg.DagsterInstance, checks: Collection[dg.AssetCheckKey], except_run: str
 ) -> dict[dg.AssetCheckKey, CheckRecord]:

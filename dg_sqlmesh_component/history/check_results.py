@@ -13,6 +13,7 @@ from dg_sqlmesh_component.dagster_internals.event_log import (
     check_records,
     last_check_records,
     shown_check_records,
+    unevaluated_checks,
 )
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK
@@ -102,27 +103,40 @@ def with_named_outdated(
     }
 
 
-def last_evaluations(
+def results_of_unreached(
     instance: dg.DagsterInstance,
     checks: Collection[dg.AssetCheckKey],
     why: str,
-    repeats: Callable[[EarlierResult], bool] | None = None,
+    repeats: Callable[[EarlierResult], bool],
 ) -> dict[dg.AssetCheckKey, dg.AssetCheckEvaluation]:
-    """The last evaluation of each check, to be recorded again by a run that evaluates none of them and fails.
+    """The last results that are repeated, to be recorded again by a run that fails before it reaches the model.
 
     None of them is blocking: a failure has already stopped the step in which it was evaluated.
-
-    Args:
-        repeats: Whether a result is repeated. None: as Dagster has shown it, also why a check was not evaluated.
     """
-    return _again(last_check_records(instance, checks), why, repeats)
+    records = last_check_records(instance, checks)
+    return _again(records, why, lambda _, earlier: earlier is not None and repeats(earlier))
+
+
+def last_evaluations(
+    instance: dg.DagsterInstance, checks: Collection[dg.AssetCheckKey], why: str, run_id: str
+) -> dict[dg.AssetCheckKey, dg.AssetCheckEvaluation]:
+    """The last evaluation of each check, to be recorded again by a run that knows nothing of the data and fails."""
+    return _again(last_check_records(instance, checks), why, _repeats_shown(instance, checks, run_id))
 
 
 def shown_evaluations(
     instance: dg.DagsterInstance, checks: Collection[dg.AssetCheckKey], why: str, run_id: str
 ) -> dict[dg.AssetCheckKey, dg.AssetCheckEvaluation]:
     """The same for a run that succeeds. A check that Dagster showed as skipped before this run stays skipped."""
-    return _again(shown_check_records(instance, checks, except_run=run_id), why)
+    shown = shown_check_records(instance, checks, except_run=run_id)
+    return _again(shown, why, _repeats_shown(instance, shown.keys(), run_id))
+
+
+def _repeats_shown(
+    instance: dg.DagsterInstance, checks: Collection[dg.AssetCheckKey], run_id: str
+) -> Callable[[dg.AssetCheckKey, EarlierResult | None], bool]:
+    hidden = unevaluated_checks(instance, checks, except_run=run_id)
+    return lambda check, earlier: repetition.repeats_shown(earlier, is_hidden=check in hidden)
 
 
 def results_of_same_data(
@@ -148,12 +162,14 @@ def results_of_same_data(
 
 
 def _again(
-    records: Mapping[dg.AssetCheckKey, CheckRecord], why: str, repeats: Callable[[EarlierResult], bool] | None = None
+    records: Mapping[dg.AssetCheckKey, CheckRecord],
+    why: str,
+    repeats: Callable[[dg.AssetCheckKey, EarlierResult | None], bool],
 ) -> dict[dg.AssetCheckKey, dg.AssetCheckEvaluation]:
     evaluations = {}
     for check, record in records.items():
         evaluation, earlier = _evaluation(record), _earlier_result(record)
-        if evaluation is not None and (repeats is None or (earlier is not None and repeats(earlier))):
+        if evaluation is not None and repeats(check, earlier):
             # The target stays: Dagster shows a result with the materialization that it is about.
             target = evaluation.target_materialization_data
             again = repeated(check, earlier, why, evaluation.metadata) if earlier else None

@@ -1,13 +1,12 @@
 """Whether the last result of a check is repeated by somebody who has not evaluated it. Pure.
 
 A repeated result that has passed is green although no SQL ran. So each place asks here, with what it knows of the data.
-Only a run that was refused, that was a dry run, or that could not evaluate a check knows nothing of its data: it leaves
-the check as Dagster has shown it.
 
 | what it knows | what it asks |
 |---|---|
 | the data of a model that waits or had nothing to do | `why_not_repeated` |
 | of a model that a failed run did not reach, what the run read before it began | `is_as_before`, `repeats_unreached` |
+| nothing: the run was refused, was a dry run, or could not evaluate the check | `repeats_shown` |
 | when a model was last altered whose checks alone were selected | `repeats_failed_status` |
 | that a plan has promoted the same data again | `repeats_with_promoted` |
 | that a preview has audited the table that a plan promotes | `is_newer_result` |
@@ -77,6 +76,17 @@ def repeats_unreached(newest: EarlierResult, promoted: str | None, before: msg.E
         return True
     up_to = newest.audited_data[2] if newest.audited_data else round(newest.evaluated_at * 1000)
     return not before.is_unaccepted and before.altered_at <= up_to
+
+
+def repeats_shown(newest: EarlierResult | None, *, is_hidden: bool) -> bool:
+    """Whether a run that knows nothing of the data leaves a check as Dagster has shown it.
+
+    Args:
+        newest: The newest result. None: the newest record only says why the check was not evaluated.
+        is_hidden: Whether a later run was to evaluate the check and has not. If it was killed, it may have written
+            rows.
+    """
+    return not (is_hidden and newest is not None and newest.passed)
 
 
 def repeats_failed_status(status: EarlierResult, altered_at: int | None) -> bool:

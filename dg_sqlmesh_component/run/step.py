@@ -104,7 +104,7 @@ def repeated_checks(
     if not fails:
         yield from shown_evaluations(context.instance, checks, why, context.run.run_id).values()
         return
-    repeated = last_evaluations(context.instance, checks, why)
+    repeated = last_evaluations(context.instance, checks, why, context.run.run_id)
     yield from repeated.values()
     yield from (not_evaluated(check, f"{why}.") for check in sorted(checks - repeated.keys()))
 

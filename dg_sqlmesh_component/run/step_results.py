@@ -22,7 +22,7 @@ from dg_sqlmesh_component.definitions.op import PROJECT_TAG
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
 from dg_sqlmesh_component.history import repetition
-from dg_sqlmesh_component.history.check_results import last_evaluations, last_results
+from dg_sqlmesh_component.history.check_results import last_evaluations, last_results, results_of_unreached
 from dg_sqlmesh_component.history.earlier_results import EarlierResult, key_of
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed
@@ -113,7 +113,8 @@ class StepResults:
         for node in self.audited:
             if node.error:
                 missing = self._without_a_result(node)
-                repeated = last_evaluations(self.context.instance, missing, "this run could not evaluate it")
+                why, run_id = "this run could not evaluate it", self.context.run.run_id
+                repeated = last_evaluations(self.context.instance, missing, why, run_id)
                 yield from (repeated.get(of) or self.checks.not_evaluated(of, node, node.error) for of in missing)
         started = {outcome.fqn for outcome in self.outcomes if outcome.was_started}
         for outcome in self.outcomes:
@@ -138,7 +139,7 @@ class StepResults:
         promoted = outcome.promoted.version if outcome.promoted else None
         repeats = partial(repetition.repeats_unreached, promoted=promoted, before=outcome.rows_before)
         why = f"{self._assets.name(outcome.fqn)} was not executed"
-        return last_evaluations(self.context.instance, checks, why, repeats)
+        return results_of_unreached(self.context.instance, checks, why, repeats)
 
     @cached_property
     def release(self) -> DownstreamRelease:

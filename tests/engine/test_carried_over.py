@@ -314,6 +314,10 @@ def test_passed_result_of_older_rows_is_not_repeated_by_a_run_that_fails_before_
         wait_until(lambda: is_free(shop.project / "warehouse.duckdb"))
         (shop.project / "pause").unlink()
     assert shop.query("SELECT id FROM t.total") == [(-1,)]
+    if not by_shell:
+        for config in ({"start": " "}, {"dry_run": True}):  # it is refused, and it reads no rows
+            blind = shop.launch(ops={"sqlmesh_shop": config})
+            assert not blind.checks["t/total:positive"].passed, "no later run has evaluated it"
     shop.query("UPDATE ctl.flags SET id = -2")
 
     record = shop.launch().failed()

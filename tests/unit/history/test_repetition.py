@@ -74,9 +74,21 @@ def test_run_that_knows_nothing_of_the_data_leaves_a_check_as_dagster_has_shown_
 ) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         evaluation, check = report(instance, newest), dg.AssetCheckKey(KEY, str(newest.check_name))
-        assert decision(last_evaluations(instance, [check], "why").get(check), evaluation) == expected
+        assert decision(last_evaluations(instance, [check], "why", "a run").get(check), evaluation) == expected
         assert decision(shown_evaluations(instance, [check], "why", "a dry run").get(check), evaluation) == expected
-        assert last_evaluations(instance, [dg.AssetCheckKey(KEY, "new")], "why") == {}
+        assert last_evaluations(instance, [dg.AssetCheckKey(KEY, "new")], "why", "a run") == {}
+
+
+@pytest.mark.parametrize(
+    ("newest", "is_hidden", "expected"),
+    [("passed", False, True), ("passed", True, False), ("failed", True, True), (None, True, True)],
+    ids=["shown", "a later run has no result", "failed", "not evaluated"],
+)
+def test_passed_result_is_not_left_if_a_later_run_was_to_evaluate_the_check_and_has_not(
+    newest: str | None, is_hidden: bool, expected: bool
+) -> None:
+    result = None if newest is None else EarlierResult(newest == "passed", WARN, "run-7", EVALUATED)
+    assert repetition.repeats_shown(result, is_hidden=is_hidden) is expected
 
 
 # -- a model that a failed run has not reached ---------------------------------------------------------
