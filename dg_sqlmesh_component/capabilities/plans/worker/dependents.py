@@ -111,6 +111,7 @@ def claim_names(plan: Plan, stored: Environment | None, context: Context) -> Non
     for of_model in plan.missing_intervals:
         node = plan.context_diff.snapshots[of_model.snapshot_id]
         if has_one_table(node, is_dev=plan.is_dev) and node.name not in _shown(stored) and not _has_begun(node):
+            # One mark is enough: `_has_begun` asks for any.
             claimed.append(Forgotten(node, of_model.intervals[:1], is_dev=False))
     forget_intervals(context.state_sync, claimed)
 
@@ -153,6 +154,7 @@ def _asked(query: str, names: _Names, context: Context) -> Iterator[tuple[dict[t
     for (gateway, table), model in names.items():  # a model may name the default gateway
         by_adapter[context.snapshot_evaluator.get_adapter(gateway)][table.db, table.name] = model
     for adapter, models in by_adapter.items():
+        # Other engines drop nothing together with a view.
         if isinstance(adapter, PostgresEngineAdapter):
             yield models, adapter.fetchall(query.format(names=literals(models)))
 

@@ -180,59 +180,10 @@ def _planned(context: EvaluationContext) -> tuple[Plan, Split]:
     """
     request, restate = context.request, context.request.restate
     assert restate is not None, "the request restates"
-    own = [fqn for fqn in request.models if fqn not in request.external_models]
-    requested = [*restate.earlier, *own, *restate.later]
-    left_out: dict[str, str] = {}
-    if restate.only_promoted:
-        promoted = {info.name for info in context.stored_environment().snapshots}
-        left_out = {fqn: "not promoted" for fqn in requested if fqn not in promoted}
-        requested = [fqn for fqn in requested if fqn in promoted]
-        if restate.tables:
-            readers = _readers(restate.tables, context)
-            left_out |= {fqn: "does not read the tables itself" for fqn in requested if fqn not in readers}
-            requested = [fqn for fqn in requested if fqn in readers]
-            if not requested:
-                names = " or ".join(map(unquoted, restate.tables))
-                raise ConfigurationError(
-                    f"None of the selected models reads {names} itself, as promoted in {request.environment}. Nothing "
-                    "was computed. Select the models that read it, or all models."
-                )
-        if not requested:
-            raise _unrestatable(left_out, {}, context)
-    try:
-        plan = context.plan_builder(
-            request.environment,
-            restate_models=requested,
-            start=resolved(restate.start, request),
-            end=resolved(restate.end, request),
-            execution_time=request.execution_time,
-            skip_tests=True,
-            skip_linter=True,
-            forward_only=False,  # with `plan.forward_only`, SQLMesh would restate tables of prod in a dev environment
-        ).build()
-    except PlanError as error:
-        raise ConfigurationError(
-            f"SQLMesh refuses the restatement: {describe_error(error).rstrip('.')}. Nothing was computed. Correct "
-            "`restate` in the run config."
-        ) from error
-    snapshots = plan.context_diff.snapshots_by_name
-    ranges = _ranges(plan)
-    restated = {snapshot_id.name for snapshot_id in plan.restatements}
-    # In a dev_only project, all plans are forward-only.
-    shared = {fqn for fqn in restated if request.environment != c.PROD and not snapshots[fqn].is_paused}
-    never = _not_computed(plan, restated, ranges)
-    never -= {fqn for fqn in never.difference(requested) if shows_others(snapshots[fqn])}
-    possible = (restated & ranges.keys()) - shared - never
-    left_out |= {
-        fqn: _NO_START if fqn in never else _why_not(snapshots[fqn], request.environment, plan)
-        for fqn in [*requested, *sorted((shared | never).difference(requested))]
-        if fqn in snapshots and fqn not in possible
-    }
-    # SQLMesh would still compute whole tables downstream, and a run that restates none of its models would be green.
-    may_leave_out = possible.intersection(requested) and not never & ranges.keys()
-    if left_out and (shared or never.difference(requested) or not may_leave_out):
-        raise _unrestatable(left_out, snapshots, context)
-    left_out = {fqn: why for fqn, why in left_out.items() if fqn not in {*possible, *restate.earlier, *restate.later}}
+    requested, unfit = _requested(restate, context)
+    plan = _built(restate, requested, context)
+    ranges, restated = _ranges(plan), {snapshot_id.name for snapshot_id in plan.restatements}
+    left_out = _left_out(plan, ranges, requested, unfit, context)
     context.request = replace(request, models=tuple(fqn for fqn in request.models if fqn not in left_out))
     steps = {*restate.earlier}, {*request.models}, {*restate.later}
     parts = split(ranges, restated, upstream(plan.context_diff.snapshots_by_name), steps)
@@ -249,6 +200,85 @@ def _planned(context: EvaluationContext) -> tuple[Plan, Split]:
     context.tracker.pipe.send(planned)
     context.tracker.pipe.receive(msg.GoAhead)
     return plan, parts
+
+
+def _requested(restate: msg.Restatement, context: EvaluationContext) -> tuple[list[str], dict[str, str]]:
+    """The models of all steps of the run, and those of them that are left out at once, with the reason."""
+    request = context.request
+    own = [fqn for fqn in request.models if fqn not in request.external_models]
+    requested = [*restate.earlier, *own, *restate.later]
+    if not restate.only_promoted:
+        return requested, {}
+    promoted = {info.name for info in context.stored_environment().snapshots}
+    left_out = {fqn: "not promoted" for fqn in requested if fqn not in promoted}
+    requested = [fqn for fqn in requested if fqn in promoted]
+    if restate.tables:
+        readers = _readers(restate.tables, context)
+        left_out |= {fqn: "does not read the tables itself" for fqn in requested if fqn not in readers}
+        requested = [fqn for fqn in requested if fqn in readers]
+        if not requested:
+            names = " or ".join(map(unquoted, restate.tables))
+            raise ConfigurationError(
+                f"None of the selected models reads {names} itself, as promoted in {request.environment}. Nothing was "
+                "computed. Select the models that read it, or all models."
+            )
+    if not requested:
+        raise _unrestatable(left_out, {}, context)
+    return requested, left_out
+
+
+def _built(restate: msg.Restatement, requested: Sequence[str], context: EvaluationContext) -> Plan:
+    request = context.request
+    try:
+        return context.plan_builder(
+            request.environment,
+            restate_models=requested,
+            start=resolved(restate.start, request),
+            end=resolved(restate.end, request),
+            execution_time=request.execution_time,
+            skip_tests=True,
+            skip_linter=True,
+            forward_only=False,  # with `plan.forward_only`, SQLMesh would restate tables of prod in a dev environment
+        ).build()
+    except PlanError as error:
+        raise ConfigurationError(
+            f"SQLMesh refuses the restatement: {describe_error(error).rstrip('.')}. Nothing was computed. Correct "
+            "`restate` in the run config."
+        ) from error
+
+
+def _left_out(
+    plan: Plan,
+    ranges: Mapping[str, Any],
+    requested: Sequence[str],
+    unfit: Mapping[str, str],
+    context: EvaluationContext,
+) -> dict[str, str]:
+    """The models of this step that are not restated, with the reason. `unfit`: those that were left out before.
+
+    Raises a ConfigurationError if they cannot be left out, or if none of the requested models is left.
+    """
+    request, restate = context.request, context.request.restate
+    assert restate is not None, "the request restates"
+    snapshots = plan.context_diff.snapshots_by_name
+    restated = {snapshot_id.name for snapshot_id in plan.restatements}
+    # In a dev_only project, all plans are forward-only.
+    shared = {fqn for fqn in restated if request.environment != c.PROD and not snapshots[fqn].is_paused}
+    never = _not_computed(plan, restated, ranges)
+    never -= {fqn for fqn in never.difference(requested) if shows_others(snapshots[fqn])}
+    possible = (restated & ranges.keys()) - shared - never
+    of_plan = {
+        fqn: _NO_START if fqn in never else _why_not(snapshots[fqn], request.environment, plan)
+        for fqn in [*requested, *sorted((shared | never).difference(requested))]
+        if fqn in snapshots and fqn not in possible
+    }
+    left_out = {**unfit, **of_plan}
+    # SQLMesh would still compute whole tables downstream, and a run that restates none of its models would be green.
+    may_leave_out = possible.intersection(requested) and not never & ranges.keys()
+    if left_out and (shared or never.difference(requested) or not may_leave_out):
+        raise _unrestatable(left_out, snapshots, context)
+    restated_elsewhere = {*possible, *restate.earlier, *restate.later}
+    return {fqn: why for fqn, why in left_out.items() if fqn not in restated_elsewhere}
 
 
 def _not_computed(plan: Plan, restated: Iterable[str], planned: Container[str]) -> set[str]:
