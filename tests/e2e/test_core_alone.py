@@ -29,7 +29,9 @@ def run_core_without(capabilities: Iterable[str], root: Path) -> None:
     copy = copy_without(capabilities, root)
     tests = copy.unit_tests()
     assert {"tests/unit/run/test_ledger.py", "tests/unit/worker/intervals/test_availability.py"} <= set(tests)
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests, *RUNS]
+    # Few examples: whether a property holds is tested without a copy.
+    options = ["-q", "-x", "-p", "no:cacheprovider", "--hypothesis-profile=mutation"]
+    command = [sys.executable, "-m", "pytest", *options, *tests, *RUNS]
     environment = {**os.environ, "PYTHONPATH": str(copy.root)}
     done = subprocess.run(command, cwd=copy.root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5_000:]

@@ -128,11 +128,6 @@ def restatement(run: RunRecord, model: str) -> dict[str, Any]:
     return {"sqlmesh_shop": {"restate": {"start": start, "end": end}}}
 
 
-@pytest.mark.night(
-    "unit/worker/intervals/test_read_early.py",
-    "model/test_every_shell.py::test_no_history_of_four_actions_hides_an_hour_that_was_computed_before_its_source",
-    "test_the_check_at_the_end_of_a_chain_names_the_model_to_restate_first",
-)
 def test_a_model_warns_that_was_computed_before_a_table_that_is_computed_as_a_whole_has_read_a_source(
     new_shop: NewShop,
 ) -> None:
