@@ -171,10 +171,6 @@ def test_a_model_warns_that_was_computed_before_a_table_that_is_computed_as_a_wh
         assert not is_warning(last, "z")
 
 
-@pytest.mark.night(
-    "unit/worker/intervals/test_read_early.py::test_ranges_that_tell_nothing_may_hide_what_was_known",
-    "model/test_every_shell.py::test_no_history_of_four_actions_hides_an_hour_that_was_computed_before_its_source",
-)
 def test_rows_that_a_shell_restates_hide_no_others_that_lack_rows(new_shop: NewShop) -> None:
     """The record of the shell's rows is newer than the check that has named the others, and the janitor has merged."""
     models = {"x": source("x", EARLY), "r": reader("r", "x")}

@@ -42,6 +42,7 @@ MODEL (name t.listed, kind SEED (path '../seeds/listed.csv'), columns (id INT), 
 """
 
 
+@pytest.mark.night("engine/test_dependents.py::test_a_view_in_place_of_a_table_is_refused_before_anything_changes")
 @pytest.mark.parametrize("attempts", [1, *at_night(2)])
 def test_a_table_of_a_failed_attempt_is_no_table_of_others(new_shop: NewShop, attempts: int) -> None:
     """SQLMesh's state has no interval of it."""
