@@ -98,7 +98,7 @@ def told_on_one_day(story: Callable[..., Told], shared: object, options: dict[st
     """Tell a story in a folder. If the day ends before it does, tell it again: one more day is pending."""
     while True:
         day, told = today(), Told()
-        with tempfile.TemporaryDirectory() as folder, told.to_its_end():
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, told.to_its_end():
             told = story(Path(folder).resolve(), shared, **options)
         if day == today():
             return told
