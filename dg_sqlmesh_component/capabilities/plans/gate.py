@@ -272,9 +272,9 @@ def _lost_intervals(plan: msg.PlanBuilt, decision: Decision, names: ModelNames) 
         message = (
             f"Models would lose rows that environment {plan.environment} shows: {_details(lost)}. "
             + (f"Models that show or read them lose rows too: {'; '.join(readers)}. " if readers else "")
-            + "Neither the plan nor a run right after it computes these rows. Causes are a later `start`, an earlier "
-            "`end`, a `cron` with longer intervals, a kind that shows only computed intervals, or a new table for a "
-            "model whose rows cannot be computed again, such as `SCD_TYPE_2`: it has what the source has now. "
+            + "Neither the plan nor a run right after it computes these rows. Causes are a later `start` or none, an "
+            "earlier `end`, a `cron` with longer intervals, a kind that shows only computed intervals, or a new table "
+            "for a model whose rows cannot be computed again, such as `SCD_TYPE_2`: it has what the source has now. "
             f"To apply it anyway, {_name_them('lost_intervals')}"
         )
         yield Refusal("lost_intervals", tuple(lost), message)

@@ -231,10 +231,10 @@ REFUSALS = {
         both(loses=msg.LostRows(DAY)),
         NAMES,
         "Models would lose rows that environment prod shows: core.orders (rows of 1970-01-01); marts.sales (rows of "
-        "1970-01-01). Neither the plan nor a run right after it computes these rows. Causes are a later `start`, an "
-        "earlier `end`, a `cron` with longer intervals, a kind that shows only computed intervals, or a new table for "
-        "a model whose rows cannot be computed again, such as `SCD_TYPE_2`: it has what the source has now. To apply "
-        "it anyway, name these models in `allow_lost_intervals` in the run config.",
+        "1970-01-01). Neither the plan nor a run right after it computes these rows. Causes are a later `start` "
+        "or none, an earlier `end`, a `cron` with longer intervals, a kind that shows only computed intervals, or a "
+        "new table for a model whose rows cannot be computed again, such as `SCD_TYPE_2`: it has what the source has "
+        "now. To apply it anyway, name these models in `allow_lost_intervals` in the run config.",
     ),
     "not_loaded": (
         both(**NOT_READY),
