@@ -32,6 +32,7 @@ from sqlmesh.utils.date import make_exclusive, to_timestamp
 from sqlmesh.utils.errors import ConflictingPlanError, PlanError
 
 from dg_sqlmesh_component.capabilities.restatements.messages import RestateRequest
+from dg_sqlmesh_component.capabilities.restatements.worker.pushed_ranges import pushed_ranges
 from dg_sqlmesh_component.capabilities.restatements.worker.split import Split, split
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, EvaluationError
@@ -54,6 +55,7 @@ from dg_sqlmesh_component.worker.intervals.tables import (
     shows_others,
     single_intervals,
     upstream,
+    whole_intervals,
 )
 from dg_sqlmesh_component.worker.observe.run_tracker import RunTracker
 from dg_sqlmesh_component.worker.pipe import Pipe
@@ -228,9 +230,10 @@ def _requested(restate: msg.Restatement, context: EvaluationContext) -> tuple[li
 
 
 def _built(restate: msg.Restatement, requested: Sequence[str], context: EvaluationContext) -> Plan:
+    """Plan them, as far as they reach in all models downstream. Raises a ConfigurationError if SQLMesh refuses."""
     request = context.request
     try:
-        return context.plan_builder(
+        plan = context.plan_builder(
             request.environment,
             restate_models=requested,
             start=resolved(restate.start, request),
@@ -245,6 +248,13 @@ def _built(restate: msg.Restatement, requested: Sequence[str], context: Evaluati
             f"SQLMesh refuses the restatement: {describe_error(error).rstrip('.')}. Nothing was computed. Correct "
             "`restate` in the run config."
         ) from error
+    nodes = {of.name: plan.context_diff.snapshots[of] for of in plan.restatements}
+    planned = {of.name: interval for of, interval in plan.restatements.items()}
+    pushed = pushed_ranges(planned, upstream(nodes), {name for name, node in nodes.items() if is_incremental(node)})
+    wider = {name: whole_intervals(nodes[name], of) for name, of in pushed.items() if of != planned[name]}
+    if not wider:
+        return plan
+    return plan.copy(update={"restatements": {of: wider.get(of.name, had) for of, had in plan.restatements.items()}})
 
 
 def _left_out(
