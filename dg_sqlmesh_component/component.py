@@ -293,7 +293,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             if (configured := getattr(self, attribute)) is not None:
                 deployed = off_in_branch_deployment(configured)
                 definitions.append(build(deployed, settings))
-                named_by = attribute if attribute in ("schedule", "janitor") else "op"
+                named_by = attribute if hasattr(configured, "name") else "op"
                 code_location.add_definitions(label, f"{named_by}.name", definitions[-1])
                 turned_off += ticking_names(definitions[-1]) if deployed is not configured else []
         code_location.log_turned_off(label, turned_off)

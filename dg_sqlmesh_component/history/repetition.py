@@ -6,7 +6,7 @@ A repeated result that has passed is green although no SQL ran. So each place as
 |---|---|
 | the data of a model that waits or had nothing to do | `why_not_repeated` |
 | of a model that a failed run did not reach, what the run read before it began | `is_as_before`, `repeats_unreached` |
-| nothing: the run was refused, was a dry run, or could not evaluate the check | `repeats_shown` |
+| nothing: the run was refused, a dry run, over before it began, or could not evaluate the check | `repeats_shown` |
 | when a model was last altered whose checks alone were selected | `repeats_failed_status` |
 | that a plan has promoted the same data again | `repeats_with_promoted` |
 | that a preview has audited the table that a plan promotes | `is_newer_result` |

@@ -53,7 +53,7 @@ from dg_sqlmesh_component.report.outcomes import NOT_IDLE, AuditOnlyOutcome, Aud
 class _Stage(Enum):
     """How far SQLMesh has come with a node. The words end a sentence such as "SQLMesh started a batch of t.a"."""
 
-    OPEN = ", which it had not planned."
+    UNPLANNED = ", which it had not planned."
     PLANNED = ", although it had planned batches of it."
     SETTLED = ", which already had its outcome."
 
@@ -63,7 +63,7 @@ _LEGAL: dict[type[msg.Event], tuple[frozenset[_Stage], str]] = {
     msg.BatchFinished: (frozenset({_Stage.PLANNED}), "finished a batch of {}"),
     msg.TableComputed: (frozenset({_Stage.PLANNED}), "computed the table of {}"),
     # Settled: a plan has landed, and has computed what the run had computed before.
-    msg.NodeIdle: (frozenset({_Stage.OPEN, _Stage.SETTLED}), "reported nothing to compute for {}"),
+    msg.NodeIdle: (frozenset({_Stage.UNPLANNED, _Stage.SETTLED}), "reported nothing to compute for {}"),
     # The failure of an executed node is kept, as a contradiction of its own.
     msg.NodeFailed: (frozenset(_Stage), "reported that {} failed"),
 }
@@ -111,7 +111,7 @@ class _Entry:
     def stage(self) -> _Stage:
         if self.settled is not None:
             return _Stage.SETTLED
-        return _Stage.PLANNED if self.planned else _Stage.OPEN
+        return _Stage.PLANNED if self.planned else _Stage.UNPLANNED
 
     @property
     def done(self) -> list[msg.BatchFinished]:
