@@ -73,7 +73,7 @@ def test_the_search_finds_another_kind_that_shows_fewer_rows(monkeypatch: pytest
 
 
 def test_the_search_finds_a_gate_that_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "is_refused", lambda _: False)
+    monkeypatch.setattr(gate, "_lost_intervals", lambda *_: ())
     assert NOT_ASKED in str(faults(["whole over a view"], 1))
 
 
