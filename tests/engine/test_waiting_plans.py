@@ -58,7 +58,7 @@ def test_a_plan_that_would_lose_a_day_because_its_source_is_not_loaded_now_is_re
     report = report_of(launch(shop, PLAN))
     assert kinds(report) == ["not_loaded"]
     record = launch(shop, APPLY, digest=report["digest"])
-    assert f"t.days (rows of {day(1)}, of warehouse.raw.orders)" in failure_of(record)
+    assert f"t.days (rows of {day(1)} until warehouse.raw.orders is loaded)" in failure_of(record)
     assert rows(shop) == [day(3), day(1)]
     load(shop, 1)
     launch(shop, APPLY, digest=report["digest"]).succeeded()
