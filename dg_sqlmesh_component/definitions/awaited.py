@@ -56,5 +56,5 @@ class Awaited:
         return []
 
     def answer(self, found: msg.OtherTablesFound) -> msg.AwaitedTables:
-        """What SQLMesh's process asks for."""
-        raise NotImplementedError(f"It asks only if tables are awaited: {found.tables}")
+        """What SQLMesh's process asks for. It asks only if tables are awaited, so never here."""
+        raise AssertionError(f"SQLMesh's process has asked for {found.tables}, although no table is awaited.")

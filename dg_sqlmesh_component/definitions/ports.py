@@ -38,8 +38,8 @@ class Restating:
 
     Attributes:
         request: The request in place of that of a run.
-        refuse: Logs what is planned, for the settings, the limits, the planned ranges and the log of a step. Returns
-            why it is not computed; None if it is.
+        refuse: Takes the settings, the limits, the planned ranges and the log of a step. Logs what is planned, and
+            returns why it is not computed; None if it is.
     """
 
     request: type[msg.EvaluationRequest]

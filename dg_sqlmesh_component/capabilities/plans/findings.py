@@ -27,7 +27,7 @@ _ONE_TABLE = "No old version stays: in `virtual_environment_mode: dev_only`, SQL
 
 
 class Kind(Enum):
-    """What is lost. Attributes: `verb`, before what is lost in a sentence about the model."""
+    """What is lost. `word` names it in JSON; `verb` comes before it in a sentence about the model."""
 
     MODEL = "model", ""
     VALUES = "values", ""  # of a column that SQLMesh drops from an existing table

@@ -292,7 +292,7 @@ def _left_out(
 
 
 def _not_computed(plan: Plan, restated: Iterable[str], planned: Container[str]) -> set[str]:
-    """The models without a `start` of which a run would not compute the whole range, although SQLMesh forgets it.
+    """The models without a `start` that a run would compute for a part of the range only, or not at all.
 
     SQLMesh takes the newest interval as their start: that of the range when it plans, and that of today when it runs.
     """
